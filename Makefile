@@ -1,0 +1,38 @@
+# Everything a fresh clone needs. Each target sets up what it uses; only Python and a package index are assumed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+RUN_DIR ?= runs/demo
+BIN = $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-slow lint bench clean help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# One stamp per set of extras; it is remade when pyproject.toml changes.
+$(VENV)/.installed-%: pyproject.toml
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing hbm_jax[$*] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and write a report to runs/demo
+	$(BIN)/hbm-jax fit supernova --data jla --cosmology wcdm --out $(RUN_DIR) --overwrite
+
+test: $(VENV)/.installed-test ## the default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test ## calibration and long comparisons
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.installed-bench ## every benchmark, Stan last
+	$(BIN)/python benchmarks/distances.py
+	$(BIN)/python benchmarks/jla.py
+	$(BIN)/python benchmarks/jla_stan.py
+
+clean:           ## remove the virtual environment and caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

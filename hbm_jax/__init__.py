@@ -1,0 +1,38 @@
+"""Hierarchical Bayesian models for populations of astrophysical objects, in JAX.
+
+From the data of a whole population, with real errors, to a judged posterior of the population's parameters:
+
+>>> import hbm_jax as hbm
+>>> sne = hbm.data.load_jla()
+>>> model = hbm.models.Supernova(cosmology="wcdm")
+>>> fit = hbm.sample(model, sne, seed=1)  # doctest: +SKIP
+>>> print(fit.verdict)  # doctest: +SKIP
+
+Names are imported on first use; importing the package computes nothing and sets no JAX option.
+"""
+
+import importlib
+
+_MODULES = ("cosmology", "data", "distributions", "inference", "models", "plotting")
+_NAMES = {
+    "Fit": "hbm_jax.inference",
+    "latents": "hbm_jax.inference",
+    "posterior_predictive": "hbm_jax.inference",
+    "prior_predictive": "hbm_jax.inference",
+    "sample": "hbm_jax.inference",
+    "load": "hbm_jax.runs",
+}
+
+__all__ = [*_MODULES, *_NAMES]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"hbm_jax.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'hbm_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,36 @@
+"""Distances and times in homogeneous universes, differentiable and fast."""
+
+from hbm_jax.cosmology.background import Cosmology, FlatCosmology, Radiation, efunc, inv_efunc
+from hbm_jax.cosmology.conversion import from_astropy, to_astropy
+from hbm_jax.cosmology.distances import (
+    age,
+    angular_diameter_distance,
+    comoving_distance,
+    differential_comoving_volume,
+    distmod,
+    lookback_time,
+    luminosity_distance,
+    transverse_comoving_distance,
+)
+from hbm_jax.cosmology.redshift_grid import RedshiftGrid
+from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix
+
+__all__ = [
+    "Cosmology",
+    "FlatCosmology",
+    "Radiation",
+    "RedshiftGrid",
+    "RedshiftMatrix",
+    "age",
+    "angular_diameter_distance",
+    "comoving_distance",
+    "differential_comoving_volume",
+    "distmod",
+    "efunc",
+    "from_astropy",
+    "inv_efunc",
+    "lookback_time",
+    "luminosity_distance",
+    "to_astropy",
+    "transverse_comoving_distance",
+]

@@ -1,0 +1,278 @@
+"""The homogeneous universe: its parameters, and the expansion rate E(z) that follows from them.
+
+The structure of a cosmology is static, its values are free. Whether space is flat (`FlatCosmology`) and whether there
+is radiation (`radiation=None`) belong to the type of the object, so that JAX compiles no term that cannot contribute.
+The same holds for ``w0`` and ``wa`` while they are the plain Python numbers -1 and 0.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from hbm_jax import constants
+
+if TYPE_CHECKING:
+    from astropy.cosmology import FLRW
+
+Scalar = jax.Array | float
+
+# Digits as in astropy, so that a converted cosmology agrees to rounding.
+_NEUTRINO_TO_PHOTON = 0.22710731766  # 7/8 (4/11)^(4/3)
+_NEUTRINO_TEMPERATURE = 0.7137658555036082  # (4/11)^(1/3)
+_KOMATSU_K = 0.3173
+_KOMATSU_P = 1.83
+_KOMATSU_INVERSE_P = 0.54644808743
+
+# Ogamma0 H0^2 / Tcmb0^4 in (km/s/Mpc)^2 K^-4
+_PHOTON_DENSITY = (
+    constants.radiation_constant
+    / constants.speed_of_light**2
+    * 8
+    * math.pi
+    * constants.gravitational_constant
+    / 3
+    * (constants.megaparsec / 1e3) ** 2
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Radiation:
+    """Photons, and neutrinos with or without mass.
+
+    Parameters
+    ----------
+    Tcmb0 : scalar
+        Temperature of the microwave background today [K], at least 0.
+    Neff : scalar
+        Effective number of neutrino species, shared equally among the species listed in `m_nu`.
+    m_nu : array of shape (num_species,), optional
+        Mass of each neutrino species [eV], at least 0. None: all are massless.
+
+    Notes
+    -----
+    Massive neutrinos follow the fitting form of Komatsu et al. 2011 (ApJS 192, 18), equation 26, applied to each
+    species as `astropy.cosmology` does. E(z) of astropy's presets is reproduced to 1e-13
+    (``tests/cosmology/test_astropy.py``).
+
+    Examples
+    --------
+    >>> Radiation(Tcmb0=2.7255, Neff=3.046, m_nu=(0.0, 0.0, 0.06))
+    Radiation(Tcmb0=2.7255, Neff=3.046, m_nu=(0.0, 0.0, 0.06))
+    """
+
+    Tcmb0: Scalar
+    Neff: Scalar = 3.04
+    m_nu: Any = None
+
+    def photon_density(self, H0: Scalar) -> Scalar:
+        """Photon density today over the critical density, for a Hubble constant [km/s/Mpc]."""
+        return _PHOTON_DENSITY * self.Tcmb0**4 / H0**2
+
+    def neutrinos_per_photon(self, x: Scalar) -> Scalar:
+        """Ratio of neutrino to photon density at ``x = 1 + z``, any shape."""
+        if self.m_nu is None:
+            return _NEUTRINO_TO_PHOTON * self.Neff
+        masses = self.m_nu if isinstance(self.m_nu, tuple | list) else [self.m_nu[i] for i in range(len(self.m_nu))]
+        total: Scalar = 0.0
+        for mass in masses:
+            if isinstance(mass, int | float) and mass == 0:
+                total = total + 1.0
+                continue
+            y = mass / (constants.boltzmann_constant_ev * _NEUTRINO_TEMPERATURE * self.Tcmb0 * x)
+            total = total + (1.0 + (_KOMATSU_K * y) ** _KOMATSU_P) ** _KOMATSU_INVERSE_P
+        return _NEUTRINO_TO_PHOTON * self.Neff / len(masses) * total
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cosmology:
+    """A Friedmann-Lemaitre-Robertson-Walker universe with dark energy of equation of state w0 + wa z / (1 + z).
+
+    Parameters
+    ----------
+    H0 : scalar
+        Hubble constant [km/s/Mpc], above 0.
+    Om0, Ode0 : scalar
+        Densities of non-relativistic matter (without neutrinos) and of dark energy over the critical density today.
+    w0, wa : scalar
+        Dark energy's equation of state (Chevallier & Polarski 2001, Linder 2003).
+    radiation : Radiation, optional
+        Photons and neutrinos. None: there are none.
+
+    Notes
+    -----
+    Every field may be a traced JAX value, so values are not checked: where the expansion rate squared is not positive,
+    everything computed from it is NaN. A field left at a Python number is a constant of the compiled program as long
+    as the object is built inside it.
+
+    With x = 1 + z,
+
+    E(z)^2 = Om0 x^3 + Ok0 x^2 + Or(z) x^4 + Ode0 x^(3 (1 + w0 + wa)) exp(-3 wa z / x).
+
+    See Also
+    --------
+    Cosmology.flat : no curvature, exactly. `Cosmology.from_astropy`, `Cosmology.to_astropy` : conversion.
+
+    Examples
+    --------
+    >>> Cosmology(H0=70.0, Om0=0.3, Ode0=0.75).Ok0
+    -0.050000000000000044
+    """
+
+    H0: Scalar
+    Om0: Scalar
+    Ode0: Scalar
+    w0: Scalar = -1.0
+    wa: Scalar = 0.0
+    radiation: Radiation | None = None
+
+    @staticmethod
+    def flat(
+        H0: Scalar, Om0: Scalar, w0: Scalar = -1.0, wa: Scalar = 0.0, radiation: Radiation | None = None
+    ) -> "FlatCosmology":
+        """Build a universe whose curvature is exactly zero; its Ode0 follows from the other densities."""
+        return FlatCosmology(H0=H0, Om0=Om0, w0=w0, wa=wa, radiation=radiation)  # type: ignore[call-arg]
+
+    @staticmethod
+    def from_astropy(cosmology: "FLRW") -> "Cosmology":
+        """Convert an `astropy.cosmology` object; see `hbm_jax.cosmology.conversion.from_astropy`."""
+        from hbm_jax.cosmology.conversion import from_astropy
+
+        return from_astropy(cosmology)
+
+    def to_astropy(self) -> "FLRW":
+        """Convert to an `astropy.cosmology` object; see `hbm_jax.cosmology.conversion.to_astropy`."""
+        from hbm_jax.cosmology.conversion import to_astropy
+
+        return to_astropy(self)
+
+    @property
+    def Ogamma0(self) -> Scalar:
+        """Photon density over the critical density today."""
+        return 0.0 if self.radiation is None else self.radiation.photon_density(self.H0)
+
+    @property
+    def Onu0(self) -> Scalar:
+        """Neutrino density over the critical density today."""
+        return 0.0 if self.radiation is None else self.Ogamma0 * self.radiation.neutrinos_per_photon(1.0)
+
+    @property
+    def Ok0(self) -> Scalar:
+        """Curvature's share of the expansion rate squared today; positive for an open universe."""
+        return 1.0 - self.Om0 - self.Ode0 - self.Ogamma0 - self.Onu0
+
+    @property
+    def hubble_distance(self) -> Scalar:
+        """Speed of light over the Hubble constant [Mpc]."""
+        return constants.speed_of_light_km_s / self.H0
+
+    @property
+    def hubble_time(self) -> Scalar:
+        """Inverse of the Hubble constant [Gyr]."""
+        return constants.hubble_time_gyr / self.H0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class FlatCosmology(Cosmology):
+    """A universe without curvature: a `Cosmology` whose Ode0 is no parameter but follows from the other densities.
+
+    Being flat is part of the type, so distances compile without curvature, and gradients with respect to the object
+    are those along flat universes. Build it with `Cosmology.flat`; fields are those of `Cosmology` less Ode0.
+
+    Examples
+    --------
+    >>> Cosmology.flat(H0=70.0, Om0=0.3, w0=-0.9).Ode0
+    0.7
+    """
+
+    # A class variable takes the inherited field out of the constructor and out of the pytree.
+    Ode0: ClassVar[Any] = property(  # type: ignore[misc]
+        lambda self: 1.0 - self.Om0 - self.Ogamma0 - self.Onu0, doc="Dark energy's share: what the others leave."
+    )
+    Ok0: ClassVar[Any] = 0.0
+
+
+def is_exactly(value: Any, number: float) -> bool:
+    """Whether a field is a Python number with this value, so that code may depend on it."""
+    return isinstance(value, int | float) and value == number
+
+
+def e_squared(u: Scalar, cosmology: Cosmology) -> Scalar:
+    """E(z)^2 at ``u = log(1 + z)``, any shape, unguarded."""
+    x = jnp.exp(u)
+    lower_powers = cosmology.Om0 * x
+    if not is_exactly(cosmology.Ok0, 0):
+        lower_powers = lower_powers + cosmology.Ok0
+    if cosmology.radiation is not None:
+        relativistic = cosmology.Ogamma0 * (1.0 + cosmology.radiation.neutrinos_per_photon(x))
+        lower_powers = lower_powers + relativistic * x**2
+    return x**2 * lower_powers + cosmology.Ode0 * _dark_energy(u, x, cosmology)
+
+
+def _dark_energy(u: Scalar, x: Scalar, cosmology: Cosmology) -> Scalar:
+    w0, wa = cosmology.w0, cosmology.wa
+    if is_exactly(wa, 0):
+        return 1.0 if is_exactly(w0, -1) else jnp.exp(3.0 * (1.0 + w0) * u)
+    return jnp.exp(3.0 * ((1.0 + w0 + wa) * u - wa * (1.0 - 1.0 / x)))
+
+
+def guarded_inverse_e(u: Scalar, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+    """1/E at ``u = log(1 + z)`` and whether E^2 > 0 there; 1 where it is not, so that no gradient is NaN."""
+    squared = jnp.asarray(e_squared(u, cosmology))
+    positive = squared > 0
+    return 1.0 / jnp.sqrt(jnp.where(positive, squared, 1.0)), positive
+
+
+def as_floating(z: ArrayLike, cosmology: Cosmology | None = None) -> jax.Array:
+    """Redshifts as a JAX array, in the floating type that they and the cosmology call for."""
+    return jnp.asarray(z, jnp.result_type(float, jnp.result_type(z, *jax.tree.leaves(cosmology))))
+
+
+def inv_efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
+    """Inverse of the expansion rate, 1/E(z) = H0/H(z).
+
+    Parameters
+    ----------
+    z : array of any shape
+        Redshift, above -1.
+    cosmology : Cosmology
+
+    Returns
+    -------
+    array of the shape of z
+        NaN where E(z)^2 is not positive.
+
+    Examples
+    --------
+    >>> inv_efunc(1.0, Cosmology.flat(H0=70.0, Om0=1.0))  # 2^(-3/2)
+    """
+    value, positive = guarded_inverse_e(jnp.log1p(as_floating(z, cosmology)), cosmology)
+    return jnp.where(positive, value, np.nan)
+
+
+def efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
+    """Expansion rate in units of today's, E(z) = H(z)/H0 (Hogg 1999, arXiv:astro-ph/9905116, equation 14).
+
+    Parameters
+    ----------
+    z : array of any shape
+        Redshift, above -1.
+    cosmology : Cosmology
+
+    Returns
+    -------
+    array of the shape of z
+        NaN where E(z)^2 is not positive. Agrees with astropy to 1e-13 (``tests/cosmology/test_astropy.py``).
+
+    Examples
+    --------
+    >>> efunc(1.0, Cosmology.flat(H0=70.0, Om0=1.0))  # 2^(3/2)
+    """
+    return 1.0 / inv_efunc(z, cosmology)

@@ -1,0 +1,127 @@
+"""From the two integrals along the line of sight to every distance and time: each formula once.
+
+`LinesOfSight` knows its redshifts and how to integrate to them; `distances` and `RedshiftGrid` choose the rule.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbm_jax.cosmology import quadrature
+from hbm_jax.cosmology.background import Cosmology, efunc, guarded_inverse_e, is_exactly
+
+# With three doublings the series is summed at an eighth of the angle; 12 terms reach 25 rad with 1e-13, and no universe
+# with E^2 > 0.01 comes near that.
+_SERIES_TERMS = 12
+_DOUBLINGS = 3
+_SINE_SERIES = 1.0 / np.cumprod([1.0, *[2.0 * n * (2 * n + 1) for n in range(1, _SERIES_TERMS)]])
+_COSINE_SERIES = 1.0 / np.cumprod([1.0, *[2.0 * n * (2 * n - 1) for n in range(1, _SERIES_TERMS)]])
+
+
+def curvature_factor(k: jax.Array) -> jax.Array:
+    """Sinh(sqrt k) / sqrt k, which for negative k is sin(sqrt -k) / sqrt(-k): one entire function of k.
+
+    Summed as a series at k / 64 and doubled back three times. There is no branch, no square root and no quotient, so
+    every derivative is right for every sign of k and at zero. Accurate to 1e-13 for |k| < 600.
+    """
+    small = k / 4.0**_DOUBLINGS
+    sine = cosine = jnp.zeros_like(small)
+    for s, c in zip(_SINE_SERIES[::-1], _COSINE_SERIES[::-1], strict=True):
+        sine = sine * small + float(s)
+        cosine = cosine * small + float(c)
+    for _ in range(_DOUBLINGS):
+        sine = sine * cosine
+        cosine = 2.0 * cosine * cosine - 1.0
+    return sine
+
+
+class LinesOfSight:
+    """Redshifts, and the nine quantities at them. Out of the domain everything is NaN (see `distances`)."""
+
+    z: Any
+    z_hel: Any
+
+    def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        raise NotImplementedError
+
+    def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        raise NotImplementedError
+
+    def efunc(self, cosmology: Cosmology) -> jax.Array:
+        """Expansion rate H(z)/H0, as `hbm_jax.cosmology.efunc`."""
+        return efunc(self.z, cosmology)
+
+    def comoving_distance(self, cosmology: Cosmology) -> jax.Array:
+        """Line-of-sight comoving distance [Mpc], as `hbm_jax.cosmology.comoving_distance`."""
+        value, exists = self.integral(1, cosmology)
+        return _where(exists, cosmology.hubble_distance * value)
+
+    def transverse_comoving_distance(self, cosmology: Cosmology) -> jax.Array:
+        """Transverse comoving distance [Mpc], as `hbm_jax.cosmology.transverse_comoving_distance`."""
+        value, exists = self._transverse(cosmology)
+        return _where(exists, value)
+
+    def luminosity_distance(self, cosmology: Cosmology) -> jax.Array:
+        """Luminosity distance [Mpc], as `hbm_jax.cosmology.luminosity_distance`."""
+        value, exists = self._transverse(cosmology)
+        return _where(exists, (1.0 + self.z_hel) * value)
+
+    def angular_diameter_distance(self, cosmology: Cosmology) -> jax.Array:
+        """Angular diameter distance [Mpc], as `hbm_jax.cosmology.angular_diameter_distance`."""
+        value, exists = self._transverse(cosmology)
+        return _where(exists, value / (1.0 + self.z))
+
+    def distmod(self, cosmology: Cosmology) -> jax.Array:
+        """Distance modulus [mag], as `hbm_jax.cosmology.distmod`."""
+        value, exists = self._transverse(cosmology)
+        return _where(exists, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
+
+    def lookback_time(self, cosmology: Cosmology) -> jax.Array:
+        """Lookback time [Gyr], as `hbm_jax.cosmology.lookback_time`."""
+        value, exists = self.integral(0, cosmology)
+        return _where(exists, cosmology.hubble_time * value)
+
+    def age(self, cosmology: Cosmology) -> jax.Array:
+        """Age of the universe [Gyr], as `hbm_jax.cosmology.age`."""
+        value, exists = self.integral_to_infinity(cosmology)
+        return _where(exists, cosmology.hubble_time * value)
+
+    def differential_comoving_volume(self, cosmology: Cosmology) -> jax.Array:
+        """Comoving volume [Mpc^3/sr] per redshift, as `hbm_jax.cosmology.differential_comoving_volume`."""
+        value, exists = self._transverse(cosmology)
+        inverse_e, positive = guarded_inverse_e(jnp.log1p(self.z), cosmology)
+        return _where(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
+
+    def _transverse(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        value, exists = self.integral(1, cosmology)
+        if not is_exactly(cosmology.Ok0, 0):
+            value = value * curvature_factor(cosmology.Ok0 * value**2)
+        return cosmology.hubble_distance * value, exists
+
+
+class FewLinesOfSight(LinesOfSight):
+    """A few redshifts, each integrated by itself."""
+
+    def __init__(self, z: jax.Array, z_hel: jax.Array | None = None):
+        self.z = z
+        self.z_hel = z if z_hel is None else z_hel
+        self._u, self._inside = quadrature.log_redshift(z, jnp)
+
+    def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        value, positive = quadrature.integral_direct(self._u, power, cosmology)
+        return value, positive & self._inside
+
+    def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        value, positive = quadrature.tail_direct(self._u, cosmology)
+        return value, positive & self._inside
+
+
+def _where(exists: jax.Array, value: jax.Array) -> jax.Array:
+    # Always the last step: 0 times a NaN is NaN, so a NaN met on the way back would spoil even a masked gradient.
+    return jnp.where(exists, value, np.nan)

@@ -1,0 +1,107 @@
+"""Distances to the redshifts of one sample by a single small matrix: what a sampler's gradient wants."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from hbm_jax.cosmology import quadrature
+from hbm_jax.cosmology.background import Cosmology, guarded_inverse_e
+from hbm_jax.cosmology.line_of_sight import LinesOfSight
+from hbm_jax.cosmology.redshift_grid import _checked_redshifts
+
+# Largest relative errors for z <= 2.4: at Om0 = 0.3 with a cosmological constant 2e-10 (16 nodes), 4e-15 (24); over all
+# flat universes with w0 in [-3, 0] 7e-5 (16), 1e-7 (24), 6e-10 (32), 1e-10 (40).
+NUM_NODES = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RedshiftMatrix(LinesOfSight):
+    """Redshifts known as data, whose distances are one constant matrix times 1/E at a few Chebyshev nodes.
+
+    The alternative to `RedshiftGrid` for a fit: no look-up in the forward pass and so no scatter in the gradient, an
+    eighth of the compile time, and a quarter of its cost at a thousand redshifts. The price is a bound that depends on
+    the universe: the error falls geometrically with the number of nodes, the slower the closer E^2 comes to zero
+    somewhere up to the largest redshift.
+
+    Parameters
+    ----------
+    z : array (N,)
+        Redshift of the expansion (in the CMB frame), finite and not negative.
+    z_hel : array (N,), optional
+        Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
+    num_nodes : int
+        Chebyshev nodes in log(1 + z) between 0 and the largest redshift.
+
+    Raises
+    ------
+    ValueError
+        If a redshift is not finite or is negative, or if the shapes of z and z_hel differ.
+
+    Notes
+    -----
+    Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as only argument.
+    With 32 nodes and z <= 2.4, over the default priors of the supernova model, they agree with them to 2e-9 in flat
+    universes with constant w0, 2e-7 with wa, and 1e-6 with curvature where E^2 > 0.2 up to the largest redshift; near
+    the concordance universe to 1e-14 (``tests/cosmology/test_redshift_matrix.py``). Where E^2 is not positive at some
+    node, every distance is NaN.
+
+    Examples
+    --------
+    >>> RedshiftMatrix([0.1, 0.5, 1.0]).distmod(Cosmology.flat(H0=70.0, Om0=0.3))
+    """
+
+    z: Any
+    z_hel: Any = None
+    num_nodes: int = field(default=NUM_NODES, metadata={"static": True})
+    matrix: Any = field(default=None, repr=False)  # (N, num_nodes): mean over [0, u] of the interpolated integrand
+    nodes: Any = field(default=None, repr=False)  # (num_nodes,): log(1 + z)
+
+    def __post_init__(self):
+        # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
+        if self.matrix is not None or self.z is None:
+            return
+        xp = jnp if isinstance(self.z, jax.core.Tracer) else np
+        z = self.z if xp is jnp else _checked_redshifts(self.z, "z")
+        z_hel = z if self.z_hel is None else self.z_hel
+        if xp is np and z_hel is not z:
+            z_hel = _checked_redshifts(z_hel, "z_hel", above=-1.0)
+        if np.shape(z_hel) != np.shape(z):
+            raise ValueError(f"z_hel: expected the shape of z, {np.shape(z)}; found {np.shape(z_hel)}.")
+        u = xp.log1p(z)
+        u_max = xp.maximum(xp.max(u), 1e-3)
+        points = np.cos(np.pi * (np.arange(self.num_nodes) + 0.5) / self.num_nodes)
+        nodes = 0.5 * u_max * (1.0 + points)
+        matrix = _mean_matrix(points, 2.0 * u / u_max - 1.0, xp)
+        for name, value in [("z", z), ("z_hel", z_hel), ("matrix", matrix), ("nodes", nodes)]:
+            object.__setattr__(self, name, value)
+
+    def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        inverse_e, positive = guarded_inverse_e(self.nodes, cosmology)
+        integrand = inverse_e if power == 0 else np.exp(power * self.nodes) * inverse_e
+        u = np.log1p(self.z) if isinstance(self.z, np.ndarray) else jnp.log1p(self.z)
+        return u * (self.matrix @ integrand), jnp.all(positive)
+
+    def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        return quadrature.tail_direct(jnp.log1p(jnp.asarray(self.z)), cosmology)
+
+
+def _mean_matrix(points: np.ndarray, x, xp):
+    """From values at Chebyshev points to the mean of their interpolant over [-1, x], (len(x), len(points)).
+
+    The mean, not the integral, so that relative accuracy survives as x goes to -1.
+    """
+    num = len(points)
+    # Chebyshev coefficients from values, then the mean over [-1, x] of each T_k by Gauss-Legendre, which is exact.
+    coefficients = np.linalg.inv(chebyshev.chebvander(points, num - 1))
+    nodes, weights = np.polynomial.legendre.leggauss(num // 2 + 1)
+    inside = -1.0 + 0.5 * (x[..., None] + 1.0) * (nodes + 1.0)
+    angle = xp.arccos(xp.clip(inside, -1.0, 1.0))
+    means = xp.stack([xp.cos(k * angle) @ (0.5 * weights) for k in range(num)], axis=-1)
+    return means @ coefficients

@@ -1,0 +1,65 @@
+"""What the error of a published supernova magnitude is made of."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["MagnitudeErrorParts", "lensing_variance", "velocity_variance"]
+
+SPEED_OF_LIGHT = 299792.458  # km/s, exact (SI)
+
+
+def lensing_variance(z: Any, coefficient: float = 0.055) -> Any:
+    """Variance of the magnitude from gravitational lensing, (`coefficient` z)^2 [mag^2].
+
+    Parameters
+    ----------
+    z
+        Redshift, any shape.
+    coefficient
+        mag per unit redshift; 0.055 is Jonsson et al. 2010, MNRAS 405, 535, as used by JLA.
+
+    Examples
+    --------
+    >>> round(float(lensing_variance(1.0)), 6)
+    0.003025
+    """
+    return (coefficient * z) ** 2
+
+
+def velocity_variance(z_cmb: Any, sigma_v_km_s: float = 150.0) -> Any:
+    """Variance of the magnitude from peculiar velocities, (5 sigma_v / (ln10 c z))^2 [mag^2].
+
+    Parameters
+    ----------
+    z_cmb
+        Redshift in the CMB frame, positive, any shape; 0 gives infinity.
+    sigma_v_km_s
+        Scatter of the line-of-sight velocity [km/s]; 150 is the value of JLA (Betoule et al. 2014, A&A 568, A22).
+
+    Examples
+    --------
+    >>> round(float(velocity_variance(0.01)) ** 0.5, 4)
+    0.1086
+    """
+    return (5.0 * sigma_v_km_s / (math.log(10.0) * SPEED_OF_LIGHT * z_cmb)) ** 2
+
+
+@dataclass(frozen=True)
+class MagnitudeErrorParts:
+    """What a published magnitude error holds, in quadrature, besides the error of the light-curve fit.
+
+    Attributes
+    ----------
+    coherent_scatter
+        Intrinsic scatter [mag]: one number, or one per survey by name.
+    lensing_per_z
+        Lensing term, `lensing_per_z` z_cmb [mag].
+    sigma_v_km_s
+        Peculiar-velocity scatter [km/s], see `velocity_variance`.
+    """
+
+    coherent_scatter: float | Mapping[str, float] = 0.0
+    lensing_per_z: float = 0.0
+    sigma_v_km_s: float = 0.0

@@ -1,0 +1,145 @@
+"""The columns of a supernova table, and the checks that turn them into the fields of `Supernovae`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hbm_jax.data.validation import (
+    DataError,
+    float_vector,
+    frozen_array,
+    listed,
+    reject_rows,
+    reject_unknown,
+    require_covariances,
+    require_present,
+    require_same_length,
+    text_tuple,
+)
+
+__all__ = ["COLUMN_UNITS", "checked_fields"]
+
+Floats = NDArray[np.float64]
+
+QUANTITIES = ("m_b", "x1", "c")
+COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
+VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
+MASSES = ("log10_mass", "sigma_log10_mass")
+
+# Every column that `Supernovae.from_columns` takes, and its astropy unit (None: text, or units that differ per entry).
+COLUMN_UNITS: dict[str, str | None] = {
+    "name": None,
+    "survey": None,
+    "z_cmb": "",
+    "z_hel": "",
+    "m_b": "mag",
+    "x1": "",
+    "c": "mag",
+    "sigma_m_b": "mag",
+    "sigma_x1": "",
+    "sigma_c": "mag",
+    "var_m_b": "mag2",
+    "var_x1": "",
+    "var_c": "mag2",
+    "cov_m_x1": "mag",
+    "cov_m_c": "mag2",
+    "cov_x1_c": "mag",
+    "covariance": None,
+    "variance_coherent": "mag2",
+    "variance_lensing": "mag2",
+    "variance_velocity": "mag2",
+    "log10_mass": "dex(solMass)",
+    "sigma_log10_mass": "dex",
+}
+
+
+def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of `Supernovae` from columns; its `from_columns` says what is taken and what is refused."""
+    reject_unknown(columns, list(COLUMN_UNITS), "column")
+    for key in ("z_cmb", "z_hel", *QUANTITIES):
+        require_present(key, columns)
+    what = {key: f"column {called.get(key, key)!r}" for key in columns}
+    what |= {key: f"{what[key]} ({key})" for key, name in called.items() if key in columns and name != key}
+
+    names = text_tuple(columns["name"], what["name"], "row {row}") if "name" in columns else ()
+    texts = {}
+    if "survey" in columns:
+        texts["survey"] = text_tuple(columns["survey"], what["survey"], "unknown")
+    numbers = {
+        key: float_vector(columns[key], what[key], names, allow_missing=key in MASSES)
+        for key in columns
+        if key not in ("name", "survey", "covariance")
+    }
+    lengths = {key: len(value) for key, value in (texts | numbers).items()}
+    num = require_same_length(lengths | ({"name": len(names)} if "name" in columns else {}))
+    names = names or tuple(f"row {row}" for row in range(num))
+
+    for key in ("z_cmb", "z_hel"):
+        reject_rows(numbers[key] <= 0, numbers[key], what[key], "a redshift above 0", names)
+    for key in [key for key in VARIANCES if key in numbers]:
+        reject_rows(numbers[key] < 0, numbers[key], what[key], "a variance of 0 or more", names)
+    if "covariance" in columns:
+        covariance = _given_covariance(columns, what["covariance"], num, names)
+    else:
+        covariance = _assembled_covariance(numbers, what, num, names)
+    masses = _host_masses(numbers, what, num, names)
+    zero = np.zeros(num)
+    fields: dict[str, Any] = {"name": names, "survey": texts.get("survey", ("unknown",) * num)}
+    fields |= {key: frozen_array(numbers[key]) for key in ("z_cmb", "z_hel", *QUANTITIES)}
+    fields |= {key: frozen_array(numbers.get(key, zero)) for key in VARIANCES}
+    fields |= {key: frozen_array(value) for key, value in masses.items()}
+    return fields | {"covariance": frozen_array(covariance)}
+
+
+def _given_covariance(columns: Mapping[str, Any], what: str, num: int, names: tuple[str, ...]) -> Floats:
+    """Return the checked (N, 3, 3) covariance that was given whole."""
+    others = [key for key in columns if key.startswith(("sigma_m", "sigma_x", "sigma_c", "var_", "cov_"))]
+    if others:
+        raise DataError(f"{what}: expected the errors either whole or by column, found both it and {listed(others)}.")
+    covariance = np.array(columns["covariance"], dtype=np.float64)
+    if covariance.shape != (num, 3, 3):
+        raise DataError(f"{what}: expected shape ({num}, 3, 3), found {covariance.shape}.")
+    return require_covariances(covariance, what, names)
+
+
+def _assembled_covariance(
+    numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
+) -> Floats:
+    """Return the checked (N, 3, 3) covariance put together from single columns."""
+    covariance = np.zeros((num, 3, 3))
+    for index, quantity in enumerate(QUANTITIES):
+        given = [key for key in (f"sigma_{quantity}", f"var_{quantity}") if key in numbers]
+        if not given:
+            require_present(f"sigma_{quantity}", numbers)
+        if len(given) == 2:
+            raise DataError(f"{quantity}: expected one of {given[0]!r} and {given[1]!r}, found both.")
+        error = numbers[given[0]]
+        reject_rows(error <= 0, error, what[given[0]], "an error above 0", names)
+        covariance[:, index, index] = error**2 if given[0].startswith("sigma_") else error
+    for key, (i, j) in COVARIANCES.items():
+        if key in numbers:
+            covariance[:, i, j] = covariance[:, j, i] = numbers[key]
+    return require_covariances(covariance, "covariance of (m_b, x1, c)", names)
+
+
+def _host_masses(
+    numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
+) -> dict[str, Floats]:
+    """Return the checked host masses and errors, NaN where there are none."""
+    if not any(key in numbers for key in MASSES):
+        return {key: np.full(num, np.nan) for key in MASSES}
+    for key in MASSES:
+        require_present(key, numbers)
+    mass, sigma = (numbers[key] for key in MASSES)
+    reject_rows(
+        np.isnan(mass) != np.isnan(sigma),
+        [f"{m} +- {s}" for m, s in zip(mass, sigma, strict=True)],
+        f"{what['log10_mass']} and {what['sigma_log10_mass']}",
+        "a value in both, or in neither",
+        names,
+    )
+    expected = "an error above 0 (leave both the mass and its error empty where it was not measured)"
+    reject_rows(sigma <= 0, sigma, what["sigma_log10_mass"], expected, names)
+    return {"log10_mass": mass, "sigma_log10_mass": sigma}

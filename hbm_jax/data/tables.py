@@ -1,0 +1,240 @@
+"""Reading tables: CSV, ECSV, FITS, astropy tables, pandas frames and mappings, all seen through one small object."""
+
+import csv
+import gzip
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hbm_jax.data.validation import DataError, did_you_mean, listed, reject_unknown
+
+__all__ = ["TableColumns", "read_table"]
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Columns of a table as they were found.
+
+    Attributes
+    ----------
+    origin
+        What messages call the table: the path, or the type of the object.
+    columns
+        Columns by name, untouched; use `values` to read one.
+    """
+
+    origin: str
+    columns: Mapping[str, Any]
+
+    def values(self, name: str, unit: str | None = None) -> np.ndarray:
+        """Return one column as a plain or masked NumPy array.
+
+        Parameters
+        ----------
+        name
+            Column name in the table.
+        unit
+            astropy unit string to convert to; a column without a unit, or dimensionless, is taken to be in it already.
+            Logarithmic units work: ``mag(AB)`` is read as ``mag``, ``dex(kg)`` converts to ``dex(solMass)``.
+
+        Raises
+        ------
+        DataError
+            If the column's unit does not convert.
+        """
+        values, found = _plain(self.columns[name])
+        if unit is None or found is None or np.ma.getdata(values).dtype.kind not in "iuf":
+            return values
+        return _convert(values, found, unit, name)
+
+    def resolve(
+        self, standard: Sequence[str], columns: Mapping[str, str] | None, aliases: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the table's column for each standard name that it has.
+
+        Parameters
+        ----------
+        standard
+            Names a container knows.
+        columns
+            The user's mapping, standard name to the table's; it wins over names found by themselves.
+        aliases
+            Other spellings that are found by themselves, standard name to alias.
+
+        Raises
+        ------
+        DataError
+            If `columns` has a key that is no standard name, or a value that is no column of the table.
+        """
+        columns = dict(columns or {})
+        reject_unknown(columns, standard, "key in columns")
+        for key, name in columns.items():
+            if name not in self.columns:
+                raise DataError(
+                    f"columns[{key!r}] = {name!r} is not in the table{did_you_mean(str(name), self.columns)}: "
+                    f"expected one of {listed(self.columns)}, found {name!r}."
+                )
+        found = {}
+        for key in standard:
+            for candidate in (columns.get(key), key, aliases.get(key)):
+                if candidate is not None and candidate in self.columns:
+                    found[key] = candidate
+                    break
+        return found
+
+
+def read_table(source: Any, *, format: str | None = None) -> TableColumns:
+    """Read a table from a file, or take one from an object in memory.
+
+    Parameters
+    ----------
+    source
+        Path of a file: ``.csv`` (lines that start with ``#`` are comments, the first other line names the columns),
+        ``.ecsv``, ``.fits`` (first table extension), each also with ``.gz``. Or an astropy ``Table`` or ``QTable``, a
+        pandas ``DataFrame``, a NumPy structured array, or a mapping of names to arrays.
+    format
+        Overrides the suffix: ``"csv"``, or any format name of `astropy.table.Table.read`, such as ``"fits"``,
+        ``"ascii.ecsv"`` or ``"ascii"`` (blank-separated).
+
+    Returns
+    -------
+    TableColumns
+
+    Raises
+    ------
+    FileNotFoundError
+        If the path does not exist.
+    DataError
+        If the file cannot be read, or the object is of another kind.
+
+    Examples
+    --------
+    >>> read_table({"z_cmb": [0.1, 0.2]}).values("z_cmb")
+    array([0.1, 0.2])
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(Path(source), format)
+    if format is not None:
+        raise DataError(f"format={format!r} goes with a path: expected a path, found a {type(source).__name__}.")
+    origin = type(source).__name__
+    if isinstance(source, Mapping):
+        return TableColumns("the given columns", dict(source))
+    if isinstance(source, np.ndarray) and source.dtype.names:
+        return TableColumns(origin, {name: source[name] for name in source.dtype.names})
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(source, pandas.DataFrame):
+        return TableColumns(origin, {str(name): source[name] for name in source.columns})
+    from astropy.table import Table
+
+    if isinstance(source, Table):
+        return TableColumns(origin, {name: source[name] for name in source.colnames})
+    raise DataError(
+        "source: expected a path, an astropy Table or QTable, a pandas DataFrame, a structured array or a mapping of "
+        f"names to arrays, found {type(source).__module__}.{type(source).__name__}."
+    )
+
+
+def _read_file(path: Path, format: str | None) -> TableColumns:
+    """Read a file in the format given or told by its suffix."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
+    by_suffix = {".csv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) or [""]
+    chosen = format or by_suffix.get(suffix[0])
+    if chosen is None:
+        raise DataError(
+            f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, "
+            f"found {suffix[0]!r}."
+        )
+    try:
+        if chosen == "csv":
+            lines = _text_lines(path)
+            if not lines or not lines[0].startswith("# %ECSV"):
+                return TableColumns(str(path), _csv_columns(lines))
+            chosen = "ascii.ecsv"
+        from astropy.table import Table
+
+        # NaN must arrive as NaN, to be reported as such; astropy would mask it
+        options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
+        table = Table.read(path, format=chosen, **options)
+        return TableColumns(str(path), {name: table[name] for name in table.colnames})
+    except (DataError, OSError, ValueError, TypeError, EOFError) as error:
+        raise DataError(f"{path}: could not be read as {chosen}: {error}") from error
+
+
+def _text_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file, compressed or not."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        return file.read().splitlines()
+
+
+def _csv_columns(lines: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for."""
+    kept = [
+        (number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not kept:
+        raise DataError("the file is empty: expected a line with the column names, found none.")
+    rows = list(csv.reader((line for _, line in kept), skipinitialspace=True))
+    header = [name.strip() for name in rows[0]]
+    if any(_is_number(name) for name in header):
+        raise DataError(
+            f"line {kept[0][0]}: expected the column names on the first line that is no comment, found {rows[0]}."
+        )
+    repeated = {name for name in header if header.count(name) > 1}
+    if repeated:
+        raise DataError(f"line {kept[0][0]}: expected distinct column names, found {sorted(repeated)} more than once.")
+    for (number, _), row in zip(kept, rows, strict=False):
+        if len(row) != len(header):
+            raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {len(row)}.")
+    return {name: np.array([row[index].strip() for row in rows[1:]], dtype=object) for index, name in enumerate(header)}
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a piece of text reads as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.lower() != "nan"
+
+
+def _plain(column: Any) -> tuple[np.ndarray, Any]:
+    """Return the values of a column of any origin, masked where it is, and its unit or None."""
+    if hasattr(column, "to_numpy"):  # pandas; extension types mark missing entries with their own NA
+        plain = isinstance(column.dtype, np.dtype)
+        return (column.to_numpy() if plain else column.to_numpy(dtype=object, na_value=None)), None
+    unit, mask = getattr(column, "unit", None), getattr(column, "mask", None)
+    column = getattr(column, "unmasked", column)
+    values = np.asarray(getattr(column, "value", column))
+    return (np.ma.MaskedArray(values, mask) if mask is not None and np.any(mask) else values), unit
+
+
+def _convert(values: np.ndarray, unit: Any, target: str, name: str) -> np.ndarray:
+    """Return the values, in `unit`, in the unit `target`."""
+    from astropy import units
+
+    wanted = units.Unit(target)
+    unit = units.Unit(unit)
+    if unit == units.dimensionless_unscaled or unit == wanted:
+        return values
+    logarithmic = hasattr(unit, "function_unit")
+    if logarithmic and not hasattr(wanted, "function_unit"):
+        unit = unit.function_unit
+    elif hasattr(wanted, "function_unit") and not logarithmic:
+        wanted = wanted.function_unit
+    try:
+        converted = unit.to(wanted, np.ma.getdata(values).astype(np.float64))
+    except (ValueError, TypeError) as error:  # UnitConversionError is a TypeError
+        raise DataError(
+            f"column {name!r}: expected a unit that converts to {target or 'a dimensionless number'}, "
+            f"found {unit.to_string()!r}."
+        ) from error
+    return np.ma.MaskedArray(converted, values.mask) if np.ma.isMaskedArray(values) else converted

@@ -1,0 +1,203 @@
+"""Small observed vectors whose Gaussian latents are integrated out in closed form, and drawn back afterwards.
+
+One object has latents x (k of them) and data y (n of them):
+
+    x ~ N(latent_loc, S S^T)        the population, S = latent_scale_tril
+    y = offset + A x + noise        A = loading, noise ~ N(0, noise_covariance)
+
+so that y ~ N(offset + A latent_loc, (A S)(A S)^T + noise_covariance), whatever k. Supernovae (stretch, colour,
+magnitude), the intervals of a burst and the points of a linear relation are all of this form.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax, random
+from jax.scipy.linalg import solve_triangular
+from numpyro import distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.util import validate_sample
+
+# Up to this many observed components the Cholesky factor is written out component by component, which XLA fuses
+# into one pass over the objects; a batched LAPACK call on 740 blocks of 3x3 is some thirty times slower on CPU.
+MAX_UNROLLED = 6
+
+
+class LinearGaussian(dist.Distribution):
+    """Gaussian data whose Gaussian latents are integrated out exactly.
+
+    Parameters
+    ----------
+    latent_loc : array (..., k)
+        Mean of the latents.
+    latent_scale_tril : array (..., k, k)
+        Lower-triangular S with S S^T the covariance of the latents. Zeros on its diagonal are allowed: the
+        marginal density has no trouble where an intrinsic scatter vanishes.
+    noise_covariance : array (..., n, n)
+        Covariance of the measurement errors, positive definite.
+    loading : array (..., n, k), optional
+        The matrix A from latents to data, per object or shared. The identity where omitted (then n = k).
+    offset : array (..., n), optional
+        Added to A x. Zero where omitted.
+
+    Notes
+    -----
+    All leading dimensions broadcast; they are the batch shape. Pass constants as NumPy arrays: they stay constants
+    of the compiled program. Outside the domain (a covariance that is not positive definite) the log density is NaN.
+    The closed form for n <= 6 agrees with `numpyro.distributions.MultivariateNormal` and with SciPy to 1e-12
+    relative (``tests/distributions/test_linear_gaussian.py``).
+
+    References
+    ----------
+    Kelly 2007, ApJ 665, 1489, eq. 16-24; March et al. 2011, MNRAS 418, 2308, appendix.
+
+    Examples
+    --------
+    >>> LinearGaussian(np.zeros(2), np.eye(2), np.eye(2)).log_prob(np.zeros(2))  # doctest: +SKIP
+    """
+
+    arg_constraints = {  # noqa: RUF012 - NumPyro's own convention
+        "latent_loc": constraints.real_vector,
+        "latent_scale_tril": constraints.real_matrix,
+        "noise_covariance": constraints.positive_definite,
+    }
+    support = constraints.real_vector
+    reparametrized_params = ("latent_loc", "latent_scale_tril", "offset")
+    pytree_data_fields = ("latent_loc", "latent_scale_tril", "noise_covariance", "loading", "offset")
+
+    def __init__(
+        self, latent_loc, latent_scale_tril, noise_covariance, *, loading=None, offset=None, validate_args=None
+    ):
+        num_latents = np.shape(latent_scale_tril)[-1]
+        num_observed = np.shape(noise_covariance)[-1]
+        if np.shape(latent_loc)[-1:] != (num_latents,) or np.shape(latent_scale_tril)[-2:] != (num_latents,) * 2:
+            raise ValueError(
+                "LinearGaussian: latent_loc must have shape (..., k) and latent_scale_tril (..., k, k); found "
+                f"{np.shape(latent_loc)} and {np.shape(latent_scale_tril)}."
+            )
+        if loading is None and num_latents != num_observed:
+            raise ValueError(
+                f"LinearGaussian: {num_latents} latents and {num_observed} observed components need a loading matrix "
+                f"of shape (..., {num_observed}, {num_latents}); found none."
+            )
+        if loading is not None and np.shape(loading)[-2:] != (num_observed, num_latents):
+            raise ValueError(
+                f"LinearGaussian: loading must have shape (..., {num_observed}, {num_latents}); found "
+                f"{np.shape(loading)}."
+            )
+        self.latent_loc = latent_loc
+        self.latent_scale_tril = latent_scale_tril
+        self.noise_covariance = noise_covariance
+        self.loading = loading
+        self.offset = offset
+        batch_shape = lax.broadcast_shapes(
+            np.shape(latent_loc)[:-1],
+            np.shape(latent_scale_tril)[:-2],
+            np.shape(noise_covariance)[:-2],
+            () if loading is None else np.shape(loading)[:-2],
+            () if offset is None else np.shape(offset)[:-1],
+        )
+        super().__init__(batch_shape, (num_observed,), validate_args=validate_args)
+
+    @property
+    def mean(self):
+        """Mean of the data, (..., n)."""
+        loc = self.latent_loc if self.loading is None else jnp.einsum("...nk,...k->...n", self.loading, self.latent_loc)
+        loc = loc if self.offset is None else loc + self.offset
+        return jnp.broadcast_to(loc, self.batch_shape + self.event_shape)
+
+    @property
+    def _scale(self):
+        """A S, (..., n, k): from standard normal latents to data."""
+        return self.latent_scale_tril if self.loading is None else jnp.matmul(self.loading, self.latent_scale_tril)
+
+    @property
+    def covariance_matrix(self):
+        """Covariance of the data, (..., n, n)."""
+        scale = self._scale
+        return jnp.matmul(scale, jnp.swapaxes(scale, -1, -2)) + self.noise_covariance
+
+    @property
+    def variance(self):
+        """Variance of each component of the data, (..., n)."""
+        diagonal = jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)
+        return jnp.broadcast_to(diagonal, self.batch_shape + self.event_shape)
+
+    def sample(self, key, sample_shape=()):
+        """Draw data, (*sample_shape, ..., n)."""
+        key_latent, key_noise = random.split(key)
+        shape = sample_shape + self.batch_shape
+        scale, noise_tril = self._scale, jnp.linalg.cholesky(self.noise_covariance)
+        latent = random.normal(key_latent, (*shape, scale.shape[-1]), scale.dtype)
+        noise = random.normal(key_noise, shape + self.event_shape, noise_tril.dtype)
+        return (
+            self.mean
+            + jnp.einsum("...nk,...k->...n", scale, latent)
+            + jnp.einsum("...nm,...m->...n", noise_tril, noise)
+        )
+
+    @validate_sample
+    def log_prob(self, value):
+        """Log density of data (..., n), the latents integrated out."""
+        residual = value - self.mean
+        if self.event_shape[0] > MAX_UNROLLED:
+            tril = jnp.linalg.cholesky(self.covariance_matrix)
+            tril = jnp.broadcast_to(tril, residual.shape[:-1] + tril.shape[-2:])
+            whitened = solve_triangular(tril, residual[..., None], lower=True)[..., 0]
+            log_det = 2.0 * jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
+            chi2 = (whitened**2).sum(-1)
+        else:
+            chi2, log_det = self._chi2_and_log_det([residual[..., i] for i in range(self.event_shape[0])])
+        return -0.5 * (chi2 + log_det + self.event_shape[0] * np.log(2.0 * np.pi))
+
+    def _chi2_and_log_det(self, residual):
+        """Quadratic form and log determinant by an L D L^T factorisation written out in components."""
+        scale, noise = self._scale, self.noise_covariance
+        lower_triangular = self.loading is None
+
+        def covariance(i, j):  # i >= j
+            shared = range(j + 1) if lower_triangular else range(scale.shape[-1])
+            return noise[..., i, j] + sum(scale[..., i, k] * scale[..., j, k] for k in shared)
+
+        factor, pivot, whitened = {}, [], []
+        for i in range(len(residual)):
+            for j in range(i):
+                unscaled = covariance(i, j) - sum(factor[i, m] * factor[j, m] * pivot[m] for m in range(j))
+                factor[i, j] = unscaled / pivot[j]
+            pivot.append(covariance(i, i) - sum(factor[i, m] ** 2 * pivot[m] for m in range(i)))
+            whitened.append(residual[i] - sum(factor[i, m] * whitened[m] for m in range(i)))
+        chi2 = sum(w**2 / p for w, p in zip(whitened, pivot, strict=True))
+        return chi2, sum(jnp.log(p) for p in pivot)
+
+    def conditional(self, value):
+        """Exact distribution of the latents given data.
+
+        Parameters
+        ----------
+        value : array (..., n)
+            The data.
+
+        Returns
+        -------
+        numpyro.distributions.MultivariateNormal
+            Over latents (..., k), with mean S (1 + G^T G)^-1 G^T r + latent_loc and covariance
+            S (1 + G^T G)^-1 S^T, where G = C^-1/2 A S and r is the residual whitened by C^-1/2, C being the noise
+            covariance. This form loses no digits where the noise is small, and holds where S is singular.
+        """
+        noise_tril = jnp.linalg.cholesky(
+            jnp.broadcast_to(self.noise_covariance, self.batch_shape + self.event_shape * 2)
+        )
+        residual = value - self.mean
+        noise_tril = jnp.broadcast_to(noise_tril, residual.shape[:-1] + noise_tril.shape[-2:])
+        scale = jnp.broadcast_to(self._scale, (*residual.shape, self._scale.shape[-1]))
+        whitened_scale = solve_triangular(noise_tril, scale, lower=True)
+        whitened_residual = solve_triangular(noise_tril, residual[..., None], lower=True)
+        transposed = jnp.swapaxes(whitened_scale, -1, -2)
+        precision = jnp.eye(scale.shape[-1]) + transposed @ whitened_scale
+        # precision = U U^T with U upper triangular (a Cholesky factor of the reversed matrix, reversed), so that
+        # S U^-T is again lower triangular and its product with itself is the covariance wanted.
+        upper = jnp.flip(jnp.linalg.cholesky(jnp.flip(precision, (-2, -1))), (-2, -1))
+        inverse = solve_triangular(upper, jnp.broadcast_to(jnp.eye(scale.shape[-1]), upper.shape), lower=False)
+        scale_tril = self.latent_scale_tril @ jnp.swapaxes(inverse, -1, -2)
+        loc = self.latent_loc + (scale_tril @ (inverse @ (transposed @ whitened_residual)))[..., 0]
+        # A zero on the diagonal (a latent without scatter) is meant; NumPyro's check would refuse it.
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)

@@ -1,0 +1,107 @@
+"""Priors written as text, such as ``Normal(0, 1)``: what the command line and run folders understand."""
+
+import ast
+import difflib
+import inspect
+
+import numpyro.distributions as dist
+from numpyro.distributions.truncated import LeftTruncatedDistribution, RightTruncatedDistribution
+from numpyro.distributions.truncated import TwoSidedTruncatedDistribution as TwoSided
+
+
+def _known() -> dict:
+    classes = {
+        name: obj
+        for name, obj in vars(dist).items()
+        if inspect.isclass(obj) and issubclass(obj, dist.Distribution) and obj is not dist.Distribution
+    }
+    return classes | {"TruncatedNormal": dist.TruncatedNormal}
+
+
+def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution | float:
+    """Read a distribution, or a number that fixes a parameter, from text.
+
+    Parameters
+    ----------
+    text : str
+        ``"Normal(0, 1)"``, ``"Uniform(low=-3, high=0)"``, ``"TruncatedNormal(0, 1, low=0)"``: the name of any NumPyro
+        distribution with numbers as arguments; or a bare number, which fixes the parameter.
+    name : str
+        What the text is for, named in errors.
+
+    Returns
+    -------
+    numpyro.distributions.Distribution or float
+
+    Raises
+    ------
+    ValueError
+        For text that is not of this form; it is never evaluated as code.
+
+    Examples
+    --------
+    >>> distribution_from_text("Uniform(-3, 0)").high
+    0.0
+    """
+    expected = f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r}"
+    try:
+        node = ast.parse(str(text).strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"{expected}, which cannot be read.") from None
+    if not isinstance(node, ast.Call):
+        return _number(node, expected)
+    if not isinstance(node.func, ast.Name):
+        raise ValueError(f"{expected}.")
+    known = _known()
+    if node.func.id not in known:
+        near = difflib.get_close_matches(node.func.id, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution.{hint}")
+    args = [_number(arg, expected) for arg in node.args]
+    kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
+    try:
+        return known[node.func.id](*args, **kwargs, validate_args=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
+
+
+def _number(node, expected) -> float:
+    try:
+        return float(ast.literal_eval(node))
+    except (ValueError, TypeError, SyntaxError):
+        raise ValueError(f"{expected}, where {ast.unparse(node)!r} is not a number.") from None
+
+
+def distribution_to_text(prior) -> str:
+    """Write a prior as text that `distribution_from_text` reads back.
+
+    Raises
+    ------
+    ValueError
+        For distributions that are not a name with numbers (mixtures, transformed distributions, arrays).
+
+    Examples
+    --------
+    >>> distribution_to_text(dist.Uniform(-3, 0))
+    'Uniform(low=-3.0, high=0.0)'
+    """
+    if not isinstance(prior, dist.Distribution):
+        return repr(float(prior))
+    if isinstance(prior, TwoSided | LeftTruncatedDistribution | RightTruncatedDistribution) and isinstance(
+        prior.base_dist, dist.Normal
+    ):
+        name, base = "TruncatedNormal", prior.base_dist
+        arguments = {"loc": base.loc, "scale": base.scale} | {
+            bound: getattr(prior, bound) for bound in ("low", "high") if hasattr(prior, bound)
+        }
+    else:
+        name, arguments = type(prior).__name__, {key: getattr(prior, key) for key in type(prior).arg_constraints}
+    try:
+        if name not in _known():
+            raise TypeError
+        return f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
+    except TypeError:
+        raise ValueError(
+            f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution of numbers such as "
+            f"Normal(0, 1), found {type(prior).__name__}."
+        ) from None

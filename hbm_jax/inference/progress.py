@@ -1,0 +1,40 @@
+"""The live line of a running fit."""
+
+import sys
+
+from tqdm import tqdm
+
+
+class LiveLine:
+    """One line on standard error that is rewritten in place; on a log file, a new line now and then.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether to write anything.
+    every : float
+        Seconds between lines where the output is not a terminal.
+    """
+
+    def __init__(self, enabled: bool, every: float = 10.0):
+        self._bar = tqdm(
+            total=None,
+            bar_format="{desc}",
+            file=sys.stderr,
+            disable=not enabled,
+            mininterval=0.0 if sys.stderr.isatty() else every,
+            dynamic_ncols=True,
+            leave=True,
+        )
+
+    def show(self, text: str, *, last: bool = False):
+        """Show a state; the last one always stays."""
+        self._bar.set_description_str(text, refresh=False)
+        if last:
+            self._bar.refresh()
+        else:
+            self._bar.update(1)
+
+    def close(self):
+        """Leave the line as it is."""
+        self._bar.close()

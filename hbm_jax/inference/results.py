@@ -1,0 +1,284 @@
+"""What comes out of a fit: draws as an ArviZ DataTree, the verdict, provenance; saving and loading."""
+
+import datetime
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import xarray as xr
+from arviz_base import from_dict
+
+from hbm_jax.inference.diagnostics import Verdict, judge
+
+INTERVAL = (0.16, 0.5, 0.84)
+FORMAT = 1
+
+
+class ResultFileError(OSError):
+    """A result file that is not there, not ours, or damaged."""
+
+
+@dataclass
+class Fit:
+    """A sampled posterior and everything needed to judge, show and repeat it.
+
+    Attributes
+    ----------
+    tree : xarray.DataTree
+        Groups ``posterior`` and ``sample_stats`` with dimensions ``chain, draw, ...``; ``unconstrained_posterior``, the
+        draws as the sampler saw them; and ``constant_data``, the data where it can be stored. Any ArviZ function takes
+        it.
+    verdict : Verdict
+        Whether the posterior is usable, and if not, why.
+    program : callable or None
+        The NumPyro program that was fitted.
+    args : tuple
+        What the program was called with.
+    run : dict
+        Options of the run, versions, machine: what a repetition needs.
+    timing : dict of str to float
+        Seconds of each phase.
+    """
+
+    tree: xr.DataTree
+    verdict: Verdict
+    program: Callable | None
+    args: tuple
+    run: dict[str, Any]
+    timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def data(self):
+        """The first argument of the program, None if there is none."""
+        return self.args[0] if self.args else None
+
+    @property
+    def posterior(self) -> xr.Dataset:
+        """Draws of every named site."""
+        return self.tree["posterior"].to_dataset()
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each parameter that has one."""
+        return {str(n): v.attrs["units"] for n, v in self.posterior.items() if "units" in v.attrs}
+
+    def summary(self, max_size: int = 20) -> pd.DataFrame:
+        """Median, 68 % interval, mean, standard deviation, unit and diagnostics of each parameter.
+
+        Parameters
+        ----------
+        max_size : int
+            Variables with more elements than this (the latents of a large population) are left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail``.
+            The interval runs from the 16th to the 84th percentile.
+        """
+        rows = {}
+        units = self.units
+        names = iter(self.verdict.table.index)
+        for name, variable in self.posterior.items():
+            values = (
+                variable.transpose("chain", "draw", ...)
+                .to_numpy()
+                .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
+            )
+            labels = [next(names) for _ in range(values.shape[1])]
+            if values.shape[1] > max_size:
+                continue
+            lower, median, upper = np.quantile(values, INTERVAL, axis=0)
+            for index, label in enumerate(labels):
+                rows[label] = {
+                    "median": median[index],
+                    "lower_68": lower[index],
+                    "upper_68": upper[index],
+                    "mean": values[:, index].mean(),
+                    "sd": values[:, index].std(ddof=1),
+                    "unit": units.get(str(name), ""),
+                }
+        return pd.DataFrame.from_dict(rows, orient="index").join(self.verdict.table)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the fit to one netCDF file, all of it or nothing.
+
+        Parameters
+        ----------
+        path : path
+            File to write; ``.nc`` is appended where there is no suffix. An existing file is replaced.
+
+        Returns
+        -------
+        pathlib.Path
+            The file. ``hbm_jax.load`` reads it back; so does ``arviz.from_netcdf``.
+        """
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".nc")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        try:
+            self.tree.to_netcdf(temporary, engine="h5netcdf")
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return path
+
+
+def assemble(
+    program: Callable,
+    args: tuple,
+    *,
+    target,
+    sites: Mapping[str, np.ndarray],
+    sample_stats: Mapping[str, np.ndarray],
+    positions: np.ndarray,
+    dims: Mapping[str, list[str]] | None,
+    coords: Mapping[str, Any] | None,
+    timing: dict[str, float],
+    run: dict[str, Any],
+) -> Fit:
+    """Put draws, labels and provenance together and judge them.
+
+    Parameters
+    ----------
+    program, args
+        What was fitted.
+    target : Target
+        For dimensions, labels and prior bounds.
+    sites, sample_stats : mapping of str to array (chain, draw, ...)
+        Draws.
+    positions : array (chain, draw, size)
+        The same draws as the sampler saw them: unconstrained, flat.
+    dims, coords : mapping, optional
+        A user's, which come before the program's own and those of the plates.
+    timing, run : dict
+        Seconds of each phase, options of the run.
+    """
+    data = args[0] if args else None
+    dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
+    own_coords = program.coords(data) if hasattr(program, "coords") else {}
+    coords = dict(own_coords) | dict(coords or {})
+    used_dims = {name: dims[name] for name in sites if dims.get(name)}
+    used = {dim for names in used_dims.values() for dim in names}
+    groups = {
+        "posterior": dict(sites),
+        "sample_stats": dict(sample_stats),
+        "unconstrained_posterior": {"position": positions},
+    }
+    tree = from_dict(
+        groups,
+        dims=used_dims | {"position": ["parameter"]},
+        coords={name: labels for name, labels in coords.items() if name in used} | {"parameter": list(target.labels)},
+    )
+    for name, unit in getattr(program, "units", {}).items():
+        if name in tree["posterior"]:
+            tree["posterior"][name].attrs["units"] = unit
+    if hasattr(data, "to_dict"):
+        tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
+    bounds = target.bounds | {
+        name: (
+            float(getattr(prior.support, "lower_bound", -np.inf)),
+            float(getattr(prior.support, "upper_bound", np.inf)),
+        )
+        for name, prior in getattr(program, "all_priors", {}).items()
+        if hasattr(prior, "support")
+    }
+    verdict = judge(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds)
+    run = run | provenance() | describe(program, data)
+    tree.attrs |= {
+        "hbm_jax_format": FORMAT,
+        "hbm_jax_run": json.dumps(run),
+        "hbm_jax_timing": json.dumps(timing),
+        "hbm_jax_verdict": str(verdict),
+        "hbm_jax_notes": json.dumps(list(verdict.notes)),
+    }
+    return Fit(tree, verdict, program, args, run, timing)
+
+
+def _dataset(fields: Mapping[str, Any]) -> xr.Dataset:
+    """Plain arrays as a Dataset: leading dimension ``object``, further ones numbered."""
+    variables = {}
+    for name, value in fields.items():
+        array = np.asarray(value)
+        dims = [f"object_{len(array)}", *(f"axis_{n}" for n in array.shape[1:])] if array.ndim else []
+        dims = [f"{dim}_{i}" if dim in dims[:i] else dim for i, dim in enumerate(dims)]
+        variables[name] = xr.Variable(dims, array)
+    return xr.Dataset(variables)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and time."""
+    packages = ("hbm_jax", "jax", "jaxlib", "numpyro", "arviz-base", "numpy")
+    device = jax.local_devices()[0]
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "device": f"{len(jax.local_devices())} x {device.platform} ({device.device_kind})",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe(program, data) -> dict[str, Any]:
+    """Name, choices and description of a program, and of its data, as far as they offer them."""
+    about: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
+    about["description"] = getattr(program, "description", about["program"])
+    if hasattr(program, "to_config"):
+        try:
+            about["config"] = program.to_config()
+        except ValueError as error:
+            about["config_error"] = str(error)
+    if hasattr(data, "describe"):
+        about["data"] = data.describe()
+    return about
+
+
+def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
+    """Read a fit written by `Fit.save`.
+
+    Parameters
+    ----------
+    path : path
+        The netCDF file.
+    program, args
+        The model and its data, where the caller has them; needed only for predictions.
+
+    Raises
+    ------
+    ResultFileError
+        If the file is missing, is not a fit of hbm_jax, or is damaged.
+    """
+    path = Path(path)
+    if not path.exists() and path.with_suffix(".nc").exists():
+        path = path.with_suffix(".nc")
+    if not path.is_file():
+        raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as opened:
+            tree = opened.load()
+        attributes = tree.attrs
+        run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
+        posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
+        notes = tuple(json.loads(attributes["hbm_jax_notes"]))
+    except KeyError as error:
+        raise ResultFileError(
+            f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ResultFileError(
+            f"{path}: expected a result file written by Fit.save, found one that cannot be read ({error}). It may be "
+            "damaged or cut short."
+        ) from None
+    verdict = judge(posterior, stats)
+    verdict = Verdict(**(vars(verdict) | {"notes": notes}))
+    return Fit(tree, verdict, program, args, run, timing)

@@ -1,0 +1,118 @@
+"""The expansion history as model parameters: which are free, what their priors are, and how they are walked.
+
+Supernovae (and in part bursts) leave a curved ridge in (Om0, w0): models along it predict nearly the same relative
+distances. NUTS takes short steps on a curved ridge, so the parameters are sampled in coordinates that follow it
+(`hbm_jax.distributions.CoordinatePriors`), while the priors on the parameters themselves stay exactly as stated.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.distributions import CoordinatePriors, SoftClip
+from hbm_jax.models.priors import Prior
+
+# Free parameters of each named expansion history, the one that follows the others along the ridge last.
+FREE = {
+    "lcdm": ("Om0",),
+    "olcdm": ("Om0", "Ode0"),
+    "wcdm": ("Om0", "w0"),
+    "owcdm": ("Om0", "Ode0", "w0"),
+    "w0wacdm": ("Om0", "wa", "w0"),
+}
+
+DEFAULT_PRIORS: dict[str, Prior] = {
+    "Om0": dist.Uniform(0.0, 1.0),
+    "Ode0": dist.Uniform(0.0, 1.2),
+    "w0": dist.Uniform(-3.0, 0.0),
+    "wa": dist.Uniform(-3.0, 2.0),
+}
+
+DESCRIPTIONS = {
+    "lcdm": "flat LCDM",
+    "olcdm": "LCDM with curvature",
+    "wcdm": "flat wCDM",
+    "owcdm": "wCDM with curvature",
+    "w0wacdm": "flat w0waCDM",
+}
+
+
+def default_priors(name: str) -> dict[str, Prior]:
+    """Priors of the named expansion history, H0 held at 70 km/s/Mpc (it is degenerate with M0 without an anchor)."""
+    return {"H0": 70.0} | {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
+
+
+# The ridge of supernova distances, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior. It steers the sampler
+# and has no effect on the posterior. In (1 - Om0)^(-3/2) it is straight and JLA's posterior close to a Gaussian.
+_RIDGE = (0.05, -0.59)
+_HINGE = 0.3
+
+
+def _w0_ridge(parameters):
+    """w0 at which supernova distances stay about the same, as a function of the other parameters."""
+    # In a curved universe Ode0 stands for 1 - Om0. Floors keep the ridge finite at the end of the priors' range.
+    dark_energy = jnp.maximum(parameters.get("Ode0", 1.0 - parameters["Om0"]), 0.05)
+    return _RIDGE[0] + _RIDGE[1] * dark_energy**-1.5 - 0.2 * parameters.get("wa", 0.0)
+
+
+class _MatterBijection:
+    """Om0 in [low, 1) from a real number, straight in (1 - Om0)^(-3/2) away from the lower bound."""
+
+    def __init__(self, low: float):
+        self._clip = SoftClip((1.0 - low) ** -1.5, float("inf"), _HINGE)
+
+    def __call__(self, y):
+        return 1.0 - self._clip(y) ** (-2.0 / 3.0)
+
+    def inv(self, x):
+        return self._clip.inv((1.0 - x) ** -1.5)
+
+    def log_abs_det_jacobian(self, y, x):
+        straight = self._clip(y)
+        return self._clip.log_abs_det_jacobian(y, straight) + math.log(2.0 / 3.0) - (5.0 / 3.0) * jnp.log(straight)
+
+
+def sample_cosmology(name: str, priors: Mapping[str, Prior]) -> Cosmology:
+    """Sample sites of a named expansion history.
+
+    Parameters
+    ----------
+    name : str
+        One of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``.
+    priors : mapping of str to Distribution or float
+        H0 and the parameters of ``FREE[name]``; a number fixes a parameter.
+
+    Returns
+    -------
+    Cosmology
+        With traced parameters. Named sites ``Om0, Ode0, w0, wa`` are recorded (and ``Ok0`` where it is free).
+    """
+    hubble = priors["H0"]
+    hubble = numpyro.sample("H0", hubble) if isinstance(hubble, dist.Distribution) else hubble
+    values = {parameter: priors[parameter] for parameter in FREE[name]}
+    free = {p: prior for p, prior in values.items() if isinstance(prior, dist.Distribution)}
+    if free:
+        fixed = {p: value for p, value in values.items() if p not in free}
+        coordinates = CoordinatePriors(free, *_straightening(free, fixed))
+        values |= coordinates.parameters(numpyro.sample("_cosmology", coordinates))
+    for parameter in free:
+        numpyro.deterministic(parameter, values[parameter])
+    if "Ode0" not in values:
+        return Cosmology.flat(H0=hubble, **values)
+    cosmology = Cosmology(H0=hubble, **values)
+    if free.keys() & {"Om0", "Ode0"}:
+        numpyro.deterministic("Ok0", cosmology.Ok0)
+    return cosmology
+
+
+def _straightening(free, fixed) -> tuple[dict, dict]:
+    """Ridges and bijections for the free parameters."""
+    if "w0" not in free or "Om0" not in free:
+        return {}, {}
+    low, high = (getattr(free["Om0"].support, f"{end}_bound", None) for end in ("lower", "upper"))
+    bijections = {"Om0": _MatterBijection(float(low))} if low is not None and high == 1.0 else {}
+    return {"w0": lambda parameters: _w0_ridge(fixed | parameters)}, bijections

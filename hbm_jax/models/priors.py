@@ -1,0 +1,67 @@
+"""What every model shares about its parameters: default priors, overrides by name, fixed values, and their text."""
+
+import difflib
+from collections.abc import Mapping
+
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
+
+Prior = dist.Distribution | float
+
+
+def choose(kind: str, value: str, known) -> str:
+    """Return ``value`` if it is one of the ``known`` names, else raise ValueError with the nearest of them."""
+    if value in known:
+        return value
+    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Unknown {kind} {value!r}: expected one of {', '.join(map(repr, known))}.{hint}")
+
+
+def complete_priors(
+    defaults: Mapping[str, Prior], overrides: Mapping[str, Prior | str], model: str
+) -> dict[str, Prior]:
+    """Defaults with a user's overrides in their place.
+
+    Parameters
+    ----------
+    defaults : mapping of str to Distribution or float
+        Every parameter of the model; a number is a parameter held fixed.
+    overrides : mapping of str to Distribution, float or str
+        By the same names; text such as ``"Normal(0, 1)"`` is read by `distribution_from_text`.
+    model : str
+        What the parameters belong to, named in errors.
+
+    Raises
+    ------
+    ValueError
+        For a name the model does not have (the nearest one is offered), text that is no distribution, and a prior
+        that is not over one number.
+    """
+    for name, prior in overrides.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{model} has no parameter {name!r}: expected one of {', '.join(defaults)}.{hint}")
+        if isinstance(prior, dist.Distribution) and (prior.batch_shape or prior.event_shape):
+            raise ValueError(
+                f"prior.{name}: expected a distribution of one number; found {type(prior).__name__} with batch shape "
+                f"{prior.batch_shape} and event shape {prior.event_shape}."
+            )
+    read = {
+        name: distribution_from_text(prior, f"prior.{name}") if isinstance(prior, str) else prior
+        for name, prior in overrides.items()
+    }
+    return {name: read.get(name, default) for name, default in defaults.items()}
+
+
+def sample_prior(name: str, prior: Prior):
+    """Sample site of a prior; a number is a parameter held fixed and makes no site."""
+    return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
+
+
+def priors_to_text(priors: Mapping[str, Prior]) -> dict[str, str]:
+    """Every prior as text, for run folders and reports."""
+    return {name: distribution_to_text(prior) for name, prior in priors.items()}
