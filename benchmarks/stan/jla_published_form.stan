@@ -1,8 +1,8 @@
 // The same posterior as jla_latents.stan in the form in which such programs are published (for example
 // github.com/grburgess/supernove_cosmology): the latents declared as they are, without scales, and a quadrature for
 // every supernova in a loop. Written anew here, with what is wrong or missing there put right: all 3x3 covariances,
-// populations, the host-mass step, both redshifts, and a quadrature of 10 Gauss-Legendre nodes in log(1 + z) in place of
-// a trapezoid rule of 11.
+// populations, the host-mass step, both redshifts, and a quadrature of 10 Gauss-Legendre nodes in log(1 + z) in place
+// of a trapezoid rule of 11.
 functions {
   real distance_modulus(real Om0, real w0, real H0, real z_cmb, real z_hel, vector node, vector weight) {
     real u_max = log1p(z_cmb);

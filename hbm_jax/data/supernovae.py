@@ -268,6 +268,24 @@ class Supernovae:
         """Return plain arrays by field name, text as arrays of strings, for storage."""
         return {key: np.array(value) for key, value in self._fields().items()}
 
+    def to_table(self):
+        """Return an astropy ``Table``, one row a supernova, that `hbm_jax.data.read_supernovae` reads back.
+
+        Examples
+        --------
+        >>> from hbm_jax.data import load_jla
+        >>> load_jla().to_table().write("sample.ecsv")  # doctest: +SKIP
+        """
+        from astropy.table import Table
+
+        columns: dict[str, Any] = {key: value for key, value in self._fields().items() if key != "covariance"}
+        for index, key in enumerate(QUANTITIES):
+            columns[f"var_{key}"] = self.covariance[:, index, index]
+        columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}
+        if not self.has_host_mass.any():
+            del columns["log10_mass"], columns["sigma_log10_mass"]
+        return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
         """Build the container from what `to_dict` returned; every value comes back exactly."""

@@ -84,7 +84,8 @@ class CoordinatePriors(dist.Distribution):
 
     def _walk(self, value):
         """Return parameters by name and the log Jacobian of coordinates -> parameters."""
-        parameters, log_jacobian = {}, 0.0
+        parameters: dict[str, Any] = {}
+        log_jacobian = 0.0
         for index, (name, bijection) in enumerate(self._bijections.items()):
             unconstrained = value[..., index] + self._ridge(name, parameters)
             parameters[name] = bijection(unconstrained)
@@ -140,8 +141,17 @@ class SoftClip:
 
     def __call__(self, y):
         """Map the real line into the bounds."""
-        x = y if np.isinf(self.low) else self.low + self.hinge * jax.nn.softplus((y - self.low) / self.hinge)
-        return x if np.isinf(self.high) else x - self.hinge * jax.nn.softplus((y - self.high) / self.hinge)
+        if np.isinf(self.low) and np.isinf(self.high):
+            return y
+        if np.isinf(self.low):
+            return self.high - self.hinge * jax.nn.softplus((self.high - y) / self.hinge)
+        x = self.low + self.hinge * jax.nn.softplus((y - self.low) / self.hinge)
+        if np.isinf(self.high):
+            return x
+        x = x - self.hinge * jax.nn.softplus((y - self.high) / self.hinge)
+        # The same, measured from the upper bound: near it, rounding must not carry x beyond.
+        fall = jax.nn.softplus((self.high - y) / self.hinge) - jax.nn.softplus((self.low - y) / self.hinge)
+        return jnp.where(y < 0.5 * (self.low + self.high), x, self.high - self.hinge * fall)
 
     def inv(self, x):
         """Map back."""

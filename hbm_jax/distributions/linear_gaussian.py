@@ -158,7 +158,9 @@ class LinearGaussian(dist.Distribution):
             shared = range(j + 1) if lower_triangular else range(scale.shape[-1])
             return noise[..., i, j] + sum(scale[..., i, k] * scale[..., j, k] for k in shared)
 
-        factor, pivot, whitened = {}, [], []
+        factor: dict = {}
+        pivot: list = []
+        whitened: list = []
         for i in range(len(residual)):
             for j in range(i):
                 unscaled = covariance(i, j) - sum(factor[i, m] * factor[j, m] * pivot[m] for m in range(j))

@@ -46,7 +46,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     expected = f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r}"
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{expected}, which cannot be read.") from None
     if not isinstance(node, ast.Call):
         return _number(node, expected)
@@ -61,14 +61,17 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:
         return known[node.func.id](*args, **kwargs, validate_args=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
 
 
 def _number(node, expected) -> float:
     try:
-        return float(ast.literal_eval(node))
-    except (ValueError, TypeError, SyntaxError):
+        value = ast.literal_eval(node)
+        if isinstance(value, bool | str):
+            raise TypeError
+        return float(value)
+    except (ValueError, TypeError, SyntaxError, OverflowError):
         raise ValueError(f"{expected}, where {ast.unparse(node)!r} is not a number.") from None
 
 
@@ -99,9 +102,11 @@ def distribution_to_text(prior) -> str:
     try:
         if name not in _known():
             raise TypeError
-        return f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
-    except TypeError:
+        text = f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
+        distribution_from_text(text)  # a mixture or a transformed distribution has parts that text does not show
+    except (TypeError, ValueError):
         raise ValueError(
             f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution of numbers such as "
             f"Normal(0, 1), found {type(prior).__name__}."
         ) from None
+    return text

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
     return str(name), float(column[name])
 
 
-def diagnose(posterior: Mapping[str, xr.DataArray]) -> pd.DataFrame:
+def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     """R-hat and effective sample sizes of every element of every variable.
 
     Parameters
@@ -191,7 +192,7 @@ def _listed(names, most=5):
 
 
 def _edges(posterior, bounds):
-    """Notes on scalar parameters whose posterior leans on a bound of their prior."""
+    """Yield notes on scalar parameters whose posterior leans on a bound of their prior."""
     for name, (low, high) in bounds.items():
         if name not in posterior or posterior[name].ndim != 2:
             continue

@@ -57,8 +57,7 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
     ValueError
         If the fit was loaded without its program, or the program cannot run unobserved.
     """
-    _require_program(fit, "posterior_predictive")
-    kwargs = _unobserved(fit.program)
+    kwargs = _unobserved(_program_of(fit, "posterior_predictive"))
     if not kwargs:
         raise ValueError(
             "posterior_predictive: expected a program with an argument observed=True that draws its data when False; "
@@ -84,8 +83,8 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     xarray.Dataset
         Per-object variables such as ``x1_true``, first dimension ``sample``.
     """
-    _require_program(fit, "latents")
-    kwargs = {"recover": True} if "recover" in inspect.signature(fit.program).parameters else {}
+    program = _program_of(fit, "latents")
+    kwargs = {"recover": True} if "recover" in inspect.signature(program).parameters else {}
     sampled = fit.posterior.stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     sampled = sampled.isel(sample=_spread(sampled.sizes["sample"], num_draws))
     names = [name for name, variable in sampled.items() if variable.ndim > 1]
@@ -95,11 +94,10 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     return drawn[[name for name, v in drawn.items() if v.ndim > 1 and name not in ("observed",)]]
 
 
-def _require_program(fit, what):
+def _program_of(fit: Fit, what: str) -> Callable:
     if fit.program is None:
-        raise ValueError(
-            f"{what}: expected a fit with its program and data; this one was loaded without. Pass them to load()."
-        )
+        raise ValueError(f"{what}: expected a fit with its program and data, found one without. Pass them to load().")
+    return fit.program
 
 
 def _unobserved(program) -> dict:
@@ -116,7 +114,7 @@ def _from_posterior(fit, kwargs, num_draws, seed):
         target = build_target(fit.program, fit.args, jax.random.key(0))
         positions = fit.tree["unconstrained_posterior"]["position"].to_numpy().reshape(-1, target.size)
         positions = positions[_spread(len(positions), num_draws)]
-        sites = jax.jit(jax.vmap(target.sites))(positions)
+        sites = jax.device_get(jax.jit(jax.vmap(target.sites))(positions))
         return _run(fit.program, fit.args, kwargs, sites, len(positions), seed)
 
 
@@ -135,7 +133,12 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> xr.Dataset:
         }
 
     keys = jax.random.split(jax.random.key(seed), num_draws)
-    sites = jax.device_get(jax.jit(lambda pairs: jax.lax.map(once, pairs, batch_size=BATCH))((keys, parameters or {})))
+    # Chunks of one size in a Python loop: inside a compiled loop, operations large enough for XLA to share out over its
+    # threads were seen to wait forever for one, now and then, on a machine of two cores.
+    run = jax.jit(jax.vmap(once))
+    rows = np.minimum(np.arange(-(-num_draws // BATCH) * BATCH), num_draws - 1).reshape(-1, BATCH)
+    chunks = [jax.device_get(run(jax.tree.map(lambda x, r=r: x[r], (keys, parameters or {})))) for r in rows]
+    sites = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *chunks)
     dims = dims | dict(getattr(program, "dims", {}))
     coords = program.coords(args[0]) if hasattr(program, "coords") else {}
     variables = {}

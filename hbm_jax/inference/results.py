@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -18,6 +17,7 @@ import xarray as xr
 from arviz_base import from_dict
 
 from hbm_jax.inference.diagnostics import Verdict, judge
+from hbm_jax.inference.target import support_bounds
 
 INTERVAL = (0.16, 0.5, 0.84)
 FORMAT = 1
@@ -109,6 +109,26 @@ class Fit:
                 }
         return pd.DataFrame.from_dict(rows, orient="index").join(self.verdict.table)
 
+    def table(self, max_size: int = 20) -> str:
+        """Return the summary as text: median and 68 % interval to two digits of the error, unit, R-hat, ESS."""
+        summary = self.summary(max_size)
+        rows = [
+            (
+                name,
+                *rounded(row["median"], row["lower_68"], row["upper_68"]),
+                row["unit"],
+                row["r_hat"],
+                row["ess_bulk"],
+            )
+            for name, row in summary.iterrows()
+        ]
+        lines = [f"{'parameter':<12} {'median':>10} {'68 % interval':>20}  {'unit':<9} {'R-hat':>6} {'ESS':>6}"]
+        lines += [
+            f"{name:<12} {median:>10} {f'{lower} to {upper}':>20}  {unit or '':<9} {r_hat:6.3f} {ess:6.0f}"
+            for name, median, lower, upper, unit, r_hat, ess in rows
+        ]
+        return "\n".join(lines)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write the fit to one netCDF file, all of it or nothing.
 
@@ -125,14 +145,20 @@ class Fit:
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             self.tree.to_netcdf(temporary, engine="h5netcdf")
             os.replace(temporary, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return path
+
+
+def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
+    """Write a median and its interval with two significant digits of the smaller half-width."""
+    width = min(median - lower, upper - median)
+    decimals = 3 if not width > 0 else int(np.clip(1 - np.floor(np.log10(width)), 0, 12))
+    return f"{median:.{decimals}f}", f"{lower:.{decimals}f}", f"{upper:.{decimals}f}"
 
 
 def assemble(
@@ -184,16 +210,10 @@ def assemble(
     for name, unit in getattr(program, "units", {}).items():
         if name in tree["posterior"]:
             tree["posterior"][name].attrs["units"] = unit
-    if hasattr(data, "to_dict"):
+    if data is not None and hasattr(data, "to_dict"):
         tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
-    bounds = target.bounds | {
-        name: (
-            float(getattr(prior.support, "lower_bound", -np.inf)),
-            float(getattr(prior.support, "upper_bound", np.inf)),
-        )
-        for name, prior in getattr(program, "all_priors", {}).items()
-        if hasattr(prior, "support")
-    }
+    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
+    bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
     verdict = judge(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds)
     run = run | provenance() | describe(program, data)
     tree.attrs |= {

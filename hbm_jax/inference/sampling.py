@@ -149,7 +149,9 @@ class Draws:
         """Every named site, (chain, draw, ...)."""
         for block in self.blocks[len(self._sites) :]:
             self._sites.append(self._constrain_block(block.position))
-        return {name: np.concatenate([s[name] for s in self._sites], axis=1) for name in self._sites[0]}
+        # In the order in which the program declares them.
+        names = [name for name in self.target.dims if name in self._sites[0]]
+        return {name: np.concatenate([s[name] for s in self._sites], axis=1) for name in names}
 
     def _constrain_block(self, position):
         num_chains, num_draws, size = position.shape
@@ -382,10 +384,7 @@ def _rate(seconds_per_draw: float, block: Block) -> str:
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    for limit, unit, length in ((90, "s", 1), (5400, "min", 60)):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 3600:.1f} h"

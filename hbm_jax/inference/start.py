@@ -147,5 +147,6 @@ def _finite(value_and_grad, points, num_chains):
             return np.stack(kept)
     raise StartError(
         f"No starting points were found: expected {num_chains} with a finite log density and gradient among "
-        f"{len(points)} near the start, found {len(kept)}. Check the priors' supports and the data for impossible values."
+        f"{len(points)} near the start, found {len(kept)}. Check the priors' supports and the data for "
+        "impossible values."
     )

@@ -94,7 +94,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
                 )
         structure["dims"] = plate_dims(trace)
         structure["bounds"] = {
-            name: _bounds(site["fn"].support) for name, site in free.items() if not site["value"].shape
+            name: support_bounds(site["fn"].support) for name, site in free.items() if not site["value"].shape
         }
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
@@ -118,7 +118,7 @@ def plate_dims(trace) -> dict[str, list[str]]:
     return {name: [frame.name for frame in stack] for name, stack in stacks.items() if not name.startswith("_")}
 
 
-def _bounds(support) -> tuple[float, float]:
+def support_bounds(support) -> tuple[float, float]:
     """Lower and upper bound of a support; infinite where there is none or where it is itself a parameter."""
     ends = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
     low, high = (float(end) if np.ndim(end) == 0 and not isinstance(end, jax.core.Tracer) else np.nan for end in ends)

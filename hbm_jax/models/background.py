@@ -7,6 +7,7 @@ distances. NUTS takes short steps on a curved ridge, so the parameters are sampl
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpyro
@@ -93,7 +94,7 @@ def sample_cosmology(name: str, priors: Mapping[str, Prior]) -> Cosmology:
     """
     hubble = priors["H0"]
     hubble = numpyro.sample("H0", hubble) if isinstance(hubble, dist.Distribution) else hubble
-    values = {parameter: priors[parameter] for parameter in FREE[name]}
+    values: dict[str, Any] = {parameter: priors[parameter] for parameter in FREE[name]}
     free = {p: prior for p, prior in values.items() if isinstance(prior, dist.Distribution)}
     if free:
         fixed = {p: value for p, value in values.items() if p not in free}
@@ -116,3 +117,26 @@ def _straightening(free, fixed) -> tuple[dict, dict]:
     low, high = (getattr(free["Om0"].support, f"{end}_bound", None) for end in ("lower", "upper"))
     bijections = {"Om0": _MatterBijection(float(low))} if low is not None and high == 1.0 else {}
     return {"w0": lambda parameters: _w0_ridge(fixed | parameters)}, bijections
+
+
+def cosmology_from(name: str, values: Mapping[str, Any]) -> Cosmology:
+    """Cosmology of a named expansion history at given parameter values.
+
+    Parameters
+    ----------
+    name : str
+        One of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``.
+    values : mapping of str to number
+        H0 and the parameters of ``FREE[name]``; others are ignored.
+
+    Returns
+    -------
+    Cosmology
+
+    Examples
+    --------
+    >>> cosmology_from("wcdm", {"H0": 70.0, "Om0": 0.3, "w0": -0.9, "M0": -19.0}).Ode0
+    0.7
+    """
+    own = {parameter: values[parameter] for parameter in ("H0", *FREE[name])}
+    return Cosmology(**own) if "Ode0" in own else Cosmology.flat(**own)

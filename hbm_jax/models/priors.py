@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 
-Prior = dist.Distribution | float
+Prior: TypeAlias = dist.Distribution | float
 
 
 def choose(kind: str, value: str, known) -> str:

@@ -9,6 +9,7 @@ and is observed with the 3x3 covariance of its light-curve fit, to which lensing
 (Tripp 1998, A&A 331, 815; March et al. 2011, MNRAS 418, 2308; Rubin et al. 2015, ApJ 813, 137.)
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,12 +189,7 @@ class Supernova:
             The sample with new observed values, and the true value of every parameter and latent.
         """
         fixed = dict(parameters or {})
-        model = Supernova(
-            cosmology=self.cosmology,
-            latents="noncentred",
-            mass_step=self.mass_step,
-            priors=dict(self.priors) | fixed,
-        )
+        model = dataclasses.replace(self, latents="noncentred", priors=dict(self.priors) | fixed)
         with jax.enable_x64(True):
             trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False)
         truth = {

@@ -61,7 +61,7 @@ def test_transverse_distance_and_age_against_scipy(name):
 @pytest.mark.parametrize(("lowest", "highest"), [(0.01, 0.02), (0.02, 0.3), (0.3, 1.1)])
 @pytest.mark.parametrize("power", [0, 1])
 def test_error_bound_over_the_domain(lowest, highest, power):
-    universes = draw_universes(60, 10.0, lowest, highest, seed=7)
+    universes = draw_universes(40, 10.0, lowest, highest, seed=7)
     z = np.concatenate([np.geomspace(1e-8, 0.1, 10), np.random.default_rng(8).uniform(0.1, 10, 29), [10.0]])
     z.sort()
     nodes, weights = np.polynomial.legendre.leggauss(20)
@@ -75,9 +75,9 @@ def test_error_bound_over_the_domain(lowest, highest, power):
         expected.append(total)
     expected = np.array(expected).T
     function, unit = [(hc.lookback_time, HUBBLE_TIME), (hc.comoving_distance, HUBBLE_DISTANCE)][power]
-    batch = build(tuple(jnp.asarray(v) for v in universes), H0=jnp.full(60, 70.0))
-    many = jax.vmap(lambda c: function(z, c))(batch)
-    few = jax.vmap(lambda c: quadrature.integral_direct(jnp.log1p(z), power, c)[0])(batch)
+    batch = build(tuple(jnp.asarray(v) for v in universes), H0=jnp.full(40, 70.0))
+    many = jax.jit(jax.vmap(lambda c: function(z, c)))(batch)
+    few = jax.jit(jax.vmap(lambda c: quadrature.integral_direct(jnp.log1p(z), power, c)[0]))(batch)
     assert np.max(np.abs(many / unit / expected - 1)) < 1e-10
     assert np.max(np.abs(few / expected - 1)) < 1e-10
 

@@ -52,7 +52,7 @@ def test_densities_and_round_trip(name):
 
 def test_massless_radiation_round_trip():
     ours = hc.Cosmology.flat(H0=70.0, Om0=0.3, radiation=hc.Radiation(Tcmb0=2.7, Neff=3.04))
-    np.testing.assert_allclose(ours.to_astropy().efunc(REDSHIFTS), hc.efunc(REDSHIFTS, ours), rtol=1e-13)
+    np.testing.assert_allclose(ours.to_astropy().efunc(REDSHIFTS), JITTED["efunc"](REDSHIFTS, ours), rtol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,13 @@ def test_only_one_universe_converts():
 
 
 def test_radiation_may_be_traced():
+    @jax.jit
     def distance(cosmology):
         return hc.luminosity_distance(1.0, cosmology)
 
     ours = hc.from_astropy(astropy.cosmology.Planck18)
-    np.testing.assert_allclose(jax.jit(distance)(ours), distance(ours), rtol=1e-14)
-    gradient = jax.grad(distance)(ours)
+    np.testing.assert_allclose(distance(ours), hc.luminosity_distance(1.0, ours), rtol=1e-13)
+    gradient = jax.jit(jax.grad(distance))(ours)
     step = 1e-3
     shifted = [
         float(

@@ -1,0 +1,99 @@
+"""Examine an installation: versions, devices, precision, known bad combinations."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    "hbm_jax",
+    "jax",
+    "jaxlib",
+    "numpyro",
+    "optax",
+    "numpy",
+    "astropy",
+    "arviz-base",
+    "arviz-stats",
+    "arviz-plots",
+    "matplotlib",
+    "corner",
+    "jinja2",
+)
+PLOTS = ("arviz-plots", "matplotlib", "corner", "jinja2")
+
+
+def installed() -> dict[str, str | None]:
+    """Version of each package hbm_jax uses; None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def known_problems(versions: Mapping[str, str | None], platforms: set[str]) -> list[str]:
+    """List combinations that are known not to work.
+
+    Parameters
+    ----------
+    versions : mapping of str to str or None
+        As from `installed`.
+    platforms : set of str
+        Platforms of the JAX devices.
+
+    Returns
+    -------
+    list of str
+        One sentence each, with what to do.
+    """
+    problems = []
+
+    def release(package):
+        return tuple(int(part) for part in (versions.get(package) or "0").split(".")[:3] if part.isdigit())
+
+    if "gpu" in platforms and (0, 10, 2) <= release("jaxlib") <= (0, 11, 0):
+        problems.append(
+            f"jaxlib {versions['jaxlib']} has a very slow float32 scatter-add on GPU; install jaxlib older than 0.10.2 "
+            "or newer than 0.11.0."
+        )
+    if versions.get("arviz-plots") and release("arviz-plots") < (0, 9) and release("matplotlib") >= (3, 11):
+        problems.append(
+            f"arviz-plots {versions['arviz-plots']} breaks on matplotlib {versions['matplotlib']}; "
+            "pip install 'matplotlib<3.11'."
+        )
+    return problems
+
+
+def examine() -> tuple[list[str], list[str]]:
+    """Return lines that describe the installation, and the problems found."""
+    import jax
+    import jax.numpy as jnp
+
+    versions = installed()
+    devices = jax.devices()
+    lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    lines += [f"{name:<13} {found or 'not installed'}" for name, found in versions.items()]
+    lines.append(f"cores         {os.cpu_count()}")
+    lines += [f"device {device.id}      {device.platform}, {device.device_kind}" for device in devices]
+    with jax.enable_x64(True):
+        double = jnp.zeros(1).dtype == jnp.float64 and abs(float(jnp.sum(jnp.asarray([1.0, 1e-12]))) - 1.0) > 0
+    default = "on" if jax.config.read("jax_enable_x64") else "off (sample switches it on for itself)"
+    lines.append(f"float64       {'works' if double else 'does not work'}; JAX's default is {default}")
+    problems = known_problems(versions, {device.platform for device in devices})
+    if not double:
+        problems.append("float64 does not work on this device; posteriors would be computed in float32.")
+    missing = [name for name in PLOTS if versions[name] is None]
+    if missing:
+        lines.append(f"figures       not available: {', '.join(missing)} missing; pip install 'hbm_jax[plots]'")
+    from hbm_jax.cosmology import Cosmology, luminosity_distance
+
+    with jax.enable_x64(True):
+        ours = float(luminosity_distance(1.0, Cosmology.flat(H0=70.0, Om0=1.0)))
+    exact = 2.0 * 299792.458 / 70.0 * 2.0 * (1.0 - 2.0**-0.5)  # Einstein-de Sitter, closed form
+    lines.append(f"kernels       luminosity distance at z = 1 off by {abs(ours / exact - 1.0):.1g} relative")
+    if not abs(ours / exact - 1.0) < 1e-12:
+        problems.append("the distance kernel is not accurate on this device.")
+    return lines, problems

@@ -1,0 +1,21 @@
+"""Figures of a fit, ready to publish; each function returns a matplotlib Figure and leaves matplotlib's settings alone.
+
+Needs the optional packages of ``hbm_jax[plots]``.
+"""
+
+try:
+    import corner as _corner  # noqa: F401
+    import matplotlib as _matplotlib  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"hbm_jax.plotting: expected the package {error.name}; found it is not installed. "
+        "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
+        name=error.name,
+    ) from error
+
+from hbm_jax.plotting.hubble import hubble_diagram
+from hbm_jax.plotting.labels import LABELS, label
+from hbm_jax.plotting.populations import populations
+from hbm_jax.plotting.posterior import corner, trace
+
+__all__ = ["LABELS", "corner", "hubble_diagram", "label", "populations", "trace"]

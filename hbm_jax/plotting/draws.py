@@ -1,0 +1,88 @@
+"""Posterior draws by label, as the figures want them."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from hbm_jax.data import Supernovae
+from hbm_jax.inference import Fit
+from hbm_jax.models import Supernova
+
+MAX_ELEMENTS = 20  # of a vector parameter that stands in where a fit has no scalar parameter
+
+
+def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Draws of parameters, one entry for each scalar or element.
+
+    Parameters
+    ----------
+    fit : Fit
+        A sampled posterior.
+    names : iterable of str, optional
+        Parameters (every element of those that are not scalar) or single elements such as ``"theta[3]"``. None: every
+        scalar parameter that varies, in the model's order; where there is none, the elements of the small ones.
+
+    Returns
+    -------
+    dict of str to array (chain, draw)
+
+    Raises
+    ------
+    ValueError
+        For a name the fit does not have.
+    """
+    posterior = fit.posterior
+    labels = iter(fit.verdict.table.index)
+    elements: dict[str, dict[str, np.ndarray]] = {}
+    for name, variable in posterior.items():
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        values = values.reshape(*values.shape[:2], -1)
+        elements[str(name)] = {next(labels): values[..., index] for index in range(values.shape[2])}
+    if names is not None:
+        everything = elements | {label: {label: v} for group in elements.values() for label, v in group.items()}
+        wanted = [names] if isinstance(names, str) else list(names)
+        for name in wanted:
+            if name not in everything:
+                raise ValueError(f"the fit has no parameter {name!r}: expected some of {', '.join(elements)}.")
+        return {label: values for name in wanted for label, values in everything[name].items()}
+    order = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
+    ordered = sorted(elements, key=lambda name: order.get(name, len(order)))
+    scalars = [name for name in ordered if posterior[name].ndim == 2]
+    chosen = scalars or [name for name in ordered if len(elements[name]) <= MAX_ELEMENTS]
+    draws = {label: values for name in chosen for label, values in elements[name].items()}
+    return {label: values for label, values in draws.items() if np.isfinite(values).any() and np.ptp(values) != 0}
+
+
+def unit_of(fit: Fit, label: str) -> str:
+    """Return the unit of a parameter or of an element's parameter; empty where it has none."""
+    return fit.units.get(label.partition("[")[0], "")
+
+
+def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
+    """Draws of a scalar parameter, flat; where it was held fixed, its value as a single draw.
+
+    Raises
+    ------
+    ValueError
+        If the fit has no such parameter and no default is given.
+    """
+    if name in fit.posterior:
+        return fit.posterior[name].transpose("chain", "draw").to_numpy().ravel()
+    priors: Mapping = getattr(fit.program, "all_priors", {})
+    value = priors.get(name, default)
+    if value is None:
+        raise ValueError(f"the fit has no parameter {name!r}: expected some of {', '.join(map(str, fit.posterior))}.")
+    return np.array([float(value)])
+
+
+def spread(total: int, wanted: int) -> np.ndarray:
+    """Return the indices of at most ``wanted`` draws, spread evenly over all of them."""
+    return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
+
+
+def supernova_model(fit: Fit, what: str) -> Supernova:
+    """Return the model of a supernova fit; ValueError unless it is one, with its program and data."""
+    if isinstance(fit.program, Supernova) and isinstance(fit.data, Supernovae):
+        return fit.program
+    found = fit.run.get("program", "none") if fit.program is not None else "a fit loaded without its program"
+    raise ValueError(f"{what}: expected a fit of hbm_jax.models.Supernova with its program and data; found {found}.")

@@ -1,0 +1,121 @@
+"""How a parameter is written in a figure: its symbol, unit, and a number with the digits its error allows."""
+
+import math
+from typing import NamedTuple
+
+# Symbol of each parameter, in matplotlib's mathematical notation.
+LABELS = {
+    # expansion history
+    "H0": r"$H_0$",
+    "Om0": r"$\Omega_\mathrm{m}$",
+    "Ode0": r"$\Omega_\mathrm{DE}$",
+    "Ok0": r"$\Omega_k$",
+    "w0": r"$w_0$",
+    "wa": r"$w_a$",
+    "z": r"$z$",
+    "mu": r"$\mu$",
+    # supernovae
+    "M0": r"$M_0$",
+    "alpha": r"$\alpha$",
+    "beta": r"$\beta$",
+    "delta_M": r"$\delta_M$",
+    "sigma_int": r"$\sigma_\mathrm{int}$",
+    "x1": r"$x_1$",
+    "x1_mean": r"$\langle x_1 \rangle$",
+    "x1_std": r"$\sigma_{x_1}$",
+    "x1_true": r"true $x_1$",
+    "c": r"$c$",
+    "c_mean": r"$\langle c \rangle$",
+    "c_std": r"$\sigma_c$",
+    "c_true": r"true $c$",
+    "m_b": r"$m_B$",
+    "m_b_true": r"true $m_B$",
+    # X-ray spectra
+    "nh": r"$N_\mathrm{H}$",
+    "photon_index": r"$\Gamma$",
+    # names that users' own models share
+    "gamma": r"$\gamma$",
+    "delta": r"$\delta$",
+    "theta": r"$\theta$",
+    "mu0": r"$\mu_0$",
+    "rho": r"$\rho$",
+    "sigma": r"$\sigma$",
+    "tau": r"$\tau$",
+}
+
+_UNIT_SYMBOLS = {"km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$"}
+
+
+def label(name: str, unit: str = "") -> str:
+    """Symbol and unit of a parameter.
+
+    Parameters
+    ----------
+    name : str
+        A parameter's name, or that of one of its elements such as ``"theta[3]"``.
+    unit : str
+        Its unit; empty where it has none.
+
+    Returns
+    -------
+    str
+        For matplotlib. A name without a symbol in `LABELS` is written as it is.
+
+    Examples
+    --------
+    >>> label("M0", "mag")
+    '$M_0$ [mag]'
+    >>> label("my_slope")
+    'my_slope'
+    """
+    base, bracket, element = name.partition("[")
+    symbol = LABELS.get(base, base.replace("$", r"\$"))
+    text = symbol + (bracket + element).replace("$", r"\$")
+    return f"{text} [{_UNIT_SYMBOLS.get(unit, unit)}]" if unit else text
+
+
+class Quoted(NamedTuple):
+    """A median with its distances to both ends of an interval, as text with the same number of decimals."""
+
+    median: str
+    plus: str
+    minus: str
+    exponent: int = 0
+
+
+def quote(median: float, lower: float, upper: float) -> Quoted:
+    """Write a median and its interval with two significant digits of the smaller error.
+
+    Parameters
+    ----------
+    median, lower, upper : float
+        A value and the ends of its interval.
+
+    Returns
+    -------
+    Quoted
+        Numbers to be multiplied by ten to the ``exponent``, which is zero unless they would be awkwardly long. Where
+        there is no error, six significant digits of the median; what is not finite is written ``nan`` or ``inf``.
+
+    Examples
+    --------
+    >>> quote(0.346654, 0.2631, 0.405852)
+    Quoted(median='0.347', plus='0.059', minus='0.084', exponent=0)
+    """
+    plus, minus = upper - median, median - lower
+    errors = [e for e in (plus, minus) if e > 0 and math.isfinite(e)]
+    if not errors or not math.isfinite(median):
+        return Quoted(f"{median:.6g}", f"{plus:.2g}", f"{minus:.2g}")
+    largest = max(abs(median), *errors)
+    magnitude = math.floor(math.log10(largest))
+    decimals = 1 - math.floor(math.log10(min(errors)))
+    exponent = magnitude if magnitude >= 6 or decimals > 7 else 0
+    decimals = max(decimals + exponent, 0)
+    centre, above, below = (f"{value / 10.0**exponent:.{decimals}f}" for value in (median, plus, minus))
+    return Quoted(centre, above, below, exponent)
+
+
+def quoted_math(quoted: Quoted) -> str:
+    """Matplotlib's mathematical notation of a quoted number."""
+    numbers = f"{quoted.median}^{{+{quoted.plus}}}_{{-{quoted.minus}}}"
+    return f"${numbers}$" if not quoted.exponent else rf"$({numbers}) \times 10^{{{quoted.exponent}}}$"

@@ -1,0 +1,184 @@
+"""`RedshiftMatrix`: the numbers of the functions, within the bounds its docstring states, and how they shrink."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from hbm_jax import cosmology as hc
+
+from .catalogue import FUNCTIONS, UNIVERSES, build, e_squared
+
+Z = np.concatenate([[1e-4, 1e-3], np.linspace(0.01, 2.4, 30)])
+MATRIX_JITTED = {name: jax.jit(getattr(hc.RedshiftMatrix, name)) for name in FUNCTIONS}
+GRID_JITTED = {name: jax.jit(getattr(hc.RedshiftGrid, name)) for name in FUNCTIONS}
+MATRIX, GRID = hc.RedshiftMatrix(Z), hc.RedshiftGrid(Z, num_panels=1500)
+CONCORDANCE = hc.Cosmology.flat(H0=70.0, Om0=0.3)
+
+
+def lattice(curved, wa):
+    """Universes over the default priors of the supernova model, densest where Om0 vanishes and errors are largest."""
+    om = np.concatenate([np.geomspace(1e-5, 0.1, 17), np.linspace(0.2, 1.0, 5)])
+    axes = [om, np.linspace(0, 1.2, 9) if curved else [0.0], np.linspace(-3, 0, 9), [-3.0, 0.0, 2.0] if wa else [0.0]]
+    om, ode, w0, wa = (v.ravel() for v in np.meshgrid(*axes, indexing="ij"))
+    universes = np.stack([om, ode if curved else 1 - om, w0, wa])
+    smallest = e_squared(np.expm1(np.linspace(0, np.log1p(2.4), 200))[:, None], universes).min(axis=0)
+    return universes[:, smallest > (0.2 if curved else 0.0)]
+
+
+def largest_error(universes, num_nodes):
+    matrix = hc.RedshiftMatrix(Z, num_nodes=num_nodes)
+
+    def errors(universe):
+        cosmology = build(universe)
+        reference = GRID.comoving_distance(cosmology)
+        return jnp.max(jnp.abs(matrix.comoving_distance(cosmology) / reference - 1))
+
+    return float(jnp.max(jax.jit(jax.vmap(errors))(tuple(universes))))
+
+
+# The bounds of the docstring (32 nodes) and of the comment on NUM_NODES.
+@pytest.mark.parametrize(
+    ("curved", "wa", "num_nodes", "bound"),
+    [
+        (False, False, 16, 1e-3),
+        (False, False, 24, 1e-5),
+        (False, False, 32, 1e-7),
+        (False, False, 40, 2e-9),
+        (False, True, 32, 1e-4),
+        (True, False, 32, 3e-5),
+    ],
+)
+def test_stated_bounds_hold_and_are_not_idle(curved, wa, num_nodes, bound):
+    error = largest_error(lattice(curved, wa), num_nodes)
+    assert bound / 30 < error < bound
+
+
+@pytest.mark.parametrize(("num_nodes", "bound"), [(16, 3e-10), (24, 1e-14), (32, 1e-14)])
+def test_near_the_concordance_universe(num_nodes, bound):
+    near = np.array([(0.3, 0.7, -1.0, 0.0), (0.28, 0.72, -1.0, 0.0), (0.32, 0.68, -1.0, 0.0)]).T
+    assert largest_error(near, num_nodes) < bound
+
+
+def test_error_falls_geometrically_with_the_number_of_nodes():
+    hard = np.array([[0.02, 0.98, -2.5, 0.0]]).T
+    errors = np.array([largest_error(hard, n) for n in (8, 12, 16, 20)])
+    assert np.all(errors[1:] < 0.1 * errors[:-1]), "another digit at least for every four nodes"
+    assert errors[0] > 1e-4
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_method_is_the_function_of_that_name(function):
+    for name in ("concordance", "open", "closed", "matter", "cpl"):
+        cosmology = build(UNIVERSES[name])
+        found, expected = MATRIX_JITTED[function](MATRIX, cosmology), GRID_JITTED[function](GRID, cosmology)
+        np.testing.assert_allclose(found, expected, rtol=1e-11, err_msg=name)
+    np.testing.assert_allclose(
+        MATRIX_JITTED[function](MATRIX, CONCORDANCE), getattr(hc, function)(Z, CONCORDANCE), rtol=1e-13
+    )
+
+
+@pytest.mark.parametrize("universe", [(0.3, 0.7, -0.8, 0.0), (0.25, 0.8, -1.3, 0.4)])
+def test_distances_agree_with_scipys_integral(universe):
+    om, ode, *_ = universe
+    curvature = np.sqrt(complex(1 - om - ode))
+    hubble = 299792.458 / 70.0
+    found = MATRIX_JITTED["distmod"](MATRIX, build(universe))
+    for z, mu in list(zip(Z, found, strict=True))[::5]:
+        comoving = integrate.quad(lambda z: 1 / np.sqrt(e_squared(z, universe)), 0, z, epsabs=0, epsrel=1e-12)[0]
+        transverse = (np.sinh(curvature * comoving) / curvature).real if abs(curvature) > 1e-6 else comoving
+        np.testing.assert_allclose(mu, 5 * np.log10((1 + z) * hubble * transverse) + 25, rtol=1e-12)
+
+
+def test_heliocentric_redshift_enters_the_luminosity_only():
+    z_hel = Z + 0.001
+    matrix = hc.RedshiftMatrix(Z, z_hel)
+    transverse = MATRIX.transverse_comoving_distance(CONCORDANCE)
+    np.testing.assert_allclose(matrix.luminosity_distance(CONCORDANCE), (1 + z_hel) * transverse, rtol=1e-14)
+    expected = hc.distmod(Z, CONCORDANCE, z_hel=z_hel)
+    np.testing.assert_allclose(matrix.distmod(CONCORDANCE), expected, rtol=1e-13)
+    for same in ("comoving_distance", "angular_diameter_distance", "differential_comoving_volume"):
+        np.testing.assert_array_equal(getattr(matrix, same)(CONCORDANCE), getattr(MATRIX, same)(CONCORDANCE))
+
+
+def test_gradients_are_those_of_the_functions():
+    weight = np.linspace(-1, 1, len(Z))
+
+    def loss(distmod):
+        return lambda om, ode, w0, wa: jnp.sum(weight * distmod(build((om, ode, w0, wa))))
+
+    point, argnums = (0.3, 0.75, -0.9, 0.2), (0, 1, 2, 3)
+    of_function = jax.jit(jax.grad(loss(lambda c: hc.distmod(Z, c)), argnums))(*point)
+    for derivative in (jax.grad, jax.jacfwd):
+        of_matrix = jax.jit(derivative(loss(MATRIX.distmod), argnums))(*point)
+        np.testing.assert_allclose(of_matrix, of_function, rtol=1e-9)
+
+
+def test_object_and_redshifts_may_be_arguments_of_a_compiled_function():
+    traces = []
+
+    @jax.jit
+    def by_object(matrix, om):
+        traces.append(1)
+        return matrix.distmod(hc.Cosmology.flat(H0=70.0, Om0=om)), matrix.lookback_time(CONCORDANCE)
+
+    @jax.jit
+    def by_redshift(z, z_hel, om):
+        return hc.RedshiftMatrix(z, z_hel).distmod(hc.Cosmology.flat(H0=70.0, Om0=om))
+
+    for om in (0.2, 0.4):
+        expected = MATRIX.distmod(hc.Cosmology.flat(H0=70.0, Om0=om))
+        distmod, lookback = by_object(MATRIX, om)
+        np.testing.assert_allclose(distmod, expected, rtol=1e-14)
+        np.testing.assert_allclose(lookback, MATRIX.lookback_time(CONCORDANCE), rtol=1e-13)
+        np.testing.assert_allclose(by_redshift(Z, Z, om), expected, rtol=1e-13)
+    assert len(traces) == 1
+    om = jnp.array([0.2, 0.4])
+    batched = jax.vmap(lambda om: MATRIX.distmod(hc.Cosmology.flat(H0=70.0, Om0=om)))(om)
+    np.testing.assert_allclose(batched[1], expected, rtol=1e-14)
+
+
+def test_it_is_a_pytree_of_its_arrays():
+    leaves, structure = jax.tree.flatten(MATRIX)
+    assert len(leaves) == 4
+    again = jax.tree.unflatten(structure, leaves)
+    assert again.num_nodes == MATRIX.num_nodes
+    np.testing.assert_array_equal(again.distmod(CONCORDANCE), MATRIX.distmod(CONCORDANCE))
+
+
+def test_one_impossible_universe_is_nan_with_finite_gradients_elsewhere():
+    def distmod(ode):
+        return MATRIX.distmod(hc.Cosmology(H0=70.0, Om0=0.1, Ode0=ode))
+
+    assert np.isnan(distmod(1.8)).all(), "as the class says: every distance, not those beyond the gap only"
+    assert np.isfinite(distmod(1.0)).all()
+    assert np.isfinite(jax.grad(lambda ode: jnp.sum(distmod(ode)))(1.0))
+    masked = jax.grad(lambda ode: jnp.sum(jnp.where(jnp.isfinite(distmod(ode)), distmod(ode), 0.0)))
+    assert masked(1.8) == 0.0
+
+
+def test_shapes():
+    for shape in [(), (1,), (4, 5)]:
+        matrix = hc.RedshiftMatrix(np.full(shape, 0.5), num_nodes=8)
+        assert matrix.matrix.shape == (*shape, 8)
+        for name in FUNCTIONS:
+            assert jax.eval_shape(MATRIX_JITTED[name], matrix, CONCORDANCE).shape == shape
+    at_zero = hc.RedshiftMatrix([0.0, 1.0])
+    assert at_zero.comoving_distance(CONCORDANCE)[0] == 0.0
+    assert at_zero.distmod(CONCORDANCE)[0] == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"z": [0.1, np.nan]}, r"z\[1\]: expected a finite redshift not negative; found nan"),
+        ({"z": [0.1, -0.3]}, r"z\[1\]: expected a finite redshift not negative; found -0.3"),
+        ({"z": [0.1, 0.2], "z_hel": [0.1, np.inf]}, r"z_hel\[1\]: expected a finite redshift above -1; found inf"),
+        ({"z": [0.1, 0.2], "z_hel": [0.1, -1.0]}, r"z_hel\[1\]: expected a finite redshift above -1; found -1.0"),
+        ({"z": [0.1, 0.2], "z_hel": [0.1]}, r"z_hel: expected the shape of z, \(2,\); found \(1,\)"),
+    ],
+)
+def test_bad_redshifts_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        hc.RedshiftMatrix(**arguments)

@@ -1,0 +1,185 @@
+import dataclasses
+import subprocess
+import sys
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+import hbm_jax as hbm
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.plotting import draws, hubble
+from hbm_jax.plotting.labels import quote, quoted_math
+from hbm_jax.plotting.populations import population_draws
+from hbm_jax.plotting.style import to_png
+from plotting.small_fits import supernova_fit as _supernova_fit
+
+SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations")
+
+
+def decoded(figure):
+    image = Image.open(BytesIO(to_png(figure, dpi=40)))
+    image.load()
+    return image
+
+
+def texts(figure):
+    return [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+
+
+@pytest.mark.parametrize("name", SUPERNOVA_FIGURES)
+def test_figures_are_drawn_and_leave_matplotlib_alone(name, supernova_fit):
+    from matplotlib import pyplot
+
+    user = {"font.size": 31.0, "axes.facecolor": "red", "xtick.direction": "out"}
+    with matplotlib.rc_context(user):
+        before = dict(matplotlib.rcParams.copy())
+        figure = getattr(hbm.plotting, name)(supernova_fit)
+        image = decoded(figure)
+        assert dict(matplotlib.rcParams.copy()) == before
+    assert pyplot.get_fignums() == []
+    colours = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
+    assert len(colours) > 20
+    assert [255, 0, 0] not in colours.tolist()
+
+
+def test_saved_pdf_has_scalable_text(own_fit, tmp_path):
+    hbm.plotting.trace(own_fit).savefig(tmp_path / "trace.pdf")
+    content = (tmp_path / "trace.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Type3" not in content
+
+
+def test_axes_name_quantity_and_unit(supernova_fit):
+    figure = hbm.plotting.hubble_diagram(supernova_fit)
+    upper, lower = figure.axes
+    assert upper.get_ylabel() == r"distance modulus $\mu$ [mag]"
+    assert lower.get_ylabel().endswith("[mag]")
+    assert lower.get_xlabel() == r"redshift $z_\mathrm{CMB}$"
+    assert lower.get_xscale() == "log"
+    assert r"$\sigma_\mathrm{int}$ [mag]" in texts(hbm.plotting.corner(supernova_fit))
+    assert "$M_0$ [mag]" in texts(hbm.plotting.trace(supernova_fit))
+    assert "observed $c$ [mag]" in texts(hbm.plotting.populations(supernova_fit, 20))
+
+
+def test_every_supernova_is_plotted(supernova_fit):
+    sne = hbm.data.load_jla()
+    everything = dataclasses.replace(supernova_fit, args=(sne,))  # the figure takes the data as they come
+    upper, lower = hbm.plotting.hubble_diagram(everything, 10).axes
+    for axes, extra in ((upper, 0), (lower, 1)):
+        counts = [len(container[0].get_xdata()) for container in axes.containers]
+        assert sum(counts[: len(counts) - extra]) == 740
+    labels = upper.get_legend_handles_labels()[1]
+    assert "SDSS (374)" in labels
+    assert "HST (9)" in labels
+
+
+def test_standardised_moduli_and_errors_by_hand(supernova_fit):
+    sne, median = supernova_fit.data, supernova_fit.summary()["median"]
+    i = int(np.argmax(sne.log10_mass))
+    alpha, beta = median["alpha"], median["beta"]
+    mu = sne.m_b[i] - median["M0"] + alpha * sne.x1[i] - beta * sne.c[i] - median["delta_M"]
+    v = sne.covariance[i]
+    variance = v[0, 0] + alpha**2 * v[1, 1] + beta**2 * v[2, 2]
+    variance += 2 * alpha * v[0, 1] - 2 * beta * v[0, 2] - 2 * alpha * beta * v[1, 2]
+    variance += sne.variance_lensing[i] + sne.variance_velocity[i] + median["sigma_int"] ** 2
+    points = hubble.standardise(supernova_fit)
+    assert points.mu[i] == pytest.approx(mu, abs=1e-10)
+    assert points.error[i] == pytest.approx(np.sqrt(variance), rel=1e-10)
+
+
+def test_band_is_the_modulus_of_each_draw(supernova_fit):
+    z = np.array([0.02, 0.3, 1.0])
+    moduli = hubble.modulus_draws(supernova_fit, z, num_draws=7)
+    total = 4 * 200
+    chosen = draws.spread(total, 7)
+    Om0, M0 = (supernova_fit.posterior[name].to_numpy().ravel() for name in ("Om0", "M0"))
+    for row, index in enumerate(chosen):
+        reference = Cosmology.flat(H0=70.0, Om0=float(Om0[index])).to_astropy().distmod(z).value
+        np.testing.assert_allclose(moduli[row], reference + M0[index] - np.median(M0), atol=1e-6)
+
+
+def test_residuals_are_about_zero_and_the_median_is_the_zero_line(supernova_fit):
+    _, lower = hbm.plotting.hubble_diagram(supernova_fit).axes
+    (median,) = [line for line in lower.get_lines() if line.get_label() == "posterior median"]
+    np.testing.assert_array_equal(median.get_ydata(), 0.0)
+    shown = np.concatenate([container[0].get_ydata() for container in lower.containers[:-1]])
+    error = hubble.standardise(supernova_fit).error
+    assert abs(np.mean(shown)) < 4 * np.mean(error) / np.sqrt(len(shown))
+    assert 0.5 < np.std(shown) / np.mean(error) < 1.5
+
+
+def test_bins_give_the_weighted_mean():
+    z = np.geomspace(0.01, 1.0, 40)
+    centre, mean, error = hubble.binned(z, np.full(40, 0.1), np.full(40, 0.2))
+    np.testing.assert_allclose(mean, 0.1)
+    np.testing.assert_allclose(error, 0.2 / np.sqrt(10))
+    assert len(centre) == 4
+
+
+def test_corner_holds_the_parameters_in_the_models_order_with_their_intervals(supernova_fit):
+    figure = hbm.plotting.corner(supernova_fit)
+    names = [name for name in supernova_fit.program.all_priors if name != "H0"]
+    assert len(figure.axes) == len(names) ** 2
+    labels = [hbm.plotting.label(name, supernova_fit.units.get(name, "")) for name in names]
+    assert [axes.get_xlabel() for axes in figure.axes[-len(names) :]] == labels
+    row = supernova_fit.summary().loc["Om0"]
+    interval = quoted_math(quote(row["median"], row["lower_68"], row["upper_68"]))
+    assert figure.axes[0].get_title() == rf"$\Omega_\mathrm{{m}}$ = {interval}"
+
+
+def test_population_band_is_the_normal_density(supernova_fit):
+    grid = np.linspace(-12.0, 12.0, 4001)
+    density = population_draws(supernova_fit, "x1", grid, 5)
+    np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=1e-6)
+    mean = np.trapezoid(density * grid, grid, axis=1)
+    chosen = supernova_fit.posterior["x1_mean"].to_numpy().ravel()[draws.spread(800, 5)]
+    np.testing.assert_allclose(mean, chosen, atol=1e-6)
+
+
+def test_own_model_has_corner_and_trace(own_fit):
+    corner = hbm.plotting.corner(own_fit)
+    assert len(corner.axes) == 4
+    assert "my_slope" in texts(corner)
+    trace = hbm.plotting.trace(own_fit, ["my_slope"])
+    assert len(trace.axes) == 2
+    assert len([line for line in trace.axes[0].get_lines() if len(line.get_xdata()) == 200]) == 4
+
+
+def test_trace_marks_divergent_draws(own_fit):
+    tree = own_fit.tree.copy(deep=True)
+    tree["sample_stats"]["diverging"][:] = False
+    tree["sample_stats"]["diverging"][1, 17] = True
+    figure = hbm.plotting.trace(dataclasses.replace(own_fit, tree=tree))
+    (marks,) = [line for line in figure.axes[0].get_lines() if line.get_gid() == "divergent"]
+    assert list(marks.get_xdata()) == [17]
+    assert "divergent (1)" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_ranks_of_a_stuck_chain_leave_the_band(own_fit):
+    tree = own_fit.tree.copy(deep=True)
+    tree["posterior"]["my_slope"][0] += 100.0
+    axes = hbm.plotting.trace(dataclasses.replace(own_fit, tree=tree), ["my_slope"]).axes[1]
+    counts = axes.patches[1].get_data().values
+    assert counts[:15].sum() == 0
+    assert counts[15:].sum() == 200
+
+
+def test_errors_name_what_was_expected(own_fit):
+    with pytest.raises(ValueError, match=r"no parameter 'slop': expected some of .*my_slope"):
+        hbm.plotting.corner(own_fit, ["slop"])
+    for name in ("hubble_diagram", "populations"):
+        with pytest.raises(ValueError, match=f"{name}: expected a fit of hbm_jax.models.Supernova"):
+            getattr(hbm.plotting, name)(own_fit)
+        with pytest.raises(ValueError, match="loaded without its program"):
+            getattr(hbm.plotting, name)(dataclasses.replace(_supernova_fit(), program=None))
+
+
+def test_missing_packages_are_named_with_the_extra_that_brings_them():
+    code = "import sys; sys.modules['corner'] = None; import hbm_jax.plotting"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "expected the package corner" in done.stderr
+    assert "pip install 'hbm_jax[plots]'" in done.stderr

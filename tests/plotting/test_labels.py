@@ -1,0 +1,54 @@
+import math
+
+import pytest
+
+from hbm_jax.plotting import label
+from hbm_jax.plotting.labels import LABELS, quote, quoted_math
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "expected"),
+    [
+        ("M0", "mag", "$M_0$ [mag]"),
+        ("w0", "", "$w_0$"),
+        ("my_slope", "", "my_slope"),
+        ("price_$", "", r"price_\$"),
+        ("theta[3]", "keV", r"$\theta$[3] [keV]"),
+        ("H0", "km/s/Mpc", r"$H_0$ [km s$^{-1}$ Mpc$^{-1}$]"),
+    ],
+)
+def test_label(name, unit, expected):
+    assert label(name, unit) == expected
+
+
+def test_every_symbol_is_read_by_matplotlib():
+    from matplotlib.mathtext import MathTextParser
+
+    parser = MathTextParser("path")
+    for symbol in LABELS.values():
+        assert parser.parse(symbol).width > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.346654, 0.2631, 0.405852), ("0.347", "0.059", "0.084", 0)),
+        ((-19.0492, -19.0647, -19.0339), ("-19.049", "0.015", "0.015", 0)),
+        ((123456.0, 123000.0, 124000.0), ("123456", "544", "456", 0)),
+        ((2.345e-12, 2.245e-12, 2.445e-12), ("2.35", "0.10", "0.10", -12)),
+        ((2.345e12, 2.245e12, 2.445e12), ("2.35", "0.10", "0.10", 12)),
+        ((0.5, 0.5, 0.5), ("0.5", "0", "0", 0)),
+        ((0.0, -1.0, 1.0), ("0.0", "1.0", "1.0", 0)),
+    ],
+)
+def test_numbers_have_the_digits_of_their_error(values, expected):
+    assert quote(*values) == expected
+
+
+def test_numbers_that_are_not_finite_are_written_as_such():
+    assert quote(math.nan, math.nan, math.nan).median == "nan"
+    assert quote(1.0, -math.inf, 1.1).plus == "0.10"
+
+
+def test_powers_of_ten_are_written_out():
+    assert quoted_math(quote(2.345e12, 2.245e12, 2.445e12)) == r"$(2.35^{+0.10}_{-0.10}) \times 10^{12}$"
