@@ -5,8 +5,8 @@ RUN_DIR ?= runs/demo
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow lint bench clean help
-
+# The first target is what a bare `make` does.
+.PHONY: help demo test test-slow lint bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 

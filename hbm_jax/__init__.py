@@ -20,6 +20,7 @@ _NAMES = {
     "posterior_predictive": "hbm_jax.inference",
     "prior_predictive": "hbm_jax.inference",
     "sample": "hbm_jax.inference",
+    "use_every_core": "hbm_jax.inference",
     "load": "hbm_jax.runs",
 }
 

@@ -4,8 +4,6 @@ Exit status: 0 the posterior is usable, 3 it is not, 2 bad input, 130 interrupte
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments; those of the process where omitted.
     """
     arguments = _parser().parse_args(argv)
-    _use_every_core()
+    from hbm_jax.inference.devices import use_every_core
+
+    use_every_core()
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -41,20 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"hbm-jax: {error}", file=sys.stderr)
         return BAD_INPUT
-
-
-def _use_every_core() -> None:
-    """Make one JAX device of each core, so that chains run side by side. No effect once JAX has started.
-
-    Each device then keeps to its own thread: with operations shared out over threads as well, XLA's CPU client was seen
-    to wait forever, now and then, on two cores.
-    """
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -111,7 +111,18 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def write_report(fit: Fit, folder: Path) -> Path:
-    """Write the figures and the report of a run; returns the report's path."""
+    """Write the figures, each as a PNG file of its own, and the report that holds them all; returns the report."""
     from hbm_jax import report
 
-    return report.write_report(fit, folder / REPORT, figure_folder=folder / FIGURES)
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+
+    def saved(name, draw):
+        def draw_and_save(fit):
+            figure = draw(fit)
+            figure.savefig(folder / FIGURES / f"{name}.png", dpi=200)
+            return figure
+
+        return draw_and_save
+
+    figures = {name: (caption, saved(name, draw)) for name, (caption, draw) in report.figures_for(fit).items()}
+    return report.write_report(fit, folder / REPORT, figures, posterior=folder / POSTERIOR)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import corner as corner_library
 import numpy as np
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from scipy.stats import rankdata
 
 from hbm_jax.inference import Fit
@@ -73,14 +74,19 @@ def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
             plot_datapoints=False,
             plot_density=False,
             fill_contours=True,
-            max_n_ticks=4 if size <= 4 else 3,
             hist_kwargs={"color": BLUE, "linewidth": 1.0},
             contour_kwargs={"linewidths": 0.9},
             quiet=True,
         )
         axes = np.array(figure.axes).reshape(size, size)
-        for index, (name, column) in enumerate(zip(draws, table.T, strict=True)):
-            lower, median, upper = np.quantile(column, INTERVAL)
+        ticks = [_inner_ticks(*limits, 4 if size <= 4 else 3) for limits in ranges]
+        for row in range(size):
+            for column in range(row + 1):
+                axes[row, column].xaxis.set_major_locator(FixedLocator(ticks[column]))
+                if column < row:
+                    axes[row, column].yaxis.set_major_locator(FixedLocator(ticks[row]))
+        for index, (name, values) in enumerate(zip(draws, table.T, strict=True)):
+            lower, median, upper = np.quantile(values, INTERVAL)
             symbol = label(name).strip("$") if label(name).startswith("$") and label(name).endswith("$") else None
             numbers = quoted_math(quote(median, lower, upper))
             axes[index, index].set_title(f"${symbol}$ = {numbers}" if symbol else f"{name}\n{numbers}", pad=5.0)
@@ -93,6 +99,12 @@ def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
         inch = 1.0 / figure.get_figwidth()
         figure.subplots_adjust(0.75 * inch, 0.75 * inch, 1.0 - 0.5 * inch, 1.0 - 0.4 * inch, 0.06, 0.06)
     return figure
+
+
+def _inner_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round values away from both ends, where numbers would run into those of the next panel."""
+    room = 0.1 * (high - low)
+    return [tick for tick in MaxNLocator(most).tick_values(low, high) if low + room <= tick <= high - room]
 
 
 def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:

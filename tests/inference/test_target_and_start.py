@@ -1,0 +1,221 @@
+"""A program as a density on flat vectors, and where its chains start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from numpyro import distributions as dist
+from scipy import stats
+
+from hbm_jax.inference import start as start_module
+from hbm_jax.inference.start import MODE_TOLERANCE, choose_start, find_mode, hessian_at
+from hbm_jax.inference.target import StartError, Target, build_target
+
+KEY = jax.random.key(5)
+Y = np.array([0.3, -1.2, 2.0])
+
+
+def program(y, spread):
+    mu = numpyro.sample("mu", dist.Normal(0.5, 2.0))
+    sigma = numpyro.sample("sigma", dist.HalfNormal(spread))
+    p = numpyro.sample("p", dist.Uniform(-1.0, 3.0))
+    numpyro.sample("_nuisance", dist.Normal(0.0, 1.0))
+    numpyro.deterministic("twice", 2.0 * mu)
+    with numpyro.plate("thing", 3):
+        x = numpyro.sample("x", dist.Normal(mu, sigma))
+        numpyro.deterministic("shifted", x + p)
+        numpyro.sample("y", dist.Normal(x * p, 0.7), obs=y)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return build_target(program, (Y, 1.5), KEY)
+
+
+def log_density(flat):
+    """Of the program above, in SciPy, with the Jacobians of exp and of the scaled sigmoid."""
+    nuisance, mu, logit, log_sigma, *x = flat
+    sigma = np.exp(log_sigma)
+    share = 1.0 / (1.0 + np.exp(-logit))
+    p = -1.0 + 4.0 * share
+    total = stats.norm(0.5, 2.0).logpdf(mu) + stats.halfnorm(0, 1.5).logpdf(sigma) + stats.norm().logpdf(nuisance)
+    total += stats.uniform(-1.0, 4.0).logpdf(p)
+    total += stats.norm(mu, sigma).logpdf(x).sum() + stats.norm(np.array(x) * p, 0.7).logpdf(Y).sum()
+    return total + log_sigma + np.log(4.0 * share * (1.0 - share))
+
+
+def test_density_with_jacobians(target):
+    points = np.random.default_rng(0).normal(size=(6, 7))
+    found = jax.vmap(target.potential)(points)
+    np.testing.assert_allclose(-found, [log_density(point) for point in points], rtol=1e-12)
+
+
+def test_gradient_of_the_density(target):
+    point = np.random.default_rng(1).normal(size=7)
+    step = 1e-5 * np.eye(7)
+    slopes = [(log_density(point + h) - log_density(point - h)) / 2e-5 for h in step]
+    np.testing.assert_allclose(-jax.grad(target.potential)(point), slopes, rtol=1e-7, atol=1e-8)
+
+
+def test_labels_dims_and_bounds(target):
+    assert target.labels == ("_nuisance", "mu", "p", "sigma", "x[0]", "x[1]", "x[2]")
+    assert target.size == 7
+    assert target.start.shape == (7,)
+    assert target.start.dtype == np.float64
+    assert target.dims["x"] == target.dims["shifted"] == ["thing"]
+    assert target.dims["mu"] == []
+    assert "_nuisance" not in target.dims
+    assert target.bounds["p"] == (-1.0, 3.0)
+    assert target.bounds["sigma"] == (0.0, np.inf)
+    assert target.bounds["mu"] == (-np.inf, np.inf)
+    assert "x" not in target.bounds
+
+
+def test_sites_come_back_constrained(target):
+    flat = np.random.default_rng(2).normal(size=7)
+    sites = target.sites(flat)
+    np.testing.assert_allclose(sites["sigma"], np.exp(flat[3]))
+    np.testing.assert_allclose(sites["p"], -1 + 4 / (1 + np.exp(-flat[2])))
+    np.testing.assert_allclose(sites["shifted"], flat[4:] + sites["p"])
+    np.testing.assert_allclose(sites["twice"], 2 * flat[1])
+    assert set(target.constrain(flat)) == {"mu", "sigma", "p", "twice", "x", "shifted"}
+
+
+def test_start_is_the_same_for_the_same_key_and_near_the_prior(target):
+    again = build_target(program, (Y, 1.5), KEY)
+    np.testing.assert_array_equal(again.start, target.start)
+    assert abs(target.start[1] - 0.5) < 3.0
+
+
+def test_bounds_that_are_parameters_are_no_bounds():
+    def ordered():
+        low = numpyro.sample("low", dist.Normal(0.0, 1.0))
+        numpyro.sample("high", dist.Uniform(low, low + 1.0))
+
+    assert build_target(ordered, (), KEY).bounds["high"] == (-np.inf, np.inf)
+
+
+def test_matrix_labels_follow_the_flat_order():
+    def matrix():
+        with numpyro.plate("row", 2, dim=-2), numpyro.plate("column", 3, dim=-1):
+            numpyro.sample("m", dist.Normal(0.0, 1.0))
+
+    target = build_target(matrix, (), KEY)
+    assert target.labels == ("m[0,0]", "m[0,1]", "m[0,2]", "m[1,0]", "m[1,1]", "m[1,2]")
+    assert target.dims["m"] == ["row", "column"]
+    np.testing.assert_array_equal(target.sites(np.arange(6.0))["m"], np.arange(6.0).reshape(2, 3))
+
+
+@pytest.mark.parametrize("prior", [dist.Bernoulli(0.3), dist.Poisson(3.0), dist.Categorical(jnp.ones(3) / 3)])
+def test_discrete_latent_is_refused_by_name(prior):
+    def mixture():
+        numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        numpyro.sample("which", prior)
+
+    with pytest.raises(ValueError, match=r"discrete latent site 'which': expected continuous latents only"):
+        build_target(mixture, (), KEY)
+
+
+def test_nothing_to_sample_is_refused():
+    with pytest.raises(ValueError, match="nothing to sample: expected at least one latent site, found none"):
+        build_target(lambda y: numpyro.sample("y", dist.Normal(0.0, 1.0), obs=y), (1.0,), KEY)
+
+
+# Mode and curvature
+
+RNG = np.random.default_rng(8)
+MIX = RNG.normal(size=(4, 4))
+COVARIANCE = MIX @ MIX.T + 0.1 * np.eye(4)
+PRECISION = np.linalg.inv(COVARIANCE)
+CENTRE = np.array([1.0, -2.0, 30.0, 0.0])
+
+
+def gaussian(x):
+    return 0.5 * (x - CENTRE) @ PRECISION @ (x - CENTRE)
+
+
+def rosenbrock(x):
+    return 100.0 * (x[1] - x[0] ** 2) ** 2 + (1.0 - x[0]) ** 2
+
+
+def curved(x):
+    return jnp.sum(jnp.exp(0.3 * x)) + x[0] ** 2 * x[1] + jnp.cos(x[2] * x[3])
+
+
+def bare_target(potential, size):
+    return Target(potential, lambda flat: {"x": flat}, np.zeros(size), ("x",) * size, {"x": []}, {})
+
+
+@pytest.mark.parametrize(
+    ("function", "begin", "mode"),
+    [(gaussian, np.zeros(4), CENTRE), (rosenbrock, np.array([-1.2, 1.0]), np.ones(2))],
+)
+def test_find_mode(function, begin, mode):
+    point, norm = find_mode(jax.jit(jax.value_and_grad(function)), begin)
+    assert norm < MODE_TOLERANCE
+    np.testing.assert_allclose(point, mode, atol=5e-3)
+
+
+def test_find_mode_keeps_out_of_where_the_density_is_not_finite():
+    # Minus the log density of Exponential(1) in x itself: NaN below zero, least at its edge.
+    point, norm = find_mode(jax.jit(jax.value_and_grad(lambda x: jnp.sum(x - 0.01 * jnp.log(x)))), np.array([5.0]))
+    np.testing.assert_allclose(point, 0.01, rtol=0.01)
+    assert norm < MODE_TOLERANCE
+
+
+def test_hessian():
+    point = np.array([0.5, -1.0, 2.0, 300.0])
+    found = hessian_at(jax.jit(jax.value_and_grad(gaussian)), point)
+    np.testing.assert_allclose(found, PRECISION, rtol=1e-7, atol=1e-9)
+    point = np.array([0.5, -1.0, 0.4, 0.8])
+    found = hessian_at(jax.jit(jax.value_and_grad(curved)), point)
+    np.testing.assert_allclose(found, jax.hessian(curved)(point), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(found, found.T)
+
+
+def test_start_by_the_laplace_approximation():
+    start = choose_start(bare_target(gaussian, 4), 200, KEY)
+    assert start.laplace
+    assert start.dense
+    assert "Laplace" in start.note
+    np.testing.assert_allclose(start.inverse_mass, COVARIANCE, rtol=1e-5, atol=1e-6)
+    # Drawn from the approximation: squared distances from the mode follow chi squared of four degrees.
+    distances = np.einsum("ij,jk,ik->i", start.points - CENTRE, PRECISION, start.points - CENTRE)
+    assert stats.kstest(distances, stats.chi2(4).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [lambda x: 0.0 * jnp.sum(x), lambda x: jnp.sum(jnp.cosh(x[:1])), lambda x: -jnp.sum(jnp.tanh(x) ** 2)],
+    ids=["flat", "one-flat-direction", "maximum"],
+)
+def test_start_falls_back_without_a_mode(potential):
+    start = choose_start(bare_target(potential, 3), 4, KEY)
+    assert not start.laplace
+    assert "jittered median" in start.note
+    np.testing.assert_array_equal(start.inverse_mass, np.eye(3))
+    assert np.abs(start.points).max() <= 0.5
+    assert len(np.unique(start.points, axis=0)) == 4
+
+
+def test_many_parameters_start_diagonal_and_without_a_mode_search(monkeypatch):
+    monkeypatch.setattr(start_module, "MAX_DENSE", 3)
+    monkeypatch.setattr(start_module, "find_mode", None)
+    start = choose_start(bare_target(gaussian, 4), 2, KEY)
+    assert not start.dense
+    assert not start.laplace
+    np.testing.assert_array_equal(start.inverse_mass, np.ones(4))
+
+
+def test_starting_points_are_where_the_density_is_finite():
+    half = bare_target(lambda x: jnp.where(x[0] > 0.2, 0.0, jnp.nan) + 0.0 * x[1], 2)
+    start = choose_start(half, 4, KEY)
+    assert start.points.shape == (4, 2)
+    assert np.all(start.points[:, 0] > 0.2)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_no_finite_start_is_an_error(value):
+    with pytest.raises(StartError, match=r"expected 4 with a finite log density .* among 80 .* found 0"):
+        choose_start(bare_target(lambda x: value + 0.0 * jnp.sum(x), 2), 4, KEY)

@@ -1,0 +1,69 @@
+"""Importing hbm_jax is quick, sets no JAX option, starts no device."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import hbm_jax
+
+PROBE = """
+import json, sys, time
+started = time.perf_counter()
+import hbm_jax
+seconds = time.perf_counter() - started
+result = {"seconds": seconds, "jax": "jax" in sys.modules, "numpy": "numpy" in sys.modules}
+import jax
+from jax._src import xla_bridge
+names = sorted(jax.config.values)
+before = {name: repr(jax.config.values[name]) for name in names}
+hbm_jax.data, hbm_jax.models, hbm_jax.cosmology, hbm_jax.distributions, hbm_jax.inference, hbm_jax.load
+hbm_jax.models.Supernova(cosmology="wcdm")
+after = {name: repr(jax.config.values[name]) for name in names}
+result["changed"] = [name for name in names if before[name] != after[name]]
+result["backends"] = xla_bridge.backends_are_initialized()
+result["x64"] = bool(jax.config.jax_enable_x64)
+result["matplotlib"] = "matplotlib" in sys.modules
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def probe():
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_import_is_quick_and_imports_no_jax(probe):
+    assert not probe["jax"]
+    assert not probe["numpy"]
+    assert probe["seconds"] < 1.0  # 0.01 s; JAX alone takes one
+
+
+def test_touching_the_rooms_starts_nothing(probe):
+    assert not probe["backends"]
+    assert not probe["x64"]
+    assert probe["changed"] == []
+    assert not probe["matplotlib"]
+
+
+def test_every_public_name_resolves():
+    for name in hbm_jax.__all__:
+        assert getattr(hbm_jax, name) is not None
+        assert name in dir(hbm_jax)
+    assert len(set(hbm_jax.__all__)) == len(hbm_jax.__all__)
+
+
+@pytest.mark.parametrize("room", ["cosmology", "data", "distributions", "inference", "models", "plotting"])
+def test_every_public_name_of_a_room_resolves(room):
+    module = getattr(hbm_jax, room)
+    assert module.__all__
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="module 'hbm_jax' has no attribute 'smaple'"):
+        _ = hbm_jax.smaple

@@ -1,0 +1,46 @@
+"""Every notebook runs top to bottom, and its numbers say what its words say."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def execute(name):
+    """Run a notebook in a fresh kernel; returns everything it printed, and the number of its figures."""
+    path = NOTEBOOKS / name
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    figures = [output for output in outputs if "data" in output and "image/png" in output.data]
+    return printed, len(figures)
+
+
+def test_every_notebook_has_a_test():
+    tested = {"supernova.ipynb", "trapezoid.ipynb"}
+    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_supernova():
+    printed, figures = execute("supernova.ipynb")
+    assert "740 type Ia supernovae" in printed
+    assert "\nusable: " in printed
+    assert figures == 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_trapezoid():
+    printed, figures = execute("trapezoid.ipynb")
+    excess = [float(value) for value in re.findall(r"too long by +([\d.]+) %", printed)]
+    assert excess[0] == pytest.approx(10.0, abs=0.05)
+    assert excess[2:] == pytest.approx([8.7, 7.4], abs=0.1)
+    assert printed.count("(usable)") == 3
+    shift = float(re.search(r"published rule +shifts Om0 by ([-+.\d]+)", printed).group(1))
+    assert shift == pytest.approx(-0.036, abs=0.006)
+    assert figures == 3
