@@ -18,13 +18,14 @@ import jax
 from jax._src import xla_bridge
 names = sorted(jax.config.values)
 before = {name: repr(jax.config.values[name]) for name in names}
-hbm_jax.data, hbm_jax.models, hbm_jax.cosmology, hbm_jax.distributions, hbm_jax.inference, hbm_jax.load
+hbm_jax.data, hbm_jax.models, hbm_jax.cosmology, hbm_jax.distributions
 hbm_jax.models.Supernova(cosmology="wcdm")
+result["matplotlib"] = "matplotlib" in sys.modules
+hbm_jax.inference, hbm_jax.load
 after = {name: repr(jax.config.values[name]) for name in names}
 result["changed"] = [name for name in names if before[name] != after[name]]
 result["backends"] = xla_bridge.backends_are_initialized()
 result["x64"] = bool(jax.config.jax_enable_x64)
-result["matplotlib"] = "matplotlib" in sys.modules
 print(json.dumps(result))
 """
 

@@ -95,7 +95,7 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     """
     rows = {}
     for name, variable in posterior.items():
-        values = variable.transpose("chain", "draw", ...).to_numpy()
+        values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
         elements = values.reshape(*values.shape[:2], -1)
         labels = _element_labels(str(name), variable)
         for index, label in enumerate(labels):
@@ -103,11 +103,13 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
             if np.ptp(element) == 0:
                 rows[label] = (np.nan, np.nan, np.nan)
                 continue
-            rows[label] = (
-                float(array_stats.rhat(element, chain_axis=0, draw_axis=1)) if len(element) > 1 else np.nan,
-                float(array_stats.ess(element, chain_axis=0, draw_axis=1)),
-                float(array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=TAIL)),
-            )
+            # Chains that are stuck at different values have no variance within: their R-hat is infinite.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rows[label] = (
+                    float(array_stats.rhat(element, chain_axis=0, draw_axis=1)) if len(element) > 1 else np.nan,
+                    float(array_stats.ess(element, chain_axis=0, draw_axis=1)),
+                    float(array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=TAIL)),
+                )
     return pd.DataFrame.from_dict(rows, orient="index", columns=["r_hat", "ess_bulk", "ess_tail"])
 
 
@@ -119,10 +121,13 @@ def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
     coordinates = [
         variable[dim].to_numpy() if dim in variable.coords else np.arange(variable.sizes[dim]) for dim in rest
     ]
-    return [
-        f"{name}[{', '.join(str(c[i]) for c, i in zip(coordinates, index, strict=True))}]"
-        for index in np.ndindex(*shape)
-    ]
+    texts = [_distinct([str(label) for label in labels]) for labels in coordinates]
+    return [f"{name}[{', '.join(t[i] for t, i in zip(texts, index, strict=True))}]" for index in np.ndindex(*shape)]
+
+
+def _distinct(texts: list[str]) -> list[str]:
+    """Labels with their number behind them where two are alike, so that no element hides another."""
+    return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]
 
 
 def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | None = None) -> Verdict:
@@ -171,7 +176,7 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
     if num_divergences:
         reasons.append(f"{num_divergences} divergent transitions: some region was not explored")
         advice.append("Raise target_accept_prob, or use another parametrisation of the latents.")
-    if min_bfmi <= MIN_BFMI:
+    if not min_bfmi > MIN_BFMI:  # nor if it is NaN
         reasons.append(f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored")
         advice.append("Reparametrise scale parameters, or use heavier steps in them.")
     return Verdict(

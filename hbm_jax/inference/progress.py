@@ -27,14 +27,12 @@ class LiveLine:
             leave=True,
         )
 
-    def show(self, text: str, *, last: bool = False):
-        """Show a state; the last one always stays."""
+    def show(self, text: str):
+        """Show a state."""
         self._bar.set_description_str(text, refresh=False)
-        if last:
-            self._bar.refresh()
-        else:
-            self._bar.update(1)
+        self._bar.update(1)
 
-    def close(self):
-        """Leave the line as it is."""
+    def close(self, text: str):
+        """Show the last state, which stays."""
+        self._bar.set_description_str(text, refresh=False)
         self._bar.close()

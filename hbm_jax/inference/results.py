@@ -92,6 +92,7 @@ class Fit:
             values = (
                 variable.transpose("chain", "draw", ...)
                 .to_numpy()
+                .astype(float)
                 .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
             )
             labels = [next(names) for _ in range(values.shape[1])]

@@ -136,6 +136,10 @@ class Draws:
         self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
         self._constrain = jax.jit(jax.vmap(self.target.constrain))
 
+    def compile(self):
+        """Compile the way from raw draws to sites, so that it does not count as drawing."""
+        jax.block_until_ready(self._constrain(np.repeat(self.target.start[None], self._chunk, axis=0)))
+
     @property
     def num_draws(self) -> int:
         """Draws of each chain."""
@@ -251,8 +255,10 @@ def sample(
         num_warmup = num_warmup if num_warmup is not None else (400 if start.laplace else 1000)
         live.show("compiling the sampler")
         chains = Chains(target, start, num_warmup, target_accept_prob, max_tree_depth, key_chains)
+        draws = Draws(target)
+        draws.compile()
         lap("compile")
-        loop = _Loop(chains, Draws(target), live, num_samples, max_num_samples)
+        loop = _Loop(chains, draws, live, num_samples, max_num_samples)
         loop.warm_up(num_warmup)
         lap("warmup")
         stopped = loop.draw()
@@ -290,8 +296,7 @@ def sample(
         )
         lap("judging")
     fit.timing.update(timing)
-    live.show(f"{stopped}: {num_chains} x {loop.draws.num_draws} draws in {timing['sampling']:.1f} s", last=True)
-    live.close()
+    live.close(f"{stopped}: {num_chains} x {loop.draws.num_draws} draws in {timing['sampling']:.1f} s")
     return fit
 
 

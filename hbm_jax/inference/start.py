@@ -74,6 +74,9 @@ def find_mode(value_and_grad: Callable, start: np.ndarray) -> tuple[np.ndarray, 
         if jnp.linalg.norm(gradient) < MODE_TOLERANCE:
             break
         direction, state = update(gradient, state, point)
+        if direction @ gradient <= 0:
+            # A step through negative curvature spoils the memory: begin again with the steepest descent.
+            direction, state = update(gradient, solver.init(point), point)
         slope = -float(direction @ gradient)
         step = 1.0
         while step > 1e-10:

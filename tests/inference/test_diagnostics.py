@@ -1,0 +1,200 @@
+"""The verdict: each way to fail is found, named and explained."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from arviz_stats.base import array_stats
+
+from hbm_jax.inference.diagnostics import diagnose, judge
+
+SHAPE = (4, 1000)
+
+
+def draws(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def random_walk(seed=0, memory=0.99):
+    noise, walk = draws(seed), np.zeros(SHAPE)
+    for i in range(1, SHAPE[1]):
+        walk[:, i] = memory * walk[:, i - 1] + np.sqrt(1 - memory**2) * noise[:, i]
+    return walk
+
+
+def posterior(**variables):
+    return xr.Dataset(
+        {
+            name: v if isinstance(v, xr.DataArray) else (["chain", "draw", *(f"{name}_{i}" for i in range(v.ndim - 2))], v)
+            for name, v in variables.items()
+        }
+    )
+
+
+def stats(energy=None, diverging=0, shape=SHAPE):
+    flags = np.zeros(shape, bool)
+    flags.reshape(-1)[:diverging] = True
+    energy = draws(99, shape) if energy is None else energy
+    return xr.Dataset({"energy": (["chain", "draw"], energy), "diverging": (["chain", "draw"], flags)})
+
+
+def test_independent_draws_are_usable():
+    verdict = judge(posterior(a=draws(1), b=draws(2, (*SHAPE, 3))), stats())
+    assert verdict.usable
+    assert verdict.reasons == verdict.advice == verdict.notes == ()
+    assert verdict.num_draws == 4000
+    assert verdict.num_divergences == 0
+    assert list(verdict.table.index) == ["a", "b[0]", "b[1]", "b[2]"]
+    assert str(verdict).startswith("usable: 4000 draws without divergence, largest R-hat 1.00")
+    name, value = verdict.smallest_ess
+    assert f"effective sample size {value:.0f} ({name})" in str(verdict)
+    assert f"smallest E-BFMI {verdict.min_bfmi:.2f}." in str(verdict)
+    assert 0.8 < verdict.min_bfmi < 2.5
+
+
+def test_table_equals_arviz_for_each_element():
+    variable = random_walk(3, 0.5)[..., None, None] + draws(4, (*SHAPE, 2, 2))
+    table = diagnose(posterior(v=variable))
+    assert list(table.index) == ["v[0, 0]", "v[0, 1]", "v[1, 0]", "v[1, 1]"]
+    for row, (i, j) in zip(table.itertuples(index=False), np.ndindex(2, 2), strict=True):
+        element = variable[:, :, i, j]
+        assert row.r_hat == array_stats.rhat(element, chain_axis=0, draw_axis=1)
+        assert row.ess_bulk == array_stats.ess(element, chain_axis=0, draw_axis=1)
+        tail = array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        assert row.ess_tail == tail
+
+
+def test_table_does_not_depend_on_the_order_of_dimensions():
+    variable = draws(4, (*SHAPE, 3))
+    as_is = xr.DataArray(variable, dims=["chain", "draw", "k"])
+    turned = as_is.transpose("k", "draw", "chain")
+    np.testing.assert_array_equal(diagnose({"v": as_is}), diagnose({"v": turned}))
+
+
+def test_labels_use_coordinates():
+    variable = xr.DataArray(
+        draws(5, (*SHAPE, 2, 2)), dims=["chain", "draw", "survey", "k"], coords={"survey": ["snls", "sdss"]}
+    )
+    assert list(diagnose({"v": variable}).index) == ["v[snls, 0]", "v[snls, 1]", "v[sdss, 0]", "v[sdss, 1]"]
+
+
+def test_equal_coordinates_keep_one_row_an_element():
+    variable = xr.DataArray(draws(5, (*SHAPE, 3)), dims=["chain", "draw", "sn"], coords={"sn": ["a", "b", "a"]})
+    table = diagnose({"v": variable, "w": xr.DataArray(draws(6), dims=["chain", "draw"])})
+    assert len(table) == 4
+    assert table.index.is_unique
+
+
+def test_a_shifted_chain_is_named():
+    shifted = draws(6)
+    shifted[2] += 1.0
+    verdict = judge(posterior(good=draws(7), bad=shifted), stats())
+    assert not verdict.usable
+    assert verdict.worst_r_hat[0] == "bad"
+    assert verdict.worst_r_hat[1] > 1.05
+    r_hat = verdict.table.loc["bad", "r_hat"]
+    assert f"R-hat is {r_hat:.3f} for bad (below 1.01 is needed; 1 parameters fail)" in verdict.reasons[0]
+    assert str(verdict).startswith("not usable: R-hat is")
+    assert "To try: Draw more, or look at the rank plot" in str(verdict)
+
+
+def test_low_effective_sample_size_is_named():
+    verdict = judge(posterior(good=draws(8), slow=random_walk(9, 0.97)), stats())
+    bulk = [reason for reason in verdict.reasons if "bulk" in reason]
+    assert len(bulk) == 1
+    assert f"is {verdict.table.loc['slow', 'ess_bulk']:.0f} for slow (400 is needed; 1 parameters fail)" in bulk[0]
+    assert verdict.smallest_ess[0] == "slow"
+    # The same advice is given once, though bulk and tail both fail.
+    assert len(set(verdict.advice)) == len(verdict.advice)
+
+
+def test_divergences_are_counted():
+    verdict = judge(posterior(a=draws(1)), stats(diverging=7))
+    assert verdict.reasons == ("7 divergent transitions: some region was not explored",)
+    assert "target_accept_prob" in verdict.advice[0]
+    assert verdict.num_divergences == 7
+
+
+def test_low_bfmi():
+    energy = draws(10)
+    energy[1] = random_walk(11, 0.99)[1]
+    verdict = judge(posterior(a=draws(1)), stats(energy=energy))
+    assert not verdict.usable
+    assert len(verdict.reasons) == 1
+    assert f"E-BFMI is {verdict.min_bfmi:.2f} (above 0.3 is needed)" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_draws_that_are_not_finite(value):
+    broken = draws(12)
+    broken[3, 500:503] = value
+    verdict = judge(posterior(good=draws(1), broken=broken), stats())
+    assert not verdict.usable
+    assert verdict.reasons[0] == "draws that are not finite in broken"
+
+
+def test_energy_that_is_not_finite_is_not_usable():
+    energy = draws(10)
+    energy[0, 5] = np.nan
+    assert not judge(posterior(a=draws(1)), stats(energy=energy)).usable
+
+
+def test_one_chain_cannot_show_convergence():
+    verdict = judge(posterior(a=draws(1, (1, 2000))), stats(shape=(1, 2000)))
+    assert not verdict.usable
+    assert verdict.reasons == ("a single chain cannot show that it has converged",)
+    assert np.isnan(verdict.table.loc["a", "r_hat"])
+    assert verdict.worst_r_hat[0] == "none"
+
+
+def test_stuck_chains_fail_without_a_warning():
+    stuck = np.repeat(np.arange(4.0)[:, None], 1000, axis=1)
+    assert not judge(posterior(a=draws(1), stuck=stuck), stats()).usable
+
+
+def test_constant_variables_are_skipped():
+    verdict = judge(posterior(a=draws(1), fixed=np.full(SHAPE, 70.0)), stats())
+    assert verdict.usable
+    assert verdict.table.loc["fixed"].isna().all()
+
+
+def test_variables_of_truth_values_and_whole_numbers():
+    a = draws(1)
+    verdict = judge(posterior(a=a, above=a > 0.0, count=np.floor(10 * a).astype(int)), stats())
+    assert verdict.usable
+    assert verdict.table.loc["count", "ess_bulk"] > 400
+
+
+UNIFORM = np.random.default_rng(3).uniform(size=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "edges"),
+    [
+        (3.0 * UNIFORM, (0.0, 3.0), [0, 3]),  # the prior itself
+        (3.0 * np.sqrt(UNIFORM), (0.0, 3.0), [3]),
+        (1.5 + 0.1 * draws(2), (0.0, 3.0), []),
+        (np.abs(draws(2)), (0.0, np.inf), [0]),  # a scatter compatible with none
+        (0.1 + 0.01 * draws(2), (0.0, np.inf), []),
+        (np.exp(0.3 * draws(2)), (0.0, np.inf), []),
+        (-np.abs(draws(2)), (-np.inf, 0.0), [0]),
+        (draws(2), (-np.inf, np.inf), []),
+    ],
+)
+def test_edges_of_the_prior(values, bounds, edges):
+    verdict = judge(posterior(w0=values), stats(), {"w0": bounds, "not sampled": (0.0, 1.0)})
+    assert verdict.usable  # a note does not fail the fit
+    assert len(verdict.notes) == len(edges)
+    for note, edge in zip(verdict.notes, edges, strict=True):
+        assert note.startswith(f"w0 leans on the edge of its prior at {edge} (")
+        assert f"Note: {note}." in str(verdict)
+
+
+def test_share_at_the_edge_is_that_of_the_draws():
+    verdict = judge(posterior(u=UNIFORM**2), stats(), {"u": (0.0, 1.0)})
+    share = 100 * np.mean(UNIFORM**2 < 0.02)
+    assert f"({share:.0f} % of the draws are within 2 % of it)" in verdict.notes[0]
+
+
+def test_many_broken_variables_are_shortened():
+    broken = {f"v{i}": np.full(SHAPE, np.nan) for i in range(8)}
+    assert "v0, v1, v2, v3, v4 and 3 more" in judge(posterior(**broken), stats()).reasons[0]

@@ -1,0 +1,310 @@
+"""The loop: right posteriors, the same draws for the same seed however they are cut, and how a run ends."""
+
+import json
+
+import jax
+import numpy as np
+import numpyro
+import programs
+import pytest
+import xarray as xr
+from arviz_stats.base import array_stats
+from numpyro import distributions as dist
+from programs import COVARIANCE, MEAN, correlated, correlated_fit, eight_schools_fit, tiny
+
+import hbm_jax as hbm
+from hbm_jax.inference import sampling
+from hbm_jax.inference import start as start_module
+
+
+def ess(values):
+    return float(array_stats.ess(np.asarray(values), chain_axis=0, draw_axis=1))
+
+
+@pytest.fixture(scope="module")
+def schools(shared_data):
+    return eight_schools_fit(shared_data("hierarchical/posteriordb/eight_schools.json"))
+
+
+# What is drawn is the posterior
+
+
+def test_correlated_normal_mean_and_covariance():
+    draws = correlated_fit().posterior["x"].to_numpy()
+    sizes = np.array([ess(draws[..., i]) for i in range(5)])
+    assert sizes.min() > 1500
+    error = (draws.mean(axis=(0, 1)) - MEAN) / np.sqrt(np.diag(COVARIANCE) / sizes)
+    assert np.abs(error).max() < 4
+    for i in range(5):
+        for j in range(i, 5):
+            product = (draws[..., i] - MEAN[i]) * (draws[..., j] - MEAN[j])
+            assert ess(product) > 1000
+            assert abs(product.mean() - COVARIANCE[i, j]) < 4 * product.std() / np.sqrt(ess(product)), (i, j)
+
+
+def test_log_density_and_sample_stats():
+    fit = correlated_fit()
+    stats = fit.tree["sample_stats"].to_dataset()
+    x = fit.posterior["x"].to_numpy()
+    deviation = x - MEAN
+    quadratic = np.einsum("cdi,ij,cdj->cd", deviation, np.linalg.inv(COVARIANCE), deviation)
+    lp = -0.5 * (quadratic + 5 * np.log(2 * np.pi) + np.linalg.slogdet(COVARIANCE)[1])
+    np.testing.assert_allclose(stats["lp"], lp, rtol=1e-9)
+    assert (stats["energy"] + stats["lp"] >= 0).all()  # the kinetic energy
+    assert stats["diverging"].dtype == bool
+    assert not stats["diverging"].any()
+    assert (stats["n_steps"] >= 1).all()
+    assert (stats["n_steps"] < 2 ** stats["tree_depth"]).all()
+    assert (stats["n_steps"] >= 2 ** (stats["tree_depth"] - 1)).all()
+    assert 0.7 < float(stats["acceptance_rate"].mean()) <= 1.0
+    assert (stats["step_size"] > 0).all()
+    np.testing.assert_array_equal(fit.tree["unconstrained_posterior"]["position"], x)
+
+
+def test_eight_schools_against_posteriordb(schools, shared_data):
+    path = shared_data("hierarchical/posteriordb/reference_summary.json")
+    reference = json.loads(path.read_text())["eight_schools-eight_schools_noncentered"]["parameters"]
+    assert len(reference) >= 10
+    draws = {name: schools.posterior[name].to_numpy() for name in ("mu", "tau")}
+    draws |= {f"theta[{i + 1}]": schools.posterior["theta"].to_numpy()[..., i] for i in range(8)}
+    for name, values in draws.items():
+        assert ess(values) > 2000, name
+        error = np.hypot(values.std() / np.sqrt(ess(values)), reference[name]["mcse_mean"])
+        assert abs(values.mean() - reference[name]["mean"]) < 4 * error, name
+        below = values < reference[name]["q16"]
+        assert abs(below.mean() - 0.16) < 4 * 0.37 * np.sqrt(1 / ess(below) + 1 / reference[name]["ess_bulk"]), name
+    assert schools.verdict.worst_r_hat[1] < 1.01
+
+
+def test_without_a_mode_search_scales_are_learnt_in_warm_up(monkeypatch):
+    monkeypatch.setattr(start_module, "MAX_DENSE", 0)
+    width = np.array([0.01, 1.0, 100.0])
+    fit = hbm.sample(programs.scales, width, seed=3, num_samples=1000, progress=False)
+    assert "diagonal metric" in fit.run["start"]
+    assert fit.run["num_warmup"] == 1000
+    x = fit.posterior["x"].to_numpy() / width
+    for i in range(3):
+        assert ess(x[..., i]) > 1000
+        assert abs(x[..., i].mean()) < 4 / np.sqrt(ess(x[..., i]))
+        assert abs((x[..., i] ** 2).mean() - 1) < 4 * np.sqrt(2 / ess(x[..., i] ** 2))
+    assert fit.tree["sample_stats"]["n_steps"].to_numpy().max() <= 15  # adapted, else a hundred times as many
+
+
+# Dimensions and labels
+
+
+def test_plates_and_coordinates(schools):
+    theta = schools.posterior["theta"]
+    assert theta.dims == ("chain", "draw", "school")
+    assert list(theta["school"].to_numpy()) == list("ABCDEFGH")
+    assert set(schools.posterior) == {"mu", "tau", "theta"}  # _standard is the sampler's own affair
+    assert "theta[C]" in schools.verdict.table.index
+    assert "theta[C]" in schools.summary().index
+    assert list(schools.tree["unconstrained_posterior"]["parameter"].to_numpy()[:2]) == ["_standard[0]", "_standard[1]"]
+    assert list(schools.posterior) == ["mu", "tau", "theta"]  # as declared
+
+
+def test_several_arguments_are_kept(schools):
+    assert len(schools.args) == 2
+    np.testing.assert_array_equal(schools.data, [28, 8, -3, 7, -1, 1, 18, 12])
+    assert schools.program is programs.eight_schools
+    assert schools.run["program"] == "eight_schools"
+
+
+def test_sites_of_every_shape_are_labelled():
+    def shapes():
+        with numpyro.plate("row", 2, dim=-2):
+            numpyro.sample("column", dist.Normal(0.0, 1.0))
+            with numpyro.plate("k", 3, dim=-1):
+                numpyro.sample("matrix", dist.Normal(0.0, 1.0))
+        with numpyro.plate("object", 2):
+            vector = numpyro.sample("vector", dist.Normal(np.zeros(3), 1.0).to_event(1))
+            numpyro.deterministic("positive", vector[..., 0] > 0)
+            numpyro.deterministic("scalar", vector.sum())
+
+    fit = hbm.sample(
+        shapes, num_samples=40, num_warmup=20, num_chains=2, dims={"vector": ["object", "axis"]}, progress=False
+    )
+    sizes = {name: dict(zip(v.dims[2:], v.shape[2:], strict=True)) for name, v in fit.posterior.items()}
+    assert sizes["matrix"] == {"row": 2, "k": 3}
+    assert list(sizes["column"].values()) == [2, 1]
+    assert next(iter(sizes["column"])) == "row"
+    assert sizes["vector"] == {"object": 2, "axis": 3}
+    assert sizes["positive"] == {"object": 2}
+    assert sizes["scalar"] == {}
+    assert len(fit.summary()) == 6 + 2 + 6 + 2 + 1
+
+
+# Seeds and blocks
+
+
+def test_same_seed_same_draws_however_they_are_cut(monkeypatch):
+    whole = correlated_fit()
+    lengths = []
+    advance = sampling.Chains.advance
+
+    def counted(self, num_draws):
+        lengths.append(num_draws)
+        return advance(self, num_draws)
+
+    monkeypatch.setattr(sampling, "SECONDS_PER_BLOCK", 0.002)
+    monkeypatch.setattr(sampling, "FIRST_BLOCK", 7)
+    monkeypatch.setattr(sampling.Chains, "advance", counted)
+    cut = hbm.sample(correlated, *whole.args, seed=11, num_samples=203, progress=False)
+    assert len(lengths) > 10
+    assert lengths[0] == 7
+    assert cut.posterior.sizes["draw"] == 203
+    assert sum(lengths) == 203 + cut.run["num_warmup"]
+    for group in ("posterior", "unconstrained_posterior", "sample_stats"):
+        mine, other = cut.tree[group].to_dataset(), whole.tree[group].to_dataset().isel(draw=slice(203))
+        xr.testing.assert_equal(mine, other)
+
+
+# How a run ends
+
+
+def test_stops_when_good():
+    fit = correlated_fit()
+    assert fit.run["stopped"] == "stopped: R-hat and effective sample sizes are good"
+    assert fit.verdict.usable
+    assert sampling.MIN_SAMPLES <= fit.posterior.sizes["draw"] < 20_000
+    assert fit.run["num_samples"] == fit.posterior.sizes["draw"]
+    assert fit.run["seed"] == 11
+    assert fit.run["num_warmup"] == 400
+    assert "Laplace" in fit.run["start"]
+    assert set(fit.timing) == {"trace", "start", "compile", "warmup", "sampling", "judging"}
+
+
+def test_stops_when_the_budget_is_spent():
+    fit = hbm.sample(tiny, num_chains=1, num_warmup=50, max_num_samples=60, progress=False)
+    assert fit.run["stopped"] == "stopped: the budget is spent"
+    assert fit.posterior.sizes == {"chain": 1, "draw": 60}
+    assert not fit.verdict.usable
+    assert fit.run["num_devices"] == 1
+
+
+class Recorder:
+    lines: list = []
+
+    def __init__(self, enabled):
+        self.enabled = enabled
+
+    def show(self, text, *, last=False):
+        self.lines.append(text)
+
+    def close(self):
+        self.lines.append("closed")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Runs `tiny` with Ctrl-C in the block after `draws` draws a chain."""
+
+    def run(draws):
+        advance = sampling.Chains.advance
+        done = 0
+
+        def stop_later(self, num_draws):
+            nonlocal done
+            if done >= 30 + draws:
+                raise KeyboardInterrupt
+            num_draws = min(num_draws, 10)
+            done += num_draws
+            return advance(self, num_draws)
+
+        monkeypatch.setattr(sampling.Chains, "advance", stop_later)
+        monkeypatch.setattr(sampling, "LiveLine", Recorder)
+        monkeypatch.setattr(Recorder, "lines", [])
+        return hbm.sample(tiny, num_warmup=30, num_samples=1000, seed=5)
+
+    return run
+
+
+def test_ctrl_c_keeps_what_is_done(interrupted):
+    fit = interrupted(40)
+    assert fit.run["stopped"] == "interrupted"
+    assert fit.posterior.sizes == {"chain": 4, "draw": 40}
+    assert fit.run["num_samples"] == 40
+    assert not fit.verdict.usable
+    assert np.isfinite(fit.summary()["sd"]).all()
+    # What the live line said on the way.
+    lines = Recorder.lines
+    assert lines[0] == "tracing the model"
+    assert lines[1] == "searching the mode of 2 parameters"
+    assert lines[2] == "compiling the sampler"
+    assert lines[3].startswith("warm-up 10/30, ")
+    live = [line for line in lines if "divergences" in line]
+    assert live[-1].startswith("4 x 40 draws, ")
+    for part in ("draws/s, 0 divergences, worst R-hat ", "smallest ESS ", " left"):
+        assert part in live[-1]
+    assert lines[-2].startswith("interrupted: 4 x 40 draws in ")
+    assert lines[-1] == "closed"
+
+
+def test_ctrl_c_before_the_first_draws_is_passed_on(interrupted):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(-10)
+
+
+# Precision, devices, settings
+
+
+def test_settings_of_the_caller_are_untouched(capsys):
+    with jax.enable_x64(False):
+        fit = hbm.sample(tiny, num_warmup=50, num_samples=25, progress=True)
+        assert not jax.config.jax_enable_x64
+        assert jax.numpy.ones(1).dtype == np.float32
+    assert jax.config.jax_enable_x64
+    assert fit.posterior["a"].dtype == np.float64
+    assert fit.tree["unconstrained_posterior"]["position"].dtype == np.float64
+    # Not only in name: float32 would leave nothing in the last 29 bits.
+    position = fit.tree["unconstrained_posterior"]["position"].to_numpy()
+    assert (position != position.astype(np.float32)).mean() > 0.9
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "stopped: all the draws asked for are done: 4 x 25 draws in " in err
+    assert fit.run["num_devices"] == 2
+
+
+def test_float32_on_request(capsys):
+    fit = hbm.sample(tiny, num_chains=3, num_warmup=100, num_samples=400, dtype="float32", progress=False)
+    assert fit.posterior["a"].dtype == np.float32
+    assert fit.run["dtype"] == "float32"
+    assert fit.run["num_devices"] == 1  # two devices do not divide three chains
+    assert jax.config.jax_enable_x64
+    assert fit.posterior.sizes == {"chain": 3, "draw": 400}
+    a = fit.posterior["a"].to_numpy().astype(float)
+    assert abs(a.mean() - 2.0) < 4 * 3.0 / np.sqrt(ess(a))
+    assert np.ptp(fit.posterior["b"]) < 2.0
+    assert capsys.readouterr() == ("", "")
+
+
+# Bad options
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"num_chains": 0}, "expected num_chains >= 1"),
+        ({"num_samples": 3}, "num_samples >= 4"),
+        ({"num_samples": 0}, "num_samples >= 4"),
+        ({"max_num_samples": 1}, "max_num_samples >= 4"),
+        ({"num_warmup": -1}, "num_warmup"),
+        ({"dtype": "float16"}, "expected dtype 'float64' or 'float32'; found 'float16'"),
+        ({"target_accept_prob": 1.5}, "target_accept_prob"),
+        ({"target_accept_prob": 0.0}, "target_accept_prob"),
+        ({"target_accept_prob": float("nan")}, "target_accept_prob"),
+        ({"max_tree_depth": 0}, "max_tree_depth"),
+    ],
+)
+def test_bad_options(options, found, monkeypatch):
+    monkeypatch.setattr(sampling, "build_target", None)  # refused before any work
+    with pytest.raises(ValueError, match=found):
+        hbm.sample(tiny, progress=False, **options)
+
+
+def test_rates_and_times_are_readable():
+    block = sampling.Block(*[np.zeros((4, 10))] * 6)
+    assert sampling._rate(0.001, block) == "4,000 draws/s"
+    assert sampling._rate(10.0, block) == "0.4 draws/s"
+    assert [sampling._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
