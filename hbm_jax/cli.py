@@ -4,6 +4,8 @@ Exit status: 0 the posterior is usable, 3 it is not, 2 bad input, 130 interrupte
 """
 
 import argparse
+import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
 
 USABLE, BAD_INPUT, NOT_USABLE, INTERRUPTED = 0, 2, 3, 130
+TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,6 +137,10 @@ def _model_and_data(config):
     options = {key: value for key, value in config["model"].items() if key != "name"}
     for key in options:
         choose(f"option of the model {config['model']['name']}", key, entry.options)
+        default = getattr(entry.model, key)
+        if not isinstance(options[key], type(default)):
+            kind = "true or false" if isinstance(default, bool) else "text"
+            raise ConfigError(f"model.{key}: expected {kind}, found {options[key]!r}.")
     model = entry.model(**options, priors=config["prior"])
     source, columns = config["data"]["source"], config["columns"]
     if source in entry.bundled:
@@ -161,7 +168,12 @@ def _fit(arguments) -> int:
     folder.mkdir(parents=True, exist_ok=True)  # so is a folder that cannot be written
     print(f"{model.description}\n{sample.describe()}\n", flush=True)
     options = {key: value for key, value in config["sample"].items() if value is not None}
-    fit: Fit = inference.sample(model, sample, progress=not arguments.quiet, **options)
+    try:
+        fit: Fit = inference.sample(model, sample, progress=not arguments.quiet, **options)
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
+            folder.rmdir()
+        raise
     runs.write(fit, folder, config | {"prior": model.to_config()["priors"]})
     print(f"\n{fit.verdict}\n\n{fit.table()}\n")
     print(f"posterior  {folder / runs.POSTERIOR}")
@@ -176,12 +188,16 @@ def _simulate(arguments) -> int:
     config = _configuration(arguments)
     model, design = _model_and_data(config)
     out = Path(arguments.out)
+    if out.suffix not in TABLES:
+        raise ConfigError(f"{out}: expected a table name ending in {', '.join(TABLES)}, found {out.suffix!r}.")
     if out.exists() and not arguments.overwrite:
         raise FileExistsError(f"{out}: expected a new file, found one that is there. Pass --overwrite to replace it.")
-    truth = {key: float(value) for key, value in config["truth"].items()}
-    simulated, truth = model.simulate(jax.random.key(config["sample"]["seed"]), design, truth)
+    wanted = {key: _true_value(model, key, value) for key, value in config["truth"].items()}
+    simulated, truth = model.simulate(jax.random.key(config["sample"]["seed"]), design, wanted)
     table = simulated.to_table()
-    table.meta["truth"] = {key: float(value) for key, value in truth.items() if value.ndim == 0}
+    known = {key: float(value) for key, value in truth.items() if value.ndim == 0}
+    # A FITS header holds no table of names, but any text.
+    table.meta["truth"] = json.dumps(known) if out.suffix == ".fits" else known
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".part-{out.name}")
     try:
@@ -190,8 +206,20 @@ def _simulate(arguments) -> int:
     finally:
         part.unlink(missing_ok=True)
     print(f"{len(simulated)} simulated objects in {out}")
-    print("truth: " + ", ".join(f"{key} = {value:.4g}" for key, value in table.meta["truth"].items()))
+    print("truth: " + ", ".join(f"{key} = {value:.4g}" for key, value in known.items()))
     return USABLE
+
+
+def _true_value(model, key, value) -> float:
+    """Return a true value as a number that its prior allows; a name the model does not have is the model's to refuse."""
+    prior = model.all_priors.get(key)
+    try:
+        number = float(value)
+        if not hasattr(prior, "support") or bool(prior.support(number)):
+            return number
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(f"truth.{key}: expected a number that its prior allows, found {value!r}.")
 
 
 def _report(arguments) -> int:

@@ -63,6 +63,8 @@ def set_key(config: dict, key: str, value: Any) -> None:
             )
         wanted = _TYPES.get(name, int)
         try:
+            if isinstance(value, bool) or (wanted is int and isinstance(value, float) and not value.is_integer()):
+                raise TypeError
             value = wanted(value)
         except (TypeError, ValueError):
             article = {"int": "a whole number", "float": "a number", "str": "text"}[wanted.__name__]
@@ -103,10 +105,10 @@ def read_toml(path: str) -> dict:
         If it is missing or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: expected a TOML file, found none that can be read ({error.strerror}).") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
 
 

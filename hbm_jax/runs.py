@@ -1,6 +1,7 @@
 """What a run folder holds, and the models that can be named: shared by the command line, the report and `load`."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,19 +52,20 @@ MODELS = {
 }
 
 
-def load(path: str | os.PathLike) -> Fit:
+def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
     """Read a fit: a file written by `Fit.save`, or a run folder of the command line.
 
     Parameters
     ----------
     path : path
         The netCDF file (its ``.nc`` may be left out) or the folder.
+    program, args
+        A user's own program and what it was called with, which are not stored; needed only for predictions.
 
     Returns
     -------
     Fit
-        With its model and data where they are hbm_jax's own; a user's own program is not stored, so ``fit.program`` is
-        None then.
+        With its model and data where they are hbm_jax's own, or given; else ``fit.program`` is None.
 
     Raises
     ------
@@ -79,7 +81,9 @@ def load(path: str | os.PathLike) -> Fit:
         if not (path / POSTERIOR).exists():
             raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.")
         path = path / POSTERIOR
-    fit = results.load(path)
+    fit = results.load(path, program, args)
+    if program is not None:
+        return fit
     for entry in MODELS.values():
         if fit.run["program"] == entry.model.__name__ and "config" in fit.run and "constant_data" in fit.tree:
             stored = fit.tree["constant_data"].to_dataset()
@@ -104,6 +108,9 @@ def refuse_other_run(folder: Path, overwrite: bool) -> None:
 def write(fit: Fit, folder: Path, config: Mapping[str, Any]) -> None:
     """Write a run folder: the posterior first, then what is derived from it."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Pictures of the run that is being replaced would be taken for this one's.
+    (folder / REPORT).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
     fit.save(folder / POSTERIOR)
     known = {section: {k: v for k, v in content.items() if v is not None} for section, content in config.items()}
     (folder / CONFIG).write_text(tomli_w.dumps({section: content for section, content in known.items() if content}))

@@ -14,7 +14,9 @@ def execute(name):
     """Run a notebook in a fresh kernel; returns everything it printed, and the number of its figures."""
     path = NOTEBOOKS / name
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
+    ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     figures = [output for output in outputs if "data" in output and "image/png" in output.data]

@@ -23,10 +23,9 @@ NUM_NODES = 32
 class RedshiftMatrix(LinesOfSight):
     """Redshifts known as data, whose distances are one constant matrix times 1/E at a few Chebyshev nodes.
 
-    The alternative to `RedshiftGrid` for a fit: no look-up in the forward pass and so no scatter in the gradient, an
-    eighth of the compile time, and a quarter of its cost at a thousand redshifts. The price is a bound that depends on
-    the universe: the error falls geometrically with the number of nodes, the slower the closer E^2 comes to zero
-    somewhere up to the largest redshift.
+    The alternative to `RedshiftGrid` for a fit: no look-up in the forward pass and so no scatter in the gradient, and
+    much less to compile. The price is a bound that depends on the universe: the error falls geometrically with the
+    number of nodes, the slower the closer E^2 comes to zero somewhere up to the largest redshift.
 
     Parameters
     ----------
@@ -47,7 +46,7 @@ class RedshiftMatrix(LinesOfSight):
     Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as only argument.
     With 32 nodes and z <= 2.4, over the default priors of the supernova model, distances agree with them to 1e-7 in
     flat universes with constant w0, 1e-4 with wa, and 3e-5 with curvature where E^2 > 0.2 up to the largest redshift,
-    all of these at the corner of phantom energy almost without matter; near the concordance universe to 1e-14
+    each at the worst corner of the priors (phantom energy); near the concordance universe to 1e-14
     (``tests/cosmology/test_redshift_matrix.py``). Where E^2 is not positive at some node, every distance is NaN.
 
     Examples

@@ -233,6 +233,11 @@ def sample(
             "sample: expected num_chains >= 1, num_samples >= 4 and max_num_samples >= 4; found "
             f"{num_chains}, {num_samples}, {max_num_samples}."
         )
+    if not (0 < target_accept_prob < 1 and max_tree_depth >= 1 and (num_warmup is None or num_warmup >= 0)):
+        raise ValueError(
+            "sample: expected target_accept_prob between 0 and 1, max_tree_depth >= 1 and num_warmup >= 0; found "
+            f"{target_accept_prob}, {max_tree_depth}, {num_warmup}."
+        )
     if dtype not in ("float64", "float32"):
         raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {dtype!r}.")
     live = LiveLine(progress)
@@ -358,9 +363,10 @@ class _Loop:
         position = self.draws.raw("position")[..., self.watched]
         labels = np.asarray(self.chains.target.labels)[self.watched]
         r_hat = np.ones(len(labels))
-        if len(position) > 1:
-            r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
-        ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
+        with np.errstate(divide="ignore", invalid="ignore"):  # of chains that are stuck
+            if len(position) > 1:
+                r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
+            ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
         num_draws = self.draws.num_draws
         needed = num_draws * (diagnostics.MIN_ESS / max(ess.min(), 1.0)) if self.until_good else self.goal
         left = max(min(max(needed, MIN_SAMPLES if self.until_good else 0), self.goal) - num_draws, 0)

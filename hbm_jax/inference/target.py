@@ -113,9 +113,15 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
 
 
 def plate_dims(trace) -> dict[str, list[str]]:
-    """Names of the plates each site of a trace is in, outermost first."""
-    stacks = {name: sorted(site.get("cond_indep_stack", ()), key=lambda f: f.dim) for name, site in trace.items()}
-    return {name: [frame.name for frame in stack] for name, stack in stacks.items() if not name.startswith("_")}
+    """Names of the plates each site of a trace is in, outermost first; none where its value does not run along them."""
+    dims = {}
+    for name, site in trace.items():
+        if name.startswith("_"):
+            continue
+        stack = sorted(site.get("cond_indep_stack", ()), key=lambda f: f.dim)
+        sizes = getattr(site.get("value"), "shape", ())[: len(stack)]
+        dims[name] = [frame.name for frame in stack] if sizes == tuple(frame.size for frame in stack) else []
+    return dims
 
 
 def support_bounds(support) -> tuple[float, float]:

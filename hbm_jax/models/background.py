@@ -47,34 +47,41 @@ def default_priors(name: str) -> dict[str, Prior]:
     return {"H0": 70.0} | {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
 
 
-# The ridge of supernova distances, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior. It steers the sampler
-# and has no effect on the posterior. In (1 - Om0)^(-3/2) it is straight and JLA's posterior close to a Gaussian.
+# The ridge of supernova distances in flat universes, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior, which
+# is close to a Gaussian in (1 - Om0)^(-3/2) along it. It steers the sampler and has no effect on the posterior.
 _RIDGE = (0.05, -0.59)
 _HINGE = 0.3
 
 
 def _w0_ridge(parameters):
     """w0 at which supernova distances stay about the same, as a function of the other parameters."""
-    # In a curved universe Ode0 stands for 1 - Om0. Floors keep the ridge finite at the end of the priors' range.
-    dark_energy = jnp.maximum(parameters.get("Ode0", 1.0 - parameters["Om0"]), 0.05)
+    dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.05)  # a floor, to stay finite at the end of the prior's range
     return _RIDGE[0] + _RIDGE[1] * dark_energy**-1.5 - 0.2 * parameters.get("wa", 0.0)
 
 
 class _MatterBijection:
-    """Om0 in [low, 1) from a real number, straight in (1 - Om0)^(-3/2) away from the lower bound."""
+    """Om0 in [low, high] from a real number, straight in (1 - 0.9 Om0)^(-3/2) away from the bounds, high <= 1.
 
-    def __init__(self, low: float):
-        self._clip = SoftClip((1.0 - low) ** -1.5, float("inf"), _HINGE)
+    The factor 0.9 bounds the range for high = 1, without which a sample that says little would wander off towards 1.
+    """
+
+    def __init__(self, low: float, high: float):
+        self._clip = SoftClip(self._straight(low), self._straight(high), _HINGE)
+
+    @staticmethod
+    def _straight(matter):
+        return (1.0 - 0.9 * matter) ** -1.5
 
     def __call__(self, y):
-        return 1.0 - self._clip(y) ** (-2.0 / 3.0)
+        return (1.0 - self._clip(y) ** (-2.0 / 3.0)) / 0.9
 
     def inv(self, x):
-        return self._clip.inv((1.0 - x) ** -1.5)
+        return self._clip.inv(self._straight(x))
 
     def log_abs_det_jacobian(self, y, x):
         straight = self._clip(y)
-        return self._clip.log_abs_det_jacobian(y, straight) + math.log(2.0 / 3.0) - (5.0 / 3.0) * jnp.log(straight)
+        log_slope = math.log(2.0 / 3.0 / 0.9) - (5.0 / 3.0) * jnp.log(straight)
+        return self._clip.log_abs_det_jacobian(y, straight) + log_slope
 
 
 def sample_cosmology(name: str, priors: Mapping[str, Prior]) -> Cosmology:
@@ -102,20 +109,19 @@ def sample_cosmology(name: str, priors: Mapping[str, Prior]) -> Cosmology:
         values |= coordinates.parameters(numpyro.sample("_cosmology", coordinates))
     for parameter in free:
         numpyro.deterministic(parameter, values[parameter])
-    if "Ode0" not in values:
-        return Cosmology.flat(H0=hubble, **values)
-    cosmology = Cosmology(H0=hubble, **values)
-    if free.keys() & {"Om0", "Ode0"}:
+    cosmology = cosmology_from(name, {"H0": hubble} | values)
+    if "Ode0" in values and free.keys() & {"Om0", "Ode0"}:
         numpyro.deterministic("Ok0", cosmology.Ok0)
     return cosmology
 
 
 def _straightening(free, fixed) -> tuple[dict, dict]:
     """Ridges and bijections for the free parameters."""
-    if "w0" not in free or "Om0" not in free:
+    if "w0" not in free or "Om0" not in free or "Ode0" in free:
+        # With curvature too, JLA's posterior fills the priors' box; following a ridge into its walls was worse than not.
         return {}, {}
-    low, high = (getattr(free["Om0"].support, f"{end}_bound", None) for end in ("lower", "upper"))
-    bijections = {"Om0": _MatterBijection(float(low))} if low is not None and high == 1.0 else {}
+    low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
+    bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}
     return {"w0": lambda parameters: _w0_ridge(fixed | parameters)}, bijections
 
 

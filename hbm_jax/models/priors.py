@@ -46,6 +46,11 @@ def complete_priors(
             near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{model} has no parameter {name!r}: expected one of {', '.join(defaults)}.{hint}")
+        if not isinstance(prior, dist.Distribution | int | float | str) or isinstance(prior, bool):
+            raise ValueError(
+                f"prior.{name}: expected a NumPyro distribution, its text, or a number; found {prior!r}, which is "
+                f"{type(prior).__name__}."
+            )
         if isinstance(prior, dist.Distribution) and (prior.batch_shape or prior.event_shape):
             raise ValueError(
                 f"prior.{name}: expected a distribution of one number; found {type(prior).__name__} with batch shape "

@@ -126,7 +126,13 @@ class Supernova:
         priors = self.all_priors
         cosmology = background.sample_cosmology(self.cosmology, priors)
         parameters = {name: sample_prior(name, priors[name]) for name in DEFAULT_PRIORS if name in priors}
-        magnitude = self.distmod(data, cosmology) + parameters["M0"]
+        modulus = self.distmod(data, cosmology)
+        if observed:
+            # A universe without a big bang is impossible; a NaN would be an accident, and spoil gradients elsewhere.
+            possible = jnp.all(jnp.isfinite(modulus))
+            numpyro.factor("_big_bang", jnp.where(possible, 0.0, -jnp.inf))
+            modulus = jnp.where(possible, modulus, 0.0)
+        magnitude = modulus + parameters["M0"]
         if self.mass_step:
             magnitude = magnitude + parameters["delta_M"] * _is_massive(data)
         values = _observations(data) if observed else None
@@ -162,14 +168,9 @@ class Supernova:
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Distance modulus of every supernova [mag], (N,); a subclass may put its own rule here.
 
-        The density is zero where the cosmology has no big bang (its distances are NaN).
+        NaN where there is no such universe: no big bang before the largest redshift. The density is zero there.
         """
-        modulus = RedshiftMatrix(data.z_cmb, data.z_hel).distmod(cosmology)
-        if self.cosmology not in ("olcdm", "owcdm"):
-            return modulus
-        possible = jnp.all(jnp.isfinite(modulus))
-        numpyro.factor("_big_bang", jnp.where(possible, 0.0, -jnp.inf))
-        return jnp.where(possible, modulus, 40.0)
+        return RedshiftMatrix(data.z_cmb, data.z_hel).distmod(cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample on the design of ``data``.
@@ -188,7 +189,7 @@ class Supernova:
         Supernovae, dict
             The sample with new observed values, and the true value of every parameter and latent.
         """
-        fixed = dict(parameters or {})
+        fixed = {name: float(value) for name, value in (parameters or {}).items()}
         model = dataclasses.replace(self, latents="noncentred", priors=dict(self.priors) | fixed)
         with jax.enable_x64(True):
             trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False)
@@ -197,7 +198,8 @@ class Supernova:
             for name, site in trace.items()
             if site["type"] in ("sample", "deterministic") and not name.startswith("_") and name != "observed"
         }
-        truth |= {name: np.asarray(float(value)) for name, value in fixed.items()}
+        held = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
+        truth |= {name: np.asarray(value) for name, value in held.items()}
         x1, c, m_b = np.moveaxis(np.asarray(trace["observed"]["value"]), -1, 0)
         return data.replace_observations(m_b=m_b, x1=x1, c=c), truth
 

@@ -24,7 +24,9 @@ def random_walk(seed=0, memory=0.99):
 def posterior(**variables):
     return xr.Dataset(
         {
-            name: v if isinstance(v, xr.DataArray) else (["chain", "draw", *(f"{name}_{i}" for i in range(v.ndim - 2))], v)
+            name: v
+            if isinstance(v, xr.DataArray)
+            else (["chain", "draw", *(f"{name}_{i}" for i in range(v.ndim - 2))], v)
             for name, v in variables.items()
         }
     )

@@ -1,0 +1,244 @@
+"""What comes out of a fit: numbers, text, and a file that comes back exactly or says what is wrong with it."""
+
+import json
+
+import arviz_base
+import numpy as np
+import pytest
+import xarray as xr
+from plotting.small_fits import own_fit, supernova_fit
+from programs import correlated_fit
+
+from hbm_jax.inference import Fit, ResultFileError, load
+from hbm_jax.inference.results import rounded
+
+
+@pytest.fixture(scope="module", params=[correlated_fit, supernova_fit, own_fit], ids=lambda f: f.__name__)
+def fit(request):
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def saved(fit, tmp_path_factory):
+    return fit.save(tmp_path_factory.mktemp("saved") / "deeper" / "run")
+
+
+# Saving and loading
+
+
+def test_round_trip_is_exact(fit, saved):
+    assert saved.name == "run.nc"
+    back = load(saved)
+    assert isinstance(back, Fit)
+    assert set(back.tree.children) == set(fit.tree.children)
+    for group in fit.tree.children:
+        mine, other = back.tree[group].to_dataset(), fit.tree[group].to_dataset()
+        xr.testing.assert_equal(mine, other)
+        assert list(mine) == list(other)
+        for name in other:
+            assert mine[name].attrs == other[name].attrs
+            assert mine[name].dtype.kind == other[name].dtype.kind or other[name].dtype.kind == "U"
+    assert back.run == json.loads(json.dumps(fit.run))
+    assert back.timing.keys() <= fit.timing.keys()
+    assert back.units == fit.units
+    assert back.program is None
+    assert back.args == ()
+    assert back.data is None
+
+
+def test_verdict_and_summary_come_back(fit, saved):
+    back = load(saved)
+    assert str(back.verdict) == str(fit.verdict)
+    assert back.verdict.notes == fit.verdict.notes
+    assert back.verdict.table.equals(fit.verdict.table)
+    assert back.summary().equals(fit.summary())
+    assert back.table() == fit.table()
+
+
+def test_loading_and_saving_again_changes_nothing(fit, saved, tmp_path):
+    again = load(load(saved).save(tmp_path / "again.nc"))
+    xr.testing.assert_equal(again.tree, load(saved).tree)
+    assert again.run == load(saved).run
+
+
+def test_the_suffix_may_be_left_out(saved):
+    assert load(saved.with_suffix("")).run == load(str(saved)).run
+
+
+def test_program_and_data_may_be_given(fit, saved):
+    back = load(saved, fit.program, fit.args)
+    assert back.program is fit.program
+    assert back.args is fit.args
+
+
+def test_readable_without_hbm_jax(fit, saved):
+    with xr.open_datatree(saved) as tree:
+        assert tree["posterior"].sizes["chain"] == fit.posterior.sizes["chain"]
+        xr.testing.assert_equal(tree["posterior"].to_dataset().load(), fit.posterior)
+        assert "hbm_jax_verdict" in tree.attrs
+    # What ArviZ opens files with, where this version has it.
+    if hasattr(arviz_base, "from_netcdf"):
+        read = arviz_base.from_netcdf(str(saved))
+        np.testing.assert_array_equal(read["sample_stats"]["lp"], fit.tree["sample_stats"]["lp"])
+
+
+# Files that are not fits
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ResultFileError, match=r"nothing: expected a result file written by Fit.save, found no such"):
+        load(tmp_path / "nothing")
+    with pytest.raises(ResultFileError, match="found no such file"):
+        load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return own_fit().save(tmp_path_factory.mktemp("whole") / "whole.nc").read_bytes()
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.3, 0.9])
+def test_truncated_file(content, keep, tmp_path):
+    path = tmp_path / "cut.nc"
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(ResultFileError, match=r"cut\.nc: expected a result file .* (damaged|netCDF file without)"):
+        load(path)
+
+
+def test_random_bytes(tmp_path):
+    path = tmp_path / "noise.nc"
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(ResultFileError, match=r"noise\.nc: .* It may be damaged or cut short"):
+        load(path)
+
+
+@pytest.mark.parametrize("start", [0.02, 0.05, 0.1, 0.2, 0.5])
+def test_overwritten_stretch_is_an_error_of_the_file_or_no_error(content, start, tmp_path):
+    """Damage in the structure is said; damage in the numbers alone cannot be seen, but never is another exception."""
+    begin = int(start * len(content))
+    path = tmp_path / "scratched.nc"
+    path.write_bytes(content[:begin] + b"\xff" * 400 + content[begin + 400 :])
+    try:
+        load(path)
+    except ResultFileError as error:
+        assert "scratched.nc" in str(error)  # noqa: PT017 - not every stretch is noticed
+
+
+def test_another_netcdf_file(tmp_path):
+    path = tmp_path / "other.nc"
+    xr.Dataset({"temperature": ("x", np.arange(3.0))}).to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ResultFileError, match=r"other\.nc: expected .* found a netCDF file without 'hbm_jax_run'"):
+        load(path)
+
+
+def test_a_fit_without_its_posterior(tmp_path):
+    tree = own_fit().tree.copy()
+    del tree["posterior"]
+    tree.to_netcdf(tmp_path / "half.nc", engine="h5netcdf")
+    with pytest.raises(ResultFileError, match=r"half\.nc: expected .* found a netCDF file without .*posterior"):
+        load(tmp_path / "half.nc")
+
+
+def test_provenance_that_is_not_readable(tmp_path):
+    tree = own_fit().tree.copy()
+    tree.attrs["hbm_jax_run"] = "{not json"
+    tree.to_netcdf(tmp_path / "odd.nc", engine="h5netcdf")
+    with pytest.raises(ResultFileError, match=r"odd\.nc"):
+        load(tmp_path / "odd.nc")
+
+
+# All of it or nothing
+
+
+def test_a_failing_save_leaves_the_old_file(content, tmp_path, monkeypatch):
+    path = tmp_path / "run.nc"
+    path.write_bytes(content)
+
+    def fail(self, target, **kwargs):
+        target.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", fail)
+    with pytest.raises(OSError, match="No space left"):
+        own_fit().save(path)
+    assert path.read_bytes() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_saving_replaces(content, tmp_path):
+    path = tmp_path / "run.nc"
+    path.write_bytes(b"something else")
+    assert own_fit().save(path) == path
+    assert load(path).run["program"] == "own_model"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.nc"]
+
+
+# Numbers and text
+
+
+def test_summary_against_numpy(fit):
+    summary = fit.summary()
+    assert list(summary.columns) == [
+        "median", "lower_68", "upper_68", "mean", "sd", "unit", "r_hat", "ess_bulk", "ess_tail"
+    ]  # fmt: skip
+    for name, variable in fit.posterior.items():
+        values = variable.to_numpy().reshape(-1, int(np.prod(variable.shape[2:])))
+        labels = [label for label in summary.index if label == name or label.startswith(f"{name}[")]
+        assert len(labels) == values.shape[1]
+        for label, column in zip(labels, values.T, strict=True):
+            row = summary.loc[label]
+            expected = [*np.quantile(column, [0.5, 0.16, 0.84]), column.mean(), column.std(ddof=1)]
+            np.testing.assert_allclose(row.iloc[:5].astype(float), expected, rtol=1e-12)
+            assert row["unit"] == fit.units.get(name, "")
+            assert row["r_hat"] == fit.verdict.table.loc[label, "r_hat"]
+
+
+def test_large_variables_are_left_out_of_the_summary():
+    fit = correlated_fit()
+    assert list(fit.summary(max_size=4).index) == ["total"]
+    assert fit.summary(max_size=4).loc["total"].equals(fit.summary().loc["total"])
+    assert len(fit.summary(max_size=0)) == 0
+    assert fit.table(max_size=0).splitlines()[0].startswith("parameter")
+
+
+def test_table_has_units_and_every_parameter():
+    fit = supernova_fit()
+    lines = fit.table().splitlines()
+    assert lines[0].split() == ["parameter", "median", "68", "%", "interval", "unit", "R-hat", "ESS"]
+    assert [line.split()[0] for line in lines[1:]] == list(fit.posterior)
+    (line,) = (line for line in lines if line.startswith("sigma_int"))
+    row = fit.summary().loc["sigma_int"]
+    texts = rounded(row["median"], row["lower_68"], row["upper_68"])
+    assert line.split() == [
+        "sigma_int", texts[0], texts[1], "to", texts[2], "mag", f"{row['r_hat']:.3f}", f"{row['ess_bulk']:.0f}"
+    ]  # fmt: skip
+    (line,) = (line for line in lines if line.startswith("Om0"))
+    assert "mag" not in line
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((1.23456, 1.2, 1.27), ("1.235", "1.200", "1.270")),
+        ((70.04, 69.0, 72.0), ("70.0", "69.0", "72.0")),
+        ((1234.5, 1000.0, 1600.0), ("1234", "1000", "1600")),
+        ((-19.0512, -19.0712, -19.03), ("-19.051", "-19.071", "-19.030")),
+        ((3e-6, 2.5e-6, 4e-6), ("0.00000300", "0.00000250", "0.00000400")),
+        ((70.0, 70.0, 70.0), ("70.000", "70.000", "70.000")),  # held fixed
+        ((0.5, 0.5 - 0.1, 0.5 + 0.3), ("0.50", "0.40", "0.80")),  # the smaller half-width decides
+        ((1.0, 1.0 - 1e-14, 1.0 + 1e-14), ("1.000000000000", "1.000000000000", "1.000000000000")),
+    ],
+)
+def test_rounding_to_two_digits_of_the_error(values, texts):
+    assert rounded(*values) == texts
+
+
+def test_provenance():
+    run = supernova_fit().run
+    assert run["program"] == "Supernova"
+    assert run["config"]["cosmology"] == "lcdm"
+    assert run["config"]["priors"]["H0"] == "70.0"
+    assert {"python", "jax", "numpyro", "hbm_jax"} <= set(run["versions"])
+    assert run["data"].startswith("62 type Ia supernovae")
+    assert run["description"] == "Type Ia supernovae, flat LCDM, marginal latents"
+    assert "config" not in own_fit().run

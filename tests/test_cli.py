@@ -1,0 +1,404 @@
+"""The command line: every bad input is one paragraph and status 2 with nothing written; one real run from end to end."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from plotting.small_fits import own_fit
+
+import hbm_jax as hbm
+from hbm_jax import cli
+
+JLA = hbm.data.load_jla()
+FEW = JLA.subset(np.arange(0, 740, 12)[:60])
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+
+
+@pytest.fixture(scope="module")
+def sample_csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sample") / "few.csv"
+    FEW.to_table().write(path)
+    return path
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and error of a command run in this process."""
+    capsys.readouterr()
+    status = cli.main([str(a) for a in arguments])
+    return status, *capsys.readouterr()
+
+
+def refused(capsys, *arguments):
+    """Run what must be refused; returns the one paragraph it says."""
+    status, _, err = run(capsys, *arguments)
+    assert status == cli.BAD_INPUT
+    assert err.startswith("hbm-jax: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+# Bad options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["supernove"], ["Unknown model 'supernove'", "expected one of 'supernova'", "Did you mean 'supernova'?"]),
+        ([], ["No model named: expected one of supernova"]),
+        (["supernova", "--cosmology", "wdcm"], ["Unknown cosmology 'wdcm'", "'w0wacdm'", "Did you mean 'wcdm'?"]),
+        (["supernova", "--latents", "margnal"], ["treatment of latents 'margnal'", "Did you mean 'marginal'?"]),
+        (["supernova", "--set", "prior.sigma_itn=HalfNormal(1)"], ["'sigma_itn'", "Did you mean 'sigma_int'?"]),
+        (["supernova", "--set", "prior.w0=Normal(-1,1)"], ["cosmology='lcdm'", "no parameter 'w0'", "Om0"]),
+        (["supernova", "--set", "prior.Om0=Normal(0.3"], ["prior.Om0: expected", "found 'Normal(0.3'", "be read"]),
+        (["supernova", "--set", "prior.Om0=Nromal(0, 1)"], ["prior.Om0", "'Nromal'", "Did you mean Normal?"]),
+        (["supernova", "--set", "prior.Om0=Normal(0, -1)"], ["prior.Om0", "which NumPyro refuses"]),
+        (["supernova", "--set", "prior.Om0=__import__('os')"], ["prior.Om0", "'__import__'"]),
+        (["supernova", "--set", "priors.Om0=0.3"], ["priors.Om0", "expected SECTION.NAME", "Did you mean 'prior'?"]),
+        (["supernova", "--set", "sample.num_chain=2"], ["sample.num_chain", "Did you mean 'num_chains'?"]),
+        (["supernova", "--set", "sample.seed=x"], ["sample.seed: expected a whole number, found 'x'"]),
+        (["supernova", "--set", "sample.seed"], ["--set sample.seed: expected KEY=VALUE, found no '='"]),
+        (["supernova", "--set", "model.mass_setp=false"], ["'mass_setp'", "Did you mean 'mass_step'?"]),
+        (["supernova", "--set", "model.mass_step=maybe"], ["model.mass_step: expected true or false", "'maybe'"]),
+        (["supernova", "--set", "columns.m_b=mB"], ["columns: expected none for the bundled sample 'jla'", "m_b"]),
+        (["supernova", "--data", "jlaa"], ["expected a bundled sample (jla) or a file", "'jlaa'", "neither"]),
+        (["supernova", "--data", "nowhere/my.csv"], ["nowhere/my.csv", "neither"]),
+        (["supernova", "--config", "nowhere.toml"], ["nowhere.toml: expected a TOML file", "No such file"]),
+        (["supernova", "--num-chains", "0"], ["num_chains >= 1", "found 0"]),
+        (["supernova", "--num-samples", "2"], ["num_samples >= 4", "found 4, 2,"]),
+        (["supernova", "--num-warmup", "-1"], ["num_warmup >= 0", "-1"]),
+        (["supernova", "--set", "sample.target_accept_prob=2"], ["target_accept_prob between 0 and 1"]),
+        (["supernova", "--set", "sample.dtype=float16"], ["'float64' or 'float32'", "float16"]),
+    ],
+)
+def test_bad_options(arguments, words, tmp_path, capsys):
+    text = refused(capsys, "fit", *arguments, "--out", tmp_path / "run")
+    for word in words:
+        assert word in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["fit", "--num-chains", "two"], ["fit", "--speed", "9"], ["explain"], []])
+def test_flags_that_argparse_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == cli.BAD_INPUT
+    assert "usage: hbm-jax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not toml", ["expected TOML, found something else"]),
+        (b"\xff\xfe", ["expected TOML, found something else"]),
+        (b"[sample]\nsed = 3", ["sample.sed", "Did you mean 'seed'?"]),
+        (b"[smaple]\nseed = 3", ["smaple.seed", "Did you mean 'sample'?"]),
+        (b"seed = 3", ["seed: expected a table such as [seed], found 3"]),
+        (b"[sample]\nnum_chains = 2.5", ["sample.num_chains: expected a whole number, found 2.5"]),
+        (b"[model]\ncosmology = 'wdcm'", ["Did you mean 'wcdm'?"]),
+        (b"[model]\nmass_step = 'perhaps'", ["model.mass_step: expected true or false"]),
+        (b"[model]\ncosmology = 3", ["model.cosmology: expected text, found 3"]),
+    ],
+)
+def test_bad_toml(content, words, tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    config.write_bytes(content)
+    text = refused(capsys, "fit", "supernova", "--config", config, "--out", tmp_path / "run")
+    for word in words:
+        assert word in text
+    assert not (tmp_path / "run").exists()
+
+
+# Bad tables
+
+
+def misspelt(table):
+    table.rename_column("m_b", "mb")
+
+
+def without_value(table):
+    table["x1"][7] = np.nan
+
+
+def negative_error(table):
+    table["var_c"][4] = -0.01
+
+
+def not_definite(table):
+    table["cov_x1_c"][9] = 10.0
+
+
+def no_redshift(table):
+    table["z_cmb"][3] = 0.0
+
+
+def text_for_a_number(table):
+    table["c"] = [f"{c:.3f}" if i != 5 else "n/a" for i, c in enumerate(table["c"])]
+
+
+def no_rows(table):
+    table.remove_rows(slice(None))
+
+
+def no_host_masses(table):
+    table.remove_columns(["log10_mass", "sigma_log10_mass"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "row", "words"),
+    [
+        (misspelt, None, ["'m_b' is missing", "did you mean 'mb'?"]),
+        (without_value, 7, ["'x1'", "row 7", "found"]),
+        (negative_error, 4, ["'var_c'", "row 4"]),
+        (not_definite, 9, ["covariance", "row 9", "positive definite"]),
+        (no_redshift, 3, ["'z_cmb'", "row 3", "expected a redshift above 0, found 0.0"]),
+        (text_for_a_number, 5, ["'c'", "row 5", "expected a number", "'n/a'"]),
+        (no_rows, None, ["expected"]),
+        (no_host_masses, None, ["mass_step=True) needs the host mass", "60 of 60", "mass_step=False"]),
+    ],
+)
+def test_bad_tables(spoil, row, words, tmp_path, capsys):
+    table = FEW.to_table()
+    spoil(table)
+    path = tmp_path / "sample.csv"
+    table.write(path)
+    text = refused(capsys, "fit", "supernova", "--data", path, "--out", tmp_path / "run", "--quiet")
+    for word in words:
+        assert word in text
+    if row is not None:
+        assert FEW.name[row] in text  # the object, not only its row
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_that_are_none(tmp_path, capsys):
+    (tmp_path / "sample.fits").write_bytes(np.random.default_rng(0).bytes(3000))
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("sample.fits", "folder.csv"):
+        out = tmp_path / "run"
+        assert name in refused(capsys, "fit", "supernova", "--data", tmp_path / name, "--out", out)
+        assert not out.exists()
+
+
+def test_column_mapping_that_names_no_column(sample_csv, tmp_path, capsys):
+    out = tmp_path / "run"
+    text = refused(capsys, "fit", "supernova", "--data", sample_csv, "--set", "columns.m_b=mag", "--out", out)
+    assert "'mag' is not in the table" in text
+    assert not out.exists()
+
+
+# Folders and files that are there
+
+
+@pytest.mark.parametrize(("name", "what"), [("posterior.nc", "another run"), ("notes.txt", "other files")])
+def test_a_folder_in_use_is_left_alone(name, what, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    text = refused(capsys, "fit", "supernova", "--out", tmp_path)
+    assert f"found {what} in it" in text
+    assert "--overwrite" in text
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_failing_fit_leaves_the_run_it_was_to_replace(tmp_path, capsys):
+    (tmp_path / "posterior.nc").write_text("mine")
+    refused(capsys, "fit", "supernova", "--out", tmp_path, "--overwrite", "--num-samples", "2")
+    assert (tmp_path / "posterior.nc").read_text() == "mine"
+
+
+def test_an_out_that_is_a_file(tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert "found a file of that name" in refused(capsys, "fit", "supernova", "--out", tmp_path / "run")
+
+
+# report
+
+
+def test_report_of_what_is_no_run(tmp_path, capsys):
+    assert "found no such file" in refused(capsys, "report", tmp_path / "nowhere")
+    assert "expected a run folder holding posterior.nc" in refused(capsys, "report", tmp_path)
+    whole = own_fit().save(tmp_path / "posterior.nc").read_bytes()
+    (tmp_path / "posterior.nc").write_bytes(whole[: len(whole) // 2])
+    assert "damaged or cut short" in refused(capsys, "report", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
+
+
+# simulate
+
+
+@pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits"])
+def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys):
+    out = tmp_path / "new" / f"simulated.{suffix}"
+    truth = ["--set", "truth.Om0=0.3", "--set", "truth.alpha=0.14", "--set", "truth.sigma_int=0.1"]
+    command = ["simulate", "supernova", "--design", sample_csv, "--seed", "7", *truth, "--out", out]
+    status, text, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    assert f"60 simulated objects in {out}" in text
+    assert "Om0 = 0.3, " in text
+    assert "alpha = 0.14" in text
+    back = hbm.data.read_supernovae(out)
+    np.testing.assert_array_equal(back.z_cmb, FEW.z_cmb)
+    np.testing.assert_allclose(back.covariance, FEW.covariance, rtol=1e-15)
+    assert back.name == FEW.name
+    assert not np.any(back.m_b == FEW.m_b)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    if suffix != "csv":
+        stored = {key.lower(): value for key, value in Table.read(out).meta.items()}["truth"]
+        assert (json.loads(stored) if suffix == "fits" else stored)["alpha"] == 0.14
+    # The file is left alone from now on, and the same seed gives the same sample.
+    content = out.read_bytes()
+    assert "--overwrite" in refused(capsys, *command)
+    assert out.read_bytes() == content
+    assert run(capsys, *command, "--overwrite")[0] == 0
+    np.testing.assert_array_equal(hbm.data.read_supernovae(out).m_b, back.m_b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "truth.Om0=abc"], ["truth.Om0: expected a number", "'abc'"]),
+        (["--set", "truth.sigma_int=-1"], ["truth.sigma_int: expected a number that its prior allows", "-1"]),
+        (["--set", "truth.Om=0.3"], ["no parameter 'Om'", "Did you mean 'Om0'?"]),
+        (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
+    ],
+)
+def test_bad_simulations(arguments, words, tmp_path, capsys):
+    text = refused(capsys, "simulate", "supernova", *arguments, "--out", tmp_path / "new" / "s.csv")
+    for word in words:
+        assert word in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_simulating_to_an_unknown_format(tmp_path, capsys):
+    text = refused(capsys, "simulate", "supernova", "--out", tmp_path / "s.xlsx")
+    assert "expected a table name ending in .csv, .ecsv, .fits, found '.xlsx'" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+# doctor
+
+
+def test_doctor(capsys, monkeypatch):
+    status, out, err = run(capsys, "doctor")
+    assert (status, err) == (0, "")
+    for word in ("python ", "jaxlib ", "device 0", "float64       works", "kernels "):
+        assert word in out
+    monkeypatch.setattr("hbm_jax.doctor.known_problems", lambda *_: ["the sky falls; hold it up."])
+    status, out, _ = run(capsys, "doctor")
+    assert status == cli.BAD_INPUT
+    assert "problem: the sky falls; hold it up.\n" in out
+
+
+# What stops a run
+
+
+def test_interrupted_before_anything_was_drawn(tmp_path, capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hbm_jax.inference.sample", stop)
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run")
+    assert status == cli.INTERRUPTED
+    assert "interrupted; nothing was written" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("hbm_jax.inference.sample", stop)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["fit", "supernova", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_start_is_bad_input(tmp_path, capsys, monkeypatch):
+    from hbm_jax.inference.target import StartError
+
+    def stop(*args, **kwargs):
+        raise StartError("No starting points were found.")
+
+    monkeypatch.setattr("hbm_jax.inference.sample", stop)
+    assert "No starting points" in refused(capsys, "fit", "supernova", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# One real run
+
+
+@pytest.fixture(scope="module")
+def real_run(sample_csv, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "runs" / "few"
+    command = [
+        Path(sys.executable).parent / "hbm-jax", "fit", "supernova", "--data", sample_csv, "--cosmology", "lcdm",
+        "--num-samples", "300", "--num-warmup", "200", "--seed", "4", "--set", "prior.Om0=Uniform(0.05, 0.95)",
+        "--no-report", "--out", folder,
+    ]  # fmt: skip
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=250)
+    return folder, done
+
+
+def test_real_run_says_what_it_found(real_run):
+    folder, done = real_run
+    assert done.returncode in (cli.USABLE, cli.NOT_USABLE), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "stopped: all the draws asked for are done: 4 x 300 draws in" in done.stderr
+    assert done.stdout.startswith("Type Ia supernovae, flat LCDM, marginal latents\n60 type Ia supernovae")
+    fit = hbm.load(folder)
+    assert str(fit.verdict) in done.stdout
+    assert fit.table() in done.stdout
+    assert done.returncode == (cli.USABLE if fit.verdict.usable else cli.NOT_USABLE)
+    assert ("\nusable: 1200 draws" in done.stdout) == (done.returncode == cli.USABLE)
+    assert f"posterior  {folder / 'posterior.nc'}" in done.stdout
+
+
+def test_real_run_folder(real_run, sample_csv):
+    folder, _ = real_run
+    assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv"}
+    fit = hbm.load(folder)
+    assert fit.posterior.sizes == {"chain": 4, "draw": 300}
+    assert fit.posterior["Om0"].dtype == np.float64
+    assert fit.run["seed"] == 4
+    assert fit.run["num_warmup"] == 200
+    assert fit.program.to_config()["priors"]["Om0"] == "Uniform(low=0.05, high=0.95)"
+    assert float(fit.posterior["Om0"].min()) > 0.05
+    np.testing.assert_array_equal(fit.data.m_b, hbm.data.read_supernovae(sample_csv).m_b)
+    rows = (folder / "summary.csv").read_text().splitlines()
+    assert len(rows) == len(fit.summary()) + 1
+
+
+def test_config_of_a_run_reproduces_it(real_run):
+    folder, _ = real_run
+    stored = tomllib.loads((folder / "config.toml").read_text())
+    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml")])
+    config = cli._configuration(arguments)
+    again = {
+        section: {k: v for k, v in content.items() if v is not None} for section, content in config.items() if content
+    }
+    assert again == stored
+    model, sample = cli._model_and_data(config)
+    fit = hbm.load(folder)
+    assert model.to_config() == fit.program.to_config()
+    np.testing.assert_array_equal(sample.m_b, fit.data.m_b)
+    assert config["sample"]["num_samples"] == 300
+    assert config["sample"]["seed"] == 4
+    # A flag comes before the file.
+    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--seed", "9"])
+    assert cli._configuration(arguments)["sample"]["seed"] == 9
+
+
+def test_real_run_in_the_way_of_another(real_run, capsys):
+    folder, _ = real_run
+    content = (folder / "posterior.nc").read_bytes()
+    assert "found another run in it" in refused(capsys, "fit", "supernova", "--out", folder)
+    assert (folder / "posterior.nc").read_bytes() == content

@@ -1,0 +1,128 @@
+"""Run folders: what is written, what `hbm_jax.load` makes of it, and what is not overwritten."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from plotting.small_fits import own_fit, own_model, supernova_fit
+
+import hbm_jax as hbm
+from hbm_jax import runs
+from hbm_jax.configuration import defaults
+from hbm_jax.inference import ResultFileError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "sne"
+    config = defaults() | {"model": {"name": "supernova"}}
+    runs.write(supernova_fit(), path, config)
+    return path
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "without suffix", "text"])
+def test_model_and_data_are_rebuilt_exactly(folder, form):
+    forms = {
+        "folder": folder,
+        "file": folder / "posterior.nc",
+        "without suffix": folder / "posterior",
+        "text": str(folder),
+    }
+    fit, back = supernova_fit(), hbm.load(forms[form])
+    assert isinstance(back.program, hbm.models.Supernova)
+    assert back.program.to_config() == fit.program.to_config()
+    assert back.program.cosmology == "lcdm"
+    assert back.program.all_priors.keys() == fit.program.all_priors.keys()
+    for field in dataclasses.fields(fit.data):
+        mine, other = getattr(back.data, field.name), getattr(fit.data, field.name)
+        if isinstance(other, tuple):
+            assert mine == other
+            assert all(type(text) is str for text in mine)
+        else:
+            np.testing.assert_array_equal(mine, other)
+            assert mine.dtype == np.float64
+    assert back.posterior.equals(fit.posterior)
+    assert str(back.verdict) == str(fit.verdict)
+
+
+def test_priors_that_were_changed_come_back(tmp_path):
+    fit = supernova_fit()
+    model = hbm.models.Supernova(
+        cosmology="wcdm", mass_step=False, priors={"w0": "TruncatedNormal(-1, 0.2, high=0)", "H0": 73, "alpha": 0.14}
+    )
+    copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": model.to_config()})
+    import json
+
+    copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
+    back = hbm.load(copy.save(tmp_path / "other")).program
+    assert back.to_config() == model.to_config()
+    assert back.all_priors["w0"].base_dist.scale == 0.2
+    assert back.all_priors["H0"] == 73.0
+    assert "delta_M" not in back.all_priors
+
+
+def test_files_of_a_run_folder(folder):
+    assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv"}
+    rows = (folder / "summary.csv").read_text().splitlines()
+    assert rows[0].startswith("parameter,median,lower_68,upper_68,mean,sd,unit")
+    assert [row.split(",")[0] for row in rows[1:]] == list(supernova_fit().posterior)
+    text = (folder / "config.toml").read_text()
+    assert "num_warmup" not in text  # what is None is left out
+    assert 'name = "supernova"' in text
+
+
+def test_replacing_a_run_leaves_no_report_of_the_old_one(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "corner.png").write_bytes(b"old")
+    (folder / "report.html").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+    runs.write(own_fit(), folder, defaults())
+    assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "notes.txt"}
+
+
+def test_a_users_own_program_is_not_stored(tmp_path):
+    path = own_fit().save(tmp_path / "own")
+    back = hbm.load(path)
+    assert back.program is None
+    assert back.data is None
+    for predict in (hbm.posterior_predictive, hbm.latents):
+        with pytest.raises(ValueError, match=r"expected a fit with its program and data, found one without"):
+            predict(back)
+    given = hbm.load(path, own_model, own_fit().args)
+    assert given.program is own_model
+    assert given.args is own_fit().args
+
+
+def test_folder_without_a_posterior(tmp_path):
+    with pytest.raises(ResultFileError, match=r"expected a run folder holding posterior\.nc, found none in it"):
+        hbm.load(tmp_path)
+
+
+def test_missing_run(tmp_path):
+    with pytest.raises(ResultFileError, match="found no such file"):
+        hbm.load(tmp_path / "nothing")
+
+
+# What is not overwritten
+
+
+def test_new_and_empty_folders_are_fine(tmp_path):
+    runs.refuse_other_run(tmp_path / "new", overwrite=False)
+    runs.refuse_other_run(tmp_path, overwrite=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("name", "what"), [("posterior.nc", "another run"), ("thesis.tex", "other files")])
+def test_folders_that_hold_something(tmp_path, name, what):
+    (tmp_path / name).write_text("")
+    with pytest.raises(FileExistsError, match=f"expected a new or empty folder for the run, found {what} in it"):
+        runs.refuse_other_run(tmp_path, overwrite=False)
+    runs.refuse_other_run(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_where_the_folder_should_be(tmp_path, overwrite):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(FileExistsError, match="expected a folder for the run, found a file of that name"):
+        runs.refuse_other_run(tmp_path / "run", overwrite)
