@@ -211,7 +211,7 @@ def _simulate(arguments) -> int:
 
 
 def _true_value(model, key, value) -> float:
-    """Return a true value as a number that its prior allows; a name the model does not have is the model's to refuse."""
+    """Return a true value as a number that its prior allows; unknown names are left for the model to refuse."""
     prior = model.all_priors.get(key)
     try:
         number = float(value)

@@ -1,4 +1,4 @@
-"""The command line: every bad input is one paragraph and status 2 with nothing written; one real run from end to end."""
+"""The command line: every bad input is one paragraph, status 2, nothing written; and one real run from end to end."""
 
 import json
 import os
@@ -281,6 +281,16 @@ def test_bad_simulations(arguments, words, tmp_path, capsys):
 def test_simulating_to_an_unknown_format(tmp_path, capsys):
     text = refused(capsys, "simulate", "supernova", "--out", tmp_path / "s.xlsx")
     assert "expected a table name ending in .csv, .ecsv, .fits, found '.xlsx'" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def fail(self, path, **kwargs):
+        Path(path).write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Table, "write", fail)
+    assert "No space left" in refused(capsys, "simulate", "supernova", "--out", tmp_path / "s.csv")
     assert list(tmp_path.iterdir()) == []
 
 

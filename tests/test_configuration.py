@@ -1,9 +1,12 @@
 """Keys and values of a configuration, from flags, --set and TOML."""
 
+import inspect
+
 import pytest
 import tomli_w
 
 from hbm_jax.configuration import FIXED, OPEN, ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.inference import sample
 
 
 def test_defaults_are_fresh_each_time():
@@ -16,10 +19,6 @@ def test_defaults_are_fresh_each_time():
 
 
 def test_defaults_are_those_of_sample():
-    import inspect
-
-    from hbm_jax.inference import sample
-
     parameters = inspect.signature(sample).parameters
     for name, value in FIXED["sample"].items():
         assert parameters[name].default == value, name

@@ -1,6 +1,7 @@
 """Run folders: what is written, what `hbm_jax.load` makes of it, and what is not overwritten."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -51,8 +52,6 @@ def test_priors_that_were_changed_come_back(tmp_path):
         cosmology="wcdm", mass_step=False, priors={"w0": "TruncatedNormal(-1, 0.2, high=0)", "H0": 73, "alpha": 0.14}
     )
     copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": model.to_config()})
-    import json
-
     copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
     back = hbm.load(copy.save(tmp_path / "other")).program
     assert back.to_config() == model.to_config()

@@ -47,8 +47,8 @@ def default_priors(name: str) -> dict[str, Prior]:
     return {"H0": 70.0} | {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
 
 
-# The ridge of supernova distances in flat universes, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior, which
-# is close to a Gaussian in (1 - Om0)^(-3/2) along it. It steers the sampler and has no effect on the posterior.
+# The ridge of supernova distances in flat universes, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior,
+# which is close to a Gaussian in (1 - Om0)^(-3/2) along it. It steers the sampler and has no effect on the posterior.
 _RIDGE = (0.05, -0.59)
 _HINGE = 0.3
 
@@ -118,7 +118,7 @@ def sample_cosmology(name: str, priors: Mapping[str, Prior]) -> Cosmology:
 def _straightening(free, fixed) -> tuple[dict, dict]:
     """Ridges and bijections for the free parameters."""
     if "w0" not in free or "Om0" not in free or "Ode0" in free:
-        # With curvature too, JLA's posterior fills the priors' box; following a ridge into its walls was worse than not.
+        # With curvature too, JLA's posterior fills the priors' box; following a ridge into its walls was worse.
         return {}, {}
     low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
     bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}

@@ -22,14 +22,10 @@ def random_walk(seed=0, memory=0.99):
 
 
 def posterior(**variables):
-    return xr.Dataset(
-        {
-            name: v
-            if isinstance(v, xr.DataArray)
-            else (["chain", "draw", *(f"{name}_{i}" for i in range(v.ndim - 2))], v)
-            for name, v in variables.items()
-        }
-    )
+    def labelled(name, values):
+        return ["chain", "draw", *(f"{name}_{i}" for i in range(values.ndim - 2))], values
+
+    return xr.Dataset({name: labelled(name, values) for name, values in variables.items()})
 
 
 def stats(energy=None, diverging=0, shape=SHAPE):

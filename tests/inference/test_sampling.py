@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -177,7 +178,9 @@ def test_stops_when_good():
 
 
 class Recorder:
-    lines: list = []
+    """Stands in for the live line and keeps what it was told."""
+
+    lines: ClassVar[list[str]] = []
 
     def __init__(self, enabled):
         self.enabled = enabled

@@ -489,7 +489,7 @@ def test_simulation_is_repeatable_and_keeps_what_is_given():
     np.testing.assert_array_equal(first.covariance, FEW.covariance)
     assert first.name == FEW.name
     assert {name: float(truth[name]) for name in given} == given
-    assert set(truth) == {"Om0", "w0", *TRUTH, "x1_true", "c_true", "m_b_true"}
+    assert set(truth) == {"H0", "Om0", "w0", *TRUTH, "x1_true", "c_true", "m_b_true"}
     # Without scatter the true magnitude is the Tripp relation's.
     p = {name: float(truth[name]) for name in ("Om0", "w0", *TRUTH)}
     expected = magnitudes(FEW, p) - p["alpha"] * truth["x1_true"] + p["beta"] * truth["c_true"]
