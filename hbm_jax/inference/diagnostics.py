@@ -159,7 +159,7 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
-        reasons.append(f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {len(unmixed)} parameters fail)")
+        reasons.append(f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})")
         advice.append("Draw more, or look at the rank plot: chains that sit apart are in different modes.")
     elif posterior.sizes["chain"] < 2:
         reasons.append("a single chain cannot show that it has converged")
@@ -169,8 +169,7 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
         if len(few):
             name, value = _extreme(table[column], "min")
             reasons.append(
-                f"the {what} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
-                f"{len(few)} parameters fail)"
+                f"the {what} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; {_failing(few)})"
             )
             advice.append("Draw more; if it grows slowly, reparametrise what is slow.")
     if num_divergences:
@@ -189,6 +188,10 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,
     )
+
+
+def _failing(names) -> str:
+    return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
 def _listed(names, most=5):

@@ -32,6 +32,12 @@ class LiveLine:
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(1)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()  # so that an error message begins on a line of its own; no effect if closed already
+
     def close(self, text: str):
         """Show the last state, which stays."""
         self._bar.set_description_str(text, refresh=False)

@@ -141,7 +141,7 @@ class Fit:
         Returns
         -------
         pathlib.Path
-            The file. ``hbm_jax.load`` reads it back; so does ``arviz.from_netcdf``.
+            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes.
         """
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")

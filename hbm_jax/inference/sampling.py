@@ -240,7 +240,6 @@ def sample(
         )
     if dtype not in ("float64", "float32"):
         raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {dtype!r}.")
-    live = LiveLine(progress)
     clock = time.perf_counter()
     timing: dict[str, float] = {}
 
@@ -249,7 +248,7 @@ def sample(
         timing[name] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    with jax.enable_x64(dtype == "float64"):
+    with LiveLine(progress) as live, jax.enable_x64(dtype == "float64"):
         key_target, key_start, key_chains = jax.random.split(jax.random.key(seed), 3)
         live.show("tracing the model")
         target = build_target(program, args, key_target)
@@ -300,8 +299,8 @@ def sample(
             },
         )
         lap("judging")
-    fit.timing.update(timing)
-    live.close(f"{stopped}: {num_chains} x {loop.draws.num_draws} draws in {timing['sampling']:.1f} s")
+        fit.timing.update(timing)
+        live.close(f"{stopped}: {num_chains} x {loop.draws.num_draws} draws in {timing['sampling']:.1f} s")
     return fit
 
 
