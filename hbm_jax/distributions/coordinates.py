@@ -1,12 +1,13 @@
 """Independent priors, sampled in coordinates where the posterior is easier to walk.
 
 A sampler sees an unconstrained vector y; the parameters theta are what the priors are stated for. A parameter whose
-posterior follows those before it along a curved ridge is shifted by that ridge before it is mapped into its support,
+posterior follows those before it along a curved ridge is moved and scaled by that ridge before it is mapped into its
+support,
 
-    theta_j = T_j( y_j + ridge_j(theta_1 ... theta_(j-1)) ).
+    theta_j = T_j( loc_j + scale_j y_j ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
 
-The shift is a shear, whose Jacobian is one, so the density of theta is exactly the product of the stated priors
-whatever the ridge is, while the posterior of y is straight where the ridge was guessed well.
+The Jacobian of this is the product of the scales, so the density of theta is exactly the product of the stated priors
+whatever the ridge is, while the posterior of y is straight and evenly wide where the ridge was guessed well.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ class CoordinatePriors(dist.Distribution):
         Scalar continuous priors by parameter name, in the order in which ridges may depend on each other.
     ridges : mapping of str to callable, optional
         ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns, in the
-        parameter's own units, where the posterior is expected. It may leave the prior's support.
+        parameter's own units, where the posterior is expected and how wide it is (up to a constant). The place may
+        leave the prior's support; the width must be positive.
     bijections : mapping of str to bijection, optional
         Maps from the real line onto a prior's support, in place of the usual ones: objects that are called, and have
         ``inv`` and ``log_abs_det_jacobian``, as NumPyro's transforms.
@@ -80,16 +82,18 @@ class CoordinatePriors(dist.Distribution):
         super().__init__((), (len(self.priors),), validate_args=False)
 
     def _ridge(self, name, parameters):
-        return self.ridges[name](parameters) if name in self.ridges else 0.0
+        return self.ridges[name](parameters) if name in self.ridges else (0.0, 1.0)
 
     def _walk(self, value):
         """Return parameters by name and the log Jacobian of coordinates -> parameters."""
         parameters: dict[str, Any] = {}
         log_jacobian = 0.0
         for index, (name, bijection) in enumerate(self._bijections.items()):
-            unconstrained = value[..., index] + self._ridge(name, parameters)
+            loc, scale = self._ridge(name, parameters)
+            unconstrained = loc + scale * value[..., index]
             parameters[name] = bijection(unconstrained)
-            log_jacobian = log_jacobian + bijection.log_abs_det_jacobian(unconstrained, parameters[name])
+            log_slope = bijection.log_abs_det_jacobian(unconstrained, parameters[name])
+            log_jacobian = log_jacobian + log_slope + jnp.log(scale)
         return parameters, log_jacobian
 
     def parameters(self, value):
@@ -98,10 +102,10 @@ class CoordinatePriors(dist.Distribution):
 
     def coordinates(self, parameters):
         """Return the coordinates (..., number of priors) of named parameters, the inverse of `parameters`."""
-        columns = [
-            bijection.inv(jnp.asarray(parameters[name])) - self._ridge(name, parameters)
-            for name, bijection in self._bijections.items()
-        ]
+        columns = []
+        for name, bijection in self._bijections.items():
+            loc, scale = self._ridge(name, parameters)
+            columns.append((bijection.inv(jnp.asarray(parameters[name])) - loc) / scale)
         return jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
 
     def log_prob(self, value):

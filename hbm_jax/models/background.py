@@ -47,16 +47,19 @@ def default_priors(name: str) -> dict[str, Prior]:
     return {"H0": 70.0} | {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
 
 
-# The ridge of supernova distances in flat universes, w0 = 0.05 - 0.59 (1 - Om0)^(-3/2), fitted to JLA's posterior,
-# which is close to a Gaussian in (1 - Om0)^(-3/2) along it. It steers the sampler and has no effect on the posterior.
-_RIDGE = (0.05, -0.59)
+# The ridge of supernova distances in flat universes, fitted to JLA's posterior: where w0 is and how wide, given Om0.
+# Along it the posterior is close to a Gaussian in (1 - Om0)^(-3/2). It steers the sampler and cannot change what is
+# sampled.
+_RIDGE = (-0.126, -0.408, -2.0)  # w0 = -0.126 - 0.408 (1 - Om0)^(-2)
+_WIDTH_POWER = -2.8
 _HINGE = 0.3
 
 
 def _w0_ridge(parameters):
-    """w0 at which supernova distances stay about the same, as a function of the other parameters."""
-    dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.05)  # a floor, to stay finite at the end of the prior's range
-    return _RIDGE[0] + _RIDGE[1] * dark_energy**-1.5 - 0.2 * parameters.get("wa", 0.0)
+    """w0 at which supernova distances stay about the same, and the width of the posterior about it up to a constant."""
+    dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.2)  # a floor, to stay finite at the end of the prior's range
+    loc = _RIDGE[0] + _RIDGE[1] * dark_energy ** _RIDGE[2] - 0.2 * parameters.get("wa", 0.0)
+    return loc, dark_energy**_WIDTH_POWER
 
 
 class _MatterBijection:

@@ -29,7 +29,10 @@ PLAIN = CoordinatePriors({name: prior for name, (prior, _) in PRIORS.items()})
 # Every prior behind a ridge that depends on the ones before it, and leaves the support.
 RIDGED = CoordinatePriors(
     {"first": dist.Normal(0.0, 1.0)} | PLAIN.priors,
-    {name: lambda p, i=i: jnp.sin(3.0 * p["first"]) + 0.3 * i * p["first"] ** 2 for i, name in enumerate(PRIORS)},
+    {
+        name: lambda p, i=i: (jnp.sin(3.0 * p["first"]) + 0.3 * i * p["first"] ** 2, 1.0 + 0.1 * i * p["first"] ** 2)
+        for i, name in enumerate(PRIORS)
+    },
 )
 
 
@@ -82,7 +85,7 @@ def test_stated_priors_are_scipys():
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("ridge", [None, 0.4])
 def test_density_over_one_coordinate_integrates_to_one(name, ridge):
-    block = CoordinatePriors({name: PRIORS[name][0]}, None if ridge is None else {name: lambda _: ridge})
+    block = CoordinatePriors({name: PRIORS[name][0]}, None if ridge is None else {name: lambda _: (ridge, 1.7)})
     y = np.linspace(-40, 40, 80_001)[:, None]
     total = np.sum(np.exp(jax.jit(block.log_prob)(y))) * (y[1, 0] - y[0, 0])
     np.testing.assert_allclose(total, 1.0, rtol=2e-7)  # NumPyro normalises truncated priors to some 1e-8
@@ -90,10 +93,13 @@ def test_density_over_one_coordinate_integrates_to_one(name, ridge):
 
 def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
     # (Om0, w0) of the supernova model; the first coordinate is straight in (1 - 0.9 Om0)^(-3/2), between 1 and 31.6.
+    # The second is scanned evenly in w0 before it is bent to its bounds: the ridge is up to 90 times as wide as at 0.
     block = of_model("wcdm")
-    om_step, w_step = 0.04, 0.05
-    y = np.stack(np.meshgrid(np.arange(-8.0, 41.0, om_step), np.arange(-10.0, 70.0, w_step), indexing="ij"), axis=-1)
-    density = np.exp(jax.jit(block.log_prob)(y)) * om_step * w_step
+    first, second = np.meshgrid(np.arange(-8.0, 41.0, 0.04), np.arange(-9.0, 6.0, 0.02), indexing="ij")
+    om = block.parameters(np.stack([first, 0.0 * first], axis=-1))["Om0"]
+    loc, scale = background._w0_ridge({"Om0": om})
+    y = np.stack([first, (second - loc) / scale], axis=-1)
+    density = np.exp(jax.jit(block.log_prob)(y)) * 0.04 * 0.02 / np.asarray(scale)
     np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-9)
     parameters = block.parameters(y)
     om, w0 = np.asarray(parameters["Om0"]), np.asarray(parameters["w0"])
