@@ -9,6 +9,8 @@ so that y ~ N(offset + A latent_loc, (A S)(A S)^T + noise_covariance), whatever 
 magnitude), the intervals of a burst and the points of a linear relation are all of this form.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
@@ -168,7 +170,9 @@ class LinearGaussian(dist.Distribution):
             pivot.append(covariance(i, i) - sum(factor[i, m] ** 2 * pivot[m] for m in range(i)))
             whitened.append(residual[i] - sum(factor[i, m] * whitened[m] for m in range(i)))
         chi2 = sum(w**2 / p for w, p in zip(whitened, pivot, strict=True))
-        return chi2, sum(jnp.log(p) for p in pivot)
+        # One logarithm of the product: a product of up to six pivots leaves the range of a double only where a typical
+        # standard deviation is below 1e-25 or above 1e25 in the data's units.
+        return chi2, jnp.log(math.prod(pivot))
 
     def conditional(self, value):
         """Exact distribution of the latents given data.
