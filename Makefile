@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The first target is what a bare `make` does.
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint notebooks bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -28,6 +28,9 @@ test-slow: $(VENV)/.installed-test ## calibration and long comparisons
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+notebooks: $(VENV)/.installed-test ## run the notebooks again and keep their outputs
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 bench: $(VENV)/.installed-bench ## every benchmark, Stan last
 	$(BIN)/python benchmarks/distances.py
