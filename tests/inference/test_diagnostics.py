@@ -90,7 +90,7 @@ def test_a_shifted_chain_is_named():
     assert verdict.worst_r_hat[0] == "bad"
     assert verdict.worst_r_hat[1] > 1.05
     r_hat = verdict.table.loc["bad", "r_hat"]
-    assert f"R-hat is {r_hat:.3f} for bad (below 1.01 is needed; 1 parameters fail)" in verdict.reasons[0]
+    assert f"R-hat is {r_hat:.3f} for bad (below 1.01 is needed; 1 parameter fails)" in verdict.reasons[0]
     assert str(verdict).startswith("not usable: R-hat is")
     assert "To try: Draw more, or look at the rank plot" in str(verdict)
 
@@ -99,7 +99,7 @@ def test_low_effective_sample_size_is_named():
     verdict = judge(posterior(good=draws(8), slow=random_walk(9, 0.97)), stats())
     bulk = [reason for reason in verdict.reasons if "bulk" in reason]
     assert len(bulk) == 1
-    assert f"is {verdict.table.loc['slow', 'ess_bulk']:.0f} for slow (400 is needed; 1 parameters fail)" in bulk[0]
+    assert f"is {verdict.table.loc['slow', 'ess_bulk']:.0f} for slow (400 is needed; 1 parameter fails)" in bulk[0]
     assert verdict.smallest_ess[0] == "slow"
     # The same advice is given once, though bulk and tail both fail.
     assert len(set(verdict.advice)) == len(verdict.advice)
