@@ -11,7 +11,7 @@ from numpyro import handlers
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.target import build_target, plate_dims
 
-BATCH = 50  # draws computed side by side
+BATCH = 1  # draws computed side by side; batches of 50 were seen to hang in XLA CPU batched LAPACK calls on two cores
 
 
 def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int = 0, **kwargs) -> xr.Dataset:
