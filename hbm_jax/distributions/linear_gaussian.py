@@ -128,7 +128,7 @@ class LinearGaussian(dist.Distribution):
         """Draw data, (*sample_shape, ..., n)."""
         key_latent, key_noise = random.split(key)
         shape = sample_shape + self.batch_shape
-        scale, noise_tril = self._scale, jnp.linalg.cholesky(self.noise_covariance)
+        scale, noise_tril = self._scale, _cholesky(self.noise_covariance)
         latent = random.normal(key_latent, (*shape, scale.shape[-1]), scale.dtype)
         noise = random.normal(key_noise, shape + self.event_shape, noise_tril.dtype)
         return (
@@ -189,21 +189,52 @@ class LinearGaussian(dist.Distribution):
             S (1 + G^T G)^-1 S^T, where G = C^-1/2 A S and r is the residual whitened by C^-1/2, C being the noise
             covariance. This form loses no digits where the noise is small, and holds where S is singular.
         """
-        noise_tril = jnp.linalg.cholesky(
-            jnp.broadcast_to(self.noise_covariance, self.batch_shape + self.event_shape * 2)
-        )
+        noise_tril = _cholesky(self.noise_covariance)
         residual = value - self.mean
-        noise_tril = jnp.broadcast_to(noise_tril, residual.shape[:-1] + noise_tril.shape[-2:])
         scale = jnp.broadcast_to(self._scale, (*residual.shape, self._scale.shape[-1]))
-        whitened_scale = solve_triangular(noise_tril, scale, lower=True)
-        whitened_residual = solve_triangular(noise_tril, residual[..., None], lower=True)
+        whitened_scale = _solve_lower(noise_tril, scale)
+        whitened_residual = _solve_lower(noise_tril, residual[..., None])
         transposed = jnp.swapaxes(whitened_scale, -1, -2)
         precision = jnp.eye(scale.shape[-1]) + transposed @ whitened_scale
         # precision = U U^T with U upper triangular (a Cholesky factor of the reversed matrix, reversed), so that
         # S U^-T is again lower triangular and its product with itself is the covariance wanted.
-        upper = jnp.flip(jnp.linalg.cholesky(jnp.flip(precision, (-2, -1))), (-2, -1))
-        inverse = solve_triangular(upper, jnp.broadcast_to(jnp.eye(scale.shape[-1]), upper.shape), lower=False)
+        reversed_factor = _cholesky(jnp.flip(precision, (-2, -1)))
+        inverse = jnp.flip(_solve_lower(reversed_factor, jnp.eye(scale.shape[-1])), (-2, -1))
         scale_tril = self.latent_scale_tril @ jnp.swapaxes(inverse, -1, -2)
         loc = self.latent_loc + (scale_tril @ (inverse @ (transposed @ whitened_residual)))[..., 0]
         # A zero on the diagonal (a latent without scatter) is meant; NumPyro's check would refuse it.
         return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+
+
+def _cholesky(matrix):
+    """Lower Cholesky factor (..., n, n), written out in components up to `MAX_UNROLLED`.
+
+    Not only for speed: batches of small LAPACK calls inside one program were seen to wait forever on two cores.
+    """
+    size = np.shape(matrix)[-1]
+    if size > MAX_UNROLLED:
+        return jnp.linalg.cholesky(matrix)
+    rows: list[list] = []
+    for i in range(size):
+        row: list = []
+        for j in range(i + 1):
+            left = matrix[..., i, j] - sum(row[m] * (row if i == j else rows[j])[m] for m in range(j))
+            row.append(jnp.sqrt(left) if i == j else left / rows[j][j])
+        rows.append(row)
+    zero = jnp.zeros_like(rows[0][0]) if rows else 0.0
+    filled = [jnp.stack(row + [zero] * (size - len(row)), axis=-1) for row in rows]
+    return jnp.stack(filled, axis=-2) if rows else jnp.zeros(np.shape(matrix))
+
+
+def _solve_lower(tril, right):
+    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution written out up to `MAX_UNROLLED`."""
+    size = tril.shape[-1]
+    if size > MAX_UNROLLED:
+        batch = jnp.broadcast_shapes(tril.shape[:-2], right.shape[:-2])
+        tril, right = (jnp.broadcast_to(x, batch + x.shape[-2:]) for x in (tril, right))
+        return solve_triangular(tril, right, lower=True)
+    rows: list = []
+    for i in range(size):
+        left = right[..., i, :] - sum(tril[..., i, j, None] * rows[j] for j in range(i))
+        rows.append(left / tril[..., i, i, None])
+    return jnp.stack(rows, axis=-2) if rows else right
