@@ -10,8 +10,7 @@ def use_every_core() -> int:
     """Make one JAX device of each core, so that chains run side by side; returns the number of devices asked for.
 
     To be called before the first JAX computation: once JAX has started it has no effect. Each device keeps to its own
-    thread, because with operations shared out over threads as well XLA's CPU client was seen, now and then, to wait
-    forever on a machine of two cores (jaxlib 0.10.2).
+    thread: sharing single operations out over threads as well only makes the chains wait for each other.
 
     Examples
     --------

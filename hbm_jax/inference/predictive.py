@@ -11,7 +11,7 @@ from numpyro import handlers
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.target import build_target, plate_dims
 
-BATCH = 1  # draws computed side by side; batches of 50 were seen to hang in XLA CPU batched LAPACK calls on two cores
+BATCH = 50  # draws computed side by side, which bounds the memory and shows Ctrl-C a way in
 
 
 def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int = 0, **kwargs) -> xr.Dataset:
@@ -133,8 +133,7 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> xr.Dataset:
         }
 
     keys = jax.random.split(jax.random.key(seed), num_draws)
-    # Chunks of one size in a Python loop: inside a compiled loop, operations large enough for XLA to share out over its
-    # threads were seen to wait forever for one, now and then, on a machine of two cores.
+    # Chunks of one size, so that one program serves all of them.
     run = jax.jit(jax.vmap(once))
     rows = np.minimum(np.arange(-(-num_draws // BATCH) * BATCH), num_draws - 1).reshape(-1, BATCH)
     chunks = [jax.device_get(run(jax.tree.map(lambda x, r=r: x[r], (keys, parameters or {})))) for r in rows]
