@@ -46,7 +46,7 @@ def main():
     parser.add_argument("--num-redshifts", type=int, default=100_000)
     parser.add_argument("--z-max", type=float, default=2.3)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--output", help="also write the text to benchmarks/results/OUTPUT")
+    parser.add_argument("--output", type=Path, help="also write the text to this file")
     options = parser.parse_args()
     lines = []
 
@@ -109,9 +109,7 @@ def main():
             f"(equal means at most astropy's or {ROUNDING:g})"
         )
     if options.output:
-        path = Path(__file__).parent / "results" / options.output
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
+        options.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

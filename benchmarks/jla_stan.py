@@ -441,7 +441,7 @@ def main():
         "published programs, and sigma_int is what is left, near zero",
     )
     parser.add_argument("--quick", action="store_true", help="200 draws and 4 minutes: whether it runs")
-    parser.add_argument("--output", help="also write the text to benchmarks/results/OUTPUT")
+    parser.add_argument("--output", type=Path, help="also write the text to this file")
     options = parser.parse_args()
     if options.quick:
         options.draws, options.minutes = min(options.draws, 200), min(options.minutes, 4.0)
@@ -476,9 +476,7 @@ def main():
     if results:
         report(results, options, say)
     if options.output:
-        path = Path(__file__).parent / "results" / options.output
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(lines) + "\n")
+        options.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
