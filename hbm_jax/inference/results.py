@@ -291,6 +291,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
+        written = int(attributes["hbm_jax_format"])
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."
@@ -300,6 +301,11 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             f"{path}: expected a result file written by Fit.save, found one that cannot be read ({error}). It may be "
             "damaged or cut short."
         ) from None
+    if written > FORMAT:
+        raise ResultFileError(
+            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, written by hbm_jax "
+            f"{run['versions']['hbm_jax']}. Install that version or a newer one."
+        )
     verdict = judge(posterior, stats)
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
     return Fit(tree, verdict, program, args, run, timing)

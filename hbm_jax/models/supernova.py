@@ -93,7 +93,7 @@ class Supernova:
 
     cosmology: str = "lcdm"
     latents: str = "marginal"
-    priors: Mapping[str, Any] = field(default_factory=dict)
+    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
     mass_step: bool = True
 
     def __post_init__(self):

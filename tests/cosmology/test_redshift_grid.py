@@ -128,9 +128,9 @@ def test_shapes_and_types():
 
 
 def test_one_impossible_universe_is_nan_beyond_the_gap_only():
-    grid = hc.RedshiftGrid(np.linspace(0.1, 3, 30))
-    value = GRID_JITTED["distmod"](grid, hc.Cosmology(H0=70.0, Om0=0.1, Ode0=1.8))
-    assert np.isfinite(value[0])
+    z, bounces = np.linspace(0.1, 3, 30), hc.Cosmology(H0=70.0, Om0=0.1, Ode0=1.8)
+    value = GRID_JITTED["distmod"](hc.RedshiftGrid(z), bounces)
+    np.testing.assert_allclose(value[0], JITTED["distmod"](z[:1], bounces)[0], rtol=1e-10)
     assert np.isnan(value[-1])
 
 

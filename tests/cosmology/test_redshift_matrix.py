@@ -153,10 +153,10 @@ def test_one_impossible_universe_is_nan_with_finite_gradients_elsewhere():
         return MATRIX.distmod(hc.Cosmology(H0=70.0, Om0=0.1, Ode0=ode))
 
     assert np.isnan(distmod(1.8)).all(), "as the class says: every distance, not those beyond the gap only"
-    assert np.isfinite(distmod(1.0)).all()
+    np.testing.assert_allclose(distmod(1.0), hc.distmod(Z, hc.Cosmology(H0=70.0, Om0=0.1, Ode0=1.0)), atol=1e-6)
     masked = jax.jit(jax.grad(lambda ode: jnp.sum(jnp.where(jnp.isfinite(distmod(ode)), distmod(ode), 0.0))))
-    assert np.isfinite(masked(1.0))
-    assert masked(1.0) != 0.0
+    ends = [float(distmod(1.0 + step).sum()) for step in (-1e-4, 1e-4)]
+    np.testing.assert_allclose(masked(1.0), (ends[1] - ends[0]) / 2e-4, rtol=1e-5)
     assert masked(1.8) == 0.0
 
 

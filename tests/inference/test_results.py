@@ -242,3 +242,11 @@ def test_provenance():
     assert run["data"].startswith("62 type Ia supernovae")
     assert run["description"] == "Type Ia supernovae, flat LCDM, marginal latents"
     assert "config" not in own_fit().run
+
+
+def test_a_file_of_a_later_format(tmp_path):
+    tree = own_fit().tree.copy()
+    tree.attrs["hbm_jax_format"] = 99
+    tree.to_netcdf(tmp_path / "later.nc", engine="h5netcdf")
+    with pytest.raises(ResultFileError, match=r"later\.nc: expected .* format 1 or older, found format 99"):
+        load(tmp_path / "later.nc")

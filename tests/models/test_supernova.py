@@ -517,3 +517,10 @@ def test_a_subclass_simulates_with_its_own_distances():
     key, given = jax.random.key(0), {"Om0": 0.3} | TRUTH
     shifted, plain = (model.simulate(key, FEW, given)[0] for model in (Shifted(), Supernova()))
     np.testing.assert_allclose(shifted.m_b, plain.m_b + 100.0, rtol=1e-12)
+
+
+def test_it_is_a_value():
+    model = Supernova(cosmology="wcdm", priors={"Om0": 0.3})
+    same = Supernova(cosmology="wcdm", priors={"Om0": 0.3})
+    assert model == same
+    assert len({model, same, Supernova(cosmology="wcdm")}) == 2
