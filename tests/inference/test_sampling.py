@@ -89,7 +89,7 @@ def test_without_a_mode_search_scales_are_learnt_in_warm_up(monkeypatch):
         assert ess(x[..., i]) > 1000
         assert abs(x[..., i].mean()) < 4 / np.sqrt(ess(x[..., i]))
         assert abs((x[..., i] ** 2).mean() - 1) < 4 * np.sqrt(2 / ess(x[..., i] ** 2))
-    assert fit.tree["sample_stats"]["n_steps"].to_numpy().max() <= 15  # adapted, else a hundred times as many
+    assert np.quantile(fit.tree["sample_stats"]["n_steps"], 0.99) <= 15  # adapted, else a hundred times as many
 
 
 # Dimensions and labels
