@@ -4,7 +4,7 @@ Compiling the model's gradient costs more than running it a thousand times, so o
 the mode search, the Hessian and the check of the starting points, and the loops around it are plain Python.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -48,6 +48,12 @@ class Start:
     dense: bool
     laplace: bool
     note: str
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
+        """Build from the arrays of `dataclasses.asdict`, as read back from a file."""
+        dense, laplace = bool(arrays["dense"]), bool(arrays["laplace"])
+        return cls(arrays["points"], arrays["inverse_mass"], dense, laplace, str(arrays["note"]))
 
 
 def find_mode(value_and_grad: Callable, start: np.ndarray) -> tuple[np.ndarray, float]:

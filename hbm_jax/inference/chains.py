@@ -1,0 +1,192 @@
+"""Chains of NUTS as one compiled program, and what they have drawn.
+
+`Chains` holds the program that advances every chain by any number of draws; a `Block` is what came out of one call, raw
+and on the host; `Draws` collects blocks. The draws do not depend on how they are cut into blocks.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from numpyro.infer import NUTS
+
+from hbm_jax.inference.start import Start
+from hbm_jax.inference.target import Target
+
+BUFFER_BYTES = 64 * 2**20  # of draws a block may hold on the device
+
+
+class Block(NamedTuple):
+    """Raw draws of every chain from one call, leading dimensions (chain, draw)."""
+
+    position: np.ndarray
+    potential_energy: np.ndarray
+    energy: np.ndarray
+    num_steps: np.ndarray
+    accept_prob: np.ndarray
+    diverging: np.ndarray
+
+
+@dataclass
+class Chains:
+    """Chains of NUTS on a target, advanced together by one compiled program.
+
+    Chains are shared out over the devices. A CPU core runs its chains one after the other, because trees of different
+    depth advanced in lock-step wait for the deepest; an accelerator runs them side by side.
+    """
+
+    target: Target
+    start: Start
+    num_warmup: int
+    target_accept_prob: float
+    max_tree_depth: int
+    key: jax.Array
+    buffer: int = field(init=False)
+
+    def __post_init__(self):
+        num_chains = len(self.start.points)
+        self.kernel = NUTS(
+            potential_fn=self.target.potential,
+            dense_mass=self.start.dense,
+            inverse_mass_matrix=jnp.asarray(self.start.inverse_mass),
+            target_accept_prob=self.target_accept_prob,
+            max_tree_depth=self.max_tree_depth,
+        )
+        keys = jax.random.split(self.key, num_chains)
+        # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
+        self.state = jax.jit(jax.vmap(lambda key, point: self.kernel.init(key, self.num_warmup, point, (), {})))(
+            keys, jnp.asarray(self.start.points)
+        )
+        devices = jax.local_devices()
+        num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
+        mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
+        spread = PartitionSpec("chain")
+        self.num_devices = num_devices
+        self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * num_chains * self.target.size), 50, 2000))
+        one_by_one = devices[0].platform == "cpu"
+
+        def advance(state, num_draws):
+            def chain(state):
+                return self._advance_chain(state, num_draws)
+
+            return jax.lax.map(chain, state) if one_by_one else jax.vmap(chain)(state)
+
+        sharded = jax.shard_map(
+            advance, mesh=mesh, in_specs=(spread, PartitionSpec()), out_specs=spread, check_vma=False
+        )
+        started = time.perf_counter()
+        self._advance = jax.jit(sharded).lower(self.state, jnp.asarray(0)).compile()
+        self.compile_seconds = time.perf_counter() - started
+
+    def _advance_chain(self, state, num_draws):
+        """Advance one chain; writes draws into a buffer of fixed size, so that one program serves every length."""
+
+        def record(state):
+            return Block(
+                state.z, state.potential_energy, state.energy, state.num_steps, state.accept_prob, state.diverging
+            )
+
+        def step(index, carry):
+            state, buffers = carry
+            state = self.kernel.sample(state, (), {})
+            buffers = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
+            return state, buffers
+
+        empty = jax.tree.map(lambda x: jnp.zeros((self.buffer, *jnp.shape(x)), jnp.result_type(x)), record(state))
+        return jax.lax.fori_loop(0, num_draws, step, (state, empty))
+
+    def advance(self, num_draws: int) -> Block:
+        """Advance every chain by ``num_draws`` (at most ``buffer``) and return the draws."""
+        state, buffers = self._advance(self.state, jnp.asarray(num_draws))
+        block = jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers)
+        self.state = state
+        return Block(*block)
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Whole state of every chain, adaptation included, as plain arrays by name."""
+        leaves = jax.tree_util.tree_flatten_with_path(self.state)[0]
+        return {jax.tree_util.keystr(path): np.asarray(_plain(leaf)) for path, leaf in leaves}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]):
+        """Continue from a state that `state_arrays` returned.
+
+        Raises
+        ------
+        ValueError
+            If it is not the state of these chains.
+        """
+        paths, structure = jax.tree_util.tree_flatten_with_path(self.state)
+        leaves = []
+        for path, leaf in paths:
+            name, like = jax.tree_util.keystr(path), _plain(leaf)
+            found = arrays.get(name)
+            if found is None or found.shape != like.shape or found.dtype != like.dtype:
+                raise ValueError(
+                    f"The saved sampler state does not fit: expected {name} of {like.dtype}{list(like.shape)}, found "
+                    f"{'none' if found is None else f'{found.dtype}{list(found.shape)}'}. It was written by another "
+                    "version of NumPyro or JAX."
+                )
+            array = jnp.asarray(found)
+            leaves.append(jax.random.wrap_key_data(array) if _is_key(leaf) else array)
+        self.state = jax.tree_util.tree_unflatten(structure, leaves)
+
+    @property
+    def step_size(self) -> np.ndarray:
+        """Step size of every chain, (num_chains,)."""
+        return np.asarray(self.state.adapt_state.step_size)
+
+
+@dataclass
+class Draws:
+    """What has been drawn so far: raw blocks, and the constrained sites derived from them."""
+
+    target: Target
+    blocks: list[Block] = field(default_factory=list)
+    _sites: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self):
+        # Every chunk has the same shape, so one program serves all of them.
+        self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
+        self._constrain = jax.jit(jax.vmap(self.target.constrain))
+
+    def compile(self):
+        """Compile the way from raw draws to sites, so that it does not count as drawing."""
+        jax.block_until_ready(self._constrain(np.repeat(self.target.start[None], self._chunk, axis=0)))
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of each chain."""
+        return sum(block.energy.shape[1] for block in self.blocks)
+
+    def raw(self, name: str) -> np.ndarray:
+        """One field of all blocks, (chain, draw, ...)."""
+        return np.concatenate([getattr(block, name) for block in self.blocks], axis=1)
+
+    def sites(self) -> dict[str, np.ndarray]:
+        """Every named site, (chain, draw, ...)."""
+        for block in self.blocks[len(self._sites) :]:
+            self._sites.append(self._constrain_block(block.position))
+        # In the order in which the program declares them.
+        names = [name for name in self.target.dims if name in self._sites[0]]
+        return {name: np.concatenate([s[name] for s in self._sites], axis=1) for name in names}
+
+    def _constrain_block(self, position):
+        num_chains, num_draws, size = position.shape
+        flat = position.reshape(-1, size)
+        padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self._chunk, axis=0)])
+        chunks = [jax.device_get(self._constrain(part)) for part in padded.reshape(-1, self._chunk, size)]
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
+        return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in whole.items()}
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf):
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf

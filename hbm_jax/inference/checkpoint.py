@@ -1,0 +1,225 @@
+"""What is on disk after every block, and what a run resumes from.
+
+A checkpoint folder holds ``run.json`` (who this run is), ``data.npz`` (its data, where they can be stored),
+``start.npz`` (starting points and metric) and one ``block-000000.npz`` a block: the raw draws, and the whole state of
+the sampler after them. Each file is written under another name, flushed to the disk and renamed, so it is there in full
+or not at all, and a run that is killed loses the block in flight. Arrays and JSON only, no code.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hbm_jax.inference.chains import Block
+
+FORMAT = 1
+RUN, DATA, START, BLOCK, LOCK = "run.json", "data.npz", "start.npz", "block-{:06d}.npz", "lock"
+
+
+class CheckpointError(OSError):
+    """A checkpoint that cannot be written, is not there, is in use, or belongs to another run."""
+
+
+class Saved(NamedTuple):
+    """One block read back.
+
+    Attributes
+    ----------
+    block : Block
+        Raw draws.
+    state : dict of str to array
+        Sampler state after the block.
+    warmup : bool
+        Whether the block belongs to the warm-up.
+    progress : dict of str to float
+        What the loop noted: seconds so far, next check.
+    """
+
+    block: Block
+    state: dict[str, np.ndarray]
+    warmup: bool
+    progress: dict[str, float]
+
+
+class Checkpoint:
+    """A checkpoint folder, locked while this process uses it.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written, or another process is using it.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.num_blocks = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / LOCK, "a")  # noqa: SIM115 - held until `close`
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: expected a folder that can be written for the checkpoint; found: {error.strerror}."
+            ) from None
+        if not _lock(self._lock):
+            self._lock.close()
+            raise CheckpointError(f"{self.folder}: expected a checkpoint no one else is using; another process is.")
+
+    def close(self):
+        """Let go of the folder."""
+        self._lock.close()
+
+    @classmethod
+    def existing(cls, folder: str | os.PathLike) -> "Checkpoint":
+        """Open a folder that holds a run.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not.
+        """
+        if not (Path(folder) / RUN).is_file():
+            raise CheckpointError(f"{folder}: expected a checkpoint folder holding {RUN}; found none.")
+        return cls(folder)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.folder / RUN).exists()
+
+    def begin(self, run: Mapping[str, Any], data: dict[str, Any] | None):
+        """Write who the run is, before anything is computed."""
+        if self.begun:
+            raise CheckpointError(
+                f"{self.folder}: expected a new or empty checkpoint folder; found another run in it. "
+                f'Continue that one with hbm_jax.resume("{self.folder}"), or choose another folder.'
+            )
+        if data is not None:
+            self._write(DATA, lambda file: np.savez(file, **data))
+        self._write_run({"format": FORMAT} | dict(run))
+
+    def update(self, **changed):
+        """Change part of what `run` says."""
+        self._write_run(self.run | changed)
+
+    def _write_run(self, run):
+        self._write(RUN, lambda file: file.write(json.dumps(run, indent=1).encode()))
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Who the run is, as `begin` was told."""
+        path = self.folder / RUN
+        try:
+            run = json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found something else: {error}.") from None
+        if run.get("format", FORMAT + 1) > FORMAT:
+            raise CheckpointError(f"{path}: expected format {FORMAT}; found {run.get('format')}, of a newer hbm_jax.")
+        return run
+
+    def write_start(self, arrays: dict[str, Any]):
+        """Write starting points and metric."""
+        self._write(START, lambda file: np.savez(file, **arrays))
+
+    def read_start(self) -> dict[str, np.ndarray] | None:
+        """Return starting points and metric; None if the run was stopped before it had any."""
+        path = self.folder / START
+        return dict(np.load(path, allow_pickle=False)) if path.exists() else None
+
+    def read_data(self) -> dict[str, np.ndarray] | None:
+        """Return the stored data; None where they could not be stored."""
+        path = self.folder / DATA
+        return dict(np.load(path, allow_pickle=False)) if path.exists() else None
+
+    def write_block(self, saved: Saved):
+        """Append a block."""
+        arrays: dict[str, Any] = {f"draws/{name}": value for name, value in saved.block._asdict().items()}
+        arrays |= {f"state/{name}": value for name, value in saved.state.items()}
+        arrays |= {f"progress/{name}": np.asarray(value) for name, value in saved.progress.items()}
+        arrays["warmup"] = np.asarray(saved.warmup)
+        self._write(BLOCK.format(self.num_blocks), lambda file: np.savez(file, **arrays))
+        self.num_blocks += 1
+
+    def blocks(self) -> Iterator[Saved]:
+        """Read every block in order.
+
+        A file that cannot be read, after a fault of the disk, is set aside together with those after it: the sampler's
+        state is in every block, so the run goes on from the one before and draws the same again.
+        """
+        self.num_blocks = 0
+        while (path := self.folder / BLOCK.format(self.num_blocks)).exists():
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+                saved = Saved(
+                    Block(**_section(arrays, "draws/")),
+                    _section(arrays, "state/"),
+                    bool(arrays["warmup"]),
+                    {name: float(value) for name, value in _section(arrays, "progress/").items()},
+                )
+            except Exception:  # zlib, zipfile, NumPy and the format each have their own
+                self._set_aside()
+                return
+            self.num_blocks += 1
+            yield saved
+
+    def _set_aside(self):
+        for path in sorted(self.folder.glob("block-*.npz")):
+            if path.name >= BLOCK.format(self.num_blocks):
+                path.rename(path.with_suffix(".damaged"))
+
+    def _write(self, name: str, write):
+        """Write a file in full or not at all."""
+        part = self.folder / f".{name}.part"
+        try:
+            with open(part, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.folder / name)
+            _sync_folder(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint could not be written: {error.strerror or error}. Everything before it "
+                f'is on disk: make room, then hbm_jax.resume("{self.folder}").'
+            ) from error
+
+
+def _section(arrays, prefix):
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _lock(file) -> bool:
+    """Lock a file for this process; released by the system however the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _sync_folder(folder: Path):
+    """Make a rename survive a power cut, where the system offers that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
