@@ -13,7 +13,7 @@ from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.stopping import MIN_SAMPLES, StopRule
 
 SECONDS_PER_BLOCK = 1.0
-LONGEST_BLOCK = 20.0  # seconds; blocks grow with the age of a run, so that a long one does not leave ten thousand files
+LONGEST_BLOCK = 20.0  # times that: blocks grow with the age of a run, so that a long one does not leave ten thousand files
 FIRST_BLOCK = 50
 MAX_LIVE = 40  # parameters watched by the live line; the verdict looks at all
 LIVE_SHARE = 0.02  # of the time that may go into working out the live line
@@ -79,15 +79,16 @@ class Loop:
 
     def _block(self, most: int, warmup: bool) -> Block:
         """Advance by a block's worth of draws, ``most`` at most, and keep them."""
-        seconds = min(max(SECONDS_PER_BLOCK, self.seconds / 100), LONGEST_BLOCK)
+        seconds = SECONDS_PER_BLOCK * min(max(1.0, self.seconds / 100), LONGEST_BLOCK)
         if self.rule.max_seconds is not None:
             seconds = min(seconds, max(self.rule.max_seconds - self.seconds, 0.0))
         length = int(np.clip(seconds / self.seconds_per_draw, 1, min(most, self.chains.buffer)))
         started = time.perf_counter()
         block = self.chains.advance(length)
-        self.seconds_per_draw = (time.perf_counter() - started) / length
+        drawn = block.energy.shape[1]
+        self.seconds_per_draw = (time.perf_counter() - started) / drawn
         if warmup:
-            self.warmed += length
+            self.warmed += drawn
         else:
             self.draws.blocks.append(block)
         if self.store is not None:
