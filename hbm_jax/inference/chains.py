@@ -50,17 +50,18 @@ class Chains:
 
     def __post_init__(self):
         num_chains = len(self.start.points)
+        metric = self.start.metric
         self.kernel = NUTS(
-            potential_fn=self.target.potential,
-            dense_mass=self.start.dense,
-            inverse_mass_matrix=jnp.asarray(self.start.inverse_mass),
+            potential_fn=lambda u: self.target.potential(metric.to_position(u)),
+            dense_mass=metric.dense,
+            inverse_mass_matrix=jnp.asarray(metric.inverse_mass),
             target_accept_prob=self.target_accept_prob,
             max_tree_depth=self.max_tree_depth,
         )
         keys = jax.random.split(self.key, num_chains)
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
         self.state = jax.jit(jax.vmap(lambda key, point: self.kernel.init(key, self.num_warmup, point, (), {})))(
-            keys, jnp.asarray(self.start.points)
+            keys, jnp.asarray(metric.from_position(self.start.points))
         )
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
@@ -88,7 +89,12 @@ class Chains:
 
         def record(state):
             return Block(
-                state.z, state.potential_energy, state.energy, state.num_steps, state.accept_prob, state.diverging
+                self.start.metric.to_position(state.z),
+                state.potential_energy,
+                state.energy,
+                state.num_steps,
+                state.accept_prob,
+                state.diverging,
             )
 
         def step(index, carry):

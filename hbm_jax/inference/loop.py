@@ -13,7 +13,9 @@ from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.stopping import MIN_SAMPLES, StopRule
 
 SECONDS_PER_BLOCK = 1.0
-LONGEST_BLOCK = 20.0  # times that: blocks grow with the age of a run, so that a long one does not leave ten thousand files
+LONGEST_BLOCK = (
+    20.0  # times that: blocks grow with the age of a run, so that a long one does not leave ten thousand files
+)
 FIRST_BLOCK = 50
 MAX_LIVE = 40  # parameters watched by the live line; the verdict looks at all
 LIVE_SHARE = 0.02  # of the time that may go into working out the live line

@@ -130,6 +130,11 @@ class Fit:
         ]
         return "\n".join(lines)
 
+    def note_timing(self, timing: Mapping[str, float]):
+        """Record the seconds of phases, here and in what `save` writes."""
+        self.timing.update(timing)
+        self.tree.attrs["hbm_jax_timing"] = json.dumps(self.timing)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write the fit to one netCDF file, all of it or nothing.
 
@@ -198,16 +203,12 @@ def assemble(
     coords = dict(own_coords) | dict(coords or {})
     used_dims = {name: dims[name] for name in sites if dims.get(name)}
     used = {dim for names in used_dims.values() for dim in names}
-    groups = {
-        "posterior": dict(sites),
-        "sample_stats": dict(sample_stats),
-        "unconstrained_posterior": {"position": positions},
-    }
-    tree = from_dict(
-        groups,
-        dims=used_dims | {"position": ["parameter"]},
-        coords={name: labels for name, labels in coords.items() if name in used} | {"parameter": list(target.labels)},
-    )
+    labels_of = {name: labels for name, labels in coords.items() if name in used}
+    tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels_of)
+    # Each group with names of its own: a site or a plate may be called what the sampler's are.
+    tree.update(from_dict({"sample_stats": dict(sample_stats)}))
+    raw = {"unconstrained_posterior": {"position": positions}}
+    tree.update(from_dict(raw, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
     for name, unit in getattr(program, "units", {}).items():
         if name in tree["posterior"]:
             tree["posterior"][name].attrs["units"] = unit

@@ -77,7 +77,7 @@ def sample(
     num_chains : int
         Chains, spread over the local devices (as many of them as divide the number of chains).
     num_warmup : int, optional
-        Warm-up draws a chain; 400 from a Laplace approximation, 1000 otherwise.
+        Warm-up draws a chain; 400 from an approximation of the posterior, 1000 without.
     num_samples : int, optional
         Draws a chain, exactly. Where omitted, drawing goes on until R-hat and effective sample sizes are good.
     until : float or mapping of str to float, optional
@@ -220,10 +220,10 @@ def _run(
         if stored is not None:
             start = Start.from_arrays(stored)
         else:
-            live.show(f"searching the mode of {target.size} parameters")
+            live.show(f"searching starting points for {target.size} parameters")
             start = choose_start(target, options.num_chains, key_start)
         lap("start")
-        num_warmup = options.num_warmup if options.num_warmup is not None else (400 if start.laplace else 1000)
+        num_warmup = options.num_warmup if options.num_warmup is not None else (400 if start.informed else 1000)
         live.show("compiling the sampler")
         chains = Chains(target, start, num_warmup, options.target_accept_prob, options.max_tree_depth, key_chains)
         if store is not None:
@@ -265,7 +265,7 @@ def _run(
             | ({} if store is None else {"checkpoint": str(store.folder)}),
         )
         lap("judging")
-        fit.timing.update(timing)
+        fit.note_timing(timing)
         more = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") goes on'
         live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{more}")
     return fit
@@ -275,7 +275,7 @@ def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored):
     """Keep the start of a new run; for an old one, see that the density there is still the same."""
     potential = np.asarray(chains.state.potential_energy)
     if stored is None:
-        store.write_start(asdict(start) | {"potential": potential})
+        store.write_start(start.to_arrays() | {"potential": potential})
         return
     was = stored["potential"]
     if not np.allclose(potential, was, rtol=SAME_DENSITY, atol=SAME_DENSITY):

@@ -1,7 +1,11 @@
-"""Where chains start and which metric they begin with: the posterior's mode and its curvature where that is cheap.
+"""Where chains start and which metric they begin with, from many short searches of which the bad ones are discarded.
 
 Compiling the model's gradient costs more than running it a thousand times, so one compiled value-and-gradient serves
-the mode search, the Hessian and the check of the starting points, and the loops around it are plain Python.
+every search, the Hessians and the check of the starting points, and the loops around it are plain Python.
+
+Up to `MAX_DENSE` parameters the searches look for modes, and the curvature there gives a Laplace approximation. Beyond,
+a joint mode of hierarchical latents is often degenerate (a scatter of zero), so they fit a mean-field normal
+approximation instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,17 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hbm_jax.inference.metric import MAX_DENSE, Metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
-# Up to this many parameters the mode is searched, its Hessian taken, and the metric is dense. Beyond, a joint mode of
-# hierarchical latents is often degenerate (a scatter of zero) and a dense metric costs more than it saves.
-MAX_DENSE = 100
-MODE_ITERATIONS = 500
-MODE_TOLERANCE = (
-    1e-3  # of the gradient's norm, in units where the posterior is about one wide; the mode is only a start
+SEARCHES = 6  # from the median of the prior and from draws of it
+SEARCH_ITERATIONS = 500
+GRADIENT_TOLERANCE = (
+    1e-3  # of the gradient's norm, in units where the posterior is about one wide; a mode is only a start
 )
+SETTLED = 0.1  # gradient norm above which a search has not arrived anywhere
 HESSIAN_STEP = 1e-4  # the truncation error of central differences is its square
 CANDIDATES = 20  # starting points tried for each chain
+SAME_MODE = 5.0  # standard deviations between two modes that count as one
+NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
+VARIATIONAL_DRAWS = 8
+VARIATIONAL_SEARCHES = 3
+VARIATIONAL_ITERATIONS = 80
+VARIATIONAL_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -33,30 +43,33 @@ class Start:
     ----------
     points : (num_chains, size)
         One starting point a chain.
-    inverse_mass : (size, size) or (size,)
-        Initial inverse mass matrix, dense or diagonal.
-    dense : bool
-        Whether the metric is dense.
-    laplace : bool
-        Whether points and metric come from a Laplace approximation.
+    metric : Metric
+        The metric the warm-up begins with.
+    informed : bool
+        Whether points and metric come from an approximation of the posterior, so that a short warm-up is enough.
     note : str
-        What was done, for the provenance of a fit.
+        What was done and why, for the provenance of a fit.
     """
 
     points: np.ndarray
-    inverse_mass: np.ndarray
-    dense: bool
-    laplace: bool
+    metric: Metric
+    informed: bool
     note: str
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything as plain arrays."""
+        own = {"points": self.points, "informed": np.asarray(self.informed), "note": np.asarray(self.note)}
+        return own | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
-        """Build from the arrays of `dataclasses.asdict`, as read back from a file."""
-        dense, laplace = bool(arrays["dense"]), bool(arrays["laplace"])
-        return cls(arrays["points"], arrays["inverse_mass"], dense, laplace, str(arrays["note"]))
+        """Inverse of `to_arrays`."""
+        return cls(arrays["points"], Metric.from_arrays(arrays), bool(arrays["informed"]), str(arrays["note"]))
 
 
-def find_mode(value_and_grad: Callable, start: np.ndarray) -> tuple[np.ndarray, float]:
+def minimise(
+    value_and_grad: Callable, start: np.ndarray, max_iterations: int = SEARCH_ITERATIONS
+) -> tuple[np.ndarray, float, float]:
     """Minimise by Optax's L-BFGS directions and a backtracking line search.
 
     Parameters
@@ -65,19 +78,21 @@ def find_mode(value_and_grad: Callable, start: np.ndarray) -> tuple[np.ndarray, 
         (size,) -> (value, gradient).
     start : (size,)
         Where to begin, with a finite value.
+    max_iterations : int
+        Budget.
 
     Returns
     -------
-    point, gradient_norm
-        The last point, and the norm of the gradient there.
+    point, value, gradient_norm
+        The last point, and what was found there.
     """
     solver = optax.scale_by_lbfgs()
     update = jax.jit(solver.update)
     point = jnp.asarray(start)
     state = solver.init(point)
     value, gradient = value_and_grad(point)
-    for _ in range(MODE_ITERATIONS):
-        if jnp.linalg.norm(gradient) < MODE_TOLERANCE:
+    for _ in range(max_iterations):
+        if jnp.linalg.norm(gradient) < GRADIENT_TOLERANCE:
             break
         direction, state = update(gradient, state, point)
         if direction @ gradient <= 0:
@@ -95,7 +110,7 @@ def find_mode(value_and_grad: Callable, start: np.ndarray) -> tuple[np.ndarray, 
         else:
             break
         point, value, gradient = trial, trial_value, trial_gradient
-    return np.asarray(point), float(jnp.linalg.norm(gradient))
+    return np.asarray(point), float(value), float(jnp.linalg.norm(gradient))
 
 
 def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
@@ -108,8 +123,22 @@ def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
     return 0.5 * (hessian + hessian.T)
 
 
+@dataclass(frozen=True)
+class _Mode:
+    """A minimum of the potential and the normal approximation around it."""
+
+    point: np.ndarray
+    gradient_norm: float
+    scale: np.ndarray  # of the covariance scale @ scale.T
+    log_evidence: float
+
+    def distance(self, other: "_Mode") -> float:
+        """How far another mode is, in standard deviations."""
+        return float(np.linalg.norm(np.linalg.solve(self.scale, other.point - self.point)))
+
+
 def choose_start(target: Target, num_chains: int, key: jax.Array) -> Start:
-    """Mode, curvature and dispersed starting points; the prior's median where there is no usable mode.
+    """Choose starting points and metric; draws of the prior where every search fails.
 
     Parameters
     ----------
@@ -127,30 +156,120 @@ def choose_start(target: Target, num_chains: int, key: jax.Array) -> Start:
     """
     value_and_grad = jax.jit(jax.value_and_grad(target.potential))
     # NumPy draws, so that nothing has to be compiled for them.
-    random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    dense = target.size <= MAX_DENSE
-    if dense:
-        mode, norm = find_mode(value_and_grad, target.start)
-        hessian = hessian_at(value_and_grad, mode)
-        if np.isfinite(norm) and np.isfinite(hessian).all():
-            eigenvalues, vectors = np.linalg.eigh(hessian)
-            if eigenvalues.min() > 0:
-                scale = vectors / np.sqrt(eigenvalues)
-                points = mode + random.normal(size=(CANDIDATES * num_chains, target.size)) @ scale.T
-                note = f"Laplace approximation at the mode (gradient norm {norm:.1g}), dense metric"
-                return Start(_finite(value_and_grad, points, num_chains), scale @ scale.T, True, True, note)
-    points = target.start + random.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
-    inverse_mass = np.eye(target.size) if dense else np.ones(target.size)
-    note = f"jittered median of the prior, {'dense' if dense else 'diagonal'} metric"
-    return Start(_finite(value_and_grad, points, num_chains), inverse_mass, dense, False, note)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
+    if candidates:
+        search = _laplace if target.size <= MAX_DENSE else _variational
+        start = search(value_and_grad, candidates, num_chains, rng)
+        if start is not None:
+            return start
+    points = target.start + rng.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
+    points = np.concatenate([points, target.prior_draws.reshape(-1, target.size)])
+    kind = "dense" if target.size <= MAX_DENSE else "diagonal"
+    unit = np.eye(target.size) if kind == "dense" else np.ones(target.size)
+    why = "no search found a peak to measure it at"
+    note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
+    return Start(_finite(value_and_grad, points, num_chains), Metric(kind, unit, why), False, note)
+
+
+def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
+    """Modes, their weights, and points around each of those that matter."""
+    modes: list[_Mode] = []
+    lost = 0
+    for candidate in candidates[:SEARCHES]:
+        point, value, norm = minimise(value_and_grad, candidate)
+        if norm < SETTLED and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
+            continue
+        hessian = hessian_at(value_and_grad, point)
+        eigenvalues, vectors = np.linalg.eigh(hessian) if np.isfinite(hessian).all() else (np.array([np.nan]), None)
+        if not (np.isfinite(norm) and eigenvalues.min() > 0):
+            lost += 1
+            continue
+        mode = _Mode(point, norm, vectors / np.sqrt(eigenvalues), -value - 0.5 * float(np.log(eigenvalues).sum()))
+        if not any(known.distance(mode) < SAME_MODE for known in modes):
+            modes.append(mode)
+    if not modes:
+        return None
+    modes.sort(key=lambda mode: -mode.log_evidence)
+    kept = [mode for mode in modes if mode.log_evidence > modes[0].log_evidence - NEGLIGIBLE]
+    # The better modes get the chains that are left over.
+    chains = np.bincount(np.arange(num_chains) % len(kept), minlength=len(kept))
+    points = []
+    for mode, wanted in zip(kept, chains, strict=True):
+        around = mode.point + rng.normal(size=(CANDIDATES * wanted, len(mode.point))) @ mode.scale.T
+        if wanted:
+            points.append(_finite(value_and_grad, around, wanted))
+    best = modes[0]
+    why = f"{len(best.point)} parameters, at most {MAX_DENSE}"
+    discarded = len(modes) - len(kept) + lost
+    note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), dense metric ({why})"
+    if len(kept) > 1:
+        note += f"; {len(kept)} modes were found and the chains shared out over them"
+    if discarded:
+        note += f"; {discarded} of {min(SEARCHES, len(candidates))} searches ended nowhere that matters"
+    return Start(np.concatenate(points), Metric("dense", best.scale @ best.scale.T, why), True, note)
+
+
+def _variational(value_and_grad, candidates, num_chains, rng) -> Start | None:
+    """Mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18), best of several."""
+    size = len(candidates[0])
+    half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
+    half /= np.sqrt(np.mean(half**2, axis=0))  # with their antipodes: the right mean and variance, exactly
+    noise = np.concatenate([half, -half])
+
+    def round_from(loc, log_scale):
+        """Fit in units of the approximation there is, so that widths as different as 0.01 and 1000 do no harm."""
+        unit = np.exp(log_scale)
+
+        def objective(both):
+            both = np.asarray(both)
+            here, scale = loc + unit * both[:size], unit * np.exp(both[size:])
+            values, gradients = zip(*(value_and_grad(here + scale * e) for e in noise), strict=True)
+            gradients = np.stack([np.asarray(g) for g in gradients])
+            if not np.isfinite(values).all():
+                return np.inf, jnp.zeros(2 * size)
+            slope = np.concatenate([gradients.mean(0) * unit, (gradients * noise).mean(0) * scale - 1.0])
+            return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(slope)
+
+        if not np.isfinite(objective(np.zeros(2 * size))[0]):
+            return np.inf, loc, log_scale
+        both, value, _ = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
+        return value, loc + unit * both[:size], log_scale + both[size:]
+
+    found = []
+    for candidate in candidates[:VARIATIONAL_SEARCHES]:
+        for narrow in (-2.0, -5.0):
+            value, loc, log_scale = round_from(candidate, np.full(size, narrow))
+            if np.isfinite(value):
+                for _ in range(VARIATIONAL_ROUNDS - 1):
+                    value, loc, log_scale = round_from(loc, log_scale)
+                found.append((value, np.concatenate([loc, log_scale])))
+                break
+    found = [(value, point) for value, point in found if np.isfinite(value) and np.isfinite(point).all()]
+    if not found:
+        return None
+    found.sort(key=lambda pair: pair[0])
+    best = found[0][1]
+    loc, scale = best[:size], np.exp(best[size:])
+    points = loc + scale * rng.normal(size=(CANDIDATES * num_chains, size))
+    metric = scaled_metric(lambda p: value_and_grad(p)[1], points[: VARIATIONAL_DRAWS // 2], scale, rng)
+    note = f"mean-field normal approximation, {metric.kind} metric ({metric.why})"
+    worse = sum(value > found[0][0] + NEGLIGIBLE for value, _ in found)
+    if worse:
+        note += f"; {worse} of {min(VARIATIONAL_SEARCHES, len(candidates))} searches were worse and discarded"
+    return Start(_finite(value_and_grad, points, num_chains), metric, True, note)
+
+
+def _is_finite(value_and_gradient) -> bool:
+    value, gradient = value_and_gradient
+    return bool(np.isfinite(value) and np.isfinite(gradient).all())
 
 
 def _finite(value_and_grad, points, num_chains):
     """Keep the first points, one a chain, at which density and gradient are finite."""
-    kept = []
+    kept: list[np.ndarray] = []
     for point in points:
-        value, gradient = value_and_grad(point)
-        if np.isfinite(value) and np.isfinite(gradient).all():
+        if _is_finite(value_and_grad(point)):
             kept.append(point)
         if len(kept) == num_chains:
             return np.stack(kept)

@@ -5,7 +5,7 @@ what a person reads is obtained from it by `Target.constrain`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.initialization import init_to_median
+from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
-PRIOR_DRAWS = 15  # whose median, site by site, is where everything starts
+RESERVED = {"chain", "draw", "sample"}
+PRIOR_DRAWS = 15  # whose median, component by component, is the first of the points from which searches start
 
 
 class StartError(RuntimeError):
@@ -41,6 +42,8 @@ class Target:
         Dimensions of each site, from the plates it is in.
     bounds : dict of str to (float, float)
         Lower and upper bound of each scalar site's prior, infinite where there is none.
+    prior_draws : (num, size)
+        Draws of the prior.
     """
 
     potential: Callable
@@ -49,6 +52,7 @@ class Target:
     labels: tuple[str, ...]
     dims: dict[str, list[str]]
     bounds: dict[str, tuple[float, float]]
+    prior_draws: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def size(self) -> int:
@@ -81,9 +85,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
 
     def start(key):
         # Under jit, so that one compilation takes the place of one per operation; what is static is noted on the way.
-        initial = handlers.substitute(
-            handlers.seed(program, key), substitute_fn=init_to_median(num_samples=PRIOR_DRAWS)
-        )
+        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
         trace = handlers.trace(initial).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
@@ -98,17 +100,26 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
         }
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
-    params = jax.jit(start)(key)
-    if not params:
+    draws = jax.jit(jax.vmap(start))(jax.random.split(key, PRIOR_DRAWS))
+    for kind, names in (
+        ("site", structure["dims"]),
+        ("plate", {d for dims in structure["dims"].values() for d in dims}),
+    ):
+        for name in RESERVED & set(names):
+            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+    if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
-    flat, unravel = ravel_pytree(params)
+    first = jax.tree.map(lambda x: x[0], draws)
+    unravel = ravel_pytree(first)[1]
+    flat = np.concatenate([np.asarray(draws[name]).reshape(PRIOR_DRAWS, -1) for name in sorted(draws)], axis=1)
     return Target(
         potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
         sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
-        start=np.asarray(flat),
-        labels=_labels(params),
+        start=np.median(flat, axis=0),
+        labels=_labels(first),
         dims=structure["dims"],
         bounds=structure["bounds"],
+        prior_draws=flat,
     )
 
 

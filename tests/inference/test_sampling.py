@@ -1,5 +1,6 @@
 """The loop: right posteriors, the same draws for the same seed however they are cut, and how a run ends."""
 
+import functools
 import json
 import re
 from types import SimpleNamespace
@@ -82,8 +83,9 @@ def test_eight_schools_against_posteriordb(schools, shared_data):
     assert schools.verdict.worst_r_hat[1] < 1.01
 
 
-def test_without_a_mode_search_scales_are_learnt_in_warm_up(monkeypatch):
+def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
+    monkeypatch.setattr(start_module, "_variational", lambda *_: None)
     width = np.array([0.01, 1.0, 100.0])
     fit = hbm.sample(programs.scales, width, seed=3, num_samples=1000, progress=False)
     assert "diagonal metric" in fit.run["start"]
@@ -94,6 +96,22 @@ def test_without_a_mode_search_scales_are_learnt_in_warm_up(monkeypatch):
         assert abs(x[..., i].mean()) < 4 / np.sqrt(ess(x[..., i]))
         assert abs((x[..., i] ** 2).mean() - 1) < 4 * np.sqrt(2 / ess(x[..., i] ** 2))
     assert np.quantile(fit.tree["sample_stats"]["n_steps"], 0.99) <= 15  # adapted, else a hundred times as many
+
+
+def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch):
+    monkeypatch.setattr(start_module, "MAX_DENSE", 0)
+    size = 40
+    direction = np.ones(size) / np.sqrt(size)
+    covariance = np.eye(size) + 400.0 * np.outer(direction, direction)
+    program = functools.partial(correlated, np.zeros(size), covariance)
+    fit = hbm.sample(program, seed=4, num_samples=1000, progress=False)
+    assert "low-rank metric" in fit.run["start"]
+    along = fit.posterior["x"].to_numpy() @ direction
+    assert ess(along) > 1000
+    assert abs(along.mean()) < 4 * np.sqrt(401.0 / ess(along))
+    assert abs((along**2).mean() / 401.0 - 1) < 4 * np.sqrt(2 / ess(along**2))
+    np.testing.assert_array_equal(fit.tree["unconstrained_posterior"]["position"], fit.posterior["x"])
+    assert np.median(fit.tree["sample_stats"]["n_steps"]) <= 7  # 60 with a diagonal one
 
 
 # Dimensions and labels
@@ -219,6 +237,7 @@ def interrupted(monkeypatch):
             return advance(self, num_draws)
 
         monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
+        monkeypatch.setattr(loop_module, "LIVE_SHARE", np.inf)
         monkeypatch.setattr(sampling, "LiveLine", Recorder)
         monkeypatch.setattr(Recorder, "lines", [])
         return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5)
@@ -239,7 +258,7 @@ def test_ctrl_c_keeps_what_is_done(interrupted):
     # What the live line said on the way.
     lines = Recorder.lines
     assert lines[0] == "tracing the model"
-    assert lines[1] == "searching the mode of 2 parameters"
+    assert lines[1] == "searching starting points for 2 parameters"
     assert lines[2] == "compiling the sampler"
     assert lines[3].startswith("warm-up 10/30, ")
     live = [line for line in lines if "divergences" in line]
@@ -293,7 +312,9 @@ def test_settings_of_the_caller_are_untouched(capsys):
 
 
 def test_float32_on_request_and_a_budget(capsys):
-    fit = hbm.sample(tiny, num_chains=3, num_warmup=100, max_num_samples=400, until=1e6, dtype="float32", progress=False)
+    fit = hbm.sample(
+        tiny, num_chains=3, num_warmup=100, max_num_samples=400, until=1e6, dtype="float32", progress=False
+    )
     assert fit.run["stopped"] == "stopped: the budget of 400 draws a chain is spent"
     assert fit.posterior["a"].dtype == np.float32
     assert fit.run["dtype"] == "float32"

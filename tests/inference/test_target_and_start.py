@@ -1,5 +1,7 @@
 """A program as a density on flat vectors, and where its chains start."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from numpyro import distributions as dist
 from scipy import stats
 
 from hbm_jax.inference import start as start_module
-from hbm_jax.inference.start import MODE_TOLERANCE, choose_start, find_mode, hessian_at
+from hbm_jax.inference.metric import Metric, scaled_metric
+from hbm_jax.inference.start import GRADIENT_TOLERANCE, choose_start, hessian_at, minimise
 from hbm_jax.inference.target import StartError, Target, build_target
 
 KEY = jax.random.key(5)
@@ -151,17 +154,18 @@ def bare_target(potential, size):
     ("function", "begin", "mode"),
     [(gaussian, np.zeros(4), CENTRE), (rosenbrock, np.array([-1.2, 1.0]), np.ones(2))],
 )
-def test_find_mode(function, begin, mode):
-    point, norm = find_mode(jax.jit(jax.value_and_grad(function)), begin)
-    assert norm < MODE_TOLERANCE
+def test_minimise(function, begin, mode):
+    point, value, norm = minimise(jax.jit(jax.value_and_grad(function)), begin)
+    np.testing.assert_allclose(value, function(point), rtol=1e-12, atol=1e-15)
+    assert norm < GRADIENT_TOLERANCE
     np.testing.assert_allclose(point, mode, atol=5e-3)
 
 
-def test_find_mode_keeps_out_of_where_the_density_is_not_finite():
+def test_minimise_keeps_out_of_where_the_density_is_not_finite():
     # Minus the log density of Exponential(1) in x itself: NaN below zero, least at its edge.
-    point, norm = find_mode(jax.jit(jax.value_and_grad(lambda x: jnp.sum(x - 0.01 * jnp.log(x)))), np.array([5.0]))
+    point, _, norm = minimise(jax.jit(jax.value_and_grad(lambda x: jnp.sum(x - 0.01 * jnp.log(x)))), np.array([5.0]))
     np.testing.assert_allclose(point, 0.01, rtol=0.01)
-    assert norm < MODE_TOLERANCE
+    assert norm < GRADIENT_TOLERANCE
 
 
 def test_hessian():
@@ -176,10 +180,10 @@ def test_hessian():
 
 def test_start_by_the_laplace_approximation():
     start = choose_start(bare_target(gaussian, 4), 200, KEY)
-    assert start.laplace
-    assert start.dense
+    assert start.informed
+    assert start.metric.dense
     assert "Laplace" in start.note
-    np.testing.assert_allclose(start.inverse_mass, COVARIANCE, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(start.metric.inverse_mass, COVARIANCE, rtol=1e-5, atol=1e-6)
     # Drawn from the approximation: squared distances from the mode follow chi squared of four degrees.
     distances = np.einsum("ij,jk,ik->i", start.points - CENTRE, PRECISION, start.points - CENTRE)
     assert stats.kstest(distances, stats.chi2(4).cdf).pvalue > 1e-3
@@ -192,20 +196,98 @@ def test_start_by_the_laplace_approximation():
 )
 def test_start_falls_back_without_a_mode(potential):
     start = choose_start(bare_target(potential, 3), 4, KEY)
-    assert not start.laplace
+    assert not start.informed
     assert "jittered median" in start.note
-    np.testing.assert_array_equal(start.inverse_mass, np.eye(3))
+    np.testing.assert_array_equal(start.metric.inverse_mass, np.eye(3))
     assert np.abs(start.points).max() <= 0.5
     assert len(np.unique(start.points, axis=0)) == 4
 
 
-def test_many_parameters_start_diagonal_and_without_a_mode_search(monkeypatch):
+def two_peaks(x):
+    """Normals of one width at -20 and 20, the second with a third of the weight."""
+    return -jnp.logaddexp(-0.5 * jnp.sum((x + 20.0) ** 2), jnp.log(0.5) - 0.5 * jnp.sum((x - 20.0) ** 2))
+
+
+def test_chains_are_shared_out_over_modes():
+    wide = replace(bare_target(two_peaks, 2), prior_draws=RNG.normal(0.0, 30.0, (15, 2)))
+    start = choose_start(wide, 4, KEY)
+    assert "2 modes were found" in start.note
+    assert sorted(np.sign(start.points[:, 0])) == [-1, -1, 1, 1]
+    np.testing.assert_allclose(np.abs(start.points), 20.0, atol=4.0)
+
+
+def test_a_mode_without_weight_is_discarded_and_said():
+    def potential(x):
+        return -jnp.logaddexp(-0.5 * jnp.sum((x + 20.0) ** 2), -30.0 - 0.5 * jnp.sum((x - 20.0) ** 2))
+
+    wide = replace(
+        bare_target(potential, 2), prior_draws=np.array([[22.0, 19.0], [-25.0, -3.0]]), start=np.full(2, 9.0)
+    )
+    start = choose_start(wide, 4, KEY)
+    assert "1 of 3 searches ended nowhere that matters" in start.note
+    np.testing.assert_allclose(start.points, -20.0, atol=4.0)
+
+
+# More parameters than a dense metric is for
+
+
+def funnel(x):
+    """Neal 2003 in the form everyone fears, with a datum of 3 or -3 each: a joint mode does not exist."""
+    y = 3.0 * (-1.0) ** jnp.arange(len(x) - 1)
+    return 0.5 * (x[0] / 3) ** 2 + jnp.sum(0.5 * x[1:] ** 2 * jnp.exp(-x[0]) + 0.5 * x[0] + 0.5 * (x[1:] - y) ** 2)
+
+
+def test_many_parameters_start_from_a_normal_approximation(monkeypatch):
     monkeypatch.setattr(start_module, "MAX_DENSE", 3)
-    monkeypatch.setattr(start_module, "find_mode", None)
-    start = choose_start(bare_target(gaussian, 4), 2, KEY)
-    assert not start.dense
-    assert not start.laplace
-    np.testing.assert_array_equal(start.inverse_mass, np.ones(4))
+    width = np.array([0.01, 1.0, 5.0, 300.0])
+    target = bare_target(lambda x: 0.5 * jnp.sum(((x - CENTRE) / width) ** 2), 4)
+    start = choose_start(target, 400, KEY)
+    assert start.informed
+    assert start.metric.kind == "diagonal"
+    assert start.note.startswith("mean-field normal approximation, diagonal metric (curvatures differ by a factor of 1")
+    np.testing.assert_allclose(np.sqrt(start.metric.inverse_mass), width, rtol=0.02)
+    assert stats.kstest(((start.points - CENTRE) / width).ravel(), stats.norm.cdf).pvalue > 1e-3
+
+
+def test_a_funnel_has_a_normal_approximation_where_it_has_no_mode(monkeypatch):
+    monkeypatch.setattr(start_module, "MAX_DENSE", 3)
+    start = choose_start(bare_target(funnel, 60), 20, KEY)
+    assert start.informed
+    # The data have a variance of 9, one of it noise, so x[0] is log 8 within 0.3; the mouth is at minus infinity.
+    np.testing.assert_allclose(start.points[:, 0], np.log(8.0), atol=1.0)
+
+
+def spread_out(size, values):
+    """A Gaussian with a unit diagonal-scaled covariance but for a few long and short directions."""
+    directions = np.linalg.qr(RNG.normal(size=(size, len(values))))[0]
+    scale = np.exp(RNG.normal(size=size))
+    precision = np.eye(size) + directions @ np.diag(np.asarray(values) - 1.0) @ directions.T
+    return scale, precision / np.outer(scale, scale)
+
+
+def test_a_low_rank_metric_whitens_what_a_diagonal_cannot():
+    size = 150
+    scale, precision = spread_out(size, [1e-3, 0.02, 50.0])
+    metric = scaled_metric(lambda x: precision @ x, RNG.normal(size=(2, size)), scale, RNG)
+    assert metric.kind == "low-rank"
+    assert metric.stretch.shape == (3,)
+    whitened = np.linalg.eigvalsh(
+        jax.hessian(lambda u: 0.5 * metric.to_position(u) @ precision @ metric.to_position(u))(jnp.zeros(size))
+    )
+    np.testing.assert_allclose(whitened, 1.0, rtol=0.05)
+    u = RNG.normal(size=(5, size))
+    np.testing.assert_allclose(metric.from_position(metric.to_position(u)), u, rtol=1e-9, atol=1e-9)
+    again = Metric.from_arrays(metric.to_arrays())
+    np.testing.assert_array_equal(again.to_position(u), metric.to_position(u))
+    assert again.why == metric.why
+
+
+def test_a_diagonal_metric_where_nothing_stands_out():
+    scale, precision = spread_out(150, [0.6, 1.5])
+    metric = scaled_metric(lambda x: precision @ x, RNG.normal(size=(2, 150)), scale, RNG)
+    assert metric.kind == "diagonal"
+    np.testing.assert_array_equal(metric.inverse_mass, scale**2)
+    assert "curvatures differ by a factor of 2.5" in metric.why
 
 
 def test_starting_points_are_where_the_density_is_finite():
