@@ -78,6 +78,7 @@ def examine() -> tuple[list[str], list[str]]:
     lines += [f"{name:<13} {found or 'not installed'}" for name, found in versions.items()]
     lines.append(f"cores         {os.cpu_count()}")
     lines += [f"device {device.id}      {device.platform}, {device.device_kind}" for device in devices]
+    lines.append(f"programs      {_cache()}")
     with jax.enable_x64(True):
         double = jnp.zeros(1).dtype == jnp.float64 and abs(float(jnp.sum(jnp.asarray([1.0, 1e-12]))) - 1.0) > 0
     default = "on" if jax.config.read("jax_enable_x64") else "off (sample switches it on for itself)"
@@ -97,3 +98,16 @@ def examine() -> tuple[list[str], list[str]]:
     if not abs(ours / exact - 1.0) < 1e-12:
         problems.append("the distance kernel is not accurate on this device.")
     return lines, problems
+
+
+def _cache() -> str:
+    """Say where compiled programs are kept between runs of the command line."""
+    from hbm_jax.inference.compilation_cache import VARIABLE, cache_folder, size
+
+    folder = cache_folder()
+    if folder is None:
+        return f"compiled each time ({VARIABLE}=off)"
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        return f"compiled each time: {folder} cannot be written; {VARIABLE} names another folder"
+    return f"kept once compiled in {folder} ({size(folder) / 1024**2:.0f} MB); {VARIABLE}=off turns that off"
