@@ -12,20 +12,21 @@ and is observed with the 3x3 covariance of its light-curve fit, to which lensing
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
-from numpyro import handlers
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.models import background
-from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text, sample_prior
+from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.supernova_ridge import supernova_ridge
 
 LATENTS = ("marginal", "noncentred", "centred")
 OBSERVABLES = ("x1", "c", "m_b")  # the order in which the loading matrix is triangular
@@ -54,6 +55,13 @@ UNITS = {
     "c_true": "mag",
     "m_b_true": "mag",
 }
+
+
+class Standardised(NamedTuple):
+    """Magnitudes that stretch, colour and host would leave alike [mag]: value and variance of each supernova."""
+
+    m_b: np.ndarray
+    variance: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +99,10 @@ class Supernova:
     0.3
     """
 
-    cosmology: str = "lcdm"
-    latents: str = "marginal"
+    cosmology: str = field(default="lcdm", metadata={"help": ", ".join(background.FREE)})
+    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    mass_step: bool = True
+    mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude of their own"})
 
     def __post_init__(self):
         choose("cosmology", self.cosmology, tuple(background.FREE))
@@ -124,7 +132,7 @@ class Supernova:
             With marginal latents, also draw each supernova's x1_true, c_true, m_b_true from their exact conditional.
         """
         priors = self.all_priors
-        cosmology = background.sample_cosmology(self.cosmology, priors)
+        cosmology = background.sample_cosmology(self.cosmology, priors, supernova_ridge)
         parameters = {name: sample_prior(name, priors[name]) for name in DEFAULT_PRIORS if name in priors}
         modulus = self.distmod(data, cosmology)
         if observed:
@@ -132,9 +140,7 @@ class Supernova:
             possible = jnp.all(jnp.isfinite(modulus))
             numpyro.factor("_big_bang", jnp.where(possible, 0.0, -jnp.inf))
             modulus = jnp.where(possible, modulus, 0.0)
-        magnitude = modulus + parameters["M0"]
-        if self.mass_step:
-            magnitude = magnitude + parameters["delta_M"] * _is_massive(data)
+        magnitude = modulus + parameters["M0"] + self._host_step(data, parameters)
         values = _observations(data) if observed else None
         with numpyro.plate("supernova", len(data)):
             if self.latents == "marginal":
@@ -162,8 +168,45 @@ class Supernova:
         p = parameters
         x1 = latent("x1", p["x1_mean"], p["x1_std"])
         c = latent("c", p["c_mean"], p["c_std"])
-        m_b = latent("m_b", magnitude - p["alpha"] * x1 + p["beta"] * c, p["sigma_int"])
+        m_b = latent("m_b", magnitude + _tripp(p, x1, c), p["sigma_int"])
         return jnp.stack([x1, c, m_b], axis=-1)
+
+    def _host_step(self, data, parameters):
+        return parameters["delta_M"] * _is_massive(data) if self.mass_step else 0.0
+
+    def standardise(self, data: Supernovae, parameters: Mapping[str, float]) -> Standardised:
+        """Magnitude that each supernova would have with x1 = c = 0 and a host of low mass.
+
+        Parameters
+        ----------
+        data : Supernovae
+            The sample, N of them.
+        parameters : mapping of str to float
+            ``alpha, beta, sigma_int`` and, with a mass step, ``delta_M``; others are ignored.
+
+        Returns
+        -------
+        Standardised
+            ``m_b + alpha x1 - beta c - delta_M [massive host]``, (N,), whose mean in the model is M0 plus the distance
+            modulus; and its variance: that of the light-curve fit with its correlations, lensing, peculiar velocity and
+            the intrinsic scatter.
+
+        Raises
+        ------
+        DataError
+            If a host mass is needed and missing.
+
+        Examples
+        --------
+        >>> from hbm_jax.data import load_jla
+        >>> parameters = {"alpha": 0.14, "beta": 3.1, "delta_M": -0.07, "sigma_int": 0.1}
+        >>> Supernova().standardise(load_jla(), parameters).m_b.shape
+        (740,)
+        """
+        m_b = data.m_b - _tripp(parameters, data.x1, data.c) - self._host_step(data, parameters)
+        direction = np.array([parameters["alpha"], -parameters["beta"], 1.0])
+        variance = np.einsum("i,nij,j->n", direction, _noise(data), direction) + parameters["sigma_int"] ** 2
+        return Standardised(m_b, variance)
 
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Distance modulus of every supernova [mag], (N,); a subclass may put its own rule here.
@@ -189,18 +232,8 @@ class Supernova:
         Supernovae, dict
             The sample with new observed values, and the true value of every parameter and latent.
         """
-        fixed = {name: float(value) for name, value in (parameters or {}).items()}
-        model = dataclasses.replace(self, latents="noncentred", priors=dict(self.priors) | fixed)
-        with jax.enable_x64(True):
-            trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False)
-        truth = {
-            name: np.asarray(site["value"])
-            for name, site in trace.items()
-            if site["type"] in ("sample", "deterministic") and not name.startswith("_") and name != "observed"
-        }
-        held = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
-        truth |= {name: np.asarray(value) for name, value in held.items()}
-        x1, c, m_b = np.moveaxis(np.asarray(trace["observed"]["value"]), -1, 0)
+        observed, truth = simulated(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
+        x1, c, m_b = np.moveaxis(observed["observed"], -1, 0)
         return data.replace_observations(m_b=m_b, x1=x1, c=c), truth
 
     # What the inference and the surfaces ask of a program, beside calling it.
@@ -226,12 +259,12 @@ class Supernova:
 
     def to_config(self) -> dict:
         """Choices as plain values, priors as text; ``Supernova(**config)`` is the same model."""
-        return {
-            "cosmology": self.cosmology,
-            "latents": self.latents,
-            "mass_step": self.mass_step,
-            "priors": priors_to_text(self.all_priors),
-        }
+        return configuration(self)
+
+
+def _tripp(parameters, x1, c):
+    """Magnitude that stretch and colour add [mag]."""
+    return parameters["beta"] * c - parameters["alpha"] * x1
 
 
 def _is_massive(data: Supernovae):
@@ -262,7 +295,7 @@ def _noise(data: Supernovae):
 def _marginal(parameters, magnitude, noise) -> LinearGaussian:
     """Distribution of the observed (x1, c, m_b) with the true values integrated out."""
     p = parameters
-    mean_m_b = magnitude - p["alpha"] * p["x1_mean"] + p["beta"] * p["c_mean"]
+    mean_m_b = magnitude + _tripp(p, p["x1_mean"], p["c_mean"])
     x1_mean, c_mean, mean_m_b = jnp.broadcast_arrays(p["x1_mean"], p["c_mean"], mean_m_b)
     loc = jnp.stack([x1_mean, c_mean, mean_m_b], axis=-1)
     x1_std, c_std, zero = p["x1_std"], p["c_std"], 0.0

@@ -1,12 +1,13 @@
 """Posterior draws by label, as the figures want them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
-from hbm_jax.models import Supernova
+
+Model = TypeVar("Model")
 
 MAX_ELEMENTS = 20  # of a vector parameter that stands in where a fit has no scalar parameter
 
@@ -80,9 +81,12 @@ def spread(total: int, wanted: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
 
 
-def supernova_model(fit: Fit, what: str) -> Supernova:
-    """Return the model of a supernova fit; ValueError unless it is one, with its program and data."""
-    if isinstance(fit.program, Supernova) and isinstance(fit.data, Supernovae):
-        return fit.program
-    found = fit.run.get("program", "none") if fit.program is not None else "a fit loaded without its program"
-    raise ValueError(f"{what}: expected a fit of hbm_jax.models.Supernova with its program and data; found {found}.")
+def program_of(fit: Fit, model: type[Model], container: type, what: str) -> Model:
+    """Return the program of a fit; ValueError unless it is one of a model, with its data in a container of its own."""
+    program: Any = fit.program
+    if isinstance(program, model) and isinstance(fit.data, container):
+        return program
+    found = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
+    raise ValueError(
+        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {found}."
+    )

@@ -1,14 +1,16 @@
 """The Hubble diagram of a supernova fit."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from hbm_jax.cosmology import RedshiftMatrix
+from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
-from hbm_jax.models import background
-from hbm_jax.plotting.draws import parameter, spread, supernova_model
+from hbm_jax.models import Supernova, background
+from hbm_jax.models.supernova import DEFAULT_PRIORS
+from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, SERIES, Figure, house_style
 
@@ -38,55 +40,54 @@ def standardise(fit: Fit) -> Standardised:
     Returns
     -------
     Standardised
-        ``m_b + alpha x1 - beta c - delta_M [massive host] - M0`` and its error: that of the light-curve fit with its
-        correlations, lensing, peculiar velocity and sigma_int.
+        The standardised magnitude of `hbm_jax.models.Supernova.standardise` less M0, and its error.
     """
-    data = fit.data
-    names = {"M0": None, "alpha": None, "beta": None, "delta_M": 0.0, "sigma_int": None}
-    p = {name: float(np.median(parameter(fit, name, default))) for name, default in names.items()}
-    mu = data.m_b + p["alpha"] * data.x1 - p["beta"] * data.c - p["M0"]
-    if p["delta_M"]:
-        mu = mu - p["delta_M"] * (data.log10_mass > 10.0)
-    direction = np.array([1.0, p["alpha"], -p["beta"]])  # of (m_b, x1, c)
-    variance = np.einsum("i,nij,j->n", direction, data.covariance, direction)
-    variance = variance + data.variance_lensing + data.variance_velocity + p["sigma_int"] ** 2
-    return Standardised(mu, np.sqrt(variance))
+    model = program_of(fit, Supernova, Supernovae, "standardise")
+    medians = {name: float(np.median(parameter(fit, name))) for name in DEFAULT_PRIORS if name in model.all_priors}
+    magnitude, variance = model.standardise(fit.data, medians)
+    return Standardised(magnitude - medians["M0"], np.sqrt(variance))
 
 
-def modulus_draws(fit: Fit, z: np.ndarray, num_draws: int = 200) -> np.ndarray:
-    """Distance modulus at given redshifts for posterior draws of the cosmology.
+def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarray:
+    """Distance modulus of supernovae by the model's own rule, for posterior draws of the cosmology.
 
     Parameters
     ----------
     fit : Fit
         Of `hbm_jax.models.Supernova`, with its program and data.
-    z : array (num_z,)
-        Redshifts, above 0.
+    data : Supernovae
+        N supernovae: those of the fit, or others such as `at_redshifts` gives.
     num_draws : int
         Posterior draws used, spread evenly over all of them.
 
     Returns
     -------
-    array (draw, num_z)
+    array (draw, N)
         [mag] For the M0 of `standardise`: each draw has its own M0, and only mu + M0 is measured, so a draw's modulus
         is shifted by its M0 less the median one.
     """
-    name = supernova_model(fit, "modulus_draws").cosmology
-    values = {p: parameter(fit, p) for p in ("H0", *background.FREE[name], "M0")}
+    model = program_of(fit, Supernova, Supernovae, "modulus_draws")
+    values = {p: parameter(fit, p) for p in ("H0", *background.FREE[model.cosmology], "M0")}
     total = max(len(v) for v in values.values())
     chosen = spread(total, num_draws)
     values = {p: np.broadcast_to(v, total)[chosen] for p, v in values.items()}
     offset = values.pop("M0") - np.median(parameter(fit, "M0"))
     with jax.enable_x64(True):
-        grid = RedshiftMatrix(z, z)
 
         @jax.jit
         def moduli(draws):
-            return jax.lax.map(
-                lambda draw: grid.distmod(background.cosmology_from(name, draw)), draws, batch_size=CHUNK
-            )
+            def modulus(draw):
+                return model.distmod(data, background.cosmology_from(model.cosmology, draw))
+
+            return jax.lax.map(modulus, draws, batch_size=CHUNK)
 
         return np.asarray(moduli(values)) + offset[:, None]
+
+
+def at_redshifts(data: Supernovae, z: np.ndarray) -> Supernovae:
+    """Supernovae at given redshifts, in both frames, each otherwise like the one of the data that is nearest."""
+    nearest = np.abs(np.log(z)[:, None] - np.log(data.z_cmb)).argmin(axis=1)
+    return dataclasses.replace(data.subset(nearest), z_cmb=z, z_hel=z)
 
 
 def binned(z: np.ndarray, residual: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,8 +120,9 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Above, the distance modulus of every supernova (`standardise`) by survey, the posterior's median and its 68 and
-        95 % band (`modulus_draws`). Below, all of that less the posterior median, with means in bins of redshift.
+        Below, the distance modulus of every supernova (`standardise`) by survey less the posterior median of its model
+        (`modulus_draws`), with means in bins of redshift. Above, the same about the curve of the median for equal
+        redshifts in both frames. Grey: the posterior's 68 and 95 % band. All by the model's own ``distmod``.
 
     Raises
     ------
@@ -131,15 +133,14 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     --------
     >>> hubble_diagram(fit).savefig("hubble.pdf")  # doctest: +SKIP
     """
-    supernova_model(fit, "hubble_diagram")
+    program_of(fit, Supernova, Supernovae, "hubble_diagram")
     data = fit.data
     points = standardise(fit)
     z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
-    bands = np.quantile(modulus_draws(fit, z, num_draws), BANDS, axis=0)
-    # Heliocentric redshift dims by (1 + z_hel), which differs between supernovae: residuals, not curves, take it in.
-    dimming = 5.0 * np.log10((1.0 + data.z_hel) / (1.0 + data.z_cmb))
-    mu = points.mu - dimming
-    residual = mu - np.interp(np.log(data.z_cmb), np.log(z), bands[2])
+    bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), BANDS, axis=0)
+    # Each supernova has its own modulus (it dims by its own 1 + z_hel): above, its residual is drawn about the curve.
+    residual = points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0)
+    mu = residual + np.interp(np.log(data.z_cmb), np.log(z), bands[2])
     with house_style():
         figure = Figure(figsize=(6.4, 6.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))

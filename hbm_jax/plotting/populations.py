@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit, latents
-from hbm_jax.plotting.draws import parameter, spread, supernova_model
+from hbm_jax.models import Supernova
+from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SKY, VERMILION, Figure, house_style
 
@@ -52,7 +54,7 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     --------
     >>> populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
-    supernova_model(fit, "populations")
+    program_of(fit, Supernova, Supernovae, "populations")
     data = fit.data
     truth = latents(fit, num_draws=num_draws)
     with house_style():

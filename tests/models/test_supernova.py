@@ -13,8 +13,10 @@ from scipy import integrate, stats
 
 import hbm_jax
 from hbm_jax.data import DataError, Supernovae, load_jla
+from hbm_jax.data.protocol import Container
 from hbm_jax.models import Supernova
 from hbm_jax.models.background import FREE
+from hbm_jax.models.protocol import Model
 from hbm_jax.models.supernova import LATENTS, OBSERVABLES
 
 JLA = load_jla()
@@ -524,3 +526,33 @@ def test_it_is_a_value():
     same = Supernova(cosmology="wcdm", priors={"Om0": 0.3})
     assert model == same
     assert len({model, same, Supernova(cosmology="wcdm")}) == 2
+
+
+def test_standardised_magnitudes_are_what_the_model_says_of_them():
+    p = {"Om0": 0.3} | TRUTH
+    data, truth = Supernova().simulate(jax.random.key(2), FEW, p | {"sigma_int": 0.0})
+    true = data.replace_observations(**{name: truth[f"{name}_true"] for name in OBSERVABLES})
+    magnitude, variance = Supernova().standardise(true, p)
+    np.testing.assert_allclose(magnitude, moduli(data, p) + p["M0"], rtol=1e-12)
+    direction = np.array([1.0, p["alpha"], -p["beta"]])
+    expected = [direction @ covariance @ direction + p["sigma_int"] ** 2 for covariance in noise(data)]
+    np.testing.assert_allclose(variance, expected, rtol=1e-12)
+    alike = {name: value for name, value in p.items() if name != "delta_M"}
+    massive = data.log10_mass > 10
+    without = Supernova(mass_step=False).standardise(true, alike).m_b
+    np.testing.assert_allclose(without - magnitude, p["delta_M"] * massive, atol=1e-12)
+
+
+def test_model_and_container_keep_the_protocols():
+    assert isinstance(Supernova(), Model)
+    assert isinstance(FEW, Container)
+    assert not isinstance(Supernova().simulate, Model)
+
+
+def test_a_subclass_is_stored_under_its_own_name():
+    def subclass(module):
+        return type("Supernova", (Supernova,), {"__module__": module})
+
+    assert "class" not in Supernova().to_config()
+    assert subclass("mine")().to_config()["class"] == "mine.Supernova"
+    assert subclass("hbm_jaxy.models")().to_config()["class"] == "hbm_jaxy.models.Supernova"

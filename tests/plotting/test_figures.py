@@ -92,13 +92,47 @@ def test_standardised_moduli_and_errors_by_hand(supernova_fit):
 
 def test_band_is_the_modulus_of_each_draw(supernova_fit):
     z = np.array([0.02, 0.3, 1.0])
-    moduli = hubble.modulus_draws(supernova_fit, z, num_draws=7)
+    moduli = hubble.modulus_draws(supernova_fit, hubble.at_redshifts(supernova_fit.data, z), num_draws=7)
     total = 4 * 200
     chosen = draws.spread(total, 7)
     Om0, M0 = (supernova_fit.posterior[name].to_numpy().ravel() for name in ("Om0", "M0"))
     for row, index in enumerate(chosen):
         reference = Cosmology.flat(H0=70.0, Om0=float(Om0[index])).to_astropy().distmod(z).value
         np.testing.assert_allclose(moduli[row], reference + M0[index] - np.median(M0), atol=1e-6)
+
+
+class Shifted(hbm.models.Supernova):
+    """Distances of its own: a tenth of a magnitude a unit of redshift, and half a magnitude for one survey."""
+
+    def distmod(self, data, cosmology):
+        here = np.array(data.survey) == "snls"
+        return super().distmod(data, cosmology) + 0.1 * data.z_cmb + 0.5 * here
+
+
+def shown(figure, rows):
+    """Points of the upper and the lower panel, and the curve of the upper one."""
+    upper, lower = figure.axes
+    (curve,) = [line for line in upper.get_lines() if line.get_label() == "posterior median"]
+    points = [np.concatenate([c[0].get_ydata() for c in axes.containers[:rows]]) for axes in (upper, lower)]
+    return *points, curve.get_ydata()
+
+
+def test_figure_follows_a_subclass_and_its_own_distances(supernova_fit):
+    fit = dataclasses.replace(supernova_fit, program=Shifted())
+    surveys = len(fit.data.survey_counts)
+    upper, lower, curve = shown(hbm.plotting.hubble_diagram(fit, 20), surveys)
+    plain_upper, plain_lower, plain_curve = shown(hbm.plotting.hubble_diagram(supernova_fit, 20), surveys)
+    z = np.geomspace(fit.data.z_cmb.min(), fit.data.z_cmb.max(), hubble.NUM_GRID)
+    nearest = np.array(hubble.at_redshifts(fit.data, z).survey) == "snls"
+    np.testing.assert_allclose(curve - plain_curve, 0.1 * z + 0.5 * nearest, atol=1e-9)
+    data, order = (
+        fit.data,
+        np.concatenate([np.flatnonzero(np.array(fit.data.survey) == s) for s in fit.data.survey_counts]),
+    )
+    own = (0.1 * data.z_cmb + 0.5 * (np.array(data.survey) == "snls"))[order]
+    np.testing.assert_allclose(lower - plain_lower, -own, atol=1e-9)
+    np.testing.assert_allclose(plain_upper - plain_lower, np.interp(np.log(data.z_cmb), np.log(z), plain_curve)[order])
+    assert upper.shape == lower.shape
 
 
 def test_residuals_are_about_zero_and_the_median_is_the_zero_line(supernova_fit):
