@@ -22,6 +22,7 @@ _NAMES = {
     "sample": "hbm_jax.inference",
     "use_every_core": "hbm_jax.inference",
     "load": "hbm_jax.runs",
+    "resume": "hbm_jax.runs",
 }
 
 __all__ = [*_MODULES, *_NAMES]

@@ -1,19 +1,22 @@
-"""The command line: ``hbm-jax fit | simulate | report | doctor``.
+"""The command line: ``hbm-jax fit | resume | simulate | report | doctor``.
 
-Exit status: 0 the posterior is usable, 3 it is not, 2 bad input, 130 interrupted.
+Exit status: 0 the posterior is usable, 3 it is not, 2 bad input or a full disk, 130 interrupted.
 """
 
 import argparse
 import contextlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
 
 USABLE, BAD_INPUT, NOT_USABLE, INTERRUPTED = 0, 2, 3, 130
 TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
+ENDS = ("num_samples", "until", "max_num_samples", "max_seconds")  # what resume may change of [sample]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,13 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         Arguments; those of the process where omitted.
     """
     arguments = _parser().parse_args(argv)
+    from hbm_jax.inference.compilation_cache import use_compilation_cache
     from hbm_jax.inference.devices import use_every_core
 
     use_every_core()
+    use_compilation_cache()
     try:
-        return arguments.run(arguments)
-    except KeyboardInterrupt:
-        print("\nhbm-jax: interrupted; nothing was written.", file=sys.stderr)
+        with _termination_as_interrupt():
+            return arguments.run(arguments)
+    except KeyboardInterrupt as stopped:
+        print(f"\nhbm-jax: {stopped if stopped.args else 'interrupted; nothing was written.'}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         # Ours and the libraries' refusals of bad input; anything else is a bug and keeps its traceback.
@@ -46,6 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Take SIGTERM, with which a batch system announces the end, for Ctrl-C: what was drawn is then kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _parser() -> argparse.ArgumentParser:
     from importlib.metadata import version
 
@@ -57,22 +76,32 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser("fit", help="fit a model to a sample and write a run folder with a report")
     _model_arguments(fit)
-    fit.add_argument("--data", metavar="NAME|FILE", help="a bundled sample (jla) or a CSV, ECSV or FITS table")
+    fit.add_argument("--data", metavar="NAME|FILE", help="a bundled sample or a table, for example CSV, ECSV or FITS")
     fit.add_argument("--out", metavar="DIR", help="run folder to write")
     fit.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     fit.add_argument("--seed", type=int)
     fit.add_argument("--num-chains", type=int)
     fit.add_argument("--num-warmup", type=int)
-    fit.add_argument("--num-samples", type=int, help="draws a chain; until the posterior is good where omitted")
-    fit.add_argument("--quiet", action="store_true", help="no live line")
-    fit.add_argument("--no-report", action="store_true", help="posterior and summary only, no figures")
+    _end_arguments(fit)
     fit.set_defaults(run=_fit)
+
+    resume = commands.add_parser("resume", help="continue a run that was stopped, or draw more")
+    resume.add_argument("folder", metavar="DIR", type=Path, help="run folder, or the checkpoint folder of a Python run")
+    resume.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="another end: sample.until=2000, sample.until.w0=2000, sample.max_num_samples=50000; may be repeated",
+    )
+    _end_arguments(resume)
+    resume.set_defaults(run=_resume)
 
     simulate = commands.add_parser("simulate", help="draw a simulated sample on the design of a real one")
     _model_arguments(simulate)
     simulate.add_argument("--design", metavar="NAME|FILE", help="sample that gives redshifts and errors", default=None)
     simulate.add_argument("--seed", type=int)
-    simulate.add_argument("--out", metavar="FILE", help="table to write: .csv, .ecsv or .fits", required=True)
+    simulate.add_argument("--out", metavar="FILE", help=f"table to write: {', '.join(TABLES)}", required=True)
     simulate.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     simulate.set_defaults(run=_simulate)
 
@@ -86,18 +115,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="supernova")
+    from hbm_jax.registry import MODELS, flags
+
+    parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     parser.add_argument("--config", metavar="FILE", help="TOML file with anything the flags can say")
-    parser.add_argument("--cosmology", metavar="NAME", help="lcdm, olcdm, wcdm, owcdm or w0wacdm")
-    parser.add_argument("--latents", metavar="NAME", help="marginal, noncentred or centred")
+    for name, (kind, text) in flags().items():
+        dashed = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            parser.add_argument(dashed, dest=f"model.{name}", action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(dashed, dest=f"model.{name}", metavar=name.upper(), help=text)
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="e.g. prior.w0='Uniform(-2, 0)', prior.H0=73, model.mass_step=false, columns.m_b=mB, "
-        "sample.target_accept_prob=0.9, and truth.Om0=0.3 for simulate; may be repeated",
+        help="e.g. prior.w0='Uniform(-2, 0)', prior.H0=73, model.mass_step=false, columns.m_b=mB, data.format=ascii, "
+        "sample.until.w0=1000, sample.target_accept_prob=0.9, and truth.Om0=0.3 for simulate; may be repeated",
     )
+
+
+def _end_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-samples", type=int, help="draws a chain; until the posterior is good where omitted")
+    parser.add_argument("--max-seconds", type=float, help="budget of time, over all sessions of a run")
+    parser.add_argument("--quiet", action="store_true", help="no live line")
+    parser.add_argument("--no-report", action="store_true", help="posterior and summary only, no figures")
 
 
 def _configuration(arguments) -> dict:
@@ -105,80 +147,126 @@ def _configuration(arguments) -> dict:
     config = defaults()
     if arguments.config:
         config = merged(config, read_toml(arguments.config), arguments.config)
+    given = vars(arguments)
     flags = {
-        "model.name": arguments.model,
-        "model.cosmology": arguments.cosmology,
-        "model.latents": arguments.latents,
-        "data.source": getattr(arguments, "data", None) or getattr(arguments, "design", None),
-        "sample.seed": arguments.seed,
-        "sample.num_chains": getattr(arguments, "num_chains", None),
-        "sample.num_warmup": getattr(arguments, "num_warmup", None),
-        "sample.num_samples": getattr(arguments, "num_samples", None),
+        "model.name": given["model"],
+        "data.source": given.get("data") or given.get("design"),
+        **{name: value for name, value in given.items() if name.startswith("model.")},
+        **{f"sample.{name}": given.get(name) for name in ("seed", "num_chains", "num_warmup", *ENDS)},
     }
     for key, value in flags.items():
         if value is not None:
             set_key(config, key, value)
+    for key, value in _assignments(arguments):
+        set_key(config, key, value)
+    return config
+
+
+def _assignments(arguments) -> Iterator[tuple[str, str]]:
     for assignment in arguments.set:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, found no '='.")
-        set_key(config, key.strip(), value.strip())
-    return config
+        yield key.strip(), value.strip()
 
 
 def _model_and_data(config):
     """Build the model and read its data; every complaint about either comes before any work."""
-    from hbm_jax.models.priors import choose
-    from hbm_jax.runs import MODELS
+    from hbm_jax import registry
 
-    if not config["model"].get("name"):
-        raise ConfigError(f"No model named: expected one of {', '.join(MODELS)}, as in 'hbm-jax fit supernova'.")
-    entry = MODELS[choose("model", config["model"]["name"], tuple(MODELS))]
+    name = config["model"].get("name")
+    entry = registry.named(name)
     options = {key: value for key, value in config["model"].items() if key != "name"}
-    for key in options:
-        choose(f"option of the model {config['model']['name']}", key, entry.options)
-        default = getattr(entry.model, key)
-        if not isinstance(options[key], type(default)):
-            kind = "true or false" if isinstance(default, bool) else "text"
-            raise ConfigError(f"model.{key}: expected {kind}, found {options[key]!r}.")
-    model = entry.model(**options, priors=config["prior"])
-    source, columns = config["data"]["source"], config["columns"]
-    if source in entry.bundled:
-        if columns:
-            raise ConfigError(f"columns: expected none for the bundled sample {source!r}, found {', '.join(columns)}.")
-        return model, entry.bundled[source]()
-    if not Path(source).exists():
-        raise ConfigError(
-            f"data: expected a bundled sample ({', '.join(entry.bundled)}) or a file, found {source!r}, which is "
-            "neither."
-        )
-    return model, entry.read(source, columns=columns or None)
+    model = entry.build(options, config["prior"])
+    config["data"].setdefault("source", entry.default_source)  # so that the run's own file says which it was
+    return model, entry.load(config["data"], config["columns"])
 
 
 def _fit(arguments) -> int:
     from hbm_jax import inference, runs
-    from hbm_jax.inference.results import Fit
 
     config = _configuration(arguments)
     model, sample = _model_and_data(config)
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
     runs.refuse_other_run(folder, arguments.overwrite)
+    _before_drawing(arguments, model, sample)
+    options = {key: value for key, value in config["sample"].items() if value is not None}
+    with runs.new_checkpoint(folder, config) as checkpoint, _kept(folder):
+        fit = inference.sample(model, sample, progress=not arguments.quiet, checkpoint=checkpoint, **options)
+    return _after_drawing(arguments, fit, folder, config)
+
+
+def _resume(arguments) -> int:
+    from hbm_jax import runs
+
+    checkpoint = runs.checkpoint_of(arguments.folder) or arguments.folder
+    folder = checkpoint.parent if checkpoint.name == runs.CHECKPOINT else checkpoint
+    wanted: dict = {"sample": {}}
+    for name in ENDS:
+        if (value := vars(arguments).get(name)) is not None:
+            set_key(wanted, f"sample.{name}", value)
+    for key, value in _assignments(arguments):
+        if key.split(".")[:2] not in [["sample", name] for name in ENDS]:
+            ends = ", ".join(f"sample.{name}" for name in ENDS)
+            raise ConfigError(f"--set {key}: expected one of {ends}, because only the end of a run can be changed.")
+        set_key(wanted, key, value)
+    changed = wanted["sample"]
+    program, args = runs.rebuilt(checkpoint)
+    config = _configuration_of(checkpoint / runs.CONFIG, changed)
+    _before_drawing(arguments, program, *args)
+    with _kept(folder):
+        fit = runs.resume(checkpoint, program, *args, progress=not arguments.quiet, **changed)
+    return _after_drawing(arguments, fit, folder, config)
+
+
+def _configuration_of(path: Path, changed: dict) -> dict | None:
+    """Read what a run was begun with, and give it the end that was asked for now; None for a run begun in Python."""
+    if not path.exists():
+        return None
+    config = merged(defaults(), read_toml(path), str(path))
+    if changed.keys() & {"num_samples", "until"}:
+        config["sample"] |= {"num_samples": None, "until": None}
+    config["sample"] |= changed
+    return config
+
+
+def _before_drawing(arguments, model, sample) -> None:
     if not arguments.no_report:
         import hbm_jax.plotting  # noqa: F401 - a missing extra is said before the work, not after
-    folder.mkdir(parents=True, exist_ok=True)  # so is a folder that cannot be written
     print(f"{model.description}\n{sample.describe()}\n", flush=True)
-    options = {key: value for key, value in config["sample"].items() if value is not None}
+
+
+@contextlib.contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Say how a run that is stopped before its first draws goes on, where it can."""
+    from hbm_jax import runs
+
     try:
-        fit: Fit = inference.sample(model, sample, progress=not arguments.quiet, **options)
-    except BaseException:
-        with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
-            folder.rmdir()
-        raise
-    runs.write(fit, folder, config | {"prior": model.to_config()["priors"]})
+        yield
+    except KeyboardInterrupt as stopped:
+        if not runs.can_go_on(folder):
+            raise
+        reason = str(stopped).partition(";")[0] or "interrupted before the warm-up"
+        raise KeyboardInterrupt(f"{reason}; continue with\n{runs.resume_command(folder)}") from None
+
+
+def _after_drawing(arguments, fit, folder: Path, config: dict | None) -> int:
+    """Write the run folder and say what came out."""
+    from hbm_jax import runs
+
+    stopped = fit.run["stopped"]
+    interrupted = stopped == "interrupted"
+    if stopped.startswith("stopped because"):  # the disk is full; what is in memory may fit yet
+        print(f"hbm-jax: {stopped}", file=sys.stderr)
+    runs.write(fit, folder, config)
     print(f"\n{fit.verdict}\n\n{fit.table()}\n")
     print(f"posterior  {folder / runs.POSTERIOR}")
-    if not arguments.no_report:
+    if not arguments.no_report and not interrupted:
         print(f"report     {runs.write_report(fit, folder)}")
+    if interrupted or stopped.startswith("stopped: the time budget"):
+        print(f"{stopped.removeprefix('stopped: ')}; continue with\n{runs.resume_command(folder)}")
+    if interrupted:
+        return INTERRUPTED
     return USABLE if fit.verdict.usable else NOT_USABLE
 
 

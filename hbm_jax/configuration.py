@@ -1,26 +1,32 @@
 """What a run can be told, whether by flags, by ``--set`` or by a TOML file: one nested dictionary of known keys."""
 
+import dataclasses
 import difflib
 import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Sections whose keys are fixed, with their defaults; the other sections take any name and are checked by the model.
+# Sections whose keys are fixed, with their defaults and types; the others take any name, which the model, its data
+# container or its reader checks.
 FIXED: dict[str, dict[str, Any]] = {
-    "data": {"source": "jla"},
     "sample": {
         "seed": 0,
         "num_chains": 4,
         "num_warmup": None,
         "num_samples": None,
+        "until": None,
         "max_num_samples": 20_000,
+        "max_seconds": None,
         "target_accept_prob": 0.8,
         "max_tree_depth": 10,
         "dtype": "float64",
     },
 }
-OPEN = ("model", "prior", "columns", "truth")
-_TYPES = {"target_accept_prob": float, "dtype": str, "source": str}
+OPEN = ("model", "data", "prior", "columns", "truth")
+_TYPES = {"target_accept_prob": float, "max_seconds": float, "until": float | Mapping[str, float], "dtype": str}
 
 
 class ConfigError(ValueError):
@@ -40,7 +46,7 @@ def set_key(config: dict, key: str, value: Any) -> None:
     config : dict
         As from `defaults`.
     key : str
-        For example ``prior.w0`` or ``sample.num_chains``.
+        For example ``prior.w0``, ``sample.num_chains``, or, for one entry of a table, ``sample.until.Om0``.
     value
         Text is turned into what the key expects.
 
@@ -55,22 +61,17 @@ def set_key(config: dict, key: str, value: Any) -> None:
         raise ConfigError(
             f"{key}: expected SECTION.NAME with SECTION one of {', '.join(sections)}.{_nearest(section, sections)}"
         )
+    name, _, entry = name.partition(".")
+    if section in FIXED and name not in FIXED[section]:
+        raise ConfigError(
+            f"{key}: expected one of {', '.join(f'{section}.{known}' for known in FIXED[section])}."
+            f"{_nearest(name, FIXED[section])}"
+        )
+    if entry:
+        there = config[section].get(name)
+        value = (dict(there) if isinstance(there, Mapping) else {}) | {entry: value}
     if section in FIXED:
-        if name not in FIXED[section]:
-            raise ConfigError(
-                f"{key}: expected one of {', '.join(f'{section}.{known}' for known in FIXED[section])}."
-                f"{_nearest(name, FIXED[section])}"
-            )
-        wanted = _TYPES.get(name, int)
-        try:
-            if isinstance(value, bool) or (wanted is int and isinstance(value, float) and not value.is_integer()):
-                raise TypeError
-            value = wanted(value)
-        except (TypeError, ValueError):
-            article = {"int": "a whole number", "float": "a number", "str": "text"}[wanted.__name__]
-            raise ConfigError(f"{key}: expected {article}, found {value!r}.") from None
-    elif section == "model" and str(value).lower() in ("true", "false"):
-        value = str(value).lower() == "true"
+        value = read_value(value, _TYPES.get(name, int), key)
     elif section == "prior":
         value = str(value)
     config[section][name] = value
@@ -96,7 +97,7 @@ def merged(config: dict, other: dict, where: str) -> dict:
     return result
 
 
-def read_toml(path: str) -> dict:
+def read_toml(path: str | Path) -> dict:
     """Read a TOML file.
 
     Raises
@@ -110,6 +111,102 @@ def read_toml(path: str) -> dict:
         raise ConfigError(f"{path}: expected a TOML file, found none that can be read ({error.strerror}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
+
+
+def read_value(value: Any, hint: Any, where: str) -> Any:
+    """Return a value as the kind that an option is annotated with.
+
+    Parameters
+    ----------
+    value
+        A value of a TOML file, or text from the command line, which is read as a TOML value unless text is wanted.
+    hint : type
+        ``bool, int, float, str``, tuples, lists and mappings of them, unions, ``Literal``, a dataclass (from a table
+        of its fields), or any other class, whose instances pass.
+    where : str
+        The key, named in errors.
+
+    Raises
+    ------
+    ConfigError
+        If the value is of another kind.
+
+    Examples
+    --------
+    >>> read_value("[1, 2.5]", tuple[float, ...], "model.breaks")
+    (1.0, 2.5)
+    """
+    for reading in _readings(value):
+        try:
+            return _fitted(reading, hint)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    raise ConfigError(f"{where}: expected {_kind(hint)}, found {value!r}.")
+
+
+def _readings(value: Any) -> Iterator[Any]:
+    yield value
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            yield tomllib.loads(f"x = {text.lower() if text.lower() in ('true', 'false') else text}")["x"]
+        except tomllib.TOMLDecodeError:
+            return
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """Return the value as the hint wants it; TypeError or ValueError where it does not fit."""
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in inner:
+            try:
+                return read_value(value, option, "")
+            except ConfigError:
+                continue
+        raise TypeError
+    if origin is typing.Literal:
+        return inner[inner.index(value)]
+    if origin in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or origin(value) != value == value:
+            raise TypeError
+        return origin(value)
+    if dataclasses.is_dataclass(origin) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(origin)
+        make: Any = origin
+        return make(**{name: read_value(part, hints.get(name, Any), name) for name, part in value.items()})
+    if not isinstance(origin, type):
+        return value
+    if issubclass(origin, Mapping) and isinstance(value, Mapping):
+        kind = inner[1] if inner else Any
+        return {str(name): read_value(part, kind, str(name)) for name, part in value.items()}
+    if issubclass(origin, Sequence) and not issubclass(origin, str) and isinstance(value, list | tuple):
+        kinds = inner if origin is tuple and inner and inner[-1] is not Ellipsis else [*inner, Any][:1] * len(value)
+        parts = [read_value(part, kind, "") for part, kind in zip(value, kinds, strict=True)]
+        return tuple(parts) if issubclass(tuple, origin) else parts
+    if not isinstance(value, origin):
+        raise TypeError
+    return value
+
+
+def _kind(hint: Any) -> str:
+    """Say in words what a hint accepts."""
+    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in simple:
+        return simple[origin]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(option) for option in inner)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if dataclasses.is_dataclass(origin):
+        return f"a table of {', '.join(field.name for field in dataclasses.fields(origin))}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a table, each entry {_kind(inner[1])}" if inner else "a table"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each entry {_kind(inner[0])}" if inner else "a list"
+    return getattr(origin, "__name__", str(origin))
 
 
 def _nearest(name, known) -> str:

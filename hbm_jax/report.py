@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
-from hbm_jax.models import Supernova
+from hbm_jax.registry import of_fit
 
 MAX_PARAMETERS = 12  # in one corner plot or trace; more cannot be read
 
@@ -31,22 +30,15 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     Returns
     -------
     dict of str to (caption, function)
-        Each function takes the fit and returns a matplotlib Figure. Supernovae with their data: the Hubble diagram and
-        the populations besides the corner plot and the traces, which every fit gets. A fit of more than twelve
+        Each function takes the fit and returns a matplotlib Figure. Those of the fit's own domain come first, where it
+        was made with one of hbm_jax's models; the corner plot and the traces every fit gets. A fit of more than twelve
         parameters shows the model's first twelve in the corner plot and the twelve that mix worst as traces.
     """
     from hbm_jax import plotting
     from hbm_jax.plotting.draws import named_draws
 
-    figures: dict[str, tuple[str, Callable[[Fit], Any]]] = {}
-    supernovae = isinstance(fit.program, Supernova) and isinstance(fit.data, Supernovae)
-    if supernovae:
-        figures["hubble_diagram"] = (
-            "Hubble diagram. Above, the distance modulus of every supernova with the relation's parameters at their "
-            "posterior medians, and the posterior of the model (median, 68 and 95 % bands). Below, the same less the "
-            "posterior median, with weighted means in bins of redshift. Errors include the intrinsic scatter.",
-            plotting.hubble_diagram,
-        )
+    entry = of_fit(fit)
+    figures = dict(entry.figures()) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
         some = len(names) > MAX_PARAMETERS
@@ -61,13 +53,6 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
             "that agree stay about within the grey band."
             + (f" The {len(worst)} of {len(names)} parameters that mix worst." if some else ""),
             lambda fit: plotting.trace(fit, worst),
-        )
-    if supernovae:
-        figures["populations"] = (
-            "Stretch and colour. Above, the observed values, the inferred population of true values, and that "
-            "population broadened by the measurement errors. Below, the posterior of each supernova's true value "
-            "against the observed one.",
-            plotting.populations,
         )
     return figures
 

@@ -1,55 +1,29 @@
-"""What a run folder holds, and the models that can be named: shared by the command line, the report and `load`."""
+"""What a run folder holds; how a run is read, continued and written: for the command line, the report and Python."""
 
+import contextlib
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from hbm_jax import data, models
+from hbm_jax import inference
+from hbm_jax.inference import checkpoint as checkpoints
 from hbm_jax.inference import results
+from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
 from hbm_jax.inference.results import Fit, ResultFileError
+from hbm_jax.registry import of_stored
 
 POSTERIOR = "posterior.nc"
 CONFIG = "config.toml"
 SUMMARY = "summary.csv"
 REPORT = "report.html"
 FIGURES = "figures"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model that can be named on the command line.
-
-    Attributes
-    ----------
-    model : type
-        Frozen dataclass of choices; calling an instance is a NumPyro program.
-    container : type
-        Its data container.
-    bundled : dict of str to callable
-        Data sets that ship with the package.
-    read : callable
-        ``read(path, columns=...)`` for a user's table.
-    """
-
-    model: Any
-    container: Any
-    bundled: Mapping[str, Callable]
-    read: Callable
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Choices of the model other than its priors."""
-        return tuple(item.name for item in fields(self.model) if item.name != "priors")
-
-
-MODELS = {
-    "supernova": Entry(models.Supernova, data.Supernovae, {"jla": data.load_jla}, data.read_supernovae),
-}
+CHECKPOINT = "checkpoint"
+REPLACED = ".checkpoint-replaced"  # the checkpoint of a run that is being replaced, until the new one has begun
 
 
 def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
@@ -79,17 +53,111 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     path = Path(path)
     if path.is_dir():
         if not (path / POSTERIOR).exists():
-            raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.")
+            begun = checkpoint_of(path)
+            more = f" The run is unfinished: continue it with hbm_jax.resume({str(path)!r})." if begun else ""
+            raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.{more}")
         path = path / POSTERIOR
     fit = results.load(path, program, args)
     if program is not None:
         return fit
-    for entry in MODELS.values():
-        if fit.run["program"] == entry.model.__name__ and "config" in fit.run and "constant_data" in fit.tree:
-            stored = fit.tree["constant_data"].to_dataset()
-            container = entry.container.from_dict({str(name): v.to_numpy() for name, v in stored.items()})
-            fit.program, fit.args = entry.model(**fit.run["config"]), (container,)
+    entry = of_stored(fit.run["program"], fit.run.get("config"))
+    if entry is not None and "constant_data" in fit.tree:
+        stored = fit.tree["constant_data"].to_dataset()
+        model, container = entry.restore(fit.run["config"], {str(name): v.to_numpy() for name, v in stored.items()})
+        fit.program, fit.args = model, (container,)
     return fit
+
+
+def resume(
+    path: str | os.PathLike,
+    program: Callable | None = None,
+    *args: Any,
+    num_samples: int | None = None,
+    until: float | Mapping[str, float] | None = None,
+    max_num_samples: int | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Fit:
+    """Continue a run that was stopped; the draws are those the uninterrupted run would have had.
+
+    Parameters
+    ----------
+    path : path
+        The ``checkpoint=`` folder of `hbm_jax.sample`, or a run folder of the command line.
+    program, *args
+        A user's own program and what it was called with; programs are not stored. Omitted for a model of hbm_jax, which
+        is rebuilt together with its data.
+    num_samples, until, max_num_samples, max_seconds : optional
+        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less.
+    progress : bool
+        Whether to show the live line.
+
+    Returns
+    -------
+    Fit
+        All draws, of this and of earlier sessions. Nothing but the checkpoint is written.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, it belongs to another program, other data or other options, or its program is needed.
+
+    Examples
+    --------
+    >>> fit = resume("runs/jla", until={"w0": 2000})  # doctest: +SKIP
+    """
+    folder = checkpoint_of(path) or Path(path)
+    if program is None:
+        program, args = rebuilt(folder)
+    return inference.resume(
+        folder,
+        program,
+        *args,
+        num_samples=num_samples,
+        until=until,
+        max_num_samples=max_num_samples,
+        max_seconds=max_seconds,
+        progress=progress,
+    )
+
+
+def checkpoint_of(path: str | os.PathLike) -> Path | None:
+    """Return the checkpoint folder that a run folder holds or that the path itself is; None where there is none."""
+    for folder in (Path(path) / CHECKPOINT, Path(path)):
+        if (folder / checkpoints.RUN).is_file():
+            return folder
+    return None
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint with anything in it that is worth keeping."""
+    checkpoint = checkpoint_of(folder)
+    return checkpoint is not None and (checkpoint / checkpoints.START).exists()
+
+
+def rebuilt(folder: Path) -> tuple[Callable, tuple]:
+    """Return the model of a checkpoint and what it was called with.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint, or its program is not one of hbm_jax's own.
+    """
+    store = Checkpoint.existing(folder)
+    try:
+        about, stored = store.run["program"], store.read_data()
+    finally:
+        store.close()
+    # Only of programs that are not hbm_jax's own is there a fingerprint of the code.
+    entry = None if "code" in about else of_stored(about["name"], about.get("config"))
+    if entry is None or stored is None:
+        raise CheckpointError(
+            f"{folder}: expected the program of the run, {about['name']}, and its data, because programs other than "
+            f"hbm_jax's own models are not stored; found none given. Continue it from Python: "
+            f"hbm_jax.resume({str(folder)!r}, {about['name']}, data)."
+        )
+    model, container = entry.restore(about["config"], stored)
+    return model, (container,)
 
 
 def refuse_other_run(folder: Path, overwrite: bool) -> None:
@@ -98,22 +166,68 @@ def refuse_other_run(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder}: expected a folder for the run, found a file of that name.")
     if overwrite or not folder.exists() or not any(folder.iterdir()):
         return
-    what = "another run" if (folder / POSTERIOR).exists() else "other files"
+    finished, begun = (folder / POSTERIOR).exists(), checkpoint_of(folder) is not None
+    what = "another run" if finished else "an unfinished run" if begun else "other files"
+    hint = f"continue it with '{resume_command(folder)}', choose" if begun else "choose"
     raise FileExistsError(
-        f"{folder}: expected a new or empty folder for the run, found {what} in it. Choose another --out, or pass "
-        "--overwrite to replace it."
+        f"{folder}: expected a new or empty folder for the run, found {what} in it. {hint.capitalize()} another --out, "
+        "or pass --overwrite to replace it."
     )
 
 
-def write(fit: Fit, folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a run folder: the posterior first, then what is derived from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Pictures of the run that is being replaced would be taken for this one's.
-    (folder / REPORT).unlink(missing_ok=True)
-    shutil.rmtree(folder / FIGURES, ignore_errors=True)
-    fit.save(folder / POSTERIOR)
+def resume_command(folder: Path) -> str:
+    """Return the command that continues the run of a folder."""
+    return f"hbm-jax resume {shlex.quote(str(folder))}"
+
+
+@contextlib.contextmanager
+def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Make a fresh checkpoint in a run folder, for the duration of the sampling.
+
+    A checkpoint that is there already is put aside, and put back if the new run fails before it has found its starting
+    points, which is when everything it was given has been seen to be good. The results of the old run stay.
+
+    Raises
+    ------
+    CheckpointError
+        If another process is drawing in the checkpoint that is there.
+    """
+    fresh, old = folder / CHECKPOINT, folder / REPLACED
+    if (fresh / checkpoints.RUN).exists():
+        Checkpoint.existing(fresh).close()
+    if fresh.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        fresh.rename(old)
+    try:
+        fresh.mkdir(parents=True)
+        write_config(fresh, config)
+        yield fresh
+    finally:
+        if (fresh / checkpoints.START).exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if old.exists():
+                old.rename(fresh)
+            with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
+                folder.rmdir()
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a configuration as TOML, leaving out what is None."""
     known = {section: {k: v for k, v in content.items() if v is not None} for section, content in config.items()}
     (folder / CONFIG).write_text(tomli_w.dumps({section: content for section, content in known.items() if content}))
+
+
+def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
+    """Write a run folder: the posterior first, then what is derived from it; no configuration where it is None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fit.save(folder / POSTERIOR)
+    # Pictures of the run that has been replaced would be taken for this one's.
+    (folder / REPORT).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
+    if config is not None:
+        write_config(folder, config)
     fit.summary().to_csv(folder / SUMMARY, index_label="parameter")
 
 

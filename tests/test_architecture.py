@@ -12,7 +12,7 @@ ROOMS = {
     1: ("constants", "cosmology", "absorption", "spectra", "data"),
     2: ("distributions", "models"),
     3: ("inference",),
-    4: ("cli", "report", "plotting", "runs", "configuration", "doctor"),
+    4: ("cli", "report", "plotting", "runs", "registry", "configuration", "doctor"),
 }
 STOREY = {room: storey for storey, rooms in ROOMS.items() for room in rooms}
 PHYSICS = ROOMS[1] + ROOMS[2]

@@ -1,16 +1,20 @@
 """The command line: every bad input is one paragraph, status 2, nothing written; and one real run from end to end."""
 
+import dataclasses
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.table import Table
-from plotting.small_fits import own_fit
+from plotting.small_fits import own_fit, own_model, supernova_fit
 
 import hbm_jax as hbm
 from hbm_jax import cli
@@ -22,6 +26,7 @@ FEW = JLA.subset(np.arange(0, 740, 12)[:60])
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,14 @@ def refused(capsys, *arguments):
         (["supernova", "--data", "nowhere/my.csv"], ["nowhere/my.csv", "neither"]),
         (["supernova", "--config", "nowhere.toml"], ["nowhere.toml: expected a TOML file", "No such file"]),
         (["supernova", "--num-chains", "0"], ["num_chains >= 1", "found 0"]),
-        (["supernova", "--num-samples", "2"], ["num_samples >= 4", "found 4, 2,"]),
+        (["supernova", "--num-samples", "2"], ["num_samples >= 4", "found 2"]),
         (["supernova", "--num-warmup", "-1"], ["num_warmup >= 0", "-1"]),
         (["supernova", "--set", "sample.target_accept_prob=2"], ["target_accept_prob between 0 and 1"]),
+        (["supernova", "--quiet", "--set", "sample.until.Om=500"], ["until names 'Om'", "expected one of"]),
+        (["supernova", "--set", "sample.until=-1"], ["effective sample size above 0", "-1"]),
+        (["supernova", "--set", "sample.until=9", "--num-samples", "9"], ["either num_samples or until", "found both"]),
+        (["supernova", "--max-seconds", "-1"], ["max_seconds >= 0", "-1"]),
+        (["supernova", "--set", "data.format=csv"], ["options of [data]: expected none for the bundled sample 'jla'"]),
         (["supernova", "--set", "sample.dtype=float16"], ["'float64' or 'float32'", "float16"]),
     ],
 )
@@ -347,14 +357,30 @@ def test_no_start_is_bad_input(tmp_path, capsys, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def real_run(sample_csv, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("real") / "runs" / "few"
-    command = [
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(sample_csv, folder, *more):
+    """A fit of the few supernovae as a process of its own; a different end needs no different program."""
+    words = [
         Path(sys.executable).parent / "hbm-jax", "fit", "supernova", "--data", sample_csv, "--cosmology", "lcdm",
-        "--num-samples", "300", "--num-warmup", "200", "--seed", "4", "--set", "prior.Om0=Uniform(0.05, 0.95)",
-        "--no-report", "--out", folder,
+        "--num-warmup", "200", "--seed", "4", "--set", "prior.Om0=Uniform(0.05, 0.95)", "--no-report", "--out", folder,
+        *more,
     ]  # fmt: skip
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=250)
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def real_run(sample_csv, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real") / "runs" / "few"
+    done = subprocess.run(
+        command(sample_csv, folder, "--num-samples", "300"),
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"HBM_JAX_CACHE": str(cache)},
+    )
     return folder, done
 
 
@@ -374,7 +400,8 @@ def test_real_run_says_what_it_found(real_run):
 
 def test_real_run_folder(real_run, sample_csv):
     folder, _ = real_run
-    assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv"}
+    assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}
+    assert (folder / "checkpoint" / "config.toml").read_text() == (folder / "config.toml").read_text()
     fit = hbm.load(folder)
     assert fit.posterior.sizes == {"chain": 4, "draw": 300}
     assert fit.posterior["Om0"].dtype == np.float64
@@ -410,5 +437,223 @@ def test_config_of_a_run_reproduces_it(real_run):
 def test_real_run_in_the_way_of_another(real_run, capsys):
     folder, _ = real_run
     content = (folder / "posterior.nc").read_bytes()
-    assert "found another run in it" in refused(capsys, "fit", "supernova", "--out", folder)
+    text = refused(capsys, "fit", "supernova", "--out", folder)
+    assert "found another run in it. Continue it with 'hbm-jax resume " in text
     assert (folder / "posterior.nc").read_bytes() == content
+
+
+def test_a_configuration_can_be_used_for_another_model(real_run):
+    # The run's own file holds the priors that were given, not those of its cosmology's other parameters.
+    folder, _ = real_run
+    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--cosmology", "wcdm"])
+    model, _ = cli._model_and_data(cli._configuration(arguments))
+    assert model.cosmology == "wcdm"
+    assert model.all_priors["Om0"].low == 0.05
+    assert model.all_priors["w0"].low == -3.0
+
+
+# Runs that are stopped, and go on
+
+
+def test_a_run_is_continued(real_run, tmp_path, capsys):
+    before = hbm.load(real_run[0])
+    folder = shutil.copytree(real_run[0], tmp_path / "run")
+    status, out, err = run(capsys, "resume", folder, "--num-samples", "350", "--no-report", "--quiet")
+    assert out.startswith("Type Ia supernovae, flat LCDM, marginal latents\n60 type Ia supernovae"), err
+    fit = hbm.load(folder)
+    assert status == (cli.USABLE if fit.verdict.usable else cli.NOT_USABLE)
+    assert fit.posterior.sizes == {"chain": 4, "draw": 350}
+    np.testing.assert_array_equal(fit.posterior["Om0"][:, :300], before.posterior["Om0"])
+    stored = tomllib.loads((folder / "config.toml").read_text())
+    assert stored["sample"]["num_samples"] == 350
+    assert stored["prior"] == {"Om0": "Uniform(0.05, 0.95)"}
+    assert len((folder / "summary.csv").read_text().splitlines()) == len(fit.summary()) + 1
+    # The same from Python, which writes nothing but the checkpoint; the run has ended, so nothing is drawn.
+    written = (folder / "posterior.nc").read_bytes()
+    again = hbm.resume(folder, progress=False)
+    np.testing.assert_array_equal(again.posterior["Om0"], fit.posterior["Om0"])
+    assert isinstance(again.program, hbm.models.Supernova)
+    assert (folder / "posterior.nc").read_bytes() == written
+
+
+def blocks(folder, warmup):
+    found = []
+    for path in sorted((folder / "checkpoint").glob("block-*.npz")):
+        with np.load(path) as block:
+            found += [path] if bool(block["warmup"]) == warmup else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "more", "warmup"),
+    [(signal.SIGTERM, ["--num-samples", "1000000"], False), (signal.SIGINT, ["--num-warmup", "1000000"], True)],
+)
+def test_a_stopped_run_says_how_it_goes_on(number, more, warmup, real_run, sample_csv, cache, tmp_path):
+    folder = tmp_path / "my run"
+    process = subprocess.Popen(
+        command(sample_csv, folder, *more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HBM_JAX_CACHE": str(cache)},
+    )
+    try:
+        ends = time.monotonic() + 200
+        while not blocks(folder, warmup) and process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == cli.INTERRUPTED, err
+    assert "Traceback" not in err
+    resume = f"hbm-jax resume '{folder}'"
+    if warmup:
+        assert " of 1000000 warm-up draws; continue with" in err
+        assert err.splitlines()[-1] == resume
+        assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    else:
+        assert out.splitlines()[-1] == resume
+        fit = hbm.load(folder)
+        assert fit.run["stopped"] == "interrupted"
+        assert fit.posterior.sizes["draw"] >= 4
+        assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}
+
+
+def test_a_second_run_compiles_nothing(real_run, sample_csv, cache, tmp_path):
+    programs = {path.name for path in cache.glob("*-cache")}
+    assert len(programs) > 5
+    again = command(sample_csv, tmp_path / "run", "--num-samples", "20")
+    environment = os.environ | {"HBM_JAX_CACHE": str(cache)}
+    done = subprocess.run(again, capture_output=True, text=True, timeout=250, env=environment)
+    assert done.returncode == cli.NOT_USABLE, done.stderr
+    new = {path.name for path in cache.glob("*-cache")} - programs
+    assert not [name for name in new if "advance" in name or "start" in name], "the programs that take long to compile"
+
+
+def ended(stopped):
+    """A sampler that returns a fit which was ended in a certain way."""
+
+    fit = supernova_fit()
+
+    def sample(*args, checkpoint, **options):
+        (checkpoint / "start.npz").write_bytes(b"")
+        (checkpoint / "run.json").write_text("{}")
+        return dataclasses.replace(fit, run=fit.run | {"stopped": stopped})
+
+    return sample
+
+
+def test_a_full_disk(tmp_path, capsys, monkeypatch):
+    why = "stopped because run/checkpoint: the checkpoint could not be written: No space left on device."
+    monkeypatch.setattr("hbm_jax.inference.sample", ended(why))
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    assert status in (cli.USABLE, cli.NOT_USABLE), "the posterior could be written"
+    assert (tmp_path / "run" / "posterior.nc").exists()
+    assert err == f"hbm-jax: {why}\n"
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hbm_jax.inference.Fit.save", full)
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "other", "--no-report")
+    assert status == cli.BAD_INPUT
+    assert err.startswith(f"hbm-jax: {why}\nhbm-jax: ")
+    assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
+
+
+def test_a_time_budget_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: the time budget of 9 s is spent"))
+    status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    assert status in (cli.USABLE, cli.NOT_USABLE)
+    assert out.endswith(f"the time budget of 9 s is spent; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
+
+
+def test_interrupted_while_compiling(tmp_path, capsys, monkeypatch):
+    found_start = ended("")
+
+    def stop(*args, checkpoint, **options):
+        found_start(checkpoint=checkpoint)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hbm_jax.inference.sample", stop)
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run")
+    assert status == cli.INTERRUPTED
+    assert err.endswith(f"interrupted before the warm-up; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
+
+
+def test_options_reach_the_sampler(tmp_path, capsys, monkeypatch):
+    seen = {}
+
+    def sample(*args, **options):
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("hbm_jax.inference.sample", sample)
+    ends = ["--max-seconds", "90", "--set", "sample.until.Om0=1000", "--set", "sample.until.alpha=800"]
+    refused(capsys, "fit", "supernova", *ends, "--out", tmp_path / "run", "--no-report")
+    assert seen["until"] == {"Om0": 1000.0, "alpha": 800.0}
+    assert seen["max_seconds"] == 90.0
+    assert seen["checkpoint"] == tmp_path / "run" / "checkpoint"
+    assert "num_samples" not in seen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_run_is_not_begun_again(tmp_path, capsys):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "run.json").write_text("{}")
+    text = refused(capsys, "fit", "supernova", "--out", tmp_path)
+    assert f"found an unfinished run in it. Continue it with 'hbm-jax resume {tmp_path}', choose another --out" in text
+    assert "unfinished: continue it with hbm_jax.resume(" in refused(capsys, "report", tmp_path)
+
+
+@pytest.mark.parametrize("how", ["options", "start", "interrupt", "in use"])
+def test_an_old_run_stays_until_a_new_one_has_begun(how, tmp_path, capsys, monkeypatch):
+    from hbm_jax.inference.checkpoint import Checkpoint
+
+    old = {"posterior.nc": "draws", "checkpoint/run.json": "{}", "checkpoint/start.npz": "start", "report.html": "old"}
+    (tmp_path / "checkpoint").mkdir()
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
+
+    def stop(*args, checkpoint, **options):
+        assert not (checkpoint / "run.json").exists()
+        assert (checkpoint / "config.toml").exists()
+        raise {"start": OSError("no start"), "interrupt": KeyboardInterrupt()}[how]
+
+    options = ["--num-samples", "2"] if how == "options" else []
+    if how in ("start", "interrupt"):
+        monkeypatch.setattr("hbm_jax.inference.sample", stop)
+    held = Checkpoint(tmp_path / "checkpoint") if how == "in use" else None
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path, "--overwrite", "--no-report", *options)
+    if held is not None:
+        held.close()
+        assert "another process is" in err
+    assert status == (cli.INTERRUPTED if how == "interrupt" else cli.BAD_INPUT)
+    assert how != "interrupt" or "nothing was written" in err
+    for name, text in old.items():
+        assert (tmp_path / name).read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == {"posterior.nc", "checkpoint", "report.html"}
+
+
+def test_a_new_run_replaces_the_old_one(tmp_path, capsys, monkeypatch):
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("run.json", "start.npz", "block-000000.npz"):
+        (tmp_path / "checkpoint" / name).write_text("old")
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all the draws asked for are done"))
+    assert run(capsys, "fit", "supernova", "--out", tmp_path, "--overwrite", "--no-report")[0] != cli.BAD_INPUT
+    assert {path.name for path in (tmp_path / "checkpoint").iterdir()} == {"run.json", "start.npz", "config.toml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}
+
+
+def test_bad_resumes(tmp_path, capsys):
+    assert "expected a checkpoint folder holding run.json; found none" in refused(capsys, "resume", tmp_path / "none")
+    text = refused(capsys, "resume", tmp_path, "--set", "sample.seed=3")
+    assert "--set sample.seed: expected one of sample.num_samples, sample.until" in text
+    text = refused(capsys, "resume", tmp_path, "--set", "sample.max_seconds=long")
+    assert "sample.max_seconds: expected a number, found 'long'" in text
+    x = np.linspace(0.0, 1.0, 5)
+    hbm.sample(own_model, x, x, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
+    text = refused(capsys, "resume", tmp_path / "own")
+    assert "expected the program of the run, own_model, and its data" in text
+    assert f"hbm_jax.resume('{tmp_path / 'own'}', own_model, data)" in text

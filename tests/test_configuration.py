@@ -1,11 +1,15 @@
 """Keys and values of a configuration, from flags, --set and TOML."""
 
 import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import tomli_w
 
-from hbm_jax.configuration import FIXED, OPEN, ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.configuration import FIXED, OPEN, ConfigError, defaults, merged, read_toml, read_value, set_key
+from hbm_jax.data import MagnitudeErrorParts
 from hbm_jax.inference import sample
 
 
@@ -36,7 +40,12 @@ def test_defaults_are_those_of_sample():
         ("data.source", "my.csv", "my.csv"),
         ("prior.w0", "Uniform(-2, 0)", "Uniform(-2, 0)"),
         ("prior.H0", 73, "73"),
-        ("model.mass_step", "False", False),
+        ("sample.until", "1000", 1000.0),
+        ("sample.until", {"Om0": 1000}, {"Om0": 1000.0}),
+        ("sample.until", "{Om0 = 1000, w0 = 500}", {"Om0": 1000.0, "w0": 500.0}),
+        ("sample.max_seconds", "90", 90.0),
+        ("data.format", "fits", "fits"),
+        ("model.mass_step", "False", "False"),  # what the model's own field is, `read_value` finds
         ("model.mass_step", True, True),
         ("model.cosmology", "wcdm", "wcdm"),
         ("columns.m_b", "mB", "mB"),
@@ -60,7 +69,9 @@ def test_set_key(key, value, stored):
         ("sample.", 1, r"expected SECTION\.NAME"),
         (".seed", 1, r"expected SECTION\.NAME"),
         ("sample.num_chain", 1, r"sample\.num_chain: expected one of .* Did you mean 'num_chains'\?"),
-        ("data.file", "a", r"data\.file: expected one of data\.source"),
+        ("sample.until", "soon", r"sample\.until: expected a number or a table, each entry a number, found 'soon'"),
+        ("sample.until.Om0", "many", r"sample\.until\.Om0: expected a number or a table, each entry a number"),
+        ("sample.seeds.Om0", 3, r"sample\.seeds\.Om0: expected one of .* Did you mean 'seed'\?"),
         ("sample.seed", "many", r"sample\.seed: expected a whole number, found 'many'"),
         ("sample.num_chains", "2.5", "expected a whole number, found '2.5'"),
         ("sample.num_chains", 2.5, r"expected a whole number, found 2\.5"),
@@ -75,6 +86,68 @@ def test_bad_keys_and_values(key, value, message):
     with pytest.raises(ConfigError, match=message):
         set_key(config, key, value)
     assert config == defaults()
+
+
+def test_entries_of_a_table_are_set_one_by_one():
+    config = defaults()
+    set_key(config, "sample.until", "500")
+    set_key(config, "sample.until.Om0", "1000")
+    first = config["sample"]["until"]
+    set_key(config, "sample.until.w0", 2000)
+    assert config["sample"]["until"] == {"Om0": 1000.0, "w0": 2000.0}
+    assert first == {"Om0": 1000.0}
+    set_key(config, "data.parts.lensing", "0.1")
+    set_key(config, "data.parts.velocity", "150")
+    assert config["data"] == {"parts": {"lensing": "0.1", "velocity": "150"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "read"),
+    [
+        ("True", bool, True),
+        ("3", int, 3),
+        (3, float, 3.0),
+        ("3", str, "3"),
+        ("[1, 2.5]", tuple[float, ...], (1.0, 2.5)),
+        ([1, 2], list[int], [1, 2]),
+        ("[1, 'b']", tuple[int, str], (1, "b")),
+        ("0.5", float | None, 0.5),
+        ("low", Literal["low", "high"], "low"),
+        ({"a": "2"}, Mapping[str, int], {"a": 2}),
+        ("{a = 2}", dict[str, int], {"a": 2}),
+        ({"lensing_per_z": "0.1"}, MagnitudeErrorParts | None, MagnitudeErrorParts(lensing_per_z=0.1)),
+        ({"coherent_scatter": {"sdss": 0.1}}, MagnitudeErrorParts, MagnitudeErrorParts(coherent_scatter={"sdss": 0.1})),
+        (np.ones(1), np.ndarray, np.ones(1)),
+        ("anything", Any, "anything"),
+    ],
+)
+def test_values_are_read_as_they_are_annotated(value, hint, read):
+    found = read_value(value, hint, "model.x")
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        ("maybe", bool, "true or false"),
+        (1, bool, "true or false"),
+        ("inf", int, "a whole number"),
+        ("[1]", tuple[int, str], "a list, each entry a whole number"),
+        ("middle", Literal["low", "high"], "one of 'low', 'high'"),
+        ({"a": "x"}, Mapping[str, float], "a table, each entry a number"),
+        (
+            {"lens": 1},
+            MagnitudeErrorParts | None,
+            "a table of coherent_scatter, lensing_per_z, sigma_v_km_s or nothing",
+        ),
+        (3, np.ndarray, "ndarray"),
+    ],
+)
+def test_values_of_another_kind_are_refused(value, hint, expected):
+    with pytest.raises(ConfigError) as caught:
+        read_value(value, hint, "model.x")
+    assert str(caught.value) == f"model.x: expected {expected}, found {value!r}."
 
 
 def test_merged_leaves_the_original_alone_and_checks_each_key():

@@ -10,7 +10,8 @@ from plotting.small_fits import own_fit, own_model, supernova_fit
 import hbm_jax as hbm
 from hbm_jax import runs
 from hbm_jax.configuration import defaults
-from hbm_jax.inference import ResultFileError
+from hbm_jax.inference import CheckpointError, ResultFileError
+from hbm_jax.inference.identity import identify
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,86 @@ def test_a_users_own_program_is_not_stored(tmp_path):
     given = hbm.load(path, own_model, own_fit().args)
     assert given.program is own_model
     assert given.args is own_fit().args
+
+
+def class_of_that_name():
+    """A user's own model that happens to have our model's name."""
+    return type("Supernova", (hbm.models.Supernova,), {"__module__": "mine"})
+
+
+def test_a_users_class_of_the_same_name_is_not_taken_for_ours(tmp_path):
+    fit = supernova_fit()
+    config = class_of_that_name()().to_config()
+    copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": config})
+    copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
+    path = copy.save(tmp_path / "other")
+    back = hbm.load(path)
+    assert back.run["program"] == "Supernova"
+    assert back.program is None
+    assert hbm.load(path, class_of_that_name()(), fit.args).data is fit.data
+
+
+def test_files_of_older_versions_are_still_ours(tmp_path):
+    # They have the bare name of the class, and perhaps not every option of today's.
+    fit = supernova_fit()
+    config = {name: value for name, value in fit.run["config"].items() if name != "mass_step"}
+    copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": config})
+    copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
+    assert hbm.load(copy.save(tmp_path / "older")).program.to_config() == fit.program.to_config()
+
+
+# What is continued
+
+OPTIONS = {"num_warmup": 10, "num_chains": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def own_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "run"
+    x = np.linspace(0.0, 1.0, 5)
+    hbm.sample(own_model, x, 2.0 * x, num_samples=10, checkpoint=folder / "checkpoint", **OPTIONS)
+    return folder, x
+
+
+def test_a_users_own_program_is_continued_with_it(own_checkpoint):
+    folder, x = own_checkpoint
+    for path in (folder, str(folder / "checkpoint")):
+        fit = hbm.resume(path, own_model, x, 2.0 * x, num_samples=15, progress=False)
+        assert fit.posterior.sizes["draw"] == 15
+        assert fit.program is own_model
+
+
+def test_a_users_own_program_is_asked_for(own_checkpoint):
+    folder, x = own_checkpoint
+    with pytest.raises(CheckpointError, match=r"expected the program of the run, own_model, and its data, because"):
+        hbm.resume(folder)
+    with pytest.raises(CheckpointError, match=r"found that the data args\[1\] differs"):
+        hbm.resume(folder, own_model, x, 3.0 * x)
+
+
+def test_our_model_is_continued_without_it(tmp_path):
+    sne = hbm.data.load_jla().subset(np.arange(0, 740, 100))
+    model = hbm.models.Supernova(mass_step=False, priors={"Om0": 0.3, "M0": "Normal(-19, 1)"})
+    hbm.sample(model, sne, num_samples=5, checkpoint=tmp_path / "run", **OPTIONS)
+    fit = hbm.resume(tmp_path / "run", num_samples=10, progress=False)
+    assert fit.posterior.sizes["draw"] == 10
+    assert fit.program.to_config() == model.to_config()
+    np.testing.assert_array_equal(fit.data.covariance, sne.covariance)
+
+
+def test_a_subclass_is_not_continued_as_ours(tmp_path):
+    sne = hbm.data.load_jla().subset(np.arange(0, 740, 100))
+    Own = class_of_that_name()
+    about = identify(Own(), (sne,), {})
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1} | about))
+    np.savez(tmp_path / "data.npz", **sne.to_dict())
+    with pytest.raises(CheckpointError, match=r"expected the program of the run, Supernova, and its data"):
+        hbm.resume(tmp_path)
+
+
+def test_there_is_nothing_to_continue(tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder holding run\.json; found none"):
+        hbm.resume(tmp_path / "nothing")
 
 
 def test_folder_without_a_posterior(tmp_path):

@@ -1,0 +1,185 @@
+"""The models that can be named on the command line, each with its container, readers, options and figures."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hbm_jax import data, models
+from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.models.priors import choose
+
+Figures = Mapping[str, tuple[str, Callable]]
+
+
+def _no_figures() -> Figures:
+    return {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that can be named on the command line: all that the surfaces know about its domain.
+
+    Attributes
+    ----------
+    model : type
+        Frozen dataclass of choices, as `hbm_jax.models.protocol.Model` describes; its fields other than ``priors`` are
+        its options, of the types they are annotated with. A field's metadata may hold its ``help``.
+    container : type
+        Its data container, as `hbm_jax.data.protocol.Container` describes.
+    read : callable
+        ``read(path, *, columns=None, ...)`` for a user's table; further keyword-only arguments are the options of the
+        configuration's ``[data]`` section.
+    bundled : dict of str to callable
+        Data sets that ship with the package.
+    default_source : str, optional
+        The data set taken where none is named.
+    figures : callable
+        Returns the domain's own figures for the report, name to caption and function of a fit; called when a report is
+        written, so that it may import matplotlib.
+    """
+
+    model: Any
+    container: Any
+    read: Callable
+    bundled: Mapping[str, Callable] = field(default_factory=dict)
+    default_source: str | None = None
+    figures: Callable[[], Figures] = _no_figures
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Choices of the model other than its priors, with their types."""
+        hints = typing.get_type_hints(self.model)
+        return {item.name: hints[item.name] for item in dataclasses.fields(self.model) if item.name != "priors"}
+
+    @property
+    def reader_options(self) -> dict[str, Any]:
+        """Keyword-only arguments of the reader other than ``columns``, with their types."""
+        hints = typing.get_type_hints(self.read)
+        parameters = inspect.signature(self.read).parameters.values()
+        names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "columns"]
+        return {name: hints.get(name, Any) for name in names}
+
+    def build(self, options: Mapping[str, Any], priors: Mapping[str, Any]):
+        """Return the model of a configuration's ``[model]`` and ``[prior]`` sections.
+
+        Raises
+        ------
+        ConfigError
+            For an option of the wrong kind.
+        ValueError
+            For an unknown option or prior, and what the model refuses.
+        """
+        known = self.options
+        for name in options:
+            choose(f"option of the model {self.model.__name__}", name, tuple(known))
+        read = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
+        return self.model(**read, priors=dict(priors))
+
+    def load(self, section: Mapping[str, Any], columns: Mapping[str, str]):
+        """Return the container of a configuration's ``[data]`` and ``[columns]`` sections.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such source, or options where none apply.
+        ValueError, OSError
+            From the reader.
+        """
+        options = {name: value for name, value in section.items() if name != "source"}
+        source = str(section.get("source") or self.default_source or "")
+        bundled = f"a bundled sample ({', '.join(self.bundled)}) or a file" if self.bundled else "a file"
+        if not source:
+            raise ConfigError(f"data: expected {bundled}, as in --data FILE, found none named.")
+        if source in self.bundled:
+            for what, given in (("columns", columns), ("options of [data]", options)):
+                if given:
+                    raise ConfigError(
+                        f"{what}: expected none for the bundled sample {source!r}, found {_names(given)}."
+                    )
+            return self.bundled[source]()
+        known = self.reader_options
+        for name in options:
+            choose("option of [data]", name, ("source", *known))
+        read = {name: read_value(value, known[name], f"data.{name}") for name, value in options.items()}
+        if not Path(source).exists():
+            neither = "neither" if self.bundled else "not there"
+            raise ConfigError(f"data: expected {bundled}, found {source!r}, which is {neither}.")
+        return self.read(source, columns=dict(columns) or None, **read)
+
+    def made(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether a stored program of that class name and configuration is one of this entry's model itself."""
+        ours = {"priors", *(item.name for item in dataclasses.fields(self.model))}
+        return name == self.model.__name__ and set(config) <= ours
+
+    def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
+        """Return model and container as they were stored: `to_config` of the one, `to_dict` of the other."""
+        return self.model(**config), self.container.from_dict(stored)
+
+
+def _names(given) -> str:
+    return ", ".join(given)
+
+
+def _supernova_figures() -> Figures:
+    from hbm_jax.plotting.supernova import FIGURES
+
+    return FIGURES
+
+
+MODELS = {
+    "supernova": Entry(
+        models.Supernova,
+        data.Supernovae,
+        data.read_supernovae,
+        {"jla": data.load_jla},
+        default_source="jla",
+        figures=_supernova_figures,
+    ),
+}
+
+
+def named(name: str | None) -> Entry:
+    """Return the entry of a model's name.
+
+    Raises
+    ------
+    ValueError
+        If none has that name; the nearest is offered.
+    """
+    if not name:
+        raise ConfigError(
+            f"No model named: expected one of {', '.join(MODELS)}, as in 'hbm-jax fit {next(iter(MODELS))}'."
+        )
+    return MODELS[choose("model", name, tuple(MODELS))]
+
+
+def of_fit(fit) -> Entry | None:
+    """Return the entry whose model, or a subclass of it, and whose data a fit holds; None for a user's program."""
+    for entry in MODELS.values():
+        if isinstance(fit.program, entry.model) and isinstance(fit.data, entry.container):
+            return entry
+    return None
+
+
+def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
+    """Return the entry whose model was stored under a class name with its configuration; None for any other program."""
+    for entry in MODELS.values():
+        if config is not None and entry.made(name, config):
+            return entry
+    return None
+
+
+def flags() -> dict[str, tuple[Any, str]]:
+    """Options of all models that have a flag of their own, name to type and help; a model refuses those of another."""
+    found: dict[str, tuple[Any, str]] = {}
+    for entry in MODELS.values():
+        texts = {item.name: str(item.metadata.get("help", "")) for item in dataclasses.fields(entry.model)}
+        for name, kind in entry.options.items():
+            both, text = found.get(name, (kind, ""))
+            # Text, which either model reads its own way, where two models mean different kinds by one name.
+            found[name] = (kind if both == kind else str, "; ".join(filter(None, dict.fromkeys([text, texts[name]]))))
+    return found
