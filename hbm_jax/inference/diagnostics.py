@@ -16,6 +16,9 @@ TAIL = (0.05, 0.95)
 # A density that is flat up to a bound has 2 % of its draws within 2 % of the way to it; half of that is noticed.
 EDGE = 0.02
 PINNED = 0.01
+SATURATED = 0.01  # share of trees cut off at the largest depth that is worth a word
+APART = 3.0  # standard deviations within chains between chains that are in different modes
+COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Verdict:
     notes : tuple of str
         What a reader should know although it does not fail the fit, such as a posterior pinned at a prior's edge.
     table : pandas.DataFrame
-        ``r_hat, ess_bulk, ess_tail`` of every scalar parameter and of every element of the others.
+        ``r_hat, ess_bulk, ess_tail, mcse_mean, mcse_sd`` of every scalar parameter and element of the others.
     num_draws, num_divergences : int
         Over all chains.
     min_bfmi : float
@@ -80,7 +83,7 @@ def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
 
 
 def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
-    """R-hat and effective sample sizes of every element of every variable.
+    """R-hat, effective sample sizes and Monte Carlo errors of every element of every variable.
 
     Parameters
     ----------
@@ -90,27 +93,38 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns ``r_hat`` (rank-normalised, split), ``ess_bulk``, ``ess_tail``; one row an element, labelled
-        ``name`` or ``name[coordinate]``. NaN for an element that never varies.
+        Columns ``r_hat`` (rank-normalised, split), ``ess_bulk``, ``ess_tail``, and the Monte Carlo standard errors
+        ``mcse_mean`` and ``mcse_sd``; one row an element, labelled ``name`` or ``name[coordinate]``. NaN for an element
+        that never varies.
     """
-    rows = {}
+    parts = []
     for name, variable in posterior.items():
         values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
         elements = values.reshape(*values.shape[:2], -1)
-        labels = _element_labels(str(name), variable)
-        for index, label in enumerate(labels):
-            element = elements[..., index]
-            if np.ptp(element) == 0:
-                rows[label] = (np.nan, np.nan, np.nan)
-                continue
+        part = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
+        varies = np.ptp(elements, axis=(0, 1)) != 0
+        if varies.any():
             # Chains that are stuck at different values have no variance within: their R-hat is infinite.
             with np.errstate(divide="ignore", invalid="ignore"):
-                rows[label] = (
-                    float(array_stats.rhat(element, chain_axis=0, draw_axis=1)) if len(element) > 1 else np.nan,
-                    float(array_stats.ess(element, chain_axis=0, draw_axis=1)),
-                    float(array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=TAIL)),
-                )
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["r_hat", "ess_bulk", "ess_tail"])
+                part[varies] = _statistics(elements[..., varies])
+        parts.append(pd.DataFrame(part, index=_element_labels(str(name), variable), columns=COLUMNS))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _statistics(elements) -> np.ndarray:
+    """Columns of the table for elements of shape (chain, draw, n)."""
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    several = len(elements) > 1
+    return np.stack(
+        [
+            array_stats.rhat(elements, **axes) if several else np.full(elements.shape[-1], np.nan),
+            array_stats.ess(elements, **axes),
+            array_stats.ess(elements, method="tail", prob=TAIL, **axes),
+            array_stats.mcse(elements, method="mean", **axes),
+            array_stats.mcse(elements, method="sd", **axes),
+        ],
+        axis=-1,
+    )
 
 
 def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
@@ -130,7 +144,12 @@ def _distinct(texts: list[str]) -> list[str]:
     return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]
 
 
-def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | None = None) -> Verdict:
+def judge(
+    posterior: xr.Dataset,
+    sample_stats: xr.Dataset,
+    bounds: Mapping | None = None,
+    max_tree_depth: int | None = None,
+) -> Verdict:
     """Judge a posterior.
 
     Parameters
@@ -138,9 +157,11 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
     posterior : xarray.Dataset
         Draws, dimensions ``chain, draw, ...``.
     sample_stats : xarray.Dataset
-        ``diverging``, ``energy`` and, if there, ``tree_depth`` with ``max_tree_depth`` in its attributes.
+        ``diverging``, ``energy`` and ``tree_depth``.
     bounds : mapping of str to (float, float), optional
         Lower and upper bound of a variable's prior; used to notice posteriors pinned at an edge.
+    max_tree_depth : int, optional
+        Largest depth allowed; used to notice trees that were cut off.
 
     Returns
     -------
@@ -160,7 +181,12 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
         reasons.append(f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})")
-        advice.append("Draw more, or look at the rank plot: chains that sit apart are in different modes.")
+        apart = _modes(posterior, name)
+        if apart:
+            reasons.append(f"chains are in different modes: {apart}")
+            advice.append("More draws will not help: ask whether the modes are real, and constrain the priors if not.")
+        else:
+            advice.append("Draw more, or look at the rank plot for chains that sit apart.")
     elif posterior.sizes["chain"] < 2:
         reasons.append("a single chain cannot show that it has converged")
         advice.append("Use at least two chains, better four.")
@@ -173,21 +199,74 @@ def judge(posterior: xr.Dataset, sample_stats: xr.Dataset, bounds: Mapping | Non
             )
             advice.append("Draw more; if it grows slowly, reparametrise what is slow.")
     if num_divergences:
-        reasons.append(f"{num_divergences} divergent transitions: some region was not explored")
+        where = _where(posterior, sample_stats["diverging"])
+        reasons.append(f"{num_divergences} divergent transitions{where}: some region was not explored")
         advice.append("Raise target_accept_prob, or use another parametrisation of the latents.")
     if not min_bfmi > MIN_BFMI:  # nor if it is NaN
         reasons.append(f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored")
         advice.append("Reparametrise scale parameters, or use heavier steps in them.")
+    notes = list(_edges(posterior, bounds or {}))
+    if max_tree_depth is not None and "tree_depth" in sample_stats:
+        share = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
+        if share > SATURATED:
+            notes.append(
+                f"{100 * share:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed and "
+                "not validity; a better parametrisation, or a larger max_tree_depth, would draw faster"
+            )
     return Verdict(
         usable=not reasons,
         reasons=tuple(reasons),
         advice=tuple(dict.fromkeys(advice)),
-        notes=tuple(_edges(posterior, bounds or {})),
+        notes=tuple(notes),
         table=table,
         num_draws=posterior.sizes["chain"] * posterior.sizes["draw"],
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,
     )
+
+
+def _scalars(posterior):
+    """Yield name and draws, (chain, draw), of every scalar parameter that varies."""
+    for name, variable in posterior.items():
+        if variable.ndim == 2:
+            values = variable.transpose("chain", "draw").to_numpy().astype(float)
+            if np.ptp(values) > 0:
+                yield str(name), values
+
+
+def _where(posterior, diverging) -> str:
+    """Where in parameter space divergent transitions end, if they crowd anywhere."""
+    at = diverging.transpose("chain", "draw").to_numpy().astype(bool).ravel()
+    best, text = 4.0, ""  # standard errors from a uniform spread
+    for name, values in _scalars(posterior):
+        ranks = (np.argsort(np.argsort(values.ravel())) + 0.5) / values.size
+        middle = ranks[at].mean()
+        crowding = abs(middle - 0.5) * np.sqrt(12 * at.sum())
+        if crowding > best:
+            side = "low" if middle < 0.5 else "high"
+            best, text = crowding, f" at {side} {name} (median {np.median(values.ravel()[at]):.3g})"
+    return text
+
+
+def _modes(posterior, label) -> str:
+    """Which chains sit apart, if the chains of a parameter fall into two groups with nothing between them."""
+    variable = posterior.get(label)
+    if variable is None or variable.ndim != 2:
+        candidates = list(_scalars(posterior))
+    else:
+        candidates = [(label, variable.transpose("chain", "draw").to_numpy().astype(float))]
+    for name, values in candidates:
+        means, within = values.mean(1), values.std(1)
+        order = np.argsort(means)
+        gaps = np.diff(means[order])
+        cut = int(np.argmax(gaps)) + 1
+        if gaps[cut - 1] > APART * 2 * within.max():
+            groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
+            return " and ".join(
+                f"chain{'s' * (len(group) > 1)} {', '.join(map(str, group))} near {name} = {values[group].mean():.3g}"
+                for group in groups
+            )
+    return ""
 
 
 def _failing(names) -> str:

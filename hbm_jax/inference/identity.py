@@ -81,7 +81,7 @@ def _program(program) -> dict[str, Any]:
             about["config"] = program.to_config()
         except ValueError:  # a prior that cannot be written as text
             about["config"] = {"repr": repr(program)}
-    if not own.startswith("hbm_jax."):  # a release of ours may change its code, and its density is checked anyway
+    if not str(own).startswith("hbm_jax."):  # a release of ours may change its code, and its density is checked anyway
         about["code"] = _code(program)
     return about
 

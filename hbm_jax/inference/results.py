@@ -82,7 +82,8 @@ class Fit:
         Returns
         -------
         pandas.DataFrame
-            One row a parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail``.
+            One row a parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail,
+            mcse_mean, mcse_sd``.
             The interval runs from the 16th to the 84th percentile.
         """
         rows = {}
@@ -216,7 +217,9 @@ def assemble(
         tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
-    verdict = judge(tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds)
+    verdict = judge(
+        tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
+    )
     run = run | provenance() | describe(program, data)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -307,6 +310,6 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             f"{path}: expected a result file of format {FORMAT} or older, found format {written}, written by hbm_jax "
             f"{run['versions']['hbm_jax']}. Install that version or a newer one."
         )
-    verdict = judge(posterior, stats)
+    verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
     return Fit(tree, verdict, program, args, run, timing)

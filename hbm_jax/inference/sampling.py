@@ -214,7 +214,7 @@ def _run(
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         live.show("tracing the model")
         target = build_target(program, args, key_target)
-        rule.check_names([name for name in target.dims if not name.startswith("_")])
+        rule.check_names(target.names)
         lap("trace")
         stored = None if store is None else store.read_start()
         if stored is not None:

@@ -59,6 +59,12 @@ class Target:
         """Number of unconstrained parameters."""
         return len(self.labels)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the sites a person reads."""
+        found = jax.eval_shape(self.constrain, self.start)
+        return [name for name in self.dims if name in found]
+
     def constrain(self, flat) -> dict:
         """Sites a person reads, by name: those whose name begins with ``_`` are the sampler's own affair."""
         return {name: value for name, value in self.sites(flat).items() if not name.startswith("_")}

@@ -59,6 +59,8 @@ def test_table_equals_arviz_for_each_element():
         assert row.ess_bulk == array_stats.ess(element, chain_axis=0, draw_axis=1)
         tail = array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         assert row.ess_tail == tail
+        assert row.mcse_mean == array_stats.mcse(element, chain_axis=0, draw_axis=1, method="mean")
+        assert row.mcse_sd == array_stats.mcse(element, chain_axis=0, draw_axis=1, method="sd")
 
 
 def test_table_does_not_depend_on_the_order_of_dimensions():
@@ -110,6 +112,38 @@ def test_divergences_are_counted():
     assert verdict.reasons == ("7 divergent transitions: some region was not explored",)
     assert "target_accept_prob" in verdict.advice[0]
     assert verdict.num_divergences == 7
+
+
+def test_divergences_that_crowd_are_placed():
+    low, other = draws(1), draws(2)
+    flags = low < np.quantile(low, 0.02)
+    sample_stats = stats()
+    sample_stats["diverging"] = (["chain", "draw"], flags)
+    verdict = judge(posterior(other=other, low=low), sample_stats)
+    assert f"80 divergent transitions at low low (median {np.median(low[flags]):.3g}): some" in verdict.reasons[0]
+
+
+def test_chains_in_different_modes_are_told_apart_from_slow_ones():
+    split = draws(6)
+    split[[1, 3]] += 40.0
+    verdict = judge(posterior(good=draws(7), bad=split), stats())
+    assert "chains are in different modes: chains 0, 2 near bad = " in " ".join(verdict.reasons)
+    assert "chains 1, 3 near bad = 40" in " ".join(verdict.reasons)
+    assert "More draws will not help" in verdict.advice[0]
+    slow = judge(posterior(a=random_walk(8, 0.999)), stats())
+    assert not any("modes" in reason for reason in slow.reasons)
+    assert "Draw more" in slow.advice[0]
+
+
+def test_trees_cut_off_are_noted_and_do_not_fail():
+    sample_stats = stats()
+    depth = np.full(SHAPE, 5)
+    depth[0, :100] = 6
+    sample_stats["tree_depth"] = (["chain", "draw"], depth)
+    verdict = judge(posterior(a=draws(1)), sample_stats, max_tree_depth=6)
+    assert verdict.usable
+    assert verdict.notes[0].startswith("2 % of the trees were cut off at the depth of 6")
+    assert judge(posterior(a=draws(1)), sample_stats, max_tree_depth=7).notes == ()
 
 
 def test_low_bfmi():

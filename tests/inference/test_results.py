@@ -179,7 +179,8 @@ def test_saving_replaces(content, tmp_path):
 def test_summary_against_numpy(fit):
     summary = fit.summary()
     assert list(summary.columns) == [
-        "median", "lower_68", "upper_68", "mean", "sd", "unit", "r_hat", "ess_bulk", "ess_tail"
+        "median", "lower_68", "upper_68", "mean", "sd", "unit", "r_hat", "ess_bulk", "ess_tail", "mcse_mean",
+        "mcse_sd",
     ]  # fmt: skip
     for name, variable in fit.posterior.items():
         values = variable.to_numpy().reshape(-1, int(np.prod(variable.shape[2:])))
