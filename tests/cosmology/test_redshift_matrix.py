@@ -17,22 +17,22 @@ MATRIX, GRID = hc.RedshiftMatrix(Z), hc.RedshiftGrid(Z, num_panels=1500)
 CONCORDANCE = hc.Cosmology.flat(H0=70.0, Om0=0.3)
 
 
-def lattice(curved, wa):
+def lattice(curved, wa, z_max=2.4):
     """Universes over the default priors of the supernova model, densest where Om0 vanishes and errors are largest."""
     om = np.concatenate([np.geomspace(1e-5, 0.1, 17), np.linspace(0.2, 1.0, 5)])
     axes = [om, np.linspace(0, 1.2, 9) if curved else [0.0], np.linspace(-3, 0, 9), [-3.0, 0.0, 2.0] if wa else [0.0]]
     om, ode, w0, wa = (v.ravel() for v in np.meshgrid(*axes, indexing="ij"))
     universes = np.stack([om, ode if curved else 1 - om, w0, wa])
-    smallest = e_squared(np.expm1(np.linspace(0, np.log1p(2.4), 200))[:, None], universes).min(axis=0)
+    smallest = e_squared(np.expm1(np.linspace(0, np.log1p(z_max), 400))[:, None], universes).min(axis=0)
     return universes[:, smallest > (0.2 if curved else 0.0)]
 
 
-def largest_error(universes, num_nodes):
-    matrix = hc.RedshiftMatrix(Z, num_nodes=num_nodes)
+def largest_error(universes, num_nodes, z=Z, grid=GRID):
+    matrix = hc.RedshiftMatrix(z, num_nodes=num_nodes)
 
     def errors(universe):
         cosmology = build(universe)
-        reference = GRID.comoving_distance(cosmology)
+        reference = grid.comoving_distance(cosmology)
         return jnp.max(jnp.abs(matrix.comoving_distance(cosmology) / reference - 1))
 
     return float(jnp.max(jax.jit(jax.vmap(errors))(tuple(universes))))
@@ -53,6 +53,36 @@ def largest_error(universes, num_nodes):
 def test_stated_bounds_hold_and_are_not_idle(curved, wa, num_nodes, bound):
     error = largest_error(lattice(curved, wa), num_nodes)
     assert bound / 30 < error < bound
+
+
+@pytest.mark.parametrize("z_max", [5.0, 10.0])
+def test_stated_bounds_hold_to_redshift_ten(z_max):
+    z = np.concatenate([[1e-4, 1e-3], np.linspace(0.01, z_max, 30)])
+    grid = hc.RedshiftGrid(z, num_panels=3000)
+    for curved, wa, bound in [(False, False, 1e-7), (False, True, 1e-4), (True, False, 3e-5)]:
+        assert largest_error(lattice(curved, wa, z_max), None, z, grid) < bound, (curved, wa)
+    near = np.array([(0.3, 0.7, -1.0, 0.0), (0.28, 0.72, -1.0, 0.0), (0.32, 0.68, -1.0, 0.0)]).T
+    assert largest_error(near, None, z, grid) < 1e-13
+    flat = lattice(False, False, z_max)
+    assert z_max < 5 or largest_error(flat, 32, z, grid) > 1e-6, "which 32 nodes would not"
+
+
+@pytest.mark.parametrize(("z_max", "num_nodes"), [(0.1, 32), (2.4, 32), (2.5, 33), (5.0, 51), (10.0, 70)])
+def test_number_of_nodes_follows_the_largest_redshift(z_max, num_nodes):
+    assert hc.RedshiftMatrix([0.05, z_max]).num_nodes == num_nodes
+    assert hc.RedshiftMatrix([0.05, z_max], num_nodes=20).matrix.shape == (2, 20)
+    assert jax.eval_shape(hc.RedshiftMatrix, jnp.array([0.05, z_max])).matrix.shape == (2, 70)
+
+
+def test_products_are_of_full_precision_on_any_device():
+    # Where the redshifts are data there is one product, where they are traced those of the matrix besides.
+    for jaxpr in (
+        jax.make_jaxpr(MATRIX.distmod)(CONCORDANCE),
+        jax.make_jaxpr(lambda z: hc.RedshiftMatrix(z, num_nodes=8).distmod(CONCORDANCE))(Z),
+    ):
+        products = str(jaxpr).count("dot_general[")
+        assert products >= 1
+        assert str(jaxpr).count("(Precision.HIGHEST, Precision.HIGHEST)") == products
 
 
 @pytest.mark.parametrize(("num_nodes", "bound"), [(16, 3e-10), (24, 1e-14), (32, 1e-14)])
