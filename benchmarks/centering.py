@@ -1,0 +1,153 @@
+"""Claim: where some groups have one datum and others a thousand, the chosen form beats both pure forms in ESS/s.
+
+The case is the unbalanced one of M. Betancourt, "Hierarchical Modeling" (2020, betanalpha.github.io): measurements of
+error 10 of groups drawn from N(mu, tau^2), mu ~ N(0, 5), tau ~ half-N(0, 5), simulated with mu = 4.5, tau = 3.5. Here
+twenty groups have one datum each and five have a thousand each.
+
+Contestants, alternating in a shuffled order, the same sampler, options and seeds for all: the centred program; the
+non-centred form of it; the form that `centre` chooses. Each repetition simulates new data. Compilation, run time
+(warm-up, drawing) and smallest bulk ESS over all parameters and groups are three numbers; ESS/s counts drawing alone,
+"with all" counts everything from the call: pilot with its compilation, tracing, start, compilation, warm-up, drawing.
+
+    python benchmarks/centering.py [--repetitions 5] [--output benchmarks/results/centering.txt]
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+NUMBERS = np.array([1] * 20 + [1000] * 5)
+CONTESTANTS = ("centred", "non-centred", "chosen")
+NUM_SAMPLES = 2000
+
+
+def program(y, group):
+    """Sample the centred form of groups of very different size."""
+    import numpyro
+    from numpyro import distributions as dist
+
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(5.0))
+    with numpyro.plate("group", len(NUMBERS)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+    numpyro.sample("y", dist.Normal(theta[group], 10.0), obs=y)
+
+
+def simulate(seed):
+    """Return data and the group of each datum."""
+    random = np.random.default_rng(seed)
+    group = np.repeat(np.arange(len(NUMBERS)), NUMBERS)
+    return random.normal(random.normal(4.5, 3.5, size=len(NUMBERS))[group], 10.0), group
+
+
+def form_of(contestant, data, seed):
+    """Program of a contestant, and seconds it took to choose it."""
+    from hbm_jax.inference.centering import centre
+    from hbm_jax.inference.location_scale import Form, Recentred
+
+    if contestant == "centred":
+        return program, 0.0
+    if contestant == "non-centred":
+        size = len(NUMBERS)
+        return Recentred(program, (Form("theta", np.zeros(size), np.ones(size)),)), 0.0
+    started = time.perf_counter()
+    centering = centre(program, *data, seed=seed)
+    return centering.program, time.perf_counter() - started
+
+
+def run(contestant, seed):
+    """Fit once; returns what is compared."""
+    import hbm_jax as hbm
+
+    data = simulate(seed)
+    form, pilot = form_of(contestant, data, seed)
+    fit = hbm.sample(form, *data, seed=seed, num_samples=NUM_SAMPLES, progress=False)
+    name, ess = min(fit.verdict.table["ess_bulk"].items(), key=lambda item: item[1])
+    total = pilot + sum(fit.timing[phase] for phase in ("trace", "start", "compile", "warmup", "sampling"))
+    stats = fit.tree["sample_stats"]
+    return {
+        "pilot_s": pilot,
+        "compile_s": fit.timing["compile"],
+        "run_s": fit.timing["warmup"] + fit.timing["sampling"],
+        "ess": ess,
+        "ess_per_s": ess / fit.timing["sampling"],
+        "ess_per_s_all": ess / total,
+        "steps_per_draw": float(stats["n_steps"].mean()),
+        "divergences": float(stats["diverging"].sum()),
+        "worst": name,
+        "tau": float(fit.posterior["tau"].mean()),
+    }
+
+
+def table(records):
+    """Return the lines of the result."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("hbm_jax", "jax", "numpyro"))
+    few, many = (np.count_nonzero(number == NUMBERS) for number in (1, 1000))
+    repetitions = len(records["chosen"])
+    yield f"{few} groups with 1 datum, {many} with 1000; 4 chains of {NUM_SAMPLES} draws, float64 on CPU"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    yield f"{datetime.date.today()}, {machine}, {packages}"
+    load = os.getloadavg()[2]  # times on a shared machine are long; ratios of neighbours in time hold
+    yield f"median (smallest to largest) of {repetitions} data sets, contestants alternating; load average {load:.1f}"
+    yield ""
+    columns = {
+        "pilot_s": "pilot, with its compilation [s]",
+        "compile_s": "compiling [s]",
+        "run_s": "running: warm-up and drawing [s]",
+        "ess": "smallest bulk ESS",
+        "ess_per_s": "ESS per second of drawing",
+        "ess_per_s_all": "ESS per second with all",
+        "steps_per_draw": "leapfrog steps a draw",
+        "divergences": "divergent draws",
+    }
+    yield (" " * 34 + "".join(f"{contestant:<30}" for contestant in CONTESTANTS)).rstrip()
+    for key, title in columns.items():
+        cells = []
+        for contestant in CONTESTANTS:
+            values = [record[key] for record in records[contestant]]
+            cells.append(f"{statistics.median(values):.4g} ({min(values):.3g} to {max(values):.3g})".ljust(30))
+        yield (f"{title:<34}" + "".join(cells)).rstrip()
+    for contestant in CONTESTANTS:
+        worst = sorted({record["worst"] for record in records[contestant]})
+        means = ", ".join(f"{record['tau']:.2f}" for record in records[contestant])
+        yield f"{contestant}: slowest {', '.join(worst)}; posterior mean of tau by data set {means}"
+    yield ""
+    for key, what in (("ess_per_s", "ESS per second of drawing"), ("ess_per_s_all", "ESS per second with all")):
+        for other in CONTESTANTS[:2]:
+            ratios = [ours[key] / theirs[key] for ours, theirs in zip(records["chosen"], records[other], strict=True)]
+            met = "PASS" if min(ratios) > 1 else "MISS"
+            yield (
+                f"{met}  chosen over {other}, {what}: ratio {statistics.median(ratios):.3g} "
+                f"({min(ratios):.3g} to {max(ratios):.3g})"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    import hbm_jax as hbm
+
+    hbm.use_every_core()
+    order = np.random.default_rng(0)
+    records = {contestant: [] for contestant in CONTESTANTS}
+    run("centred", 0)  # what the process needs once is nobody's
+    for repetition in range(arguments.repetitions):
+        for contestant in order.permutation(CONTESTANTS):
+            records[str(contestant)].append(run(contestant, repetition + 1))
+    text = "\n".join(table(records))
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
