@@ -106,13 +106,19 @@ def test_log_likelihood_is_kept_only_on_request_and_where_arviz_looks(tmp_path):
     assert loo(loaded).elpd == pytest.approx(ours.elpd, abs=1e-9)
 
 
-def test_log_likelihood_of_marginal_supernovae_is_a_multivariate_normal():
+@functools.cache
+def supernova_fit():
     sne = hbm.data.load_jla().subset(np.arange(0, 740, 37))
-    fit = hbm.sample(hbm.models.Supernova(cosmology="wcdm"), sne, num_samples=5, num_warmup=20, progress=False)
+    model = hbm.models.Supernova(cosmology="wcdm", priors={"Om0": "Normal(0.3, 0.05)"})
+    return hbm.sample(model, sne, num_samples=250, num_warmup=200, progress=False)
+
+
+def test_log_likelihood_of_marginal_supernovae_is_a_multivariate_normal():
+    fit, sne = supernova_fit(), supernova_fit().data
     values = log_likelihood(fit)["observed"]
     assert values.dims == ("chain", "draw", "supernova")
     assert list(values["supernova"].to_numpy()) == list(sne.name)
-    for chain, draw in ((0, 0), (3, 4)):
+    for chain, draw in ((0, 0), (3, 249)):
         p = {name: float(v) for name, v in fit.posterior.isel(chain=chain, draw=draw).items()}
         cosmology = hbm.cosmology.Cosmology.flat(H0=70.0, Om0=p["Om0"], w0=p["w0"]).to_astropy()
         for i in (0, 11, 19):
@@ -143,7 +149,7 @@ def test_double_precision_within_and_the_callers_setting_without():
 def test_loo_is_the_exact_leave_one_out_density():
     result = loo(line_fit())
     exact = [exact_density_left_out(line_fit().data, [i]) for i in range(NUM)]
-    np.testing.assert_allclose(result.table["elpd"], exact, atol=0.02)
+    np.testing.assert_allclose(result.table["elpd"], exact, atol=0.04)
     assert result.elpd == pytest.approx(sum(exact), abs=0.1)
     assert result.se == pytest.approx(np.sqrt(NUM) * np.std(exact), rel=0.02)
     assert 1.0 < result.p < 3.0
@@ -186,6 +192,27 @@ def test_refit_replaces_what_importance_sampling_cannot_do():
     assert refit(line_fit(), loo(line_fit())) is not None
     with pytest.raises(ValueError, match=r"at most max_refits=0 bad units; found 1"):
         refit(fit, result, max_refits=0)
+
+
+def scattered(data):
+    level = numpyro.sample("level", dist.Normal(0.0, WIDTH))
+    with numpyro.plate("star", len(data)):
+        true = numpyro.sample("true", dist.Normal(level, 1.0))
+        numpyro.deterministic("offset", true - level)
+        numpyro.sample("y", dist.Normal(true, SIGMA), obs=data.y)
+
+
+def test_refit_draws_the_latents_of_what_is_left_out_from_the_population():
+    data = line_data().subset(range(12))
+    fit = hbm.sample(scattered, data, **OPTIONS)
+    result = loo(fit)
+    table = result.table.copy()
+    table["pareto_k"] = np.where(np.arange(12) == 4, 2.0, 0.0)
+    better = refit(fit, dataclasses.replace(result, table=table))
+    rest = np.delete(data.y, 4)
+    variance = 1.0 / (1.0 / WIDTH**2 + 11 / (1.0 + SIGMA**2))
+    predicted = stats.norm(variance * rest.sum() / (1.0 + SIGMA**2), np.sqrt(variance + 1.0 + SIGMA**2))
+    assert better.table["elpd"].iloc[4] == pytest.approx(predicted.logpdf(data.y[4]), abs=0.06)
 
 
 GROUPS, PER_GROUP, NOISE = 6, 3, 0.7
@@ -309,8 +336,9 @@ def test_comparison_prefers_the_model_the_data_come_from():
 
 
 def test_models_that_predict_alike_are_called_so():
-    again = hbm.sample(line, line_data(), seed=9, **OPTIONS)
-    assert "practically the same" in str(compare({"a": line_fit(), "b": again}))
+    a, b = line_fit(), loo(line_fit(), num_draws=2000)
+    assert len(b.table) == NUM
+    assert "practically the same" in str(compare({"a": a, "b": b}))
 
 
 def test_tiny_densities_do_not_spoil_the_weights():
@@ -324,11 +352,14 @@ def test_other_observations_are_refused_by_name():
         compare({"a": line_fit()})
     with pytest.raises(ValueError, match=r"y\[35\] is .* in a and .* in b"):
         compare({"a": line_fit(), "b": line_fit(outlier=6.0)})
-    short = hbm.sample(line, line_data().subset(range(20)), num_samples=100, num_warmup=100, progress=False)
+    result = loo(line_fit())
+    with pytest.raises(ValueError, match="a has the observed sites y, b has z"):
+        compare({"a": result, "b": dataclasses.replace(result, sites=("z",))})
+    short = dataclasses.replace(result, observed={"y": line_data().y[:20]})
     with pytest.raises(ValueError, match=r"y has shape \(36,\) in a and \(20,\) in b"):
-        compare({"a": line_fit(), "b": short})
+        compare({"a": result, "b": short})
     with pytest.raises(ValueError, match="a leaves out 36 x star, b 5 x night"):
-        compare({"a": loo(line_fit()), "b": loo(line_fit(), group="night")})
+        compare({"a": result, "b": loo(line_fit(), group="night")})
 
 
 # Sensitivity to priors
@@ -415,9 +446,7 @@ def test_hyperpriors_are_scaled_and_populations_are_not():
 
 
 def test_priors_behind_coordinates_are_those_stated():
-    sne = hbm.data.load_jla().subset(np.arange(0, 740, 37))
-    model = hbm.models.Supernova(cosmology="wcdm", priors={"Om0": "Normal(0.3, 0.05)"})
-    fit = hbm.sample(model, sne, num_samples=250, num_warmup=200, progress=False)
+    fit = supernova_fit()
     result = prior_sensitivity(fit)
     assert result.flat == ("w0",)
     assert {"Om0", "M0", "sigma_int"} <= set(result.by_prior)
@@ -453,13 +482,14 @@ def two_sites(y):
 def test_errors_name_what_was_expected():
     few = {"num_samples": 50, "num_warmup": 50, "progress": False}
     fit = line_fit()
+    empty = hbm.sample(no_data, **few)
     for function in (log_likelihood, loo, prior_sensitivity):
         with pytest.raises(ValueError, match="expected a fit with its program and data, found one without"):
             function(dataclasses.replace(fit, program=None))
         with pytest.raises(ValueError, match=r"expected a program with observed sites.*found none"):
-            function(hbm.sample(no_data, **few))
+            function(empty)
     with pytest.raises(ValueError, match=r"found none, but factors \(own\) in no_data"):
-        log_likelihood(hbm.sample(no_data, **few))
+        log_likelihood(empty)
     with pytest.raises(ValueError, match=r"expected the program the draws are of, with 2 .* found another, with 1"):
         loo(dataclasses.replace(fit, program=flat_line))
     with pytest.raises(ValueError, match=r"one group label for each entry of the site, 36 \(star\); .* shape \(35,\)"):
