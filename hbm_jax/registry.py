@@ -11,6 +11,7 @@ from typing import Any
 from hbm_jax import data, models
 from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.models.priors import choose
+from hbm_jax.models.protocol import full_name
 
 Figures = Mapping[str, tuple[str, Callable]]
 
@@ -111,13 +112,18 @@ class Entry:
         return self.read(source, columns=dict(columns) or None, **read)
 
     def made(self, name: str, config: Mapping[str, Any]) -> bool:
-        """Whether a stored program of that class name and configuration is one of this entry's model itself."""
-        ours = {"priors", *(item.name for item in dataclasses.fields(self.model))}
-        return name == self.model.__name__ and set(config) <= ours
+        """Whether a program stored under a class name with its configuration is of this model, not of a namesake.
+
+        Models of hbm_jax are stored under the bare name of their class, others with their full name as ``class``; see
+        `hbm_jax.models.protocol.configuration`.
+        """
+        options = {"priors", "class", *(item.name for item in dataclasses.fields(self.model))}
+        return name == self.model.__name__ and config.get("class") == full_name(self.model) and set(config) <= options
 
     def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
         """Return model and container as they were stored: `to_config` of the one, `to_dict` of the other."""
-        return self.model(**config), self.container.from_dict(stored)
+        options = {name: value for name, value in config.items() if name not in ("class", "priors")}
+        return self.build(options, config.get("priors", {})), self.container.from_dict(stored)
 
 
 def _names(given) -> str:

@@ -148,8 +148,7 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
         about, stored = store.run["program"], store.read_data()
     finally:
         store.close()
-    # Only of programs that are not hbm_jax's own is there a fingerprint of the code.
-    entry = None if "code" in about else of_stored(about["name"], about.get("config"))
+    entry = of_stored(about["name"], about.get("config"))
     if entry is None or stored is None:
         raise CheckpointError(
             f"{folder}: expected the program of the run, {about['name']}, and its data, because programs other than "

@@ -90,10 +90,14 @@ def configuration(model) -> dict[str, Any]:
     """
     names = [item.name for item in dataclasses.fields(model) if item.name != "priors"]
     config = {name: getattr(model, name) for name in names} | {"priors": priors_to_text(model.all_priors)}
-    cls = type(model)
-    if cls.__module__.split(".")[0] != __name__.split(".")[0]:
-        config["class"] = f"{cls.__module__}.{cls.__qualname__}"
-    return config
+    name = full_name(type(model))
+    return config if name is None else config | {"class": name}
+
+
+def full_name(model: type) -> str | None:
+    """Return module and name of a model's class; None for hbm_jax's own, which are known by their bare names."""
+    own = model.__module__.split(".")[0] == __name__.split(".")[0]
+    return None if own else f"{model.__module__}.{model.__qualname__}"
 
 
 def simulated(
