@@ -101,12 +101,12 @@ def centre(
 
     Examples
     --------
-    >>> import numpyro, numpyro.distributions as dist
+    >>> import numpy as np, numpyro, numpyro.distributions as dist
     >>> def program(y):
     ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     with numpyro.plate("group", len(y)):
     ...         theta = numpyro.sample("theta", dist.Normal(mu, 2.0))
-    ...         numpyro.sample("y", dist.Normal(theta, [0.1, 2.0, 40.0]), obs=y)
+    ...         numpyro.sample("y", dist.Normal(theta, np.array([0.1, 2.0, 40.0])), obs=y)
     >>> centre(program, np.zeros(3)).table["centredness"].round(2).tolist()
     [1.0, 0.5, 0.0]
     """
