@@ -57,6 +57,9 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
         patched.setattr(os, "access", lambda *_: False)
         assert use_compilation_cache() is None
         assert "cannot be written" in doctor._cache()
+    with monkeypatch.context() as patched:
+        patched.setattr(compilation_cache, "MIN_FREE", 2**80)
+        assert use_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir == before
 
 

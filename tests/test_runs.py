@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_replacing_a_run_leaves_no_report_of_the_old_one(tmp_path):
     (folder / "notes.txt").write_text("mine")
     runs.write(own_fit(), folder, defaults())
     assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "notes.txt"}
+
+
+def test_no_room_for_the_posterior(tmp_path):
+    (tmp_path / "posterior.nc").write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"expected room for a posterior of 1 MB; found: File too large\.$"):
+            runs.write(own_fit(), tmp_path, defaults())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
+    assert (tmp_path / "posterior.nc").read_text() == "old"
 
 
 def test_a_users_own_program_is_not_stored(tmp_path):

@@ -1,12 +1,14 @@
 """Compiled programs kept on disk, so that the second fit of the same model does not wait for the compiler again."""
 
 import os
+import shutil
 from pathlib import Path
 
 import jax
 
 VARIABLE = "HBM_JAX_CACHE"
 MAX_BYTES = 1024**3  # older programs go first; a fit leaves some two megabytes
+MIN_FREE = 100 * 1024**2  # JAX leaves half a program behind where the disk is full, and warns of it ever after
 
 
 def cache_folder() -> Path | None:
@@ -41,6 +43,8 @@ def use_compilation_cache() -> Path | None:
         if not os.access(folder, os.W_OK | os.X_OK):
             return None
         _make_room(folder)
+        if shutil.disk_usage(folder).free < MIN_FREE:
+            return None
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
