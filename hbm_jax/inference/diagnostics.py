@@ -210,8 +210,8 @@ def judge(
         share = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
         if share > SATURATED:
             notes.append(
-                f"{100 * share:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed and "
-                "not validity; a better parametrisation, or a larger max_tree_depth, would draw faster"
+                f"{100 * share:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
+                "and not validity; a better parametrisation, or a larger max_tree_depth, would draw faster"
             )
     return Verdict(
         usable=not reasons,

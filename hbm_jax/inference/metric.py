@@ -65,7 +65,8 @@ class Metric:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Metric":
         """Inverse of `to_arrays`."""
         own = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
-        return cls(**(own | {name: str(own[name]) for name in ("kind", "why")}))
+        arrays_of = [own[name] for name in ("scale", "directions", "stretch")]
+        return cls(str(own["kind"]), own["inverse_mass"], str(own["why"]), *arrays_of)
 
 
 def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng: np.random.Generator) -> Metric:

@@ -225,10 +225,10 @@ def _variational(value_and_grad, candidates, num_chains, rng) -> Start | None:
             both = np.asarray(both)
             here, scale = loc + unit * both[:size], unit * np.exp(both[size:])
             values, gradients = zip(*(value_and_grad(here + scale * e) for e in noise), strict=True)
-            gradients = np.stack([np.asarray(g) for g in gradients])
+            slopes = np.stack([np.asarray(g) for g in gradients])
             if not np.isfinite(values).all():
                 return np.inf, jnp.zeros(2 * size)
-            slope = np.concatenate([gradients.mean(0) * unit, (gradients * noise).mean(0) * scale - 1.0])
+            slope = np.concatenate([slopes.mean(0) * unit, (slopes * noise).mean(0) * scale - 1.0])
             return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(slope)
 
         if not np.isfinite(objective(np.zeros(2 * size))[0]):

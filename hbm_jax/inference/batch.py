@@ -1,0 +1,382 @@
+"""Many independent posteriors in one compiled program.
+
+Objects wait in a queue and take turns in a fixed number of places (`lanes`); whoever is good, or has spent the budget,
+leaves, and the next one moves in. Nothing is shared between objects but the program, so one that fails is marked and
+spoils nothing.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hbm_jax.inference import diagnostics, shares
+from hbm_jax.inference.fits import Fits
+from hbm_jax.inference.lanes import BLOCK, Lanes
+from hbm_jax.inference.many_chains import Options
+from hbm_jax.inference.many_diagnostics import diagnose_many
+from hbm_jax.inference.progress import LiveLine
+from hbm_jax.inference.stacking import Stack, stack
+
+CPU_LANES, ACCELERATOR_LANES = 64, 4096
+MEMORY = 2e9  # bytes that draws of a block, and of objects under way, may take
+COPIES = 6  # of a block's draws that exist at one time, on the device and here
+MIN_SAMPLES = 200  # draws a chain before an object is judged for the first time
+GROWTH = 1.4  # draws at the next judgement, relative to this one
+
+
+class Done(NamedTuple):
+    """What is kept of an object.
+
+    Attributes
+    ----------
+    number : int
+        Which object.
+    sites : dict of str to array
+        For each site (..., statistic): quantiles 16, 50, 84 %, mean, standard deviation, R-hat, bulk and tail ESS.
+    num_draws, num_divergences : int
+        Over all chains.
+    bfmi : float
+        Smallest E-BFMI over chains.
+    num_steps : float
+        Leapfrog steps a draw.
+    why : str
+        Empty if usable.
+    draws : dict of str to array or None
+        (chain, draw, ...), where they were asked for.
+    """
+
+    number: int
+    sites: dict[str, np.ndarray]
+    num_draws: int
+    num_divergences: int
+    bfmi: float
+    num_steps: float
+    why: str
+    draws: dict[str, np.ndarray] | None
+
+
+def fit_each(
+    program: Callable,
+    data: Any,
+    *,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    num_chains: int = 8,
+    num_warmup: int = 300,
+    num_samples: int | None = None,
+    until: float = diagnostics.MIN_ESS,
+    max_num_samples: int = 2000,
+    target_accept_prob: float = 0.8,
+    max_steps: int = 256,
+    dtype: str = "float64",
+    keep_draws: bool | Sequence[str] = False,
+    max_bytes: float = MEMORY,
+    num_lanes: int | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Fits:
+    """Sample the posterior of every object of a population on its own.
+
+    Parameters
+    ----------
+    program : callable
+        A NumPyro program of one object's data. The arrays that differ between objects are traced; what is equal in all
+        of them stays concrete.
+    data : list, or a pytree of arrays
+        One entry for each object: its first argument, or a tuple of all its arguments. Or arrays that all have the
+        objects along their first axis. Objects may differ in the number of data: shorter ones are padded, and the
+        padding does not count.
+    names : sequence of str, optional
+        Names of the objects; their numbers otherwise.
+    seed : int
+        Seed; the draws of an object depend on it and on the object's place in ``data`` alone.
+    num_chains, num_warmup : int
+        Chains of each object, and their warm-up.
+    num_samples : int, optional
+        Draws a chain, exactly (rounded up to a multiple of 50). Where omitted, each object is drawn until it is usable.
+    until : float
+        Effective sample size, bulk and tail, at which an object is usable. R-hat of chains with few effective draws is
+        larger than 1 by chance alone: less than 400 are judged by a bound that is wider in proportion.
+    max_num_samples : int
+        Budget of draws a chain where ``num_samples`` is omitted.
+    target_accept_prob : float
+        Mean acceptance probability that the step size is adapted to.
+    max_steps : int
+        Most leapfrog steps a draw.
+    dtype : str
+        ``"float64"`` or ``"float32"``.
+    keep_draws : bool or sequence of str
+        Whether to keep the draws, not only their summaries, of every site or of those named.
+    max_bytes : float
+        Memory that draws under way may take; it sets the number of lanes.
+    num_lanes : int, optional
+        Objects sampled side by side; by default as many as suit the device and fit into ``max_bytes``.
+    executor : concurrent.futures.Executor, optional
+        Where to send shares of the objects; this process otherwise. A share whose worker dies is done again.
+    progress : bool
+        Whether to show the live line.
+
+    Returns
+    -------
+    Fits
+        Summaries and verdicts of all objects. Ctrl-C returns those that are done; the others are marked.
+
+    Raises
+    ------
+    ValueError
+        For options out of range, or objects of different structure.
+
+    Notes
+    -----
+    The sampler is Hamiltonian Monte Carlo with trajectories of a learnt common length (`many_chains`): side by side it
+    wastes less than NUTS, whose trees differ from draw to draw.
+
+    Examples
+    --------
+    >>> import numpyro, numpyro.distributions as dist
+    >>> def source(counts):
+    ...     rate = numpyro.sample("rate", dist.Gamma(2.0, 0.1))
+    ...     with numpyro.plate("bin", len(counts)):
+    ...         numpyro.sample("counts", dist.Poisson(rate), obs=counts)
+    >>> fits = fit_each(source, [np.array([12, 9]), np.array([30, 28, 35])], progress=False)
+    >>> fits.summary().loc[(1, "rate"), "median"].round()
+    30.0
+    """
+    _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)
+    whole = stack(data)
+    labels = list(range(len(whole))) if names is None else [str(name) for name in names]
+    if len(labels) != len(whole) or len(set(labels)) != len(labels):
+        raise ValueError(
+            f"fit_each: expected {len(whole)} different names, one for each object; found {len(labels)}, "
+            f"{len(set(labels))} of them different."
+        )
+    options = Options(num_warmup, target_accept_prob, max_steps)
+    work = functools.partial(
+        _fit_share,
+        program,
+        seed=seed,
+        num_chains=num_chains,
+        options=options,
+        num_samples=num_samples,
+        until=until,
+        max_num_samples=max_num_samples,
+        dtype=dtype,
+        keep_draws=keep_draws,
+        max_bytes=max_bytes,
+        num_lanes=num_lanes,
+    )
+    began = time.perf_counter()
+    with LiveLine(progress) as live:
+        if executor is None:
+            done, cost = work(whole, np.arange(len(whole)), live=live)
+        else:
+            done, cost = shares.spread(executor, work, whole, live)
+        live.close(
+            f"{sum(not d.why for d in done)} of {len(whole)} objects usable in {time.perf_counter() - began:.1f} s"
+        )
+    return Fits.assemble(labels, done, cost, {"seed": seed, "num_chains": num_chains, "num_warmup": num_warmup})
+
+
+def _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype):
+    for name, value, least in (
+        ("num_chains", num_chains, 2),
+        ("num_warmup", num_warmup, 50),
+        ("num_samples", num_samples, 4),
+        ("max_num_samples", max_num_samples, 4),
+        ("max_steps", max_steps, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"fit_each: expected {name} >= {least}; found {value}.")
+    if not 0 < target_accept_prob < 1:
+        raise ValueError(f"fit_each: expected target_accept_prob between 0 and 1; found {target_accept_prob}.")
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"fit_each: expected dtype 'float64' or 'float32'; found {dtype!r}.")
+
+
+def _fit_share(
+    program,
+    mine: Stack,
+    rows: np.ndarray,
+    *,
+    seed,
+    num_chains,
+    options: Options,
+    num_samples,
+    until,
+    max_num_samples,
+    dtype,
+    keep_draws,
+    max_bytes,
+    num_lanes,
+    live=None,
+) -> tuple[list[Done], dict[str, float]]:
+    """Fit some of the objects in this process; returns what came out and what it cost."""
+    live = live or LiveLine(False)
+    with jax.enable_x64(dtype == "float64"):
+        live.show(f"compiling for {len(rows)} objects")
+        keys = jax.random.split(jax.random.key(seed), int(rows.max()) + 1)[rows]
+        began = time.perf_counter()
+        places = min(num_lanes or _num_lanes(program, mine, num_chains, max_bytes), len(rows))
+        lanes = Lanes(program, mine, _even(places), num_chains, options)
+        queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws)
+        done: list[Done] = []
+        compiled = None
+        try:
+            while len(done) < len(rows):
+                done += queue.turn()
+                compiled = compiled or time.perf_counter()
+                rate = len(done) / max(time.perf_counter() - compiled, 1e-9)
+                left = f", {(len(rows) - len(done)) / rate:.0f} s left" if done else ""
+                failed = sum(bool(d.why) for d in done)
+                live.show(f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{left}")
+        except KeyboardInterrupt:
+            here = {d.number for d in done}
+            done += [_nothing(i, "interrupted before it was done") for i in range(len(rows)) if i not in here]
+    cost = {
+        "compile_seconds": (compiled or time.perf_counter()) - began,
+        "seconds": time.perf_counter() - began,
+        "lanes": lanes.num_lanes,
+        "steps": queue.steps,
+        "steps_waited_for": queue.waited,
+    }
+    return [d._replace(number=int(rows[d.number])) for d in done], cost
+
+
+def _even(places: int) -> int:
+    """As many places or a few more, so that the devices share them equally."""
+    devices = len(jax.local_devices())
+    return -(-places // devices) * devices if places > devices else places
+
+
+def _num_lanes(program, mine: Stack, num_chains: int, max_bytes: float) -> int:
+    """Places that suit the device and the memory."""
+    first = Lanes(program, mine, 1, num_chains, Options(50, 0.8, 1))
+    shapes = jax.eval_shape(first.target.constrain, first.target.start)
+    numbers = first.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
+    fitting = int(max_bytes / (8.0 * COPIES * BLOCK * num_chains * numbers))
+    most = CPU_LANES if jax.local_devices()[0].platform == "cpu" else ACCELERATOR_LANES
+    return int(np.clip(fitting, 1, most * len(jax.local_devices())))
+
+
+class _Queue:
+    """Objects on their way through the lanes."""
+
+    def __init__(self, lanes: Lanes, keys, num_samples, max_num_samples, until, keep_draws):
+        self.lanes, self.keys, self.until = lanes, keys, until
+        self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
+        self.exact = num_samples is not None
+        self.budget = -(-(num_samples or max_num_samples) // BLOCK) * BLOCK
+        self.warmup = -(-lanes.options.num_warmup // BLOCK)  # blocks
+        self.next = 0
+        self.blocks: list[list] = [[] for _ in range(lanes.num_lanes)]
+        self.age = np.zeros(lanes.num_lanes, int)  # blocks, warm-up included
+        self.check = np.zeros(lanes.num_lanes, int)  # draws a chain at the next judgement
+        self.steps = self.waited = 0
+
+    def turn(self) -> list[Done]:
+        """Fill empty lanes, advance all by a block, and take out who is done."""
+        lanes = self.lanes
+        empty = np.flatnonzero(lanes.object < 0)[: len(self.keys) - self.next]
+        if len(empty):
+            lanes.fill(empty, np.arange(self.next, self.next + len(empty)), self.keys)
+            self.next += len(empty)
+            self.age[empty] = 0
+            self.check[empty] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+            for lane in empty:
+                self.blocks[lane] = []
+        draws, sites = lanes.advance()
+        used = np.flatnonzero(lanes.object >= 0)
+        steps = draws.num_steps[used][..., 0]
+        self.steps += int(steps.sum())
+        self.waited += int(steps.max(0).sum()) * len(used)
+        self.age[used] += 1
+        for lane in used:
+            if self.age[lane] > self.warmup:
+                self.blocks[lane].append(jax.tree.map(lambda x, lane=lane: x[lane], (draws, sites)))
+        return self._judge(used, draws)
+
+    def _judge(self, used, draws) -> list[Done]:
+        """Judge the lanes that have enough draws; those that are done leave."""
+        drawn = (self.age - self.warmup) * BLOCK
+        done = []
+        # An object without a possible starting point never moves.
+        for lane in used:
+            if not np.isfinite(draws.potential_energy[lane]).all():
+                done.append(_nothing(self._leave(lane), "no starting point with a finite density was found"))
+        due = [lane for lane in used if self.lanes.object[lane] >= 0 and drawn[lane] >= self.check[lane]]
+        for length in sorted({int(drawn[lane]) for lane in due}):
+            group = [lane for lane in due if drawn[lane] == length]
+            for lane, result in zip(group, self._summarise(group), strict=True):
+                if result.why and drawn[lane] < self.budget:
+                    self.check[lane] = min(-(-int(GROWTH * length) // BLOCK) * BLOCK, self.budget)
+                    continue
+                done.append(result._replace(number=self._leave(lane)))
+        return done
+
+    def _leave(self, lane: int) -> int:
+        index = int(self.lanes.object[lane])
+        self.lanes.object[lane] = -1
+        self.blocks[lane] = []
+        return index
+
+    def _summarise(self, group) -> list[Done]:
+        """Statistics of the lanes of a group, which all have the same number of draws."""
+        joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[lane]) for lane in group]
+        draws, sites = jax.tree.map(lambda *lanes: np.stack(lanes), *joined)
+        table = {}
+        for name, values in sites.items():  # (lane, draw, chain, ...)
+            ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
+            flat = ordered.reshape(*ordered.shape[:-2], -1)
+            table[name] = np.stack(
+                [
+                    *np.quantile(flat, [0.16, 0.5, 0.84], axis=-1),
+                    flat.mean(-1),
+                    flat.std(-1, ddof=1),
+                    *diagnose_many(ordered),
+                ],
+                axis=-1,
+            )
+        energy = np.swapaxes(draws.energy, 1, 2)
+        bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
+        results = []
+        for i, _ in enumerate(group):
+            own = {name: values[i] for name, values in table.items()}
+            divergences = int(draws.diverging[i].sum())
+            kept = {
+                name: np.swapaxes(values[i], 0, 1)
+                for name, values in (*sites.items(), ("lp", -draws.potential_energy))
+                if self.keep is None or name in self.keep
+            }
+            total = int(np.prod(draws.energy[i].shape))
+            why = _why(own, divergences, float(bfmi[i]), self.until)
+            results.append(
+                Done(-1, own, total, divergences, float(bfmi[i]), float(draws.num_steps[i].mean()), why, kept or None)
+            )
+        return results
+
+
+def _why(sites, divergences: int, bfmi: float, until: float) -> str:
+    """Why a posterior is not usable, by the rules of `diagnostics.judge`; empty if it is."""
+    r_hat = max((np.nanmax(v[..., 5], initial=1.0) for v in sites.values()), default=1.0)
+    ess = min((np.nanmin(v[..., 6:], initial=np.inf) for v in sites.values()), default=np.inf)
+    reasons = []
+    if not all(np.isfinite(v[..., :5]).all() for v in sites.values()):
+        reasons.append("draws that are not finite")
+    if r_hat >= 1.0 + (diagnostics.MAX_R_HAT - 1.0) * max(diagnostics.MIN_ESS / until, 1.0):
+        reasons.append(f"R-hat {r_hat:.3f}")
+    if ess < until:
+        reasons.append(f"effective sample size {ess:.0f}")
+    if divergences:
+        reasons.append(f"{divergences} divergences")
+    if not bfmi > diagnostics.MIN_BFMI:
+        reasons.append(f"E-BFMI {bfmi:.2f}")
+    return ", ".join(reasons)
+
+
+def _nothing(index: int, why: str) -> Done:
+    return Done(index, {}, 0, 0, float("nan"), float("nan"), why, None)

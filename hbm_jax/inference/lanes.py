@@ -1,0 +1,159 @@
+"""A fixed number of places in which objects are sampled side by side, by one compiled program."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.initialization import init_to_sample
+from numpyro.infer.util import constrain_fn, potential_energy
+
+from hbm_jax.inference import many_chains
+from hbm_jax.inference.stacking import Stack, masked
+from hbm_jax.inference.target import build_target
+
+BLOCK = 50  # draws of a chain between two looks at who is done; also the period of the jitter
+CANDIDATES = 6  # draws of the prior for each chain, of which it gets one of the most probable
+
+
+@dataclass
+class Lanes:
+    """Places for objects, and the compiled programs that fill them and advance them.
+
+    Attributes
+    ----------
+    program : callable
+        A NumPyro program.
+    stack : Stack
+        Data of all objects.
+    num_lanes, num_chains : int
+        Places, and chains in each.
+    options : many_chains.Options
+        Of the sampler.
+    """
+
+    program: Callable
+    stack: Stack
+    num_lanes: int
+    num_chains: int
+    options: many_chains.Options
+
+    def __post_init__(self):
+        self.target = build_target(
+            masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
+        )
+        devices = jax.local_devices()
+        num_devices = max(n for n in range(1, len(devices) + 1) if self.num_lanes % n == 0)
+        mesh = Mesh(np.asarray(devices[:num_devices]), ("lane",))
+        spread = PartitionSpec("lane")
+        first = jax.tree.map(lambda x: x[0], self._free(jax.random.key(0), self.stack.leaves, self.stack.lengths, 0))
+        self._unravel = ravel_pytree(first)[1]
+
+        def sharded(function, num_args):
+            whole = jax.vmap(function)
+            return jax.jit(
+                jax.shard_map(whole, mesh=mesh, in_specs=(spread,) * num_args, out_specs=spread, check_vma=False)
+            )
+
+        self._fill = sharded(self._fill_one, 5)
+        self._advance = sharded(self._advance_one, 4)
+        self.object = np.full(self.num_lanes, -1)
+        self.leaves = [np.repeat(leaf[:1], self.num_lanes, axis=0) for leaf in self.stack.leaves]
+        self.lengths = np.repeat(self.stack.lengths[:1], self.num_lanes, axis=0)
+        self.state = None
+
+    def _free(self, key, leaves, lengths, row):
+        """Return draws of the unconstrained parameters from the prior of one object, by site."""
+        leaves = [leaf[row] for leaf in leaves] if row is not None else leaves
+        program = masked(self.program, self.stack.padded, lengths[row] if row is not None else lengths)
+
+        def draw(key):
+            initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
+            trace = handlers.trace(initial).get_trace(*self.stack.args(leaves))
+            sites = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
+            return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+
+        return jax.vmap(draw)(jax.random.split(key, CANDIDATES * self.num_chains))
+
+    def _density(self, leaves, lengths):
+        program, args = masked(self.program, self.stack.padded, lengths), self.stack.args(leaves)
+        one = jax.value_and_grad(lambda flat: potential_energy(program, args, {}, self._unravel(flat)))
+        return jax.vmap(one)
+
+    def _fill_one(self, state, fresh, key, leaves, lengths):
+        """Put a new object into a place, where ``fresh``."""
+        key_prior, key_chain = jax.random.split(key)
+        draws = self._free(key_prior, leaves, lengths, None)
+        candidates = jax.vmap(lambda draw: ravel_pytree(draw)[0])(draws)
+        density = self._density(leaves, lengths)
+        potential, gradient = density(candidates)
+        possible = jnp.isfinite(potential) & jnp.isfinite(gradient).all(-1)
+        order = jnp.argsort(jnp.where(possible, potential, jnp.inf))
+        # Every other one of the better half and more: dispersed, and none in a hopeless place.
+        chosen = order[: 2 * self.num_chains : 2]
+        points = candidates[jnp.where(possible[chosen], chosen, order[0])]
+        new = many_chains.initial_state(density, points, jax.random.key_data(key_chain))
+        return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), new, state)
+
+    def _advance_one(self, state, active, leaves, lengths):
+        """Make a block of draws of every chain in a place."""
+        density = self._density(leaves, lengths)
+        program, args = masked(self.program, self.stack.padded, lengths), self.stack.args(leaves)
+
+        def constrain(flat):
+            sites = constrain_fn(program, args, {}, self._unravel(flat), return_deterministic=True)
+            return {name: value for name, value in sites.items() if not name.startswith("_")}
+
+        def draw(state, share):
+            state, drawn = many_chains.advance(density, state, share, active, self.options)
+            return state, (drawn, jax.vmap(constrain)(drawn.position))
+
+        return jax.lax.scan(draw, state, jnp.asarray(many_chains.halton(BLOCK)))
+
+    def fill(self, places: np.ndarray, objects: np.ndarray, keys):
+        """Put objects into places.
+
+        Parameters
+        ----------
+        places, objects : (n,)
+            Which goes where.
+        keys : (num_objects,) keys
+            One for each object of the stack, so that its draws do not depend on its place.
+        """
+        self.object[places] = objects
+        for mine, leaf in zip(self.leaves, self.stack.leaves, strict=True):
+            mine[places] = leaf[objects]
+        self.lengths[places] = self.stack.lengths[objects]
+        if self.state is None:
+            shape = jax.eval_shape(
+                jax.vmap(lambda key, leaves, lengths: self._empty(key, leaves, lengths)),
+                jax.random.split(keys[0], self.num_lanes),
+                self.leaves,
+                self.lengths,
+            )
+            self.state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
+        fresh = np.zeros(self.num_lanes, bool)
+        fresh[places] = True
+        own = keys[np.maximum(self.object, 0)]
+        self.state = self._fill(self.state, fresh, own, self.leaves, self.lengths)
+
+    def _empty(self, key, leaves, lengths):
+        density = self._density(leaves, lengths)
+        points = jnp.zeros((self.num_chains, self.target.size))
+        return many_chains.initial_state(density, points, jax.random.key_data(key))
+
+    def advance(self):
+        """Make a block of draws in every place that holds an object.
+
+        Returns
+        -------
+        Draw, dict of str to array
+            Leading dimensions (lane, draw, chain); the sites a person reads.
+        """
+        self.state, (draws, sites) = self._advance(self.state, self.object >= 0, self.leaves, self.lengths)
+        return jax.device_get((draws, sites))
