@@ -206,6 +206,27 @@ def test_column_mapping_that_names_no_column(sample_csv, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_reader_options_from_the_command_line(sample_csv):
+    def read(*options):
+        arguments = ["fit", "supernova", "--data", str(sample_csv)]
+        for option in options:
+            arguments += ["--set", option]
+        return cli._model_and_data(cli._configuration(cli._parser().parse_args(arguments)))[1]
+
+    columns = FEW.to_table()
+    columns["variance_velocity"][:], columns["variance_lensing"][:], columns["variance_coherent"][:] = 0.0, 0.0, 0.0
+    columns.write(sample_csv.with_name("plain.csv"), overwrite=True)
+    sample_csv = sample_csv.with_name("plain.csv")
+    parts = ["data.sigma_m_b_includes.lensing_per_z=0.01", "data.sigma_m_b_includes.coherent_scatter=0.001"]
+    np.testing.assert_allclose(read(*parts, "data.format=csv").variance_lensing, (0.01 * FEW.z_cmb) ** 2)
+    with pytest.raises(
+        ValueError, match=r"data\.sigma_m_b_includes: expected a table of coherent_scatter, lensing_per_z"
+    ):
+        read("data.sigma_m_b_includes.lens=0.01")
+    with pytest.raises(ValueError, match=r"Unknown option of \[data\] 'fromat': .* Did you mean 'format'"):
+        read("data.fromat=csv")
+
+
 # Folders and files that are there
 
 
