@@ -99,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
     simulate = commands.add_parser("simulate", help="draw a simulated sample on the design of a real one")
     _model_arguments(simulate)
-    simulate.add_argument("--design", metavar="NAME|FILE", help="sample that gives redshifts and errors", default=None)
+    simulate.add_argument(
+        "--design",
+        metavar="NAME|FILE",
+        help="sample whose design is taken: everything but what was observed",
+        default=None,
+    )
     simulate.add_argument("--seed", type=int)
     simulate.add_argument("--out", metavar="FILE", help=f"table to write: {', '.join(TABLES)}", required=True)
     simulate.add_argument("--overwrite", action="store_true", help="replace a file that is already there")

@@ -223,6 +223,7 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _require_room(fit, folder)
     fit.save(folder / POSTERIOR)
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)  # left where the run that replaces it was killed and resumed
     # Pictures of the run that has been replaced would be taken for this one's.
     (folder / REPORT).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES, ignore_errors=True)

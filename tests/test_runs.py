@@ -78,6 +78,7 @@ def test_replacing_a_run_leaves_no_report_of_the_old_one(tmp_path):
     (folder / "figures" / "corner.png").write_bytes(b"old")
     (folder / "report.html").write_text("old")
     (folder / "notes.txt").write_text("mine")
+    (folder / runs.REPLACED).mkdir()
     runs.write(own_fit(), folder, defaults())
     assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "notes.txt"}
 
