@@ -11,7 +11,7 @@ from scipy import stats
 
 import hbm_jax
 from hbm_jax.distributions import CoordinatePriors, SoftClip
-from hbm_jax.models import background
+from hbm_jax.models import background, supernova_ridge
 
 LOWEST, HIGHEST = 0.05, 5.0
 
@@ -39,7 +39,7 @@ RIDGED = CoordinatePriors(
 def of_model(name):
     """The coordinates that `Supernova` uses."""
     free = {p: background.DEFAULT_PRIORS[p] for p in background.FREE[name]}
-    return CoordinatePriors(free, *background._straightening(free, {}))
+    return CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {}))
 
 
 BLOCKS = {"plain": PLAIN, "ridged": RIDGED} | {name: of_model(name) for name in background.FREE}
@@ -97,7 +97,7 @@ def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
     block = of_model("wcdm")
     first, second = np.meshgrid(np.arange(-8.0, 41.0, 0.04), np.arange(-9.0, 6.0, 0.02), indexing="ij")
     om = block.parameters(np.stack([first, 0.0 * first], axis=-1))["Om0"]
-    loc, scale = background._w0_ridge({"Om0": om})
+    loc, scale = supernova_ridge._w0_ridge({"Om0": om})
     y = np.stack([first, (second - loc) / scale], axis=-1)
     density = np.exp(jax.jit(block.log_prob)(y)) * 0.04 * 0.02 / np.asarray(scale)
     np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-9)
@@ -172,7 +172,7 @@ def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors
 def test_a_number_in_a_fixed_place_changes_nothing_else():
     # w0's ridge is worked out with a fixed Ode0 too; the density of the free ones stays theirs.
     free = {name: background.DEFAULT_PRIORS[name] for name in ("Om0", "w0")}
-    block = CoordinatePriors(free, *background._straightening(free, {"Ode0": 0.7}))
+    block = CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {"Ode0": 0.7}))
     parameters = {"Om0": 0.3, "w0": -0.9}
     y = block.coordinates(parameters)
     for name, value in parameters.items():
