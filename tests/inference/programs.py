@@ -42,6 +42,13 @@ def eight_schools(y, sigma):
         numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
+def conjugate(y):
+    """A mean with a normal prior of width 2, and data of unit error."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    with numpyro.plate("datum", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
 @functools.cache
 def correlated_fit():
     """Drawn until good."""
