@@ -13,9 +13,24 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from hbm_jax.plotting.calibration import calibration
+from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
+from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
 
-__all__ = ["LABELS", "corner", "hubble_diagram", "label", "populations", "trace"]
+__all__ = [
+    "LABELS",
+    "calibration",
+    "comparison",
+    "corner",
+    "hubble_diagram",
+    "label",
+    "pareto_k",
+    "population",
+    "populations",
+    "sensitivity",
+    "trace",
+]
