@@ -16,9 +16,15 @@ import importlib
 _MODULES = ("cosmology", "data", "distributions", "inference", "models", "plotting")
 _NAMES = {
     "Fit": "hbm_jax.inference",
+    "calibrate": "hbm_jax.inference",
+    "centre": "hbm_jax.inference",
+    "compare": "hbm_jax.inference",
+    "fit_each": "hbm_jax.inference",
     "latents": "hbm_jax.inference",
+    "loo": "hbm_jax.inference",
     "posterior_predictive": "hbm_jax.inference",
     "prior_predictive": "hbm_jax.inference",
+    "prior_sensitivity": "hbm_jax.inference",
     "sample": "hbm_jax.inference",
     "use_every_core": "hbm_jax.inference",
     "load": "hbm_jax.runs",

@@ -64,7 +64,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     if entry is not None and "constant_data" in fit.tree:
         stored = fit.tree["constant_data"].to_dataset()
         model, container = entry.restore(fit.run["config"], {str(name): v.to_numpy() for name, v in stored.items()})
-        fit.program, fit.args = model, (container,)
+        fit.attach(model, (container,))
     return fit
 
 

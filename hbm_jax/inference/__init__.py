@@ -1,25 +1,59 @@
 """Inference for any NumPyro program: sampling, the verdict on what came out, results and predictions."""
 
+from hbm_jax.inference.batch import fit_each
+from hbm_jax.inference.calibration import Calibration, calibrate
+from hbm_jax.inference.centering import Centering, centre
 from hbm_jax.inference.checkpoint import CheckpointError
+from hbm_jax.inference.compilation_cache import use_compilation_cache
+from hbm_jax.inference.criticism import (
+    Comparison,
+    Loo,
+    Sensitivity,
+    compare,
+    log_likelihood,
+    loo,
+    prior_sensitivity,
+    refit,
+)
 from hbm_jax.inference.devices import use_every_core
 from hbm_jax.inference.diagnostics import Verdict, judge
+from hbm_jax.inference.fits import Fits
 from hbm_jax.inference.loop import Interrupted
 from hbm_jax.inference.predictive import latents, posterior_predictive, prior_predictive
 from hbm_jax.inference.results import Fit, ResultFileError, load
 from hbm_jax.inference.sampling import resume, sample
+from hbm_jax.inference.shares import ShareError
+from hbm_jax.inference.target import StartError
 
 __all__ = [
+    "Calibration",
+    "Centering",
     "CheckpointError",
+    "Comparison",
     "Fit",
+    "Fits",
     "Interrupted",
+    "Loo",
     "ResultFileError",
+    "Sensitivity",
+    "ShareError",
+    "StartError",
     "Verdict",
+    "calibrate",
+    "centre",
+    "compare",
+    "fit_each",
     "judge",
     "latents",
     "load",
+    "log_likelihood",
+    "loo",
     "posterior_predictive",
     "prior_predictive",
+    "prior_sensitivity",
+    "refit",
     "resume",
     "sample",
+    "use_compilation_cache",
     "use_every_core",
 ]

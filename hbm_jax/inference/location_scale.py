@@ -9,7 +9,7 @@ t0 = 1 this is the form of Gorinova, Moore & Hoffman 2020, ICML, arXiv:1906.0302
 unit of u; with t0 near t it does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,6 +55,10 @@ class Form(Reparam):
     site: str
     centredness: np.ndarray
     reference: np.ndarray
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything as plain arrays."""
+        return {f"form:{self.site}:{what}": np.asarray(getattr(self, what)) for what in ("centredness", "reference")}
 
     @property
     def helper(self) -> str:
@@ -107,6 +111,13 @@ class Recentred:
     def __call__(self, *args, **kwargs):
         """Run the NumPyro program."""
         return handlers.reparam(self.program, config={form.site: form for form in self.forms})(*args, **kwargs)
+
+
+def with_forms(program: Callable, arrays: Mapping[str, np.ndarray]) -> Callable:
+    """Return a program in the forms that `Form.to_arrays` wrote; as it is where there are none."""
+    sites = dict.fromkeys(name.split(":")[1] for name in arrays if name.startswith("form:"))
+    forms = tuple(Form(s, arrays[f"form:{s}:centredness"], arrays[f"form:{s}:reference"]) for s in sites)
+    return Recentred(program, forms) if forms else program
 
 
 def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ import xarray as xr
 from arviz_base import from_dict
 
 from hbm_jax.inference.diagnostics import Verdict, judge
+from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.target import support_bounds
 
 INTERVAL = (0.16, 0.5, 0.84)
@@ -131,6 +132,12 @@ class Fit:
         ]
         return "\n".join(lines)
 
+    def attach(self, program: Callable, args: tuple):
+        """Give a fit that was loaded its program and data, in the forms in which it was sampled."""
+        forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
+        self.program = with_forms(program, {str(name): np.asarray(value) for name, value in forms.items()})
+        self.args = args
+
     def note_timing(self, timing: Mapping[str, float]):
         """Record the seconds of phases, here and in what `save` writes."""
         self.timing.update(timing)
@@ -215,6 +222,11 @@ def assemble(
             tree["posterior"][name].attrs["units"] = unit
     if data is not None and hasattr(data, "to_dict"):
         tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
+    forms = getattr(program, "forms", ())
+    if forms:
+        arrays = {name: value for form in forms for name, value in form.to_arrays().items()}
+        numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
+        tree["centering"] = xr.DataTree(xr.Dataset(numbered))
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
     verdict = judge(
@@ -312,4 +324,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         )
     verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
-    return Fit(tree, verdict, program, args, run, timing)
+    fit = Fit(tree, verdict, None, args, run, timing)
+    if program is not None:
+        fit.attach(program, args)
+    return fit

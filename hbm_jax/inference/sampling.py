@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
 from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
 from hbm_jax.inference.identity import differences, identify
+from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.loop import Loop
 from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.results import Fit, assemble, describe, provenance
@@ -32,6 +34,7 @@ class Options:
     target_accept_prob: float = 0.8
     max_tree_depth: int = 10
     dtype: str = "float64"
+    centering: bool | None = None
 
     def __post_init__(self):
         if self.num_chains < 1:
@@ -59,6 +62,7 @@ def sample(
     target_accept_prob: float = 0.8,
     max_tree_depth: int = 10,
     dtype: str = "float64",
+    centering: bool | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     dims: Mapping[str, list[str]] | None = None,
@@ -92,6 +96,10 @@ def sample(
     dtype : str
         ``"float64"``, or ``"float32"`` on request: faster on a GPU, with a log density good to some 1e-6 relative. The
         caller's JAX settings are left as they are.
+    centering : bool, optional
+        Whether to choose by a pilot how centred each latent of a location-scale group is sampled (`centre`); the
+        posterior is the same. By default where the program asks for it (``program.chooses_centering``), as models of
+        hbm_jax do whose latents are sampled.
     checkpoint : path, optional
         Folder in which every block is kept as soon as it is drawn; `resume` continues from there, bit for bit.
     progress : bool
@@ -123,7 +131,7 @@ def sample(
     >>> fit.verdict.usable
     True
     """
-    options = Options(seed, num_chains, num_warmup, target_accept_prob, max_tree_depth, dtype)
+    options = Options(seed, num_chains, num_warmup, target_accept_prob, max_tree_depth, dtype, centering)
     rule = StopRule(num_samples, until, max_num_samples, max_seconds)
     labels = {"dims": _plain_lists(dims), "coords": _plain_lists(coords)}
     if checkpoint is None:
@@ -212,11 +220,13 @@ def _run(
 
     with LiveLine(progress) as live, jax.enable_x64(options.dtype == "float64"):
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
+        stored = None if store is None else store.read_start()
+        program, chosen = _centred(program, args, options, stored, live)
+        lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
         rule.check_names(target.names)
         lap("trace")
-        stored = None if store is None else store.read_start()
         if stored is not None:
             start = Start.from_arrays(stored)
         else:
@@ -227,7 +237,7 @@ def _run(
         live.show("compiling the sampler")
         chains = Chains(target, start, num_warmup, options.target_accept_prob, options.max_tree_depth, key_chains)
         if store is not None:
-            _settle_start(store, start, chains, stored)
+            _settle_start(store, start, chains, stored, getattr(program, "forms", ()))
         draws = Draws(target)
         draws.compile()
         lap("compile")
@@ -260,6 +270,7 @@ def _run(
                 "num_samples": draws.num_draws,
                 "num_devices": chains.num_devices,
                 "start": start.note,
+                **({"centering_note": chosen} if chosen else {}),
                 "stopped": stopped,
             }
             | ({} if store is None else {"checkpoint": str(store.folder)}),
@@ -271,11 +282,24 @@ def _run(
     return fit
 
 
-def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored):
+def _centred(program, args, options: Options, stored, live) -> tuple[Callable, str]:
+    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why."""
+    wanted = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
+    if not wanted:
+        return program, ""
+    if stored is not None:
+        return with_forms(program, stored), "as chosen when the run was begun"
+    live.show("choosing how centred each latent is sampled")
+    found = centre(program, *args, seed=options.seed)
+    return found.program, found.note
+
+
+def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored, forms):
     """Keep the start of a new run; for an old one, see that the density there is still the same."""
     potential = np.asarray(chains.state.potential_energy)
     if stored is None:
-        store.write_start(start.to_arrays() | {"potential": potential})
+        arrays = [start.to_arrays(), {"potential": potential}, *(form.to_arrays() for form in forms)]
+        store.write_start({name: value for part in arrays for name, value in part.items()})
         return
     was = stored["potential"]
     if not np.allclose(potential, was, rtol=SAME_DENSITY, atol=SAME_DENSITY):

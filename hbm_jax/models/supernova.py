@@ -28,7 +28,7 @@ from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernova_ridge import supernova_ridge
 
-LATENTS = ("marginal", "noncentred", "centred")
+LATENTS = ("marginal", "sampled", "noncentred", "centred")
 OBSERVABLES = ("x1", "c", "m_b")  # the order in which the loading matrix is triangular
 
 # Weakly informative: some ten times wider than what any modern sample finds, except where a scale is known.
@@ -74,8 +74,8 @@ class Supernova:
         ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat).
     latents : str
         How the true x1, c and m_b of each supernova are treated: ``"marginal"`` integrates them out exactly and
-        samples the global parameters alone; ``"noncentred"`` and ``"centred"`` sample three per supernova. All three
-        give the same posterior.
+        samples the global parameters alone; ``"sampled"`` samples three per supernova, each as centred as a pilot run
+        finds best, ``"noncentred"`` and ``"centred"`` in those forms. All give the same posterior.
     priors : mapping of str to Distribution, float or str
         Overrides by parameter name; a number holds the parameter fixed. See `Supernova.all_priors` for the defaults.
         H0 is held at 70 km/s/Mpc unless given a prior: without an anchor it is degenerate with M0.
@@ -160,7 +160,7 @@ class Supernova:
         """Sample sites of the true x1, c, m_b; returns them stacked, (N, 3)."""
 
         def latent(name, loc, scale):
-            if self.latents == "centred":
+            if self.latents in ("sampled", "centred"):
                 return numpyro.sample(f"{name}_true", dist.Normal(loc, scale))
             standard = numpyro.sample(f"_{name}_standard", dist.Normal(0.0, 1.0))
             return numpyro.deterministic(f"{name}_true", loc + scale * standard)
@@ -251,6 +251,11 @@ class Supernova:
     def units(self) -> dict[str, str]:
         """Units of the parameters; absent where dimensionless."""
         return UNITS
+
+    @property
+    def chooses_centering(self) -> bool:
+        """Whether `hbm_jax.sample` is to choose the form of sampled latents."""
+        return self.latents == "sampled"
 
     @property
     def description(self) -> str:

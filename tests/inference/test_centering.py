@@ -414,3 +414,50 @@ def test_a_pilot_that_finds_nothing_says_so():
 
     with pytest.raises(hbm.inference.target.StartError, match="finite scales; found others for 'theta'"):
         centre(program, 1.0, num_warmup=5, num_pilots=5)
+
+
+# In `hbm_jax.sample`
+
+
+def mixed(y, sigma):
+    """Groups with a common mean and scatter, written centred."""
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfNormal(3.0))
+    with numpyro.plate("group", len(y)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+MIXED = (
+    np.random.default_rng(2).normal(1.0, 2.0, 12),
+    np.array([0.05] * 6 + [8.0] * 6),
+)
+
+
+def test_sample_chooses_on_request_and_everything_afterwards_knows(tmp_path):
+    options = {"seed": 3, "num_samples": 1000, "progress": False}
+    fit = hbm.sample(mixed, *MIXED, centering=True, checkpoint=tmp_path / "run", **options)
+    assert "pilot draws" in fit.run["centering_note"]
+    centredness = fit.tree["centering"]["form:theta:centredness"].to_numpy()
+    assert (centredness[:6] > 0.9).all()
+    assert (centredness[6:] < 0.5).all()
+    assert set(fit.posterior) == {"mu", "tau", "theta"}
+    plain = hbm.sample(mixed, *MIXED, **(options | {"num_samples": 3000, "target_accept_prob": 0.95}))
+    assert "centering" not in plain.tree
+    for name in ("mu", "tau", "theta[0]", "theta[11]"):
+        a, b = fit.summary().loc[name], plain.summary().loc[name]
+        assert a["ess_bulk"] > 400
+        assert abs(a["mean"] - b["mean"]) < 4 * np.hypot(a["mcse_mean"], b["mcse_mean"]), name
+    # The forms are kept: by the checkpoint, in the file, for predictions.
+    again = hbm.resume(tmp_path / "run", mixed, *MIXED, progress=False)
+    np.testing.assert_array_equal(again.posterior["theta"], fit.posterior["theta"])
+    path = fit.save(tmp_path / "fit")
+    drawn = hbm.posterior_predictive(hbm.load(path, mixed, MIXED), num_draws=50)
+    assert drawn["y"].shape == (50, 12)
+
+
+def test_our_models_choose_where_latents_are_sampled():
+    assert hbm.models.Supernova(latents="sampled").chooses_centering
+    assert not any(
+        hbm.models.Supernova(latents=which).chooses_centering for which in ("marginal", "centred", "noncentred")
+    )

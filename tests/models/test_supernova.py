@@ -237,6 +237,7 @@ def fits(simulated):
     options = {"seed": 7, "num_chains": 2, "progress": False}
     return {
         "marginal": hbm_jax.sample(Supernova(), simulated, num_samples=1500, num_warmup=300, **options),
+        "sampled": hbm_jax.sample(Supernova(latents="sampled"), simulated, num_samples=1000, **options),
         "noncentred": hbm_jax.sample(
             Supernova(latents="noncentred"), simulated, num_samples=2000, num_warmup=500, **options
         ),
@@ -270,8 +271,8 @@ def assert_equal_means(a, b, names, min_ess=200):
         assert abs(means[0] - means[1]) < 4 * np.hypot(*errors), name
 
 
-@pytest.mark.parametrize("latents", ["noncentred", "centred"])
-def test_three_treatments_of_latents_have_one_posterior(fits, recovered, latents):
+@pytest.mark.parametrize("latents", ["sampled", "noncentred", "centred"])
+def test_treatments_of_latents_have_one_posterior(fits, recovered, latents):
     globals_ = [name for name, v in fits["marginal"].posterior.items() if v.ndim == 2]
     assert set(globals_) == {"Om0", *TRUTH}
     assert_equal_means(fits["marginal"], fits[latents], globals_)
@@ -344,7 +345,7 @@ def test_simulated_truth_is_recovered(cosmology, truth):
 
 
 @pytest.mark.slow
-def test_three_treatments_of_latents_have_one_posterior_on_jla():
+def test_treatments_of_latents_have_one_posterior_on_jla():
     fits = {
         latents: hbm_jax.sample(
             Supernova(cosmology="wcdm", latents=latents),
