@@ -1,6 +1,6 @@
-"""The command line: ``hbm-jax fit | resume | simulate | report | doctor``.
+"""The command line: ``hbm-jax fit | resume | simulate | calibrate | report | doctor``.
 
-Exit status: 0 the posterior is usable, 3 it is not, 2 bad input or a full disk, 130 interrupted.
+Exit status: 0 the posterior is usable, or calibrated; 3 it is not; 2 bad input or a full disk; 130 interrupted.
 """
 
 import argparse
@@ -16,6 +16,8 @@ from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_
 
 USABLE, BAD_INPUT, NOT_USABLE, INTERRUPTED = 0, 2, 3, 130
 TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
+CERTIFICATE, FIGURE = "certificate.json", "calibration.png"  # that calibrate writes
+CALIBRATED = ("seed", "num_chains", "num_warmup", "max_num_samples", "target_accept_prob", "dtype")  # of [sample]
 ENDS = ("num_samples", "until", "max_num_samples", "max_seconds")  # what resume may change of [sample]
 
 
@@ -109,6 +111,24 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--out", metavar="FILE", help=f"table to write: {', '.join(TABLES)}", required=True)
     simulate.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     simulate.set_defaults(run=_simulate)
+
+    calibrate = commands.add_parser("calibrate", help="test a model on data that it simulates from its own priors")
+    _model_arguments(calibrate)
+    calibrate.add_argument(
+        "--design",
+        metavar="NAME|FILE",
+        help="sample whose design is taken: everything but what was observed",
+        default=None,
+    )
+    calibrate.add_argument("--subset", metavar="N", type=int, help="only so many of its objects, evenly spaced")
+    calibrate.add_argument("--num-replicates", metavar="N", type=int, default=512, help="simulated samples (512)")
+    calibrate.add_argument("--out", metavar="DIR", help="folder to write")
+    calibrate.add_argument("--overwrite", action="store_true", help="write into a folder that is already there")
+    calibrate.add_argument("--seed", type=int)
+    calibrate.add_argument("--num-chains", type=int)
+    calibrate.add_argument("--num-warmup", type=int)
+    calibrate.add_argument("--quiet", action="store_true", help="no live line")
+    calibrate.set_defaults(run=_calibrate)
 
     report = commands.add_parser("report", help="write the figures and the report of a run folder again")
     report.add_argument("folder", metavar="DIR", type=Path)
@@ -313,6 +333,66 @@ def _true_value(model, key, value) -> float:
     except (TypeError, ValueError):
         pass
     raise ConfigError(f"truth.{key}: expected a number that its prior allows, found {value!r}.")
+
+
+def _calibrate(arguments) -> int:
+    from hbm_jax import inference, plotting, runs  # plotting now: a missing extra is said before the work, not after
+
+    config = _configuration(arguments)
+    model, design = _model_and_data(config)
+    folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}-calibration")
+    runs.refuse_other_run(folder, arguments.overwrite)
+    if arguments.subset is not None:
+        design = _spread_over(design, arguments.subset)
+    usual = defaults()["sample"]
+    options = {name: value for name, value in config["sample"].items() if value != usual[name] or name == "seed"}
+    for name in options:
+        if name not in CALIBRATED:
+            raise ConfigError(f"sample.{name}: expected none for calibrate, which takes {', '.join(CALIBRATED)}.")
+    print(f"{model.description}\n{design.describe()}\n", flush=True)
+    with _interruption_is_the_end():
+        result = inference.calibrate(
+            model, design, num_replicates=arguments.num_replicates, progress=not arguments.quiet, **options
+        )
+    certificate = result.save(folder / CERTIFICATE)
+    plotting.calibration(result).savefig(folder / FIGURE, dpi=200)
+    table = result.table.to_string(formatters={"p": "{:.2g}".format}, float_format="{:.3f}".format)
+    print(f"\n{result}\n\n{table}\n\ncertificate  {certificate}\nfigure       {folder / FIGURE}")
+    return USABLE if result.calibrated else NOT_USABLE
+
+
+def _spread_over(sample, wanted: int):
+    """Return so many objects of a sample, evenly spaced in its order."""
+    if not 1 <= wanted <= len(sample):
+        raise ConfigError(f"--subset: expected 1 to {len(sample)}, the number of objects; found {wanted}.")
+    last = max(wanted - 1, 1)
+    return sample.subset([i * (len(sample) - 1) // last for i in range(wanted)])
+
+
+@contextlib.contextmanager
+def _interruption_is_the_end() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end where there was one on the way.
+
+    `hbm_jax.fit_each` takes it for the wish to stop and to see what is done. Those are the replicates that were easy
+    to sample, and no fair test.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = []
+
+    def note(number, frame):
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if seen:
+            raise KeyboardInterrupt
 
 
 def _report(arguments) -> int:

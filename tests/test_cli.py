@@ -1,5 +1,6 @@
 """The command line: every bad input is one paragraph, status 2, nothing written; and one real run from end to end."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,12 +13,15 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.table import Table
+from PIL import Image
 from plotting.small_fits import own_fit, own_model, supernova_fit
 
 import hbm_jax as hbm
 from hbm_jax import cli
+from hbm_jax.inference.calibration import Calibration, judge_ranks
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
@@ -322,6 +326,98 @@ def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(Table, "write", fail)
     assert "No space left" in refused(capsys, "simulate", "supernova", "--out", tmp_path / "s.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+# calibrate
+
+
+def test_calibrate_writes_a_certificate_and_its_figure(tmp_path, capsys):
+    out = tmp_path / "new" / "calibration"
+    words = ["--subset", "8", "--num-replicates", "20", "--num-warmup", "100", "--no-mass-step", "--quiet"]
+    priors = ["--set", "prior.Om0=Normal(0.3, 0.05)", "--set", "sample.max_num_samples=200"]
+    status, text, err = run(capsys, "calibrate", "supernova", *words, *priors, "--out", out)
+    assert err == ""
+    found = Calibration.load(out / "certificate.json")
+    assert status == (cli.USABLE if found.calibrated else cli.NOT_USABLE)
+    assert text.startswith("Type Ia supernovae, flat LCDM, marginal latents\n8 type Ia supernovae")
+    assert f"\n{found}\n" in text
+    for name in found.table.index:
+        assert f"\n{name} " in text
+    assert f"certificate  {out / 'certificate.json'}\nfigure       {out / 'calibration.png'}\n" in text
+    assert found.run["options"] == {"seed": 0, "num_replicates": 20, "num_chains": 4}
+    assert found.run["program"]["config"]["mass_step"] is False
+    assert found.run["program"]["config"]["priors"]["Om0"].startswith("Normal")
+    assert {path.name for path in out.iterdir()} == {"certificate.json", "calibration.png"}
+    with Image.open(out / "calibration.png") as image:
+        assert min(image.size) > 300
+    content = (out / "certificate.json").read_bytes()
+    assert "found other files in it" in refused(capsys, "calibrate", "supernova", "--out", out)
+    assert (out / "certificate.json").read_bytes() == content
+
+
+def judged(monkeypatch, ranks, interrupted=False):
+    """Replaces the calibration by one that has such ranks; what it is called with is noted."""
+    seen = {}
+
+    def calibrate(model, design, **options):
+        seen.update(options, model=model, design=design)
+        if interrupted:
+            with contextlib.suppress(KeyboardInterrupt):  # as fit_each does, to return what is done
+                signal.raise_signal(interrupted)
+        table = pd.DataFrame({"w0": ranks})
+        return Calibration(table, judge_ranks(table), 0, {})
+
+    monkeypatch.setattr("hbm_jax.inference.calibrate", calibrate)
+    return seen
+
+
+def test_calibrate_fails_where_ranks_are_uneven(tmp_path, capsys, monkeypatch):
+    seen = judged(monkeypatch, np.arange(200) // 4)
+    options = ["--num-chains", "6", "--seed", "5", "--set", "sample.target_accept_prob=0.9", "--num-replicates", "99"]
+    status, text, _ = run(capsys, "calibrate", "supernova", "--cosmology", "wcdm", *options, "--out", tmp_path)
+    assert status == cli.NOT_USABLE
+    assert "\nnot calibrated, by 200 replicates: w0 is biased: posteriors lie too high.\n" in text
+    assert seen.pop("model").cosmology == "wcdm"
+    assert len(seen.pop("design")) == 740
+    assert seen == {"seed": 5, "num_chains": 6, "target_accept_prob": 0.9, "num_replicates": 99, "progress": True}
+
+
+@pytest.mark.parametrize(("wanted", "rows"), [(1, [0]), (4, [0, 19, 39, 59]), (60, list(range(60)))])
+def test_a_subset_is_evenly_spaced(wanted, rows, sample_csv, tmp_path, capsys, monkeypatch):
+    seen = judged(monkeypatch, np.arange(200) // 2)
+    words = ["--design", sample_csv, "--subset", wanted, "--out", tmp_path]
+    assert run(capsys, "calibrate", "supernova", *words)[0] == cli.USABLE
+    np.testing.assert_array_equal(seen["design"].z_cmb, FEW.z_cmb[rows])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_calibration_is_none(number, tmp_path, capsys, monkeypatch):
+    judged(monkeypatch, np.arange(200) // 2, number)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    status, _, err = run(capsys, "calibrate", "supernova", "--out", tmp_path / "run")
+    assert status == cli.INTERRUPTED
+    assert "interrupted; nothing was written" in err
+    assert list(tmp_path.iterdir()) == []
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--num-replicates", "5"], ["expected num_replicates >= 20; found 5"]),
+        (["--subset", "0"], ["--subset: expected 1 to 740", "found 0"]),
+        (["--subset", "741"], ["--subset: expected 1 to 740", "found 741"]),
+        (["--set", "sample.until=9"], ["sample.until: expected none for calibrate, which takes seed, num_chains"]),
+        (["--num-chains", "1"], ["num_chains >= 2", "found 1"]),
+        (["--cosmology", "wdcm"], ["Did you mean 'wcdm'?"]),
+        (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
+    ],
+)
+def test_bad_calibrations(arguments, words, tmp_path, capsys):
+    text = refused(capsys, "calibrate", "supernova", *arguments, "--out", tmp_path / "run")
+    for word in words:
+        assert word in text
     assert list(tmp_path.iterdir()) == []
 
 

@@ -52,6 +52,8 @@ def calibration(result: Calibration) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for panel in axes.flat[num_panels:]:
             panel.remove()
+        for panel in axes.flat[max(num_panels - columns, 0) : num_panels]:  # with none below them
+            panel.tick_params(labelbottom=True)
         for panel in axes.flat[:num_panels]:
             for edges, colour in zip(bands, (LIGHT, DARK), strict=True):
                 panel.fill_between(*edges, color=colour, lw=0)
@@ -70,7 +72,7 @@ def calibration(result: Calibration) -> Figure:
         first = axes[0, 0]
         first.set_xlim(0.0, 1.0)
         first.set_ylim(-reach, reach)
-        first.xaxis.set_major_locator(MaxNLocator(2))
+        first.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
         first.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         figure.supxlabel("fraction of the posterior below the true value", fontsize=10.0)
         figure.supylabel("ECDF less uniform", fontsize=10.0)
