@@ -221,7 +221,6 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
     """Write a run folder: the posterior first, then what is derived from it; no configuration where it is None."""
     folder.mkdir(parents=True, exist_ok=True)
-    _require_room(fit, folder)
     fit.save(folder / POSTERIOR)
     shutil.rmtree(folder / REPLACED, ignore_errors=True)  # left where the run that replaces it was killed and resumed
     # Pictures of the run that has been replaced would be taken for this one's.
@@ -230,22 +229,6 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
     if config is not None:
         write_config(folder, config)
     fit.summary().to_csv(folder / SUMMARY, index_label="parameter")
-
-
-def _require_room(fit: Fit, folder: Path) -> None:
-    """Raise OSError where a disk has no room for the posterior; there the HDF5 library has been seen to crash."""
-    needed = int(1.1 * sum(node.to_dataset().nbytes for node in fit.tree.subtree)) + 2**20
-    part = folder / f".{POSTERIOR}.room"
-    try:
-        with open(part, "wb") as file:
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(file.fileno(), 0, needed)
-    except OSError as error:
-        raise OSError(
-            f"{folder}: expected room for a posterior of {needed / 2**20:.0f} MB; found: {error.strerror}."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_report(fit: Fit, folder: Path) -> Path:

@@ -161,11 +161,25 @@ class Fit:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
+            _require_room(temporary, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             self.tree.to_netcdf(temporary, engine="h5netcdf")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         return path
+
+
+def _require_room(path: Path, needed: int) -> None:
+    """Raise OSError where a disk has no room for a file; there the HDF5 library has been seen to crash."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        raise OSError(
+            f"{path.parent}: expected room for a posterior of {needed / 2**20:.0f} MB; found: {error.strerror}."
+        ) from error
 
 
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
