@@ -22,9 +22,7 @@ from hbm_jax.inference.many_diagnostics import diagnose_many
 from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.stacking import Stack, stack
 
-CPU_LANES, ACCELERATOR_LANES = 64, 4096
 MEMORY = 2e9  # bytes that draws of a block, and of objects under way, may take
-COPIES = 6  # of a block's draws that exist at one time, on the device and here
 MIN_SAMPLES = 200  # draws a chain before an object is judged for the first time
 GROWTH = 1.4  # draws at the next judgement, relative to this one
 
@@ -221,8 +219,7 @@ def _fit_share(
         live.show(f"compiling for {len(rows)} objects")
         keys = jax.random.split(jax.random.key(seed), int(rows.max()) + 1)[rows]
         began = time.perf_counter()
-        places = min(num_lanes or _num_lanes(program, mine, num_chains, max_bytes), len(rows))
-        lanes = Lanes(program, mine, _even(places), num_chains, options)
+        lanes = Lanes(program, mine, num_lanes, num_chains, options, max_bytes)
         queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws)
         done: list[Done] = []
         compiled = None
@@ -245,22 +242,6 @@ def _fit_share(
         "steps_waited_for": queue.waited,
     }
     return [d._replace(number=int(rows[d.number])) for d in done], cost
-
-
-def _even(places: int) -> int:
-    """As many places or a few more, so that the devices share them equally."""
-    devices = len(jax.local_devices())
-    return -(-places // devices) * devices if places > devices else places
-
-
-def _num_lanes(program, mine: Stack, num_chains: int, max_bytes: float) -> int:
-    """Places that suit the device and the memory."""
-    first = Lanes(program, mine, 1, num_chains, Options(50, 0.8, 1))
-    shapes = jax.eval_shape(first.target.constrain, first.target.start)
-    numbers = first.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
-    fitting = int(max_bytes / (8.0 * COPIES * BLOCK * num_chains * numbers))
-    most = CPU_LANES if jax.local_devices()[0].platform == "cpu" else ACCELERATOR_LANES
-    return int(np.clip(fitting, 1, most * len(jax.local_devices())))
 
 
 class _Queue:

@@ -1,7 +1,7 @@
 """A fixed number of places in which objects are sampled side by side, by one compiled program."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from hbm_jax.inference import many_chains
 from hbm_jax.inference.stacking import Stack, masked
 from hbm_jax.inference.target import build_target
 
+CPU_LANES, ACCELERATOR_LANES = 64, 4096  # on each device
+COPIES = 6  # of a block's draws that exist at one time, on the device and on the host
 BLOCK = 50  # draws of a chain between two looks at who is done; also the period of the jitter
 CANDIDATES = 6  # draws of the prior for each chain, of which it gets one of the most probable
 
@@ -31,22 +33,29 @@ class Lanes:
         A NumPyro program.
     stack : Stack
         Data of all objects.
-    num_lanes, num_chains : int
-        Places, and chains in each.
+    wanted : int or None
+        Places asked for; as many as suit the device and the memory where None.
+    num_chains : int
+        Chains in each.
     options : many_chains.Options
         Of the sampler.
+    max_bytes : float
+        Memory for draws under way.
     """
 
     program: Callable
     stack: Stack
-    num_lanes: int
+    wanted: int | None
     num_chains: int
     options: many_chains.Options
+    max_bytes: float
+    num_lanes: int = field(init=False)
 
     def __post_init__(self):
         self.target = build_target(
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
+        self.num_lanes = self._places()
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if self.num_lanes % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("lane",))
@@ -66,6 +75,18 @@ class Lanes:
         self.leaves = [np.repeat(leaf[:1], self.num_lanes, axis=0) for leaf in self.stack.leaves]
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_lanes, axis=0)
         self.state = None
+
+    def _places(self) -> int:
+        """Return as many places as were asked for or suit device and memory, no more than there are objects."""
+        devices = jax.local_devices()
+        shapes = jax.eval_shape(self.target.constrain, self.target.start)
+        numbers = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
+        fitting = int(self.max_bytes / (8.0 * COPIES * BLOCK * self.num_chains * numbers))
+        most = CPU_LANES if devices[0].platform == "cpu" else ACCELERATOR_LANES
+        places = self.wanted or int(np.clip(fitting, 1, most * len(devices)))
+        places = min(places, len(self.stack))
+        # A few more, so that the devices share them equally.
+        return -(-places // len(devices)) * len(devices) if places > len(devices) else places
 
     def _free(self, key, leaves, lengths, row):
         """Return draws of the unconstrained parameters from the prior of one object, by site."""
