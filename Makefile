@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 RUN_DIR ?= runs/demo
 BIN = $(VENV)/bin
+# Files share fits, so a file stays with one process.
+SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The first target is what a bare `make` does.
@@ -21,7 +23,7 @@ demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and wri
 	$(BIN)/hbm-jax fit supernova --data jla --cosmology wcdm --out $(RUN_DIR) --overwrite
 
 test: $(VENV)/.installed-test ## the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/.installed-test ## calibration and long comparisons
 	$(BIN)/python -m pytest -m slow
