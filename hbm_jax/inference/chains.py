@@ -60,14 +60,15 @@ class Chains:
         )
         keys = jax.random.split(self.key, num_chains)
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
-        self.state = jax.jit(jax.vmap(lambda key, point: self.kernel.init(key, self.num_warmup, point, (), {})))(
-            keys, jnp.asarray(metric.from_position(self.start.points))
-        )
+        begin = jax.vmap(lambda key, point: self.kernel.init(key, self.num_warmup, point, (), {}))
+        points = jnp.asarray(metric.from_position(self.start.points))
+        processes = self.target.processes
+        self.state = processes.compile(begin, keys, points)(keys, points)
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
         spread = PartitionSpec("chain")
-        self.num_devices = num_devices
+        self.num_devices = processes.num_devices or num_devices
         self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * num_chains * self.target.size), 50, 2000))
         one_by_one = devices[0].platform == "cpu"
 
@@ -77,11 +78,11 @@ class Chains:
 
             return jax.lax.map(chain, state) if one_by_one else jax.vmap(chain)(state)
 
-        sharded = jax.shard_map(
-            advance, mesh=mesh, in_specs=(spread, PartitionSpec()), out_specs=spread, check_vma=False
-        )
+        if not processes.num_devices:  # else the devices share the objects, and each runs every chain
+            whole = PartitionSpec()
+            advance = jax.shard_map(advance, mesh=mesh, in_specs=(spread, whole), out_specs=spread, check_vma=False)
         started = time.perf_counter()
-        self._advance = jax.jit(sharded).lower(self.state, jnp.asarray(0)).compile()
+        self._advance = processes.compile(advance, self.state, jnp.asarray(0))
         self.compile_seconds = time.perf_counter() - started
 
     def _advance_chain(self, state, num_draws):

@@ -41,6 +41,7 @@ class Loop:
     ):
         self.chains, self.draws, self.live, self.rule, self.store = chains, draws, live, rule, store
         self.num_warmup, self.warmed = num_warmup, 0
+        self.processes = chains.target.processes
         self.next_check = MIN_SAMPLES
         self.began = began
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
@@ -77,14 +78,16 @@ class Loop:
 
     @property
     def _out_of_time(self) -> bool:
-        return self.rule.max_seconds is not None and self.seconds >= self.rule.max_seconds
+        limit = self.rule.max_seconds
+        return limit is not None and self.processes.lead(lambda: self.seconds >= limit)
 
     def _block(self, most: int, warmup: bool) -> Block:
         """Advance by a block's worth of draws, ``most`` at most, and keep them."""
         seconds = SECONDS_PER_BLOCK * min(max(1.0, self.seconds / 100), LONGEST_BLOCK)
         if self.rule.max_seconds is not None:
             seconds = min(seconds, max(self.rule.max_seconds - self.seconds, 0.0))
-        length = int(np.clip(seconds / self.seconds_per_draw, 1, min(most, self.chains.buffer)))
+        length = np.clip(seconds / self.seconds_per_draw, 1, min(most, self.chains.buffer))
+        length = self.processes.lead(lambda: int(length))
         started = time.perf_counter()
         block = self.chains.advance(length)
         drawn = block.energy.shape[1]
@@ -152,7 +155,7 @@ class Loop:
         """Return what ends the run now, if anything; looks at the draws only at counts that do not depend on blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall = self.rule.shortfall(self._table())
+            shortfall = self.processes.lead(lambda: self.rule.shortfall(self._table()))
             if shortfall <= 1.0:
                 return self.rule.reached
             self.next_check = self.rule.next_check(num_draws, shortfall)

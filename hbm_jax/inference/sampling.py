@@ -12,6 +12,7 @@ import numpy as np
 from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
 from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
+from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
 from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.loop import Loop
@@ -65,6 +66,7 @@ def sample(
     centering: bool | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
+    split: str | int | None = None,
     dims: Mapping[str, list[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
 ) -> Fit:
@@ -104,6 +106,9 @@ def sample(
         Folder in which every block is kept as soon as it is drawn; `resume` continues from there, bit for bit.
     progress : bool
         Whether to show the live line.
+    split : str or int, optional
+        Plate whose objects, or number of objects that, the processes of `jax.distributed` share; see
+        `hbm_jax.inference.distributed`. Process 0 alone writes the checkpoint and shows the live line.
     dims, coords : mapping, optional
         Dimensions of sites and labels of dimensions, beyond the plates and what the program itself says.
 
@@ -134,14 +139,15 @@ def sample(
     options = Options(seed, num_chains, num_warmup, target_accept_prob, max_tree_depth, dtype, centering)
     rule = StopRule(num_samples, until, max_num_samples, max_seconds)
     labels = {"dims": _plain_lists(dims), "coords": _plain_lists(coords)}
+    processes = processes_for(split)
     if checkpoint is None:
-        return _run(program, args, options, rule, labels, None, progress)
+        return _run(program, args, options, rule, labels, None, progress, processes, split)
     about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
-    store = Checkpoint(checkpoint)
+    store = processes.open(Checkpoint, checkpoint)
     try:
         data = args[0].to_dict() if args and hasattr(args[0], "to_dict") else None
         store.begin(about | {"about": describe(program, args[0] if args else None), "begun": provenance()}, data)
-        return _run(program, args, options, rule, labels, store, progress)
+        return _run(program, args, options, rule, labels, store, progress, processes, split)
     finally:
         store.close()
 
@@ -155,6 +161,7 @@ def resume(
     max_num_samples: int | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
+    split: str | int | None = None,
 ) -> Fit:
     """Continue a run from its checkpoint; the draws are those the uninterrupted run would have had.
 
@@ -168,6 +175,8 @@ def resume(
         Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less.
     progress : bool
         Whether to show the live line.
+    split : str or int, optional
+        As in `sample`, whatever it was when the run was begun: other processes may go on, and rounding differs.
 
     Returns
     -------
@@ -179,7 +188,8 @@ def resume(
     CheckpointError
         If there is no checkpoint, or it belongs to another program, other data or other options; each is named.
     """
-    store = Checkpoint.existing(checkpoint)
+    processes = processes_for(split)
+    store = processes.open(Checkpoint.existing, checkpoint)
     try:
         about = store.run
         options = Options(**about["options"])
@@ -197,7 +207,8 @@ def resume(
         if given:
             store.update(stop=rule.to_dict())
         labels = {name: about[name] for name in ("dims", "coords")}
-        return _run(program, args, options, rule, labels, store, progress, look_now="until" in given)
+        now = "until" in given
+        return _run(program, args, options, rule, labels, store, progress, processes, split, look_now=now)
     finally:
         store.close()
 
@@ -207,7 +218,7 @@ def _plain_lists(labels) -> dict[str, list] | None:
 
 
 def _run(
-    program, args, options: Options, rule: StopRule, labels, store: Checkpoint | None, progress: bool, look_now=False
+    program, args, options: Options, rule, labels, store: Checkpoint | None, progress, processes, split, look_now=False
 ) -> Fit:
     """Take a run from wherever it stands to its end."""
     clock = began = time.perf_counter()
@@ -218,20 +229,23 @@ def _run(
         timing[name] = time.perf_counter() - clock
         clock = time.perf_counter()
 
-    with LiveLine(progress) as live, jax.enable_x64(options.dtype == "float64"):
+    shown = progress and processes.leads
+    with LiveLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
-        program, chosen = _centred(program, args, options, stored, live)
+        program, chosen = _centred(program, args, options, stored, live, processes)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
+        if split is not None:
+            target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
         lap("trace")
         if stored is not None:
             start = Start.from_arrays(stored)
         else:
             live.show(f"searching starting points for {target.size} parameters")
-            start = choose_start(target, options.num_chains, key_start)
+            start = processes.choose_start(choose_start, target, options.num_chains, key_start)
         lap("start")
         num_warmup = options.num_warmup if options.num_warmup is not None else (400 if start.informed else 1000)
         live.show("compiling the sampler")
@@ -269,6 +283,7 @@ def _run(
                 "num_warmup": num_warmup,
                 "num_samples": draws.num_draws,
                 "num_devices": chains.num_devices,
+                **({} if split is None else {"split": split}),
                 "start": start.note,
                 **({"centering_note": chosen} if chosen else {}),
                 "stopped": stopped,
@@ -282,7 +297,7 @@ def _run(
     return fit
 
 
-def _centred(program, args, options: Options, stored, live) -> tuple[Callable, str]:
+def _centred(program, args, options: Options, stored, live, processes) -> tuple[Callable, str]:
     """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why."""
     wanted = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
     if not wanted:
@@ -290,8 +305,14 @@ def _centred(program, args, options: Options, stored, live) -> tuple[Callable, s
     if stored is not None:
         return with_forms(program, stored), "as chosen when the run was begun"
     live.show("choosing how centred each latent is sampled")
-    found = centre(program, *args, seed=options.seed)
-    return found.program, found.note
+
+    def pilot():
+        found = centre(program, *args, seed=options.seed)
+        forms = () if found.program is program else getattr(found.program, "forms", ())
+        return {name: value for form in forms for name, value in form.to_arrays().items()}, found.note
+
+    arrays, note = processes.lead(pilot)
+    return with_forms(program, arrays), note
 
 
 def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored, forms):

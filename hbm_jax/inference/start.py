@@ -137,7 +137,7 @@ class _Mode:
         return float(np.linalg.norm(np.linalg.solve(self.scale, other.point - self.point)))
 
 
-def choose_start(target: Target, num_chains: int, key: jax.Array) -> Start:
+def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
     """Choose starting points and metric; draws of the prior where every search fails.
 
     Parameters
@@ -148,13 +148,15 @@ def choose_start(target: Target, num_chains: int, key: jax.Array) -> Start:
         Number of chains.
     key : jax.Array
         Random key.
+    value_and_grad : callable, optional
+        Compiled potential and gradient, where the target's are computed in another way than by this process.
 
     Raises
     ------
     StartError
         If fewer starting points than chains have a finite density.
     """
-    value_and_grad = jax.jit(jax.value_and_grad(target.potential))
+    value_and_grad = value_and_grad or jax.jit(jax.value_and_grad(target.potential))
     # NumPy draws, so that nothing has to be compiled for them.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]

@@ -4,8 +4,10 @@ Everything that moves through parameter space (mode search, NUTS, later checkpoi
 what a person reads is obtained from it by `Target.constrain`.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,33 @@ PRIOR_DRAWS = 15  # whose median, component by component, is the first of the po
 
 class StartError(RuntimeError):
     """No starting point with a finite density and gradient was found."""
+
+
+class OneProcess:
+    """Who computes a density: this process alone. `hbm_jax.inference.distributed.Processes` are several."""
+
+    leads = True
+    num_devices = 0  # that share the objects of one density
+
+    def compile(self, fn: Callable, *args: Any) -> Callable:
+        """Compile a function for arguments of these shapes."""
+        return jax.jit(fn).lower(*args).compile()
+
+    def lead(self, work: Callable[[], Any]) -> Any:
+        """Do what has to be decided in one place."""
+        return work()
+
+    def open(self, kind: Callable, folder) -> Any:
+        """Open a checkpoint."""
+        return kind(folder)
+
+    def choose_start(self, choose: Callable, target: "Target", num_chains: int, key: jax.Array) -> Any:
+        """Choose where chains start."""
+        return choose(target, num_chains, key)
+
+    def listening(self) -> contextlib.AbstractContextManager:
+        """Leave Ctrl-C to Python."""
+        return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,8 @@ class Target:
         Lower and upper bound of each scalar site's prior, infinite where there is none.
     prior_draws : (num, size)
         Draws of the prior.
+    processes : OneProcess
+        Who computes the potential; programs that use it are compiled by them.
     """
 
     potential: Callable
@@ -53,6 +84,7 @@ class Target:
     dims: dict[str, list[str]]
     bounds: dict[str, tuple[float, float]]
     prior_draws: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    processes: OneProcess = field(default_factory=OneProcess)
 
     @property
     def size(self) -> int:

@@ -22,6 +22,7 @@ from hbm_jax.inference import loop as loop_module
 from hbm_jax.inference import sampling
 from hbm_jax.inference import start as start_module
 from hbm_jax.inference.stopping import MIN_SAMPLES, StopRule
+from hbm_jax.inference.target import OneProcess
 
 
 def ess(values):
@@ -272,7 +273,7 @@ def test_ctrl_c_before_the_first_draws_is_passed_on():
     def advance(num_draws):
         raise KeyboardInterrupt
 
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",)), buffer=50, advance=advance)
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance)
     draws = SimpleNamespace(num_draws=0, blocks=[])
     loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
     for what in (loop.warm_up, loop.draw):
@@ -285,7 +286,7 @@ def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
     stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
     block = chains_module.Block(stuck[..., None], *[stuck] * 5)
     draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",)))
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()))
     loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
     loop._report(block)
     assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6
