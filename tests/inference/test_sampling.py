@@ -197,7 +197,7 @@ def test_stops_when_good():
     assert fit.run["seed"] == 11
     assert fit.run["num_warmup"] == 400
     assert "Laplace" in fit.run["start"]
-    assert set(fit.timing) == {"trace", "start", "compile", "warmup", "sampling", "judging"}
+    assert set(fit.timing) == {"centering", "trace", "start", "compile", "warmup", "sampling", "judging"}
 
 
 class Recorder:
