@@ -24,7 +24,7 @@ def execute(name):
 
 
 def test_every_notebook_has_a_test():
-    tested = {"supernova.ipynb", "trapezoid.ipynb"}
+    tested = {"engine.ipynb", "supernova.ipynb", "trapezoid.ipynb"}
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
 
@@ -45,4 +45,22 @@ def test_trapezoid():
     assert printed.count("(usable)") == 3
     shift = float(re.search(r"published rule +shifts Om0 by ([-+.\d]+)", printed).group(1))
     assert shift == pytest.approx(-0.036, abs=0.006)
+    assert figures == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_engine():
+    printed, figures = execute("engine.ipynb")
+    verdicts = re.findall(r"^(usable|not usable): ", printed, re.MULTILINE)
+    assert verdicts == ["not usable", "usable", "not usable", "usable"]
+    assert "draws a chain; the first 50 are those from before: True" in printed
+    assert re.search(r"divergent transitions at low tau \(median [012]\.", printed)
+    assert "it changed no centredness by more than 0.0" in printed
+    assert re.search(r"(19\d|200) of 200 posteriors are usable", printed)
+    assert 58 <= int(re.search(r"(\d+)% of the true rates", printed).group(1)) <= 78
+    assert "\ncalibrated: the ranks of 2 quantities in 300 replicates are uniform" in printed
+    assert "\nnot calibrated, by 300 replicates: rate is biased: posteriors lie too low" in printed
+    assert "Reliable: every one with Pareto k below 0.70" in printed
+    errors = float(re.search(r"one rate is behind by .*, ([\d.]+) standard errors", printed).group(1))
+    assert errors > 8
     assert figures == 3
