@@ -22,6 +22,7 @@ from hbm_jax.inference.many_diagnostics import diagnose_many
 from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.stacking import Stack, stack
 
+INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes that draws of a block, and of objects under way, may take
 MIN_SAMPLES = 200  # draws a chain before an object is judged for the first time
 GROWTH = 1.4  # draws at the next judgement, relative to this one
@@ -233,7 +234,7 @@ def _fit_share(
                 live.show(f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{left}")
         except KeyboardInterrupt:
             here = {d.number for d in done}
-            done += [_nothing(i, "interrupted before it was done") for i in range(len(rows)) if i not in here]
+            done += [_nothing(i, INTERRUPTED) for i in range(len(rows)) if i not in here]
     cost = {
         "compile_seconds": (compiled or time.perf_counter()) - began,
         "seconds": time.perf_counter() - began,

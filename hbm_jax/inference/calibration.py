@@ -25,8 +25,9 @@ from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 from scipy import stats
 
-from hbm_jax.inference.batch import fit_each
+from hbm_jax.inference.batch import INTERRUPTED, fit_each
 from hbm_jax.inference.identity import identify
+from hbm_jax.inference.loop import Interrupted
 from hbm_jax.inference.predictive import unobserved
 from hbm_jax.inference.results import describe, provenance
 
@@ -193,6 +194,8 @@ def calibrate(
 
     Raises
     ------
+    Interrupted
+        On Ctrl-C.
     ValueError
         If the program has no observed sites, or its data or parameters are discrete in a way that cannot be ranked.
     """
@@ -218,6 +221,9 @@ def calibrate(
         keep_draws=[*parameters, "lp"],
         **options,
     )
+    if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
+        # Those that are done are those that were easy: their ranks alone would not be uniform.
+        raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
     columns: dict[str, np.ndarray] = {}
     replicates = [i for i in range(num_replicates) if i in fits.kept]
     for name in parameters:

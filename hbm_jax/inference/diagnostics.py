@@ -260,7 +260,8 @@ def _modes(posterior, label) -> str:
         order = np.argsort(means)
         gaps = np.diff(means[order])
         cut = int(np.argmax(gaps)) + 1
-        if gaps[cut - 1] > APART * 2 * within.max():
+        # Chains that never move sit apart as well, which says nothing of modes.
+        if within.min() > 0 and gaps[cut - 1] > APART * 2 * within.max():
             groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
             return " and ".join(
                 f"chain{'s' * (len(group) > 1)} {', '.join(map(str, group))} near {name} = {values[group].mean():.3g}"

@@ -14,7 +14,7 @@ from numpyro import distributions as dist
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import calibration
+from hbm_jax.inference import Interrupted, batch, calibration
 from hbm_jax.inference.calibration import LOG_DENSITY, RANKS, Calibration, band, calibrate, judge_ranks
 
 DESIGN = np.array([-0.25, 0.25, -0.2, 0.3])
@@ -186,6 +186,20 @@ def test_too_few_replicates_and_unknown_parameters():
         run(5)
     with pytest.raises(ValueError, match="expected parameters among slope, error; found slop"):
         run(20, parameters=["slop"])
+
+
+def test_an_interrupted_calibration_is_none(monkeypatch):
+    turn, turns = batch._Queue.turn, []
+
+    def turn_or_stop(self):
+        turns.append(1)
+        if len(turns) == 8:
+            raise KeyboardInterrupt
+        return turn(self)
+
+    monkeypatch.setattr(batch._Queue, "turn", turn_or_stop)
+    with pytest.raises(Interrupted, match=r"calibrate: interrupted with \d+ of 200 replicates done"):
+        run(200, num_lanes=100)
 
 
 def test_priors_of_impossible_data_are_said(monkeypatch):

@@ -135,6 +135,11 @@ def test_chains_in_different_modes_are_told_apart_from_slow_ones():
     assert "Draw more" in slow.advice[0]
 
 
+def test_chains_that_never_move_are_not_called_modes():
+    verdict = judge(posterior(a=np.repeat(np.array([4.33, 4.331, 4.332, 4.334])[:, None], 1000, axis=1)), stats())
+    assert not any("modes" in reason for reason in verdict.reasons)
+
+
 def test_trees_cut_off_are_noted_and_do_not_fail():
     sample_stats = stats()
     depth = np.full(SHAPE, 5)
