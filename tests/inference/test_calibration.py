@@ -92,6 +92,7 @@ def test_the_jacobian_in_place_passes():
     assert list(found.table.index) == ["slope", "error"]  # the log density is one of other sites
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_with_its_own_design():
     sne = hbm.data.load_jla().subset(np.arange(0, 740, 25))
     found = calibrate(hbm.models.Supernova(), sne, num_replicates=40, seed=1, progress=False)

@@ -282,6 +282,7 @@ def moments(fit):
 
 
 @pytest.mark.parametrize("form", ["centred", "non-centred", "chosen"])
+@pytest.mark.slow
 def test_eight_schools_in_every_form_against_posteriordb(form, schools, shared_data):
     path = shared_data("hierarchical/posteriordb/reference_summary.json")
     reference = json.loads(path.read_text())["eight_schools-eight_schools_noncentered"]["parameters"]
@@ -293,6 +294,7 @@ def test_eight_schools_in_every_form_against_posteriordb(form, schools, shared_d
 
 
 @pytest.mark.parametrize("form", ["centred", "non-centred"])
+@pytest.mark.slow
 def test_mixed_case_in_every_form(form):
     theirs, ours = moments(fits("mixed")[form]), moments(fits("mixed")["chosen"])
     assert len(ours) == 16
@@ -302,6 +304,7 @@ def test_mixed_case_in_every_form(form):
         assert abs(mean - theirs[name][0]) < 4 * math.hypot(error, theirs[name][1]), name
 
 
+@pytest.mark.slow
 def test_chosen_form_mixes_best_where_few_and_many_data_meet():
     smallest = {name: min(ess for _, _, ess in moments(fit).values()) for name, fit in fits("mixed").items()}
     assert smallest["chosen"] > 1.5 * max(smallest["centred"], smallest["non-centred"]), smallest

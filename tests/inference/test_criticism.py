@@ -175,6 +175,7 @@ def test_leaving_groups_out_is_the_exact_joint_density(by):
     assert "the standard error is itself uncertain" in str(result)
 
 
+@pytest.mark.slow
 def test_refit_replaces_what_importance_sampling_cannot_do():
     fit = line_fit(outlier=6.0)
     result = loo(fit)
@@ -202,6 +203,7 @@ def scattered(data):
         numpyro.sample("y", dist.Normal(true, SIGMA), obs=data.y)
 
 
+@pytest.mark.slow
 def test_refit_draws_the_latents_of_what_is_left_out_from_the_population():
     data = line_data().subset(range(12))
     fit = hbm.sample(scattered, data, **OPTIONS)
