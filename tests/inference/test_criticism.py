@@ -190,7 +190,8 @@ def test_refit_replaces_what_importance_sampling_cannot_do():
     assert better.reliable
     assert "1 refitted" in str(better)
     assert better.elpd_data.elpd == pytest.approx(better.elpd)
-    assert refit(line_fit(), loo(line_fit())) is not None
+    nothing_bad = loo(line_fit())
+    assert refit(line_fit(), nothing_bad) is nothing_bad
     with pytest.raises(ValueError, match=r"at most max_refits=0 bad units; found 1"):
         refit(fit, result, max_refits=0)
 
@@ -204,9 +205,10 @@ def scattered(data):
 
 
 @pytest.mark.slow
-def test_refit_draws_the_latents_of_what_is_left_out_from_the_population():
+@pytest.mark.parametrize("centering", [False, True])
+def test_refit_draws_the_latents_of_what_is_left_out_from_the_population(centering):
     data = line_data().subset(range(12))
-    fit = hbm.sample(scattered, data, **OPTIONS)
+    fit = hbm.sample(scattered, data, centering=centering, **OPTIONS)
     result = loo(fit)
     table = result.table.copy()
     table["pareto_k"] = np.where(np.arange(12) == 4, 2.0, 0.0)

@@ -7,9 +7,11 @@ import numpy as np
 
 from hbm_jax.inference.criticism.leave_out import Loo
 from hbm_jax.inference.criticism.likelihood import Replay, log_prob
+from hbm_jax.inference.location_scale import Recentred
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampling import sample
 
+QUIETLY = {"progress": False, "centering": False}
 OPTIONS = ("num_chains", "num_warmup", "num_samples", "target_accept_prob", "max_tree_depth", "dtype")
 
 
@@ -53,23 +55,26 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"refit: expected at most max_refits={max_refits} bad units; found {len(bad)}. Allow more, or change the "
             "model."
         )
-    replay = Replay(fit, "refit")
+    if fit.program is None:
+        raise ValueError("refit: expected a fit with its program and data, found one without. Pass them to load().")
+    # The forms chosen for all objects are not those of fewer: the program as it was written.
+    program = fit.program.program if isinstance(fit.program, Recentred) else fit.program
     size = sum(len(members) for members in result.members)
     if not hasattr(fit.data, "subset") or not result.dim or len(fit.data) < size:
         raise ValueError(
             "refit: expected data with subset(indices) whose objects are what was left out; found "
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
-    structure = replay.structure
-    free = tuple(name for name, plates in structure.latents.items() if result.dim in plates)
     chosen = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
     table, notes = result.table.copy(), list(result.notes)
     for index in bad:
         held = np.asarray(result.members[index])
         kept = np.setdiff1d(np.arange(len(fit.data)), held)
         others = fit.args[1:]
-        new = sample(replay.program, fit.data.subset(kept), *others, **({"progress": False} | chosen | options))
-        predicted = Replay(new, "refit")(
+        new = sample(program, fit.data.subset(kept), *others, **(QUIETLY | chosen | options))
+        replay = Replay(new, "refit")
+        free = tuple(name for name, plates in replay.structure.latents.items() if result.dim in plates)
+        predicted = replay(
             lambda trace: {"": sum(log_prob(trace[name]).sum() for name in result.sites)},
             args=(fit.data.subset(held), *others),
             free=free,
