@@ -93,7 +93,7 @@ def fit_each(
     names : sequence of str, optional
         Names of the objects; their numbers otherwise.
     seed : int
-        Seed; the draws of an object depend on it and on the object's place in ``data`` alone.
+        Seed; the draws of an object depend, but for rounding, on it and on the object's place in ``data`` alone.
     num_chains, num_warmup : int
         Chains of each object, and their warm-up.
     num_samples : int, optional
@@ -133,7 +133,8 @@ def fit_each(
     Notes
     -----
     The sampler is Hamiltonian Monte Carlo with trajectories of a learnt common length (`many_chains`): side by side it
-    wastes less than NUTS, whose trees differ from draw to draw.
+    wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little beside the
+    gradient.
 
     Examples
     --------

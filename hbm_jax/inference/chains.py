@@ -51,19 +51,24 @@ class Chains:
     def __post_init__(self):
         num_chains = len(self.start.points)
         metric = self.start.metric
-        self.kernel = NUTS(
-            potential_fn=lambda u: self.target.potential(metric.to_position(u)),
-            dense_mass=metric.dense,
-            inverse_mass_matrix=jnp.asarray(metric.inverse_mass),
-            target_accept_prob=self.target_accept_prob,
-            max_tree_depth=self.max_tree_depth,
-        )
-        keys = jax.random.split(self.key, num_chains)
+
+        # The metric is an argument, not a constant: another seed's is another, and the program stays the compiled one.
+        def begin(key, point, inverse_mass):
+            self.kernel = NUTS(
+                potential_fn=lambda u: self.target.potential(metric.to_position(u)),
+                dense_mass=metric.dense,
+                inverse_mass_matrix=inverse_mass,
+                target_accept_prob=self.target_accept_prob,
+                max_tree_depth=self.max_tree_depth,
+            )
+            return self.kernel.init(key, self.num_warmup, point, (), {})
+
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
-        begin = jax.vmap(lambda key, point: self.kernel.init(key, self.num_warmup, point, (), {}))
+        begin_all = jax.vmap(begin, in_axes=(0, 0, None))
         points = jnp.asarray(metric.from_position(self.start.points))
+        given = (jax.random.split(self.key, num_chains), points, jnp.asarray(metric.inverse_mass))
         processes = self.target.processes
-        self.state = processes.compile(begin, keys, points)(keys, points)
+        self.state = processes.compile(begin_all, *given)(*given)
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))

@@ -17,9 +17,12 @@ from hbm_jax.inference import many_chains
 from hbm_jax.inference.stacking import Stack, masked
 from hbm_jax.inference.target import build_target
 
-CPU_LANES, ACCELERATOR_LANES = 64, 4096  # on each device
+CPU_LANES, ACCELERATOR_LANES = 64, 4096  # on each device, at most
+MIN_LANES, LANE_OPERATIONS = 8, 1e6  # on a CPU: places that fill a gradient are enough, and more wait for the slowest
 COPIES = 6  # of a block's draws that exist at one time, on the device and on the host
 BLOCK = 50  # draws of a chain between two looks at who is done; also the period of the jitter
+MAX_DENSE = 32  # parameters
+DENSE_SHARE = 0.2  # of the gradient's cost that products with a dense metric may take
 CANDIDATES = 6  # draws of the prior for each chain, of which it gets one of the most probable
 
 
@@ -55,13 +58,17 @@ class Lanes:
         self.target = build_target(
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
-        self.num_lanes = self._places()
+        first = jax.tree.map(lambda x: x[0], self._free(jax.random.key(0), self.stack.leaves, self.stack.lengths, 0))
+        self._unravel = ravel_pytree(first)[1]
+        one = self._density([leaf[0] for leaf in self.stack.leaves], self.stack.lengths[0])
+        operations = many_chains.operations(one, self.target.size, self.num_chains)
+        products = 4.0 * self.num_chains * self.target.size**2
+        self.dense = self.target.size <= MAX_DENSE and products < DENSE_SHARE * operations
+        self.num_lanes = self._places(operations)
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if self.num_lanes % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("lane",))
         spread = PartitionSpec("lane")
-        first = jax.tree.map(lambda x: x[0], self._free(jax.random.key(0), self.stack.leaves, self.stack.lengths, 0))
-        self._unravel = ravel_pytree(first)[1]
 
         def sharded(function, num_args):
             whole = jax.vmap(function)
@@ -76,13 +83,15 @@ class Lanes:
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_lanes, axis=0)
         self.state = None
 
-    def _places(self) -> int:
+    def _places(self, operations: float) -> int:
         """Return as many places as were asked for or suit device and memory, no more than there are objects."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
         numbers = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())
         fitting = int(self.max_bytes / (8.0 * COPIES * BLOCK * self.num_chains * numbers))
-        most = CPU_LANES if devices[0].platform == "cpu" else ACCELERATOR_LANES
+        most = ACCELERATOR_LANES
+        if devices[0].platform == "cpu":
+            most = int(np.clip(LANE_OPERATIONS / operations, MIN_LANES, CPU_LANES))
         places = self.wanted or int(np.clip(fitting, 1, most * len(devices)))
         places = min(places, len(self.stack))
         # A few more, so that the devices share them equally.
@@ -118,7 +127,7 @@ class Lanes:
         # Every other one of the better half and more: dispersed, and none in a hopeless place.
         chosen = order[: 2 * self.num_chains : 2]
         points = candidates[jnp.where(possible[chosen], chosen, order[0])]
-        new = many_chains.initial_state(density, points, jax.random.key_data(key_chain))
+        new = many_chains.initial_state(density, points, jax.random.key_data(key_chain), self.dense)
         return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), new, state)
 
     def _advance_one(self, state, active, leaves, lengths):
@@ -134,7 +143,13 @@ class Lanes:
             state, drawn = many_chains.advance(density, state, share, active, self.options)
             return state, (drawn, jax.vmap(constrain)(drawn.position))
 
-        return jax.lax.scan(draw, state, jnp.asarray(many_chains.halton(BLOCK)))
+        def segment(state, shares):
+            state, drawn = jax.lax.scan(draw, state, shares)
+            return many_chains.end_segment(state, self.options), drawn
+
+        shares = jnp.asarray(many_chains.halton(BLOCK)).reshape(-1, many_chains.SEGMENT)
+        state, drawn = jax.lax.scan(segment, state, shares)
+        return state, jax.tree.map(lambda x: x.reshape(BLOCK, *x.shape[2:]), drawn)
 
     def fill(self, places: np.ndarray, objects: np.ndarray, keys):
         """Put objects into places.
@@ -166,7 +181,7 @@ class Lanes:
     def _empty(self, key, leaves, lengths):
         density = self._density(leaves, lengths)
         points = jnp.zeros((self.num_chains, self.target.size))
-        return many_chains.initial_state(density, points, jax.random.key_data(key))
+        return many_chains.initial_state(density, points, jax.random.key_data(key), self.dense)
 
     def advance(self):
         """Make a block of draws in every place that holds an object.

@@ -34,6 +34,9 @@ VARIATIONAL_SEARCHES = 3
 VARIATIONAL_ITERATIONS = 80
 VARIATIONAL_ROUNDS = 3
 
+LBFGS = optax.scale_by_lbfgs()
+_update = jax.jit(LBFGS.update)  # one for all searches, so that each size is compiled once
+
 
 @dataclass(frozen=True)
 class Start:
@@ -86,18 +89,16 @@ def minimise(
     point, value, gradient_norm
         The last point, and what was found there.
     """
-    solver = optax.scale_by_lbfgs()
-    update = jax.jit(solver.update)
     point = jnp.asarray(start)
-    state = solver.init(point)
+    state = LBFGS.init(point)
     value, gradient = value_and_grad(point)
     for _ in range(max_iterations):
         if jnp.linalg.norm(gradient) < GRADIENT_TOLERANCE:
             break
-        direction, state = update(gradient, state, point)
+        direction, state = _update(gradient, state, point)
         if direction @ gradient <= 0:
             # A step through negative curvature spoils the memory: begin again with the steepest descent.
-            direction, state = update(gradient, solver.init(point), point)
+            direction, state = _update(gradient, LBFGS.init(point), point)
         slope = -float(direction @ gradient)
         step = 1.0
         while step > 1e-10:
