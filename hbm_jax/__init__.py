@@ -13,7 +13,7 @@ Names are imported on first use; importing the package computes nothing and sets
 
 import importlib
 
-_MODULES = ("cosmology", "data", "distributions", "inference", "models", "plotting")
+_MODULES = ("absorption", "cosmology", "data", "distributions", "inference", "models", "plotting")
 _NAMES = {
     "Fit": "hbm_jax.inference",
     "calibrate": "hbm_jax.inference",

@@ -1,0 +1,31 @@
+"""Published coefficients, read from `tables/` once, when they are first needed."""
+
+import csv
+import functools
+from importlib import resources
+
+import numpy as np
+
+
+@functools.cache
+def table(name: str) -> dict[str, np.ndarray]:
+    """Columns of one file of `tables/`, by name: float64 where every entry is a number, text otherwise."""
+    text = (resources.files("hbm_jax.absorption") / "tables" / f"{name}.csv").read_text()
+    rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
+    columns = {}
+    for column, *values in zip(*rows, strict=True):
+        try:
+            columns[column] = np.array([float(value) for value in values])
+        except ValueError:
+            columns[column] = np.array(values)
+        columns[column].setflags(write=False)
+    return columns
+
+
+def rows_of(name: str, key: tuple[str, str], values: tuple[str, ...]) -> dict[tuple[int, int], list[np.ndarray]]:
+    """Rows of a file, grouped by two integer columns: for each pair, the ``values`` of its rows in order."""
+    columns = table(name)
+    grouped: dict[tuple[int, int], list[np.ndarray]] = {}
+    for i, pair in enumerate(zip(*(columns[k].astype(int).tolist() for k in key), strict=True)):
+        grouped.setdefault(pair, []).append(np.array([columns[v][i] for v in values]))
+    return grouped

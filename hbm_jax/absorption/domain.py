@@ -1,0 +1,50 @@
+"""The border of the kernels: what is known when a function is called is checked there, what is traced becomes NaN."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from hbm_jax.data.validation import did_you_mean, listed
+
+# keV. The fits are made for 50 keV and less; they go on as power laws, and absorb nothing to speak of there, but a
+# burst at redshift 9 seen at 30 keV has to be computed.
+MIN_ENERGY, MAX_ENERGY = 0.03, 500.0
+LOG10_T = (4.0, 8.0)  # K, where all the rates are positive and fitted
+LOG10_XI = (-12.0, 8.0)  # erg cm/s
+
+
+def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "") -> tuple[jax.Array, jax.Array]:
+    """Return a value as a floating array, and whether it is in its domain.
+
+    Raises
+    ------
+    ValueError
+        If the value is not traced and somewhere outside.
+    """
+    if not isinstance(value, jax.core.Tracer):
+        found = np.asarray(value, dtype=float)
+        wrong = ~((found >= low) & (found <= high))
+        if wrong.any():
+            index = tuple(int(i) for i in np.argwhere(wrong)[0])
+            unit = f" {unit}" if unit else ""
+            limit = f"at least {low:g}{unit}" if np.isinf(high) else f"between {low:g} and {high:g}{unit}"
+            raise ValueError(f"{name}{list(index) if index else ''}: expected {limit}; found {found[index]:g}.")
+    value = jnp.asarray(value)
+    value = value.astype(jnp.result_type(float, value.dtype))
+    return value, (value >= low) & (value <= high)
+
+
+def one_of(what: str, value: Any, known: tuple[str, ...]) -> str:
+    """Return a choice, or raise ValueError that names the nearest one."""
+    if not isinstance(value, str) or value not in known:
+        near = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ValueError(f"unknown {what} {value!r}{near}: expected one of {listed(known)}.")
+    return value
+
+
+def masked(value: jax.Array, inside: jax.Array) -> jax.Array:
+    """NaN where not inside; the last step, so that no gradient inside is spoilt."""
+    return jnp.where(inside, value, np.nan)

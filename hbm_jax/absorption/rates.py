@@ -1,0 +1,125 @@
+"""Rates of recombination and of ionisation by electrons, of every ion of the balance, as functions of temperature.
+
+Each recombination rate is a radiative fit in one of three forms plus a dielectronic sum; which fit an ion has is set by
+the named collection, *modern* or *older*.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbm_jax import constants
+from hbm_jax.absorption.coefficients import rows_of
+from hbm_jax.absorption.cross_sections import all_ions
+
+BALANCE = (1, 2, 6, 7, 8, 10, 12, 14, 16, 26)  # H He C N O Ne Mg Si S Fe
+# An ion with an electron, and the step between it and the next charge: photo-ionised or hit, or recombined into.
+ABSORBING = all_ions(BALANCE)
+RATES = ("modern", "older")
+_PAIR = ("Z", "N_final")
+
+
+@dataclass(frozen=True)
+class Recombination:
+    """Coefficients of all ions of `ABSORBING`.
+
+    Attributes
+    ----------
+    four : (6, ions)
+        a, b, T0, T1, C, T2 of Badnell's form, of which Verner & Ferland's is a special case; a is 0 for others.
+    power : (2, ions)
+        A, eta of a power law; A is 0 for others.
+    hydrogenic : (ions,)
+        Nuclear charge of those with the hydrogenic formula, 0 for others.
+    dielectronic : (2, ions, terms)
+        c and E of the sum.
+    """
+
+    four: np.ndarray
+    power: np.ndarray
+    hydrogenic: np.ndarray
+    dielectronic: np.ndarray
+
+    def __call__(self, T: jax.Array) -> jax.Array:
+        """Rates [cm^3/s] at a temperature [K], scalar to (ions,)."""
+        dtype = T.dtype
+        a, b, T0, T1, C, T2 = self.four.astype(dtype)
+        root0, root1 = jnp.sqrt(T / T0), jnp.sqrt(T / T1)
+        b = b + C * jnp.exp(-T2 / T)
+        total = a / (root0 * (1.0 + root0) ** (1.0 - b) * (1.0 + root1) ** (1.0 + b))
+        if self.power[0].any():
+            A, eta = self.power.astype(dtype)
+            total = total + A * (T / 1e4) ** -eta
+        if self.hydrogenic.any():
+            Z2 = self.hydrogenic.astype(dtype) ** 2
+            y = 15.8e4 * jnp.where(Z2 > 0, Z2, 1.0) / T
+            total = total + 1.033e-13 * Z2 * (T / 1e4) ** -0.5 * (1.735 + jnp.log(y) + 1.0 / (6.0 * y))
+        c, E = self.dielectronic.astype(dtype)
+        return total + T**-1.5 * jnp.sum(c * jnp.exp(-E / T), axis=-1)
+
+
+@functools.cache
+def recombination(rates: str) -> Recombination:
+    """Recombination coefficients of a named collection.
+
+    ``"modern"``: Badnell 2006 and the dielectronic series of Badnell et al. 2003; where they have none (S into 16
+    electrons, Fe into 21 and more), Verner & Ferland 1996, or for S the power law, and Mazzotta et al. 1998.
+    ``"older"``: the hydrogenic formula, the power laws and Arnaud & Rothenflug 1985.
+    """
+    names = ("a", "b", "T0", "T1")
+    badnell = rows_of("recombination_radiative_badnell_2006", _PAIR, ("A", "B", "T0", "T1", "C", "T2"))
+    ferland = rows_of("recombination_radiative_verner_ferland_1996", _PAIR, names)
+    laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
+    num = len(ABSORBING)
+    four, power, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
+    four[0], four[4], four[5] = 0.0, 0.0, 0.0
+    for i, ion in enumerate(ABSORBING):
+        if rates == "modern" and ion in badnell:
+            four[:, i] = badnell[ion][0]
+        elif rates == "modern" and ion in ferland and ion[0] != 16:
+            four[:4, i] = ferland[ion][0]
+        elif ion[1] == 1:
+            hydrogenic[i] = ion[0]
+        else:
+            power[:, i] = laws[ion][0]
+    terms = _dielectronic(rates)
+    most = max(len(t) for t in terms)
+    dielectronic = np.zeros((2, num, most))
+    dielectronic[1] = 1.0
+    for i, found in enumerate(terms):
+        if len(found):
+            dielectronic[:, i, : len(found)] = np.transpose(found)
+    return Recombination(four, power, hydrogenic, dielectronic)
+
+
+def _dielectronic(rates: str) -> list[list[np.ndarray]]:
+    """Terms (c, E) of each ion."""
+    if rates == "modern":
+        modern = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
+        others = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
+        return [modern.get(ion, others.get(ion, [])) for ion in ABSORBING]
+    older = rows_of("recombination_dielectronic_arnaud_rothenflug_1985", _PAIR, ("A_di", "B_di", "T0", "T1"))
+    found = []
+    for ion in ABSORBING:
+        # A exp(-T0/T) (1 + B exp(-T1/T)) is a sum of two terms.
+        found.append([term for A, B, T0, T1 in older.get(ion, []) for term in ((A, T0), (A * B, T0 + T1))])
+    return [[np.array(term) for term in terms] for terms in found]
+
+
+@functools.cache
+def _voronov() -> np.ndarray:
+    rows = rows_of("collisional_ionization_voronov_1997", ("Z", "N_electrons"), ("dE_eV", "P", "A", "X", "K"))
+    return np.stack([rows[ion][0] for ion in ABSORBING], axis=-1)
+
+
+def log_collisional_ionization(T: jax.Array) -> jax.Array:
+    """Logarithm of the rates [cm^3/s] of ionisation by electrons (Voronov 1997), at T [K], scalar to (ions,).
+
+    The logarithm, because the rate itself underflows where the ion is cold.
+    """
+    dE, P, A, X, K = _voronov().astype(T.dtype)
+    U = dE / (constants.boltzmann_constant_ev * T)
+    return jnp.log(A) + jnp.log1p(P * jnp.sqrt(U)) + K * jnp.log(U) - U - jnp.log(X + U)

@@ -1,0 +1,156 @@
+"""Photo-ionisation of every ion: the published rule, by a plain transcription of it that shares no code with ours."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbm_jax.absorption import ion_name, photoionization_cross_section
+from hbm_jax.absorption.coefficients import table
+from hbm_jax.absorption.cross_sections import all_ions, fits_of, parse_ion
+from hbm_jax.absorption.rates import ABSORBING
+
+
+def columns(path):
+    with open(path) as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+@pytest.fixture(scope="module")
+def published(shared_data):
+    shells, outer = {}, {}
+    for row in columns(shared_data("atomic/verner_yakovlev_1995.csv")):
+        shells.setdefault((int(row["Z"]), int(row["N_electrons"])), []).append({k: float(v) for k, v in row.items()})
+    for row in columns(shared_data("atomic/verner_1996.csv")):
+        outer[int(row["Z"]), int(row["N_electrons"])] = {k: float(v) for k, v in row.items()}
+    return shells, outer
+
+
+def by_hand(energy, ion, published):
+    """One energy [keV], one ion, by the text of the README of the tables; [1e-22 cm^2]."""
+    shells, outer = published
+    eV = 1e3 * energy
+
+    def shell(r):
+        y, Q = eV / r["E_0_eV"], 5.5 + r["l"] - r["P"] / 2
+        if eV < r["E_th_eV"]:
+            return 0.0
+        return r["sigma_0_Mb"] * ((y - 1) ** 2 + r["y_w"] ** 2) * y**-Q * (1 + np.sqrt(y / r["y_a"])) ** -r["P"]
+
+    inner = {1: (0, 0), 3: (1, 0), 11: (2, 1), 19: (3, 1)}[max(n for n in (1, 3, 11, 19) if n <= ion[1])]
+    edge = next((r["E_th_eV"] for r in shells[ion] if (r["n"], r["l"]) == inner), np.inf)
+    if ion in outer and eV < edge:
+        r = outer[ion]
+        x = eV / r["E_0_eV"] - r["y_0"]
+        y, Q = np.hypot(x, r["y_1"]), 5.5 - r["P"] / 2
+        if eV < r["E_th_eV"]:
+            return 0.0
+        return 1e4 * r["sigma_0_Mb"] * ((x - 1) ** 2 + r["y_w"] ** 2) * y**-Q * (1 + np.sqrt(y / r["y_a"])) ** -r["P"]
+    return 1e4 * sum(shell(r) for r in shells[ion])
+
+
+def test_every_ion_is_the_published_rule(published):
+    energies = np.geomspace(0.006, 49.0, 60)
+    assert len(published[0]) == 289
+    for ion in published[0]:
+        ours = photoionization_cross_section(energies, *ion)
+        expected = [by_hand(e, ion, published) for e in energies]
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, err_msg=str(ion))
+
+
+def test_thresholds_are_where_the_cross_section_jumps():
+    ions = ((8, 8), (8, 2), (26, 26), (26, 24), (11, 10), (1, 1), (19, 19))
+    for ion, edges in zip(ions, fits_of(ions).thresholds(), strict=True):
+        step = 1e-9
+        for edge in edges:
+            low, high = photoionization_cross_section(np.array([edge * (1 - step), edge * (1 + step)]), *ion)
+            assert abs(high - low) > 1e-4 * high, (ion, edge)
+        # And nowhere else.
+        grid = np.geomspace(0.004, 20.0, 200_001)
+        values = np.asarray(photoionization_cross_section(grid, *ion))
+        jump = np.flatnonzero((np.abs(np.diff(values)) > 0.02 * values[1:]) & (values[1:] > 0))
+        for i in jump:
+            assert ((edges >= grid[i] * 0.9999) & (edges <= grid[i + 1] * 1.0001)).any(), (ion, grid[i])
+
+
+def test_no_light_below_the_first_threshold():
+    assert photoionization_cross_section(0.0135, 1, 1) == 0
+    assert photoionization_cross_section(0.0137, 1, 1) == pytest.approx(6.2e4, rel=0.02)  # 6.3 Mb, of any textbook
+
+
+@pytest.mark.parametrize("ion", [(1, 1), (8, 2), (8, 8), (26, 20), (28, 28)])
+def test_gradient_and_single_precision(ion):
+    for energy in (0.3, 1.1, 6.0, 45.0):
+        value, slope = jax.value_and_grad(lambda e: photoionization_cross_section(e, *ion))(energy)
+        h = 1e-5 * energy
+        ends = photoionization_cross_section(np.array([energy + h, energy - h]), *ion)
+        assert slope == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-12)
+        single = photoionization_cross_section(jnp.float32(energy), *ion)
+        assert single.dtype == jnp.float32
+        assert float(single) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_shapes_and_transformations():
+    energies = np.geomspace(0.1, 10.0, 6).reshape(2, 3)
+    eager = photoionization_cross_section(energies, 8, 8)
+    assert eager.shape == (2, 3)
+    np.testing.assert_allclose(jax.jit(lambda e: photoionization_cross_section(e, 8, 8))(energies), eager, rtol=1e-13)
+    mapped = jax.vmap(jax.vmap(lambda e: photoionization_cross_section(e, 8, 8)))(energies)
+    np.testing.assert_allclose(mapped, eager, rtol=1e-13)
+
+
+def test_names_of_ions():
+    assert [ion_name(*ion) for ion in ((1, 1), (1, 0), (8, 2), (26, 26), (26, 7), (26, 0))] == [
+        "H I", "H II", "O VII", "Fe I", "Fe XX", "Fe XXVII"
+    ]  # fmt: skip
+    for ion in all_ions(range(1, 31)):
+        assert parse_ion(ion_name(*ion)) == ion
+    assert len(ABSORBING) == 102
+
+
+def test_packaged_tables_are_the_published_ones_and_carry_their_source(shared_data):
+    folder = shared_data("atomic/abundances.csv").parent
+    for path in folder.glob("*.csv"):
+        found = table(path.stem)
+        rows = columns(path)
+        assert list(found) == list(rows[0])
+        for name, column in found.items():
+            text = [row[name] for row in rows]
+            assert (column == (np.array(text, float) if column.dtype.kind == "f" else np.array(text))).all()
+        packaged = path.read_text().splitlines()[:3]
+        assert any("Source" in line or ":" in line for line in packaged)
+        with pytest.raises(ValueError, match="read-only"):
+            next(iter(found.values()))[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 8, 8), r"energy: expected between 0\.001 and 500 keV; found 0"),
+        (([1.0, 501.0], 8, 8), r"energy\[1\]: expected between 0\.001 and 500 keV; found 501"),
+        ((np.nan, 8, 8), r"energy: expected between .*; found nan"),
+        ((1.0, 31, 8), r"Z: expected the nuclear charge of an element from H \(1\) to Zn \(30\); found 31"),
+        ((1.0, 8, 9), r"num_electrons of O: expected 1 to 8; found 9"),
+        ((1.0, 8, 0), r"num_electrons of O: expected 1 to 8; found 0"),
+        ((1.0, 25, 24), r"Mn with 24 electrons: there are fits for the neutral atom only"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        photoionization_cross_section(*arguments)
+
+
+def test_traced_energies_out_of_the_domain_are_nan_and_spoil_nothing():
+    energies = jnp.array([-1.0, 0.6, 1e4])
+    values = jax.jit(lambda e: photoionization_cross_section(e, 8, 8))(energies)
+    assert list(np.isnan(values)) == [True, False, True]
+    gradient = jax.grad(lambda e: photoionization_cross_section(e, 8, 8)[1])(energies)
+    assert np.isfinite(gradient[1])
+
+
+@pytest.mark.parametrize("name", ["O", "Oo VII", "O XI", "VII O", ""])
+def test_errors_of_names(name):
+    with pytest.raises(ValueError, match=r"ion '.*': expected"):
+        parse_ion(name)

@@ -1,0 +1,213 @@
+"""Ionisation equilibrium: limits, published values, and the same balance by loops in plain Python."""
+
+import csv
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from hbm_jax.absorption import IONS, MODES, ion_fractions, ion_index, ion_name
+from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.ionization import XI_BAND, _log_photoionization
+from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, recombination
+
+K_EV, ERG = 8.617333262e-5, 1.602176634e-9  # eV/K, erg/keV
+
+
+@pytest.fixture(scope="module")
+def rows(shared_data):
+    def read(name):
+        with open(shared_data(f"atomic/{name}.csv")) as file:
+            found = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        return [{k: float(v) if v.replace(".", "").replace("-", "").replace("e+", "e").replace("e", "").isdigit() else v
+                 for k, v in row.items()} for row in found]  # fmt: skip
+
+    return read
+
+
+def of(rows, name, ion, key="N_final"):
+    return [row for row in rows(name) if (row["Z"], row[key]) == ion]
+
+
+def radiative(rows, ion, T, rates):
+    power = of(rows, "recombination_radiative_power_law", ion)
+    if rates == "older":
+        if ion[1] == 1:
+            y = 15.8e4 * ion[0] ** 2 / T
+            return 1.033e-13 * ion[0] ** 2 * (T / 1e4) ** -0.5 * (1.735 + np.log(y) + 1 / (6 * y))
+        return power[0]["A"] * (T / 1e4) ** -power[0]["eta"]
+    for r in of(rows, "recombination_radiative_badnell_2006", ion):
+        b = r["B"] + r["C"] * np.exp(-r["T2"] / T)
+        s, u = np.sqrt(T / r["T0"]), np.sqrt(T / r["T1"])
+        return r["A"] / (s * (1 + s) ** (1 - b) * (1 + u) ** (1 + b))
+    if ion[0] == 16:
+        return power[0]["A"] * (T / 1e4) ** -power[0]["eta"]
+    r = of(rows, "recombination_radiative_verner_ferland_1996", ion)[0]
+    s, u = np.sqrt(T / r["T0"]), np.sqrt(T / r["T1"])
+    return r["a"] / (s * (1 + s) ** (1 - r["b"]) * (1 + u) ** (1 + r["b"]))
+
+
+def dielectronic(rows, ion, T, rates):
+    if rates == "older":
+        found = of(rows, "recombination_dielectronic_arnaud_rothenflug_1985", ion)
+        return sum(r["A_di"] * T**-1.5 * np.exp(-r["T0"] / T) * (1 + r["B_di"] * np.exp(-r["T1"] / T)) for r in found)
+    found = of(rows, "recombination_dielectronic_badnell", ion) or of(
+        rows, "recombination_dielectronic_mazzotta_1998", ion
+    )
+    return T**-1.5 * sum(r["c_i"] * np.exp(-r["E_i"] / T) for r in found)
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_recombination_is_the_published_fits(rows, rates):
+    for T in (2e4, 1e6, 3e7):
+        expected = [radiative(rows, ion, T, rates) + dielectronic(rows, ion, T, rates) for ion in ABSORBING]
+        np.testing.assert_allclose(recombination(rates)(jnp.asarray(T)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_every_rate_is_positive_over_the_domain(rates):
+    assert (jax.vmap(recombination(rates))(10.0 ** np.linspace(3.5, 8.5, 501)) > 0).all()
+
+
+@pytest.mark.parametrize("index", [0.0, 1.0, 1.37, 2.0, 2.0 + 1e-9, 3.1, 4.0])
+def test_photoionization_rates_are_the_integral(index):
+    found = np.exp(_log_photoionization(jnp.asarray(index)))
+    low, high = np.log(XI_BAND)
+    flux = integrate.quad(lambda u: np.exp((2 - index) * u), low, high, epsrel=1e-12)[0]
+    for ion in ((1, 1), (2, 2), (8, 2), (8, 8), (14, 10), (26, 3), (26, 20), (26, 26)):
+        fits = fits_of((ion,))
+        cuts = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
+        total = sum(
+            integrate.quad(
+                lambda u, f=fits: np.exp((1 - index) * u) * evaluate(np.exp(u), f, np)[0],
+                a * (1 + 1e-14) + 1e-14, b - 1e-14, epsrel=1e-11, limit=200,
+            )[0]
+            for a, b in itertools.pairwise(cuts)
+        )  # fmt: skip
+        assert found[ABSORBING.index(ion)] == pytest.approx(total * 1e-22 / ERG / flux, rel=1e-8), ion
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rates", RATES)
+def test_balance_by_loops(rows, mode, rates):
+    log10_T, log10_xi, index = 5.7, 0.6, 1.8
+    T = 10**log10_T
+    light = 10**log10_xi / (4 * np.pi) * np.exp(np.asarray(_log_photoionization(jnp.asarray(index))))
+    expected = []
+    for Z in BALANCE:
+        number = [1.0]
+        for n in range(Z, 0, -1):
+            r = of(rows, "collisional_ionization_voronov_1997", (Z, n), "N_electrons")[0]
+            U = r["dE_eV"] / (K_EV * T)
+            hit = r["A"] * (1 + r["P"] * np.sqrt(U)) * U ** r["K"] * np.exp(-U) / (r["X"] + U)
+            up = {"photo": 0, "collisional": hit, "photo+collisional": hit}[mode]
+            up += 0 if mode == "collisional" else light[ABSORBING.index((Z, n))]
+            down = radiative(rows, (Z, n), T, rates) + dielectronic(rows, (Z, n), T, rates)
+            number.append(number[-1] * up / down)
+        expected += list(np.array(number) / np.sum(number))
+    found = ion_fractions(log10_T, log10_xi, mode=mode, rates=rates, photon_index=index)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-300)
+
+
+def test_published_values():
+    found = ion_fractions(6.0, 0.0, mode="collisional")
+    for name, expected in {"O VII": 0.99, "Ne IX": 0.93, "Fe IX": 0.43, "Fe X": 0.34, "Fe XI": 0.14}.items():
+        assert float(found[ion_index(name)]) == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rates", RATES)
+def test_fractions_of_an_element_sum_to_one(mode, rates):
+    T, xi = np.meshgrid(np.linspace(4, 8, 9), np.linspace(-12, 8, 6))
+    found = np.asarray(ion_fractions(T, xi, mode=mode, rates=rates))
+    assert found.shape == (6, 9, 112)
+    assert (found >= 0).all()
+    for Z in BALANCE:
+        own = [i for i, ion in enumerate(IONS) if ion[0] == Z]
+        assert len(own) == Z + 1
+        np.testing.assert_allclose(found[..., own].sum(-1), 1.0, rtol=1e-14)
+
+
+def test_limits():
+    T = np.linspace(4, 8, 17)
+    dark = ion_fractions(T, -12.0)
+    np.testing.assert_allclose(dark, ion_fractions(T, 3.0, mode="collisional"), rtol=1e-5, atol=1e-6)
+    bright = ion_fractions(T, 5.0)
+    np.testing.assert_allclose(bright, ion_fractions(T, 5.0, mode="photo"), rtol=0, atol=1e-4)
+    hot = ion_fractions(8.0, -12.0)
+    for Z in (1, 2, 6, 7, 8):
+        assert hot[ion_index(ion_name(Z, 0))] > 0.99
+    cold = ion_fractions(4.0, -12.0, mode="collisional")
+    assert cold[ion_index("H I")] > 0.99
+    assert cold[ion_index("O I")] > 0.9
+    # The product of light and slow recombination: hotter gas is more ionised though nothing hits it.
+    mean = [float(np.sum(ion_fractions(t, 1.0, mode="photo")[-27:] * np.arange(27))) for t in (5.0, 7.0)]
+    assert mean[1] > mean[0] + 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rates", RATES)
+def test_gradients(mode, rates):
+    weights = np.random.default_rng(2).normal(size=112)
+
+    def value(x):
+        return ion_fractions(x[0], x[1], mode=mode, rates=rates, photon_index=x[2]) @ weights
+
+    gradient_at, value_at = jax.jit(jax.grad(value)), jax.jit(value)
+    for at in ((5.3, 0.5, 1.7), (6.4, 1.5, 2.0), (7.7, -3.0, 3.3), (4.2, 2.0, 2.0)):
+        found = gradient_at(jnp.array(at))
+        for i in range(3):
+            h = 1e-4 * np.eye(3)[i]
+            a = np.array(at)
+            # Fourth order: fractions bend within a tenth in log T.
+            ends = [float(value_at(a + k * h)) for k in (-2, -1, 1, 2)]
+            expected = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / 12e-4
+            assert float(found[i]) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def test_gradients_are_finite_at_the_corners_of_the_domain():
+    for mode in MODES:
+        gradient = jax.jit(jax.jacrev(lambda x, m=mode: ion_fractions(x[0], x[1], mode=m, photon_index=x[2])))
+        for at in ((4.0, -12.0, 0.0), (4.0, 8.0, 4.0), (8.0, -12.0, 2.0), (8.0, 8.0, 2.0)):
+            assert np.isfinite(gradient(jnp.array(at))).all(), (mode, at)
+
+
+def test_single_precision():
+    T = np.linspace(4, 8, 41)
+    for mode in MODES:
+        double = ion_fractions(T, 1.0, mode=mode)
+        single = ion_fractions(T.astype(np.float32), np.float32(1.0), mode=mode, photon_index=np.float32(2.0))
+        assert single.dtype == jnp.float32
+        # A ladder of 26 steps, each with a rounding error of 1e-6 in its logarithm.
+        np.testing.assert_allclose(single, double, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((3.9, 0.0), {}, r"log10_T: expected between 4 and 8; found 3\.9"),
+        (([5.0, 8.5], 0.0), {}, r"log10_T\[1\]: expected between 4 and 8; found 8\.5"),
+        ((1e6, 0.0), {}, r"log10_T: expected between 4 and 8; found 1e\+06"),
+        ((6.0, 9.0), {}, r"log10_xi: expected between -12 and 8; found 9"),
+        ((6.0, 0.0), {"mode": "photon"}, r"unknown mode 'photon' \(did you mean 'photo'\?\)"),
+        ((6.0, 0.0), {"rates": "new"}, r"unknown collection of rates 'new'.*expected one of modern, older"),
+        ((6.0, 0.0), {"photon_index": -2.0}, r"photon_index: expected between 0 and 4; found -2"),
+    ],
+)
+def test_errors(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        ion_fractions(*arguments, **options)
+
+
+def test_an_ion_outside_the_balance_is_refused():
+    with pytest.raises(ValueError, match=r"ion 'Ni I': expected one of the elements of the balance, H, He, C"):
+        ion_index("Ni I")
+
+
+def test_traced_values_out_of_the_domain_are_nan():
+    found = jax.jit(lambda T: ion_fractions(T, 0.0))(jnp.array([3.0, 6.0]))
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()

@@ -1,0 +1,192 @@
+"""Cold interstellar matter against tables made with XSPEC, limits, and the integral that grains stand for."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from astropy.io import fits
+from scipy import integrate
+
+from hbm_jax.absorption import ABUNDANCES, ELEMENTS, Grains, abundance_table, neutral_cross_section
+from hbm_jax.absorption.coefficients import table
+from hbm_jax.absorption.neutral import FINE_STRUCTURE, _in_grains
+from hbm_jax.absorption.transmission import edges_of_neutral_matter
+
+ORACLE = ["phabs_angr", "phabs_aspl", "tbabs_angr", "tbabs_aspl", "tbabs_wilm"]
+# From the table of tbabs and wilm. Its value for 10 keV is the mean of the bin around 9.9986 keV, in single precision:
+# there the last digit may be another.
+REFERENCE = {0.2: 85.13, 0.5: 6.291, 1.0: 1.738, 2.0: 0.2921, 5.0: 0.02390, 9.998624: 0.007080}
+
+
+@pytest.fixture(scope="module", params=ORACLE)
+def oracle(request):
+    """Energies, cross sections, model and abundance table of one of astromodels' files, which XSPEC made."""
+    package = importlib.util.find_spec("astromodels")
+    if package is None:
+        if os.environ.get("CI"):
+            pytest.fail("astromodels is not installed")
+        pytest.skip("astromodels is not installed (pip install 'hbm_jax[test]')")
+    path = Path(package.submodule_search_locations[0]) / "data" / "xsect" / f"xsect_{request.param}.fits"
+    with fits.open(path) as file:
+        data = file[1].data
+        return data["ENERGY"].astype(float), data["SIGMA"].astype(float), *request.param.split("_")
+
+
+def test_tables_made_with_xspec_are_reproduced(oracle):
+    energy, expected, model, abundances = oracle
+    found = neutral_cross_section(energy, model=model, abundances=abundances)
+    difference = np.abs(np.asarray(found) / expected - 1)
+    # The table holds averages over its bins, and real edges where the fits have none.
+    middle = 0.5 * (energy[1:] + energy[:-1])
+    bins = np.searchsorted(middle, edges_of_neutral_matter(energy[0], energy[-1]))
+    clear = np.ones(len(energy), bool)
+    clear[np.clip(np.add.outer(bins, [-1, 0, 1]).ravel(), 0, len(energy) - 1)] = False
+    if model == "tbabs":
+        for low, high in FINE_STRUCTURE.values():
+            clear &= (energy < low) | (energy > high)
+    assert clear.sum() > 0.9 * len(energy)
+    assert np.median(difference[clear]) < 1e-5
+    assert np.quantile(difference[clear], 0.95) < 1e-3
+    assert difference[clear].max() < 5e-3
+
+
+def test_reference_values_to_their_last_digit():
+    found = np.asarray(neutral_cross_section(np.array(list(REFERENCE))))
+    for value, expected in zip(found, REFERENCE.values(), strict=True):
+        last = 10.0 ** (np.floor(np.log10(expected)) - 3)
+        assert abs(value - expected) < (1.0 if expected < 0.01 else 0.5) * last
+
+
+@pytest.mark.parametrize("abundances", ABUNDANCES)
+def test_names_of_tables_and_their_values_are_one(abundances):
+    values = abundance_table(abundances)
+    assert values[0] == 1
+    energy = np.array([0.3, 1.0, 4.0])
+    for model in ("tbabs", "phabs"):
+        named = neutral_cross_section(energy, model=model, abundances=abundances)
+        np.testing.assert_array_equal(named, neutral_cross_section(energy, model=model, abundances=values))
+
+
+def test_gas_is_linear_in_the_abundances_and_grains_are_not():
+    wilm, angr, energy = abundance_table("wilm"), abundance_table("angr"), np.array([0.3, 0.6, 1.5])
+
+    def bend(**options):
+        a, b, both = (neutral_cross_section(energy, abundances=x, **options) for x in (wilm, angr, 0.5 * (wilm + angr)))
+        return np.abs(0.5 * (a + b) / both - 1)
+
+    assert bend(grains=False).max() < 1e-14
+    assert bend(model="phabs").max() < 1e-14
+    assert 1e-6 < bend().max() < 1e-3
+
+
+def test_tiny_grains_are_gas():
+    energy = np.geomspace(0.1, 10.0, 40)
+    tiny = neutral_cross_section(energy, grains=Grains(radius_min=1e-9, radius_max=2e-9))
+    np.testing.assert_allclose(tiny, neutral_cross_section(energy, grains=False), rtol=1e-6)
+    large = neutral_cross_section(energy, grains=Grains(radius_max=2.5))
+    assert (np.asarray(large) < np.asarray(neutral_cross_section(energy))).all()
+
+
+@pytest.mark.parametrize("grains", [Grains(), Grains(index=3.2, radius_max=1.0, density=3.0)])
+def test_grains_are_the_integral_over_their_sizes(grains):
+    dust = table("ism_depletion_wilms_2000")
+    rng = np.random.default_rng(1)
+    depleted = rng.uniform(0, 1e-4, 17)
+    mass_number = dust["mass_number"][1:]
+    for size in (1e2, 1e4, 1e6):
+        sigma = size * rng.uniform(0.5, 1.5, 17)
+        mass = depleted @ mass_number * 1.660565e-24
+        sbar, mbar = depleted @ sigma * 1e-22 / depleted.sum(), mass / depleted.sum()
+        a0, a1, p = 1e-4 * grains.radius_min, 1e-4 * grains.radius_max, grains.index
+
+        def blocked(a, sbar=sbar, mbar=mbar, p=p):
+            return a ** (2 - p) * -np.expm1(-4 / 3 * grains.density * sbar / mbar * a)
+
+        total = integrate.quad(lambda u, f=blocked: np.exp(u) * f(np.exp(u)), np.log(a0), np.log(a1), epsrel=1e-12)[0]
+        volume = integrate.quad(lambda u, p=p: np.exp((4 - p) * u), np.log(a0), np.log(a1), epsrel=1e-12)[0]
+        expected = 1e22 * np.pi * total * mass / (grains.density * 4 / 3 * np.pi * volume)
+        found = _in_grains(jnp.asarray(sigma), jnp.asarray(depleted), mass_number, grains)
+        assert float(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_gradient_in_the_abundances():
+    wilm = abundance_table("wilm")
+    for model in ("tbabs", "phabs"):
+
+        def sigma(x, model=model):
+            return neutral_cross_section(0.7, model=model, abundances=x)
+
+        gradient = jax.grad(sigma)(jnp.asarray(wilm))
+        for element in ("H", "He", "O", "Fe"):
+            i = ELEMENTS.index(element)
+            h = 1e-4 * wilm[i]
+            step = np.eye(30)[i] * h
+            expected = (sigma(wilm + step) - sigma(wilm - step)) / (2 * h)
+            assert float(gradient[i]) == pytest.approx(float(expected), rel=1e-5)
+    no_metals = np.where(np.arange(30) < 2, wilm, 0.0)
+    assert np.isfinite(jax.grad(lambda x: neutral_cross_section(0.7, abundances=x))(jnp.asarray(no_metals))).all()
+
+
+def test_overlay_replaces_the_fit_inside_its_range_only():
+    energy = np.linspace(0.45, 0.65, 400)
+    plain = neutral_cross_section(energy, grains=False)
+    grid = np.linspace(0.48, 0.60, 50)
+    nothing = neutral_cross_section(energy, grains=False, overlay={"O": (grid, 0.0 * grid)})
+    inside = (energy >= 0.48) & (energy <= 0.60)
+    np.testing.assert_array_equal(nothing[~inside], plain[~inside])
+    no_oxygen = abundance_table("wilm").copy()
+    no_oxygen[7] = 0
+    expected = neutral_cross_section(energy, grains=False, abundances=no_oxygen)
+    np.testing.assert_allclose(nothing[inside], expected[inside], rtol=1e-13)
+    # The grain formula comes after it.
+    with_grains = neutral_cross_section(energy, overlay={"O": (grid, 0.0 * grid)})
+    assert (np.asarray(with_grains)[inside] < np.asarray(neutral_cross_section(energy))[inside])[100:].all()
+
+
+def test_single_precision():
+    energy = np.geomspace(0.1, 20.0, 301)
+    double = np.asarray(neutral_cross_section(energy))
+    single = neutral_cross_section(energy.astype(np.float32), abundances=abundance_table("wilm").astype(np.float32))
+    away = np.min(np.abs(np.subtract.outer(energy, edges_of_neutral_matter(0.1, 20.0))), axis=1) > 1e-5
+    np.testing.assert_allclose(np.asarray(single)[away], double[away], rtol=1e-5)
+
+
+def overlay(low, high, num=20):
+    return np.linspace(low, high, num), np.ones(num)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"energy": -1.0}, r"energy: expected between 0\.03 and 500 keV; found -1"),
+        ({"model": "tbab"}, r"unknown model 'tbab' \(did you mean 'tbabs'\?\): expected one of tbabs, phabs"),
+        ({"abundances": "wilms"}, r"unknown abundance table 'wilms' \(did you mean 'wilm'\?\)"),
+        ({"abundances": np.ones(10)}, r"abundances: expected the name of a table or 30 numbers.*shape \(10,\)"),
+        ({"abundances": -np.ones(30)}, r"abundances\[0\] \(H\): expected a number not below 0; found -1"),
+        ({"molecules": 1.5}, r"molecules: expected a fraction .* found 1\.5"),
+        ({"overlay": {"O": overlay(0.5, 0.6)}}, r"overlay of O: expected it to cover 0\.49 to 0\.585 keV; found 0\.5"),
+        ({"overlay": {"C": overlay(0.2, 0.3)}}, r"unknown element of an overlay 'C'"),
+        ({"overlay": {"O": ([0.6, 0.4], [1.0, 1.0])}}, r"overlay of O: expected increasing energies"),
+        ({"overlay": {"O": ([0.4, 0.6], [1.0])}}, r"overlay of O: expected two columns of one length"),
+    ],
+)  # fmt: skip
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        neutral_cross_section(**({"energy": 1.0} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius_min": 0.3}, "0 < radius_min < radius_max"),
+        ({"index": 3.0}, "index between 3 and 4"),
+        ({"density": 0.0}, "positive density"),
+    ],
+)
+def test_impossible_grains(options, message):
+    with pytest.raises(ValueError, match=message):
+        Grains(**options)

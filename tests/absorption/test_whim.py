@@ -1,0 +1,295 @@
+"""The integral along the line of sight against brute force, closed forms, and its own table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbm_jax import constants
+from hbm_jax.absorption import MODES, WhimTable, abundance_table, ion_fractions, whim_optical_depth
+from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.rates import ABSORBING
+from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
+from hbm_jax.absorption.whim import COLUMN, PLACES, along, cells_of
+from hbm_jax.cosmology import Cosmology
+
+FLAT = Cosmology.flat(H0=70.0, Om0=0.3)
+ENERGY = np.geomspace(0.3, 9.9, 30)
+FITS = fits_of(ABSORBING)
+CHARGE = np.array([Z for Z, _ in ABSORBING])
+
+
+def brute_force(z, log10_T, log10_xi=0.0, *, metallicity=1.0, slopes=(0.0, 0.0, 0.0), energy=ENERGY):
+    """Optical depth for n0 = 1e-7 by Gauss and Legendre between all the edges of all ions, in NumPy."""
+    thresholds = np.unique(np.concatenate(FITS.thresholds()))
+    x, w = np.polynomial.legendre.leggauss(16)
+    end, found = np.log1p(z), []
+    for E in energy:
+        cuts = np.log(thresholds / E)
+        cuts = np.unique(np.concatenate([np.linspace(0, end, 12), cuts[(cuts > 0) & (cuts < end)]]))
+        half = 0.5 * np.diff(cuts)[:, None]
+        u = (cuts[:-1, None] + half * (1 + x)).ravel()
+        T = log10_T + slopes[2] * u / np.log(10)
+        shares = np.asarray(_fractions()(T, log10_xi))[:, PLACES] * abundance_table("wilm")[CHARGE - 1]
+        shares = shares * np.where(CHARGE > 2, metallicity * 10 ** (slopes[1] * np.expm1(u))[:, None], 1.0)
+        sigma = evaluate(E * np.exp(u), FITS, np)
+        weight = np.exp((3 + slopes[0]) * u) / np.sqrt(0.3 * np.exp(3 * u) + 0.7)
+        found.append(np.sum((half * w).ravel() * weight * np.einsum("ui,iu->u", shares, sigma)))
+    hubble = 70.0 / constants.megaparsec * 1e3  # 1/s
+    return 1e-7 * constants.speed_of_light * 1e2 / hubble * 1e-22 * np.array(found)
+
+
+@functools.cache
+def _fractions():
+    return jax.jit(ion_fractions)
+
+
+@functools.cache
+def _depth(**static):
+    return jax.jit(functools.partial(whim_optical_depth, n0=1e-7, cosmology=FLAT, **static))
+
+
+@pytest.mark.parametrize("z", [0.01, 0.1, 0.5, 2.0, 5.0, 9.0])
+@pytest.mark.parametrize("log10_T", [4.3, 6.0, 7.2])
+def test_brute_force(z, log10_T):
+    found = _depth()(ENERGY, z, log10_T=log10_T)
+    np.testing.assert_allclose(found, brute_force(z, log10_T), rtol=5e-5)
+
+
+@pytest.mark.parametrize("z", [0.3, 4.0])
+def test_brute_force_with_evolution(z):
+    slopes = (0.7, -0.2, 0.5)
+    options = {"density_slope": 0.7, "metallicity_slope": -0.2, "metallicity": 0.3}
+    found = whim_optical_depth(ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=FLAT, **options)
+    np.testing.assert_allclose(found, brute_force(z, 6.0, metallicity=0.3, slopes=(0.7, -0.2, 0.0)), rtol=5e-5)
+    # Where the temperature evolves, it is a step function of the cells: more of them come closer.
+    expected = brute_force(z, 6.0, metallicity=0.3, slopes=slopes)
+    errors = []
+    for num_cells in (20, 80):
+        found = whim_optical_depth(
+            ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=FLAT, temperature_slope=0.5, num_cells=num_cells, **options
+        )
+        errors.append(np.max(np.abs(found / expected - 1)))
+    assert errors[0] < 0.02
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_einstein_de_sitter_with_an_inverse_cube():
+    # Against a cross section E^-3 the integral is (1 - (1 + z)^-1.5) / 1.5 of it.
+    node = running_integrals().node
+    power = np.exp(-3.0 * node)
+    table = Running(jnp.asarray(node), *(jnp.asarray(c) for c in (power / 3.0, power / 9.0, power, power)))
+
+    for z in (0.01, 1.0, 9.0):
+        cells = cells_of(jnp.asarray(z), lambda u: jnp.exp(1.5 * u), 20)
+        found = along(cells, table, jnp.log(ENERGY)) * ENERGY**3
+        np.testing.assert_allclose(found, (1 - (1 + z) ** -1.5) / 1.5, rtol=3e-5)
+
+
+def test_lines_are_least_squares():
+    z = 1.0
+    cells = cells_of(jnp.asarray(z), lambda u: jnp.exp(3.0 * u), 4)
+    for i in range(4):
+        u = np.linspace(cells.edge[i], cells.edge[i + 1], 20_001)
+        slope, start = np.polyfit(u, np.exp(3 * u), 1)
+        assert float(cells.slope[i]) == pytest.approx(slope, rel=1e-3)
+        assert float(cells.lower[i]) == pytest.approx(start + slope * u[0], rel=1e-3)
+
+
+def test_running_integrals_are_those_of_the_cross_sections():
+    table = running_integrals()
+    rng = np.random.default_rng(3)
+    x, w = np.polynomial.legendre.leggauss(12)
+    for i in rng.choice(102, 12, replace=False):
+        own = Running(jnp.asarray(table.node), *(jnp.asarray(column[:, i]) for column in table[1:]))
+        a = rng.uniform(np.log(0.05), np.log(50.0), 40)
+        b = a + rng.uniform(1e-3, 1.5, 40)
+        first, second = look_up(own, a), look_up(own, b)
+        for j in range(40):
+            edges = np.log(FITS.thresholds()[i])
+            cuts = np.unique([*np.linspace(a[j], b[j], 30), *edges[(edges > a[j]) & (edges < b[j])]])
+            half = 0.5 * np.diff(cuts)[:, None]
+            L = cuts[:-1, None] + half * (1 + x)
+            sigma = evaluate(np.exp(L), FITS, np)[i]
+            total = np.sum(half * w * sigma)
+            rounding = 1e-14 * float(first[0][j])
+            assert abs(float(first[0][j] - second[0][j]) - total) <= 1e-5 * total + rounding
+            # S2(a) - S2(b) is (b - a) S1(b) plus the moment of sigma.
+            moment = (b[j] - a[j]) * float(second[0][j]) + np.sum(half * w * sigma * (L - a[j]))
+            assert float(first[1][j] - second[1][j]) == pytest.approx(moment, rel=1e-5, abs=1e-12)
+
+
+def test_redshift_zero_has_its_value_and_its_gradient():
+    shares = ion_fractions(6.0, 0.0)[PLACES] * abundance_table("wilm")[CHARGE - 1]
+    slope = 1e-7 * COLUMN / 70.0 * np.asarray(shares) @ evaluate(ENERGY, FITS, np)
+    assert (np.asarray(whim_optical_depth(ENERGY, 0.0, n0=1e-7, log10_T=6.0, cosmology=FLAT)) < 1e-15).all()
+    rise = jax.jacfwd(lambda z: whim_optical_depth(ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=FLAT))
+    np.testing.assert_allclose(rise(0.0), slope, rtol=1e-4)
+    back = jax.jacrev(lambda z: whim_optical_depth(ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=FLAT))
+    np.testing.assert_allclose(back(0.0), rise(0.0), rtol=1e-9)
+    for z in (1e-6, 1e-4, 3e-3, 0.015):
+        found = whim_optical_depth(np.array([0.45, 2.0]), z, n0=1e-7, log10_T=6.0, cosmology=FLAT)
+        np.testing.assert_allclose(found, brute_force(z, 6.0, energy=[0.45, 2.0]), rtol=2e-5)
+
+
+AT = {"z": 1.3, "n0": 3e-7, "log10_T": 6.1, "log10_xi": 0.8, "metallicity": 0.4, "photon_index": 1.9, "Om0": 0.3,
+      "H0": 70.0, "density_slope": 0.2, "metallicity_slope": -0.1, "temperature_slope": 0.3}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT)
+def test_gradients(name):
+    energy = np.array([0.37, 0.81, 2.2])  # no edge where a difference is taken
+
+    @jax.jit
+    def value(x):
+        v = AT | {name: x}
+        return whim_optical_depth(
+            energy, v.pop("z"), cosmology=Cosmology.flat(H0=v.pop("H0"), Om0=v.pop("Om0")), **v
+        )  # fmt: skip
+
+    found = jax.jit(jax.jacfwd(value))(AT[name])
+    h = 1e-4 * AT[name] if name in ("n0", "H0") else 1e-4 * max(1.0, abs(AT[name]))
+    ends = [np.asarray(value(AT[name] + k * h)) for k in (-2, -1, 1, 2)]
+    expected = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_gradient_in_the_abundances():
+    wilm = jnp.asarray(abundance_table("wilm"))
+    energy = np.array([0.6, 1.4])
+
+    def value(x):
+        return whim_optical_depth(energy, 1.0, n0=1e-7, log10_T=6.0, abundances=x, cosmology=FLAT)
+
+    # It is linear in them.
+    np.testing.assert_allclose(jax.jacrev(value)(wilm) @ wilm, value(wilm), rtol=1e-10)
+
+
+def test_sources_side_by_side():
+    z = jnp.array([0.0, 0.4, 3.0])
+    energy = np.array([0.4, 1.0])
+    many = jax.vmap(lambda z: whim_optical_depth(energy, z, n0=1e-7, log10_T=6.0, cosmology=FLAT))(z)
+    for row, one in zip(many, z, strict=True):
+        alone = whim_optical_depth(energy, float(one), n0=1e-7, log10_T=6.0, cosmology=FLAT)
+        np.testing.assert_allclose(row, alone, rtol=1e-10, atol=1e-18)
+
+
+# The table
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_table_has_the_transmission_of_the_integral(mode):
+    rng = np.random.default_rng(5)
+    z = np.array([0.0, 0.01, 0.7, 3.0, 9.0])
+    for log10_xi, rates in ((-1.0, "modern"), (2.0, "older")):
+        table = WhimTable(ENERGY, z, cosmology=FLAT, log10_xi=log10_xi, mode=mode, rates=rates)
+        exact = _depth(log10_xi=log10_xi, mode=mode, rates=rates)
+        for _ in range(60):
+            log10_T, n0, metallicity = rng.uniform(4, 8), 10 ** rng.uniform(-8, -5), rng.uniform(0, 2)
+            i = rng.integers(len(z))
+            found = np.exp(-table(n0, log10_T, metallicity))[i]
+            tau = exact(ENERGY, z[i], log10_T=log10_T, metallicity=metallicity) * n0 / 1e-7
+            np.testing.assert_allclose(found, np.exp(-tau), atol=1e-4)
+
+
+def test_table_takes_one_line_of_sight_or_many_with_their_own_gas():
+    z, energy = np.array([0.2, 1.0]), np.stack([ENERGY, ENERGY[::-1]])
+    table = WhimTable(energy, z, cosmology=FLAT)
+    assert table(1e-7, 6.0).shape == (2, 30)
+    own = table(np.array([1e-7, 2e-7]), np.array([5.5, 6.5]), np.array([0.1, 1.0]))
+    for i in range(2):
+        alone = WhimTable(energy[i], z[i], cosmology=FLAT)(*((1e-7, 5.5, 0.1), (2e-7, 6.5, 1.0))[i])
+        np.testing.assert_allclose(own[i], alone, rtol=1e-12)
+    evolving = WhimTable(ENERGY, 2.0, cosmology=FLAT, density_slope=0.5, metallicity_slope=-0.3)
+    exact = whim_optical_depth(
+        ENERGY, 2.0, n0=1e-7, log10_T=6.0, cosmology=FLAT, density_slope=0.5, metallicity_slope=-0.3
+    )
+    np.testing.assert_allclose(evolving(1e-7, 6.0), exact, rtol=1e-5)
+
+
+def test_table_is_an_argument_of_a_compiled_function_with_smooth_gradients():
+    table = WhimTable(ENERGY, np.array([0.5, 2.0]), cosmology=FLAT)
+    value = jax.jit(lambda table, x: jnp.sum(table(x[0] * 1e-7, x[1], x[2])))
+    gradient = jax.jit(jax.grad(value, argnums=1))
+    for at in ((1.0, 5.03, 0.5), (3.0, 6.0, 1.0), (1.0, 7.97, 0.1)):
+        found = gradient(table, jnp.array(at))
+        for i in range(3):
+            h = 1e-5 * np.eye(3)[i]
+            expected = (value(table, np.array(at) + h) - value(table, np.array(at) - h)) / 2e-5
+            assert float(found[i]) == pytest.approx(float(expected), rel=1e-5)
+    # A node of the spline is no kink.
+    below, above = (
+        gradient(table, jnp.array([1.0, 6.0 - 1e-9, 1.0])),
+        gradient(table, jnp.array([1.0, 6.0 + 1e-9, 1.0])),
+    )
+    np.testing.assert_allclose(below, above, rtol=1e-6)
+
+
+def test_table_in_single_precision():
+    table = WhimTable(ENERGY, np.array([0.005, 0.5, 9.0]), cosmology=FLAT)
+    for log10_T in (4.5, 6.0, 7.5):
+        double = table(1e-7, log10_T)
+        single = table(np.float32(1e-7), np.float32(log10_T), np.float32(1.0))
+        assert single.dtype == jnp.float32
+        np.testing.assert_allclose(np.exp(-single), np.exp(-double), atol=1e-5)
+
+
+def test_integral_in_single_precision():
+    flat = Cosmology.flat(H0=np.float32(70.0), Om0=np.float32(0.3))
+    with jax.enable_x64(False):
+        for z in (0.3, 1.0, 6.0):
+            single = whim_optical_depth(ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=flat)
+            assert single.dtype == jnp.float32
+            with jax.enable_x64(True):
+                double = whim_optical_depth(ENERGY, z, n0=1e-7, log10_T=6.0, cosmology=FLAT)
+            np.testing.assert_allclose(np.exp(-single), np.exp(-double), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"energy": 0.01}, r"energy: expected between 0\.03 and 250 keV; found 0\.01"),
+        ({"energy": 300.0}, r"energy: expected between 0\.03 and 250 keV; found 300"),
+        ({"z": -0.1}, r"z: expected between 0 and 10; found -0\.1"),
+        ({"z": np.array([0.1, 0.2])}, r"z: expected one redshift \(for several, jax\.vmap\); found .* shape \(2,\)"),
+        ({"n0": -1e-7}, r"n0: expected at least 0 cm\^-3; found -1e-07"),
+        ({"metallicity": -1.0}, r"metallicity: expected at least 0; found -1"),
+        ({"log10_T": 9.0}, r"log10_T: expected between 4 and 8; found 9"),
+        ({"mode": "colisional"}, r"unknown mode 'colisional' \(did you mean 'collisional'\?\)"),
+        ({"abundances": "solar"}, r"unknown abundance table 'solar'"),
+    ],
+)
+def test_errors(change, message):
+    arguments = {"energy": 1.0, "z": 1.0, "n0": 1e-7, "log10_T": 6.0, "cosmology": FLAT} | change
+    with pytest.raises(ValueError, match=message):
+        whim_optical_depth(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((ENERGY, 1.0), {}, "expected a cosmology; found none"),
+        ((ENERGY, 11.0), {"cosmology": FLAT}, "z: expected between 0 and 10; found 11"),
+        ((ENERGY, np.ones((2, 2))), {"cosmology": FLAT}, r"expected one redshift.* found redshifts \(2, 2\)"),
+        ((np.ones((3, 5)), np.ones(2)), {"cosmology": FLAT}, r"one for each row of energies.*energies \(3, 5\)"),
+        ((ENERGY, 1.0), {"cosmology": FLAT, "mode": "x"}, "unknown mode 'x'"),
+    ],
+)
+def test_errors_of_the_table(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        WhimTable(*arguments, **options)
+
+
+def test_out_of_the_domain_is_nan_where_traced():
+    found = jax.jit(lambda z, n0: whim_optical_depth(1.0, z, n0=n0, log10_T=6.0, cosmology=FLAT))
+    assert np.isnan(found(-0.5, 1e-7))
+    assert np.isnan(found(0.5, -1e-7))
+    assert found(0.5, 1e-7) > 0
+    table = WhimTable(ENERGY, 1.0, cosmology=FLAT)
+    assert np.isnan(jax.jit(table)(1e-7, 8.1)).all()
+    with pytest.raises(ValueError, match="log10_T: expected between 4 and 8"):
+        table(1e-7, 8.1)
+    no_big_bang = Cosmology(H0=70.0, Om0=0.1, Ode0=2.5)
+    assert np.isnan(whim_optical_depth(1.0, 3.0, n0=1e-7, log10_T=6.0, cosmology=no_big_bang))
