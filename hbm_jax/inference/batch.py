@@ -222,6 +222,12 @@ def _fit_share(
         keys = jax.random.split(jax.random.key(seed), int(rows.max()) + 1)[rows]
         began = time.perf_counter()
         lanes = Lanes(program, mine, num_lanes, num_chains, options, max_bytes)
+        if not isinstance(keep_draws, bool):
+            unknown = [name for name in keep_draws if name not in (*lanes.target.names, "lp")]
+            if unknown:
+                raise ValueError(
+                    f"fit_each: expected keep_draws among {', '.join(lanes.target.names)}; found {', '.join(unknown)}."
+                )
         queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws)
         done: list[Done] = []
         compiled = None

@@ -1,12 +1,17 @@
 """Simulation-based calibration: whether the posteriors of a model are as wide as they say, and where they should be.
 
+It tests the computation: the sampler, and the density against the simulator, which are the same program. It does not
+test whether the program describes any data that were measured; predictive checks do.
+
 Parameters are drawn from the prior, data from the parameters, and the posterior of each data set is sampled. The rank
 of a true value among the draws of its posterior is then uniform (Talts et al. 2018, arXiv:1804.06788; Modrak et al.
 2023, Bayesian Analysis, doi:10.1214/23-BA1404, whose advice to rank the log density too is followed), for every
-parameter of a right program with a right sampler, and for few of a wrong one.
+parameter of a right program with a right sampler.
 """
 
+import difflib
 import functools
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +42,17 @@ RANKS = 100  # possible ranks: 99 draws are kept of each posterior
 SIMULATIONS = 100_000  # of uniform ranks, for the bands
 LARGEST_SITE = 20  # elements; the latents of a large population are left out unless asked for
 LOG_DENSITY = "log density"
+FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
+ARGUMENTS = (
+    "num_replicates",
+    "seed",
+    "parameters",
+    "num_chains",
+    "num_warmup",
+    "max_num_samples",
+    "executor",
+    "fitted",
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +187,8 @@ def calibrate(
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        What it is called with: the design. The observations in it are not used.
+        What it is called with: the design. The values of observed sites are replaced; what else the program computes
+        from the observations, as a prior from their spread, stays that of those given here and is a mistake.
     num_replicates : int
         Simulated data sets.
     seed : int
@@ -198,10 +215,15 @@ def calibrate(
     Interrupted
         On Ctrl-C.
     ValueError
-        If the program has no observed sites, or its data or parameters are discrete in a way that cannot be ranked.
+        If the program has no observed sites, or a numpyro.factor, which cannot be simulated.
     """
     if num_replicates < 20:
         raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
+    for name in options:
+        if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
+            near = difflib.get_close_matches(name, (*ARGUMENTS, *FIT_OPTIONS), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"calibrate: unknown option {name!r}.{hint}")
     fitted = fitted or program
     truth, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
     if parameters is None:
@@ -225,17 +247,19 @@ def calibrate(
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
         # Those that are done are those that were easy: their ranks alone would not be uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
-    columns: dict[str, np.ndarray] = {}
+    rng = np.random.default_rng(seed)
+    columns: dict[str, np.ndarray | None] = {}
     replicates = [i for i in range(num_replicates) if i in fits.kept]
     for name in parameters:
         kept = np.stack([_thinned(fits.kept[i][name]) for i in replicates])
         true = truth[name][replicates]
         for place in np.ndindex(true.shape[1:]):
             label = f"{name}[{', '.join(map(str, place))}]" if place else name
-            columns[label] = (kept[(slice(None), slice(None), *place)] < true[(slice(None), *place)][:, None]).sum(1)
+            columns[label] = _rank(kept[(slice(None), slice(None), *place)], true[(slice(None), *place)], rng)
     if log_density is not None:
         densities = np.stack([_thinned(fits.kept[i]["lp"]) for i in replicates])
-        columns[LOG_DENSITY] = (densities < log_density[replicates][:, None]).sum(1)
+        columns[LOG_DENSITY] = _rank(densities, log_density[replicates], rng)
+    columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
     ranks = pd.DataFrame(columns, index=replicates)
     about = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
     run = about | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
@@ -251,9 +275,16 @@ def _simulate(program, args, fitted, num_replicates, seed):
     order: list[str] = []  # of what a person reads, as the program declares it
     latents: set[str] = set()
     fitted_latents: set[str] = set()
+    factors: list[str] = []
 
     def note_sites():
         trace = _trace(program, args)
+        drawn = handlers.trace(handlers.seed(drawing, jax.random.key(0))).get_trace(*args)
+        factors.extend(
+            name
+            for name, site in drawn.items()
+            if site["type"] == "sample" and isinstance(site["fn"], Unit) and not name.startswith("_")
+        )
         names.extend(name for name, site in trace.items() if _is_data(site))
         latents.update(name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"])
         fitted_latents.update(
@@ -263,6 +294,11 @@ def _simulate(program, args, fitted, num_replicates, seed):
 
     with jax.enable_x64(True):
         jax.eval_shape(note_sites)
+        if factors:
+            raise ValueError(
+                f"calibrate: expected a program whose data can be simulated; found numpyro.factor {factors[0]!r}, "
+                "which no draw of the prior and the data obeys. Write it as a prior or as an observed site."
+            )
         if not names:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
         comparable = latents == fitted_latents
@@ -312,6 +348,14 @@ def _trace(program, args):
 
 def _is_data(site) -> bool:
     return site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], Unit)
+
+
+def _rank(draws, true, rng) -> np.ndarray | None:
+    """Rank of each true value among (replicate, draw), ties broken by chance; None for what never varies."""
+    equal = (draws == true[:, None]).sum(1)
+    if (equal == draws.shape[1]).all():
+        return None
+    return (draws < true[:, None]).sum(1) + rng.integers(0, equal + 1)
 
 
 def _thinned(draws):

@@ -13,9 +13,11 @@ MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
 MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 TAIL = (0.05, 0.95)
-# A density that is flat up to a bound has 2 % of its draws within 2 % of the way to it; half of that is noticed.
-EDGE = 0.02
-PINNED = 0.01
+# Density at a prior's edge, relative to its peak, from which a posterior leans on it; and the width of the slices it is
+# measured in, in units of the posterior's. Small: a density that vanishes at the edge has a few draws near it too.
+EDGE = 0.04
+PINNED = 0.4
+MAX_EDGE_SIZE = 10_000_000  # draws of a variable; the latents of a large population have no say
 SATURATED = 0.01  # share of trees cut off at the largest depth that is worth a word
 APART = 3.0  # standard deviations within chains between chains that are in different modes
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
@@ -280,20 +282,30 @@ def _listed(names, most=5):
 
 
 def _edges(posterior, bounds):
-    """Yield notes on scalar parameters whose posterior leans on a bound of their prior."""
-    for name, (low, high) in bounds.items():
-        if name not in posterior or posterior[name].ndim != 2:
+    """Yield notes on parameters whose posterior leans on a bound of their prior."""
+    for name, ends in bounds.items():
+        if name not in posterior or posterior[name].size > MAX_EDGE_SIZE:
             continue
-        draws = posterior[name].to_numpy().ravel()
-        centre = np.median(draws)
-        for bound, other in ((low, high), (high, low)):
-            if not np.isfinite(bound):
-                continue
-            # Between two bounds distance is measured in their difference, from a single one in the median's distance.
-            reach = abs(other - bound) if np.isfinite(other) else 2.0 * abs(centre - bound)
-            share = float(np.mean(np.abs(draws - bound) < EDGE * reach))
-            if share > PINNED:
-                yield (
-                    f"{name} leans on the edge of its prior at {bound:g} ({100 * share:.0f} % of the draws are within "
-                    f"{100 * EDGE:.0f} % of it)"
-                )
+        variable = posterior[name]
+        values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
+        values = values.reshape(values.shape[0] * values.shape[1], -1)
+        labels = _element_labels(str(name), variable)
+        for bound in ends:
+            if np.isfinite(bound):
+                leaning = [label for label, draws in zip(labels, values.T, strict=True) if _leans(draws, bound)]
+                if leaning:
+                    verb = "leans" if len(leaning) == 1 else "lean"
+                    yield (
+                        f"{_listed(leaning)} {verb} on the edge of the prior at {bound:g}: the density there is more "
+                        f"than {100 * PINNED:.0f} % of its peak"
+                    )
+
+
+def _leans(draws, bound) -> bool:
+    """Whether the density next to a bound is a good part of its peak, both from slices of a fixed width."""
+    distance = np.sort(np.abs(draws - bound))
+    slice_ = EDGE * (np.quantile(distance, 0.95) - distance[0])
+    if not slice_ > 0:  # stuck, or all at the bound
+        return bool(distance[-1] == 0)
+    counts = np.searchsorted(distance, distance + slice_, side="right") - np.arange(len(distance))
+    return np.searchsorted(distance, slice_) > PINNED * counts.max()

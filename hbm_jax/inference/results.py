@@ -4,8 +4,8 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,13 @@ class Fit:
         """Unit of each parameter that has one."""
         return {str(n): v.attrs["units"] for n, v in self.posterior.items() if "units" in v.attrs}
 
-    def summary(self, max_size: int = 20) -> pd.DataFrame:
+    def summary(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
         """Median, 68 % interval, mean, standard deviation, unit and diagnostics of each parameter.
 
         Parameters
         ----------
+        parameters : sequence of str, optional
+            Which sites, whatever their size; all of them otherwise.
         max_size : int
             Variables with more elements than this (the latents of a large population) are left out.
 
@@ -86,7 +88,20 @@ class Fit:
             One row a parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail,
             mcse_mean, mcse_sd``.
             The interval runs from the 16th to the 84th percentile.
+
+        Raises
+        ------
+        ValueError
+            If there is no site of a given name.
         """
+        if parameters is not None:
+            wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+            unknown = [name for name in wanted if name not in self.posterior]
+            if unknown:
+                raise ValueError(
+                    f"summary: expected parameters among {', '.join(map(str, self.posterior))}; found "
+                    f"{', '.join(map(str, unknown))}."
+                )
         rows = {}
         units = self.units
         names = iter(self.verdict.table.index)
@@ -98,7 +113,7 @@ class Fit:
                 .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
             )
             labels = [next(names) for _ in range(values.shape[1])]
-            if values.shape[1] > max_size:
+            if values.shape[1] > max_size if parameters is None else name not in wanted:
                 continue
             lower, median, upper = np.quantile(values, INTERVAL, axis=0)
             for index, label in enumerate(labels):
@@ -112,9 +127,15 @@ class Fit:
                 }
         return pd.DataFrame.from_dict(rows, orient="index").join(self.verdict.table)
 
+    def __repr__(self):
+        sizes = self.posterior.sizes
+        return (
+            f"<Fit of {self.run.get('model', 'a program')}, {sizes['chain']} x {sizes['draw']} draws; {self.verdict}>"
+        )
+
     def table(self, max_size: int = 20) -> str:
         """Return the summary as text: median and 68 % interval to two digits of the error, unit, R-hat, ESS."""
-        summary = self.summary(max_size)
+        summary = self.summary(max_size=max_size)
         rows = [
             (
                 name,
@@ -201,6 +222,7 @@ def assemble(
     coords: Mapping[str, Any] | None,
     timing: dict[str, float],
     run: dict[str, Any],
+    cautions: tuple[str, ...] = (),
 ) -> Fit:
     """Put draws, labels and provenance together and judge them.
 
@@ -218,6 +240,8 @@ def assemble(
         A user's, which come before the program's own and those of the plates.
     timing, run : dict
         Seconds of each phase, options of the run.
+    cautions : tuple of str
+        Notes for the verdict.
     """
     data = args[0] if args else None
     dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
@@ -246,6 +270,7 @@ def assemble(
     verdict = judge(
         tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
     )
+    verdict = replace(verdict, notes=(*cautions, *verdict.notes))
     run = run | provenance() | describe(program, data)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,

@@ -25,6 +25,9 @@ from hbm_jax.inference.target import build_target
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
 
 
+UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
+
+
 @dataclass(frozen=True)
 class Options:
     """Options that decide which draws come out; those of `sample`, where they are described."""
@@ -240,6 +243,8 @@ def _run(
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
+        if not target.observed:
+            live.show("no site of the program is observed: sampling its prior")
         lap("trace")
         if stored is not None:
             start = Start.from_arrays(stored)
@@ -277,6 +282,7 @@ def _run(
             positions=draws.raw("position"),
             dims=labels["dims"],
             coords=labels["coords"],
+            cautions=tuple(filter(None, (start.caution, "" if target.observed else UNOBSERVED))),
             timing=timing,
             run=asdict(options)
             | {

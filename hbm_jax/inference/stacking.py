@@ -44,6 +44,13 @@ class Stack:
             flat[place] = leaf
         return jax.tree.unflatten(structure, flat)
 
+    def without_padding(self, row: int) -> tuple:
+        """Arguments of one object as they were given."""
+        flat, structure = jax.tree.flatten(self.args([leaf[row] for leaf in self.leaves]))
+        own = dict(zip(self.padded, self.lengths[row], strict=True))
+        cut = [leaf[tuple(slice(own.get(size)) for size in np.shape(leaf))] if np.ndim(leaf) else leaf for leaf in flat]
+        return jax.tree.unflatten(structure, cut)
+
     def take(self, rows) -> "Stack":
         """Return some of the objects."""
         return Stack(self.first, [leaf[rows] for leaf in self.leaves], self.varying, self.lengths[rows], self.padded)
@@ -135,6 +142,8 @@ def _unstacked(data) -> list[tuple]:
 
 def _pad(value, shape):
     """Repeat the last entry of each axis: padding stays within whatever domain the data have."""
+    if not value.ndim:
+        return value
     return np.pad(value, [(0, n - own) for n, own in zip(shape, value.shape, strict=True)], mode="edge")
 
 

@@ -19,7 +19,7 @@ import optax
 from hbm_jax.inference.metric import MAX_DENSE, Metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
-SEARCHES = 6  # from the median of the prior and from draws of it
+SEARCHES = 6  # from the median of the prior and from draws of it; where they find several modes, all draws there are
 SEARCH_ITERATIONS = 500
 GRADIENT_TOLERANCE = (
     1e-3  # of the gradient's norm, in units where the posterior is about one wide; a mode is only a start
@@ -52,22 +52,27 @@ class Start:
         Whether points and metric come from an approximation of the posterior, so that a short warm-up is enough.
     note : str
         What was done and why, for the provenance of a fit.
+    caution : str
+        What a reader of the verdict should know of it; empty if nothing.
     """
 
     points: np.ndarray
     metric: Metric
     informed: bool
     note: str
+    caution: str = ""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as plain arrays."""
-        own = {"points": self.points, "informed": np.asarray(self.informed), "note": np.asarray(self.note)}
+        own = {"points": self.points, "informed": np.asarray(self.informed)}
+        own |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
         return own | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
         """Inverse of `to_arrays`."""
-        return cls(arrays["points"], Metric.from_arrays(arrays), bool(arrays["informed"]), str(arrays["note"]))
+        metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
+        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]))
 
 
 def minimise(
@@ -178,8 +183,11 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
 def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
     """Modes, their weights, and points around each of those that matter."""
     modes: list[_Mode] = []
-    lost = 0
-    for candidate in candidates[:SEARCHES]:
+    lost = searches = 0
+    for candidate in candidates:
+        if searches >= SEARCHES and len(modes) < 2:
+            break
+        searches += 1
         point, value, norm = minimise(value_and_grad, candidate)
         if norm < SETTLED and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
             continue
@@ -209,8 +217,14 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
     if len(kept) > 1:
         note += f"; {len(kept)} modes were found and the chains shared out over them"
     if discarded:
-        note += f"; {discarded} of {min(SEARCHES, len(candidates))} searches ended nowhere that matters"
-    return Start(np.concatenate(points), Metric("dense", best.scale @ best.scale.T, why), True, note)
+        note += f"; {discarded} of {searches} searches ended nowhere that matters"
+    caution = ""
+    if len(modes) > 1:
+        caution = (
+            f"{searches} searches before sampling found {len(modes)} separate modes, of which {len(kept)} matter by "
+            "their evidence; R-hat cannot see a mode that no chain has been in"
+        )
+    return Start(np.concatenate(points), Metric("dense", best.scale @ best.scale.T, why), True, note, caution)
 
 
 def _variational(value_and_grad, candidates, num_chains, rng) -> Start | None:

@@ -70,11 +70,13 @@ class Target:
     dims : dict of str to list of str
         Dimensions of each site, from the plates it is in.
     bounds : dict of str to (float, float)
-        Lower and upper bound of each scalar site's prior, infinite where there is none.
+        Lower and upper bound of the prior of each site that is a scalar, or many; infinite where there is none.
     prior_draws : (num, size)
         Draws of the prior.
     processes : OneProcess
         Who computes the potential; programs that use it are compiled by them.
+    observed : bool
+        Whether any site is observed; else the posterior is the prior.
     """
 
     potential: Callable
@@ -85,6 +87,7 @@ class Target:
     bounds: dict[str, tuple[float, float]]
     prior_draws: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     processes: OneProcess = field(default_factory=OneProcess)
+    observed: bool = True
 
     @property
     def size(self) -> int:
@@ -119,7 +122,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
     ValueError
         If the program has a discrete latent site, or none to sample at all.
     """
-    structure: dict[str, dict] = {}
+    structure: dict[str, Any] = {}
 
     def start(key):
         # Under jit, so that one compilation takes the place of one per operation; what is static is noted on the way.
@@ -133,8 +136,9 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
                     "needs gradients. Sum over it in the program (for example with a mixture distribution)."
                 )
         structure["dims"] = plate_dims(trace)
+        structure["observed"] = any(site["type"] == "sample" and site["is_observed"] for site in trace.values())
         structure["bounds"] = {
-            name: support_bounds(site["fn"].support) for name, site in free.items() if not site["value"].shape
+            name: support_bounds(site["fn"].support) for name, site in free.items() if not site["fn"].event_shape
         }
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
@@ -157,6 +161,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
         labels=_labels(first),
         dims=structure["dims"],
         bounds=structure["bounds"],
+        observed=structure["observed"],
         prior_draws=flat,
     )
 

@@ -9,8 +9,7 @@ from hbm_jax.absorption import EnergyBins, neutral_cross_section, transmission
 from hbm_jax.absorption.transmission import edges_of_neutral_matter
 
 
-@pytest.mark.parametrize("width", [0.02, 0.05])
-@pytest.mark.parametrize("nh", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize(("width", "nh"), [(0.02, 1.0), (0.05, 0.1), (0.05, 10.0)])
 def test_transmission_is_the_mean_over_each_bin(width, nh):
     edges = np.arange(0.3, 10.0, width)
     z = 1.3
@@ -20,7 +19,7 @@ def test_transmission_is_the_mean_over_each_bin(width, nh):
         return 0.1 * nh * neutral_cross_section(energy) + nh * neutral_cross_section(energy * (1 + z))
 
     found = np.asarray(transmission(bins, depth(bins.energy)))
-    fine = 100
+    fine = 400
     inside = edges[:-1, None] + width * (np.arange(fine) + 0.5) / fine
     expected = np.exp(-np.asarray(depth(inside))).mean(1)
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -268,6 +268,42 @@ def test_a_dask_cluster(ragged):
     np.testing.assert_allclose(fits.draws(4)["posterior"]["mu"], ragged.draws(4)["posterior"]["mu"], rtol=1e-9)
 
 
+def mean_of(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    numpyro.sample("mean", dist.Normal(mu, 1.0 / np.sqrt(len(y))), obs=y.mean())
+
+
+def by_factor(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    numpyro.factor("density", dist.Normal(mu, 1.0).log_prob(y).sum())
+
+
+def differences(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=jnp.diff(y))
+
+
+@pytest.mark.parametrize("program", [mean_of, by_factor, differences])
+def test_a_program_that_would_count_the_padding_is_refused(program):
+    with pytest.raises(ValueError, match=r"this program counts the padding: object 0 has a log density of"):
+        few(program, RAGGED)
+
+
+def test_objects_of_one_number_each():
+    def number(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    fits = few(number, np.array([1.0, -4.0]))
+    medians = fits.summary(["mu"])["median"].to_numpy()
+    np.testing.assert_allclose(medians, np.array([1.0, -4.0]) * 25 / 26, atol=0.3)
+
+
+def test_draws_to_keep_are_named_right():
+    with pytest.raises(ValueError, match=r"fit_each: expected keep_draws among mu.*; found muu"):
+        few(conjugate, RAGGED, keep_draws=["muu"])
+
+
 # The sampler itself
 
 

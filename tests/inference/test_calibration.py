@@ -213,3 +213,34 @@ def test_priors_of_impossible_data_are_said(monkeypatch):
         ValueError, match="expected the prior to give possible data sets at least every other time; found"
     ):
         calibrate(often_impossible, np.array(0.0), num_replicates=50, progress=False)
+
+
+def with_ties(x, y=None):
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    numpyro.deterministic("positive", jnp.maximum(slope, 0.0))
+    numpyro.deterministic("three", jnp.asarray(3.0))
+    with numpyro.plate("point", len(x)):
+        numpyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+
+def test_ties_are_broken_by_chance_and_constants_left_out():
+    x = np.linspace(-1, 1, 6)
+    result = calibrate(with_ties, x, np.zeros(6), num_replicates=200, progress=False)
+    assert set(result.table.index) == {"slope", "positive", LOG_DENSITY}
+    assert result.calibrated, str(result)
+
+
+def by_factor(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+    numpyro.factor("soft", -(mu**4))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def test_what_cannot_be_simulated_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"data can be simulated; found numpyro\.factor 'soft'"):
+        calibrate(by_factor, 1.0, progress=False)
+
+
+def test_an_option_that_is_none_is_named():
+    with pytest.raises(TypeError, match=r"calibrate: unknown option 'num_replicate'\. Did you mean 'num_replicates'\?"):
+        calibrate(with_ties, np.ones(3), np.ones(3), num_replicate=30)

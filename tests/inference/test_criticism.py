@@ -515,6 +515,13 @@ def test_errors_name_what_was_expected():
         refit(group_fit(sampled_groups), loo(group_fit(sampled_groups), group=OF))
 
 
+def test_fits_are_compared_by_name():
+    with pytest.raises(ValueError, match=r"compare: expected a dictionary of fits .*; found list"):
+        compare([1, 2])
+    with pytest.raises(ValueError, match=r"compare: expected a dictionary of fits .*; found int, str"):
+        compare({"a": "line", "b": 1})
+
+
 def masked(y, seen):
     x = numpyro.sample("x", dist.Normal(0.0, 1.0))
     with numpyro.plate("i", len(y)), numpyro.handlers.mask(mask=seen):

@@ -222,14 +222,18 @@ def test_edges_of_the_prior(values, bounds, edges):
     assert verdict.usable  # a note does not fail the fit
     assert len(verdict.notes) == len(edges)
     for note, edge in zip(verdict.notes, edges, strict=True):
-        assert note.startswith(f"w0 leans on the edge of its prior at {edge} (")
+        assert note.startswith(f"w0 leans on the edge of the prior at {edge}: ")
         assert f"Note: {note}." in str(verdict)
 
 
-def test_share_at_the_edge_is_that_of_the_draws():
-    verdict = judge(posterior(u=UNIFORM**2), stats(), {"u": (0.0, 1.0)})
-    share = 100 * np.mean(UNIFORM**2 < 0.02)
-    assert f"({share:.0f} % of the draws are within 2 % of it)" in verdict.notes[0]
+def test_edges_are_seen_at_the_posteriors_own_scale():
+    far = 5.0 + 0.1 * draws(2)  # fifty of its widths from the edge, though within 2 % of the prior's range
+    vector = np.stack([0.002 * np.abs(draws(3)), 0.5 + 0.01 * draws(4), 0.001 * UNIFORM], axis=-1)
+    vanishing = np.random.default_rng(5).gamma(2.0, size=SHAPE)  # no density at the edge, some draws near it
+    bounds = {"far": (0.0, 1000.0), "vector": (0.0, 1.0), "vanishing": (0.0, np.inf)}
+    verdict = judge(posterior(far=far, vector=vector, vanishing=vanishing), stats(), bounds)
+    (note,) = verdict.notes
+    assert note.startswith("vector[0], vector[2] lean on the edge of the prior at 0: ")
 
 
 def test_many_broken_variables_are_shortened():

@@ -251,3 +251,17 @@ def test_a_file_of_a_later_format(tmp_path):
     tree.to_netcdf(tmp_path / "later.nc", engine="h5netcdf")
     with pytest.raises(ResultFileError, match=r"later\.nc: expected .* format 1 or older, found format 99"):
         load(tmp_path / "later.nc")
+
+
+def test_summary_of_some_parameters(fit):
+    name = next(iter(fit.posterior))
+    one = fit.summary([name])
+    assert set(one.index) == {label for label in fit.summary(max_size=10**6).index if label.split("[")[0] == name}
+    with pytest.raises(ValueError, match=r"summary: expected parameters among .*; found slop\."):
+        fit.summary("slop")
+
+
+def test_a_fit_shows_its_verdict(fit):
+    assert repr(fit).startswith("<Fit of ")
+    assert str(fit.verdict) in repr(fit)
+    assert len(repr(fit).splitlines()) == 1

@@ -10,6 +10,7 @@ import pytest
 from numpyro import distributions as dist
 from scipy import stats
 
+import hbm_jax as hbm
 from hbm_jax.inference import start as start_module
 from hbm_jax.inference.metric import Metric, scaled_metric
 from hbm_jax.inference.start import GRADIENT_TOLERANCE, choose_start, hessian_at, minimise
@@ -72,7 +73,7 @@ def test_labels_dims_and_bounds(target):
     assert target.bounds["p"] == (-1.0, 3.0)
     assert target.bounds["sigma"] == (0.0, np.inf)
     assert target.bounds["mu"] == (-np.inf, np.inf)
-    assert "x" not in target.bounds
+    assert target.bounds["x"] == (-np.inf, np.inf)  # of every element
 
 
 def test_sites_come_back_constrained(target):
@@ -301,3 +302,32 @@ def test_starting_points_are_where_the_density_is_finite():
 def test_no_finite_start_is_an_error(value):
     with pytest.raises(StartError, match=r"expected 4 with a finite log density .* among 80 .* found 0"):
         choose_start(bare_target(lambda x: value + 0.0 * jnp.sum(x), 2), 4, KEY)
+
+
+def sinusoid(t, y):
+    frequency = numpyro.sample("frequency", dist.Uniform(0.05, 5.0))
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    b = numpyro.sample("b", dist.Normal(0.0, 1.0))
+    phase = 2 * np.pi * frequency * t
+    numpyro.sample("y", dist.Normal(a * jnp.sin(phase) + b * jnp.cos(phase), 0.3), obs=y)
+
+
+def test_searches_that_disagree_go_on_and_are_told_in_the_verdict():
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.uniform(0, 10, 25))
+    y = np.sin(2 * np.pi * 1.37 * t) + rng.normal(0, 0.3, 25)
+    fit = hbm.sample(sinusoid, t, y, seed=4, num_warmup=100, num_samples=100, progress=False)
+    assert any("separate modes" in note and "R-hat cannot see a mode" in note for note in fit.verdict.notes)
+    assert "separate modes" in str(fit.verdict)
+
+
+def prior_only(y=None):
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_a_program_without_observations_is_told_in_the_verdict():
+    fit = hbm.sample(prior_only, num_samples=200, progress=False)
+    assert any("no site of the program is observed" in note for note in fit.verdict.notes)
+    fit = hbm.sample(prior_only, 1.0, num_samples=200, progress=False)
+    assert not fit.verdict.notes

@@ -79,6 +79,16 @@ def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=Non
     --------
     >>> print(compare({"flat LCDM": lcdm, "flat wCDM": wcdm}))  # doctest: +SKIP
     """
+    if not isinstance(fits, Mapping) or not all(isinstance(fit, Fit | Loo) for fit in fits.values()):
+        raise ValueError(
+            "compare: expected a dictionary of fits or results of loo by name, as {'line': fit, 'flat': other}; found "
+            + (
+                ", ".join(sorted({type(f).__name__ for f in fits.values()}))
+                if isinstance(fits, Mapping)
+                else type(fits).__name__
+            )
+            + "."
+        )
     if len(fits) < 2:
         raise ValueError(f"compare: expected at least two fits; found {len(fits)}.")
     loos = {n: fit if isinstance(fit, Loo) else loo(fit, site=site, group=group) for n, fit in fits.items()}

@@ -148,6 +148,7 @@ def _priors(replay: Replay, sites) -> list[str]:
     """Return the sampled sites whose distributions are priors."""
     latents = replay.structure.latents
     if sites is not None:
+        sites = [sites] if isinstance(sites, str) else sites
         unknown = [name for name in sites if name not in latents]
         if unknown or not sites:
             raise ValueError(
