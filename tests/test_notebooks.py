@@ -24,7 +24,7 @@ def execute(name):
 
 
 def test_every_notebook_has_a_test():
-    tested = {"engine.ipynb", "supernova.ipynb", "trapezoid.ipynb"}
+    tested = {"absorption.ipynb", "engine.ipynb", "supernova.ipynb", "trapezoid.ipynb"}
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
 
@@ -46,6 +46,14 @@ def test_trapezoid():
     shift = float(re.search(r"published rule +shifts Om0 by ([-+.\d]+)", printed).group(1))
     assert shift == pytest.approx(-0.036, abs=0.006)
     assert figures == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_absorption():
+    printed, figures = execute("absorption.ipynb")
+    assert float(re.search(r"largest error of the transmission: ([\d.e-]+)", printed).group(1)) < 1e-4
+    assert re.search(r"at z = 0: 0\.0|at z = 0: [-\d.]+e-", printed)
+    assert figures == 4
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

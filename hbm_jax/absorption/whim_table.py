@@ -60,8 +60,9 @@ class WhimTable:
     Notes
     -----
     A transmission exp(-tau) differs from that of `whim_optical_depth` by less than 1e-4, for all modes and log10 T from
-    4 to 8 (``tests/absorption/test_whim.py``). Set-up is done in double precision whatever JAX's default, the
-    evaluation in the precision of its arguments. The object is a pytree: pass it to a compiled function as an argument.
+    4 to 8 (``tests/absorption/test_whim.py``). Set-up is done in double precision whatever JAX's default, coefficients
+    are kept in single precision, and the evaluation is done in the precision of its arguments. The object is a pytree:
+    pass it to a compiled function as an argument.
 
     Examples
     --------
@@ -141,9 +142,9 @@ class WhimTable:
         metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
         T = jnp.where(in_T, log10_T, 6.0)
         dtype = jnp.result_type(n0, T, metallicity)
-        coefficients = jnp.asarray(self.coefficients).astype(dtype)
+        coefficients = jnp.asarray(self.coefficients)
         of_all = jax.vmap(_spline, in_axes=(1, 0)) if T.ndim else _spline
-        parts = of_all(coefficients, T)
+        parts = of_all(coefficients, T.astype(dtype))
         tau = n0[..., None] * (parts[..., 0, :] + metallicity[..., None] * parts[..., 1, :])
         return masked(tau, (in_n0 & in_T & in_metallicity)[..., None])
 
@@ -165,7 +166,7 @@ def _spline(coefficients, T):
         / 6.0
     )
     rows = jax.lax.dynamic_slice_in_dim(coefficients, interval, 4)
-    return sum(weights[k] * rows[k] for k in range(4))
+    return sum(weights[k] * rows[k].astype(T.dtype) for k in range(4))
 
 
 @functools.cache
@@ -197,7 +198,8 @@ def _one_source(energy, weights: Sequence, basis: np.ndarray, scale: float) -> n
     for group, (edge, of_first, of_second) in enumerate(weights):
         functional = _functional(np.log(energy)[:, None] + edge, of_first, of_second)
         found.append(scale * (functional @ basis[:, group]))
-    return np.ascontiguousarray(np.stack(found).transpose(2, 0, 1))
+    # Rounded at the end, an error of 6e-8: reading the table is what an evaluation costs.
+    return np.ascontiguousarray(np.stack(found).transpose(2, 0, 1), dtype=np.float32)
 
 
 def _functional(L, of_first, of_second) -> sparse.csr_matrix:

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from hbm_jax.plotting.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.fits import population
@@ -27,10 +28,14 @@ __all__ = [
     "comparison",
     "corner",
     "hubble_diagram",
+    "ionization",
     "label",
+    "neutral_cross_sections",
     "pareto_k",
     "population",
     "populations",
     "sensitivity",
     "trace",
+    "transmissions",
+    "whim_transmission",
 ]
