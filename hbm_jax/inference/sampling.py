@@ -243,8 +243,6 @@ def _run(
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
-        if not target.observed:
-            live.show("no site of the program is observed: sampling its prior")
         lap("trace")
         if stored is not None:
             start = Start.from_arrays(stored)

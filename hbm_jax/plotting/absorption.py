@@ -123,7 +123,12 @@ def whim_transmission(vary: Mapping[str, Sequence[float]] | None = None, **fixed
     >>> whim_transmission({"z": (0.5, 1, 2, 5)}).savefig("whim.pdf")  # doctest: +SKIP
     """
     vary = vary or {"z": (0.5, 1.0, 2.0, 5.0), "n0": (5e-8, 1e-7, 3e-7, 1e-6), "log10_T": (5.0, 6.0, 6.5, 7.0)}
-    common: dict[str, Any] = {"z": 2.0, "n0": 1e-7, "log10_T": 6.0, "cosmology": Cosmology.flat(H0=70.0, Om0=0.3)} | fixed
+    common: dict[str, Any] = {
+        "z": 2.0,
+        "n0": 1e-7,
+        "log10_T": 6.0,
+        "cosmology": Cosmology.flat(H0=70.0, Om0=0.3),
+    } | fixed
     names = {
         "z": "$z$ = {:g}", "log10_T": r"$\log_{{10}}\,T$ = {:g}",
         "log10_xi": r"$\log_{{10}}\,\xi$ = {:g}", "metallicity": "{:g} of solar metals",

@@ -15,6 +15,7 @@ def test_transmission_is_the_mean_over_each_bin(width, nh):
     z = 1.3
     bins = EnergyBins(edges, redshifts=(0.0, z))
 
+    @jax.jit
     def depth(energy):
         return 0.1 * nh * neutral_cross_section(energy) + nh * neutral_cross_section(energy * (1 + z))
 

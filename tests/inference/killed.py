@@ -12,7 +12,8 @@ from hbm_jax.inference import loop, resume
 
 Y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
 SIGMA = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
-OPTIONS = {"seed": 3, "num_warmup": 3000, "num_samples": 6000}
+# Long enough for as many kills as the test wants: each takes two or three blocks.
+OPTIONS = {"seed": 3, "num_warmup": 3000, "num_samples": int(os.environ.get("HBM_JAX_TEST_DRAWS", "6000"))}
 
 
 def main(what, folder, out):

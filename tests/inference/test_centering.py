@@ -93,6 +93,7 @@ def test_no_data_is_not_centred_and_perfect_data_is():
     assert "2 rounds of 100 pilot draws, 0 of them divergent" in centering.note
 
 
+@pytest.mark.slow
 def test_eight_schools(schools):
     y, sigma = schools
     fixed = centre(groups, y, sigma, 6.0)

@@ -123,9 +123,13 @@ def test_a_finished_run_can_be_given_another_end(whole, tmp_path):
     assert longer.run["stopped"] == "stopped: the effective sample sizes asked for are reached (1200 for mu)"
 
 
-def kill_and_resume(tmp_path, num_kills, seed):
+def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"]):
     """Kill a run at random moments, resuming it each time; returns its draws and those of a run left alone."""
-    environment = os.environ | {"HBM_JAX_TEST_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(HERE)}
+    environment = os.environ | {
+        "HBM_JAX_TEST_CACHE": str(tmp_path / "cache"),
+        "HBM_JAX_TEST_DRAWS": str(num_samples),
+        "PYTHONPATH": str(HERE),
+    }
     command = [sys.executable, str(HERE / "killed.py")]
     subprocess.run([*command, "sample", tmp_path / "alone", tmp_path / "alone.npz"], env=environment, check=True)
     folder, out = tmp_path / "killed", tmp_path / "killed.npz"
@@ -160,7 +164,7 @@ def test_five_kills_lose_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_fifty_kills_lose_nothing(tmp_path):
-    killed, alone = kill_and_resume(tmp_path, 50, seed=2)
+    killed, alone = kill_and_resume(tmp_path, 50, seed=2, num_samples=40_000)
     for name in alone.files:
         np.testing.assert_array_equal(killed[name], alone[name])
 
