@@ -774,3 +774,35 @@ def test_bad_resumes(tmp_path, capsys):
     text = refused(capsys, "resume", tmp_path / "own")
     assert "expected the program of the run, own_model, and its data" in text
     assert f"hbm_jax.resume('{tmp_path / 'own'}', own_model, data)" in text
+
+
+def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
+    from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
+    from hbm_jax.cosmology import Cosmology
+
+    out = tmp_path / "out.png"
+    command = ["absorption", "--nh", "1", "--z", "2", "--n0", "1e-7", "--log10-T", "6", "--plot", str(out)]
+    assert cli.main(command) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (row,) = [row for row in rows if row[0] == "0.50"]
+    host = np.exp(-neutral_cross_section(1.5))
+    flat = Cosmology.flat(H0=70.0, Om0=0.3)
+    whim = np.exp(-whim_optical_depth(0.5, 2.0, n0=1e-7, log10_T=6.0, cosmology=flat))
+    np.testing.assert_allclose([float(x) for x in row[1:]], [host, 1.0, whim, host * whim], atol=6e-5)
+    with Image.open(out) as figure:
+        assert figure.size[0] > 600
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nh", "-1"], "--nh: expected a column not below 0; found -1.0"),
+        (["--abundances", "wlim"], "unknown abundance table 'wlim' (did you mean 'wilm'?)"),
+        (["--log10-T", "9"], "log10_T: expected between 4 and 8; found 9"),
+        (["--z", "20"], "z: expected between 0 and 10; found 20"),
+        (["--energies", "5", "1"], "--energies: expected two positive energies [keV] in order; found 5 1"),
+    ],
+)
+def test_bad_input_of_absorption(flags, message, capsys):
+    assert cli.main(["absorption", *flags]) == 2
+    assert message in capsys.readouterr().err

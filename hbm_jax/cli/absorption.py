@@ -1,0 +1,82 @@
+"""``hbm-jax absorption``: what host galaxy, Milky Way and the WHIM leave of a spectrum."""
+
+from pathlib import Path
+
+from hbm_jax.configuration import ConfigError
+
+SHOWN = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
+
+
+def add_command(commands) -> None:
+    """Add the command to the parsers of the others."""
+    absorption = commands.add_parser("absorption", help="transmission of host galaxy, Milky Way and the WHIM")
+    for flag, default, text in (
+        ("--nh", 0.0, "column of the host galaxy [1e22 cm^-2]"),
+        ("--z", 0.0, "redshift"),
+        ("--nh-mw", 0.0, "column of the Milky Way [1e22 cm^-2]"),
+        ("--n0", 0.0, "density of the WHIM at redshift 0 [cm^-3]"),
+        ("--log10-T", 6.0, "its temperature [K]"),
+        ("--log10-xi", 0.0, "its ionisation parameter [erg cm/s]"),
+        ("--metallicity", 1.0, "its metals, relative to the abundance table"),
+        ("--H0", 70.0, "Hubble constant [km/s/Mpc]"),
+        ("--Om0", 0.3, "matter density of a flat universe"),
+    ):
+        absorption.add_argument(
+            flag, metavar="NUMBER", type=float, default=default, help=f"{text}; default {default:g}"
+        )
+    absorption.add_argument("--model", default="tbabs", help="of cold matter: tbabs (default) or phabs")
+    absorption.add_argument(
+        "--abundances", metavar="TABLE", default="wilm", help="wilm (default), angr, aspl, lodd, ..."
+    )
+    absorption.add_argument(
+        "--mode", default="photo+collisional", help="what ionises: photo, collisional or both (default)"
+    )
+    absorption.add_argument("--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="range to plot")
+    absorption.add_argument("--plot", metavar="FILE", type=Path, help="write the figure, as png, pdf or svg")
+    absorption.set_defaults(run=run)
+
+
+def run(arguments) -> int:
+    """Print the transmissions and draw the figure."""
+    import jax
+    import numpy as np
+
+    from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
+    from hbm_jax.cosmology import Cosmology
+
+    low, high = arguments.energies
+    if not 0 < low < high:
+        raise ConfigError(f"--energies: expected two positive energies [keV] in order; found {low:g} {high:g}.")
+    for name in ("nh", "nh_mw"):
+        if getattr(arguments, name) < 0:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: expected a column not below 0; found {getattr(arguments, name)}."
+            )
+    cold = {"model": arguments.model, "abundances": arguments.abundances}
+
+    def depths(energy):
+        with jax.enable_x64(True):
+            found = {
+                "host": arguments.nh * neutral_cross_section(energy * (1.0 + arguments.z), **cold),
+                "Milky Way": arguments.nh_mw * neutral_cross_section(energy, **cold),
+                "WHIM": whim_optical_depth(
+                    energy, arguments.z, n0=arguments.n0, log10_T=arguments.log10_T, log10_xi=arguments.log10_xi,
+                    metallicity=arguments.metallicity, abundances=arguments.abundances, mode=arguments.mode,
+                    cosmology=Cosmology.flat(H0=arguments.H0, Om0=arguments.Om0),
+                ),
+            }  # fmt: skip
+            return {name: np.asarray(tau) for name, tau in found.items()}
+
+    shown = np.array([e for e in SHOWN if low <= e <= high] or [low, high])
+    found = depths(shown)
+    print(f"{'E [keV]':>8}" + "".join(f"{name:>12}" for name in (*found, "together")) + "   transmission")
+    for i, energy in enumerate(shown):
+        own = [tau[i] for tau in found.values()]
+        print(f"{energy:8.2f}" + "".join(f"{np.exp(-tau):12.4f}" for tau in (*own, sum(own))))
+    if arguments.plot:
+        from hbm_jax.plotting import transmissions
+
+        energy = np.geomspace(low, high, 2000)
+        transmissions(energy, depths(energy)).savefig(arguments.plot)
+        print(f"figure     {arguments.plot}")
+    return 0
