@@ -193,7 +193,8 @@ def _in_grains(sigma, depleted, mass_number, grains: Grains):
     number = safe_mass / (grains.density * 4.0 * math.pi / 3.0 * k) * (4.0 - p) / (a1 ** (4.0 - p) - a0 ** (4.0 - p))
     ends = a0 ** (3.0 - p) * -jnp.expm1(-t * a0) - a1 ** (3.0 - p) * -jnp.expm1(-t * a1)
     integral = (ends + t ** (p - 3.0) * (_gamma(4.0 - p, t * a1) - _gamma(4.0 - p, t * a0))) / (p - 3.0)
-    return jnp.where(some, number * math.pi * k * integral * 1e22, 0.0)
+    # Zero where there is no dust, with the slope of the first of it, before it shades itself.
+    return jnp.where(some, number * math.pi * k * integral * 1e22, jnp.tensordot(depleted, sigma, 1))
 
 
 def _gamma(s, x):

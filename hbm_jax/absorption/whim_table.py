@@ -34,7 +34,7 @@ class WhimTable:
     """Optical depth of the warm-hot intergalactic medium for fixed energies, redshifts and cosmology.
 
     The precomputed form of `whim_optical_depth`: what does not depend on density, temperature and metallicity is
-    worked out once, and an optical depth costs eight multiply-adds.
+    worked out once, and an optical depth costs eight multiply-adds, or four where the metallicity is fixed too.
 
     Parameters
     ----------
@@ -44,13 +44,17 @@ class WhimTable:
         Redshifts, 0 to 10.
     cosmology : Cosmology
         The universe.
+    metallicity : float, optional
+        A metallicity that is fixed as well: half the memory and half the work. Without it, it is an argument of each
+        evaluation.
     log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
         As in `whim_optical_depth`.
 
     Attributes
     ----------
-    coefficients : (131, ..., 2, num_energies)
-        Of cubic B-splines in log10 T, for hydrogen and helium and for everything heavier, [1 per n0 in cm^-3].
+    coefficients : (131, ..., 2, num_energies) or (131, ..., 1, num_energies)
+        Of cubic B-splines in log10 T, for hydrogen and helium and for everything heavier, or for the sum of both at a
+        fixed metallicity, [1 per n0 in cm^-3].
 
     Raises
     ------
@@ -76,6 +80,7 @@ class WhimTable:
     z: Any
     coefficients: Any = field(default=None, repr=False)
     cosmology: InitVar[Cosmology | None] = None
+    metallicity: InitVar[float | None] = None
     log10_xi: InitVar[float] = 0.0
     abundances: InitVar[Any] = "wilm"
     mode: InitVar[str] = "photo+collisional"
@@ -86,7 +91,17 @@ class WhimTable:
     num_cells: InitVar[int] = NUM_CELLS
 
     def __post_init__(
-        self, cosmology, log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
+        self,
+        cosmology,
+        metallicity,
+        log10_xi,
+        abundances,
+        mode,
+        rates,
+        photon_index,
+        density_slope,
+        metallicity_slope,
+        num_cells,
     ):
         # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
         if self.coefficients is not None or self.energy is None:
@@ -103,6 +118,8 @@ class WhimTable:
                 f"energies {energy.shape}."
             )
         within("z", z, 0.0, MAX_REDSHIFT)
+        if metallicity is not None:
+            within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
         with jax.enable_x64(True):
             values = np.asarray(as_abundances(abundances), dtype=float)
@@ -112,20 +129,21 @@ class WhimTable:
             ]
         scale = COLUMN / float(cosmology.H0)
         energies = np.broadcast_to(energy, (*z.shape, energy.shape[-1])).reshape(-1, energy.shape[-1])
-        work = functools.partial(_one_source, basis=basis, scale=scale)
+        work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             found = np.stack(list(threads.map(work, energies, rows)), axis=1)
         shape = (found.shape[0], *z.shape, *found.shape[2:])
         for name, value in (("energy", energy), ("z", z), ("coefficients", found.reshape(shape))):
             object.__setattr__(self, name, value)
 
-    def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike = 1.0) -> jax.Array:
+    def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike | None = None) -> jax.Array:
         """Optical depth.
 
         Parameters
         ----------
         n0, log10_T, metallicity : scalar or (num_sources,)
-            As in `whim_optical_depth`; one for all lines of sight, or one for each.
+            As in `whim_optical_depth`; one for all lines of sight, or one for each. The metallicity is 1 unless given,
+            and is not to be given where the table has it fixed.
 
         Returns
         -------
@@ -135,18 +153,26 @@ class WhimTable:
         Raises
         ------
         ValueError
-            For arguments out of their domain.
+            For arguments out of their domain, or a metallicity where the table has it fixed.
         """
+        fixed = jnp.shape(self.coefficients)[-2] == 1
+        if fixed and metallicity is not None:
+            raise ValueError(
+                "WhimTable: this table was set up for one metallicity; expected none at its evaluation; found one. "
+                "Leave `metallicity` out of WhimTable(...) to give it here."
+            )
         n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
         log10_T, in_T = within("log10_T", log10_T, *LOG10_T)
-        metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
+        metallicity, in_metallicity = within("metallicity", 1.0 if metallicity is None else metallicity, 0.0, math.inf)
         T = jnp.where(in_T, log10_T, 6.0)
         dtype = jnp.result_type(n0, T, metallicity)
         coefficients = jnp.asarray(self.coefficients)
         of_all = jax.vmap(_spline, in_axes=(1, 0)) if T.ndim else _spline
         # One group after the other: XLA makes one loop of this, and four times slower ones of both together.
-        light, metals = (of_all(coefficients[..., group, :], T.astype(dtype)) for group in (0, 1))
-        tau = n0[..., None] * (light + metallicity[..., None] * metals)
+        tau, *metals = (of_all(coefficients[..., group, :], T.astype(dtype)) for group in range(coefficients.shape[-2]))
+        if metals:
+            tau = tau + metallicity[..., None] * metals[0]
+        tau = n0[..., None] * tau
         return masked(tau, (in_n0 & in_T & in_metallicity)[..., None])
 
 
@@ -193,12 +219,14 @@ def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
 
 
-def _one_source(energy, weights: Sequence, basis: np.ndarray, scale: float) -> np.ndarray:
-    """Coefficients of one source, (knots, 2, energies)."""
+def _one_source(energy, weights: Sequence, basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
+    """Coefficients of one source, (knots, 2, energies); (knots, 1, energies) where the metallicity is known."""
     found = []
     for group, (edge, of_first, of_second) in enumerate(weights):
         functional = _functional(np.log(energy)[:, None] + edge, of_first, of_second)
         found.append(scale * (functional @ basis[:, group]))
+    if metallicity is not None:
+        found = [found[0] + float(metallicity) * found[1]]
     # Rounded at the end, an error of 6e-8: reading the table is what an evaluation costs.
     return np.ascontiguousarray(np.stack(found).transpose(2, 0, 1), dtype=np.float32)
 

@@ -172,7 +172,11 @@ def test_gradients_are_finite_at_the_corners_of_the_domain():
     for mode in MODES:
         gradient = jax.jit(jax.jacrev(lambda x, m=mode: ion_fractions(x[0], x[1], mode=m, photon_index=x[2])))
         for at in ((4.0, -12.0, 0.0), (4.0, 8.0, 4.0), (8.0, -12.0, 2.0), (8.0, 8.0, 2.0)):
-            assert np.isfinite(gradient(jnp.array(at))).all(), (mode, at)
+            found = np.asarray(gradient(jnp.array(at)))
+            # Fractions of an element add up to one, so their slopes to zero; NaN and infinity would not.
+            for Z in {Z for Z, _ in IONS}:
+                of_element = found[[i for i, ion in enumerate(IONS) if ion[0] == Z]]
+                np.testing.assert_allclose(of_element.sum(axis=0), 0.0, atol=1e-8, err_msg=f"{mode}, {at}, Z = {Z}")
 
 
 def test_single_precision():
@@ -210,4 +214,4 @@ def test_an_ion_outside_the_balance_is_refused():
 def test_traced_values_out_of_the_domain_are_nan():
     found = jax.jit(lambda T: ion_fractions(T, 0.0))(jnp.array([3.0, 6.0]))
     assert np.isnan(found[0]).all()
-    assert np.isfinite(found[1]).all()
+    np.testing.assert_allclose(found[1], ion_fractions(6.0, 0.0), rtol=1e-12)

@@ -293,3 +293,14 @@ def test_out_of_the_domain_is_nan_where_traced():
         table(1e-7, 8.1)
     no_big_bang = Cosmology(H0=70.0, Om0=0.1, Ode0=2.5)
     assert np.isnan(whim_optical_depth(1.0, 3.0, n0=1e-7, log10_T=6.0, cosmology=no_big_bang))
+
+
+def test_table_of_one_metallicity_is_the_general_one_there():
+    z = np.array([0.4, 3.0])
+    general, fixed = WhimTable(ENERGY, z, cosmology=FLAT), WhimTable(ENERGY, z, cosmology=FLAT, metallicity=0.3)
+    np.testing.assert_allclose(fixed(2e-7, 5.7), general(2e-7, 5.7, 0.3), rtol=1e-6)
+    assert fixed.coefficients.size == general.coefficients.size // 2
+    with pytest.raises(ValueError, match="set up for one metallicity"):
+        fixed(1e-7, 6.0, 0.3)
+    with pytest.raises(ValueError, match="metallicity"):
+        WhimTable(ENERGY, z, cosmology=FLAT, metallicity=-0.3)
