@@ -6,9 +6,9 @@ Whatever is wrong with a file ends in one kind of error, `DataError`, that names
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy import sparse
 
 from hbm_jax.data.validation import DataError, listed
 from hbm_jax.spectra.response import Arf, Response, Rmf
+from hbm_jax.spectra.spectrum import Spectrum
 
 Floats = NDArray[np.float64]
 NONE = ("", "none", "null")  # names by which a header says that there is no such file
@@ -113,6 +114,234 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
         return Rmf(energy, _matrix(hdu, channels, energy, where), channels, e_min, e_max, where)
 
 
+def read_pha(path: str | Path) -> list[Spectrum]:
+    """Read the spectra of a file, without the background and the response that it names.
+
+    Parameters
+    ----------
+    path : path
+        PHA file of type I (one spectrum) or II (one a row); a number in braces after the name, as in ``name.pha{3}``,
+        picks one row, from 1.
+
+    Returns
+    -------
+    list of Spectrum
+        ``files`` holds the header's names of BACKFILE, RESPFILE and ANCRFILE.
+
+    Raises
+    ------
+    DataError
+        As `read_arf`; also for negative counts, an exposure that is not positive, scales that are negative.
+
+    Notes
+    -----
+    Rates are multiplied by the exposure; where that gives whole numbers to 1e-3, or POISSERR says so, they are counts.
+    Other rates keep their STAT_ERR as Gaussian errors. A column of whole COUNTS is Poisson whatever POISSERR says:
+    Chandra files give the approximate errors of Poisson counts in STAT_ERR.
+    """
+    path, number = _numbered(path)
+    with _file(path) as hdus:
+        hdu = _extension(hdus, path, names=("SPECTRUM",), classes=("SPECTRUM",))
+        where = f"{path}[{hdu.name}]"
+        columns = {c.name.upper(): c.name for c in hdu.columns}
+        quantity = next((name for name in ("COUNTS", "RATE") if name in columns), None)
+        if quantity is None:
+            raise DataError(f"{where}: expected a column COUNTS or RATE; found {listed(columns)}.")
+        values = np.asarray(hdu.data[columns[quantity]], dtype=float)
+        several = values.ndim == 2
+        rows = range(len(values)) if several else [None]
+        if number is not None and not 1 <= number <= len(rows):
+            raise DataError(f"{where}: expected a spectrum of number 1 to {len(rows)}; found number {number} asked for.")
+        read = [_spectrum(hdu, columns, quantity, row, where, path) for row in rows]
+        return read if number is None else [read[number - 1]]
+
+
+def _spectrum(hdu, columns, quantity: str, row: int | None, where: str, path: Path) -> Spectrum:
+    """Build one spectrum: of a whole table, or of a row of type II."""
+
+    def of(name, default, dtype=float):
+        """Column, or keyword for all channels, or default."""
+        if name in columns:
+            value = np.asarray(hdu.data[columns[name]], dtype=float)
+            value = value if row is None else value[row]
+        else:
+            value = np.asarray(hdu.header.get(name, default), dtype=float)
+        return np.broadcast_to(value, num)
+
+    values = np.asarray(hdu.data[columns[quantity]], dtype=float)
+    values = values if row is None else values[row]
+    num = len(values)
+    at = where if row is None else f"{where}, spectrum {row + 1}"
+    if num == 0:
+        raise DataError(f"{at}: expected channels; found none.")
+    exposure = float(of("EXPOSURE", np.nan)[0])
+    if not (np.isfinite(exposure) and exposure > 0):
+        raise DataError(f"{at}: EXPOSURE: expected a positive time [s]; found {exposure:g}.")
+    if "CHANNEL" in columns:
+        channels = _whole(of("CHANNEL", 0), f"{at}, CHANNEL", "a channel number")
+    else:
+        channels = int(hdu.header.get("TLMIN1", 1)) + np.arange(num)
+    if num > 1 and (np.diff(channels) != 1).any():
+        raise DataError(f"{at}, CHANNEL: expected channel numbers that go up by one; found others.")
+    counts = values * exposure if quantity == "RATE" else values
+    bad = ~np.isfinite(counts)
+    _reject(bad, counts, f"{at}, {quantity}", "a finite number")
+    stat_err = of("STAT_ERR", np.nan) * (exposure if quantity == "RATE" else 1.0)
+    whole = np.abs(counts - np.round(counts)).max() < 1e-3
+    poisson = whole or hdu.header.get("POISSERR") is True
+    if poisson:
+        counts = np.round(counts) if whole else counts
+        _reject(counts < 0, counts, f"{at}, {quantity}", "counts of 0 or more")
+    else:
+        _reject(~(np.isfinite(stat_err) & (stat_err >= 0)), stat_err, f"{at}, STAT_ERR", "an error of 0 or more")
+    scales = {name: of(name, 1.0) for name in ("BACKSCAL", "AREASCAL")}
+    for name, scale in scales.items():
+        _reject(~(np.isfinite(scale) & (scale >= 0)), scale, f"{at}, {name}", "a scale of 0 or more")
+    files = {key: str(_name_of(hdu, columns, key, row)).strip() for key in ("BACKFILE", "RESPFILE", "ANCRFILE")}
+    return Spectrum(
+        name=path.name if row is None else f"{path.name}{{{row + 1}}}",
+        counts=counts,
+        channels=channels,
+        exposure=exposure,
+        backscal=scales["BACKSCAL"],
+        areascal=scales["AREASCAL"],
+        quality=_whole(of("QUALITY", 0), f"{at}, QUALITY", "a whole number"),
+        grouping=_whole(of("GROUPING", 0), f"{at}, GROUPING", "1, 0 or -1"),
+        error=None if poisson else stat_err,
+        files={key: name for key, name in files.items() if name.lower() not in NONE},
+    )
+
+
+def _name_of(hdu, columns, key: str, row: int | None) -> str:
+    """Name of a file that belongs to a spectrum."""
+    return hdu.data[columns[key]][row or 0] if key in columns else hdu.header.get(key, "")
+
+
+def read_spectrum(
+    path: str | Path,
+    *,
+    background: str | Path | None = None,
+    rmf: str | Path | None = None,
+    arf: str | Path | None = None,
+    name: str | None = None,
+) -> Spectrum:
+    """Read a spectrum with its background and its response.
+
+    Parameters
+    ----------
+    path : path
+        PHA file of type I, or ``file{row}`` of type II.
+    background, rmf, arf : path, optional
+        Instead of the files that the header names, which are looked for beside the spectrum. ``"none"``: there is none.
+    name : str, optional
+        Of the source; that of the file by default.
+
+    Returns
+    -------
+    Spectrum
+
+    Raises
+    ------
+    DataError
+        For a file that is missing or cannot be read, or whose channels or energies are not those of the others.
+    """
+    base, number = _numbered(path)
+    found = read_pha(path)
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: expected one spectrum; found {len(found)} (type II). Pick one, as in '{base.name}{{1}}', or read "
+            "all with read_spectra."
+        )
+    return _completed(found[0], base, background, rmf, arf, name, {})
+
+
+def read_spectra(path: str | Path, **options: Any) -> list[Spectrum]:
+    """Read every spectrum of a type II file, with backgrounds and responses; options as of `read_spectrum`.
+
+    A background or a response file of as many spectra or matrices is taken row by row.
+    """
+    base, _ = _numbered(path)
+    cache: dict = {}
+    return [
+        _completed(
+            one,
+            base,
+            *(options.get(key) for key in ("background", "rmf", "arf", "name")),
+            cache,
+            row=number,
+        )
+        for number, one in enumerate(read_pha(path), start=1)
+    ]
+
+
+def _completed(spectrum: Spectrum, base: Path, background, rmf, arf, name, cache: dict, row: int = 1) -> Spectrum:
+    """Add background and response to a spectrum."""
+
+    def place(given, key) -> tuple[Path, int | None] | None:
+        if given is not None:
+            return None if str(given).lower() in NONE else _numbered(given)
+        named = spectrum.files.get(key)
+        if named is None:
+            return None
+        path, number = _numbered(named)
+        path = path if path.is_absolute() and path.is_file() else base.parent / path.name if (
+            not (base.parent / path).is_file()
+        ) else base.parent / path
+        if not path.is_file():
+            option = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}[key]
+            raise DataError(
+                f"{base}: {key}: expected the file {named!r} beside the spectrum; found no such file. Name another "
+                f"({option}=PATH), or none ({option}='none')."
+            )
+        return path, number
+
+    def once(read, *key):
+        if (read, *key) not in cache:
+            cache[read, *key] = read(*key)
+        return cache[read, *key]
+
+    behind, matrix, area = (
+        place(given, key) for given, key in ((background, "BACKFILE"), (rmf, "RESPFILE"), (arf, "ANCRFILE"))
+    )
+    if behind is not None:
+        all_of_them = once(read_pha, behind[0])
+        number = behind[1] or (row if len(all_of_them) > 1 else 1)
+        if number > len(all_of_them):
+            raise DataError(f"{behind[0]}: expected a spectrum of number {number}; found {len(all_of_them)}.")
+        spectrum = replace(spectrum, background=_aligned(all_of_them[number - 1], spectrum, behind[0]))
+    if matrix is not None:
+        number = matrix[1] or (row if once(_num_matrices, matrix[0]) > 1 else 1)
+        redistribution = once(read_rmf, matrix[0], number)
+        response = Response.of(redistribution, None if area is None else once(read_arf, area[0]))
+        if len(response.channels) != len(spectrum) or response.channels[0] != spectrum.channels[0]:
+            raise DataError(
+                f"{matrix[0]}: expected the channels {spectrum.channels[0]} to {spectrum.channels[-1]} of {base}; found "
+                f"{response.channels[0]} to {response.channels[-1]}."
+            )
+        spectrum = replace(spectrum, response=response)
+    return spectrum if name is None else replace(spectrum, name=name)
+
+
+def _num_matrices(path: Path) -> int:
+    with _file(path) as hdus:
+        return sum(h.name in ("MATRIX", "SPECRESP MATRIX") or _is(h, "RSP_MATRIX") for h in hdus)
+
+
+def _aligned(background: Spectrum, spectrum: Spectrum, path: Path) -> Spectrum:
+    if not np.array_equal(background.channels, spectrum.channels):
+        raise DataError(
+            f"{path}: expected the channels {spectrum.channels[0]} to {spectrum.channels[-1]} of {spectrum.name}; found "
+            f"{background.channels[0]} to {background.channels[-1]}."
+        )
+    return background
+
+
+def _numbered(path: str | Path) -> tuple[Path, int | None]:
+    """Split ``name{3}`` into name and number."""
+    match = re.fullmatch(r"(.*)\{(\d+)\}", str(path))
+    return (Path(match[1]), int(match[2])) if match else (Path(path), None)
+
+
 def _matrix(hdu, channels, energy, where) -> sparse.csr_matrix:
     """Unpack the runs of channels of every row."""
     data, columns = hdu.data, {c.name.upper(): i + 1 for i, c in enumerate(hdu.columns)}
@@ -141,7 +370,8 @@ def _matrix(hdu, channels, energy, where) -> sparse.csr_matrix:
                 f"{int(starts.min()) + first} to {int((starts + lengths).max()) + first - 1}."
             )
         numbers = numbers[:total]
-        if not (np.isfinite(numbers) & (numbers >= 0)).all():
+        # Some calibration files hold small negative values: as good as the interpolation they come from, and kept.
+        if not np.isfinite(numbers).all() or numbers.sum() < 0:
             raise DataError(f"{where}, row {row}: expected a response of 0 or more; found {numbers.min():g}.")
         if widths[row] > 0:
             indices += [np.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)]
