@@ -3,10 +3,14 @@
 import os
 import signal
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 # As the command line does; see hbm_jax.cli.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+# Most of the time goes into compilation. This halves it on jaxlib 0.10; 0.12 is as quick and knows no such flag.
+if version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 # Programs that several tests compile are compiled once, by whichever process comes first.
 if "HBM_JAX_TEST_PROGRAMS" not in os.environ:

@@ -39,11 +39,11 @@ def test_transmission_of_the_whim_is_the_mean_over_each_bin(z, n0):
     found = np.asarray(transmission(bins, depth(bins.energy)))
     cuts = np.concatenate([edges_of_ions(0.3, 3.0), edges_of_ions(0.3 * (1 + z), 3.0 * (1 + z)) / (1 + z)])
     x, w = np.polynomial.legendre.leggauss(12)
-    for i in range(0, len(edges) - 1, 2):
-        own = np.unique([*np.linspace(edges[i], edges[i + 1], 4), *cuts[(cuts > edges[i]) & (cuts < edges[i + 1])]])
-        half = 0.5 * np.diff(own)[:, None]
-        expected = np.sum(half * w * np.exp(-np.asarray(depth(own[:-1, None] + half * (1 + x))))) / 0.05
-        assert found[i] == pytest.approx(expected, abs=1e-5), edges[i]
+    own = np.unique([*np.linspace(edges[0], edges[-1], 3 * (len(edges) - 1) + 1), *edges, *cuts])
+    half = 0.5 * np.diff(own)[:, None]
+    pieces = np.sum(half * w * np.exp(-np.asarray(depth(own[:-1, None] + half * (1 + x)))), axis=1)
+    expected = np.add.reduceat(pieces, np.searchsorted(own, edges[:-1])) / 0.05
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_constants_and_lines_are_exact_in_every_bin():

@@ -155,8 +155,8 @@ def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"
     return np.load(out), np.load(tmp_path / "alone.npz")
 
 
-def test_five_kills_lose_nothing(tmp_path):
-    killed, alone = kill_and_resume(tmp_path, 5, seed=1)
+def test_three_kills_lose_nothing(tmp_path):
+    killed, alone = kill_and_resume(tmp_path, 3, seed=1)
     assert killed["position"].shape == (4, OPTIONS["num_samples"], 10)
     for name in alone.files:
         np.testing.assert_array_equal(killed[name], alone[name])
