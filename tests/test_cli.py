@@ -770,7 +770,8 @@ def test_bad_resumes(tmp_path, capsys):
     text = refused(capsys, "resume", tmp_path, "--set", "sample.max_seconds=long")
     assert "sample.max_seconds: expected a number, found 'long'" in text
     x = np.linspace(0.0, 1.0, 5)
-    hbm.sample(own_model, x, x, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
+    y = x + np.array([0.1, -0.2, 0.1, 0.2, -0.1])  # scatter, or the density has no maximum
+    hbm.sample(own_model, x, y, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
     text = refused(capsys, "resume", tmp_path / "own")
     assert "expected the program of the run, own_model, and its data" in text
     assert f"hbm_jax.resume('{tmp_path / 'own'}', own_model, data)" in text
