@@ -3,8 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 RUN_DIR ?= runs/demo
 BIN = $(VENV)/bin
-# Files share fits, so a file stays with one process.
-SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile
+# Files share fits, so a file stays with one process; the order is that of tests/conftest.py, long files first.
+SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The first target is what a bare `make` does.

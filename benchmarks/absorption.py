@@ -9,7 +9,8 @@ process and precision, contestants taking turns of 20 evaluations as a sampler w
 - direct: `hbm_jax.absorption.whim_optical_depth` mapped over the sources, for redshifts that are parameters: fractions
   of the 102 ions contracted with their running integrals, which are then read at every energy and cell;
 - stored ions: the integral of each of the 102 ions at every energy, worked out once and kept, contracted with the ion
-  fractions. It streams 163 MB through memory at each evaluation; the table reads and writes 5 to 8;
+  fractions. It reads and writes 824 bytes for each energy, the table 40, or 24 with Z fixed, and both go at the pace
+  of the memory: the ratio cannot be much above 20, or 34;
 - slabs: cross sections of all ions at the middle of slabs 0.02 wide in redshift, in NumPy, as published codes do;
   timed on a few sources.
 
@@ -47,7 +48,9 @@ def main():
     from hbm_jax.absorption.running_integrals import Running, running_integrals
     from hbm_jax.absorption.whim import COLUMN, PLACES, along, cells_of, weights_of
     from hbm_jax.cosmology import Cosmology
+    from hbm_jax.inference.devices import use_every_core
 
+    use_every_core()  # as in every fit from the command line: each chain, and so each operation, on a core of its own
     jax.config.update("jax_enable_x64", True)
     flat = Cosmology.flat(H0=70.0, Om0=0.3)
     energy = np.geomspace(0.3, 10.0, options.energies)
@@ -157,7 +160,11 @@ def main():
         lines.append(f"{name:20}{1e3 * found:14.2f}{'':10}{found / slope['table']:10.1f}")
     lines.append("")
     for name in ("table", "table, Z fixed"):
-        lines.append(f"contraction of stored ions against {name}: {median['stored ions'] / median[name]:.0f}")
+        stored = median["stored ions"] / median[name]
+        lines.append(
+            f"{'PASS' if stored >= 50 else 'MISS'}  at least 50 times faster than the contraction of stored ions, "
+            f"{name}: {stored:.0f}"
+        )
     direct, slab = median["direct"] / median["table"], median["slabs"] / median["table"]
     for claim, met in (
         (f"at least 50 times faster than the contraction over 102 ions, direct: {direct:.0f}", direct >= 50),

@@ -770,7 +770,8 @@ def test_bad_resumes(tmp_path, capsys):
     text = refused(capsys, "resume", tmp_path, "--set", "sample.max_seconds=long")
     assert "sample.max_seconds: expected a number, found 'long'" in text
     x = np.linspace(0.0, 1.0, 5)
-    hbm.sample(own_model, x, x, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
+    y = x + np.array([0.1, -0.2, 0.1, 0.2, -0.1])  # scatter, or the density has no maximum
+    hbm.sample(own_model, x, y, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
     text = refused(capsys, "resume", tmp_path / "own")
     assert "expected the program of the run, own_model, and its data" in text
     assert f"hbm_jax.resume('{tmp_path / 'own'}', own_model, data)" in text
@@ -796,7 +797,14 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--nh", "-1"], "--nh: expected a column not below 0; found -1.0"),
+        (["--nh", "-1"], "--nh: expected a number not below 0; found -1.0"),
+        (["--nh-mw", "nan"], "--nh-mw: expected a number not below 0; found nan"),
+        (["--nh", "1e22"], "--nh: expected a column in units of 1e22 cm^-2, up to 10000; found 1e+22"),
+        (["--H0", "-70"], "--H0: expected a positive number [km/s/Mpc]; found -70.0"),
+        (["--n0", "1e-7"], "--n0: expected a redshift with it, as --z 2"),
+        (["--z", "9", "--energies", "0.3", "100"], "--energies: expected no more than 50 keV, which is 500 keV at the"),
+        (["--plot", "out.xyz"], "--plot: expected a name ending in .png, .pdf, .svg; found 'out.xyz'"),
+        (["--plot", "nowhere/out.png"], "--plot: expected a folder that is there; found 'nowhere'"),
         (["--abundances", "wlim"], "unknown abundance table 'wlim' (did you mean 'wilm'?)"),
         (["--log10-T", "9"], "log10_T: expected between 4 and 8; found 9"),
         (["--z", "20"], "z: expected between 0 and 10; found 20"),

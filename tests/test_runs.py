@@ -144,20 +144,21 @@ OPTIONS = {"num_warmup": 10, "num_chains": 1, "progress": False}
 def own_checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own") / "run"
     x = np.linspace(0.0, 1.0, 5)
-    hbm.sample(own_model, x, 2.0 * x, num_samples=10, checkpoint=folder / "checkpoint", **OPTIONS)
-    return folder, x
+    y = 2.0 * x + np.array([0.1, -0.2, 0.1, 0.2, -0.1])  # scatter, or the density has no maximum
+    hbm.sample(own_model, x, y, num_samples=10, checkpoint=folder / "checkpoint", **OPTIONS)
+    return folder, x, y
 
 
 def test_a_users_own_program_is_continued_with_it(own_checkpoint):
-    folder, x = own_checkpoint
+    folder, x, y = own_checkpoint
     for path in (folder, str(folder / "checkpoint")):
-        fit = hbm.resume(path, own_model, x, 2.0 * x, num_samples=15, progress=False)
+        fit = hbm.resume(path, own_model, x, y, num_samples=15, progress=False)
         assert fit.posterior.sizes["draw"] == 15
         assert fit.program is own_model
 
 
 def test_a_users_own_program_is_asked_for(own_checkpoint):
-    folder, x = own_checkpoint
+    folder, x, _ = own_checkpoint
     with pytest.raises(CheckpointError, match=r"expected the program of the run, own_model, and its data, because"):
         hbm.resume(folder)
     with pytest.raises(CheckpointError, match=r"found that the data args\[1\] differs"):

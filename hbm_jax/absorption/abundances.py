@@ -45,7 +45,7 @@ def abundance_table(name: str = "wilm") -> np.ndarray:
 
 
 def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
-    """Return 30 abundances, given the name of a table or the values themselves, traced or not.
+    """Return 30 abundances, given the name of a table or the values themselves; traced ones below 0 become NaN.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
             f"{np.shape(abundances)}."
         )
     if isinstance(abundances, jax.core.Tracer):
-        return jnp.asarray(abundances)
+        return jnp.where(abundances >= 0, abundances, jnp.nan)
     values = np.asarray(abundances, dtype=float)
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():

@@ -172,6 +172,9 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
     --------
     >>> photoionization_cross_section(0.6, Z=8, num_electrons=8)  # neutral oxygen above its K edge
     """
+    for name, value in (("Z", Z), ("num_electrons", num_electrons)):
+        if int(value) != value:
+            raise ValueError(f"{name}: expected a whole number; found {value!r}.")
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
     found = evaluate(jnp.where(inside, energy, 1.0), fits_of(((int(Z), int(num_electrons)),)))[0]
     return masked(found, inside)

@@ -12,8 +12,11 @@ from hbm_jax.data.validation import did_you_mean, listed
 # keV. The fits are made for 50 keV and less; they go on as power laws, and absorb nothing to speak of there, but a
 # burst at redshift 9 seen at 30 keV has to be computed.
 MIN_ENERGY, MAX_ENERGY = 0.03, 500.0
-LOG10_T = (4.0, 8.0)  # K, where all the rates are positive and fitted
+# K. All rates are positive there; some fits end before: Voronov's begins at 1 eV, Badnell's of H I and He II end at 1e7
+# and 4e7 K, where those ions are one in 1e6 or less. For the hydrogenic formula see `ion_fractions`.
+LOG10_T = (4.0, 8.0)
 LOG10_XI = (-12.0, 8.0)  # erg cm/s
+_ROUNDING = 1e-6  # relative: a bound written in single precision is within
 
 
 def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "") -> tuple[jax.Array, jax.Array]:
@@ -24,9 +27,10 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
     ValueError
         If the value is not traced and somewhere outside.
     """
+    lowest, highest = low - _ROUNDING * abs(low), high + _ROUNDING * abs(high)
     if not isinstance(value, jax.core.Tracer):
         found = np.asarray(value, dtype=float)
-        wrong = ~((found >= low) & (found <= high))
+        wrong = ~((found >= lowest) & (found <= highest))
         if wrong.any():
             index = tuple(int(i) for i in np.argwhere(wrong)[0])
             unit = f" {unit}" if unit else ""
@@ -34,7 +38,7 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
             raise ValueError(f"{name}{list(index) if index else ''}: expected {limit}; found {found[index]:g}.")
     value = jnp.asarray(value)
     value = value.astype(jnp.result_type(float, value.dtype))
-    return value, (value >= low) & (value <= high)
+    return value, (value >= lowest) & (value <= highest)
 
 
 def one_of(what: str, value: Any, known: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 """Running integrals of cross sections over log energy, by which an integral along the line of sight loses its edges.
 
-With L = log E, S1(L) is the integral of sigma from L to the end of the table and S2 that of S1. Against a straight line
-in u = log(1 + z) the integral of sigma(L + u) is a difference of the two, exact wherever the edges are. Both are cubic
-Hermite tables with exact slopes, with a node at every edge.
+With L = log E, S1(L) is the integral of sigma from L to the end of the table, S2 that of S1 and S3 that of S2. Against
+a parabola in u = log(1 + z) the integral of sigma(L + u) is made of their differences, exact wherever the edges are.
+All are cubic Hermite tables with exact slopes, with a node at every edge.
 """
 
 import functools
@@ -31,8 +31,8 @@ class Running(NamedTuple):
     ----------
     node : (nodes,)
         L = log(E / keV), increasing.
-    first, second : (nodes, ...)
-        S1 and S2 [1e-22 cm^2].
+    first, second, third : (nodes, ...)
+        S1, S2 and S3 [1e-22 cm^2].
     right, left : (nodes, ...)
         sigma just above and just below each node.
     """
@@ -40,6 +40,7 @@ class Running(NamedTuple):
     node: jax.Array | np.ndarray
     first: jax.Array | np.ndarray
     second: jax.Array | np.ndarray
+    third: jax.Array | np.ndarray
     right: jax.Array | np.ndarray
     left: jax.Array | np.ndarray
 
@@ -64,12 +65,13 @@ def running_integrals() -> Running:
     half = 0.5 * np.diff(node)[:, None]
     inside = node[:-1, None] + half * (1.0 + x)
     sigma = evaluate(np.exp(inside), fits, np)
-    first = np.einsum("lij,ij->il", sigma, half * w)
-    moment = np.einsum("lij,ij->il", sigma, half * w * (inside - node[:-1, None]))
-    S1 = _from_the_end(first)
-    S2 = _from_the_end(S1[1:] * np.diff(node)[:, None] + moment)
+    width, along = np.diff(node)[:, None], inside - node[:-1, None]
+    moments = [np.einsum("lij,ij->il", sigma, half * w * along**k) for k in range(3)]
+    S1 = _from_the_end(moments[0])
+    S2 = _from_the_end(S1[1:] * width + moments[1])
+    S3 = _from_the_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
     right, left = _beside(node, fits)
-    return Running(node, S1, S2, right, left)
+    return Running(node, S1, S2, S3, right, left)
 
 
 def _beside(node, fits):
@@ -93,13 +95,14 @@ def _from_the_end(steps):
 
 
 def hermite_weights(L, node, xp=jnp):
-    """Find where each L lies: its interval, and the weights of S1, S2 and sigma at the interval's two ends.
+    """Find where each L lies: its interval, and the weights of values and slopes at the interval's two ends.
 
     Returns
     -------
     interval : integer array of the shape of L
     value_weights, slope_weights : pairs of arrays
-        S1 is the sum of value weights times S1 and slope weights times -sigma; S2 likewise of S2 and -S1.
+        S1 is the sum of value weights times S1 and slope weights times -sigma; S2 likewise of S2 and -S1, S3 of S3 and
+        -S2.
     """
     interval = xp.clip(xp.searchsorted(node, L, side="right") - 1, 0, len(node) - 2)
     width = node[interval + 1] - node[interval]
@@ -110,10 +113,11 @@ def hermite_weights(L, node, xp=jnp):
     return interval, values, slopes
 
 
-def look_up(table: Running, L: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """S1 and S2 of one combination of ions (nodes,), at any L within the table."""
+def look_up(table: Running, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """S1, S2 and S3 of one combination of ions (nodes,), at any L within the table."""
     i, (v0, v1), (s0, s1) = hermite_weights(L, table.node)
-    first0, first1 = table.first[i], table.first[i + 1]
+    first0, first1, second0, second1 = table.first[i], table.first[i + 1], table.second[i], table.second[i + 1]
     first = v0 * first0 + v1 * first1 - s0 * table.right[i] - s1 * table.left[i + 1]
-    second = v0 * table.second[i] + v1 * table.second[i + 1] - s0 * first0 - s1 * first1
-    return first, second
+    second = v0 * second0 + v1 * second1 - s0 * first0 - s1 * first1
+    third = v0 * table.third[i] + v1 * table.third[i + 1] - s0 * second0 - s1 * second1
+    return first, second, third

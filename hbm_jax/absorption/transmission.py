@@ -1,6 +1,6 @@
 """Averages over energy bins of functions with absorption edges inside them."""
 
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from hbm_jax.absorption.abundances import ELEMENTS
 from hbm_jax.absorption.cross_sections import fits_of
 from hbm_jax.absorption.neutral import PHABS_ELEMENTS
+from hbm_jax.absorption.rates import ABSORBING
 
 _NODES = 3  # of Gauss and Legendre in a bin, or in a part of one between edges
 
@@ -21,8 +22,14 @@ def edges_of_neutral_matter(low: float, high: float) -> np.ndarray:
     return found[(found > low) & (found < high)]
 
 
+def edges_of_ions(low: float, high: float) -> np.ndarray:
+    """Energies [keV] between two at which the cross section of some ion of the WHIM jumps, in order."""
+    found = np.unique(np.concatenate(fits_of(ABSORBING).thresholds()))
+    return found[(found > low) & (found < high)]
+
+
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EnergyBins:
     """Energy bins, and nodes within them that respect absorption edges.
 
@@ -34,8 +41,10 @@ class EnergyBins:
     edges : (num_bins + 1,)
         Bin edges [keV], increasing.
     redshifts : sequence of float
-        Redshifts of cold absorbers, whose edges to respect; 0 for the Milky Way. The intergalactic medium has no edges
-        but those at redshift 0, smeared out by the line of sight.
+        Redshifts of cold absorbers, whose edges to respect; 0 for the Milky Way.
+    whim_redshifts : sequence of float
+        Redshifts of sources behind the warm-hot intergalactic medium. Its optical depth bends at the edges of every
+        ion, and at each of them divided by 1 + z.
 
     Attributes
     ----------
@@ -49,8 +58,8 @@ class EnergyBins:
 
     Notes
     -----
-    With bins of 20 to 50 eV a transmission is exact to 1e-4 for columns up to 1e23 cm^-2
-    (``tests/absorption/test_transmission.py``).
+    With bins of 20 to 50 eV a transmission is exact to 1e-4 for columns up to 1e23 cm^-2, and to 1e-5 behind the
+    intergalactic medium where ``whim_redshifts`` says so; without, to 1e-3 (``tests/absorption/test_transmission.py``).
 
     Examples
     --------
@@ -61,20 +70,28 @@ class EnergyBins:
 
     edges: Any
     redshifts: InitVar[tuple[float, ...]] = (0.0,)
-    energy: Any = field(default=None, repr=False)
-    whole: Any = field(default=None, repr=False)
-    parts: Any = field(default=None, repr=False)
+    whim_redshifts: InitVar[tuple[float, ...]] = ()
+    energy: Any = None
+    whole: Any = None
+    parts: Any = None
 
-    def __post_init__(self, redshifts):
+    def __post_init__(self, redshifts, whim_redshifts):
         # JAX rebuilds the object from its parts; only a new one is worked out.
         if self.energy is not None or self.edges is None:
             return
         edges = np.asarray(self.edges, dtype=float)
         if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all() or not edges[0] > 0:
-            raise ValueError("EnergyBins: expected at least two positive edges [keV] that increase; found others.")
-        if not all(z > -1 for z in redshifts):
-            raise ValueError(f"EnergyBins: expected redshifts above -1; found {list(redshifts)}.")
-        cuts = [edges_of_neutral_matter(edges[0] * (1 + z), edges[-1] * (1 + z)) / (1 + z) for z in redshifts]
+            raise ValueError(
+                f"EnergyBins: expected at least two positive edges [keV] that increase; found {edges.tolist()[:5]}."
+            )
+        redshifts, whim_redshifts = np.atleast_1d(redshifts).tolist(), np.atleast_1d(whim_redshifts).tolist()
+        if not all(z > -1 for z in (*redshifts, *whim_redshifts)):
+            raise ValueError(
+                f"EnergyBins: expected redshifts above -1; found {list(redshifts)} and {list(whim_redshifts)}."
+            )
+        at = [(edges_of_neutral_matter, z) for z in redshifts]
+        at += [(edges_of_ions, z) for z in sorted({0.0, *whim_redshifts})] if whim_redshifts else []
+        cuts = [find(edges[0] * (1 + z), edges[-1] * (1 + z)) / (1 + z) for find, z in at]
         cut = np.unique(np.concatenate(cuts)) if cuts else np.zeros(0)
         bin_of_cut = np.searchsorted(edges, cut, side="right") - 1
         split = np.unique(bin_of_cut)
@@ -102,6 +119,9 @@ class EnergyBins:
         object.__setattr__(self, "energy", np.concatenate([plain.ravel(), inside.ravel()]))
         object.__setattr__(self, "whole", whole)
         object.__setattr__(self, "parts", (share.reshape(len(split), -1), place))
+
+    def __repr__(self):
+        return f"EnergyBins({len(self.whole)} bins, {len(self.energy)} energies)"
 
     def average(self, values: jax.Array) -> jax.Array:
         """Averages over the bins of a function, given at ``energy``.

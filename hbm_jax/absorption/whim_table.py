@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import jax
@@ -19,17 +19,17 @@ from hbm_jax.absorption.domain import LOG10_T, MAX_ENERGY, MIN_ENERGY, masked, o
 from hbm_jax.absorption.ionization import MODES, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import hermite_weights, running_integrals
-from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLACES, weights_along
+from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLACES, Cells, checked_cells, weights_along
 from hbm_jax.cosmology import Cosmology
 
-# A step of 1/32 in log10 T. Collisional gas, in which an ion comes and goes within 0.3, loses 2e-4 of its transmission
-# with a step of 0.05, and 16 times as much with twice the step.
-NUM_TEMPERATURES = 129
+# A step of 1/48 in log10 T. In collisional gas an ion comes and goes within 0.3: a step of 0.05 is wrong by 2e-4 in a
+# transmission, one of 1/32 by 1e-4, and by 1e-2 in the slope of ln(tau). The error falls as the fourth power.
+NUM_TEMPERATURES = 193
 _STEP = (LOG10_T[1] - LOG10_T[0]) / (NUM_TEMPERATURES - 1)
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WhimTable:
     """Optical depth of the warm-hot intergalactic medium for fixed energies, redshifts and cosmology.
 
@@ -52,7 +52,7 @@ class WhimTable:
 
     Attributes
     ----------
-    coefficients : (131, ..., 2, num_energies) or (131, ..., 1, num_energies)
+    coefficients : (195, ..., 2, num_energies) or (195, ..., 1, num_energies)
         Of cubic B-splines in log10 T, for hydrogen and helium and for everything heavier, or for the sum of both at a
         fixed metallicity, [1 per n0 in cm^-3].
 
@@ -63,9 +63,10 @@ class WhimTable:
 
     Notes
     -----
-    A transmission exp(-tau) differs from that of `whim_optical_depth` by less than 1e-4, for all modes and log10 T from
-    4 to 8 (``tests/absorption/test_whim.py``). Set-up is done in double precision whatever JAX's default, coefficients
-    are kept in single precision, and the evaluation is done in the precision of its arguments. The object is a pytree:
+    A transmission exp(-tau) differs from that of `whim_optical_depth` by less than 1e-4, for all modes, log10 T from 4
+    to 8, energies from 0.3 keV and any density (``tests/absorption/test_whim.py``). A temperature that evolves with
+    redshift needs `whim_optical_depth`. Set-up is done in double precision whatever JAX's default, coefficients are
+    kept in single precision, and the evaluation is done in the precision of its arguments. The object is a pytree:
     pass it to a compiled function as an argument.
 
     Examples
@@ -78,7 +79,8 @@ class WhimTable:
 
     energy: Any
     z: Any
-    coefficients: Any = field(default=None, repr=False)
+    _: KW_ONLY
+    coefficients: Any = None
     cosmology: InitVar[Cosmology | None] = None
     metallicity: InitVar[float | None] = None
     log10_xi: InitVar[float] = 0.0
@@ -106,8 +108,15 @@ class WhimTable:
         # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
         if self.coefficients is not None or self.energy is None:
             return
-        if cosmology is None:
-            raise ValueError("WhimTable: expected a cosmology; found none.")
+        if not isinstance(cosmology, Cosmology):
+            raise ValueError(f"WhimTable: expected a Cosmology; found {cosmology!r}.")
+        given = (self.energy, self.z, cosmology, metallicity, log10_xi, abundances, photon_index)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+            raise ValueError(
+                "WhimTable: expected numbers, because it is worked out once, before anything is compiled; found a "
+                "traced value. Use whim_optical_depth for a redshift, a cosmology or an xi that is a parameter."
+            )
+        num_cells = checked_cells(num_cells)
         one_of("mode", mode, MODES)
         one_of("collection of rates", rates, RATES)
         z = np.asarray(self.z, dtype=float)
@@ -121,7 +130,7 @@ class WhimTable:
         if metallicity is not None:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():
             values = np.asarray(as_abundances(abundances), dtype=float)
             basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
             rows = [
@@ -135,6 +144,9 @@ class WhimTable:
         shape = (found.shape[0], *z.shape, *found.shape[2:])
         for name, value in (("energy", energy), ("z", z), ("coefficients", found.reshape(shape))):
             object.__setattr__(self, name, value)
+
+    def __repr__(self):
+        return f"WhimTable({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
 
     def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike | None = None) -> jax.Array:
         """Optical depth.
@@ -161,6 +173,10 @@ class WhimTable:
                 "WhimTable: this table was set up for one metallicity; expected none at its evaluation; found one. "
                 "Leave `metallicity` out of WhimTable(...) to give it here."
             )
+        for name, value in (("n0", n0), ("log10_T", log10_T), ("metallicity", metallicity)):
+            if value is not None and jnp.shape(value) not in ((), jnp.shape(self.z)):
+                one_each = f", or one for each line of sight, {jnp.shape(self.z)}" if jnp.ndim(self.z) else ""
+                raise ValueError(f"{name}: expected one number{one_each}; found shape {jnp.shape(value)}.")
         n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
         log10_T, in_T = within("log10_T", log10_T, *LOG10_T)
         metallicity, in_metallicity = within("metallicity", 1.0 if metallicity is None else metallicity, 0.0, math.inf)
@@ -209,7 +225,7 @@ def _interpolation() -> np.ndarray:
 
 
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Give the running integrals of the spline coefficients of either group, (4 nodes, 2, knots)."""
+    """Give the running integrals of the spline coefficients of either group, (5 nodes, 2, knots)."""
     nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
     fractions = np.asarray(ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index))
     charges = np.array([Z for Z, _ in ABSORBING])
@@ -219,11 +235,11 @@ def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
 
 
-def _one_source(energy, weights: Sequence, basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
+def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
     """Coefficients of one source, (knots, 2, energies); (knots, 1, energies) where the metallicity is known."""
     found = []
-    for group, (edge, of_first, of_second) in enumerate(weights):
-        functional = _functional(np.log(energy)[:, None] + edge, of_first, of_second)
+    for group, cells in enumerate(weights):
+        functional = _functional(np.log(energy)[:, None] + cells.edge, *cells[1:])
         found.append(scale * (functional @ basis[:, group]))
     if metallicity is not None:
         found = [found[0] + float(metallicity) * found[1]]
@@ -231,20 +247,22 @@ def _one_source(energy, weights: Sequence, basis: np.ndarray, scale: float, meta
     return np.ascontiguousarray(np.stack(found).transpose(2, 0, 1), dtype=np.float32)
 
 
-def _functional(L, of_first, of_second) -> sparse.csr_matrix:
-    """Matrix that takes S1, S2 and the cross sections at the nodes to the integral; L is (energies, edges)."""
+def _functional(L, of_first, of_second, of_third) -> sparse.csr_matrix:
+    """Matrix that takes S1, S2, S3 and the cross sections at the nodes to the integral; L is (energies, edges)."""
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node, np)
     num = len(node)
     entries = (
         (0, 0, of_first * v0 - of_second * s0),
         (0, 1, of_first * v1 - of_second * s1),
-        (1, 0, of_second * v0),
-        (1, 1, of_second * v1),
-        (2, 0, -of_first * s0),
-        (3, 1, -of_first * s1),
+        (1, 0, of_second * v0 - of_third * s0),
+        (1, 1, of_second * v1 - of_third * s1),
+        (2, 0, of_third * v0),
+        (2, 1, of_third * v1),
+        (3, 0, -of_first * s0),
+        (4, 1, -of_first * s1),
     )
     columns = np.stack([interval + which * num + side for which, side, _ in entries], axis=-1)
     values = np.stack([value for _, _, value in entries], axis=-1)
     rows = np.repeat(np.arange(len(L)), columns[0].size)
-    return sparse.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(L), 4 * num))
+    return sparse.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(L), 5 * num))

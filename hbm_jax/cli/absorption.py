@@ -4,19 +4,23 @@ from pathlib import Path
 
 from hbm_jax.configuration import ConfigError
 
+FIGURES = (".png", ".pdf", ".svg")
+MAX_COLUMN = 1e4  # 1e26 cm^-2, through which nothing comes: a larger one is in other units
 SHOWN = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
 
 
 def add_command(commands) -> None:
     """Add the command to the parsers of the others."""
+    from hbm_jax.absorption import ABUNDANCES, MODES
+
     absorption = commands.add_parser("absorption", help="transmission of host galaxy, Milky Way and the WHIM")
     for flag, default, text in (
         ("--nh", 0.0, "column of the host galaxy [1e22 cm^-2]"),
-        ("--z", 0.0, "redshift"),
+        ("--z", 0.0, "redshift, 0 to 10"),
         ("--nh-mw", 0.0, "column of the Milky Way [1e22 cm^-2]"),
         ("--n0", 0.0, "density of the WHIM at redshift 0 [cm^-3]"),
-        ("--log10-T", 6.0, "its temperature [K]"),
-        ("--log10-xi", 0.0, "its ionisation parameter [erg cm/s]"),
+        ("--log10-T", 6.0, "its temperature [K], 4 to 8"),
+        ("--log10-xi", 0.0, "its ionisation parameter [erg cm/s], -12 to 8"),
         ("--metallicity", 1.0, "its metals, relative to the abundance table"),
         ("--H0", 70.0, "Hubble constant [km/s/Mpc]"),
         ("--Om0", 0.3, "matter density of a flat universe"),
@@ -26,12 +30,12 @@ def add_command(commands) -> None:
         )
     absorption.add_argument("--model", default="tbabs", help="of cold matter: tbabs (default) or phabs")
     absorption.add_argument(
-        "--abundances", metavar="TABLE", default="wilm", help="wilm (default), angr, aspl, lodd, ..."
+        "--abundances", metavar="TABLE", default="wilm", help=f"{', '.join(ABUNDANCES)}; default wilm"
     )
     absorption.add_argument(
-        "--mode", default="photo+collisional", help="what ionises: photo, collisional or both (default)"
+        "--mode", default="photo+collisional", help=f"what ionises: {', '.join(MODES)}; default photo+collisional"
     )
-    absorption.add_argument("--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="range to plot")
+    absorption.add_argument("--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="range; 0.3 10")
     absorption.add_argument("--plot", metavar="FILE", type=Path, help="write the figure, as png, pdf or svg")
     absorption.set_defaults(run=run)
 
@@ -42,16 +46,37 @@ def run(arguments) -> int:
     import numpy as np
 
     from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
+    from hbm_jax.absorption.domain import MAX_ENERGY
     from hbm_jax.cosmology import Cosmology
 
     low, high = arguments.energies
     if not 0 < low < high:
         raise ConfigError(f"--energies: expected two positive energies [keV] in order; found {low:g} {high:g}.")
+    if high * (1.0 + arguments.z) > MAX_ENERGY:
+        raise ConfigError(
+            f"--energies: expected no more than {MAX_ENERGY / (1.0 + arguments.z):g} keV, which is {MAX_ENERGY:g} keV "
+            f"at the redshift {arguments.z:g} of the source; found {high:g}."
+        )
+    if arguments.plot and arguments.plot.suffix not in FIGURES:
+        raise ConfigError(f"--plot: expected a name ending in {', '.join(FIGURES)}; found {str(arguments.plot)!r}.")
+    if arguments.plot and not arguments.plot.parent.is_dir():
+        raise ConfigError(f"--plot: expected a folder that is there; found {str(arguments.plot.parent)!r}.")
+    if arguments.n0 > 0 and arguments.z == 0:
+        raise ConfigError(
+            "--n0: expected a redshift with it, as --z 2, because the WHIM is all along the line of sight."
+        )
     for name in ("nh", "nh_mw"):
-        if getattr(arguments, name) < 0:
+        if getattr(arguments, name) > MAX_COLUMN:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: expected a column not below 0; found {getattr(arguments, name)}."
+                f"--{name.replace('_', '-')}: expected a column in units of 1e22 cm^-2, up to {MAX_COLUMN:g}; found "
+                f"{getattr(arguments, name):g}."
             )
+    for name in ("nh", "nh_mw", "Om0"):
+        if not 0 <= getattr(arguments, name) < np.inf:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: expected a number not below 0; found {getattr(arguments, name)}.")
+    if not 0 < arguments.H0 < np.inf:
+        raise ConfigError(f"--H0: expected a positive number [km/s/Mpc]; found {arguments.H0}.")
     cold = {"model": arguments.model, "abundances": arguments.abundances}
 
     def depths(energy):
@@ -69,7 +94,7 @@ def run(arguments) -> int:
 
     shown = np.array([e for e in SHOWN if low <= e <= high] or [low, high])
     found = depths(shown)
-    print(f"{'E [keV]':>8}" + "".join(f"{name:>12}" for name in (*found, "together")) + "   transmission")
+    print(f"transmission\n{'E [keV]':>8}" + "".join(f"{name:>12}" for name in (*found, "together")))
     for i, energy in enumerate(shown):
         own = [tau[i] for tau in found.values()]
         print(f"{energy:8.2f}" + "".join(f"{np.exp(-tau):12.4f}" for tau in (*own, sum(own))))

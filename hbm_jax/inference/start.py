@@ -25,6 +25,7 @@ GRADIENT_TOLERANCE = (
     1e-3  # of the gradient's norm, in units where the posterior is about one wide; a mode is only a start
 )
 SETTLED = 0.1  # gradient norm above which a search has not arrived anywhere
+UPHILL = 1.0  # standard deviations that the slope asks to go on from where a search ended, beyond which it is no mode
 HESSIAN_STEP = 1e-4  # the truncation error of central differences is its square
 CANDIDATES = 20  # starting points tried for each chain
 SAME_MODE = 5.0  # standard deviations between two modes that count as one
@@ -197,6 +198,10 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
             lost += 1
             continue
         mode = _Mode(point, norm, vectors / np.sqrt(eigenvalues), -value - 0.5 * float(np.log(eigenvalues).sum()))
+        # Where a density grows without end, curvatures are rounding errors of either sign; the slope tells.
+        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > UPHILL:
+            lost += 1
+            continue
         if not any(known.distance(mode) < SAME_MODE for known in modes):
             modes.append(mode)
     if not modes:

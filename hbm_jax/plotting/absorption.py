@@ -5,17 +5,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import ArrayLike
 
 from hbm_jax.absorption import IONS, ion_fractions, ion_name, neutral_cross_section, whim_optical_depth
 from hbm_jax.absorption.abundances import ELEMENTS
 from hbm_jax.absorption.domain import LOG10_T
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, SERIES, Figure, house_style
+from hbm_jax.plotting.style import BLACK, SERIES, Figure, house_style
 
 ENERGY = np.geomspace(0.2, 10.0, 2000)  # keV
-TICKS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 SHOWN = 0.03  # an ion that is nowhere more abundant has no label
+LINES = ("-", "--", ":", "-.")  # one after the other where the colours are used up
 
 
 def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", "lodd"), *, model="tbabs") -> Figure:
@@ -31,7 +32,7 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, sigma E^3 against energy; below, each relative to the first.
+        Above, sigma E^3 against energy; below, where there are several, each relative to the first.
 
     Examples
     --------
@@ -41,15 +42,17 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
         curves = {name: np.asarray(neutral_cross_section(ENERGY, model=model, abundances=name)) for name in abundances}
     with house_style():
         figure = Figure(figsize=(5.5, 4.5), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        rows = 2 if len(curves) > 1 else 1
+        axes = figure.subplots(rows, 1, sharex=True, height_ratios=(2, 1)[:rows], squeeze=False)[:, 0]
         reference = curves[abundances[0]]
-        for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
-            upper.plot(ENERGY, curve * ENERGY**3, color=colour, label=name, lw=1.0)
-            lower.plot(ENERGY, curve / reference, color=colour, lw=1.0)
-        upper.set_ylabel(r"$\sigma E^3$ [$10^{-22}$ cm$^2$ keV$^3$ / H]")
-        upper.legend(title=model, ncols=2)
-        lower.set_ylabel(f"relative to {abundances[0]}")
-        _energy_axis(lower)
+        for (name, curve), look in zip(curves.items(), _looks(len(curves)), strict=True):
+            axes[0].plot(ENERGY, curve * ENERGY**3, label=name, lw=1.0, **look)
+            if rows > 1:
+                axes[1].plot(ENERGY, curve / reference, lw=1.0, **look)
+                axes[1].set_ylabel(f"relative to {abundances[0]}")
+        axes[0].set_ylabel(r"$\sigma E^3$ [$10^{-22}$ cm$^2$ keV$^3$ / H]")
+        axes[0].legend(title=model, ncols=2)
+        _energy_axis(axes[-1], label="energy [keV]")
     return figure
 
 
@@ -81,18 +84,16 @@ def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0))
         panels = {"no light": np.asarray(ion_fractions(log10_T, 0.0, mode="collisional"))[:, own]}
         for xi in log10_xi:
             panels[rf"$\log_{{10}}\,\xi = {xi:g}$"] = np.asarray(ion_fractions(log10_T, xi))[:, own]
+    # From cold to hot where the few colours of categories do not tell the ions apart.
+    few = len(own) <= len(SERIES)
+    colours = list(SERIES[: len(own)]) if few else [*colormaps["turbo"](np.linspace(0.05, 0.95, len(own)))]
     with house_style():
         figure = Figure(figsize=(6.0, 0.6 + 1.5 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, (title, fractions) in zip(axes, panels.items(), strict=True):
-            for column, ion in enumerate(own):
-                curve = fractions[:, column]
-                colour = SERIES[column % len(SERIES)]
-                axis.plot(log10_T, curve, color=colour, lw=1.0)
-                peak = int(np.argmax(curve))
-                if curve[peak] > SHOWN:
-                    inside = np.clip(log10_T[peak], log10_T[0] + 0.12, log10_T[-1] - 0.12)
-                    axis.text(inside, curve[peak] + 0.03, ion_name(*IONS[ion]).split()[1], color=colour, ha="center")
+            for column, colour in enumerate(colours):
+                axis.plot(log10_T, fractions[:, column], color=colour, lw=1.0)
+            _name_ions(axis, log10_T, fractions, [ion_name(*IONS[ion]).split()[1] for ion in own], colours)
             axis.set_title(title, loc="right", pad=3.0, fontsize=9.0)
         axes[0].set_xlim(log10_T[0], log10_T[-1])
         axes[0].set_ylim(0.0, 1.18)
@@ -101,14 +102,32 @@ def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0))
     return figure
 
 
-def whim_transmission(vary: Mapping[str, Sequence[float]] | None = None, **fixed) -> Figure:
+def _name_ions(axis, log10_T, fractions, names, colours) -> None:
+    """Write the ions' names at their peaks, the most abundant first, and none over another."""
+    placed: list[tuple[float, float]] = []
+    peaks = np.argmax(fractions, axis=0)
+    for column in np.argsort(-fractions.max(axis=0)):
+        at, height = log10_T[peaks[column]], fractions[peaks[column], column]
+        at = float(np.clip(at, log10_T[0] + 0.15, log10_T[-1] - 0.15))
+        # Widths in units of the axes: a letter is some 0.04 of log T wide, a line 0.15 of a share high.
+        clear = all(abs(at - x) > 0.05 * len(names[column]) + 0.06 or abs(height - y) > 0.15 for x, y in placed)
+        if height > SHOWN and clear:
+            placed.append((at, float(height)))
+            axis.text(at, height + 0.03, names[column], color=colours[column], ha="center")
+
+
+def whim_transmission(
+    vary: Mapping[str, Sequence[Any]] | None = None, *, energy: ArrayLike = ENERGY, **fixed
+) -> Figure:
     """Transmission of the warm-hot intergalactic medium, as one of its parameters after the other changes.
 
     Parameters
     ----------
-    vary : mapping of str to sequence of float
-        Arguments of `hbm_jax.absorption.whim_optical_depth` and their values, a panel for each; by default z, n0 and
-        log10_T.
+    vary : mapping of str to sequence
+        Arguments of `hbm_jax.absorption.whim_optical_depth` and their values, a panel for each, as ``{"z": (1, 2)}`` or
+        ``{"mode": ("photo", "collisional")}``; by default z, n0 and log10_T.
+    energy : (num_energies,)
+        Observed energies [keV].
     **fixed
         Arguments of `hbm_jax.absorption.whim_optical_depth` otherwise; by default z = 2, n0 = 1e-7, log10_T = 6 and a
         flat universe of Om0 = 0.3, H0 = 70.
@@ -117,6 +136,11 @@ def whim_transmission(vary: Mapping[str, Sequence[float]] | None = None, **fixed
     -------
     matplotlib.figure.Figure
         One panel for each parameter that varies.
+
+    Raises
+    ------
+    ValueError
+        For a parameter whose values are not a sequence.
 
     Examples
     --------
@@ -129,25 +153,29 @@ def whim_transmission(vary: Mapping[str, Sequence[float]] | None = None, **fixed
         "log10_T": 6.0,
         "cosmology": Cosmology.flat(H0=70.0, Om0=0.3),
     } | fixed
+    for name, values in vary.items():
+        if isinstance(values, str) or not np.iterable(values):
+            raise ValueError(f"whim_transmission: {name}: expected several values, as (1, 2); found {values!r}.")
     names = {
-        "z": "$z$ = {:g}", "log10_T": r"$\log_{{10}}\,T$ = {:g}",
-        "log10_xi": r"$\log_{{10}}\,\xi$ = {:g}", "metallicity": "{:g} of solar metals",
+        "z": "$z$ = {}", "log10_T": r"$\log_{{10}}\,T$ = {}", "log10_xi": r"$\log_{{10}}\,\xi$ = {}",
+        "metallicity": "metallicity {}",
     }  # fmt: skip
     with house_style():
         figure = Figure(figsize=(5.5, 0.5 + 2.0 * len(vary)), layout="constrained")
         axes = figure.subplots(len(vary), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, (name, values) in zip(axes, vary.items(), strict=True):
-            for value, colour in zip(values, _colours(len(values)), strict=True):
+            for value, look in zip(values, _looks(len(values)), strict=True):
                 with jax.enable_x64(True):
                     options = common | {name: value}
-                    tau = np.asarray(whim_optical_depth(ENERGY, options.pop("z"), **options))
-                text = names.get(name, name + " = {:g}").format(value)
+                    tau = np.asarray(whim_optical_depth(np.asarray(energy), options.pop("z"), **options))
+                written = value if isinstance(value, str) else f"{value:g}"
+                text = names.get(name, name.replace("_", " ") + " {}").format(written)
                 text = rf"$n_0$ = {_power(value)} cm$^{{-3}}$" if name == "n0" else text
-                axis.plot(ENERGY, np.exp(-tau), color=colour, label=text, lw=1.0)
+                axis.plot(energy, np.exp(-tau), label=text, lw=1.0, **look)
             axis.legend(loc="lower right")
         axes[0].set_ylim(0.0, 1.03)
         figure.supylabel("transmission", fontsize=11.0)
-        _energy_axis(axes[-1])
+        _energy_axis(axes[-1], np.min(energy), np.max(energy))
     return figure
 
 
@@ -164,20 +192,28 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
     Returns
     -------
     matplotlib.figure.Figure
-        One curve each, the product in black.
+        One curve for each that absorbs anything, and the product in black.
+
+    Raises
+    ------
+    ValueError
+        Without an absorber.
 
     Examples
     --------
     >>> transmissions(energy, {"host": tau_host, "Milky Way": tau_mw}).savefig("t.pdf")  # doctest: +SKIP
     """
     depths = {name: np.asarray(tau, dtype=float) for name, tau in absorbers.items()}
+    if not depths:
+        raise ValueError("transmissions: expected at least one absorber; found none.")
+    shown = {name: tau for name, tau in depths.items() if (tau > 0).any()} or depths
     with house_style():
         figure = Figure(figsize=(5.5, 3.4), layout="constrained")
         axis = figure.subplots()
-        for (name, tau), colour in zip(depths.items(), (BLUE, ORANGE, GREEN, GREY), strict=False):
-            axis.plot(energy, np.exp(-tau), color=colour, label=name, lw=1.0)
-        if len(depths) > 1:
-            axis.plot(energy, np.exp(-sum(depths.values())), color=BLACK, label="together", lw=1.4)
+        for (name, tau), look in zip(shown.items(), _looks(len(shown)), strict=True):
+            axis.plot(energy, np.exp(-tau), label=name, lw=1.0, **look)
+        if len(shown) > 1:
+            axis.plot(energy, np.exp(-sum(shown.values())), color=BLACK, label="together", lw=1.4)
         axis.set_ylim(0.0, 1.03)
         axis.set_ylabel("transmission")
         axis.legend(loc="lower right")
@@ -192,15 +228,20 @@ def _power(value: float) -> str:
     return f"${ten}$" if float(mantissa) == 1 else rf"${float(mantissa):g}\times {ten}$"
 
 
-def _colours(num: int) -> tuple[str, ...]:
-    return tuple(SERIES[i % len(SERIES)] for i in range(num))
+def _looks(num: int) -> list[dict[str, Any]]:
+    """Colours, and other kinds of line where there are not enough."""
+    cycles = [divmod(i, len(SERIES)) for i in range(num)]
+    return [{"color": SERIES[colour], "linestyle": LINES[cycle % len(LINES)]} for cycle, colour in cycles]
 
 
-def _energy_axis(axis, low=ENERGY[0], high=ENERGY[-1]):
-    axis.set_xscale("log")
+def _energy_axis(axis, low=ENERGY[0], high=ENERGY[-1], label="observed energy [keV]"):
+    """Show a range of energies, with plain numbers at its ticks."""
+    axis.set_xlabel(label)
     axis.set_xlim(low, high)
-    inside = [tick for tick in TICKS if low <= tick <= high]
-    if len(inside) > 1:
-        axis.set_xticks(inside, [f"{tick:g}" for tick in inside])
-        axis.set_xticks([], minor=True)
-    axis.set_xlabel("observed energy [keV]")
+    if high < 4 * low:
+        return
+    axis.set_xscale("log")
+    ticks = [m * 10.0**k for k in range(-2, 4) for m in (1, 2, 5)]
+    inside = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
+    axis.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    axis.set_xticks([], minor=True)

@@ -33,6 +33,9 @@ LABELS = {
     # X-ray spectra
     "nh": r"$N_\mathrm{H}$",
     "photon_index": r"$\Gamma$",
+    "log10_n0": r"$\log_{10}\,n_0$",
+    "log10_T": r"$\log_{10}\,T$",
+    "log10_xi": r"$\log_{10}\,\xi$",
     # names that users' own models share
     "gamma": r"$\gamma$",
     "delta": r"$\delta$",

@@ -77,7 +77,7 @@ def test_photoionization_rates_are_the_integral(index):
     found = np.exp(_log_photoionization(jnp.asarray(index)))
     low, high = np.log(XI_BAND)
     flux = integrate.quad(lambda u: np.exp((2 - index) * u), low, high, epsrel=1e-12)[0]
-    for ion in ((1, 1), (2, 2), (8, 2), (8, 8), (14, 10), (26, 3), (26, 20), (26, 26)):
+    for ion in ((1, 1), (2, 2), (8, 2), (8, 8), (14, 10), (14, 13), (26, 3), (26, 20), (26, 26)):
         fits = fits_of((ion,))
         cuts = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
         total = sum(
@@ -88,6 +88,25 @@ def test_photoionization_rates_are_the_integral(index):
             for a, b in itertools.pairwise(cuts)
         )  # fmt: skip
         assert found[ABSORBING.index(ion)] == pytest.approx(total * 1e-22 / ERG / flux, rel=1e-8), ion
+
+
+def test_photoionization_rates_of_every_ion():
+    # Si II has a corner between two edges; 4000 nodes of Gauss and Legendre between any two see all of them.
+    x, w = np.polynomial.legendre.leggauss(20)
+    found = np.stack([_log_photoionization(jnp.asarray(index)) for index in (0.3, 2.0, 4.0)])
+    for i, ion in enumerate(ABSORBING):
+        fits = fits_of((ion,))
+        edges = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
+        cuts = np.unique(np.concatenate([np.linspace(a, b, 201) for a, b in itertools.pairwise(edges)]))
+        half = 0.5 * np.diff(cuts)[:, None]
+        u = cuts[:-1, None] + half * (1 + x)
+        values = half * w * evaluate(np.exp(u), fits, np)[0]
+        for place, index in enumerate((0.3, 2.0, 4.0)):
+            low, high = np.log(XI_BAND)
+            s = 2 - index
+            flux = high - low if s == 0 else (np.exp(s * high) - np.exp(s * low)) / s
+            total = np.log(np.sum(np.exp((1 - index) * u) * values) * 1e-22 / ERG / flux)
+            assert found[place, i] == pytest.approx(total, abs=1e-8), (ion, index)
 
 
 @pytest.mark.parametrize("mode", MODES)

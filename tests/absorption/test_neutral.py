@@ -154,10 +154,18 @@ def test_overlay_replaces_the_fit_inside_its_range_only():
 
 def test_single_precision():
     energy = np.geomspace(0.1, 20.0, 301)
-    double = np.asarray(neutral_cross_section(energy))
-    single = neutral_cross_section(energy.astype(np.float32), abundances=abundance_table("wilm").astype(np.float32))
     away = np.min(np.abs(np.subtract.outer(energy, edges_of_neutral_matter(0.1, 20.0))), axis=1) > 1e-5
-    np.testing.assert_allclose(np.asarray(single)[away], double[away], rtol=1e-5)
+    for grains in (True, Grains(index=3.3)):
+        double = np.asarray(neutral_cross_section(energy, grains=grains))
+        with jax.enable_x64(False):
+            single = neutral_cross_section(energy.astype(np.float32), grains=grains)
+            assert single.dtype == jnp.float32
+        np.testing.assert_allclose(np.asarray(single)[away], double[away], rtol=1e-5)
+
+
+def test_traced_abundances_below_zero_are_nan():
+    found = jax.jit(lambda a: neutral_cross_section(1.0, abundances=a))(-jnp.ones(30))
+    assert np.isnan(found)
 
 
 def overlay(low, high, num=20):
@@ -168,6 +176,8 @@ def overlay(low, high, num=20):
     ("options", "message"),
     [
         ({"energy": -1.0}, r"energy: expected between 0\.03 and 500 keV; found -1"),
+        ({"grains": "mrn"}, r"grains: expected True, False or Grains\(\.\.\.\); found 'mrn'"),
+        ({"overlay": {"O": np.ones(3)}}, r"overlay of O: expected a pair, energies and cross sections; found 3"),
         ({"model": "tbab"}, r"unknown model 'tbab' \(did you mean 'tbabs'\?\): expected one of tbabs, phabs"),
         ({"abundances": "wilms"}, r"unknown abundance table 'wilms' \(did you mean 'wilm'\?\)"),
         ({"abundances": np.ones(10)}, r"abundances: expected the name of a table or 30 numbers.*shape \(10,\)"),

@@ -124,6 +124,7 @@ def test_few_and_many_data_per_group():
     assert chosen(centering, "theta")[number == 1].max() < 0.2
 
 
+@pytest.mark.slow
 def test_the_unit_does_not_matter():
     y, error = np.array([1.0, 2.0, 0.5, 3.0]), np.array([0.1, 0.5, 1.0, 2.0])
 
@@ -156,6 +157,7 @@ def test_of_nested_groups_each_learns_what_the_lower_ones_leave():
     assert list(centering.table["element"][[0, 4, 15]]) == ["theta[0,0]", "phi[0,0]", "phi[3,2]"]
 
 
+@pytest.mark.slow
 def test_counts_with_log_normal_rates():
     y = np.array([1, 20, 400])
     centering = centre(counts, y)

@@ -209,6 +209,18 @@ def two_peaks(x):
     return -jnp.logaddexp(-0.5 * jnp.sum((x + 20.0) ** 2), jnp.log(0.5) - 0.5 * jnp.sum((x - 20.0) ** 2))
 
 
+@pytest.mark.parametrize("curvature", [1e-12, -1e-12])
+def test_a_density_that_grows_without_end_has_no_mode(curvature):
+    # As that of a line through its points exactly, where the scatter goes to 0: rounding gives any curvature.
+    def endless(x):
+        return 5.0 * x[0] + 0.5 * curvature * x[0] ** 2 + 0.5 * jnp.sum(x[1:] ** 2)
+
+    start = choose_start(bare_target(endless, 3), 4, KEY)
+    assert not start.informed
+    assert start.note.startswith("jittered median of the prior")
+    assert (np.abs(start.points) < 1).all()
+
+
 def test_chains_are_shared_out_over_modes():
     wide = replace(bare_target(two_peaks, 2), prior_draws=RNG.normal(0.0, 30.0, (15, 2)))
     start = choose_start(wide, 4, KEY)
