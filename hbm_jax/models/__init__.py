@@ -1,5 +1,6 @@
 """Models: each a frozen dataclass of its choices whose call is an ordinary NumPyro program."""
 
+from hbm_jax.models.afterglow import Afterglow
 from hbm_jax.models.supernova import Supernova
 
-__all__ = ["Supernova"]
+__all__ = ["Afterglow", "Supernova"]

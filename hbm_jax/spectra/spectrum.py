@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.data.validation import DataError
+from hbm_jax.validation import DataError
 from hbm_jax.spectra.response import Response
 
 Floats = NDArray[np.float64]
