@@ -4,7 +4,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-from hbm_jax.spectra.statistics import Statistic
+from hbm_jax.spectra.likelihood import Statistic
 
 
 class Counts(dist.Distribution):
@@ -20,8 +20,8 @@ class Counts(dist.Distribution):
 
     Notes
     -----
-    Observed values must be the counts that the statistic was prepared with: what depends on them was worked out then.
-    Draws are of the counts in the source region, with the background drawn as `Statistic.draw` says.
+    What depends on the counts that the statistic was prepared with was worked out then; for other counts (of a simulated
+    sample) it is worked out at every evaluation. Draws are of the counts in the source region, with the background drawn as `Statistic.draw` says.
     """
 
     arg_constraints = {"expected": constraints.real}  # noqa: RUF012 - NumPyro's own convention
@@ -34,8 +34,9 @@ class Counts(dist.Distribution):
         super().__init__(np.shape(expected), (), validate_args=validate_args)
 
     def log_prob(self, value):
-        """Log probability of the counts that the statistic holds, (N, G)."""
-        return self.statistic.log_likelihood(self.expected)
+        """Log probability of counts, (N, G)."""
+        own = value is self.statistic.counts
+        return (self.statistic if own else self.statistic.with_counts(value)).log_likelihood(self.expected)
 
     def sample(self, key, sample_shape=()):
         """Draw counts, (N, G)."""

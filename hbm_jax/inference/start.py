@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.metric import MAX_DENSE, Metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
@@ -163,7 +164,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     StartError
         If fewer starting points than chains have a finite density.
     """
-    value_and_grad = value_and_grad or jax.jit(jax.value_and_grad(target.potential))
+    value_and_grad = value_and_grad or Compiled(jax.value_and_grad(target.potential))
     # NumPy draws, so that nothing has to be compiled for them.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]

@@ -7,6 +7,7 @@ each bin wherever its edges are.
 
 import dataclasses
 import functools
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,9 @@ from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
 from hbm_jax.spectra.compression import TOLERANCE, compress, neutral_at
-from hbm_jax.spectra.statistics import Statistic
+from hbm_jax.spectra.likelihood import Statistic
 
+NUM_BLOCKS = 8  # of a fold
 NUM_REDSHIFTS = 6  # at which the medium is tabulated along an uncertain redshift
 REACH = 4.0  # standard deviations of an uncertain redshift
 _CELLS = 16384  # of ln E in the running integral of the neutral cross section
@@ -65,6 +67,14 @@ class Medium:
             return WhimIons(energy, z, **given)
         return WhimTable(energy, z, log10_xi=self.log10_xi, metallicity=self.metallicity, **given)
 
+    def guide(self, z: np.ndarray) -> WhimTable | None:
+        """Table for a few energies at which the WHIM is seen, at the fixed parameters or near those that are not."""
+        if not self.whim:
+            return None
+        fixed = {"log10_xi": self.log10_xi or 0.0, "metallicity": 0.3 if self.metallicity is None else self.metallicity}
+        given = {"abundances": self.abundances, "mode": self.mode, "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0)}
+        return WhimTable(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, **given, **fixed)
+
     def optical_depth(self, table: WhimTable | WhimIons, p: dict[str, Any], rows: Any) -> jax.Array:
         """Optical depth of the lines of sight in a table, whose sources are ``rows`` of the population."""
         n0 = 10.0 ** p["log10_n0"]
@@ -77,11 +87,29 @@ class Medium:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class KnownRedshifts:
-    """Sources folded by few energies: n of them, K nodes, G groups."""
+    """Sources folded by few energies: n of them, K nodes, G groups.
+
+    Attributes
+    ----------
+    rows : (n,)
+        Which of the population.
+    log_energy : (n, K)
+        Nodes.
+    blocks : tuple of (n, G_b, K - first_b)
+        The fold. Photons are not counted far above their energy, and most nodes are at low ones, so that blocks of
+        groups without the nodes below them hold less than half of the whole matrix.
+    first : tuple of int
+        First node of each block.
+    galactic, host : (n, K)
+        Cross sections.
+    whim : WhimTable or WhimIons or None
+        Tables at the nodes.
+    """
 
     rows: Any
     log_energy: Any
-    matrix: Any
+    blocks: Any
+    first: tuple[int, ...] = field(metadata={"static": True})
     galactic: Any
     host: Any
     whim: Any
@@ -98,15 +126,16 @@ class KnownRedshifts:
             folds.append(found.fold)
             errors.append(found.error)
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
-        energy = np.stack([_filled(f.energy, num_nodes, f.energy[-1]) for f in folds])
+        # Padded in front: the nodes of high energy are then in the same places, and blocks leave out more.
+        energy = np.stack([np.append(np.full(num_nodes - len(f.energy), f.energy[0]), f.energy) for f in folds])
         matrix = np.zeros((len(rows), num_groups, num_nodes))
         for place, f in enumerate(folds):
-            matrix[place, : f.matrix.shape[0], : f.matrix.shape[1]] = f.matrix
+            matrix[place, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
         z = np.asarray(data.z)[rows]
         one = cls(
             rows=rows,
             log_energy=np.log(energy),
-            matrix=matrix,
+            **dict(zip(("blocks", "first"), in_blocks(matrix), strict=True)),
             galactic=neutral_at(energy, medium.abundances),
             host=neutral_at(energy * (1.0 + z[:, None]), medium.abundances),
             whim=medium.towards(energy, z),
@@ -120,7 +149,19 @@ class KnownRedshifts:
         if self.whim is not None:
             tau = tau + medium.optical_depth(self.whim, p, rows)
         density = jnp.exp(log_norm[rows, None] - p["photon_index"][rows, None] * self.log_energy - tau)
-        return jnp.einsum("ngk,nk->ng", self.matrix, density)
+        parts = zip(self.blocks, self.first, strict=True)
+        return jnp.concatenate([jnp.einsum("ngk,nk->ng", m, density[:, start:]) for m, start in parts], axis=1)
+
+
+def in_blocks(matrix: np.ndarray, num: int = NUM_BLOCKS) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+    """Blocks of groups of a fold (n, G, K), each without the nodes before the first that any of its groups counts."""
+    ends = np.linspace(0, matrix.shape[1], min(num, matrix.shape[1]) + 1).astype(int)
+    blocks, first = [], []
+    for low, high in itertools.pairwise(ends):
+        used = np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1)))
+        first.append(int(used[0]) if used.size else matrix.shape[2] - 1)
+        blocks.append(np.ascontiguousarray(matrix[:, low:high, first[-1] :]))
+    return tuple(blocks), tuple(first)
 
 
 @jax.tree_util.register_dataclass
@@ -190,6 +231,10 @@ class AbsorbedCounts:
         Of the catalogue.
     errors : (N,)
         Largest change of the log likelihood by the compression, 0 where there is none.
+    depth : WhimTable or None
+        Of the WHIM to all sources at a few energies, by which the sampler's coordinates are chosen.
+    medium : Medium
+        What absorbs.
     """
 
     statistic: Statistic
@@ -201,6 +246,7 @@ class AbsorbedCounts:
     nh_mw: Any
     sigma_nh_mw: Any
     errors: Any
+    depth: WhimTable | None
     medium: Medium = field(metadata={"static": True})
 
     @classmethod
@@ -220,8 +266,13 @@ class AbsorbedCounts:
             order=np.argsort(np.concatenate(rows)),
             **{key: np.asarray(getattr(data, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw")},
             errors=all_errors,
+            depth=medium.guide(np.asarray(data.z)),
             medium=medium,
         )
+
+    def ridge(self, log10_T) -> jax.Array:
+        """Logarithm of the density that gives the WHIM the same mean optical depth at every temperature."""
+        return jnp.vectorize(lambda T: -jnp.log10(jnp.mean(self.depth(1.0, T))))(log10_T)  # type: ignore[misc]
 
     @property
     def redshift_range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -329,7 +380,3 @@ def _lagrange(nodes, u):
             jnp.prod(difference[:, others], axis=1) / np.prod(np.asarray(nodes)[:, [i]] - np.asarray(nodes)[:, others], axis=1)
         )
     return jnp.stack(products, axis=1)
-
-
-def _filled(values, num, padding):
-    return np.concatenate([values, np.full(num - len(values), padding)])

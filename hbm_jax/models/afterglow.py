@@ -9,13 +9,11 @@ and its photon spectrum K_i E^-photon_index_i exp[-nh_i sigma(E (1 + z_i)) - nh_
 folded through the response of its instrument and compared with counts. (Starling et al. 2013, MNRAS 431, 3159.)
 """
 
-import dataclasses
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -23,13 +21,14 @@ from numpyro import distributions as dist
 
 from hbm_jax.absorption import ABUNDANCES, MODES
 from hbm_jax.data import Afterglows, DataError
+from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
-from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium, redshift_range
+from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
-from hbm_jax.spectra.statistics import STATISTICS
+from hbm_jax.spectra.likelihood import STATISTICS
 
 GALACTIC = ("fixed", "error", "free")
 HOSTS = ("normal", "skew-normal")
@@ -64,6 +63,10 @@ UNITS = {
     "log10_T": "K",
     "log10_xi": "erg cm/s",
 }
+
+
+# What was worked out for a sample, as long as that lives: a program is traced many times.
+_PREPARED: weakref.WeakKeyDictionary[Afterglows, dict[Any, AbsorbedCounts]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,6 @@ class Afterglow:
             raise ValueError(f"Afterglow: band: expected two positive energies [keV] in order; found {self.band}.")
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
-        object.__setattr__(self, "_kept", {})
         self.all_priors  # noqa: B018 - raises for unknown names
 
     @property
@@ -193,11 +195,11 @@ class Afterglow:
     def _prepared(self, data) -> AbsorbedCounts:
         if isinstance(data, AbsorbedCounts):
             return data
-        kept = self._kept.get("last")  # type: ignore[attr-defined]
-        if kept is None or kept[0]() is not data:
-            kept = weakref.ref(data), self.prepare(data)
-            self._kept["last"] = kept  # type: ignore[attr-defined]
-        return kept[1]
+        self._require_columns(data)
+        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.statistic)
+        if choices not in kept:
+            kept[choices] = self.prepare(data)
+        return kept[choices]
 
     def _require_columns(self, data: Afterglows) -> None:
         if self.galactic == "free":
@@ -231,7 +233,9 @@ class Afterglow:
         """
         prepared = self._prepared(data)
         priors = self.all_priors
-        p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name != "nh_mw"}
+        along = self._along_the_ridge(priors)
+        p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n not in ("nh_mw", *along)}
+        p |= self._sample_whim({name: priors[name] for name in along}, prepared)
         num, num_groups = np.shape(prepared.statistic.counts)
         with numpyro.plate("source", num, dim=-1):
             index = numpyro.sample("photon_index", dist.Normal(p["photon_index_mean"], p["photon_index_std"]))
@@ -245,6 +249,24 @@ class Afterglow:
         values = prepared.statistic.counts if observed else None
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, prepared.statistic), obs=values)
+
+    def _along_the_ridge(self, priors) -> tuple[str, ...]:
+        """Temperature and density of the WHIM, where both are free: one follows the other along a curve."""
+        names = ("log10_T", "log10_n0_mean" if self.sightlines else "log10_n0")
+        return names if self.whim and all(isinstance(priors[name], dist.Distribution) for name in names) else ()
+
+    def _sample_whim(self, priors, prepared: AbsorbedCounts) -> dict[str, Any]:
+        """Sample them in coordinates that follow the density of equal optical depth."""
+        if not priors:
+            return {}
+        _, density = priors
+
+        def ridge(before):
+            return -7.0 + prepared.ridge(before["log10_T"]) - prepared.ridge(6.0), 1.0
+
+        coordinates = CoordinatePriors(priors, {density: ridge})
+        found = coordinates.parameters(numpyro.sample("_whim", coordinates))
+        return {name: numpyro.deterministic(name, found[name]) for name in priors}
 
     def _host(self, p):
         if self.host == "normal":

@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from hbm_jax.absorption import MODES, WhimTable, neutral_cross_section
 from hbm_jax.absorption.abundances import as_abundances
-from hbm_jax.absorption.domain import LOG10_XI, MAX_ENERGY, MIN_ENERGY, one_of, within
+from hbm_jax.absorption.domain import LOG10_XI, MAX_ENERGY, MIN_ENERGY, one_of
 from hbm_jax.absorption.neutral import MODELS, Grains
 from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matter
 from hbm_jax.absorption.whim import MAX_REDSHIFT
@@ -56,7 +56,7 @@ class Constant(_Factor):
 
 
 def _redshift(z: Any) -> Any:
-    """A redshift as a number, redshifts of several sources as a tuple, so that the component can be compared."""
+    """Give a redshift as a number, those of several sources as a tuple, so that components can be compared."""
     numbers = np.asarray(z, dtype=float)
     if numbers.ndim > 1 or not (np.isfinite(numbers) & (numbers > -1)).all() or numbers.size == 0:
         raise ValueError(f"z: expected one redshift above -1, or one for each source; found {z!r}.")
@@ -64,7 +64,7 @@ def _redshift(z: Any) -> Any:
 
 
 def _abundances(abundances: Any) -> Any:
-    """The name of a table, or its numbers as a tuple."""
+    """Give the name of a table, or its numbers as a tuple."""
     if isinstance(abundances, str):
         as_abundances(abundances)
         return abundances
@@ -139,7 +139,9 @@ class Absorption(_Factor):
     def own_parameters(self) -> dict[str, Parameter]:
         """Column, and redshift where it is not known."""
         column = {"nh": Parameter("1e22 cm^-2", "LogNormal(-1.5, 1.5)", "column of hydrogen")}
-        return column | ({"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {})
+        return column | (
+            {"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {}
+        )
 
     def _sigma(self, energy):
         return _cross_section(energy, self.model, self.abundances, self.grains, self.molecules)
@@ -178,7 +180,7 @@ class Absorption(_Factor):
         return np.unique(np.concatenate([np.zeros(0), *found]))
 
     def of_source(self, index: int) -> "Absorption":
-        """The absorber with the redshift of one source."""
+        """Return the absorber with the redshift of one source."""
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
 
@@ -229,8 +231,12 @@ class Whim(_Factor):
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
-        within_domain("log10_xi", self.log10_xi, *LOG10_XI)
         object.__setattr__(self, "z", _redshift(self.z))
+        for name, value, (low, high) in (("z", self.z, (0.0, MAX_REDSHIFT)), ("log10_xi", self.log10_xi, LOG10_XI)):
+            if not (np.min(value) >= low and np.max(value) <= high):
+                raise ValueError(f"{name}: expected {low:g} to {high:g}; found {value}.")
+        if not isinstance(self.cosmology, Cosmology):
+            raise ValueError(f"cosmology: expected a Cosmology; found {self.cosmology!r}.")
         object.__setattr__(self, "abundances", _abundances(self.abundances))
 
     @property
@@ -251,7 +257,8 @@ class Whim(_Factor):
         rows = energy.reshape(-1, energy.shape[-1])
         z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
         numbers = self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances)
-        return WhimTable(
+        # The table, and the shape of the rows, which is known also where the array is traced.
+        table = WhimTable(
             rows,
             z,
             cosmology=self.cosmology,
@@ -262,6 +269,24 @@ class Whim(_Factor):
             rates=self.rates,
             photon_index=self.photon_index,
         )
+        return table, np.zeros((*energy.shape[:-1], 0))
 
     def _evaluate(self, tables, values):
-        raise NotImplementedError
+        table, like = tables
+        given = self._own(values)
+        arguments = [10.0 ** given["log10_n0"], *(given[name] for name in list(given)[1:])]
+        rows = like.shape[:-1]
+        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in arguments), rows)
+        if all(not a.ndim for a in arguments):
+            return jnp.exp(-table(*arguments)).reshape(*rows, -1)
+        each = [jnp.broadcast_to(a, shape).reshape(-1, math.prod(rows)) for a in arguments]
+        return jnp.exp(-jax.vmap(table.__call__)(*each)).reshape(*shape, -1)
+
+    def kinks(self, low: float, high: float) -> np.ndarray:
+        """Edges of every ion at the observer and at the sources, between which its absorption is spread."""
+        at = np.unique(np.append(np.atleast_1d(self.z), 0.0))
+        return np.unique(np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in at]))
+
+    def of_source(self, index: int) -> "Whim":
+        """Return the medium towards one source."""
+        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self

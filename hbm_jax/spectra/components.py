@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,12 +14,8 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from hbm_jax import constants
-from hbm_jax.absorption import MODES, WhimTable, neutral_cross_section
-from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, one_of
-from hbm_jax.absorption.neutral import MODELS, Grains
-from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matter
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.spectra import shapes
+from hbm_jax.spectra.absorbers import Absorption, Constant, Whim
 from hbm_jax.spectra.composition import (
     Component,
     Parameter,
@@ -52,7 +48,6 @@ _LN10 = math.log(10.0)
 _LOG_KEV = math.log(constants.kev_in_erg)
 # photons/cm^2/s/keV^3 for 1 km at 10 kpc, as XSPEC has it. The constants of nature make it 1.0380e-3, 0.35 % more.
 _BLACK_BODY = 1.0344e-3
-_CHUNK = 1024  # energies a compiled evaluation of a cross section takes, so that there is one program
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class _Light(Component):
     def __post_init__(self):
         if not (np.ndim(self.pivot) == 0 and 0 < self.pivot < math.inf):
             raise ValueError(f"pivot: expected a positive energy [keV]; found {self.pivot}.")
-        if self.norm == "amplitude":
+        if isinstance(self.norm, str) and self.norm == "amplitude":
             return
         if isinstance(self.norm, str) or np.shape(self.norm) != (2,):
             raise ValueError(f"norm: expected 'amplitude' or a band (low, high) [keV]; found {self.norm!r}.")
@@ -177,8 +172,6 @@ class PowerLaw(_Light):
     (3,)
     """
 
-    closed: ClassVar[bool] = True
-
     def _shape_parameters(self):
         return {"photon_index": _INDEX}
 
@@ -186,7 +179,7 @@ class PowerLaw(_Light):
         return shapes.power_law(x, given["photon_index"])
 
     def _log_integral(self, middle, width, power, given):
-        return shapes.power_law_integral(given["photon_index"], middle, width, power)
+        return shapes.power_law_integral(middle, width, power, given["photon_index"])
 
 
 @dataclass(frozen=True)
@@ -209,8 +202,6 @@ class BrokenPowerLaw(_Light):
     ['photon_index', 'photon_index_high', 'energy_break', 'log10_amplitude']
     """
 
-    closed: ClassVar[bool] = True
-
     def _shape_parameters(self):
         return {
             "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
@@ -226,7 +217,7 @@ class BrokenPowerLaw(_Light):
         return shapes.broken_power_law(x, *self._arguments(given))
 
     def _log_integral(self, middle, width, power, given):
-        return shapes.broken_power_law_integral(*self._arguments(given), middle, width, power)
+        return shapes.broken_power_law_integral(middle, width, power, *self._arguments(given))
 
 
 @dataclass(frozen=True)
@@ -273,12 +264,12 @@ class CutoffPowerLaw(_Light):
         return shapes.cutoff_power_law(x, energy, *self._arguments(given))
 
     def _log_integral(self, middle, width, power, given):
-        return shapes.cutoff_power_law_integral(*self._arguments(given), middle, width, power)
+        return shapes.cutoff_power_law_integral(middle, width, power, *self._arguments(given))
 
 
 @dataclass(frozen=True)
 class Band(_Light):
-    """The spectrum of gamma-ray bursts of Band et al. 1993 (ApJ 413, 281), E^alpha exp(-E / E_0) that goes over to E^beta.
+    """The function of Band et al. 1993 (ApJ 413, 281) for bursts: E^alpha exp(-E / E_0) that goes over to E^beta.
 
     Parameters
     ----------
@@ -320,7 +311,7 @@ class Band(_Light):
         return shapes.band(x, energy, *self._arguments(given))
 
     def _log_integral(self, middle, width, power, given):
-        return shapes.band_integral(*self._arguments(given), middle, width, power)
+        return shapes.band_integral(middle, width, power, *self._arguments(given))
 
 
 @dataclass(frozen=True)
@@ -346,6 +337,7 @@ class BlackBody(_Light):
 
     @property
     def unit(self) -> float:  # type: ignore[override]
+        """Of the amplitude, where energies are in units of the pivot."""
         return _BLACK_BODY * self.pivot**2
 
     def _shape_parameters(self):
@@ -355,7 +347,7 @@ class BlackBody(_Light):
         return shapes.black_body(x, energy, given["kT"] / self.pivot)
 
     def _log_integral(self, middle, width, power, given):
-        return shapes.black_body_integral(given["kT"] / self.pivot, middle, width, power)
+        return shapes.black_body_integral(middle, width, power, given["kT"] / self.pivot)
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
@@ -381,8 +373,10 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     Notes
     -----
     Closed forms for power laws, broken or not, and their sums; for everything else four Gauss nodes in ln E in each
-    bin, which is cut at jumps and kinks of the spectrum and where it is wider than 0.1 in ln E. For the errors see
-    ``tests/spectra/test_components.py``.
+    bin, which is cut at jumps and kinks of the spectrum and where it is wider than 0.1 in ln E. The error of an
+    absorbed power law is below 1e-9 of the photons in a bin where the optical depth is 5 or less, and below 1e-9 of all
+    photons anywhere. A break at a free energy costs up to 1e-4 (``tests/spectra/test_components.py`` and
+    ``test_energetics.py``).
 
     Examples
     --------
@@ -392,13 +386,15 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     """
     edges = np.asarray(edges, dtype=float)
     if edges.ndim != 1 or len(edges) < 2 or not edges[0] > 0 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"edges: expected at least two positive energies [keV] that increase; found {edges.tolist()[:5]}.")
-    parts = spectrum.parts if isinstance(spectrum, Sum) else (spectrum,)
-    if all(isinstance(part, PowerLaw | BrokenPowerLaw) for part in parts):
+        raise ValueError(
+            f"edges: expected at least two positive energies [keV] that increase; found {edges.tolist()[:5]}."
+        )
+    parts = [part for part in _terms(spectrum) if isinstance(part, PowerLaw | BrokenPowerLaw)]
+    if len(parts) == len(_terms(spectrum)):
         logs = [np.log(edges / part.pivot) for part in parts]
-        bands = tuple((0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in logs)
+        bands = [(0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in logs]
         return Partial(_total, tuple(Partial(part._in_bins, band) for part, band in zip(parts, bands, strict=True)))
-    cuts = np.unique(np.concatenate([pieces(spectrum, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]))
+    cuts = pieces(spectrum, edges)
     energy, weights = gauss(cuts)
     # Bins of one piece take a sum over its nodes, the others a small matrix: no scatter.
     bin_of_piece = np.searchsorted(edges, cuts[:-1], side="right") - 1
@@ -409,6 +405,10 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     order = np.argsort(np.concatenate([np.flatnonzero(num_pieces == 1), split]))
     nodes = np.concatenate([energy[plain].ravel(), energy[~plain].ravel()])
     return Partial(_quadrature, spectrum.on(nodes), weights[plain], matrix.reshape(len(split), -1), order)
+
+
+def _terms(spectrum):
+    return spectrum.parts if isinstance(spectrum, Sum) else (spectrum,)
 
 
 def _total(parts, values):

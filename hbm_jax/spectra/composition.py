@@ -1,6 +1,7 @@
 """What a photon spectrum is: a table of parameters and one pure function; and how two of them make one."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,6 @@ class Component:
     label: str = ""
     kind: ClassVar[str] = "additive"
     absorbs: ClassVar[bool] = False
-    closed: ClassVar[bool] = False  # whether the integral over a bin is a closed form
     flat: ClassVar[bool] = False  # a factor without energy dependence
 
     @property
@@ -104,9 +104,8 @@ class Component:
             energy = np.asarray(energy, dtype=float)
             wrong = ~(np.isfinite(energy) & (energy > 0))
             if wrong.any() or not energy.ndim:
-                raise ValueError(
-                    f"energy: expected an array of positive numbers [keV]; found {energy[wrong][0] if energy.ndim else energy}."
-                )
+                found = energy[wrong][0] if energy.ndim else energy
+                raise ValueError(f"energy: expected an array of positive numbers [keV]; found {found}.")
         return Partial(self._evaluate, self._tables(energy))
 
     def jumps(self, low: float, high: float) -> np.ndarray:
@@ -121,7 +120,7 @@ class Component:
         return np.zeros(0)
 
     def of_source(self, index: int) -> "Component":
-        """The spectrum of one source, where redshifts are given for several."""
+        """Return the spectrum of one source, where redshifts are given for several."""
         return self
 
     @property
@@ -248,15 +247,12 @@ class Sum(_Composite):
                 raise ValueError(f"a sum: expected additive components; found {part}, which multiplies.")
         super().__post_init__()
 
-    @property
-    def closed(self) -> bool:  # type: ignore[override]
-        return all(part.closed for part in self.parts)
-
     def _evaluate(self, tables, values):
         given = floating(self, values)
         return functools.reduce(jnp.add, (part(given) for part in tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
+        """Sum of the integrals of the parts."""
         given = floating(self, values)
         return functools.reduce(jnp.add, (part.integral(given, low, high, power) for part in self.parts))
 
@@ -283,26 +279,27 @@ class Product(_Composite):
     def __post_init__(self):
         additive = [part for part in self.parts if part.kind == "additive"]
         if len(additive) > 1:
-            raise ValueError(f"a product: expected at most one additive component; found {additive[0]} and {additive[1]}.")
+            raise ValueError(
+                f"a product: expected at most one additive component; found {additive[0]} and {additive[1]}."
+            )
         super().__post_init__()
 
     @property
     def kind(self) -> str:  # type: ignore[override]
+        """Additive with light, multiplicative without."""
         return "additive" if any(part.kind == "additive" for part in self.parts) else "multiplicative"
 
     @property
     def flat(self) -> bool:  # type: ignore[override]
+        """Whether all factors are constants."""
         return all(part.flat for part in self.parts)
-
-    @property
-    def closed(self) -> bool:  # type: ignore[override]
-        return all(part.flat or part.closed for part in self.parts)
 
     def _evaluate(self, tables, values):
         given = floating(self, values)
         return functools.reduce(jnp.multiply, (part(given) for part in tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
+        """As for every component; that of the additive part where all factors are constants."""
         light = [part for part in self.parts if part.kind == "additive"]
         factors = [part for part in self.parts if part.kind != "additive"]
         if not light or not all(part.flat for part in factors):
@@ -330,11 +327,12 @@ def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value, dtype) for name, value in given.items()}
 
 
-def pieces(spectrum: Component, low: float, high: float) -> np.ndarray:
-    """Cut a band where a spectrum jumps and bends, and where it would be wider than `_WIDTH`; (num_pieces + 1,)."""
-    cuts = np.unique(np.concatenate([[low, high], spectrum.jumps(low, high), spectrum.kinks(low, high)]))
-    parts = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
-    return np.append(np.concatenate([np.geomspace(a, b, n + 1)[:-1] for a, b, n in zip(cuts, cuts[1:], parts)]), high)
+def pieces(spectrum: Component, edges: np.ndarray) -> np.ndarray:
+    """Cut at edges, where a spectrum jumps and bends, and where a piece would be too wide; (num_pieces + 1,)."""
+    cuts = np.unique(np.concatenate([edges, spectrum.jumps(edges[0], edges[-1]), spectrum.kinks(edges[0], edges[-1])]))
+    num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
+    parts = [np.geomspace(*ends, n + 1)[:-1] for ends, n in zip(itertools.pairwise(cuts), num, strict=True)]
+    return np.concatenate([*parts, cuts[-1:]])
 
 
 def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -350,7 +348,7 @@ def _nodes(spectrum: Component, low: np.ndarray, high: np.ndarray) -> tuple[np.n
     """Energies and weights for bands of any shape (...), (..., num_nodes); padded with weights of 0."""
     low, high = np.broadcast_arrays(low, high)
     check_band(low, high)
-    found = [gauss(pieces(spectrum, a, b)) for a, b in zip(low.ravel(), high.ravel(), strict=True)]
+    found = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
     most = max(energy.size for energy, _ in found)
     energy = [np.pad(e.ravel(), (0, most - e.size), mode="edge") for e, _ in found]
     weights = [np.pad(w.ravel(), (0, most - w.size)) for _, w in found]

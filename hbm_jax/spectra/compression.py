@@ -14,14 +14,14 @@ from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, panel_edges
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-4  # of the log likelihood of a spectrum
 # Nodes of a panel, its width and the gap between kinks, from coarse to fine; the last is the reference.
-LEVELS = ((3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.001), (4, 0.05, 0.0), (5, 0.03, 0.0))
+LEVELS = ((3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.0015), (3, 0.04, 0.0), (4, 0.05, 0.0), (5, 0.03, 0.0))
 _REFERENCE = (6, 0.025, 0.0)
 _CHUNK = 2048  # energies a compiled evaluation takes
 _COSMOLOGY = {"H0": 70.0, "Om0": 0.3}
 # Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].
 _INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0), (0.02, 1.0)
 # log10 of n0 [cm^-3], log10 of T [K], metallicity.
-_WHIMS = ((-5.5, 4.5, 1.0), (-5.5, 5.5, 1.0), (-5.5, 6.2, 1.0), (-5.5, 6.8, 1.0), (-5.5, 7.4, 0.1), (-6.5, 6.0, 0.3))
+_WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
 
 
 class Compressed(NamedTuple):
@@ -76,7 +76,7 @@ def compress(
     Notes
     -----
     The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way columns
-    up to 1e22 cm^-2, and where asked for a medium of up to 30 times the cosmic density of baryons, at six
+    up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
     temperatures, each spectrum scaled to the observed counts, is folded by six nodes in panels cut at every edge,
     2.5 % wide at most, and compared. ``tests/spectra/test_compression.py`` compares with spectra drawn at random.
     """

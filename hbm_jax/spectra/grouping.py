@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.validation import DataError, reject_unknown
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.validation import DataError, reject_unknown
 
 __all__ = ["METHODS", "fwhm", "group", "groups", "noticed", "optimal_widths"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.validation import DataError
 from hbm_jax.spectra.response import Response
+from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
 

@@ -10,11 +10,12 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from hbm_jax.validation import DataError, frozen_array
 from hbm_jax.spectra.grouping import groups
+from hbm_jax.spectra.likelihood import Statistic, prepare
 from hbm_jax.spectra.response import Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.spectra.statistics import Statistic, neighbouring_mean, prepare
+from hbm_jax.spectra.statistics import neighbouring_mean
+from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]
 NO_BACKGROUND = 1e12  # ratio of a region so large that its zero counts leave none in the source region
@@ -193,7 +194,9 @@ class SpectrumStack:
         """Return plain arrays, redistributions once each, for storage."""
         rmfs = list({id(r.rmf): r.rmf for r in self.responses}.values())
         which = np.array([next(i for i, rmf in enumerate(rmfs) if rmf is r.rmf) for r in self.responses])
-        num_bins, num_channels = (max(len(v) for v in values) for values in ([r.area for r in self.responses], self.grouping))
+        num_bins, num_channels = (
+            max(len(v) for v in values) for values in ([r.area for r in self.responses], self.grouping)
+        )
         stored = {"spectrum_name": np.array(self.name), "rmf_number": which}
         stored |= {key: np.array(getattr(self, key)) for key in ARRAYS}
         stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
@@ -214,9 +217,7 @@ class SpectrumStack:
             values, columns, starts = (stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts"))
             shape = (len(part["energy"]) - 1, len(part["channels"]))
             matrix = sparse.csr_matrix((values, columns, starts), shape=shape)
-            rmfs.append(
-                Rmf(part["energy"], matrix, part["channels"], part["e_min"], part["e_max"], str(part["name"]))
-            )
+            rmfs.append(Rmf(part["energy"], matrix, part["channels"], part["e_min"], part["e_max"], str(part["name"])))
         responses, grouping = [], []
         for number, area, group in zip(stored["rmf_number"], stored["area"], stored["grouping"], strict=True):
             rmf = rmfs[int(number)]
