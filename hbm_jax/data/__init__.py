@@ -1,5 +1,7 @@
 """Data containers, each validated where it is built, and readers that fill them from tables."""
 
+from hbm_jax.data.afterglow_files import write_afterglows
+from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.data.afterglow_tables import read_afterglows
 from hbm_jax.data.afterglows import Afterglows
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
@@ -10,6 +12,7 @@ from hbm_jax.validation import DataError
 
 __all__ = [
     "JLA_ERROR_PARTS",
+    "AfterglowPopulation",
     "Afterglows",
     "DataError",
     "MagnitudeErrorParts",
@@ -20,4 +23,5 @@ __all__ = [
     "read_supernovae",
     "read_table",
     "velocity_variance",
+    "write_afterglows",
 ]

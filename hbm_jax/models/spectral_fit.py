@@ -22,6 +22,7 @@ from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.spectrum_text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.components import Component
+from hbm_jax.spectra.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.likelihood import STATISTICS
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError
@@ -255,6 +256,32 @@ class SpectralFit:
                 free += num if name in self.own else num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
         return Deviance(groups, spectra, float(spectra.sum()), self.num_data(prepared) - free)
+
+    def goodness(
+        self,
+        data: SpectrumStack | FoldedSpectra,
+        parameters: Mapping[str, Any],
+        *,
+        seed: int,
+        num_simulations: int = 1000,
+    ) -> Goodness:
+        """Compare the deviance of the data with those of data simulated from the model.
+
+        Parameters
+        ----------
+        data, parameters
+            As for `expected`.
+        seed, num_simulations : int
+            As in `hbm_jax.spectra.goodness.goodness_of_fit`, whose notes say what such p-values miss.
+
+        Returns
+        -------
+        Goodness
+        """
+        prepared = self._prepared(data)
+        with jax.enable_x64(True):
+            expected = np.asarray(self._expected(prepared, parameters))
+            return goodness_of_fit(prepared.statistic, expected, seed=seed, num_simulations=num_simulations)
 
     def num_data(self, data: SpectrumStack | FoldedSpectra) -> int:
         """Count the groups of channels, without the padding."""

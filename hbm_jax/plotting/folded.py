@@ -15,8 +15,7 @@ from hbm_jax.spectra.statistics import gaussian_background, profiled_background
 
 Floats = NDArray[np.float64]
 NUM_DRAWS = 100
-# Counts that a bin of a figure holds at least: a fifteenth of all, within limits between which points can be read.
-FEWEST, MOST, SHARE = 5.0, 40.0, 15.0
+FEWEST = 5.0  # counts in a bin of a figure
 GAS = ("log10_T", "log10_xi", "metallicity")
 CHUNK = 10  # draws folded side by side
 
@@ -110,7 +109,7 @@ def joined(counts: Floats, e_min: Floats, e_max: Floats) -> Joined:
     counts, e_min, e_max : (G,)
         Of the groups in use of one spectrum.
     """
-    enough = np.clip(counts.sum() / SHARE, FEWEST, MOST)
+    enough = max(float(np.sqrt(counts.sum())), FEWEST)  # as many counts in a bin as there are bins
     first, held = [0], 0.0
     for place, number in enumerate(counts):
         if held >= enough:

