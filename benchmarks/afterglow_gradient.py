@@ -204,12 +204,16 @@ def main():
         compile_times[name] = statistics.median(seconds)
         del prepared
     ratio = compile_times["200"] / compile_times["10"]
-    say(f"\ncompiling value and gradient: {compile_times['10']:.2f} s for 10 sources, {compile_times['200']:.2f} s for 200")
+    say(
+        f"\ncompiling value and gradient: {compile_times['10']:.2f} s for 10 sources, {compile_times['200']:.2f} s for 200"
+    )
     say(f"{'PASS' if ratio <= COMPILE_CLAIM else 'MISS'}: ratio {ratio:.2f}, claimed at most {COMPILE_CLAIM}")
 
     prepared = model.prepare(some)
     num_groups, num_nodes = np.shape(prepared.statistic.counts)[1], prepared.known.log_energy.shape[1]
-    say(f"\n{len(some)} sources, {num_groups} groups at most, folded by {num_nodes} energies; dense: 3 in each of 1190 bins")
+    say(
+        f"\n{len(some)} sources, {num_groups} groups at most, folded by {num_nodes} energies; dense: 3 in each of 1190 bins"
+    )
     runs = {"ours": gradient(lambda: model(prepared), len(some))[0]}
     for name, shared in (("dense, own responses", False), ("dense, grouped before", True)):
         contestant = dense(some, model, shared)
@@ -229,13 +233,17 @@ def main():
             f"{values[name]:16.4f}"
         )
     fast = median["dense, own responses"] / median["ours"]
-    say(f"\n{'PASS' if fast >= CLAIM else 'MISS'}: {fast:.1f} times as fast as the vmapped dense fold, claimed {CLAIM:g}")
+    say(
+        f"\n{'PASS' if fast >= CLAIM else 'MISS'}: {fast:.1f} times as fast as the vmapped dense fold, claimed {CLAIM:g}"
+    )
 
     reference = fine(some, model)
 
     @jax.jit
     def both(p, prepared, reference):
-        return tuple(jnp.sum(one.statistic.log_likelihood(one.expected(p, BAND)), axis=1) for one in (prepared, reference))
+        return tuple(
+            jnp.sum(one.statistic.log_likelihood(one.expected(p, BAND)), axis=1) for one in (prepared, reference)
+        )
 
     changes = []
     for p in draws_of_prior(model, prepared, options.num_draws):

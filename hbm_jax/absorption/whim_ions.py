@@ -1,5 +1,6 @@
 """The warm-hot intergalactic medium towards sources of known redshift, with every ion's integral stored."""
 
+import dataclasses
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any
 
@@ -81,6 +82,11 @@ class WhimIons:
 
     def __repr__(self):
         return f"WhimIons({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
+
+    def only(self, row: int) -> "WhimIons":
+        """Return those of one line of sight, which keep the first axis of every array."""
+        kept = {name: np.asarray(getattr(self, name))[row : row + 1] for name in ("energy", "z")}
+        return dataclasses.replace(self, integrals=np.asarray(self.integrals)[:, row : row + 1], **kept)
 
     def __call__(
         self, n0: ArrayLike, log10_T: ArrayLike, log10_xi: ArrayLike, metallicity: ArrayLike = 1.0

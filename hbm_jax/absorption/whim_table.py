@@ -1,5 +1,6 @@
 """The warm-hot intergalactic medium towards sources of known redshift, tabulated over temperature once."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -141,6 +142,16 @@ class WhimTable:
 
     def __repr__(self):
         return f"WhimTable({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
+
+    def only(self, row: int) -> "WhimTable":
+        """Return that of one line of sight of several, which keeps the axis of the sources."""
+        energy = np.asarray(self.energy)
+        return dataclasses.replace(
+            self,
+            energy=energy[row : row + 1] if energy.ndim > 1 else energy,
+            z=np.asarray(self.z)[row : row + 1],
+            coefficients=np.asarray(self.coefficients)[:, row : row + 1],
+        )
 
     def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike | None = None) -> jax.Array:
         """Optical depth.

@@ -112,13 +112,13 @@ class AfterglowPopulation:
             raise ValueError(f"AfterglowPopulation: host: expected 'log-normal' or 'cloud'; found {self.host!r}.")
         for name in ("exposure", "background_ratio"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"AfterglowPopulation: {name}: expected a positive number; found {getattr(self, name)}.")
+                raise ValueError(
+                    f"AfterglowPopulation: {name}: expected a positive number; found {getattr(self, name)}."
+                )
         for name in ("photon_index", "log10_flux", "log10_luminosity", "log10_nh", "log10_nh_mw"):
             value = getattr(self, name)
             if value is not None and (len(value) != 2 or not value[1] >= 0):
-                raise ValueError(
-                    f"AfterglowPopulation: {name}: expected mean and standard deviation; found {value}."
-                )
+                raise ValueError(f"AfterglowPopulation: {name}: expected mean and standard deviation; found {value}.")
 
     def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
         """Draw a sample.

@@ -8,11 +8,11 @@ import numpy as np
 
 from hbm_jax.data.afterglows import COLUMNS, Afterglows
 from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.ogip import read_spectrum
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
 
 __all__ = ["read_afterglows"]
 
@@ -118,7 +118,9 @@ def read_afterglows(
     if not rows:
         raise DataError(f"{table.origin}: expected a source that can be read; found none.\n" + "\n".join(bad.values()))
     stack = SpectrumStack.of([read[row] for row in rows], [masks[row] for row in rows])
-    picked = {key: np.ma.filled(np.ma.asarray(values[key]).astype(float), np.nan)[rows] for key in COLUMNS if key in values}
+    picked = {
+        key: np.ma.filled(np.ma.asarray(values[key]).astype(float), np.nan)[rows] for key in COLUMNS if key in values
+    }
     try:
         return Afterglows.from_spectra(
             stack,

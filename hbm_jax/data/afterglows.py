@@ -9,8 +9,8 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
 from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
 
 __all__ = ["Afterglows"]
 
@@ -160,7 +160,9 @@ class Afterglows:
         if index.size == 0:
             raise DataError("subset: expected at least one source; found a selection of none.")
         if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise DataError(f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}.")
+            raise DataError(
+                f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}."
+            )
         outside = index[(index < -num) | (index >= num)]
         if outside.size:
             raise DataError(f"subset: expected indices from {-num} to {num - 1}; found {outside[0]}.")

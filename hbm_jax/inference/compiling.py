@@ -30,7 +30,7 @@ def compiled(fn: Callable, *args: Any) -> Callable:
         Takes arguments of the same shapes.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    large = [np.size(c) * np.dtype(jnp.result_type(c)).itemsize >= LARGE for c in closed.consts]
+    large = [_num_bytes(c) >= LARGE for c in closed.consts]
     if not any(large):
         return jax.jit(fn).lower(*args).compile()
     tree = jax.tree.structure(shape)
@@ -43,6 +43,11 @@ def compiled(fn: Callable, *args: Any) -> Callable:
 
     program = jax.jit(with_constants).lower(lifted, *args).compile()
     return lambda *args: program(lifted, *args)
+
+
+def _num_bytes(constant: Any) -> int:
+    dtype = jnp.result_type(constant)
+    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize  # keys
 
 
 class Compiled:

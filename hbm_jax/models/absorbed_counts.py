@@ -62,7 +62,11 @@ class Medium:
         """Tables of the WHIM for energies (N, K) and redshifts (N,)."""
         if not self.whim:
             return None
-        given = {"abundances": self.abundances, "mode": self.mode, "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0)}
+        given = {
+            "abundances": self.abundances,
+            "mode": self.mode,
+            "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0),
+        }
         if self.log10_xi is None:
             return WhimIons(energy, z, **given)
         return WhimTable(energy, z, log10_xi=self.log10_xi, metallicity=self.metallicity, **given)
@@ -72,7 +76,11 @@ class Medium:
         if not self.whim:
             return None
         fixed = {"log10_xi": self.log10_xi or 0.0, "metallicity": 0.3 if self.metallicity is None else self.metallicity}
-        given = {"abundances": self.abundances, "mode": self.mode, "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0)}
+        given = {
+            "abundances": self.abundances,
+            "mode": self.mode,
+            "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0),
+        }
         return WhimTable(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, **given, **fixed)
 
     def optical_depth(self, table: WhimTable | WhimIons, p: dict[str, Any], rows: Any) -> jax.Array:
@@ -115,7 +123,9 @@ class KnownRedshifts:
     whim: Any
 
     @classmethod
-    def of(cls, data: Afterglows, rows: np.ndarray, medium: Medium, tolerance: float) -> "tuple[KnownRedshifts, np.ndarray]":
+    def of(
+        cls, data: Afterglows, rows: np.ndarray, medium: Medium, tolerance: float
+    ) -> "tuple[KnownRedshifts, np.ndarray]":
         """Fold; also returns the error of each source."""
         folds, errors = [], []
         for row in rows:
@@ -319,7 +329,9 @@ class AbsorbedCounts:
         (N, G)
         """
         log_norm = log_amplitude(p["photon_index"], p["log10_flux"], band)
-        parts = [batch.expected(p, log_norm, self.medium) for batch in (self.known, self.uncertain) if batch is not None]
+        parts = [
+            batch.expected(p, log_norm, self.medium) for batch in (self.known, self.uncertain) if batch is not None
+        ]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[self.order]
 
 
@@ -329,8 +341,11 @@ def log_amplitude(photon_index, log10_flux, band: tuple[float, float]):
     The integral of E^(1 - photon_index) is low^a (e^(a L) - 1) / a with a = 2 - photon_index and L = ln(high / low).
     """
     a, length = 2.0 - photon_index, math.log(band[1] / band[0])
-    return math.log(10.0) * log10_flux - math.log(constants.electron_volt * 1e10) - a * math.log(band[0]) - jnp.log(
-        length * exprel(a * length)
+    return (
+        math.log(10.0) * log10_flux
+        - math.log(constants.electron_volt * 1e10)
+        - a * math.log(band[0])
+        - jnp.log(length * exprel(a * length))
     )
 
 
@@ -377,6 +392,7 @@ def _lagrange(nodes, u):
     for i in range(num):
         others = [j for j in range(num) if j != i]
         products.append(
-            jnp.prod(difference[:, others], axis=1) / np.prod(np.asarray(nodes)[:, [i]] - np.asarray(nodes)[:, others], axis=1)
+            jnp.prod(difference[:, others], axis=1)
+            / np.prod(np.asarray(nodes)[:, [i]] - np.asarray(nodes)[:, others], axis=1)
         )
     return jnp.stack(products, axis=1)

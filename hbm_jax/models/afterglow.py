@@ -339,7 +339,9 @@ class Afterglow:
     def description(self) -> str:
         """One line for reports."""
         whim = "WHIM of each line of sight" if self.sightlines else "global WHIM" if self.whim else "no WHIM"
-        return f"X-ray afterglows, absorbed power laws, {self.host} host columns, {whim}, Galactic columns {self.galactic}"
+        return (
+            f"X-ray afterglows, absorbed power laws, {self.host} host columns, {whim}, Galactic columns {self.galactic}"
+        )
 
     def to_config(self) -> dict:
         """Choices as plain values, priors as text; ``Afterglow(**config)`` is the same model."""

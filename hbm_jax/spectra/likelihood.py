@@ -246,13 +246,13 @@ def prepare(
         return dataclasses.replace(one, saturated=-0.5 * np.log(2.0 * math.pi * variance) if variance.all() else None)
     one = dataclasses.replace(one, background=B, ratio=r)
     if name == "marginal":
-        if prior_mean is None:
-            mean = np.ones(size)
-            for row in np.ndindex(size[:-1]):
-                mean[row][used[row]] = neighbouring_mean(B[row][used[row]])
-        else:
-            mean = _checked(name, "prior_mean", prior_mean, used, padding=1.0, positive=True)
-        shape, rate = background_posterior(B, r, prior_mean=mean)
+        if prior_mean is not None:
+            prior_mean = _checked(name, "prior_mean", prior_mean, used, padding=1.0, positive=True)
+        shape, rate = np.ones(size), np.ones(size)
+        for row in np.ndindex(size[:-1]):
+            here = used[row]
+            mean = neighbouring_mean(B[row][here]) if prior_mean is None else prior_mean[row][here]
+            shape[row][here], rate[row][here] = background_posterior(B[row][here], r[row][here], prior_mean=mean)
         nodes, log_weights = background_quadrature(S, shape, rate)
         one = dataclasses.replace(one, shape=shape, rate=rate, nodes=nodes, log_weights=log_weights)
     return dataclasses.replace(one, saturated=_saturated(one, np, gammaln))

@@ -16,10 +16,12 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp_of
+from scipy.stats import nbinom
 
 MIN_NODES = 8  # exact up to 15 counts, so also for data that are simulated from spectra with next to no counts
 FEWER_NODES = (8, 10, 12, 16, 20, 24, 32, 48)
 MAX_EXACT = 100  # counts; above, Legendre's rule needs fewer nodes than Laguerre's
+SHAPES = np.geomspace(0.3, 100.0, 30)  # among which `prior_shape` chooses
 
 
 def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
@@ -221,7 +223,7 @@ def neighbouring_mean(background: ArrayLike, enough: float = 25.0) -> np.ndarray
 
 
 def background_posterior(
-    background: ArrayLike, ratio: ArrayLike, *, prior_mean: ArrayLike | None = None, prior_shape: float = 1.0
+    background: ArrayLike, ratio: ArrayLike, *, prior_mean: ArrayLike | None = None, shape: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gamma posterior of the background of each channel in the source region, of B counts in the background region.
 
@@ -233,22 +235,45 @@ def background_posterior(
         As in `profiled_background`.
     prior_mean : (G,) or number, optional
         Mean of the Gamma prior, in counts of the background region. By default `neighbouring_mean`.
-    prior_shape : number
-        Its shape, mean squared over variance: how closely a channel is like its neighbours.
+    shape : number, optional
+        Its shape, mean squared over variance: how closely a channel is like its neighbours. By default `prior_shape`.
 
     Returns
     -------
     shape, rate : (G,)
-        B + prior_shape, and ratio (1 + prior_shape / prior_mean).
+        B plus that of the prior, and ratio (1 + shape / prior_mean).
 
     Notes
     -----
     The mean of this posterior, averaged over B, is the true background where the prior has the right mean. A flat or
-    Jeffreys prior adds 1 or 1/2 count to each channel instead, and the best background (W) takes some away.
+    Jeffreys prior adds 1 or 1/2 count to each channel instead, and the best background (W) takes some away. Neighbours
+    lend a channel what they know, as if each were told anew: the total of a smooth background is known a little less
+    well than this says. In 50 channels with 0.3 counts of source and 0.5 of background each, the error of the source is
+    8 per cent too small at a ratio of 5, and 19 per cent at a ratio of 1.
     """
     background = np.asarray(background, float)
     mean = np.asarray(neighbouring_mean(background) if prior_mean is None else prior_mean, float)
-    return background + prior_shape, np.broadcast_to(ratio * (1.0 + prior_shape / mean), background.shape)
+    shape = prior_shape(background, mean) if shape is None else shape
+    return background + shape, np.broadcast_to(ratio * (1.0 + shape / mean), background.shape)
+
+
+def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
+    """How closely the background of channels is like its means: the most likely shape of a Gamma distribution.
+
+    Parameters
+    ----------
+    background, prior_mean : (G,)
+        Counts B, and their means by the prior.
+
+    Returns
+    -------
+    float
+        From 0.3, for lines that stand out, to 100. Given B, counts in excess of Poisson's scatter make it small. Were
+        it small for a background that is smooth, every channel would have to learn its own from its few counts, and a
+        source of 0.3 counts per channel over 0.5 would come out 20 per cent too bright.
+    """
+    background, mean = np.asarray(background, float)[:, None], np.asarray(prior_mean, float)[:, None]
+    return float(SHAPES[np.argmax(nbinom.logpmf(background, SHAPES, SHAPES / (SHAPES + mean)).sum(axis=0))])
 
 
 def background_quadrature(counts: ArrayLike, shape: ArrayLike, rate: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -306,7 +306,8 @@ def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not(
     (w, of_w), (marginal, of_marginal) = ((x.mean(), x.std() / np.sqrt(num)) for x in map(np.asarray, best(both)))
     print(f"normalisation: W {w:.4f} +- {of_w:.4f}, marginal {marginal:.4f} +- {of_marginal:.4f}")
     assert w - 1 > 4 * of_w
-    assert abs(marginal - 1) < 2 * of_marginal
+    # Of 44 per cent that a single spectrum tells. With a shape of 1 for all channels it would be 20 per cent.
+    assert abs(marginal - 1) < 0.03
 
 
 def test_neighbouring_mean_reaches_as_far_as_it_must():
