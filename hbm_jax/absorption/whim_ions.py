@@ -72,7 +72,7 @@ class WhimIons:
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             numbers = np.asarray(as_abundances(abundances), dtype=float)[charges - 1]
         table = running_integrals()
-        basis = np.concatenate([column for column in table[1:]])  # (5 nodes, ions)
+        basis = np.concatenate(list(table[1:]))  # (5 nodes, ions)
         shares = [numbers * ~METAL, numbers * METAL]
         energy, z = np.asarray(self.energy, float), np.asarray(self.z, float)
         combinations = np.stack([basis * share for share in shares], axis=1)
@@ -85,8 +85,8 @@ class WhimIons:
 
     def only(self, row: int) -> "WhimIons":
         """Return those of one line of sight, which keep the first axis of every array."""
-        kept = {name: np.asarray(getattr(self, name))[row : row + 1] for name in ("energy", "z")}
-        return dataclasses.replace(self, integrals=np.asarray(self.integrals)[:, row : row + 1], **kept)
+        energy, z = (np.asarray(array)[row : row + 1] for array in (self.energy, self.z))
+        return dataclasses.replace(self, energy=energy, z=z, integrals=np.asarray(self.integrals)[:, row : row + 1])
 
     def __call__(
         self, n0: ArrayLike, log10_T: ArrayLike, log10_xi: ArrayLike, metallicity: ArrayLike = 1.0

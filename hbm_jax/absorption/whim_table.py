@@ -266,7 +266,7 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
         [1 per n0 in cm^-3].
     """
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        rows = [weights_along(one, cosmology, *slopes, num_cells) for one in np.atleast_1d(z)]
+        rows = [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
     scale = COLUMN / float(cosmology.H0)
     energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
     work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)

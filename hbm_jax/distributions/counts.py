@@ -20,8 +20,9 @@ class Counts(dist.Distribution):
 
     Notes
     -----
-    What depends on the counts that the statistic was prepared with was worked out then; for other counts (of a simulated
-    sample) it is worked out at every evaluation. Draws are of the counts in the source region, with the background drawn as `Statistic.draw` says.
+    What depends on the counts that the statistic was prepared with was worked out then; for other counts, such as those
+    of a simulated sample, it is worked out at every evaluation. Draws are of the counts in the source region, with the
+    background drawn as `Statistic.draw` says.
     """
 
     arg_constraints = {"expected": constraints.real}  # noqa: RUF012 - NumPyro's own convention

@@ -11,7 +11,7 @@ from numpyro.distributions.util import promote_shapes, validate_sample
 
 
 class SkewNormal(dist.Distribution):
-    """Normal density times twice the normal distribution function: 2 phi(t) Phi(shape t) / scale, t = (x - loc) / scale.
+    """Normal density times twice a normal distribution function, 2 phi(t) Phi(shape t) / scale; t = (x - loc) / scale.
 
     Parameters
     ----------

@@ -62,26 +62,28 @@ class Medium:
         """Tables of the WHIM for energies (N, K) and redshifts (N,)."""
         if not self.whim:
             return None
-        given = {
-            "abundances": self.abundances,
-            "mode": self.mode,
-            "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0),
-        }
         if self.log10_xi is None:
-            return WhimIons(energy, z, **given)
-        return WhimTable(energy, z, log10_xi=self.log10_xi, metallicity=self.metallicity, **given)
+            cosmology = Cosmology.flat(H0=self.H0, Om0=self.Om0)
+            return WhimIons(energy, z, cosmology=cosmology, abundances=self.abundances, mode=self.mode)
+        return self._table(energy, z, self.log10_xi, self.metallicity)
 
     def guide(self, z: np.ndarray) -> WhimTable | None:
         """Table for a few energies at which the WHIM is seen, at the fixed parameters or near those that are not."""
         if not self.whim:
             return None
-        fixed = {"log10_xi": self.log10_xi or 0.0, "metallicity": 0.3 if self.metallicity is None else self.metallicity}
-        given = {
-            "abundances": self.abundances,
-            "mode": self.mode,
-            "cosmology": Cosmology.flat(H0=self.H0, Om0=self.Om0),
-        }
-        return WhimTable(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, **given, **fixed)
+        metallicity = 0.3 if self.metallicity is None else self.metallicity
+        return self._table(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, self.log10_xi or 0.0, metallicity)
+
+    def _table(self, energy, z, log10_xi: float, metallicity: float | None) -> WhimTable:
+        return WhimTable(
+            energy,
+            z,
+            log10_xi=log10_xi,
+            metallicity=metallicity,
+            abundances=self.abundances,
+            mode=self.mode,
+            cosmology=Cosmology.flat(H0=self.H0, Om0=self.Om0),
+        )
 
     def optical_depth(self, table: WhimTable | WhimIons, p: dict[str, Any], rows: Any) -> jax.Array:
         """Optical depth of the lines of sight in a table, whose sources are ``rows`` of the population."""
@@ -131,8 +133,15 @@ class KnownRedshifts:
         for row in rows:
             energy, response = data.spectra.grouped_response(row)
             counts = np.asarray(data.spectra.counts[row])[: response.shape[1]]
-            given = {"z": float(data.z[row]), "whim": medium.whim, "abundances": medium.abundances}
-            found = compress(energy, response, counts, tolerance=tolerance, **given)
+            found = compress(
+                energy,
+                response,
+                counts,
+                tolerance=tolerance,
+                z=float(data.z[row]),
+                whim=medium.whim,
+                abundances=medium.abundances,
+            )
             folds.append(found.fold)
             errors.append(found.error)
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
@@ -142,10 +151,12 @@ class KnownRedshifts:
         for place, f in enumerate(folds):
             matrix[place, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
         z = np.asarray(data.z)[rows]
+        blocks, first = in_blocks(matrix)
         one = cls(
             rows=rows,
             log_energy=np.log(energy),
-            **dict(zip(("blocks", "first"), in_blocks(matrix), strict=True)),
+            blocks=blocks,
+            first=first,
             galactic=neutral_at(energy, medium.abundances),
             host=neutral_at(energy * (1.0 + z[:, None]), medium.abundances),
             whim=medium.towards(energy, z),
@@ -153,7 +164,7 @@ class KnownRedshifts:
         return one, np.array(errors)
 
     def expected(self, p: dict[str, Any], log_norm: jax.Array, medium: Medium) -> jax.Array:
-        """Expected counts, (n, G)."""
+        """Return expected counts, (n, G)."""
         rows = self.rows
         tau = p["nh_mw"][rows, None] * self.galactic + p["nh"][rows, None] * self.host
         if self.whim is not None:
@@ -211,7 +222,7 @@ class UncertainRedshifts:
         )
 
     def expected(self, p: dict[str, Any], log_norm: jax.Array, medium: Medium) -> jax.Array:
-        """Expected counts, (n, G)."""
+        """Return expected counts, (n, G)."""
         rows, u = self.rows, jnp.log1p(p["z"][self.rows])
         host = bin_average(self.integral, self.log_edges + u[:, None], jnp)
         tau = p["nh_mw"][rows, None] * self.galactic + p["nh"][rows, None] * host
@@ -287,6 +298,8 @@ class AbsorbedCounts:
     @property
     def redshift_range(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest value of the uncertain redshifts."""
+        if self.uncertain is None:
+            raise ValueError("AbsorbedCounts.redshift_range: expected uncertain redshifts; found none.")
         return redshift_range(self, self.uncertain.rows)
 
     def each(self) -> "list[AbsorbedCounts]":
@@ -297,15 +310,16 @@ class AbsorbedCounts:
         ValueError
             If a redshift is uncertain.
         """
-        if self.uncertain is not None:
+        all_known = self.known
+        if self.uncertain is not None or all_known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
 
         def one(row):
             def own(leaf):
                 return np.asarray(leaf)[row : row + 1]
 
-            known = jax.tree.map(own, dataclasses.replace(self.known, whim=None, rows=np.arange(len(self.z))))
-            whim = None if self.known.whim is None else self.known.whim.only(row)
+            known = jax.tree.map(own, dataclasses.replace(all_known, whim=None, rows=np.arange(len(self.z))))
+            whim = None if all_known.whim is None else all_known.whim.only(row)
             known = dataclasses.replace(known, rows=np.zeros(1, int), whim=whim)
             rest = {key: own(getattr(self, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw", "errors")}
             statistic = jax.tree.map(own, self.statistic)
@@ -314,7 +328,7 @@ class AbsorbedCounts:
         return [one(row) for row in range(len(self.z))]
 
     def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
-        """Expected counts of the sources alone.
+        """Return expected counts of the sources alone.
 
         Parameters
         ----------

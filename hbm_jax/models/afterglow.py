@@ -207,15 +207,15 @@ class Afterglow:
         missing = ~np.isfinite(np.asarray(data.nh_mw))
         if missing.any():
             raise DataError(
-                f"Afterglow(galactic={self.galactic!r}) needs the Galactic column nh_mw of every source; found none for "
-                f"{int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. Give them, or "
-                "use galactic='free'."
+                f"Afterglow(galactic={self.galactic!r}): expected the Galactic column nh_mw of every source; found "
+                f"none for {int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. "
+                "Give them, or use galactic='free'."
             )
         if self.galactic == "error" and (np.asarray(data.sigma_nh_mw) <= 0).any():
             one = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
             raise DataError(
-                f"Afterglow(galactic='error') needs a positive sigma_nh_mw of every source; found none for {one}. Give "
-                "it, or use galactic='fixed'."
+                f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {one}. "
+                "Give it, or use galactic='fixed'."
             )
 
     def __call__(self, data: Afterglows | AbsorbedCounts, observed: bool = True, recover: bool = False):

@@ -294,7 +294,7 @@ def _checked(name, what, values, used, *, padding, low=0.0, positive=False, whol
 
 
 def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """Variance of S - B / ratio; without that of the source for chi2_model. (Gehrels 1986, ApJ 303, 336.)"""
+    """Variance of S - B / ratio, without that of the source for chi2_model (Gehrels 1986, ApJ 303, 336)."""
     if name == "chi2_gehrels":
         behind = np.where(B > 0, (1.0 + np.sqrt(B + 0.75)) ** 2, 0.0)
         return (1.0 + np.sqrt(S + 0.75)) ** 2 + behind / ratio**2
