@@ -156,10 +156,10 @@ def draws_of_prior(model, prepared, num):
     found = []
     for seed in range(num):
         trace = handlers.trace(handlers.seed(lambda: model(prepared, observed=False), seed)).get_trace()
-        p = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+        p = {name: site["value"] for name, site in trace.items() if site["type"] != "plate"}
         p |= {name: value for name, value in model.all_priors.items() if isinstance(value, float)}
         p |= {"nh": 10.0 ** p["log10_nh"], "nh_mw": jnp.asarray(prepared.nh_mw), "z": prepared.z}
-        found.append({k: jnp.asarray(v) for k, v in p.items() if k != "counts"})
+        found.append({k: jnp.asarray(v) for k, v in p.items() if k not in ("counts", "_whim")})
     return found
 
 
@@ -184,7 +184,7 @@ def main():
     def gradient(program, size):
         rng = np.random.default_rng(1)
         point = {"photon_index": jnp.full(size, 2.0), "log10_flux": jnp.asarray(rng.normal(-11.4, 0.3, size))}
-        point |= {"log10_nh": jnp.asarray(rng.normal(-0.3, 0.3, size)), "log10_n0": -7.0, "log10_T": 0.1}
+        point |= {"log10_nh": jnp.asarray(rng.normal(-0.3, 0.3, size)), "_whim": [0.1, 0.2]}
         point |= {"photon_index_mean": 2.0, "photon_index_std": -1.5, "log10_flux_mean": -11.4, "log10_flux_std": -1.0}
         point |= {"log10_nh_mean": -0.3, "log10_nh_std": -0.7}
         point = {name: jnp.asarray(value) for name, value in point.items()}

@@ -36,6 +36,7 @@ def test_supernova():
     assert figures == 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trapezoid():
     printed, figures = execute("trapezoid.ipynb")

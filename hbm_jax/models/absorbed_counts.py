@@ -400,13 +400,10 @@ def bin_average(integral, log_edges, xp):
 
 def _lagrange(nodes, u):
     """Weights of the polynomial through nodes (n, R) at u (n,), (n, R)."""
-    difference = u[:, None] - nodes
-    num = nodes.shape[1]
+    nodes = jnp.asarray(nodes)
     products = []
-    for i in range(num):
-        others = [j for j in range(num) if j != i]
-        products.append(
-            jnp.prod(difference[:, others], axis=1)
-            / np.prod(np.asarray(nodes)[:, [i]] - np.asarray(nodes)[:, others], axis=1)
-        )
+    for i in range(nodes.shape[1]):
+        others = np.delete(np.arange(nodes.shape[1]), i)
+        factors = (u[:, None] - nodes[:, others]) / (nodes[:, i, None] - nodes[:, others])
+        products.append(jnp.prod(factors, axis=1))
     return jnp.stack(products, axis=1)

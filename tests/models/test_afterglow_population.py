@@ -22,7 +22,7 @@ def test_fifty_afterglows_with_a_whim(tmp_path, log10_n0):
         min_counts=0,
     )
     sample = population.draw(50, seed=3)
-    catalog = write_afterglows(sample, tmp_path)
+    catalog = write_afterglows(tmp_path, sample)
     data = read_afterglows(catalog, spectra=tmp_path / "spectra")
     fit = hbm.sample(Afterglow(whim=True), data, seed=1, progress=False)
     assert fit.verdict.usable, str(fit.verdict)
@@ -39,7 +39,7 @@ def test_fifty_afterglows_with_a_whim(tmp_path, log10_n0):
 @pytest.mark.parametrize("whim", [False, True])
 def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
     design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.3, 0.1), exposure=2500.0, min_counts=0)
-    data = read_afterglows(write_afterglows(design.draw(20, seed=5), tmp_path), spectra=tmp_path / "spectra")
+    data = read_afterglows(write_afterglows(tmp_path, design.draw(20, seed=5)), spectra=tmp_path / "spectra")
     priors = {
         "photon_index_mean": "Normal(2, 0.2)",
         "photon_index_std": "HalfNormal(0.2)",
