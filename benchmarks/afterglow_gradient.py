@@ -1,7 +1,7 @@
 """Gradient of the log density of 100 afterglows with WHIM, next to dense folds that are not compressed; compilation.
 
-Claims: at least 5 times as fast as a dense fold of each source by its own 1024-channel response, vmapped over sources, in
-the same run, with the log likelihood of all sources together changed by less than 0.01 over draws from the prior; and
+Claims: at least 5 times as fast as a dense fold of each source by its own 1024-channel response, vmapped over sources,
+in the same run, with the log likelihood of all sources together changed by less than 0.01 over draws from the prior; and
 the time to compile for 200 sources at most 1.5 times that for 10. A careful user shares the redistribution and groups
 its channels beforehand: that contestant is shown too.
 
@@ -139,8 +139,8 @@ def fine(data, model):
     z = np.asarray(data.z)
     blocks, first = in_blocks(matrix)
     known = dataclasses.replace(
-        prepared.known, log_energy=np.log(energy), blocks=blocks, first=first, galactic=neutral_at(energy, model.abundances),
-        host=neutral_at(energy * (1.0 + z[:, None]), model.abundances), whim=model.medium.towards(energy, z),
+        prepared.known, log_energy=np.log(energy), blocks=blocks, first=first,
+        galactic=neutral_at(energy, model.abundances), host=neutral_at(energy * (1.0 + z[:, None]), model.abundances), whim=model.medium.towards(energy, z),
     )  # fmt: skip
     return dataclasses.replace(prepared, known=known)
 
@@ -205,14 +205,16 @@ def main():
         del prepared
     ratio = compile_times["200"] / compile_times["10"]
     say(
-        f"\ncompiling value and gradient: {compile_times['10']:.2f} s for 10 sources, {compile_times['200']:.2f} s for 200"
+        f"\ncompiling value and gradient: {compile_times['10']:.2f} s for 10 sources, "
+        f"{compile_times['200']:.2f} s for 200"
     )
     say(f"{'PASS' if ratio <= COMPILE_CLAIM else 'MISS'}: ratio {ratio:.2f}, claimed at most {COMPILE_CLAIM}")
 
     prepared = model.prepare(some)
     num_groups, num_nodes = np.shape(prepared.statistic.counts)[1], prepared.known.log_energy.shape[1]
     say(
-        f"\n{len(some)} sources, {num_groups} groups at most, folded by {num_nodes} energies; dense: 3 in each of 1190 bins"
+        f"\n{len(some)} sources, {num_groups} groups at most, folded by {num_nodes} energies; "
+        "dense: 3 in each of 1190 bins"
     )
     runs = {"ours": gradient(lambda: model(prepared), len(some))[0]}
     for name, shared in (("dense, own responses", False), ("dense, grouped before", True)):
@@ -229,12 +231,13 @@ def main():
     say(f"\n{'':24s}{'median ms':>10s}{'min':>8s}{'max':>8s}{'ours is':>10s}{'-log density':>16s}")
     for name, t in times.items():
         say(
-            f"{name:24s}{median[name] * 1e3:10.2f}{min(t) * 1e3:8.2f}{max(t) * 1e3:8.2f}{median[name] / median['ours']:9.1f}x"
-            f"{values[name]:16.4f}"
+            f"{name:24s}{median[name] * 1e3:10.2f}{min(t) * 1e3:8.2f}{max(t) * 1e3:8.2f}"
+            f"{median[name] / median['ours']:9.1f}x{values[name]:16.4f}"
         )
     fast = median["dense, own responses"] / median["ours"]
     say(
-        f"\n{'PASS' if fast >= CLAIM else 'MISS'}: {fast:.1f} times as fast as the vmapped dense fold, claimed {CLAIM:g}"
+        f"\n{'PASS' if fast >= CLAIM else 'MISS'}: {fast:.1f} times as fast as the vmapped dense fold, "
+        f"claimed {CLAIM:g}"
     )
 
     reference = fine(some, model)
@@ -251,9 +254,9 @@ def main():
         changes.append(np.asarray(mine - exact))
     total = np.abs(np.sum(changes, axis=1))
     say(
-        f"change of the log likelihood of all {len(some)} sources over {options.num_draws} draws of the prior: median "
-        f"{np.median(total):.1e}, 95 % {np.quantile(total, 0.95):.1e}, largest {total.max():.1e}; of one source at most "
-        f"{np.max(np.abs(changes)):.1e}"
+        f"change of the log likelihood of all {len(some)} sources over {options.num_draws} draws of the prior: "
+        f"median {np.median(total):.1e}, 95 % {np.quantile(total, 0.95):.1e}, largest {total.max():.1e}; of one source "
+        f"at most {np.max(np.abs(changes)):.1e}"
     )
     say(f"{'PASS' if total.max() < MOST_CHANGE else 'MISS'}: claimed less than {MOST_CHANGE} in total")
     if options.output:

@@ -52,7 +52,7 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
         behind = f"{spectrum.name}_bkg.pha"
         write_pha(spectra / behind, spectrum.background, overwrite=overwrite)  # type: ignore[arg-type]
         files = {"background": behind, "rmf": "response.rmf", "arf": "response.arf"}
-        write_pha(spectra / f"{spectrum.name}.pha", spectrum, overwrite=overwrite, **files)  # type: ignore[arg-type]
+        write_pha(spectra / f"{spectrum.name}.pha", spectrum, overwrite=overwrite, **files)
     each = {f"true_{key}": value for key, value in sample.truth.items() if np.ndim(value)}
     table = Table({**sample.columns, **each})
     table["nh_mw"].unit = "1e22 cm-2"

@@ -171,7 +171,7 @@ class AfterglowPopulation:
 
     def _parameters(self) -> dict[str, float]:
         """Parameters of the population by the names that the model gives them."""
-        found = {}
+        found: dict[str, float] = {}
         for key in ("photon_index", "log10_flux", *(["log10_nh"] if self.host == "log-normal" else [])):
             pair = getattr(self, key)
             if pair is not None:
@@ -241,7 +241,12 @@ class AfterglowPopulation:
         behind = self.background * shape / shape[inside].sum()
         num = len(rate)
         ones, none = np.ones(num), np.zeros(num, int)
-        common = {"channels": response.channels, "exposure": self.exposure, "areascal": ones, "quality": none}
+        common: dict[str, Any] = {
+            "channels": response.channels,
+            "exposure": self.exposure,
+            "areascal": ones,
+            "quality": none,
+        }
         background = Spectrum(
             name=f"{name} background",
             counts=rng.poisson(behind * self.background_ratio * self.exposure).astype(float),

@@ -41,8 +41,8 @@ def read_afterglows(
     ----------
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
-        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and the files ``spectrum``,
-        ``background``, ``rmf``, ``arf``, relative to the folder of spectra, where they are not those that follow from
+        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and the files
+        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, where they are not those that follow from
         the name and the header.
     columns
         Which column of the table is which, standard name to the table's.
@@ -111,7 +111,8 @@ def read_afterglows(
         listing = "\n".join(f"  {names[row]}: {why}" for row, why in bad.items())
         raise DataError(
             f"{table.origin}: expected {len(keep)} sources that can be read; found {len(bad)} that cannot:\n{listing}\n"
-            f"Mend them, or leave them out by name: leave_out={[names[row] for row in bad]!r} (leave_out='bad' for all)."
+            f"Mend them, or leave them out by name: leave_out={[names[row] for row in bad]!r} "
+            "(leave_out='bad' for all)."
         )
     rows = list(read)
     rows = [row for row in rows if row not in bad]

@@ -132,9 +132,9 @@ class Afterglows:
         uncertain = int((~self.knows_redshift).sum())
         galactic = int(np.isfinite(self.nh_mw).sum())
         lines = [
-            f"{len(self)} afterglow{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to {np.max(self.z):.4g}"
-            f"{f', {uncertain} of them uncertain' if uncertain else ''}; {counts.min():.0f} to {counts.max():.0f} counts "
-            f"each (median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
+            f"{len(self)} afterglow{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to "
+            f"{np.max(self.z):.4g}{f', {uncertain} of them uncertain' if uncertain else ''}; "
+            f"{counts.min():.0f} to {counts.max():.0f} counts each (median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
             f"{int(np.asarray(s.used).sum(axis=1).min())} to {int(np.asarray(s.used).sum(axis=1).max())} groups of "
             f"channels. Backgrounds: {int(s.has_background.sum())} of {len(self)}; Galactic columns: {galactic} of "
             f"{len(self)}."
@@ -171,7 +171,7 @@ class Afterglows:
             self,
             name=tuple(self.name[i] for i in index),
             spectra=self.spectra.subset(index),
-            **{key: frozen_array(getattr(self, key)[index]) for key in COLUMNS},
+            **{key: frozen_array(getattr(self, key)[index]) for key in COLUMNS},  # type: ignore[arg-type]
         )
 
     def replace_observations(self, counts: ArrayLike) -> "Afterglows":

@@ -19,6 +19,7 @@ from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Fi
 
 UNIT_COLUMN = 22.0  # log10 of the unit of columns [cm^-2]
 FAR = 1.0  # dex below its median that the 95 % interval of a column reaches which is only bounded from above
+LIMIT = "upper limit, 95 %"
 BARYONS = 1.9e-7  # cm^-3, hydrogen at redshift 0 if all baryons were gas: 0.0224 x 1.88e-29 g cm^-3 x 0.76 / m_H
 SHOWN_Z = (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 LEVELS = (0.68, 0.95)
@@ -108,10 +109,11 @@ def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[
         fmt=marker, markersize=3.2, markeredgewidth=0, label=name, **style,
     )  # fmt: skip
     if limit.any():
+        named = any(container.get_label() == LIMIT for container in axis.containers)
         length = 0.06 * (high.max() - lower[~limit].min(initial=median.min()))
         axis.errorbar(
             x[limit], high[limit], length, fmt="_", uplims=True, markersize=4.0, capsize=2.0,
-            label="" if number else "upper limit, 95 %", **style | {"elinewidth": 0.7, "alpha": 0.7},
+            label="" if named else LIMIT, **style | {"elinewidth": 0.7, "alpha": 0.7},
         )  # fmt: skip
     y = np.where(limit, high, median)
     return {one: (float(x[i]), float(y[i])) for i, one in enumerate(fit.data.name)}

@@ -45,8 +45,9 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     -------
     matplotlib.figure.Figure
         A cell for each source. Above, counts per second and keV with errors of one standard deviation (Gehrels 1986);
-        groups of channels are joined to bins of at least 5 counts, and of the root of all counts. Red, the posterior median and 68 % band of source and background in the source region; grey, the scaled counts of the
-        background region. Below, the root of each bin's C, with the sign of data less median.
+        groups of channels are joined to bins of at least 5 counts, and of the root of all counts. Red, the posterior
+        median and 68 % band of source and background in the source region; grey, the scaled counts of the background
+        region. Below, the root of each bin's C, with the sign of data less median.
 
     Raises
     ------

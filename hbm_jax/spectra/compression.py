@@ -17,7 +17,6 @@ TOLERANCE = 1e-4  # of the log likelihood of a spectrum
 LEVELS = ((3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.0015), (3, 0.04, 0.0), (4, 0.05, 0.0), (5, 0.03, 0.0))
 _REFERENCE = (6, 0.025, 0.0)
 _CHUNK = 2048  # energies a compiled evaluation takes
-_COSMOLOGY = {"H0": 70.0, "Om0": 0.3}
 # Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].
 _INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0), (0.02, 1.0)
 # log10 of n0 [cm^-3], log10 of T [K], metallicity.
@@ -75,8 +74,8 @@ def compress(
 
     Notes
     -----
-    The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way columns
-    up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
+    The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way
+    columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
     temperatures, each spectrum scaled to the observed counts, is folded by six nodes in panels cut at every edge,
     2.5 % wide at most, and compared. ``tests/spectra/test_compression.py`` compares with spectra drawn at random.
     """
@@ -109,7 +108,7 @@ def _shape_likelihood(counts: Floats, expected: Floats) -> Floats:
 
 
 def _counts(fold: Fold, z: float, whim: bool, abundances: str) -> Floats:
-    """Expected counts of the trial spectra, (num_trials, num_groups)."""
+    """Return expected counts of the trial spectra, (num_trials, num_groups)."""
     return trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
 
 
@@ -120,7 +119,8 @@ def trial_spectra(energy: Floats, z: float, *, whim: bool, abundances: str = "wi
     cold = np.exp(-index * np.log(energy) - column * host - galactic * here)
     if not whim:
         return cold
-    tau = whim_at(energy, z, *zip(*_WHIMS, strict=True), abundances)
+    log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
+    tau = whim_at(energy, z, log10_n0, log10_T, metallicity, abundances)
     # Every medium with the spectra of the middle index; all spectra without.
     behind = cold[(index.ravel() == 2.0) & (galactic.ravel() == _GALACTIC[0])]
     return np.concatenate([cold, (behind[:, None, :] * np.exp(-tau)).reshape(-1, len(energy))])
@@ -171,7 +171,7 @@ def _whim(energy, z, n0, log10_T, metallicity, abundances):
     def one(n0, log10_T, metallicity):
         return whim_optical_depth(
             energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, abundances=abundances,
-            cosmology=Cosmology.flat(**_COSMOLOGY),
+            cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
         )  # fmt: skip
 
     return jax.vmap(one)(n0, log10_T, metallicity)

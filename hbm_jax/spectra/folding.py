@@ -6,8 +6,9 @@ integral of that polynomial over every energy bin of the response is done before
 from values at the nodes to expected counts in groups of channels.
 """
 
-from typing import NamedTuple
+from typing import itertools
 
+import NamedTuple
 import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
@@ -69,7 +70,7 @@ def panel_edges(
         if np.log(kink / cuts[place - 1]) > gap and np.log(cuts[place] / kink) > gap:
             cuts.insert(place, float(kink))
     edges = [np.array([low])]
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in itertools.pairwise(cuts):
         edges.append(np.geomspace(start, end, int(np.ceil(np.log(end / start) / width)) + 1)[1:])
     return np.concatenate(edges)
 

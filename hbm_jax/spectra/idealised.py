@@ -14,8 +14,8 @@ _SHELF = 0.02  # share of photons whose charge is not all collected
 def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
     """Redistribution of an idealised CCD: a Gaussian peak and a shelf below it.
 
-    Photon energies of 0.1 to 12 keV, channels of 10 eV from 0, counted from 0. The width is that of 7 electrons of noise
-    and of the statistics of electron-hole pairs in silicon: 63 eV (FWHM) at 0.3 keV, 133 eV at 6 keV.
+    Photon energies of 0.1 to 12 keV, channels of 10 eV from 0, counted from 0. The width is that of 7 electrons of
+    noise and of the statistics of electron-hole pairs in silicon: 63 eV (FWHM) at 0.3 keV, 133 eV at 6 keV.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
         Not that of any instrument: for simulations and tests.
     """
     energy = np.linspace(0.1, 12.0, num_energies + 1)
-    bounds = np.arange(num_channels + 1) * 0.01
+    bounds = np.asarray(np.arange(num_channels + 1) * 0.01, float)
     middle = 0.5 * (energy[1:] + energy[:-1])
     sigma = _PAIR * np.sqrt(_NOISE**2 + _FANO * middle / _PAIR)
     peak = np.diff(ndtr((bounds - middle[:, None]) / sigma[:, None]), axis=1)
@@ -37,8 +37,8 @@ def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
 def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
     """Effective area of an idealised mirror and detector, 110 cm^2 at its best.
 
-    Rises with the transparency of a filter below 1 keV, drops at the M edges of gold (2.2 keV) and with the reflectivity
-    above 5 keV.
+    Rises with the transparency of a filter below 1 keV, drops at the M edges of gold (2.2 keV) and with the
+    reflectivity above 5 keV.
     """
     energy = (rmf or xrt_like_rmf()).energy
     middle = 0.5 * (energy[1:] + energy[:-1])

@@ -62,8 +62,8 @@ class Rmf:
 class Response:
     """Counts for each photon per cm^2, in channels: effective area times redistribution.
 
-    Build one with `Response.of` or from files with `hbm_jax.spectra.read_spectrum`. The redistribution is kept as it is,
-    not multiplied, so that the sources of a population that share one hold it once.
+    Build one with `Response.of` or from files with `hbm_jax.spectra.read_spectrum`. The redistribution is kept as it
+    is, not multiplied, so that the sources of a population that share one hold it once.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class Response:
         return self.rmf.e_max
 
     def fold(self, photons: ArrayLike) -> Floats:
-        """Counts of a spectrum, per unit of exposure.
+        """Return the counts of a spectrum, per unit of exposure.
 
         Parameters
         ----------

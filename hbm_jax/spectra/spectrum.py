@@ -85,7 +85,7 @@ class Spectrum:
         """
         if not np.array_equal(response.channels, self.channels):
             raise DataError(
-                f"{self.name}: expected a response of the channels {self.channels[0]} to {self.channels[-1]}; found one "
-                f"of {response.channels[0]} to {response.channels[-1]}."
+                f"{self.name}: expected a response of the channels {self.channels[0]} to {self.channels[-1]}; found "
+                f"one of {response.channels[0]} to {response.channels[-1]}."
             )
         return dataclasses.replace(self, response=response)

@@ -30,8 +30,8 @@ ARRAYS = (
 class SpectrumStack:
     """Spectra in groups of channels, ready to be folded and compared together.
 
-    Build one with `of`. N spectra; G groups, as many as the spectrum with the most of them has. A pytree: the arrays are
-    leaves, names, responses and the grouping are static.
+    Build one with `of`. N spectra; G groups, as many as the spectrum with the most of them has. A pytree: the arrays
+    are leaves, names, responses and the grouping are static.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ class SpectrumStack:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
         """Build the stack from what `to_dict` returned; every value comes back exactly."""
-        rmfs = []
+        rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
             part = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in ("energy", "channels", "e_min", "e_max", "name")}
             values, columns, starts = (stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts"))

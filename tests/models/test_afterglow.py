@@ -80,7 +80,7 @@ def marginal(S, mu, B, ratio, mean):
     shape, rate = background_posterior(B, ratio, prior_mean=mean)
     total = np.full(len(S), -np.inf)
     for k in range(int(S.max()) + 1):
-        some = S >= k
+        some = k <= S
         n = np.where(some, S - k, 0)
         term = stats.nbinom.logpmf(k, shape, rate / (1 + rate)) + n * np.log(mu) - mu - gammaln(n + 1)
         total = np.logaddexp(total, np.where(some, term, -np.inf))

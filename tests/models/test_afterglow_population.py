@@ -52,4 +52,3 @@ def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
     prepared = model.prepare(data, tolerance=1e-2)
     result = hbm.calibrate(model, prepared, num_replicates=100, seed=7, progress=False)
     assert result.calibrated, str(result)
-
