@@ -42,8 +42,8 @@ def read_afterglows(
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
         ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and the files
-        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, where they are not those that follow from
-        the name and the header.
+        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, where they are not those
+        that follow from the name and the header.
     columns
         Which column of the table is which, standard name to the table's.
     format

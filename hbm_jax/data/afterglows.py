@@ -134,7 +134,8 @@ class Afterglows:
         lines = [
             f"{len(self)} afterglow{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to "
             f"{np.max(self.z):.4g}{f', {uncertain} of them uncertain' if uncertain else ''}; "
-            f"{counts.min():.0f} to {counts.max():.0f} counts each (median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
+            f"{counts.min():.0f} to {counts.max():.0f} counts each "
+            f"(median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
             f"{int(np.asarray(s.used).sum(axis=1).min())} to {int(np.asarray(s.used).sum(axis=1).max())} groups of "
             f"channels. Backgrounds: {int(s.has_background.sum())} of {len(self)}; Galactic columns: {galactic} of "
             f"{len(self)}."

@@ -6,9 +6,9 @@ integral of that polynomial over every energy bin of the response is done before
 from values at the nodes to expected counts in groups of channels.
 """
 
-from typing import itertools
+import itertools
+from typing import NamedTuple
 
-import NamedTuple
 import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
