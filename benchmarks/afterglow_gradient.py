@@ -1,9 +1,9 @@
 """Gradient of the log density of 100 afterglows with WHIM, next to dense folds that are not compressed; compilation.
 
-Claims: at least 5 times as fast as a dense fold of each source by its own 1024-channel response, vmapped over sources,
-in the same run, with the log likelihood of all sources together changed by less than 0.01 over draws from the prior;
-and the time to compile for 200 sources at most 1.5 times that for 10. A careful user shares the redistribution and groups
-its channels beforehand: that contestant is shown too.
+Claims: at least 5 times as fast as a dense fold of each source by its own 1024-channel response, vmapped over
+sources, in the same run, with the log likelihood of all sources together changed by less than 0.01 over draws from
+the prior; and the time to compile for 200 sources at most 1.5 times that for 10. A careful user shares the
+redistribution and groups its channels beforehand: that contestant is shown too.
 
 The dense contestants evaluate the spectrum at three nodes of every response bin (and not at the edges within bins, as a
 straightforward program does not); all have the same priors, groups, statistic and tables of cross sections.

@@ -11,7 +11,7 @@ import numpy as np
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
 from hbm_jax.spectra.compression import neutral_at, whim_at
-from hbm_jax.spectra.folding import absorption_edges, fold_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding import absorption_edges, integrals_of, panel_edges, whim_edges
 from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
@@ -220,12 +220,8 @@ class AfterglowPopulation:
         z, low, high = source["z"], *(float(e) for e in response.energy[[0, -1]])
         with_whim = self.log10_n0 is not None
         jumps, kinks = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z) if with_whim else ()
-        # The response of single channels is large; a fold to all of them is needed once only.
-        fold = fold_of(
-            response.energy, response.grouped(np.arange(len(response.channels))),
-            panel_edges(low, high, jumps, kinks, width=0.025, gap=0.0), 6,
-        )  # fmt: skip
-        E = fold.energy
+        panels = panel_edges(low, high, jumps, kinks, width=0.025, gap=0.0)
+        E, integrals = integrals_of(response.energy, panels, 6)
         tau = source["nh_mw"] * neutral_at(E, self.abundances)
         tau += 10.0 ** source["log10_nh"] * neutral_at(E * (1.0 + z), self.abundances)
         if self.log10_n0 is not None:
@@ -233,7 +229,7 @@ class AfterglowPopulation:
         a, length = 2.0 - source["photon_index"], math.log(BAND[1] / BAND[0])
         unit = BAND[0] ** a * (math.expm1(a * length) / a if a else length) * constants.electron_volt * 1e10
         density = 10.0 ** source["log10_flux"] / unit * E ** -source["photon_index"] * np.exp(-tau)
-        rate = np.maximum(fold.matrix @ density, 0.0)
+        rate = np.maximum(response.fold(integrals @ density), 0.0)
         # Flat, and rising towards low energies.
         width = response.e_max - response.e_min
         shape = width * (1.0 + 0.5 / np.maximum(0.5 * (response.e_min + response.e_max), 0.2))

@@ -99,6 +99,22 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
     >>> (fold.matrix @ fold.energy**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
     [2.3333, 6.3333]
     """
+    nodes, integrals = integrals_of(energy, panels, num_nodes)
+    return Fold(nodes, np.ascontiguousarray((integrals.T @ np.asarray(matrix, float)).T))
+
+
+def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: int = 3) -> tuple[Floats, sparse.csr_matrix]:
+    """Nodes and what takes values there to integrals over bins: `fold_of` without a response.
+
+    Parameters
+    ----------
+    energy, panels, num_nodes
+        As in `fold_of`.
+
+    Returns
+    -------
+    (num_nodes,), sparse (num_energies, num_nodes)
+    """
     energy, panels = np.asarray(energy, float), np.asarray(panels, float)
     x, w = legendre.leggauss(num_nodes)
     nodes = 0.5 * (panels[1:] + panels[:-1])[:, None] + 0.5 * np.diff(panels)[:, None] * x
@@ -115,8 +131,7 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
     columns = in_panel[:, None] * num_nodes + np.arange(num_nodes)
     rows = np.repeat(in_bin, num_nodes)
     shape = (len(energy) - 1, nodes.size)
-    integrals = sparse.csr_matrix((weights.ravel(), (rows, columns.ravel())), shape=shape)
-    return Fold(nodes.ravel(), np.ascontiguousarray((integrals.T @ np.asarray(matrix, float)).T))
+    return nodes.ravel(), sparse.csr_matrix((weights.ravel(), (rows, columns.ravel())), shape=shape)
 
 
 def absorption_edges(low: float, high: float, redshifts: ArrayLike = (0.0,)) -> Floats:
