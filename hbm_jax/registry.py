@@ -103,7 +103,8 @@ class Entry:
         source = str(section.get("source") or self.default_source or "")
         bundled = f"a bundled sample ({', '.join(self.bundled)}) or a file" if self.bundled else "a file"
         if not source:
-            raise ConfigError(f"data: expected {bundled}, as in --data FILE, found none named.")
+            flag = "--catalog" if "spectra" in self.reader_flags else "--data"
+            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none named.")
         if source in self.bundled:
             for what, given in (("columns", columns), ("options of [data]", options)):
                 if given:

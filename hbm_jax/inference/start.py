@@ -169,10 +169,11 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
     if candidates:
-        search = _laplace if target.size <= MAX_DENSE else _variational
-        start = search(value_and_grad, candidates, num_chains, rng)
-        if start is not None:
-            return start
+        # Most hierarchical densities have no mode, and still a bulk that a normal distribution fits.
+        for search in (_laplace, _variational) if target.size <= MAX_DENSE else (_variational,):
+            start = search(value_and_grad, candidates, num_chains, rng)
+            if start is not None:
+                return start
     points = target.start + rng.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
     points = np.concatenate([points, target.prior_draws.reshape(-1, target.size)])
     kind = "dense" if target.size <= MAX_DENSE else "diagonal"

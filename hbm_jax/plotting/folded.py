@@ -1,4 +1,4 @@
-"""Numbers behind the figures of afterglows: the folded model at posterior draws, channels joined to be seen."""
+"""Numbers behind the figures of spectra: the folded model at posterior draws, channels joined to be seen."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from hbm_jax.data import Afterglows
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow
+from hbm_jax.models import Afterglow, SpectralFit
 from hbm_jax.plotting.draws import program_of, spread
+from hbm_jax.registry import model_of
 from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics import gaussian_background, profiled_background
 
 Floats = NDArray[np.float64]
@@ -41,7 +43,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
     what : str
         Who asks, for messages.
     num_draws : int
@@ -51,22 +53,40 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     -------
     Folded
         The background is the best one for each draw (wstat, pgstat), the mean of its posterior given the background
-        region (marginal), or none (cstat).
+        region (marginal), that region's counts, scaled (chi-square), or none (cstat).
     """
-    model = program_of(fit, Afterglow, Afterglows, what)
-    prepared = model._prepared(fit.data)
-    statistic = prepared.statistic
+    chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
+    program: Any = model_of(fit)
+    if isinstance(program, SpectralFit) and isinstance(fit.data, SpectrumStack):
+        draws: Any = {}
+        for name in set(program.all_priors) & set(fit.posterior):
+            variable = fit.posterior[name].transpose("chain", "draw", ...)
+            draws[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
+        prepared: Any = program._prepared(fit.data)
+
+        def expected(draw):
+            return program._expected(prepared, draw)
+
+    else:
+        program = program_of(fit, Afterglow, Afterglows, what)
+        prepared, draws = program._prepared(fit.data), parameters(fit, num_draws)
+
+        def expected(draw):
+            return prepared.expected(draw, program.band)
+
     with jax.enable_x64(True):
-
-        def one(draw):
-            return prepared.expected(draw, model.band)
-
-        run = jax.jit(lambda draws: jax.lax.map(one, draws, batch_size=CHUNK))
-        source = np.asarray(run(parameters(fit, num_draws)))
-    return Folded(source, np.where(statistic.used, _background(statistic, source), 0.0))
+        run = jax.jit(lambda draws: jax.lax.map(expected, draws, batch_size=CHUNK))
+        source = np.asarray(run(draws))
+    s = prepared.statistic
+    return Folded(source, np.where(s.used, _background(s, source, stack_of(fit.data)), 0.0))
 
 
-def _background(s: Statistic, source: Floats) -> Floats:
+def stack_of(data: Afterglows | SpectrumStack) -> SpectrumStack:
+    """Spectra of a sample, or those that are the sample."""
+    return data.spectra if isinstance(data, Afterglows) else data
+
+
+def _background(s: Statistic, source: Floats, seen: SpectrumStack) -> Floats:
     with jax.enable_x64(True):
         if s.name == "wstat":
             return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])
@@ -74,6 +94,8 @@ def _background(s: Statistic, source: Floats) -> Floats:
             return np.asarray(gaussian_background(s.counts, source, s.background, s.background_error)[1])
     if s.name == "marginal":
         return np.broadcast_to(s.shape / s.rate, source.shape)
+    if s.name.startswith("chi2"):
+        return np.broadcast_to(np.asarray(seen.background) / np.asarray(seen.ratio), source.shape)
     return np.zeros_like(source)
 
 
@@ -143,9 +165,8 @@ class Points(NamedTuple):
     background: Floats
 
 
-def points(data: Afterglows, row: int) -> Points:
+def points(s: SpectrumStack, row: int) -> Points:
     """Join the groups of one source."""
-    s = data.spectra
     used = np.asarray(s.used[row])
     counts = np.asarray(s.counts[row])[used]
     bins = joined(counts, np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used])
@@ -194,7 +215,7 @@ def of_source(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Float
     return {name: v[:, row] if v.ndim == 2 else v for name, v in parameters(fit, num_draws).items()}
 
 
-def rows_of(data: Afterglows, names, max_num: int, what: str) -> list[int]:
+def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
     """Rows of sources by name; by default those with the most counts, in the order of the data.
 
     Raises
@@ -203,7 +224,7 @@ def rows_of(data: Afterglows, names, max_num: int, what: str) -> list[int]:
         For a name that is not among the sources.
     """
     if names is None:
-        total = np.asarray(data.spectra.counts).sum(axis=1)
+        total = np.asarray(stack_of(data).counts).sum(axis=1)
         return sorted(int(row) for row in np.argsort(-total, kind="stable")[:max_num])
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:

@@ -39,6 +39,8 @@ LABELS = {
     "log10_flux": r"$\log_{10}\,F$",
     "log10_flux_mean": r"$\langle \log_{10}\,F \rangle$",
     "log10_flux_std": r"$\sigma_{\log F}$",
+    "host_nh": r"$N_\mathrm{H,host}$",
+    "mw_nh": r"$N_\mathrm{H,MW}$",
     "log10_nh": r"$\log_{10}\,N_\mathrm{H}$",
     "log10_nh_mean": r"$\langle \log_{10}\,N_\mathrm{H} \rangle$",
     "log10_nh_std": r"$\sigma_{\log N_\mathrm{H}}$",
@@ -62,6 +64,7 @@ LABELS = {
 _UNIT_SYMBOLS = {
     "km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$",
     "erg/cm^2/s": r"erg cm$^{-2}$ s$^{-1}$",
+    "photons/cm^2/s/keV": r"photons cm$^{-2}$ s$^{-1}$ keV$^{-1}$",
     "erg cm/s": r"erg cm s$^{-1}$",
     "1e22/cm^2": r"$10^{22}$ cm$^{-2}$",
     "1/cm^3": r"cm$^{-3}$",

@@ -15,9 +15,10 @@ from hbm_jax.models import Afterglow
 from hbm_jax.models.absorbed_counts import log_amplitude
 from hbm_jax.plotting.absorption import _energy_axis
 from hbm_jax.plotting.draws import program_of
-from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of
+from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
 from hbm_jax.spectra.compression import neutral_at
+from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics import cash
 
 BAND = (0.16, 0.5, 0.84)
@@ -35,7 +36,7 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
     names : iterable of str, optional
         Sources to show; by default those with the most counts.
     max_num : int
@@ -52,15 +53,14 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     Raises
     ------
     ValueError
-        If the fit is not one of afterglows or was loaded without its program and data, or for an unknown source.
+        If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
 
     Examples
     --------
     >>> spectra(fit, ["GRB 061121"]).savefig("spectra.pdf")  # doctest: +SKIP
     """
-    program_of(fit, Afterglow, Afterglows, "spectra")
-    rows = rows_of(fit.data, names, max_num, "spectra")
     model = folded(fit, "spectra")
+    rows = rows_of(fit.data, names, max_num, "spectra")
     columns = min(COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
     width, cell = (7.4, 2.25) if columns > 1 else (5.0, 3.6)
@@ -97,11 +97,11 @@ def residuals(counts: Floats, expected: Floats) -> Floats:
     return np.sign(counts - expected) * np.sqrt(np.maximum(deviance, 0.0))
 
 
-def _draw_counts(upper, lower, data: Afterglows, row: int, model: Folded) -> None:
-    s = data.spectra
+def _draw_counts(upper, lower, data: Afterglows | SpectrumStack, row: int, model: Folded) -> None:
+    s = stack_of(data)
     used = np.asarray(s.used[row])
     low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
-    seen = points(data, row)
+    seen = points(s, row)
     time = float(s.exposure[row])
     per_bin = 1.0 / (time * seen.bins.total(high - low))
     _draw_points(upper, seen, per_bin)
@@ -132,7 +132,8 @@ def _draw_counts(upper, lower, data: Afterglows, row: int, model: Folded) -> Non
     upper.tick_params(labelbottom=False)
     total = int(np.asarray(s.counts[row]).sum())
     name = data.name[row].replace("$", r"\$")
-    upper.set_title(f"{name}, $z$ = {float(data.z[row]):.3g}, {total} counts", fontsize=8.0, pad=2.5)
+    at = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
+    upper.set_title(f"{name}{at}, {total} counts", fontsize=8.0, pad=2.5)
     _few_ticks(lower, low.min(), high.max())
 
 
@@ -209,7 +210,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     Raises
     ------
     ValueError
-        If the fit is not one of afterglows or was loaded without its program and data, or for an unknown source.
+        If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
 
     Examples
     --------
@@ -219,7 +220,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
     s = fit.data.spectra
     used = np.asarray(s.used[row])
-    seen = points(fit.data, row)
+    seen = points(fit.data.spectra, row)
     low, high = seen.bins.low.min(), seen.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
     p = of_source(fit, row, num_draws)

@@ -138,7 +138,7 @@ class Absorption(_Factor):
     @property
     def own_parameters(self) -> dict[str, Parameter]:
         """Column, and redshift where it is not known."""
-        column = {"nh": Parameter("1e22 cm^-2", "LogNormal(-1.5, 1.5)", "column of hydrogen")}
+        column = {"nh": Parameter("1e22/cm^2", "LogNormal(-1.5, 1.5)", "column of hydrogen")}
         return column | (
             {"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {}
         )
@@ -243,8 +243,8 @@ class Whim(_Factor):
     def own_parameters(self) -> dict[str, Parameter]:
         """Density and temperature, and metallicity where it is not known."""
         found = {
-            "log10_n0": Parameter("log10 cm^-3", "Normal(-7.0, 1.0)", "density of hydrogen nuclei at redshift 0"),
-            "log10_T": Parameter("log10 K", "Uniform(4.0, 8.0)", "temperature"),
+            "log10_n0": Parameter("1/cm^3", "Normal(-7.0, 1.0)", "density of hydrogen nuclei at redshift 0"),
+            "log10_T": Parameter("K", "Uniform(4.0, 8.0)", "temperature"),
         }
         if self.metallicity is None:
             found["metallicity"] = Parameter("solar", "LogNormal(-1.2, 1.0)", "of all that is heavier than helium")

@@ -59,7 +59,7 @@ class _Light(Component):
     pivot: float = 1.0
     flux_prior: ClassVar[str] = "Normal(-11.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter(
-        "log10 photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "density of the low-energy power law at the pivot energy"
+        "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "density of the low-energy power law at the pivot energy"
     )
     unit: ClassVar[float] = 1.0  # of the amplitude
 
@@ -79,7 +79,7 @@ class _Light(Component):
         if self.norm == "amplitude":
             return self._shape_parameters() | {"log10_amplitude": self.amplitude}
         band = f"{self.norm[0]:g} to {self.norm[1]:g} keV"
-        flux = Parameter("log10 erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux, {band} as observed")
+        flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux, {band} as observed")
         return self._shape_parameters() | {"log10_flux": flux}
 
     def _shape_parameters(self) -> dict[str, Parameter]:
@@ -333,7 +333,7 @@ class BlackBody(_Light):
     ['kT', 'log10_amplitude']
     """
 
-    amplitude: ClassVar[Parameter] = Parameter("log10 (km / 10 kpc)^2", "Normal(2.0, 2.0)", "(radius over distance)^2")
+    amplitude: ClassVar[Parameter] = Parameter("(km / 10 kpc)^2", "Normal(2.0, 2.0)", "(radius over distance)^2")
 
     @property
     def unit(self) -> float:  # type: ignore[override]

@@ -27,7 +27,7 @@ class Parameter:
     Attributes
     ----------
     unit : str
-        Empty for a pure number.
+        Empty for a pure number; of a logarithm, the unit of its argument.
     prior : str
         A broad prior in NumPyro's notation.
     help : str

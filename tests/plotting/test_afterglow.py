@@ -189,3 +189,20 @@ def test_fits_that_are_not_of_afterglows_are_refused(own_fit):
     for name in ("spectra", "unfolded_spectrum", "host_columns", "whim_contour", "afterglow_populations"):
         with pytest.raises(ValueError, match=f"{name}: expected a fit of hbm_jax.models.Afterglow"):
             getattr(hbm.plotting, name)(own_fit)
+
+
+def test_a_spectral_fit_is_drawn_by_its_own_deviance(fit):
+    from hbm_jax.spectra.components import Absorption, PowerLaw
+
+    data = fit.data.spectra.subset([0, 1])
+    model = hbm.models.SpectralFit(
+        PowerLaw() * Absorption("mw"), own=("log10_flux",), calibration=True, priors={"mw_nh": 0.3}
+    )
+    one = hbm.sample(model, data, num_chains=1, num_warmup=20, num_samples=5, seed=1, progress=False)
+    found = folded.folded(one)
+    draw = {name: one.posterior[name].to_numpy()[0, 2] for name in ("photon_index", "log10_flux", "calibration")}
+    np.testing.assert_allclose(found.source[2], model.expected(data, draw), rtol=1e-12)
+    figure = hbm.plotting.spectra(one)
+    assert [axes.get_title() for axes in figure.axes[::2]] == [
+        f"{name}, {int(np.sum(counts))} counts" for name, counts in zip(data.name, data.counts, strict=True)
+    ]
