@@ -22,7 +22,7 @@ from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
-from hbm_jax.plotting.spectra import spectra, unfolded_spectrum
+from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 
 __all__ = [
     "LABELS",

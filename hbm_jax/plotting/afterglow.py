@@ -5,7 +5,7 @@ from typing import Any
 
 from hbm_jax.inference import Fit
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour, whim_parameters
-from hbm_jax.plotting.spectra import spectra, unfolded_spectrum
+from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 
 FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
     "spectra": (
