@@ -37,12 +37,15 @@ from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.models import Afterglow
 from hbm_jax.models.absorbed_counts import bin_average, neutral_integral
 from hbm_jax.spectra.grouping import group, noticed
+from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
 jax.config.update("jax_enable_x64", True)
 
 PROGRAMS = Path(__file__).parent / "stan"
 CLAIM = 50
+NUM_ENERGIES = 2400  # of the response, as of Swift-XRT's
 BAND = (0.3, 10.0)
 TEMPERATURES = np.linspace(4.5, 7.5, 61)
 TRUTH = {
@@ -60,7 +63,9 @@ LATENTS = ("photon_index", "log10_flux", "log10_nh")
 
 def population(num):
     """Return a simulated sample without background, grouped optimally, and what was true."""
-    drawn = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0).draw(num, seed=5)
+    rmf = xrt_like_rmf(NUM_ENERGIES)
+    response = Response.of(rmf, xrt_like_arf(rmf))
+    drawn = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0).draw(num, seed=5, response=response)
     spectra = [dataclasses.replace(s, background=None) for s in drawn.spectra]
     masks = [noticed(s, BAND) for s in spectra]
     grouped = [group(s, "optimal", noticed=m) for s, m in zip(spectra, masks, strict=True)]
@@ -154,7 +159,10 @@ def theirs(program, data, model, given, truth, options, rng):
         # A fit with the same seed would come out of httpstan's cache in no time.
         shutil.rmtree(httpstan.cache.model_directory(built.model_name) / "fits", ignore_errors=True)
         init = [point(truth, rng)]
-        fit = built.sample(num_chains=1, num_warmup=options.warmup, num_samples=options.stan_draws, init=init)
+        # A step costs the same in a short trajectory as in a long one.
+        fit = built.sample(
+            num_chains=1, num_warmup=options.warmup, num_samples=options.stan_draws, init=init, max_depth=5
+        )
         seconds = float(re.search(rb"([0-9.eE+-]+) seconds \(Sampling\)", fit.stan_outputs[0])[1])
         per_step.append(seconds / fit["n_leapfrog__"].sum())
         steps += int(fit["n_leapfrog__"].sum())
