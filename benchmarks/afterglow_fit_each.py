@@ -31,7 +31,7 @@ NAMES = ("photon_index", "log10_flux", "log10_nh")
 
 def population(num):
     """Return a simulated sample, grouped optimally, and what was true."""
-    from hbm_jax.data import Afterglows, AfterglowPopulation
+    from hbm_jax.data import AfterglowPopulation, Afterglows
     from hbm_jax.spectra import SpectrumStack, group, noticed
 
     drawn = AfterglowPopulation(log10_flux=(-11.3, 0.3), exposure=3000.0, min_counts=20).draw(num, seed=5)

@@ -65,7 +65,9 @@ def population(num):
     """Return a simulated sample without background, grouped optimally, and what was true."""
     rmf = xrt_like_rmf(NUM_ENERGIES)
     response = Response.of(rmf, xrt_like_arf(rmf))
-    drawn = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0).draw(num, seed=5, response=response)
+    drawn = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0).draw(
+        num, seed=5, response=response
+    )
     spectra = [dataclasses.replace(s, background=None) for s in drawn.spectra]
     masks = [noticed(s, BAND) for s in spectra]
     grouped = [group(s, "optimal", noticed=m) for s, m in zip(spectra, masks, strict=True)]
@@ -138,9 +140,7 @@ def our_log_density(data, model, values):
 
 
 def theirs(program, data, model, given, truth, options, rng):
-    """Seconds of a leapfrog step of a Stan program, its number of steps, seconds to compile, and the spread of the
-    differences of log density from ours.
-    """
+    """Seconds of a step of a Stan program, steps, seconds to compile, spread of log densities about ours."""
     import httpstan.cache
     import stan
 
@@ -193,14 +193,16 @@ def main():
     given = stan_data(data, model)
     gradient, step, steps = ours(data, model, truth, options, rng)
     say(f"{given['E']} bins of energy, {given['C']} channels, {given['G']} groups at most")
-    say(f"\n{'':16s}{'ms/step':>9s}{'steps':>8s}{'ours: step':>12s}{'gradient':>10s}{'compile s':>11s}{'lnL spread':>12s}")
+    say(
+        f"\n{'':16s}{'ms/step':>9s}{'steps':>8s}{'ours: step':>12s}{'gradient':>10s}{'compile s':>10s}{'lnL spread':>12s}"
+    )
     say(f"{'hbm_jax':16s}{step * 1e3:9.3f}{steps:8d}{'':12s}{f'{gradient * 1e3:.3f} ms':>10s}")
     verdicts = []
     for name, program in (("published form", "afterglow_published_form.stan"), ("expert", "afterglow_expert.stan")):
         per_step, num, seconds, spread = theirs(program, data, model, given, truth, options, rng)
         say(
             f"{name:16s}{per_step * 1e3:9.3f}{num:8d}{f'{per_step / step:.0f}x':>12s}"
-            f"{f'{per_step / gradient:.0f}x':>10s}{seconds:11.1f}{spread:12.4f}"
+            f"{f'{per_step / gradient:.0f}x':>10s}{seconds:10.1f}{spread:12.4f}"
         )
         verdicts.append(
             f"{'PASS' if per_step / step >= CLAIM else 'MISS'}: {per_step / step:.0f} times as fast per leapfrog step "

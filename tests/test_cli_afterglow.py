@@ -84,9 +84,7 @@ def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
     ],
 )
 def test_bad_options_of_a_fit(options, words, sample, tmp_path, capsys):
-    text = refused(
-        capsys, "fit", "afterglow", *[o.format(sample=sample) for o in options], "--out", tmp_path / "run"
-    )
+    text = refused(capsys, "fit", "afterglow", *[o.format(sample=sample) for o in options], "--out", tmp_path / "run")
     for word in words:
         assert word in text
     assert not (tmp_path / "run").exists()

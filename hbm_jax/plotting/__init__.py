@@ -16,13 +16,13 @@ except ModuleNotFoundError as error:
 from hbm_jax.plotting.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
+from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
-from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 
 __all__ = [
     "LABELS",
