@@ -193,10 +193,8 @@ def main():
     given = stan_data(data, model)
     gradient, step, steps = ours(data, model, truth, options, rng)
     say(f"{given['E']} bins of energy, {given['C']} channels, {given['G']} groups at most")
-    say(
     head = ("ms/step", 9), ("steps", 8), ("to a step", 12), ("gradient", 10), ("compile s", 10), ("lnL spread", 12)
     say("\n" + " " * 16 + "".join(f"{text:>{width}s}" for text, width in head))
-    )
     say(f"{'hbm_jax':16s}{step * 1e3:9.3f}{steps:8d}{'':12s}{f'{gradient * 1e3:.3f} ms':>10s}")
     verdicts = []
     for name, program in (("published form", "afterglow_published_form.stan"), ("expert", "afterglow_expert.stan")):
