@@ -88,6 +88,7 @@ def test_absorption():
     assert figures == 6
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_engine():
     printed, figures = execute("engine.ipynb")

@@ -501,3 +501,11 @@ def test_errors_say_what_was_expected_and_found(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
     assert constants.kev_in_erg == pytest.approx(KEV, rel=1e-15)
+
+
+def test_bins_so_narrow_that_none_is_split():
+    edges = np.geomspace(10.0, 11.0, 5)
+    values = {"alpha": -0.9, "beta": -2.4, "e_peak": 300.0, "log10_amplitude": 0.0}
+    shape = Band(norm="amplitude")
+    found = photons(shape * Absorption(), edges)(values | {"nh": 0.0})
+    np.testing.assert_allclose(found, photons(shape, edges)(values), rtol=1e-8)
