@@ -22,6 +22,7 @@ _NAMES = {
     "fit_each": "hbm_jax.inference",
     "latents": "hbm_jax.inference",
     "loo": "hbm_jax.inference",
+    "maximum_likelihood": "hbm_jax.inference",
     "posterior_predictive": "hbm_jax.inference",
     "prior_predictive": "hbm_jax.inference",
     "prior_sensitivity": "hbm_jax.inference",

@@ -25,7 +25,7 @@ FIXED: dict[str, dict[str, Any]] = {
         "dtype": "float64",
     },
 }
-OPEN = ("model", "data", "prior", "columns", "truth")
+OPEN = ("model", "data", "prior", "columns", "truth", "population")
 _TYPES = {"target_accept_prob": float, "max_seconds": float, "until": float | Mapping[str, float], "dtype": str}
 
 
@@ -121,8 +121,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
     value
         A value of a TOML file, or text from the command line, which is read as a TOML value unless text is wanted.
     hint : type
-        ``bool, int, float, str``, tuples, lists and mappings of them, unions, ``Literal``, a dataclass (from a table
-        of its fields), or any other class, whose instances pass.
+        ``bool, int, float, str``, tuples, lists and mappings of them, unions (text is what no other kind fits),
+        ``Literal``, a dataclass (from a table of its fields), or any other class, whose instances pass.
     where : str
         The key, named in errors.
 
@@ -160,7 +160,8 @@ def _fitted(value: Any, hint: Any) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        for option in inner:
+        # Text fits text always; what reads as one of the other kinds, such as '["a", "b"]', is taken for that.
+        for option in sorted(inner, key=lambda kind: kind is str):
             try:
                 return read_value(value, option, "")
             except ConfigError:
@@ -185,7 +186,8 @@ def _fitted(value: Any, hint: Any) -> Any:
         kinds = inner if origin is tuple and inner and inner[-1] is not Ellipsis else [*inner, Any][:1] * len(value)
         parts = [read_value(part, kind, "") for part, kind in zip(value, kinds, strict=True)]
         return tuple(parts) if issubclass(tuple, origin) else parts
-    if not isinstance(value, origin):
+    # Text is a sequence to Python; nobody who asks for a list of numbers means that.
+    if not isinstance(value, origin) or (isinstance(value, str) and origin is Sequence):
         raise TypeError
     return value
 

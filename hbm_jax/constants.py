@@ -20,3 +20,4 @@ boltzmann_constant_ev = boltzmann_constant / electron_volt  # eV K^-1
 
 # J m^-3 K^-4, exact: 8 pi^5 k^4 / (15 h^3 c^3)
 radiation_constant = 8 * math.pi**5 * boltzmann_constant**4 / (15 * (planck_constant * speed_of_light) ** 3)
+kev_in_erg = 1e10 * electron_volt  # erg keV^-1, exact

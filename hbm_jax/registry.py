@@ -10,13 +10,14 @@ from typing import Any
 
 from hbm_jax import data, models
 from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.inference.location_scale import Recentred
 from hbm_jax.models.priors import choose
 from hbm_jax.models.protocol import full_name
 
 Figures = Mapping[str, tuple[str, Callable]]
 
 
-def _no_figures() -> Figures:
+def _no_figures(fit) -> Figures:
     return {}
 
 
@@ -39,8 +40,14 @@ class Entry:
     default_source : str, optional
         The data set taken where none is named.
     figures : callable
-        Returns the domain's own figures for the report, name to caption and function of a fit; called when a report is
-        written, so that it may import matplotlib.
+        ``figures(fit)`` returns the domain's own figures for the report of a fit, name to caption and function of a
+        fit; called when a report is written, so that it may import matplotlib.
+    reader_flags : dict of str to str
+        Those of the reader's options that have a flag of their own on the command line, with their help.
+    simulate : callable, optional
+        ``simulate(config, folder, num=, rmf=, arf=, overwrite=)``, where a population can be simulated without a
+        design: writes the folder and returns what to print. Samples of such a domain do not fit one table, so that none
+        is drawn on a design.
     """
 
     model: Any
@@ -48,7 +55,9 @@ class Entry:
     read: Callable
     bundled: Mapping[str, Callable] = field(default_factory=dict)
     default_source: str | None = None
-    figures: Callable[[], Figures] = _no_figures
+    figures: Callable[[Any], Figures] = _no_figures
+    reader_flags: Mapping[str, str] = field(default_factory=dict)
+    simulate: Callable | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -94,7 +103,8 @@ class Entry:
         source = str(section.get("source") or self.default_source or "")
         bundled = f"a bundled sample ({', '.join(self.bundled)}) or a file" if self.bundled else "a file"
         if not source:
-            raise ConfigError(f"data: expected {bundled}, as in --data FILE, found none named.")
+            flag = "--catalog" if "spectra" in self.reader_flags else "--data"
+            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none named.")
         if source in self.bundled:
             for what, given in (("columns", columns), ("options of [data]", options)):
                 if given:
@@ -130,10 +140,22 @@ def _names(given) -> str:
     return ", ".join(given)
 
 
-def _supernova_figures() -> Figures:
+def _supernova_figures(fit) -> Figures:
     from hbm_jax.plotting.supernova import FIGURES
 
     return FIGURES
+
+
+def _afterglow_figures(fit) -> Figures:
+    from hbm_jax.plotting.afterglow import figures
+
+    return figures(fit)
+
+
+def _simulate_afterglows(config: Mapping[str, Any], folder: Path, **options) -> str:
+    from hbm_jax.cli.afterglow import simulate
+
+    return simulate(config, folder, **options)
 
 
 MODELS = {
@@ -144,6 +166,17 @@ MODELS = {
         {"jla": data.load_jla},
         default_source="jla",
         figures=_supernova_figures,
+    ),
+    "afterglow": Entry(
+        models.Afterglow,
+        data.Afterglows,
+        data.read_afterglows,
+        figures=_afterglow_figures,
+        reader_flags={
+            "spectra": "folder of the spectra; that of the catalogue where omitted",
+            "leave_out": "source to leave out; may be repeated; 'bad' leaves out all that cannot be read",
+        },
+        simulate=_simulate_afterglows,
     ),
 }
 
@@ -166,9 +199,14 @@ def named(name: str | None) -> Entry:
 def of_fit(fit) -> Entry | None:
     """Return the entry whose model, or a subclass of it, and whose data a fit holds; None for a user's program."""
     for entry in MODELS.values():
-        if isinstance(fit.program, entry.model) and isinstance(fit.data, entry.container):
+        if isinstance(model_of(fit), entry.model) and isinstance(fit.data, entry.container):
             return entry
     return None
+
+
+def model_of(fit) -> Any:
+    """Return the program of a fit as it was given, not in the form in which its latents were sampled."""
+    return fit.program.program if isinstance(fit.program, Recentred) else fit.program
 
 
 def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
@@ -189,3 +227,12 @@ def flags() -> dict[str, tuple[Any, str]]:
             # Text, which either model reads its own way, where two models mean different kinds by one name.
             found[name] = (kind if both == kind else str, "; ".join(filter(None, dict.fromkeys([text, texts[name]]))))
     return found
+
+
+def reader_flags() -> dict[str, tuple[Any, str]]:
+    """Options of all readers that have a flag of their own, name to type and help; other readers refuse them."""
+    return {
+        name: (entry.reader_options[name], text)
+        for entry in MODELS.values()
+        for name, text in entry.reader_flags.items()
+    }

@@ -38,7 +38,7 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     from hbm_jax.plotting.draws import named_draws
 
     entry = of_fit(fit)
-    figures = dict(entry.figures()) if entry is not None else {}
+    figures = dict(entry.figures(fit)) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
         some = len(names) > MAX_PARAMETERS

@@ -603,7 +603,10 @@ def blocks(folder, warmup):
 
 @pytest.mark.parametrize(
     ("number", "more", "warmup"),
-    [(signal.SIGTERM, ["--num-samples", "1000000"], False), (signal.SIGINT, ["--num-warmup", "1000000"], True)],
+    [
+        (signal.SIGTERM, ["--num-samples", "1000000"], False),
+        pytest.param(signal.SIGINT, ["--num-warmup", "1000000"], True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_says_how_it_goes_on(number, more, warmup, real_run, sample_csv, cache, tmp_path):
     folder = tmp_path / "my run"

@@ -24,7 +24,9 @@ def execute(name):
 
 
 def test_every_notebook_has_a_test():
-    tested = {"absorption.ipynb", "engine.ipynb", "supernova.ipynb", "trapezoid.ipynb"}
+    tested = {
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
+    }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
 
@@ -36,6 +38,35 @@ def test_supernova():
     assert figures == 5
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_spectrum():
+    printed, figures = execute("spectrum.ipynb")
+    pulls = [float(value) for value in re.findall(r"([-+][\d.]+) sigma", printed)]
+    assert len(pulls) == 3
+    assert max(map(abs, pulls)) < 3
+    assert "\nusable: " in printed
+    good, bad = (float(value) for value in re.findall(r"([\d.]+) % of simulated spectra", printed))
+    assert good > 5
+    assert bad < 2
+    assert float(re.search(r"statistic higher by (\d+)", printed).group(1)) > 20
+    assert figures == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_afterglows():
+    printed, figures = execute("afterglows.ipynb")
+    assert printed.count("usable: ") == 2
+    table = re.findall(r"^(\w+) +(-?[\d.]+) +(-?[\d.]+) \+- ([\d.]+)", printed, re.MULTILINE)
+    pulls = {name: (float(mean) - float(true)) / float(std) for name, true, mean, std in table}
+    assert len(pulls) == 6
+    assert max(map(abs, pulls.values())) < 3
+    with_whim, alone = (float(value) for value in re.findall(r"host column ~ \(1 \+ z\)\^(-?[\d.]+)", printed))
+    assert alone > with_whim + 0.3
+    assert figures == 4
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trapezoid():
     printed, figures = execute("trapezoid.ipynb")
@@ -57,6 +88,7 @@ def test_absorption():
     assert figures == 6
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_engine():
     printed, figures = execute("engine.ipynb")

@@ -19,10 +19,10 @@ from hbm_jax import cli, registry
 from hbm_jax.configuration import ConfigError
 from hbm_jax.data import read_table
 from hbm_jax.data.protocol import Container
-from hbm_jax.data.validation import float_vector
 from hbm_jax.models.priors import complete_priors, sample_prior
 from hbm_jax.models.protocol import Model, configuration, simulated
 from hbm_jax.registry import MODELS, Entry
+from hbm_jax.validation import float_vector
 
 
 @register_dataclass
@@ -127,7 +127,7 @@ def points_csv(tmp_path):
 @pytest.fixture(autouse=True)
 def lines(monkeypatch):
     monkeypatch.setenv("HBM_JAX_CACHE", "off")
-    entry = Entry(Line, Points, read_points, figures=lambda: {"line": ("The points & the line.", line_figure)})
+    entry = Entry(Line, Points, read_points, figures=lambda fit: {"line": ("The points & the line.", line_figure)})
     monkeypatch.setitem(MODELS, "line", entry)
     return entry
 

@@ -9,6 +9,7 @@ from hbm_jax.absorption.ionization import IONS, MODES, ion_fractions, ion_index
 from hbm_jax.absorption.neutral import Grains, neutral_cross_section
 from hbm_jax.absorption.transmission import EnergyBins, transmission
 from hbm_jax.absorption.whim import whim_optical_depth
+from hbm_jax.absorption.whim_ions import WhimIons
 from hbm_jax.absorption.whim_table import WhimTable
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MODES",
     "EnergyBins",
     "Grains",
+    "WhimIons",
     "WhimTable",
     "abundance_table",
     "ion_fractions",

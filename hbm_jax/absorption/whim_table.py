@@ -1,5 +1,6 @@
 """The warm-hot intergalactic medium towards sources of known redshift, tabulated over temperature once."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -133,20 +134,24 @@ class WhimTable:
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             values = np.asarray(as_abundances(abundances), dtype=float)
             basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
-            rows = [
-                weights_along(one, cosmology, density_slope, metallicity_slope, num_cells) for one in np.atleast_1d(z)
-            ]
-        scale = COLUMN / float(cosmology.H0)
-        energies = np.broadcast_to(energy, (*z.shape, energy.shape[-1])).reshape(-1, energy.shape[-1])
-        work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            found = np.stack(list(threads.map(work, energies, rows)), axis=1)
+        slopes = (density_slope, metallicity_slope)
+        found = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
         shape = (found.shape[0], *z.shape, *found.shape[2:])
         for name, value in (("energy", energy), ("z", z), ("coefficients", found.reshape(shape))):
             object.__setattr__(self, name, value)
 
     def __repr__(self):
         return f"WhimTable({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
+
+    def only(self, row: int) -> "WhimTable":
+        """Return that of one line of sight of several, which keeps the axis of the sources."""
+        energy = np.asarray(self.energy)
+        return dataclasses.replace(
+            self,
+            energy=energy[row : row + 1] if energy.ndim > 1 else energy,
+            z=np.asarray(self.z)[row : row + 1],
+            coefficients=np.asarray(self.coefficients)[:, row : row + 1],
+        )
 
     def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike | None = None) -> jax.Array:
         """Optical depth.
@@ -233,6 +238,40 @@ def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     groups = np.stack([np.where(METAL, 0.0, shares), np.where(METAL, shares, 0.0)])
     table = running_integrals()
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
+
+
+def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS) -> np.ndarray:
+    """Integrals along lines of sight of combinations of cross sections, in single precision.
+
+    Parameters
+    ----------
+    energy : (num_energies,) or (num_sources, num_energies)
+        [keV].
+    z : () or (num_sources,)
+        Redshifts.
+    cosmology : Cosmology
+        The universe.
+    basis : (5 nodes, 2, num_combinations)
+        Running integrals of every combination, of its light ions and of its metals.
+    metallicity : float or None
+        By which the second is multiplied and added to the first, or None to keep both.
+    slopes : (float, float)
+        Of density and metallicity.
+    num_cells : int
+        As in `whim_optical_depth`.
+
+    Returns
+    -------
+    (num_combinations, num_sources, 2 or 1, num_energies)
+        [1 per n0 in cm^-3].
+    """
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        rows = [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
+    scale = COLUMN / float(cosmology.H0)
+    energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
+    work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return np.stack(list(threads.map(work, energies, rows)), axis=1)
 
 
 def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:

@@ -9,11 +9,13 @@ import json
 import signal
 import sys
 import threading
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hbm_jax.cli import absorption
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.validation import DataError
 
 USABLE, BAD_INPUT, NOT_USABLE, INTERRUPTED = 0, 2, 3, 130
 TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = commands.add_parser("fit", help="fit a model to a sample and write a run folder with a report")
     _model_arguments(fit)
-    fit.add_argument("--data", metavar="NAME|FILE", help="a bundled sample or a table, for example CSV, ECSV or FITS")
+    fit.add_argument(
+        "--data", "--catalog", metavar="NAME|FILE", help="a bundled sample or a table, for example CSV, ECSV or FITS"
+    )
     fit.add_argument("--out", metavar="DIR", help="run folder to write")
     fit.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     fit.add_argument("--seed", type=int)
@@ -100,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     _end_arguments(resume)
     resume.set_defaults(run=_resume)
 
-    simulate = commands.add_parser("simulate", help="draw a simulated sample on the design of a real one")
+    simulate = commands.add_parser(
+        "simulate", help="draw a simulated sample on the design of a real one, or afterglows of a population"
+    )
     _model_arguments(simulate)
     simulate.add_argument(
         "--design",
@@ -109,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
     )
     simulate.add_argument("--seed", type=int)
-    simulate.add_argument("--out", metavar="FILE", help=f"table to write: {', '.join(TABLES)}", required=True)
+    simulate.add_argument(
+        "--out", metavar="FILE|DIR", help=f"table to write: {', '.join(TABLES)}; folder for afterglows", required=True
+    )
+    simulate.add_argument("--num", metavar="N", type=int, help="afterglows to simulate (50)")
+    simulate.add_argument("--rmf", metavar="FILE", help="redistribution matrix of the afterglows' instrument")
+    simulate.add_argument("--arf", metavar="FILE", help="its effective area, where the matrix does not hold it")
     simulate.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     simulate.set_defaults(run=_simulate)
 
@@ -143,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    from hbm_jax.registry import MODELS, flags
+    from hbm_jax.registry import MODELS, flags, reader_flags
 
     parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     parser.add_argument("--config", metavar="FILE", help="TOML file with anything the flags can say")
@@ -153,13 +164,20 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(dashed, dest=f"model.{name}", action=argparse.BooleanOptionalAction, help=text)
         else:
             parser.add_argument(dashed, dest=f"model.{name}", metavar=name.upper(), help=text)
+    for name, (kind, text) in reader_flags().items():
+        action = "append" if any(typing.get_origin(part) is list for part in typing.get_args(kind)) else "store"
+        metavar = "NAME" if action == "append" else "DIR"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", dest=f"data.{name}", metavar=metavar, action=action, help=text
+        )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
         help="e.g. prior.w0='Uniform(-2, 0)', prior.H0=73, model.mass_step=false, columns.m_b=mB, data.format=ascii, "
-        "sample.until.w0=1000, sample.target_accept_prob=0.9, and truth.Om0=0.3 for simulate; may be repeated",
+        "data.energies='[0.5, 7]', sample.until.w0=1000, sample.target_accept_prob=0.9, and truth.Om0=0.3, "
+        "population.exposure=5000 for simulate; may be repeated",
     )
 
 
@@ -179,12 +197,13 @@ def _configuration(arguments) -> dict:
     flags = {
         "model.name": given["model"],
         "data.source": given.get("data") or given.get("design"),
-        **{name: value for name, value in given.items() if name.startswith("model.")},
+        **{name: value for name, value in given.items() if name.startswith(("model.", "data."))},
         **{f"sample.{name}": given.get(name) for name in ("seed", "num_chains", "num_warmup", *ENDS)},
     }
     for key, value in flags.items():
         if value is not None:
-            set_key(config, key, value)
+            # Of a flag that may be repeated; once, it may be a word that has a meaning of its own.
+            set_key(config, key, value[0] if isinstance(value, list) and len(value) == 1 else value)
     for key, value in _assignments(arguments):
         set_key(config, key, value)
     return config
@@ -207,7 +226,12 @@ def _model_and_data(config):
     options = {key: value for key, value in config["model"].items() if key != "name"}
     model = entry.build(options, config["prior"])
     config["data"].setdefault("source", entry.default_source)  # so that the run's own file says which it was
-    return model, entry.load(config["data"], config["columns"])
+    try:
+        return model, entry.load(config["data"], config["columns"])
+    except DataError as error:
+        if "leave_out=" not in str(error):
+            raise
+        raise DataError(f"{error}\nOn the command line: --leave-out NAME for each, or --leave-out bad.") from error
 
 
 def _fit(arguments) -> int:
@@ -301,9 +325,17 @@ def _after_drawing(arguments, fit, folder: Path, config: dict | None) -> int:
 def _simulate(arguments) -> int:
     import jax
 
+    from hbm_jax import registry
+
     config = _configuration(arguments)
-    model, design = _model_and_data(config)
+    entry = registry.named(config["model"].get("name"))
     out = Path(arguments.out)
+    of_a_population = {name: getattr(arguments, name) for name in ("num", "rmf", "arf")}
+    if entry.simulate is not None:
+        print(entry.simulate(config, out, **of_a_population, overwrite=arguments.overwrite))
+        return USABLE
+    _refuse_population(config, of_a_population)
+    model, design = _model_and_data(config)
     if out.suffix not in TABLES:
         raise ConfigError(f"{out}: expected a table name ending in {', '.join(TABLES)}, found {out.suffix!r}.")
     if out.exists() and not arguments.overwrite:
@@ -324,6 +356,17 @@ def _simulate(arguments) -> int:
     print(f"{len(simulated)} simulated objects in {out}")
     print("truth: " + ", ".join(f"{key} = {value:.4g}" for key, value in known.items()))
     return USABLE
+
+
+def _refuse_population(config, given) -> None:
+    """Refuse what only a population without a design has a use for."""
+    names = [f"--{name}" for name, value in given.items() if value is not None]
+    names += [f"population.{name}" for name in config["population"]]
+    if names:
+        raise ConfigError(
+            f"{names[0]}: expected none for {config['model']['name']}, which is simulated on the design of a sample "
+            "(--design)."
+        )
 
 
 def _true_value(model, key, value) -> float:

@@ -12,6 +12,7 @@ the variable; short panels see the branch point from further away. NaN is never 
 integral and whether it means anything.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -78,6 +79,7 @@ def _mean_matrix(num: int) -> np.ndarray:
     return mean_from_powers @ powers_from_values
 
 
+@functools.cache
 def _unit_legendre(num: int) -> tuple[np.ndarray, np.ndarray]:
     x, w = np.polynomial.legendre.leggauss(num)
     return (x + 1.0) / 2.0, w / 2.0

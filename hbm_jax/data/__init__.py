@@ -1,19 +1,27 @@
 """Data containers, each validated where it is built, and readers that fill them from tables."""
 
+from hbm_jax.data.afterglow_files import write_afterglows
+from hbm_jax.data.afterglow_simulation import AfterglowPopulation
+from hbm_jax.data.afterglow_tables import read_afterglows
+from hbm_jax.data.afterglows import Afterglows
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import read_table
-from hbm_jax.data.validation import DataError
+from hbm_jax.validation import DataError
 
 __all__ = [
     "JLA_ERROR_PARTS",
+    "AfterglowPopulation",
+    "Afterglows",
     "DataError",
     "MagnitudeErrorParts",
     "Supernovae",
     "lensing_variance",
     "load_jla",
+    "read_afterglows",
     "read_supernovae",
     "read_table",
     "velocity_variance",
+    "write_afterglows",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.data.validation import (
+from hbm_jax.validation import (
     DataError,
     float_vector,
     frozen_array,

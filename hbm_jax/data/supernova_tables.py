@@ -8,7 +8,7 @@ from hbm_jax.data.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernova_columns import COLUMN_UNITS, MASSES, QUANTITIES
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.data.validation import DataError, did_you_mean, listed
+from hbm_jax.validation import DataError, did_you_mean, listed
 
 __all__ = ["JLA_ERROR_PARTS", "load_jla", "read_supernovae"]
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_columns import COVARIANCES, QUANTITIES, VARIANCES, checked_fields
-from hbm_jax.data.validation import (
+from hbm_jax.validation import (
     DataError,
     did_you_mean,
     float_vector,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.validation import DataError, did_you_mean, listed, reject_unknown
+from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
 
 __all__ = ["TableColumns", "read_table"]
 

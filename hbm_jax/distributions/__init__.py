@@ -1,7 +1,17 @@
-"""Distributions: Gaussian latents integrated out, priors in better coordinates, priors written as text."""
+"""Distributions: Gaussian latents integrated out, better coordinates, priors as text, skew populations, counts."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
+from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
+from hbm_jax.distributions.skew_normal import SkewNormal
 
-__all__ = ["CoordinatePriors", "LinearGaussian", "SoftClip", "distribution_from_text", "distribution_to_text"]
+__all__ = [
+    "CoordinatePriors",
+    "Counts",
+    "LinearGaussian",
+    "SkewNormal",
+    "SoftClip",
+    "distribution_from_text",
+    "distribution_to_text",
+]

@@ -19,6 +19,7 @@ from hbm_jax.inference.devices import use_every_core
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.fits import Fits
 from hbm_jax.inference.loop import Interrupted
+from hbm_jax.inference.maximum_likelihood import MaximumLikelihood, maximum_likelihood
 from hbm_jax.inference.predictive import latents, posterior_predictive, prior_predictive
 from hbm_jax.inference.results import Fit, ResultFileError, load
 from hbm_jax.inference.sampling import resume, sample
@@ -34,6 +35,7 @@ __all__ = [
     "Fits",
     "Interrupted",
     "Loo",
+    "MaximumLikelihood",
     "ResultFileError",
     "Sensitivity",
     "ShareError",
@@ -48,6 +50,7 @@ __all__ = [
     "load",
     "log_likelihood",
     "loo",
+    "maximum_likelihood",
     "posterior_predictive",
     "prior_predictive",
     "prior_sensitivity",

@@ -25,6 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
+from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.location_scale import Form, Recentred, find_sites, is_log, location_scale
 from hbm_jax.inference.target import StartError
 
@@ -148,7 +149,7 @@ class Pilot:
     def __init__(self, program: Callable, args: tuple, num_warmup: int, num_pilots: int):
         self.program, self.args = program, args
         self.num_warmup, self.num_pilots = num_warmup, num_pilots
-        self.mode, self.run, self.look = jax.jit(self._mode), jax.jit(self._run), jax.jit(self._look)
+        self.mode, self.run, self.look = Compiled(self._mode), Compiled(self._run), Compiled(self._look)
         self.curvature = jax.jit(self._curvature, static_argnums=0)
 
     def _mode(self, forms, key):

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from numpyro.infer import NUTS
 
+from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.start import Start
 from hbm_jax.inference.target import Target
 
@@ -164,7 +165,7 @@ class Draws:
     def __post_init__(self):
         # Every chunk has the same shape, so one program serves all of them.
         self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
-        self._constrain = jax.jit(jax.vmap(self.target.constrain))
+        self._constrain = Compiled(jax.vmap(self.target.constrain))
 
     def compile(self):
         """Compile the way from raw draws to sites, so that it does not count as drawing."""

@@ -134,7 +134,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
         trace = handlers.trace(drawn).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
-            known = type(_base(site["fn"])) in FAMILIES and not site.get("_control_flow_done")
+            known = _is_known(site["fn"]) and not site.get("_control_flow_done")
             if known and site["scale"] is None:
                 candidates[name] = site["fn"].shape()
             if site["fn"].support.is_discrete:
@@ -152,6 +152,12 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
 
     found = jax.jit(slopes)(key)  # under jit, so that one compilation takes the place of one per operation
     return {name: shape for name, shape in candidates.items() if any(np.any(slope != 0) for slope in found[name])}
+
+
+def _is_known(fn) -> bool:
+    """Whether a distribution has a location and a scale; one of a user's own says so by `location_scale` = True."""
+    family = type(_base(fn))
+    return family in FAMILIES or getattr(family, "location_scale", False) is True
 
 
 def _base(fn):

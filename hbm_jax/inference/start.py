@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.metric import MAX_DENSE, Metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
@@ -163,13 +164,15 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     StartError
         If fewer starting points than chains have a finite density.
     """
-    value_and_grad = value_and_grad or jax.jit(jax.value_and_grad(target.potential))
+    value_and_grad = value_and_grad or Compiled(jax.value_and_grad(target.potential))
     # NumPy draws, so that nothing has to be compiled for them.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
     if candidates:
-        search = _laplace if target.size <= MAX_DENSE else _variational
-        start = search(value_and_grad, candidates, num_chains, rng)
+        small = target.size <= MAX_DENSE
+        start = _laplace(value_and_grad, candidates, num_chains, rng) if small else None
+        # Few parameters without a joint mode, as of a hierarchy, still have a bulk that a normal distribution fits.
+        start = start or _variational(value_and_grad, candidates, num_chains, rng, settled=small)
         if start is not None:
             return start
     points = target.start + rng.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
@@ -232,8 +235,11 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
     return Start(np.concatenate(points), Metric("dense", best.scale @ best.scale.T, why), True, note, caution)
 
 
-def _variational(value_and_grad, candidates, num_chains, rng) -> Start | None:
-    """Mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18), best of several."""
+def _variational(value_and_grad, candidates, num_chains, rng, settled: bool) -> Start | None:
+    """Mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18), best of several.
+
+    ``settled``: only searches that arrived; where a density cannot be normalised, none does.
+    """
     size = len(candidates[0])
     half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
     half /= np.sqrt(np.mean(half**2, axis=0))  # with their antipodes: the right mean and variance, exactly
@@ -254,20 +260,23 @@ def _variational(value_and_grad, candidates, num_chains, rng) -> Start | None:
             return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(slope)
 
         if not np.isfinite(objective(np.zeros(2 * size))[0]):
-            return np.inf, loc, log_scale
-        both, value, _ = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
-        return value, loc + unit * both[:size], log_scale + both[size:]
+            return np.inf, loc, log_scale, np.inf
+        both, value, norm = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
+        return value, loc + unit * both[:size], log_scale + both[size:], norm
 
     found = []
     for candidate in candidates[:VARIATIONAL_SEARCHES]:
         for narrow in (-2.0, -5.0):
-            value, loc, log_scale = round_from(candidate, np.full(size, narrow))
-            if np.isfinite(value):
+            with np.errstate(all="ignore"):
+                value, loc, log_scale, norm = round_from(candidate, np.full(size, narrow))
                 for _ in range(VARIATIONAL_ROUNDS - 1):
-                    value, loc, log_scale = round_from(loc, log_scale)
-                found.append((value, np.concatenate([loc, log_scale])))
+                    if np.isfinite(value):
+                        value, loc, log_scale, norm = round_from(loc, log_scale)
+            point = np.concatenate([loc, log_scale])
+            if np.isfinite(value):
+                if np.isfinite(point).all() and not (settled and norm > SETTLED):
+                    found.append((value, point))
                 break
-    found = [(value, point) for value, point in found if np.isfinite(value) and np.isfinite(point).all()]
     if not found:
         return None
     found.sort(key=lambda pair: pair[0])

@@ -18,6 +18,8 @@ from numpyro.distributions import biject_to
 from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import constrain_fn, potential_energy
 
+from hbm_jax.inference.compiling import compiled
+
 RESERVED = {"chain", "draw", "sample"}
 PRIOR_DRAWS = 15  # whose median, component by component, is the first of the points from which searches start
 
@@ -34,7 +36,7 @@ class OneProcess:
 
     def compile(self, fn: Callable, *args: Any) -> Callable:
         """Compile a function for arguments of these shapes."""
-        return jax.jit(fn).lower(*args).compile()
+        return compiled(fn, *args)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Do what has to be decided in one place."""

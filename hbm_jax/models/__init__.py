@@ -1,5 +1,7 @@
 """Models: each a frozen dataclass of its choices whose call is an ordinary NumPyro program."""
 
+from hbm_jax.models.afterglow import Afterglow
+from hbm_jax.models.spectral_fit import SpectralFit
 from hbm_jax.models.supernova import Supernova
 
-__all__ = ["Supernova"]
+__all__ = ["Afterglow", "SpectralFit", "Supernova"]

@@ -15,6 +15,8 @@ except ModuleNotFoundError as error:
 
 from hbm_jax.plotting.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
 from hbm_jax.plotting.calibration import calibration
+from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
+from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
@@ -24,9 +26,11 @@ from hbm_jax.plotting.posterior import corner, trace
 
 __all__ = [
     "LABELS",
+    "afterglow_populations",
     "calibration",
     "comparison",
     "corner",
+    "host_columns",
     "hubble_diagram",
     "ionization",
     "label",
@@ -35,7 +39,10 @@ __all__ = [
     "population",
     "populations",
     "sensitivity",
+    "spectra",
     "trace",
     "transmissions",
+    "unfolded_spectrum",
+    "whim_contour",
     "whim_transmission",
 ]

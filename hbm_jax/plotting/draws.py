@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hbm_jax.inference import Fit
+from hbm_jax.registry import model_of
 
 Model = TypeVar("Model")
 
@@ -82,8 +83,8 @@ def spread(total: int, wanted: int) -> np.ndarray:
 
 
 def program_of(fit: Fit, model: type[Model], container: type, what: str) -> Model:
-    """Return the program of a fit; ValueError unless it is one of a model, with its data in a container of its own."""
-    program: Any = fit.program
+    """Return the model of a fit; ValueError unless it is one of a model, with its data in a container of its own."""
+    program: Any = model_of(fit)
     if isinstance(program, model) and isinstance(fit.data, container):
         return program
     found = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"

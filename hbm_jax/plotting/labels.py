@@ -32,8 +32,23 @@ LABELS = {
     "m_b_true": r"true $m_B$",
     # X-ray spectra
     "nh": r"$N_\mathrm{H}$",
+    "nh_mw": r"$N_\mathrm{H,MW}$",
     "photon_index": r"$\Gamma$",
+    "photon_index_mean": r"$\langle \Gamma \rangle$",
+    "photon_index_std": r"$\sigma_\Gamma$",
+    "log10_flux": r"$\log_{10}\,F$",
+    "log10_flux_mean": r"$\langle \log_{10}\,F \rangle$",
+    "log10_flux_std": r"$\sigma_{\log F}$",
+    "host_nh": r"$N_\mathrm{H,host}$",
+    "mw_nh": r"$N_\mathrm{H,MW}$",
+    "log10_nh": r"$\log_{10}\,N_\mathrm{H}$",
+    "log10_nh_mean": r"$\langle \log_{10}\,N_\mathrm{H} \rangle$",
+    "log10_nh_std": r"$\sigma_{\log N_\mathrm{H}}$",
+    "log10_nh_shape": r"$\alpha_{\log N_\mathrm{H}}$",
     "log10_n0": r"$\log_{10}\,n_0$",
+    "log10_n0_mean": r"$\langle \log_{10}\,n_0 \rangle$",
+    "log10_n0_std": r"$\sigma_{\log n_0}$",
+    "metallicity": r"$Z$",
     "log10_T": r"$\log_{10}\,T$",
     "log10_xi": r"$\log_{10}\,\xi$",
     # names that users' own models share
@@ -46,7 +61,14 @@ LABELS = {
     "tau": r"$\tau$",
 }
 
-_UNIT_SYMBOLS = {"km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$"}
+_UNIT_SYMBOLS = {
+    "km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$",
+    "erg/cm^2/s": r"erg cm$^{-2}$ s$^{-1}$",
+    "photons/cm^2/s/keV": r"photons cm$^{-2}$ s$^{-1}$ keV$^{-1}$",
+    "erg cm/s": r"erg cm s$^{-1}$",
+    "1e22/cm^2": r"$10^{22}$ cm$^{-2}$",
+    "1/cm^3": r"cm$^{-3}$",
+}
 
 
 def label(name: str, unit: str = "") -> str:

@@ -236,6 +236,7 @@ def pool():
         yield executor
 
 
+@pytest.mark.slow
 def test_any_executor_gives_the_same_draws(ragged, pool):
     fits = few(conjugate, RAGGED, keep_draws=True, executor=pool)
     for i in range(5):

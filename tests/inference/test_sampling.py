@@ -86,7 +86,7 @@ def test_eight_schools_against_posteriordb(schools, shared_data):
 
 def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
-    monkeypatch.setattr(start_module, "_variational", lambda *_: None)
+    monkeypatch.setattr(start_module, "_variational", lambda *_, **__: None)
     width = np.array([0.01, 1.0, 100.0])
     fit = hbm.sample(programs.scales, width, seed=3, num_samples=1000, progress=False)
     assert "diagonal metric" in fit.run["start"]

@@ -221,6 +221,23 @@ def test_a_density_that_grows_without_end_has_no_mode(curvature):
     assert (np.abs(start.points) < 1).all()
 
 
+def test_a_hierarchy_without_a_joint_mode_starts_in_its_bulk():
+    # Five effects seen with errors of 1, a half-normal scatter: the density is infinite where all effects are equal.
+    seen = jnp.array([-1.5, -0.4, 0.2, 0.9, 1.8])
+
+    def potential(x):
+        mean, log_scatter, effects = x[0], x[1], x[2:]
+        squares = (effects - mean) ** 2 / jnp.exp(2 * log_scatter)
+        of_scatter = 0.5 * jnp.exp(2 * log_scatter) - log_scatter
+        return 0.5 * jnp.sum((seen - effects) ** 2 + squares) + 5 * log_scatter + of_scatter + 0.5 * mean**2 / 9
+
+    start = choose_start(replace(bare_target(potential, 7), start=np.full(7, -20.0)), 100, KEY)
+    assert start.informed
+    assert start.note.startswith("mean-field normal approximation")
+    assert np.abs(np.mean(start.points[:, 2:], axis=0)).max() < 1.5
+    assert -3 < np.mean(start.points[:, 1]) < 1
+
+
 def test_chains_are_shared_out_over_modes():
     wide = replace(bare_target(two_peaks, 2), prior_draws=RNG.normal(0.0, 30.0, (15, 2)))
     start = choose_start(wide, 4, KEY)

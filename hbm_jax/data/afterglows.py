@@ -1,0 +1,210 @@
+"""The container of X-ray afterglows: spectra with their responses, redshifts, and Galactic columns."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax.tree_util import register_dataclass
+from numpy.typing import ArrayLike, NDArray
+
+from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
+
+__all__ = ["Afterglows"]
+
+Floats = NDArray[np.float64]
+COLUMNS = ("z", "sigma_z", "nh_mw", "sigma_nh_mw")
+MAX_REDSHIFT, MAX_GALACTIC = 10.0, 50.0  # a column of 50e22 cm^-2 is more than any in the Galaxy: other units
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class Afterglows:
+    """X-ray afterglows, one spectrum each: counts, instrument, redshift and Galactic column.
+
+    Build one with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor itself checks nothing. A pytree.
+    N is the number of afterglows.
+
+    Attributes
+    ----------
+    name : tuple of str
+        Names of the sources.
+    z, sigma_z : (N,)
+        Redshift of the host and its error; 0 where it is known.
+    nh_mw, sigma_nh_mw : (N,)
+        Column of hydrogen in the Milky Way and its error [1e22 cm^-2]; NaN and 0 where there is no value.
+    spectra : SpectrumStack
+        What was counted, and by which instruments.
+    left_out : tuple of (str, str)
+        Sources of the catalogue that were left out, and why.
+    """
+
+    name: tuple[str, ...] = field(metadata={"static": True})
+    z: Any
+    sigma_z: Any
+    nh_mw: Any
+    sigma_nh_mw: Any
+    spectra: SpectrumStack
+    left_out: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+
+    @classmethod
+    def from_spectra(
+        cls,
+        spectra: SpectrumStack,
+        *,
+        z: ArrayLike,
+        nh_mw: ArrayLike | None = None,
+        sigma_z: ArrayLike | None = None,
+        sigma_nh_mw: ArrayLike | None = None,
+        name: Sequence[str] | None = None,
+        left_out: Sequence[tuple[str, str]] = (),
+        called: Mapping[str, str] | None = None,
+    ) -> "Afterglows":
+        """Check what goes with the spectra, and build the container.
+
+        Parameters
+        ----------
+        spectra : SpectrumStack
+            From `SpectrumStack.of`, N spectra.
+        z : (N,)
+            Redshifts, 0 to 10.
+        nh_mw : (N,), optional
+            Galactic columns [1e22 cm^-2]; none where omitted or NaN.
+        sigma_z, sigma_nh_mw : (N,), optional
+            Their errors, 0 or more; 0 where omitted or NaN.
+        name : sequence of str, optional
+            Names of the sources; those of the spectra by default.
+        left_out : sequence of (str, str)
+            Sources that were left out before, and why.
+        called : mapping, optional
+            What messages call a column, where the user's table has another name for it.
+
+        Raises
+        ------
+        DataError
+            For unequal lengths, names that are not different, a redshift that is missing or out of range, a column that
+            is negative or in other units, an error that is negative.
+        """
+        called = called or {}
+        names = tuple(str(n) for n in (spectra.name if name is None else name))
+        num = len(spectra)
+        given = {"z": z, "sigma_z": sigma_z, "nh_mw": nh_mw, "sigma_nh_mw": sigma_nh_mw}
+        columns: dict[str, Floats] = {}
+        for key, value in given.items():
+            what = called.get(key, key)
+            value = np.full(num, np.nan if key == "nh_mw" else 0.0) if value is None else value
+            numbers = float_vector(value, what, names, allow_missing=key != "z")
+            columns[key] = numbers if key in ("z", "nh_mw") else np.where(np.isnan(numbers), 0.0, numbers)
+        require_same_length({"spectra": num, "name": len(names)} | {k: len(v) for k, v in columns.items()})
+        for row, one in enumerate(names):
+            if one in names[:row]:
+                raise DataError(f"name, row {row}: expected different names; found {one!r} twice.")
+        outside = (columns["z"] < 0) | (columns["z"] > MAX_REDSHIFT)
+        reject_rows(outside, columns["z"], called.get("z", "z"), f"a redshift from 0 to {MAX_REDSHIFT:g}", names)
+        bad = (columns["nh_mw"] < 0) | (columns["nh_mw"] > MAX_GALACTIC)
+        expected = f"a column in units of 1e22 cm^-2, 0 to {MAX_GALACTIC:g}"
+        reject_rows(bad, columns["nh_mw"], called.get("nh_mw", "nh_mw"), expected, names)
+        for key in ("sigma_z", "sigma_nh_mw"):
+            reject_rows(columns[key] < 0, columns[key], called.get(key, key), "an error of 0 or more", names)
+        empty = np.asarray(spectra.counts).sum(axis=1) + np.asarray(spectra.background).sum(axis=1) == 0
+        reject_rows(empty, np.zeros(num), "counts", "a count in some channel, of source or background", names)
+        frozen = {key: frozen_array(value) for key, value in columns.items()}
+        return cls(name=names, spectra=spectra, left_out=tuple(left_out), **frozen)
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def __repr__(self) -> str:
+        return f"Afterglows({len(self)} sources)"
+
+    @property
+    def knows_redshift(self) -> NDArray[np.bool_]:
+        """Whether each redshift is known without error, (N,)."""
+        return np.asarray(self.sigma_z) == 0
+
+    def describe(self) -> str:
+        """Return one paragraph: how many sources, at which redshifts, with which data."""
+        s = self.spectra
+        counts = np.asarray(s.counts).sum(axis=1)
+        low, high = np.nanmin(s.e_min), np.nanmax(s.e_max)
+        uncertain = int((~self.knows_redshift).sum())
+        galactic = int(np.isfinite(self.nh_mw).sum())
+        lines = [
+            f"{len(self)} afterglow{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to "
+            f"{np.max(self.z):.4g}{f', {uncertain} of them uncertain' if uncertain else ''}; "
+            f"{counts.min():.0f} to {counts.max():.0f} counts each "
+            f"(median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
+            f"{int(np.asarray(s.used).sum(axis=1).min())} to {int(np.asarray(s.used).sum(axis=1).max())} groups of "
+            f"channels. Backgrounds: {int(s.has_background.sum())} of {len(self)}; Galactic columns: {galactic} of "
+            f"{len(self)}."
+        ]
+        if self.left_out:
+            lines.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}")
+        return " ".join(lines)
+
+    def subset(self, rows: ArrayLike) -> "Afterglows":
+        """Return the sources picked by a boolean mask (N,) or by integer indices.
+
+        Raises
+        ------
+        DataError
+            If the mask has another length, an index is out of range, or nothing is left.
+        """
+        index = np.asarray(rows)
+        num = len(self)
+        if index.dtype.kind == "b":
+            if index.shape != (num,):
+                raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
+            index = np.flatnonzero(index)
+        if index.size == 0:
+            raise DataError("subset: expected at least one source; found a selection of none.")
+        if index.dtype.kind not in "iu" or index.ndim != 1:
+            raise DataError(
+                f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}."
+            )
+        outside = index[(index < -num) | (index >= num)]
+        if outside.size:
+            raise DataError(f"subset: expected indices from {-num} to {num - 1}; found {outside[0]}.")
+        index = index % num
+        return dataclasses.replace(
+            self,
+            name=tuple(self.name[i] for i in index),
+            spectra=self.spectra.subset(index),
+            **{key: frozen_array(getattr(self, key)[index]) for key in COLUMNS},  # type: ignore[arg-type]
+        )
+
+    def replace_observations(self, counts: ArrayLike) -> "Afterglows":
+        """Return a copy with other counts in the source regions, (N, G), for example simulated ones.
+
+        Raises
+        ------
+        DataError
+            For another shape, or counts that are negative or not whole.
+        """
+        return dataclasses.replace(self, spectra=self.spectra.with_counts(counts))
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays by field name, text as arrays of strings, for storage."""
+        own = {"name": np.array(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
+        own["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
+        return own | self.spectra.to_dict()
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Afterglows":
+        """Build the container from what `to_dict` returned; every value comes back exactly."""
+        return cls.from_spectra(
+            SpectrumStack.from_dict(stored),
+            name=[str(n) for n in stored["name"]],
+            left_out=[(str(name), str(why)) for name, why in np.asarray(stored["left_out"]).reshape(-1, 2)],
+            **{key: stored[key] for key in COLUMNS},
+        )
+
+    def to_table(self):
+        """Return an astropy ``Table``, the catalogue that `hbm_jax.data.read_afterglows` takes, with counts besides."""
+        from astropy.table import Table
+
+        counts = np.asarray(self.spectra.counts).sum(axis=1)
+        columns = {"name": list(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
+        return Table(columns | {"counts": counts.astype(int), "exposure": np.array(self.spectra.exposure)})

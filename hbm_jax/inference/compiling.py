@@ -1,0 +1,70 @@
+"""Programs whose large constants are arguments: compiling does not take longer for more data.
+
+Data are closed over by a density, so XLA is given them as constants of the program. It copies and hashes them again for
+each program, and hundreds of megabytes of responses take longer than the program itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LARGE = 2**18  # bytes; a smaller constant may make the program faster, because it is known when that is made
+
+
+def compiled(fn: Callable, *args: Any) -> Callable:
+    """Compile a function for arguments of these shapes.
+
+    Parameters
+    ----------
+    fn : callable
+        A function of arrays.
+    *args
+        Arguments, or their shapes.
+
+    Returns
+    -------
+    callable
+        Takes arguments of the same shapes.
+    """
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    large = [_num_bytes(c) >= LARGE for c in closed.consts]
+    if not any(large):
+        return jax.jit(fn).lower(*args).compile()
+    tree = jax.tree.structure(shape)
+    lifted = [jnp.asarray(c) for c, is_large in zip(closed.consts, large, strict=True) if is_large]
+
+    def with_constants(lifted, *args):
+        given = iter(lifted)
+        constants = [next(given) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
+        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
+
+    program = jax.jit(with_constants).lower(lifted, *args).compile()
+    return lambda *args: program(lifted, *args)
+
+
+def _num_bytes(constant: Any) -> int:
+    dtype = jnp.result_type(constant)
+    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize  # keys
+
+
+class Compiled:
+    """A function that is compiled when it is first called, for the arguments that it is given then.
+
+    Parameters
+    ----------
+    fn : callable
+        A function of arrays, always called with arguments of the same shapes.
+    """
+
+    def __init__(self, fn: Callable):
+        self.fn = fn
+        self._program: Callable | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        if self._program is None:
+            self._program = compiled(self.fn, *args)
+        return self._program(*args)

@@ -1,0 +1,315 @@
+"""Figures of a population of afterglows: host columns against redshift, the WHIM, and the populations."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpyro import distributions as dist
+from scipy.ndimage import gaussian_filter
+
+from hbm_jax.data import Afterglows
+from hbm_jax.distributions.skew_normal import SkewNormal
+from hbm_jax.inference import Fit
+from hbm_jax.models import Afterglow
+from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Figure, house_style
+
+UNIT_COLUMN = 22.0  # log10 of the unit of columns [cm^-2]
+FAR = 1.0  # dex below its median that the 95 % interval of a column reaches which is only bounded from above
+LIMIT = "upper limit, 95 %"
+BARYONS = 1.9e-7  # cm^-3, hydrogen at redshift 0 if all baryons were gas: 0.0224 x 1.88e-29 g cm^-3 x 0.76 / m_H
+SHOWN_Z = (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+LEVELS = (0.68, 0.95)
+NUM_CELLS = 60
+NUM_GRID = 300
+POPULATIONS = {"photon_index": "", "log10_flux": "erg/cm^2/s", "log10_nh": "1e22/cm^2"}
+SERIES = ((BLUE, "o"), (ORANGE, "s"))
+
+
+def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
+    """Column of every host against its redshift, with the population.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.Afterglow`, with its program and data.
+    other : Fit, optional
+        Another fit of the same sources, for example with a WHIM where ``fit`` has none; columns are joined by source.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Medians with 68 % intervals. A column whose 95 % interval reaches more than a factor of ten below its median is
+        shown as an upper limit: an arrow from its 95 % quantile. Lines, the posterior median of the population's mean;
+        bands, its 68 % interval (dark) and one standard deviation of the population around it (light).
+
+    Raises
+    ------
+    ValueError
+        If a fit is not one of afterglows or was loaded without its program and data, or if they have no source in
+        common.
+
+    Examples
+    --------
+    >>> host_columns(without, with_whim).savefig("columns.pdf")  # doctest: +SKIP
+    """
+    fits = [fit] if other is None else [fit, other]
+    models = [program_of(one, Afterglow, Afterglows, "host_columns") for one in fits]
+    names = [_name_of(model) for model in models]
+    names = names if len(set(names)) == len(names) else ["fit", "other"]
+    place = {name: float(z) for name, z in zip(fit.data.name, fit.data.z, strict=True)}
+    if other is not None and not place.keys() & set(other.data.name):
+        raise ValueError("host_columns: expected two fits of the same sources; found none in common.")
+    with house_style():
+        figure = Figure(figsize=(6.4, 4.3), layout="constrained")
+        axis = figure.subplots()
+        shown: list[dict[str, tuple[float, float]]] = []
+        reach = [float(np.log1p(z)) for one in fits for z in one.data.z]
+        pad = 0.04 * (max(reach) - min(reach)) + 0.02
+        # Two points of one source stand beside each other.
+        shift = 0.0 if other is None else 0.12 * pad
+        for number, one in enumerate(fits):
+            text = "host column" if other is None else names[number]
+            shown.append(_draw_columns(axis, one, number, (2 * number - 1) * shift, text))
+            _draw_mean(axis, one, SERIES[number][0], alone=other is None)
+        if other is not None:
+            for name in shown[0].keys() & shown[1].keys():
+                axis.plot(*zip(shown[0][name], shown[1][name], strict=True), color=GREY, lw=0.5, alpha=0.7, zorder=1.5)
+        axis.set_xlim(max(min(reach) - pad, 0.0), max(reach) + pad)
+        ticks = [z for z in SHOWN_Z if min(reach) - pad <= np.log1p(z) <= max(reach) + pad]
+        axis.xaxis.set_major_locator(FixedLocator([float(np.log1p(z)) for z in ticks]))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda u, _: f"{np.expm1(u):.3g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xlabel("redshift $z$")
+        axis.set_ylabel(r"host column $\log_{10}\,N_\mathrm{H}$ [cm$^{-2}$]")
+        figure.legend(loc="outside upper center", ncols=4)
+    return figure
+
+
+def _name_of(model: Afterglow) -> str:
+    return "with WHIM" if model.whim else "without WHIM"
+
+
+def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[str, tuple[float, float]]:
+    """Draw the columns of one fit; returns where each source is."""
+    colour, marker = SERIES[number]
+    draws = fit.posterior["log10_nh"].transpose("chain", "draw", ...).to_numpy()
+    draws = draws.reshape(-1, draws.shape[-1]) + UNIT_COLUMN
+    low, lower, median, upper, high = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.95), axis=0)
+    x = np.log1p(np.asarray(fit.data.z)) + shift
+    limit = median - low > FAR
+    error = np.asarray(fit.data.sigma_z) / (1.0 + np.asarray(fit.data.z))
+    style = {"color": colour, "elinewidth": 0.8, "zorder": 3}
+    axis.errorbar(
+        x[~limit], median[~limit], ((median - lower)[~limit], (upper - median)[~limit]),
+        error[~limit] if error.any() else None,
+        fmt=marker, markersize=3.2, markeredgewidth=0, label=name, **style,
+    )  # fmt: skip
+    if limit.any():
+        named = any(container.get_label() == LIMIT for container in axis.containers)
+        length = 0.06 * (high.max() - lower[~limit].min(initial=median.min()))
+        axis.errorbar(
+            x[limit], high[limit], length, fmt="_", uplims=True, markersize=4.0, capsize=2.0,
+            label="" if named else LIMIT, **style | {"elinewidth": 0.7, "alpha": 0.7},
+        )  # fmt: skip
+    y = np.where(limit, high, median)
+    return {one: (float(x[i]), float(y[i])) for i, one in enumerate(fit.data.name)}
+
+
+def _draw_mean(axis, fit: Fit, colour: str, alone: bool) -> None:
+    """Draw the mean of a population, and the population itself where it is alone."""
+    mean, std = (parameter(fit, f"log10_nh_{what}") for what in ("mean", "std"))
+    lower, median, upper = np.quantile(mean, (0.16, 0.5, 0.84)) + UNIT_COLUMN
+    if alone:
+        width = float(np.median(std))
+        text = "population, 1 s.d."
+        axis.axhspan(median - width, median + width, color=colour, alpha=0.1, lw=0, zorder=0, label=text)
+    text = "population mean, 68 %" if alone else ""
+    axis.axhspan(lower, upper, color=colour, alpha=0.25, lw=0, zorder=1, label=text)
+    axis.axhline(median, color=colour, lw=0.9, zorder=1.2)
+
+
+def whim_contour(fit: Fit) -> Figure:
+    """Posterior of density and temperature of the WHIM.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.Afterglow` with a WHIM whose density and temperature are free.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Contours hold 68 and 95 % of the posterior; dashed, those of the prior. Beside them the marginal densities, and
+        again the priors. The vertical line is the density of hydrogen at redshift 0 if all baryons were gas.
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of afterglows, or has no WHIM of free density and temperature.
+
+    Examples
+    --------
+    >>> whim_contour(fit).savefig("whim.pdf")  # doctest: +SKIP
+    """
+    model = program_of(fit, Afterglow, Afterglows, "whim_contour")
+    names = whim_parameters(model)
+    if not names:
+        raise ValueError(
+            "whim_contour: expected a fit with whim=True whose density and temperature are free; found "
+            + ("one that holds them." if model.whim else "one without WHIM.")
+        )
+    draws = np.stack([parameter(fit, name) for name in names])
+    priors: list[Any] = [model.all_priors[name] for name in names]
+    ranges = [_range(values, prior) for values, prior in zip(draws, priors, strict=True)]
+    ranges[0] = (ranges[0][0], max(ranges[0][1], np.log10(BARYONS) + 0.15))
+    edges = [np.linspace(*limits, NUM_CELLS + 1) for limits in ranges]
+    centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
+    density = gaussian_filter(np.histogram2d(draws[0], draws[1], bins=[*edges])[0], 2.0, mode="nearest")
+    curves = [_density(prior, grid) for prior, grid in zip(priors, centres, strict=True)]
+    with house_style():
+        figure = Figure(figsize=(5.0, 4.8), layout="constrained")
+        grid = figure.add_gridspec(2, 2, width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2))
+        main = figure.add_subplot(grid[1, 0])
+        above, beside = figure.add_subplot(grid[0, 0], sharex=main), figure.add_subplot(grid[1, 1], sharey=main)
+        levels = _levels(density)
+        main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
+        main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
+        # The figure may show a part of the prior only; its contours are those of all of it.
+        of_all = [_density(prior, _all_of(prior, limits)) for prior, limits in zip(priors, ranges, strict=True)]
+        outer = _levels(np.outer(*of_all))
+        main.contour(*centres, np.outer(*curves).T, outer, colors=[GREY], linewidths=0.9, linestyles="--")
+        for axis, values, centre, curve, flat in (
+            (above, draws[0], centres[0], curves[0], False), (beside, draws[1], centres[1], curves[1], True),
+        ):  # fmt: skip
+            marginal = np.histogram(values, np.linspace(*_ends(centre), len(centre) // 2 + 1), density=True)
+            axis.stairs(*marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if flat else "vertical")
+            line = (curve, centre) if flat else (centre, curve)
+            axis.plot(*line, "--", color=GREY, lw=0.9, label="prior")
+            axis.tick_params(labelbottom=False, labelleft=False)
+            (axis.xaxis if flat else axis.yaxis).set_ticks([])
+        for axis in (main, above):
+            axis.axvline(np.log10(BARYONS), color=VERMILION, lw=1.1, zorder=5)
+        main.text(
+            np.log10(BARYONS), 0.03, "all cosmic baryons ", color=VERMILION, rotation=90, ha="right", va="bottom",
+            fontsize=8.5, transform=main.get_xaxis_transform(),
+            path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        )  # fmt: skip
+        main.set_xlim(*ranges[0])
+        main.set_ylim(*ranges[1])
+        main.set_xlabel(label(names[0], "1/cm^3"))
+        main.set_ylabel(label(names[1], "K"))
+        above.legend(loc="upper left")
+    return figure
+
+
+def whim_parameters(model: Afterglow) -> tuple[str, ...]:
+    """Names of the WHIM's density and temperature where both are free; none else."""
+    names = ("log10_n0_mean" if model.sightlines else "log10_n0", "log10_T")
+    priors = model.all_priors
+    return names if all(isinstance(priors.get(name), dist.Distribution) for name in names) else ()
+
+
+def _range(values, prior) -> tuple[float, float]:
+    """Range of the posterior with some room, within the support of a prior that has ends."""
+    low, high = np.quantile(values, (0.002, 0.998))
+    room = 0.15 * (high - low)
+    lowest = float(getattr(prior, "low", -np.inf))
+    highest = float(getattr(prior, "high", np.inf))
+    return max(low - room, lowest), min(high + room, highest)
+
+
+def _all_of(prior, otherwise: tuple[float, float]) -> np.ndarray:
+    """Grid over next to all of a prior; over the range shown where its ends cannot be told."""
+    try:
+        mean, std = float(prior.mean), float(prior.variance) ** 0.5
+    except (NotImplementedError, TypeError):
+        return np.linspace(*otherwise, NUM_GRID)
+    low, high = (float(getattr(prior, name, mean + sign * 6.0 * std)) for name, sign in (("low", -1), ("high", 1)))
+    return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*otherwise, NUM_GRID)
+
+
+def _ends(centres) -> tuple[float, float]:
+    half = 0.5 * (centres[1] - centres[0])
+    return centres[0] - half, centres[-1] + half
+
+
+def _density(prior, grid) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.exp(np.asarray(prior.log_prob(grid)))
+
+
+def _levels(density) -> list[float]:
+    """Densities above which the shares of `LEVELS` lie, the outer contour first."""
+    ordered = np.sort(density.ravel())[::-1]
+    share = np.cumsum(ordered) / ordered.sum()
+    found = [float(ordered[np.searchsorted(share, level)]) for level in LEVELS]
+    return [found[1], max(found[0], found[1] * (1.0 + 1e-9))]
+
+
+def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
+    """Draw the populations of photon index, flux and host column with the posteriors of the sources.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.Afterglow`, with its program and data.
+    num_draws : int
+        Posterior draws behind the bands.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel for each quantity: density of the population (68 and 95 % bands), the average of the sources' posteriors
+        (grey), and the median of each source (ticks at the foot).
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of afterglows or was loaded without its program and data.
+
+    Examples
+    --------
+    >>> afterglow_populations(fit).savefig("populations.pdf")  # doctest: +SKIP
+    """
+    model = program_of(fit, Afterglow, Afterglows, "afterglow_populations")
+    with house_style():
+        figure = Figure(figsize=(7.4, 2.9), layout="constrained")
+        for axis, (name, unit) in zip(figure.subplots(1, len(POPULATIONS)), POPULATIONS.items(), strict=True):
+            draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
+            draws = draws.reshape(-1, draws.shape[-1])
+            low, high = np.quantile(draws, (0.001, 0.999))
+            grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), NUM_GRID)
+            bands = np.quantile(_population(fit, model, name, grid, num_draws), (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
+            axis.hist(draws.ravel(), bins=40, density=True, color="#d9d9d9", label="sources' posteriors")
+            axis.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
+            axis.fill_between(grid, bands[1], bands[3], color=BLUE, alpha=0.6, lw=0, label="population, 68 %")
+            medians = np.median(draws, axis=0)
+            axis.plot(
+                medians, np.full(len(medians), 0.03), "|", color=BLACK, markersize=6.0, markeredgewidth=0.7,
+                transform=axis.get_xaxis_transform(), label="median of a source",
+            )  # fmt: skip
+            axis.set_xlim(grid[0], grid[-1])
+            axis.set_ylim(0.0, None)
+            axis.set_yticks([])
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.set_xlabel(label(name, unit))
+        figure.axes[0].set_ylabel("density")
+        handles, texts = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), columnspacing=1.2)
+    return figure
+
+
+def _population(fit: Fit, model: Afterglow, name: str, grid, num_draws: int) -> np.ndarray:
+    """Density of a population on a grid at posterior draws, (draw, grid)."""
+    shape = name == "log10_nh" and model.host == "skew-normal"
+    values = [parameter(fit, f"{name}_{what}") for what in ("mean", "std", *(["shape"] if shape else []))]
+    values = list(np.broadcast_arrays(*values))
+    chosen = spread(len(values[0]), num_draws)
+    mean, std, *lean = (v[chosen, None] for v in values)
+    with jax.enable_x64(True):
+        population = SkewNormal.standardised(mean, std, lean[0]) if shape else dist.Normal(mean, std)
+        return np.exp(np.asarray(population.log_prob(grid)))

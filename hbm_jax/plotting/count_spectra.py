@@ -1,0 +1,318 @@
+"""Figures of single afterglows: counts with the folded model, and the spectrum as it arrives with what absorbs it."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+from hbm_jax import constants
+from hbm_jax.data import Afterglows
+from hbm_jax.inference import Fit
+from hbm_jax.models import Afterglow
+from hbm_jax.models.absorbed_counts import log_amplitude
+from hbm_jax.plotting.absorption import _energy_axis
+from hbm_jax.plotting.draws import program_of
+from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of
+from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
+from hbm_jax.spectra.compression import neutral_at
+from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.spectra.statistics import cash
+
+BAND = (0.16, 0.5, 0.84)
+MAX_NUM = 12  # sources that can be read on one page
+COLUMNS = 3
+NUM_ENERGIES = 600
+LOWEST = 2e-4  # of the highest point; what is below is not shown
+MODEL, BACKGROUND, UNABSORBED = VERMILION, GREY, BLUE
+ABSORBERS = {"Milky Way": GREEN, "host": ORANGE, "WHIM": PURPLE}
+
+
+def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM) -> Figure:
+    """Draw counts, folded model and residuals of several sources.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
+    names : iterable of str, optional
+        Sources to show; by default those with the most counts.
+    max_num : int
+        No more than so many.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A cell for each source. Above, counts per second and keV with errors of one standard deviation (Gehrels 1986);
+        groups of channels are joined to bins of at least 5 counts, and of the root of all counts. Red, the posterior
+        median and 68 % band of source and background in the source region; grey, the scaled counts of the background
+        region. Below, the root of each bin's C, with the sign of data less median.
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
+
+    Examples
+    --------
+    >>> spectra(fit, ["GRB 061121"]).savefig("spectra.pdf")  # doctest: +SKIP
+    """
+    model = folded(fit, "spectra")
+    rows = rows_of(fit.data, names, max_num, "spectra")
+    columns = min(COLUMNS, len(rows))
+    lines = -(-len(rows) // columns)
+    width, cell = (7.4, 2.25) if columns > 1 else (5.0, 3.6)
+    height = cell * lines + 0.92
+    with house_style():
+        figure = Figure(figsize=(width, height))
+        cells = figure.add_gridspec(
+            lines, columns, left=0.62 / width, right=1.0 - 0.08 / width, bottom=0.42 / height, top=1.0 - 0.5 / height,
+            hspace=0.45 / (cell - 0.45), wspace=0.25 if columns > 1 else 0.0,
+        )  # fmt: skip
+        for place, row in enumerate(rows):
+            inner = cells[divmod(place, columns)].subgridspec(2, 1, height_ratios=(2.6, 1.0), hspace=0.0)
+            upper = figure.add_subplot(inner[0])
+            lower = figure.add_subplot(inner[1], sharex=upper)
+            _draw_counts(upper, lower, fit.data, row, model)
+            if place + columns >= len(rows):
+                lower.set_xlabel("energy [keV]")
+            if place % columns == 0:
+                upper.set_ylabel(r"counts s$^{-1}$ keV$^{-1}$")
+                lower.set_ylabel("residual")
+        found: dict[str, Any] = {}
+        for axes in figure.axes:
+            found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        texts = [text for start in ("data", "model", "background") for text in found if text.startswith(start)]
+        figure.legend([found[text] for text in texts], texts, loc="upper center", ncols=len(texts))
+        figure.align_ylabels()
+    return figure
+
+
+def residuals(counts: Floats, expected: Floats) -> Floats:
+    """Root of Cash's C of each bin, with the sign of data less model."""
+    with jax.enable_x64(True):
+        deviance = np.asarray(cash(counts, expected))
+    return np.sign(counts - expected) * np.sqrt(np.maximum(deviance, 0.0))
+
+
+def _draw_counts(upper, lower, data: Afterglows | SpectrumStack, row: int, model: Folded) -> None:
+    s = stack_of(data)
+    used = np.asarray(s.used[row])
+    low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
+    seen = points(s, row)
+    time = float(s.exposure[row])
+    per_bin = 1.0 / (time * seen.bins.total(high - low))
+    _draw_points(upper, seen, per_bin)
+    # The background of single groups is next to nothing and all noise; that of the bins is spread over their groups.
+    behind = seen.bins.total(model.background[:, row, used])
+    each = seen.bins.of_groups(behind * per_bin, len(low))
+    band = np.quantile(model.source[:, row, used] / (time * (high - low)) + each, BAND, axis=0)
+    _steps(upper, low, high, band)
+    top = np.max(band[1])
+    floor = 0.3 * np.min(band[1])
+    if seen.background.any():
+        values = np.where(seen.background > 0, seen.background, np.nan) * per_bin
+        _outline(upper, seen.bins.low, seen.bins.high, values, color=BACKGROUND, lw=0.8, label="background, scaled")
+        floor = min(floor, 0.6 * np.nanmin(values))
+    expected = np.median(seen.bins.total(model.source[:, row, used]) + behind, axis=0)
+    found = residuals(seen.counts, expected)
+    middle = np.sqrt(seen.bins.low * seen.bins.high)
+    lower.axhline(0.0, color=MODEL, lw=0.9)
+    lower.errorbar(
+        middle, found, 1.0, (middle - seen.bins.low, seen.bins.high - middle),
+        fmt="o", color=BLACK, markersize=1.6, elinewidth=0.6, markeredgewidth=0,
+    )  # fmt: skip
+    lower.set_yticks([-2, 0, 2])
+    reach = max(3.4, 1.1 * float(np.abs(found).max()) + 1.0)
+    lower.set_ylim(-reach, reach)
+    upper.set_yscale("log")
+    upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
+    upper.tick_params(labelbottom=False)
+    total = int(np.asarray(s.counts[row]).sum())
+    name = data.name[row].replace("$", r"\$")
+    at = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
+    upper.set_title(f"{name}{at}, {total} counts", fontsize=8.0, pad=2.5)
+    _few_ticks(lower, low.min(), high.max())
+
+
+def _draw_points(axis, seen: Points, scale: Floats, label="data") -> None:
+    """Draw the bins that hold counts; an arrow, from the upper error, where a bin holds none."""
+    low, high = seen.bins.low, seen.bins.high
+    middle = np.sqrt(low * high)
+    some = seen.counts > 0
+    axis.errorbar(
+        middle[some], (seen.counts * scale)[some], ((seen.below * scale)[some], (seen.above * scale)[some]),
+        ((middle - low)[some], (high - middle)[some]),
+        fmt="o", color=BLACK, markersize=1.8, markeredgewidth=0, elinewidth=0.6, label=label, zorder=3,
+    )  # fmt: skip
+    if not some.all():
+        axis.plot(middle[~some], (seen.above * scale)[~some], "v", color=BLACK, markersize=2.5, zorder=3)
+
+
+def _steps(axis, low, high, band) -> None:
+    """Median and band of the model, constant in each group."""
+    for start, stop in _runs(low, high):
+        edges = np.append(low[start:stop], high[stop - 1])
+        last = [np.append(values[start:stop], values[stop - 1]) for values in band]
+        axis.fill_between(edges, last[0], last[2], step="post", color=MODEL, alpha=0.35, lw=0, zorder=4)
+        text = "model, median and 68 %" if start == 0 else None
+        axis.step(edges, last[1], where="post", color=MODEL, lw=0.9, label=text, zorder=5)
+
+
+def _runs(low, high):
+    """Return first and last of the groups that follow each other without a gap; each alone where energies fall."""
+    if (np.diff(low) < 0).any():
+        return [(i, i + 1) for i in range(len(low))]
+    gaps = np.flatnonzero(low[1:] > high[:-1] * (1.0 + 1e-6)) + 1
+    ends = [0, *(int(g) for g in gaps), len(low)]
+    return list(itertools.pairwise(ends))
+
+
+def _outline(axis, low, high, values, **look) -> None:
+    edges = np.column_stack([low, high]).ravel()
+    axis.plot(edges, np.repeat(values, 2), zorder=2, **look)
+
+
+def _few_ticks(axis, low: float, high: float) -> None:
+    """Logarithmic energies with few plain numbers, for small axes."""
+    _energy_axis(axis, low / 1.05, high * 1.05, label="")
+    if high > 4 * low:
+        threes = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
+        twos = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if low / 1.05 <= m * 10.0**k <= high * 1.05]
+        wanted = threes if len(threes) > 2 else twos
+        axis.set_xticks(wanted, [f"{tick:g}" for tick in wanted])
+        minor = [m * 10.0**k for k in range(-2, 3) for m in range(2, 10)]
+        axis.set_xticks([e for e in minor if low / 1.05 < e < high * 1.05 and e not in wanted], minor=True)
+        axis.tick_params(which="minor", labelbottom=False)
+
+
+def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -> Figure:
+    """Energy spectrum of one source as it arrives, with and without absorption, and what each absorber lets through.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.Afterglow`, with its program and data.
+    name : str, optional
+        The source; by default the one with the most counts.
+    num_draws : int
+        Posterior draws behind the bands.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Above, E^2 dN/dE: the absorbed model, the power law without absorbers (medians and 68 % bands), and the data,
+        counts less background over those expected times the absorbed model, which therefore depend on the model. Below,
+        the transmissions of the Milky Way, the host and the WHIM, and all together.
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of spectra or was loaded without its program and data, or for an unknown source.
+
+    Examples
+    --------
+    >>> unfolded_spectrum(fit, "GRB 061121").savefig("unfolded.pdf")  # doctest: +SKIP
+    """
+    model = program_of(fit, Afterglow, Afterglows, "unfolded_spectrum")
+    (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
+    s = fit.data.spectra
+    used = np.asarray(s.used[row])
+    seen = points(fit.data.spectra, row)
+    low, high = seen.bins.low.min(), seen.bins.high.max()
+    energy = np.geomspace(low, high, NUM_ENERGIES)
+    p = of_source(fit, row, num_draws)
+    bare = power_law(p, energy, model.band)
+    depths = optical_depths(model, p, energy)
+    absorbed = bare * np.exp(-sum(depths.values()))
+    counts = folded(fit, "unfolded_spectrum", num_draws)
+    expected = np.median(seen.bins.total(counts.source[:, row, used]), axis=0)
+    behind = np.median(seen.bins.total(counts.background[:, row, used]), axis=0)
+    cumulative = np.append(
+        0.0, np.cumsum(np.diff(energy) * 0.5 * (absorbed[:, 1:] + absorbed[:, :-1]), axis=1).mean(axis=0)
+    )
+    at = [np.interp(edge, energy, cumulative) for edge in (seen.bins.low, seen.bins.high)]
+    scale = (at[1] - at[0]) / (seen.bins.high - seen.bins.low) / np.maximum(expected, 1e-300)
+    shifted = seen._replace(counts=np.where(seen.counts > behind, seen.counts - behind, 0.0))
+    with house_style():
+        figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.9, 1.0))
+        _draw_points(upper, shifted, scale, "data, unfolded by the model")
+        for text, values, colour in (("without absorbers", bare, UNABSORBED), ("as it arrives", absorbed, MODEL)):
+            band = np.quantile(values, BAND, axis=0)
+            upper.fill_between(energy, band[0], band[2], color=colour, alpha=0.3, lw=0)
+            upper.plot(energy, band[1], color=colour, lw=1.1, label=text)
+        upper.set_yscale("log")
+        shown = (shifted.counts * scale)[shifted.counts > 0]
+        top = max(np.quantile(bare, 0.84, axis=0).max(), shown.max(initial=0.0))
+        bottom = max(0.4 * shown.min(initial=top), LOWEST * top)
+        upper.set_ylim(bottom, 2.0 * top)
+        if top < 30.0 * bottom:
+            upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            upper.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(10.0, 10.0)))
+            upper.yaxis.set_minor_formatter(NullFormatter())
+        upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
+        written = fit.data.name[row].replace("$", r"\$")
+        upper.set_title(f"{written}, $z$ = {float(fit.data.z[row]):.3g}")
+        handles, texts = upper.get_legend_handles_labels()
+        upper.legend(handles[::-1], texts[::-1], loc="lower right")
+        _draw_transmissions(lower, energy, depths)
+        lower.set_ylabel("transmission")
+        _few_ticks(lower, low, high)
+        lower.set_xlabel("observed energy [keV]")
+        figure.align_ylabels()
+    return figure
+
+
+def _draw_transmissions(axis, energy, depths: Mapping[str, Floats]) -> None:
+    for name, tau in depths.items():
+        band = np.quantile(np.exp(-tau), BAND, axis=0)
+        axis.fill_between(energy, band[0], band[2], color=ABSORBERS[name], alpha=0.3, lw=0)
+        axis.plot(energy, band[1], color=ABSORBERS[name], lw=1.0, label=name)
+    axis.plot(energy, np.median(np.exp(-sum(depths.values())), axis=0), color=BLACK, lw=1.2, label="together")
+    axis.set_ylim(0.0, 1.05)
+    axis.legend(loc="lower right", ncols=2)
+
+
+def power_law(p: Mapping[str, Floats], energy: Floats, band: tuple[float, float]) -> Floats:
+    """E^2 dN/dE without absorbers [erg/cm^2/s], (draw, E)."""
+    with jax.enable_x64(True):
+        log_norm = np.asarray(log_amplitude(p["photon_index"], p["log10_flux"], band))
+    return constants.kev_in_erg * np.exp(log_norm[:, None] + (2.0 - p["photon_index"][:, None]) * np.log(energy))
+
+
+def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) -> dict[str, Floats]:
+    """Optical depth of each absorber of one source, (draw, E), by the model's own rules.
+
+    Parameters
+    ----------
+    model : Afterglow
+        Says what absorbs.
+    p : mapping of str to (draw,)
+        From `hbm_jax.plotting.folded.of_source`. The WHIM is that of the median redshift.
+    energy : (E,)
+        Observed energies [keV].
+    """
+    z = p["z"]
+    if np.ptp(z) == 0:
+        host = neutral_at(energy * (1.0 + z[0]), model.abundances)[None]
+    else:
+        host = neutral_at(energy * (1.0 + z[:, None]), model.abundances)
+    found = {
+        "Milky Way": p["nh_mw"][:, None] * neutral_at(energy, model.abundances),
+        "host": p["nh"][:, None] * host,
+    }
+    if model.whim:
+        medium = model.medium
+        with jax.enable_x64(True):
+            table: Any = medium.towards(energy[None], np.array([float(np.median(z))]))
+
+            def depth(one):
+                return medium.optical_depth(table, one, np.zeros(1, int))[0]
+
+            names = ("log10_n0", "log10_T", "log10_xi", "metallicity")
+            draws = {name: np.asarray(p[name]) for name in names}
+            found["WHIM"] = np.asarray(jax.jit(lambda every: jax.lax.map(depth, every, batch_size=20))(draws))
+    return found

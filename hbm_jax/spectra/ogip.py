@@ -1,0 +1,308 @@
+"""OGIP spectra: PHA files of type I and II, read with the background and the response that they name.
+
+Whatever is wrong with a file ends in one kind of error, `DataError`, that names the file, the extension and the row.
+(Arnaud, George & Tennant, OGIP/92-007; responses are read in `ogip_responses`, files are written in `ogip_writing`.)
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip_tables import (
+    Floats,
+    as_floats,
+    consecutive,
+    extension,
+    keyword,
+    numbered,
+    opened,
+    reject,
+    whole,
+)
+from hbm_jax.spectra.response import Response
+from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.validation import DataError, listed
+
+__all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
+
+NONE = ("", "none", "null")  # names by which a header says that there is no such file
+OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
+# How far from a whole number counts may be, as rates times exposure are in single precision: absolute, and relative.
+ROUNDING = (1e-3, 3e-7)
+
+
+def read_pha(path: str | Path) -> list[Spectrum]:
+    """Read the spectra of a file, without the background and the response that it names.
+
+    Parameters
+    ----------
+    path : path
+        PHA file of type I (one spectrum) or II (one a row); a number in braces after the name, as in ``name.pha{3}``,
+        picks one row, from 1.
+
+    Returns
+    -------
+    list of Spectrum
+        ``files`` holds the header's names of BACKFILE, RESPFILE and ANCRFILE, those left out that are "none".
+
+    Raises
+    ------
+    DataError
+        As `read_arf`; also for negative counts, an exposure that is not positive, scales that are negative.
+
+    Notes
+    -----
+    Whole numbers of COUNTS are Poisson, whatever POISSERR says: Chandra files set it to F and give approximate errors
+    of Poisson counts in STAT_ERR, which are not used. A RATE is multiplied by the exposure. It is Poisson where
+    POISSERR is T, or where that gives whole numbers to single precision and the file gives no STAT_ERR with
+    POISSERR = F. All other values keep their STAT_ERR as Gaussian errors. QUALITY, GROUPING, BACKSCAL and AREASCAL may
+    be a column or a keyword. SYS_ERR and CORRFILE are not used.
+    """
+    path, number = numbered(path)
+    with opened(path) as hdus:
+        hdu = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
+        table = _Table(hdu, path)
+        several = table.values(None).ndim == 2
+        rows = range(len(hdu.data)) if several else [None]
+        if number is not None and not 1 <= number <= len(rows):
+            raise DataError(
+                f"{table.where}: expected a spectrum of number 1 to {len(rows)}; found number {number} asked for."
+            )
+        picked = rows if number is None else [rows[number - 1]]
+        return [_spectrum(table, row) for row in picked]
+
+
+class _Table:
+    """The SPECTRUM extension: every quantity may be a column or a keyword, and a column of type II has a row each."""
+
+    def __init__(self, hdu: fits.BinTableHDU, path: Path):
+        self.hdu, self.path, self.where = hdu, path, f"{path}[{hdu.name}]"
+        self.columns = {c.name.upper(): c.name for c in hdu.columns}
+        self.quantity = next((name for name in ("COUNTS", "RATE") if name in self.columns), "")
+        if not self.quantity:
+            raise DataError(f"{self.where}: expected a column COUNTS or RATE; found {listed(self.columns)}.")
+
+    def at(self, row: int | None) -> str:
+        """Say where a message is about."""
+        return self.where if row is None else f"{self.where}, spectrum {row + 1}"
+
+    def values(self, row: int | None) -> Floats:
+        """Return counts or rates, of all rows if `row` is None."""
+        return self.column(self.quantity, row)
+
+    def column(self, name: str, row: int | None) -> Floats:
+        """Return a column, or its part for one spectrum."""
+        values = self.hdu.data[self.columns[name]]
+        return as_floats(values if row is None else values[row], f"{self.at(row)}, {name}")
+
+    def of(self, name: str, default: float, row: int | None, num: int) -> Floats:
+        """Return values for all channels: of a column, a keyword or the default."""
+        at = f"{self.at(row)}, {name}"
+        if name in self.columns:
+            values = self.column(name, row)
+        else:
+            values = np.asarray(keyword(self.hdu.header, name, default, self.where))
+        if values.shape not in ((), (1,), (num,)):
+            raise DataError(f"{at}: expected one number or {num}; found an array of shape {values.shape}.")
+        return np.array(np.broadcast_to(values, num))
+
+    def name(self, key: str, row: int | None) -> str:
+        """Return the name of a file that belongs to a spectrum."""
+        if key in self.columns:
+            return str(self.hdu.data[self.columns[key]][row or 0]).strip()
+        value = self.hdu.header.get(key, "")
+        return value.strip() if isinstance(value, str) else ""
+
+
+def _spectrum(table: _Table, row: int | None) -> Spectrum:
+    """Build one spectrum: of a whole table, or of a row of type II."""
+    at, values = table.at(row), table.values(row)
+    num = len(values)
+    if values.ndim != 1 or num == 0:
+        raise DataError(f"{at}, {table.quantity}: expected one number a channel; found the shape {values.shape}.")
+    exposures = table.of("EXPOSURE", np.nan, row, num)
+    exposure = float(exposures[0])
+    if not (0 < exposure < np.inf and (exposures == exposure).all()):
+        raise DataError(f"{at}, EXPOSURE: expected one positive time [s]; found {exposure:g}.")
+    if "CHANNEL" in table.columns:
+        channels = whole(table.of("CHANNEL", 1, row, num), f"{at}, CHANNEL", "a channel number")
+    else:
+        channels = np.arange(1, num + 1)
+    counts, error = _counts(table, row, values, exposure)
+    scales = {name: table.of(name, 1.0, row, num) for name in ("BACKSCAL", "AREASCAL")}
+    for name, scale in scales.items():
+        reject(~(np.isfinite(scale) & (scale >= 0)), scale, f"{at}, {name}", "a scale of 0 or more")
+    grouping = whole(table.of("GROUPING", 0, row, num), f"{at}, GROUPING", "1, 0 or -1")
+    reject(np.abs(grouping) > 1, grouping, f"{at}, GROUPING", "1, 0 or -1")
+    files = {key: table.name(key, row) for key in OPTIONS}
+    return Spectrum(
+        name=table.path.name if row is None else f"{table.path.name}{{{row + 1}}}",
+        counts=counts,
+        channels=consecutive(channels, f"{at}, CHANNEL"),
+        exposure=exposure,
+        backscal=scales["BACKSCAL"],
+        areascal=scales["AREASCAL"],
+        quality=whole(table.of("QUALITY", 0, row, num), f"{at}, QUALITY", "a whole number"),
+        grouping=grouping,
+        error=error,
+        files={key: name for key, name in files.items() if name.lower() not in NONE},
+    )
+
+
+def _counts(table: _Table, row: int | None, values: Floats, exposure: float) -> tuple[Floats, Floats | None]:
+    """Read counts, and their errors where they are not Poisson."""
+    at, rate = table.at(row), table.quantity == "RATE"
+    counts = values * exposure if rate else values
+    reject(~np.isfinite(counts), counts, f"{at}, {table.quantity}", "a finite number")
+    nearest = np.round(counts)
+    is_whole = bool((np.abs(counts - nearest) <= ROUNDING[0] + ROUNDING[1] * np.abs(counts)).all())
+    said = table.hdu.header.get("POISSERR")
+    has_error = "STAT_ERR" in table.columns or "STAT_ERR" in table.hdu.header
+    if said is True or (is_whole and not (rate and said is False and has_error)):
+        counts = nearest if is_whole else counts
+        reject(counts < 0, counts, f"{at}, {table.quantity}", "counts of 0 or more")
+        return counts + 0.0, None  # a rate of -0.0 is 0
+    if not has_error:
+        raise DataError(
+            f"{at}: expected whole numbers of counts, POISSERR = T, or errors in STAT_ERR; found none of them."
+        )
+    error = table.of("STAT_ERR", np.nan, row, len(counts)) * (exposure if rate else 1.0)
+    reject(~(np.isfinite(error) & (error >= 0)), error, f"{at}, STAT_ERR", "an error of 0 or more")
+    return nearest if is_whole else counts, error
+
+
+def read_spectrum(
+    path: str | Path,
+    *,
+    background: str | Path | None = None,
+    rmf: str | Path | None = None,
+    arf: str | Path | None = None,
+    name: str | None = None,
+    cache: dict | None = None,
+) -> Spectrum:
+    """Read a spectrum with its background and its response.
+
+    Parameters
+    ----------
+    path : path
+        PHA file of type I, or ``file{row}`` of type II.
+    background, rmf, arf : path, optional
+        Instead of the files that the header names. Those are looked for where the header says, seen from the spectrum's
+        folder, then in that folder itself, also as ``.gz``. ``"none"``: there is none. A number in braces picks one of
+        several spectra or matrices of a file; without it the row of the spectrum is taken.
+    name : str, optional
+        Of the source; that of the file by default.
+    cache : dict, optional
+        Where files that were read are kept. Give the same one to every call, and a redistribution that several spectra
+        share is read, and held, once.
+
+    Returns
+    -------
+    Spectrum
+
+    Raises
+    ------
+    DataError
+        For a file that is missing or cannot be read, or whose channels or energies are not those of the others.
+    """
+    base, number = numbered(path)
+    found = read_pha(path)
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: expected one spectrum; found {len(found)} (type II). Pick one, as in '{base.name}{{1}}', or read "
+            "all with read_spectra."
+        )
+    given = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
+    return _completed(found[0], base, number, given, name, {} if cache is None else cache)
+
+
+def read_spectra(
+    path: str | Path,
+    *,
+    background: str | Path | None = None,
+    rmf: str | Path | None = None,
+    arf: str | Path | None = None,
+) -> list[Spectrum]:
+    """Read every spectrum of a file of type II, with backgrounds and responses; options as of `read_spectrum`.
+
+    A background or a response file that holds several is taken row by row. A file of type I gives a list of one.
+    """
+    base, number = numbered(path)
+    given = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
+    found = read_pha(path)
+    cache: dict = {}
+    several = number is None and len(found) > 1
+    return [
+        _completed(one, base, row if several else number, given, None, cache) for row, one in enumerate(found, start=1)
+    ]
+
+
+def _completed(
+    spectrum: Spectrum, base: Path, row: int | None, given: dict[str, Any], name: str | None, cache: dict
+) -> Spectrum:
+    """Add background and response to a spectrum; `row` is its number in a file of type II."""
+
+    def once(read: Callable, *key):
+        if (read, *key) not in cache:
+            cache[read, *key] = read(*key)
+        return cache[read, *key]
+
+    behind, matrix, area = (_place(spectrum, base, key, given[key]) for key in OPTIONS)
+    if behind is not None:
+        every = once(read_pha, behind[0])
+        other = every[_chosen(behind, len(every), row, "spectra", "background") - 1]
+        _align(behind[0], other.channels, base, spectrum)
+        spectrum = replace(spectrum, background=other)
+    if matrix is not None:
+        number = _chosen(matrix, once(num_matrices, matrix[0]), row, "matrices", "rmf")
+        redistribution = once(read_rmf, matrix[0], number)
+        _align(matrix[0], redistribution.channels, base, spectrum)
+        response = Response.of(redistribution, None if area is None else once(read_arf, area[0]))
+        spectrum = replace(spectrum, response=response)
+    return spectrum if name is None else replace(spectrum, name=name)
+
+
+def _place(spectrum: Spectrum, base: Path, key: str, given: str | Path | None) -> tuple[Path, int | None] | None:
+    """Path and number of a file that belongs to a spectrum, if there is one."""
+    if given is not None:
+        return None if str(given).strip().lower() in NONE else numbered(given)
+    named = spectrum.files.get(key)
+    if named is None:
+        return None
+    path, number = numbered(re.sub(r"\[[^\]]*\]$", "", named))  # without an extension, as in PN.rmf[MATRIX]
+    for place in (base.parent / path, base.parent / path.name):
+        for one in (str(place), f"{place}.gz"):
+            if os.path.isfile(one):  # unlike Path.is_file, False for names that no file can have
+                return Path(one), number
+    option = OPTIONS[key]
+    raise DataError(
+        f"{base}, {key}: expected the file {named!r} beside the spectrum; found no such file. Name another "
+        f"({option}=PATH), or none ({option}='none')."
+    )
+
+
+def _chosen(place: tuple[Path, int | None], num: int, row: int | None, what: str, option: str) -> int:
+    """Which of the spectra or matrices of a file belongs to a spectrum, from 1."""
+    path, number = place
+    number = number or (1 if num <= 1 else row)
+    if number is None:
+        raise DataError(f"{path}: expected one; found {num} {what}. Pick one ({option}='{path.name}{{1}}').")
+    if number > max(num, 1):
+        raise DataError(f"{path}: expected at least {number} {what}, for the spectrum of that row; found {num}.")
+    return number
+
+
+def _align(path: Path, channels, base: Path, spectrum: Spectrum) -> None:
+    """Check that a file has the channels of the spectrum."""
+    if not np.array_equal(channels, spectrum.channels):
+        raise DataError(
+            f"{path}: expected the channels {spectrum.channels[0]} to {spectrum.channels[-1]} of {base}; found "
+            f"{channels[0]} to {channels[-1]}."
+        )

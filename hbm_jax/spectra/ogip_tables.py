@@ -1,0 +1,158 @@
+"""FITS tables as the OGIP readers take them: files, extensions, columns and keywords, each with its errors."""
+
+import gzip
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from hbm_jax.validation import DataError, listed
+
+Floats = NDArray[np.float64]
+KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # of TUNIT; headers without one mean keV
+
+
+LARGEST_COUNT = 999  # of axes and columns in a header
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file; everything that goes wrong inside names it."""
+    if not os.path.isfile(path):  # unlike Path.is_file, False for names that no file can have
+        raise DataError(f"{path}: expected a FITS file; found {'a folder' if os.path.isdir(path) else 'no such file'}.")
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Astropy warns of every oddity of a header. What it reads is checked here, value by value.
+            warnings.simplefilter("ignore")
+            # A file cut short, however, is read as far as it goes, with no more than a warning.
+            warnings.filterwarnings("error", message=r"(?s).*(truncated|Error validating header|not multiple of)")
+            with fits.open(io.BytesIO(_contents(path))) as hdus:
+                len(hdus)  # reads all headers, so that a file cut short anywhere is noticed
+                yield hdus
+    except DataError:
+        raise
+    except Exception as error:  # astropy and NumPy fail in every way on a broken file
+        raise DataError(
+            f"{path}: expected a FITS file that can be read; found one that cannot: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _contents(path: Path) -> bytes:
+    """Read a file, unpacked. Astropy, given the name, leaves broken files open and takes a cut end of gzip as it is."""
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    for key, found in re.findall(rb"(NAXIS   |TFIELDS )= *(\d+)", data):
+        if int(found) > LARGEST_COUNT:  # astropy would make as many columns, for minutes
+            name = key.decode().strip()
+            raise DataError(f"{path}: {name}: expected at most {LARGEST_COUNT}, as FITS allows; found {int(found)}.")
+    return data
+
+
+def extension(hdus: fits.HDUList, path: Path, names: Sequence[str], kind: str) -> fits.BinTableHDU:
+    """Find the first table of one of the names, or else of the class `kind`."""
+    found = tables(hdus, names, kind)
+    if not found:
+        others = listed(str(h.name) or "(no name)" for h in hdus)
+        raise DataError(f"{path}: expected an extension {' or '.join(names)}; found {others}.")
+    return found[0]
+
+
+def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.BinTableHDU]:
+    """Return the tables of one of the names, or else those of the class `kind`."""
+    every = [h for h in hdus if getattr(h, "columns", None) is not None]
+    named = [h for h in every if str(h.name).strip().upper() in names]
+    return named or [h for h in every if kind in (str(h.header.get(f"HDUCLAS{i}", "")).strip() for i in (1, 2, 3))]
+
+
+def column(hdu: fits.BinTableHDU, name: str, where: str) -> Any:
+    """Read a column, whatever the case of its name."""
+    for one in hdu.columns:
+        if one.name.upper() == name:
+            return hdu.data[one.name]
+    raise DataError(f"{where}: expected a column {name}; found {listed(c.name for c in hdu.columns)}.")
+
+
+def numbers(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
+    """Read a column of one number a row."""
+    values = as_floats(column(hdu, name, where), f"{where}, {name}")
+    if values.ndim != 1:
+        raise DataError(f"{where}, {name}: expected one number a row; found an array of shape {values.shape}.")
+    return values
+
+
+def energies(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
+    """Read a column of energies as keV."""
+    unit = str(next((c.unit for c in hdu.columns if c.name.upper() == name), None) or "keV").strip()
+    if unit.lower() not in KEV:
+        raise DataError(f"{where}, {name}: expected energies in eV, keV, MeV or GeV; found the unit {unit!r}.")
+    return numbers(hdu, name, where) * KEV[unit.lower()]
+
+
+def as_floats(values: Any, where: str) -> Floats:
+    """Return a fresh float64 array."""
+    try:
+        return np.array(values, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: expected numbers; found values of type {np.asarray(values).dtype}.") from None
+
+
+def keyword(header: fits.Header, name: str, default: float, where: str) -> float:
+    """Read a number of a header; a number in quotes is one too, as for CFITSIO."""
+    value = header.get(name)
+    if value is None or isinstance(value, fits.card.Undefined):
+        return default
+    try:
+        return np.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}, {name}: expected a number; found {value!r}.") from None
+
+
+def first_channel(header: fits.Header, number: int, default: int, where: str) -> int:
+    """Read TLMIN of a column: the number of the first channel."""
+    value = keyword(header, f"TLMIN{number}", default, where)
+    if not (np.isfinite(value) and value % 1 == 0):
+        raise DataError(f"{where}, TLMIN{number}: expected the number of the first channel; found {value:g}.")
+    return int(value)
+
+
+def reject(bad: Any, values: Any, where: str, expected: str) -> None:
+    """Raise `DataError` naming the first row where `bad` is true, its value, and how many there are."""
+    rows = np.flatnonzero(bad)
+    if rows.size:
+        others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
+        raise DataError(f"{where}, row {rows[0]}: expected {expected}; found {values[rows[0]]:g}{others}.")
+
+
+def whole(values: Floats, where: str, expected: str) -> NDArray[np.int64]:
+    """Return whole numbers as integers."""
+    reject(~(np.abs(values) < 2**53) | (values % 1 != 0), values, where, expected)
+    return values.astype(np.int64)
+
+
+def consecutive(channels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """Check that channels are numbered one after the other."""
+    if not len(channels):
+        raise DataError(f"{where}: expected channels; found none.")
+    jumps = np.flatnonzero(np.diff(channels) != 1)
+    if jumps.size:
+        row = int(jumps[0]) + 1
+        raise DataError(
+            f"{where}, row {row}: expected channel {channels[row - 1] + 1}, as numbers go up by one; found "
+            f"{channels[row]}."
+        )
+    return channels
+
+
+def numbered(path: str | Path) -> tuple[Path, int | None]:
+    """Split ``name{3}`` into name and number."""
+    match = re.fullmatch(r"(.*)\{(\d+)\}\s*", str(path), flags=re.DOTALL)
+    return (Path(match[1]), int(match[2])) if match else (Path(path), None)

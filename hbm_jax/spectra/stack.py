@@ -1,0 +1,294 @@
+"""Many spectra side by side: ragged numbers of groups padded to one shape, responses that are shared held once."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax.tree_util import register_dataclass
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from hbm_jax.spectra.grouping import groups
+from hbm_jax.spectra.likelihood import Statistic, prepare
+from hbm_jax.spectra.response import Response, Rmf
+from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.spectra.statistics import neighbouring_mean
+from hbm_jax.validation import DataError, frozen_array
+
+Floats = NDArray[np.float64]
+NO_BACKGROUND = 1e12  # ratio of a region so large that its zero counts leave none in the source region
+ARRAYS = (
+    "exposure", "counts", "background", "ratio", "background_error", "background_mean", "areascal", "e_min", "e_max",
+    "used",
+)  # fmt: skip
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectrumStack:
+    """Spectra in groups of channels, ready to be folded and compared together.
+
+    Build one with `of`. N spectra; G groups, as many as the spectrum with the most of them has. A pytree: the arrays
+    are leaves, names, responses and the grouping are static.
+
+    Attributes
+    ----------
+    name : tuple of str
+        Of the spectra.
+    responses : tuple of Response
+        One each; those made of one redistribution matrix hold the same object.
+    grouping : tuple of (num_channels,) int
+        Number of the group of each channel, -1 where it is not used.
+    exposure : (N,)
+        [s].
+    counts, background : (N, G)
+        Counts of source and background region; 0 where a spectrum has no background.
+    ratio : (N, G)
+        Counts of the background region for each background count in the source region; 1e12 without background.
+    background_error : (N, G)
+        Standard deviation of a background that is not Poisson; NaN where it is, or where there is none.
+    background_mean : (N, G)
+        Background counts that the neighbourhood of the channels would lead one to expect.
+    areascal : (N, G)
+        Scale of the effective area, mean over a group.
+    e_min, e_max : (N, G)
+        Nominal energies of the groups [keV].
+    used : (N, G)
+        False for padding.
+    """
+
+    name: tuple[str, ...] = field(metadata={"static": True})
+    responses: tuple[Response, ...] = field(metadata={"static": True})
+    grouping: tuple[NDArray[np.int64], ...] = field(metadata={"static": True})
+    exposure: Any
+    counts: Any
+    background: Any
+    ratio: Any
+    background_error: Any
+    background_mean: Any
+    areascal: Any
+    e_min: Any
+    e_max: Any
+    used: Any
+
+    @classmethod
+    def of(cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None) -> "SpectrumStack":
+        """Stack spectra in the groups that they have.
+
+        Parameters
+        ----------
+        spectra : sequence of Spectrum
+            Each with its response.
+        noticed : sequence of (num_channels,) bool, optional
+            Channels to use of each, from `hbm_jax.spectra.noticed`; all good ones by default.
+
+        Raises
+        ------
+        DataError
+            For no spectra, one without a response or without channels in use, counts that are not Poisson, or a
+            background scale of 0.
+        """
+        if not spectra:
+            raise DataError("spectra: expected at least one; found none.")
+        masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
+        rows = [_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        num = max(len(row["counts"]) for row in rows)
+        padding = {"ratio": 1.0, "background_error": np.nan, "background_mean": 1.0, "areascal": 1.0}
+        padding |= {"e_min": np.nan, "e_max": np.nan}
+        arrays = {
+            key: np.stack([_padded(row[key], num, padding.get(key, 0)) for row in rows])
+            for key in ARRAYS
+            if key != "exposure"
+        }
+        return cls(
+            name=tuple(s.name for s in spectra),
+            responses=tuple(s.response for s in spectra),  # type: ignore[misc]
+            grouping=tuple(row["grouping"] for row in rows),
+            **{"exposure": frozen_array([s.exposure for s in spectra])}
+            | {key: _frozen(value) for key, value in arrays.items()},
+        )
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    def __repr__(self) -> str:
+        return f"SpectrumStack({len(self)} spectra, {self.counts.shape[-1]} groups at most)"
+
+    @property
+    def has_background(self) -> NDArray[np.bool_]:
+        """Whether each spectrum has a background, (N,)."""
+        return np.asarray(self.ratio)[:, 0] != NO_BACKGROUND
+
+    @property
+    def default_statistic(self) -> str:
+        """``pgstat`` where a background has Gaussian errors, ``marginal`` where any is Poisson, else ``cstat``."""
+        if np.isfinite(self.background_error).any():
+            return "pgstat"
+        return "marginal" if self.has_background.any() else "cstat"
+
+    def statistic(self, name: str | None = None) -> Statistic:
+        """Prepare a statistic of all spectra together; `default_statistic` where none is named.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name, or a statistic that does not suit the backgrounds.
+        """
+        name = name or self.default_statistic
+        if name == "cstat":
+            if self.has_background.any():
+                one = self.name[int(self.has_background.argmax())]
+                raise ValueError(
+                    f"cstat: expected spectra without background; found one, of {one}. Use wstat or marginal."
+                )
+            return prepare(name, self.counts, used=self.used)
+        given = {"background": self.background, "ratio": self.ratio, "used": self.used}
+        if name == "pgstat":
+            # A Poisson background has the error of its counts.
+            poisson = np.sqrt(np.maximum(self.background, 1.0)) * self.has_background[:, None]
+            given["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, poisson)
+        if name == "marginal":
+            given["prior_mean"] = self.background_mean
+        return prepare(name, self.counts, **given)
+
+    def grouped_response(self, row: int) -> tuple[Floats, Floats]:
+        """Energy edges [keV], (E + 1,), and the response of one spectrum in its groups [cm^2 s], (E, G of its own)."""
+        response, used = self.responses[row], np.asarray(self.used[row])
+        matrix = response.grouped(self.grouping[row])
+        return response.energy, matrix * (self.exposure[row] * np.asarray(self.areascal[row])[used])
+
+    def subset(self, rows: ArrayLike) -> "SpectrumStack":
+        """Return the spectra picked by integer indices."""
+        index = [int(i) for i in np.asarray(rows)]
+        most = int(np.asarray(self.used)[index].sum(axis=1).max())
+        return dataclasses.replace(
+            self,
+            name=tuple(self.name[i] for i in index),
+            responses=tuple(self.responses[i] for i in index),
+            grouping=tuple(self.grouping[i] for i in index),
+            exposure=_frozen(self.exposure[index]),
+            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},
+        )
+
+    def with_counts(self, counts: ArrayLike) -> "SpectrumStack":
+        """Return a copy with other counts in the source region, (N, G).
+
+        Raises
+        ------
+        DataError
+            For another shape, or counts that are negative or not whole.
+        """
+        counts = np.asarray(counts, float)
+        if counts.shape != np.shape(self.counts):
+            raise DataError(f"counts: expected an array of shape {np.shape(self.counts)}; found {counts.shape}.")
+        bad = np.asarray(self.used) & ~((counts >= 0) & (counts % 1 == 0))
+        if bad.any():
+            row = int(bad.any(axis=1).argmax())
+            found = counts[bad][0]
+            raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {found:g}.")
+        return dataclasses.replace(self, counts=_frozen(np.where(self.used, counts, 0.0)))
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays, redistributions once each, for storage."""
+        rmfs = list({id(r.rmf): r.rmf for r in self.responses}.values())
+        which = np.array([next(i for i, rmf in enumerate(rmfs) if rmf is r.rmf) for r in self.responses])
+        num_bins, num_channels = (
+            max(len(v) for v in values) for values in ([r.area for r in self.responses], self.grouping)
+        )
+        stored = {"spectrum_name": np.array(self.name), "rmf_number": which}
+        stored |= {key: np.array(getattr(self, key)) for key in ARRAYS}
+        stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
+        stored["grouping"] = np.stack([_padded(g, num_channels, -1) for g in self.grouping])
+        for number, rmf in enumerate(rmfs):
+            parts = {"energy": rmf.energy, "channels": rmf.channels, "e_min": rmf.e_min, "e_max": rmf.e_max}
+            parts |= {"values": rmf.matrix.data, "columns": rmf.matrix.indices, "row_starts": rmf.matrix.indptr}
+            stored |= {f"rmf{number}_{key}": np.array(value) for key, value in parts.items()}
+            stored[f"rmf{number}_name"] = np.array(rmf.name)
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
+        """Build the stack from what `to_dict` returned; every value comes back exactly."""
+        rmfs: list[Rmf] = []
+        while f"rmf{len(rmfs)}_energy" in stored:
+            part = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in ("energy", "channels", "e_min", "e_max", "name")}
+            values, columns, starts = (stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts"))
+            shape = (len(part["energy"]) - 1, len(part["channels"]))
+            matrix = sparse.csr_matrix((values, columns, starts), shape=shape)
+            rmfs.append(Rmf(part["energy"], matrix, part["channels"], part["e_min"], part["e_max"], str(part["name"])))
+        responses, grouping = [], []
+        for number, area, group in zip(stored["rmf_number"], stored["area"], stored["grouping"], strict=True):
+            rmf = rmfs[int(number)]
+            responses.append(Response.from_area(rmf, np.asarray(area[: rmf.matrix.shape[0]])))
+            grouping.append(np.asarray(group[: len(rmf.channels)]))
+        arrays = {key: _frozen(stored[key]) for key in ARRAYS}
+        return cls(tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays)
+
+
+def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
+    """Everything of one spectrum, in its groups."""
+    name, num = spectrum.name, int(grouping.max(initial=-1)) + 1
+    if spectrum.response is None:
+        raise DataError(f"{name}: expected a response; found none. Name one (rmf=PATH, arf=PATH).")
+    if spectrum.error is not None:
+        raise DataError(f"{name}: expected counts, which are Poisson; found rates with errors of their own.")
+    if not num:
+        raise DataError(f"{name}: expected channels in use; found none.")
+    of = grouping >= 0
+    place = grouping[of]
+
+    def total(values):
+        return np.bincount(place, np.asarray(values, float)[of], minlength=num)
+
+    width = total(np.ones(len(grouping)))
+    e_min, e_max = np.full(num, np.inf), np.zeros(num)
+    np.minimum.at(e_min, place, spectrum.response.e_min[of])
+    np.maximum.at(e_max, place, spectrum.response.e_max[of])
+    row: dict[str, Any] = {
+        "grouping": grouping,
+        "counts": total(spectrum.counts),
+        "areascal": total(spectrum.areascal) / width,
+        "e_min": e_min,
+        "e_max": e_max,
+        "used": np.ones(num, bool),
+        "background": np.zeros(num),
+        "ratio": np.full(num, NO_BACKGROUND),
+        "background_error": np.full(num, np.nan),
+        "background_mean": np.ones(num),
+    }
+    behind = spectrum.background
+    if behind is None:
+        return row
+    ratio = spectrum.background_ratio
+    if not (np.isfinite(ratio[of]) & (ratio[of] > 0)).all():
+        raise DataError(
+            f"{name}: expected positive BACKSCAL and AREASCAL of spectrum and background in every channel used; found "
+            f"a ratio of {ratio[of][~(ratio[of] > 0)][:1]}."
+        )
+    row["background"] = total(behind.counts)
+    row["ratio"] = total(ratio) / width
+    if behind.error is not None:
+        row["background_error"] = np.sqrt(total(behind.error**2))
+    else:
+        row["background_mean"] = total(_spread(of, neighbouring_mean(behind.counts[of])))
+    return row
+
+
+def _spread(of, values) -> Floats:
+    """Values of the channels in use, in an array of all channels."""
+    whole = np.zeros(len(of))
+    whole[of] = values
+    return whole
+
+
+def _padded(values, num: int, padding) -> np.ndarray:
+    values = np.asarray(values)
+    return np.concatenate([values, np.full(num - len(values), padding, values.dtype)])
+
+
+def _frozen(values) -> np.ndarray:
+    out = np.array(values)
+    out.flags.writeable = False
+    return out

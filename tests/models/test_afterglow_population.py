@@ -1,0 +1,66 @@
+"""Populations of simulated afterglows, from files to posteriors: slow."""
+
+import numpy as np
+import pytest
+
+import hbm_jax as hbm
+from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
+from hbm_jax.models import Afterglow
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("log10_n0", [-6.3, -7.5])
+def test_fifty_afterglows_with_a_whim(tmp_path, log10_n0):
+    population = AfterglowPopulation(
+        photon_index=(2.0, 0.15),
+        log10_flux=(-11.3, 0.25),
+        log10_nh=(-0.3, 0.5),
+        log10_n0=log10_n0,
+        log10_T=6.0,
+        exposure=5000.0,
+        min_counts=0,
+    )
+    sample = population.draw(50, seed=3)
+    catalog = write_afterglows(tmp_path, sample)
+    data = read_afterglows(catalog, spectra=tmp_path / "spectra")
+    fit = hbm.sample(Afterglow(whim=True), data, seed=1, progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    draws = fit.tree.posterior.to_dataset()
+    for name in ("photon_index", "log10_flux", "log10_nh"):
+        for part in ("mean", "std"):
+            values, true = draws[f"{name}_{part}"].to_numpy(), sample.truth[f"{name}_{part}"]
+            assert abs(values.mean() - true) < 3.0 * values.std(), (name, part)
+    # Where the density is low it is bounded from above only: the truth is inside what the posterior holds.
+    values = draws["log10_n0"].to_numpy()
+    assert np.quantile(values, 0.005) < log10_n0 < np.quantile(values, 0.995)
+
+
+@pytest.mark.parametrize("whim", [False, True])
+def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
+    design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.3, 0.1), exposure=2500.0, min_counts=0)
+    catalog = write_afterglows(tmp_path, design.draw(20, seed=5))
+    # Wide groups: quicker, and calibration is of what is fitted, whatever it is.
+    options = {"grouping": "channels_per_group", "group_by": 40}
+    data = read_afterglows(catalog, spectra=tmp_path / "spectra", **options)
+    priors = {
+        "photon_index_mean": "Normal(2, 0.2)",
+        "photon_index_std": "HalfNormal(0.2)",
+        "log10_flux_mean": "Normal(-11.3, 0.2)",
+        "log10_flux_std": "HalfNormal(0.3)",
+        "log10_nh_mean": "Normal(-0.3, 0.3)",
+        "log10_nh_std": "HalfNormal(0.4)",
+    } | ({"log10_n0": "Normal(-6.8, 0.5)"} if whim else {})
+    model = Afterglow(whim=whim, priors=priors)
+    prepared = model.prepare(data, tolerance=1e-2)
+    result = hbm.calibrate(
+        model,
+        prepared,
+        fitted=hbm.centre(model, prepared, seed=2).program,
+        num_replicates=40,
+        num_warmup=400,
+        max_num_samples=2000,
+        seed=7,
+        progress=False,
+    )
+    assert result.calibrated, str(result)

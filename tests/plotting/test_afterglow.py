@@ -1,0 +1,214 @@
+"""Figures of afterglows, of one small fit with a WHIM, show what plain NumPy makes of its draws."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import hbm_jax as hbm
+from hbm_jax import constants, report
+from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.data.afterglow_simulation import AfterglowPopulation
+from hbm_jax.plotting import columns, count_spectra, folded
+from hbm_jax.spectra.grouping import group, noticed
+from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.spectra.statistics import prior_shape
+from plotting.test_figures import decoded, texts
+
+NAMES = ("sim001", "sim002", "sim003")
+
+
+@pytest.fixture(scope="module")
+def fit():
+    population = AfterglowPopulation(
+        log10_n0=-7.0, redshift=(0.7, 2.0, 3.5), log10_flux=(-11.2, 0.3), log10_nh=(-0.3, 0.3), exposure=8000.0
+    )
+    sample = population.draw(3, seed=3)
+    grouped, masks = [], []
+    for one in sample.spectra:
+        mask = noticed(one, (0.3, 10.0))
+        grouped.append(group(one, "channels_per_group", 15, noticed=mask))
+        masks.append(mask)
+    data = hbm.data.Afterglows.from_spectra(
+        SpectrumStack.of(grouped, masks), z=sample.columns["z"], nh_mw=sample.columns["nh_mw"]
+    )
+    model = hbm.models.Afterglow(whim=True)
+    options = {"num_chains": 2, "num_warmup": 100, "num_samples": 60, "seed": 1}
+    return hbm.sample(model, data, centering=False, progress=False, **options)
+
+
+def test_every_figure_of_the_report_is_drawn(fit):
+    figures = report.figures_for(fit)
+    assert list(figures) == [
+        "spectra", "host_columns", "afterglow_populations", "unfolded_spectrum", "whim_contour", "corner", "trace",
+    ]  # fmt: skip
+    for name in list(figures)[:5]:
+        caption, draw = figures[name]
+        assert caption.endswith(".")
+        assert len(np.unique(np.asarray(decoded(draw(fit)).convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+def test_folded_model_is_that_of_the_fits_own_program(fit):
+    # Independently of `parameters`: the log likelihood that the inference computes by running the program again.
+    found = folded.folded(fit, num_draws=10**6)
+    statistic = fit.data.spectra.statistic()
+    own = hbm.inference.criticism.log_likelihood(fit)["counts"].transpose("chain", "draw", ...).to_numpy()
+    ours = np.asarray(statistic.log_likelihood(found.source))
+    np.testing.assert_allclose(ours, own.reshape(ours.shape), rtol=1e-8, atol=1e-8)
+
+
+def test_background_is_that_of_the_statistic(fit):
+    s = fit.data.spectra
+    shape = np.array([
+        prior_shape(counts[used], mean[used])
+        for counts, mean, used in zip(np.asarray(s.background), np.asarray(s.background_mean), s.used, strict=True)
+    ])[:, None]  # fmt: skip
+    rate = np.asarray(s.ratio) * (1.0 + shape / np.asarray(s.background_mean))
+    mean = (np.asarray(s.background) + shape) / rate  # of the Gamma posterior
+    found = folded.folded(fit, num_draws=3).background
+    np.testing.assert_allclose(found[2], np.where(s.used, mean, 0.0), rtol=1e-12)
+
+
+def test_bins_hold_all_counts_and_enough_of_them():
+    counts = np.array([0, 3, 0, 1, 30, 2, 0, 9, 4, 1], float)
+    edges = np.linspace(1.0, 2.0, 11)
+    bins = folded.joined(counts, edges[:-1], edges[1:])
+    assert list(bins.first) == [0, 5]
+    np.testing.assert_array_equal(bins.total(counts), [34, 16])
+    np.testing.assert_array_equal([bins.low, bins.high], [[1.0, 1.5], [1.5, 2.0]])
+    np.testing.assert_array_equal(bins.of_groups([1.0, 2.0], 10), [1.0] * 5 + [2.0] * 5)
+
+
+def test_points_are_rates_with_gehrels_errors(fit):
+    s = fit.data.spectra
+    seen = folded.points(fit.data.spectra, 0)
+    assert seen.counts.sum() == np.asarray(s.counts[0]).sum()
+    # Gehrels' approximations are within 2 % of the exact limits, which are quantiles of a Gamma distribution.
+    from scipy.stats import gamma
+
+    np.testing.assert_allclose(seen.counts + seen.above, gamma(seen.counts + 1).ppf(norm.cdf(1.0)), rtol=0.02)
+    np.testing.assert_allclose(seen.counts - seen.below, gamma(seen.counts).ppf(norm.cdf(-1.0)), rtol=0.02)
+    upper = hbm.plotting.spectra(fit, ["sim001"]).axes[0]
+    rate = upper.containers[0][0].get_ydata()
+    np.testing.assert_allclose(rate, seen.counts / (8000.0 * (seen.bins.high - seen.bins.low)), rtol=1e-9)
+
+
+def test_cells_are_the_sources_asked_for(fit):
+    figure = hbm.plotting.spectra(fit, max_num=2)
+    total = np.asarray(fit.data.spectra.counts).sum(axis=1)
+    brightest = sorted(np.argsort(-total)[:2])
+    assert [axes.get_title().split(",")[0] for axes in figure.axes[::2]] == [NAMES[i] for i in brightest]
+    assert "energy [keV]" in texts(figure)
+    residual = figure.axes[1].containers[0][0].get_ydata()
+    assert np.abs(residual).max() < 5
+    with pytest.raises(ValueError, match=r"spectra: expected names of sources, some of sim001, .*; found 'GRB'"):
+        hbm.plotting.spectra(fit, ["GRB"])
+
+
+def test_residuals_by_hand():
+    np.testing.assert_allclose(count_spectra.residuals(np.array([0.0, 4.0]), np.array([2.0, 4.0])), [-2.0, 0.0])
+    assert count_spectra.residuals(np.array([9.0]), np.array([4.0]))[0] == pytest.approx(
+        np.sqrt(2 * (4 - 9 + 9 * np.log(9 / 4)))
+    )
+
+
+def test_unfolded_spectrum_by_hand(fit):
+    p = folded.of_source(fit, 1, num_draws=4)
+    posterior = fit.posterior.stack(draws=("chain", "draw"))
+    np.testing.assert_array_equal(p["nh"][0], 10 ** posterior["log10_nh"].to_numpy()[1, 0])
+    np.testing.assert_array_equal(p["log10_n0"][-1], posterior["log10_n0"].to_numpy()[-1])
+    energy = np.geomspace(0.3, 10.0, 4001)
+    bare = count_spectra.power_law(p, energy, (0.3, 10.0))
+    # Integrated over the band it is the flux.
+    flux = np.trapezoid(bare / energy, energy, axis=1)
+    np.testing.assert_allclose(np.log10(flux), p["log10_flux"], atol=1e-6)
+    np.testing.assert_allclose(bare[:, -1] / bare[:, 0], (10.0 / 0.3) ** (2.0 - p["photon_index"]))
+    some = np.array([0.4, 0.7, 1.5])
+    depths = count_spectra.optical_depths(fit.program, p, some)
+    z = float(fit.data.z[1])
+    np.testing.assert_allclose(depths["host"], p["nh"][:, None] * neutral_cross_section(some * (1 + z)), rtol=1e-9)
+    np.testing.assert_allclose(depths["Milky Way"], fit.data.nh_mw[1] * neutral_cross_section(some) * np.ones((4, 1)))
+    whim = whim_optical_depth(
+        some, z, n0=10 ** p["log10_n0"][2], log10_T=p["log10_T"][2], log10_xi=0.0, metallicity=0.3, abundances="wilm",
+        cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
+    )  # fmt: skip
+    np.testing.assert_allclose(depths["WHIM"][2], whim, rtol=2e-3)
+    upper, lower = hbm.plotting.unfolded_spectrum(fit, "sim002").axes
+    assert [line.get_label() for line in lower.get_lines()] == ["Milky Way", "host", "WHIM", "together"]
+    assert "sim002" in upper.get_title()
+    # The unfolded data lie on the model where the counts are those expected.
+    assert constants.kev_in_erg == pytest.approx(1.602e-9, rel=1e-3)
+
+
+def test_host_columns_and_upper_limits(fit):
+    draws = fit.posterior["log10_nh"].to_numpy().reshape(-1, 3)
+    axis = hbm.plotting.host_columns(fit).axes[0]
+    low, median = np.quantile(draws, (0.025, 0.5), axis=0)
+    measured = median - low <= 1.0
+    x, y = axis.containers[0][0].get_data()
+    np.testing.assert_allclose(y, 22.0 + median[measured])
+    np.testing.assert_allclose(x, np.log1p(fit.data.z)[measured])
+    # A column that is hardly constrained is an upper limit, at its 95 % quantile.
+    tree = fit.tree.copy(deep=True)
+    tree["posterior"]["log10_nh"][:] = np.linspace(-0.6, -0.4, 60)[:, None]
+    tree["posterior"]["log10_nh"][..., 1] = np.linspace(-4.0, 0.0, 60)
+    other = dataclasses.replace(fit, tree=tree)
+    figure = hbm.plotting.host_columns(fit, other)
+    limits = figure.axes[0].containers[-1]
+    np.testing.assert_allclose(limits[0].get_ydata(), [22.0 - 4.0 * 0.05], atol=0.02)
+    joined = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 2 and line.get_lw() == 0.5]
+    assert len(joined) == 3
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"fit", "other", "upper limit, 95 %"} <= labels
+
+
+def test_whim_contours_hold_their_shares(fit):
+    grid = np.linspace(-6.0, 6.0, 400)
+    density = np.outer(norm.pdf(grid), norm.pdf(grid))
+    # A normal density in the plane is above p at a radius r with 1 - exp(-r^2 / 2) of its mass inside.
+    peak = 1.0 / (2.0 * np.pi)
+    np.testing.assert_allclose(columns._levels(density), [peak * 0.05, peak * 0.32], rtol=0.01)
+    figure = hbm.plotting.whim_contour(fit)
+    assert figure.axes[0].get_xlabel() == r"$\log_{10}\,n_0$ [cm$^{-3}$]"
+    assert figure.axes[0].get_ylabel() == r"$\log_{10}\,T$ [K]"
+    held = dataclasses.replace(fit, program=hbm.models.Afterglow(whim=True, priors={"log10_T": 6.0}))
+    for program, words in ((held.program, "one that holds them"), (hbm.models.Afterglow(), "one without WHIM")):
+        other = dataclasses.replace(fit, program=program)
+        assert "whim_contour" not in report.figures_for(other)
+        with pytest.raises(ValueError, match=words):
+            hbm.plotting.whim_contour(other)
+
+
+def test_populations_are_densities(fit):
+    grid = np.linspace(-30.0, 30.0, 6001)
+    density = columns._population(fit, fit.program, "photon_index", grid, 5)
+    np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=1e-6)
+    figure = hbm.plotting.afterglow_populations(fit)
+    assert texts(figure)[0] == r"$\Gamma$"
+    ticks = figure.axes[2].get_lines()[0].get_xdata()
+    np.testing.assert_allclose(ticks, np.median(fit.posterior["log10_nh"].to_numpy().reshape(-1, 3), axis=0))
+
+
+def test_fits_that_are_not_of_afterglows_are_refused(own_fit):
+    for name in ("spectra", "unfolded_spectrum", "host_columns", "whim_contour", "afterglow_populations"):
+        with pytest.raises(ValueError, match=f"{name}: expected a fit of hbm_jax.models.Afterglow"):
+            getattr(hbm.plotting, name)(own_fit)
+
+
+def test_a_spectral_fit_is_drawn_by_its_own_deviance(fit):
+    from hbm_jax.spectra.components import Absorption, PowerLaw
+
+    data = fit.data.spectra.subset([0, 1])
+    model = hbm.models.SpectralFit(
+        PowerLaw() * Absorption("mw"), own=("log10_flux",), calibration=True, priors={"mw_nh": 0.3}
+    )
+    one = hbm.sample(model, data, num_chains=1, num_warmup=20, num_samples=5, seed=1, progress=False)
+    found = folded.folded(one)
+    draw = {name: one.posterior[name].to_numpy()[0, 2] for name in ("photon_index", "log10_flux", "calibration")}
+    np.testing.assert_allclose(found.source[2], model.expected(data, draw), rtol=1e-12)
+    figure = hbm.plotting.spectra(one)
+    assert [axes.get_title() for axes in figure.axes[::2]] == [
+        f"{name}, {int(np.sum(counts))} counts" for name, counts in zip(data.name, data.counts, strict=True)
+    ]

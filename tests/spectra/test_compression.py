@@ -1,0 +1,117 @@
+"""Folding by few energies against a dense fold, for spectra drawn at random."""
+
+import numpy as np
+import pytest
+
+from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.compression import neutral_at, trial_spectra, whim_at
+from hbm_jax.spectra.folding import absorption_edges, panel_edges, whim_edges
+from hbm_jax.spectra.response import Response
+
+Z, EXPOSURE = 1.7, 4000.0
+
+
+@pytest.fixture(scope="module")
+def instrument():
+    rmf = xrt_like_rmf()
+    response = Response.of(rmf, xrt_like_arf(rmf))
+    inside = (response.e_min >= 0.3) & (response.e_max <= 10.0)
+    groups = np.where(inside, np.cumsum(inside) // 9, -1)
+    groups -= groups[inside].min() * inside
+    return response.energy, response.grouped(groups) * EXPOSURE
+
+
+def draws(num, seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "index": rng.normal(2.0, 0.5, num),
+        "nh": 10.0 ** np.minimum(rng.normal(-0.5, 1.0, num), 1.3),
+        "nh_mw": 10.0 ** rng.normal(-1.4, 0.4, num),
+        "n0": np.minimum(rng.normal(-7.0, 1.0, num), -5.7),
+        "T": rng.uniform(4.5, 7.5, num),
+    }
+
+
+def spectra(E, p, rows, tau=0.0):
+    cold = p["nh_mw"][rows, None] * neutral_at(E, "wilm") + p["nh"][rows, None] * neutral_at(E * (1 + Z), "wilm")
+    return E ** -p["index"][rows, None] * np.exp(-cold - tau)
+
+
+def dense(energy, matrix, num, kinks=()):
+    """Gauss's rule in every piece of every bin between two edges: energies and what folds them."""
+    inner = np.concatenate([absorption_edges(energy[0], energy[-1], (0.0, Z)), kinks])
+    pieces = np.unique(np.concatenate([energy, inner]))
+    x, w = np.polynomial.legendre.leggauss(num)
+    half = 0.5 * np.diff(pieces)[:, None]
+    E = 0.5 * (pieces[1:] + pieces[:-1])[:, None] + half * x
+    place = np.searchsorted(energy, E[:, 0], "right") - 1
+    return E.ravel(), (matrix[place][:, None, :] * (half * w)[..., None]).reshape(E.size, -1)
+
+
+def change(counts, few, exact):
+    """Change of the log likelihood of spectra scaled to the counts."""
+    scale = counts.sum() / exact.sum(axis=1, keepdims=True)
+    return np.log(few / exact) @ counts - (scale * (few - exact)).sum(axis=1)
+
+
+@pytest.fixture(scope="module")
+def counts(instrument):
+    energy, matrix = instrument
+    p = {key: np.array([value]) for key, value in (("index", 2.0), ("nh", 0.3), ("nh_mw", 0.03))}
+    E, fold = dense(energy, matrix, 2)
+    shape = (spectra(E, p, np.array([0])) @ fold)[0]
+    return np.random.default_rng(3).poisson(1000 * shape / shape.sum()).astype(float)
+
+
+def test_random_spectra_keep_their_likelihood(instrument, counts):
+    energy, matrix = instrument
+    found = compress(energy, matrix, counts, z=Z)
+    assert found.error <= 1e-4
+    E, fold = dense(energy, matrix, 3)
+    p, rows = draws(100, 1), np.arange(100)
+    moved = abs(change(counts, spectra(found.fold.energy, p, rows) @ found.fold.matrix.T, spectra(E, p, rows) @ fold))
+    print(f"{len(found.fold.energy)} energies for {len(E)}; log likelihood: {moved.max():.1e}")
+    assert len(found.fold.energy) < len(E) / 6
+    assert moved.max() < 1e-4
+
+
+def test_a_medium_needs_more_energies(instrument, counts):
+    energy, matrix = instrument
+    found = compress(energy, matrix, counts, z=Z, whim=True)
+    assert found.error <= 1e-4
+    p, rows = draws(8, 2), np.arange(8)
+    E, fold = dense(energy, matrix, 2, whim_edges(energy[0], energy[-1], Z))
+    folded = [
+        spectra(e, p, rows, whim_at(e, Z, p["n0"], p["T"], np.full(8, 0.3), "wilm")) @ m
+        for e, m in ((found.fold.energy, found.fold.matrix.T), (E, fold))
+    ]
+    moved = abs(change(counts, *folded))
+    print(f"with a medium, {len(found.fold.energy)} energies for {len(E)}: {moved.max():.1e}")
+    assert moved.max() < 1e-4
+
+
+def test_a_looser_tolerance_takes_fewer_energies(instrument, counts):
+    energy, matrix = instrument
+    tight, loose = (compress(energy, matrix, counts, z=Z, tolerance=t) for t in (1e-7, 1e-1))
+    assert len(loose.fold.energy) < len(tight.fold.energy)
+    assert tight.error < loose.error < 1e-1
+
+
+def test_panels_are_cut_at_edges():
+    edges = absorption_edges(0.3, 10.0, (0.0, Z))
+    assert np.abs(edges - 0.538).min() < 0.005  # K of oxygen
+    assert np.abs(edges - 1.839 / (1 + Z)).min() < 0.005  # K of silicon in the host
+    panels = panel_edges(0.3, 10.0, edges, (), width=0.05, gap=0.0)
+    assert panels[0] == 0.3
+    assert panels[-1] == 10.0
+    assert (np.diff(panels) > 0).all()
+    assert np.log(panels[1:] / panels[:-1]).max() < 0.0501
+    assert np.isin(edges, panels).all()
+
+
+def test_trial_spectra_are_what_they_say():
+    E = np.array([0.5, 1.0, 5.0])
+    found = trial_spectra(E, Z, whim=False)
+    assert found.shape == (24, 3)
+    first = np.exp(-0.02 * neutral_at(E, "wilm"))
+    np.testing.assert_allclose(found[0], first, rtol=1e-12)

@@ -1,0 +1,86 @@
+"""Goodness of fit: p-values of a true and of a wrong model, and the moments of C by other sums."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hbm_jax.spectra.goodness import Goodness, cash_moments, goodness_of_fit
+from hbm_jax.spectra.likelihood import prepare
+
+
+def test_p_values_are_uniform_for_the_true_model_and_small_for_a_wrong_one():
+    rng = np.random.default_rng(11)
+    mu = np.broadcast_to(np.geomspace(0.2, 20.0, 25), (300, 25))
+    used = np.arange(25) < np.where(np.arange(300) % 2, 25, 18)[:, None]
+    statistic = prepare("cstat", rng.poisson(mu).astype(float), used=used)
+    true = goodness_of_fit(statistic, mu, seed=1, num_simulations=256)
+    assert true.p_value.shape == (300,)
+    assert stats.kstest(true.p_value, "uniform").pvalue > 0.01
+    assert 0.005 < true.total_p_value <= 1
+    # The mean and variance of the deviances simulated are the sums of those of the channels.
+    mean, variance = (np.where(used, x, 0.0).sum(axis=1) for x in cash_moments(mu))
+    error = np.sqrt(variance / 256)
+    assert (abs(true.simulated.mean(axis=0) - mean) / error < 4.5).all()
+    assert abs(np.mean(true.simulated.var(axis=0) / variance) - 1) < 0.03
+    wrong = goodness_of_fit(statistic, 2 * mu, seed=1, num_simulations=256)
+    assert np.median(wrong.p_value) < 0.05
+    assert wrong.total_p_value == 1 / 257
+
+
+def test_draws_are_taken_in_turn_each_with_its_own_deviance():
+    statistic = prepare("wstat", [3, 0, 6], [10, 4, 0], 5.0)
+    draws = np.array([[1.0, 0.2, 5.0], [2.0, 0.5, 4.0]])
+    found = goodness_of_fit(statistic, draws, seed=2, num_simulations=5)
+    expected = np.asarray(statistic.deviance(draws)).sum(axis=-1)
+    np.testing.assert_allclose(found.observed, expected[[0, 1, 0, 1, 0]], rtol=1e-12)
+    assert found.simulated.shape == (5,)
+    again = goodness_of_fit(statistic, draws, seed=2, num_simulations=5)
+    np.testing.assert_array_equal(found.simulated, again.simulated)
+
+
+def test_the_data_count_as_a_simulation():
+    found = Goodness(np.full((4, 2), [5.0, 1.0]), np.array([[1.0, 1.0], [5.0, 2.0], [2.0, 3.0], [6.0, 4.0]]))
+    assert found.p_value.tolist() == [3 / 5, 1.0]
+    assert found.total_p_value == 3 / 5
+    assert repr(found) == "Goodness(4 simulations, 2 spectra, smallest p 0.6)"
+
+
+def test_moments_of_c():
+    mu = np.array([[0.0, 1e-3, 0.3], [2.0, 17.5, 400.0]])
+    mean, variance = cash_moments(mu)
+    for m, found_mean, found_variance in zip(mu.ravel(), mean.ravel(), variance.ravel(), strict=True):
+        # Kaastra's sums term by term, each probability from the last.
+        terms, log_p = [], -m
+        for k in range(1500 if m else 1):
+            c = 2 * m if k == 0 else 2 * (m - k + k * math.log(k / m))
+            terms.append((math.exp(log_p), c))
+            log_p += math.log(m / (k + 1)) if m else 0
+        expected = math.fsum(p * c for p, c in terms)
+        assert found_mean == pytest.approx(expected, rel=1e-10)
+        assert found_variance == pytest.approx(math.fsum(p * (c - expected) ** 2 for p, c in terms), rel=1e-9)
+    # Wilks: chi-square of one degree of freedom; the mean is off by 1 / (6 mu) to first order.
+    mean, variance = cash_moments(1e5)
+    assert float(mean) == pytest.approx(1 + 1 / 6e5, abs=1e-8)
+    assert float(variance) == pytest.approx(2.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("expected", "num", "message"),
+    [
+        ([1.0], 9, r"expected an array of shape \(2,\), or one for each draw; found \(1,\)"),
+        (np.ones((0, 2)), 9, r"found \(0, 2\)"),
+        ([[1.0, 1.0], [1.0, -2.0]], 9, r"expected\[1, 1\]: expected numbers of 0 or more; found -2"),
+        ([1.0, np.nan], 9, r"expected\[0, 1\]: expected numbers of 0 or more; found nan"),
+        ([1.0, 1.0], 0, "num_simulations: expected 1 or more; found 0"),
+    ],
+)
+def test_errors(expected, num, message):
+    with pytest.raises(ValueError, match=message):
+        goodness_of_fit(prepare("cstat", [1, 2]), expected, seed=1, num_simulations=num)
+
+
+def test_moments_of_impossible_numbers():
+    with pytest.raises(ValueError, match="cash_moments: expected: expected finite numbers of 0 or more; found -1"):
+        cash_moments([2.0, -1.0])
