@@ -404,7 +404,9 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     matrix = np.equal.outer(split, bin_of_piece[~plain])[:, :, None] * weights[~plain]
     order = np.argsort(np.concatenate([np.flatnonzero(num_pieces == 1), split]))
     nodes = np.concatenate([energy[plain].ravel(), energy[~plain].ravel()])
-    return Partial(_quadrature, spectrum.on(nodes), weights[plain], matrix.reshape(len(split), weights[~plain].size), order)
+    return Partial(
+        _quadrature, spectrum.on(nodes), weights[plain], matrix.reshape(len(split), weights[~plain].size), order
+    )
 
 
 def _terms(spectrum):
