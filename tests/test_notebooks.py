@@ -79,6 +79,7 @@ def test_trapezoid():
     assert figures == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_absorption():
     printed, figures = execute("absorption.ipynb")
