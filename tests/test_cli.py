@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
+from commands import refused, run
 from PIL import Image
 from plotting.small_fits import own_fit, own_model, supernova_fit
 
@@ -38,23 +39,6 @@ def sample_csv(tmp_path_factory):
     path = tmp_path_factory.mktemp("sample") / "few.csv"
     FEW.to_table().write(path)
     return path
-
-
-def run(capsys, *arguments):
-    """Exit status, standard output and error of a command run in this process."""
-    capsys.readouterr()
-    status = cli.main([str(a) for a in arguments])
-    return status, *capsys.readouterr()
-
-
-def refused(capsys, *arguments):
-    """Run what must be refused; returns the one paragraph it says."""
-    status, _, err = run(capsys, *arguments)
-    assert status == cli.BAD_INPUT
-    assert err.startswith("hbm-jax: ")
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    return err
 
 
 # Bad options

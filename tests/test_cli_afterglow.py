@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from astropy.table import Table
+from commands import refused, run
 
 from hbm_jax import cli
 
@@ -23,20 +24,6 @@ def sample(tmp_path_factory):
     options += ["--set", "truth.log10_flux_std=0.3"]
     assert cli.main(["simulate", "afterglow", "--out", str(folder), *options]) == 0
     return folder
-
-
-def run(capsys, *arguments):
-    capsys.readouterr()
-    status = cli.main([str(a) for a in arguments])
-    return status, *capsys.readouterr()
-
-
-def refused(capsys, *arguments):
-    status, _, err = run(capsys, *arguments)
-    assert status == cli.BAD_INPUT
-    assert err.startswith("hbm-jax: ")
-    assert "Traceback" not in err
-    return err
 
 
 def arguments(folder, *more):
@@ -57,7 +44,7 @@ def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
     folder, out = tmp_path / "sample", tmp_path / "run"
     shutil.copytree(sample, folder)
     (folder / "spectra" / "sim002.pha").write_bytes(b"no FITS file")
-    said = refused(capsys, *arguments(folder), "--out", out)
+    said = refused(capsys, *arguments(folder), "--out", out, one_line=False)
     for word in ("sim002", "sim002.pha", "expected a FITS file", "--leave-out"):
         assert word in said
     assert not out.exists()

@@ -5,7 +5,7 @@ every search, the Hessians and the check of the starting points, and the loops a
 
 Up to `MAX_DENSE` parameters the searches look for modes, and the curvature there gives a Laplace approximation. Beyond,
 a joint mode of hierarchical latents is often degenerate (a scatter of zero), so they fit a mean-field normal
-approximation instead.
+approximation instead; as they do where no mode is found, if that approximation settles.
 """
 
 from collections.abc import Callable, Mapping
