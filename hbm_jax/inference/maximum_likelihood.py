@@ -211,7 +211,9 @@ def _search(likelihood: Likelihood, live: LiveLine) -> tuple[_Point, list[str]]:
     def value_and_grad(u):
         x, slope = likelihood.constrained(np.asarray(u))
         value, gradient = likelihood.value_and_grad(x)
-        return value, jnp.asarray(gradient * slope)
+        # A trial far out may have no gradient; the line search turns such a value down.
+        with np.errstate(invalid="ignore"):
+            return value, jnp.asarray(gradient * slope)
 
     ends: list[tuple[float, np.ndarray]] = []
     for number, start in enumerate(likelihood.starts, 1):
