@@ -1,4 +1,4 @@
-"""An idealised response of our own making, with the main traits of a focusing X-ray telescope with a CCD."""
+"""Idealised responses of our own making: a focusing X-ray telescope with a CCD, and scintillators of a burst monitor."""
 
 import numpy as np
 from scipy import sparse
@@ -46,3 +46,97 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
     gold = np.where(middle > 2.206, 0.72, 1.0)
     reflectivity = 1.0 / (1.0 + (middle / 5.6) ** 5)
     return Arf(energy, 132.0 * filter_ * gold * reflectivity, "idealised XRT-like ARF")
+
+
+# Of the two kinds of scintillators of a gamma-ray burst monitor: photon energies and channels [keV], the full width at
+# half maximum relative to the energy at 100 keV, the area [cm^2], and the energy [keV] above which most photons leave
+# a part of their energy only.
+GBM_LIKE = {
+    "nai": {
+        "energy": (5.0, 5e4),
+        "channels": (4.0, 2e3),
+        "width": 0.18,
+        "area": 115.0,
+        "window": 12.0,
+        "partial": 250.0,
+        "depth": 600.0,
+    },
+    "bgo": {
+        "energy": (100.0, 2e5),
+        "channels": (100.0, 5e4),
+        "width": 0.35,
+        "area": 160.0,
+        "window": 150.0,
+        "partial": 4e3,
+        "depth": 5e4,
+    },
+}
+_IODINE_EDGE, _ELECTRON = 33.17, 510.99895  # keV
+
+
+def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: int = 128) -> Rmf:
+    """Redistribution of an idealised scintillator of a gamma-ray burst monitor.
+
+    A Gaussian peak whose width goes with the root of the energy, and for photons that scatter once and escape a
+    continuum up to the Compton edge, the more the higher their energy. Energies and channels are equal steps of the
+    logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
+
+    Parameters
+    ----------
+    detector : str
+        ``"nai"`` or ``"bgo"``.
+    num_energies, num_channels : int
+        Bins of photon energy, and channels, counted from 0.
+
+    Returns
+    -------
+    Rmf
+        Not that of any instrument: for simulations and tests.
+
+    Raises
+    ------
+    ValueError
+        For another detector.
+    """
+    of = _scintillator(detector)
+    energy, bounds = np.geomspace(*of["energy"], num_energies + 1), np.geomspace(*of["channels"], num_channels + 1)
+    middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
+    sigma = of["width"] * np.sqrt(100.0 * middle) / 2.3548
+    peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
+    edge = middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)  # energy left by a photon that turns back
+    continuum = np.diff(np.clip(bounds, 0.0, edge), axis=1) / edge
+    share = middle / (middle + of["partial"])
+    matrix = (1.0 - share) * peak + share * continuum
+    matrix[matrix < 1e-7] = 0.0
+    name = f"idealised GBM-like {detector.upper()} RMF"
+    return Rmf(energy, sparse.csr_matrix(matrix), np.arange(num_channels), bounds[:-1], bounds[1:], name)
+
+
+def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
+    """Effective area of an idealised scintillator that is seen face on: a window, its thickness, the edge of iodine.
+
+    Parameters
+    ----------
+    detector : str
+        ``"nai"`` or ``"bgo"``.
+    rmf : Rmf, optional
+        On whose energies; those of `gbm_like_rmf` by default.
+
+    Raises
+    ------
+    ValueError
+        For another detector.
+    """
+    of = _scintillator(detector)
+    energy = (rmf or gbm_like_rmf(detector)).energy
+    middle = np.sqrt(energy[1:] * energy[:-1])
+    window = np.exp(-((of["window"] / middle) ** 2.5))
+    thickness = 1.0 - np.exp(-0.5 - np.sqrt(of["depth"] / middle))
+    iodine = np.where((middle > _IODINE_EDGE * 0.8) & (middle < _IODINE_EDGE), 0.85, 1.0) if detector == "nai" else 1.0
+    return Arf(energy, of["area"] * window * thickness * iodine, f"idealised GBM-like {detector.upper()} ARF")
+
+
+def _scintillator(detector: str) -> dict:
+    if detector not in GBM_LIKE:
+        raise ValueError(f"detector: expected one of {', '.join(map(repr, GBM_LIKE))}; found {detector!r}.")
+    return GBM_LIKE[detector]
