@@ -4,6 +4,9 @@ from hbm_jax.data.afterglow_files import write_afterglows
 from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.data.afterglow_tables import read_afterglows
 from hbm_jax.data.afterglows import Afterglows
+from hbm_jax.data.burst_counts_simulation import BurstSpectraPopulation, write_burst_spectra
+from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
+from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
@@ -14,14 +17,20 @@ __all__ = [
     "JLA_ERROR_PARTS",
     "AfterglowPopulation",
     "Afterglows",
+    "BurstObservation",
+    "BurstSpectra",
+    "BurstSpectraPopulation",
     "DataError",
     "MagnitudeErrorParts",
     "Supernovae",
     "lensing_variance",
     "load_jla",
     "read_afterglows",
+    "read_burst",
+    "read_burst_spectra",
     "read_supernovae",
     "read_table",
     "velocity_variance",
     "write_afterglows",
+    "write_burst_spectra",
 ]

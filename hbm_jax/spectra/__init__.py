@@ -10,10 +10,11 @@ from hbm_jax.spectra.compression import compress
 from hbm_jax.spectra.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
 from hbm_jax.spectra.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.grouping import group, noticed
-from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.idealised import gbm_like_arf, gbm_like_rmf, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.likelihood import STATISTICS, Statistic, prepare
 from hbm_jax.spectra.ogip import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip_responses import read_arf, read_rmf
+from hbm_jax.spectra.ogip_type2 import write_pha2
 from hbm_jax.spectra.ogip_writing import write_arf, write_pha, write_rmf
 from hbm_jax.spectra.response import Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
@@ -40,6 +41,8 @@ __all__ = [
     "Whim",
     "compress",
     "energy_flux",
+    "gbm_like_arf",
+    "gbm_like_rmf",
     "goodness_of_fit",
     "group",
     "isotropic_energy",
@@ -56,6 +59,7 @@ __all__ = [
     "read_spectrum",
     "write_arf",
     "write_pha",
+    "write_pha2",
     "write_rmf",
     "xrt_like_arf",
     "xrt_like_rmf",

@@ -76,14 +76,15 @@ def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
         for number, hdu in enumerate(found, start=1):
             where = f"{path}[{hdu.name}, {number}]"
             pair = np.array([keyword(hdu.header, name, np.nan, where) for name in ("TSTART", "TSTOP")])
-            times.append(_since_trigger({**hdus[0].header, **hdu.header}, pair, where))
+            header = hdu.header if "TRIGTIME" in hdu.header else hdus[0].header
+            times.append(_since_trigger(header, pair, where))
         both = np.array(times).reshape(-1, 2)
     return (both[:, 0], both[:, 1]) if len(both) and np.isfinite(both).all() else None
 
 
 def _since_trigger(header: Any, times: Floats, where: str) -> Floats:
     """Mission time to time since the trigger, where a header has both."""
-    trigger = keyword(header, "TRIGTIME", 0.0, where)  # type: ignore[arg-type]
+    trigger = keyword(header, "TRIGTIME", 0.0, where)
     mission = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
     return times - trigger if mission else times
 
