@@ -1,0 +1,337 @@
+"""The rest-frame Golenetskii relation from counts: every interval of every burst in every detector, fitted together.
+
+In burst i at interval j the spectrum is Band's function, or a power law with an exponential cut-off, whose energy flux
+follows its peak energy (at rest, E_peak),
+
+    log10_flux_ij ~ N(log10_N_i - log10(4 pi d_L(z_i)^2) + gamma_i (log10_E_peak_ij - 2), intrinsic_scatter^2),
+    gamma_i ~ N(gamma_mean, gamma_std^2),    log10_N_i ~ N(log10_N_mean, log10_N_std^2),
+    log10_E_peak_ij ~ N(log10_E_peak_mean, log10_E_peak_std^2),    alpha_ij, beta_ij likewise,
+
+folded through the response of every detector, times the detector's effective area, and compared with counts.
+(Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.)
+"""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.data.burst_spectra import BurstSpectra
+from hbm_jax.distributions.counts import Counts
+from hbm_jax.models.folded_bursts import FRAMES, SHAPES, TOLERANCE, FoldedBursts
+from hbm_jax.models.interval_fits import fit_intervals
+from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.spectra.likelihood import STATISTICS
+from hbm_jax.validation import DataError
+
+COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
+POPULATION: dict[str, Prior] = {
+    "gamma_mean": dist.Normal(1.5, 0.5),
+    "gamma_std": dist.HalfNormal(0.5),
+    "log10_N_mean": dist.Normal(52.0, 1.0),
+    "log10_N_std": dist.HalfNormal(1.0),
+    "log10_E_peak_mean": dist.Normal(2.6, 0.5),
+    "log10_E_peak_std": dist.HalfNormal(0.5),
+    "alpha_mean": dist.Normal(-0.8, 0.4),
+    "alpha_std": dist.HalfNormal(0.4),
+}
+BETA: dict[str, Prior] = {"beta_mean": dist.Normal(-2.5, 0.4), "beta_std": dist.HalfNormal(0.4)}
+SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
+AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
+UNITS = {
+    "log10_N": "erg/s",
+    "log10_N_mean": "erg/s",
+    "log10_N_std": "dex",
+    "log10_E_peak": "keV",
+    "log10_E_peak_mean": "keV",
+    "log10_E_peak_std": "dex",
+    "log10_flux": "erg/cm^2/s",
+    "intrinsic_scatter": "dex",
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class PreparedBursts:
+    """What `GolenetskiiCounts.prepare` returns: all that depends on the data alone.
+
+    Attributes
+    ----------
+    folded : FoldedBursts
+        Responses, folded, and the statistic.
+    center : (I, P)
+        Where single fits have peak energy, alpha, (beta,) and flux. It steers the sampler and nothing else.
+    slopes : (I, P, P)
+        How each of these follows those before it, by the covariance of the single fits: lower triangles.
+    level : (B,)
+        Mean of log10_E_peak - 2 in each burst.
+    """
+
+    folded: FoldedBursts
+    center: Any
+    slopes: Any
+    level: Any
+
+
+# What was worked out for a sample, as long as that lives: a program is traced many times.
+_PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GolenetskiiCounts:
+    """Hierarchical model of the spectra of gamma-ray bursts; calling it with data is a NumPyro program.
+
+    Parameters
+    ----------
+    spectrum : str
+        ``"band"``: the function of Band et al. 1993, or ``"cutoff"``: a power law with exponential cut-off (no beta).
+    band : (float, float)
+        Band of the energy flux [keV].
+    frame : str
+        Whether it is a band at rest (``"rest"``, seen at E / (1 + z)) or as observed (``"observer"``).
+    scatter : bool
+        Whether fluxes scatter about a burst's relation, with standard deviation intrinsic_scatter.
+    calibration : bool
+        Whether each detector but the reference of its burst has an effective area of its own, relative to that of its
+        response, with the prior ``effective_area``.
+    statistic : str, optional
+        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default the one that
+        the backgrounds ask for: ``"pgstat"`` where they have Gaussian errors, ``"marginal"`` where they are counts.
+    H0, Om0 : float
+        The universe, flat.
+    priors : mapping of str to Distribution, float or str
+        Overrides by parameter name; a number holds the parameter fixed.
+
+    Raises
+    ------
+    ValueError
+        For an unknown choice, parameter or prior, or a band that is none.
+
+    Notes
+    -----
+    The density is 0 where a spectrum is none: alpha_ij <= -2, or beta_ij >= alpha_ij. How the sampler walks follows
+    from fits of single intervals (`PreparedBursts`): alpha, beta, flux are sampled less their trend with what comes
+    before them in an interval, and a burst's relation at its mean peak energy instead of at 100 keV. These are shifts,
+    so no density changes, and all of them are sites with a location and a scale, of which `hbm_jax.sample` chooses how
+    centred each is.
+
+    Examples
+    --------
+    >>> GolenetskiiCounts(spectrum="cutoff", priors={"intrinsic_scatter": 0.1}).all_priors["intrinsic_scatter"]
+    0.1
+    """
+
+    spectrum: str = field(default="band", metadata={"help": ", ".join(SHAPES)})
+    band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "of the energy flux [keV]"})
+    frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
+    scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about a burst's relation"})
+    calibration: bool = field(default=True, metadata={"help": "whether detectors have effective areas of their own"})
+    statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
+    H0: float = 70.0
+    Om0: float = 0.3
+    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        choose("spectrum", self.spectrum, SHAPES)
+        choose("frame", self.frame, FRAMES)
+        if self.statistic is not None:
+            choose("statistic", self.statistic, COUNTS)
+        low, high = self.band
+        if not 0 < low < high < np.inf:
+            raise ValueError(f"band: expected two positive energies [keV] in order; found {self.band}.")
+        object.__setattr__(self, "band", (float(low), float(high)))
+        object.__setattr__(self, "priors", dict(self.priors))
+        self.all_priors  # noqa: B018 - raises for unknown names
+
+    @property
+    def all_priors(self) -> dict[str, Prior]:
+        """Every parameter with its prior; a number is a parameter held fixed."""
+        defaults = dict(POPULATION)
+        defaults |= BETA if self.spectrum == "band" else {}
+        defaults |= SCATTER if self.scatter else {}
+        defaults |= AREA if self.calibration else {}
+        return complete_priors(defaults, self.priors, "GolenetskiiCounts")
+
+    def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
+        """Work out what depends on the data alone: few energies to fold by, and fits of single intervals.
+
+        Done by itself when the model is called with data. What it returns can take their place.
+
+        Parameters
+        ----------
+        data : BurstSpectra
+            The bursts.
+        tolerance : float
+            Largest distance between the fold and a finer one, in standard deviations: `FoldedBursts.errors`.
+
+        Raises
+        ------
+        DataError
+            For something else than burst spectra.
+        """
+        if not isinstance(data, BurstSpectra):
+            raise DataError(
+                f"GolenetskiiCounts: expected BurstSpectra; found {type(data).__name__}. Read them with "
+                "hbm_jax.data.read_burst_spectra."
+            )
+        folded = FoldedBursts.of(
+            data,
+            shape=self.spectrum,
+            band=self.band,
+            frame=self.frame,
+            statistic=self.statistic,
+            H0=self.H0,
+            Om0=self.Om0,
+            tolerance=tolerance,
+        )
+        values, covariance, _ = fit_intervals(folded)
+        slopes = np.zeros_like(covariance)
+        for k in range(1, covariance.shape[1]):
+            slopes[:, k, :k] = np.linalg.solve(covariance[:, :k, :k], covariance[:, :k, k, None])[..., 0]
+        weights = np.asarray(folded.of_burst)
+        level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
+        return PreparedBursts(folded, values, slopes, level)
+
+    def _prepared(self, data) -> PreparedBursts:
+        if isinstance(data, PreparedBursts):
+            return data
+        if not isinstance(data, BurstSpectra):
+            return self.prepare(data)  # which says what is wrong
+        kept = _PREPARED.setdefault(data, {})
+        choices = (self.spectrum, self.band, self.frame, self.statistic, self.H0, self.Om0)
+        if choices not in kept:
+            kept[choices] = self.prepare(data)
+        return kept[choices]
+
+    def __call__(self, data: BurstSpectra | PreparedBursts, observed: bool = True, recover: bool = False):
+        """Run the NumPyro program.
+
+        Parameters
+        ----------
+        data : BurstSpectra or PreparedBursts
+            The sample, or what `prepare` returned. With ``observed=False`` everything but the counts of the source
+            regions is the design, and these are drawn.
+        observed : bool
+            Whether to condition on the observed counts.
+        recover : bool
+            Without effect: no latent is integrated out.
+        """
+        prepared = self._prepared(data)
+        folded = prepared.folded
+        priors = self.all_priors
+        p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
+        num_bursts, num_intervals = len(prepared.level), len(prepared.center)
+        with numpyro.plate("burst", num_bursts, dim=-1):
+            gamma = numpyro.sample("gamma", dist.Normal(p["gamma_mean"], p["gamma_std"]))
+            at_level = dist.Normal(p["log10_N_mean"] + gamma * prepared.level, p["log10_N_std"])
+            log10_N = numpyro.sample("_log10_luminosity", at_level) - gamma * prepared.level
+            numpyro.deterministic("log10_N", log10_N)
+        line = folded.of_burst @ jnp.stack([log10_N, gamma], axis=1)
+        with numpyro.plate("interval", num_intervals, dim=-1):
+            own = self._sample_spectra(p, line, prepared)
+        area = self._effective_areas(folded, priors)
+        inside = folded.inside(own["alpha"], own["beta"])
+        numpyro.factor("_domain", jnp.sum(jnp.where(inside, 0.0, -jnp.inf)))
+        # Something harmless where there is no spectrum, so that no gradient becomes NaN by it.
+        alpha, beta = jnp.where(inside, own["alpha"], -1.0), jnp.where(inside, own["beta"], -2.5)
+        expected = folded.expected(own["log10_E_peak"], alpha, beta, own["log10_flux"], area)
+        num, num_groups = np.shape(folded.statistic.counts)
+        values = folded.statistic.counts if observed else None
+        with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
+            numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
+
+    def _sample_spectra(self, p, line, prepared: PreparedBursts) -> dict[str, Any]:
+        """Sample peak energy, indices and flux of each interval, each less its trend with those before it."""
+        names = ["alpha", *(["beta"] if self.spectrum == "band" else [])]
+        center, slopes = prepared.center, prepared.slopes
+        peak = numpyro.sample("log10_E_peak", dist.Normal(p["log10_E_peak_mean"], p["log10_E_peak_std"]))
+        own: dict[str, Any] = {"log10_E_peak": peak}
+        away = [peak - center[:, 0]]
+
+        def shifted(name, location, scale):
+            k = len(away)
+            trend = sum(slopes[:, k, j] * away[j] for j in range(k))
+            value = numpyro.sample(f"_{name}", dist.Normal(location - trend, scale)) + trend
+            away.append(value - center[:, k])
+            return numpyro.deterministic(name, value)
+
+        for name in names:
+            own[name] = shifted(name, p[f"{name}_mean"], p[f"{name}_std"])
+        flux = line[:, 0] - prepared.folded.log10_sphere + line[:, 1] * (peak - 2.0)
+        if self.scatter:
+            own["log10_flux"] = shifted("log10_flux", flux, p["intrinsic_scatter"])
+        else:
+            own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
+        return {"beta": jnp.full_like(peak, -3.0)} | own if self.spectrum == "cutoff" else own
+
+    def _effective_areas(self, folded: FoldedBursts, priors):
+        num = np.shape(folded.of_free)[1]
+        if not (self.calibration and num):
+            return None
+        with numpyro.plate("calibrated_detector", num, dim=-1):
+            return jnp.broadcast_to(sample_prior("effective_area", priors["effective_area"]), num)
+
+    def simulate(self, key, data: BurstSpectra, parameters: Mapping[str, float] | None = None):
+        """Draw a simulated sample on the design of ``data``.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key.
+        data : BurstSpectra
+            Gives redshifts, intervals, instruments, exposures and backgrounds.
+        parameters : mapping of str to float, optional
+            True values by name; those not named are drawn from their priors.
+
+        Returns
+        -------
+        BurstSpectra, dict
+            The sample with new counts, and the true value of every parameter and latent.
+        """
+        observed, truth = simulated(self, key, data, parameters)
+        return data.replace_observations(observed["counts"]), truth
+
+    # What the inference and the surfaces ask of a program, beside calling it.
+
+    @property
+    def dims(self) -> dict[str, list[str]]:
+        """Dimensions of the data site, which are those of its plates."""
+        return {"counts": ["spectrum", "group"]}
+
+    def coords(self, data: BurstSpectra) -> dict[str, list]:
+        """Labels of the dimensions."""
+        if not isinstance(data, BurstSpectra):
+            return {}
+        free = [n for n, of in zip(data.detector_name, data.reference, strict=True) if not of]
+        labels = {"burst": list(data.name), "interval": list(data.interval_name), "spectrum": list(data.spectra.name)}
+        return labels | ({"calibrated_detector": free} if self.calibration and free else {})
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the parameters; absent where dimensionless."""
+        return UNITS
+
+    @property
+    def chooses_centering(self) -> bool:
+        """Whether `hbm_jax.sample` is to choose the form of the latents of each burst and interval."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """One line for reports."""
+        shape = "Band functions" if self.spectrum == "band" else "cut-off power laws"
+        scatter = "with intrinsic scatter" if self.scatter else "without scatter"
+        band = f"{self.band[0]:g} to {self.band[1]:g} keV ({self.frame} frame)"
+        areas = ", effective areas free" if self.calibration else ""
+        return f"Rest-frame Golenetskii relation from counts, {shape}, flux {band}, {scatter}{areas}"
+
+    def to_config(self) -> dict:
+        """Choices as plain values, priors as text; ``GolenetskiiCounts(**config)`` is the same model."""
+        return configuration(self)
