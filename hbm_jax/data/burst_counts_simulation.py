@@ -164,7 +164,7 @@ class BurstSpectraPopulation:
                     f"threshold: expected some bursts of signal to noise {self.threshold:g}; found {len(bursts)} of "
                     f"{num_drawn} drawn. Make them brighter or nearer."
                 )
-            one = self._burst(rng, num_drawn)
+            one = self._burst(rng, num_drawn, len(bursts))
             num_drawn += 1
             observed, significance = self._observe(rng, one, rmfs, f"sim{len(bursts) + 1:03d}")
             if significance >= self.threshold:
@@ -181,10 +181,10 @@ class BurstSpectraPopulation:
             found |= {f"{key}_mean": mean, f"{key}_std": std}
         return found | {"intrinsic_scatter": self.intrinsic_scatter}
 
-    def _burst(self, rng, number: int) -> dict[str, Any]:
-        """Draw one burst: its relation, and the spectra of its intervals."""
+    def _burst(self, rng, number: int, place: int) -> dict[str, Any]:
+        """Draw one burst, for a place in the sample: its relation, and the spectra of its intervals."""
         several = np.atleast_1d(self.num_intervals)
-        num = int(several[number % len(several)])
+        num = int(several[place % len(several)])
         values = [float(v) for v in self.redshift]
         z = rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
         peak = np.sort(rng.normal(*self.log10_E_peak, num))[::-1]
