@@ -57,6 +57,14 @@ UNITS = {
 }
 
 
+HINGE = 0.05  # width over which an index bends at the bound of its domain
+
+
+def _bent(x):
+    """What x is where it is well above 0, and next to 0 where it is below: the softplus function."""
+    return HINGE * jnp.logaddexp(x / HINGE, 0.0)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class PreparedBursts:
@@ -116,7 +124,9 @@ class GolenetskiiCounts:
 
     Notes
     -----
-    The density is 0 where a spectrum is none: alpha_ij <= -2, or beta_ij >= alpha_ij. How the sampler walks follows
+    There is a spectrum of that peak energy only where alpha_ij > -2, and beta_ij < alpha_ij; the normal populations go
+    beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less than
+    1e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows
     from fits of single intervals (`PreparedBursts`): alpha, beta, flux are sampled less their trend with what comes
     before them in an interval, and a burst's relation at its mean peak energy instead of at 100 keV. These are shifts,
     so no density changes, and all of them are sites with a location and a scale, of which `hbm_jax.sample` chooses how
@@ -237,10 +247,8 @@ class GolenetskiiCounts:
         with numpyro.plate("interval", num_intervals, dim=-1):
             own = self._sample_spectra(p, line, prepared)
         area = self._effective_areas(folded, priors)
-        inside = folded.inside(own["alpha"], own["beta"])
-        numpyro.factor("_domain", jnp.sum(jnp.where(inside, 0.0, -jnp.inf)))
-        # Something harmless where there is no spectrum, so that no gradient becomes NaN by it.
-        alpha, beta = jnp.where(inside, own["alpha"], -1.0), jnp.where(inside, own["beta"], -2.5)
+        alpha = -2.0 + _bent(own["alpha"] + 2.0)
+        beta = alpha - _bent(alpha - own["beta"])
         expected = folded.expected(own["log10_E_peak"], alpha, beta, own["log10_flux"], area)
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None

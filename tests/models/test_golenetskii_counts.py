@@ -181,14 +181,15 @@ def test_joint_density_is_the_sum_of_its_parts(sample, data):
         values = [jnp.asarray(p[n])[i : i + 1] for n in ("log10_E_peak", "alpha", "beta", "log10_flux")]
         single += float(folded.statistic.log_likelihood(folded.expected(*values, factors[free])).sum())
     # Astropy's constants and distances against ours: 1e-10 of a logarithm.
-    assert found == pytest.approx(prior + single, rel=1e-10, abs=1e-6)
-    # Outside of the domain there is no spectrum, and the gradient is no NaN.
+    assert found == pytest.approx(prior + single, rel=1e-10, abs=1e-4)  # of which the bend of alpha and beta takes 1e-5
+    # Beyond the domain the density goes on, and so does its gradient.
     values = sites(model, prepared, p, area)
-    values["_alpha"] = values["_alpha"] - np.array([2.0, 0.0, 0.0, 0.0, 0.0])
+    values["_alpha"] = values["_alpha"] - np.array([3.0, 0.0, 0.0, 0.0, 0.0])
+    values["_beta"] = values["_beta"] + np.array([0.0, 3.0, 0.0, 0.0, 0.0])
     value, slope = jax.value_and_grad(lambda v: log_density(model, (prepared,), {}, v)[0])(
         {k: jnp.asarray(v, float) for k, v in values.items()}
     )
-    assert value == -np.inf
+    assert value < found - 100.0
     assert all(np.isfinite(s).all() for s in jax.tree.leaves(slope))
 
 
