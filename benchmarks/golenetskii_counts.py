@@ -103,6 +103,7 @@ def main():
         f"{prepared.folded.errors.max():.2g} sd",
         f"files to verdict {total:.0f} s (reading {read:.1f} s, prepared after {ready:.1f} s); smallest ESS {ess:.0f}, "
         f"{ess / total:.2f} a second of all",
+        f"of which {', '.join(f'{what} {seconds:.0f} s' for what, seconds in fit.timing.items())}",
         str(fit.verdict),
         "population, from counts:",
         *against_truth(fit, sample.truth, NAMES),

@@ -49,6 +49,7 @@ UNITS = {
     "log10_N": "erg/s",
     "log10_N_mean": "erg/s",
     "log10_N_std": "dex",
+    "log10_luminosity": "erg/s",
     "log10_E_peak": "keV",
     "log10_E_peak_mean": "keV",
     "log10_E_peak_std": "dex",
@@ -57,6 +58,7 @@ UNITS = {
 }
 
 
+NAMES_CUTOFF = ("log10_E_peak", "alpha", "log10_flux")
 HINGE = 0.05  # width over which an index bends at the bound of its domain
 
 
@@ -80,16 +82,55 @@ class PreparedBursts:
         How each of these follows those before it, by the covariance of the single fits: lower triangles.
     level : (B,)
         Mean of log10_E_peak - 2 in each burst.
+    forms : dict of str to (array, float)
+        Centredness of each element of a site, and the scale it refers to; see `hbm_jax.inference.centre`.
     """
 
     folded: FoldedBursts
     center: Any
     slopes: Any
     level: Any
+    forms: dict[str, tuple[Any, Any]]
 
 
 # What was worked out for a sample, as long as that lives: a program is traced many times.
 _PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
+
+
+def _forms(folded: FoldedBursts, values, covariance, left, level) -> dict[str, tuple[np.ndarray, float]]:
+    """How centred each element is to be, t^2 I / (1 + t^2 I), by what single fits know of it and of the population."""
+    names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
+    forms = {}
+    for k, name in enumerate(names[:-1]):
+        own = np.var(values[:, k]) - np.median(covariance[:, k, k])
+        forms[name] = _form(1.0 / left[:, k], np.sqrt(max(own, 0.05**2)))
+    # A line for each burst, of one slope, through its fluxes.
+    of = np.asarray(folded.of_burst)
+    num = of.sum(axis=0)
+    x = values[:, 0] - 2.0 - of @ level
+    bright = values[:, -1] + np.asarray(folded.log10_sphere)
+    mean = of.T @ bright / num
+    y = bright - of @ mean
+    slope = (x @ y) / max(x @ x, 1e-12)
+    variance = max(np.mean((y - slope * x) ** 2) - np.median(left[:, -1]), 0.03**2)
+    forms["log10_flux"] = _form(1.0 / left[:, -1], np.sqrt(variance))
+    forms["gamma"] = _form(of.T @ x**2 / variance, 0.3)
+    forms["log10_luminosity"] = _form(num / variance, max(float(np.std(mean - slope * level)), 0.1))
+    return forms
+
+
+def _form(information, scale: float) -> tuple[np.ndarray, float]:
+    known = np.maximum(information, 0.0) * scale**2
+    return known / (1.0 + known), float(scale)
+
+
+def _sample(name: str, location, scale, form: tuple[Any, Any], shift=0.0):
+    """Sample a normal latent as centred as its form says, and less a known shift; returns its value."""
+    c, reference = form
+    ratio = scale / reference
+    location = location - shift
+    x = numpyro.sample(f"_{name}", dist.Normal(c * location, reference * ratio**c))
+    return numpyro.deterministic(name, location + ratio ** (1.0 - c) * (x - c * location) + shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,11 +244,13 @@ class GolenetskiiCounts:
         )
         values, covariance, _ = fit_intervals(folded)
         slopes = np.zeros_like(covariance)
+        left = np.diagonal(covariance, axis1=1, axis2=2).copy()  # variances, what comes before being known
         for k in range(1, covariance.shape[1]):
             slopes[:, k, :k] = np.linalg.solve(covariance[:, :k, :k], covariance[:, :k, k, None])[..., 0]
+            left[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
         weights = np.asarray(folded.of_burst)
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
-        return PreparedBursts(folded, values, slopes, level)
+        return PreparedBursts(folded, values, slopes, level, _forms(folded, values, covariance, left, level))
 
     def _prepared(self, data) -> PreparedBursts:
         if isinstance(data, PreparedBursts):
@@ -239,9 +282,10 @@ class GolenetskiiCounts:
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
         num_bursts, num_intervals = len(prepared.level), len(prepared.center)
         with numpyro.plate("burst", num_bursts, dim=-1):
-            gamma = numpyro.sample("gamma", dist.Normal(p["gamma_mean"], p["gamma_std"]))
-            at_level = dist.Normal(p["log10_N_mean"] + gamma * prepared.level, p["log10_N_std"])
-            log10_N = numpyro.sample("_log10_luminosity", at_level) - gamma * prepared.level
+            gamma = _sample("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
+            location = p["log10_N_mean"] + gamma * prepared.level
+            at_level = _sample("log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"])
+            log10_N = at_level - gamma * prepared.level
             numpyro.deterministic("log10_N", log10_N)
         line = folded.of_burst @ jnp.stack([log10_N, gamma], axis=1)
         with numpyro.plate("interval", num_intervals, dim=-1):
@@ -259,16 +303,17 @@ class GolenetskiiCounts:
         """Sample peak energy, indices and flux of each interval, each less its trend with those before it."""
         names = ["alpha", *(["beta"] if self.spectrum == "band" else [])]
         center, slopes = prepared.center, prepared.slopes
-        peak = numpyro.sample("log10_E_peak", dist.Normal(p["log10_E_peak_mean"], p["log10_E_peak_std"]))
+        forms = prepared.forms
+        peak = _sample("log10_E_peak", p["log10_E_peak_mean"], p["log10_E_peak_std"], forms["log10_E_peak"])
         own: dict[str, Any] = {"log10_E_peak": peak}
         away = [peak - center[:, 0]]
 
         def shifted(name, location, scale):
             k = len(away)
             trend = sum(slopes[:, k, j] * away[j] for j in range(k))
-            value = numpyro.sample(f"_{name}", dist.Normal(location - trend, scale)) + trend
+            value = _sample(name, location, scale, forms[name], trend)
             away.append(value - center[:, k])
-            return numpyro.deterministic(name, value)
+            return value
 
         for name in names:
             own[name] = shifted(name, p[f"{name}_mean"], p[f"{name}_std"])
@@ -328,8 +373,8 @@ class GolenetskiiCounts:
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` is to choose the form of the latents of each burst and interval."""
-        return True
+        """Whether `hbm_jax.sample` is to choose the form of the latents; no, single fits have said what a pilot would."""
+        return False
 
     @property
     def description(self) -> str:

@@ -139,16 +139,29 @@ def point(sample):
 
 
 def sites(model, prepared, p, area):
-    """Values of the sites that are sampled, which are shifts of the latents."""
-    center, slopes = np.asarray(prepared.center), np.asarray(prepared.slopes)
+    """Values of the sites that are sampled, shifted and in between centred and not, and the logarithm of the Jacobian."""
+    center, slopes = (np.asarray(a) for a in (prepared.center, prepared.slopes))
     names = ["log10_E_peak", "alpha", *(["beta"] if model.spectrum == "band" else []), "log10_flux"]
     away = np.stack([np.asarray(p[n]) for n in names], axis=1) - center
     trend = np.einsum("ikj,ij->ik", np.tril(slopes, -1), away)
-    values = {f"_{n}": np.asarray(p[n]) - trend[:, k] for k, n in enumerate(names) if k}
-    values["log10_E_peak"] = np.asarray(p["log10_E_peak"])
-    values["gamma"] = np.asarray(p["gamma"])
-    values["_log10_luminosity"] = np.asarray(p["log10_N"] + p["gamma"] * prepared.level)
-    return {k: v for k, v in p.items() if k in model.all_priors} | values | {"effective_area": area}
+    level, of = np.asarray(prepared.level), np.asarray(prepared.folded.of_burst)
+    latent = {n: np.asarray(p[n]) for n in (*names, "gamma")}
+    latent["log10_luminosity"] = np.asarray(p["log10_N"]) + latent["gamma"] * level
+    line = of @ np.asarray(p["log10_N"]) + of @ latent["gamma"] * (latent["log10_E_peak"] - 2.0)
+    location = {n: np.full_like(latent[n], p[f"{n}_mean"]) for n in (*names[:-1], "gamma")}
+    location |= {"log10_flux": line - prepared.folded.log10_sphere}
+    location |= {"log10_luminosity": p["log10_N_mean"] + latent["gamma"] * level}
+    scale = {n: p[f"{n}_std"] for n in (*names[:-1], "gamma")}
+    scale |= {"log10_flux": p["intrinsic_scatter"], "log10_luminosity": p["log10_N_std"]}
+    shift = {n: trend[:, k] for k, n in enumerate(names)}
+    values, log_jacobian = {}, 0.0
+    for n, (c, reference) in prepared.forms.items():
+        m, moved = location[n] - shift.get(n, 0.0), latent[n] - shift.get(n, 0.0)
+        ratio = scale[n] / reference
+        values[f"_{n}"] = c * m + ratio ** (c - 1.0) * (moved - m)
+        log_jacobian += np.sum((1.0 - c) * np.log(ratio))  # of the latent by what is sampled
+    values |= {k: v for k, v in p.items() if k in model.all_priors}
+    return values | {"effective_area": area}, log_jacobian
 
 
 def test_joint_density_is_the_sum_of_its_parts(sample, data):
@@ -156,7 +169,8 @@ def test_joint_density_is_the_sum_of_its_parts(sample, data):
     prepared = model.prepare(data, tolerance=0.0)  # the same energies for all, the finest
     p = point(sample)
     area = np.asarray(sample.truth["effective_area"])
-    found = float(log_density(model, (prepared,), {}, sites(model, prepared, p, area))[0])
+    values, log_jacobian = sites(model, prepared, p, area)
+    found = float(log_density(model, (prepared,), {}, values)[0]) - log_jacobian
     z = np.asarray(data.z)[data.interval_burst]
     distance = FlatLambdaCDM(H0=70.0, Om0=0.3).luminosity_distance(z).to_value("cm")
     burst = data.interval_burst
@@ -178,12 +192,12 @@ def test_joint_density_is_the_sum_of_its_parts(sample, data):
         alone = data.intervals([i])
         folded = FoldedBursts.of(alone, tolerance=0.0)
         free = [k for k in range(len(data.detector)) if data.detector_burst[k] == burst[i] and not data.reference[k]]
-        values = [jnp.asarray(p[n])[i : i + 1] for n in ("log10_E_peak", "alpha", "beta", "log10_flux")]
-        single += float(folded.statistic.log_likelihood(folded.expected(*values, factors[free])).sum())
-    # Astropy's constants and distances against ours: 1e-10 of a logarithm.
-    assert found == pytest.approx(prior + single, rel=1e-10, abs=1e-4)  # of which the bend of alpha and beta takes 1e-5
+        alpha = -2.0 + 0.05 * np.logaddexp((p["alpha"] + 2.0) / 0.05, 0.0)
+        beta = alpha - 0.05 * np.logaddexp((alpha - p["beta"]) / 0.05, 0.0)
+        given = [jnp.asarray(v)[i : i + 1] for v in (p["log10_E_peak"], alpha, beta, p["log10_flux"])]
+        single += float(folded.statistic.log_likelihood(folded.expected(*given, factors[free])).sum())
+    assert found == pytest.approx(prior + single, rel=1e-10)
     # Beyond the domain the density goes on, and so does its gradient.
-    values = sites(model, prepared, p, area)
     values["_alpha"] = values["_alpha"] - np.array([3.0, 0.0, 0.0, 0.0, 0.0])
     values["_beta"] = values["_beta"] + np.array([0.0, 3.0, 0.0, 0.0, 0.0])
     value, slope = jax.value_and_grad(lambda v: log_density(model, (prepared,), {}, v)[0])(
