@@ -30,7 +30,9 @@ def against_truth(fit, truth, names):
         if name in truth and name in fit.posterior:
             draws = np.asarray(fit.posterior[name]).ravel()
             pull = (draws.mean() - truth[name]) / draws.std()
-            lines.append(f"  {name:<20} {draws.mean():8.3f} +- {draws.std():.3f}  true {truth[name]:8.3f} ({pull:+.1f})")
+            lines.append(
+                f"  {name:<20} {draws.mean():8.3f} +- {draws.std():.3f}  true {truth[name]:8.3f} ({pull:+.1f})"
+            )
     return lines
 
 

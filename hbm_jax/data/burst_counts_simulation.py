@@ -118,7 +118,9 @@ class BurstSpectraPopulation:
         for name in ("gamma", "log10_N", "log10_E_peak", "alpha", "beta"):
             value = getattr(self, name)
             if len(value) != 2 or not value[1] >= 0:
-                raise ValueError(f"BurstSpectraPopulation: {name}: expected mean and standard deviation; found {value}.")
+                raise ValueError(
+                    f"BurstSpectraPopulation: {name}: expected mean and standard deviation; found {value}."
+                )
         for name, known in (("evolution", EVOLUTIONS), ("spectrum", ("band", "cutoff"))):
             if getattr(self, name) not in known:
                 found = getattr(self, name)

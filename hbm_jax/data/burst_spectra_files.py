@@ -134,9 +134,7 @@ def read_burst_spectra(
     >>> read_burst_spectra("bursts.ecsv", energies={"n3": (10.0, 900.0)})  # doctest: +SKIP
     """
     table = read_table(source, format=format)
-    folder = (
-        Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
-    )
+    folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
     found = table.resolve(["name", "z", "detectors", "reference", "intervals"], columns, ALIASES)

@@ -23,9 +23,9 @@ from hbm_jax.spectra.stack import ARRAYS as STACKED
 
 @pytest.fixture(scope="module")
 def sample():
-    return BurstSpectraPopulation(num_intervals=(3, 2), evolution="tracking", detectors={"n0": "nai", "b0": "bgo"}).draw(
-        2, seed=3
-    )
+    return BurstSpectraPopulation(
+        num_intervals=(3, 2), evolution="tracking", detectors={"n0": "nai", "b0": "bgo"}
+    ).draw(2, seed=3)
 
 
 @pytest.fixture
@@ -149,7 +149,10 @@ def cut(path, **changes):
             lambda f: cut(f / "sim001" / "b0.pha", TSTART=[0.0, 0.1, 0.2]),
             r"b0\.pha\[SPECTRUM\], TSTART, row 1: expected the interval",
         ),
-        (lambda f: cut(f / "sim001" / "b0.pha", TSTOP=-5.0), r"b0\.pha\[SPECTRUM\], TSTOP, row 0: expected an end after"),
+        (
+            lambda f: cut(f / "sim001" / "b0.pha", TSTOP=-5.0),
+            r"b0\.pha\[SPECTRUM\], TSTOP, row 0: expected an end after",
+        ),
         (lambda f: cut(f / "sim002" / "n0_bak.pha", STAT_ERR=-1.0), r"sim002: .*n0_bak\.pha.*STAT_ERR"),
         (lambda f: (f / "sim002" / "n0.pha").write_bytes(b"no FITS"), r"sim002: .*n0\.pha: expected a FITS file"),
     ],

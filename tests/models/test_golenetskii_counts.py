@@ -263,7 +263,9 @@ def test_simulated_counts_have_the_mean_that_the_model_expects(data):
 
 
 def test_choices_are_checked_and_kept():
-    model = GolenetskiiCounts(spectrum="cutoff", scatter=False, calibration=False, priors={"gamma_std": "HalfNormal(1)"})
+    model = GolenetskiiCounts(
+        spectrum="cutoff", scatter=False, calibration=False, priors={"gamma_std": "HalfNormal(1)"}
+    )
     assert set(model.all_priors) == {n for n in HYPER if not n.startswith("beta") and n != "intrinsic_scatter"}
     again = GolenetskiiCounts(**model.to_config())
     assert again.to_config() == model.to_config()
