@@ -256,7 +256,7 @@ class BurstSpectraPopulation:
         return BurstObservation(name, z, start, stop, spectra), best
 
     def _background(self, kind: str, response: Response):
-        """Counts per second in each channel: a falling power law."""
+        """Return counts per second in each channel: a falling power law."""
         middle = np.sqrt(response.e_min * response.e_max)
         shape = (response.e_max - response.e_min) * middle**-1.3
         return self.background[kind] * shape / shape.sum()
@@ -292,8 +292,8 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
     Parameters
     ----------
     folder : path
-        To write into; made if need be: ``bursts.ecsv``, and a folder for each burst with PHA II, background (PHA II) and
-        response (RSP) of each detector.
+        To write into; made if need be: ``bursts.ecsv``, and a folder for each burst with PHA II, background (PHA II)
+        and response (RSP) of each detector.
     sample : SimulatedBurstSpectra
         From `BurstSpectraPopulation.draw`.
     overwrite : bool
@@ -323,7 +323,7 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
             every = [one for one in spectra if one is not None and one.background is not None]
             times: dict[str, Any] = {"start": burst.start, "stop": burst.stop}
             given: dict[str, Any] = {"overwrite": overwrite, "instrument": f"SIM_{detector}"}
-            files = {"background": f"{detector}_bak.pha", "rmf": f"{detector}.rsp"}
+            files: dict[str, Any] = {"background": f"{detector}_bak.pha", "rmf": f"{detector}.rsp"}
             write_pha2(own / f"{detector}.pha", every, **times, **files, **given)
             behind = [one.background for one in every if one.background is not None]
             write_pha2(own / f"{detector}_bak.pha", behind, **times, **given)

@@ -217,7 +217,7 @@ class BurstSpectra:
         if index.dtype.kind == "b" and index.shape == (num,):
             index = np.flatnonzero(index)
         if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or (np.abs(index + 0.5) > num).any():
-            raise DataError(f"subset: expected a mask of shape ({num},) or indices of {num} bursts; found {rows}.")
+            raise DataError(f"subset: expected a mask of shape ({num},) or indices of {num} bursts; found {rows!r}.")
         index = index % num
         if len(np.unique(index)) < len(index):
             raise DataError(f"subset: expected every burst once; found {index.tolist()}.")
@@ -290,7 +290,7 @@ class BurstSpectra:
         )
 
     def to_table(self):
-        """Return an astropy ``Table``: a row an interval, with its burst, redshift, times and counts in all detectors."""
+        """Return an astropy ``Table``: a row an interval, with its burst, redshift, times and total counts."""
         from astropy.table import Table
 
         burst = np.asarray(self.interval_burst)

@@ -1,4 +1,4 @@
-"""Gamma-ray bursts from OGIP files: PHA II of every detector with its background and responses, and catalogues of them."""
+"""Gamma-ray bursts from OGIP files: PHA II of every detector with background and responses, and catalogues."""
 
 import dataclasses
 import re
@@ -14,7 +14,7 @@ from hbm_jax.spectra.ogip import read_pha, read_spectra
 from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import numbered
 from hbm_jax.spectra.ogip_type2 import read_detector, read_intervals, read_matrix_times
-from hbm_jax.spectra.response import Arf, Response, Rmf
+from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
 
@@ -166,9 +166,9 @@ def read_burst_spectra(
             z = _number(values["z"][row], f"{found['z']}, row {row}")
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
             rows = _rows(text.get("intervals", ""), f"{found.get('intervals')}, row {row}")
-            one = _read(files, name, z, ranges, rows, text.get("reference") or None, shared)
-            BurstSpectra.of([one], **options)
-            read.append(one)
+            burst = _read(files, name, z, ranges, rows, text.get("reference") or None, shared)
+            BurstSpectra.of([burst], **options)
+            read.append(burst)
         except DataError as error:
             bad[name] = str(error)
     if bad and leave_out != "bad":
@@ -251,12 +251,8 @@ def _detector(path: Path, times: Any, named: Mapping[str, Any], shared: dict) ->
     matrices = {int(k): read_rmf(file, int(k) + 1) for k in np.unique(chosen)}  # type: ignore[arg-type]
     done = []
     for spectrum, k in zip(plain, chosen, strict=True):
-        done.append(_held_once(spectrum.with_response(_response(matrices[int(k)], arf)), shared))
+        done.append(_held_once(spectrum.with_response(Response.of(matrices[int(k)], arf)), shared))
     return done
-
-
-def _response(rmf: Rmf, arf: Arf | None) -> Response:
-    return Response.of(rmf, arf)
 
 
 def _held_once(spectrum: Spectrum, shared: dict) -> Spectrum:

@@ -1,7 +1,7 @@
 """Expected counts of bursts in many intervals and detectors: what depends on the data alone, worked out once.
 
-Spectra with the same response and the same groups share one fold, whatever their number: what is multiplied in a step of
-a sampler are as many small matrices as there are different instruments, not spectra.
+Spectra with the same response and the same groups share one fold, whatever their number: a step of a sampler multiplies
+as many small matrices as there are different instruments, not spectra.
 """
 
 import math
@@ -144,10 +144,10 @@ class FoldedBursts:
         energy = np.stack([np.pad(f.energy, (0, num_nodes - len(f.energy)), mode="edge") for f in folds])
         for place, fold in enumerate(folds):
             matrix[place, : fold.matrix.shape[1], : fold.matrix.shape[0]] = fold.matrix.T
-        slots = np.full((len(folds), most), -1)
+        table = np.full((len(folds), most), -1)
         for place, rows in enumerate(instruments.values()):
-            slots[place, : len(rows)] = rows
-        slots = slots.ravel()
+            table[place, : len(rows)] = rows
+        slots = table.ravel()
         used = slots >= 0
         order = np.empty(len(stack), int)
         order[slots[used]] = np.flatnonzero(used)
@@ -222,7 +222,7 @@ class FoldedBursts:
         return counts if self.in_order else counts[self.order]
 
     def per_interval(self, values) -> jax.Array:
-        """Sums over the spectra and groups of each interval, (..., N, G) -> (..., I)."""
+        """Sum over the spectra and groups of each interval, (..., N, G) -> (..., I)."""
         return jnp.sum(values, axis=-1) @ self.of_interval[self.order]
 
 

@@ -63,7 +63,7 @@ HINGE = 0.05  # width over which an index bends at the bound of its domain
 
 
 def _bent(x):
-    """What x is where it is well above 0, and next to 0 where it is below: the softplus function."""
+    """Return the softplus function: x where it is well above 0, and next to 0 where it is below."""
     return HINGE * jnp.logaddexp(x / HINGE, 0.0)
 
 
@@ -166,9 +166,9 @@ class GolenetskiiCounts:
     Notes
     -----
     There is a spectrum of that peak energy only where alpha_ij > -2, and beta_ij < alpha_ij; the normal populations go
-    beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less than
-    1e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows
-    from fits of single intervals (`PreparedBursts`): alpha, beta, flux are sampled less their trend with what comes
+    beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less
+    than 3e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows from
+    fits of single intervals (`PreparedBursts`): alpha, beta, flux are sampled less their trend with what comes
     before them in an interval, and a burst's relation at its mean peak energy instead of at 100 keV. These are shifts,
     so no density changes, and all of them are sites with a location and a scale, of which `hbm_jax.sample` chooses how
     centred each is.
@@ -373,7 +373,7 @@ class GolenetskiiCounts:
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` is to choose the form of the latents; no, single fits have said what a pilot would."""
+        """Whether `hbm_jax.sample` is to choose the form of the latents; single fits have said what a pilot would."""
         return False
 
     @property

@@ -20,7 +20,7 @@ STEPS = 60
 
 
 class IntervalFits(NamedTuple):
-    """Best spectra of I intervals, P parameters each: log10_E_peak (at rest), alpha, with Band's function beta, log10_flux.
+    """Best spectra of I intervals: log10_E_peak (at rest), alpha, with Band's function beta, log10_flux; P of them.
 
     Attributes
     ----------

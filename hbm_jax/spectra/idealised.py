@@ -1,4 +1,6 @@
-"""Idealised responses of our own making: a focusing X-ray telescope with a CCD, and scintillators of a burst monitor."""
+"""Idealised responses of our own making: a focusing X-ray telescope with a CCD, a burst monitor with scintillators."""
+
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -51,7 +53,7 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
 # Of the two kinds of scintillators of a gamma-ray burst monitor: photon energies and channels [keV], the full width at
 # half maximum relative to the energy at 100 keV, the area [cm^2], and the energy [keV] above which most photons leave
 # a part of their energy only.
-GBM_LIKE = {
+GBM_LIKE: dict[str, dict[str, Any]] = {
     "nai": {
         "energy": (5.0, 5e4),
         "channels": (4.0, 2e3),
@@ -136,7 +138,7 @@ def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
     return Arf(energy, of["area"] * window * thickness * iodine, f"idealised GBM-like {detector.upper()} ARF")
 
 
-def _scintillator(detector: str) -> dict:
+def _scintillator(detector: str) -> dict[str, Any]:
     if detector not in GBM_LIKE:
         raise ValueError(f"detector: expected one of {', '.join(map(repr, GBM_LIKE))}; found {detector!r}.")
     return GBM_LIKE[detector]
