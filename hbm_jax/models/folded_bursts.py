@@ -24,6 +24,7 @@ from hbm_jax.spectra.likelihood import Statistic
 
 TOLERANCE = 1e-2  # standard deviations, see `FoldedBursts.errors`
 PIVOT = 100.0  # keV
+LEAST = 1e-20  # expected counts
 SHAPES = ("band", "cutoff")
 FRAMES = ("rest", "observer")
 # Nodes of a panel and its width in ln E, from coarse to fine; the reference has more nodes in half the width.
@@ -218,7 +219,8 @@ class FoldedBursts:
         factor = self.exposure
         if effective_area is not None:
             factor = factor * (self.of_detector @ (self.reference + self.of_free @ effective_area))
-        counts = counts * factor[:, None]
+        # Where a cut-off leaves next to nothing, a polynomial through the nodes may fall below zero by 1e-8 of a count.
+        counts = jnp.maximum(counts * factor[:, None], LEAST)
         return counts if self.in_order else counts[self.order]
 
     def per_interval(self, values) -> jax.Array:

@@ -101,7 +101,10 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
         For another detector.
     """
     of = _scintillator(detector)
-    energy, bounds = np.geomspace(*of["energy"], num_energies + 1), np.geomspace(*of["channels"], num_channels + 1)
+    energy, bounds = (
+        np.geomspace(of[what][0], of[what][1], num + 1)
+        for what, num in (("energy", num_energies), ("channels", num_channels))
+    )
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
     sigma = of["width"] * np.sqrt(100.0 * middle) / 2.3548
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
