@@ -114,14 +114,20 @@ def _forms(folded: FoldedBursts, values, covariance, left, level) -> dict[str, t
     slope = (x @ y) / max(x @ x, 1e-12)
     variance = max(np.mean((y - slope * x) ** 2) - np.median(left[:, -1]), 0.03**2)
     forms["log10_flux"] = _form(1.0 / left[:, -1], np.sqrt(variance))
-    forms["gamma"] = _form(of.T @ x**2 / variance, 0.3)
-    forms["log10_luminosity"] = _form(num / variance, max(float(np.std(mean - slope * level)), 0.1))
+    known = np.maximum(of.T @ x**2 / variance, 1e-6)
+    slopes = of.T @ (x * y) / np.maximum(of.T @ x**2, 1e-12)
+    weights = known / known.sum()
+    excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / known.sum()
+    forms["gamma"] = _form(known, np.sqrt(max(excess, 0.1**2)), few=True)
+    forms["log10_luminosity"] = _form(num / variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
     return forms
 
 
-def _form(information, scale: float) -> tuple[np.ndarray, float]:
-    known = np.maximum(information, 0.0) * scale**2
-    return known / (1.0 + known), float(scale)
+def _form(information, scale: float, few: bool = False) -> tuple[np.ndarray, float]:
+    """Centredness and scale; of few elements, whose scale may be next to 0, the mean over scales up to twice that."""
+    scales = scale * (np.linspace(0.05, 1.95, 20) if few else np.ones(1))
+    known = np.maximum(information, 0.0) * scales[:, None] ** 2
+    return np.mean(known / (1.0 + known), axis=0), float(scale)
 
 
 def _sample(name: str, location, scale, form: tuple[Any, Any], shift=0.0):
