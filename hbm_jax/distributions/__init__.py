@@ -1,15 +1,18 @@
-"""Distributions: Gaussian latents integrated out, better coordinates, priors as text, skew populations, counts."""
+"""Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, skew populations, counts."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
+from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 
 __all__ = [
     "CoordinatePriors",
     "Counts",
+    "GroupedLinearRelation",
     "LinearGaussian",
+    "LinearRelation",
     "SkewNormal",
     "SoftClip",
     "distribution_from_text",
