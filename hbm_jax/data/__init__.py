@@ -7,6 +7,8 @@ from hbm_jax.data.afterglows import Afterglows
 from hbm_jax.data.burst_counts_simulation import BurstSpectraPopulation, write_burst_spectra
 from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
+from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
+from hbm_jax.data.bursts import Bursts
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
@@ -15,19 +17,23 @@ from hbm_jax.validation import DataError
 
 __all__ = [
     "JLA_ERROR_PARTS",
+    "KONUS_COSMOLOGY",
     "AfterglowPopulation",
     "Afterglows",
     "BurstObservation",
     "BurstSpectra",
     "BurstSpectraPopulation",
+    "Bursts",
     "DataError",
     "MagnitudeErrorParts",
     "Supernovae",
     "lensing_variance",
     "load_jla",
+    "load_konus",
     "read_afterglows",
     "read_burst",
     "read_burst_spectra",
+    "read_bursts",
     "read_supernovae",
     "read_table",
     "velocity_variance",

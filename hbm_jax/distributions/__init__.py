@@ -1,4 +1,4 @@
-"""Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, skew populations, counts."""
+"""Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, populations, counts."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
