@@ -24,6 +24,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.burst_spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.models.burst_relation import BurstFluxes, Coordinates, Line
 from hbm_jax.models.folded_bursts import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.interval_fits import fit_intervals
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
@@ -31,6 +32,7 @@ from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.likelihood import STATISTICS
 from hbm_jax.validation import DataError
 
+LATENTS = ("marginal", "sampled")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 POPULATION: dict[str, Prior] = {
     "gamma_mean": dist.Normal(1.5, 0.5),
@@ -82,6 +84,8 @@ class PreparedBursts:
         How each of these follows those before it, by the covariance of the single fits: lower triangles.
     level : (B,)
         Mean of log10_E_peak - 2 in each burst.
+    lines : (B, 2)
+        log10 of the luminosity there, and slope, of a line through each burst's fluxes.
     forms : dict of str to (array, float)
         Centredness of each element of a site, and the scale it refers to; see `hbm_jax.inference.centre`.
     """
@@ -90,15 +94,22 @@ class PreparedBursts:
     center: Any
     slopes: Any
     level: Any
+    lines: Any
     forms: dict[str, tuple[Any, Any]]
+
+    def trend(self, own: Mapping[str, Any]) -> Any:
+        """How the parameter that comes after those in ``own`` follows them, in order, (I,)."""
+        k = len(own)
+        away = (value - self.center[:, j] for j, value in enumerate(own.values()))
+        return sum(self.slopes[:, k, j] * one for j, one in enumerate(away))
 
 
 # What was worked out for a sample, as long as that lives: a program is traced many times.
 _PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
 
 
-def _forms(folded: FoldedBursts, values, covariance, left, level) -> dict[str, tuple[np.ndarray, float]]:
-    """How centred each element is to be, t^2 I / (1 + t^2 I), by what single fits know of it and of the population."""
+def _forms(folded: FoldedBursts, values, covariance, left, level) -> tuple[np.ndarray, dict[str, Any]]:
+    """Lines through the fluxes, and how centred each element is to be, by what single fits know of it."""
     names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
     forms = {}
     for k, name in enumerate(names[:-1]):
@@ -120,11 +131,13 @@ def _forms(folded: FoldedBursts, values, covariance, left, level) -> dict[str, t
     excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / known.sum()
     forms["gamma"] = _form(known, np.sqrt(max(excess, 0.1**2)), few=True)
     forms["log10_luminosity"] = _form(num / variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
-    return forms
+    drawn_in = known * max(excess, 0.1**2)
+    slopes = weights @ slopes + drawn_in / (1.0 + drawn_in) * (slopes - weights @ slopes)
+    return np.stack([mean, slopes], axis=1), forms
 
 
 def _form(information, scale: float, few: bool = False) -> tuple[np.ndarray, float]:
-    """Centredness and scale; of few elements, whose scale may be next to 0, the mean over scales up to twice that."""
+    """Centredness t^2 I / (1 + t^2 I), and scale t; of few elements the mean over scales from 0 to twice that."""
     scales = scale * (np.linspace(0.05, 1.95, 20) if few else np.ones(1))
     known = np.maximum(information, 0.0) * scales[:, None] ** 2
     return np.mean(known / (1.0 + known), axis=0), float(scale)
@@ -153,6 +166,9 @@ class GolenetskiiCounts:
         Whether it is a band at rest (``"rest"``, seen at E / (1 + z)) or as observed (``"observer"``).
     scatter : bool
         Whether fluxes scatter about a burst's relation, with standard deviation intrinsic_scatter.
+    latents : str
+        ``"marginal"``: gamma_i and log10_N_i are integrated out, and drawn by `hbm_jax.latents`; ``"sampled"``: they
+        are sampled, as they always are without scatter. Both have the same posterior.
     calibration : bool
         Whether each detector but the reference of its burst has an effective area of its own, relative to that of its
         response, with the prior ``effective_area``.
@@ -189,6 +205,7 @@ class GolenetskiiCounts:
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "of the energy flux [keV]"})
     frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
     scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about a burst's relation"})
+    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     calibration: bool = field(default=True, metadata={"help": "whether detectors have effective areas of their own"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
     H0: float = 70.0
@@ -198,6 +215,7 @@ class GolenetskiiCounts:
     def __post_init__(self):
         choose("spectrum", self.spectrum, SHAPES)
         choose("frame", self.frame, FRAMES)
+        choose("latents", self.latents, LATENTS)
         if self.statistic is not None:
             choose("statistic", self.statistic, COUNTS)
         low, high = self.band
@@ -205,7 +223,9 @@ class GolenetskiiCounts:
             raise ValueError(f"band: expected two positive energies [keV] in order; found {self.band}.")
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+        width = self.all_priors.get("intrinsic_scatter", 1.0)
+        if isinstance(width, float | int) and not width > 0:
+            raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
 
     @property
     def all_priors(self) -> dict[str, Prior]:
@@ -256,7 +276,7 @@ class GolenetskiiCounts:
             left[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
         weights = np.asarray(folded.of_burst)
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
-        return PreparedBursts(folded, values, slopes, level, _forms(folded, values, covariance, left, level))
+        return PreparedBursts(folded, values, slopes, level, *_forms(folded, values, covariance, left, level))
 
     def _prepared(self, data) -> PreparedBursts:
         if isinstance(data, PreparedBursts):
@@ -280,55 +300,66 @@ class GolenetskiiCounts:
         observed : bool
             Whether to condition on the observed counts.
         recover : bool
-            Without effect: no latent is integrated out.
+            With marginal latents, also draw gamma and log10_N of each burst from their exact conditional.
         """
         prepared = self._prepared(data)
         folded = prepared.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
-        num_bursts, num_intervals = len(prepared.level), len(prepared.center)
-        with numpyro.plate("burst", num_bursts, dim=-1):
-            gamma = _sample("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
-            location = p["log10_N_mean"] + gamma * prepared.level
-            at_level = _sample("log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"])
-            log10_N = at_level - gamma * prepared.level
-            numpyro.deterministic("log10_N", log10_N)
-        line = folded.of_burst @ jnp.stack([log10_N, gamma], axis=1)
-        with numpyro.plate("interval", num_intervals, dim=-1):
-            own = self._sample_spectra(p, line, prepared)
+        if self.scatter and self.latents == "marginal":
+            own = self._sample_spectra(p, prepared)
+            own["log10_flux"] = self._sample_fluxes(p, own, prepared, draw_lines=recover or not observed)
+        else:
+            with numpyro.plate("burst", len(prepared.level), dim=-1):
+                gamma = _sample("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
+                location = p["log10_N_mean"] + gamma * prepared.level
+                at_level = _sample("log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"])
+                log10_N = numpyro.deterministic("log10_N", at_level - gamma * prepared.level)
+            own = self._sample_spectra(p, prepared)
+            flux = folded.of_burst @ log10_N - folded.log10_sphere
+            flux += folded.of_burst @ gamma * (own["log10_E_peak"] - 2.0)
+            with numpyro.plate("interval", len(prepared.center), dim=-1):
+                if self.scatter:
+                    form, trend = prepared.forms["log10_flux"], prepared.trend(own)
+                    own["log10_flux"] = _sample("log10_flux", flux, p["intrinsic_scatter"], form, trend)
+                else:
+                    own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
         area = self._effective_areas(folded, priors)
         alpha = -2.0 + _bent(own["alpha"] + 2.0)
-        beta = alpha - _bent(alpha - own["beta"])
+        beta = alpha - _bent(alpha - own.get("beta", -3.0))
         expected = folded.expected(own["log10_E_peak"], alpha, beta, own["log10_flux"], area)
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
-    def _sample_spectra(self, p, line, prepared: PreparedBursts) -> dict[str, Any]:
-        """Sample peak energy, indices and flux of each interval, each less its trend with those before it."""
-        names = ["alpha", *(["beta"] if self.spectrum == "band" else [])]
-        center, slopes = prepared.center, prepared.slopes
-        forms = prepared.forms
-        peak = _sample("log10_E_peak", p["log10_E_peak_mean"], p["log10_E_peak_std"], forms["log10_E_peak"])
-        own: dict[str, Any] = {"log10_E_peak": peak}
-        away = [peak - center[:, 0]]
+    def _sample_spectra(self, p, prepared: PreparedBursts) -> dict[str, Any]:
+        """Sample peak energy and indices of each interval, each less its trend with those before it."""
+        own: dict[str, Any] = {}
+        with numpyro.plate("interval", len(prepared.center), dim=-1):
+            for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
+                form, trend = prepared.forms[name], prepared.trend(own)
+                own[name] = _sample(name, p[f"{name}_mean"], p[f"{name}_std"], form, trend)
+        return own
 
-        def shifted(name, location, scale):
-            k = len(away)
-            trend = sum(slopes[:, k, j] * away[j] for j in range(k))
-            value = _sample(name, location, scale, forms[name], trend)
-            away.append(value - center[:, k])
-            return value
-
-        for name in names:
-            own[name] = shifted(name, p[f"{name}_mean"], p[f"{name}_std"])
-        flux = line[:, 0] - prepared.folded.log10_sphere + line[:, 1] * (peak - 2.0)
-        if self.scatter:
-            own["log10_flux"] = shifted("log10_flux", flux, p["intrinsic_scatter"])
-        else:
-            own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
-        return {"beta": jnp.full_like(peak, -3.0)} | own if self.spectrum == "cutoff" else own
+    def _sample_fluxes(self, p, own, prepared: PreparedBursts, draw_lines: bool):
+        """Sample the fluxes of each burst together, and with them known its line."""
+        x, of_burst = own["log10_E_peak"] - 2.0, prepared.folded.of_burst
+        sphere = prepared.folded.log10_sphere
+        level, slope = prepared.lines.T
+        guess = of_burst @ (level - slope * prepared.level) + of_burst @ slope * x - sphere
+        line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
+        coordinates = Coordinates(guess, prepared.trend(own), *prepared.forms["log10_flux"])
+        fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
+        flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
+        with numpyro.plate("interval", len(prepared.center), dim=-1):
+            numpyro.deterministic("log10_flux", flux)
+        if draw_lines:
+            noise = numpyro.sample("_noise", dist.Normal(jnp.zeros((2, len(prepared.level))), 1.0).to_event(2))
+            with numpyro.plate("burst", len(prepared.level), dim=-1):
+                for name, value in zip(("log10_N", "gamma"), fluxes.lines(flux, noise), strict=True):
+                    numpyro.deterministic(name, value)
+        return flux
 
     def _effective_areas(self, folded: FoldedBursts, priors):
         num = np.shape(folded.of_free)[1]
