@@ -38,11 +38,12 @@ def against_truth(fit, truth, names):
 
 def latents(fit, truth):
     """Distances of latents from the truth, in standard deviations: their root mean square and the largest."""
-    lines = []
+    import hbm_jax as hbm
+
+    lines, drawn = [], hbm.latents(fit, num_draws=1000)
     for name in LATENTS:
-        if name in truth and name in fit.posterior:
-            draws = np.asarray(fit.posterior[name])
-            draws = draws.reshape(-1, draws.shape[-1])
+        if name in truth and name in drawn:
+            draws = np.asarray(drawn[name])
             pull = (draws.mean(axis=0) - truth[name]) / draws.std(axis=0)
             lines.append(f"  {name:<20} rms {np.sqrt(np.mean(pull**2)):.2f}, largest {np.abs(pull).max():.1f} sd")
     return lines

@@ -5,7 +5,7 @@ coefficients are normal in the population. Given the peak energies that is a Gau
 together, of covariance X diag(variances) X^T + scatter^2: no latent is left whose width may shrink to nothing.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ class BurstFluxes(dist.Distribution):
     Where a variance is 0, the line has that coefficient in all bursts; no matrix is inverted that could be singular.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - NumPyro's own convention
+    arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
     pytree_data_fields = ("x", "sphere", "of_burst", "line", "coordinates")
 

@@ -14,6 +14,7 @@ from scipy.special import gammaln
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
 from hbm_jax.models import GolenetskiiCounts, SpectralFit, interval_fits
+from hbm_jax.models.burst_relation import BurstFluxes, Coordinates, Line
 from hbm_jax.models.folded_bursts import PIVOT, FoldedBursts, component
 from hbm_jax.models.interval_fits import fit_intervals
 
@@ -165,7 +166,7 @@ def sites(model, prepared, p, area):
 
 
 def test_joint_density_is_the_sum_of_its_parts(sample, data):
-    model = GolenetskiiCounts()
+    model = GolenetskiiCounts(latents="sampled")
     prepared = model.prepare(data, tolerance=0.0)  # the same energies for all, the finest
     p = point(sample)
     area = np.asarray(sample.truth["effective_area"])
@@ -205,6 +206,51 @@ def test_joint_density_is_the_sum_of_its_parts(sample, data):
     )
     assert value < found - 100.0
     assert all(np.isfinite(s).all() for s in jax.tree.leaves(slope))
+
+
+def fluxes_and_parts(data, seed=1):
+    """Fluxes of bursts of three and two intervals, and the dense matrices that they come from."""
+    rng = np.random.default_rng(seed)
+    folded = FoldedBursts.of(data)
+    x, of = rng.normal(0.6, 0.3, 5), np.asarray(folded.of_burst)
+    line = Line(*(HYPER[k] for k in ("log10_N_mean", "log10_N_std", "gamma_mean", "gamma_std", "intrinsic_scatter")))
+    at = Coordinates(rng.normal(-6.0, 0.3, 5), rng.normal(0.0, 0.1, 5), rng.uniform(0.0, 1.0, 5), 0.08)
+    X = np.concatenate([of, of * x[:, None]], axis=1)
+    prior = np.diag(np.repeat([line.log10_N_std, line.gamma_std], 2) ** 2)
+    mean = X @ np.repeat([line.log10_N_mean, line.gamma_mean], 2) - folded.log10_sphere
+    covariance = X @ prior @ X.T + line.scatter**2 * np.eye(5)
+    return BurstFluxes(x, folded.log10_sphere, of, line, at), X, prior, mean, covariance
+
+
+def test_marginal_fluxes_are_a_dense_gaussian(data):
+    fluxes, X, prior, mean, covariance = fluxes_and_parts(data)
+    flux = np.random.default_rng(2).multivariate_normal(mean, covariance)
+    value = np.asarray(fluxes.value(flux))
+    np.testing.assert_allclose(fluxes.flux(value), flux, rtol=1e-12)
+    log_jacobian = np.linalg.slogdet(np.asarray(jax.jacobian(fluxes.flux)(jnp.asarray(value))))[1]
+    exact = stats.multivariate_normal.logpdf(flux, mean, covariance) + log_jacobian
+    assert float(fluxes.log_prob(value)) == pytest.approx(exact, rel=1e-10)
+    # The lines behind, given the fluxes.
+    gain = prior @ X.T @ np.linalg.inv(covariance)
+    center = np.repeat([HYPER["log10_N_mean"], HYPER["gamma_mean"]], 2) + gain @ (flux - mean)
+    of_noise = np.stack([np.concatenate(fluxes.lines(flux, noise.reshape(2, 2))) for noise in np.eye(4)], axis=1)
+    found = np.concatenate(fluxes.lines(flux, np.zeros((2, 2))))
+    np.testing.assert_allclose(found, center, rtol=1e-10)
+    root = of_noise - found[:, None]
+    np.testing.assert_allclose(root @ root.T, prior - gain @ X @ prior, atol=1e-12)
+
+
+def test_lines_without_variance_are_those_of_the_population(data):
+    fluxes, *_ = fluxes_and_parts(data)
+    fluxes.line = fluxes.line._replace(log10_N_std=0.0, gamma_std=0.0)
+    log10_N, gamma = fluxes.lines(np.full(5, -6.0), np.ones((2, 2)))
+    np.testing.assert_allclose(log10_N, HYPER["log10_N_mean"], rtol=1e-14)
+    np.testing.assert_allclose(gamma, HYPER["gamma_mean"], rtol=1e-14)
+    draws = jax.vmap(fluxes.sample)(jax.random.split(jax.random.key(0), 4000))
+    drawn = np.asarray(jax.vmap(fluxes.flux)(draws))
+    line = HYPER["log10_N_mean"] + HYPER["gamma_mean"] * fluxes.x - fluxes.sphere
+    np.testing.assert_allclose(drawn.mean(axis=0), line, atol=5 * 0.15 / np.sqrt(4000))
+    np.testing.assert_allclose(drawn.std(axis=0), 0.15, rtol=5 / np.sqrt(8000))
 
 
 def test_intervals_of_different_numbers_and_lacking_detectors_stay_apart(sample, data):
