@@ -5,6 +5,7 @@ from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.data.afterglow_tables import read_afterglows
 from hbm_jax.data.afterglows import Afterglows
 from hbm_jax.data.burst_counts_simulation import BurstSpectraPopulation, write_burst_spectra
+from hbm_jax.data.burst_simulation import BurstPopulation
 from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
@@ -21,6 +22,7 @@ __all__ = [
     "AfterglowPopulation",
     "Afterglows",
     "BurstObservation",
+    "BurstPopulation",
     "BurstSpectra",
     "BurstSpectraPopulation",
     "Bursts",
