@@ -162,7 +162,7 @@ class BurstPopulation:
         if self.log10_flux_limit is not None:
             columns["log10_flux_limit"] = np.full(len(columns["z"]), self.log10_flux_limit)
         data = Bursts.from_columns(columns)
-        hidden = int(round(self.unknown * num)) if self.unknown < 1 else int(self.unknown)
+        hidden = round(self.unknown * num) if self.unknown < 1 else int(self.unknown)
         if hidden:
             data = data.without_redshifts(np.arange(num - hidden, num))
         population = {
