@@ -20,6 +20,7 @@ import numpy as np
 
 NAMES = ("gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std", "log10_E_peak_mean", "log10_E_peak_std",
          "alpha_mean", "alpha_std", "beta_mean", "beta_std", "intrinsic_scatter")  # fmt: skip
+RELATION = ("gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std", "intrinsic_scatter")  # names of both levels
 LATENTS = ("gamma", "log10_N", "log10_E_peak", "alpha", "beta", "log10_flux", "effective_area")
 
 
@@ -71,6 +72,7 @@ def main():
     parser.add_argument("--intervals", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--max-seconds", type=float, default=900.0)
+    parser.add_argument("--target-accept-prob", type=float, default=0.9)
     parser.add_argument("--output", type=Path, help="also write the text to this file")
     options = parser.parse_args()
     # As the command line does.
@@ -93,7 +95,8 @@ def main():
     model = GolenetskiiCounts()
     prepared = model.prepare(data)
     ready = time.perf_counter() - began
-    fit = hbm.sample(model, data, seed=1, progress=False, max_seconds=options.max_seconds)
+    given = {"target_accept_prob": options.target_accept_prob, "max_seconds": options.max_seconds}
+    fit = hbm.sample(model, data, seed=1, progress=False, **given)
     total = time.perf_counter() - began
     summary = fit.summary()
     ess = float(summary[["ess_bulk", "ess_tail"]].min(axis=None))
@@ -113,7 +116,7 @@ def main():
         "latents against truth:",
         *latents(fit, sample.truth),
         f"from catalogue values of single fits: {why}",
-        *([] if other is None else against_truth(other, sample.truth, NAMES)),
+        *([] if other is None else against_truth(other, sample.truth, RELATION)),
     ]
     text = "\n".join(lines)
     print(text)

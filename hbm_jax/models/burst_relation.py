@@ -93,51 +93,62 @@ class BurstFluxes(dist.Distribution):
         """Log probability of a value, ()."""
         line, at = self.line, self.coordinates
         rest = self._rest(self.flux(value))
-        determinant, (m00, m01, m11), (b0, b1) = self._solved(rest)
+        determinant, _, (w0, w1) = self._solved(rest)
+        # Sums of squares: the difference of two, where a search has gone astray, could become negative.
+        best = self.of_burst @ jnp.stack([w0 * line.log10_N_std**2, w1 * line.gamma_std**2], axis=1)
+        left = (rest - best[:, 0] - best[:, 1] * self.x) / line.scatter
+        distance = left**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
         num = jnp.sum(self.of_burst, axis=0)
-        squares = (rest**2 @ self.of_burst) / line.scatter**2
-        distance = squares - (m00 * b0**2 + 2.0 * m01 * b0 * b1 + m11 * b1**2)
         of_bursts = -0.5 * (distance + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
         return jnp.sum(of_bursts) + jnp.sum(1.0 - at.centredness) * jnp.log(line.scatter / at.reference)
 
     def sample(self, key, sample_shape=()):
-        """Draw a value, (I,)."""
-        if sample_shape:
-            raise NotImplementedError("BurstFluxes draws one sample at a time; use jax.vmap for more.")
+        """Draw values, sample_shape + (I,)."""
         line = self.line
         of_lines, of_intervals = jax.random.split(key)
-        noise = jax.random.normal(of_lines, (2, np.shape(self.of_burst)[1]))
-        log10_N, gamma = line.log10_N_mean + line.log10_N_std * noise[0], line.gamma_mean + line.gamma_std * noise[1]
-        scatter = line.scatter * jax.random.normal(of_intervals, np.shape(self.x))
-        return self.value(self.of_burst @ log10_N + self.of_burst @ gamma * self.x - self.sphere + scatter)
+        first, second = jax.random.normal(of_lines, (2, *sample_shape, np.shape(self.of_burst)[1]))
+        log10_N, gamma = line.log10_N_mean + line.log10_N_std * first, line.gamma_mean + line.gamma_std * second
+        scatter = line.scatter * jax.random.normal(of_intervals, (*sample_shape, *np.shape(self.x)))
+        flux = log10_N @ self.of_burst.T + gamma @ self.of_burst.T * self.x - self.sphere + scatter
+        return self.value(flux)
 
     def lines(self, flux, noise):
         """Return log10_N and gamma of each burst given its fluxes (I,), by standard normal noise (2, B)."""
         line = self.line
-        determinant, (m00, m01, m11), (b0, b1) = self._solved(self._rest(flux))
+        determinant, (m00, m01, m11), (w0, w1) = self._solved(self._rest(flux))
         first = jnp.sqrt(m00)
         some = m00 > 0
         cross = jnp.where(some, m01 / jnp.where(some, first, 1.0), 0.0)
         # The determinant of the conditional covariance over its first element: nothing cancels.
         left = (line.log10_N_std * line.gamma_std) ** 2 / determinant / jnp.where(some, m00, 1.0)
         second = jnp.sqrt(jnp.where(some, left, m11))
-        log10_N = line.log10_N_mean + m00 * b0 + m01 * b1 + first * noise[0]
-        gamma = line.gamma_mean + m01 * b0 + m11 * b1 + cross * noise[0] + second * noise[1]
+        log10_N = line.log10_N_mean + line.log10_N_std**2 * w0 + first * noise[0]
+        gamma = line.gamma_mean + line.gamma_std**2 * w1 + cross * noise[0] + second * noise[1]
         return log10_N, gamma
 
     def _rest(self, flux):
         return flux + self.sphere - self.line.log10_N_mean - self.line.gamma_mean * self.x
 
     def _solved(self, rest):
-        """Return the determinant of 1 + V A, elements of (1 + V A)^-1 V, and X^T rest / scatter^2, for each burst."""
-        line = self.line
+        """Return the determinant of 1 + A V, V (1 + A V)^-1, and (1 + A V)^-1 b, for each burst.
+
+        With V the variances, A = X^T X / scatter^2 and b = X^T rest / scatter^2.
+        """
+        line, of = self.line, self.of_burst
         weight, v0, v1 = 1.0 / line.scatter**2, line.log10_N_std**2, line.gamma_std**2
-        columns = jnp.stack([jnp.ones_like(rest), self.x, self.x**2, rest, rest * self.x], axis=1)
-        a00, a01, a11, b0, b1 = weight * (self.of_burst.T @ columns).T
-        determinant = (1.0 + v0 * a00) * (1.0 + v1 * a11) - v0 * v1 * a01**2
+        columns = jnp.stack([jnp.ones_like(rest), self.x, rest, rest * self.x], axis=1)
+        a00, a01, b0, b1 = weight * (of.T @ columns).T
+        mean = a01 / a00
+        spread = weight * ((self.x - of @ mean) ** 2 @ of)
+        a11 = spread + a01 * mean
+        determinant = 1.0 + v0 * a00 + v1 * a11 + v0 * v1 * a00 * spread
         elements = (
             (1.0 + v1 * a11) * v0 / determinant,
             -v0 * v1 * a01 / determinant,
             (1.0 + v0 * a00) * v1 / determinant,
         )
-        return determinant, elements, (b0, b1)
+        solved = (
+            ((1.0 + v1 * a11) * b0 - v1 * a01 * b1) / determinant,
+            ((1.0 + v0 * a00) * b1 - v0 * a01 * b0) / determinant,
+        )
+        return determinant, elements, solved

@@ -246,7 +246,7 @@ def test_lines_without_variance_are_those_of_the_population(data):
     log10_N, gamma = fluxes.lines(np.full(5, -6.0), np.ones((2, 2)))
     np.testing.assert_allclose(log10_N, HYPER["log10_N_mean"], rtol=1e-14)
     np.testing.assert_allclose(gamma, HYPER["gamma_mean"], rtol=1e-14)
-    draws = jax.vmap(fluxes.sample)(jax.random.split(jax.random.key(0), 4000))
+    draws = fluxes.sample(jax.random.key(0), (4000,))
     drawn = np.asarray(jax.vmap(fluxes.flux)(draws))
     line = HYPER["log10_N_mean"] + HYPER["gamma_mean"] * fluxes.x - fluxes.sphere
     np.testing.assert_allclose(drawn.mean(axis=0), line, atol=5 * 0.15 / np.sqrt(4000))
