@@ -26,7 +26,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import background
-from hbm_jax.models.centred import form, sample_centred
+from hbm_jax.models.centred import form, form_of, sample_centred
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.energetics import log10_sphere
@@ -354,8 +354,15 @@ def _of_slopes(data: Bursts):
     slope = (x * y).sum(axis=1) / np.maximum((x * x).sum(axis=1), 1e-12)
     left = ((y - slope[:, None] * x) ** 2).sum() / free
     variance = max(left, noise.sum() / used.sum(), 1e-4)
-    true = np.maximum((x * x).sum(axis=1) - np.where(used, errors[..., 0], 0.0).sum(axis=1), 0.0)
-    return form(true / variance, 0.3, few=True)
+    true = np.maximum((x * x).sum(axis=1) - np.where(used, errors[..., 0], 0.0).sum(axis=1), 1e-6)
+    # Slopes from so few or so close points that they are none tell nothing of the spread of slopes.
+    some = true / variance > 1.0
+    if some.sum() < 3:
+        return form(true / variance, 0.3, few=True)
+    reference = form_of((x * y).sum(axis=1)[some] / true[some], true[some] / variance)
+    chosen = np.zeros(len(true))
+    chosen[some] = reference[0]
+    return chosen, reference[1]
 
 
 def _of_peaks(data: Bursts):

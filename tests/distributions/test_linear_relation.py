@@ -94,7 +94,7 @@ def dense(i, group_scale, offset_scale):
     for j in range(num):
         xx, xy, yy = ALL_ERRORS[i, j]
         true = 0.25**2 * np.array([[1, SLOPE[i]], [SLOPE[i], SLOPE[i] ** 2]]) + np.diag([0, 0.1**2])
-        covariance[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = true + [[xx, xy], [xy, yy]]
+        covariance[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = true + np.array([[xx, xy], [xy, yy]])
     prior = np.diag([group_scale**2, offset_scale**2])
     return mean, covariance + response @ prior @ response.T, response, prior
 
