@@ -209,6 +209,12 @@ class Lanes:
         points = jnp.zeros((self.num_chains, self.target.size))
         return many_chains.initial_state(density, points, jax.random.key_data(key), self.dense)
 
+    def shorten(self, places: np.ndarray):
+        """Halve the step of the objects in these places."""
+        less = np.zeros(self.state.averaged.shape)
+        less[places, 0] = np.log(2.0)
+        self.state = self.state._replace(averaged=self.state.averaged - less.astype(self.state.averaged.dtype))
+
     def advance(self):
         """Make a block of draws in every place that holds an object.
 
