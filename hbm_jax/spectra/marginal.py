@@ -177,7 +177,7 @@ def background_integral(
     return BackgroundQuadrature(x[place] / (1.0 + rate)[..., None], log_weights[place] + outside[..., None], counts)
 
 
-def background_series(counts: ArrayLike, shape: ArrayLike, rate: ArrayLike, degree: int) -> BackgroundSeries:
+def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> BackgroundSeries:
     """Coefficients of the series, in NumPy or, for counts that are traced, in JAX.
 
     Parameters
