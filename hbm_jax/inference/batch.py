@@ -26,6 +26,7 @@ INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes that draws of a block, and of objects under way, may take
 MIN_SAMPLES = 200  # draws a chain before an object is judged for the first time
 GROWTH = 1.4  # draws at the next judgement, relative to this one
+SHORTER = 4  # times that the step is halved and the draws begin anew, where some diverge
 
 
 class Done(NamedTuple):
@@ -134,7 +135,7 @@ def fit_each(
     -----
     The sampler is Hamiltonian Monte Carlo with trajectories of a learnt common length (`many_chains`): side by side it
     wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little beside the
-    gradient.
+    gradient. Where draws of an object diverge its step is halved and its draws begin anew, four times at most.
 
     Examples
     --------
@@ -265,6 +266,7 @@ class _Queue:
         self.blocks: list[list] = [[] for _ in range(lanes.num_lanes)]
         self.age = np.zeros(lanes.num_lanes, int)  # blocks, warm-up included
         self.check = np.zeros(lanes.num_lanes, int)  # draws a chain at the next judgement
+        self.shorter = np.zeros(lanes.num_lanes, int)  # how often the step was halved
         self.steps = self.waited = 0
 
     def turn(self) -> list[Done]:
@@ -274,10 +276,8 @@ class _Queue:
         if len(empty):
             lanes.fill(empty, np.arange(self.next, self.next + len(empty)), self.keys)
             self.next += len(empty)
-            self.age[empty] = 0
-            self.check[empty] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
-            for lane in empty:
-                self.blocks[lane] = []
+            self.age[empty] = self.shorter[empty] = 0
+            self._begin(empty)
         draws, sites = lanes.advance()
         used = np.flatnonzero(lanes.object >= 0)
         steps = draws.num_steps[used][..., 0]
@@ -287,7 +287,20 @@ class _Queue:
         for lane in used:
             if self.age[lane] > self.warmup:
                 self.blocks[lane].append(jax.tree.map(lambda x, lane=lane: x[lane], (draws, sites)))
+        diverging = draws.diverging[used].any(axis=(1, 2)) & (self.age[used] > self.warmup)
+        again = used[diverging & (self.shorter[used] < SHORTER)]
+        if len(again):
+            lanes.shorten(again)
+            self.shorter[again] += 1
+            self.age[again] = self.warmup
+            self._begin(again)
         return self._judge(used, draws)
+
+    def _begin(self, places):
+        """Let the draws of some places begin."""
+        self.check[places] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+        for lane in places:
+            self.blocks[lane] = []
 
     def _judge(self, used, draws) -> list[Done]:
         """Judge the lanes that have enough draws; those that are done leave."""
@@ -301,7 +314,8 @@ class _Queue:
         for length in sorted({int(drawn[lane]) for lane in due}):
             group = [lane for lane in due if drawn[lane] == length]
             for lane, result in zip(group, self._summarise(group), strict=True):
-                if result.why and drawn[lane] < self.budget:
+                # Divergences that a short step did not prevent stay, however many draws there are.
+                if result.why and drawn[lane] < self.budget and not result.num_divergences:
                     self.check[lane] = min(-(-int(GROWTH * length) // BLOCK) * BLOCK, self.budget)
                     continue
                 done.append(result._replace(number=self._leave(lane)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ class Lanes:
         self.object = np.full(self.num_lanes, -1)
         self.leaves = [np.repeat(leaf[:1], self.num_lanes, axis=0) for leaf in self.stack.leaves]
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_lanes, axis=0)
-        self.state = None
+        self.state: Any = None
 
     def _check_padding(self):
         """Refuse a program in which the padding of a ragged object counts, by computing one with and without it."""
@@ -208,6 +209,12 @@ class Lanes:
         density = self._density(leaves, lengths)
         points = jnp.zeros((self.num_chains, self.target.size))
         return many_chains.initial_state(density, points, jax.random.key_data(key), self.dense)
+
+    def shorten(self, places: np.ndarray):
+        """Halve the step of the objects in these places."""
+        less = np.zeros(self.state.averaged.shape)
+        less[places, 0] = np.log(2.0)
+        self.state = self.state._replace(averaged=self.state.averaged - less.astype(self.state.averaged.dtype))
 
     def advance(self):
         """Make a block of draws in every place that holds an object.

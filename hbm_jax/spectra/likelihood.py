@@ -16,16 +16,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.special import gammaln
 
-from hbm_jax.spectra.statistics import (
+from hbm_jax.spectra.marginal import (
+    BackgroundSeries,
+    background_integral,
     background_posterior,
-    background_quadrature,
-    cash,
-    floating,
-    gaussian_background,
+    background_series,
     marginal_background,
     neighbouring_mean,
-    profiled_background,
 )
+from hbm_jax.spectra.statistics import cash, floating, gaussian_background, profiled_background
 from hbm_jax.validation import did_you_mean, listed
 
 STATISTICS = ("cstat", "wstat", "pgstat", "marginal", "chi2_gehrels", "chi2_data", "chi2_model")
@@ -52,8 +51,8 @@ class Statistic:
         Of chi-square; of its background alone for ``chi2_model``.
     shape, rate : (..., G)
         Gamma distribution of a marginal background.
-    nodes, log_weights : (..., G, Q)
-        The quadrature over it.
+    integral : BackgroundSeries or BackgroundQuadrature
+        Over it.
     """
 
     name: str = field(metadata={"static": True})
@@ -66,8 +65,7 @@ class Statistic:
     variance: Any = None
     shape: Any = None
     rate: Any = None
-    nodes: Any = None
-    log_weights: Any = None
+    integral: Any = None
 
     def __repr__(self) -> str:
         return f"Statistic({self.name}, {np.shape(self.counts)})"
@@ -132,19 +130,27 @@ class Statistic:
             best = jax.random.gamma(of_background, self.shape) / self.rate
         counts = jax.random.poisson(of_source, jnp.where(self.used, expected + best, 0.0)).astype(expected.dtype)
         drawn = dataclasses.replace(self, counts=counts, background=background)
-        return dataclasses.replace(drawn, saturated=_saturated(drawn, jnp, jax.scipy.special.gammaln))
+        return drawn._completed()
 
     def with_counts(self, counts: ArrayLike) -> "Statistic":
         """Return the statistic of other counts in the source region, (..., G), which may be traced.
 
-        The quadrature of a marginal background stays that of the counts it was prepared for: exact up to three standard
-        deviations more.
+        The integral over a marginal background keeps the number of powers, or nodes, that the counts asked for that it
+        was prepared with: exact near the best fit unless there is many times the background.
         """
-        counts = jnp.where(self.used, floating(counts), 0.0)
-        drawn = dataclasses.replace(self, counts=counts)
-        if self.name.startswith("chi2"):
-            return drawn
-        return dataclasses.replace(drawn, saturated=_saturated(drawn, jnp, jax.scipy.special.gammaln))
+        drawn = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
+        return drawn if self.name.startswith("chi2") else drawn._completed()
+
+    def _completed(self) -> "Statistic":
+        """Return the same with what depends on the counts, which may be traced."""
+        integral, counts = self.integral, self.counts
+        if isinstance(integral, BackgroundSeries):
+            shape, rate = (jnp.asarray(x, counts.dtype) for x in (self.shape, self.rate))
+            integral = background_series(counts, shape, rate, integral.down.shape[-2] - 1)
+        elif integral is not None:
+            integral = integral._replace(counts=counts)
+        saturated = _saturated(self, jnp, jax.scipy.special.gammaln)
+        return dataclasses.replace(self, saturated=saturated, integral=integral)
 
     def _inside(self, expected) -> jax.Array:
         """Something harmless in the padding, so that not even a NaN gets out of it."""
@@ -163,7 +169,7 @@ class Statistic:
         if self.name == "pgstat":
             return gaussian_background(self.counts, expected, self.background, self.background_error)
         if self.name == "marginal":
-            return marginal_background(self.counts, expected, self.nodes, self.log_weights), None
+            return marginal_background(expected, self.integral), None
         distance = jnp.asarray(self.counts, expected.dtype) - expected
         return distance * distance / self._variance(expected), None
 
@@ -253,8 +259,8 @@ def prepare(
             here = used[row]
             mean = neighbouring_mean(B[row][here]) if prior_mean is None else prior_mean[row][here]
             shape[row][here], rate[row][here] = background_posterior(B[row][here], r[row][here], prior_mean=mean)
-        nodes, log_weights = background_quadrature(S, shape, rate)
-        one = dataclasses.replace(one, shape=shape, rate=rate, nodes=nodes, log_weights=log_weights)
+        integral = background_integral(S, shape, rate)
+        one = dataclasses.replace(one, shape=shape, rate=rate, integral=integral)
     return dataclasses.replace(one, saturated=_saturated(one, np, gammaln))
 
 

@@ -12,9 +12,9 @@ from scipy import sparse
 
 from hbm_jax.spectra.grouping import groups
 from hbm_jax.spectra.likelihood import Statistic, prepare
+from hbm_jax.spectra.marginal import neighbouring_mean
 from hbm_jax.spectra.response import Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.spectra.statistics import neighbouring_mean
 from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]

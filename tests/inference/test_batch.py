@@ -141,6 +141,30 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
         fits.draws("d")
 
 
+def wall(steepness):
+    """A standard normal up to where next to nothing may be: one count too many."""
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.sample("counts", dist.Poisson(jnp.exp(steepness * x)), obs=0)
+
+
+def test_draws_that_diverge_begin_anew_with_a_shorter_step(monkeypatch):
+    steepness = np.array([6.0, 8.0, 10.0])
+    fits = few(wall, steepness)
+    assert fits.usable.all(), fits.verdicts
+    assert (fits.verdicts["num_divergences"] == 0).all()
+    x = np.linspace(-6.0, 3.0, 4001)
+    for i, k in enumerate(steepness):
+        density = np.exp(-0.5 * x**2 - np.exp(k * x))
+        row = fits.summary().loc[(i, "x")]
+        mean = (x * density).sum() / density.sum()
+        assert abs(row["mean"] - mean) < 4 * row["sd"] / np.sqrt(row["ess_bulk"])
+    monkeypatch.setattr(batch, "SHORTER", 0)
+    without = few(wall, steepness)
+    assert without.verdicts["why"].str.contains("divergences").all(), without.verdicts
+    # They are not drawn on for: no number of draws mends them.
+    assert without.verdicts["num_draws"].max() < 4 * 2000
+
+
 def test_ctrl_c_returns_what_is_done(monkeypatch):
     turn, turns = batch._Queue.turn, []
 

@@ -90,7 +90,7 @@ def test_no_data_is_not_centred_and_perfect_data_is():
     np.testing.assert_allclose(centering.table["prior_scale"], 2.0)
     assert list(centering.table["form"]) == ["centred", "centred", "in between", "non-centred", "non-centred"]
     assert list(centering.table["element"]) == [f"theta[{i}]" for i in range(5)]
-    assert "2 rounds of 100 pilot draws, 0 of them divergent" in centering.note
+    assert "1 round of 100 pilot draws, 0 of them divergent" in centering.note
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_
 from hbm_jax.models import Afterglow
 from hbm_jax.models.absorbed_counts import log_amplitude
 from hbm_jax.spectra.compression import neutral_at, whim_at
-from hbm_jax.spectra.statistics import background_posterior
+from hbm_jax.spectra.marginal import background_posterior
 
 NUM = 3
 HYPER = {

@@ -13,8 +13,8 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.plotting import columns, count_spectra, folded
 from hbm_jax.spectra.grouping import group, noticed
+from hbm_jax.spectra.marginal import prior_shape
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.spectra.statistics import prior_shape
 from plotting.test_figures import decoded, texts
 
 NAMES = ("sim001", "sim002", "sim003")

@@ -1,0 +1,123 @@
+"""The background integrated out: against sums and integrals by SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from sums import log_marginal
+
+from hbm_jax.spectra import prepare
+from hbm_jax.spectra.marginal import (
+    BackgroundQuadrature,
+    BackgroundSeries,
+    background_integral,
+    background_posterior,
+    background_series,
+    marginal_background,
+    neighbouring_mean,
+)
+
+
+def channels():
+    """Shape and rate for background counts from none to many, and ratios."""
+    B, r = (x.ravel() for x in np.meshgrid([0.0, 1, 12, 800], [0.2, 5, 50], indexing="ij"))
+    return background_posterior(B, r, prior_mean=np.maximum(B, 0.3))
+
+
+def compare(S, mu, integral, shape, rate, atol):
+    D = np.asarray(marginal_background(mu, integral))
+    expected = [[log_marginal(S, m, a, b) for m, a, b in zip(row, shape, rate, strict=True)] for row in mu]
+    np.testing.assert_allclose(stats.poisson.logpmf(S, S) - 0.5 * D, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("S", [0, 1, 3, 40, 150, 300])
+def test_a_full_series_is_exact_for_any_source(S):
+    shape, rate = channels()
+    mu = np.broadcast_to(max(S, 1) * np.array([0, 1e-9, 1e-3, 0.3, 0.9, 1.0, 1.2, 30])[:, None], (8, 12))
+    compare(S, mu, background_series(np.full(12, float(S)), shape, rate, max(S, 1)), shape, rate, 1e-10)
+
+
+@pytest.mark.parametrize("S", [0, 2, 30, 100, 700, 10_000])
+@pytest.mark.parametrize("ratio", [0.2, 5.0, 50.0])
+def test_what_is_chosen_is_exact_near_the_best_fit(S, ratio):
+    shape, rate = background_posterior(np.array([0.0, 1, 12, 800]), ratio, prior_mean=np.array([0.3, 1, 12, 800]))
+    mu = np.maximum(S - shape / rate, 0.0) + np.sqrt(S + 1) * np.array([-4.0, -2.0, 0.0, 2.0, 4.0])[:, None]
+    integral = background_integral(np.full(4, float(S)), shape, rate)
+    assert isinstance(integral, BackgroundQuadrature) == ((S == 10_000 and ratio == 0.2) or (S == 700 and ratio == 0.2))
+    compare(S, np.maximum(mu, 0.0), integral, shape, rate, 1e-7)
+
+
+def test_powers_that_do_not_matter_are_left_out():
+    # 2 counts of background behind 300: a few dozen powers.
+    integral = background_integral([300.0, 5.0, 0.0], [20.0] * 3, [10.0] * 3)
+    assert isinstance(integral, BackgroundSeries)
+    assert integral.down.shape[-2] < 60
+    # Without them P(S | mu) is too small where it is small already, and goes on falling.
+    mu = np.geomspace(1e-3, 300.0, 50)
+    D = np.asarray(marginal_background(np.stack([mu, mu, mu], axis=-1), integral))[:, 0]
+    assert (np.diff(D) < 0).all()
+
+
+def test_slopes_are_those_of_the_deviance():
+    shape, rate = channels()
+    integral = background_integral(np.full(12, 25.0), shape, rate)
+
+    def deviance(log_mu):
+        return marginal_background(jnp.exp(log_mu), integral)
+
+    at = np.linspace(-6.0, 5.0, 45)[:, None] * np.ones(12)
+    slope = jax.grad(lambda x: deviance(x).sum())(at)
+    found = (deviance(at + 1e-5) - deviance(at - 1e-5)) / 2e-5
+    np.testing.assert_allclose(slope, found, rtol=1e-6, atol=1e-6)
+    assert np.asarray(jax.grad(lambda mu: marginal_background(mu, integral).sum())(np.zeros(12))).all()
+
+
+def test_other_counts_are_as_exact_also_where_they_are_traced():
+    shape, rate = 2.5, 1.5
+    one = prepare("marginal", np.full(4, 12.0), np.full(4, 1.0), 1.0, prior_mean=np.full(4, 1.0))
+    shape, rate = one.shape, one.rate
+    counts = np.array([0.0, 3.0, 60.0, 400.0])
+    mu = np.maximum(counts - 1.0, 0.5)
+    found = jax.jit(lambda counts, mu: one.with_counts(counts).log_likelihood(mu))(counts, mu)
+    expected = [log_marginal(*case) for case in zip(counts, mu, shape, rate, strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
+
+
+def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not():
+    rng, num, channels, ratio = np.random.default_rng(7), 2000, 50, 5.0
+    S = rng.poisson(0.3 + 0.5, (num, channels)).astype(float)
+    B = rng.poisson(0.5 * ratio, (num, channels)).astype(float)
+    both = prepare("wstat", S, B, ratio), prepare("marginal", S, B, ratio)
+
+    @jax.jit
+    def best(both):
+        def of(statistic):
+            # The deviance of each spectrum has one minimum in its normalisation: bisect the slope.
+            slope = jax.grad(lambda a: statistic.deviance(0.3 * a[:, None] * jnp.ones(channels)).sum())
+
+            def halve(_, ends):
+                low, high = ends
+                middle = 0.5 * (low + high)
+                up = slope(middle) < 0
+                return jnp.where(up, middle, low), jnp.where(up, high, middle)
+
+            low, high = jax.lax.fori_loop(0, 30, halve, (jnp.zeros(num), jnp.full(num, 10.0)))
+            return 0.5 * (low + high)
+
+        return [of(statistic) for statistic in both]
+
+    (w, of_w), (marginal, of_marginal) = ((x.mean(), x.std() / np.sqrt(num)) for x in map(np.asarray, best(both)))
+    print(f"normalisation: W {w:.4f} +- {of_w:.4f}, marginal {marginal:.4f} +- {of_marginal:.4f}")
+    assert w - 1 > 4 * of_w
+    # Of 44 per cent that a single spectrum tells. With a shape of 1 for all channels it would be 20 per cent.
+    assert abs(marginal - 1) < 0.03
+
+
+def test_neighbouring_mean_reaches_as_far_as_it_must():
+    assert neighbouring_mean(np.zeros(4)).tolist() == [0.25] * 4
+    assert neighbouring_mean(np.array([1.0, 0, 5, 0])).tolist() == [1.5] * 4
+    steps = np.repeat([0.2, 8.0], 500)
+    found = neighbouring_mean(np.random.default_rng(1).poisson(steps))
+    assert abs(found[:350].mean() / 0.2 - 1) < 0.15
+    assert abs(found[550:].mean() / 8.0 - 1) < 0.06
