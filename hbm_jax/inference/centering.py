@@ -126,7 +126,7 @@ def centre(
         forms = tuple(Form(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
         pilot = Pilot(program, args, num_warmup, num_pilots)
         params = pilot.mode(forms, key_start)
-        # A first choice from the curvature there: what the data say much about takes long trees in the non-centred form.
+        # A first choice from the curvature there: latents that are known well take long trees in the non-centred form.
         here = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
         draws = jax.device_get(pilot.look(forms, here))
         forms, _ = pilot.choose(forms, draws, key_rounds)
@@ -142,9 +142,10 @@ def centre(
             change = max(float(np.abs(new.centredness - old.centredness).max()) for old, new in pairs)
             if change < SETTLED:
                 break
+    several = f"{rounds} round{'s' * (rounds > 1)} of {num_pilots} pilot draws"
     note = (
-        f"from the last of {rounds} round{'s' * (rounds > 1)} of {num_pilots} pilot draws, {int(diverging.sum())} of them divergent; it "
-        f"changed no centredness by more than {change:.2g}"
+        f"from the last of {several}, {int(diverging.sum())} of them divergent; it changed no centredness by more than "
+        f"{change:.2g}"
     )
     return Centering(Recentred(program, forms), _table(forms, information), note)
 
