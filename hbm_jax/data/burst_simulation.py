@@ -152,12 +152,12 @@ class BurstPopulation:
             )
             num_drawn += drawn
             true["log10_E_peak"][i, : counts[i]], true["log10_flux"][i, : counts[i]] = peak, flux
-            columns = (measured[:, 0], measured[:, 1], sigma[:, 0], sigma[:, 1])
-            for key, values in zip(list(rows)[2:], columns, strict=True):
+            found = (measured[:, 0], measured[:, 1], sigma[:, 0], sigma[:, 1])
+            for key, values in zip(list(rows)[2:], found, strict=True):
                 rows[key] += list(values)
             rows["burst"] += [name] * counts[i]
             rows["z"] += [z[i]] * counts[i]
-        columns = {key: np.asarray(values) for key, values in rows.items()}
+        columns: dict[str, Any] = {key: np.asarray(values) for key, values in rows.items()}
         columns["correlation"] = np.full(len(columns["z"]), self.error_correlation)
         if self.log10_flux_limit is not None:
             columns["log10_flux_limit"] = np.full(len(columns["z"]), self.log10_flux_limit)

@@ -15,7 +15,7 @@ from hbm_jax.validation import DataError, did_you_mean, float_vector, listed
 
 __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 
-KONUS_COSMOLOGY = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
+KONUS_COSMOLOGY: dict[str, Any] = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
 KONUS_RELATIONS = ("amati", "yonetoku")
 ALIASES = {"burst": "name", "z": "redshift", "sigma_z": "redshift_error"}
 UNITS = {"E_peak": "keV", "flux": "erg / (cm2 s)", "band_low": "keV", "band_high": "keV"}

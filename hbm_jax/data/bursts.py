@@ -280,7 +280,7 @@ class Bursts:
         if index.size == 0:
             raise DataError("subset: expected at least one burst; found a selection of none.")
         if index.dtype.kind not in "iu" or index.ndim != 1 or not (np.abs(index + 0.5) < len(self)).all():
-            raise DataError(f"subset: expected a mask, or indices from {-len(self)} to {len(self) - 1}; found {rows}.")
+            raise DataError(f"subset: expected a mask, or indices from {-len(self)} to {len(self) - 1}; found {index}.")
         picked: dict[str, Any] = {key: np.asarray(getattr(self, key))[index] for key in ARRAYS}
         return dataclasses.replace(self, name=tuple(self.name[i] for i in index), **picked)
 

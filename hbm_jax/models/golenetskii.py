@@ -204,11 +204,10 @@ class Golenetskii:
     def _known(self, data: Bursts, priors):
         """Redshifts, and what takes the logarithm of a luminosity to that of the measured flux, (B,) and (B, J)."""
         z = self._redshifts(data, priors)
-        if self.cosmology is None:
-            cosmology = Cosmology.flat(H0=self.H0, Om0=self.Om0)
-        else:
-            cosmology = background.sample_cosmology(self.cosmology, priors)
-        away = log10_sphere(z, cosmology)
+        universe: Cosmology = Cosmology.flat(H0=self.H0, Om0=self.Om0)
+        if self.cosmology is not None:
+            universe = background.sample_cosmology(self.cosmology, priors)
+        away = log10_sphere(z, universe)
         if data.quantity == "fluence":
             away = away - jnp.log10(1.0 + z)
         return z, -away[:, None] - data.log10_k(z, self.band)

@@ -25,6 +25,7 @@ from numpyro import distributions as dist
 from hbm_jax.data.burst_spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.burst_relation import BurstFluxes, Coordinates, Line
+from hbm_jax.models.centred import form, sample_centred
 from hbm_jax.models.folded_bursts import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.interval_fits import fit_intervals
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
@@ -114,7 +115,7 @@ def _forms(folded: FoldedBursts, values, covariance, left, level) -> tuple[np.nd
     forms = {}
     for k, name in enumerate(names[:-1]):
         own = np.var(values[:, k]) - np.median(covariance[:, k, k])
-        forms[name] = _form(1.0 / left[:, k], np.sqrt(max(own, 0.05**2)))
+        forms[name] = form(1.0 / left[:, k], np.sqrt(max(own, 0.05**2)))
     # A line for each burst, of one slope, through its fluxes.
     of = np.asarray(folded.of_burst)
     num = of.sum(axis=0)
@@ -124,32 +125,16 @@ def _forms(folded: FoldedBursts, values, covariance, left, level) -> tuple[np.nd
     y = bright - of @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
     variance = max(np.mean((y - slope * x) ** 2) - np.median(left[:, -1]), 0.03**2)
-    forms["log10_flux"] = _form(1.0 / left[:, -1], np.sqrt(variance))
+    forms["log10_flux"] = form(1.0 / left[:, -1], np.sqrt(variance))
     known = np.maximum(of.T @ x**2 / variance, 1e-6)
     slopes = of.T @ (x * y) / np.maximum(of.T @ x**2, 1e-12)
     weights = known / known.sum()
     excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / known.sum()
-    forms["gamma"] = _form(known, np.sqrt(max(excess, 0.1**2)), few=True)
-    forms["log10_luminosity"] = _form(num / variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
+    forms["gamma"] = form(known, np.sqrt(max(excess, 0.1**2)), few=True)
+    forms["log10_luminosity"] = form(num / variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
     drawn_in = known * max(excess, 0.1**2)
     slopes = weights @ slopes + drawn_in / (1.0 + drawn_in) * (slopes - weights @ slopes)
     return np.stack([mean, slopes], axis=1), forms
-
-
-def _form(information, scale: float, few: bool = False) -> tuple[np.ndarray, float]:
-    """Centredness t^2 I / (1 + t^2 I), and scale t; of few elements the mean over scales from 0 to twice that."""
-    scales = scale * (np.linspace(0.05, 1.95, 20) if few else np.ones(1))
-    known = np.maximum(information, 0.0) * scales[:, None] ** 2
-    return np.mean(known / (1.0 + known), axis=0), float(scale)
-
-
-def _sample(name: str, location, scale, form: tuple[Any, Any], shift=0.0):
-    """Sample a normal latent as centred as its form says, and less a known shift; returns its value."""
-    c, reference = form
-    ratio = scale / reference
-    location = location - shift
-    x = numpyro.sample(f"_{name}", dist.Normal(c * location, reference * ratio**c))
-    return numpyro.deterministic(name, location + ratio ** (1.0 - c) * (x - c * location) + shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,17 +296,19 @@ class GolenetskiiCounts:
             own["log10_flux"] = self._sample_fluxes(p, own, prepared, draw_lines=recover or not observed)
         else:
             with numpyro.plate("burst", len(prepared.level), dim=-1):
-                gamma = _sample("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
+                gamma = sample_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
                 location = p["log10_N_mean"] + gamma * prepared.level
-                at_level = _sample("log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"])
+                at_level = sample_centred(
+                    "log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"]
+                )
                 log10_N = numpyro.deterministic("log10_N", at_level - gamma * prepared.level)
             own = self._sample_spectra(p, prepared)
             flux = folded.of_burst @ log10_N - folded.log10_sphere
             flux += folded.of_burst @ gamma * (own["log10_E_peak"] - 2.0)
             with numpyro.plate("interval", len(prepared.center), dim=-1):
                 if self.scatter:
-                    form, trend = prepared.forms["log10_flux"], prepared.trend(own)
-                    own["log10_flux"] = _sample("log10_flux", flux, p["intrinsic_scatter"], form, trend)
+                    chosen, trend = prepared.forms["log10_flux"], prepared.trend(own)
+                    own["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], chosen, trend)
                 else:
                     own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
         area = self._effective_areas(folded, priors)
@@ -338,8 +325,8 @@ class GolenetskiiCounts:
         own: dict[str, Any] = {}
         with numpyro.plate("interval", len(prepared.center), dim=-1):
             for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
-                form, trend = prepared.forms[name], prepared.trend(own)
-                own[name] = _sample(name, p[f"{name}_mean"], p[f"{name}_std"], form, trend)
+                chosen, trend = prepared.forms[name], prepared.trend(own)
+                own[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], chosen, trend)
         return own
 
     def _sample_fluxes(self, p, own, prepared: PreparedBursts, draw_lines: bool):
