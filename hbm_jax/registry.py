@@ -1,6 +1,7 @@
 """The models that can be named on the command line, each with its container, readers, options and figures."""
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -152,6 +153,12 @@ def _afterglow_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _burst_figures(fit) -> Figures:
+    from hbm_jax.plotting.bursts import figures
+
+    return figures(fit)
+
+
 def _simulate_afterglows(config: Mapping[str, Any], folder: Path, **options) -> str:
     from hbm_jax.cli.afterglow import simulate
 
@@ -177,6 +184,13 @@ MODELS = {
             "leave_out": "source to leave out; may be repeated; 'bad' leaves out all that cannot be read",
         },
         simulate=_simulate_afterglows,
+    ),
+    "golenetskii": Entry(
+        models.Golenetskii,
+        data.Bursts,
+        data.read_bursts,
+        {"konus-amati": data.load_konus, "konus-yonetoku": functools.partial(data.load_konus, "yonetoku")},
+        figures=_burst_figures,
     ),
 }
 

@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from hbm_jax.plotting.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
+from hbm_jax.plotting.bursts import golenetskii_planes, redshift_predictions
 from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
@@ -30,6 +31,7 @@ __all__ = [
     "calibration",
     "comparison",
     "corner",
+    "golenetskii_planes",
     "host_columns",
     "hubble_diagram",
     "ionization",
@@ -38,6 +40,7 @@ __all__ = [
     "pareto_k",
     "population",
     "populations",
+    "redshift_predictions",
     "sensitivity",
     "spectra",
     "trace",

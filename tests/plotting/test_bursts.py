@@ -1,0 +1,75 @@
+"""Figures of bursts: what is drawn is what was measured and what the posterior says."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import hbm_jax as hbm
+from hbm_jax.data import BurstPopulation, load_konus
+from hbm_jax.plotting.bursts import figures, golenetskii_planes, redshift_predictions
+
+from .small_fits import own_fit
+
+OPTIONS = {"num_samples": 200, "num_warmup": 200, "seed": 3, "progress": False}
+
+
+@functools.cache
+def bursts():
+    data, truth = BurstPopulation(num_intervals=[4, 6], unknown=2).draw(8, seed=5)
+    return hbm.sample(hbm.models.Golenetskii(), data, **OPTIONS), truth
+
+
+def drawn(axis):
+    """Places of all measured points of an axis."""
+    return np.concatenate([np.column_stack(bars.lines[0].get_data()) for bars in axis.containers])
+
+
+def test_both_planes_show_every_interval():
+    fit, truth = bursts()
+    left, right = golenetskii_planes(fit).axes
+    assert len(drawn(left)) == fit.data.num_intervals == 40
+    used, known = fit.data.used, np.isfinite(fit.data.z)
+    expected = fit.data.log10_E_peak[used], fit.data.log10_flux[used]
+    np.testing.assert_allclose(np.sort(drawn(left), axis=0), np.sort(np.column_stack(expected), axis=0))
+    peaks = (fit.data.log10_E_peak + np.log10(1 + fit.data.z)[:, None])[used & known[:, None]]
+    np.testing.assert_allclose(np.sort(drawn(right)[:, 0]), np.sort(peaks))
+    # The same vertical distances, moved by the distance of each burst: true luminosities lie on the population's band.
+    band = right.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() < drawn(right)[:, 1].min() + 1
+    assert len(left.lines) >= 6
+    assert set(figures(fit)) == {"golenetskii_planes", "redshift_predictions"}
+
+
+def test_one_line_for_all_bursts():
+    fit = hbm.sample(hbm.models.Golenetskii(pooling="complete"), load_konus("yonetoku"), **OPTIONS)
+    left, right = golenetskii_planes(fit).axes
+    assert len(drawn(left)) == len(drawn(right)) == 108
+    line = next(one for one in right.lines if one.get_label() == "population").get_xydata()
+    slope = np.polyfit(*line.T, 1)[0]
+    assert slope == pytest.approx(float(fit.posterior["gamma"].median()), abs=0.1)
+    assert set(figures(fit)) == {"golenetskii_planes"}
+    with pytest.raises(ValueError, match="expected bursts of unknown redshift; found none"):
+        redshift_predictions(fit)
+
+
+def test_predicted_redshifts_against_the_truth():
+    fit, truth = bursts()
+    (axis,) = redshift_predictions(fit, truth["z"][-2:]).axes
+    points = next(line for line in axis.lines if line.get_marker() == "o").get_xydata()
+    np.testing.assert_allclose(points[:, 0], np.log(truth["z"][-2:]))
+    median = np.log(np.median(fit.posterior["z"].to_numpy(), axis=(0, 1)))
+    np.testing.assert_allclose(points[:, 1], median)
+    by_name = dict(zip(fit.data.name[-2:], truth["z"][-2:], strict=True))
+    (again,) = redshift_predictions(fit, by_name).axes
+    np.testing.assert_allclose(next(li for li in again.lines if li.get_marker() == "o").get_xydata(), points)
+    assert [t.get_text() for t in redshift_predictions(fit).axes[0].get_xticklabels()] != []
+    with pytest.raises(ValueError, match="expected the true redshift of sim007; found none"):
+        redshift_predictions(fit, {})
+    with pytest.raises(ValueError, match=r"expected 2 true redshifts; found shape \(3,\)"):
+        redshift_predictions(fit, np.ones(3))
+
+
+def test_fits_of_something_else_are_refused():
+    with pytest.raises(ValueError, match="golenetskii_planes: expected a fit of hbm_jax.models.Golenetskii"):
+        golenetskii_planes(own_fit())
