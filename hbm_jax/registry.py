@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -47,8 +48,9 @@ class Entry:
         Those of the reader's options that have a flag of their own on the command line, with their help.
     simulate : callable, optional
         ``simulate(config, folder, num=, rmf=, arf=, overwrite=)``, where a population can be simulated without a
-        design: writes the folder and returns what to print. Samples of such a domain do not fit one table, so that none
-        is drawn on a design.
+        design: writes the file or folder and returns what to print.
+    takes_design : bool
+        Whether a sample can be simulated on the design of another: not where it does not fit one table.
     """
 
     model: Any
@@ -59,6 +61,7 @@ class Entry:
     figures: Callable[[Any], Figures] = _no_figures
     reader_flags: Mapping[str, str] = field(default_factory=dict)
     simulate: Callable | None = None
+    takes_design: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -159,12 +162,19 @@ def _burst_figures(fit) -> Figures:
     return figures(fit)
 
 
-def _simulate_afterglows(config: Mapping[str, Any], folder: Path, **options) -> str:
-    from hbm_jax.cli.afterglow import simulate
+def _of_command_line(module: str, name: str = "simulate") -> Callable:
+    """Return a function of the command line's, imported when it is called."""
 
-    return simulate(config, folder, **options)
+    def simulate(config: Mapping[str, Any], folder: Path, **options) -> str:
+        return getattr(importlib.import_module(f"hbm_jax.cli.{module}"), name)(config, folder, **options)
+
+    return simulate
 
 
+SPECTRA_FLAGS = {
+    "spectra": "folder of the spectra; that of the catalogue where omitted",
+    "leave_out": "source to leave out; may be repeated; 'bad' leaves out all that cannot be read",
+}
 MODELS = {
     "supernova": Entry(
         models.Supernova,
@@ -179,11 +189,9 @@ MODELS = {
         data.Afterglows,
         data.read_afterglows,
         figures=_afterglow_figures,
-        reader_flags={
-            "spectra": "folder of the spectra; that of the catalogue where omitted",
-            "leave_out": "source to leave out; may be repeated; 'bad' leaves out all that cannot be read",
-        },
-        simulate=_simulate_afterglows,
+        reader_flags=SPECTRA_FLAGS,
+        simulate=_of_command_line("afterglow"),
+        takes_design=False,
     ),
     "golenetskii": Entry(
         models.Golenetskii,
@@ -191,6 +199,16 @@ MODELS = {
         data.read_bursts,
         {"konus-amati": data.load_konus, "konus-yonetoku": functools.partial(data.load_konus, "yonetoku")},
         figures=_burst_figures,
+        simulate=_of_command_line("bursts"),
+    ),
+    "golenetskii-counts": Entry(
+        models.GolenetskiiCounts,
+        data.BurstSpectra,
+        data.read_burst_spectra,
+        figures=_burst_figures,
+        reader_flags=SPECTRA_FLAGS,
+        simulate=_of_command_line("bursts", "simulate_spectra"),
+        takes_design=False,
     ),
 }
 

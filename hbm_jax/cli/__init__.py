@@ -5,7 +5,6 @@ Exit status: 0 the posterior is usable, or calibrated; 3 it is not; 2 bad input 
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -13,12 +12,12 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hbm_jax.cli import absorption
+from hbm_jax.cli import absorption, populations
+from hbm_jax.cli.populations import TABLES
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
 from hbm_jax.validation import DataError
 
 USABLE, BAD_INPUT, NOT_USABLE, INTERRUPTED = 0, 2, 3, 130
-TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
 CERTIFICATE, FIGURE = "certificate.json", "calibration.png"  # that calibrate writes
 CALIBRATED = ("seed", "num_chains", "num_warmup", "max_num_samples", "target_accept_prob", "dtype")  # of [sample]
 ENDS = ("num_samples", "until", "max_num_samples", "max_seconds")  # what resume may change of [sample]
@@ -105,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     resume.set_defaults(run=_resume)
 
     simulate = commands.add_parser(
-        "simulate", help="draw a simulated sample on the design of a real one, or afterglows of a population"
+        "simulate", help="draw a simulated sample on the design of a real one, or a population of afterglows or bursts"
     )
     _model_arguments(simulate)
     simulate.add_argument(
@@ -116,10 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.add_argument("--seed", type=int)
     simulate.add_argument(
-        "--out", metavar="FILE|DIR", help=f"table to write: {', '.join(TABLES)}; folder for afterglows", required=True
+        "--out", metavar="FILE|DIR", help=f"table to write: {', '.join(TABLES)}; folder for spectra", required=True
     )
-    simulate.add_argument("--num", metavar="N", type=int, help="afterglows to simulate (50)")
-    simulate.add_argument("--rmf", metavar="FILE", help="redistribution matrix of the afterglows' instrument")
+    simulate.add_argument("--num", metavar="N", type=int, help="objects to simulate, where no design says it")
+    simulate.add_argument("--rmf", metavar="FILE", help="redistribution matrix of the instrument of afterglows")
     simulate.add_argument("--arf", metavar="FILE", help="its effective area, where the matrix does not hold it")
     simulate.add_argument("--overwrite", action="store_true", help="replace a file that is already there")
     simulate.set_defaults(run=_simulate)
@@ -331,30 +330,16 @@ def _simulate(arguments) -> int:
     entry = registry.named(config["model"].get("name"))
     out = Path(arguments.out)
     of_a_population = {name: getattr(arguments, name) for name in ("num", "rmf", "arf")}
-    if entry.simulate is not None:
+    if entry.simulate is not None and not (entry.takes_design and config["data"]):
         print(entry.simulate(config, out, **of_a_population, overwrite=arguments.overwrite))
         return USABLE
     _refuse_population(config, of_a_population)
     model, design = _model_and_data(config)
-    if out.suffix not in TABLES:
-        raise ConfigError(f"{out}: expected a table name ending in {', '.join(TABLES)}, found {out.suffix!r}.")
-    if out.exists() and not arguments.overwrite:
-        raise FileExistsError(f"{out}: expected a new file, found one that is there. Pass --overwrite to replace it.")
+    populations.refuse_bad_table(out, arguments.overwrite)
     wanted = {key: _true_value(model, key, value) for key, value in config["truth"].items()}
     simulated, truth = model.simulate(jax.random.key(config["sample"]["seed"]), design, wanted)
-    table = simulated.to_table()
-    known = {key: float(value) for key, value in truth.items() if value.ndim == 0}
-    # A FITS header holds no table of names, but any text.
-    table.meta["truth"] = json.dumps(known) if out.suffix == ".fits" else known
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part-{out.name}")
-    try:
-        table.write(part, overwrite=True)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    print(f"{len(simulated)} simulated objects in {out}")
-    print("truth: " + ", ".join(f"{key} = {value:.4g}" for key, value in known.items()))
+    populations.write_table(simulated.to_table(), truth, out)
+    print(f"{len(simulated)} simulated objects in {out}\n{populations.in_words(truth)}")
     return USABLE
 
 

@@ -15,6 +15,7 @@ from hbm_jax.validation import DataError
 __all__ = ["BurstPopulation", "SimulatedBursts"]
 
 EVOLUTIONS = ("hard to soft", "tracking", "none")
+LOG_NORMAL_TEXT, LOG_NORMAL = "log-normal", (0.5, 0.6)
 _MOST = 500  # draws for each interval wanted, before a limit is taken for impossible
 
 
@@ -43,8 +44,9 @@ class BurstPopulation:
 
     Parameters
     ----------
-    redshift : (float, float) or sequence of float
-        Two numbers: mean and standard deviation of ln z. More: exactly those, in turn.
+    redshift : str or (float, float) or sequence of float
+        ``"log-normal"``: ln z ~ N(0.5, 0.6^2), also the prior that `hbm_jax.models.Golenetskii` has for redshifts that
+        it is not told. Two numbers: uniform between them. More: exactly those, in turn.
     unknown : float or int
         Share (below 1) or number of the bursts, the last ones, whose redshift the sample does not tell.
     num_intervals : int or sequence of int
@@ -83,7 +85,7 @@ class BurstPopulation:
     16
     """
 
-    redshift: Sequence[float] = (0.5, 0.5)
+    redshift: str | Sequence[float] = "log-normal"
     unknown: float = 0
     num_intervals: int | Sequence[int] = 12
     gamma: tuple[float, float] = (1.5, 0.2)
@@ -112,6 +114,11 @@ class BurstPopulation:
         for name in ("correlation", "error_correlation"):
             if not -1 < getattr(self, name) < 1:
                 raise ValueError(f"BurstPopulation: {name}: expected -1 to 1; found {getattr(self, name)}.")
+        given = self.redshift
+        if given != LOG_NORMAL_TEXT if isinstance(given, str) else len(given) < 2 or not min(given) > 0:
+            raise ValueError(
+                f"BurstPopulation: redshift: expected {LOG_NORMAL_TEXT!r}, or two or more above 0; found {given!r}."
+            )
         if self.evolution not in EVOLUTIONS:
             raise ValueError(f"BurstPopulation: evolution: expected one of {EVOLUTIONS}; found {self.evolution!r}.")
         if not self.unknown >= 0:
@@ -176,10 +183,10 @@ class BurstPopulation:
         return SimulatedBursts(data, numbers | each | true | {"num_drawn": np.asarray(num_drawn)})
 
     def _redshifts(self, rng, num: int) -> np.ndarray:
+        if isinstance(self.redshift, str):
+            return np.clip(rng.lognormal(*LOG_NORMAL, num), 0.02, 12.0)
         given = np.asarray(self.redshift, float)
-        if given.ndim != 1 or len(given) < 2:
-            raise ValueError(f"BurstPopulation: redshift: expected two numbers or more; found {self.redshift}.")
-        return np.clip(rng.lognormal(*given, num), 0.02, 12.0) if len(given) == 2 else np.resize(given, num)
+        return rng.uniform(*given, num) if len(given) == 2 else np.resize(given, num)
 
     def _intervals(self, rng, num: int, middle, level, gamma, z, name):
         """Draw the intervals of one burst: true peak energies and fluxes, measured values, errors, how many drawn."""

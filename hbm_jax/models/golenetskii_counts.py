@@ -172,6 +172,9 @@ class GolenetskiiCounts:
 
     Notes
     -----
+    The peak energies of all intervals are one population: ``log10_E_peak_std`` is their total scatter, where that of
+    `Golenetskii` is of the bursts' means.
+
     There is a spectrum of that peak energy only where alpha_ij > -2, and beta_ij < alpha_ij; the normal populations go
     beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less
     than 3e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows from
@@ -311,10 +314,7 @@ class GolenetskiiCounts:
                     own["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], chosen, trend)
                 else:
                     own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
-        area = self._effective_areas(folded, priors)
-        alpha = -2.0 + _bent(own["alpha"] + 2.0)
-        beta = alpha - _bent(alpha - own.get("beta", -3.0))
-        expected = folded.expected(own["log10_E_peak"], alpha, beta, own["log10_flux"], area)
+        expected = self.expected(folded, own | self._effective_areas(folded, priors))
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
@@ -348,12 +348,28 @@ class GolenetskiiCounts:
                     numpyro.deterministic(name, value)
         return flux
 
-    def _effective_areas(self, folded: FoldedBursts, priors):
+    def _effective_areas(self, folded: FoldedBursts, priors) -> dict[str, Any]:
         num = np.shape(folded.of_free)[1]
         if not (self.calibration and num):
-            return None
+            return {}
         with numpyro.plate("calibrated_detector", num, dim=-1):
-            return jnp.broadcast_to(sample_prior("effective_area", priors["effective_area"]), num)
+            area = sample_prior("effective_area", priors["effective_area"])
+            return {"effective_area": jnp.broadcast_to(area, num)}
+
+    def expected(self, folded: FoldedBursts, values: Mapping[str, Any]):
+        """Return the counts expected of the bursts in each spectrum's groups, without background, (N, G).
+
+        Parameters
+        ----------
+        folded : FoldedBursts
+            Of `prepare`.
+        values : mapping of str to array
+            ``log10_E_peak, alpha, beta, log10_flux`` (I,) of the intervals, ``effective_area`` (F,) if it is free.
+        """
+        alpha = -2.0 + _bent(values["alpha"] + 2.0)
+        beta = alpha - _bent(alpha - values.get("beta", -3.0))
+        area = values.get("effective_area")
+        return folded.expected(values["log10_E_peak"], alpha, beta, values["log10_flux"], area)
 
     def simulate(self, key, data: BurstSpectra, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample on the design of ``data``.

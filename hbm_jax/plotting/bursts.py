@@ -1,7 +1,7 @@
 """Figures of gamma-ray bursts: the planes of peak energy and brightness, and redshifts that the relation predicts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -9,12 +9,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.data.bursts import Bursts
-from hbm_jax.inference import Fit
-from hbm_jax.models import Golenetskii
+from hbm_jax.data import Bursts, BurstSpectra
+from hbm_jax.inference import Fit, latents
+from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.golenetskii import PIVOT
+from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
+from hbm_jax.registry import model_of
 from hbm_jax.spectra.energetics import log10_sphere
 
 NUM_DRAWS = 2000
@@ -26,64 +28,113 @@ QUANTITY = {
 }
 
 
+class _Burst(NamedTuple):
+    """Intervals of a burst as they are drawn: observed peak energy, brightness, errors, and what leads to rest."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_error: np.ndarray
+    y_error: np.ndarray
+    shift: float  # from observed to rest-frame peak energy, NaN where the redshift is unknown
+    away: np.ndarray  # from flux to luminosity
+    line: tuple[float, float] | None  # log10_N and gamma
+
+
 def golenetskii_planes(fit: Fit) -> Figure:
     """Flux against peak energy as observed, and luminosity against peak energy in the bursts' frame, side by side.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Golenetskii`, with its program and data.
+        Of `hbm_jax.models.Golenetskii` or `GolenetskiiCounts`, with its program and data.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Measured values with their errors. Lines: with partial pooling, each burst's own at its posterior median, over
-        the range of its intervals. Right, bands: 68 and 95 % of where a new burst's interval would be, given its peak
-        energy. Bursts of unknown redshift are grey circles, left only.
+        Measured values with their errors; from counts, posterior medians and standard deviations instead. Lines: where
+        each burst has its own, that one at its posterior median, over the range of its intervals. Right, bands: 68 and
+        95 % of where a new burst's interval would be, given its peak energy. Bursts of unknown redshift are grey
+        diamonds, left only.
 
     Raises
     ------
     ValueError
-        If the fit is not one of `Golenetskii`, or was loaded without its program and data.
+        If the fit is not one of these, or was loaded without its program and data.
 
     Examples
     --------
     >>> golenetskii_planes(fit).savefig("planes.pdf")  # doctest: +SKIP
     """
-    model = program_of(fit, Golenetskii, Bursts, "golenetskii_planes")
+    program: Any = model_of(fit)
+    if isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
+        model: Any = program
+        bursts, quantity, own_lines = _from_counts(fit, model), "flux", True
+    else:
+        model = program_of(fit, Golenetskii, Bursts, "golenetskii_planes")
+        own_lines = model.pooling == "partial"
+        bursts, quantity = _from_catalogue(fit, model), cast(Bursts, fit.data).quantity
+    with house_style():
+        figure = Figure(figsize=(8.2, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        at_rest = [burst.x + burst.shift for burst in bursts if np.isfinite(burst.shift)]
+        if at_rest:
+            every = np.concatenate(at_rest)
+            _draw_population(right, fit, model, own_lines, every.min() - 0.2, every.max() + 0.2)
+        for i, burst in enumerate(bursts):
+            known = np.isfinite(burst.shift)
+            colour = BLUE if not own_lines else SERIES[i % MAX_COLOURED] if known else GREY
+            style: Any = {"color": colour, "fmt": "o" if known else "D", "ms": 2.6, "elinewidth": 0.6, "alpha": 0.75}
+            style |= {"mfc": colour if known else "none", "mew": 0.0 if known else 0.6, "zorder": 3}
+            left.errorbar(burst.x, burst.y, burst.y_error, burst.x_error, **style)
+            if not known:
+                continue
+            right.errorbar(burst.x + burst.shift, burst.y + burst.away, burst.y_error, burst.x_error, **style)
+            if burst.line is not None:
+                level, gamma = burst.line
+                at = np.array([burst.x.min() - 0.05, burst.x.max() + 0.05]) + burst.shift
+                line = level + gamma * (at - PIVOT)
+                left.plot(at - burst.shift, line - burst.away.mean(), color=colour, lw=0.9, zorder=2)
+                right.plot(at, line, color=colour, lw=0.9, zorder=2)
+        observed, intrinsic = QUANTITY[quantity]
+        left.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}$ [keV]", ylabel=observed, title="as observed")
+        right.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}(1+z)$ [keV]", ylabel=intrinsic, title="in the bursts' frame")
+    return figure
+
+
+def _from_catalogue(fit: Fit, model: Golenetskii) -> list[_Burst]:
     data: Any = fit.data
     known = np.asarray(data.knows_redshift) | (np.asarray(data.sigma_z) > 0)
     z = np.where(known, data.z, 1.0)
     away = _away(fit, model, data, z)
-    with house_style():
-        figure = Figure(figsize=(8.2, 4.0), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        if known.any():
-            x = np.asarray(data.log10_E_peak)[known] + np.log10(1.0 + z[known])[:, None]
-            used = np.asarray(data.used)[known]
-            _draw_population(right, fit, model, x[used].min() - 0.2, x[used].max() + 0.2)
-        for i in range(len(data)):
-            used = np.asarray(data.used)[i]
-            x, y = np.asarray(data.log10_E_peak)[i, used], np.asarray(data.log10_flux)[i, used]
-            errors = np.sqrt(np.asarray(data.errors)[i, used][:, [0, 2]])
-            colour = BLUE if model.pooling == "complete" else SERIES[i % MAX_COLOURED] if known[i] else GREY
-            style = {"color": colour, "fmt": "o" if known[i] else "D", "ms": 2.6, "elinewidth": 0.6, "alpha": 0.75}
-            style |= {"mfc": colour if known[i] else "none", "mew": 0.0 if known[i] else 0.6}
-            left.errorbar(x, y, errors[:, 1], errors[:, 0], **style, zorder=3)
-            if not known[i]:
-                continue
-            shift = np.log10(1.0 + z[i])
-            right.errorbar(x + shift, y + away[i, used], errors[:, 1], errors[:, 0], **style, zorder=3)
-            if model.pooling == "partial":
-                at = np.array([x.min() - 0.05, x.max() + 0.05]) + shift
-                line = _line_of(fit, i, x + shift, y + away[i, used], at)
-                mean_away = away[i, used].mean()
-                left.plot(at - shift, line - mean_away, color=colour, lw=0.9, zorder=2)
-                right.plot(at, line, color=colour, lw=0.9, zorder=2)
-        observed, intrinsic = QUANTITY[data.quantity]
-        left.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}$ [keV]", ylabel=observed, title="as observed")
-        right.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}(1+z)$ [keV]", ylabel=intrinsic, title="in the bursts' frame")
-    return figure
+    found = []
+    for i, is_known in enumerate(known):
+        used = np.asarray(data.used)[i]
+        x, y = np.asarray(data.log10_E_peak)[i, used], np.asarray(data.log10_flux)[i, used]
+        x_error, y_error = np.sqrt(np.asarray(data.errors)[i, used][:, [0, 2]]).T
+        shift = np.log10(1.0 + z[i]) if is_known else np.nan
+        line = None
+        if model.pooling == "partial" and is_known:
+            line = _line_of(fit, i, x + shift, y + away[i, used])
+        found.append(_Burst(x, y, x_error, y_error, float(shift), away[i, used], line))
+    return found
+
+
+def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
+    data: Any = fit.data
+    drawn = latents(fit, num_draws=NUM_DRAWS // 4)
+    z = np.asarray(data.z)
+    with jax.enable_x64(True):
+        sphere = np.asarray(log10_sphere(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
+    found = []
+    for i in range(len(data)):
+        own = np.asarray(data.interval_burst) == i
+        x, y = (drawn[name].to_numpy()[:, own] for name in ("log10_E_peak", "log10_flux"))
+        shift = float(np.log10(1.0 + z[i]))
+        level, gamma = (float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
+        errors = x.std(axis=0), y.std(axis=0)
+        away = np.full(own.sum(), sphere[i])
+        found.append(_Burst(np.median(x, axis=0) - shift, np.median(y, axis=0), *errors, shift, away, (level, gamma)))
+    return found
 
 
 def _away(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
@@ -96,28 +147,26 @@ def _away(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
         return away[:, None] + np.asarray(data.log10_k(z, model.band))
 
 
-def _line_of(fit: Fit, i: int, x, y, at) -> np.ndarray:
-    """Line of a burst through its data at the posterior median of its slope."""
+def _line_of(fit: Fit, i: int, x, y) -> tuple[float, float]:
+    """log10_N and gamma of a burst at the posterior median; the level through its data where it was integrated out."""
     gamma = float(np.median(fit.posterior["gamma"].isel(burst=i)))
     if "log10_N" in fit.posterior and "burst" in fit.posterior["log10_N"].dims:
-        level = float(np.median(fit.posterior["log10_N"].isel(burst=i)))
-    else:
-        level = float(np.mean(y - gamma * (x - PIVOT)))
-    return level + gamma * (at - PIVOT)
+        return float(np.median(fit.posterior["log10_N"].isel(burst=i))), gamma
+    return float(np.mean(y - gamma * (x - PIVOT))), gamma
 
 
-def _draw_population(axis, fit: Fit, model: Golenetskii, low: float, high: float) -> None:
+def _draw_population(axis, fit: Fit, model: Any, own_lines: bool, low: float, high: float) -> None:
     """Band of a new burst's intervals, and the median of its centre."""
-    names = ("gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std") if model.pooling == "partial" else (
-        "gamma", "log10_N")  # fmt: skip
-    names = (*names, "intrinsic_scatter", *(("correlation",) if model.correlated else ()))
+    names = ["gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std"] if own_lines else ["gamma", "log10_N"]
+    names += ["correlation"] if getattr(model, "correlated", False) else []
     draws = {name: parameter(fit, name) for name in names}
+    draws["intrinsic_scatter"] = parameter(fit, "intrinsic_scatter", 0.0)
     num = max(map(len, draws.values()))
     keep = spread(num, NUM_DRAWS)
     p = {name: np.broadcast_to(values, (num,))[keep] for name, values in draws.items()}
     rng = np.random.default_rng(0)
     u, v, w = rng.standard_normal((3, len(keep)))
-    if model.pooling == "partial":
+    if own_lines:
         r = p.get("correlation", 0.0)
         gamma = p["gamma_mean"] + p["gamma_std"] * u
         level = p["log10_N_mean"] + p["log10_N_std"] * (r * u + np.sqrt(1.0 - np.square(r)) * v)
@@ -226,6 +275,17 @@ REDSHIFT_FIGURES = {
 }
 
 
+COUNTS_FIGURES = {
+    "spectra": (
+        "Counts of the brightest interval of the brightest bursts in every detector, the folded model (median and 68 % "
+        "band), the background, and the root of each bin's C below.",
+        spectra,
+    ),
+}
+
+
 def figures(fit: Fit):
-    """Figures of a fit of bursts: predicted redshifts only where some are unknown."""
-    return FIGURES | (REDSHIFT_FIGURES if np.isnan(np.asarray(fit.data.z)).any() else {})
+    """Figures of a fit of bursts: spectra where there are counts, predicted redshifts where some are unknown."""
+    if isinstance(fit.data, BurstSpectra):
+        return FIGURES | COUNTS_FIGURES
+    return FIGURES | (REDSHIFT_FIGURES if np.isnan(np.asarray(cast(Any, fit.data).z)).any() else {})

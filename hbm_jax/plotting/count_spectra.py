@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 from hbm_jax import constants
-from hbm_jax.data import Afterglows
+from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow
 from hbm_jax.models.absorbed_counts import log_amplitude
@@ -18,7 +18,6 @@ from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
 from hbm_jax.spectra.compression import neutral_at
-from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics import cash
 
 BAND = (0.16, 0.5, 0.84)
@@ -36,9 +35,10 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
+        Of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
     names : iterable of str, optional
-        Sources to show; by default those with the most counts.
+        Sources to show; by default those with the most counts. Of bursts, names of spectra (``fit.data.spectra.name``);
+        by default the brightest interval of the brightest bursts, in all detectors.
     max_num : int
         No more than so many.
 
@@ -97,7 +97,7 @@ def residuals(counts: Floats, expected: Floats) -> Floats:
     return np.sign(counts - expected) * np.sqrt(np.maximum(deviance, 0.0))
 
 
-def _draw_counts(upper, lower, data: Afterglows | SpectrumStack, row: int, model: Folded) -> None:
+def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
     s = stack_of(data)
     used = np.asarray(s.used[row])
     low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
@@ -131,7 +131,7 @@ def _draw_counts(upper, lower, data: Afterglows | SpectrumStack, row: int, model
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
     total = int(np.asarray(s.counts[row]).sum())
-    name = data.name[row].replace("$", r"\$")
+    name = (s.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
     at = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
     upper.set_title(f"{name}{at}, {total} counts", fontsize=8.0, pad=2.5)
     _few_ticks(lower, low.min(), high.max())

@@ -1,14 +1,15 @@
 """Numbers behind the figures of spectra: the folded model at posterior draws, channels joined to be seen."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.data import Afterglows
+from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow, SpectralFit
+from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
 from hbm_jax.plotting.draws import program_of, spread
 from hbm_jax.registry import model_of
 from hbm_jax.spectra.likelihood import Statistic
@@ -43,7 +44,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
+        Of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
     what : str
         Who asks, for messages.
     num_draws : int
@@ -57,15 +58,20 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     """
     chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
     program: Any = model_of(fit)
+    draws: Any
+    prepared: Any
     if isinstance(program, SpectralFit) and isinstance(fit.data, SpectrumStack):
-        draws: Any = {}
-        for name in set(program.all_priors) & set(fit.posterior):
-            variable = fit.posterior[name].transpose("chain", "draw", ...)
-            draws[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
-        prepared: Any = program._prepared(fit.data)
+        draws, prepared = _draws(fit, program.all_priors, chosen), program._prepared(fit.data)
 
         def expected(draw):
             return program._expected(prepared, draw)
+
+    elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
+        names = ("log10_E_peak", "alpha", "beta", "log10_flux", "effective_area")
+        draws, prepared = _draws(fit, names, chosen), program._prepared(fit.data).folded
+
+        def expected(draw):
+            return program.expected(prepared, draw)
 
     else:
         program = program_of(fit, Afterglow, Afterglows, what)
@@ -81,9 +87,18 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     return Folded(source, np.where(s.used, _background(s, source, stack_of(fit.data)), 0.0))
 
 
-def stack_of(data: Afterglows | SpectrumStack) -> SpectrumStack:
-    """Spectra of a sample, or those that are the sample."""
-    return data.spectra if isinstance(data, Afterglows) else data
+def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
+    """Those of the names that the posterior has, each (draw, ...)."""
+    found = {}
+    for name in set(names) & set(fit.posterior):
+        variable = fit.posterior[name].transpose("chain", "draw", ...)
+        found[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
+    return found
+
+
+def stack_of(data: Any) -> SpectrumStack:
+    """Spectra of a sample of afterglows or bursts, or those that are the sample."""
+    return data if isinstance(data, SpectrumStack) else data.spectra
 
 
 def _background(s: Statistic, source: Floats, seen: SpectrumStack) -> Floats:
@@ -216,18 +231,39 @@ def of_source(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Float
 
 
 def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
-    """Rows of sources by name; by default those with the most counts, in the order of the data.
+    """Rows of sources by name, in the order of the data; by default those with the most counts.
+
+    Of bursts, names are those of spectra, and by default the brightest intervals in all their detectors are taken, one
+    a burst.
 
     Raises
     ------
     ValueError
         For a name that is not among the sources.
     """
+    known = stack_of(data).name if isinstance(data, BurstSpectra) else data.name
+    if names is None and isinstance(data, BurstSpectra):
+        return _brightest(data, max_num)
     if names is None:
         total = np.asarray(stack_of(data).counts).sum(axis=1)
         return sorted(int(row) for row in np.argsort(-total, kind="stable")[:max_num])
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
-        if name not in data.name:
-            raise ValueError(f"{what}: expected names of sources, some of {', '.join(data.name[:20])}; found {name!r}.")
-    return [data.name.index(name) for name in wanted[:max_num]]
+        if name not in known:
+            raise ValueError(f"{what}: expected names of sources, some of {', '.join(known[:20])}; found {name!r}.")
+    return [known.index(name) for name in wanted[:max_num]]
+
+
+def _brightest(data: BurstSpectra, max_num: int) -> list[int]:
+    """All spectra of the brightest interval of each burst, the brightest bursts first, as long as they fit."""
+    s, of = data.spectra, np.asarray(data.spectrum_interval)
+    counts = np.bincount(of, np.asarray(s.counts).sum(axis=1)) / np.bincount(of, np.asarray(s.exposure))
+    burst = np.asarray(data.interval_burst)
+    best = [max(np.flatnonzero(burst == b), key=lambda i: counts[i]) for b in range(len(data))]
+    rows: list[int] = []
+    for interval in sorted(best, key=lambda i: -counts[i]):
+        own = np.flatnonzero(of == interval)
+        if rows and len(rows) + len(own) > max_num:
+            break
+        rows += [int(row) for row in own]
+    return rows[:max_num]

@@ -14,7 +14,10 @@ from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, panel_edges
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-4  # of the log likelihood of a spectrum
 # Nodes of a panel, its width and the gap between kinks, from coarse to fine; the last is the reference.
-LEVELS = ((3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.0015), (3, 0.04, 0.0), (4, 0.05, 0.0), (5, 0.03, 0.0))
+LEVELS = (
+    *((3, 0.15, 0.03), (3, 0.1, 0.015), (3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.0015)),
+    *((3, 0.04, 0.0), (4, 0.05, 0.0), (5, 0.03, 0.0)),
+)
 _REFERENCE = (6, 0.025, 0.0)
 _CHUNK = 2048  # energies a compiled evaluation takes
 # Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].

@@ -26,7 +26,7 @@ def drawn(axis):
 
 
 def test_both_planes_show_every_interval():
-    fit, truth = bursts()
+    fit, _ = bursts()
     left, right = golenetskii_planes(fit).axes
     assert len(drawn(left)) == fit.data.num_intervals == 40
     used, known = fit.data.used, np.isfinite(fit.data.z)
@@ -71,5 +71,5 @@ def test_predicted_redshifts_against_the_truth():
 
 
 def test_fits_of_something_else_are_refused():
-    with pytest.raises(ValueError, match="golenetskii_planes: expected a fit of hbm_jax.models.Golenetskii"):
+    with pytest.raises(ValueError, match=r"golenetskii_planes: expected a fit of hbm_jax.models.Golenetskii"):
         golenetskii_planes(own_fit())
