@@ -110,7 +110,7 @@ def simulate_spectra(
     _refuse_response(rmf, arf, "golenetskii-counts, whose detectors are idealised ones")
     num = number_of(num, NUM_SPECTRA)
     given = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
-    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **given)  # type: ignore[arg-type]
+    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **given)
     if "spectrum" in config["model"]:
         fields["spectrum"] = read_value(config["model"]["spectrum"], str, "model.spectrum")
     refuse_full_folder(folder, overwrite)

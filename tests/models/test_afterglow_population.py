@@ -41,7 +41,7 @@ def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
     design = AfterglowPopulation(redshift=(0.5, 5.0), log10_flux=(-11.3, 0.1), exposure=2500.0, min_counts=0)
     catalog = write_afterglows(tmp_path, design.draw(20, seed=5))
     # Wide groups: quicker, and calibration is of what is fitted, whatever it is.
-    options = {"grouping": "channels_per_group", "group_by": 40}
+    options = {"grouping": "channels_per_group", "group_by": 100}
     data = read_afterglows(catalog, spectra=tmp_path / "spectra", **options)
     priors = {
         "photon_index_mean": "Normal(2, 0.2)",
@@ -57,7 +57,8 @@ def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
         model,
         prepared,
         fitted=hbm.centre(model, prepared, seed=2).program,
-        num_replicates=40,
+        num_replicates=32,
+        num_chains=2,
         num_warmup=400,
         max_num_samples=2000,
         seed=7,
