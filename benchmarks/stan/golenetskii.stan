@@ -11,6 +11,7 @@ data {
   vector[n] var_y;
   int<lower=0, upper=1> centred_peaks;
   int<lower=0, upper=1> centred_bursts;
+  int<lower=0, upper=1> sampled_fluxes;  // centred where the peaks are; else integrated out
 }
 transformed data {
   vector[n] slope_error = cov_xy ./ var_x;             // of the error of y on that of x
@@ -30,6 +31,7 @@ parameters {
   vector[B] line_free;
   vector[B] middle_free;
   vector[n] x_free;
+  vector[sampled_fluxes ? n : 0] y_free;
 }
 transformed parameters {
   vector[B] gamma = centred_bursts ? gamma_free : gamma_mean + gamma_std * gamma_free;
@@ -58,6 +60,14 @@ model {
   if (centred_peaks) x_free ~ normal(middle[burst], log10_E_peak_scatter);
   else x_free ~ std_normal();
   x_obs ~ normal(x, sigma_x);
-  // The true y is integrated out: its scatter adds to the error that is left when that of x is known.
-  y_obs ~ normal(line[burst] + gamma[burst] .* x + slope_error .* (x_obs - x), sqrt(left_error + square(intrinsic_scatter)));
+  vector[n] expected = line[burst] + gamma[burst] .* x;
+  if (sampled_fluxes) {
+    vector[n] y = centred_peaks ? y_free : expected + intrinsic_scatter * y_free;
+    if (centred_peaks) y_free ~ normal(expected, intrinsic_scatter);
+    else y_free ~ std_normal();
+    y_obs ~ normal(y + slope_error .* (x_obs - x), sqrt(left_error));
+  } else {
+    // The true y is integrated out: its scatter adds to the error that is left when that of x is known.
+    y_obs ~ normal(expected + slope_error .* (x_obs - x), sqrt(left_error + square(intrinsic_scatter)));
+  }
 }
