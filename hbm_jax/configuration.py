@@ -20,7 +20,7 @@ FIXED: dict[str, dict[str, Any]] = {
         "until": None,
         "max_num_samples": 20_000,
         "max_seconds": None,
-        "target_accept_prob": 0.8,
+        "target_accept_prob": None,
         "max_tree_depth": 10,
         "dtype": "float64",
     },

@@ -162,6 +162,12 @@ def _burst_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _relation_figures(fit) -> Figures:
+    from hbm_jax.plotting.relation import figures
+
+    return figures(fit)
+
+
 def _of_command_line(module: str, name: str = "simulate") -> Callable:
     """Return a function of the command line's, imported when it is called."""
 
@@ -209,6 +215,16 @@ MODELS = {
         reader_flags=SPECTRA_FLAGS,
         simulate=_of_command_line("bursts", "simulate_spectra"),
         takes_design=False,
+    ),
+    "relation": Entry(
+        models.Relation,
+        data.PointsInGroups,
+        data.read_relation,
+        figures=_relation_figures,
+        reader_flags={
+            "predictors": "column of a predictor of points (x); may be repeated",
+            "group_predictors": "column of a predictor of groups; may be repeated",
+        },
     ),
 }
 

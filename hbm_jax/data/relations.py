@@ -155,11 +155,12 @@ class PointsInGroups:
                 reject_rows(differs, each[:, place], called.get(key, key), "one value in all points of a group", labels)
             given = each[first] - each[first].mean(axis=0)
         spread = values.std(axis=0)
+        padded: dict[str, Any] = _padded(of, len(names), values, errors, limit, side, order)
         return cls(
             names,
             tuple(predictors),
             tuple(group_predictors),
-            **_padded(of, len(names), values, errors, limit, side, order),
+            **padded,
             group_predictors=frozen_array(given),
             center=frozen_array(values.mean(axis=0)),
             unit=frozen_array(np.where(spread > 0, spread, 1.0)),
@@ -225,7 +226,7 @@ class PointsInGroups:
     def from_dict(cls, stored: Mapping[str, Any]) -> "PointsInGroups":
         """Build the container from what `to_dict` returned."""
         keys = ("name", "predictors", "group_predictor_names")
-        text = {key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in keys}
+        text: dict[str, Any] = {key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in keys}
         arrays = {key: np.asarray(stored[key]) for key in ARRAYS}
         return cls(**text, **arrays, limited=str(stored["limited"]))
 
@@ -267,8 +268,8 @@ def _errors(columns, vector, coordinates, labels, called, num):
             what = "a positive error" if key == "y" else "an error of 0 or more"
             reject_rows(bad, sigma[:, place], called.get(column, column), what, labels)
     errors = np.zeros((num, len(coordinates), len(coordinates)))
-    place = np.arange(len(coordinates))
-    errors[:, place, place] = sigma**2
+    every = np.arange(len(coordinates))
+    errors[:, every, every] = sigma**2
     for key in {"covariance", "correlation"} & set(columns):
         if len(coordinates) > 2:
             raise DataError(f"{called.get(key, key)}: expected none with {len(coordinates) - 1} predictors; found one.")
@@ -297,12 +298,12 @@ def _limits(columns, values, coordinates, labels, called):
         column = f"limit_{key}"
         if column not in columns:
             continue
-        words = ["" if word is np.ma.masked else str(word).strip().lower() for word in columns[column]]  # type: ignore[attr-defined]
+        words = ["" if word is np.ma.masked else str(word).strip().lower() for word in columns[column]]
         bad = np.array([word not in LIMITS for word in words])
         reject_rows(bad, np.array(words), called.get(column, column), "'upper', 'lower' or nothing", labels)
         kind = np.array([LIMITS[word] for word in words])
         some = kind != 0
-        again = some & (where != size - 1) if key == "y" else some & ~np.isnan(limit) & (where != place)
+        again = some & ((where != size - 1) if key == "y" else (~np.isnan(limit) & (where != place)))
         reject_rows(again, kind, called.get(column, column), "one limit of a point at most", labels)
         limit, side = np.where(some, values[:, place], limit), np.where(some, kind, side)
         where = np.where(some, place, where)

@@ -77,7 +77,7 @@ class MeasuredPoints(dist.Distribution):
     -1.7046
     """
 
-    arg_constraints = {}  # noqa: RUF012 - NumPyro's own convention
+    arg_constraints: dict = {}  # noqa: RUF012 - NumPyro's own convention
     support = constraints.real_vector
     pytree_data_fields = (
         "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers",
@@ -136,7 +136,7 @@ class MeasuredPoints(dist.Distribution):
 
     def _beyond(self, value):
         """Whether a measured value is at the limit or beyond."""
-        at, side, order = self.limits  # type: ignore[misc]
+        at, side, order = self.limits
         last = value[..., -1] if order is None else (order[..., -1, :] * value).sum(-1)
         return side * last <= side * at  # False where there is none
 

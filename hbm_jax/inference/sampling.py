@@ -63,7 +63,7 @@ def sample(
     until: float | Mapping[str, float] | None = None,
     max_num_samples: int = 20_000,
     max_seconds: float | None = None,
-    target_accept_prob: float = 0.8,
+    target_accept_prob: float | None = None,
     max_tree_depth: int = 10,
     dtype: str = "float64",
     centering: bool | None = None,
@@ -96,7 +96,10 @@ def sample(
         The budget of draws a chain where ``num_samples`` is omitted.
     max_seconds : float, optional
         The budget of time, over all sessions of a run; the block under way is finished.
-    target_accept_prob, max_tree_depth
+    target_accept_prob : float, optional
+        As in `numpyro.infer.NUTS`: the higher, the shorter the steps. By default what the program asks for
+        (``program.target_accept_prob``), as some models of hbm_jax do, else 0.8.
+    max_tree_depth : int
         As in `numpyro.infer.NUTS`.
     dtype : str
         ``"float64"``, or ``"float32"`` on request: faster on a GPU, with a log density good to some 1e-6 relative. The
@@ -139,6 +142,8 @@ def sample(
     >>> fit.verdict.usable
     True
     """
+    if target_accept_prob is None:
+        target_accept_prob = getattr(program, "target_accept_prob", Options.target_accept_prob)
     options = Options(seed, num_chains, num_warmup, target_accept_prob, max_tree_depth, dtype, centering)
     rule = StopRule(num_samples, until, max_num_samples, max_seconds)
     labels = {"dims": _plain_lists(dims), "coords": _plain_lists(coords)}

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
-Form = tuple[np.ndarray, float]
+Form = tuple[np.ndarray, Any]  # centredness of each element, and the scale it refers to
 
 
 def form(information, scale: float, few: bool = False) -> Form:

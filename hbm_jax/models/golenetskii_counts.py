@@ -412,6 +412,11 @@ class GolenetskiiCounts:
         return UNITS
 
     @property
+    def target_accept_prob(self) -> float:
+        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
+        return 0.9
+
+    @property
     def chooses_centering(self) -> bool:
         """Whether `hbm_jax.sample` is to choose the form of the latents; single fits have said what a pilot would."""
         return False

@@ -9,7 +9,6 @@ For point i of group j, with true predictors x_i from a population of their own,
 and x and y are measured with errors. (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13.)
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,7 +134,7 @@ class Relation:
                 prior = dist.Normal(center + unit * prior.loc, unit * prior.scale)
             elif isinstance(prior, dist.HalfNormal):
                 prior = dist.HalfNormal(unit * prior.scale)
-        return numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior)
+        return jnp.asarray(numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior))
 
     def __call__(self, data: PointsInGroups, observed: bool = True, recover: bool = False):
         """Run the NumPyro program.
@@ -220,15 +219,10 @@ class Relation:
                 alpha = self._sample("alpha", slope_unit, 0.0, shape)
                 alpha = jnp.broadcast_to(alpha, (len(data), *shape))
                 return alpha, jnp.broadcast_to(self._sample("beta", unit[-1], y_center), (len(data),))
-        mean, std = (
-            self._sample("alpha_mean", slope_unit, 0.0, shape),
-            self._sample("alpha_std", slope_unit, 0.0, shape),
-        )
-        p["beta_mean"], p["beta_std"] = (
-            self._sample("beta_mean", unit[-1], y_center),
-            self._sample("beta_std", unit[-1]),
-        )
-        location, offset = mean, p["beta_mean"]
+        mean = self._sample("alpha_mean", slope_unit, 0.0, shape)
+        std = self._sample("alpha_std", slope_unit, 0.0, shape)
+        location, offset = mean, self._sample("beta_mean", unit[-1], y_center)
+        spread = self._sample("beta_std", unit[-1])
         if data.group_predictor_names:
             each = jnp.asarray(data.group_predictors)
             size = each.shape[1]
@@ -238,11 +232,11 @@ class Relation:
         chosen, chosen_beta = _forms(data)
         if plain:
             with numpyro.plate("group", len(data), dim=-1):
-                alpha = sample_centred("alpha", location, std, chosen)
+                alpha = sample_centred("alpha", location, std, chosen[0])
         else:
-            chosen = (chosen[0][:, None], jnp.asarray(chosen[1]) * slope_unit / slope_unit[0])
+            each_form = (np.stack([c for c, _ in chosen], axis=-1), jnp.stack([jnp.asarray(s) for _, s in chosen]))
             with numpyro.plate("group", len(data), dim=-2), numpyro.plate("predictor", num, dim=-1):
-                alpha = sample_centred("alpha", location, std, chosen)
+                alpha = sample_centred("alpha", location, std, each_form)
         if self.correlated:
             r = self._sample("correlation")
             offset = offset + r * spread * (alpha - location) / std
@@ -347,6 +341,11 @@ class Relation:
         return {}
 
     @property
+    def target_accept_prob(self) -> float:
+        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
+        return 0.9
+
+    @property
     def description(self) -> str:
         """One line for reports."""
         more = ", correlated lines" if self.correlated else ""
@@ -375,34 +374,51 @@ def _record(true, num: int, x: bool = True) -> None:
 
 
 def _forms(data: PointsInGroups):
-    """How centred each group's slope and intercept are to be: what its own points say of them, by least squares."""
+    """How centred each group's slopes (one a predictor) and intercept are to be: what its own points say of them.
+
+    By least squares: what one line for all, with the predictors of groups, leaves, and the line through that in each
+    group.
+    """
+    num, size = len(data), len(data.predictors)
     if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        some = form(np.full(np.shape(data.used)[0], 3.0), 1.0, few=True)  # traced: the same in all groups
-        return some, some
-    used, values = np.asarray(data.used), np.asarray(data.values)
-    sizes = np.maximum(used.sum(axis=1), 1)
+        some = form(np.full(num, 3.0), 1.0, few=True)  # traced: the same in all groups
+        return [some] * size, some
+    used = np.asarray(data.used)
+    of, count = np.repeat(np.arange(num), used.sum(axis=1)), used.sum(axis=1)
+    unit = np.asarray(data.unit)
+    z = (data.values[used] - np.asarray(data.center)) / unit
+    x, y, given = z[:, :-1], z[:, -1], np.asarray(data.group_predictors)[of]
+    noise = np.diagonal(data.errors[used], axis1=1, axis2=2)[:, :-1] / unit[:-1] ** 2
+    both = (x[:, :, None] * given[:, None, :]).reshape(len(y), -1)
+    design = np.concatenate([np.ones((len(y), 1)), x, given, both], axis=1)
+    # Errors of x flatten the line; without them the sum of its squares is smaller.
+    normal = design.T @ design
+    flat = np.arange(1, size + 1)
+    normal[flat, flat] = np.maximum(normal[flat, flat] - noise.sum(axis=0), 0.1 * normal[flat, flat])
+    left = y - design @ np.linalg.lstsq(normal, design.T @ y, rcond=None)[0]
 
-    def less_mean(v):
-        return np.where(used, v - (np.where(used, v, 0.0).sum(axis=1) / sizes)[:, None], 0.0)
+    def means(v):
+        return np.bincount(of, v, num) / count
 
-    x, y = less_mean(values[..., 0]), less_mean(values[..., -1])
-    errors = np.where(used, np.asarray(data.errors)[..., 0, 0], 0.0)
-    true = np.maximum((x * x).sum(axis=1) - errors.sum(axis=1), 1e-6 * max((x * x).sum(), 1e-300))
-    slope = (x * y).sum(axis=1) / true
-    common = (x * y).sum() / max((x * x).sum() - errors.sum(), 1e-300)
-    left = ((y - common * x) ** 2).sum() / max((sizes - 1).clip(0).sum(), 1)
-    variance = max(left, 1e-6 * float(data.unit[-1]) ** 2)
-    some = true / variance * (float(data.unit[-1]) / float(data.unit[0])) ** 2 > 1.0
-    slopes = _form_of_some(slope, true / variance, some, float(data.unit[-1] / data.unit[0]))
-    mean = np.where(used, values[..., -1] - common * (values[..., 0] - data.center[0]), 0.0).sum(axis=1) / sizes
-    return slopes, _form_of_some(mean, sizes / variance, np.ones(len(sizes), bool), float(data.unit[-1]))
+    mean = means(left)
+    variance = max(float(((left - mean[of]) ** 2).sum()) / max(int((count - 1).sum()), 1), 1e-6)
+    slopes = []
+    for k in range(size):
+        away = x[:, k] - means(x[:, k])[of]
+        square = np.bincount(of, away**2, num)
+        true = np.maximum(square - np.bincount(of, noise[:, k], num), 1e-6)
+        known = (true > 0.2 * square) & (count > 2)
+        chosen, scale = _form_of_some(np.bincount(of, away * left, num) / true, true / variance, known)
+        slopes.append((chosen, scale * unit[-1] / unit[k]))
+    chosen, scale = _form_of_some(mean, count / variance, np.ones(num, bool))
+    return slopes, (chosen, scale * unit[-1])
 
 
-def _form_of_some(estimates, information, some, scale: float):
+def _form_of_some(estimates, information, some):
     """Centredness from the groups whose points tell something; those that do not are not centred."""
     if some.sum() < 3:
-        return form(information, 0.3 * scale, few=True)
+        return form(np.where(some, information, 0.0), 0.3, few=True)
     chosen, reference = form_of(estimates[some], information[some])
     every = np.zeros(len(information))
     every[some] = chosen
-    return every, float(reference) if math.isfinite(reference) else 0.3 * scale
+    return every, reference

@@ -24,6 +24,7 @@ from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
+from hbm_jax.plotting.relation import lines, shrinkage_of_lines
 
 __all__ = [
     "LABELS",
@@ -36,12 +37,14 @@ __all__ = [
     "hubble_diagram",
     "ionization",
     "label",
+    "lines",
     "neutral_cross_sections",
     "pareto_k",
     "population",
     "populations",
     "redshift_predictions",
     "sensitivity",
+    "shrinkage_of_lines",
     "spectra",
     "trace",
     "transmissions",

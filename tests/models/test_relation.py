@@ -1,0 +1,252 @@
+"""The linear relation: exact marginals, what goes in comes out, limits and outliers, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
+
+import hbm_jax as hbm
+from hbm_jax.data.relations import PointsInGroups, read_relation
+from hbm_jax.models.relation import Relation
+from hbm_jax.validation import DataError
+
+TRUE = {"alpha_mean": 1.5, "alpha_std": 0.3, "beta_mean": 2.0, "beta_std": 0.5, "intrinsic_scatter": 0.2}
+
+
+def points(groups=12, size=8, seed=1, sigma_x=0.3, sigma_y=0.2, spread=1.0):
+    """Columns of points in groups of different sizes, and the true lines."""
+    rng = np.random.default_rng(seed)
+    sizes = np.maximum(size - np.arange(groups) % size, 1) if groups > 1 else np.array([size])
+    of = np.repeat(np.arange(groups), sizes)
+    alpha, beta = rng.normal(1.5, 0.3, groups), rng.normal(2.0, 0.5, groups)
+    x = rng.normal(1.0, spread, len(of))
+    y = alpha[of] * (x - 1.0) + beta[of] + rng.normal(0, 0.2, len(of))
+    columns = {
+        "x": x + rng.normal(0, sigma_x, len(of)), "y": y + rng.normal(0, sigma_y, len(of)),
+        "sigma_x": np.full(len(of), sigma_x), "sigma_y": np.full(len(of), sigma_y),
+        "group": [f"g{i:02d}" for i in of],
+    }  # fmt: skip
+    return columns, alpha, beta
+
+
+def compared(fit, expected, names, k=4.0):
+    for name in names:
+        draws = fit.posterior[name].to_numpy()
+        assert abs(draws.mean() - expected[name]) < k * draws.std(), name
+
+
+def test_the_marginal_density_is_that_of_the_sampled_one_integrated():
+    """Intercepts and true predictors integrated out, against a normal of all measured values of a group at once."""
+    columns, *_ = points(3, 4)
+    data = PointsInGroups.from_columns(columns)
+    values = {
+        "alpha_mean": 1.4, "alpha_std": 0.4, "beta_mean": 1.8, "beta_std": 0.6, "intrinsic_scatter": 0.3,
+        "x_mean": 0.9, "x_std": 1.1,
+    }  # fmt: skip
+    with jax.enable_x64(True):
+        model = Relation(pivot=1.0)
+        alpha = np.array([1.2, 1.7, 0.8])
+        seeded = handlers.seed(handlers.substitute(model, data=values), 0)
+        trace = handlers.trace(seeded).get_trace(data)
+        site = trace["_alpha"]
+        # Whatever form the slopes are sampled in: find their site values that give these slopes.
+        zero = np.asarray(trace["alpha"]["value"])
+        one = handlers.trace(handlers.substitute(seeded, data={"_alpha": np.asarray(site["value"]) + 1.0})).get_trace(
+            data
+        )["alpha"]["value"]
+        at = np.asarray(site["value"]) + (alpha - zero) / (np.asarray(one) - zero)
+        found = handlers.trace(handlers.substitute(seeded, data={"_alpha": at})).get_trace(data)["observed"]
+        density = float(found["fn"].log_prob(jnp.asarray(data.values)).sum())
+    expected = 0.0
+    from scipy.stats import multivariate_normal
+
+    for j in range(3):
+        used = data.used[j]
+        num = int(used.sum())
+        measured, errors = data.values[j, used], data.errors[j, used]
+        mean = np.array([0.9, 1.8 + alpha[j] * (0.9 - 1.0)])
+        cov = np.zeros((num, 2, num, 2))
+        for i in range(num):
+            line = np.array([1.0, alpha[j]])
+            cov[i, :, i, :] = 1.1**2 * np.outer(line, line) + np.diag([0.0, 0.3**2]) + errors[i]
+        cov[:, 1, :, 1] += 0.6**2
+        expected += multivariate_normal(np.tile(mean, num), cov.reshape(2 * num, 2 * num)).logpdf(measured.ravel())
+    assert density == pytest.approx(expected, rel=1e-10)
+
+
+def test_what_goes_in_comes_out_in_every_form():
+    columns, alpha, beta = points(12, 8)
+    data = PointsInGroups.from_columns(columns)
+    fits = {}
+    for latents in ("marginal", "sampled"):
+        fit = hbm.sample(Relation(pivot=1.0, latents=latents), data, seed=2, progress=False)
+        compared(fit, TRUE, TRUE)
+        fits[latents] = fit
+    assert fits["marginal"].verdict.usable, str(fits["marginal"].verdict)
+    for name in TRUE:
+        one, other = (fits[latents].posterior[name].to_numpy() for latents in fits)
+        assert abs(one.mean() - other.mean()) < 0.25 * one.std(), name
+        assert one.std() == pytest.approx(other.std(), rel=0.2), name
+    # Lines of single groups, the slopes sampled and the intercepts drawn back.
+    latents = hbm.latents(fits["marginal"])
+    for name, truth in (("alpha", alpha), ("beta", beta)):
+        draws = latents[name].to_numpy()
+        pulls = (draws.mean(axis=0) - truth) / draws.std(axis=0)
+        assert np.sqrt(np.mean(pulls**2)) < 1.8, name
+    assert latents["x"].shape == (len(latents["x"]), *data.used.shape)
+
+
+def test_errors_in_x_do_not_flatten_the_line():
+    """Where least squares is attenuated by half, the relation is not."""
+    columns, alpha, _ = points(1, 300, seed=3, sigma_x=1.0)
+    del columns["group"]
+    data = PointsInGroups.from_columns(columns)
+    fit = hbm.sample(Relation(pooling="complete", pivot=1.0), data, seed=1, progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    slope = np.polyfit(columns["x"], columns["y"], 1)[0]
+    draws = fit.posterior["alpha"].to_numpy()
+    assert slope < 0.65 * draws.mean()
+    assert abs(draws.mean() - alpha[0]) < 3.5 * draws.std()
+
+
+def test_upper_limits_are_points():
+    """A sample cut at a threshold: as upper limits the line is right, as values it is too flat."""
+    columns, alpha, _ = points(1, 400, seed=5)
+    del columns["group"]
+    below = columns["y"] < 2.0
+    assert below.mean() > 0.35
+    limited = columns | {"y": np.where(below, 2.0, columns["y"]), "limit_y": np.where(below, "upper", "")}
+    model = Relation(pooling="complete", pivot=1.0)
+    fit = hbm.sample(model, PointsInGroups.from_columns(limited), seed=1, progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    draws = fit.posterior["alpha"].to_numpy()
+    assert abs(draws.mean() - alpha[0]) < 3.0 * draws.std()
+    as_values = PointsInGroups.from_columns({key: limited[key] for key in columns})
+    naive = hbm.sample(model, as_values, seed=1, progress=False).posterior["alpha"].to_numpy()
+    assert naive.mean() < alpha[0] - 3.0 * naive.std()
+
+
+def test_outliers_are_told():
+    columns, alpha, _ = points(1, 80, seed=6)
+    del columns["group"]
+    wrong = np.arange(0, 80, 10)
+    columns["y"][wrong] += 8.0 * np.where(np.arange(8) % 2, 1.0, -1.0)
+    data = PointsInGroups.from_columns(columns)
+    fit = hbm.sample(Relation(pooling="complete", outliers=True), data, seed=1, progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    draws = fit.posterior["alpha"].to_numpy()
+    assert abs(draws.mean() - alpha[0]) < 3.0 * draws.std()
+    share = hbm.latents(fit)["outlier_probability"].to_numpy().mean(axis=0)[0]
+    assert (share[wrong] > 0.95).all()
+    assert np.median(np.delete(share, wrong)) < 0.05
+
+
+def test_several_predictors_and_predictors_of_groups():
+    rng = np.random.default_rng(7)
+    of = np.repeat(np.arange(20), 12)
+    age = rng.normal(size=20)
+    alpha = np.stack([1.0 + 0.8 * age, np.full(20, -0.5)], axis=1) + 0.1 * rng.normal(size=(20, 2))
+    x = rng.normal(size=(240, 2)) @ np.array([[1.0, 0.5], [0.0, 1.0]])
+    y = (alpha[of] * x).sum(1) + 0.3 * age[of] + 0.3 * rng.normal(size=20)[of] + 0.2 * rng.normal(size=240)
+    columns = {
+        "a": x[:, 0] + 0.2 * rng.normal(size=240), "b": x[:, 1] + 0.2 * rng.normal(size=240),
+        "y": y + 0.1 * rng.normal(size=240), "sigma_a": np.full(240, 0.2), "sigma_b": np.full(240, 0.2),
+        "sigma_y": np.full(240, 0.1), "group": [f"g{i}" for i in of], "age": age[of],
+    }  # fmt: skip
+    data = PointsInGroups.from_columns(columns, predictors=["a", "b"], group_predictors=["age"])
+    fit = hbm.sample(Relation(pivot=0.0), data, seed=1, progress=False)
+    assert fit.verdict.usable, str(fit.verdict)
+    more = fit.posterior["alpha_group"].to_numpy().reshape(-1, 2)
+    mean = fit.posterior["alpha_mean"].to_numpy().reshape(-1, 2)
+    # Group predictors are less their mean.
+    truth = np.array([1.0 + 0.8 * age.mean(), -0.5])
+    assert (np.abs(mean.mean(0) - truth) < 4.0 * mean.std(0)).all()
+    assert (np.abs(more.mean(0) - [0.8, 0.0]) < 4.0 * more.std(0)).all()
+
+
+def test_tables_come_back(tmp_path):
+    columns, *_ = points(4, 4)
+    columns |= {"limit_y": ["upper" if i == 2 else "" for i in range(len(columns["y"]))]}
+    columns |= {"limit_x": ["lower" if i == 4 else "" for i in range(len(columns["y"]))]}
+    data = PointsInGroups.from_columns(columns)
+    data.to_table().write(tmp_path / "points.ecsv")
+    for again in (read_relation(tmp_path / "points.ecsv"), PointsInGroups.from_dict(data.to_dict())):
+        assert again.name == data.name
+        assert again.limited == data.limited == "both"
+        for key in ("values", "errors", "limit", "side", "order", "used"):
+            np.testing.assert_allclose(getattr(again, key), getattr(data, key), rtol=1e-12)
+    assert data.is_limit.sum() == 2
+    assert len(data.subset([0, 2])) == 2
+    drawn, truth = Relation().simulate(
+        jax.random.key(1), PointsInGroups.from_columns(points(4, 4)[0]), {"beta_std": 0.1}
+    )
+    assert drawn.values.shape == data.values.shape
+    assert {"alpha", "alpha_mean"} <= set(truth)
+    plain = PointsInGroups.from_columns(points(4, 4)[0])
+    model = Relation(correlated=True, priors={"alpha_mean": "Normal(1, 2)"})
+    assert Relation(**model.to_config()).priors.keys() == {"alpha_mean"}
+    with jax.enable_x64(True):
+        traced = handlers.trace(handlers.seed(model, 1)).get_trace(plain)
+        params = {n: s["value"] for n, s in traced.items() if s["type"] == "sample" and not s["is_observed"]}
+        one, other = (float(log_density(m, (plain,), {}, params)[0]) for m in (model, Relation(**model.to_config())))
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x": np.ones(36)}, ["x", "no slope", "1 in all"]),
+        ({"sigma_y": np.zeros(36)}, ["sigma_y", "positive", "row 0"]),
+        ({"y": np.full(36, np.nan)}, ["y", "row 0"]),
+        ({"correlation": np.full(36, 1.2)}, ["correlation", "between -1 and 1", "1.2"]),
+        ({"limit_y": ["above"] * 36}, ["limit_y", "'upper', 'lower'", "above"]),
+        ({"limit_y": ["upper"] * 36, "limit_x": ["upper"] * 36}, ["one limit"]),
+        ({"sigma_x": np.full(36, -1.0)}, ["sigma_x", "0 or more"]),
+    ],
+)
+def test_bad_points(change, words):
+    columns, *_ = points(8, 8)
+    assert len(columns["y"]) == 36
+    with pytest.raises(DataError) as error:
+        PointsInGroups.from_columns(columns | change)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_bad_choices(tmp_path):
+    columns, *_ = points(8, 8)
+    with pytest.raises(DataError, match="age"):
+        PointsInGroups.from_columns(columns, group_predictors=["age"])
+    with pytest.raises(DataError, match="one value in all points of a group"):
+        PointsInGroups.from_columns(columns | {"age": np.arange(36.0)}, group_predictors=["age"])
+    with pytest.raises(ValueError, match="'alpha_men'"):
+        Relation(priors={"alpha_men": 1.0})
+    with pytest.raises(ValueError, match="correlated=True expects pooling='partial'"):
+        Relation(pooling="none", correlated=True)
+    with pytest.raises(ValueError, match="one component and no outliers"):
+        Relation(latents="sampled", outliers=True)
+    one = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y")})
+    with pytest.raises(DataError, match="two groups or more; found 1"):
+        handlers.trace(handlers.seed(Relation(), 0)).get_trace(one)
+    (tmp_path / "points.csv").write_text("x,L\n1,2\n2,3\n3,4\n")
+    with pytest.raises(DataError, match=r"points\.csv: column 'y' is missing"):
+        read_relation(tmp_path / "points.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", [False, True])
+def test_posteriors_are_calibrated(limits):
+    columns, *_ = points(6, 6, seed=4)
+    if limits:
+        columns |= {"threshold_y": np.full(len(columns["y"]), 1.5)}
+    data = PointsInGroups.from_columns(columns)
+    priors = {
+        "alpha_mean": "Normal(1.5, 0.5)", "alpha_std": "HalfNormal(0.5)", "beta_mean": "Normal(2, 0.5)",
+        "beta_std": "HalfNormal(0.7)", "intrinsic_scatter": "HalfNormal(0.4)", "x_mean": "Normal(1, 0.5)",
+        "x_std": "HalfNormal(1)",
+    }  # fmt: skip
+    result = hbm.calibrate(Relation(pivot=1.0, priors=priors), data, num_replicates=512, seed=3, progress=False)
+    print(result)
+    assert result.calibrated, str(result)
