@@ -221,10 +221,6 @@ MODELS = {
         data.PointsInGroups,
         data.read_relation,
         figures=_relation_figures,
-        reader_flags={
-            "predictors": "column of a predictor of points (x); may be repeated",
-            "group_predictors": "column of a predictor of groups; may be repeated",
-        },
     ),
 }
 

@@ -25,7 +25,8 @@ def execute(name):
 
 def test_every_notebook_has_a_test():
     tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "golenetskii.ipynb", "spectrum.ipynb",
+        "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
@@ -106,3 +107,20 @@ def test_engine():
     errors = float(re.search(r"one rate is behind by .*, ([\d.]+) standard errors", printed).group(1))
     assert errors > 8
     assert figures == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_golenetskii():
+    printed, figures = execute("golenetskii.ipynb")
+    assert printed.count("usable: ") == 2
+    assert printed.count("line.verdict.usable = True") == 2
+    table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true +(-?[\d.]+)", printed, re.MULTILINE)
+    assert len(table) == 5
+    for name, mean, std, true in table:
+        assert abs(float(mean) - float(true)) < 3.5 * float(std), name
+    low, _ = map(float, re.search(r"width of ln z: ([\d.]+) to ([\d.]+)", printed).groups())
+    assert low > 0.2  # no redshift to a few per cent
+    pulls = [float(value) for value in re.findall(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed)]
+    assert len(pulls) == 4
+    assert max(pulls) < 2.0
+    assert figures == 6

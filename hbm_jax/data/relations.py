@@ -206,7 +206,7 @@ class PointsInGroups:
     def subset(self, rows: ArrayLike) -> "PointsInGroups":
         """Return the groups picked by a boolean mask or by integer indices."""
         picked = np.arange(len(self))[np.asarray(rows)]
-        arrays = {key: np.asarray(getattr(self, key))[picked] for key in ARRAYS[:-2]}
+        arrays: dict[str, Any] = {key: np.asarray(getattr(self, key))[picked] for key in ARRAYS[:-2]}
         name = tuple(self.name[i] for i in picked)
         return dataclasses.replace(self, name=name, **arrays)
 
@@ -227,7 +227,7 @@ class PointsInGroups:
         """Build the container from what `to_dict` returned."""
         keys = ("name", "predictors", "group_predictor_names")
         text: dict[str, Any] = {key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in keys}
-        arrays = {key: np.asarray(stored[key]) for key in ARRAYS}
+        arrays: dict[str, Any] = {key: np.asarray(stored[key]) for key in ARRAYS}
         return cls(**text, **arrays, limited=str(stored["limited"]))
 
     def to_table(self):
