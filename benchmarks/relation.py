@@ -3,8 +3,8 @@
 50 groups of 20 points. Stan (PyStan 3) and PyMC have the true x and the lines of the groups as parameters; the scatter
 of y is added to its error, as anybody would. Both are written centred and non-centred, vectorised; the better form of
 each counts. Compared are effective samples a second, of the slowest parameter of the population: of sampling alone for
-all, and with everything counted, compilation too, for hbm_jax against sampling alone of the others. Claims: 50 times Stan,
-10 times PyMC with nutpie.
+all, and with everything counted, compilation too, for hbm_jax against sampling alone of the others. Claims: 50 times
+Stan, 10 times PyMC with nutpie.
 """
 
 import argparse

@@ -1,0 +1,55 @@
+"""The commands for a linear relation: a table of one's own, fitted and simulated, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from commands import refused, run
+
+from hbm_jax import cli
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.setenv("HBM_JAX_CACHE", "off")
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(1)
+    mass = rng.normal(11.0, 0.5, 40)
+    light = 1.2 * (mass - 11.0) + 44.0 + rng.normal(0, 0.1, 40)
+    rows = zip(mass + rng.normal(0, 0.1, 40), light, strict=True)
+    path = tmp_path / "galaxies.csv"
+    path.write_text("log_M,log_L,e_M,e_L\n" + "\n".join(f"{m},{y},0.1,0.05" for m, y in rows))
+    return path
+
+
+COLUMNS = ["columns.x=log_M", "columns.y=log_L", "columns.sigma_x=e_M", "columns.sigma_y=e_L"]
+
+
+def test_a_table_of_ones_own(table, tmp_path, capsys):
+    options = [word for column in COLUMNS for word in ("--set", column)]
+    out = tmp_path / "run"
+    command = ["relation", "--pooling", "complete", *options]
+    status, text, err = run(capsys, "fit", *command, "--data", table, "--out", out)
+    assert status == 0, err
+    assert "40 points in one group" in text
+    slope = float(next(line for line in text.splitlines() if line.strip().startswith("alpha")).split()[1])
+    assert slope == pytest.approx(1.2, abs=0.25)
+    assert {path.stem for path in (out / "figures").iterdir()} >= {"lines"}
+    again = tmp_path / "simulated.csv"
+    status, text, err = run(capsys, "simulate", *command, "--design", table, "--out", again, "--set", "truth.alpha=2")
+    assert status == 0, err
+    assert "alpha = 2" in text
+
+
+def test_what_is_refused(table, tmp_path, capsys):
+    text = refused(capsys, "fit", "relation", "--data", table, "--out", tmp_path / "run")
+    for word in ("galaxies.csv", "column 'x' is missing", "log_M"):
+        assert word in text
+    options = [word for column in COLUMNS for word in ("--set", column)]
+    status, _, err = run(capsys, "fit", "relation", "--data", table, *options, "--out", tmp_path / "run")
+    assert status == cli.BAD_INPUT
+    assert "two groups or more; found 1" in err
