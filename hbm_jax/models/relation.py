@@ -43,8 +43,6 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
-MIXTURE: dict[str, Prior] = {"x_weight": dist.Dirichlet(jnp.ones(2))}
-OUTLIERS: dict[str, Prior] = {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,8 @@ class Relation:
         defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {}) | POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(jnp.ones(self.num_components))}
-        defaults |= OUTLIERS if self.outliers else {}
+        if self.outliers:
+            defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.pooling == "partial" and not set(GROUPS) & set(self.priors):
             return complete_priors({k: v for k, v in defaults.items() if k not in GROUPS}, self.priors, "Relation")
         return complete_priors(defaults, self.priors, "Relation")
