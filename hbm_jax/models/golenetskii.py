@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -203,14 +204,23 @@ class Golenetskii:
 
     def _known(self, data: Bursts, priors):
         """Redshifts, and what takes the logarithm of a luminosity to that of the measured flux, (B,) and (B, J)."""
+        if self.cosmology is None and isinstance(data.z, np.ndarray) and np.all(data.knows_redshift):
+            # Numbers: worked out once, not at every step.
+            with jax.ensure_compile_time_eval():
+                return jnp.asarray(data.z), self._away(data, jnp.asarray(data.z), self._fixed)
         z = self._redshifts(data, priors)
-        universe: Cosmology = Cosmology.flat(H0=self.H0, Om0=self.Om0)
-        if self.cosmology is not None:
-            universe = background.sample_cosmology(self.cosmology, priors)
+        universe = self._fixed if self.cosmology is None else background.sample_cosmology(self.cosmology, priors)
+        return z, self._away(data, z, universe)
+
+    @property
+    def _fixed(self) -> Cosmology:
+        return Cosmology.flat(H0=self.H0, Om0=self.Om0)
+
+    def _away(self, data: Bursts, z, universe: Cosmology):
         away = log10_sphere(z, universe)
         if data.quantity == "fluence":
             away = away - jnp.log10(1.0 + z)
-        return z, -away[:, None] - data.log10_k(z, self.band)
+        return -away[:, None] - data.log10_k(z, self.band)
 
     def _redshifts(self, data: Bursts, priors):
         unknown = np.flatnonzero(np.isnan(data.z))
