@@ -4,6 +4,7 @@ from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
+from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 
@@ -11,8 +12,10 @@ __all__ = [
     "CoordinatePriors",
     "Counts",
     "GroupedLinearRelation",
+    "Limits",
     "LinearGaussian",
     "LinearRelation",
+    "MeasuredPoints",
     "SkewNormal",
     "SoftClip",
     "distribution_from_text",
