@@ -31,8 +31,8 @@ class _Pair(NamedTuple):
 
     def solve(self, x, y):
         """Product of the inverse with a vector."""
-        det = self.det
-        return (self.yy * x - self.xy * y) / det, (self.xx * y - self.xy * x) / det
+        inverse = 1.0 / self.det  # one division, and none in the derivative
+        return (self.yy * x - self.xy * y) * inverse, (self.xx * y - self.xy * x) * inverse
 
 
 def _true(x_scale, slope, scatter) -> _Pair:
@@ -159,6 +159,14 @@ def _bivariate(loc, covariance: _Pair):
     return dist.MultivariateNormal(loc, scale_tril=jnp.stack(rows, axis=-2), validate_args=False)
 
 
+def _sum_of_logs(values):
+    """Sum of the logarithms over the last axis, four at a time: a logarithm is what costs most here."""
+    size = -(-values.shape[-1] // 4)
+    values = jnp.concatenate([values, jnp.ones((*values.shape[:-1], 4 * size - values.shape[-1]))], axis=-1)
+    a, b, c, d = (values[..., i * size : (i + 1) * size] for i in range(4))
+    return jnp.log((a * b) * (c * d)).sum(-1)
+
+
 class GroupedLinearRelation(dist.Distribution):
     """Measured (x, y) of points in groups, whose mean x and intercept are normal and integrated out too.
 
@@ -227,7 +235,8 @@ class GroupedLinearRelation(dist.Distribution):
         slope = jnp.broadcast_to(self.slope, self.batch_shape)[..., None]
         x, y = jnp.where(used, residual[..., 0], 0.0), jnp.where(used, residual[..., 1], 0.0)
         a, b = covariance.solve(x, y)
-        density = jnp.where(used, -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI, 0.0).sum(-1)
+        num = jnp.sum(used, axis=-1)
+        density = -0.5 * ((x * a + y * b).sum(-1) + _sum_of_logs(jnp.where(used, covariance.det, 1.0))) - LOG_2PI * num
         # m moves a point by (1, slope), c by (0, 1).
         m_x, m_y = covariance.solve(1.0, slope)
         c_x, c_y = covariance.solve(0.0, 1.0)
