@@ -25,7 +25,7 @@ def execute(name):
 
 def test_every_notebook_has_a_test():
     tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "golenetskii.ipynb", "spectrum.ipynb",
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "golenetskii.ipynb", "relation.ipynb", "spectrum.ipynb",
         "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
@@ -124,3 +124,21 @@ def test_golenetskii():
     assert len(pulls) == 4
     assert max(pulls) < 2.0
     assert figures == 6
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_relation():
+    printed, figures = execute("relation.ipynb")
+    flat, mean, std = map(
+        float, re.search(r"alpha = ([\d.]+); errors in both: ([\d.]+) \+- ([\d.]+)", printed).groups()
+    )
+    assert flat < 1.0
+    assert abs(mean - 1.5) < 3.5 * std
+    errors = dict(re.findall(r"^(\w+) +rms error of the slopes ([\d.]+)", printed, re.MULTILINE))
+    assert float(errors["partial"]) < 0.6 * float(errors["none"])
+    assert printed.count("verdict.usable = True") == 3
+    table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true (-?[\d.]+)", printed, re.MULTILINE)
+    assert len(table) == 4
+    for name, mean, std, true in table:
+        assert abs(float(mean) - float(true)) < 3.5 * float(std), name
+    assert figures == 3
