@@ -2,8 +2,9 @@
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
-from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
+from hbm_jax.distributions.linear_relation import LinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.skew_normal import SkewNormal

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -23,7 +24,7 @@ from numpyro.distributions import transforms
 from hbm_jax.data.relations import PointsInGroups
 from hbm_jax.distributions import GroupedLinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
-from hbm_jax.models.centred import form, form_of, sample_centred
+from hbm_jax.models.centred import Own, Slopes, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.validation import DataError
@@ -160,7 +161,7 @@ class Relation:
         if self.outliers:
             p["outliers"] = (self._sample("outlier_fraction"), self._sample("outlier_scatter", unit[-1]))
         values = jnp.asarray(data.values) if observed else None
-        alpha, beta = self._lines(data, p, plain, num, unit, x_unit)
+        alpha, beta = self._lines(data, p, plain, num, unit, x_unit, pivot)
         if beta is None:
             self._grouped(data, p, alpha, pivot, values, recover)
             return
@@ -206,7 +207,7 @@ class Relation:
             loc, cov = mean[None], (factor @ factor.T)[None]
         return {"loc": loc, "cov": cov, "log_weights": jnp.zeros(1), "mean": mean, "std": std}
 
-    def _lines(self, data: PointsInGroups, p, plain: bool, num: int, unit, x_unit):
+    def _lines(self, data: PointsInGroups, p, plain: bool, num: int, unit, x_unit, pivot):
         """Slopes and intercepts of the groups; None for these where they are to be integrated out."""
         slope_unit = unit[-1] / x_unit
         shape = () if plain else (num,)
@@ -228,14 +229,16 @@ class Relation:
             more = self._sample("alpha_group", slope_unit, 0.0, (size, *shape))
             location = location + each @ more
             offset = offset + each @ self._sample("beta_group", unit[-1], 0.0, (size,))
-        chosen, chosen_beta = _forms(data)
+        slopes = _slopes(data)
+        at = jnp.broadcast_to(location, (len(data), *shape)).reshape(len(data), num)
+        alone = [slopes.own(k, at) for k in range(num)]
         if plain:
             with numpyro.plate("group", len(data), dim=-1):
-                alpha = sample_centred("alpha", location, std, chosen[0])
+                alpha = sample_whitened("alpha", location, std, alone[0])
         else:
-            each_form = (np.stack([c for c, _ in chosen], axis=-1), jnp.stack([jnp.asarray(s) for _, s in chosen]))
+            own = Own(*(jnp.stack(each, axis=-1) for each in zip(*alone, strict=True)))
             with numpyro.plate("group", len(data), dim=-2), numpyro.plate("predictor", num, dim=-1):
-                alpha = sample_centred("alpha", location, std, each_form)
+                alpha = sample_whitened("alpha", location, std, own)
         if self.correlated:
             r = self._sample("correlation")
             offset = offset + r * spread * (alpha - location) / std
@@ -243,8 +246,9 @@ class Relation:
         p["offset"], p["spread"] = offset, spread
         if self._integrates(data):
             return alpha, None
+        own = _intercepts(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
         with numpyro.plate("group", len(data), dim=-1):
-            beta = sample_centred("beta", jnp.broadcast_to(offset, (len(data),)), spread, chosen_beta, shift=y_center)
+            beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, own)
         return alpha, beta
 
     def _integrates(self, data: PointsInGroups) -> bool:
@@ -257,7 +261,7 @@ class Relation:
         triple = jnp.stack([errors[..., 0, 0], errors[..., 0, 1], errors[..., 1, 1]], axis=-1)
         zero = jnp.zeros((len(data), 1))
         relation = GroupedLinearRelation(
-            p["mean"] - pivot[0], 0.0, p["offset"], p["spread"], alpha, p["std"], p["intrinsic_scatter"],
+            p["mean"] - pivot[0], None, p["offset"], p["spread"], alpha, p["std"], p["intrinsic_scatter"],
             zero + pivot[0], zero, triple, np.asarray(data.used),
         )  # fmt: skip
         with numpyro.plate("group", len(data)):
@@ -294,11 +298,11 @@ class Relation:
         if num > 1:
             with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
                 return numpyro.sample("x", dist.MultivariateNormal(p["loc"][0], covariance_matrix=p["cov"][0]))
-        error, scale = np.asarray(data.errors)[..., 0, 0], float(np.asarray(data.unit)[0])
-        known = np.where(np.asarray(data.used), 1.0 / np.maximum(error, 1e-6 * scale**2), 0.0)
+        least = 1e-6 * jnp.asarray(data.unit)[0] ** 2
+        known = jnp.where(np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], least), 0.0)
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
-            shift = jnp.asarray(data.center)[0]
-            return sample_centred("x", p["mean"], p["std"], form(known, scale), shift)[..., None]
+            own = Own(jnp.asarray(data.values)[..., 0], known)
+            return sample_whitened("x", p["mean"], p["std"], own)[..., None]
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample on the design of ``data``.
@@ -372,52 +376,30 @@ def _record(true, num: int, x: bool = True) -> None:
     numpyro.deterministic("y", true[..., -1])
 
 
-def _forms(data: PointsInGroups):
-    """How centred each group's slopes (one a predictor) and intercept are to be: what its own points say of them.
+def _slopes(data: PointsInGroups) -> Slopes:
+    """Return what the points of each group say of its slopes."""
+    arrays = data.values, data.errors
 
-    By least squares: what one line for all, with the predictors of groups, leaves, and the line through that in each
-    group.
-    """
-    num, size = len(data), len(data.predictors)
-    if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        some = form(np.full(num, 3.0), 1.0, few=True)  # traced: the same in all groups
-        return [some] * size, some
+    def sums():
+        values, errors = (jnp.asarray(a) for a in arrays)
+        noise = jnp.diagonal(errors, axis1=-2, axis2=-1)[..., :-1]
+        return slopes_of_groups(values[..., :-1], values[..., -1], noise, np.asarray(data.used))
+
+    if any(isinstance(a, jax.core.Tracer) for a in arrays):
+        return sums()
+    with jax.ensure_compile_time_eval():  # numbers: worked out once, not at every step
+        return sums()
+
+
+def _intercepts(data: PointsInGroups, alpha, pivot, scatter) -> Own:
+    """Return what the points of each group say of its intercept, given its slopes (J, P)."""
     used = np.asarray(data.used)
-    of, count = np.repeat(np.arange(num), used.sum(axis=1)), used.sum(axis=1)
-    unit = np.asarray(data.unit)
-    z = (data.values[used] - np.asarray(data.center)) / unit
-    x, y, given = z[:, :-1], z[:, -1], np.asarray(data.group_predictors)[of]
-    noise = np.diagonal(data.errors[used], axis1=1, axis2=2)[:, :-1] / unit[:-1] ** 2
-    both = (x[:, :, None] * given[:, None, :]).reshape(len(y), -1)
-    design = np.concatenate([np.ones((len(y), 1)), x, given, both], axis=1)
-    # Errors of x flatten the line; without them the sum of its squares is smaller.
-    normal = design.T @ design
-    flat = np.arange(1, size + 1)
-    normal[flat, flat] = np.maximum(normal[flat, flat] - noise.sum(axis=0), 0.1 * normal[flat, flat])
-    left = y - design @ np.linalg.lstsq(normal, design.T @ y, rcond=None)[0]
+    num = used.sum(axis=1)
 
-    def means(v):
-        return np.bincount(of, v, num) / count
+    def mean(a):
+        some = used.reshape(*used.shape, *(1,) * (np.ndim(a) - 2))
+        return jnp.where(some, jnp.asarray(a), 0.0).sum(axis=1) / num.reshape(-1, *(1,) * (np.ndim(a) - 2))
 
-    mean = means(left)
-    variance = max(float(((left - mean[of]) ** 2).sum()) / max(int((count - 1).sum()), 1), 1e-6)
-    slopes = []
-    for k in range(size):
-        away = x[:, k] - means(x[:, k])[of]
-        square = np.bincount(of, away**2, num)
-        true = np.maximum(square - np.bincount(of, noise[:, k], num), 1e-6)
-        known = (true > 0.2 * square) & (count > 2)
-        chosen, scale = _form_of_some(np.bincount(of, away * left, num) / true, true / variance, known)
-        slopes.append((chosen, scale * unit[-1] / unit[k]))
-    chosen, scale = _form_of_some(mean, count / variance, np.ones(num, bool))
-    return slopes, (chosen, scale * unit[-1])
-
-
-def _form_of_some(estimates, information, some):
-    """Centredness from the groups whose points tell something; those that do not are not centred."""
-    if some.sum() < 3:
-        return form(np.where(some, information, 0.0), 0.3, few=True)
-    chosen, reference = form_of(estimates[some], information[some])
-    every = np.zeros(len(information))
-    every[some] = chosen
-    return every, reference
+    values, errors = mean(data.values), mean(jnp.diagonal(jnp.asarray(data.errors), axis1=-2, axis2=-1))
+    variance = scatter**2 + errors[:, -1] + (alpha**2 * errors[:, :-1]).sum(-1)
+    return Own(values[:, -1] - (alpha * (values[:, :-1] - pivot)).sum(-1), num / variance)
