@@ -10,6 +10,7 @@ u = m + (t / t0)^(1 - c) (x - c m), whatever c and t0; data of information I ask
 `hbm_jax.inference.centre`, which finds c by a pilot run.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ class Own(NamedTuple):
     information: Any
 
 
-def sample_whitened(name: str, location, scale, own: Own):
-    """Sample a normal latent by its distance from where it is expected, as site ``_name``; its value, as ``name``.
+def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
+    """Sample a normal latent by its distance from where it is expected, as site ``_name``; its value.
 
     Parameters
     ----------
@@ -39,12 +40,15 @@ def sample_whitened(name: str, location, scale, own: Own):
         Of its distribution.
     own : Own
         Of each element, (...).
+    record : bool
+        Whether the value is recorded as ``name``.
     """
     wide = jnp.sqrt(1.0 + own.information * scale**2)
     error = scale / wide
     pull = error * own.information * (own.estimate - location)
     x = numpyro.sample(f"_{name}", dist.Normal(-pull, wide))
-    return numpyro.deterministic(name, location + error * (x + pull))
+    value = location + error * (x + pull)
+    return numpyro.deterministic(name, value) if record else value
 
 
 class Slopes(NamedTuple):
@@ -64,10 +68,10 @@ class Slopes(NamedTuple):
     product: Any
     weight: Any
 
-    def own(self, k: int, slopes) -> Own:
-        """Return what each group says of its slope in predictor k, the others having those ``slopes``, (J, P)."""
+    def own(self, k: int, slopes: Sequence[Any]) -> Own:
+        """Return what each group says of its slope in predictor k, the others having those ``slopes``, P of (J,)."""
         known = self.square[:, k, k]
-        others = sum(self.square[:, k, i] * slopes[:, i] for i in range(np.shape(slopes)[1]) if i != k)
+        others = sum(self.square[:, k, i] * slope for i, slope in enumerate(slopes) if i != k)
         return Own((self.product[:, k] - others) / known, known * self.weight[:, k])
 
 

@@ -358,7 +358,7 @@ def _slopes_of_bursts(data: Bursts) -> Own:
     def own():
         x, noise = (jnp.asarray(a)[..., None] for a in (data.log10_E_peak, data.errors[..., 0]))
         each = slopes_of_groups(x, jnp.asarray(data.log10_flux), noise, np.asarray(data.used))
-        return each.own(0, each.product)
+        return each.own(0, [each.product[:, 0]])
 
     if any(isinstance(a, jax.core.Tracer) for a in (data.errors, data.log10_flux, data.log10_E_peak)):
         return own()

@@ -9,6 +9,7 @@ For point i of group j, with true predictors x_i from a population of their own,
 and x and y are measured with errors. (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13.)
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,8 +61,8 @@ class Relation:
         forbids it, so are the intercepts of the groups; `hbm_jax.latents` draws them back. ``"sampled"``: the true
         predictors and the intercepts are sites. Both have the same posterior.
     correlated : bool
-        Whether slope and intercept of a group are correlated (partial pooling, one predictor). Its uniform prior is
-        that of Lewandowski, Kurowicka & Joe with concentration 1.
+        Whether slopes and intercept of a group are correlated (partial pooling). The prior is that of Lewandowski,
+        Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
     scatter : bool
         Whether y scatters about the line beyond its errors.
     num_components : int
@@ -104,9 +105,6 @@ class Relation:
             raise ValueError(f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
-        if self.latents == "sampled" and (self.num_components > 1 or self.outliers):
-            found = "outliers=True" if self.outliers else f"num_components={self.num_components}"
-            raise ValueError(f"Relation: latents='sampled' expects one component and no outliers; found {found}.")
         object.__setattr__(self, "priors", dict(self.priors))
         self.all_priors  # noqa: B018 - raises for unknown names
 
@@ -176,24 +174,45 @@ class Relation:
                 "hbm_jax.data.read_relation, or use PointsInGroups.from_columns."
             )
         num = len(data.predictors)
-        for name, on in (("correlated=True", self.correlated), ("num_components > 1", self.num_components > 1)):
-            if on and num > 1:
-                raise DataError(f"Relation: {name} expects one predictor; found {num} ({', '.join(data.predictors)}).")
-        if data.limited != "no" and self.latents == "sampled":
-            raise DataError("Relation: latents='sampled' expects points without limits; found some.")
+        if self.num_components > 1 and num > 1:
+            raise DataError(
+                f"Relation: num_components > 1 expects one predictor; found {num} ({', '.join(data.predictors)})."
+            )
+        if num > 1 and "correlation" in self.priors:
+            raise DataError(
+                f"Relation: a prior of correlation expects one predictor; found {num}, whose correlations with the "
+                "intercept have the prior of Lewandowski, Kurowicka & Joe."
+            )
+        self._check_errors(data)
         if self.pooling == "partial" and len(data) < 2:
             raise DataError(
                 f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
                 "column group, or use pooling='complete'."
             )
 
+    def _check_errors(self, data: PointsInGroups) -> None:
+        """See that no density is infinite, where the errors are numbers."""
+        if isinstance(data.errors, jax.core.Tracer) or isinstance(data.used, jax.core.Tracer):
+            return
+        variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
+        missing = [name for name, own in zip((*data.predictors, "y"), variances.T, strict=True) if not own.all()]
+        for name in missing:
+            if name == "y" and not self.scatter:
+                raise DataError("Relation(scatter=False): expected an error of y in every point; found points without.")
+            if name != "y" and self.latents == "sampled":
+                raise DataError(
+                    f"Relation(latents='sampled'): expected an error of {name} in every point; found points without, "
+                    "whose true values are not free. Use latents='marginal'."
+                )
+
     def _population(self, plain: bool, num: int, unit, center) -> dict[str, Any]:
         """Means, covariances and shares of the components of the true predictors."""
         if self.num_components > 1:
             k = self.num_components
-            ordered = transforms.OrderedTransform()
-            base = dist.Normal(jnp.zeros(k), jnp.append(2.0, jnp.ones(k - 1))).to_event(1)
-            first = numpyro.sample("x_mean", dist.TransformedDistribution(base, [ordered, _scaled(unit, center)]))
+            # Of standardised variables: the first is N(0, 2^2), the distances to the next are log-normal about 1.
+            loc, scale = jnp.append(center, jnp.full(k - 1, jnp.log(unit))), jnp.append(2.0 * unit, jnp.ones(k - 1))
+            base = dist.Normal(loc, scale).to_event(1)
+            first = numpyro.sample("x_mean", dist.TransformedDistribution(base, transforms.OrderedTransform()))
             std = self._sample("x_std", unit, shape=(k,))
             share = self._sample("x_weight")
             return {"loc": first[:, None], "cov": (std**2)[:, None, None], "log_weights": jnp.log(share)}
@@ -229,20 +248,10 @@ class Relation:
             more = self._sample("alpha_group", slope_unit, 0.0, (size, *shape))
             location = location + each @ more
             offset = offset + each @ self._sample("beta_group", unit[-1], 0.0, (size,))
-        slopes = _slopes(data)
-        at = jnp.broadcast_to(location, (len(data), *shape)).reshape(len(data), num)
-        alone = [slopes.own(k, at) for k in range(num)]
-        if plain:
-            with numpyro.plate("group", len(data), dim=-1):
-                alpha = sample_whitened("alpha", location, std, alone[0])
-        else:
-            own = Own(*(jnp.stack(each, axis=-1) for each in zip(*alone, strict=True)))
-            with numpyro.plate("group", len(data), dim=-2), numpyro.plate("predictor", num, dim=-1):
-                alpha = sample_whitened("alpha", location, std, own)
-        if self.correlated:
-            r = self._sample("correlation")
-            offset = offset + r * spread * (alpha - location) / std
-            spread = spread * jnp.sqrt(1.0 - r**2)
+        factor = self._correlation(num)
+        alpha, standard = self._slopes(data, jnp.broadcast_to(location, (len(data), *shape)), std, factor, plain, num)
+        offset = offset + spread * (standard @ factor[-1, :num])
+        spread = spread * factor[-1, num]
         p["offset"], p["spread"] = offset, spread
         if self._integrates(data):
             return alpha, None
@@ -250,6 +259,37 @@ class Relation:
         with numpyro.plate("group", len(data), dim=-1):
             beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, own)
         return alpha, beta
+
+    def _correlation(self, num: int):
+        """Cholesky factor of the correlations of slopes and intercept, (P + 1, P + 1)."""
+        if not self.correlated:
+            return jnp.eye(num + 1)
+        if num > 1:
+            return numpyro.sample("correlation_factor", dist.LKJCholesky(num + 1, 1.0))
+        r = self._sample("correlation")
+        return jnp.array([[1.0, 0.0], [r, jnp.sqrt(1.0 - r**2)]])
+
+    def _slopes(self, data, location, std, factor, plain: bool, num: int):
+        """Sample the slopes, one predictor after the other; also their independent standard normals, (J, P)."""
+        slopes = _slopes(data)
+        std = jnp.reshape(std, (num,))
+        at = list(location.reshape(len(data), num).T)
+        standard: list[Any] = []
+        for k, predictor in enumerate(data.predictors):
+            mean = at[k] + std[k] * sum(factor[k, i] * one for i, one in enumerate(standard))
+            scale = std[k] * factor[k, k]
+            with numpyro.plate("group", len(data), dim=-1):
+                name = "alpha" if plain else f"alpha_{predictor}"
+                one = sample_whitened(name, mean, scale, slopes.own(k, at), record=False)
+            at[k] = one
+            standard.append((one - mean) / scale)
+        alpha = at[0] if plain else jnp.stack(at, axis=-1)
+        dims = ("group",) if plain else ("group", "predictor")
+        with contextlib.ExitStack() as plates:
+            for place, dim in enumerate(dims):
+                plates.enter_context(numpyro.plate(dim, np.shape(alpha)[place], dim=place - len(dims)))
+            numpyro.deterministic("alpha", alpha)
+        return alpha, jnp.stack(standard, axis=-1)
 
     def _integrates(self, data: PointsInGroups) -> bool:
         """Whether the intercepts are integrated out."""
@@ -274,15 +314,16 @@ class Relation:
 
     def _points(self, data: PointsInGroups, p, slope, intercept, num: int, values, recover):
         rows, most = np.shape(data.used)
-        loc, cov = p["loc"], p["cov"]
+        loc, cov, shares = p["loc"], p["cov"], p["log_weights"]
         if self.latents == "sampled":
             loc, cov = self._true_predictors(data, p, num, rows, most)[..., None, :], jnp.zeros((1, num, num))
+            shares = jnp.zeros(1)
         limits = None
         if data.limited != "no":
             order = jnp.asarray(data.order) if data.limited == "both" else None
             limits = Limits(jnp.asarray(data.limit), jnp.asarray(data.side), order)
         points = MeasuredPoints(
-            loc, cov, p["log_weights"], intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
+            loc, cov, shares, intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
             p.get("outliers"),
         )  # fmt: skip
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
@@ -298,6 +339,11 @@ class Relation:
         if num > 1:
             with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
                 return numpyro.sample("x", dist.MultivariateNormal(p["loc"][0], covariance_matrix=p["cov"][0]))
+        if self.num_components > 1:
+            each = dist.Normal(p["loc"][:, 0], jnp.sqrt(p["cov"][:, 0, 0]))
+            shares = dist.Categorical(logits=p["log_weights"])
+            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
+                return numpyro.sample("x", dist.MixtureSameFamily(shares, each))[..., None]
         least = 1e-6 * jnp.asarray(data.unit)[0] ** 2
         known = jnp.where(np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], least), 0.0)
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
@@ -361,10 +407,6 @@ class Relation:
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }
-
-
-def _scaled(unit, center):
-    return transforms.AffineTransform(center, unit, domain=dist.constraints.ordered_vector)
 
 
 def _record(true, num: int, x: bool = True) -> None:
