@@ -336,11 +336,6 @@ class Golenetskii:
         return UNITS
 
     @property
-    def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
-        return 0.9
-
-    @property
     def description(self) -> str:
         """One line for reports."""
         history = "" if self.cosmology is None else f", {background.DESCRIPTIONS[self.cosmology]}"

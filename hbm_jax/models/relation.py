@@ -390,11 +390,6 @@ class Relation:
         return {}
 
     @property
-    def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
-        return 0.9
-
-    @property
     def description(self) -> str:
         """One line for reports."""
         more = ", correlated lines" if self.correlated else ""
