@@ -130,6 +130,26 @@ def form(information, scale: float, few: bool = False) -> Form:
     return np.mean(known / (1.0 + known), axis=0), float(scale)
 
 
+def form_of(estimates, information) -> Form:
+    """Centredness by estimates of the elements with their information, (n,) both, and what they say of the scale.
+
+    That of the smallest scale t the estimates leave, their 1 per cent quantile under a prior that is flat up to twice
+    their spread: where t may be next to 0, nothing is centred and there is no funnel.
+    """
+    information = np.maximum(np.asarray(information, float), 1e-12)
+    variance = 1.0 / information
+    largest = 2.0 * max(float(np.sqrt(np.average((estimates - np.mean(estimates)) ** 2, weights=information))), 1e-3)
+    scales = largest * (np.arange(60) + 0.5) / 60
+    total = scales[:, None] ** 2 + variance
+    mean = (estimates / total).sum(axis=1) / (1.0 / total).sum(axis=1)
+    log = -0.5 * (np.log(total) + (estimates - mean[:, None]) ** 2 / total).sum(axis=1)
+    log -= 0.5 * np.log((1.0 / total).sum(axis=1))
+    weights = np.exp(log - log.max())
+    weights /= weights.sum()
+    known = scales[np.searchsorted(np.cumsum(weights), 0.01)] ** 2 * information
+    return known / (1.0 + known), float(np.exp(weights @ np.log(scales)))
+
+
 def sample_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
     """Sample a normal latent in that form, as site ``_name``; its value, recorded as ``name``.
 
