@@ -2,6 +2,7 @@
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.grouped_normal import GroupedNormal
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
@@ -12,6 +13,7 @@ __all__ = [
     "CoordinatePriors",
     "Counts",
     "GroupedLinearRelation",
+    "GroupedNormal",
     "Limits",
     "LinearGaussian",
     "LinearRelation",
