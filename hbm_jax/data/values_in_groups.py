@@ -155,14 +155,18 @@ class ValuesInGroups:
         least, most = int(sizes.min()), int(sizes.max())
         each = f"{least}" if least == most else f"{least} to {most}"
         variances = np.diagonal(np.asarray(self.errors)[used], axis1=-2, axis2=-1)
-        kinds = [f"{c}: median error {np.sqrt(np.median(v)):.3g}" for c, v in zip(self.components, variances.T, strict=True)]
+        kinds = [
+            f"{c}: median error {np.sqrt(np.median(v)):.3g}" for c, v in zip(self.components, variances.T, strict=True)
+        ]
         errors = "; ".join(kinds) if self.has_errors else f"{', '.join(self.components)}: errors not given"
         return f"{self.num_values} values in {len(self)} groups of {each}. {errors}."
 
     def subset(self, rows: ArrayLike) -> "ValuesInGroups":
         """Return the groups picked by a boolean mask or by integer indices."""
         picked = np.arange(len(self))[np.asarray(rows)]
-        arrays: dict[str, Any] = {key: np.asarray(getattr(self, key))[picked] for key in ("values", "errors", "used", "row")}
+        arrays: dict[str, Any] = {
+            key: np.asarray(getattr(self, key))[picked] for key in ("values", "errors", "used", "row")
+        }
         return dataclasses.replace(self, name=tuple(self.name[i] for i in picked), **arrays)
 
     def replace_observations(self, y: ArrayLike) -> "ValuesInGroups":
@@ -219,7 +223,9 @@ def _errors(columns, vector, components, labels, called, num):
     for place, key in enumerate(components):
         column = f"sigma_{key}"
         if column not in columns:
-            raise DataError(f"column {column!r} is missing: expected errors of all components or of none; found {listed(given)}.")
+            raise DataError(
+                f"column {column!r} is missing: expected errors of all components or of none; found {listed(given)}."
+            )
         sigma = vector(column)
         reject_rows(sigma <= 0, sigma, called.get(column, column), "a positive error", labels)
         errors[:, place, place] = sigma**2

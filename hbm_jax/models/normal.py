@@ -6,8 +6,8 @@ For value m of group k,
 
 with errors sigma_km that are known, or one sigma that is inferred, or both added; of vectors, N(mu, Sigma) with
 standard deviations tau and a correlation matrix. Where data say little about a theta_k, the pair (theta_k, log tau) is
-a funnel that the centred form cannot enter, and where they say much, the non-centred form is slow (Betancourt & Girolami
-2013, arXiv:1312.0906). The marginal form has neither trouble.
+a funnel that the centred form cannot enter, and where they say much, the non-centred form is slow (Betancourt and
+Girolami 2013, arXiv:1312.0906). The marginal form has neither trouble.
 """
 
 import dataclasses

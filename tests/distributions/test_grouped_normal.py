@@ -49,10 +49,14 @@ def test_it_is_the_integral_over_the_true_value():
     for k in range(3):
 
         def density(theta, k=k):
-            given = [stats.norm(theta, np.sqrt(noise[k, m, 0, 0])).pdf(values[k, m, 0]) for m in np.flatnonzero(used[k])]
+            given = [
+                stats.norm(theta, np.sqrt(noise[k, m, 0, 0])).pdf(values[k, m, 0]) for m in np.flatnonzero(used[k])
+            ]
             return stats.norm(loc[0], tril[0, 0]).pdf(theta) * np.prod(given)
 
-        integral = integrate.quad(density, -40.0, 40.0, points=[values[k, 0, 0]], epsabs=0.0, epsrel=1e-10, limit=300)[0]
+        integral = integrate.quad(density, -40.0, 40.0, points=[values[k, 0, 0]], epsabs=0.0, epsrel=1e-10, limit=300)[
+            0
+        ]
         assert float(found[k]) == pytest.approx(np.log(integral), abs=1e-8)
 
 
@@ -81,7 +85,7 @@ def test_draws_have_the_moments_of_the_density():
 
 
 def test_gradients_where_the_population_has_no_spread():
-    loc, tril, noise, used, values = case(1, seed=6)
+    loc, _, noise, used, values = case(1, seed=6)
 
     def density(tau):
         return GroupedNormal(jnp.asarray(loc), tau * jnp.eye(1), noise, used).log_prob(jnp.asarray(values)).sum()
