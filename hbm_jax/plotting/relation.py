@@ -1,6 +1,7 @@
 """Figures of linear relations: points with errors and lines of groups, and what pooling does to the lines."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -85,7 +86,8 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
 def _draw_points(axis, data: PointsInGroups, row: int, values: np.ndarray, place: int) -> None:
     used = np.asarray(data.used)[row]
     values = values[used]
-    errors = np.asarray(data.errors)[row][np.ix_(np.flatnonzero(used), [place, -1], [place, -1])]
+    both = np.array([place, -1])
+    errors = np.asarray(data.errors)[row, used][:, both[:, None], both]
     order = np.asarray(data.order)[row, used]
     in_y, in_x = order[:, -1, -1] > 0, order[:, -1, place] > 0
     beyond = data.is_limit[row, used] & (in_y | in_x)
@@ -259,7 +261,7 @@ def _alone(data: PointsInGroups, j: int, pivot: float) -> tuple[float, float] | 
     return float(slope), float(mean_y + slope * (pivot - mean_x))
 
 
-FIGURES = {
+FIGURES: dict[str, tuple[str, Callable[..., Figure]]] = {
     "lines": (
         "Points with their errors, and the line of each group: median, and bands that hold 68 and 95 % of the line.",
         lines,
