@@ -73,12 +73,11 @@ class _Hierarchy:
         self._check(data)
         mu, tril = self._population(data)
         noise = self._noise(data)
-        used = np.asarray(data.used) if isinstance(data.used, np.ndarray) else data.used
         if self.latents == "marginal":
-            values = GroupedNormal(mu, tril, noise, used)
+            values = GroupedNormal(mu, tril, noise, data.used)
         else:
             theta = self._theta(data, mu, tril)
-            values = GroupedNormal(theta, jnp.zeros_like(tril), noise, used)
+            values = GroupedNormal(theta, jnp.zeros_like(tril), noise, data.used)
         with numpyro.plate("group", len(data)):
             drawn = numpyro.sample("y", values, obs=jnp.asarray(data.values) if observed else None)
             if recover and self.latents == "marginal":
@@ -113,11 +112,8 @@ class _Hierarchy:
         prior, size = self.all_priors[name], len(data.components)
         if not isinstance(prior, dist.Distribution):
             return jnp.full(size, float(prior))
-        unit, center = jnp.asarray(data.unit), jnp.broadcast_to(jnp.asarray(center), (size,))
-        if isinstance(self, Normal):
-            one = prior if name in self.priors else standardised(prior, unit[0], center[0])
-            return jnp.asarray(numpyro.sample(name, one))[None]
-        each = prior.expand((size,)) if name in self.priors else standardised(prior, unit, center)
+        center = jnp.broadcast_to(jnp.asarray(center), (size,))
+        each = prior.expand((size,)) if name in self.priors else standardised(prior, jnp.asarray(data.unit), center)
         return jnp.asarray(numpyro.sample(name, each.to_event(1)))
 
     def _population(self, data: ValuesInGroups):
@@ -275,6 +271,14 @@ class Normal(_Hierarchy):
                 f"Normal: expected one component; found {len(data.components)} ({', '.join(data.components)}). Use "
                 "NormalVectors."
             )
+
+    def _sample(self, name: str, data: ValuesInGroups, center: Any = 0.0):
+        prior = self.all_priors[name]
+        if not isinstance(prior, dist.Distribution):
+            return jnp.full(1, float(prior))
+        if name not in self.priors:
+            prior = standardised(prior, jnp.asarray(data.unit)[0], jnp.broadcast_to(jnp.asarray(center), (1,))[0])
+        return jnp.asarray(numpyro.sample(name, prior))[None]
 
     def _plain(self, theta):
         return theta[..., 0]

@@ -31,16 +31,16 @@ def test_a_forest_has_a_row_for_each_group():
     np.testing.assert_allclose(pooled, np.median(theta, axis=0), atol=0.1)
     assert np.ptp(pooled) < 0.3 * np.ptp(alone)
     assert right.get_ylabel() == "centredness"
-    assert len(forest(fitted("marginal")).axes) == 1
+    assert len(forest(fitted("centred")).axes) == 1
 
 
 def test_a_funnel_shows_divergences_and_the_missing_neck():
-    fits = {"centred": fitted("centred"), "marginal": fitted("marginal")}
+    fits = {"centred": fitted("centred"), "mixed": fitted("mixed")}
     axes = funnel(fits, "G").axes
     assert axes[0].get_xlabel() == r"$\theta$ of G"
     count = int(fits["centred"].tree["sample_stats"]["diverging"].sum())
     assert axes[0].get_title() == f"centred: {count} divergent"
-    assert axes[2].get_title() == "marginal: no divergence"
+    assert axes[2].get_title() == "mixed: no divergence"
     red = next(line for line in axes[0].lines if line.get_color() == VERMILION)
     assert len(red.get_xdata()) == count > 0
     drawn = [np.concatenate([line.get_ydata() for line in axes[place].lines]).min() for place in (0, 2)]
@@ -67,6 +67,6 @@ def test_vectors_have_a_panel_for_each_component_and_bad_requests_are_named(own_
     with pytest.raises(ValueError, match=r"funnel: expected a component from 0 to 1; found 2"):
         funnel(fit, component=2)
     with pytest.raises(ValueError, match=r"funnel: expected a group, one of A, B.*found 'Z'"):
-        funnel(fitted("marginal"), "Z")
+        funnel(fitted("mixed"), "Z")
     with pytest.raises(ValueError, match=r"forest: expected a fit of hbm_jax.models.Normal"):
         forest(own_fit)

@@ -85,6 +85,7 @@ def test_shrinkage_begins_where_groups_stand_alone():
     assert _alone(flat, 0, 0.0) is None
 
 
+@pytest.mark.slow
 def test_several_predictors_have_figures_each():
     fit = of_two_predictors()
     entry = of_fit(fit)
