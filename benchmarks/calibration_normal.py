@@ -4,7 +4,7 @@
 the true values. The centred form has a prior that keeps tau away from 0 and groups that are measured well: it is wrong
 in a funnel, where the other forms are what one uses.
 
-    python benchmarks/calibration_normal.py [--replicates 512] [--output benchmarks/results/calibration_normal.txt]
+    python benchmarks/calibration_normal.py [--output benchmarks/results/calibration_normal.txt]
 """
 
 import argparse
@@ -86,5 +86,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=512)
     parser.add_argument("--output", type=Path, help="also write the text to this file")
+    parser.add_argument("--only", default="", help="cases whose name begins with this text")
     arguments = parser.parse_args()
-    certificate(cases(), arguments.replicates, arguments.output)
+    chosen = (case for case in cases() if case[0].startswith(arguments.only))
+    certificate(chosen, arguments.replicates, arguments.output)

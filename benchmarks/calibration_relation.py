@@ -4,7 +4,7 @@
 limits on y; and one group as linmix knows it (Kelly 2007, ApJ 665, 1489): 40 points, errors in both, intrinsic scatter,
 upper limits.
 
-    python benchmarks/calibration_relation.py [--replicates 512] [--output benchmarks/results/calibration_relation.txt]
+    python benchmarks/calibration_relation.py [--output benchmarks/results/calibration_relation.txt]
 """
 
 import argparse
@@ -67,5 +67,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=512)
     parser.add_argument("--output", type=Path, help="also write the text to this file")
+    parser.add_argument("--only", default="", help="cases whose name begins with this text")
     arguments = parser.parse_args()
-    certificate(cases(), arguments.replicates, arguments.output)
+    chosen = (case for case in cases() if case[0].startswith(arguments.only))
+    certificate(chosen, arguments.replicates, arguments.output)

@@ -136,7 +136,7 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
             axis.plot(
                 value[~diverging], log_tau[~diverging], ".", color=BLUE, ms=2.2, mew=0.0, alpha=0.45, rasterized=True
             )
-            axis.plot(value[diverging], log_tau[diverging], ".", color=VERMILION, ms=3.4, mew=0.0, rasterized=True)
+            axis.plot(value[diverging], log_tau[diverging], ".", color=VERMILION, ms=5.0, mew=0.0, rasterized=True)
             count = f"{int(diverging.sum())} divergent" if diverging.any() else "no divergence"
             axis.set_title(f"{title}: {count}" if title else count)
             axis.set(xlim=reach, xlabel=rf"$\theta$ of {name}".replace("_", r"\_"))
