@@ -168,6 +168,12 @@ def _relation_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _normal_figures(fit) -> Figures:
+    from hbm_jax.plotting.normal import figures
+
+    return figures(fit)
+
+
 def _of_command_line(module: str, name: str = "simulate") -> Callable:
     """Return a function of the command line's, imported when it is called."""
 
@@ -221,6 +227,19 @@ MODELS = {
         data.PointsInGroups,
         data.read_relation,
         figures=_relation_figures,
+    ),
+    "normal": Entry(
+        models.Normal,
+        data.ValuesInGroups,
+        data.read_values,
+        {"eight-schools": data.load_eight_schools},
+        figures=_normal_figures,
+    ),
+    "normal-vectors": Entry(
+        models.NormalVectors,
+        data.ValuesInGroups,
+        data.read_values,
+        figures=_normal_figures,
     ),
 }
 

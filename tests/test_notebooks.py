@@ -25,8 +25,8 @@ def execute(name):
 
 def test_every_notebook_has_a_test():
     tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "golenetskii.ipynb", "relation.ipynb", "spectrum.ipynb",
-        "supernova.ipynb", "trapezoid.ipynb",
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb", "relation.ipynb",
+        "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
@@ -136,9 +136,34 @@ def test_relation():
     assert abs(mean - 1.5) < 3.5 * std
     errors = dict(re.findall(r"^(\w+) +rms error of the slopes ([\d.]+)", printed, re.MULTILINE))
     assert float(errors["partial"]) < 0.6 * float(errors["none"])
+    rows = re.findall(r"errors of ([\d.]+) spreads: least squares ([\d.]+), relation ([\d.]+) \+- ([\d.]+)", printed)
+    assert len(rows) == 4
+    for ratio, least, slope, error in (map(float, row) for row in rows):
+        assert abs(slope - 1.5) < 3.5 * error
+        assert least == pytest.approx(1.5 / (1.0 + ratio**2), abs=0.25)
     assert printed.count("verdict.usable = True") == 3
     table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true (-?[\d.]+)", printed, re.MULTILINE)
     assert len(table) == 4
     for name, mean, std, true in table:
         assert abs(float(mean) - float(true)) < 3.5 * float(std), name
     assert figures == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_funnel():
+    printed, figures = execute("funnel.ipynb")
+    assert "\nnot usable: " in printed
+    found = re.findall(r"^(\w+) +(\d+) divergent +P\(tau < 0.5\) = ([\d.]+) .*usable = (\w+)", printed, re.MULTILINE)
+    rows = {name: (int(count), float(share), usable) for name, count, share, usable in found}
+    assert list(rows) == ["centred", "noncentred", "mixed", "marginal"]
+    assert rows["centred"][0] > 0
+    assert rows["centred"][2] == "False"
+    for name in ("noncentred", "mixed", "marginal"):
+        assert rows[name][0] == 0
+        assert rows[name][2] == "True"
+        assert rows[name][1] > rows["centred"][1]
+    speed = dict(re.findall(r"^(\w+) +([\d.]+) effective draws", printed, re.MULTILINE))
+    assert float(speed["mixed"]) > 2.0 * float(speed["noncentred"])
+    assert float(speed["marginal"]) > float(speed["mixed"])
+    assert figures == 2

@@ -15,6 +15,7 @@ from hbm_jax.data.relations import PointsInGroups, read_relation
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import read_table
+from hbm_jax.data.values_in_groups import ValuesInGroups, load_eight_schools, read_values
 from hbm_jax.validation import DataError
 
 __all__ = [
@@ -31,7 +32,9 @@ __all__ = [
     "MagnitudeErrorParts",
     "PointsInGroups",
     "Supernovae",
+    "ValuesInGroups",
     "lensing_variance",
+    "load_eight_schools",
     "load_jla",
     "load_konus",
     "read_afterglows",
@@ -41,6 +44,7 @@ __all__ = [
     "read_relation",
     "read_supernovae",
     "read_table",
+    "read_values",
     "velocity_variance",
     "write_afterglows",
     "write_burst_spectra",

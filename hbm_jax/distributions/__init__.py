@@ -2,6 +2,7 @@
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.grouped_normal import GroupedNormal
 from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import LinearRelation
@@ -13,6 +14,7 @@ __all__ = [
     "CoordinatePriors",
     "Counts",
     "GroupedLinearRelation",
+    "GroupedNormal",
     "Limits",
     "LinearGaussian",
     "LinearRelation",

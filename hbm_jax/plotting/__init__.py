@@ -22,6 +22,7 @@ from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
+from hbm_jax.plotting.normal import forest, funnel
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
 from hbm_jax.plotting.relation import lines, shrinkage_of_lines
@@ -32,6 +33,8 @@ __all__ = [
     "calibration",
     "comparison",
     "corner",
+    "forest",
+    "funnel",
     "golenetskii_planes",
     "host_columns",
     "hubble_diagram",
