@@ -31,6 +31,11 @@ def test_every_notebook_has_a_test():
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
 
 
+def test_outputs_are_small():
+    sizes = {path.name: path.stat().st_size for path in NOTEBOOKS.rglob("*.ipynb")}
+    assert max(sizes.values()) < 250_000, sizes  # `make notebooks` keeps figures in few colours
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_supernova():
     printed, figures = execute("supernova.ipynb")

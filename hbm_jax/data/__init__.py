@@ -12,6 +12,7 @@ from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.relations import PointsInGroups, read_relation
+from hbm_jax.data.spectrum_files import read_grouped_spectra
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import read_table
@@ -41,6 +42,7 @@ __all__ = [
     "read_burst",
     "read_burst_spectra",
     "read_bursts",
+    "read_grouped_spectra",
     "read_relation",
     "read_supernovae",
     "read_table",

@@ -35,7 +35,8 @@ def fit():
         SpectrumStack.of(grouped, masks), z=sample.columns["z"], nh_mw=sample.columns["nh_mw"]
     )
     model = hbm.models.Afterglow(whim=True)
-    options = {"num_chains": 2, "num_warmup": 100, "num_samples": 60, "seed": 1}
+    # Whatever the draws are, figures show what they say: short trees are enough.
+    options = {"num_chains": 2, "num_warmup": 60, "num_samples": 60, "seed": 1, "max_tree_depth": 4}
     return hbm.sample(model, data, centering=False, progress=False, **options)
 
 
@@ -182,7 +183,7 @@ def test_whim_contours_hold_their_shares(fit):
 
 
 def test_populations_are_densities(fit):
-    grid = np.linspace(-30.0, 30.0, 6001)
+    grid = np.linspace(-8.0, 12.0, 1_000_001)  # a population may be narrow
     density = columns._population(fit, fit.program, "photon_index", grid, 5)
     np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=2e-5)
     figure = hbm.plotting.afterglow_populations(fit)
