@@ -11,6 +11,7 @@ from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
+from hbm_jax.data.regressions import RegressionData, read_regression
 from hbm_jax.data.relations import PointsInGroups, read_relation
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
@@ -30,6 +31,7 @@ __all__ = [
     "DataError",
     "MagnitudeErrorParts",
     "PointsInGroups",
+    "RegressionData",
     "Supernovae",
     "lensing_variance",
     "load_jla",
@@ -38,6 +40,7 @@ __all__ = [
     "read_burst",
     "read_burst_spectra",
     "read_bursts",
+    "read_regression",
     "read_relation",
     "read_supernovae",
     "read_table",

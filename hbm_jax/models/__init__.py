@@ -4,8 +4,18 @@ from hbm_jax.models.afterglow import Afterglow
 from hbm_jax.models.golenetskii import Golenetskii
 from hbm_jax.models.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.interval_fits import interval_fits
+from hbm_jax.models.regression import Regression
 from hbm_jax.models.relation import Relation
 from hbm_jax.models.spectral_fit import SpectralFit
 from hbm_jax.models.supernova import Supernova
 
-__all__ = ["Afterglow", "Golenetskii", "GolenetskiiCounts", "Relation", "SpectralFit", "Supernova", "interval_fits"]
+__all__ = [
+    "Afterglow",
+    "Golenetskii",
+    "GolenetskiiCounts",
+    "Regression",
+    "Relation",
+    "SpectralFit",
+    "Supernova",
+    "interval_fits",
+]

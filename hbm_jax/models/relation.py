@@ -23,7 +23,7 @@ from numpyro.distributions import transforms
 from hbm_jax.data.relations import PointsInGroups
 from hbm_jax.distributions import GroupedLinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
-from hbm_jax.models.centred import form, form_of, sample_centred
+from hbm_jax.models.centred import form, form_of_some, sample_centred
 from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.validation import DataError
@@ -407,17 +407,7 @@ def _forms(data: PointsInGroups):
         square = np.bincount(of, away**2, num)
         true = np.maximum(square - np.bincount(of, noise[:, k], num), 1e-6)
         known = (true > 0.2 * square) & (count > 2)
-        chosen, scale = _form_of_some(np.bincount(of, away * left, num) / true, true / variance, known)
+        chosen, scale = form_of_some(np.bincount(of, away * left, num) / true, true / variance, known)
         slopes.append((chosen, scale * unit[-1] / unit[k]))
-    chosen, scale = _form_of_some(mean, count / variance, np.ones(num, bool))
+    chosen, scale = form_of_some(mean, count / variance, np.ones(num, bool))
     return slopes, (chosen, scale * unit[-1])
-
-
-def _form_of_some(estimates, information, some):
-    """Centredness from the groups whose points tell something; those that do not are not centred."""
-    if some.sum() < 3:
-        return form(np.where(some, information, 0.0), 0.3, few=True)
-    chosen, reference = form_of(estimates[some], information[some])
-    every = np.zeros(len(information))
-    every[some] = chosen
-    return every, reference
