@@ -10,6 +10,7 @@ from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
+from hbm_jax.data.examples import EXAMPLES, load_example
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.regressions import RegressionData, read_regression
 from hbm_jax.data.relations import PointsInGroups, read_relation
@@ -19,6 +20,7 @@ from hbm_jax.data.tables import read_table
 from hbm_jax.validation import DataError
 
 __all__ = [
+    "EXAMPLES",
     "JLA_ERROR_PARTS",
     "KONUS_COSMOLOGY",
     "AfterglowPopulation",
@@ -34,6 +36,7 @@ __all__ = [
     "RegressionData",
     "Supernovae",
     "lensing_variance",
+    "load_example",
     "load_jla",
     "load_konus",
     "read_afterglows",

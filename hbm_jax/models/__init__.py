@@ -4,6 +4,7 @@ from hbm_jax.models.afterglow import Afterglow
 from hbm_jax.models.golenetskii import Golenetskii
 from hbm_jax.models.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.interval_fits import interval_fits
+from hbm_jax.models.rates import Rates
 from hbm_jax.models.regression import Regression
 from hbm_jax.models.relation import Relation
 from hbm_jax.models.spectral_fit import SpectralFit
@@ -13,6 +14,7 @@ __all__ = [
     "Afterglow",
     "Golenetskii",
     "GolenetskiiCounts",
+    "Rates",
     "Regression",
     "Relation",
     "SpectralFit",
