@@ -168,6 +168,12 @@ def _relation_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _regression_figures(fit) -> Figures:
+    from hbm_jax.plotting.regression import figures
+
+    return figures(fit)
+
+
 def _of_command_line(module: str, name: str = "simulate") -> Callable:
     """Return a function of the command line's, imported when it is called."""
 
@@ -221,6 +227,18 @@ MODELS = {
         data.PointsInGroups,
         data.read_relation,
         figures=_relation_figures,
+    ),
+    "regression": Entry(
+        models.Regression,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
+    ),
+    "rates": Entry(
+        models.Rates,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
     ),
 }
 

@@ -126,11 +126,13 @@ def _group(columns: str, right: str, formula: str) -> GroupTerm:
     return GroupTerm(columns.strip(), factors, bool(walk), correlated)
 
 
-def required_columns(formula: str, what: str) -> set[str]:
+def required_columns(formula: str, columns, what: str) -> set[str]:
     """Return the columns of a table that a formula needs."""
     formulaic, errors = _formulaic()
     try:
-        return set(map(str, formulaic.Formula(formula).required_variables))
+        found = set(map(str, formulaic.Formula(formula).required_variables))
+        # formulaic 1.2 does not count those inside scale() and center().
+        return found | {word for word in NAME.findall(formula) if word in columns}
     except errors.FormulaicError as error:
         raise DataError(f"formula: {what} {formula!r} cannot be read: {_plain(error)}") from None
 

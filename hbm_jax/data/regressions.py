@@ -135,10 +135,10 @@ class RegressionData:
         if not formula:
             raise DataError(f"formula: expected one, {formulas.EXAMPLE}; found none.")
         parsed = formulas.parse(formula)
-        needed = formulas.required_columns(parsed.fixed, "the part for all points")
-        needed |= formulas.required_columns(_quoted_if_plain(parsed.response, columns), "the response")
+        needed = formulas.required_columns(parsed.fixed, columns, "the part for all points")
+        needed |= formulas.required_columns(_quoted_if_plain(parsed.response, columns), columns, "the response")
         for term in parsed.groups:
-            needed |= formulas.required_columns(term.columns, "a term of groups") | set(term.factors)
+            needed |= formulas.required_columns(term.columns, columns, "a term of groups") | set(term.factors)
         formulas.require_columns(needed, columns, formula)
         for role, column in roles.items():
             if column not in columns:
