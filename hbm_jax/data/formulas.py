@@ -88,7 +88,7 @@ def parse(formula: str) -> ParsedFormula:
         if not rest.strip():
             after = terms[at:].lstrip()
             at = len(terms) - len(after) + (1 if after.startswith("+") else 0)
-    return ParsedFormula(response.strip(), rest.strip() or "1", tuple(groups))
+    return ParsedFormula(response.strip(), " ".join(rest.split()) or "1", tuple(groups))
 
 
 def _inside(terms: str, at: int, formula: str) -> str:

@@ -1,4 +1,4 @@
-"""Posteriors of posteriordb: the reference draws, the exact posterior, the density of the model, and what it samples."""
+"""Posteriors of posteriordb: reference draws, exact posterior, density of the model, and what it samples."""
 
 import jax
 import numpy as np
