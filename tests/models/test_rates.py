@@ -8,6 +8,8 @@ from scipy import integrate, stats
 import hbm_jax as hbm
 from hbm_jax.data import DataError, read_regression
 from hbm_jax.models import Rates
+from hbm_jax.plotting import coefficients, shrinkage
+from hbm_jax.registry import of_fit
 
 
 def pumps():
@@ -72,6 +74,11 @@ def test_pumps_as_published():
         row = table.loc[name]
         assert row["ess_bulk"] > 400
         assert abs(row["mean"] - exact) < 4.0 * row["sd"] / np.sqrt(row["ess_bulk"])
+    assert set(of_fit(fit).figures(fit)) == {"shrinkage", "predictive_check"}
+    bars = shrinkage(fit).axes[0].containers[0].lines[0]
+    np.testing.assert_allclose(sorted(bars.get_ydata()), sorted(rate), rtol=0.3)
+    with pytest.raises(ValueError, match=r"coefficients: expected a fit of hbm_jax.models.Regression"):
+        coefficients(fit)
     drawn = hbm.latents(fit, num_draws=2000)["rate"].to_numpy()
     error = drawn.std(axis=0) / np.sqrt(1000)
     assert (np.abs(drawn.mean(axis=0) - rate) < 4.5 * error).all()
