@@ -231,7 +231,8 @@ def main():
         "effect. steps: leapfrog steps a draw."
     )
     print(
-        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}; jax {version('jax')}, numpyro {version('numpyro')}"
+        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}; "
+        f"jax {version('jax')}, numpyro {version('numpyro')}"
     )
 
 
