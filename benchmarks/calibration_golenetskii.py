@@ -1,6 +1,6 @@
 """Claim: the posteriors of the Golenetskii relation are calibrated, with a limit of flux and unknown redshifts on.
 
-512 replicates of eight bursts of 4 or 6 intervals above a limit of flux, two of them without a redshift; and of the same
+512 replicates of eight bursts of 4 or 6 intervals above a limit of flux, two of them without a redshift; and of such
 bursts without limit, every redshift known.
 
     python benchmarks/calibration_golenetskii.py [--replicates 512] [--output benchmarks/results/FILE.txt]

@@ -176,6 +176,12 @@ def _normal_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _regression_figures(fit) -> Figures:
+    from hbm_jax.plotting.regression import figures
+
+    return figures(fit)
+
+
 def _of_command_line(module: str, name: str = "simulate") -> Callable:
     """Return a function of the command line's, imported when it is called."""
 
@@ -251,6 +257,18 @@ MODELS = {
         data.ValuesInGroups,
         data.read_values,
         figures=_normal_figures,
+    ),
+    "regression": Entry(
+        models.Regression,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
+    ),
+    "rates": Entry(
+        models.Rates,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
     ),
 }
 

@@ -10,7 +10,9 @@ from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
+from hbm_jax.data.examples import EXAMPLES, load_example
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
+from hbm_jax.data.regressions import RegressionData, read_regression
 from hbm_jax.data.relations import PointsInGroups, read_relation
 from hbm_jax.data.spectrum_files import read_grouped_spectra
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
@@ -20,6 +22,7 @@ from hbm_jax.data.values_in_groups import ValuesInGroups, load_eight_schools, re
 from hbm_jax.validation import DataError
 
 __all__ = [
+    "EXAMPLES",
     "JLA_ERROR_PARTS",
     "KONUS_COSMOLOGY",
     "AfterglowPopulation",
@@ -32,10 +35,12 @@ __all__ = [
     "DataError",
     "MagnitudeErrorParts",
     "PointsInGroups",
+    "RegressionData",
     "Supernovae",
     "ValuesInGroups",
     "lensing_variance",
     "load_eight_schools",
+    "load_example",
     "load_jla",
     "load_konus",
     "read_afterglows",
@@ -43,6 +48,7 @@ __all__ = [
     "read_burst_spectra",
     "read_bursts",
     "read_grouped_spectra",
+    "read_regression",
     "read_relation",
     "read_supernovae",
     "read_table",

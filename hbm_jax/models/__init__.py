@@ -5,6 +5,8 @@ from hbm_jax.models.golenetskii import Golenetskii
 from hbm_jax.models.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.interval_fits import interval_fits
 from hbm_jax.models.normal import Normal, NormalVectors
+from hbm_jax.models.rates import Rates
+from hbm_jax.models.regression import Regression
 from hbm_jax.models.relation import Relation
 from hbm_jax.models.spectral_fit import SpectralFit
 from hbm_jax.models.supernova import Supernova
@@ -15,6 +17,8 @@ __all__ = [
     "GolenetskiiCounts",
     "Normal",
     "NormalVectors",
+    "Rates",
+    "Regression",
     "Relation",
     "SpectralFit",
     "Supernova",

@@ -150,6 +150,16 @@ def form_of(estimates, information) -> Form:
     return known / (1.0 + known), float(np.exp(weights @ np.log(scales)))
 
 
+def form_of_some(estimates, information, some) -> Form:
+    """Centredness where only the data of ``some`` elements, (n,) bool, tell something; the others are not centred."""
+    if some.sum() < 3:
+        return form(np.where(some, information, 0.0), 0.3, few=True)
+    chosen, reference = form_of(estimates[some], information[some])
+    every = np.zeros(len(information))
+    every[some] = chosen
+    return every, reference
+
+
 def sample_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
     """Sample a normal latent in that form, as site ``_name``; its value, recorded as ``name``.
 

@@ -25,17 +25,20 @@ from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.normal import forest, funnel
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
+from hbm_jax.plotting.regression import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.plotting.relation import lines, shrinkage_of_lines
 
 __all__ = [
     "LABELS",
     "afterglow_populations",
     "calibration",
+    "coefficients",
     "comparison",
     "corner",
     "forest",
     "funnel",
     "golenetskii_planes",
+    "group_effects",
     "host_columns",
     "hubble_diagram",
     "ionization",
@@ -45,8 +48,10 @@ __all__ = [
     "pareto_k",
     "population",
     "populations",
+    "predictive_check",
     "redshift_predictions",
     "sensitivity",
+    "shrinkage",
     "shrinkage_of_lines",
     "spectra",
     "trace",
