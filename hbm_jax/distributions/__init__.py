@@ -1,6 +1,15 @@
 """Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, populations, counts."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
+from hbm_jax.distributions.correlated_normal import (
+    CorrelatedNormal,
+    Offset,
+    ProjectedNormal,
+    Projection,
+    Whitening,
+    projected,
+    whiten,
+)
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
@@ -10,14 +19,21 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 
 __all__ = [
     "CoordinatePriors",
+    "CorrelatedNormal",
     "Counts",
     "GroupedLinearRelation",
     "Limits",
     "LinearGaussian",
     "LinearRelation",
     "MeasuredPoints",
+    "Offset",
+    "ProjectedNormal",
+    "Projection",
     "SkewNormal",
     "SoftClip",
+    "Whitening",
     "distribution_from_text",
     "distribution_to_text",
+    "projected",
+    "whiten",
 ]

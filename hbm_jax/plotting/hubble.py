@@ -67,7 +67,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
         is shifted by its M0 less the median one.
     """
     model = program_of(fit, Supernova, Supernovae, "modulus_draws")
-    values = {p: parameter(fit, p) for p in ("H0", *background.FREE[model.cosmology], "M0")}
+    values = {p: parameter(fit, p) for p in ("H0", *background.expansion(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
     chosen = spread(total, num_draws)
     values = {p: np.broadcast_to(v, total)[chosen] for p, v in values.items()}
