@@ -222,16 +222,17 @@ def e_squared(u: Scalar, cosmology: Cosmology) -> Scalar:
     if cosmology.radiation is not None:
         relativistic = cosmology.Ogamma0 * (1.0 + cosmology.radiation.neutrinos_per_photon(x))
         lower_powers = lower_powers + relativistic * x**2
-    return x**2 * lower_powers + cosmology.Ode0 * _dark_energy(u, x, cosmology)
+    return x**2 * lower_powers + cosmology.Ode0 * dark_energy_density(u, cosmology)
 
 
-def _dark_energy(u: Scalar, x: Scalar, cosmology: Cosmology) -> Scalar:
+def dark_energy_density(u: Scalar, cosmology: Cosmology) -> Scalar:
+    """Density of dark energy over that of today at ``u = log(1 + z)``, any shape."""
     if cosmology.dark_energy is not None:
         return cosmology.dark_energy.density(u)
     w0, wa = cosmology.w0, cosmology.wa
     if is_exactly(wa, 0):
         return 1.0 if is_exactly(w0, -1) else jnp.exp(3.0 * (1.0 + w0) * u)
-    return jnp.exp(3.0 * ((1.0 + w0 + wa) * u - wa * (1.0 - 1.0 / x)))
+    return jnp.exp(3.0 * ((1.0 + w0 + wa) * u + wa * jnp.expm1(-u)))
 
 
 def guarded_inverse_e(u: Scalar, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:

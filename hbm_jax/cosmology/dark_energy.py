@@ -1,9 +1,10 @@
 """Dark energy other than w0 + wa z / (1 + z): its equation of state in bins of redshift, or any function of a user's.
 
 An object of this module is a cosmology's ``dark_energy``. All that distances need of it is ``density(u)``, the density
-at u = log(1 + z) over that of today, exp(3 int_0^u (1 + w) du'), and ``breaks``, the redshifts at which w is not smooth.
+at u = log(1 + z) over that of today, exp(3 int_0^u (1 + w) du'), and ``breaks``, the redshifts where w is not smooth.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,7 @@ class CustomDarkEnergy:
         u = jnp.asarray(u)
         ends = np.log1p(np.array([0.0, *self.breaks, np.inf]))
         exponent = jnp.zeros_like(u)
-        for low, high in zip(ends[:-1], ends[1:], strict=True):
+        for low, high in itertools.pairwise(ends):
             width = jnp.clip(u - low, 0.0, high - low)
             nodes = low + width[..., None] * (0.5 * (x + 1.0))
             values = 1.0 + self.function(jnp.expm1(nodes), self.parameters)

@@ -1,6 +1,7 @@
 """Distances to the redshifts of one sample by a single small matrix: what a sampler's gradient wants."""
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,13 +98,13 @@ class RedshiftMatrix(LinesOfSight):
             counts = nodes_per_panel(num_nodes, u_breaks, u_max)
         ends = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
         blocks, nodes = [], []
-        for count, low, high in zip(counts, ends[:-1], ends[1:], strict=True):
+        for count, (low, high) in zip(counts, itertools.pairwise(ends), strict=True):
             width = high - low if xp is np else xp.maximum(high - low, 1e-6)
             points = chebyshev_points(count)
             reach = xp.clip(u - low, 0.0, width)
             block = _mean_matrix(points, 2.0 * reach / width - 1.0, xp)
             if len(ends) > 2:
-                block = block * xp.where(u > 0, reach / xp.where(u > 0, u, 1.0), 1.0 - np.sign(low))[:, None]
+                block = block * xp.where(u > 0, reach / xp.where(u > 0, u, 1.0), float(not blocks))[:, None]
             blocks.append(block)
             nodes.append(low + 0.5 * width * (1.0 + points))
         parts = {

@@ -39,10 +39,10 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
     correlation = matrix / sigma[:, None] / sigma
     apart = np.abs(correlation - correlation.T)
     if apart.max() > ASYMMETRY:
-        i, j = np.unravel_index(apart.argmax(), apart.shape)
+        i, j = (int(k) for k in np.unravel_index(apart.argmax(), apart.shape))
         raise DataError(
-            f"{what}: expected a symmetric matrix; found {matrix[i, j]:.8g} at ({i}, {j}), of {names[i]} and {names[j]}, "
-            f"and {matrix[j, i]:.8g} at ({j}, {i})."
+            f"{what}: expected a symmetric matrix; found {matrix[i, j]:.8g} at ({i}, {j}), of {names[i]} and "
+            f"{names[j]}, and {matrix[j, i]:.8g} at ({j}, {i})."
         )
     correlation = 0.5 * (correlation + correlation.T)
     try:
@@ -52,9 +52,9 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
         values, vectors = np.linalg.eigh(correlation)
         worst = np.argsort(-np.abs(vectors[:, 0]))[:2]
         raise DataError(
-            f"{what}: expected a positive definite {num} x {num} matrix; found {int((values <= 1e-12).sum())} eigenvalues "
-            f"of its correlation matrix that are not above 0, the smallest {values[0]:.3g}; that direction is mostly "
-            f"{' and '.join(names[i] for i in worst)}."
+            f"{what}: expected a positive definite {num} x {num} matrix; found {int((values <= 1e-12).sum())} "
+            f"eigenvalues of its correlation matrix that are not above 0, the smallest {values[0]:.3g}; that direction "
+            f"is mostly {' and '.join(names[i] for i in worst)}."
         ) from None
     return 0.5 * (matrix + matrix.T)
 

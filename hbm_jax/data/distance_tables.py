@@ -121,9 +121,8 @@ def _union3(path: Path) -> TableColumns:
         raise DataError(f"expected a square image, as mu_mat_union3_cosmo=2_mu.fits is, found shape {image.shape}.")
     covariance = np.linalg.inv(0.5 * (image[1:, 1:] + image[1:, 1:].T))
     names = np.array([f"node {z:.4g}" for z in image[0, 1:]])
-    return TableColumns(
-        str(path), {"name": names, "z": image[0, 1:], "mu": image[1:, 0], "covariance": 0.5 * (covariance + covariance.T)}
-    )
+    columns = {"name": names, "z": image[0, 1:], "mu": image[1:, 0], "covariance": 0.5 * (covariance + covariance.T)}
+    return TableColumns(str(path), columns)
 
 
 def _table(path: Path) -> TableColumns:
@@ -302,8 +301,8 @@ def _with_covariance(found: dict[str, Any], chosen: DistanceFormat, covariance, 
             found.pop("sigma", None)
         elif chosen.usual:
             raise DataError(
-                f"expected covariance=<file> ({chosen.usual} of the release), or covariance='{DIAGONAL}' for the errors "
-                "of the table without correlations; found none."
+                f"expected covariance=<file> ({chosen.usual} of the release), or covariance='{DIAGONAL}' for the "
+                "errors of the table without correlations; found none."
             )
         return found
     found.pop("covariance", None)
@@ -317,7 +316,7 @@ def _with_covariance(found: dict[str, Any], chosen: DistanceFormat, covariance, 
     variance = None if sigma is None else np.array(sigma, float) ** 2
     if kind == "inverse":
         try:
-            matrix = np.linalg.inv(matrix)
+            matrix = np.asarray(np.linalg.inv(matrix), np.float64)
         except np.linalg.LinAlgError:
             raise DataError(f"{covariance}: expected the inverse of a covariance; found a singular matrix.") from None
         matrix = 0.5 * (matrix + matrix.T)

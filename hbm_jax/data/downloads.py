@@ -98,7 +98,8 @@ def fetch_distance_moduli(
         For an unknown name.
     """
     if name not in DOWNLOADS:
-        raise ValueError(f"Unknown sample {name!r}: expected one of {', '.join(DOWNLOADS)}{did_you_mean(name, DOWNLOADS)}.")
+        hint = did_you_mean(name, DOWNLOADS)
+        raise ValueError(f"Unknown sample {name!r}: expected one of {', '.join(DOWNLOADS)}{hint}.")
     try:
         import pooch
     except ModuleNotFoundError as error:
@@ -129,13 +130,14 @@ def _retrieve(pooch: Any, url: str, filename: str, digest: str | None, place: Pa
         return Path(pooch.retrieve(url, known_hash=digest and f"sha256:{digest}", fname=filename, path=place))
     except ValueError as error:  # pooch's word for a checksum that does not match
         raise DownloadError(
-            f"{filename}: expected the file with SHA-256 {digest}; found another at {url} ({error}). If the release was "
-            f"revised, look at it and pass known_hash={{{filename!r}: None}}."
+            f"{filename}: expected the file with SHA-256 {digest}; found another at {url} ({error}). If the release "
+            f"was revised, look at it and pass known_hash={{{filename!r}: None}}."
         ) from error
     except Exception as error:  # requests has many, none of which says what to do
         raise DownloadError(
             f"{filename}: expected to fetch it from {url}; found that this failed ({type(error).__name__}: {error}). "
-            f"Without a network, put the file at {target}, or set {FOLDER} to the folder that has {place.name}/{filename}."
+            f"Without a network, put the file at {target}, or set {FOLDER} to the folder that has "
+            f"{place.name}/{filename}."
         ) from error
 
 

@@ -164,8 +164,8 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
     ----------
     path
         CSV, ECSV or FITS with the columns ``quantity``, ``value``, ``z``, and ``sigma`` where they are independent. Or
-        blank-separated text of rows ``z value quantity`` as the DESI collaboration publishes it, with ``DM_over_rs`` and
-        so on.
+        blank-separated text of rows ``z value quantity`` as the DESI collaboration publishes it, with
+        ``DM_over_rs`` and so on.
     covariance
         Text file of the covariance, where they are not.
 
@@ -200,8 +200,8 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
 def planck2018_distance_priors() -> GaussianConstraints:
     """Shift parameter, acoustic scale and baryon density of Planck 2018 (TT,TE,EE+lowE).
 
-    Chen, Huang & Wang 2019, JCAP 02, 028 (arXiv:1808.05724), for flat LCDM: R = 1.7502 +- 0.0046, l_A = 301.471 +- 0.090,
-    Ob0 h^2 = 0.02236 +- 0.00015, with the inverse covariance that goes with the paper.
+    Chen, Huang & Wang 2019, JCAP 02, 028 (arXiv:1808.05724), for flat LCDM: R = 1.7502 +- 0.0046, l_A = 301.471 +-
+    0.090, Ob0 h^2 = 0.02236 +- 0.00015, with the inverse covariance that goes with the paper.
     """
     precision = np.array(
         [

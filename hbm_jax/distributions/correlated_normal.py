@@ -1,14 +1,14 @@
 """A normal with one dense covariance and a scatter of free size, without a factorisation a step.
 
-For N values y with the mean ``fixed + basis @ coefficients + offset``, covariance C, and a scatter s that some or all of
-them share beyond it (weights w, ones or zeros),
+For N values y with the mean ``fixed + basis @ coefficients + offset``, covariance C, and a scatter s that some or all
+of them share beyond it (weights w, ones or zeros),
 
     y ~ N(mean, C + s^2 diag(w)).
 
 One decomposition of C and w, made once, gives a matrix T with T C T' = 1 and T diag(w) T' = diag(spread): in the
 coordinates T y the covariance is diagonal for every s. Only coefficients, s and the offset change from step to step, so
-that what a step costs is N times the number of coefficients, not N^3 and not even N^2. The offset, whose prior is normal,
-is integrated out in closed form.
+that what a step costs is N times the number of coefficients, not N^3 and not even N^2. The offset, whose prior is
+normal, is integrated out in closed form.
 """
 
 import math
@@ -71,7 +71,7 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
     if weights is not None and np.all(np.asarray(weights) == 1.0):
         variance, axes = np.linalg.eigh(matrix)
         if variance[0] <= 0:
-            raise np.linalg.LinAlgError(f"expected a positive definite covariance; its least eigenvalue is {variance[0]}")
+            raise np.linalg.LinAlgError(f"expected a positive definite covariance; its least eigenvalue: {variance[0]}")
         result = Whitening(axes.T / np.sqrt(variance)[:, None], 1.0 / variance, float(np.log(variance).sum()))
     else:
         factor = np.linalg.cholesky(matrix)
@@ -148,10 +148,11 @@ class ProjectedNormal(dist.Distribution):
         """Residuals about the mean without offset, in coordinates, and the weight of each."""
         p = self.projection
         residual = self.project(value) - self.offset.loc * p.ones
-        return residual - jnp.matmul(p.basis, self.coefficients, precision=FULL), 1.0 / (1.0 + self.scatter**2 * p.spread)
+        weight = 1.0 / (1.0 + self.scatter**2 * p.spread)
+        return residual - jnp.matmul(p.basis, self.coefficients, precision=FULL), weight
 
     def _sums(self, value):
-        """Sums of squares: of residuals, with the ones, and of the ones; and log det beyond C's."""
+        """Return sums of squares: of residuals, with the ones, and of the ones; and log det beyond C's."""
         p = self.projection
         concrete = [p.basis, p.ones, p.spread, self.project(value), self.scatter, self.offset.loc]
         if not any(isinstance(array, jax.Array) for array in concrete) and len(p.ones) > p.basis.shape[1] + 2:
@@ -166,7 +167,7 @@ class ProjectedNormal(dist.Distribution):
         p = self.projection
         root = 1.0 / np.sqrt(1.0 + self.scatter**2 * p.spread)
         columns = np.column_stack([p.basis, p.ones, self.project(value) - self.offset.loc * p.ones])
-        triangle = np.linalg.qr(root[:, None] * columns, mode="r")
+        triangle = np.asarray(np.linalg.qr(root[:, None] * columns, mode="r"))
         residual = triangle[:, -1] - jnp.matmul(triangle[:, :-2], self.coefficients, precision=FULL)
         ones = triangle[:, -2]
         log_det = np.log1p(self.scatter**2 * p.spread).sum()
@@ -207,7 +208,7 @@ class CorrelatedNormal(ProjectedNormal):
     Agrees with a dense evaluation to 1e-9 (``tests/distributions/test_correlated_normal.py``).
     """
 
-    def __init__(self, whitening: Whitening, fixed: Any, projection: Projection, coefficients, scatter=0.0, offset=None):
+    def __init__(self, whitening: Whitening, fixed, projection: Projection, coefficients, scatter=0.0, offset=None):
         self.whitening, self.fixed = whitening, fixed
         super().__init__(projection, coefficients, scatter, offset)
 
@@ -232,8 +233,8 @@ class CorrelatedNormal(ProjectedNormal):
     def log_prob_given_others(self, value):
         """Log density of each value given all others (and the parameters), (N,).
 
-        With P the inverse of the covariance, the offset's part included, and g = P (y - mean), that of value i is normal
-        with variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari 2020,
+        With P the inverse of the covariance, the offset's part included, and g = P (y - mean), value i is normal with
+        variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari 2020,
         Computational Statistics 36, 1243).
         """
         residual, weight = self._parts(value)

@@ -1,6 +1,7 @@
 """The expansion history as model parameters: which are free, what their priors are, and how they are walked."""
 
 import ast
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -183,14 +184,14 @@ def expansion(choice: str | Expansion) -> Expansion:
 
 def _binned(text: str) -> Expansion:
     """Flat universe with w constant in bins of redshift."""
-    edges = BINNED_EDGES
+    edges: tuple[float, ...] = BINNED_EDGES
     if text != "binned":
         try:
             given = ast.literal_eval(text.removeprefix("binned"))
             edges = tuple(float(edge) for edge in (given if isinstance(given, tuple) else (given,)))
         except (ValueError, SyntaxError, TypeError):
             edges = ()
-    if not edges or min(edges) <= 0 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+    if not edges or min(edges) <= 0 or any(b <= a for a, b in itertools.pairwise(edges)):
         raise ValueError(
             f"cosmology: expected binned, or binned(z1, z2, ...) with increasing redshifts above 0; found {text!r}."
         )

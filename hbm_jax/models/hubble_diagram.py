@@ -23,11 +23,9 @@ from hbm_jax.cosmology.compressed import CMB, STANDARD_RADIATION, compressed, dr
 from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, read_constraints
 from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, Projection, projected, whiten
 from hbm_jax.models import background
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernova_ridge import supernova_ridge
-
-SCATTER = ("none", "all")
 
 # M0 is flat for all that data can tell: a scale of 100 mag moves it by 1e-6 of its error.
 DEFAULT_PRIORS: dict[str, Prior] = {"M0": dist.Normal(0.0, 100.0), "sigma_int": dist.HalfNormal(0.3)}
@@ -76,9 +74,8 @@ class HubbleDiagram:
     cosmology : str or Expansion
         ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat),
         ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), or a user's own `hbm_jax.models.Expansion`.
-    scatter : str
-        ``"none"``: the covariance is complete, as those of published samples are; ``"all"``: there is an intrinsic
-        scatter sigma_int beyond it.
+    intrinsic_scatter : bool
+        Whether there is a scatter sigma_int beyond the covariance. Those of published samples are complete without.
     scatter_surveys : sequence of str
         Surveys whose objects scatter; all where none is named.
     calibrated : bool
@@ -106,12 +103,12 @@ class HubbleDiagram:
 
     Examples
     --------
-    >>> list(HubbleDiagram(cosmology="wcdm", scatter="all").all_priors)
+    >>> list(HubbleDiagram(cosmology="wcdm", intrinsic_scatter=True).all_priors)
     ['H0', 'Om0', 'w0', 'M0', 'sigma_int']
     """
 
     cosmology: str | background.Expansion = field(default="lcdm", metadata={"help": background.HELP})
-    scatter: str = field(default="none", metadata={"help": ", ".join(SCATTER)})
+    intrinsic_scatter: bool = field(default=False, metadata={"help": "whether there is scatter beyond the covariance"})
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys that scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     constraints: Any = field(default=None, hash=False, metadata={"help": "table of Gaussian constraints, such as BAO"})
@@ -119,10 +116,9 @@ class HubbleDiagram:
 
     def __post_init__(self):
         background.expansion(self.cosmology)  # raises for unknown names
-        choose("scatter", self.scatter, SCATTER)
         object.__setattr__(self, "scatter_surveys", tuple(self.scatter_surveys))
-        if self.scatter_surveys and self.scatter == "none":
-            raise ValueError("HubbleDiagram: scatter_surveys expects scatter='all'; found scatter='none'.")
+        if self.scatter_surveys and not self.intrinsic_scatter:
+            raise ValueError("HubbleDiagram: scatter_surveys expects intrinsic_scatter=True; found False.")
         if isinstance(self.constraints, Mapping):
             object.__setattr__(self, "constraints", GaussianConstraints.from_config(self.constraints))
         elif self.constraints is not None and not isinstance(self.constraints, GaussianConstraints):
@@ -147,7 +143,7 @@ class HubbleDiagram:
         if c is not None and c.needs_sound_horizon and ("omega_b" not in defaults or "r_d" in self.priors):
             defaults["r_d"] = SOUND_HORIZON
         defaults["M0"] = DEFAULT_PRIORS["M0"]
-        if self.scatter == "all":
+        if self.intrinsic_scatter:
             defaults["sigma_int"] = DEFAULT_PRIORS["sigma_int"]
         return complete_priors(defaults, self.priors, f"HubbleDiagram(cosmology={self._name!r})")
 
@@ -171,10 +167,11 @@ class HubbleDiagram:
         priors = self.all_priors
         ridge = supernova_ridge if self.constraints is None else None
         cosmology = background.sample_cosmology(self.cosmology, priors, ridge)
-        others = {name: sample_prior(name, priors[name]) for name in ("omega_b", "r_d", "sigma_int") if name in priors}
+        more: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
+        others = {name: sample_prior(name, priors[name]) for name in more}
         if self.constraints is not None:
             cosmology = self._constrain(cosmology, others, observed)
-        prior = priors["M0"]
+        prior: Any = priors["M0"]
         if not observed:
             prior = sample_prior("M0", prior)
         normal = isinstance(prior, dist.Normal)
@@ -218,8 +215,8 @@ class HubbleDiagram:
             calibrators = int(data.is_calibrator.sum())
         if calibrators and not self.calibrated:
             raise DataError(
-                f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read with "
-                "calibrators=False; found calibrated=False."
+                f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
+                "with calibrators=False; found calibrated=False."
             )
         if self.calibrated and not calibrators:
             raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
@@ -229,8 +226,8 @@ class HubbleDiagram:
         c: GaussianConstraints = self.constraints
         if not isinstance(cosmology, Cosmology):
             raise ValueError(
-                f"HubbleDiagram: constraints expect a cosmology with an expansion rate; found {type(cosmology).__name__}, "
-                "which knows distances only."
+                f"HubbleDiagram: constraints expect a cosmology with an expansion rate; found "
+                f"{type(cosmology).__name__}, which knows distances only."
             )
         if set(CMB) & set(c.quantity):
             cosmology = dataclasses.replace(cosmology, radiation=STANDARD_RADIATION)
@@ -256,19 +253,20 @@ class HubbleDiagram:
 
     def _weights(self, data: DistanceModuli) -> np.ndarray | None:
         """Which objects scatter; None if none does."""
-        if self.scatter == "none":
+        if not self.intrinsic_scatter:
             return None
         if not self.scatter_surveys:
             return np.ones(len(data))
         for survey in self.scatter_surveys:
             if survey not in data.survey:
                 raise DataError(
-                    f"HubbleDiagram: scatter_surveys: expected some of {', '.join(data.survey_counts)}; found {survey!r}."
+                    f"HubbleDiagram: scatter_surveys: expected some of {', '.join(data.survey_counts)}; found "
+                    f"{survey!r}."
                 )
         return np.array([float(survey in self.scatter_surveys) for survey in data.survey])
 
     def without_each_survey(self, data: DistanceModuli) -> dict[str, ProjectedModuli]:
-        """The whole sample, and the sample without each survey in turn, for one batch of fits.
+        """Return the whole sample, and the sample without each survey in turn, for one batch of fits.
 
         Parameters
         ----------
@@ -291,7 +289,8 @@ class HubbleDiagram:
         >>> fits = hbm_jax.fit_each(model, list(samples.values()), names=list(samples))  # doctest: +SKIP
         """
         if len(data.survey_counts) < 2:
-            raise DataError(f"without_each_survey: expected two surveys or more; found {', '.join(data.survey_counts)}.")
+            found = ", ".join(data.survey_counts)
+            raise DataError(f"without_each_survey: expected two surveys or more; found {found}.")
         everywhere = np.ones(len(data), bool)
         subsets = {"all": everywhere}
         subsets |= {f"without {one}": np.array([name != one for name in data.survey]) for one in data.survey_counts}
@@ -310,7 +309,9 @@ class HubbleDiagram:
         value = np.pad(whitening.transform @ (data.mu[keep] - fixed[keep]), (0, missing))
         empty = basis._replace(fixed=np.zeros(0), matrix=np.zeros((0, 0)))
         some = bool(data.is_calibrator[keep].any())
-        return ProjectedModuli(value, Projection(*padded, np.float64(inner.log_det), np.float64(inner.num)), empty, some)
+        log_det, num = np.float64(inner.log_det), np.float64(inner.num)
+        inner = Projection(padded[0], padded[1], padded[2], log_det, num)
+        return ProjectedModuli(value, inner, empty, some)
 
     def distmod(self, data: DistanceModuli, cosmology: Any):
         """Distance modulus of every object [mag], (N,): of its host where it is a calibrator, else of its redshift."""
@@ -366,7 +367,7 @@ class HubbleDiagram:
     def description(self) -> str:
         """One line for reports."""
         parts = [background.expansion(self.cosmology).description, "M0 integrated out"]
-        if self.scatter == "all":
+        if self.intrinsic_scatter:
             parts.append(f"intrinsic scatter{' of ' + ', '.join(self.scatter_surveys) if self.scatter_surveys else ''}")
         if self.calibrated:
             parts.append("calibrators")
@@ -381,7 +382,7 @@ class HubbleDiagram:
 
 
 def _calibrated(data: DistanceModuli, basis: ModulusBasis) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed part and basis of the moduli, those of calibrators being what they were measured."""
+    """Return fixed part and basis of the moduli, those of calibrators being what they were measured."""
     known = data.is_calibrator
     fixed = np.where(known, data.mu_calibrator, basis.fixed)
     return fixed, np.where(known[:, None], 0.0, basis.matrix)

@@ -12,6 +12,9 @@ LABELS = {
     "Ok0": r"$\Omega_k$",
     "w0": r"$w_0$",
     "wa": r"$w_a$",
+    "omega_b": r"$\omega_\mathrm{b}$",
+    "r_d": r"$r_\mathrm{d}$",
+    **{f"w_{index}": f"$w_{index}$" for index in range(1, 10)},
     "z": r"$z$",
     "mu": r"$\mu$",
     # supernovae
