@@ -23,8 +23,8 @@ PLAIN = ("H0", "Om0", "omega_m", "omega_b", "r_d")
 QUANTITIES = (*CMB, *BAO, *PLAIN)
 
 # So much that matter and radiation are equal at z = 2.5e4 Om0 h^2 (T / 2.7 K)^-4, as the conventions have it. With it
-# the priors of Planck 2018 alone give Om0 = 0.316, H0 = 67.5 in flat LCDM, near the 0.317 and 67.3 of the full likelihood;
-# with 3.046 species H0 would be 67.7.
+# the priors of Planck 2018 alone give Om0 = 0.316, H0 = 67.5 in flat LCDM, near the 0.317 and 67.3 of the full
+# likelihood; with 3.046 species H0 would be 67.7.
 STANDARD_RADIATION = Radiation(Tcmb0=2.7255, Neff=2.9923)
 _NODES = 64  # of the sound horizon: 1e-12 against adaptive quadrature
 

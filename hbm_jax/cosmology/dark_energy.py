@@ -53,7 +53,8 @@ class BinnedDarkEnergy:
         """Density over today's at u = log(1 + z), any shape."""
         ends = np.log1p(np.array([0.0, *self.edges]))
         widths = np.append(np.diff(ends), np.inf)
-        inside = jnp.clip(jnp.asarray(u)[..., None] - ends, 0.0, widths)
+        least = np.where(ends == 0.0, -np.inf, 0.0)  # no corner at today, where the slope of clip would be half of it
+        inside = jnp.clip(jnp.asarray(u)[..., None] - ends, least, widths)
         return jnp.exp(3.0 * jnp.sum((1.0 + jnp.asarray(self.w)) * inside, axis=-1))
 
 
@@ -92,7 +93,7 @@ class CustomDarkEnergy:
         ends = np.log1p(np.array([0.0, *self.breaks, np.inf]))
         exponent = jnp.zeros_like(u)
         for low, high in itertools.pairwise(ends):
-            width = jnp.clip(u - low, 0.0, high - low)
+            width = jnp.clip(u - low, 0.0 if low else -np.inf, high - low)
             nodes = low + width[..., None] * (0.5 * (x + 1.0))
             values = 1.0 + self.function(jnp.expm1(nodes), self.parameters)
             exponent = exponent + width * jnp.sum(0.5 * weights * values, axis=-1)

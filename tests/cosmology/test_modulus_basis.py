@@ -81,6 +81,8 @@ def test_binned_dark_energy_is_exact():
 
     at = np.array([0.0, 0.1, 0.2, 0.3, 0.7, 1.5])
     np.testing.assert_allclose(dark_energy.density(np.log1p(at)), [density(z) for z in at], rtol=1e-13)
+    slope = jax.grad(lambda u: jnp.log(dark_energy.density(u)))
+    assert float(slope(0.0)) == pytest.approx(3 * (1 + W[0]))
     cosmology = Cosmology.flat(70.0, 0.3, dark_energy=dark_energy)
     some = Z[::6]
     mine = RedshiftMatrix(some, breaks=EDGES).transverse_comoving_distance(cosmology) / cosmology.hubble_distance
