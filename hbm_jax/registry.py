@@ -182,6 +182,12 @@ def _regression_figures(fit) -> Figures:
     return figures(fit)
 
 
+def _distance_figures(fit) -> Figures:
+    from hbm_jax.plotting.distance_moduli import figures
+
+    return figures(fit)
+
+
 def _of_command_line(module: str, name: str = "simulate") -> Callable:
     """Return a function of the command line's, imported when it is called."""
 
@@ -203,6 +209,12 @@ MODELS = {
         {"jla": data.load_jla},
         default_source="jla",
         figures=_supernova_figures,
+    ),
+    "hubble-diagram": Entry(
+        models.HubbleDiagram,
+        data.DistanceModuli,
+        data.read_distance_moduli,
+        figures=_distance_figures,
     ),
     "afterglow": Entry(
         models.Afterglow,

@@ -159,8 +159,8 @@ class RegressionData:
             reject_rows(missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())
         y, categories = _response(parsed.response, frame, labels or ())
         terms, matrix = formulas.design(parsed.fixed, frame, "the part for all points")
-        for place, term in enumerate(terms):
-            reject_rows(~np.isfinite(matrix[:, place]), matrix[:, place], term, "a finite number", labels or ())
+        for place, called in enumerate(terms):
+            reject_rows(~np.isfinite(matrix[:, place]), matrix[:, place], called, "a finite number", labels or ())
         means, scales, basis = _scales(terms, matrix)
         groups, within = group_designs(parsed.groups, frame, matrix, labels or ())
         raw = {key: np.asarray(frame[key].to_numpy(), float if frame[key].dtype.kind in "iuf" else str) for key in used}

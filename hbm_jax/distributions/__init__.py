@@ -1,6 +1,15 @@
 """Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, populations, counts."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
+from hbm_jax.distributions.correlated_normal import (
+    CorrelatedNormal,
+    Offset,
+    ProjectedNormal,
+    Projection,
+    Whitening,
+    projected,
+    whiten,
+)
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.grouped_normal import GroupedNormal
 from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
@@ -12,6 +21,7 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 
 __all__ = [
     "CoordinatePriors",
+    "CorrelatedNormal",
     "Counts",
     "GroupedLinearRelation",
     "GroupedNormal",
@@ -19,8 +29,14 @@ __all__ = [
     "LinearGaussian",
     "LinearRelation",
     "MeasuredPoints",
+    "Offset",
+    "ProjectedNormal",
+    "Projection",
     "SkewNormal",
     "SoftClip",
+    "Whitening",
     "distribution_from_text",
     "distribution_to_text",
+    "projected",
+    "whiten",
 ]

@@ -19,6 +19,8 @@ from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
+from hbm_jax.plotting.dark_energy import equation_of_state, expansion_contour
+from hbm_jax.plotting.distance_moduli import distance_diagram, distance_residuals
 from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
@@ -35,6 +37,10 @@ __all__ = [
     "coefficients",
     "comparison",
     "corner",
+    "distance_diagram",
+    "distance_residuals",
+    "equation_of_state",
+    "expansion_contour",
     "forest",
     "funnel",
     "golenetskii_planes",

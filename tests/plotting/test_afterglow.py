@@ -11,7 +11,7 @@ from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.afterglow_simulation import AfterglowPopulation
-from hbm_jax.plotting import columns, count_spectra, folded
+from hbm_jax.plotting import columns, contours, count_spectra, folded
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.marginal import prior_shape
 from hbm_jax.spectra.stack import SpectrumStack
@@ -170,7 +170,7 @@ def test_whim_contours_hold_their_shares(fit):
     density = np.outer(norm.pdf(grid), norm.pdf(grid))
     # A normal density in the plane is above p at a radius r with 1 - exp(-r^2 / 2) of its mass inside.
     peak = 1.0 / (2.0 * np.pi)
-    np.testing.assert_allclose(columns._levels(density), [peak * 0.05, peak * 0.32], rtol=0.01)
+    np.testing.assert_allclose(contours.levels_of(density), [peak * 0.05, peak * 0.32], rtol=0.01)
     figure = hbm.plotting.whim_contour(fit)
     assert figure.axes[0].get_xlabel() == r"$\log_{10}\,n_0$ [cm$^{-3}$]"
     assert figure.axes[0].get_ylabel() == r"$\log_{10}\,T$ [K]"
