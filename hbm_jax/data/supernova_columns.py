@@ -27,6 +27,7 @@ QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
+SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
 
 # Every column that `Supernovae.from_columns` takes, and its astropy unit (None: text, or units that differ per entry).
 COLUMN_UNITS: dict[str, str | None] = {
@@ -52,6 +53,9 @@ COLUMN_UNITS: dict[str, str | None] = {
     "variance_velocity": "mag2",
     "log10_mass": "dex(solMass)",
     "sigma_log10_mass": "dex",
+    "sigma_z": "",
+    "sensitivity": None,
+    "offset_name": None,
 }
 
 
@@ -70,7 +74,7 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     numbers = {
         key: float_vector(columns[key], what[key], names, allow_missing=key in MASSES)
         for key in columns
-        if key not in ("name", "survey", "covariance")
+        if key not in ("name", "survey", "covariance", "sensitivity", "offset_name")
     }
     lengths = {key: len(value) for key, value in (texts | numbers).items()}
     num = require_same_length(lengths | ({"name": len(names)} if "name" in columns else {}))
@@ -80,6 +84,8 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
         reject_rows(numbers[key] <= 0, numbers[key], what[key], "a redshift above 0", names)
     for key in [key for key in VARIANCES if key in numbers]:
         reject_rows(numbers[key] < 0, numbers[key], what[key], "a variance of 0 or more", names)
+    if "sigma_z" in numbers:
+        reject_rows(numbers["sigma_z"] < 0, numbers["sigma_z"], what["sigma_z"], "an error of 0 or more", names)
     if "covariance" in columns:
         covariance = _given_covariance(columns, what["covariance"], num, names)
     else:
@@ -90,7 +96,27 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     fields |= {key: frozen_array(numbers[key]) for key in ("z_cmb", "z_hel", *QUANTITIES)}
     fields |= {key: frozen_array(numbers.get(key, zero)) for key in VARIANCES}
     fields |= {key: frozen_array(value) for key, value in masses.items()}
-    return fields | {"covariance": frozen_array(covariance)}
+    fields["sigma_z"] = frozen_array(numbers.get("sigma_z", zero))
+    return fields | _sensitivities(columns, num) | {"covariance": frozen_array(covariance)}
+
+
+def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
+    """Return the checked (N, J, 3) sensitivities to calibration offsets, and the names of these."""
+    offsets = text_tuple(columns.get("offset_name", ()), "column 'offset_name'", "offset {row}")
+    sensitivity = np.array(columns.get("sensitivity", np.zeros((num, 0, 3))), dtype=np.float64)
+    if sensitivity.ndim == 3 and not offsets:
+        offsets = tuple(f"offset {index}" for index in range(sensitivity.shape[1]))
+    if sensitivity.shape != (num, len(offsets), 3):
+        raise DataError(
+            f"sensitivity: expected shape (supernovae, offsets, 3), here ({num}, {len(offsets)}, 3); found "
+            f"{sensitivity.shape}."
+        )
+    if not np.isfinite(sensitivity).all():
+        row, offset, _ = np.argwhere(~np.isfinite(sensitivity))[0]
+        raise DataError(f"sensitivity to {offsets[offset]!r}: expected finite numbers, found others in row {row}.")
+    if len(set(offsets)) < len(offsets):
+        raise DataError(f"offset_name: expected every name once, found {listed(offsets)}.")
+    return {"sensitivity": frozen_array(sensitivity), "offset_name": offsets}
 
 
 def _given_covariance(columns: Mapping[str, Any], what: str, num: int, names: tuple[str, ...]) -> Floats:

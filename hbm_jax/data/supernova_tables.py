@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+import numpy as np
+
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts
-from hbm_jax.data.supernova_columns import COLUMN_UNITS, MASSES, QUANTITIES
+from hbm_jax.data.supernova_columns import COLUMN_UNITS, MASSES, QUANTITIES, SENSITIVITIES
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import TableColumns, read_table
 from hbm_jax.validation import DataError, did_you_mean, listed
@@ -40,7 +42,8 @@ def read_supernovae(
         Which column of the table is which, standard name to the table's: ``{"m_b": "mB", "z_cmb": "zHD"}``. Columns
         that have the standard names of `Supernovae.from_columns` already (or `log_mass`, `sigma_log_mass`) are found by
         themselves, host masses only together with their errors; others are ignored. Covariances that the table does not
-        carry are zero.
+        carry are zero. Columns ``d_m_b_NAME, d_x1_NAME, d_c_NAME`` are sensitivities to the calibration offset NAME, in
+        units of its prior error; one or two of the three may be absent and are zero.
     format
         File format, where the suffix does not tell; see `hbm_jax.data.read_table`.
     sigma_m_b_includes
@@ -69,6 +72,7 @@ def read_supernovae(
     try:
         found = _resolve(table, columns or {})
         values = {key: table.values(name, COLUMN_UNITS[key]) for key, name in found.items()}
+        values |= _sensitivities(table)
         supernovae = Supernovae.from_columns(values, called=found)
         return supernovae if sigma_m_b_includes is None else supernovae.separate_error_parts(sigma_m_b_includes)
     except DataError as error:
@@ -102,6 +106,21 @@ def load_jla() -> Supernovae:
     bundled = resources.files("hbm_jax.data") / "bundled" / "jla.csv"
     with resources.as_file(bundled) as path:
         return read_supernovae(path, sigma_m_b_includes=JLA_ERROR_PARTS)
+
+
+def _sensitivities(table: TableColumns) -> dict[str, Any]:
+    """Return the table's sensitivities to calibration offsets, if it has any."""
+    columns = [name for name in table.columns if name.startswith(SENSITIVITIES)]
+    start = {name: next(s for s in SENSITIVITIES if name.startswith(s)) for name in columns}
+    offsets = list(dict.fromkeys(name.removeprefix(start[name]) for name in columns))
+    if not offsets:
+        return {}
+    zero = np.zeros(len(table.values(columns[0], None)))
+    parts = [
+        [np.asarray(table.values(s + o, None), float) if s + o in columns else zero for s in SENSITIVITIES]
+        for o in offsets
+    ]
+    return {"sensitivity": np.array(parts).transpose(2, 0, 1), "offset_name": offsets}
 
 
 def _resolve(table: TableColumns, columns: Mapping[str, str]) -> dict[str, str]:

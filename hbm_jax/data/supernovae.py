@@ -11,7 +11,7 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
-from hbm_jax.data.supernova_columns import COVARIANCES, QUANTITIES, VARIANCES, checked_fields
+from hbm_jax.data.supernova_columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
 from hbm_jax.validation import (
     DataError,
     did_you_mean,
@@ -54,6 +54,12 @@ class Supernovae:
         Stellar mass of the host and its error [log10 solar masses], as published. NaN in both where there is no value,
         for every object if the table has no such columns. Some tables publish placeholders instead, which are kept: JLA
         writes 5 or 6 with error 10 or 5 for "not measured", which counts as a (barely constrained) low mass.
+    sigma_z : (N,)
+        Error of both redshifts, as of photometric ones; zero where they are spectroscopic.
+    offset_name : J strings
+        Calibration offsets, each in units of its prior error; none where the data does not carry them.
+    sensitivity : (N, J, 3)
+        What one unit of each offset adds to the observed (m_b, x1, c).
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -69,6 +75,9 @@ class Supernovae:
     variance_velocity: Floats
     log10_mass: Floats
     sigma_log10_mass: Floats
+    sigma_z: Floats
+    sensitivity: Floats
+    offset_name: tuple[str, ...] = field(metadata={"static": True})
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], *, called: Mapping[str, str] | None = None) -> "Supernovae":
@@ -81,7 +90,8 @@ class Supernovae:
             (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`. Optional:
             `cov_m_x1`, `cov_m_c`, `cov_x1_c` (zero where absent), `variance_coherent`, `variance_lensing`,
             `variance_velocity` (zero where absent), `log10_mass` with `sigma_log10_mass` (NaN where absent; single
-            entries may be NaN or masked in both), `survey`, and `name` (``"row 0"`` and so on where absent).
+            entries may be NaN or masked in both), `sigma_z` (zero where absent), `sensitivity` (N, J, 3) with
+            `offset_name` (J), `survey`, and `name` (``"row 0"`` and so on where absent).
         called
             What messages call a column, where the user's table has another name for it.
 
@@ -175,7 +185,9 @@ class Supernovae:
         picked: dict[str, Any] = {
             key: tuple(value[i] for i in index) if isinstance(value, tuple) else frozen_array(value[index])
             for key, value in self._fields().items()
+            if key != "offset_name"
         }
+        picked["offset_name"] = self.offset_name
         return Supernovae(**picked)
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "Supernovae":
@@ -265,8 +277,10 @@ class Supernovae:
         return dataclasses.replace(separated, covariance=frozen_array(covariance))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage."""
-        return {key: np.array(value) for key, value in self._fields().items()}
+        """Return plain arrays by field name, text as arrays of strings, for storage; without what the data lack."""
+        absent = set() if np.any(self.sigma_z) else {"sigma_z"}
+        absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
+        return {key: np.array(value) for key, value in self._fields().items() if key not in absent}
 
     def to_table(self):
         """Return an astropy ``Table``, one row a supernova, that `hbm_jax.data.read_supernovae` reads back.
@@ -278,10 +292,13 @@ class Supernovae:
         """
         from astropy.table import Table
 
-        columns: dict[str, Any] = {key: value for key, value in self._fields().items() if key != "covariance"}
+        others = ("covariance", "sensitivity", "offset_name")
+        columns: dict[str, Any] = {key: value for key, value in self._fields().items() if key not in others}
         for index, key in enumerate(QUANTITIES):
             columns[f"var_{key}"] = self.covariance[:, index, index]
         columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}
+        for index, start in enumerate(SENSITIVITIES):
+            columns |= {f"{start}{name}": self.sensitivity[:, j, index] for j, name in enumerate(self.offset_name)}
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]
         return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})

@@ -1,4 +1,4 @@
-"""Distributions: Gaussian latents integrated out, also on lines; coordinates, priors as text, populations, counts."""
+"""Distributions: Gaussian latents integrated out, also on lines; mixtures, selection; coordinates; priors as text."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.correlated_normal import (
@@ -13,10 +13,13 @@ from hbm_jax.distributions.correlated_normal import (
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.grouped_normal import GroupedNormal
 from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
+from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import LinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
+from hbm_jax.distributions.observed_mixture import ObservedMixture
+from hbm_jax.distributions.selection import ProbitSelection
 from hbm_jax.distributions.skew_normal import SkewNormal
 
 __all__ = [
@@ -25,11 +28,14 @@ __all__ = [
     "Counts",
     "GroupedLinearRelation",
     "GroupedNormal",
+    "HalfLine",
     "Limits",
     "LinearGaussian",
     "LinearRelation",
     "MeasuredPoints",
+    "ObservedMixture",
     "Offset",
+    "ProbitSelection",
     "ProjectedNormal",
     "Projection",
     "SkewNormal",

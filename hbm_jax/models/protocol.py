@@ -105,20 +105,22 @@ def full_name(model: type) -> str | None:
 
 
 def simulated(
-    model, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None
+    model, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None, *, recover: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Run a model's program unobserved, with some parameters given.
 
     Parameters
     ----------
     model : Model
-        A dataclass with a field ``priors``, in a form that has its latents as sites.
+        A dataclass with a field ``priors``, in a form that has its latents as sites, or draws them to recover.
     key : jax.Array
         Random key.
     data : container
         The design.
     parameters : mapping of str to float, optional
         True values by name; those not named are drawn from their priors.
+    recover : bool
+        Whether the program is to draw what it integrates out.
 
     Returns
     -------
@@ -133,8 +135,9 @@ def simulated(
     """
     fixed = {name: float(value) for name, value in (parameters or {}).items()}
     model = dataclasses.replace(model, priors=dict(model.priors) | fixed)
+    more = {"recover": True} if recover else {}
     with jax.enable_x64(True):
-        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False)
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False, **more)
     drawn = {
         name: np.asarray(site["value"])
         for name, site in trace.items()

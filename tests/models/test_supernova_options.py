@@ -1,0 +1,308 @@
+"""The supernova model's options: each density against a sum over components and a numerical integral, with SciPy."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models.test_supernova import FEW, TRUTH, moduli
+from numpyro.infer.util import log_density
+from scipy import stats
+
+from hbm_jax.data import DataError, Supernovae
+from hbm_jax.models import Supernova
+
+EXTRA = {
+    "delta_beta": -0.6, "x1_skew": -2.5, "x1_shift": 1.4, "x1_std_low": 0.6, "x1_fraction_low": 0.35, "c_skew": 3.0,
+    "beta_dust": 4.4, "c_dust": 0.07, "beta_red": 3.9, "x1_drift": 0.4, "c_drift": -0.05, "outlier_fraction": 0.08,
+    "outlier_scatter": 0.9, "m_lim": 23.5, "m_lim_width": 0.3, "m_lim_colour": 0.4,
+}  # fmt: skip
+T = {"Om0": 0.3} | TRUTH | EXTRA
+
+
+def truth_of(model):
+    return {name: T[name] for name in model.all_priors if name != "H0"}
+
+
+def likelihood(model, data, sites=None):
+    """Log density of the data alone, at the truth: every prior a number."""
+    fixed = dataclasses.replace(model, priors=truth_of(model))
+    return float(jax.jit(lambda: log_density(fixed, (data,), {}, sites or {})[0])())
+
+
+def normal(y, mean, covariance):
+    """Log density of y at means (..., 3)."""
+    residual = y - mean
+    inverse = np.linalg.inv(covariance)
+    return -0.5 * (
+        np.einsum("...i,ij,...j->...", residual, inverse, residual) + np.linalg.slogdet(2 * np.pi * covariance)[1]
+    )
+
+
+def skew_pdf(x, mean, std, shape):
+    lean = shape / np.hypot(1, shape)
+    scale = std / np.sqrt(1 - 2 * lean**2 / np.pi)
+    return stats.skewnorm.pdf(x, shape, mean - scale * lean * np.sqrt(2 / np.pi), scale)
+
+
+class Plain:
+    """The density of one supernova, straight from the definition of the model."""
+
+    def __init__(self, model, data, p):
+        self.model, self.data, self.p = model, data, p
+        order = np.ix_([1, 2, 0], [1, 2, 0])
+        self.noise = [np.array(c)[order] for c in data.covariance]
+        for n in range(len(data)):
+            lensing = data.variance_lensing[n] if model.lensing is None else (model.lensing * data.z_cmb[n]) ** 2
+            velocity = data.variance_velocity[n]
+            if model.sigma_v is not None:
+                velocity = (5 / np.log(10) * model.sigma_v / 299792.458 / data.z_cmb[n]) ** 2
+            self.noise[n][2, 2] += lensing + velocity * (model.velocity == "distance")
+
+    def redshifts(self, n):
+        """Moduli and weights of possible redshifts."""
+        data, model = self.data, self.model
+        z = data.z_cmb[n]
+        velocity = model.sigma_v / 299792.458 * (1 + z) if model.velocity == "redshift" else 0.0
+        sigma = np.hypot(data.sigma_z[n], velocity)
+        if sigma == 0:
+            return moduli(data.subset([n]), self.p), np.ones(1)
+        t = np.linspace(-5.5, 5.5, 401)
+        grid = z + sigma * t
+        t, grid = t[grid > 0.01 * z], grid[grid > 0.01 * z]
+        moved = data.subset(np.full(len(grid), n))
+        z_hel = moved.z_hel + (grid - z) * (data.sigma_z[n] > 0)
+        weight = np.exp(-0.5 * t**2)
+        mu = moduli(dataclasses.replace(moved, z_cmb=grid, z_hel=z_hel), self.p)
+        if model.redshift_prior == "volume":
+            # D_M from the modulus, and E by its definition.
+            distance = 10 ** (mu / 5) / (1 + z_hel)
+            weight = weight * distance**2 / np.sqrt(0.3 * (1 + grid) ** 3 + 0.7) / (1 + grid)
+        return mu, weight / weight.sum()
+
+    def hosts(self, n):
+        """Shares of the high-mass side that are possible, and their probabilities."""
+        model, mass, error = self.model, self.data.log10_mass[n], self.data.sigma_log10_mass[n]
+        if not model.mass_step:
+            return [(0.0, 1.0)]
+        width = np.hypot(error, model.step_width) if model.mass_error else model.step_width
+        step = stats.norm.cdf((mass - model.step_mass) / width) if width else float(mass > model.step_mass)
+        step = 0.5 if np.isnan(mass) else step
+        return [(0.0, 1 - step), (1.0, step)] if model.mass_error else [(step, 1.0)]
+
+    def components(self, n):
+        """Weight, mean (grid, 3), covariance and weights of a grid of what is integrated numerically."""
+        p, model, data = self.p, self.model, self.data
+        z = data.z_cmb[n]
+        x1_mean = p["x1_mean"] + (p["x1_drift"] * z if model.drift else 0)
+        c_mean = p["c_mean"] + (p["c_drift"] * z if model.drift else 0)
+        stretches = [(1.0, x1_mean, p["x1_std"])]
+        if model.stretch == "two":
+            f = p["x1_fraction_low"]
+            stretches = [(1 - f, x1_mean, p["x1_std"]), (f, x1_mean - p["x1_shift"], p["x1_std_low"])]
+        scatters = [(1.0, p["sigma_int"])]
+        if model.outliers:
+            f = p["outlier_fraction"]
+            scatters = [(1 - f, p["sigma_int"]), (f, np.hypot(p["sigma_int"], p["outlier_scatter"]))]
+        for (host, w0), (w1, x_mean, x_std), (w2, sigma) in itertools.product(self.hosts(n), stretches, scatters):
+            step, extra = p["delta_M"] * host if model.mass_step else 0.0, p["delta_beta"] * host * model.host_beta
+            c = np.linspace(c_mean - 9 * p["c_std"], c_mean + 9 * p["c_std"] + 1.0, 12001)
+            c_variance, c_pull = 0.0, 0.0  # of what is normal beside the grid
+            if model.colour == "dust":
+                dust = np.linspace(0, 2.5, 12001)
+                weight = integrate_weights(dust) * stats.expon.pdf(dust, scale=p["c_dust"])
+                c, pull = c_mean + dust, p["beta"] * c_mean + (p["beta_dust"] + extra) * dust
+                c_variance, c_pull = p["c_std"] ** 2, p["beta"]
+            else:
+                shape = p["c_skew"] if model.colour == "skewed" else 0.0
+                weight = integrate_weights(c) * skew_pdf(c, c_mean, p["c_std"], shape)
+                beta = np.where(c > 0, p["beta_red"] if model.colour == "broken" else p["beta"], p["beta"]) + extra
+                pull = beta * c
+            x, x_variance = np.full_like(c, x_mean), x_std**2
+            if model.stretch == "skewed":
+                # x1 on the grid, and the normal colours beside it.
+                c_variance, c_pull = p["c_std"] ** 2, p["beta"] + extra
+                x = np.linspace(x_mean - 10 * x_std, x_mean + 10 * x_std, 12001)
+                weight = integrate_weights(x) * skew_pdf(x, x_mean, x_std, p["x1_skew"])
+                c, pull, x_variance = np.full_like(x, c_mean), np.full_like(x, c_pull * c_mean), 0.0
+            a = p["alpha"]
+            base = np.stack([x, c, p["M0"] + step - a * x + pull], axis=-1)
+            covariance = np.array(
+                [
+                    [x_variance, 0, -a * x_variance],
+                    [0, c_variance, c_pull * c_variance],
+                    [-a * x_variance, c_pull * c_variance, a**2 * x_variance + c_pull**2 * c_variance + sigma**2],
+                ]
+            )
+            yield w0 * w1 * w2, base, covariance + self.noise[n], weight
+
+    def log_density(self, n, offset=0.0):
+        y = np.array([self.data.x1[n], self.data.c[n], self.data.m_b[n]]) - offset
+        p, model = self.p, self.model
+        moduli_, of_redshift = self.redshifts(n)
+        density = detected = 0.0
+        for weight, base, covariance, on_grid in self.components(n):
+            keep = on_grid > on_grid.max() * 1e-16
+            for mu, share in zip(moduli_, of_redshift, strict=True):
+                mean = base[keep] + [0, 0, mu]
+                density += weight * share * np.sum(on_grid[keep] * np.exp(normal(y, mean, covariance)))
+                if model.selection != "none":
+                    slope = np.array([0, -p["m_lim_colour"], 1])
+                    width = np.sqrt(slope @ covariance @ slope + p["m_lim_width"] ** 2)
+                    room = (p["m_lim"] - (mean + offset) @ slope) / width
+                    detected += weight * share * np.sum(on_grid[keep] * stats.norm.cdf(room))
+        if model.selection == "none":
+            return np.log(density)
+        own = (p["m_lim"] + p["m_lim_colour"] * (y + offset)[1] - (y + offset)[2]) / p["m_lim_width"]
+        return np.log(density) + stats.norm.logcdf(own) - np.log(detected)
+
+    def total(self, offset=0.0):
+        return sum(self.log_density(n, offset) for n in range(len(self.data)))
+
+
+def integrate_weights(x):
+    """Simpson's rule on equal steps."""
+    return simpson(len(x)) * (x[1] - x[0])
+
+
+def simpson(num):
+    weights = np.full(num, 4.0)
+    weights[2:-1:2], weights[[0, -1]] = 2.0, 1.0
+    return weights / 3.0
+
+
+OPTIONS = {
+    "probability of massive hosts": {"mass_error": True},
+    "smooth step": {"step_width": 0.4, "step_mass": 10.3},
+    "smooth step with errors": {"step_width": 0.4, "mass_error": True, "host_beta": True},
+    "host beta": {"host_beta": True},
+    "two stretches": {"stretch": "two"},
+    "skewed stretch": {"stretch": "skewed", "host_beta": True},
+    "skewed colour": {"colour": "skewed"},
+    "dust": {"colour": "dust", "host_beta": True},
+    "broken colour law": {"colour": "broken", "host_beta": True},
+    "drift": {"drift": True},
+    "given errors": {"lensing": 0.08, "sigma_v": 300.0},
+    "outliers": {"outliers": True},
+    "selection": {"selection": "common"},
+    "selection with skewed stretch": {"selection": "common", "stretch": "skewed"},
+    "selection with dust": {"selection": "common", "colour": "dust"},
+    "selection with a broken law": {"selection": "common", "colour": "broken"},
+    "much at once": {
+        "mass_error": True, "stretch": "two", "colour": "dust", "outliers": True, "selection": "common", "drift": True,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Six supernovae of JLA, one faint for its redshift and one whose host has no mass that is known."""
+    sne = FEW.subset([0, 2, 4, 6, 9, 12])
+    sne = sne.replace_observations(sne.m_b + np.array([0, 0, 0, 1.1, 0, 0]), sne.x1, sne.c)
+    return dataclasses.replace(sne, log10_mass=np.array([9.9, 11.0, 10.1, 8.2, 10.4, 5.0]))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_density_is_a_plain_integral(few, options):
+    model = Supernova(**options)
+    np.testing.assert_allclose(likelihood(model, few), Plain(model, few, T).total(), rtol=2e-8, atol=2e-8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"velocity": "redshift", "sigma_v": 300.0},
+        {"redshift_prior": "volume"},
+        {"selection": "common", "redshift_prior": "volume"},
+    ],
+)
+def test_errors_of_redshifts_are_integrated(few, options):
+    sigma = np.zeros(6) if "velocity" in options else np.array([0.004, 0.0, 0.02, 0.05, 0.01, 0.04])
+    near = dataclasses.replace(few, sigma_z=sigma, z_cmb=np.array([0.02, 0.3, 0.2, 0.5, 0.05, 0.9]))
+    near = dataclasses.replace(near, m_b=moduli(near, T) + T["M0"] + 0.2 * np.array([1, -1, 1, -2, 0, 1]))
+    model = Supernova(**options)
+    plain = Plain(model, near, T)
+    np.testing.assert_allclose(likelihood(model, near), plain.total(), rtol=1e-6)
+
+
+def test_an_error_as_large_as_the_redshift_is_refused(few):
+    sne = dataclasses.replace(few, sigma_z=np.append(np.zeros(5), 0.5))
+    with pytest.raises(DataError, match=r"relative to z_cmb.*row 5.*at most 0.25"):
+        likelihood(Supernova(), sne)
+    with pytest.raises(DataError, match="latents='centred' expects redshifts without an error"):
+        likelihood(Supernova(latents="centred"), sne)
+
+
+def test_a_mass_that_is_missing_is_of_either_side(few):
+    lost = dataclasses.replace(few, log10_mass=np.full(6, np.nan), sigma_log10_mass=np.full(6, np.nan))
+    model = Supernova(mass_error=True)
+    np.testing.assert_allclose(likelihood(model, lost), Plain(model, lost, T).total(), rtol=1e-8)
+    with pytest.raises(DataError, match=r"needs the host mass of every supernova; found none for 6 of 6.*mass_error"):
+        Supernova().standardise(lost, T)
+
+
+def test_scatter_and_limit_of_each_survey(few):
+    surveys = list(few.survey_counts)
+    assert len(surveys) > 1
+    model = Supernova(survey_scatter=True, selection="survey")
+    free = ("sigma_int", "m_lim", "m_lim_width")
+    fixed = dataclasses.replace(model, priors={name: v for name, v in truth_of(model).items() if name not in free})
+    each = {"sigma_int": [0.1, 0.2, 0.05, 0.3], "m_lim": [22.0, 24.5, 20.0, 23.0], "m_lim_width": [0.2, 0.4, 0.3, 0.1]}
+    each = {name: np.array(values[: len(surveys)]) for name, values in each.items()}
+    found = float(jax.jit(lambda s: log_density(fixed, (few,), {}, s)[0])(each))
+    priors = {
+        "sigma_int": stats.halfnorm(0, 0.3),
+        "m_lim": stats.norm(24, 2),
+        "m_lim_width": stats.lognorm(0.5, 0, np.exp(-1.2)),
+    }
+    expected = sum(priors[name].logpdf(values).sum() for name, values in each.items())
+    for index, survey in enumerate(surveys):
+        rows = np.array(few.survey) == survey
+        own = T | {name: values[index] for name, values in each.items()} | {"m_lim_colour": 0.0}
+        expected += Plain(Supernova(selection="common"), few.subset(rows), own).total()
+    model_without = dataclasses.replace(fixed, priors=fixed.priors | {"m_lim_colour": 0.0})
+    found = float(jax.jit(lambda s: log_density(model_without, (few,), {}, s)[0])(each))
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    assert model.coords(few)["survey"] == surveys
+
+
+@pytest.mark.parametrize("options", [{}, {"selection": "common", "outliers": True}, {"latents": "centred"}])
+def test_calibration_offsets_move_the_observed_values(few, options):
+    sensitivity = np.random.default_rng(1).normal(0, [0.02, 0.05, 0.01], (6, 2, 3))
+    sne = Supernovae.from_dict(few.to_dict() | {"sensitivity": sensitivity, "offset_name": ["g", "r"]})
+    model, offset = Supernova(**options), np.array([0.7, -1.2])
+    moved = (sensitivity.transpose(0, 2, 1) @ offset)[:, [1, 2, 0]]
+    sites = {"calibration": offset}
+    expected = stats.norm.logpdf(offset).sum()
+    if "latents" in options:
+        truth = np.random.default_rng(2).normal(0, 0.3, (3, 6)) + np.array([few.x1, few.c, few.m_b])
+        sites |= dict(zip(("x1_true", "c_true", "m_b_true"), truth, strict=True))
+        plain = few.replace_observations(few.m_b - moved[:, 2], few.x1 - moved[:, 0], few.c - moved[:, 1])
+        without = {name: value for name, value in sites.items() if name != "calibration"}
+        expected += likelihood(model, plain, without)
+    else:
+        expected += sum(Plain(model, sne, T).log_density(n, moved[n]) for n in range(6))
+    np.testing.assert_allclose(likelihood(model, sne, sites), expected, rtol=1e-8)
+    assert model.coords(sne)["offset"] == ["g", "r"]
+
+
+def test_gradients_are_finite(few):
+    model = Supernova(**OPTIONS["much at once"], survey_scatter=True)
+    sne = dataclasses.replace(few, sigma_z=np.array([0.03, 0.0, 0.02, 0.0, 0.01, 0.0]))
+
+    def density(sites):
+        fixed = {"Om0": 0.3, "sigma_int": 0.1}
+        return log_density(dataclasses.replace(model, priors=fixed), (sne,), {}, sites)[0]
+
+    sites = {
+        name: jnp.asarray(T[name]) for name in model.relation_parameters if name not in ("sigma_int", "m_lim_colour")
+    }
+    gradient = jax.jit(jax.grad(density))(sites)
+    assert all(np.isfinite(g).all() for g in gradient.values())
+    step = 1e-5
+    value = jax.jit(density)
+    for name in ("beta_dust", "m_lim", "outlier_fraction", "delta_M"):
+        up, down = (value(sites | {name: sites[name] + s}) for s in (step, -step))
+        np.testing.assert_allclose(gradient[name], (up - down) / (2 * step), rtol=1e-5, atol=1e-6)
