@@ -105,7 +105,7 @@ def compressed(quantities: Sequence[str], z: np.ndarray, cosmology: Cosmology, o
         at = np.where(z > 0, z, 1.0)
         lines = RedshiftMatrix(at, breaks=breaks_of(cosmology))
         across, there = _guarded(lines.transverse_comoving_distance(cosmology))
-        inverse_e, positive = guarded_inverse_e(np.log1p(at), cosmology)
+        inverse_e, positive = guarded_inverse_e(jnp.log1p(at), cosmology)
         along = cosmology.hubble_distance * inverse_e
         exists = exists & jnp.all(there & positive)
         known["DM_over_rd"], known["DH_over_rd"] = across / r_d, along / r_d

@@ -97,7 +97,8 @@ class RedshiftMatrix(LinesOfSight):
             u_breaks = u_breaks[u_breaks < u_max]
             counts = nodes_per_panel(num_nodes, u_breaks, u_max)
         ends = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
-        blocks, nodes = [], []
+        blocks: list = []
+        nodes: list = []
         for count, (low, high) in zip(counts, itertools.pairwise(ends), strict=True):
             width = high - low if xp is np else xp.maximum(high - low, 1e-6)
             points = chebyshev_points(count)

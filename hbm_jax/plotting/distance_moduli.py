@@ -174,11 +174,13 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     with house_style():
         figure = Figure(figsize=(0.6 + 2.6 * columns, 0.5 + 2.3 * -(-num // columns)), layout="constrained")
         axes = np.atleast_1d(figure.subplots(-(-num // columns), columns, sharey=True)).ravel()
-        points: dict[str, Any] = {"fmt": "o", "color": GREY, "markersize": 2.0, "markeredgewidth": 0, "elinewidth": 0.4}
+        points: dict[str, Any] = {"fmt": "o", "color": GREY, "markersize": 3.0, "markeredgewidth": 0, "elinewidth": 0.6}
         for axis, (text, values) in zip(axes, panels.items(), strict=False):
             good = np.isfinite(values)
-            axis.errorbar(values[good], residual[good], error[good], alpha=0.5, **points)
-            if good.sum() >= MANY:
+            if good.sum() < MANY:
+                axis.errorbar(values[good], residual[good], error[good], **points)
+            else:  # error bars would hide everything
+                axis.plot(values[good], residual[good], ".", color=GREY, markersize=2.0, markeredgewidth=0, alpha=0.5)
                 axis.errorbar(*binned_means(values[good], residual[good], error[good]), **_MEANS)
             axis.set_xlabel(text)
         if surveys:
@@ -194,7 +196,8 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
             axis.axhline(0.0, color=BLACK, lw=0.6, zorder=4)
         for axis in axes[num:]:
             axis.set_visible(False)
-        reach = 1.1 * np.quantile(np.abs(residual) + error, 0.98)
+        few = len(residual) < MANY
+        reach = 1.1 * np.quantile(np.abs(residual) + (error if few else 0.0), 0.98)
         axes[0].set_ylim(-reach, reach)
         figure.supylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
     return figure

@@ -31,6 +31,9 @@ LABELS = {
     "c_mean": r"$\langle c \rangle$",
     "c_std": r"$\sigma_c$",
     "c_true": r"true $c$",
+    "log10_mass": r"$\log_{10}\,M_\mathrm{host}$",
+    "mw_ebv": r"$E(B-V)_\mathrm{MW}$",
+    "probability_low_mass": "probability of a low-mass host",
     "m_b": r"$m_B$",
     "m_b_true": r"true $m_B$",
     # X-ray spectra
