@@ -25,8 +25,8 @@ def execute(name):
 
 def test_every_notebook_has_a_test():
     tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb", "relation.ipynb",
-        "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb",
+        "hubble_diagram.ipynb", "relation.ipynb", "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
     gallery = {"counts.ipynb", "lines.ipynb", "pooling.ipynb", "rates.ipynb"}
@@ -130,6 +130,26 @@ def test_golenetskii():
     pulls = [float(value) for value in re.findall(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed)]
     assert len(pulls) == 4
     assert max(pulls) < 2.0
+    assert figures == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hubble_diagram(shared_data):
+    shared_data("supernovae/pantheon_plus_sh0es.dat")
+    printed, figures = execute("hubble_diagram.ipynb")
+    table = re.findall(r"(\w+) +(-?[\d.]+) \+- ([\d.]+) +published +(-?[\d.]+) \+- ([\d.]+)", printed)
+    assert len(table) == 5
+    for name, mean, std, other, error in table:
+        assert abs(float(mean) - float(other)) < 0.3 * float(error), name
+        assert float(std) == pytest.approx(float(error), rel=0.1), name
+    joint = {n: (float(m), float(s)) for n, m, s in re.findall(r"joint (\w+) +(-?[\d.]+) \+- ([\d.]+)", printed)}
+    assert joint["w0"][0] == pytest.approx(-0.65, abs=0.05)  # DESI 2024
+    assert joint["wa"][0] == pytest.approx(-1.27, abs=0.15)
+    assert joint["w0"][1] == pytest.approx(0.10, rel=0.15)
+    assert "not usable" not in printed
+    assert re.search(r"H0 +73\.\d+ \+- 1\.\d", printed)
+    assert "8 of 8 posteriors are usable" in printed
     assert figures == 6
 
 
