@@ -29,6 +29,13 @@ def test_every_notebook_has_a_test():
         "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
+    gallery = {"counts.ipynb", "lines.ipynb", "pooling.ipynb", "rates.ipynb"}
+    assert {path.name for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
+
+
+def test_outputs_are_small():
+    sizes = {path.name: path.stat().st_size for path in NOTEBOOKS.rglob("*.ipynb")}
+    assert max(sizes.values()) < 250_000, sizes  # `make notebooks` keeps figures in few colours
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -167,3 +174,54 @@ def test_funnel():
     assert float(speed["mixed"]) > 2.0 * float(speed["noncentred"])
     assert float(speed["marginal"]) > float(speed["mixed"])
     assert figures == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_pooling():
+    printed, figures = execute("gallery/pooling.ipynb")
+    assert printed.count("| usable") == 4
+    alone, pooled = (float(value) for value in re.findall(r"20 smallest counties: ([\d.]+)", printed))
+    assert pooled < 0.6 * alone
+    before, after = map(float, re.search(r"spread of counties: ([\d.]+), given uranium ([\d.]+)", printed).groups())
+    assert after < 0.6 * before
+    assert figures == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_rates():
+    printed, figures = execute("gallery/rates.ipynb")
+    assert printed.count("usable: ") == 4
+    errors = [float(value) for value in re.findall(r"sum of squared errors ([\d.]+)", printed)]
+    assert errors[2] < errors[1] < errors[0]
+    mean, spread = map(float, re.search(r"mean logit (-[\d.]+) .* spread ([\d.]+)", printed).groups())
+    assert mean == pytest.approx(-2.55, abs=0.05)
+    assert spread == pytest.approx(0.40, abs=0.08)
+    assert figures == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_lines():
+    printed, figures = execute("gallery/lines.ipynb")
+    slopes = {name: float(value) for name, value in re.findall(r"^(.+?) +slope ([\d.]+) \+-", printed, re.MULTILINE)}
+    assert slopes["with outliers"] == pytest.approx(2.24, abs=0.1)  # Hogg, Bovy & Lang 2010, exercise 6
+    assert slopes["all at their word"] < 1.5
+    assert "outliers: [2, 3, 4]" in printed or "outliers: [1, 2, 3, 4]" in printed
+    assert printed.count("usable: ") == 2
+    for mean, std, published in re.findall(r"([\d.]+) \+- ([\d.]+)  published ([\d.]+)", printed):
+        assert abs(float(mean) - float(published)) < float(std)
+    assert float(re.search(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed).group(1)) < 1.5
+    assert figures == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_counts():
+    printed, figures = execute("gallery/counts.ipynb")
+    assert printed.count("usable") == 4
+    assert float(re.search(r"half the deaths: (-[\d.]+)", printed).group(1)) == pytest.approx(-0.11, abs=0.03)
+    for mean, std, true in re.findall(r"slope (-?[\d.]+) \+- ([\d.]+)  true (-?[\d.]+)", printed):
+        assert abs(float(mean) - float(true)) < 3.5 * float(std)
+    assert figures == 3

@@ -80,6 +80,72 @@ def test_the_marginal_density_is_that_of_the_sampled_one_integrated():
     assert density == pytest.approx(expected, rel=1e-10)
 
 
+FIXED = {"alpha": 1.4, "beta": 1.8, "intrinsic_scatter": 0.3, "x_mean": 0.9, "x_std": 1.1}
+MORE: dict = {
+    "plain": ({}, {}, ()),
+    "outliers": ({"outliers": True}, {"outlier_fraction": 0.2, "outlier_scatter": 3.0}, ()),
+    "limits": ({}, {}, ("limit_x", "limit_y")),
+    "mixture": ({"num_components": 2}, {}, ()),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_the_sampled_form_integrated_over_the_true_predictors_is_the_marginal_one(kind):
+    """Point by point, by a fine sum over the site of the true predictor."""
+    options, priors, limits = MORE[kind]
+    columns, *_ = points(1, 6)
+    del columns["group"]
+    columns |= {name: ["upper" if i == place else "" for i in range(6)] for place, name in enumerate(limits)}
+    data = PointsInGroups.from_columns(columns)
+    priors = FIXED | priors
+    values = {}
+    if kind == "mixture":
+        del priors["x_mean"], priors["x_std"]
+        values = {"x_mean": np.array([0.2, 1.5]), "x_std": np.array([0.5, 0.9]), "x_weight": np.array([0.3, 0.7])}
+    model = {
+        form: Relation(pooling="complete", latents=form, priors=priors, **options) for form in ("marginal", "sampled")
+    }
+
+    def density(form, values):
+        seeded = handlers.seed(handlers.substitute(model[form], data=values), 0)
+        trace = handlers.trace(seeded).get_trace(data)
+        site = trace["observed"]
+        fn = site["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        found = fn.log_prob(site["value"])[0]
+        x = next((n for n in ("_x", "x") if n in trace and trace[n]["type"] == "sample"), None)
+        return found if x is None else found + trace[x]["fn"].log_prob(trace[x]["value"])[0]
+
+    with jax.enable_x64(True):
+        expected = np.asarray(density("marginal", values))
+        grid = np.linspace(-12.0, 12.0, 2401)
+        name = "x" if kind == "mixture" else "_x"
+        each = jax.lax.map(lambda x: density("sampled", values | {name: jnp.full((1, 6), x)}), jnp.asarray(grid))
+    found = np.log(np.exp(np.asarray(each)).sum(axis=0) * (grid[1] - grid[0]))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_slopes_and_intercept_are_correlated_among_groups():
+    """Of two predictors: the lines of groups, drawn from the program, have the correlations of its factor."""
+    rng = np.random.default_rng(2)
+    columns = {
+        "a": rng.normal(size=1200), "b": rng.normal(size=1200), "y": rng.normal(size=1200),
+        "sigma_y": np.full(1200, 0.1), "group": [f"g{i // 3}" for i in range(1200)],
+    }  # fmt: skip
+    data = PointsInGroups.from_columns(columns, predictors=["a", "b"])
+    correlation = np.array([[1.0, 0.6, -0.5], [0.6, 1.0, 0.1], [-0.5, 0.1, 1.0]])
+    values = {"correlation_factor": np.linalg.cholesky(correlation), "alpha_std": np.array([0.5, 2.0])}
+    program = handlers.substitute(Relation(correlated=True, pivot=0.0), data=values | {"beta_std": 0.7})
+    trace = handlers.trace(handlers.seed(program, 1)).get_trace(data, observed=False)
+    lines = np.column_stack([trace["alpha"]["value"], trace["beta"]["value"]])
+    assert lines.shape == (400, 3)
+    np.testing.assert_allclose(np.corrcoef(lines.T), correlation, atol=0.15)
+    np.testing.assert_allclose(lines.std(axis=0), [0.5, 2.0, 0.7], rtol=0.12)
+    with pytest.raises(DataError, match="a prior of correlation expects one predictor; found 2"):
+        handlers.trace(handlers.seed(Relation(correlated=True, priors={"correlation": 0.1}), 1)).get_trace(data)
+
+
 def test_what_goes_in_comes_out_in_every_form():
     columns, alpha, beta = points(12, 8)
     data = PointsInGroups.from_columns(columns)
@@ -232,8 +298,12 @@ def test_bad_choices(tmp_path):
         Relation(priors={"alpha_men": 1.0})
     with pytest.raises(ValueError, match="correlated=True expects pooling='partial'"):
         Relation(pooling="none", correlated=True)
-    with pytest.raises(ValueError, match="one component and no outliers"):
-        Relation(latents="sampled", outliers=True)
+    exact = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y", "group")})
+    with pytest.raises(DataError, match="expected an error of x in every point"):
+        handlers.trace(handlers.seed(Relation(latents="sampled"), 0)).get_trace(exact)
+    bare = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_x", "group")})
+    with pytest.raises(DataError, match="expected an error of y in every point"):
+        handlers.trace(handlers.seed(Relation(scatter=False), 0)).get_trace(bare)
     one = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y")})
     with pytest.raises(DataError, match="two groups or more; found 1"):
         handlers.trace(handlers.seed(Relation(), 0)).get_trace(one)
