@@ -97,7 +97,7 @@ class HubbleDiagram:
 
     Notes
     -----
-    The covariance is decomposed once per sample, 2 s for 1700 objects; a gradient then takes some 50 microseconds
+    The covariance is decomposed once per sample, 2 s for 1700 objects; a gradient then takes some 80 microseconds
     (``benchmarks/hubble_diagram.py``). Densities agree with dense linear algebra and astropy's distances to 1e-6
     (``tests/models/test_hubble_diagram.py``).
 
