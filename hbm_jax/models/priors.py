@@ -22,14 +22,14 @@ def choose(kind: str, value: str, known) -> str:
 
 
 def complete_priors(
-    defaults: Mapping[str, Prior | str], overrides: Mapping[str, Prior | str], model: str
+    defaults: Mapping[str, Prior], overrides: Mapping[str, Prior | str], model: str
 ) -> dict[str, Prior]:
     """Defaults with a user's overrides in their place.
 
     Parameters
     ----------
     defaults : mapping of str to Distribution or float
-        Every parameter of the model; a number is a parameter held fixed. Text is read as in overrides.
+        Every parameter of the model; a number is a parameter held fixed.
     overrides : mapping of str to Distribution, float or str
         By the same names; text such as ``"Normal(0, 1)"`` is read by `distribution_from_text`.
     model : str
@@ -56,10 +56,11 @@ def complete_priors(
                 f"prior.{name}: expected a distribution of one number; found {type(prior).__name__} with batch shape "
                 f"{prior.batch_shape} and event shape {prior.event_shape}."
             )
-    return {
+    read = {
         name: distribution_from_text(prior, f"prior.{name}") if isinstance(prior, str) else prior
-        for name, prior in (dict(defaults) | dict(overrides)).items()
+        for name, prior in overrides.items()
     }
+    return {name: read.get(name, default) for name, default in defaults.items()}
 
 
 def sample_prior(name: str, prior: Prior):
