@@ -206,7 +206,7 @@ class Supernova:
         more = (
             (self.host_beta, defaults.HOST_BETA),
             (self.drift, defaults.DRIFT),
-            (self.outliers, defaults.outliers()),
+            (self.outliers, defaults.outliers() if self.outliers else {}),
             (self.selection != "none", defaults.SELECTION),
         )
         return found | {name: prior for on, group in more if on for name, prior in group.items()}
