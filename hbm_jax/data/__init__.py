@@ -10,6 +10,8 @@ from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
+from hbm_jax.data.correlated_supernova_files import read_correlated_supernovae
+from hbm_jax.data.correlated_supernovae import CorrelatedSupernovae, blocks_from_joint
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.relations import PointsInGroups, read_relation
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
@@ -27,10 +29,12 @@ __all__ = [
     "BurstSpectra",
     "BurstSpectraPopulation",
     "Bursts",
+    "CorrelatedSupernovae",
     "DataError",
     "MagnitudeErrorParts",
     "PointsInGroups",
     "Supernovae",
+    "blocks_from_joint",
     "lensing_variance",
     "load_jla",
     "load_konus",
@@ -38,6 +42,7 @@ __all__ = [
     "read_burst",
     "read_burst_spectra",
     "read_bursts",
+    "read_correlated_supernovae",
     "read_relation",
     "read_supernovae",
     "read_table",

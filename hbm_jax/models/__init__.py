@@ -1,6 +1,7 @@
 """Models: each a frozen dataclass of its choices whose call is an ordinary NumPyro program."""
 
 from hbm_jax.models.afterglow import Afterglow
+from hbm_jax.models.correlated_supernova import CorrelatedSupernova
 from hbm_jax.models.golenetskii import Golenetskii
 from hbm_jax.models.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.interval_fits import interval_fits
@@ -8,4 +9,13 @@ from hbm_jax.models.relation import Relation
 from hbm_jax.models.spectral_fit import SpectralFit
 from hbm_jax.models.supernova import Supernova
 
-__all__ = ["Afterglow", "Golenetskii", "GolenetskiiCounts", "Relation", "SpectralFit", "Supernova", "interval_fits"]
+__all__ = [
+    "Afterglow",
+    "CorrelatedSupernova",
+    "Golenetskii",
+    "GolenetskiiCounts",
+    "Relation",
+    "SpectralFit",
+    "Supernova",
+    "interval_fits",
+]

@@ -25,6 +25,8 @@ from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
 from hbm_jax.plotting.relation import lines, shrinkage_of_lines
+from hbm_jax.plotting.replicates import replicates
+from hbm_jax.plotting.residuals import hubble_residuals, influence
 
 __all__ = [
     "LABELS",
@@ -35,6 +37,8 @@ __all__ = [
     "golenetskii_planes",
     "host_columns",
     "hubble_diagram",
+    "hubble_residuals",
+    "influence",
     "ionization",
     "label",
     "lines",
@@ -43,6 +47,7 @@ __all__ = [
     "population",
     "populations",
     "redshift_predictions",
+    "replicates",
     "sensitivity",
     "shrinkage_of_lines",
     "spectra",

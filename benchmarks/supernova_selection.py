@@ -1,0 +1,111 @@
+"""Claim: of 1000 supernovae cut at a magnitude limit, the 68 % intervals of Om0, alpha and beta cover the truth as often
+as they say if the limit is in the model, and do not if it is not.
+
+Every replicate is drawn by rejection at the limit, and fitted with and without the selection (`hbm_jax.fit_each`). The
+limit and its width are inferred. The counts are compared with the binomial distribution of 68.27 %.
+
+    python benchmarks/supernova_selection.py [--replicates 64] [--output benchmarks/results/supernova_selection.txt]
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+TRUTH = {
+    "Om0": 0.3, "M0": -19.1, "alpha": 0.14, "beta": 3.1, "delta_M": -0.07, "sigma_int": 0.12, "x1_mean": 0.0,
+    "x1_std": 1.0, "c_mean": 0.0, "c_std": 0.09, "m_lim": 23.0, "m_lim_width": 0.25,
+}  # fmt: skip
+NAMES = ("Om0", "alpha", "beta")
+
+
+def models():
+    """The model that knows of the limit, and the one that does not."""
+    from hbm_jax.models import Supernova
+
+    priors = {"m_lim": "Normal(23, 1)"}
+    return {"selection": Supernova(selection="common", priors=priors), "naive": Supernova()}
+
+
+def samples(num_replicates, num_supernovae=1000):
+    """Simulated samples on rows of JLA's design up to z = 0.7, where some of its supernovae are still detected."""
+    import jax
+
+    from hbm_jax.data import load_jla
+
+    jla = load_jla()
+    rows = np.flatnonzero(jla.z_cmb < 0.7)
+    design = jla.subset(np.random.default_rng(0).choice(rows, num_supernovae))
+    model = models()["selection"]
+    return [model.simulate(jax.random.key(seed), design, TRUTH)[0] for seed in range(num_replicates)]
+
+
+def coverage(num_replicates, num_supernovae=1000):
+    """Fits of each model, and how often the 68 % interval of each parameter holds the truth."""
+    import hbm_jax as hbm
+
+    data = samples(num_replicates, num_supernovae)
+    fits, covered = {}, {}
+    for name, model in models().items():
+        fits[name] = hbm.fit_each(model, data, seed=1, num_chains=2, num_warmup=150, until=100, progress=False)
+        table = fits[name].summary(list(NAMES))
+        for parameter in NAMES:
+            rows = table.xs(parameter, level="parameter")
+            inside = (rows["lower_68"] < TRUTH[parameter]) & (TRUTH[parameter] < rows["upper_68"])
+            covered[name, parameter] = int(inside.sum())
+    return fits, covered
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=64)
+    parser.add_argument("--supernovae", type=int, default=1000)
+    parser.add_argument("--output", type=Path, help="also write the text to this file")
+    parser.add_argument("--figure", type=Path, help="draw the intervals of every replicate")
+    options = parser.parse_args()
+    import hbm_jax as hbm
+
+    hbm.use_every_core()
+    began, cpu = time.perf_counter(), time.process_time()
+    fits, covered = coverage(options.replicates, options.supernovae)
+    num = options.replicates
+    low, high = (int(v) for v in stats.binom.interval(0.99, num, 0.6827))
+    lines = [
+        f"{options.supernovae} supernovae of JLA's design, z < 0.7, detected at m_b < 23 (width 0.25 mag), {num} replicates",
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), Python "
+        f"{platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, numpyro {version('numpyro')}",
+        f"simulated and fitted in {time.perf_counter() - began:.0f} s ({time.process_time() - cpu:.0f} s of CPU)",
+        "",
+        f"68 % intervals that hold the truth (99 % of the time {low} to {high} if they are right), mean of the medians",
+    ]
+    for name, found in fits.items():
+        table = found.summary(list(NAMES))
+        for parameter in NAMES:
+            rows = table.xs(parameter, level="parameter")
+            lines.append(
+                f"{name:10s} {parameter:6s} {covered[name, parameter]:3d} of {num}   "
+                f"{rows['median'].mean():.4f} +- {rows['median'].std() / np.sqrt(num):.4f}   truth {TRUTH[parameter]}"
+            )
+        lines.append(f"{name:10s} {int(found.usable.sum())} of {num} posteriors usable")
+    right = all(low <= covered["selection", parameter] <= high for parameter in NAMES)
+    wrong = [parameter for parameter in NAMES if covered["naive", parameter] < low]
+    lines += ["", f"{'PASS' if right else 'MISS'}  intervals with the selection cover"]
+    lines += [
+        f"{'PASS' if len(wrong) == 3 else 'MISS'}  naive intervals do not: {', '.join(wrong) or 'none'} of the three"
+    ]
+    text = "\n".join(lines)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+    if options.figure:
+        hbm.plotting.replicates(fits, {name: TRUTH[name] for name in NAMES}).savefig(options.figure, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
