@@ -1,7 +1,7 @@
 """Claim: the full supernova model is calibrated: mass step with the masses' errors, outliers and selection at once.
 
-Simulation-based calibration (`hbm_jax.calibrate`): true values from the priors, a sample drawn by rejection at the limit,
-a fit; the ranks of the truth are uniform if density, simulator and sampler belong together.
+Simulation-based calibration (`hbm_jax.calibrate`): true values from the priors, a sample drawn by rejection at the
+limit, a fit; the ranks of the truth are uniform if density, simulator and sampler belong together.
 
     python benchmarks/supernova_calibration.py [--replicates 64] [--output benchmarks/results/calibration_supernova.txt]
 """
@@ -52,10 +52,12 @@ def main():
     hbm.use_every_core()
     began, cpu = time.perf_counter(), time.process_time()
     result = hbm.calibrate(model(), design(), num_replicates=options.replicates, seed=3, progress=False)
+    num = options.replicates
     lines = [
-        f"mass step with errors, outliers, selection: 60 supernovae, flat LCDM, {options.replicates} replicates, float64",
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), Python "
-        f"{platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, numpyro {version('numpyro')}",
+        f"mass step with errors, outliers, selection: 60 supernovae, flat LCDM, {num} replicates, float64",
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), "
+        f"Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, "
+        f"numpyro {version('numpyro')}",
         f"{time.perf_counter() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU",
         "",
         str(result),

@@ -1,8 +1,8 @@
-"""Claim: of 1000 supernovae cut at a magnitude limit, the 68 % intervals of Om0, alpha and beta cover the truth as often
-as they say if the limit is in the model, and do not if it is not.
+"""Claim: 68 % intervals of supernovae cut at a magnitude limit cover if the limit is in the model, else they do not.
 
-Every replicate is drawn by rejection at the limit, and fitted with and without the selection (`hbm_jax.fit_each`). The
-limit and its width are inferred. The counts are compared with the binomial distribution of 68.27 %.
+Of 1000 supernovae, for Om0, alpha and beta. Every replicate is drawn by rejection at the limit, and fitted with and
+without the selection (`hbm_jax.fit_each`). The limit and its width are inferred. How many intervals hold the truth is
+compared with the binomial distribution of 68.27 %.
 
     python benchmarks/supernova_selection.py [--replicates 64] [--output benchmarks/results/supernova_selection.txt]
 """
@@ -26,7 +26,7 @@ NAMES = ("Om0", "alpha", "beta")
 
 
 def models():
-    """The model that knows of the limit, and the one that does not."""
+    """Return the model that knows of the limit, and the one that does not."""
     from hbm_jax.models import Supernova
 
     priors = {"m_lim": "Normal(23, 1)"}
@@ -34,7 +34,7 @@ def models():
 
 
 def samples(num_replicates, num_supernovae=1000):
-    """Simulated samples on rows of JLA's design up to z = 0.7, where some of its supernovae are still detected."""
+    """Simulate samples on rows of JLA's design up to z = 0.7, where some supernovae are still detected."""
     import jax
 
     from hbm_jax.data import load_jla
@@ -47,7 +47,7 @@ def samples(num_replicates, num_supernovae=1000):
 
 
 def coverage(num_replicates, num_supernovae=1000):
-    """Fits of each model, and how often the 68 % interval of each parameter holds the truth."""
+    """Fit each model; return the fits, and how often the 68 % interval of each parameter holds the truth."""
     import hbm_jax as hbm
 
     data = samples(num_replicates, num_supernovae)
@@ -77,9 +77,11 @@ def main():
     num = options.replicates
     low, high = (int(v) for v in stats.binom.interval(0.99, num, 0.6827))
     lines = [
-        f"{options.supernovae} supernovae of JLA's design, z < 0.7, detected at m_b < 23 (width 0.25 mag), {num} replicates",
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), Python "
-        f"{platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, numpyro {version('numpyro')}",
+        f"{options.supernovae} supernovae of JLA's design, z < 0.7, detected at m_b < 23 (width 0.25 mag), "
+        f"{num} replicates",
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), "
+        f"Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, "
+        f"numpyro {version('numpyro')}",
         f"simulated and fitted in {time.perf_counter() - began:.0f} s ({time.process_time() - cpu:.0f} s of CPU)",
         "",
         f"68 % intervals that hold the truth (99 % of the time {low} to {high} if they are right), mean of the medians",

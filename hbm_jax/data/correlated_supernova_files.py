@@ -20,8 +20,8 @@ SNLS3_SCATTER = {"snls": 0.0675, "lowz": 0.1133, "hst": 0.0815, "sdss": 0.0989}
 SNLS3_SIGMA_V = 150.0
 JLA_SURVEYS = {1: "snls", 2: "sdss", 3: "lowz", 4: "hst"}
 LIGHT_CURVES = {
-    "name": "name", "z_cmb": "zcmb", "z_hel": "zhel", "m_b": "mb", "sigma_m_b": "dmb", "c": "color", "sigma_c": "dcolor",
-    "cov_m_x1": "cov_m_s", "log10_mass": "3rdvar", "sigma_log10_mass": "d3rdvar",
+    "name": "name", "z_cmb": "zcmb", "z_hel": "zhel", "m_b": "mb", "sigma_m_b": "dmb", "c": "color",
+    "sigma_c": "dcolor", "cov_m_x1": "cov_m_s", "log10_mass": "3rdvar", "sigma_log10_mass": "d3rdvar",
 }  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def read_correlated_supernovae(
     Returns
     -------
     CorrelatedSupernovae
-        For SNLS3, ``x1`` is s - 1, and Conley's intrinsic scatter of each survey and peculiar velocities of 150 km/s are
-        in the ``variance_*`` fields; for JLA these are separated from the published errors.
+        For SNLS3, ``x1`` is s - 1, and Conley's intrinsic scatter of each survey and peculiar velocities of 150 km/s
+        are in the ``variance_*`` fields; for JLA these are separated from the published errors.
 
     Raises
     ------
@@ -112,10 +112,10 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
         return {name: _text(file) for name, file in found.items()}, False
     if path.suffix == ".npz":
         with np.load(path) as stored:
-            found = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}
-        if "v0" not in found:
+            blocks = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}
+        if "v0" not in blocks:
             raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, whole or <name>_tril; found no v0.")
-        return found, False
+        return blocks, False
     return blocks_from_joint(_fits(path)), True
 
 

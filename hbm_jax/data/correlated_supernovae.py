@@ -21,7 +21,9 @@ BLOCKS = ("v0", "va", "vb", "v0a", "v0b", "vab")
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class CorrelatedSupernovae:
-    """Type Ia supernovae whose standardised magnitudes have a dense covariance that depends on alpha and beta,
+    """Type Ia supernovae whose standardised magnitudes have a dense covariance that depends on alpha and beta.
+
+    It is
 
         C = D(alpha, beta) + v0 + alpha^2 va + beta^2 vb + 2 alpha v0a - 2 beta v0b - 2 alpha beta vab.
 

@@ -196,7 +196,6 @@ class ObservedMixture(dist.Distribution):
 
     def _of(self, which):
         """Mean, scale and half line of one component of each object."""
-
         if which.shape != self.batch_shape:  # several draws of each object
             return jax.vmap(self._of)(which)
 

@@ -52,8 +52,9 @@ def detected_share(room, variance, half_line: HalfLine | None = None, along=None
     variance : array (...)
         Of e, and the squared width.
     half_line : HalfLine, optional
-        The distribution of a positive latent t; the mean over it is a Gauss rule, whose error is below 1e-8 while
-        it moves the compared by less than a few times the root of the variance (``tests/distributions/test_selection.py``).
+        The distribution of a positive latent t; the mean over it is a Gauss rule, whose error is below 1e-8 while it
+        moves the compared by less than a few times the root of the variance
+        (``tests/distributions/test_observed_mixture.py``).
     along : array (...), optional
         What one unit of t adds to the compared.
     """

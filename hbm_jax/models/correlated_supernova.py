@@ -2,8 +2,8 @@
 
     m_b = M0 + mu(z; cosmology) - alpha x1 + beta c + delta_M [host mass > 1e10 Msun] + N(0, C(alpha, beta))
 
-with the observed x1 and c, and C as `hbm_jax.data.CorrelatedSupernovae` describes: the likelihood of SNLS3 (Conley et al.
-2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568, A22), normalised.
+with the observed x1 and c, and C as `hbm_jax.data.CorrelatedSupernovae` describes: the likelihood of SNLS3 (Conley et
+al. 2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568, A22), normalised.
 """
 
 import dataclasses
@@ -52,9 +52,9 @@ class CorrelatedSupernova:
     mass_step : bool
         Whether hosts above 1e10 solar masses have their own magnitude offset delta_M.
     tabulate : bool
-        Whether the likelihood is interpolated in a table of alpha and beta, made once (a minute for 740 supernovae),
-        where the scatter is published. It agrees with the factorisation to 1e-8 in the log density and makes a step some
-        thousand times as fast; alpha and beta are confined to 10 standard deviations about their least squares.
+        Whether the likelihood is interpolated in a table of alpha and beta, made once, where the scatter is published.
+        It agrees with the factorisation to 1e-8 in the log density and makes a step a hundred times as fast; alpha and
+        beta are confined to where the likelihood is above exp(-32) of its highest, and more.
     priors : mapping of str to Distribution, float or str
         Overrides by parameter name; a number holds the parameter fixed.
 
@@ -153,7 +153,7 @@ class CorrelatedSupernova:
         return sample_prior(name, prior)
 
     def _diagonal(self, data, sigma_int):
-        """What is added to the diagonal of the covariance, (N,)."""
+        """Return what is added to the diagonal of the covariance, (N,)."""
         sne = data.sne
         scatter = sne.variance_coherent if sigma_int is None else sigma_int**2
         return sne.variance_lensing + sne.variance_velocity + scatter

@@ -4,9 +4,9 @@ The covariance depends on alpha and beta alone, and the residuals
 
     r = m_b + alpha x1 - beta c - delta_M h - M0 - mu(z; cosmology)
 
-lie, whatever the parameters, in the span X of m_b, x1, c, 1, h and some thirty smooth functions of redshift, in which every
-distance modulus is expanded. So log det C and X^T C^-1 X, smooth in (alpha, beta), are all that there is to know. They are
-interpolated between Chebyshev nodes; a step of a sampler then costs a thousandth of a factorisation.
+lie, whatever the parameters, in the span X of m_b, x1, c, 1, h and some thirty smooth functions of redshift, in which
+every distance modulus is expanded. So log det C and X^T C^-1 X, smooth in (alpha, beta), are all that there is to know.
+They are interpolated between Chebyshev nodes, and a step of a sampler factorises nothing.
 """
 
 import weakref
@@ -131,9 +131,10 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable:
     points = [[rng.uniform(*span) for span in ranges] for _ in range(4)]
     exact = [at(*point) for point in points]
     for size in _SIZES:
-        alphas, betas = (_chebyshev_points(*span, size) for span in ranges)
+        alphas, betas = (_chebyshev_points(low, high, size) for low, high in ranges)
         grid = np.array([[_packed(*at(alpha, beta)) for beta in betas] for alpha in alphas])
-        table = CorrelatedTable(*ranges, *_few_coordinates(_to_coefficients(grid)), nodes, basis, magnitude)
+        coordinates, parts = _few_coordinates(_to_coefficients(grid))
+        table = CorrelatedTable(ranges[0], ranges[1], coordinates, parts, nodes, basis, magnitude)
         errors = []
         for (alpha, beta), (log_det, inner) in zip(points, exact, strict=True):
             found = table.at(alpha, beta, np)
@@ -169,7 +170,7 @@ def _best(inner, alpha, beta):
     return head
 
 
-def _ranges(basis, blocks, diagonal):
+def _ranges(basis, blocks, diagonal) -> Any:
     """Return the ranges of alpha and beta, about their generalised least squares."""
     alpha, beta = 0.0, 3.0
     for _ in range(8):
@@ -186,10 +187,10 @@ def _ranges(basis, blocks, diagonal):
     return tuple((float(v - _REACH * e), float(v + _REACH * e)) for v, e in zip((alpha, beta), errors, strict=True))
 
 
-def _wide_enough(at, basis, ranges):
+def _wide_enough(at, basis, ranges) -> Any:
     """Return the ranges, wider on the sides where the likelihood, profiled over all else, is not yet negligible."""
     size = 9
-    grids = [np.linspace(*span, size) for span in ranges]
+    grids = [np.linspace(low, high, size) for low, high in ranges]
     profile = np.empty((size, size))
     for i, alpha in enumerate(grids[0]):
         for j, beta in enumerate(grids[1]):

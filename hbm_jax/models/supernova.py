@@ -299,7 +299,7 @@ class Supernova:
         return found
 
     def _sample_calibration(self, data: Supernovae):
-        """Sample the calibration offsets; return what they add to the observed (x1, c, m_b), (N, 3); None without sensitivities."""
+        """Sample the calibration offsets; return what they add to (x1, c, m_b), (N, 3); None where there are none."""
         if not data.offset_name:
             return None
         with numpyro.plate("offset", len(data.offset_name)):

@@ -30,8 +30,8 @@ def hubble_residuals(fit: Fit) -> Figure:
     matplotlib.figure.Figure
         Standardised distance modulus less the posterior median of the model, all parameters at their medians. Black:
         weighted means in bins of equally many supernovae. Written above is the slope by weighted least squares in
-        standard errors; that of a covariate with errors of its own (x1, c) is not zero where the model is right, because
-        the residual has the same errors: hold it against simulated samples. Below the surveys, each one's mean.
+        standard errors; that of a covariate with errors of its own (x1, c) is not zero where the model is right,
+        because the residual has the same errors: hold it against simulated samples. Last, the mean of each survey.
 
     Raises
     ------

@@ -18,8 +18,8 @@ FIGURES = {
         populations,
     ),
     "hubble_residuals": (
-        "Hubble residuals against redshift, stretch, colour, host mass and survey, with weighted means in bins. A trend "
-        "is something that the model leaves out; against stretch and colour, errors in common make one of their own.",
+        "Hubble residuals against redshift, stretch, colour, host mass and survey, with weighted means in bins. A "
+        "trend is something that the model leaves out; against stretch and colour, errors in common make one too.",
         hubble_residuals,
     ),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from models.test_supernova import FEW, TRUTH, moduli
 from numpyro.infer.util import log_density
-from scipy import integrate, stats
+from scipy import stats
 
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.models import Supernova
@@ -239,7 +239,7 @@ def test_a_mass_that_is_missing_is_of_either_side(few):
     lost = dataclasses.replace(few, log10_mass=np.full(6, np.nan), sigma_log10_mass=np.full(6, np.nan))
     model = Supernova(mass_error=True)
     np.testing.assert_allclose(likelihood(model, lost), Plain(model, lost, T).total(), rtol=1e-8)
-    with pytest.raises(DataError, match="needs the host mass of every supernova; found none for 6 of 6.*mass_error"):
+    with pytest.raises(DataError, match=r"needs the host mass of every supernova; found none for 6 of 6.*mass_error"):
         Supernova().standardise(lost, T)
 
 
