@@ -31,8 +31,8 @@ test-slow: $(VENV)/.installed-test ## calibration and long comparisons
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-notebooks: $(VENV)/.installed-test ## run the notebooks again and keep their outputs
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+notebooks: $(VENV)/.installed-test ## run the notebooks again and keep their outputs, figures in few colours
+	$(BIN)/python notebooks/run.py
 
 bench: $(VENV)/.installed-bench ## every benchmark, Stan last
 	$(BIN)/python benchmarks/distances.py

@@ -1,5 +1,6 @@
 """What a run can be told, whether by flags, by ``--set`` or by a TOML file: one nested dictionary of known keys."""
 
+import collections.abc
 import dataclasses
 import difflib
 import tomllib
@@ -199,7 +200,7 @@ def _kind(hint: Any) -> str:
     if origin in simple:
         return simple[origin]
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_kind(option) for option in inner)
+        return " or ".join(_kind(option) for option in inner if not _holds_functions(option))
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if dataclasses.is_dataclass(origin):
@@ -209,6 +210,14 @@ def _kind(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list, each entry {_kind(inner[0])}" if inner else "a list"
     return getattr(origin, "__name__", str(origin))
+
+
+def _holds_functions(hint: Any) -> bool:
+    """Whether a kind has functions among its fields, so that no table can stand for it."""
+    if not dataclasses.is_dataclass(hint):
+        return False
+    kinds = typing.get_type_hints(hint).values()
+    return any((typing.get_origin(kind) or kind) is collections.abc.Callable for kind in kinds)
 
 
 def _nearest(name, known) -> str:

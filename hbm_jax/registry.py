@@ -15,6 +15,7 @@ from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.inference.location_scale import Recentred
 from hbm_jax.models.priors import choose
 from hbm_jax.models.protocol import full_name
+from hbm_jax.spectra.stack import SpectrumStack
 
 Figures = Mapping[str, tuple[str, Callable]]
 
@@ -91,6 +92,10 @@ class Entry:
         for name in options:
             choose(f"option of the model {self.model.__name__}", name, tuple(known))
         read = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
+        for item in dataclasses.fields(self.model):
+            if item.default is item.default_factory is dataclasses.MISSING and item.name not in read:
+                wanted, flag = item.metadata.get("help", "which has no default"), f"--{item.name.replace('_', '-')}"
+                raise ConfigError(f"model.{item.name}: expected one, {wanted}; found none. Give {flag}.")
         return self.model(**read, priors=dict(priors))
 
     def load(self, section: Mapping[str, Any], columns: Mapping[str, str]):
@@ -120,7 +125,7 @@ class Entry:
         for name in options:
             choose("option of [data]", name, ("source", *known))
         read = {name: read_value(value, known[name], f"data.{name}") for name, value in options.items()}
-        if not Path(source).exists():
+        if not Path(source.partition("{")[0]).exists():  # name.pha{3} is a row of a file
             neither = "neither" if self.bundled else "not there"
             raise ConfigError(f"data: expected {bundled}, found {source!r}, which is {neither}.")
         return self.read(source, columns=dict(columns) or None, **read)
@@ -150,20 +155,35 @@ def _supernova_figures(fit) -> Figures:
     return FIGURES
 
 
-def _afterglow_figures(fit) -> Figures:
-    from hbm_jax.plotting.afterglow import figures
+def _figures_in(module: str) -> Callable[[Any], Figures]:
+    """Return ``figures`` of a module of the plotting room, imported when it is called."""
 
-    return figures(fit)
+    def figures(fit) -> Figures:
+        return importlib.import_module(f"hbm_jax.plotting.{module}").figures(fit)
 
-
-def _burst_figures(fit) -> Figures:
-    from hbm_jax.plotting.bursts import figures
-
-    return figures(fit)
+    return figures
 
 
 def _relation_figures(fit) -> Figures:
     from hbm_jax.plotting.relation import figures
+
+    return figures(fit)
+
+
+def _normal_figures(fit) -> Figures:
+    from hbm_jax.plotting.normal import figures
+
+    return figures(fit)
+
+
+def _regression_figures(fit) -> Figures:
+    from hbm_jax.plotting.regression import figures
+
+    return figures(fit)
+
+
+def _distance_figures(fit) -> Figures:
+    from hbm_jax.plotting.distance_moduli import figures
 
     return figures(fit)
 
@@ -196,13 +216,28 @@ MODELS = {
         data.read_correlated_supernovae,
         reader_flags={"covariance": "blocks of a covariance in alpha and beta: .npz, .fits, or a folder"},
     ),
+    "hubble-diagram": Entry(
+        models.HubbleDiagram,
+        data.DistanceModuli,
+        data.read_distance_moduli,
+        figures=_distance_figures,
+    ),
     "afterglow": Entry(
         models.Afterglow,
         data.Afterglows,
         data.read_afterglows,
-        figures=_afterglow_figures,
+        figures=_figures_in("afterglow"),
         reader_flags=SPECTRA_FLAGS,
         simulate=_of_command_line("afterglow"),
+        takes_design=False,
+    ),
+    "spectrum": Entry(
+        models.SpectralFit,
+        SpectrumStack,
+        data.read_grouped_spectra,
+        figures=_figures_in("afterglow"),
+        reader_flags={"also": "another spectrum to fit together with that of --data; may be repeated"},
+        simulate=_of_command_line("spectrum"),
         takes_design=False,
     ),
     "golenetskii": Entry(
@@ -210,14 +245,14 @@ MODELS = {
         data.Bursts,
         data.read_bursts,
         {"konus-amati": data.load_konus, "konus-yonetoku": functools.partial(data.load_konus, "yonetoku")},
-        figures=_burst_figures,
+        figures=_figures_in("bursts"),
         simulate=_of_command_line("bursts"),
     ),
     "golenetskii-counts": Entry(
         models.GolenetskiiCounts,
         data.BurstSpectra,
         data.read_burst_spectra,
-        figures=_burst_figures,
+        figures=_figures_in("bursts"),
         reader_flags=SPECTRA_FLAGS,
         simulate=_of_command_line("bursts", "simulate_spectra"),
         takes_design=False,
@@ -227,6 +262,31 @@ MODELS = {
         data.PointsInGroups,
         data.read_relation,
         figures=_relation_figures,
+    ),
+    "normal": Entry(
+        models.Normal,
+        data.ValuesInGroups,
+        data.read_values,
+        {"eight-schools": data.load_eight_schools},
+        figures=_normal_figures,
+    ),
+    "normal-vectors": Entry(
+        models.NormalVectors,
+        data.ValuesInGroups,
+        data.read_values,
+        figures=_normal_figures,
+    ),
+    "regression": Entry(
+        models.Regression,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
+    ),
+    "rates": Entry(
+        models.Rates,
+        data.RegressionData,
+        data.read_regression,
+        figures=_regression_figures,
     ),
 }
 

@@ -25,10 +25,17 @@ def execute(name):
 
 def test_every_notebook_has_a_test():
     tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "golenetskii.ipynb", "relation.ipynb", "spectrum.ipynb",
-        "supernova.ipynb", "trapezoid.ipynb",
+        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb",
+        "hubble_diagram.ipynb", "relation.ipynb", "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
+    gallery = {"counts.ipynb", "lines.ipynb", "pooling.ipynb", "rates.ipynb"}
+    assert {path.name for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
+
+
+def test_outputs_are_small():
+    sizes = {path.name: path.stat().st_size for path in NOTEBOOKS.rglob("*.ipynb")}
+    assert max(sizes.values()) < 250_000, sizes  # `make notebooks` keeps figures in few colours
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -126,6 +133,26 @@ def test_golenetskii():
     assert figures == 6
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hubble_diagram(shared_data):
+    shared_data("supernovae/pantheon_plus_sh0es.dat")
+    printed, figures = execute("hubble_diagram.ipynb")
+    table = re.findall(r"(\w+) +(-?[\d.]+) \+- ([\d.]+) +published +(-?[\d.]+) \+- ([\d.]+)", printed)
+    assert len(table) == 5
+    for name, mean, std, other, error in table:
+        assert abs(float(mean) - float(other)) < 0.3 * float(error), name
+        assert float(std) == pytest.approx(float(error), rel=0.1), name
+    joint = {n: (float(m), float(s)) for n, m, s in re.findall(r"joint (\w+) +(-?[\d.]+) \+- ([\d.]+)", printed)}
+    assert joint["w0"][0] == pytest.approx(-0.65, abs=0.05)  # DESI 2024
+    assert joint["wa"][0] == pytest.approx(-1.27, abs=0.15)
+    assert joint["w0"][1] == pytest.approx(0.10, rel=0.15)
+    assert "not usable" not in printed
+    assert re.search(r"H0 +73\.\d+ \+- 1\.\d", printed)
+    assert "8 of 8 posteriors are usable" in printed
+    assert figures == 6
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_relation():
     printed, figures = execute("relation.ipynb")
@@ -136,9 +163,85 @@ def test_relation():
     assert abs(mean - 1.5) < 3.5 * std
     errors = dict(re.findall(r"^(\w+) +rms error of the slopes ([\d.]+)", printed, re.MULTILINE))
     assert float(errors["partial"]) < 0.6 * float(errors["none"])
+    rows = re.findall(r"errors of ([\d.]+) spreads: least squares ([\d.]+), relation ([\d.]+) \+- ([\d.]+)", printed)
+    assert len(rows) == 4
+    for ratio, least, slope, error in (map(float, row) for row in rows):
+        assert abs(slope - 1.5) < 3.5 * error
+        assert least == pytest.approx(1.5 / (1.0 + ratio**2), abs=0.25)
     assert printed.count("verdict.usable = True") == 3
     table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true (-?[\d.]+)", printed, re.MULTILINE)
     assert len(table) == 4
     for name, mean, std, true in table:
         assert abs(float(mean) - float(true)) < 3.5 * float(std), name
+    assert figures == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_funnel():
+    printed, figures = execute("funnel.ipynb")
+    assert "\nnot usable: " in printed
+    found = re.findall(r"^(\w+) +(\d+) divergent +P\(tau < 0.5\) = ([\d.]+) .*usable = (\w+)", printed, re.MULTILINE)
+    rows = {name: (int(count), float(share), usable) for name, count, share, usable in found}
+    assert list(rows) == ["centred", "noncentred", "mixed", "marginal"]
+    assert rows["centred"][0] > 0
+    assert rows["centred"][2] == "False"
+    for name in ("noncentred", "mixed", "marginal"):
+        assert rows[name][0] == 0
+        assert rows[name][2] == "True"
+        assert rows[name][1] > rows["centred"][1]
+    speed = dict(re.findall(r"^(\w+) +([\d.]+) effective draws", printed, re.MULTILINE))
+    assert float(speed["mixed"]) > 2.0 * float(speed["noncentred"])
+    assert float(speed["marginal"]) > float(speed["mixed"])
+    assert figures == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_pooling():
+    printed, figures = execute("gallery/pooling.ipynb")
+    assert printed.count("| usable") == 4
+    alone, pooled = (float(value) for value in re.findall(r"20 smallest counties: ([\d.]+)", printed))
+    assert pooled < 0.6 * alone
+    before, after = map(float, re.search(r"spread of counties: ([\d.]+), given uranium ([\d.]+)", printed).groups())
+    assert after < 0.6 * before
+    assert figures == 3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_rates():
+    printed, figures = execute("gallery/rates.ipynb")
+    assert printed.count("usable: ") == 4
+    errors = [float(value) for value in re.findall(r"sum of squared errors ([\d.]+)", printed)]
+    assert errors[2] < errors[1] < errors[0]
+    mean, spread = map(float, re.search(r"mean logit (-[\d.]+) .* spread ([\d.]+)", printed).groups())
+    assert mean == pytest.approx(-2.55, abs=0.05)
+    assert spread == pytest.approx(0.40, abs=0.08)
+    assert figures == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_lines():
+    printed, figures = execute("gallery/lines.ipynb")
+    slopes = {name: float(value) for name, value in re.findall(r"^(.+?) +slope ([\d.]+) \+-", printed, re.MULTILINE)}
+    assert slopes["with outliers"] == pytest.approx(2.24, abs=0.1)  # Hogg, Bovy & Lang 2010, exercise 6
+    assert slopes["all at their word"] < 1.5
+    assert "outliers: [2, 3, 4]" in printed or "outliers: [1, 2, 3, 4]" in printed
+    assert printed.count("usable: ") == 2
+    for mean, std, published in re.findall(r"([\d.]+) \+- ([\d.]+)  published ([\d.]+)", printed):
+        assert abs(float(mean) - float(published)) < float(std)
+    assert float(re.search(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed).group(1)) < 1.5
+    assert figures == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gallery_counts():
+    printed, figures = execute("gallery/counts.ipynb")
+    assert printed.count("usable") == 4
+    assert float(re.search(r"half the deaths: (-[\d.]+)", printed).group(1)) == pytest.approx(-0.11, abs=0.03)
+    for mean, std, true in re.findall(r"slope (-?[\d.]+) \+- ([\d.]+)  true (-?[\d.]+)", printed):
+        assert abs(float(mean) - float(true)) < 3.5 * float(std)
     assert figures == 3

@@ -56,7 +56,7 @@ def simulate(
     )
     num = number_of(num, NUM)
     drawn_from = population(config)
-    response = _response(rmf, arf)
+    response = response_of(rmf, arf)
     refuse_full_folder(folder, overwrite)
     sample = drawn_from.draw(num, seed=config["sample"]["seed"], response=response)
     catalog = write_afterglows(folder, sample, overwrite=overwrite)
@@ -98,12 +98,15 @@ def population(config: Mapping[str, Any]):
     return AfterglowPopulation(**((WHIM if whim else {}) | fields))
 
 
-def _response(rmf: str | None, arf: str | None):
+def response_of(rmf: str | None, arf: str | None):
+    """Return the response that a command names; an idealised one like that of Swift's XRT where it names none."""
+    from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
     from hbm_jax.spectra.ogip_responses import read_arf, read_rmf
     from hbm_jax.spectra.response import Response
 
     if rmf is None:
         if arf is not None:
             raise ConfigError(f"--arf: expected --rmf with it; found {arf!r} alone.")
-        return None
+        ideal = xrt_like_rmf()
+        return Response.of(ideal, xrt_like_arf(ideal))
     return Response.of(read_rmf(rmf), None if arf is None else read_arf(arf))

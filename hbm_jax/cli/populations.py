@@ -115,6 +115,11 @@ def refuse_bad_table(out: Path, overwrite: bool) -> None:
 def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     """Write a simulated table whole or not at all, with the true values of the population in its header."""
     known = _of_the_population(truth)
+    if out.suffix == ".csv":  # has no columns of vectors
+        for name in [name for name in table.colnames if table[name].ndim == 2]:
+            for index in range(table[name].shape[1]):
+                table[f"{name}_{index}"] = table[name][:, index]
+            del table[name]
     # A FITS header holds no table of names, but any text.
     table.meta["truth"] = json.dumps(known) if out.suffix == ".fits" else known
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from hbm_jax.cosmology.background import Cosmology, FlatCosmology, Radiation, efunc, inv_efunc
 from hbm_jax.cosmology.conversion import from_astropy, to_astropy
+from hbm_jax.cosmology.dark_energy import BinnedDarkEnergy, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.cosmology.distances import (
     age,
     angular_diameter_distance,
@@ -12,17 +13,23 @@ from hbm_jax.cosmology.distances import (
     luminosity_distance,
     transverse_comoving_distance,
 )
+from hbm_jax.cosmology.modulus_basis import ModulusBasis, modulus_basis
 from hbm_jax.cosmology.redshift_grid import RedshiftGrid
 from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix
 
 __all__ = [
+    "BinnedDarkEnergy",
     "Cosmology",
+    "CustomDarkEnergy",
+    "DistanceFunction",
     "FlatCosmology",
+    "ModulusBasis",
     "Radiation",
     "RedshiftGrid",
     "RedshiftMatrix",
     "age",
     "angular_diameter_distance",
+    "breaks_of",
     "comoving_distance",
     "differential_comoving_volume",
     "distmod",
@@ -31,6 +38,7 @@ __all__ = [
     "inv_efunc",
     "lookback_time",
     "luminosity_distance",
+    "modulus_basis",
     "to_astropy",
     "transverse_comoving_distance",
 ]

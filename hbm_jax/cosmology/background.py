@@ -104,6 +104,9 @@ class Cosmology:
         Dark energy's equation of state (Chevallier & Polarski 2001, Linder 2003).
     radiation : Radiation, optional
         Photons and neutrinos. None: there are none.
+    dark_energy : object, optional
+        Another dark energy, in place of that of w0 and wa: `BinnedDarkEnergy`, `CustomDarkEnergy`, or anything with
+        their ``density`` and ``breaks``.
 
     Notes
     -----
@@ -131,13 +134,19 @@ class Cosmology:
     w0: Scalar = -1.0
     wa: Scalar = 0.0
     radiation: Radiation | None = None
+    dark_energy: Any = None
 
     @staticmethod
     def flat(
-        H0: Scalar, Om0: Scalar, w0: Scalar = -1.0, wa: Scalar = 0.0, radiation: Radiation | None = None
+        H0: Scalar,
+        Om0: Scalar,
+        w0: Scalar = -1.0,
+        wa: Scalar = 0.0,
+        radiation: Radiation | None = None,
+        dark_energy: Any = None,
     ) -> "FlatCosmology":
         """Build a universe whose curvature is exactly zero; its Ode0 follows from the other densities."""
-        return FlatCosmology(H0=H0, Om0=Om0, w0=w0, wa=wa, radiation=radiation)  # type: ignore[call-arg]
+        return FlatCosmology(H0=H0, Om0=Om0, w0=w0, wa=wa, radiation=radiation, dark_energy=dark_energy)  # type: ignore[call-arg]
 
     @staticmethod
     def from_astropy(cosmology: "FLRW") -> "Cosmology":
@@ -213,14 +222,17 @@ def e_squared(u: Scalar, cosmology: Cosmology) -> Scalar:
     if cosmology.radiation is not None:
         relativistic = cosmology.Ogamma0 * (1.0 + cosmology.radiation.neutrinos_per_photon(x))
         lower_powers = lower_powers + relativistic * x**2
-    return x**2 * lower_powers + cosmology.Ode0 * _dark_energy(u, x, cosmology)
+    return x**2 * lower_powers + cosmology.Ode0 * dark_energy_density(u, cosmology)
 
 
-def _dark_energy(u: Scalar, x: Scalar, cosmology: Cosmology) -> Scalar:
+def dark_energy_density(u: Scalar, cosmology: Cosmology) -> Scalar:
+    """Density of dark energy over that of today at ``u = log(1 + z)``, any shape."""
+    if cosmology.dark_energy is not None:
+        return cosmology.dark_energy.density(u)
     w0, wa = cosmology.w0, cosmology.wa
     if is_exactly(wa, 0):
         return 1.0 if is_exactly(w0, -1) else jnp.exp(3.0 * (1.0 + w0) * u)
-    return jnp.exp(3.0 * ((1.0 + w0 + wa) * u - wa * (1.0 - 1.0 / x)))
+    return jnp.exp(3.0 * ((1.0 + w0 + wa) * u + wa * jnp.expm1(-u)))
 
 
 def guarded_inverse_e(u: Scalar, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:

@@ -76,7 +76,7 @@ def to_astropy(cosmology: Cosmology) -> "FLRW":
     Raises
     ------
     ValueError
-        If a field is not a scalar: an astropy object holds one universe.
+        If a field is not a scalar: an astropy object holds one universe. If the dark energy is not that of w0 and wa.
 
     Examples
     --------
@@ -85,6 +85,11 @@ def to_astropy(cosmology: Cosmology) -> "FLRW":
     """
     import astropy.cosmology
 
+    if cosmology.dark_energy is not None:
+        raise ValueError(
+            "dark_energy: expected none, because astropy's classes hold w0 and wa; found "
+            f"{type(cosmology.dark_energy).__name__}."
+        )
     flat = isinstance(cosmology, FlatCosmology)
     names = ["H0", "Om0", "w0", "wa"] if flat else ["H0", "Om0", "Ode0", "w0", "wa"]
     for name in names:

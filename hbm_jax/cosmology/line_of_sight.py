@@ -11,6 +11,7 @@ import numpy as np
 
 from hbm_jax.cosmology import quadrature
 from hbm_jax.cosmology.background import Cosmology, efunc, guarded_inverse_e, is_exactly
+from hbm_jax.cosmology.dark_energy import DistanceFunction
 
 # With three doublings the series is summed at an eighth of the angle; 12 terms reach 25 rad with 1e-13, and no universe
 # with E^2 > 0.01 comes near that.
@@ -96,7 +97,9 @@ class LinesOfSight:
         inverse_e, positive = guarded_inverse_e(jnp.log1p(self.z), cosmology)
         return _where(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
 
-    def _transverse(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
+    def _transverse(self, cosmology: Any) -> tuple[jax.Array, jax.Array]:
+        if isinstance(cosmology, DistanceFunction):
+            return cosmology.transverse_comoving_distance(self.z), jnp.asarray(True)
         value, exists = self.integral(1, cosmology)
         if not is_exactly(cosmology.Ok0, 0):
             value = value * curvature_factor(cosmology.Ok0 * value**2)

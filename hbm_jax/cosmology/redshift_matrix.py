@@ -1,6 +1,7 @@
 """Distances to the redshifts of one sample by a single small matrix: what a sampler's gradient wants."""
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ NUM_NODES = 32
 # of log(1 + z) keep the bounds of the docstring: 70 at z = 10. The density of below, 26 a unit, would be too few where
 # wa is free: 2e-4 at z = 5.
 _Z_OF_NUM_NODES = 2.4
+NODES_OF_A_PANEL = 16
 _TRACED_Z_MAX = 10.0  # reckoned with where redshifts are traced and the largest is not known
 
 
@@ -45,6 +47,9 @@ class RedshiftMatrix(LinesOfSight):
     num_nodes : int, optional
         Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit of
         log(1 + z) beyond z = 2.4; where redshifts are traced, as many as z = 10 needs, which is 70.
+    breaks : tuple of float
+        Redshifts at which the expansion is not smooth, such as the edges of `BinnedDarkEnergy`: nodes are shared out
+        among the panels between them, 16 to a panel at least, and the bounds below hold again.
 
     Raises
     ------
@@ -68,6 +73,7 @@ class RedshiftMatrix(LinesOfSight):
     z: Any
     z_hel: Any = None
     num_nodes: int | None = field(default=None, metadata={"static": True})
+    breaks: tuple[float, ...] = field(default=(), metadata={"static": True})
     matrix: Any = field(default=None, repr=False)  # (N, num_nodes): mean over [0, u] of the interpolated integrand
     nodes: Any = field(default=None, repr=False)  # (num_nodes,): log(1 + z)
 
@@ -85,10 +91,27 @@ class RedshiftMatrix(LinesOfSight):
         u = xp.log1p(z)
         u_max = xp.maximum(xp.max(u), 1e-3)
         num_nodes = self.num_nodes or _enough_nodes(np.log1p(_TRACED_Z_MAX) if xp is jnp else float(u_max))
-        points = np.cos(np.pi * (np.arange(num_nodes) + 0.5) / num_nodes)
-        nodes = 0.5 * u_max * (1.0 + points)
-        matrix = _mean_matrix(points, 2.0 * u / u_max - 1.0, xp)
-        parts = {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": nodes}
+        u_breaks = np.log1p(np.array(self.breaks, dtype=float))
+        counts = [num_nodes] * (len(u_breaks) + 1)
+        if xp is np:
+            u_breaks = u_breaks[u_breaks < u_max]
+            counts = nodes_per_panel(num_nodes, u_breaks, u_max)
+        ends = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
+        blocks: list = []
+        nodes: list = []
+        for count, (low, high) in zip(counts, itertools.pairwise(ends), strict=True):
+            width = high - low if xp is np else xp.maximum(high - low, 1e-6)
+            points = chebyshev_points(count)
+            reach = xp.clip(u - low, 0.0, width)
+            block = _mean_matrix(points, 2.0 * reach / width - 1.0, xp)
+            if len(ends) > 2:
+                block = block * xp.where(u > 0, reach / xp.where(u > 0, u, 1.0), float(not blocks))[:, None]
+            blocks.append(block)
+            nodes.append(low + 0.5 * width * (1.0 + points))
+        parts = {
+            "z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": xp.concatenate(blocks, axis=-1),
+            "nodes": xp.concatenate(nodes),
+        }  # fmt: skip
         for name, value in parts.items():
             object.__setattr__(self, name, value)
 
@@ -104,6 +127,19 @@ class RedshiftMatrix(LinesOfSight):
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
         return quadrature.tail_direct(jnp.log1p(jnp.asarray(self.z)), cosmology)
+
+
+def chebyshev_points(num: int) -> np.ndarray:
+    """Chebyshev nodes of the first kind on [-1, 1]."""
+    return np.cos(np.pi * (np.arange(num) + 0.5) / num)
+
+
+def nodes_per_panel(num_nodes: int, u_breaks: np.ndarray, u_max: float) -> list[int]:
+    """Share nodes out among panels of log(1 + z): in proportion to their width, but no fewer than keep the bounds."""
+    if not len(u_breaks):
+        return [num_nodes]
+    widths = np.diff(np.concatenate([[0.0], u_breaks, [u_max]]))
+    return [max(NODES_OF_A_PANEL, math.ceil(num_nodes * width / u_max)) for width in widths]
 
 
 def _enough_nodes(u_max: float) -> int:

@@ -12,14 +12,29 @@ from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
 from hbm_jax.data.correlated_supernova_files import read_correlated_supernovae
 from hbm_jax.data.correlated_supernovae import CorrelatedSupernovae, blocks_from_joint
+from hbm_jax.data.distance_moduli import DistanceModuli
+from hbm_jax.data.distance_tables import DISTANCE_FORMATS, read_distance_moduli
+from hbm_jax.data.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
+from hbm_jax.data.examples import EXAMPLES, load_example
+from hbm_jax.data.gaussian_constraints import (
+    GaussianConstraints,
+    desi2024_bao,
+    planck2018_distance_priors,
+    read_constraints,
+)
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
+from hbm_jax.data.regressions import RegressionData, read_regression
 from hbm_jax.data.relations import PointsInGroups, read_relation
+from hbm_jax.data.spectrum_files import read_grouped_spectra
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import read_table
+from hbm_jax.data.values_in_groups import ValuesInGroups, load_eight_schools, read_values
 from hbm_jax.validation import DataError
 
 __all__ = [
+    "DISTANCE_FORMATS",
+    "EXAMPLES",
     "JLA_ERROR_PARTS",
     "KONUS_COSMOLOGY",
     "AfterglowPopulation",
@@ -31,21 +46,37 @@ __all__ = [
     "Bursts",
     "CorrelatedSupernovae",
     "DataError",
+    "DistanceModuli",
+    "DownloadError",
+    "GaussianConstraints",
     "MagnitudeErrorParts",
     "PointsInGroups",
+    "RegressionData",
     "Supernovae",
+    "ValuesInGroups",
     "blocks_from_joint",
+    "desi2024_bao",
+    "fetch_distance_moduli",
     "lensing_variance",
+    "load_distance_moduli",
+    "load_eight_schools",
+    "load_example",
     "load_jla",
     "load_konus",
+    "planck2018_distance_priors",
     "read_afterglows",
     "read_burst",
     "read_burst_spectra",
     "read_bursts",
+    "read_constraints",
     "read_correlated_supernovae",
+    "read_distance_moduli",
+    "read_grouped_spectra",
+    "read_regression",
     "read_relation",
     "read_supernovae",
     "read_table",
+    "read_values",
     "velocity_variance",
     "write_afterglows",
     "write_burst_spectra",

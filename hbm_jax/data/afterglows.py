@@ -183,7 +183,7 @@ class Afterglows:
         DataError
             For another shape, or counts that are negative or not whole.
         """
-        return dataclasses.replace(self, spectra=self.spectra.with_counts(counts))
+        return dataclasses.replace(self, spectra=self.spectra.replace_observations(counts))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, text as arrays of strings, for storage."""

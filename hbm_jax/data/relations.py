@@ -17,6 +17,7 @@ from hbm_jax.validation import (
     frozen_array,
     listed,
     reject_rows,
+    require_covariances,
     require_present,
     text_tuple,
 )
@@ -93,7 +94,8 @@ class PointsInGroups:
         ----------
         columns : mapping of str to array (N,)
             ``y`` and each predictor. Optional: ``sigma_`` and any of these names, standard deviations of the errors, 0
-            for a predictor without error; ``covariance`` or ``correlation`` of the errors of y and a single predictor;
+            for a predictor without error; ``covariance`` or ``correlation`` of the errors of y and a single predictor,
+            of several ``covariance_a_b`` or ``correlation_a_b``, a and b two of the names in their order, y last;
             ``group``, names; ``limit_`` and any of these names, ``"upper"``, ``"lower"`` or empty; ``threshold_y``,
             below which a response is not seen, so that simulated ones become upper limits there.
         predictors : sequence of str
@@ -122,7 +124,9 @@ class PointsInGroups:
         for key in coordinates:
             require_present(key, columns)
         num = len(np.asarray(columns["y"]))
-        group = text_tuple(columns["group"], called.get("group", "group"), "row {row}") if "group" in columns else ()
+        group = text_tuple(columns["group"], called.get("group", "group"), "") if "group" in columns else ()
+        nothing = ["no value (masked or empty)"] * num
+        reject_rows([not name for name in group], nothing, called.get("group", "group"), "the name of a group", ())
         labels = [f"row {i}" + (f" (group {group[i]})" if group else "") for i in range(num)]
 
         def vector(key):
@@ -243,8 +247,11 @@ class PointsInGroups:
         for place, key in enumerate(coordinates):
             table[key] = values[:, place]
             table[f"sigma_{key}"] = np.sqrt(errors[:, place, place])
-        if len(coordinates) == 2:
-            table["covariance"] = errors[:, 0, 1]
+        for i in range(len(coordinates)):
+            for j in range(i + 1, len(coordinates)):
+                if errors[:, i, j].any():
+                    pair = "" if len(coordinates) == 2 else f"_{coordinates[i]}_{coordinates[j]}"
+                    table[f"covariance{pair}"] = errors[:, i, j]
         where = np.asarray(self.order)[used][order][:, -1].argmax(axis=1)
         kinds = np.where(self.is_limit[used][order], np.asarray(self.side)[used][order], 0.0)
         words = {0.0: "none", 1.0: "upper", -1.0: "lower"}
@@ -270,17 +277,38 @@ def _errors(columns, vector, coordinates, labels, called, num):
     errors = np.zeros((num, len(coordinates), len(coordinates)))
     every = np.arange(len(coordinates))
     errors[:, every, every] = sigma**2
-    for key in {"covariance", "correlation"} & set(columns):
+    for i in range(len(coordinates)):
+        for j in range(i + 1, len(coordinates)):
+            pair = "" if len(coordinates) == 2 else f"_{coordinates[i]}_{coordinates[j]}"
+            for kind in ("correlation", "covariance"):
+                if f"{kind}{pair}" in columns:
+                    given = vector(f"{kind}{pair}")
+                    called_it = called.get(f"{kind}{pair}", f"{kind}{pair}")
+                    covariance = _covariance(kind, given, sigma[:, i] * sigma[:, j], called_it, labels)
+                    errors[:, i, j] = errors[:, j, i] = covariance
+    for kind in {"covariance", "correlation"} & set(columns):
         if len(coordinates) > 2:
-            raise DataError(f"{called.get(key, key)}: expected none with {len(coordinates) - 1} predictors; found one.")
-        product = sigma[:, 0] * sigma[:, 1]
-        given = vector(key)
-        correlation = given if key == "correlation" else given / np.where(product > 0, product, np.inf)
-        bad = np.abs(correlation) >= 1 if key == "correlation" else np.abs(given) >= np.where(given == 0, 1, product)
-        what = "a correlation between -1 and 1" if key == "correlation" else "one of a positive definite matrix"
-        reject_rows(bad, given, called.get(key, key), what, labels)
-        errors[:, 0, 1] = errors[:, 1, 0] = correlation * product
+            example = f"{kind}_{coordinates[0]}_y"
+            raise DataError(
+                f"{called.get(kind, kind)}: expected to be told of which errors, as in {example!r}, with "
+                f"{len(coordinates) - 1} predictors; found {kind!r}."
+            )
+    if len(coordinates) > 2:
+        # Of three and more, each pair may be right and the matrix wrong.
+        some = errors[:, every, every] > 0
+        filled = errors + np.where(some, 0.0, 1.0)[:, :, None] * np.eye(len(coordinates))
+        require_covariances(filled, "covariance of the errors", labels)
     return errors
+
+
+def _covariance(kind: str, given, product, called: str, labels):
+    """Covariances of two errors, (N,), from a column of them or of correlations, and the product of the errors."""
+    bad = (given != 0) & (product == 0)
+    reject_rows(bad, given, called, "0 where one of the two errors is 0 or not given", labels)
+    size = np.abs(given) if kind == "correlation" else np.abs(given) / np.where(product > 0, product, 1.0)
+    what = "a correlation between -1 and 1" if kind == "correlation" else "one of a positive definite matrix"
+    reject_rows(size >= 1, given, called, what, labels)
+    return given * product if kind == "correlation" else given
 
 
 def _limits(columns, values, coordinates, labels, called):
@@ -376,7 +404,9 @@ def read_relation(
     """
     table = read_table(source, format=format)
     coordinates = (*predictors, "y")
+    pairs = [f"{a}_{b}" for i, a in enumerate(coordinates) for b in coordinates[i + 1 :]]
     standard = [
+        *(f"{kind}_{pair}" for kind in ("covariance", "correlation") for pair in pairs if len(predictors) > 1),
         *coordinates, *(f"{kind}_{key}" for kind in ("sigma", "limit") for key in coordinates), "group", "covariance",
         "correlation", "threshold_y", *group_predictors,
     ]  # fmt: skip

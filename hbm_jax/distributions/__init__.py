@@ -1,10 +1,21 @@
 """Distributions: Gaussian latents integrated out, also on lines; mixtures, selection; coordinates; priors as text."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
+from hbm_jax.distributions.correlated_normal import (
+    CorrelatedNormal,
+    Offset,
+    ProjectedNormal,
+    Projection,
+    Whitening,
+    projected,
+    whiten,
+)
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.grouped_normal import GroupedNormal
+from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
-from hbm_jax.distributions.linear_relation import GroupedLinearRelation, LinearRelation
+from hbm_jax.distributions.linear_relation import LinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.observed_mixture import ObservedMixture
@@ -13,17 +24,25 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 
 __all__ = [
     "CoordinatePriors",
+    "CorrelatedNormal",
     "Counts",
     "GroupedLinearRelation",
+    "GroupedNormal",
     "HalfLine",
     "Limits",
     "LinearGaussian",
     "LinearRelation",
     "MeasuredPoints",
     "ObservedMixture",
+    "Offset",
     "ProbitSelection",
+    "ProjectedNormal",
+    "Projection",
     "SkewNormal",
     "SoftClip",
+    "Whitening",
     "distribution_from_text",
     "distribution_to_text",
+    "projected",
+    "whiten",
 ]

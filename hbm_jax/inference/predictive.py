@@ -67,7 +67,13 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
         If the fit was loaded without its program, its program is not the one that was fitted, or a drawn site has not
         the shape of the data.
     """
-    return _from_posterior(fit, unobserved(_program_of(fit, "posterior_predictive")), {}, num_draws, seed)
+    program = _program_of(fit, "posterior_predictive")
+    # A parameter that was integrated out is drawn from its posterior, not from its prior.
+    again = None
+    if names := getattr(program, "integrated", ()):
+        drawn = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
+        again = {name: drawn[name].to_numpy() for name in names}
+    return _from_posterior(fit, unobserved(program), {}, num_draws, seed, again)
 
 
 def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
@@ -86,7 +92,7 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Per-object variables such as ``x1_true``, first dimension ``sample``.
+        Per-object variables such as ``x1_true``, and parameters that were integrated out; first dimension ``sample``.
 
     Raises
     ------
@@ -102,7 +108,7 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     if "recover" not in inspect.signature(program).parameters:
         return sampled
     recovered = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
-    return sampled.merge(recovered[[name for name, variable in recovered.items() if variable.ndim > 1]])
+    return sampled.merge(recovered)
 
 
 def unobserved(program: Callable) -> Callable:
@@ -128,8 +134,8 @@ def _spread(total: int, wanted: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
 
 
-def _from_posterior(fit, program, kwargs, num_draws, seed):
-    """Run a program with a fit's parameters at posterior draws."""
+def _from_posterior(fit, program, kwargs, num_draws, seed, more=None):
+    """Run a program with a fit's parameters at posterior draws, and with ``more`` values, one for each draw."""
     with jax.enable_x64(True):
         target = build_target(fit.program, fit.args, jax.random.key(0))
         stored = fit.tree["unconstrained_posterior"]["position"]
@@ -151,7 +157,7 @@ def _from_posterior(fit, program, kwargs, num_draws, seed):
                     "it was. Pass the right ones to load()."
                 )
         return _labelled(
-            _run(program, fit.args, kwargs, sites, len(rows), seed),
+            _run(program, fit.args, kwargs, sites | (more or {}), len(rows), seed),
             target.dims
             | dict(getattr(fit.program, "dims", {}))
             | {str(n): v.dims[2:] for n, v in fit.posterior.items()},

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from hbm_jax.inference.compiling import Compiled
-from hbm_jax.inference.metric import MAX_DENSE, Metric, scaled_metric
+from hbm_jax.inference.metric import MAX_DENSE, Metric, curvature_metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
 SEARCHES = 6  # from the median of the prior and from draws of it; where they find several modes, all draws there are
@@ -137,8 +137,14 @@ class _Mode:
 
     point: np.ndarray
     gradient_norm: float
-    scale: np.ndarray  # of the covariance scale @ scale.T
+    vectors: np.ndarray
+    stretch: np.ndarray  # of the covariance V diag(stretch^2) V^T
     log_evidence: float
+
+    @property
+    def scale(self) -> np.ndarray:
+        """A factor of the covariance, scale @ scale.T."""
+        return self.vectors * self.stretch
 
     def distance(self, other: "_Mode") -> float:
         """How far another mode is, in standard deviations."""
@@ -196,11 +202,14 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
         if norm < SETTLED and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
             continue
         hessian = hessian_at(value_and_grad, point)
-        eigenvalues, vectors = np.linalg.eigh(hessian) if np.isfinite(hessian).all() else (np.array([np.nan]), None)
+        if not np.isfinite(hessian).all():
+            lost += 1
+            continue
+        eigenvalues, vectors = np.linalg.eigh(hessian)
         if not (np.isfinite(norm) and eigenvalues.min() > 0):
             lost += 1
             continue
-        mode = _Mode(point, norm, vectors / np.sqrt(eigenvalues), -value - 0.5 * float(np.log(eigenvalues).sum()))
+        mode = _Mode(point, norm, vectors, eigenvalues**-0.5, -value - 0.5 * float(np.log(eigenvalues).sum()))
         # Where a density grows without end, curvatures are rounding errors of either sign; the slope tells.
         if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > UPHILL:
             lost += 1
@@ -219,9 +228,10 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
         if wanted:
             points.append(_finite(value_and_grad, around, wanted))
     best = modes[0]
-    why = f"{len(best.point)} parameters, at most {MAX_DENSE}"
+    metric = curvature_metric(best.vectors, best.stretch)
     discarded = len(modes) - len(kept) + lost
-    note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), dense metric ({why})"
+    note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
+    note += f"{metric.kind} metric ({metric.why})"
     if len(kept) > 1:
         note += f"; {len(kept)} modes were found and the chains shared out over them"
     if discarded:
@@ -232,7 +242,7 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
             f"{searches} searches before sampling found {len(modes)} separate modes, of which {len(kept)} matter by "
             "their evidence; R-hat cannot see a mode that no chain has been in"
         )
-    return Start(np.concatenate(points), Metric("dense", best.scale @ best.scale.T, why), True, note, caution)
+    return Start(np.concatenate(points), metric, True, note, caution)
 
 
 def _variational(value_and_grad, candidates, num_chains, rng, settled: bool) -> Start | None:

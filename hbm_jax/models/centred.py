@@ -1,15 +1,114 @@
-"""Normal latents sampled as centred as their data ask for, where a model can tell from the data alone.
+"""Normal latents sampled by what their own data say of them, where a model can tell from the data alone.
 
-Between the centred form of a latent u ~ N(m, t^2) and the non-centred one is x ~ N(c m, t0^2 (t / t0)^(2c)) with
+An element u ~ N(m, t^2), of which its own data say N(estimate, 1 / information), is expected at g with an error s,
+where 1 / s^2 = 1 / t^2 + information. Sampled is (u - g) / s: were the data's word exactly normal, it would be standard
+normal whatever m and t are. That is the centred form where the data say much, and the non-centred where they say
+little, for each element and for each value of t. The density is not approximated: g and s only choose coordinates.
+
+Where there is no estimate, there is the fixed form between the two: x ~ N(c m, t0^2 (t / t0)^(2c)) with
 u = m + (t / t0)^(1 - c) (x - c m), whatever c and t0; data of information I ask for c = t^2 I / (1 + t^2 I). See
 `hbm_jax.inference.centre`, which finds c by a pilot run.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
+
+
+class Own(NamedTuple):
+    """What the data of each element say of it, were it alone: a value and the inverse square of its error.
+
+    Both may depend on parameters sampled before; no information, 0, is the non-centred form.
+    """
+
+    estimate: Any
+    information: Any
+
+
+def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
+    """Sample a normal latent by its distance from where it is expected, as site ``_name``; its value.
+
+    Parameters
+    ----------
+    name : str
+        Of the latent.
+    location, scale : (...)
+        Of its distribution.
+    own : Own
+        Of each element, (...).
+    record : bool
+        Whether the value is recorded as ``name``.
+    """
+    wide = jnp.sqrt(1.0 + own.information * scale**2)
+    error = scale / wide
+    pull = error * own.information * (own.estimate - location)
+    x = numpyro.sample(f"_{name}", dist.Normal(-pull, wide))
+    value = location + error * (x + pull)
+    return numpyro.deterministic(name, value) if record else value
+
+
+class Slopes(NamedTuple):
+    """Sums over the points of each group about their means: what they say of the slopes of y in P predictors.
+
+    Attributes
+    ----------
+    square : (J, P, P)
+        Of products of predictors, those with themselves less the variances of their errors.
+    product : (J, P)
+        Of predictors with y.
+    weight : (J, P)
+        Inverse variance of y about the lines; 0 where a group says nothing of a slope.
+    """
+
+    square: Any
+    product: Any
+    weight: Any
+
+    def own(self, k: int, slopes: Sequence[Any]) -> Own:
+        """Return what each group says of its slope in predictor k, the others having those ``slopes``, P of (J,)."""
+        known = self.square[:, k, k]
+        others = sum(self.square[:, k, i] * slope for i, slope in enumerate(slopes) if i != k)
+        return Own((self.product[:, k] - others) / known, known * self.weight[:, k])
+
+
+def slopes_of_groups(x, y, noise, used) -> Slopes:
+    """Return sums over points, of which each group has its own line; see `Slopes`.
+
+    Parameters
+    ----------
+    x : (J, M, P)
+        Measured predictors.
+    y : (J, M)
+        Measured responses.
+    noise : (J, M, P)
+        Variances of the errors of x, which flatten a line of least squares.
+    used : (J, M)
+        False for padding.
+    """
+    some = used[..., None]
+    num = jnp.maximum(used.sum(axis=1), 1)[:, None]
+
+    def away(v):
+        v = jnp.where(some, v, 0.0)
+        return jnp.where(some, v - (v.sum(axis=1) / num)[:, None], 0.0)
+
+    dx, dy = away(x), away(y[..., None])[..., 0]
+    square, product = jnp.einsum("jmk,jml->jkl", dx, dx), jnp.einsum("jmk,jm->jk", dx, dy)
+    own = jnp.diagonal(square, axis1=1, axis2=2)
+    error = jnp.where(some, noise, 0.0).sum(axis=1) * (num - 1) / num
+    # About the line of least squares in one predictor, the best for each group.
+    left = (dy**2).sum(axis=1)[:, None] - product**2 / jnp.where(own > 0, own, 1.0)
+    free = jnp.maximum(num - 2, 0)
+    variance = jnp.maximum(left.min(axis=1).sum() / jnp.maximum(free.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
+    tells = (num > 2) & (own - error > 0.2 * own) & (own > 0)
+    true = jnp.where(tells, own - error, 1.0)
+    places = np.arange(np.shape(x)[-1])
+    return Slopes(square.at[:, places, places].set(true), product, jnp.where(tells, 1.0 / variance, 0.0))
+
 
 Form = tuple[np.ndarray, Any]  # centredness of each element, and the scale it refers to
 
@@ -49,6 +148,16 @@ def form_of(estimates, information) -> Form:
     weights /= weights.sum()
     known = scales[np.searchsorted(np.cumsum(weights), 0.01)] ** 2 * information
     return known / (1.0 + known), float(np.exp(weights @ np.log(scales)))
+
+
+def form_of_some(estimates, information, some) -> Form:
+    """Centredness where only the data of ``some`` elements, (n,) bool, tell something; the others are not centred."""
+    if some.sum() < 3:
+        return form(np.where(some, information, 0.0), 0.3, few=True)
+    chosen, reference = form_of(estimates[some], information[some])
+    every = np.zeros(len(information))
+    every[some] = chosen
+    return every, reference
 
 
 def sample_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):

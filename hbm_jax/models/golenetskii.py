@@ -27,7 +27,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import background
-from hbm_jax.models.centred import form, form_of, sample_centred
+from hbm_jax.models.centred import Own, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.energetics import log10_sphere
@@ -182,7 +182,7 @@ class Golenetskii:
             if not self.truncated and self.latents == "marginal":
                 self._grouped(p, gamma, location, spread, shift, intercept, data, values, recover)
                 return
-            level, line = self._lines(p, gamma, location, spread, data)
+            level, line = self._lines(p, gamma, location, spread, shift, intercept, data)
         else:
             gamma, line = jnp.asarray(p["gamma"]), p["log10_N"]
             level = p["log10_E_peak_mean"] - PIVOT
@@ -194,7 +194,8 @@ class Golenetskii:
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", most, dim=-1):
             center = shift + level
             if self.latents == "sampled":
-                x = sample_centred("log10_E_peak", level + PIVOT, within, _of_peaks(data))
+                own = Own(data.log10_E_peak - shift + PIVOT, np.where(data.used, 1.0 / data.errors[..., 0], 0.0))
+                x = sample_whitened("log10_E_peak", level + PIVOT, within, own)
                 center, within = shift + x - PIVOT, 0.0
             relation = LinearRelation(center, within, intercept, gamma, scatter, jnp.asarray(data.errors), limit)
             with handlers.mask(mask=np.asarray(data.used)):
@@ -242,19 +243,22 @@ class Golenetskii:
 
     def _slopes(self, p, data: Bursts):
         with numpyro.plate("burst", len(data)):
-            return sample_centred("gamma", p["gamma_mean"], p["gamma_std"], _of_slopes(data), shift=GUESS)
+            return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], _slopes_of_bursts(data))
 
-    def _lines(self, p, gamma, location, spread, data: Bursts):
+    def _lines(self, p, gamma, location, spread, shift, intercept, data: Bursts):
         """Mean peak energy and log10_N of each burst; sampled is the luminosity at that energy, which data know."""
-        known = np.asarray(data.used).sum(axis=1)
+        used, errors = np.asarray(data.used), jnp.asarray(data.errors)
+        num = used.sum(axis=1)
+        x = _mean_of_bursts(data.log10_E_peak - shift, used)
+        y = _mean_of_bursts(data.log10_flux - intercept, used)
+        xx, xy, yy = (_mean_of_bursts(errors[..., k], used) for k in range(3))
         with numpyro.plate("burst", len(data)):
-            mean = sample_centred(
-                "log10_E_peak_burst", p["log10_E_peak_mean"], p["log10_E_peak_std"], form(known / 0.2**2, 0.3, few=True)
-            )
+            own = Own(x + PIVOT, num / (p["log10_E_peak_scatter"] ** 2 + xx))
+            mean = sample_whitened("log10_E_peak_burst", p["log10_E_peak_mean"], p["log10_E_peak_std"], own)
             level = mean - PIVOT
-            bright = sample_centred(
-                "log10_luminosity", location + gamma * level, spread, form(known / 0.3**2, 0.3, few=True), shift=52.0
-            )
+            variance = p["intrinsic_scatter"] ** 2 + yy - 2.0 * gamma * xy + gamma**2 * xx
+            own = Own(y + gamma * (level - x), num / variance)
+            bright = sample_whitened("log10_luminosity", location + gamma * level, spread, own)
             return level, numpyro.deterministic("log10_N", bright - gamma * level)
 
     def _grouped(self, p, gamma, location, spread, shift, intercept, data: Bursts, values, recover):
@@ -332,11 +336,6 @@ class Golenetskii:
         return UNITS
 
     @property
-    def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
-        return 0.9
-
-    @property
     def description(self) -> str:
         """One line for reports."""
         history = "" if self.cosmology is None else f", {background.DESCRIPTIONS[self.cosmology]}"
@@ -348,37 +347,20 @@ class Golenetskii:
         return configuration(self)
 
 
-GUESS = 1.5  # slope about which gamma is centred; it steers the sampler alone
+def _slopes_of_bursts(data: Bursts) -> Own:
+    """Return what the intervals of each burst say of its gamma."""
+
+    def own():
+        x, noise = (jnp.asarray(a)[..., None] for a in (data.log10_E_peak, data.errors[..., 0]))
+        each = slopes_of_groups(x, jnp.asarray(data.log10_flux), noise, np.asarray(data.used))
+        return each.own(0, [each.product[:, 0]])
+
+    if any(isinstance(a, jax.core.Tracer) for a in (data.errors, data.log10_flux, data.log10_E_peak)):
+        return own()
+    with jax.ensure_compile_time_eval():
+        return own()
 
 
-def _of_slopes(data: Bursts):
-    """How centred each burst's gamma is to be: what its points say of a slope, by a line of slope GUESS."""
-    if not isinstance(data.errors, np.ndarray) or not isinstance(data.log10_flux, np.ndarray):
-        # Traced: the same in all bursts.
-        return form(np.full(np.shape(data.used)[0], 5.0), 0.3, few=True)
-    used, errors = np.asarray(data.used), np.asarray(data.errors)
-    num = np.maximum(used.sum(axis=1), 1)
-
-    def centred(values):
-        return np.where(used, values - (np.where(used, values, 0.0).sum(axis=1) / num)[:, None], 0.0)
-
-    x, y = centred(data.log10_E_peak), centred(data.log10_flux)
-    noise = np.where(used, errors[..., 2] + GUESS**2 * errors[..., 0] - 2.0 * GUESS * errors[..., 1], 0.0)
-    free = max((num - 2).clip(0).sum(), 1)
-    slope = (x * y).sum(axis=1) / np.maximum((x * x).sum(axis=1), 1e-12)
-    left = ((y - slope[:, None] * x) ** 2).sum() / free
-    variance = max(left, noise.sum() / used.sum(), 1e-4)
-    true = np.maximum((x * x).sum(axis=1) - np.where(used, errors[..., 0], 0.0).sum(axis=1), 1e-6)
-    # Slopes from so few or so close points that they are none tell nothing of the spread of slopes.
-    some = true / variance > 1.0
-    if some.sum() < 3:
-        return form(true / variance, 0.3, few=True)
-    reference = form_of((x * y).sum(axis=1)[some] / true[some], true[some] / variance)
-    chosen = np.zeros(len(true))
-    chosen[some] = reference[0]
-    return chosen, reference[1]
-
-
-def _of_peaks(data: Bursts):
-    """How centred true peak energies are to be."""
-    return form(np.where(np.asarray(data.used), 1.0 / np.asarray(data.errors)[..., 0], 0.0), 0.3)
+def _mean_of_bursts(values, used):
+    """Mean over the intervals of each burst, (B,)."""
+    return jnp.where(used, values, 0.0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)

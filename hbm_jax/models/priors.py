@@ -68,6 +68,15 @@ def sample_prior(name: str, prior: Prior):
     return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
 
 
+def standardised(prior: dist.Distribution, unit, center) -> dist.Distribution:
+    """Prior in the units of the data of one for a standardised quantity: normal and half-normal ones move and scale."""
+    if isinstance(prior, dist.Normal):
+        return dist.Normal(center + unit * prior.loc, unit * prior.scale)
+    if isinstance(prior, dist.HalfNormal):
+        return dist.HalfNormal(unit * prior.scale)
+    raise TypeError(f"standardised: expected a normal or half-normal prior; found {type(prior).__name__}.")
+
+
 def priors_to_text(priors: Mapping[str, Prior]) -> dict[str, str]:
     """Every prior as text, for run folders and reports."""
     return {name: distribution_to_text(prior) for name, prior in priors.items()}

@@ -81,7 +81,8 @@ def configuration(model) -> dict[str, Any]:
     -------
     dict
         Every field of the model, ``priors`` last and complete. A class that is not hbm_jax's own, for example a user's
-        subclass, adds its full name as ``class``, so that it is never taken for the model whose name it shares.
+        subclass, adds its full name as ``class``, so that it is never taken for the model whose name it shares. So does
+        a choice of a user's own, such as an `hbm_jax.models.Expansion`, which stands there by its name.
 
     Raises
     ------
@@ -89,8 +90,11 @@ def configuration(model) -> dict[str, Any]:
         For a prior that cannot be written as text.
     """
     names = [item.name for item in dataclasses.fields(model) if item.name != "priors"]
-    config = {name: getattr(model, name) for name in names} | {"priors": priors_to_text(model.all_priors)}
-    name = full_name(type(model))
+    choices = {name: getattr(model, name) for name in names}
+    config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in choices.items()}
+    config["priors"] = priors_to_text(model.all_priors)
+    own = [config[name] for name, value in choices.items() if getattr(value, "own", False)]
+    name = f"{type(model).__qualname__} with {own[0]}" if own else full_name(type(model))
     return config if name is None else config | {"class": name}
 
 

@@ -9,10 +9,12 @@ For point i of group j, with true predictors x_i from a population of their own,
 and x and y are measured with errors. (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13.)
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -23,7 +25,7 @@ from numpyro.distributions import transforms
 from hbm_jax.data.relations import PointsInGroups
 from hbm_jax.distributions import GroupedLinearRelation
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
-from hbm_jax.models.centred import form, form_of, sample_centred
+from hbm_jax.models.centred import Own, Slopes, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.validation import DataError
@@ -59,8 +61,8 @@ class Relation:
         forbids it, so are the intercepts of the groups; `hbm_jax.latents` draws them back. ``"sampled"``: the true
         predictors and the intercepts are sites. Both have the same posterior.
     correlated : bool
-        Whether slope and intercept of a group are correlated (partial pooling, one predictor). Its uniform prior is
-        that of Lewandowski, Kurowicka & Joe with concentration 1.
+        Whether slopes and intercept of a group are correlated (partial pooling). The prior is that of Lewandowski,
+        Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
     scatter : bool
         Whether y scatters about the line beyond its errors.
     num_components : int
@@ -103,9 +105,6 @@ class Relation:
             raise ValueError(f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
-        if self.latents == "sampled" and (self.num_components > 1 or self.outliers):
-            found = "outliers=True" if self.outliers else f"num_components={self.num_components}"
-            raise ValueError(f"Relation: latents='sampled' expects one component and no outliers; found {found}.")
         object.__setattr__(self, "priors", dict(self.priors))
         self.all_priors  # noqa: B018 - raises for unknown names
 
@@ -160,7 +159,7 @@ class Relation:
         if self.outliers:
             p["outliers"] = (self._sample("outlier_fraction"), self._sample("outlier_scatter", unit[-1]))
         values = jnp.asarray(data.values) if observed else None
-        alpha, beta = self._lines(data, p, plain, num, unit, x_unit)
+        alpha, beta = self._lines(data, p, plain, num, unit, x_unit, pivot)
         if beta is None:
             self._grouped(data, p, alpha, pivot, values, recover)
             return
@@ -175,24 +174,45 @@ class Relation:
                 "hbm_jax.data.read_relation, or use PointsInGroups.from_columns."
             )
         num = len(data.predictors)
-        for name, on in (("correlated=True", self.correlated), ("num_components > 1", self.num_components > 1)):
-            if on and num > 1:
-                raise DataError(f"Relation: {name} expects one predictor; found {num} ({', '.join(data.predictors)}).")
-        if data.limited != "no" and self.latents == "sampled":
-            raise DataError("Relation: latents='sampled' expects points without limits; found some.")
+        if self.num_components > 1 and num > 1:
+            raise DataError(
+                f"Relation: num_components > 1 expects one predictor; found {num} ({', '.join(data.predictors)})."
+            )
+        if num > 1 and "correlation" in self.priors:
+            raise DataError(
+                f"Relation: a prior of correlation expects one predictor; found {num}, whose correlations with the "
+                "intercept have the prior of Lewandowski, Kurowicka & Joe."
+            )
+        self._check_errors(data)
         if self.pooling == "partial" and len(data) < 2:
             raise DataError(
                 f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
                 "column group, or use pooling='complete'."
             )
 
+    def _check_errors(self, data: PointsInGroups) -> None:
+        """See that no density is infinite, where the errors are numbers."""
+        if isinstance(data.errors, jax.core.Tracer) or isinstance(data.used, jax.core.Tracer):
+            return
+        variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
+        missing = [name for name, own in zip((*data.predictors, "y"), variances.T, strict=True) if not own.all()]
+        for name in missing:
+            if name == "y" and not self.scatter:
+                raise DataError("Relation(scatter=False): expected an error of y in every point; found points without.")
+            if name != "y" and self.latents == "sampled":
+                raise DataError(
+                    f"Relation(latents='sampled'): expected an error of {name} in every point; found points without, "
+                    "whose true values are not free. Use latents='marginal'."
+                )
+
     def _population(self, plain: bool, num: int, unit, center) -> dict[str, Any]:
         """Means, covariances and shares of the components of the true predictors."""
         if self.num_components > 1:
             k = self.num_components
-            ordered = transforms.OrderedTransform()
-            base = dist.Normal(jnp.zeros(k), jnp.append(2.0, jnp.ones(k - 1))).to_event(1)
-            first = numpyro.sample("x_mean", dist.TransformedDistribution(base, [ordered, _scaled(unit, center)]))
+            # Of standardised variables: the first is N(0, 2^2), the distances to the next are log-normal about 1.
+            loc, scale = jnp.append(center, jnp.full(k - 1, jnp.log(unit))), jnp.append(2.0 * unit, jnp.ones(k - 1))
+            base = dist.Normal(loc, scale).to_event(1)
+            first = numpyro.sample("x_mean", dist.TransformedDistribution(base, transforms.OrderedTransform()))
             std = self._sample("x_std", unit, shape=(k,))
             share = self._sample("x_weight")
             return {"loc": first[:, None], "cov": (std**2)[:, None, None], "log_weights": jnp.log(share)}
@@ -206,7 +226,7 @@ class Relation:
             loc, cov = mean[None], (factor @ factor.T)[None]
         return {"loc": loc, "cov": cov, "log_weights": jnp.zeros(1), "mean": mean, "std": std}
 
-    def _lines(self, data: PointsInGroups, p, plain: bool, num: int, unit, x_unit):
+    def _lines(self, data: PointsInGroups, p, plain: bool, num: int, unit, x_unit, pivot):
         """Slopes and intercepts of the groups; None for these where they are to be integrated out."""
         slope_unit = unit[-1] / x_unit
         shape = () if plain else (num,)
@@ -228,24 +248,48 @@ class Relation:
             more = self._sample("alpha_group", slope_unit, 0.0, (size, *shape))
             location = location + each @ more
             offset = offset + each @ self._sample("beta_group", unit[-1], 0.0, (size,))
-        chosen, chosen_beta = _forms(data)
-        if plain:
-            with numpyro.plate("group", len(data), dim=-1):
-                alpha = sample_centred("alpha", location, std, chosen[0])
-        else:
-            each_form = (np.stack([c for c, _ in chosen], axis=-1), jnp.stack([jnp.asarray(s) for _, s in chosen]))
-            with numpyro.plate("group", len(data), dim=-2), numpyro.plate("predictor", num, dim=-1):
-                alpha = sample_centred("alpha", location, std, each_form)
-        if self.correlated:
-            r = self._sample("correlation")
-            offset = offset + r * spread * (alpha - location) / std
-            spread = spread * jnp.sqrt(1.0 - r**2)
+        factor = self._correlation(num)
+        alpha, standard = self._slopes(data, jnp.broadcast_to(location, (len(data), *shape)), std, factor, plain, num)
+        offset = offset + spread * (standard @ factor[-1, :num])
+        spread = spread * factor[-1, num]
         p["offset"], p["spread"] = offset, spread
         if self._integrates(data):
             return alpha, None
+        own = _intercepts(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
         with numpyro.plate("group", len(data), dim=-1):
-            beta = sample_centred("beta", jnp.broadcast_to(offset, (len(data),)), spread, chosen_beta, shift=y_center)
+            beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, own)
         return alpha, beta
+
+    def _correlation(self, num: int):
+        """Cholesky factor of the correlations of slopes and intercept, (P + 1, P + 1)."""
+        if not self.correlated:
+            return jnp.eye(num + 1)
+        if num > 1:
+            return numpyro.sample("correlation_factor", dist.LKJCholesky(num + 1, 1.0))
+        r = self._sample("correlation")
+        return jnp.array([[1.0, 0.0], [r, jnp.sqrt(1.0 - r**2)]])
+
+    def _slopes(self, data, location, std, factor, plain: bool, num: int):
+        """Sample the slopes, one predictor after the other; also their independent standard normals, (J, P)."""
+        slopes = _slopes(data)
+        std = jnp.reshape(std, (num,))
+        at = list(location.reshape(len(data), num).T)
+        standard: list[Any] = []
+        for k, predictor in enumerate(data.predictors):
+            mean = at[k] + std[k] * sum(factor[k, i] * one for i, one in enumerate(standard))
+            scale = std[k] * factor[k, k]
+            with numpyro.plate("group", len(data), dim=-1):
+                name = "alpha" if plain else f"alpha_{predictor}"
+                one = sample_whitened(name, mean, scale, slopes.own(k, at), record=False)
+            at[k] = one
+            standard.append((one - mean) / scale)
+        alpha = at[0] if plain else jnp.stack(at, axis=-1)
+        dims = ("group",) if plain else ("group", "predictor")
+        with contextlib.ExitStack() as plates:
+            for place, dim in enumerate(dims):
+                plates.enter_context(numpyro.plate(dim, np.shape(alpha)[place], dim=place - len(dims)))
+            numpyro.deterministic("alpha", alpha)
+        return alpha, jnp.stack(standard, axis=-1)
 
     def _integrates(self, data: PointsInGroups) -> bool:
         """Whether the intercepts are integrated out."""
@@ -257,7 +301,7 @@ class Relation:
         triple = jnp.stack([errors[..., 0, 0], errors[..., 0, 1], errors[..., 1, 1]], axis=-1)
         zero = jnp.zeros((len(data), 1))
         relation = GroupedLinearRelation(
-            p["mean"] - pivot[0], 0.0, p["offset"], p["spread"], alpha, p["std"], p["intrinsic_scatter"],
+            p["mean"] - pivot[0], None, p["offset"], p["spread"], alpha, p["std"], p["intrinsic_scatter"],
             zero + pivot[0], zero, triple, np.asarray(data.used),
         )  # fmt: skip
         with numpyro.plate("group", len(data)):
@@ -270,15 +314,16 @@ class Relation:
 
     def _points(self, data: PointsInGroups, p, slope, intercept, num: int, values, recover):
         rows, most = np.shape(data.used)
-        loc, cov = p["loc"], p["cov"]
+        loc, cov, shares = p["loc"], p["cov"], p["log_weights"]
         if self.latents == "sampled":
             loc, cov = self._true_predictors(data, p, num, rows, most)[..., None, :], jnp.zeros((1, num, num))
+            shares = jnp.zeros(1)
         limits = None
         if data.limited != "no":
             order = jnp.asarray(data.order) if data.limited == "both" else None
             limits = Limits(jnp.asarray(data.limit), jnp.asarray(data.side), order)
         points = MeasuredPoints(
-            loc, cov, p["log_weights"], intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
+            loc, cov, shares, intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
             p.get("outliers"),
         )  # fmt: skip
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
@@ -294,11 +339,16 @@ class Relation:
         if num > 1:
             with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
                 return numpyro.sample("x", dist.MultivariateNormal(p["loc"][0], covariance_matrix=p["cov"][0]))
-        error, scale = np.asarray(data.errors)[..., 0, 0], float(np.asarray(data.unit)[0])
-        known = np.where(np.asarray(data.used), 1.0 / np.maximum(error, 1e-6 * scale**2), 0.0)
+        if self.num_components > 1:
+            each = dist.Normal(p["loc"][:, 0], jnp.sqrt(p["cov"][:, 0, 0]))
+            shares = dist.Categorical(logits=p["log_weights"])
+            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
+                return numpyro.sample("x", dist.MixtureSameFamily(shares, each))[..., None]
+        least = 1e-6 * jnp.asarray(data.unit)[0] ** 2
+        known = jnp.where(np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], least), 0.0)
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
-            shift = jnp.asarray(data.center)[0]
-            return sample_centred("x", p["mean"], p["std"], form(known, scale), shift)[..., None]
+            own = Own(jnp.asarray(data.values)[..., 0], known)
+            return sample_whitened("x", p["mean"], p["std"], own)[..., None]
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample on the design of ``data``.
@@ -340,11 +390,6 @@ class Relation:
         return {}
 
     @property
-    def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
-        return 0.9
-
-    @property
     def description(self) -> str:
         """One line for reports."""
         more = ", correlated lines" if self.correlated else ""
@@ -359,10 +404,6 @@ class Relation:
         }
 
 
-def _scaled(unit, center):
-    return transforms.AffineTransform(center, unit, domain=dist.constraints.ordered_vector)
-
-
 def _record(true, num: int, x: bool = True) -> None:
     """Record true predictors and responses, (J, M, P + 1)."""
     if x and num == 1:
@@ -372,52 +413,30 @@ def _record(true, num: int, x: bool = True) -> None:
     numpyro.deterministic("y", true[..., -1])
 
 
-def _forms(data: PointsInGroups):
-    """How centred each group's slopes (one a predictor) and intercept are to be: what its own points say of them.
+def _slopes(data: PointsInGroups) -> Slopes:
+    """Return what the points of each group say of its slopes."""
+    arrays = data.values, data.errors
 
-    By least squares: what one line for all, with the predictors of groups, leaves, and the line through that in each
-    group.
-    """
-    num, size = len(data), len(data.predictors)
-    if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        some = form(np.full(num, 3.0), 1.0, few=True)  # traced: the same in all groups
-        return [some] * size, some
+    def sums():
+        values, errors = (jnp.asarray(a) for a in arrays)
+        noise = jnp.diagonal(errors, axis1=-2, axis2=-1)[..., :-1]
+        return slopes_of_groups(values[..., :-1], values[..., -1], noise, np.asarray(data.used))
+
+    if any(isinstance(a, jax.core.Tracer) for a in arrays):
+        return sums()
+    with jax.ensure_compile_time_eval():  # numbers: worked out once, not at every step
+        return sums()
+
+
+def _intercepts(data: PointsInGroups, alpha, pivot, scatter) -> Own:
+    """Return what the points of each group say of its intercept, given its slopes (J, P)."""
     used = np.asarray(data.used)
-    of, count = np.repeat(np.arange(num), used.sum(axis=1)), used.sum(axis=1)
-    unit = np.asarray(data.unit)
-    z = (data.values[used] - np.asarray(data.center)) / unit
-    x, y, given = z[:, :-1], z[:, -1], np.asarray(data.group_predictors)[of]
-    noise = np.diagonal(data.errors[used], axis1=1, axis2=2)[:, :-1] / unit[:-1] ** 2
-    both = (x[:, :, None] * given[:, None, :]).reshape(len(y), -1)
-    design = np.concatenate([np.ones((len(y), 1)), x, given, both], axis=1)
-    # Errors of x flatten the line; without them the sum of its squares is smaller.
-    normal = design.T @ design
-    flat = np.arange(1, size + 1)
-    normal[flat, flat] = np.maximum(normal[flat, flat] - noise.sum(axis=0), 0.1 * normal[flat, flat])
-    left = y - design @ np.linalg.lstsq(normal, design.T @ y, rcond=None)[0]
+    num = used.sum(axis=1)
 
-    def means(v):
-        return np.bincount(of, v, num) / count
+    def mean(a):
+        some = used.reshape(*used.shape, *(1,) * (np.ndim(a) - 2))
+        return jnp.where(some, jnp.asarray(a), 0.0).sum(axis=1) / num.reshape(-1, *(1,) * (np.ndim(a) - 2))
 
-    mean = means(left)
-    variance = max(float(((left - mean[of]) ** 2).sum()) / max(int((count - 1).sum()), 1), 1e-6)
-    slopes = []
-    for k in range(size):
-        away = x[:, k] - means(x[:, k])[of]
-        square = np.bincount(of, away**2, num)
-        true = np.maximum(square - np.bincount(of, noise[:, k], num), 1e-6)
-        known = (true > 0.2 * square) & (count > 2)
-        chosen, scale = _form_of_some(np.bincount(of, away * left, num) / true, true / variance, known)
-        slopes.append((chosen, scale * unit[-1] / unit[k]))
-    chosen, scale = _form_of_some(mean, count / variance, np.ones(num, bool))
-    return slopes, (chosen, scale * unit[-1])
-
-
-def _form_of_some(estimates, information, some):
-    """Centredness from the groups whose points tell something; those that do not are not centred."""
-    if some.sum() < 3:
-        return form(np.where(some, information, 0.0), 0.3, few=True)
-    chosen, reference = form_of(estimates[some], information[some])
-    every = np.zeros(len(information))
-    every[some] = chosen
-    return every, reference
+    values, errors = mean(data.values), mean(jnp.diagonal(jnp.asarray(data.errors), axis1=-2, axis2=-1))
+    variance = scatter**2 + errors[:, -1] + (alpha**2 * errors[:, :-1]).sum(-1)
+    return Own(values[:, -1] - (alpha * (values[:, :-1] - pivot)).sum(-1), num / variance)

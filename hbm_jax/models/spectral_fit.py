@@ -60,13 +60,14 @@ class SpectralFit:
     Parameters
     ----------
     spectrum : Component or str
-        Of `hbm_jax.spectra.components`, with light in it; or its text, ``"PowerLaw() * Absorption('mw')"``.
+        Of `hbm_jax.spectra.components`, with light in it; or its text, ``"PowerLaw() * Absorption('mw')"``, see
+        `hbm_jax.models.spectrum_text.spectrum_from_text`.
     statistic : str, optional
         As in `hbm_jax.spectra.likelihood.prepare`, chi-square included. By default the one that the backgrounds ask
         for, see `SpectrumStack.default_statistic`.
     calibration : bool
         Whether each spectrum after the first has a factor, ``calibration``.
-    own : sequence of str
+    own : sequence of str, or str
         Parameters that every spectrum has for itself.
     priors : mapping of str to Distribution, float or str
         Overrides of the components' priors by parameter name; a number holds the parameter fixed.
@@ -92,10 +93,10 @@ class SpectralFit:
     10.0
     """
 
-    spectrum: Any = field(metadata={"help": "such as PowerLaw() * Absorption('mw')"})
+    spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
     calibration: bool = field(default=False, metadata={"help": "whether each spectrum after the first has a factor"})
-    own: tuple[str, ...] = field(default=(), metadata={"help": "parameters that every spectrum has for itself"})
+    own: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters that every spectrum has for itself"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -314,7 +315,7 @@ class SpectralFit:
                 f"simulate: expected a statistic of counts; found {self.statistic}, whose data are normal."
             )
         observed, truth = simulated(self, key, data, parameters)
-        return data.with_counts(observed["counts"]), truth
+        return data.replace_observations(observed["counts"]), truth
 
     # What the inference and the surfaces ask of a program, beside calling it.
 

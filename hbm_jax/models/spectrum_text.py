@@ -15,6 +15,22 @@ CLASSES = {
     for name, thing in vars(components).items()
     if name in components.__all__ and inspect.isclass(thing) and issubclass(thing, Component)
 }
+# XSPEC's names of the components that have its normalisation.
+_AMPLITUDE = {"norm": "amplitude"}
+XSPEC: dict[str, tuple[str, dict[str, str]]] = {
+    "powerlaw": ("PowerLaw", _AMPLITUDE),
+    "bknpower": ("BrokenPowerLaw", _AMPLITUDE),
+    "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
+    "grbm": ("Band", _AMPLITUDE),
+    "bbodyrad": ("BlackBody", _AMPLITUDE),
+    "gaussian": ("GaussianLine", _AMPLITUDE),
+    "gauss": ("GaussianLine", _AMPLITUDE),
+    "tbabs": ("Absorption", {}),
+    "ztbabs": ("Absorption", {}),
+    "phabs": ("Absorption", {"model": "phabs"}),
+    "zphabs": ("Absorption", {"model": "phabs"}),
+    "constant": ("Constant", {}),
+}
 ARGUMENTS = {one.__name__: one for one in (Cosmology, FlatCosmology, Radiation, Grains)}
 
 
@@ -63,7 +79,10 @@ def spectrum_from_text(text: str) -> Component:
     Parameters
     ----------
     text : str
-        Components by name, with plain values as arguments, sums and products of them, and parentheses.
+        Components by name, with plain values as arguments, sums and products of them, and parentheses. XSPEC's names
+        stand for the same components with XSPEC's normalisation (powerlaw, bknpower, cutoffpl, grbm, bbodyrad, gauss,
+        tbabs, phabs, constant, in capitals or not); abundances are ``"wilm"`` unless said. Empty parentheses, and
+        quotation marks around a label, may be left out.
 
     Raises
     ------
@@ -74,6 +93,8 @@ def spectrum_from_text(text: str) -> Component:
     --------
     >>> list(spectrum_from_text("(PowerLaw() + BlackBody('bb')) * Absorption()").parameters)
     ['photon_index', 'log10_flux', 'bb_kT', 'bb_log10_flux', 'nh']
+    >>> spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw").parts[1]
+    Absorption(label='host', z=1.3)
     """
     expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r}"
     try:
@@ -87,9 +108,17 @@ def _composed(node: ast.expr, expected: str) -> Component:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
         left, right = _composed(node.left, expected), _composed(node.right, expected)
         return left + right if isinstance(node.op, ast.Add) else left * right
+    if isinstance(node, ast.Name):
+        node = ast.Call(node, [], [])
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise ValueError(f"{expected}, where {ast.unparse(node)} is no component.")
-    return _called(node, CLASSES, expected)
+    labelled = [ast.Constant(word.id) if isinstance(word, ast.Name) else word for word in node.args]
+    name = node.func.id
+    # PowerLaw is ours, POWERLAW is XSPEC's.
+    name, named = (name, {}) if name in CLASSES else XSPEC.get(name.lower(), (name, {}))
+    given = {word.arg for word in node.keywords}
+    more = [ast.keyword(key, ast.Constant(value)) for key, value in named.items() if key not in given]
+    return _called(ast.Call(ast.Name(name), labelled, [*node.keywords, *more]), CLASSES, expected)
 
 
 def _called(node: ast.Call, known: dict, expected: str):

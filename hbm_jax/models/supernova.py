@@ -21,7 +21,7 @@ import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import Cosmology, RedshiftMatrix
+from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
@@ -56,8 +56,9 @@ class Supernova:
 
     Parameters
     ----------
-    cosmology : str
-        ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat).
+    cosmology : str or Expansion
+        ``"lcdm"`` (flat), ``"olcdm"`` (with curvature), ``"wcdm"`` (flat), ``"owcdm"``, ``"w0wacdm"`` (flat),
+        ``"binned(0.3, 0.7)"`` (flat, w constant in bins of redshift), or a user's own `hbm_jax.models.Expansion`.
     latents : str
         How the true x1, c and m_b of each supernova are treated: ``"marginal"`` integrates them out exactly and
         samples the global parameters alone; ``"sampled"`` samples three per supernova, each as centred as a pilot run
@@ -127,7 +128,7 @@ class Supernova:
     0.3
     """
 
-    cosmology: str = field(default="lcdm", metadata={"help": ", ".join(background.FREE)})
+    cosmology: str | background.Expansion = field(default="lcdm", metadata={"help": background.HELP})
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
     mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude of their own"})
@@ -147,7 +148,7 @@ class Supernova:
     selection: str = field(default="none", metadata={"help": f"detection limit: {', '.join(SELECTIONS)}"})
 
     def __post_init__(self):
-        choose("cosmology", self.cosmology, tuple(background.FREE))
+        background.expansion(self.cosmology)  # raises for unknown names
         choose("treatment of latents", self.latents, LATENTS)
         choose("population of stretch", self.stretch, tuple(defaults.STRETCH))
         choose("population of colour", self.colour, tuple(defaults.COLOUR))
@@ -205,7 +206,7 @@ class Supernova:
         more = (
             (self.host_beta, defaults.HOST_BETA),
             (self.drift, defaults.DRIFT),
-            (self.outliers, defaults.OUTLIERS),
+            (self.outliers, defaults.outliers() if self.outliers else {}),
             (self.selection != "none", defaults.SELECTION),
         )
         return found | {name: prior for on, group in more if on for name, prior in group.items()}
@@ -299,7 +300,7 @@ class Supernova:
         return found
 
     def _sample_calibration(self, data: Supernovae):
-        """Sample the calibration offsets; return what they add to (x1, c, m_b), (N, 3); None where there are none."""
+        """Sample calibration offsets; return what they add to the observed (x1, c, m_b), (N, 3), if they matter."""
         if not data.offset_name:
             return None
         with numpyro.plate("offset", len(data.offset_name)):
@@ -401,7 +402,7 @@ class Supernova:
 
         NaN where there is no such universe: no big bang before the largest redshift. The density is zero there.
         """
-        return RedshiftMatrix(data.z_cmb, data.z_hel).distmod(cosmology)
+        return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample on the design of ``data``.
@@ -460,7 +461,7 @@ class Supernova:
     @property
     def description(self) -> str:
         """One line for reports."""
-        return f"Type Ia supernovae, {background.DESCRIPTIONS[self.cosmology]}, {self.latents} latents"
+        return f"Type Ia supernovae, {background.expansion(self.cosmology).description}, {self.latents} latents"
 
     def to_config(self) -> dict:
         """Choices as plain values, priors as text; ``Supernova(**config)`` is the same model."""

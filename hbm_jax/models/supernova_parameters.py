@@ -34,7 +34,6 @@ COLOUR: dict[str, dict[str, Prior]] = {
     "broken": {"beta_red": dist.Normal(0.0, 5.0)},
 }
 DRIFT: dict[str, Prior] = {"x1_drift": dist.Normal(0.0, 1.0), "c_drift": dist.Normal(0.0, 0.2)}
-OUTLIERS: dict[str, Prior] = {"outlier_fraction": dist.Beta(1.0, 19.0), "outlier_scatter": dist.LogNormal(0.0, 0.5)}
 SELECTION: dict[str, Prior] = {
     "m_lim": dist.Normal(24.0, 2.0),
     "m_lim_width": dist.LogNormal(-1.2, 0.5),
@@ -57,3 +56,8 @@ UNITS = {
     "m_lim": "mag",
     "m_lim_width": "mag",
 }
+
+
+def outliers() -> dict[str, Prior]:
+    """Return the default priors of outliers; a function, because making a Beta starts JAX, which an import must not."""
+    return {"outlier_fraction": dist.Beta(1.0, 19.0), "outlier_scatter": dist.LogNormal(0.0, 0.5)}

@@ -19,11 +19,15 @@ from hbm_jax.plotting.calibration import calibration
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
+from hbm_jax.plotting.dark_energy import equation_of_state, expansion_contour
+from hbm_jax.plotting.distance_moduli import distance_diagram, distance_residuals
 from hbm_jax.plotting.fits import population
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
+from hbm_jax.plotting.normal import forest, funnel
 from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
+from hbm_jax.plotting.regression import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.plotting.relation import lines, shrinkage_of_lines
 from hbm_jax.plotting.replicates import replicates
 from hbm_jax.plotting.residuals import hubble_residuals, influence
@@ -32,9 +36,17 @@ __all__ = [
     "LABELS",
     "afterglow_populations",
     "calibration",
+    "coefficients",
     "comparison",
     "corner",
+    "distance_diagram",
+    "distance_residuals",
+    "equation_of_state",
+    "expansion_contour",
+    "forest",
+    "funnel",
     "golenetskii_planes",
+    "group_effects",
     "host_columns",
     "hubble_diagram",
     "hubble_residuals",
@@ -46,9 +58,11 @@ __all__ = [
     "pareto_k",
     "population",
     "populations",
+    "predictive_check",
     "redshift_predictions",
     "replicates",
     "sensitivity",
+    "shrinkage",
     "shrinkage_of_lines",
     "spectra",
     "trace",

@@ -6,6 +6,7 @@ from typing import Any
 from hbm_jax.inference import Fit
 from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour, whim_parameters
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
+from hbm_jax.spectra.stack import SpectrumStack
 
 FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
     "spectra": (
@@ -41,5 +42,7 @@ WHIM_FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
 
 
 def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
-    """Figures of a fit of afterglows: those of the WHIM only where its density and temperature are free."""
+    """Figures of a fit of afterglows, those of the WHIM only where it is free; of a spectral fit, the counts alone."""
+    if isinstance(fit.data, SpectrumStack):
+        return {"spectra": FIGURES["spectra"]}
     return FIGURES | (WHIM_FIGURES if whim_parameters(fit.program) else {})  # type: ignore[arg-type]

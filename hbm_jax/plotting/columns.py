@@ -1,18 +1,16 @@
 """Figures of a population of afterglows: host columns against redshift, the WHIM, and the populations."""
 
-from typing import Any
-
 import jax
 import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpyro import distributions as dist
-from scipy.ndimage import gaussian_filter
 
 from hbm_jax.data import Afterglows
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow
+from hbm_jax.plotting.contours import joint_posterior, shown_range
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Figure, house_style
@@ -22,8 +20,6 @@ FAR = 1.0  # dex below its median that the 95 % interval of a column reaches whi
 LIMIT = "upper limit, 95 %"
 BARYONS = 1.9e-7  # cm^-3, hydrogen at redshift 0 if all baryons were gas: 0.0224 x 1.88e-29 g cm^-3 x 0.76 / m_H
 SHOWN_Z = (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
-LEVELS = (0.68, 0.95)
-NUM_CELLS = 60
 NUM_GRID = 300
 POPULATIONS = {"photon_index": "", "log10_flux": "erg/cm^2/s", "log10_nh": "1e22/cm^2"}
 SERIES = ((BLUE, "o"), (ORANGE, "s"))
@@ -163,47 +159,22 @@ def whim_contour(fit: Fit) -> Figure:
             + ("one that holds them." if model.whim else "one without WHIM.")
         )
     draws = np.stack([parameter(fit, name) for name in names])
-    priors: list[Any] = [model.all_priors[name] for name in names]
-    ranges = [_range(values, prior) for values, prior in zip(draws, priors, strict=True)]
+    priors = [model.all_priors[name] for name in names]
+    ranges = [shown_range(values, prior) for values, prior in zip(draws, priors, strict=True)]
     ranges[0] = (ranges[0][0], max(ranges[0][1], np.log10(BARYONS) + 0.15))
-    edges = [np.linspace(*limits, NUM_CELLS + 1) for limits in ranges]
-    centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
-    density = gaussian_filter(np.histogram2d(draws[0], draws[1], bins=[*edges])[0], 2.0, mode="nearest")
-    curves = [_density(prior, grid) for prior, grid in zip(priors, centres, strict=True)]
+    joint = joint_posterior(draws, priors, ranges)
     with house_style():
-        figure = Figure(figsize=(5.0, 4.8), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2))
-        main = figure.add_subplot(grid[1, 0])
-        above, beside = figure.add_subplot(grid[0, 0], sharex=main), figure.add_subplot(grid[1, 1], sharey=main)
-        levels = _levels(density)
-        main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
-        main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
-        # The figure may show a part of the prior only; its contours are those of all of it.
-        of_all = [_density(prior, _all_of(prior, limits)) for prior, limits in zip(priors, ranges, strict=True)]
-        outer = _levels(np.outer(*of_all))
-        main.contour(*centres, np.outer(*curves).T, outer, colors=[GREY], linewidths=0.9, linestyles="--")
-        for axis, values, centre, curve, flat in (
-            (above, draws[0], centres[0], curves[0], False), (beside, draws[1], centres[1], curves[1], True),
-        ):  # fmt: skip
-            marginal = np.histogram(values, np.linspace(*_ends(centre), len(centre) // 2 + 1), density=True)
-            axis.stairs(*marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if flat else "vertical")
-            line = (curve, centre) if flat else (centre, curve)
-            axis.plot(*line, "--", color=GREY, lw=0.9, label="prior")
-            axis.tick_params(labelbottom=False, labelleft=False)
-            (axis.xaxis if flat else axis.yaxis).set_ticks([])
-        for axis in (main, above):
+        for axis in (joint.main, joint.above):
             axis.axvline(np.log10(BARYONS), color=VERMILION, lw=1.1, zorder=5)
-        main.text(
+        joint.main.text(
             np.log10(BARYONS), 0.03, "all cosmic baryons ", color=VERMILION, rotation=90, ha="right", va="bottom",
-            fontsize=8.5, transform=main.get_xaxis_transform(),
+            fontsize=8.5, transform=joint.main.get_xaxis_transform(),
             path_effects=[withStroke(linewidth=2.0, foreground="white")],
         )  # fmt: skip
-        main.set_xlim(*ranges[0])
-        main.set_ylim(*ranges[1])
-        main.set_xlabel(label(names[0], "1/cm^3"))
-        main.set_ylabel(label(names[1], "K"))
-        above.legend(loc="upper left")
-    return figure
+        joint.main.set_xlabel(label(names[0], "1/cm^3"))
+        joint.main.set_ylabel(label(names[1], "K"))
+        joint.above.legend(loc="upper left")
+    return joint.figure
 
 
 def whim_parameters(model: Afterglow) -> tuple[str, ...]:
@@ -211,43 +182,6 @@ def whim_parameters(model: Afterglow) -> tuple[str, ...]:
     names = ("log10_n0_mean" if model.sightlines else "log10_n0", "log10_T")
     priors = model.all_priors
     return names if all(isinstance(priors.get(name), dist.Distribution) for name in names) else ()
-
-
-def _range(values, prior) -> tuple[float, float]:
-    """Range of the posterior with some room, within the support of a prior that has ends."""
-    low, high = np.quantile(values, (0.002, 0.998))
-    room = 0.15 * (high - low)
-    lowest = float(getattr(prior, "low", -np.inf))
-    highest = float(getattr(prior, "high", np.inf))
-    return max(low - room, lowest), min(high + room, highest)
-
-
-def _all_of(prior, otherwise: tuple[float, float]) -> np.ndarray:
-    """Grid over next to all of a prior; over the range shown where its ends cannot be told."""
-    try:
-        mean, std = float(prior.mean), float(prior.variance) ** 0.5
-    except (NotImplementedError, TypeError):
-        return np.linspace(*otherwise, NUM_GRID)
-    low, high = (float(getattr(prior, name, mean + sign * 6.0 * std)) for name, sign in (("low", -1), ("high", 1)))
-    return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*otherwise, NUM_GRID)
-
-
-def _ends(centres) -> tuple[float, float]:
-    half = 0.5 * (centres[1] - centres[0])
-    return centres[0] - half, centres[-1] + half
-
-
-def _density(prior, grid) -> np.ndarray:
-    with jax.enable_x64(True):
-        return np.exp(np.asarray(prior.log_prob(grid)))
-
-
-def _levels(density) -> list[float]:
-    """Densities above which the shares of `LEVELS` lie, the outer contour first."""
-    ordered = np.sort(density.ravel())[::-1]
-    share = np.cumsum(ordered) / ordered.sum()
-    found = [float(ordered[np.searchsorted(share, level)]) for level in LEVELS]
-    return [found[1], max(found[0], found[1] * (1.0 + 1e-9))]
 
 
 def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:

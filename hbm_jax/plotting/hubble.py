@@ -8,10 +8,12 @@ import numpy as np
 
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
-from hbm_jax.models import Supernova, background
+from hbm_jax.models import HubbleDiagram, Supernova, background
+from hbm_jax.plotting.distance_moduli import distance_diagram
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, SERIES, Figure, house_style
+from hbm_jax.registry import model_of
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated side by side
@@ -73,7 +75,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
         is shifted by its M0 less the median one.
     """
     model = program_of(fit, Supernova, Supernovae, "modulus_draws")
-    values = {p: parameter(fit, p) for p in ("H0", *background.FREE[model.cosmology], "M0")}
+    values = {p: parameter(fit, p) for p in ("H0", *background.expansion(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
     chosen = spread(total, num_draws)
     values = {p: np.broadcast_to(v, total)[chosen] for p, v in values.items()}
@@ -119,7 +121,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Of `hbm_jax.models.Supernova`, with its program and data. One of `hbm_jax.models.HubbleDiagram` gives
+        `distance_diagram`.
     num_draws : int
         Posterior draws behind the band.
 
@@ -139,6 +142,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     --------
     >>> hubble_diagram(fit).savefig("hubble.pdf")  # doctest: +SKIP
     """
+    if isinstance(model_of(fit), HubbleDiagram):
+        return distance_diagram(fit, num_draws)
     program_of(fit, Supernova, Supernovae, "hubble_diagram")
     data = fit.data
     points = standardise(fit)

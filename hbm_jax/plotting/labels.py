@@ -12,6 +12,9 @@ LABELS = {
     "Ok0": r"$\Omega_k$",
     "w0": r"$w_0$",
     "wa": r"$w_a$",
+    "omega_b": r"$\omega_\mathrm{b}$",
+    "r_d": r"$r_\mathrm{d}$",
+    **{f"w_{index}": f"$w_{index}$" for index in range(1, 10)},
     "z": r"$z$",
     "mu": r"$\mu$",
     # supernovae
@@ -28,6 +31,9 @@ LABELS = {
     "c_mean": r"$\langle c \rangle$",
     "c_std": r"$\sigma_c$",
     "c_true": r"true $c$",
+    "log10_mass": r"$\log_{10}\,M_\mathrm{host}$",
+    "mw_ebv": r"$E(B-V)_\mathrm{MW}$",
+    "probability_low_mass": "probability of a low-mass host",
     "m_b": r"$m_B$",
     "delta_beta": r"$\delta_\beta$",
     "beta_dust": r"$\beta_\mathrm{dust}$",
@@ -45,7 +51,6 @@ LABELS = {
     "m_lim": r"$m_\mathrm{lim}$",
     "m_lim_width": r"$\sigma_\mathrm{lim}$",
     "m_lim_colour": r"$\kappa_\mathrm{lim}$",
-    "log10_mass": r"$\log_{10}\,M_\mathrm{host}$",
     "m_b_true": r"true $m_B$",
     # X-ray spectra
     "nh": r"$N_\mathrm{H}$",

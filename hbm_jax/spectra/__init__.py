@@ -4,7 +4,7 @@ Energies in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV, columns
 """
 
 from hbm_jax.spectra.absorbers import Absorption, Constant, Whim
-from hbm_jax.spectra.components import Band, BlackBody, BrokenPowerLaw, CutoffPowerLaw, PowerLaw, photons
+from hbm_jax.spectra.components import Band, BlackBody, BrokenPowerLaw, CutoffPowerLaw, GaussianLine, PowerLaw, photons
 from hbm_jax.spectra.composition import Component, Parameter
 from hbm_jax.spectra.compression import compress
 from hbm_jax.spectra.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
@@ -30,6 +30,7 @@ __all__ = [
     "Component",
     "Constant",
     "CutoffPowerLaw",
+    "GaussianLine",
     "Goodness",
     "Parameter",
     "PowerLaw",

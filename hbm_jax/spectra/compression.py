@@ -9,16 +9,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 
 Floats = NDArray[np.float64]
 TOLERANCE = 1e-4  # of the log likelihood of a spectrum
-# Nodes of a panel, its width and the gap between kinks, from coarse to fine; the last is the reference.
+# Error of a panel (`num_nodes_of`), its width, and the error of a kink that is not cut, from coarse to fine.
 LEVELS = (
-    *((3, 0.15, 0.03), (3, 0.1, 0.015), (3, 0.05, 0.006), (3, 0.05, 0.003), (3, 0.05, 0.0015)),
-    *((3, 0.04, 0.0), (4, 0.05, 0.0), (5, 0.03, 0.0)),
+    *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
+    *((1e-9, 0.1, 1e-8), (1e-10, 0.1, 1e-9), (1e-11, 0.1, 0.0), (1e-13, 0.1, 0.0), (1e-15, 0.05, 0.0)),
 )
-_REFERENCE = (6, 0.025, 0.0)
+# Nodes of every panel and its width, cut at every kink: where no level will do, and what that is compared with.
+_UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
+_STEP = 3e-4  # in ln E, of the second differences by which a kink is known
 _CHUNK = 2048  # energies a compiled evaluation takes
 # Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].
 _INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0), (0.02, 1.0)
@@ -34,11 +36,33 @@ class Compressed(NamedTuple):
     fold : Fold
         Nodes and matrix.
     error : float
-        Largest change of the log likelihood over the spectra tried.
+        Largest change of the log likelihood over the spectra tried, each scaled to the observed counts.
+    relative : float
+        Largest relative change of their expected counts in all.
     """
 
     fold: Fold
     error: float
+    relative: float
+
+    def bound(self, expected: ArrayLike, observed: float) -> Floats:
+        """Largest change of the Poisson log likelihood of a spectrum tried, however bright.
+
+        Parameters
+        ----------
+        expected : (...)
+            Counts in all that it is scaled to.
+        observed : float
+            Counts observed in all.
+
+        Returns
+        -------
+        (...)
+            ``error + observed relative^2 + abs(observed - expected) relative``. With expected counts M s_g of a shape
+            s_g, the log likelihood is the sum of the observed counts times ln s_g, plus C ln M - M: the first part
+            changes by at most ``error``, the second by C ln(1 + relative) - M relative.
+        """
+        return self.error + observed * self.relative**2 + np.abs(observed - np.asarray(expected)) * self.relative
 
 
 def compress(
@@ -73,46 +97,65 @@ def compress(
     Returns
     -------
     Compressed
-        The coarsest level that keeps the tolerance over the trial spectra, or the finest one.
+        The coarsest level that keeps the tolerance over the trial spectra. Where none does, there is no compression:
+        six nodes in panels cut at every edge and kink, 2.5 % wide at most.
 
     Notes
     -----
     The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way
     columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
-    temperatures, each spectrum scaled to the observed counts, is folded by six nodes in panels cut at every edge,
-    2.5 % wide at most, and compared. ``tests/spectra/test_compression.py`` compares with spectra drawn at random.
+    temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold, and that with one
+    of eight nodes in panels half as wide. `Compressed.bound` is for spectra of another brightness, and
+    ``tests/spectra/test_compression.py`` for spectra drawn at random.
     """
     energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
     counts = np.asarray(counts, float)
-    shapes = [_panels(energy, z, whim, level) for level in (*LEVELS, _REFERENCE)]
-    reference = fold_of(energy, matrix, shapes[-1], _REFERENCE[0])
-    truth = _counts(reference, z, whim, abundances)
-    best = Compressed(reference, 0.0)
-    for (num_nodes, _, _), panels in zip(LEVELS, shapes[:-1], strict=True):
+
+    def folded(panels, num_nodes):
         fold = fold_of(energy, matrix, panels, num_nodes)
-        change = _shape_likelihood(counts, _counts(fold, z, whim, abundances)) - _shape_likelihood(counts, truth)
-        error = float(np.max(np.abs(change)))
-        best = Compressed(fold, error)
-        if error <= tolerance:
-            break
-    return best
+        return fold, trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
 
+    def compared(fold, found, truth):
+        change = _shape_likelihood(counts, found) - _shape_likelihood(counts, truth)
+        relative = found.sum(axis=-1) / truth.sum(axis=-1) - 1.0
+        return Compressed(fold, float(np.max(np.abs(change))), float(np.max(np.abs(relative))))
 
-def _panels(energy: Floats, z: float, whim: bool, level) -> Floats:
     low, high = float(energy[0]), float(energy[-1])
-    kinks = whim_edges(low, high, z) if whim else ()
-    return panel_edges(low, high, absorption_edges(low, high, (0.0, z)), kinks, width=level[1], gap=level[2])
+    edges = absorption_edges(low, high, (0.0, z))
+    kinks = whim_edges(low, high, z) if whim else np.zeros(0)
+    strength = _strength(kinks, z, abundances)
+
+    def panels_of(width, skipped):
+        gap = np.sqrt(skipped / strength)
+        some = gap < width
+        return panel_edges(low, high, edges, kinks[some], width=width, gap=gap[some])
+
+    whole, truth = folded(panels_of(_UNCOMPRESSED[1], 0.0), _UNCOMPRESSED[0])
+    for level, width, skipped in LEVELS:
+        panels = panels_of(width, skipped)
+        fold, found = folded(panels, num_nodes_of(panels, level))
+        best = compared(fold, found, truth)
+        if best.error <= tolerance:
+            return best
+    _, finer = folded(panels_of(_FINER[1], 0.0), _FINER[0])
+    return compared(whole, truth, finer)
+
+
+def _strength(kinks: Floats, z: float, abundances: str) -> Floats:
+    """Change of slope of the transmitted spectrum in ln E at each kink, the largest of the trial media."""
+    if not len(kinks):
+        return kinks
+    around = kinks * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
+    log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
+    tau = whim_at(around.ravel(), z, log10_n0, log10_T, metallicity, abundances).reshape(-1, *around.shape)
+    change = np.abs(tau[:, 0] - 2.0 * tau[:, 1] + tau[:, 2]) * np.exp(-tau[:, 1]) / _STEP
+    return np.maximum(np.max(change, axis=0), 1e-12)
 
 
 def _shape_likelihood(counts: Floats, expected: Floats) -> Floats:
     """Poisson log likelihood of spectra that are scaled to the observed counts, but for a constant."""
     some = counts > 0
     return np.log(expected[:, some] / expected.sum(axis=-1, keepdims=True)) @ counts[some]
-
-
-def _counts(fold: Fold, z: float, whim: bool, abundances: str) -> Floats:
-    """Return expected counts of the trial spectra, (num_trials, num_groups)."""
-    return trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
 
 
 def trial_spectra(energy: Floats, z: float, *, whim: bool, abundances: str = "wilm") -> Floats:

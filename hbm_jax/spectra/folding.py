@@ -7,6 +7,7 @@ from values at the nodes to expected counts in groups of channels.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matt
 
 Floats = NDArray[np.float64]
 WIDTH = 0.05  # of a panel in ln E, at most
+STEEPNESS = 10.0  # d ln N / d ln E of spectra whose nodes are counted: 3 optical depths of cold matter
+MAX_NODES = 8
 GAP = 0.006  # in ln E, between a kink and the nearest cut: nearer ones share a panel
 
 
@@ -43,7 +46,7 @@ def panel_edges(
     kinks: ArrayLike = (),
     *,
     width: float = WIDTH,
-    gap: float = GAP,
+    gap: ArrayLike = GAP,
 ) -> Floats:
     """Cut a band of energies where a spectrum is not smooth.
 
@@ -55,19 +58,22 @@ def panel_edges(
         Energies at which the spectrum jumps [keV]; each is a cut.
     kinks : (num_kinks,)
         Energies at which it bends; those nearer than ``gap`` to a cut are left out.
-    width, gap : float
-        Largest width of a panel, and smallest distance of a kink, in ln E.
+    width : float
+        Largest width of a panel in ln E.
+    gap : float or (num_kinks,)
+        Smallest distance of each kink in ln E; kinks with a small one are cut first.
 
     Returns
     -------
     (num_panels + 1,)
         Increasing.
     """
-    inside = [np.asarray(c, float)[(np.asarray(c) > low) & (np.asarray(c) < high)] for c in (jumps, kinks)]
-    cuts = list(np.unique(np.concatenate([[low, high], inside[0]])))
-    for kink in np.unique(inside[1]):
-        place = int(np.searchsorted(cuts, kink))
-        if np.log(kink / cuts[place - 1]) > gap and np.log(cuts[place] / kink) > gap:
+    jumps, kinks = np.asarray(jumps, float), np.asarray(kinks, float)
+    cuts = list(np.unique(np.concatenate([[low, high], jumps[(jumps > low) & (jumps < high)]])))
+    gaps = np.broadcast_to(np.asarray(gap, float), kinks.shape)
+    for index in np.lexsort((kinks, gaps)):
+        kink, place = kinks[index], int(np.searchsorted(cuts, kinks[index]))
+        if low < kink < high and min(np.log(kink / cuts[place - 1]), np.log(cuts[place] / kink)) > gaps[index]:
             cuts.insert(place, float(kink))
     edges = [np.array([low])]
     for start, end in itertools.pairwise(cuts):
@@ -75,7 +81,30 @@ def panel_edges(
     return np.concatenate(edges)
 
 
-def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: int = 3) -> Fold:
+def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
+    """Fewest Gauss nodes in each panel, so that narrow panels take one or two.
+
+    Parameters
+    ----------
+    panels : (num_panels + 1,)
+        From `panel_edges`.
+    error : float
+        Of the integral over ln E of a panel, by the remainder of Gauss's rule for exp(s ln E), s = ``STEEPNESS``.
+
+    Returns
+    -------
+    (num_panels,) int
+        1 to 8.
+    """
+    width = np.diff(np.log(np.asarray(panels, float)))
+    found = np.full(len(width), MAX_NODES)
+    for n in range(MAX_NODES - 1, 0, -1):
+        remainder = math.factorial(n) ** 4 / ((2 * n + 1) * math.factorial(2 * n) ** 3)
+        found[remainder * (STEEPNESS * width) ** (2 * n) * width <= error] = n
+    return found
+
+
+def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> Fold:
     """Integrate the polynomials through the nodes of every panel against a response.
 
     Parameters
@@ -86,7 +115,7 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
         Response in each bin to photons of any energy within it.
     panels : (num_panels + 1,)
         From `panel_edges`, over the same band.
-    num_nodes : int
+    num_nodes : int or (num_panels,) int
         Gauss nodes of a panel.
 
     Returns
@@ -103,7 +132,7 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
     return Fold(nodes, np.ascontiguousarray((integrals.T @ np.asarray(matrix, float)).T))
 
 
-def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: int = 3) -> tuple[Floats, sparse.csr_matrix]:
+def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> tuple[Floats, sparse.csr_matrix]:
     """Nodes and what takes values there to integrals over bins: `fold_of` without a response.
 
     Parameters
@@ -116,22 +145,30 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: int = 3) -> tu
     (num_nodes,), sparse (num_energies, num_nodes)
     """
     energy, panels = np.asarray(energy, float), np.asarray(panels, float)
-    x, w = legendre.leggauss(num_nodes)
-    nodes = 0.5 * (panels[1:] + panels[:-1])[:, None] + 0.5 * np.diff(panels)[:, None] * x
+    width = np.diff(panels)
+    each = np.broadcast_to(np.asarray(num_nodes, int), len(width))
+    first = np.append(0, np.cumsum(each))
     # Every piece lies in one bin and in one panel.
     cuts = np.union1d(energy, panels)
     cuts = cuts[(cuts >= energy[0]) & (cuts <= energy[-1])]
     middle, half = 0.5 * (cuts[1:] + cuts[:-1]), 0.5 * np.diff(cuts)
     in_bin = np.searchsorted(energy, middle) - 1
-    in_panel = np.clip(np.searchsorted(panels, middle) - 1, 0, len(panels) - 2)
-    start, width = panels[in_panel], np.diff(panels)[in_panel]
-    place = 2.0 * ((middle[:, None] + half[:, None] * x) - start[:, None]) / width[:, None] - 1.0
-    lagrange = legendre.legvander(place, num_nodes - 1) @ np.linalg.inv(legendre.legvander(x, num_nodes - 1))
-    weights = np.einsum("pq,pqn->pn", half[:, None] * w, lagrange)
-    columns = in_panel[:, None] * num_nodes + np.arange(num_nodes)
-    rows = np.repeat(in_bin, num_nodes)
-    shape = (len(energy) - 1, nodes.size)
-    return nodes.ravel(), sparse.csr_matrix((weights.ravel(), (rows, columns.ravel())), shape=shape)
+    in_panel = np.clip(np.searchsorted(panels, middle) - 1, 0, len(width) - 1)
+    nodes = np.empty(first[-1])
+    weights, rows, columns = [], [], []
+    for n in np.unique(each):
+        x, w = legendre.leggauss(n)
+        some = np.flatnonzero(each == n)
+        nodes[first[some, None] + np.arange(n)] = panels[some, None] + 0.5 * width[some, None] * (1.0 + x)
+        pieces = np.flatnonzero(each[in_panel] == n)
+        of, part = in_panel[pieces, None], half[pieces, None]
+        place = 2.0 * ((middle[pieces, None] + part * x) - panels[of]) / width[of] - 1.0
+        lagrange = legendre.legvander(place, n - 1) @ np.linalg.inv(legendre.legvander(x, n - 1))
+        weights.append(np.einsum("pq,pqn->pn", part * w, lagrange).ravel())
+        rows.append(np.repeat(in_bin[pieces], n))
+        columns.append((first[of] + np.arange(n)).ravel())
+    entries = np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))
+    return nodes, sparse.csr_matrix(entries, shape=(len(energy) - 1, nodes.size))
 
 
 def absorption_edges(low: float, high: float, redshifts: ArrayLike = (0.0,)) -> Floats:

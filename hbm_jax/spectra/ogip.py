@@ -6,6 +6,7 @@ Whatever is wrong with a file ends in one kind of error, `DataError`, that names
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     of Poisson counts in STAT_ERR, which are not used. A RATE is multiplied by the exposure. It is Poisson where
     POISSERR is T, or where that gives whole numbers to single precision and the file gives no STAT_ERR with
     POISSERR = F. All other values keep their STAT_ERR as Gaussian errors. QUALITY, GROUPING, BACKSCAL and AREASCAL may
-    be a column or a keyword. SYS_ERR and CORRFILE are not used.
+    be a column or a keyword. SYS_ERR and CORRFILE are not used; a file that has one is read with a warning.
     """
     path, number = numbered(path)
     with opened(path) as hdus:
@@ -76,7 +77,14 @@ def read_pha(path: str | Path) -> list[Spectrum]:
                 f"{table.where}: expected a spectrum of number 1 to {len(rows)}; found number {number} asked for."
             )
         picked = rows if number is None else [rows[number - 1]]
-        return [_spectrum(table, row) for row in picked]
+        found = [_spectrum(table, row) for row in picked]
+        said = [_not_used(table, row, len(one)) for row, one in zip(picked, found, strict=True)]
+    for key in ("SYS_ERR", "CORRFILE"):
+        texts = [text[key] for text in said if key in text]
+        if texts:
+            more = f", nor are those of {len(texts) - 1} more spectra of the file" if len(texts) > 1 else ""
+            warnings.warn(f"{texts[0]}{more}.", stacklevel=2)
+    return found
 
 
 class _Table:
@@ -154,6 +162,18 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         error=error,
         files={key: name for key, name in files.items() if name.lower() not in NONE},
     )
+
+
+def _not_used(table: _Table, row: int | None, num: int) -> dict[str, str]:
+    """Say of systematic errors and of a correction that they are there: a statistic of counts has no place for them."""
+    said = {}
+    systematic = table.of("SYS_ERR", 0.0, row, num) != 0
+    if systematic.any():
+        said["SYS_ERR"] = f"{table.at(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are not used"
+    name = table.name("CORRFILE", row)
+    if name.lower() not in NONE and (table.of("CORRSCAL", 1.0, row, num) != 0).any():
+        said["CORRFILE"] = f"{table.at(row)}, CORRFILE: the correction {name!r} is not applied"
+    return said
 
 
 def _counts(table: _Table, row: int | None, values: Floats, exposure: float) -> tuple[Floats, Floats | None]:

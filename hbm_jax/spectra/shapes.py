@@ -7,11 +7,13 @@ narrow bin. Arguments broadcast; any floating type; NaN outside the domain.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr
 from jax.typing import ArrayLike
 
 # Of Gauss and Legendre, over a whole band. Largest errors for cut-offs and temperatures down to 0.03 of its low end:
@@ -19,6 +21,7 @@ from jax.typing import ArrayLike
 NUM_NODES = 64
 _SERIES = 0.5  # below, sinh(y)/y is its series: the quotient's slope would lose 1/y digits
 _TERMS = 8  # of the series: 0.5^16 / 17! is 4e-20
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _FAR = 1e3  # in ln E: beyond every band
 
 
@@ -148,3 +151,23 @@ def black_body_integral(middle, width, power, kT):
     """Ln of the integral, by quadrature."""
     kT = jnp.expand_dims(kT, -1)
     return jnp.log(width) + log_mean(lambda x: (power + 1.0) * x + black_body(x, jnp.exp(x), kT), middle, width)
+
+
+def gaussian_line(energy, centre, sigma):
+    """Ln of a normal density in energy."""
+    return -0.5 * ((energy - centre) / sigma) ** 2 - jnp.log(sigma) - _HALF_LOG_2PI
+
+
+def gaussian_line_integral(middle, width, power, centre, sigma):
+    """Ln of the integral: of the line's share in the band, and of its mean energy there; in both tails too."""
+    low = (jnp.exp(middle - 0.5 * width) - centre) / sigma
+    high = low + 2.0 * jnp.exp(middle) * jnp.sinh(0.5 * width) / sigma
+    # The half of the normal distribution that has the smaller tail: 1 - 1e-20 is 1.
+    beyond = low > 0.0
+    upper, lower = jnp.where(beyond, -low, high), jnp.where(beyond, -high, low)
+    log_upper = log_ndtr(upper)
+    share = log_upper + jnp.log(-jnp.expm1(log_ndtr(lower) - log_upper))
+    if not power:
+        return share
+    ends = (jnp.exp(-0.5 * end**2 - _HALF_LOG_2PI - share) for end in (low, high))
+    return share + jnp.log(centre + sigma * (next(ends) - next(ends)))

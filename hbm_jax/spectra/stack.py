@@ -172,7 +172,32 @@ class SpectrumStack:
             **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},
         )
 
-    def with_counts(self, counts: ArrayLike) -> "SpectrumStack":
+    def describe(self) -> str:
+        """Return one paragraph: how many spectra, with how many counts at which energies."""
+        counts, groups = np.asarray(self.counts).sum(axis=1), np.asarray(self.used).sum(axis=1)
+        parts = [
+            f"{name}: {total:.0f} counts in {time:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
+            f"{', with a background' if behind else ''}"
+            for name, total, time, num, low, high, behind in zip(
+                self.name, counts, self.exposure, groups,
+                np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1), self.has_background, strict=True,
+            )
+        ]  # fmt: skip
+        return "; ".join(parts) + "."
+
+    def to_table(self):
+        """Return an astropy ``Table``, one row a spectrum."""
+        from astropy.table import Table
+
+        sums = {key: np.asarray(getattr(self, key)).sum(axis=1) for key in ("counts", "background", "used")}
+        ranges = {"e_min": np.nanmin(self.e_min, axis=1), "e_max": np.nanmax(self.e_max, axis=1)}
+        return Table(
+            {"name": list(self.name), "exposure": np.array(self.exposure)}
+            | {"counts": sums["counts"], "background": sums["background"], "groups": sums["used"]}
+            | ranges
+        )
+
+    def replace_observations(self, counts: ArrayLike) -> "SpectrumStack":
         """Return a copy with other counts in the source region, (N, G).
 
         Raises

@@ -130,3 +130,38 @@ def test_padding_counts_for_nothing_and_is_not_drawn():
         values = np.asarray(drawn)[:, i][:, USED[i]].reshape(20_000, -1)
         assert (np.abs(values.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / 20_000)).all()
         np.testing.assert_allclose(np.cov(values.T), covariance, atol=0.06 * np.diag(covariance).max())
+
+
+@pytest.mark.parametrize("moves", [True, False])
+@pytest.mark.parametrize("used", [USED, np.ones_like(USED)])
+def test_the_written_derivative_is_that_of_the_density(moves, used):
+    """By every argument, against automatic differentiation of the dense Gaussian, and forward against reverse."""
+
+    def dense_density(slope, x_scale, scatter, m, s, c, t, shift, intercept, errors, value, row):
+        keep = np.flatnonzero(used[row])
+        x, y, e = value[row, keep, 0] - shift[row], value[row, keep, 1] - intercept[row], errors[row, keep]
+        a, num, v = slope[row], len(keep), x_scale**2
+        eye = jnp.eye(num)
+        xx = eye * (v + e[:, 0]) + s**2
+        xy = eye * (a * v + e[:, 1]) + a * s**2
+        yy = eye * (a**2 * v + scatter**2 + e[:, 2]) + a**2 * s**2 + t**2
+        covariance = jnp.block([[xx, xy], [xy, yy]])
+        residual = jnp.concatenate([x - m, y - a * m - c[row]])
+        log_det = jnp.linalg.slogdet(covariance)[1]
+        return -0.5 * (residual @ jnp.linalg.solve(covariance, residual) + log_det + 2 * num * np.log(2 * np.pi))
+
+    def density(slope, x_scale, scatter, m, s, c, t, shift, intercept, errors, value, row):
+        s = s if moves else None
+        given = GroupedLinearRelation(m, s, c, t, slope, x_scale, scatter, shift, intercept, errors, used)
+        return given.log_prob(value)[row]
+
+    at = (SLOPE, 0.25, 0.1, 0.3, 0.3 if moves else 0.0, OFFSET, 0.4, SHIFT, INTERCEPT, ALL_ERRORS, VALUE)
+    at = tuple(jnp.asarray(a) for a in at)
+    for row in range(3):
+        by = tuple(range(11))
+        found, expected = (jax.grad(f, by)(*at, row) for f in (density, dense_density))
+        for i in by:
+            if moves or i != 4:
+                np.testing.assert_allclose(found[i], expected[i], rtol=1e-8, atol=1e-8)
+    second, expected = (jax.hessian(f)(at[0], *at[1:], 0) for f in (density, dense_density))
+    np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-8)

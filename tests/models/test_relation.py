@@ -1,5 +1,8 @@
 """The linear relation: exact marginals, what goes in comes out, limits and outliers, and what is refused."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from hbm_jax.data.relations import PointsInGroups, read_relation
 from hbm_jax.models.relation import Relation
 from hbm_jax.validation import DataError
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TRUE = {"alpha_mean": 1.5, "alpha_std": 0.3, "beta_mean": 2.0, "beta_std": 0.5, "intrinsic_scatter": 0.2}
 
 
@@ -74,6 +78,72 @@ def test_the_marginal_density_is_that_of_the_sampled_one_integrated():
         cov[:, 1, :, 1] += 0.6**2
         expected += multivariate_normal(np.tile(mean, num), cov.reshape(2 * num, 2 * num)).logpdf(measured.ravel())
     assert density == pytest.approx(expected, rel=1e-10)
+
+
+FIXED = {"alpha": 1.4, "beta": 1.8, "intrinsic_scatter": 0.3, "x_mean": 0.9, "x_std": 1.1}
+MORE: dict = {
+    "plain": ({}, {}, ()),
+    "outliers": ({"outliers": True}, {"outlier_fraction": 0.2, "outlier_scatter": 3.0}, ()),
+    "limits": ({}, {}, ("limit_x", "limit_y")),
+    "mixture": ({"num_components": 2}, {}, ()),
+}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_the_sampled_form_integrated_over_the_true_predictors_is_the_marginal_one(kind):
+    """Point by point, by a fine sum over the site of the true predictor."""
+    options, priors, limits = MORE[kind]
+    columns, *_ = points(1, 6)
+    del columns["group"]
+    columns |= {name: ["upper" if i == place else "" for i in range(6)] for place, name in enumerate(limits)}
+    data = PointsInGroups.from_columns(columns)
+    priors = FIXED | priors
+    values = {}
+    if kind == "mixture":
+        del priors["x_mean"], priors["x_std"]
+        values = {"x_mean": np.array([0.2, 1.5]), "x_std": np.array([0.5, 0.9]), "x_weight": np.array([0.3, 0.7])}
+    model = {
+        form: Relation(pooling="complete", latents=form, priors=priors, **options) for form in ("marginal", "sampled")
+    }
+
+    def density(form, values):
+        seeded = handlers.seed(handlers.substitute(model[form], data=values), 0)
+        trace = handlers.trace(seeded).get_trace(data)
+        site = trace["observed"]
+        fn = site["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        found = fn.log_prob(site["value"])[0]
+        x = next((n for n in ("_x", "x") if n in trace and trace[n]["type"] == "sample"), None)
+        return found if x is None else found + trace[x]["fn"].log_prob(trace[x]["value"])[0]
+
+    with jax.enable_x64(True):
+        expected = np.asarray(density("marginal", values))
+        grid = np.linspace(-12.0, 12.0, 2401)
+        name = "x" if kind == "mixture" else "_x"
+        each = jax.lax.map(lambda x: density("sampled", values | {name: jnp.full((1, 6), x)}), jnp.asarray(grid))
+    found = np.log(np.exp(np.asarray(each)).sum(axis=0) * (grid[1] - grid[0]))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_slopes_and_intercept_are_correlated_among_groups():
+    """Of two predictors: the lines of groups, drawn from the program, have the correlations of its factor."""
+    rng = np.random.default_rng(2)
+    columns = {
+        "a": rng.normal(size=1200), "b": rng.normal(size=1200), "y": rng.normal(size=1200),
+        "sigma_y": np.full(1200, 0.1), "group": [f"g{i // 3}" for i in range(1200)],
+    }  # fmt: skip
+    data = PointsInGroups.from_columns(columns, predictors=["a", "b"])
+    correlation = np.array([[1.0, 0.6, -0.5], [0.6, 1.0, 0.1], [-0.5, 0.1, 1.0]])
+    values = {"correlation_factor": np.linalg.cholesky(correlation), "alpha_std": np.array([0.5, 2.0])}
+    program = handlers.substitute(Relation(correlated=True, pivot=0.0), data=values | {"beta_std": 0.7})
+    trace = handlers.trace(handlers.seed(program, 1)).get_trace(data, observed=False)
+    lines = np.column_stack([trace["alpha"]["value"], trace["beta"]["value"]])
+    assert lines.shape == (400, 3)
+    np.testing.assert_allclose(np.corrcoef(lines.T), correlation, atol=0.15)
+    np.testing.assert_allclose(lines.std(axis=0), [0.5, 2.0, 0.7], rtol=0.12)
+    with pytest.raises(DataError, match="a prior of correlation expects one predictor; found 2"):
+        handlers.trace(handlers.seed(Relation(correlated=True, priors={"correlation": 0.1}), 1)).get_trace(data)
 
 
 def test_what_goes_in_comes_out_in_every_form():
@@ -204,6 +274,9 @@ def test_tables_come_back(tmp_path):
         ({"limit_y": ["above"] * 36}, ["limit_y", "'upper', 'lower'", "above"]),
         ({"limit_y": ["upper"] * 36, "limit_x": ["upper"] * 36}, ["one limit"]),
         ({"sigma_x": np.full(36, -1.0)}, ["sigma_x", "0 or more"]),
+        ({"group": ["", *["g"] * 35]}, ["group", "row 0", "the name of a group"]),
+        ({"sigma_x": np.zeros(36), "correlation": np.full(36, 0.5)}, ["correlation", "row 0", "one of the two errors"]),
+        ({"y": [np.nan, *[1.0] * 35], "limit_y": ["upper"] * 36}, ["y, row 0", "finite number"]),
     ],
 )
 def test_bad_points(change, words):
@@ -225,8 +298,12 @@ def test_bad_choices(tmp_path):
         Relation(priors={"alpha_men": 1.0})
     with pytest.raises(ValueError, match="correlated=True expects pooling='partial'"):
         Relation(pooling="none", correlated=True)
-    with pytest.raises(ValueError, match="one component and no outliers"):
-        Relation(latents="sampled", outliers=True)
+    exact = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y", "group")})
+    with pytest.raises(DataError, match="expected an error of x in every point"):
+        handlers.trace(handlers.seed(Relation(latents="sampled"), 0)).get_trace(exact)
+    bare = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_x", "group")})
+    with pytest.raises(DataError, match="expected an error of y in every point"):
+        handlers.trace(handlers.seed(Relation(scatter=False), 0)).get_trace(bare)
     one = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y")})
     with pytest.raises(DataError, match="two groups or more; found 1"):
         handlers.trace(handlers.seed(Relation(), 0)).get_trace(one)
@@ -235,18 +312,78 @@ def test_bad_choices(tmp_path):
         read_relation(tmp_path / "points.csv")
 
 
+def test_errors_of_several_predictors_may_be_correlated(tmp_path):
+    rng = np.random.default_rng(8)
+    columns = {key: rng.normal(size=9) for key in ("a", "b", "y")}
+    columns |= {"sigma_a": np.full(9, 0.2), "sigma_b": np.full(9, 0.3), "sigma_y": np.full(9, 0.1)}
+    given = columns | {"correlation_a_b": np.full(9, 0.5), "covariance_b_y": np.full(9, -0.006)}
+    data = PointsInGroups.from_columns(given, predictors=["a", "b"])
+    expected = [[0.04, 0.03, 0.0], [0.03, 0.09, -0.006], [0.0, -0.006, 0.01]]
+    np.testing.assert_allclose(data.errors[0, 4], expected, rtol=1e-12)
+    data.to_table().write(tmp_path / "points.ecsv")
+    again = read_relation(tmp_path / "points.ecsv", predictors=["a", "b"])
+    np.testing.assert_allclose(again.errors, data.errors, rtol=1e-12, atol=1e-15)
+    # Each pair possible, all of them together not.
+    wrong = {
+        "correlation_a_b": np.full(9, 0.9),
+        "correlation_b_y": np.full(9, 0.9),
+        "correlation_a_y": np.full(9, -0.9),
+    }
+    with pytest.raises(DataError, match="positive definite 3 x 3 matrix"):
+        PointsInGroups.from_columns(columns | wrong, predictors=["a", "b"])
+    with pytest.raises(DataError, match="as in 'correlation_a_y', with 2 predictors"):
+        PointsInGroups.from_columns(columns | {"correlation": np.zeros(9)}, predictors=["a", "b"])
+
+
+def test_the_slope_of_greatest_density_is_not_attenuated():
+    """As linmix, with errors in both, scatter and limits: least squares is too flat, the best line is not."""
+    rng = np.random.default_rng(12)
+    x = rng.normal(1.0, 1.0, 600)
+    y = 1.5 * (x - 1.0) + 2.0 + rng.normal(0, 0.3, 600) + rng.normal(0, 0.2, 600)
+    x = x + rng.normal(0, 0.8, 600)
+    columns = {"x": x, "y": y, "sigma_x": np.full(600, 0.8), "sigma_y": np.full(600, 0.2)}
+    below = y < 1.0
+    limited = columns | {"y": np.where(below, 1.0, y), "limit_y": np.where(below, "upper", "")}
+    flat = np.polyfit(x, y, 1)[0]
+    assert flat < 1.5 / 1.64 + 0.1  # 1 / (1 + 0.8^2) of the true slope
+    for given in (columns, limited):
+        data = PointsInGroups.from_columns(given)
+        best = hbm.maximum_likelihood(Relation(pooling="complete", pivot=1.0), data, errors="curvature")
+        slope, error = best.table.loc["alpha", ["value", "std"]]
+        assert abs(slope - 1.5) < 3.5 * error
+        assert slope - flat > 5 * error
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("limits", [False, True])
-def test_posteriors_are_calibrated(limits):
-    columns, *_ = points(6, 6, seed=4)
-    if limits:
-        columns |= {"threshold_y": np.full(len(columns["y"]), 1.5)}
-    data = PointsInGroups.from_columns(columns)
-    priors = {
-        "alpha_mean": "Normal(1.5, 0.5)", "alpha_std": "HalfNormal(0.5)", "beta_mean": "Normal(2, 0.5)",
-        "beta_std": "HalfNormal(0.7)", "intrinsic_scatter": "HalfNormal(0.4)", "x_mean": "Normal(1, 0.5)",
-        "x_std": "HalfNormal(1)",
-    }  # fmt: skip
-    result = hbm.calibrate(Relation(pivot=1.0, priors=priors), data, num_replicates=512, seed=3, progress=False)
-    print(result)
-    assert result.calibrated, str(result)
+def test_posteriors_are_calibrated(monkeypatch):
+    """With partial pooling, correlated too, with limits, and as linmix; 512 replicates each."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    from calibration_relation import cases
+
+    for name, model, data in cases():
+        result = hbm.calibrate(model, data, num_replicates=512, seed=3, progress=False)
+        print(name, result)
+        assert result.calibrated, f"{name}: {result}"
+
+
+@pytest.mark.slow
+def test_linmix_problems_give_the_truth_back():
+    """Twenty samples of 100 points with errors in both, scatter and limits: pulls of every parameter."""
+    true = {"alpha": 1.5, "beta": 2.0, "intrinsic_scatter": 0.3, "x_mean": 1.0, "x_std": 1.0}
+    rng = np.random.default_rng(9)
+    pulls = []
+    for seed in range(20):
+        columns = {
+            "x": rng.normal(1.0, 1.0, 100), "y": np.zeros(100), "sigma_x": rng.uniform(0.3, 0.8, 100),
+            "sigma_y": rng.uniform(0.1, 0.4, 100), "threshold_y": np.full(100, 1.0),
+        }  # fmt: skip
+        model = Relation(pooling="complete", pivot=1.0)
+        data, _ = model.simulate(jax.random.key(seed), PointsInGroups.from_columns(columns), true)
+        assert 0.1 < data.is_limit.mean() < 0.45
+        fit = hbm.sample(model, data, seed=1, progress=False)
+        assert fit.verdict.usable, str(fit.verdict)
+        draws = {name: fit.posterior[name].to_numpy() for name in true}
+        pulls.append([(draws[name].mean() - value) / draws[name].std() for name, value in true.items()])
+    pulls = np.array(pulls)
+    assert (np.abs(pulls.mean(axis=0)) < 4.0 / np.sqrt(20)).all(), pulls.mean(axis=0)
+    assert ((pulls**2).mean(axis=0) < 2.2).all()

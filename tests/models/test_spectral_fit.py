@@ -18,7 +18,7 @@ from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.protocol import Model
 from hbm_jax.models.spectrum_text import spectrum_from_text, spectrum_to_text
-from hbm_jax.spectra.components import Absorption, BlackBody, Component, PowerLaw, Whim
+from hbm_jax.spectra.components import Absorption, BlackBody, Component, Constant, GaussianLine, PowerLaw, Whim, photons
 from hbm_jax.spectra.compression import neutral_at
 from hbm_jax.spectra.grouping import group, groups, noticed
 from hbm_jax.spectra.ogip import read_spectrum
@@ -277,6 +277,7 @@ def test_a_subtracted_background_as_in_sherpa(shared_data):
         PowerLaw(),
         (PowerLaw(norm="amplitude") + BlackBody("soft")) * Absorption("mw", abundances="aspl"),
         Absorption() * (PowerLaw() + BlackBody("a") * Absorption("b", z=(1.0, 2.0))),
+        (PowerLaw() + GaussianLine("fe", norm=(5.0, 8.0))) * Absorption("mw"),
         PowerLaw() * Whim(z=1.5, cosmology=Cosmology.flat(H0=70.0, Om0=0.3)) * Absorption(z=None, grains=False),
     ],
 )
@@ -284,6 +285,30 @@ def test_text_of_a_spectrum(spectrum):
     assert json.loads(json.dumps(SpectralFit(spectrum).to_config()))["spectrum"] == spectrum_to_text(spectrum)
     assert spectrum_from_text(spectrum_to_text(spectrum)) == spectrum
     assert SpectralFit(spectrum_to_text(spectrum)) == SpectralFit(spectrum)
+
+
+def test_xspecs_names_have_xspecs_normalisation():
+    found = spectrum_from_text(
+        "constant * TBabs(mw) * zTBabs(host, z=1.3) * (powerlaw + gauss(fe) + bbodyrad(norm=(1, 2)))"
+    )
+    light = PowerLaw(norm="amplitude") + GaussianLine("fe") + BlackBody(norm=(1, 2))
+    assert found == Constant() * Absorption("mw") * Absorption("host", z=1.3) * light
+    assert spectrum_from_text("phabs*PowerLaw") == Absorption(model="phabs") * PowerLaw()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.01])
+def test_a_line_is_folded_as_its_photons_are(two, sigma):
+    one = two.subset([0])
+    held = {"energy": 6.4, "sigma": sigma, "log10_amplitude": "Normal(-3.7, 0.1)", "photon_index": "Normal(2, 0.1)"}
+    model = SpectralFit(PowerLaw() + GaussianLine(), priors=held | {"log10_flux": "Normal(-11, 0.1)"})
+    values = {"energy": 6.4, "sigma": sigma, "log10_amplitude": -3.7, "photon_index": 2.0, "log10_flux": -11.0}
+    edges, response = one.grouped_response(0)
+    exact = np.asarray(photons(model.spectrum, edges)(values)) @ response
+    prepared = model.prepare(one)
+    found = model.expected(prepared, values)[0]
+    assert exact[np.asarray(one.e_max[0])[: len(exact)] > 6.0].sum() > 30.0  # the line is seen
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+    assert prepared.errors[0] < 1e-3
 
 
 @dataclasses.dataclass(frozen=True)

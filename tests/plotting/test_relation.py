@@ -9,11 +9,14 @@ import hbm_jax as hbm
 from hbm_jax.data import PointsInGroups
 from hbm_jax.models import Relation
 from hbm_jax.plotting import lines, shrinkage_of_lines
+from hbm_jax.plotting.relation import _alone
 from hbm_jax.registry import of_fit
+
+OPTIONS = {"seed": 1, "num_samples": 200, "num_warmup": 300, "progress": False}
 
 
 @functools.cache
-def fitted():
+def fitted(pooling="partial"):
     rng = np.random.default_rng(2)
     of = np.repeat(np.arange(5), [8, 8, 6, 2, 1])
     alpha, beta = rng.normal(1.0, 0.4, 5), rng.normal(0.0, 0.5, 5)
@@ -24,7 +27,18 @@ def fitted():
         "group": [f"g{i}" for i in of], "limit_y": ["upper" if i == 3 else "" for i in range(25)],
     }  # fmt: skip
     data = PointsInGroups.from_columns(columns)
-    return hbm.sample(Relation(pivot=0.0), data, seed=1, num_samples=200, num_warmup=300, progress=False)
+    return hbm.sample(Relation(pooling=pooling, pivot=0.0), data, **OPTIONS)
+
+
+@functools.cache
+def of_two_predictors():
+    rng = np.random.default_rng(4)
+    of = np.repeat(np.arange(3), 6)
+    a, b = rng.normal(size=18), rng.normal(size=18)
+    y = 1.0 * a - 2.0 * b + 0.5 * of + 0.1 * rng.normal(size=18)
+    columns = {"a": a, "b": b, "y": y, "sigma_y": np.full(18, 0.1), "group": [f"g{i}" for i in of]}
+    data = PointsInGroups.from_columns(columns, predictors=["a", "b"])
+    return hbm.sample(Relation(pivot=0.0), data, **OPTIONS)
 
 
 def test_every_group_has_its_points_and_its_line():
@@ -48,6 +62,48 @@ def test_shrinkage_shows_groups_and_population():
     assert len(dots) == 5
     assert len(alone) == 3  # groups of three points or more
     assert len(axis.patches) == 2
+
+
+def test_shrinkage_begins_where_groups_stand_alone():
+    fit, none = fitted(), fitted("none")
+    axis = shrinkage_of_lines(fit, alone=none).axes[0]
+    alone = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "none"]
+    assert len(alone) == 5
+    expected = none.posterior["alpha"].mean(("chain", "draw")).to_numpy()
+    # But for the group of one point, which leaves its slope to the prior.
+    np.testing.assert_allclose([line.get_xdata()[0] for line in alone][:4], expected[:4], atol=0.1)
+    with pytest.raises(ValueError, match="with pooling='none'; found pooling='partial'"):
+        shrinkage_of_lines(fit, alone=fit)
+    # Without it, least squares whose slope the errors of x do not flatten.
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=4000)
+    columns = {"x": x + rng.normal(size=4000), "y": 2.0 * x, "sigma_x": np.ones(4000), "sigma_y": np.full(4000, 0.1)}
+    slope, intercept = _alone(PointsInGroups.from_columns(columns), 0, 0.0)
+    assert slope == pytest.approx(2.0, abs=0.15)
+    assert intercept == pytest.approx(0.0, abs=0.1)
+    flat = PointsInGroups.from_columns(columns | {"sigma_x": np.full(4000, 1.4)})
+    assert _alone(flat, 0, 0.0) is None
+
+
+@pytest.mark.slow
+def test_several_predictors_have_figures_each():
+    fit = of_two_predictors()
+    entry = of_fit(fit)
+    assert entry is not None
+    kinds = entry.figures(fit)
+    assert set(kinds) == {"lines_a", "lines_b", "shrinkage_of_lines_a", "shrinkage_of_lines_b"}
+    axes = kinds["lines_b"][1](fit).axes
+    # Less what the other predictor adds, the points are on the line.
+    line, points = axes[1].lines[0], axes[1].containers[0].lines[0]
+    left = np.interp(points.get_xdata(), line.get_xdata(), line.get_ydata()) - points.get_ydata()
+    assert np.abs(left).max() < 0.6
+    assert np.polyfit(line.get_xdata(), line.get_ydata(), 1)[0] == pytest.approx(-2.0, abs=0.2)
+    axis = kinds["shrinkage_of_lines_a"][1](fit).axes[0]
+    assert axis.get_xlabel() == r"slope $\alpha_j$ of a"
+    dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, 1.0, atol=0.3)
+    with pytest.raises(ValueError, match=r"lines: expected a predictor, one of a, b; found 'c'"):
+        lines(fit, predictor="c")
 
 
 def test_the_report_has_them_and_others_are_refused():

@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from scipy import integrate
+from scipy.stats import norm
 
 from hbm_jax import constants
 from hbm_jax.absorption import WhimTable, neutral_cross_section
@@ -21,6 +22,7 @@ from hbm_jax.spectra.components import (
     BrokenPowerLaw,
     Constant,
     CutoffPowerLaw,
+    GaussianLine,
     PowerLaw,
     Whim,
     photons,
@@ -55,6 +57,10 @@ def band(E, alpha, beta, e_peak):
     return np.where((alpha - beta) * E0 > E, low, high)
 
 
+def line(E, energy, sigma):
+    return np.exp(-0.5 * ((E - energy) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+
+
 def black_body(E, kT):
     return 1.0344e-3 * E**2 / (np.exp(E / kT) - 1)
 
@@ -86,6 +92,7 @@ CASES = {
             "e_peak": [2.0, 60.0, 1.0, 300.0, 1e4],
         },
     ),
+    "line": (GaussianLine, line, {"energy": [6.4, 1.0, 3.3], "sigma": [3.0, 5.0, 8.0]}),
     "black body": (BlackBody, black_body, {"kT": [1.0, 0.1, 30.0, 2.0]}),
 }
 
@@ -236,6 +243,34 @@ def test_log_sinhc_is_smooth_where_its_formula_changes():
             assert float(value[i]) == pytest.approx(float(expected[0]), rel=1e-14, abs=1e-15)
             assert float(slope[i]) == pytest.approx(float(expected[1]), rel=1e-13, abs=1e-14)
             assert float(bend[i]) == pytest.approx(float(expected[2]), rel=1e-12, abs=1e-13)
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 1e-2, 0.3])
+def test_photons_of_a_line_are_exact_however_narrow(sigma):
+    edges = np.linspace(5.0, 8.0, 301)
+    in_bins = photons(GaussianLine() + GaussianLine("other", norm=(5.0, 7.0)), edges)
+    held = {"other_energy": 6.0, "other_sigma": 0.05, "other_log10_flux": -90.0}
+
+    def found(x):
+        return in_bins(held | {"energy": x[0], "sigma": x[1], "log10_amplitude": -4.0})
+
+    x = jnp.array([6.403, sigma])
+    distance = (edges - x[0]) / sigma
+    np.testing.assert_allclose(found(x), 1e-4 * np.diff(norm.cdf(distance)), rtol=1e-9, atol=1e-16)
+    forward, reverse = jax.jacfwd(found)(x), jax.jacrev(found)(x)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
+    density = norm.pdf(distance) / sigma
+    slopes = -1e-4 * np.diff(np.stack([density, distance * density], axis=1), axis=0)
+    np.testing.assert_allclose(forward, slopes, rtol=1e-8, atol=1e-12)
+
+
+def test_the_flux_of_a_line_in_a_band_far_in_its_tail():
+    line_of = GaussianLine(pivot=2.0)
+    values = {"energy": 6.4, "sigma": 0.3, "log10_amplitude": -4.0}
+    for low, high in ((5.0, 8.0), (9.5, 10.0), (1.0, 2.0)):
+        for power in (0, 1):
+            exact = integrate.quad(lambda E, p=power: E**p * line(E, 6.4, 0.3), low, high, epsabs=0, epsrel=1e-11)[0]
+            assert float(line_of.integral(values, low, high, power)) == pytest.approx(1e-4 * exact, rel=1e-9)
 
 
 def test_band_at_its_break_and_at_the_ends_of_its_domain():

@@ -5,7 +5,7 @@ import pytest
 
 from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.compression import neutral_at, trial_spectra, whim_at
-from hbm_jax.spectra.folding import absorption_edges, panel_edges, whim_edges
+from hbm_jax.spectra.folding import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 from hbm_jax.spectra.response import Response
 
 Z, EXPOSURE = 1.7, 4000.0
@@ -90,11 +90,45 @@ def test_a_medium_needs_more_energies(instrument, counts):
     assert moved.max() < 1e-4
 
 
-def test_a_looser_tolerance_takes_fewer_energies(instrument, counts):
+def test_a_looser_tolerance_takes_fewer_energies_and_none_is_too_tight(instrument, counts):
     energy, matrix = instrument
-    tight, loose = (compress(energy, matrix, counts, z=Z, tolerance=t) for t in (1e-7, 1e-1))
-    assert len(loose.fold.energy) < len(tight.fold.energy)
-    assert tight.error < loose.error < 1e-1
+    no, tight, loose = (compress(energy, matrix, counts, z=Z, tolerance=t) for t in (0.0, 1e-6, 1e-1))
+    assert len(loose.fold.energy) < len(tight.fold.energy) < len(no.fold.energy)
+    assert no.error < tight.error < loose.error < 1e-1
+    assert no.error < 1e-9  # where no level keeps the tolerance, nothing is compressed
+
+
+@pytest.mark.parametrize("brightness", [0.1, 1.0, 30.0, 1e6])
+def test_the_bound_holds_however_bright_a_spectrum_is(instrument, counts, brightness):
+    energy, matrix = instrument
+    found = compress(energy, matrix, counts, z=Z)
+    E, fold = dense(energy, matrix, 3)
+    p, rows = draws(100, 4), np.arange(100)
+    p["nh"] = np.minimum(p["nh"], 10.0)  # as the densest host tried
+    exact = spectra(E, p, rows) @ fold
+    scale = brightness * counts.sum() / exact.sum(axis=1, keepdims=True)
+    few, exact = scale * (spectra(found.fold.energy, p, rows) @ found.fold.matrix.T), scale * exact
+    moved = np.abs(np.log(few / exact) @ counts - (few - exact).sum(axis=1))
+    bound = found.bound(brightness * counts.sum(), counts.sum())
+    print(f"{brightness:g} times as bright: {moved.max():.1e} of at most {bound:.1e}")
+    assert (moved <= 1.2 * bound).all()  # it is proven for the spectra tried; these lie between them
+    assert bound < 1e-4 + 1e-7 * max(brightness, 1.0) * counts.sum()
+
+
+def test_narrow_panels_take_few_nodes_and_integrate_as_well():
+    energy = np.geomspace(0.3, 10.0, 40)
+    panels = np.unique(np.concatenate([np.geomspace(0.3, 10.0, 60), 1.0 + np.geomspace(1e-6, 0.02, 9)]))
+    num = num_nodes_of(panels, 1e-9)
+    assert num.min() == 1
+    assert num.max() >= 4
+    fold = fold_of(energy, np.eye(39), panels, num)
+    assert len(fold.energy) == num.sum()
+    slope = 1.0 - STEEPNESS
+    exact = np.diff(energy**slope) / slope  # of E^-STEEPNESS
+    found = fold.matrix @ fold.energy**-STEEPNESS
+    # A bin holds a part of a panel, where the polynomial errs by more than over the whole of it.
+    np.testing.assert_allclose(found, exact, rtol=1e-3)
+    assert found.sum() == pytest.approx(exact.sum(), rel=1e-7)
 
 
 def test_panels_are_cut_at_edges():

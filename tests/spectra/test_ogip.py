@@ -379,3 +379,18 @@ def test_energies_in_other_units(tmp_path):
         DataError, match="ENERG_LO: expected energies in eV, keV, MeV or GeV; found the unit 'Angstrom'"
     ):
         read_arf(written(tmp_path / "a.arf", hdu))
+
+
+def test_what_is_not_used_is_said(tmp_path):
+    path = tmp_path / "a.pha"
+    write_pha(path, small_spectrum())
+    for key, value, words in (
+        ("SYS_ERR", 0.03, "SYS_ERR: systematic errors of 12 channels are not used"),
+        ("CORRFILE", "c.pha", "'c.pha' is not"),
+    ):
+        with fits.open(path) as hdus:
+            hdus["SPECTRUM"].header[key] = value
+            hdus.writeto(tmp_path / f"{key}.pha")
+        with pytest.warns(UserWarning, match=words) as seen:
+            read_pha(tmp_path / f"{key}.pha")
+        assert len(seen) == 1

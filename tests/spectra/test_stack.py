@@ -64,7 +64,7 @@ def test_parts_and_copies(stack):
     assert part.name == ("other",)
     assert part.counts.shape == (1, 4)
     np.testing.assert_array_equal(part.counts, stack.counts[1:2, :4])
-    more = stack.with_counts(stack.counts + stack.used)
+    more = stack.replace_observations(stack.counts + stack.used)
     np.testing.assert_array_equal(more.counts - stack.counts, stack.used)
     again = SpectrumStack.from_dict(stack.to_dict())
     for key, value in stack.to_dict().items():
@@ -80,10 +80,10 @@ def test_errors_name_the_spectrum(spectra, stack):
     with pytest.raises(DataError, match=r"small.*response"):
         SpectrumStack.of([dataclasses.replace(spectra[0], response=None)])
     with pytest.raises(DataError, match=r"expected an array of shape \(3, 12\); found \(2,\)"):
-        stack.with_counts([1, 2])
+        stack.replace_observations([1, 2])
     wrong = stack.counts.copy()
     wrong[2, 3] = 0.5
     with pytest.raises(DataError, match=r"counts, third: expected whole numbers, 0 or more; found 0.5"):
-        stack.with_counts(wrong)
+        stack.replace_observations(wrong)
     with pytest.raises(ValueError, match=r"expected spectra without background; found one, of small"):
         stack.statistic("cstat")

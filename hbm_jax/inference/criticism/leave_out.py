@@ -153,6 +153,9 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     conditionally independent given the global parameters is assumed: a latent that observations of several groups
     share stays known when one is left out.
 
+    Elements of one correlated observation (`CorrelatedNormal`) are predicted given all others, whose noise they share;
+    groups of them cannot be left out here.
+
     References: Vehtari, Gelman & Gabry 2017, Statistics and Computing 27, 1413; Vehtari et al. 2024, JMLR 25, 72.
 
     Examples
@@ -161,6 +164,12 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     """
     values, observed = pointwise(fit, chunk, num_draws)
     chosen, sites = choose_sites(values, site)
+    together = [name for name in sites if values[name].attrs.get("correlated")]
+    if together and group is not None:
+        raise ValueError(
+            f"loo: expected no groups for {', '.join(together)}, whose elements are correlated: densities given all "
+            "others do not add up to those of groups. Fit the data without each group instead."
+        )
     units = into_units(chosen, group, fit)
     numbers = units.numbers
     finite = np.isfinite(numbers).all(axis=(0, 1))
@@ -222,6 +231,8 @@ def _notes(values, sites, units, grouped) -> list[str]:
             f"on them: leaving a {units.name} out has to carry its latents back to the population, which importance "
             "sampling does badly, and too kindly"
         )
+    if any(values[site].attrs.get("correlated") for site in sites):
+        notes.append(f"each {units.name} is predicted given all others, whose noise it shares")
     if values.attrs.get("factors_left_out"):
         notes.append(f"the factors {values.attrs['factors_left_out']} belong to no observation and are not in it")
     return notes

@@ -30,6 +30,8 @@ class Structure:
         Sampled sites, with the plates each is in.
     plates : dict of str to tuple of str
         Plates of each observed site.
+    correlated : tuple of str
+        Observed sites whose elements are correlated.
     factors : tuple of str
         Factor sites, apart from those whose name begins with ``_``.
     dims : dict of str to list of str
@@ -39,6 +41,7 @@ class Structure:
     observed: dict[str, np.ndarray] = field(default_factory=dict)
     latents: dict[str, tuple[str, ...]] = field(default_factory=dict)
     plates: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    correlated: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     dims: dict[str, list[str]] = field(default_factory=dict)
 
@@ -92,6 +95,7 @@ class Replay:
             sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
             found["latents"] = {n: _plates(site) for n, site in sites.items() if not site["is_observed"]}
             found["plates"] = {n: _plates(site) for n, site in sites.items() if is_observation(site)}
+            found["correlated"] = tuple(n for n in found["plates"] if correlated(sites[n]))
             found["factors"] = tuple(
                 n for n, s in sites.items() if s["is_observed"] and not is_observation(s) and n[0] != "_"
             )
@@ -152,6 +156,19 @@ def is_observation(site) -> bool:
 def log_prob(site):
     """Log density of a site over its batch shape, with the weight the program gives it."""
     value = site["fn"].log_prob(site["value"])
+    return value if site["scale"] is None else site["scale"] * value
+
+
+def correlated(site) -> bool:
+    """Whether a site is one event of correlated elements that knows the density of each given all others."""
+    return hasattr(site["fn"], "log_prob_given_others")
+
+
+def log_prob_of_each(site):
+    """Log density of a site over its batch shape; of correlated elements, that of each given all others."""
+    if not correlated(site):
+        return log_prob(site)
+    value = site["fn"].log_prob_given_others(site["value"])
     return value if site["scale"] is None else site["scale"] * value
 
 
@@ -226,7 +243,9 @@ def evaluate(fit: Fit, chunk: int, num_draws: int | None) -> tuple[xr.Dataset, x
             f" in {fit.run.get('program', 'the program')}."
         )
     values = replay(
-        lambda trace: {name: log_prob(trace[name]) for name in structure.observed}, chunk=chunk, num_draws=num_draws
+        lambda trace: {name: log_prob_of_each(trace[name]) for name in structure.observed},
+        chunk=chunk,
+        num_draws=num_draws,
     )
     posterior = fit.posterior
     rows = thinned((posterior.sizes["chain"], posterior.sizes["draw"]), num_draws)
@@ -245,6 +264,7 @@ def evaluate(fit: Fit, chunk: int, num_draws: int | None) -> tuple[xr.Dataset, x
         own = [n for n, plates in structure.latents.items() if set(plates) & set(structure.plates[name])]
         others = [n for n, plates in structure.latents.items() if plates and n not in own]
         # As text, which every netCDF file can hold.
+        result[name].attrs["correlated"] = name if name in structure.correlated else ""
         result[name].attrs |= {"sampled_latents": ", ".join(own), "sampled_elsewhere": ", ".join(others)}
     result.attrs["factors_left_out"] = ", ".join(structure.factors)
     dataset = xr.Dataset(data)

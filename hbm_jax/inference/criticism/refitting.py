@@ -57,6 +57,11 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
         )
     if fit.program is None:
         raise ValueError("refit: expected a fit with its program and data, found one without. Pass them to load().")
+    if together := [name for name in result.sites if name in Replay(fit, "refit").structure.correlated]:
+        raise ValueError(
+            f"refit: expected observations that are independent given the parameters; found {', '.join(together)}, "
+            "whose elements are correlated."
+        )
     # The forms chosen for all objects are not those of fewer: the program as it was written.
     program = fit.program.program if isinstance(fit.program, Recentred) else fit.program
     size = sum(len(members) for members in result.members)

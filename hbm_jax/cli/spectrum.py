@@ -1,0 +1,120 @@
+"""``hbm-jax simulate spectrum``: counts of one composed spectrum, written as OGIP files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hbm_jax.cli.afterglow import response_of
+from hbm_jax.cli.populations import in_words, refuse_design, refuse_full_folder
+from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.models.priors import choose
+
+EXPOSURE = 20_000.0  # s
+OPTIONS = ("exposure",)  # of [population]
+NAMES = "source.pha", "response.rmf", "response.arf"
+
+
+def simulate(
+    config: Mapping[str, Any], folder: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
+) -> str:
+    """Draw the counts of a spectrum, without background, and write them with the response.
+
+    Parameters
+    ----------
+    config : mapping
+        Of the command line: ``[model]`` holds the spectrum, ``[truth]`` or numbers in ``[prior]`` its parameters, and
+        ``population.exposure`` the time [s].
+    folder : path
+        To write into; new or empty unless to be overwritten.
+    num : int, optional
+        None: one spectrum is drawn.
+    rmf, arf : path, optional
+        Response of the instrument; an idealised one by default.
+    overwrite : bool
+        Whether to replace files that are there.
+
+    Returns
+    -------
+    str
+        What was written where, the truth, and the command that fits it.
+
+    Raises
+    ------
+    ConfigError
+        For a design, a number, an unknown option, a parameter without a value.
+    FileExistsError
+        If there is something in the folder.
+    """
+    from hbm_jax.registry import named
+    from hbm_jax.spectra import write_arf, write_pha, write_rmf
+    from hbm_jax.spectra.response import Arf
+
+    refuse_design(
+        config,
+        "simulate spectrum: expected no --design; found {found}. Name the response (--rmf, --arf) and the time "
+        "(--set population.exposure=5000).",
+    )
+    if num is not None:
+        raise ConfigError(f"--num: expected none, because one spectrum is simulated; found {num}.")
+    for name in config["population"]:
+        choose("option of [population]", name, OPTIONS)
+    exposure = read_value(config["population"].get("exposure", EXPOSURE), float, "population.exposure")
+    if not 0 < exposure < np.inf:
+        raise ConfigError(f"population.exposure: expected a positive time [s]; found {exposure:g}.")
+    options = {key: value for key, value in config["model"].items() if key != "name"}
+    model = named("spectrum").build(options, config["prior"])
+    truth = _values(model, config["truth"])
+    response = response_of(rmf, arf)
+    refuse_full_folder(folder, overwrite)
+    spectrum = _drawn(model, truth, response, exposure, config["sample"]["seed"])
+    folder.mkdir(parents=True, exist_ok=True)
+    pha, matrix, area = (folder / name for name in NAMES)
+    write_rmf(matrix, response.rmf, overwrite=overwrite)
+    write_arf(area, Arf(response.rmf.energy, response.area), overwrite=overwrite)
+    write_pha(pha, spectrum, rmf=matrix.name, arf=area.name, overwrite=overwrite)
+    return (
+        f"{spectrum.counts.sum():.0f} counts in {exposure:g} s in {pha}\n{in_words(truth)}\n"
+        f'fit it with: hbm-jax fit spectrum --data {pha} --spectrum "{model.to_config()["spectrum"]}"'
+    )
+
+
+def _values(model, given: Mapping[str, Any]) -> dict[str, np.float64]:
+    """Return a value of every parameter of the spectrum: a true value, or what its prior holds it at."""
+    known = model.spectrum.parameters
+    for name in given:
+        choose("true value of a simulated spectrum", name, tuple(known))
+    held = {name: prior for name, prior in model.all_priors.items() if isinstance(prior, float | int)}
+    found = held | {name: read_value(value, float, f"truth.{name}") for name, value in given.items()}
+    missing = [name for name in known if name not in found]
+    if missing:
+        about = "; ".join(
+            f"{name} ({known[name].help}{', ' * bool(known[name].unit)}{known[name].unit})" for name in missing
+        )
+        raise ConfigError(
+            f"truth: expected a value of every parameter, as in --set truth.{missing[0]}=1; found none of {about}."
+        )
+    return {name: np.float64(found[name]) for name in known}
+
+
+def _drawn(model, truth, response, exposure: float, seed: int):
+    """Draw the counts in all channels."""
+    import jax
+
+    from hbm_jax.spectra import Spectrum, photons
+
+    with jax.enable_x64(True):
+        rate = response.fold(np.asarray(photons(model.spectrum, response.energy)(truth)))
+    num = len(rate)
+    return Spectrum(
+        name=Path(NAMES[0]).stem,
+        counts=np.random.default_rng(seed).poisson(np.maximum(rate, 0.0) * exposure).astype(float),
+        channels=response.channels,
+        exposure=exposure,
+        backscal=np.ones(num),
+        areascal=np.ones(num),
+        quality=np.zeros(num, int),
+        grouping=np.zeros(num, int),
+        response=response,
+    )

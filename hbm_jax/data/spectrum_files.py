@@ -1,0 +1,64 @@
+"""Spectra to be fitted together, from OGIP files: read, channels chosen, grouped, stacked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hbm_jax.spectra.grouping import group, noticed
+from hbm_jax.spectra.ogip import read_spectra
+from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.validation import DataError
+
+__all__ = ["read_grouped_spectra"]
+
+
+def read_grouped_spectra(
+    source: str | Path | Sequence[str | Path],
+    *,
+    columns: Mapping[str, str] | None = None,
+    also: str | list[str] = (),  # type: ignore[assignment]
+    background: str | None = None,
+    rmf: str | None = None,
+    arf: str | None = None,
+    energies: tuple[float, float] | None = (0.3, 10.0),
+    grouping: str = "optimal",
+    group_by: float | None = None,
+    bad_channels: bool = False,
+) -> SpectrumStack:
+    """Read spectra with background and response, choose channels, group them and stack them for a joint fit.
+
+    Parameters
+    ----------
+    source
+        PHA file, or several. Of a file of type II all rows are taken, or the one in braces, as in ``name.pha{3}``.
+    columns
+        None: spectra have no columns to name.
+    also
+        More files.
+    background, rmf, arf
+        Instead of the files that the headers name, for all spectra; ``"none"``: there is none.
+    energies
+        Range to use [keV]; channels that lie wholly within it. None for all good channels.
+    grouping, group_by, bad_channels
+        As in `hbm_jax.data.read_afterglows`.
+
+    Returns
+    -------
+    SpectrumStack
+
+    Raises
+    ------
+    DataError
+        For a file that is missing or cannot be read, without response or channels in use.
+
+    Examples
+    --------
+    >>> read_grouped_spectra(["pn.pha", "mos1.pha"], energies=(0.5, 7.0))  # doctest: +SKIP
+    """
+    if columns:
+        raise DataError(f"columns: expected none for spectra; found {', '.join(columns)}.")
+    files = [source] if isinstance(source, str | Path) else list(source)
+    files += [also] if isinstance(also, str) else list(also)
+    spectra = [one for path in files for one in read_spectra(path, background=background, rmf=rmf, arf=arf)]
+    masks = [noticed(one, energies, keep_bad=bad_channels) for one in spectra]
+    grouped = [group(one, grouping, group_by, noticed=mask) for one, mask in zip(spectra, masks, strict=True)]
+    return SpectrumStack.of(grouped, masks)

@@ -1,0 +1,132 @@
+"""Families of responses: their distribution about a linear predictor, its link, and their working response."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr
+from numpyro import distributions as dist
+from scipy.special import expit, logit, ndtr, ndtri
+
+from hbm_jax.models.priors import Prior
+
+SIGMA: dict[str, Prior] = {"sigma": dist.HalfNormal(1.0)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a response scatters about the linear predictor eta.
+
+    Attributes
+    ----------
+    links : tuple of str
+        Links that can be chosen; the first is the default.
+    values : str
+        What a response may be: ``"real"``, ``"count"``, ``"binary"`` or ``"category"``.
+    distribution : callable
+        ``distribution(eta, link, parameters, data)``.
+    parameters : dict
+        Default priors of parameters beside the coefficients.
+    scaled : bool
+        Whether the coefficients' unit is that of the response.
+    """
+
+    links: tuple[str, ...]
+    values: str
+    distribution: Callable[..., dist.Distribution]
+    parameters: Mapping[str, Prior] = field(default_factory=dict)
+    scaled: bool = False
+
+
+def _logits(eta, link: str):
+    return eta if link == "logit" else log_ndtr(eta) - log_ndtr(-eta)
+
+
+def _normal(eta, link, p, data):
+    return dist.Normal(eta, jnp.sqrt(p["sigma"] ** 2 + jnp.asarray(data.error) ** 2))
+
+
+def _student_t(eta, link, p, data):
+    return dist.StudentT(p["nu"], eta, p["sigma"])
+
+
+def _bernoulli(eta, link, p, data):
+    return dist.Bernoulli(logits=_logits(eta, link))
+
+
+def _binomial(eta, link, p, data):
+    return dist.Binomial(jnp.asarray(data.trials), logits=_logits(eta, link))
+
+
+def _poisson(eta, link, p, data):
+    return dist.Poisson(jnp.exp(eta))
+
+
+def _negative_binomial(eta, link, p, data):
+    return dist.NegativeBinomial2(jnp.exp(eta), 1.0 / p["overdispersion"])
+
+
+def _categorical(eta, link, p, data):
+    return dist.Categorical(logits=jnp.concatenate([jnp.zeros((*eta.shape[:-1], 1)), eta], axis=-1))
+
+
+FAMILIES = {
+    "normal": Family(("identity",), "real", _normal, SIGMA, scaled=True),
+    "student_t": Family(("identity",), "real", _student_t, SIGMA | {"nu": dist.Gamma(2.0, 0.1)}, scaled=True),
+    "bernoulli": Family(("logit", "probit"), "binary", _bernoulli),
+    "binomial": Family(("logit", "probit"), "count", _binomial),
+    "poisson": Family(("log",), "count", _poisson),
+    "negative_binomial": Family(("log",), "count", _negative_binomial, {"overdispersion": dist.HalfNormal(1.0)}),
+    "categorical": Family(("softmax",), "category", _categorical),
+}
+
+
+def centre_of(family: Family, link: str, data: Any):
+    """Linear predictor of the mean response, where the default prior of the intercept is centred."""
+    mean, offset = jnp.asarray(data.y_mean), jnp.asarray(data.offset)
+    if link == "identity":
+        return mean - offset.mean()
+    if link == "log":
+        return jnp.log(jnp.maximum(mean, 0.5 / offset.shape[0])) - jnp.log(jnp.exp(offset).mean())
+    if link == "softmax":
+        return jnp.zeros(())
+    num = offset.shape[0] * jnp.asarray(data.trials).mean()
+    rate = jnp.clip(mean / jnp.asarray(data.trials).mean(), 0.5 / num, 1.0 - 0.5 / num)
+    centre = jnp.log(rate / (1.0 - rate))
+    # The probit is about the logit over 1.6.
+    return (centre / 1.6 if link == "probit" else centre) - offset.mean()
+
+
+def working(link: str, y: np.ndarray, trials: np.ndarray, eta: np.ndarray | None = None):
+    """Working response and weights of iteratively reweighted least squares at a linear predictor.
+
+    Parameters
+    ----------
+    link : str
+        Of the family.
+    y, trials : (N,)
+        Response and trials.
+    eta : (N,), optional
+        Linear predictor; that of the data themselves, moved away from the edge, where omitted.
+
+    Returns
+    -------
+    response, weights : (N,)
+    """
+    if link == "identity":
+        return y, np.ones(len(y))
+    if link == "log":
+        eta = np.log(y + 0.5) if eta is None else np.clip(eta, -30.0, 30.0)
+        mean = np.exp(eta)
+        return eta + (y - mean) / mean, mean
+    rate = (y + 0.5) / (trials + 1.0)
+    if link == "logit":
+        eta = logit(rate) if eta is None else np.clip(eta, -15.0, 15.0)
+        mean = expit(eta)
+        slope = mean * (1.0 - mean)
+    else:
+        eta = ndtri(rate) if eta is None else np.clip(eta, -6.0, 6.0)
+        mean, slope = ndtr(eta), np.exp(-0.5 * eta**2) / np.sqrt(2.0 * np.pi)
+    return eta + (y / trials - mean) / slope, trials * slope**2 / (mean * (1.0 - mean))

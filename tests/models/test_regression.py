@@ -1,0 +1,244 @@
+"""Regressions: densities against SciPy, effects of groups in every form, what is sampled, and what is refused."""
+
+import jax
+import numpy as np
+import pytest
+from numpyro import handlers
+from scipy import stats
+from scipy.special import expit, log_softmax, ndtr
+
+import hbm_jax as hbm
+from hbm_jax.data import DataError, RegressionData
+from hbm_jax.models import Regression
+
+
+def table(num=40, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(2.0, 1.5, num), "n": rng.integers(1, 9, num), "u": rng.uniform(size=num),
+        "e": np.full(num, 0.4),
+        "g": [f"g{j}" for j in np.arange(num) % 6], "t": np.arange(num) // 4, "y": rng.normal(5.0, 2.0, num),
+    }  # fmt: skip
+
+
+def traced(model, data, seed=0, **values):
+    seeded = handlers.substitute(handlers.seed(model, seed), data=values)
+    return handlers.trace(seeded).get_trace(data)
+
+
+def linear_predictor(data, sites):
+    """Of the sites that are recorded: coefficients, and effects as deviations from what all share."""
+    eta = data.offset + data.X @ np.asarray(sites["coef"]["value"])
+    for group in data.groups:
+        effect = np.asarray(sites[f"{group.name}_effect"]["value"]).reshape(len(group.labels), -1)
+        eta = eta + (group.values * effect[group.index]).sum(-1)
+    return eta
+
+
+CASES = {
+    "normal": (
+        {"family": "normal"},
+        {"error": "e"},
+        lambda y, eta, d, p: stats.norm.logpdf(y, eta, np.hypot(p["sigma"], 0.4)),
+    ),
+    "student_t": ({"family": "student_t"}, {}, lambda y, eta, d, p: stats.t.logpdf(y, p["nu"], eta, p["sigma"])),
+    "bernoulli": ({"family": "bernoulli"}, {}, lambda y, eta, d, p: stats.bernoulli.logpmf(y, expit(eta))),
+    "probit": (
+        {"family": "bernoulli", "link": "probit"},
+        {},
+        lambda y, eta, d, p: stats.bernoulli.logpmf(y, ndtr(eta)),
+    ),
+    "binomial": (
+        {"family": "binomial"},
+        {"trials": "n"},
+        lambda y, eta, d, p: stats.binom.logpmf(y, d.trials, expit(eta)),
+    ),
+    "poisson": ({"family": "poisson"}, {"exposure": "n"}, lambda y, eta, d, p: stats.poisson.logpmf(y, np.exp(eta))),
+    "negative_binomial": (
+        {"family": "negative_binomial"},
+        {},
+        lambda y, eta, d, p: stats.nbinom.logpmf(
+            y, 1 / p["overdispersion"], 1 / (1 + np.exp(eta) * p["overdispersion"])
+        ),
+    ),
+}
+
+
+def response(columns, name):
+    n, u = np.asarray(columns["n"]), np.asarray(columns["u"])
+    return {
+        "normal": columns["y"], "student_t": columns["y"], "bernoulli": (u > 0.5) * 1, "probit": (u > 0.5) * 1,
+        "binomial": np.floor(u * (n + 1)), "poisson": np.floor(9 * u), "negative_binomial": np.floor(9 * u),
+    }[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_likelihood_is_that_of_scipy(name):
+    options, reader, expected = CASES[name]
+    columns = table()
+    columns["y"] = response(columns, name)
+    data = RegressionData.from_columns(columns, "y ~ x + (1 + x | g) + (1 | walk(t))", **reader)
+    sites = traced(Regression(**options, priors={"coef": "Normal(0, 0.1)", "sd": "HalfNormal(0.1)"}), data, seed=3)
+    parameters = {key: float(site["value"]) for key, site in sites.items() if np.ndim(site["value"]) == 0}
+    found = sites["observed"]["fn"].log_prob(sites["observed"]["value"])
+    np.testing.assert_allclose(
+        found, expected(np.asarray(data.y), linear_predictor(data, sites), data, parameters), rtol=1e-6
+    )
+
+
+def test_the_likelihood_of_categories():
+    columns = table()
+    columns["y"] = np.array(["a", "b", "c"])[(3 * columns["u"]).astype(int)]
+    data = RegressionData.from_columns(columns, "y ~ x")
+    sites = traced(Regression(family="categorical"), data)
+    coef = np.asarray(sites["coef"]["value"])
+    assert coef.shape == (2, 2)
+    eta = np.concatenate([np.zeros((40, 1)), data.X @ coef.T], axis=1)
+    expected = log_softmax(eta, axis=1)[np.arange(40), data.y.astype(int)]
+    np.testing.assert_allclose(sites["observed"]["fn"].log_prob(sites["observed"]["value"]), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "formula", ["y ~ x + u + (1 + x | g)", "y ~ x + u + (1 + x || g)", "y ~ x + (0 + x | walk(t))"]
+)
+def test_effects_have_their_normal_distribution_in_whatever_form(formula):
+    data = RegressionData.from_columns(table(), formula)
+    group = data.groups[0]
+    model = Regression()
+    fixed = {"coef": 0.0}
+    start = traced(model, data, seed=1)
+    hyper = {name: start[name]["value"] for name in start if name.endswith("_sd") or name in ("_coef", "sigma")}
+    if "_g_correlation" in start:
+        hyper["_g_correlation"] = start["_g_correlation"]["value"]
+    names = [name for name in start if name.startswith(f"__{group.name}_")]
+    assert len(names) == len(group.columns)
+    assert fixed
+    size = np.shape(start[names[0]]["value"])[0]
+
+    def at(values):
+        sites = traced(model, data, **hyper, **dict(zip(names, values.reshape(len(names), size), strict=True)))
+        density = sum(float(sites[name]["fn"].log_prob(sites[name]["value"]).sum()) for name in names)
+        return np.asarray(sites[f"{group.name}_effect"]["value"]).ravel(), density
+
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=len(names) * size)
+    zero, _ = at(np.zeros_like(values))
+    matrix = np.stack([at(row)[0] - zero for row in np.eye(len(values))], axis=1)
+    effect, density = at(values)
+    sd = np.atleast_1d(np.asarray(hyper[f"{group.name}_sd"]))
+    if group.walk:
+        steps = np.asarray(values.reshape(size))
+        latent, _, _, _ = np.linalg.lstsq(group.modes, effect, rcond=None)
+        expected = stats.norm.logpdf(latent, 0.0, sd[0]).sum()
+        change = np.linalg.slogdet(np.linalg.lstsq(group.modes, matrix, rcond=None)[0])[1]
+        assert steps.shape == latent.shape
+    else:
+        factor = np.asarray(hyper.get("_g_correlation", np.eye(2)))
+        covariance = np.outer(sd, sd) * (factor @ factor.T)
+        expected = stats.multivariate_normal.logpdf(effect.reshape(-1, 2), np.zeros(2), covariance).sum()
+        change = np.linalg.slogdet(matrix)[1]
+    assert density - change == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Counts in groups of unequal size, down to one point, with a predictor of groups."""
+    rng = np.random.default_rng(5)
+    of = np.repeat(np.arange(12), [30, 25, 20, 15, 10, 8, 6, 5, 4, 3, 2, 1])
+    age = rng.normal(size=12)
+    effect = 0.4 * rng.normal(size=12)
+    x = rng.normal(size=len(of))
+    y = rng.poisson(np.exp(1.0 + 0.5 * x + 0.6 * age[of] + effect[of]))
+    columns = {"x": x, "y": y, "g": [f"g{j}" for j in of], "age": age[of]}
+    data = RegressionData.from_columns(columns, "y ~ x + age + (1 | g)")
+    return hbm.sample(Regression(family="poisson"), data, seed=1, progress=False), effect
+
+
+def test_what_goes_in_comes_out(fitted):
+    fit, effect = fitted
+    assert fit.verdict.usable, str(fit.verdict)
+    coef = fit.posterior["coef"]
+    assert list(coef["term"].to_numpy()) == ["Intercept", "x", "age"]
+    for term, truth in {"Intercept": 1.0, "x": 0.5, "age": 0.6}.items():
+        draws = coef.sel(term=term).to_numpy()
+        assert abs(draws.mean() - truth) < 3.5 * draws.std(), term
+    sd = fit.posterior["g_sd"].to_numpy()
+    assert abs(sd.mean() - 0.4) < 3.5 * sd.std()
+    draws = fit.posterior["g_effect"].transpose("chain", "draw", "g").to_numpy().reshape(-1, 12)
+    pulls = (draws.mean(axis=0) - effect) / draws.std(axis=0)
+    assert np.sqrt(np.mean(pulls**2)) < 1.6
+    # The group of one point knows least.
+    assert draws.std(axis=0)[11] > 1.5 * draws.std(axis=0)[0]
+
+
+def test_every_point_has_its_likelihood_for_loo(fitted):
+    fit, _ = fitted
+    result = hbm.loo(fit)
+    pointwise = hbm.inference.log_likelihood(fit)["observed"]
+    data = fit.data
+    coef = fit.posterior["coef"].transpose("chain", "draw", "term").to_numpy()[0, 7]
+    effect = fit.posterior["g_effect"].transpose("chain", "draw", "g").to_numpy()[0, 7]
+    eta = data.X @ coef + effect[data.groups[0].index]
+    expected = stats.poisson.logpmf(data.y, np.exp(eta))
+    np.testing.assert_allclose(pointwise.isel(chain=0, draw=7), expected, rtol=1e-8)
+    assert "129" in str(result)
+
+
+def test_models_come_back_and_simulate():
+    data = RegressionData.from_columns(table(), "y ~ x + (1 | g)")
+    model = Regression(family="student_t", priors={"coef": "flat", "nu": 4.0, "sd[g]": "HalfNormal(2)"})
+    again = Regression(**model.to_config())
+    assert again.to_config() == model.to_config()
+    assert again.all_priors["coef"] == "flat"
+    drawn, truth = Regression().simulate(jax.random.key(1), data, {"coef[x]": 2.0, "sigma": 0.01, "sd": 0.02})
+    assert float(truth["coef"][1]) == pytest.approx(2.0)
+    slope = np.polyfit(table()["x"], drawn.y, 1)[0]
+    assert slope == pytest.approx(2.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "reader", "words"),
+    [
+        ({}, {"family": "poisson"}, {}, ["y, row 0", "a count"]),
+        ({}, {"family": "bernoulli"}, {}, ["y, row 0", "0 or 1"]),
+        ({}, {"family": "binomial"}, {}, ["'binomial' expects trials="]),
+        ({}, {"family": "categorical"}, {}, ["y: expected text for the family 'categorical'; found numbers"]),
+        ({"y": list("abc") + ["a"] * 37}, {}, {}, ["y: expected numbers for the family 'normal'", "a, b, c"]),
+        ({"y": list("ab") * 20}, {"family": "categorical"}, {}, ["no terms of groups", "found g"]),
+        ({}, {"family": "student_t"}, {"error": "e"}, ["expected the family 'normal' with known errors"]),
+        ({}, {"priors": {"coef[z]": 1.0}}, {}, ["prior.coef[z]: 'z' is not in y ~ x + (1 | g)", "Intercept, x"]),
+        ({}, {"priors": {"sd[h]": 1.0}}, {}, ["prior.sd[h]", "expected one of g"]),
+    ],
+)
+def test_bad_data(change, options, reader, words):
+    data = RegressionData.from_columns(table() | change, "y ~ x + (1 | g)", **reader)
+    with pytest.raises(DataError) as error:
+        traced(Regression(**options), data)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+def test_bad_choices():
+    with pytest.raises(ValueError, match=r"Unknown family 'poison'.*Did you mean 'poisson'"):
+        Regression(family="poison")
+    with pytest.raises(ValueError, match="link of the family normal 'logit'"):
+        Regression(link="logit")
+    with pytest.raises(ValueError, match="no parameter 'beta'"):
+        Regression(priors={"beta": "flat"})
+    with pytest.raises(ValueError, match="no parameter 'nu'"):
+        Regression(priors={"nu": 4.0})
+    with pytest.raises(DataError, match="expected RegressionData; found list"):
+        traced(Regression(), [1.0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["normal", "poisson"])
+def test_posteriors_are_calibrated(family):
+    columns = table(48)
+    columns["y"] = np.round(np.abs(columns["y"]))
+    data = RegressionData.from_columns(columns, "y ~ x + (1 + x | g)")
+    priors = {"intercept": "Normal(0.5, 0.5)", "coef": "Normal(0, 0.3)", "sd": "HalfNormal(0.4)"}
+    priors |= {"sigma": "HalfNormal(0.5)"} if family == "normal" else {}
+    result = hbm.calibrate(Regression(family=family, priors=priors), data, num_replicates=512, seed=3, progress=False)
+    print(result)
+    assert result.calibrated, str(result)

@@ -1,0 +1,67 @@
+"""The commands for a distance-level sample: a release's files fitted, simulated and read back, and what is refused."""
+
+import os
+
+import numpy as np
+import pytest
+from commands import refused, run
+
+from hbm_jax import cli
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.setenv("HBM_JAX_CACHE", "off")
+
+
+@pytest.fixture
+def release(tmp_path):
+    """Thirty bins in the form in which JLA published its own."""
+    rng = np.random.default_rng(1)
+    z = np.geomspace(0.02, 1.3, 30)
+    covariance = np.diag(np.full(30, 0.05**2)) + 0.02**2
+    # Flat, Om0 = 0.3, to third order of a Pade form that is good to 1e-3; the offset is free.
+    u = z * (1 + z / 2) / (1 + z * (0.5 + 0.175))
+    mu = 5 * np.log10((1 + z) * u) + 43.1 + 0.05 * rng.normal(size=30)
+    table, matrix = tmp_path / "mub.txt", tmp_path / "mub_covmatrix.dat"
+    table.write_text("# zb mub\n" + "\n".join(f"{a:.8f} {b:.8f}" for a, b in zip(z, mu, strict=True)) + "\n")
+    matrix.write_text("30\n" + "\n".join(f"{value:.8g}" for value in covariance.ravel()) + "\n")
+    return table, matrix
+
+
+def test_a_release(release, tmp_path, capsys):
+    table, matrix = release
+    source = ["--data", table, "--set", "data.format=jla-binned", "--set", f"data.covariance={matrix}"]
+    out = tmp_path / "run"
+    status, text, err = run(capsys, "fit", "hubble-diagram", *source, "--cosmology", "wcdm", "--out", out)
+    assert status == 0, err
+    assert "30 distance moduli" in text
+    assert "M0 integrated out" in text
+    names = {path.stem for path in (out / "figures").iterdir()}
+    assert names >= {"hubble_diagram", "hubble_residuals", "expansion_contour", "equation_of_state"}
+    again = tmp_path / "simulated.csv"
+    design = ["--design", *source[1:]]
+    options = ["--out", again, "--set", "truth.Om0=0.3"]
+    status, text, err = run(capsys, "simulate", "hubble-diagram", *design, *options)
+    assert status == 0, err
+    assert "Om0 = 0.3" in text
+    from hbm_jax.data import read_distance_moduli
+
+    drawn = read_distance_moduli(again)
+    assert len(drawn) == 30
+    assert drawn.covariance[0, 1] == pytest.approx(0.02**2)
+
+
+def test_what_is_refused(release, tmp_path, capsys):
+    table, _ = release
+    text = refused(
+        capsys, "fit", "hubble-diagram", "--data", table, "--out", tmp_path / "run", "--set", "data.format=jla"
+    )
+    for word in ("format: expected one of", "'jla'", "jla-binned"):
+        assert word in text
+    named = ["--set", "data.format=jla-binned"]
+    text = refused(capsys, "fit", "hubble-diagram", "--data", table, "--out", tmp_path / "run", *named)
+    for word in ("mub.txt", "covariance=<file> (jla_mub_covmatrix.dat of the release)"):
+        assert word in text
+    assert cli.BAD_INPUT

@@ -1,0 +1,83 @@
+"""The everyday fit on the command line: counts of a composed spectrum drawn, written, fitted; what is refused."""
+
+import os
+
+import pytest
+from commands import refused, run
+
+from hbm_jax import cli
+from hbm_jax.data import read_grouped_spectra
+from hbm_jax.runs import load
+
+MODEL = "powerlaw * tbabs(mw)"
+TRUTH = ["--set", "truth.photon_index=2", "--set", "truth.log10_amplitude=-3", "--set", "prior.mw_nh=0.1"]
+
+
+@pytest.fixture(autouse=True)
+def keep_environment(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.setenv("HBM_JAX_CACHE", "off")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "drawn"
+    assert cli.main(["simulate", "spectrum", "--spectrum", MODEL, *TRUTH, "--seed", "3", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_spectrum_drawn_is_fitted_alone_and_with_another(folder, tmp_path, capsys):
+    pha, out = folder / "source.pha", tmp_path / "run"
+    assert len(read_grouped_spectra([pha, pha])) == len(read_grouped_spectra(pha, also=[str(pha)])) == 2
+    short = ["--num-chains", "2", "--num-warmup", "150", "--num-samples", "100", "--seed", "1"]
+    arguments = ["--data", pha, "--spectrum", MODEL, "--set", "prior.mw_nh=0.1", "--set", "data.energies=[0.5, 8]"]
+    status, printed, err = run(capsys, "fit", "spectrum", *arguments, "--out", out, *short)
+    assert status in (0, cli.NOT_USABLE), err  # so few draws
+    assert "Spectral fit of PowerLaw(norm='amplitude') * Absorption(label='mw')" in printed
+    assert "from 0.5 to 8 keV" in printed
+    fit = load(out)
+    for name, true in (("photon_index", 2.0), ("log10_amplitude", -3.0)):
+        draws = fit.posterior[name].to_numpy()
+        assert abs(draws.mean() - true) < 4 * draws.std(), name
+    assert {"spectra", "corner"} <= {path.stem for path in (out / "figures").iterdir()}
+    assert "source.pha" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "{0}/source.pha"], ["model.spectrum: expected one", "tbabs", "--spectrum"]),
+        (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean"]),
+        (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "not there"]),
+        (["--data", "{0}/source.pha", "--also", "nowhere.pha", "--spectrum", MODEL], ["nowhere.pha"]),
+        (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["number 2 asked for"]),
+        (["--data", "{0}/response.rmf", "--spectrum", MODEL], ["response.rmf", "expected an extension SPECTRUM"]),
+        (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "data.energies=[20, 30]"], ["20 to 30 keV"]),
+        (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "prior.nh=0.1"], ["'nh'", "mw_nh"]),
+    ],
+)
+def test_bad_options_of_a_fit(options, words, folder, tmp_path, capsys):
+    named = [option.replace("{0}", str(folder)) for option in options]
+    text = refused(capsys, "fit", "spectrum", *named, "--out", tmp_path / "run")
+    for word in words:
+        assert word in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ["model.spectrum: expected one"]),
+        (["--spectrum", MODEL, "--set", "truth.photon_index=2"], ["truth.log10_amplitude=1", "mw_nh (column of"]),
+        (["--spectrum", MODEL, *TRUTH, "--set", "truth.index=2"], ["'index'", "photon_index"]),
+        (["--spectrum", MODEL, *TRUTH, "--num", "3"], ["--num: expected none"]),
+        (["--spectrum", MODEL, *TRUTH, "--design", "a.pha"], ["expected no --design"]),
+        (["--spectrum", MODEL, *TRUTH, "--set", "population.exposure=-1"], ["expected a positive time"]),
+        (["--spectrum", MODEL, *TRUTH, "--set", "population.time=1"], ["'time'", "exposure"]),
+    ],
+)
+def test_bad_options_of_a_simulation(options, words, tmp_path, capsys):
+    text = refused(capsys, "simulate", "spectrum", *options, "--out", tmp_path / "drawn")
+    for word in words:
+        assert word in text
+    assert not (tmp_path / "drawn").exists()
