@@ -52,10 +52,10 @@ class CorrelatedSupernova:
     mass_step : bool
         Whether hosts above 1e10 solar masses have their own magnitude offset delta_M.
     tabulate : bool
-        Whether the likelihood is interpolated in a table of alpha and beta, made once, where the scatter is published
-        and the cosmology is one of those by name without bins. It agrees with the factorisation to 1e-8 in the log
-        density and makes a step a hundred times as fast; alpha and beta are confined to where the likelihood is above
-        exp(-32) of its highest, and more.
+        Whether the likelihood is interpolated in a table of alpha and beta, made once, where the scatter is published,
+        the cosmology is one of those by name without bins, and there are 200 supernovae or more. It agrees with the
+        factorisation to 1e-8 in the log density and makes a step a hundred times as fast; alpha and beta are confined
+        to where the likelihood is above exp(-32) of its highest, and more.
     priors : mapping of str to Distribution, float or str
         Overrides by parameter name; a number holds the parameter fixed.
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import CorrelatedSupernovae
@@ -28,6 +29,7 @@ _NEGLIGIBLE = 32.0  # of the log density at the edge of the table below its high
 _TOLERANCE = 2e-9  # of the log density, at points between the nodes
 _REFERENCE = Cosmology.flat(H0=70.0, Om0=0.3)
 _SIZES = (16, 24, 32, 48, 64)
+FEWEST = 200  # supernovae; a step that factorises so few takes about a millisecond
 
 
 def coefficients(alpha, beta, xp=jnp):
@@ -86,11 +88,14 @@ class CorrelatedTable:
         return found[0], found[spread].reshape(size, size) * np.where(np.tri(size, k=-1), 0.0, 1.0)
 
 
-_TABLES: "weakref.WeakKeyDictionary[CorrelatedSupernovae, CorrelatedTable]" = weakref.WeakKeyDictionary()
+_TABLES: "weakref.WeakKeyDictionary[CorrelatedSupernovae, list]" = weakref.WeakKeyDictionary()
 
 
-def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> CorrelatedTable:
+def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> CorrelatedTable | None:
     """Return the table of a sample, worked out when it is first asked for.
+
+    None if there are fewer than `FEWEST` supernovae, or if no table of a sensible size has the accuracy: the errors of
+    the stretches and colours are then most of the covariance at the edges of the posterior.
 
     Parameters
     ----------
@@ -101,13 +106,22 @@ def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> 
     diagonal : (N,)
         What is added to the covariance.
     """
-    found = _TABLES.get(data)
-    if found is None or not np.array_equal(found.basis[:, 4], np.broadcast_to(massive, len(data))):
-        found = _TABLES[data] = _tabulate(data, np.broadcast_to(massive, len(data)), diagonal)
-    return found
+    if len(data) < FEWEST:
+        return None
+    massive = np.array(np.broadcast_to(massive, len(data)))
+    known = _TABLES.setdefault(data, [])
+    for of_massive, of_diagonal, table in known:
+        if np.array_equal(of_massive, massive) and np.array_equal(of_diagonal, diagonal):
+            return table
+    # OpenBLAS's threads wait for one another in loops: beside another busy process, two make a factorisation of 472
+    # supernovae take 7 to 180 ms, one makes it take 1.2 ms.
+    with threadpool_limits(limits=1, user_api="blas"):
+        table = _tabulate(data, massive, diagonal)
+    known.append((massive, np.array(diagonal), table))
+    return table
 
 
-def _tabulate(data, massive, diagonal) -> CorrelatedTable:
+def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     sne, blocks = data.sne, data.total_blocks
     nodes, interpolation = _smooth_basis(sne.z_cmb)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
@@ -142,8 +156,8 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable:
             best = _best(inner, alpha, beta)
             errors.append(abs(found[0] - log_det) + abs(best @ (found[1] - inner) @ best))
         if max(errors) < _TOLERANCE:
-            break
-    return table
+            return table
+    return None
 
 
 def _packed(log_det, inner):

@@ -10,6 +10,7 @@ from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import detected_share
 
+ABOVE_ZERO = 1e-11  # where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding
 HALF_LINES = {
     "exponential": (HalfLine(None, 4.0), stats.expon(scale=0.25)),
     "half normal": (HalfLine(None, 0.0, 1.0), stats.halfnorm()),
@@ -23,7 +24,7 @@ def test_half_line_is_integrated(name):
     half_line, scipy = HALF_LINES[name]
     for linear, quadratic in [(0.3, 2.0), (-40.0, 0.5), (25.0, 6.0)]:
         log_integrand = lambda t, b=linear, q=quadratic: scipy.logpdf(t) + b * t - 0.5 * q * t * t  # noqa: E731
-        t = np.linspace(1e-11, 12, 400001)
+        t = np.linspace(ABOVE_ZERO, 12, 400001)
         top = log_integrand(t).max()
         expected = top + np.log(integrate.simpson(np.exp(log_integrand(t) - top), x=t))
         np.testing.assert_allclose(half_line.log_integral(linear, quadratic), expected, rtol=1e-8)
@@ -58,7 +59,7 @@ def test_detected_share(name):
     half_line, scipy = HALF_LINES[name]
     for room, along in [(0.5, 0.4), (-3.0, -0.8), (2.0, 1.5)]:
         found = detected_share(jnp.asarray(room), jnp.asarray(0.3), half_line, jnp.asarray(along))
-        t = np.linspace(1e-11, 12, 40001)
+        t = np.linspace(ABOVE_ZERO, 12, 40001)
         expected = integrate.simpson(scipy.pdf(t) * stats.norm.cdf((room - along * t) / np.sqrt(0.3)), x=t)
         np.testing.assert_allclose(jnp.exp(found), expected, rtol=1e-7)
 

@@ -12,7 +12,7 @@ from hbm_jax.data import CorrelatedSupernovae, DataError, blocks_from_joint, loa
 from hbm_jax.data.correlated_supernovae import BLOCKS
 from hbm_jax.data.protocol import Container
 from hbm_jax.models import CorrelatedSupernova
-from hbm_jax.models.correlated_table import table_of
+from hbm_jax.models.correlated_table import FEWEST, table_of
 from hbm_jax.models.protocol import Model
 from hbm_jax.models.supernova_host import massive_hosts
 
@@ -55,7 +55,8 @@ def likelihood(model, data, p, sites=None):
         tabulate=model.tabulate,
         priors=fixed,
     )
-    return float(jax.jit(lambda: log_density(fixed, (data,), {}, sites or {})[0])())
+    # Not compiled: XLA would work all of it out while compiling, which takes a minute.
+    return float(log_density(fixed, (data,), {}, sites or {})[0])
 
 
 def test_snls3_is_the_plain_dense_gaussian(snls3):
@@ -86,16 +87,33 @@ def test_table_covers_the_posterior(snls3):
     assert table.beta[1] > 2.7 + 8 * 0.09
 
 
-@pytest.fixture(scope="module")
-def small():
-    """Forty supernovae of JLA with a joint covariance of 3 N x 3 N."""
-    sne = load_jla().subset(np.arange(0, 740, 19)[:40])
+def some_of_jla(num):
+    """Supernovae of JLA with a joint covariance of 3 N x 3 N in the form of the published one."""
+    sne = load_jla().subset(np.arange(num) * (740 // num))
     rng = np.random.default_rng(3)
-    root = rng.normal(size=(120, 6)) * np.tile([0.01, 0.05, 0.01], 40)[:, None]
+    root = rng.normal(size=(3 * num, 6)) * np.tile([0.01, 0.05, 0.01], num)[:, None]
     joint = root @ root.T
     for n, covariance in enumerate(sne.covariance):
         joint[3 * n : 3 * n + 3, 3 * n : 3 * n + 3] += covariance
     return CorrelatedSupernovae.from_supernovae(sne, blocks_from_joint(joint), blocks_hold_errors=True), joint
+
+
+@pytest.fixture(scope="module")
+def small():
+    return some_of_jla(40)
+
+
+def test_table_of_the_form_of_jla():
+    data, _ = some_of_jla(FEWEST)
+    model = CorrelatedSupernova(cosmology="wcdm")
+    massive = massive_hosts(data.sne, 10.0, 0.0, False)
+    diagonal = data.sne.variance_coherent + data.sne.variance_velocity + data.sne.variance_lensing
+    table = table_of(data, massive, diagonal)
+    assert table is table_of(data, massive, diagonal), "made once"
+    for alpha, beta in [(0.14, 3.1), (0.05, 2.2), (0.22, 3.7)]:
+        p = POINTS[0] | {"alpha": alpha, "beta": beta}
+        assert likelihood(model, data, p) == pytest.approx(plain(data, p), abs=1e-8)
+    assert table_of(data.subset(np.arange(FEWEST - 1)), massive[:-1], diagonal[:-1]) is None
 
 
 def test_joint_covariance_is_that_of_the_standardised_magnitudes(small):
