@@ -53,7 +53,7 @@ def coverage(num_replicates, num_supernovae=1000):
     data = samples(num_replicates, num_supernovae)
     fits, covered = {}, {}
     for name, model in models().items():
-        fits[name] = hbm.fit_each(model, data, seed=1, num_chains=2, num_warmup=150, until=100, progress=False)
+        fits[name] = hbm.fit_each(model, data, seed=1, num_chains=4, num_warmup=300, until=200, progress=False)
         table = fits[name].summary(list(NAMES))
         for parameter in NAMES:
             rows = table.xs(parameter, level="parameter")

@@ -10,7 +10,9 @@ from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import detected_share
 
-ABOVE_ZERO = 1e-11  # where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding
+ABOVE_ZERO = (
+    1e-11  # where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding
+)
 HALF_LINES = {
     "exponential": (HalfLine(None, 4.0), stats.expon(scale=0.25)),
     "half normal": (HalfLine(None, 0.0, 1.0), stats.halfnorm()),
