@@ -52,9 +52,13 @@ def coverage(num_replicates, num_supernovae=1000):
 
     data = samples(num_replicates, num_supernovae)
     fits, covered = {}, {}
+    print(f"{num_replicates} samples are simulated", flush=True)
     for name, model in models().items():
-        fits[name] = hbm.fit_each(model, data, seed=1, num_chains=4, num_warmup=300, until=200, progress=False)
+        fits[name] = hbm.fit_each(
+            model, data, seed=1, num_chains=2, num_warmup=250, num_samples=300, until=80, progress=False
+        )
         table = fits[name].summary(list(NAMES))
+        print(f"fits of the model {name}: {fits[name]} {fits[name].cost}", flush=True)
         for parameter in NAMES:
             rows = table.xs(parameter, level="parameter")
             inside = (rows["lower_68"] < TRUTH[parameter]) & (TRUTH[parameter] < rows["upper_68"])
@@ -94,7 +98,11 @@ def main():
                 f"{name:10s} {parameter:6s} {covered[name, parameter]:3d} of {num}   "
                 f"{rows['median'].mean():.4f} +- {rows['median'].std() / np.sqrt(num):.4f}   truth {TRUTH[parameter]}"
             )
-        lines.append(f"{name:10s} {int(found.usable.sum())} of {num} posteriors usable")
+        smallest = table["ess_bulk"].groupby(level="object").min()
+        lines.append(
+            f"{name:10s} {int(found.usable.sum())} of {num} posteriors usable; smallest effective sample size of "
+            f"the three: {smallest.median():.0f} in the median replicate, {smallest.min():.0f} in the worst"
+        )
     right = all(low <= covered["selection", parameter] <= high for parameter in NAMES)
     wrong = [parameter for parameter in NAMES if covered["naive", parameter] < low]
     lines += ["", f"{'PASS' if right else 'MISS'}  intervals with the selection cover"]

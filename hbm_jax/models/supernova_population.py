@@ -106,7 +106,9 @@ def populations(
     shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, sigma, x1_scale, c_scale, *weights)))
 
     def flat(array):
-        return jnp.broadcast_to(array, shape).reshape(shape[0], -1)
+        # What is the same for all supernovae stays one row: its products and derivatives are then of numbers.
+        array = jnp.reshape(array, jnp.shape(array) or (1,) * len(shape))
+        return jnp.broadcast_to(array, (array.shape[0], *shape[1:])).reshape(array.shape[0], -1)
 
     half_line = None
     if half is not None:
