@@ -327,7 +327,7 @@ def test_a_detection_limit_is_recovered_where_the_naive_model_is_biased():
             rows = fits.summary([name])
             pulls[model.selection, name] = ((rows["mean"] - truth[name]) / rows["sd"]).to_numpy()
     for name in ("Om0", "alpha", "beta", "M0"):
-        # Twelve pulls of unit variance: 999 times of 1000 their mean is within 1, their mean square between 0.2 and 2.7.
+        # Twelve of unit variance: 999 times of 1000 their mean is within 1, their mean square between 0.2 and 2.7.
         assert abs(pulls["common", name].mean()) < 1.0
         assert 0.2 < np.mean(pulls["common", name] ** 2) < 2.7
     assert pulls["none", "Om0"].mean() > 2.0
