@@ -4,7 +4,10 @@ Of 1000 supernovae, for Om0, alpha and beta. Every replicate is drawn by rejecti
 without the selection (`hbm_jax.fit_each`). The limit and its width are inferred. How many intervals hold the truth is
 compared with the binomial distribution of 68.27 %.
 
+Two surveys: with a limit in the far half of its redshifts, and with one that every supernova feels.
+
     python benchmarks/supernova_selection.py [--replicates 64] [--output benchmarks/results/supernova_selection.txt]
+    python benchmarks/supernova_selection.py --cut everywhere [--output ...results/supernova_selection_everywhere.txt]
 """
 
 import argparse
@@ -20,40 +23,43 @@ from scipy import stats
 
 TRUTH = {
     "Om0": 0.3, "M0": -19.1, "alpha": 0.14, "beta": 3.1, "delta_M": -0.07, "sigma_int": 0.12, "x1_mean": 0.0,
-    "x1_std": 1.0, "c_mean": 0.0, "c_std": 0.09, "m_lim": 23.0, "m_lim_width": 0.25,
+    "x1_std": 1.0, "c_mean": 0.0, "c_std": 0.09,
 }  # fmt: skip
+# Redshifts, limit and width: of a survey with a limit in its far half, and of one whose every supernova feels it.
+CUTS = {"far": (0.0, 0.7, 23.0, 0.25), "everywhere": (0.15, 0.45, 21.7, 0.15)}
 NAMES = ("Om0", "alpha", "beta")
 
 
-def models():
+def models(cut="far"):
     """Return the model that knows of the limit, and the one that does not."""
     from hbm_jax.models import Supernova
 
-    priors = {"m_lim": "Normal(23, 1)"}
+    priors = {"m_lim": f"Normal({CUTS[cut][2]}, 1)"}
     return {"selection": Supernova(selection="common", priors=priors), "naive": Supernova()}
 
 
-def samples(num_replicates, num_supernovae=1000):
-    """Simulate samples on rows of JLA's design up to z = 0.7, where some supernovae are still detected."""
+def samples(num_replicates, num_supernovae=1000, cut="far"):
+    """Simulate samples on rows of JLA's design, at redshifts where some supernovae are still detected."""
     import jax
 
     from hbm_jax.data import load_jla
 
     jla = load_jla()
-    rows = np.flatnonzero(jla.z_cmb < 0.7)
+    low, high, limit, width = CUTS[cut]
+    rows = np.flatnonzero((low < jla.z_cmb) & (jla.z_cmb < high))
     design = jla.subset(np.random.default_rng(0).choice(rows, num_supernovae))
-    model = models()["selection"]
-    return [model.simulate(jax.random.key(seed), design, TRUTH)[0] for seed in range(num_replicates)]
+    model, truth = models(cut)["selection"], TRUTH | {"m_lim": limit, "m_lim_width": width}
+    return [model.simulate(jax.random.key(seed), design, truth)[0] for seed in range(num_replicates)]
 
 
-def coverage(num_replicates, num_supernovae=1000):
+def coverage(num_replicates, num_supernovae=1000, cut="far"):
     """Fit each model; return the fits, and how often the 68 % interval of each parameter holds the truth."""
     import hbm_jax as hbm
 
-    data = samples(num_replicates, num_supernovae)
+    data = samples(num_replicates, num_supernovae, cut)
     fits, covered = {}, {}
     print(f"{num_replicates} samples are simulated", flush=True)
-    for name, model in models().items():
+    for name, model in models(cut).items():
         fits[name] = hbm.fit_each(
             model, data, seed=1, num_chains=2, num_warmup=250, num_samples=300, until=80, progress=False
         )
@@ -70,6 +76,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=64)
     parser.add_argument("--supernovae", type=int, default=1000)
+    parser.add_argument("--cut", choices=tuple(CUTS), default="far", help="which survey")
     parser.add_argument("--output", type=Path, help="also write the text to this file")
     parser.add_argument("--figure", type=Path, help="draw the intervals of every replicate")
     options = parser.parse_args()
@@ -77,12 +84,13 @@ def main():
 
     hbm.use_every_core()
     began, cpu = time.perf_counter(), time.process_time()
-    fits, covered = coverage(options.replicates, options.supernovae)
+    fits, covered = coverage(options.replicates, options.supernovae, options.cut)
+    z_low, z_high, limit, width = CUTS[options.cut]
     num = options.replicates
     low, high = (int(v) for v in stats.binom.interval(0.99, num, 0.6827))
     lines = [
-        f"{options.supernovae} supernovae of JLA's design, z < 0.7, detected at m_b < 23 (width 0.25 mag), "
-        f"{num} replicates",
+        f"{options.supernovae} supernovae of JLA's design, {z_low:g} < z < {z_high:g}, detected at m_b < {limit:g} "
+        f"(width {width:g} mag), {num} replicates",
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores (shared), "
         f"Python {platform.python_version()}, hbm_jax {version('hbm_jax')}, jax {version('jax')}, "
         f"numpyro {version('numpyro')}",

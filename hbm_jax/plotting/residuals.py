@@ -50,7 +50,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     if data.has_host_mass.any():
         # Masses that were not measured carry placeholders with errors of many dex.
         measured = data.has_host_mass & (data.sigma_log10_mass < 2.0)
-        covariates[label("log10_mass", "M_sun")] = np.where(measured, data.log10_mass, np.nan)
+        covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     reach = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():
         figure = Figure(figsize=(7.2, 5.0), layout="constrained")
@@ -60,9 +60,9 @@ def hubble_residuals(fit: Fit) -> Figure:
             axes.set_xlabel(text)
             if text == COVARIATES["z_cmb"]:
                 axes.set_xscale("log")
-        for axes in grid[len(covariates) : 5]:
+        for axes in grid[len(covariates) + 1 :]:
             axes.set_visible(False)
-        _draw_surveys(grid[5], data, residual, points.error)
+        _draw_surveys(grid[len(covariates)], data, residual, points.error)
         grid[0].set_ylim(-reach, reach)
         for axes in (grid[0], grid[3]):
             axes.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
