@@ -331,4 +331,3 @@ def test_a_detection_limit_is_recovered_where_the_naive_model_is_biased():
         assert abs(pulls["common", name].mean()) < 1.0
         assert 0.2 < np.mean(pulls["common", name] ** 2) < 2.7
     assert pulls["none", "Om0"].mean() > 2.0
-    assert pulls["none", "beta"].mean() < -1.0
