@@ -143,16 +143,23 @@ def test_golenetskii():
     printed, figures = execute("golenetskii.ipynb")
     assert printed.count("usable: ") == 2
     assert printed.count("line.verdict.usable = True") == 2
+    assert "ladder.verdict.usable = True" in printed
     table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true +(-?[\d.]+)", printed, re.MULTILINE)
     assert len(table) == 5
     for name, mean, std, true in table:
         assert abs(float(mean) - float(true)) < 3.5 * float(std), name
     low, _ = map(float, re.search(r"width of ln z: ([\d.]+) to ([\d.]+)", printed).groups())
     assert low > 0.2  # no redshift to a few per cent
+    H0, sigma_H0, sigma_Om0 = map(
+        float, re.search(r"H0 ([\d.]+) \+- ([\d.]+), .* Om0 [\d.]+ \+- ([\d.]+)", printed).groups()
+    )
+    assert pytest.approx(70.0, abs=1.5) == H0  # the prior
+    assert sigma_H0 == pytest.approx(10.0, abs=1.0)
+    assert sigma_Om0 > 0.2
     pulls = [float(value) for value in re.findall(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed)]
     assert len(pulls) == 4
     assert max(pulls) < 2.0
-    assert figures == 6
+    assert figures == 7
 
 
 @pytest.mark.slow

@@ -1,18 +1,18 @@
 """Afterglows from a catalogue of redshifts and a folder of OGIP spectra."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hbm_jax.data.afterglows import COLUMNS, Afterglows
-from hbm_jax.data.tables import TableColumns, read_table
+from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.ogip import read_spectrum
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
+from hbm_jax.validation import DataError, listed
 
 __all__ = ["read_afterglows"]
 
@@ -80,44 +80,27 @@ def read_afterglows(
     --------
     >>> read_afterglows("catalog.ecsv", spectra="spectra", leave_out=["GRB 060607A"])  # doctest: +SKIP
     """
-    table = read_table(source, format=format)
-    folder = Path(spectra) if spectra is not None else _folder_of(source)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
-    found = table.resolve(["name", *COLUMNS, *FILES], columns, ALIASES)
-    for key in ("name", "z"):
-        if key not in found:
-            raise DataError(
-                f"{table.origin}: column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-            )
-    values = {key: table.values(name, UNITS.get(key)) for key, name in found.items()}
-    names = text_tuple(values["name"], found["name"], "row {row}")
-    keep, left_out = _kept(names, leave_out, table)
+    catalogue = read_catalogue(
+        source, ["name", *COLUMNS, *FILES], columns=columns, format=format, spectra=spectra, leave_out=leave_out,
+        aliases=ALIASES, units=UNITS,
+    )  # fmt: skip
+    found, values, names = catalogue.found, catalogue.values, catalogue.names
     read: dict[int, Spectrum] = {}
     masks: dict[int, Any] = {}
     bad: dict[int, str] = {}
     cache: dict = {}
-    for row in keep:
+    for row in catalogue.rows:
         try:
-            spectrum = _read(row, names[row], values, folder, rmf, cache)
+            spectrum = _read(row, names[row], values, catalogue.folder, rmf, cache)
             masks[row] = noticed(spectrum, energies, keep_bad=bad_channels)
             read[row] = group(spectrum, grouping, group_by, noticed=masks[row])
             SpectrumStack.of([read[row]], [masks[row]])
             _redshift(values["z"][row], f"{found['z']}, row {row}")
         except DataError as error:
             bad[row] = str(error)
-    if bad and leave_out != "bad":
-        listing = "\n".join(f"  {names[row]}: {why}" for row, why in bad.items())
-        raise DataError(
-            f"{table.origin}: expected {len(keep)} sources that can be read; found {len(bad)} that cannot:\n{listing}\n"
-            f"Mend them, or leave them out by name: leave_out={[names[row] for row in bad]!r} "
-            "(leave_out='bad' for all)."
-        )
-    rows = list(read)
-    rows = [row for row in rows if row not in bad]
-    if not rows:
-        raise DataError(f"{table.origin}: expected a source that can be read; found none.\n" + "\n".join(bad.values()))
+    named = [(names[row], why) for row, why in bad.items()]
+    refuse_bad(catalogue, named, leave_out, "source")
+    rows = [row for row in read if row not in bad]
     stack = SpectrumStack.of([read[row] for row in rows], [masks[row] for row in rows])
     picked = {
         key: np.ma.filled(np.ma.asarray(values[key]).astype(float), np.nan)[rows] for key in COLUMNS if key in values
@@ -126,28 +109,12 @@ def read_afterglows(
         return Afterglows.from_spectra(
             stack,
             name=[names[row] for row in rows],
-            left_out=[*left_out, *((names[row], why) for row, why in bad.items())],
+            left_out=[*catalogue.left_out, *named],
             called=found,
             **picked,
         )
     except DataError as error:
-        raise DataError(f"{table.origin}: {error}") from error
-
-
-def _folder_of(source: Any) -> Path:
-    return Path(source).parent if isinstance(source, str | Path) else Path()
-
-
-def _kept(names: Sequence[str], leave_out: str | Sequence[str], table: TableColumns):
-    """Rows to read, and the sources left out by name."""
-    asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)
-    for name in asked:
-        if name not in names:
-            raise DataError(
-                f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
-            )
-    keep = [row for row, name in enumerate(names) if name not in asked]
-    return keep, [(name, "by name") for name in asked]
+        raise DataError(f"{catalogue.origin}: {error}") from error
 
 
 def _redshift(value: Any, where: str) -> None:

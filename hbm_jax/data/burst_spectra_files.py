@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.burst_spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
-from hbm_jax.data.tables import read_table
+from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
 from hbm_jax.spectra.ogip import read_pha, read_spectra
 from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import numbered
 from hbm_jax.spectra.ogip_type2 import read_detector, read_intervals, read_matrix_times
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
+from hbm_jax.validation import DataError, listed
 
 __all__ = ["read_burst", "read_burst_spectra"]
 
@@ -133,36 +133,20 @@ def read_burst_spectra(
     --------
     >>> read_burst_spectra("bursts.ecsv", energies={"n3": (10.0, 900.0)})  # doctest: +SKIP
     """
-    table = read_table(source, format=format)
-    folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
-    found = table.resolve(["name", "z", "detectors", "reference", "intervals"], columns, ALIASES)
-    for key in ("name", "z"):
-        if key not in found:
-            raise DataError(
-                f"{table.origin}: column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-            )
-    values = {key: table.values(name, None) for key, name in found.items()}
-    names = text_tuple(values["name"], found["name"], "row {row}")
-    asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)
-    for one in asked:
-        if one not in names:
-            raise DataError(
-                f"leave_out: expected names of the catalogue {table.origin}; found {one!r}{did_you_mean(one, names)}."
-            )
-    left_out = [(one, "by name") for one in asked]
+    catalogue = read_catalogue(
+        source, ["name", "z", "detectors", "reference", "intervals"], columns=columns, format=format, spectra=spectra,
+        leave_out=leave_out, aliases=ALIASES, units={},
+    )  # fmt: skip
+    found, values = catalogue.found, catalogue.values
     read: list[BurstObservation] = []
-    bad: dict[str, str] = {}
+    bad: list[tuple[str, str]] = []
     shared: dict = {}
     options: dict[str, Any] = {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
-    for row, name in enumerate(names):
-        if name in asked:
-            continue
+    for row in catalogue.rows:
+        name = catalogue.names[row]
         try:
             text = {key: _text(values[key][row]) for key in ("detectors", "reference", "intervals") if key in values}
-            files = _files_of(name, folder, text.get("detectors", ""))
+            files = _files_of(name, catalogue.folder, text.get("detectors", ""))
             z = _number(values["z"][row], f"{found['z']}, row {row}")
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
             rows = _rows(text.get("intervals", ""), f"{found.get('intervals')}, row {row}")
@@ -170,16 +154,9 @@ def read_burst_spectra(
             BurstSpectra.of([burst], **options)
             read.append(burst)
         except DataError as error:
-            bad[name] = str(error)
-    if bad and leave_out != "bad":
-        listing = "\n".join(f"  {name}: {why}" for name, why in bad.items())
-        raise DataError(
-            f"{table.origin}: expected {len(bad) + len(read)} bursts that can be read; found {len(bad)} that cannot:\n"
-            f"{listing}\nMend them, or leave them out by name: leave_out={list(bad)!r} (leave_out='bad' for all)."
-        )
-    if not read:
-        raise DataError(f"{table.origin}: expected a burst that can be read; found none.\n" + "\n".join(bad.values()))
-    return BurstSpectra.of(read, left_out=[*left_out, *bad.items()], **options)
+            bad.append((name, str(error)))
+    refuse_bad(catalogue, bad, leave_out, "burst")
+    return BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
 
 
 def _read(

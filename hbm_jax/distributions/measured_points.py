@@ -1,8 +1,9 @@
 """Points on a line or plane with errors in all coordinates: mixtures, outliers, limits; the truth integrated out.
 
-A point has true predictors x, from a mixture of normals, and a true y = intercept + slope . x + N(0, scatter^2).
-Measured are D = P + 1 coordinates, the response last, with a Gaussian error. Of a point whose measured value in one
-coordinate is below (or above) a limit, only that is known.
+A point has true predictors x, from a mixture of normals, and a true y = intercept + slope . x + N(0, scatter^2), or
+Student's t in place of this normal, as a mixture of normals over a grid of its scales. Measured are D = P + 1
+coordinates, the response last, with a Gaussian error. Of a point whose measured value in one coordinate is below (or
+above) a limit, only that is known.
 """
 
 import math
@@ -18,6 +19,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+NODES = 48  # of the scales of Student's t: 1e-5 of the density for 1 degree of freedom, 1e-7 for 2, up to 50 scales out
 
 
 class Limits(NamedTuple):
@@ -59,6 +61,8 @@ class MeasuredPoints(dist.Distribution):
         Of the measured values.
     outliers : (array, array), optional
         Share of points whose response has another scatter, and the standard deviation that is added to it there.
+    nu : array, optional
+        Degrees of freedom of Student's t, 1 or more, of which ``scatter`` is then the scale. None: normal.
 
     Notes
     -----
@@ -80,41 +84,60 @@ class MeasuredPoints(dist.Distribution):
     arg_constraints: dict = {}  # noqa: RUF012 - NumPyro's own convention
     support = constraints.real_vector
     pytree_data_fields = (
-        "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers",
+        "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers", "nu",
     )  # fmt: skip
 
     def __init__(
-        self, x_loc, x_cov, log_weights, intercept, slope, scatter, errors, limits=None, outliers=None, *,
-        validate_args=None,
+        self, x_loc, x_cov, log_weights, intercept, slope, scatter, errors, limits=None, outliers=None, nu=None,
+        *, validate_args=None,
     ):  # fmt: skip
         self.x_loc, self.x_cov, self.log_weights = x_loc, x_cov, log_weights
         self.intercept, self.slope, self.scatter, self.errors = intercept, slope, scatter, errors
-        self.limits, self.outliers = limits, outliers
+        self.limits, self.outliers, self.nu = limits, outliers, nu
         shapes = [np.shape(x_loc)[:-2], np.shape(x_cov)[:-3], np.shape(intercept), np.shape(slope)[:-1]]
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
 
+    def _scatters(self):
+        """Logarithms of shares (S,) and variances (..., S, 1) of the normals of which the scatter is a mixture."""
+        variance = jnp.broadcast_to(self.scatter, self.batch_shape)[..., None] ** 2
+        if self.outliers is not None:
+            share, scale = self.outliers
+            logs = jnp.stack([jnp.log1p(-share), jnp.log(share)])
+            variance = variance + scale**2 * np.array([0.0, 1.0])
+        elif self.nu is not None:
+            logs, precision = _student_t(self.nu)
+            variance = variance / precision
+        else:
+            logs = jnp.zeros(1)
+        return logs, variance[..., None]
+
     def _components(self):
-        """Logarithms of shares (C,), means (..., C, D), covariances of the true coordinates (..., C, D, D)."""
+        """Logarithms of shares (C,), means (..., C, D), covariances of the true coordinates (..., C, D, D).
+
+        C = S K: for each normal of the scatter, all components of the population.
+        """
         shape = self.batch_shape
         slope = jnp.broadcast_to(self.slope, (*shape, np.shape(self.slope)[-1]))[..., None, :]
         y = jnp.broadcast_to(self.intercept, shape)[..., None] + (self.x_loc * slope).sum(-1)
         x = jnp.broadcast_to(self.x_loc, (*y.shape, slope.shape[-1]))
         loc = jnp.concatenate([x, y[..., None]], axis=-1)
         xy = (self.x_cov * slope[..., None, :]).sum(-1)
-        yy = (xy * slope).sum(-1) + jnp.broadcast_to(self.scatter, shape)[..., None] ** 2
+        shares, variance = self._scatters()
+        yy = (xy * slope).sum(-1)[..., None, :] + variance
+        logs = (shares[:, None] + self.log_weights).reshape(-1)
+        num = (*shape, len(logs))
+
+        def each(a, size):  # (..., K, size...) for every normal of the scatter
+            return jnp.broadcast_to(a[(..., None, *(slice(None),) * (len(size) + 1))], (*yy.shape, *size)).reshape(
+                *num, *size
+            )
+
+        size = loc.shape[-1]
         xx = jnp.broadcast_to(self.x_cov, (*xy.shape, xy.shape[-1]))
-        upper = jnp.concatenate([xx, xy[..., None]], axis=-1)
-        lower = jnp.concatenate([xy, yy[..., None]], axis=-1)[..., None, :]
-        cov = jnp.concatenate([upper, lower], axis=-2)
-        if self.outliers is None:
-            return jnp.asarray(self.log_weights), loc, cov
-        share, scale = self.outliers
-        last = np.zeros(cov.shape[-2:])
-        last[-1, -1] = 1.0
-        cov = jnp.concatenate(jnp.broadcast_arrays(cov, cov + scale**2 * last), axis=-3)
-        logs = jnp.concatenate([self.log_weights + jnp.log1p(-share), self.log_weights + jnp.log(share)])
-        return logs, jnp.concatenate([loc, loc], axis=-2), cov
+        upper = jnp.concatenate([each(xx, xx.shape[-2:]), each(xy, xy.shape[-1:])[..., None]], axis=-1)
+        lower = jnp.concatenate([each(xy, xy.shape[-1:]), yy.reshape(num)[..., None]], axis=-1)[..., None, :]
+        return logs, each(loc, (size,)), jnp.concatenate([upper, lower], axis=-2)
 
     def _measured(self, cov):
         return cov + self.errors[..., None, :, :]
@@ -150,6 +173,16 @@ class MeasuredPoints(dist.Distribution):
         each = self._of_components(value)
         half = each.shape[-1] // 2
         return jnp.exp(logsumexp(each[..., half:], axis=-1) - logsumexp(each, axis=-1))
+
+    def weight(self, value):
+        """Mean weight of each point, given measured values, (...): 1 in the bulk of Student's t, 0 far out.
+
+        Student's t is a normal whose variance is divided by a weight, from a gamma distribution of mean 1.
+        """
+        logs = self._of_components(value)
+        _, precision = _student_t(self.nu)
+        each = logsumexp(logs.reshape(*logs.shape[:-1], NODES, -1), axis=-1)
+        return jnp.exp(logsumexp(each + jnp.log(precision), axis=-1) - logsumexp(each, axis=-1))
 
     def sample(self, key, sample_shape=()):
         """Draw measured values, those beyond a limit put on it, (*sample_shape, ..., D)."""
@@ -196,6 +229,19 @@ class MeasuredPoints(dist.Distribution):
         turned = jnp.concatenate([turned[..., :-1], last[..., None]], axis=-1)
         back = loc + (jnp.swapaxes(order, -1, -2) * turned[..., None, :]).sum(-1)
         return jnp.where(self._beyond(value)[..., None], back, value)
+
+
+def _student_t(nu):
+    """Logarithms of shares, and precisions, of the normals of unit scale whose mixture is Student's t, (NODES,).
+
+    The precision w has the density of Gamma(nu / 2, nu / 2): the trapezoidal rule in its logarithm, which converges
+    exponentially. At the ends what a value 50 scales out, or none, asks for has fallen to 1e-7.
+    """
+    tail = 32.0 / (nu + 1.0)
+    low, high = jnp.log((2500.0 + nu) / (nu + 1.0)) + tail, jnp.log1p(tail + jnp.sqrt(2.0 * tail) + jnp.log1p(tail))
+    at = -low + (low + high) * jnp.linspace(0.0, 1.0, NODES)
+    logs = 0.5 * nu * (at - jnp.exp(at))
+    return logs - logsumexp(logs), jnp.exp(at)
 
 
 def _whitened(cov, residual):

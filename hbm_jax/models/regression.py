@@ -294,8 +294,11 @@ class Regression:
 
     @property
     def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
-        return 0.9
+        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing.
+
+        Shorter still for Student's t, whose posterior bends where few points decide whether they are outliers.
+        """
+        return 0.95 if self.family == "student_t" else 0.9
 
     @property
     def description(self) -> str:

@@ -6,7 +6,8 @@ For point i of group j, with true predictors x_i from a population of their own,
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
     x_i ~ N(x_mean, x_std^2), or a mixture of normals,
 
-and x and y are measured with errors. (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13.)
+and x and y are measured with errors; the scatter may have outliers, or the tails of Student's t. (Kelly 2007, ApJ 665,
+1489; Gelman & Hill 2007, ch. 13.)
 """
 
 import contextlib
@@ -70,6 +71,10 @@ class Relation:
     outliers : bool
         Whether a share ``outlier_fraction`` of the points scatters by ``outlier_scatter`` in addition.
         `hbm_jax.latents` then has each point's ``outlier_probability``.
+    student_t : bool
+        Whether the scatter has Student's t of ``nu`` degrees of freedom instead of a normal, ``intrinsic_scatter``
+        being its scale: no point is of another kind, some are far. `hbm_jax.latents` then has each point's ``weight``,
+        about 1 in the bulk and near 0 for an outlier.
     pivot : float, optional
         Where beta is the response [units of x, of every predictor]; by default the mean of the measured values, where
         the data tell slope and intercept apart.
@@ -95,6 +100,7 @@ class Relation:
     scatter: bool = field(default=True, metadata={"help": "whether there is scatter beyond the errors"})
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
+    student_t: bool = field(default=False, metadata={"help": "whether the scatter has the tails of Student's t"})
     pivot: float | None = field(default=None, metadata={"help": "where the intercept is; the mean by default"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -103,6 +109,9 @@ class Relation:
         choose("treatment of the latents", self.latents, LATENTS)
         if self.correlated and self.pooling != "partial":
             raise ValueError(f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}.")
+        if self.student_t and (self.outliers or not self.scatter):
+            found = "outliers=True" if self.outliers else "scatter=False"
+            raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {found}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
         object.__setattr__(self, "priors", dict(self.priors))
@@ -117,6 +126,8 @@ class Relation:
             defaults |= {"x_weight": dist.Dirichlet(jnp.ones(self.num_components))}
         if self.outliers:
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
+        if self.student_t:
+            defaults |= {"nu": dist.Gamma(2.0, 0.1)}
         if self.pooling == "partial" and not set(GROUPS) & set(self.priors):
             return complete_priors({k: v for k, v in defaults.items() if k not in GROUPS}, self.priors, "Relation")
         return complete_priors(defaults, self.priors, "Relation")
@@ -158,6 +169,8 @@ class Relation:
         p |= {"intrinsic_scatter": scatter}
         if self.outliers:
             p["outliers"] = (self._sample("outlier_fraction"), self._sample("outlier_scatter", unit[-1]))
+        if self.student_t:
+            p["nu"] = self._sample("nu")
         values = jnp.asarray(data.values) if observed else None
         alpha, beta = self._lines(data, p, plain, num, unit, x_unit, pivot)
         if beta is None:
@@ -293,7 +306,8 @@ class Relation:
 
     def _integrates(self, data: PointsInGroups) -> bool:
         """Whether the intercepts are integrated out."""
-        simple = self.num_components == 1 and not self.outliers and data.limited == "no"
+        normal = self.num_components == 1 and not self.outliers and not self.student_t
+        simple = normal and data.limited == "no"
         return self.pooling == "partial" and self.latents == "marginal" and simple and len(data.predictors) == 1
 
     def _grouped(self, data, p, alpha, pivot, values, recover):
@@ -324,7 +338,7 @@ class Relation:
             limits = Limits(jnp.asarray(data.limit), jnp.asarray(data.side), order)
         points = MeasuredPoints(
             loc, cov, shares, intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
-            p.get("outliers"),
+            p.get("outliers"), p.get("nu"),
         )  # fmt: skip
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
             with handlers.mask(mask=np.asarray(data.used)):
@@ -333,6 +347,8 @@ class Relation:
                 _record(points.draw_true(numpyro.prng_key(), drawn), num, x=self.latents == "marginal")
                 if self.outliers:
                     numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
+                if self.student_t:
+                    numpyro.deterministic("weight", points.weight(drawn))
 
     def _true_predictors(self, data, p, num: int, rows: int, most: int):
         """Sample the true predictors, (J, M, P)."""
@@ -394,7 +410,7 @@ class Relation:
         """One line for reports."""
         more = ", correlated lines" if self.correlated else ""
         more += f", {self.num_components} populations of x" if self.num_components > 1 else ""
-        more += ", outliers" if self.outliers else ""
+        more += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{more}"
 
     def to_config(self) -> dict:

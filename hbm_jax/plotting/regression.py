@@ -177,11 +177,13 @@ def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axis = figure.subplots()
-    spread = np.ptp(size) > 0 and np.ptp(np.log(size)) > 0
+    spread = np.ptp(size) > 0
+    wide = bool(np.max(size) > 10.0 * np.min(size))
     # Groups of one size side by side.
     order = np.argsort(np.argsort(alone, kind="stable"))
-    jitter = 1.0 + 0.06 * (order / max(len(alone) - 1, 1) - 0.5)
-    at = size * jitter if spread else order.astype(float)
+    aside = order / max(len(alone) - 1, 1) - 0.5
+    at = size * (1.0 + 0.06 * aside) if wide else size + 0.02 * np.ptp(size) * aside
+    at = at if spread else order.astype(float)
     axis.vlines(at, np.minimum(alone, median), np.maximum(alone, median), color=GREY, lw=0.4, alpha=0.6)
     axis.plot(at, alone, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="alone")
     axis.errorbar(
@@ -196,7 +198,7 @@ def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
     )
     axis.axhline(middle, color=ORANGE, lw=0.9, ls="--")
     axis.set(xlabel=labels[0] if spread else "groups, in order", ylabel=labels[1])
-    if spread:
+    if wide:
         axis.set_xscale("log")
     axis.legend()
     return figure
@@ -255,11 +257,11 @@ def _draw_distribution(axis, y: np.ndarray, drawn: np.ndarray, data: RegressionD
     whole = bool((y == np.round(y)).all() and (drawn == np.round(drawn)).all())
     width = max(np.ceil((high - low + 1) / 25), 1.0) if whole else (high - low) / 25
     edges = np.arange(low - 0.5, high + 0.5 + width, width) if whole else np.linspace(low, high, 26)
-    middle = 0.5 * (edges[1:] + edges[:-1])
     shares = np.stack([np.histogram(row, edges)[0] for row in drawn]) / len(y)
+    shares = np.concatenate([shares, shares[:, -1:]], axis=1)  # a step needs its end
     lows, lowers, _, uppers, highs = np.quantile(shares, LEVELS, axis=0)
-    axis.fill_between(middle, lows, highs, color=BAND_95, alpha=0.7, lw=0, step="mid", label="replicated")
-    axis.fill_between(middle, lowers, uppers, color=BAND_68, alpha=0.7, lw=0, step="mid")
+    axis.fill_between(edges, lows, highs, color=BAND_95, alpha=0.7, lw=0, step="post", label="replicated")
+    axis.fill_between(edges, lowers, uppers, color=BAND_68, alpha=0.7, lw=0, step="post")
     axis.stairs(np.histogram(y, edges)[0] / len(y), edges, color=BLACK, lw=1.0, label="observed")
     if data.categories:
         axis.set_xticks(range(len(data.categories)), data.categories)

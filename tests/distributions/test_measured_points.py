@@ -63,6 +63,30 @@ def test_mixtures_and_outliers_are_sums():
     assert float(both.outlier_probability(value)) == pytest.approx(share * bad / expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("nu", [1.0, 2.0, 4.0, 30.0])
+def test_students_t_is_its_integral_over_the_scatter(nu):
+    """Against SciPy's density of Student's t, folded with the errors by a quadrature of its own."""
+    x, y = 1.1, np.array([2.0, 4.0, -25.0])
+    errors, slope, scatter = np.diag([0.0, 0.3**2]), np.array([1.7]), 0.6
+    points = MeasuredPoints(
+        np.array([[x]]), np.zeros((1, 1, 1)), np.zeros(1), 0.5, slope, scatter, errors + np.diag([1.0, 0.0]), nu=nu
+    )
+    found = np.exp(points.log_prob(np.stack([np.full(3, x), y], axis=1))) * np.sqrt(2 * np.pi)
+    for value, density in zip(y - 0.5 - 1.7 * x, found, strict=True):
+        grid = value + 0.3 * np.linspace(-9, 9, 20001)
+        expected = integrate.trapezoid(stats.t.pdf(grid, nu, 0.0, scatter) * stats.norm.pdf(value, grid, 0.3), grid)
+        assert float(density) == pytest.approx(expected, rel=1e-5)
+    weights = np.asarray(points.weight(np.stack([np.full(3, x), y], axis=1)))
+    assert weights[2] < 0.2
+    assert weights[0] > 0.7
+    # Without an error of the response the weight has a closed form.
+    bare = MeasuredPoints(
+        np.array([[x]]), np.zeros((1, 1, 1)), np.zeros(1), 0.5, slope, scatter, np.diag([1.0, 0.0]), nu=nu
+    )
+    away = (y - 0.5 - 1.7 * x) / scatter
+    np.testing.assert_allclose(bare.weight(np.stack([np.full(3, x), y], axis=1)), (nu + 1) / (nu + away**2), rtol=1e-4)
+
+
 @pytest.mark.parametrize("coordinate", [0, 1])
 @pytest.mark.parametrize("side", [1.0, -1.0])
 def test_limits_are_integrals_of_the_density(coordinate, side):

@@ -84,6 +84,7 @@ FIXED = {"alpha": 1.4, "beta": 1.8, "intrinsic_scatter": 0.3, "x_mean": 0.9, "x_
 MORE: dict = {
     "plain": ({}, {}, ()),
     "outliers": ({"outliers": True}, {"outlier_fraction": 0.2, "outlier_scatter": 3.0}, ()),
+    "student_t": ({"student_t": True}, {"nu": 3.0}, ()),
     "limits": ({}, {}, ("limit_x", "limit_y")),
     "mixture": ({"num_components": 2}, {}, ()),
 }
@@ -198,17 +199,24 @@ def test_upper_limits_are_points():
     assert naive.mean() < alpha[0] - 3.0 * naive.std()
 
 
-def test_outliers_are_told():
+@pytest.mark.parametrize("kind", ["outliers", "student_t"])
+def test_outliers_are_told(kind):
     columns, alpha, _ = points(1, 80, seed=6)
     del columns["group"]
     wrong = np.arange(0, 80, 10)
     columns["y"][wrong] += 8.0 * np.where(np.arange(8) % 2, 1.0, -1.0)
     data = PointsInGroups.from_columns(columns)
-    fit = hbm.sample(Relation(pooling="complete", outliers=True), data, seed=1, progress=False)
+    fit = hbm.sample(Relation(pooling="complete", **{kind: True}), data, seed=1, progress=False)
     assert fit.verdict.usable, str(fit.verdict)
     draws = fit.posterior["alpha"].to_numpy()
     assert abs(draws.mean() - alpha[0]) < 3.0 * draws.std()
-    share = hbm.latents(fit)["outlier_probability"].to_numpy().mean(axis=0)[0]
+    latents = hbm.latents(fit)
+    if kind == "student_t":
+        weight = latents["weight"].to_numpy().mean(axis=0)[0]
+        assert (weight[wrong] < 0.05).all()
+        assert np.median(np.delete(weight, wrong)) > 0.7
+        return
+    share = latents["outlier_probability"].to_numpy().mean(axis=0)[0]
     assert (share[wrong] > 0.95).all()
     assert np.median(np.delete(share, wrong)) < 0.05
 
@@ -298,6 +306,8 @@ def test_bad_choices(tmp_path):
         Relation(priors={"alpha_men": 1.0})
     with pytest.raises(ValueError, match="correlated=True expects pooling='partial'"):
         Relation(pooling="none", correlated=True)
+    with pytest.raises(ValueError, match="student_t=True expects scatter=True and outliers=False; found outliers=True"):
+        Relation(outliers=True, student_t=True)
     exact = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y", "group")})
     with pytest.raises(DataError, match="expected an error of x in every point"):
         handlers.trace(handlers.seed(Relation(latents="sampled"), 0)).get_trace(exact)

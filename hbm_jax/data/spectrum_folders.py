@@ -1,0 +1,98 @@
+"""What readers of a catalogue with a folder of spectra have in common: its rows, and what cannot be read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hbm_jax.data.tables import read_table
+from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
+
+REQUIRED = ("name", "z")
+
+
+class Catalogue(NamedTuple):
+    """Rows of a catalogue of sources with spectra.
+
+    Attributes
+    ----------
+    origin : str
+        For messages.
+    folder : path
+        Of the spectra.
+    found : dict of str to str
+        What the table calls each column that it has.
+    values : dict of str to array
+        Those columns.
+    names : tuple of str
+        Of all sources.
+    rows : list of int
+        Those to read.
+    left_out : list of (str, str)
+        The others, and why.
+    """
+
+    origin: str
+    folder: Path
+    found: dict[str, str]
+    values: dict[str, Any]
+    names: tuple[str, ...]
+    rows: list[int]
+    left_out: list[tuple[str, str]]
+
+
+def read_catalogue(
+    source: Any,
+    known: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None,
+    format: str | None,
+    spectra: str | Path | None,
+    leave_out: str | Sequence[str],
+    aliases: Mapping[str, str],
+    units: Mapping[str, str],
+) -> Catalogue:
+    """Read the catalogue; columns of ``known`` are taken, of which name and z have to be there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the catalogue or the folder does not exist.
+    DataError
+        For a column that is missing, and a name to leave out that is not in the catalogue.
+    """
+    table = read_table(source, format=format)
+    folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
+    found = table.resolve(list(known), columns, aliases)
+    for key in REQUIRED:
+        if key not in found:
+            raise DataError(
+                f"{table.origin}: column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
+                f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
+            )
+    values = {key: table.values(name, units.get(key)) for key, name in found.items()}
+    names = text_tuple(values["name"], found["name"], "row {row}")
+    asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)
+    for name in asked:
+        if name not in names:
+            raise DataError(
+                f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
+            )
+    rows = [row for row, name in enumerate(names) if name not in asked]
+    return Catalogue(table.origin, folder, found, values, names, rows, [(name, "by name") for name in asked])
+
+
+def refuse_bad(catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str) -> None:
+    """Raise a DataError that names every source that cannot be read and why, unless the bad ones are to be left out."""
+    num = len(catalogue.rows)
+    if bad and leave_out != "bad":
+        listing = "\n".join(f"  {name}: {why}" for name, why in bad)
+        raise DataError(
+            f"{catalogue.origin}: expected {num} {what}s that can be read; found {len(bad)} that cannot:\n{listing}\n"
+            f"Mend them, or leave them out by name: leave_out={[name for name, _ in bad]!r} "
+            "(leave_out='bad' for all)."
+        )
+    if num == len(bad):
+        reasons = "\n".join(why for _, why in bad)
+        raise DataError(f"{catalogue.origin}: expected a {what} that can be read; found none.\n{reasons}")
