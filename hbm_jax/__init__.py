@@ -21,6 +21,7 @@ _NAMES = {
     "compare": "hbm_jax.inference",
     "fit_each": "hbm_jax.inference",
     "latents": "hbm_jax.inference",
+    "leave_groups_out": "hbm_jax.inference",
     "loo": "hbm_jax.inference",
     "maximum_likelihood": "hbm_jax.inference",
     "posterior_predictive": "hbm_jax.inference",

@@ -210,6 +210,12 @@ MODELS = {
         default_source="jla",
         figures=_supernova_figures,
     ),
+    "supernova-correlated": Entry(
+        models.CorrelatedSupernova,
+        data.CorrelatedSupernovae,
+        data.read_correlated_supernovae,
+        reader_flags={"covariance": "blocks of a covariance in alpha and beta: .npz, .fits, or a folder"},
+    ),
     "hubble-diagram": Entry(
         models.HubbleDiagram,
         data.DistanceModuli,

@@ -26,7 +26,8 @@ def execute(name):
 def test_every_notebook_has_a_test():
     tested = {
         "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb",
-        "hubble_diagram.ipynb", "relation.ipynb", "spectrum.ipynb", "supernova.ipynb", "trapezoid.ipynb",
+        "hubble_diagram.ipynb", "relation.ipynb", "selection.ipynb", "spectrum.ipynb", "supernova.ipynb",
+        "trapezoid.ipynb",
     }  # fmt: skip
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
     gallery = {"counts.ipynb", "lines.ipynb", "pooling.ipynb", "rates.ipynb"}
@@ -43,7 +44,28 @@ def test_supernova():
     printed, figures = execute("supernova.ipynb")
     assert "740 type Ia supernovae" in printed
     assert "\nusable: " in printed
-    assert figures == 5
+    assert "5 of 5 posteriors are usable" in printed
+    assert figures == 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_selection():
+    printed, figures = execute("selection.ipynb")
+    assert printed.count(": usable: ") == 2
+    without, detected = map(float, re.search(r"without a limit ([-+.\d]+), detected ([-+.\d]+)", printed).groups())
+    assert detected < without - 0.02
+    found = re.findall(r"^(\w+) +(\w+) +(-?[\d.]+) \+- ([\d.]+)  true +(-?[\d.]+)", printed, re.MULTILINE)
+    pulls = {(model, name): (float(mean) - float(true)) / float(sd) for model, name, mean, sd, true in found}
+    assert len(pulls) == 10
+    assert max(abs(pull) for (model, _), pull in pulls.items() if model == "selection") < 3
+    assert pulls["naive", "Om0"] > 3
+    covered = re.findall(r"^(\w+) +(\w+) +intervals that hold the truth: +(\d+) of 12", printed, re.MULTILINE)
+    counts = {(model, name): int(number) for model, name, number in covered}
+    assert counts["selection", "Om0"] >= 5
+    assert sum(counts["selection", name] for name in ("Om0", "alpha", "beta")) >= 17  # of 36, 25 expected
+    assert counts["naive", "Om0"] <= 2
+    assert figures == 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -10,6 +10,8 @@ from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
 from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
 from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
 from hbm_jax.data.bursts import Bursts
+from hbm_jax.data.correlated_supernova_files import read_correlated_supernovae
+from hbm_jax.data.correlated_supernovae import CorrelatedSupernovae, blocks_from_joint
 from hbm_jax.data.distance_moduli import DistanceModuli
 from hbm_jax.data.distance_tables import DISTANCE_FORMATS, read_distance_moduli
 from hbm_jax.data.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
@@ -42,6 +44,7 @@ __all__ = [
     "BurstSpectra",
     "BurstSpectraPopulation",
     "Bursts",
+    "CorrelatedSupernovae",
     "DataError",
     "DistanceModuli",
     "DownloadError",
@@ -51,6 +54,7 @@ __all__ = [
     "RegressionData",
     "Supernovae",
     "ValuesInGroups",
+    "blocks_from_joint",
     "desi2024_bao",
     "fetch_distance_moduli",
     "lensing_variance",
@@ -65,6 +69,7 @@ __all__ = [
     "read_burst_spectra",
     "read_bursts",
     "read_constraints",
+    "read_correlated_supernovae",
     "read_distance_moduli",
     "read_grouped_spectra",
     "read_regression",

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import log_ndtr, ndtr
 
 from hbm_jax.distributions.half_line import HalfLine
@@ -25,8 +24,8 @@ class ProbitSelection(NamedTuple):
 
     Examples
     --------
-    >>> half = ProbitSelection(24.0, 0.2, np.array([0.0, 0.0, 1.0]))
-    >>> float(half.probability(np.array([0.0, 0.0, 24.0])))
+    >>> half = ProbitSelection(24.0, 0.2, jnp.array([0.0, 0.0, 1.0]))
+    >>> float(half.probability(jnp.array([0.0, 0.0, 24.0])))
     0.5
     """
 
@@ -42,29 +41,29 @@ class ProbitSelection(NamedTuple):
         """Probability that an object observed at ``value`` (..., n) is detected."""
         return ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
 
-    def log_share(self, mean, covariance, half_line: HalfLine | None = None):
-        """Log of the share of objects that are detected, whose y ~ N(mean, covariance) [+ t direction].
 
-        Parameters
-        ----------
-        mean, covariance : array (..., n), (..., n, n)
-            Of the observed vectors, errors included.
-        half_line : HalfLine, optional
-            A positive latent that is added along a direction; the mean over it is a Gauss rule, whose error is below
-            1e-8 while the latent moves y by less than a few times the width of everything else
-            (``tests/distributions/test_selection.py``).
-        """
-        slope = jnp.asarray(self.slope)
-        room = self.limit - jnp.sum(slope * mean, axis=-1)
-        size = range(np.shape(covariance)[-1])
-        variance = sum(slope[..., i] * slope[..., j] * covariance[..., i, j] for i in size for j in size)
-        scale = jnp.sqrt(variance + self.width**2)
-        if half_line is None:
-            return log_ndtr(room / scale)
-        nodes, log_weights = half_line.nodes()
-        moved = jnp.sum(slope * half_line.direction, axis=-1)
-        inside = (room[..., None] - moved[..., None] * nodes) / scale[..., None]
-        return _log_sum_exp(log_weights + log_ndtr(inside))
+def detected_share(room, variance, half_line: HalfLine | None = None, along=None):
+    """Log of the mean of Phi((room - along t - e) / width), e normal: the share of objects that are detected.
+
+    Parameters
+    ----------
+    room : array (...)
+        Limit less the mean of what is compared with it.
+    variance : array (...)
+        Of e, and the squared width.
+    half_line : HalfLine, optional
+        The distribution of a positive latent t; the mean over it is a Gauss rule, whose error is below 1e-8 while it
+        moves the compared by less than a few times the root of the variance
+        (``tests/distributions/test_observed_mixture.py``).
+    along : array (...), optional
+        What one unit of t adds to the compared.
+    """
+    scale = jnp.sqrt(variance)
+    if half_line is None:
+        return log_ndtr(room / scale)
+    nodes, log_weights = half_line.nodes()
+    inside = (room[..., None] - along[..., None] * nodes) / scale[..., None]
+    return _log_sum_exp(log_weights + log_ndtr(inside))
 
 
 def _log_sum_exp(values):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.initialization import init_to_sample
@@ -72,6 +72,7 @@ class Lanes:
         num_devices = max(n for n in range(1, len(devices) + 1) if self.num_lanes % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("lane",))
         spread = PartitionSpec("lane")
+        self._spread = NamedSharding(mesh, spread)
 
         def sharded(function, num_args):
             whole = jax.vmap(function)
@@ -199,7 +200,8 @@ class Lanes:
                 self.leaves,
                 self.lengths,
             )
-            self.state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
+            # Spread as the programs return it: otherwise the second call of `_fill` compiles it again.
+            self.state = jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), self._spread), shape)
         fresh = np.zeros(self.num_lanes, bool)
         fresh[places] = True
         own = keys[np.maximum(self.object, 0)]

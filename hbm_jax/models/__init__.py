@@ -2,6 +2,7 @@
 
 from hbm_jax.models.afterglow import Afterglow
 from hbm_jax.models.background import Expansion
+from hbm_jax.models.correlated_supernova import CorrelatedSupernova
 from hbm_jax.models.golenetskii import Golenetskii
 from hbm_jax.models.golenetskii_counts import GolenetskiiCounts
 from hbm_jax.models.hubble_diagram import HubbleDiagram
@@ -15,6 +16,7 @@ from hbm_jax.models.supernova import Supernova
 
 __all__ = [
     "Afterglow",
+    "CorrelatedSupernova",
     "Expansion",
     "Golenetskii",
     "GolenetskiiCounts",

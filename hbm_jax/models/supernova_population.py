@@ -105,22 +105,21 @@ def populations(
     mean_m_b = _along(magnitude, 1) + p["host_magnitude"] + tripp(p, x1_loc, c_loc)
     shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, sigma, x1_scale, c_scale, *weights)))
 
-    def flat(array, rank=0):
-        array = jnp.asarray(array)
-        own = array.shape[array.ndim - rank :]
-        return jnp.broadcast_to(array, (*shape, *own)).reshape(shape[0], -1, *own)
-
-    def vector(*parts):
-        return jnp.stack([flat(part) for part in parts], axis=-1)
+    def flat(array):
+        # What is the same for all supernovae stays one row: its products and derivatives are then of numbers.
+        array = jnp.reshape(array, jnp.shape(array) or (1,) * len(shape))
+        return jnp.broadcast_to(array, (array.shape[0], *shape[1:])).reshape(array.shape[0], -1)
 
     half_line = None
     if half is not None:
         precision = None if half.precision is None else flat(half.precision)
-        half_line = HalfLine(vector(*half.direction), flat(half.rate), precision)
+        half_line = HalfLine(tuple(flat(part) for part in half.direction), flat(half.rate), precision)
+    zero, alpha, beta = 0.0, p["alpha"], p["beta"]
+    rows = ((x1_scale, zero, zero), (zero, c_scale, zero), (-alpha * x1_scale, beta * c_scale, sigma))
     observed = ObservedMixture(
         flat(sum(weights[1:], weights[0])),
-        vector(x1_loc, c_loc, mean_m_b),
-        flat(_scale_tril(p, x1_scale, c_scale, sigma), 2),
+        tuple(flat(part) for part in (x1_loc, c_loc, mean_m_b)),
+        tuple(tuple(flat(entry) for entry in row) for row in rows),
         noise,
         offset=offset,
         half_line=half_line,

@@ -29,6 +29,8 @@ from hbm_jax.plotting.populations import populations
 from hbm_jax.plotting.posterior import corner, trace
 from hbm_jax.plotting.regression import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.plotting.relation import lines, shrinkage_of_lines
+from hbm_jax.plotting.replicates import replicates
+from hbm_jax.plotting.residuals import hubble_residuals, influence
 
 __all__ = [
     "LABELS",
@@ -47,6 +49,8 @@ __all__ = [
     "group_effects",
     "host_columns",
     "hubble_diagram",
+    "hubble_residuals",
+    "influence",
     "ionization",
     "label",
     "lines",
@@ -56,6 +60,7 @@ __all__ = [
     "populations",
     "predictive_check",
     "redshift_predictions",
+    "replicates",
     "sensitivity",
     "shrinkage",
     "shrinkage_of_lines",

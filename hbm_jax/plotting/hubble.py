@@ -9,7 +9,6 @@ import numpy as np
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
 from hbm_jax.models import HubbleDiagram, Supernova, background
-from hbm_jax.models.supernova import DEFAULT_PRIORS
 from hbm_jax.plotting.distance_moduli import distance_diagram
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
@@ -45,9 +44,16 @@ def standardise(fit: Fit) -> Standardised:
         The standardised magnitude of `hbm_jax.models.Supernova.standardise` less M0, and its error.
     """
     model = program_of(fit, Supernova, Supernovae, "standardise")
-    medians = {name: float(np.median(parameter(fit, name))) for name in DEFAULT_PRIORS if name in model.all_priors}
+    medians = {name: _median(fit, name) for name in model.relation_parameters}
     magnitude, variance = model.standardise(fit.data, medians)
     return Standardised(magnitude - medians["M0"], np.sqrt(variance))
+
+
+def _median(fit: Fit, name: str):
+    """Posterior median of a parameter, of each survey where each has its own."""
+    if name in fit.posterior and fit.posterior[name].ndim > 2:
+        return fit.posterior[name].median(["chain", "draw"]).to_numpy()
+    return float(np.median(parameter(fit, name)))
 
 
 def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarray:

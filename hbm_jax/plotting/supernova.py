@@ -2,6 +2,7 @@
 
 from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.populations import populations
+from hbm_jax.plotting.residuals import hubble_residuals
 
 FIGURES = {
     "hubble_diagram": (
@@ -15,5 +16,10 @@ FIGURES = {
         "population broadened by the measurement errors. Below, the posterior of each supernova's true value "
         "against the observed one.",
         populations,
+    ),
+    "hubble_residuals": (
+        "Hubble residuals against redshift, stretch, colour, host mass and survey, with weighted means in bins. A "
+        "trend is something that the model leaves out; against stretch and colour, errors in common make one too.",
+        hubble_residuals,
     ),
 }

@@ -16,7 +16,7 @@ from hbm_jax.plotting.populations import population_draws
 from hbm_jax.plotting.style import to_png
 from plotting.small_fits import supernova_fit as _supernova_fit
 
-SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations")
+SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations", "hubble_residuals")
 
 
 def decoded(figure):

@@ -1,6 +1,7 @@
 """Model criticism: log likelihoods on request, prediction of data left out, comparison, sensitivity to priors."""
 
 from hbm_jax.inference.criticism.comparison import Comparison, compare
+from hbm_jax.inference.criticism.influence import leave_groups_out
 from hbm_jax.inference.criticism.leave_out import Loo, loo
 from hbm_jax.inference.criticism.likelihood import log_likelihood
 from hbm_jax.inference.criticism.refitting import refit
@@ -11,6 +12,7 @@ __all__ = [
     "Loo",
     "Sensitivity",
     "compare",
+    "leave_groups_out",
     "log_likelihood",
     "loo",
     "prior_sensitivity",

@@ -1,0 +1,81 @@
+"""The influence of groups of observations: the posterior without each, all in one batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpyro.primitives import Messenger
+
+from hbm_jax.inference.batch import fit_each
+from hbm_jax.inference.fits import Fits
+
+ALL = "all"
+
+
+def leave_groups_out(program: Callable, data: Any, groups: Sequence, *, site: str = "observed", **options: Any) -> Fits:
+    """Sample the posterior of all data, and without each group in turn, in one compiled program.
+
+    Parameters
+    ----------
+    program : callable
+        A NumPyro program of one argument, with a site of N observations, one an object.
+    data : any
+        Its argument.
+    groups : sequence of N
+        The group of each observation, such as ``sne.survey``.
+    site : str
+        Name of the observed site.
+    **options
+        Of `hbm_jax.fit_each`.
+
+    Returns
+    -------
+    Fits
+        Objects ``"all"`` and ``"without <group>"``, in the order in which groups first appear.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two groups, or their number is not that of the observations.
+
+    Notes
+    -----
+    What is left out keeps its latents and its parameters, which then follow their priors.
+
+    Examples
+    --------
+    >>> fits = leave_groups_out(model, sne, sne.survey)  # doctest: +SKIP
+    """
+    labels = [str(group) for group in groups]
+    names = list(dict.fromkeys(labels))
+    if len(names) < 2:
+        raise ValueError(f"leave_groups_out: expected two groups or more; found {', '.join(names) or 'none'}.")
+    used = [np.array([label != name for label in labels]) for name in (None, *names)]
+    objects = [(data, mask) for mask in used]
+    return fit_each(_Without(program, site), objects, names=[ALL, *(f"without {name}" for name in names)], **options)
+
+
+class _Without:
+    """A program whose observed site counts only where it is told."""
+
+    def __init__(self, program, site):
+        self.program, self.site = program, site
+
+    def __call__(self, data, used):
+        with _Mask(self.site, used):
+            self.program(data)
+
+
+class _Mask(Messenger):
+    def __init__(self, site, used):
+        super().__init__()
+        self.site, self.used = site, used
+
+    def process_message(self, msg):
+        if msg["type"] == "sample" and msg["name"] == self.site:
+            if msg["fn"].batch_shape != np.shape(self.used):
+                raise ValueError(
+                    f"leave_groups_out: expected one group for each of {msg['fn'].batch_shape} observations of "
+                    f"{self.site!r}; found {np.shape(self.used)}."
+                )
+            msg["fn"] = msg["fn"].mask(self.used)

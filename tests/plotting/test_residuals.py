@@ -1,0 +1,63 @@
+"""Hubble residuals, and the intervals of replicates: what is drawn and written is what was computed."""
+
+import re
+
+import numpy as np
+import numpyro
+import pytest
+from numpyro import distributions as dist
+
+import hbm_jax as hbm
+from hbm_jax.plotting.hubble import modulus_draws, standardise
+
+
+def test_residuals_and_their_slopes(supernova_fit):
+    figure = hbm.plotting.hubble_residuals(supernova_fit)
+    data = supernova_fit.data
+    points = standardise(supernova_fit)
+    residual = points.mu - np.median(modulus_draws(supernova_fit, data), axis=0)
+    weight = points.error**-2
+    panels = {axes.get_xlabel(): axes for axes in figure.axes}
+    measured = data.sigma_log10_mass < 2.0
+    rows = {"redshift": (data.z_cmb, slice(None)), "x_1": (data.x1, slice(None)), "log": (data.log10_mass, measured)}
+    for text, (values, here) in rows.items():
+        axes = next(axes for label, axes in panels.items() if text in label)
+        points_drawn = max(axes.get_lines(), key=lambda line: len(line.get_xdata()))
+        np.testing.assert_allclose(points_drawn.get_xdata(), values[here])
+        np.testing.assert_allclose(points_drawn.get_ydata(), residual[here])
+        root = np.sqrt(weight[here])
+        design = np.column_stack([np.ones_like(values[here]), values[here]]) * root[:, None]
+        solution = np.linalg.lstsq(design, residual[here] * root, rcond=None)[0]
+        expected = solution[1] / np.sqrt(np.linalg.inv(design.T @ design)[1, 1])
+        assert float(re.search(r"slope ([-+.\d]+) standard", axes.get_title()).group(1)) == pytest.approx(
+            expected, abs=0.051
+        )
+    last = figure.axes[4]
+    assert not figure.axes[5].get_visible()
+    assert len(last.get_xticklabels()) == len(data.survey_counts)
+
+
+def test_other_fits_have_no_hubble_residuals(own_fit):
+    with pytest.raises(ValueError, match="hubble_residuals"):
+        hbm.plotting.hubble_residuals(own_fit)
+
+
+def shifted(y):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 5.0))
+    with numpyro.plate("value", 10):
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_intervals_of_replicates():
+    samples = list(np.random.default_rng(0).normal(2.0, 1.0, (12, 10)))
+    right = hbm.fit_each(shifted, samples, seed=1, num_chains=4, progress=False)
+    figure = hbm.plotting.replicates({"right": right}, {"mean": 2.0})
+    rows = right.summary(["mean"])
+    inside = int(((rows["lower_68"] < 2.0) & (rows["upper_68"] > 2.0)).sum())
+    assert 0 < inside < 12
+    (axes,) = figure.axes
+    assert axes.get_title() == f"right: {inside} of 12 hold the truth"
+    intervals = [len(collection.get_segments()) for collection in axes.collections]
+    assert intervals == [inside, 12 - inside]
+    with pytest.raises(ValueError, match="expected the parameter 'slope' in the fits 'right'; found none"):
+        hbm.plotting.replicates({"right": right}, {"slope": 1.0})
