@@ -8,9 +8,7 @@ from pathlib import Path
 
 # As the command line does; see hbm_jax.cli.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-# Most of the time goes into compilation: a fifth less of all without LLVM's optimisations, which benchmarks have.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
-# This halves it on jaxlib 0.10; 0.12 is as quick and knows no such flag.
+# Most of the time goes into compilation. This halves it on jaxlib 0.10; 0.12 is as quick and knows no such flag.
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
