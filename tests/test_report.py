@@ -47,7 +47,7 @@ def own_report(tmp_path_factory):
     return write_report(own_fit(), tmp_path_factory.mktemp("report") / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("report", "count"), [("supernova_report", 4), ("own_report", 2)])
+@pytest.mark.parametrize(("report", "count"), [("supernova_report", 5), ("own_report", 2)])
 def test_figures_are_inside_and_decode(report, count, request):
     text = request.getfixturevalue(report)
     assert "could not be drawn" not in text
