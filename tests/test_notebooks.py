@@ -205,7 +205,6 @@ def test_relation():
     assert figures == 3
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_funnel():
     printed, figures = execute("funnel.ipynb")
