@@ -23,11 +23,18 @@ FIXED: dict[str, dict[str, Any]] = {
         "max_seconds": None,
         "target_accept_prob": None,
         "max_tree_depth": 10,
+        "trajectory_length": None,
         "dtype": "float64",
     },
 }
 OPEN = ("model", "data", "prior", "columns", "truth", "population")
-_TYPES = {"target_accept_prob": float, "max_seconds": float, "until": float | Mapping[str, float], "dtype": str}
+_TYPES = {
+    "target_accept_prob": float,
+    "max_seconds": float,
+    "trajectory_length": float,
+    "until": float | Mapping[str, float],
+    "dtype": str,
+}
 
 
 class ConfigError(ValueError):

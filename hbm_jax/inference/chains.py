@@ -1,4 +1,4 @@
-"""Chains of NUTS as one compiled program, and what they have drawn.
+"""Chains of NUTS, or of Hamiltonian Monte Carlo, as one compiled program, and what they have drawn.
 
 `Chains` holds the program that advances every chain by any number of draws; a `Block` is what came out of one call, raw
 and on the host; `Draws` collects blocks. The draws do not depend on how they are cut into blocks.
@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from numpyro.infer import NUTS
+from numpyro.infer import HMC, NUTS
 
 from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.start import Start
 from hbm_jax.inference.target import Target
 
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread more evenly than random numbers
 BUFFER_BYTES = 64 * 2**20  # of draws a block may hold on the device
 
 
@@ -46,6 +47,7 @@ class Chains:
     num_warmup: int
     target_accept_prob: float
     max_tree_depth: int
+    trajectory_length: float | None
     key: jax.Array
     buffer: int = field(init=False)
 
@@ -55,13 +57,16 @@ class Chains:
 
         # The metric is an argument, not a constant: another seed's is another, and the program stays the compiled one.
         def begin(key, point, inverse_mass):
-            self.kernel = NUTS(
-                potential_fn=lambda u: self.target.potential(metric.to_position(u)),
-                dense_mass=metric.dense,
-                inverse_mass_matrix=inverse_mass,
-                target_accept_prob=self.target_accept_prob,
-                max_tree_depth=self.max_tree_depth,
-            )
+            settings = {
+                "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
+                "dense_mass": metric.dense,
+                "inverse_mass_matrix": inverse_mass,
+                "target_accept_prob": self.target_accept_prob,
+            }
+            if self.trajectory_length is None:
+                self.kernel = NUTS(**settings, max_tree_depth=self.max_tree_depth)
+            else:
+                self.kernel = HMC(**settings, trajectory_length=self.trajectory_length)
             return self.kernel.init(key, self.num_warmup, point, (), {})
 
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
@@ -106,12 +111,19 @@ class Chains:
 
         def step(index, carry):
             state, buffers = carry
-            state = self.kernel.sample(state, (), {})
+            state = self.kernel.sample(self._with_length(state), (), {})
             buffers = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
             return state, buffers
 
         empty = jax.tree.map(lambda x: jnp.zeros((self.buffer, *jnp.shape(x)), jnp.result_type(x)), record(state))
         return jax.lax.fori_loop(0, num_draws, step, (state, empty))
+
+    def _with_length(self, state):
+        """Give the next trajectory its length: evenly spread from draw to draw, as one length alone may be a period."""
+        if self.trajectory_length is None:
+            return state
+        share = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
+        return state._replace(trajectory_length=2.0 * share * self.trajectory_length)
 
     def advance(self, num_draws: int) -> Block:
         """Advance every chain by ``num_draws`` (at most ``buffer``) and return the draws."""

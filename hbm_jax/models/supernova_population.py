@@ -21,8 +21,7 @@ def tripp(parameters: Mapping[str, Any], x1, c):
 def marginal(p: Mapping[str, Any], magnitude, noise, offset=None) -> LinearGaussian:
     """Distribution with one Gaussian population; parameters are numbers or (N,)."""
     mean_m_b = magnitude + tripp(p, p["x1_mean"], p["c_mean"])
-    x1_mean, c_mean, mean_m_b = jnp.broadcast_arrays(p["x1_mean"], p["c_mean"], mean_m_b)
-    loc = jnp.stack([x1_mean, c_mean, mean_m_b], axis=-1)
+    loc = (p["x1_mean"], p["c_mean"], mean_m_b)
     return LinearGaussian(loc, _scale_tril(p, p["x1_std"], p["c_std"], p["sigma_int"]), noise, offset=offset)
 
 

@@ -223,6 +223,25 @@ def test_latents_without_scatter_stay_where_they_are():
     assert np.isfinite(gradient).all(), "no scatter at all is the edge of the domain, not outside"
 
 
+@pytest.mark.parametrize("offset", [True, False])
+def test_components_of_the_mean_may_be_kept_apart(offset):
+    arguments, value, _ = draw_case(3, 3, batch=(4,), own=("latent_loc", "noise_covariance"), loading=False)
+    arguments = arguments if offset else arguments | {"offset": None}
+
+    def log_prob(loc, apart):
+        loc = tuple(loc[..., i] for i in range(3)) if apart else loc
+        return build(arguments | {"latent_loc": loc}).log_prob(value).sum()
+
+    (one, slope), (other, same) = (
+        jax.value_and_grad(log_prob)(jnp.asarray(arguments["latent_loc"]), apart) for apart in (True, False)
+    )
+    assert float(one) == pytest.approx(float(other), rel=1e-14)
+    np.testing.assert_allclose(slope, same, rtol=1e-12)
+    apart = build(arguments | {"latent_loc": tuple(np.moveaxis(arguments["latent_loc"], -1, 0))})
+    np.testing.assert_array_equal(apart.mean, build(arguments).mean)
+    assert len(jax.tree.leaves(apart)) == len(jax.tree.leaves(build(arguments))) + 3
+
+
 @pytest.mark.parametrize("loading", [True, False])
 def test_draws_have_the_stated_mean_and_covariance(loading):
     arguments, _, _ = draw_case(3, 3, batch=(2,), own=("latent_loc", "noise_covariance"), loading=loading)

@@ -118,6 +118,29 @@ def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch):
 # Dimensions and labels
 
 
+def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(tmp_path):
+    factor = np.linalg.cholesky(np.array([[1.0, 0.9], [0.9, 1.5]]))
+
+    def program():
+        numpyro.sample("x", dist.MultivariateNormal(np.array([1.0, -2.0]), scale_tril=factor))
+        numpyro.sample("rate", dist.Gamma(8.0, 2.0))
+
+    options = {"seed": 3, "num_chains": 2, "progress": False}
+    nuts = hbm.sample(program, num_samples=2000, **options)
+    fit = hbm.sample(program, num_samples=1000, trajectory_length=1.5, checkpoint=tmp_path / "run", **options)
+    fit = hbm.resume(tmp_path / "run", program, num_samples=2000, progress=False)
+    whole = hbm.sample(program, num_samples=2000, trajectory_length=1.5, **options)
+    np.testing.assert_array_equal(fit.posterior["x"], whole.posterior["x"])
+    x, rate = fit.posterior["x"].to_numpy(), fit.posterior["rate"].to_numpy()
+    sizes = [ess(x[..., 0]), ess(x[..., 1]), ess(rate)]
+    assert min(sizes) > 1000
+    for values, mean, std in ((x[..., 0], 1.0, 1.0), (x[..., 1], -2.0, np.sqrt(1.5)), (rate, 4.0, np.sqrt(2.0))):
+        assert abs(values.mean() - mean) < 4.0 * std / np.sqrt(ess(values))
+        assert values.std() == pytest.approx(std, rel=0.1)
+    steps = {name: float(one.tree.sample_stats.n_steps.mean()) for name, one in (("nuts", nuts), ("hmc", fit))}
+    assert steps["hmc"] < 0.75 * steps["nuts"], steps
+
+
 def test_plates_and_coordinates(schools):
     theta = schools.posterior["theta"]
     assert theta.dims == ("chain", "draw", "school")
@@ -344,6 +367,7 @@ def test_float32_on_request_and_a_budget(capsys):
         ({"target_accept_prob": 0.0}, "target_accept_prob"),
         ({"target_accept_prob": float("nan")}, "target_accept_prob"),
         ({"max_tree_depth": 0}, "max_tree_depth"),
+        ({"trajectory_length": 0.0}, "trajectory_length"),
     ],
 )
 def test_bad_options(options, found, monkeypatch):

@@ -12,7 +12,15 @@ from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampling import sample
 
 QUIETLY = {"progress": False, "centering": False}
-OPTIONS = ("num_chains", "num_warmup", "num_samples", "target_accept_prob", "max_tree_depth", "dtype")
+OPTIONS = (
+    "num_chains",
+    "num_warmup",
+    "num_samples",
+    "target_accept_prob",
+    "max_tree_depth",
+    "trajectory_length",
+    "dtype",
+)
 
 
 def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo:
