@@ -246,4 +246,7 @@ def write_report(fit: Fit, folder: Path) -> Path:
         return draw_and_save
 
     figures = {name: (caption, saved(name, draw)) for name, (caption, draw) in report.figures_for(fit).items()}
-    return report.write_report(fit, folder / REPORT, figures, posterior=folder / POSTERIOR)
+    configuration = folder / CONFIG if (folder / CONFIG).exists() else None
+    return report.write_report(
+        fit, folder / REPORT, figures, posterior=folder / POSTERIOR, configuration=configuration
+    )

@@ -75,8 +75,15 @@ class Figure(_Figure):
         return to_png(self, dpi=110)
 
 
-def to_png(figure: _Figure, dpi: float = 150) -> bytes:
-    """PNG file of a figure."""
+def to_png(figure: _Figure, dpi: float = 150, colours: int | None = None) -> bytes:
+    """PNG file of a figure; in that many colours, which makes it several times smaller, where ``colours`` is given."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return buffer.getvalue()
+    if colours is None:
+        return buffer.getvalue()
+    from PIL import Image
+
+    few = BytesIO()
+    with Image.open(buffer) as image:
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(few, "PNG", optimize=True)
+    return few.getvalue()
