@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import math
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,6 +121,7 @@ def write_report(
     )
     drawn = [_draw(fit, name, *entry) for name, entry in (figures_for(fit) if figures is None else figures).items()]
     rows = _rows(fit)
+    configuration = Path(configuration) if configuration is not None else None
     text = environment.get_template("report.html").render(
         title=fit.run.get("description", "Posterior"),
         program=fit.run.get("program", ""),
@@ -136,8 +138,9 @@ def write_report(
         sections=_provenance(fit),
         posterior=str(posterior) if posterior is not None else "posterior.nc",
         stored=posterior is not None,
-        configuration=str(configuration) if configuration is not None else "",
-        toml=Path(configuration).read_text(encoding="utf-8") if configuration is not None else "",
+        configuration=configuration,
+        command=f"hbm-jax fit --config {shlex.quote(str(configuration))} --out again",
+        toml=configuration.read_text(encoding="utf-8") if configuration else "",
     )
     _write(path, text)
     return path

@@ -247,6 +247,4 @@ def write_report(fit: Fit, folder: Path) -> Path:
 
     figures = {name: (caption, saved(name, draw)) for name, (caption, draw) in report.figures_for(fit).items()}
     configuration = folder / CONFIG if (folder / CONFIG).exists() else None
-    return report.write_report(
-        fit, folder / REPORT, figures, posterior=folder / POSTERIOR, configuration=configuration
-    )
+    return report.write_report(fit, folder / REPORT, figures, posterior=folder / POSTERIOR, configuration=configuration)

@@ -32,7 +32,8 @@ class View:
     """One look at one page.
 
     ``script`` is an expression of JavaScript, or a promise of one, whose value comes back; ``before`` runs ahead of the
-    page's own scripts; ``click`` is the selector of what is clicked with the mouse before ``script`` is evaluated.
+    page's own scripts; ``click`` is the selector of what is clicked with the mouse before ``script`` is evaluated; a
+    picture, which takes about a second, is made on demand. Below 600 pixels the width is that of a phone.
     """
 
     path: Path
@@ -43,22 +44,23 @@ class View:
     script: str = "null"
     before: str = ""
     click: str = ""
+    picture: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What a view showed: the console, every address asked for, the script's value, the whole page, the clipboard."""
+    """What a view showed: the console, every address asked for, the script's value, the clipboard, the whole page."""
 
     console: list[str]
     addresses: list[str]
     value: Any
-    png: bytes
     text: str
     html: str
+    png: bytes
 
     @property
     def picture(self):
-        """The whole page from top to bottom, as an image."""
+        """The whole page from top to bottom, as an image of Pillow."""
         from PIL import Image
 
         return Image.open(io.BytesIO(self.png)).convert("RGB")
@@ -178,17 +180,19 @@ class Tab:
         if view["click"]:
             self.click(view["click"])
         value = self.evaluate(view["script"])
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=size | {"scale": 1})
+        png = ""
+        if view["picture"]:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            png = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=size | {"scale": 1})["data"]
         self.call("Page.removeScriptToEvaluateOnNewDocument", identifier=before)
         asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return {
             "console": self.console(),
             "addresses": [address for address in asked if not address.startswith("data:")],
             "value": value,
-            "png": picture["data"],
             "text": clipboard.text(),
             "html": held.html() if (held := clipboard.mimeData()) else "",
+            "png": png,
         }
 
 
@@ -216,6 +220,7 @@ def main() -> int:
     application = QApplication(["browser"])
     profile = QWebEngineProfile()  # without a name it leaves nothing on the disk; it must outlive its page
     window = QWebEngineView(profile)
+    window.page().permissionRequested.connect(lambda permission: permission.grant())
     window.resize(1280, 900)
     window.show()
     tab = Tab(application, f"ws://127.0.0.1:{port}/devtools/page/{window.page().devToolsId()}")
