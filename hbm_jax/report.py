@@ -1,7 +1,6 @@
 """The report of a fit: one HTML file that needs nothing else, with the verdict first."""
 
 import base64
-import dataclasses
 import math
 import os
 import shlex
@@ -121,6 +120,7 @@ def write_report(
     )
     drawn = [_draw(fit, name, *entry) for name, entry in (figures_for(fit) if figures is None else figures).items()]
     rows = _rows(fit)
+    units = any(row["unit"] for row in rows)
     configuration = Path(configuration) if configuration is not None else None
     text = environment.get_template("report.html").render(
         title=fit.run.get("description", "Posterior"),
@@ -130,8 +130,8 @@ def write_report(
         facts=_facts(fit),
         limits={"r_hat": MAX_R_HAT, "ess": f"{MIN_ESS:.0f}", "bfmi": MIN_BFMI},
         rows=rows,
-        units=any(row["unit"] for row in rows),
-        latex=_latex(rows),
+        units=units,
+        latex=_latex(rows, units),
         left_out=_left_out(fit),
         figures=drawn,
         priors=fit.run.get("config", {}).get("priors", {}),
@@ -166,7 +166,7 @@ def _draw(fit: Fit, name: str, caption: str, function: Callable[[Fit], Any]) -> 
 
 
 def _facts(fit: Fit) -> list[dict[str, Any]]:
-    """What the verdict rests on: a name, a number, which parameter it is of, and whether it is within its limit."""
+    """List what the verdict rests on: a number, the parameter it is of, and whether it is within its limit."""
     verdict = fit.verdict
     (r_name, r_hat), (e_name, ess) = verdict.worst_r_hat, verdict.smallest_ess
     seconds = sum(fit.timing.values())
@@ -239,24 +239,26 @@ def _symbol(name: str) -> dict[str, str] | None:
     }
 
 
-def _latex(rows: list[dict[str, Any]]) -> str:
+def _latex(rows: list[dict[str, Any]], units: bool) -> str:
     """Parameters as a table for a paper."""
     from hbm_jax.plotting.labels import LABELS, UNIT_SYMBOLS, quoted_math
 
     def line(row):
         base, bracket, element = row["name"].partition("[")
         name = (LABELS[base] if base in LABELS else _escaped(base)) + _escaped(bracket + element)
-        unit = UNIT_SYMBOLS.get(row["unit"], _escaped(row["unit"]))
-        return rf"{name} & {quoted_math(row['quoted'])} & {unit} \\"
+        unit = f" & {UNIT_SYMBOLS.get(row['unit'], _escaped(row['unit']))}" if units else ""
+        return rf"{name} & {quoted_math(row['quoted'])}{unit} \\"
 
-    head = [r"\begin{tabular}{lll}", r"\hline", r"Parameter & Median, 68\,\% interval & Unit \\", r"\hline"]
+    columns, unit = ("lll", " & Unit") if units else ("ll", "")
+    head = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", rf"Parameter & Median, 68\,\% interval{unit} \\", r"\hline"]
     return "\n".join([*head, *map(line, rows), r"\hline", r"\end{tabular}"])
 
 
 def _escaped(text: str) -> str:
     """Text as LaTeX takes it."""
-    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return text.translate(str.maketrans({sign: "\\" + sign for sign in "&%$#_{}"} | words))
+    signs = {sign: "\\" + sign for sign in "&%$#_{}"}
+    signs |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(signs.get(letter, letter) for letter in text)
 
 
 def _left_out(fit: Fit) -> list[str]:
@@ -270,15 +272,15 @@ def _number(value: float, spec: str) -> str:
 
 
 def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
-    """Everything else that a repetition needs: the choices of the model and of the sampler, timing, versions, machine."""
+    """Everything else that a repetition needs: choices of the model and the sampler, timing, versions, machine."""
     apart = ("config", "data", "description", "versions", "device", "machine", "finished", "program")
-    choices = {name: value for name, value in fit.run.get("config", {}).items() if name != "priors"}
+    model = {"program": fit.run.get("program", "")} | fit.run.get("config", {})
     timing = {name: f"{seconds:.2f} s" for name, seconds in fit.timing.items()}
     if timing:
         timing["total"] = f"{sum(fit.timing.values()):.2f} s"
     machine = {name: str(fit.run[name]) for name in ("device", "machine", "finished") if name in fit.run}
     sections = {
-        "Model": {name: str(value) for name, value in ({"program": fit.run.get("program", "")} | choices).items()},
+        "Model": {name: str(value) for name, value in model.items() if name != "priors"},
         "Sampling": {
             name: str(value).removeprefix(f"{name}: ") for name, value in fit.run.items() if name not in apart
         },

@@ -1,9 +1,9 @@
 """A real browser for tests: Chromium, as QtWebEngine brings it, on a machine without a screen.
 
-PyQt6-WebEngine is the only full browser engine that a package index holds as a wheel, so that a clean environment gets it
-with the other packages of the tests; what it takes from the system (NSS, X11, EGL, D-Bus libraries) most machines have.
-It runs in a process of its own, which is this file as a program, and is driven by the DevTools protocol: the widths of
-phones, the colour schemes, the print style, clicks, and what the console says are Chromium's own.
+PyQt6-WebEngine comes from the package index, so that a clean environment gets it with the other packages of the tests;
+what it takes from the system (NSS, X11, EGL, D-Bus libraries) most machines have. It runs in a process of its own,
+which is this file as a program, and is driven by the DevTools protocol: the widths of phones, the colour schemes, the
+print style, clicks, and what the console says are Chromium's own.
 """
 
 import base64
