@@ -17,7 +17,7 @@ from hbm_jax.registry import of_fit
 
 MAX_PARAMETERS = 12  # in one corner plot or trace; more cannot be read
 # Figures have more pixels than they are shown with, for screens of high density and for print. In 256 colours those of
-# JLA take 1.1 MB instead of 2.9, and the eye sees no difference.
+# JLA take 0.9 MB instead of 2.9, and the eye sees no difference.
 SHOWN_DPI, DPI, COLOURS = 120, 200, 256
 
 Figures = Mapping[str, tuple[str, Callable[[Fit], Any]]]
