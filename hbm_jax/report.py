@@ -68,6 +68,7 @@ def write_report(
     *,
     posterior: str | os.PathLike | None = None,
     configuration: str | os.PathLike | None = None,
+    figure_folder: str | os.PathLike | None = None,
 ) -> Path:
     """Write one self-contained HTML file about a fit, all of it or nothing.
 
@@ -84,6 +85,8 @@ def write_report(
         Where the draws are stored, for the instructions on loading them.
     configuration : path, optional
         The TOML file with which ``hbm-jax fit`` repeats the run; its text is shown.
+    figure_folder : path, optional
+        An existing folder in which each figure is written as a PNG file of its own too, in all its colours.
 
     Returns
     -------
@@ -118,7 +121,8 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [_draw(fit, name, *entry) for name, entry in (figures_for(fit) if figures is None else figures).items()]
+    figures = figures_for(fit) if figures is None else figures
+    drawn = [_draw(fit, name, *entry, figure_folder) for name, entry in figures.items()]
     rows = _rows(fit)
     units = any(row["unit"] for row in rows)
     configuration = Path(configuration) if configuration is not None else None
@@ -152,13 +156,18 @@ def _worst_mixed(fit: Fit, names: list[str]) -> list[str]:
     return list(r_hat.sort_values(ascending=False, kind="stable").index)
 
 
-def _draw(fit: Fit, name: str, caption: str, function: Callable[[Fit], Any]) -> dict[str, Any]:
-    from hbm_jax.plotting.style import to_png
+def _draw(
+    fit: Fit, name: str, caption: str, function: Callable[[Fit], Any], folder: str | os.PathLike | None
+) -> dict[str, Any]:
+    from hbm_jax.plotting.style import in_few_colours, to_png
 
     drawn = {"name": name, "caption": caption, "picture": "", "width": 0, "height": 0, "error": ""}
     try:
         figure = function(fit)
-        picture = base64.b64encode(to_png(figure, dpi=DPI, colours=COLOURS)).decode("ascii")
+        png = to_png(figure, dpi=DPI)
+        if folder is not None:
+            (Path(folder) / f"{name}.png").write_bytes(png)
+        picture = base64.b64encode(in_few_colours(png, COLOURS)).decode("ascii")
         width, height = (round(float(inches) * SHOWN_DPI) for inches in figure.get_size_inches())
     except Exception as error:  # whatever a figure meets in an odd posterior, the verdict and the table must come out
         return drawn | {"error": f"{type(error).__name__}: {error}"}

@@ -137,6 +137,19 @@ def unusable():
     return with_verdict(own_fit(), usable=False, reasons=reasons, advice=("Draw more.",), num_divergences=3)
 
 
+def unwieldy():
+    """Not usable, and full of words that are wider than a phone."""
+    word, fit = "word_without_an_end_" * 15, unusable()
+    names = [word + str(name) for name in fit.verdict.table.index]
+    broad = with_verdict(
+        fit, reasons=(word,), advice=(word,), notes=(word,), table=fit.verdict.table.set_axis(names, axis=0)
+    )
+    config = {"latents": word, "priors": {word: f"Normal({word})"}}
+    return dataclasses.replace(
+        broad, run=fit.run | {"description": word, "data": word, "stopped": word, "config": config}
+    )
+
+
 def test_verdict_comes_first_usable(tmp_path):
     fit = with_verdict(own_fit(), usable=True, reasons=(), advice=(), notes=("sigma leans on the edge <0>",))
     text = write_report(fit, tmp_path / "r.html", figures={}).read_text(encoding="utf-8")
@@ -205,6 +218,15 @@ def test_a_figure_that_fails_leaves_the_rest(tmp_path):
     assert "my_slope" in text
 
 
+def test_figures_are_files_too(tmp_path):
+    figures = {"corner": figures_for(own_fit())["corner"]}
+    text = write_report(own_fit(), tmp_path / "r.html", figures, figure_folder=tmp_path).read_text("utf-8")
+    whole, few = Image.open(tmp_path / "corner.png"), Image.open(BytesIO(pictures(text)[0]))
+    assert whole.size == few.size
+    apart = np.asarray(whole.convert("RGB"), float) - np.asarray(few.convert("RGB"), float)
+    assert np.linalg.norm(apart, axis=-1).max() < 30  # of 441
+
+
 def test_file_is_replaced_whole(tmp_path):
     path = tmp_path / "deep" / "report.html"
     write_report(own_fit(), path, figures={})
@@ -256,7 +278,7 @@ MEASURE = """
       return { wide: table.scrollWidth > box.clientWidth, scrolls: getComputedStyle(box).overflowX === "auto",
         right: box.getBoundingClientRect().right };
     }),
-    buttons: [...document.querySelectorAll("button")].filter((button) => button.checkVisibility()).length,
+    buttons: [...document.querySelectorAll("button.copy")].filter((button) => button.checkVisibility()).length,
     copyable: document.querySelectorAll("table, pre").length,
   };
 })()
@@ -296,9 +318,12 @@ def seen(supernova_page, own_page, tmp_path_factory):
     for name, before in (("usual", ""), ("modern", REFUSED), ("old", NO_CLIPBOARD), ("none", REFUSED + NO_CLIPBOARD)):
         views["copy", name] = View(supernova_page, click=button, before=before, script=COPIED)
     views["code"] = View(supernova_page, click="#the-posterior button.copy", script=COPIED)
-    large = """(() => { const image = document.querySelector("#corner img");
-        return [image.clientWidth, Number(image.getAttribute("width")), document.documentElement.scrollWidth]; })()"""
-    views["large"] = View(supernova_page, **PHONE, click="#corner .card", script=large)
+    large = """(() => {
+        const [image, button] = ["#corner img", "#corner button"].map((part) => document.querySelector(part));
+        return [image.clientWidth, Number(image.getAttribute("width")), document.documentElement.scrollWidth,
+          button.textContent]; })()"""
+    for part in (".card", "button.size"):
+        views["large", part] = View(supernova_page, **PHONE, click=f"#corner {part}", script=large)
     try:
         found = look(list(views.values()))
     except NoBrowser as error:
@@ -309,7 +334,7 @@ def seen(supernova_page, own_page, tmp_path_factory):
 
 
 def no_figure(fit):
-    raise ValueError("no figure")
+    raise ValueError("no_figure" * 50)
 
 
 @pytest.mark.parametrize(("page", "scheme", "screen"), SCREENS)
@@ -326,7 +351,7 @@ def test_page_opens_and_can_be_read(seen, page, scheme, screen):
     usable = {"supernova": supernova_fit().verdict.usable, "own": own_fit().verdict.usable, "unusable": False}[page]
     assert value["headings"][1] == f"This posterior is {'' if usable else 'not '}usable"
     assert value["headings"][-1] == "Configuration and versions"
-    assert value["verdict"] < 844  # all of it without scrolling
+    assert page == "unusable" or value["verdict"] < 844  # all of it without scrolling
     assert value["buttons"] == value["copyable"]
 
 
@@ -358,7 +383,7 @@ def test_picture_of_the_page_has_the_scheme_and_light_figures(seen, scheme):
     for figure in view.value["figures"]:
         shades = np.asarray(picture.crop([round(edge) for edge in figure["box"]]), float)
         assert shades.mean() > 180
-        assert shades.min() < 60  # something is drawn
+        assert shades.min() < 120  # something is drawn
 
 
 @pytest.mark.parametrize("page", ["supernova", "own", "unusable"])
@@ -407,11 +432,13 @@ def test_a_click_copies_the_code(seen):
     assert seen["code"].html == ""
 
 
-def test_a_click_shows_a_figure_in_full(seen):
-    shown, full, page = seen["large"].value
+@pytest.mark.parametrize("part", [".card", "button.size"])
+def test_a_click_shows_a_figure_in_full(seen, part):
+    shown, full, page, button = seen["large", part].value
     assert shown == full
     assert full > 390
     assert page == 390
+    assert button == "Shrink"
 
 
 def test_print_is_dark_on_white_without_controls(seen):
