@@ -135,6 +135,7 @@ def write_report(
         limits={"r_hat": MAX_R_HAT, "ess": f"{MIN_ESS:.0f}", "bfmi": MIN_BFMI},
         rows=rows,
         units=units,
+        symbols=any(row["symbol"] for row in rows),
         latex=_latex(rows, units),
         left_out=_left_out(fit),
         figures=drawn,

@@ -92,15 +92,19 @@ class Tab:
 
     def __init__(self, application, address: str):
         from PyQt6.QtCore import QUrl
+        from PyQt6.QtNetwork import QAbstractSocket
         from PyQt6.QtWebSockets import QWebSocket
 
         self.application, self.count, self.answers, self.events = application, 0, {}, []
         self.socket = QWebSocket()
         self.socket.textMessageReceived.connect(self._take)
-        self.opened = False
-        self.socket.connected.connect(lambda: setattr(self, "opened", True))
-        self.socket.open(QUrl(address))
-        self.until(lambda: self.opened)
+
+        def connected():  # the browser may not listen yet
+            if self.socket.state() == QAbstractSocket.SocketState.UnconnectedState:
+                self.socket.open(QUrl(address))
+            return self.socket.state() == QAbstractSocket.SocketState.ConnectedState
+
+        self.until(connected)
 
     def _take(self, text: str) -> None:
         message = json.loads(text)
@@ -140,7 +144,7 @@ class Tab:
         """Press and release the mouse in the middle of an element, on whatever lies there."""
         x, y = self.evaluate(
             f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
-            element.scrollIntoView({{block: "center"}});
+            element.scrollIntoView({{block: "center", behavior: "instant"}});
             const box = element.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"""
         )
@@ -180,6 +184,9 @@ class Tab:
         if view["click"]:
             self.click(view["click"])
         value = self.evaluate(view["script"])
+        if view["click"]:  # what is copied comes through another process
+            end = time.monotonic() + 0.3
+            self.until(lambda: clipboard.text() or time.monotonic() > end)
         png = ""
         if view["picture"]:
             size = self.call("Page.getLayoutMetrics")["cssContentSize"]

@@ -15,7 +15,7 @@ from plotting.small_fits import own_fit, supernova_fit
 
 from hbm_jax.inference import judge
 from hbm_jax.inference.diagnostics import MAX_R_HAT, MIN_ESS
-from hbm_jax.plotting.labels import LABELS, quote
+from hbm_jax.plotting.labels import quote
 from hbm_jax.report import MAX_PARAMETERS, figures_for, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -98,9 +98,8 @@ def test_every_number_of_the_summary_is_there(report, fit, request):
     assert units == any(fit().summary()["unit"])
     for name, row in fit().summary().iterrows():
         quoted = quote(row["median"], row["lower_68"], row["upper_68"])
-        symbol = '<span class="symbol"></span>' if name in LABELS else ""
         cells = (
-            f'<th scope="row">{symbol}{name}</th><td>{quoted.median.replace("-", "−")}</td>'
+            f'<th scope="row"><span class="symbol"></span>{name}</th><td>{quoted.median.replace("-", "−")}</td>'
             f'<td class="plus"><span class="error"><span>+{quoted.plus}</span><span>−{quoted.minus}</span></span></td>'
             + (f'<td class="text">{row["unit"]}</td>' if units else "")
         )
@@ -111,6 +110,14 @@ def test_every_number_of_the_summary_is_there(report, fit, request):
             for number, fine in zip(shown, good, strict=True)
         )
         assert cells in text
+
+
+def test_parameters_have_the_symbols_of_the_figures(supernova_report, own_report):
+    names = re.findall(r'<span class="symbol">(<svg.*?</svg>)?</span>(.*?)</th>', supernova_report)
+    assert all(symbol for symbol, _ in names)
+    assert len({symbol for symbol, _ in names}) == len(supernova_fit().summary())
+    own = re.findall(r'<span class="symbol">(<svg.*?</svg>)?</span>(.*?)</th>', own_report)
+    assert {name: bool(symbol) for symbol, name in own} == {"my_slope": False, "sigma": True}
 
 
 def test_parameters_in_latex(supernova_report):
@@ -283,10 +290,14 @@ MEASURE = """
   };
 })()
 """
-# After a click on the first button: what it says, and what is selected.
+# After a click on a button that copies: what it says, and what is selected.
 COPIED = """
-new Promise((resolve) => setTimeout(() => resolve([document.querySelector("button.copy").textContent,
-  getSelection().toString()]), 200))
+new Promise((resolve) => {
+  const button = document.querySelector("#the-parameters button.copy");
+  const answer = () => button.textContent === "Copy" ? setTimeout(answer, 10)
+    : resolve([button.textContent, getSelection().toString()]);
+  answer();
+})
 """
 REFUSED = "document.execCommand = () => false;"
 NO_CLIPBOARD = "delete Navigator.prototype.clipboard;"
@@ -317,7 +328,7 @@ def seen(supernova_page, own_page, tmp_path_factory):
     button = "#the-parameters button.copy"
     for name, before in (("usual", ""), ("modern", REFUSED), ("old", NO_CLIPBOARD), ("none", REFUSED + NO_CLIPBOARD)):
         views["copy", name] = View(supernova_page, click=button, before=before, script=COPIED)
-    views["code"] = View(supernova_page, click="#the-posterior button.copy", script=COPIED)
+    views["code"] = View(supernova_page, click="#the-posterior button.copy")
     large = """(() => {
         const [image, button] = ["#corner img", "#corner button"].map((part) => document.querySelector(part));
         return [image.clientWidth, Number(image.getAttribute("width")), document.documentElement.scrollWidth,
