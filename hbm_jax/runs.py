@@ -236,14 +236,11 @@ def write_report(fit: Fit, folder: Path) -> Path:
     from hbm_jax import report
 
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-
-    def saved(name, draw):
-        def draw_and_save(fit):
-            figure = draw(fit)
-            figure.savefig(folder / FIGURES / f"{name}.png", dpi=200)
-            return figure
-
-        return draw_and_save
-
-    figures = {name: (caption, saved(name, draw)) for name, (caption, draw) in report.figures_for(fit).items()}
-    return report.write_report(fit, folder / REPORT, figures, posterior=folder / POSTERIOR)
+    configuration = folder / CONFIG
+    return report.write_report(
+        fit,
+        folder / REPORT,
+        posterior=folder / POSTERIOR,
+        configuration=configuration if configuration.exists() else None,
+        figure_folder=folder / FIGURES,
+    )

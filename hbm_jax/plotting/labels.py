@@ -96,7 +96,7 @@ LABELS = {
     "tau": r"$\tau$",
 }
 
-_UNIT_SYMBOLS = {
+UNIT_SYMBOLS = {
     "km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$",
     "erg/cm^2/s": r"erg cm$^{-2}$ s$^{-1}$",
     "photons/cm^2/s/keV": r"photons cm$^{-2}$ s$^{-1}$ keV$^{-1}$",
@@ -131,7 +131,7 @@ def label(name: str, unit: str = "") -> str:
     base, bracket, element = name.partition("[")
     symbol = LABELS.get(base, base.replace("$", r"\$"))
     text = symbol + (bracket + element).replace("$", r"\$")
-    return f"{text} [{_UNIT_SYMBOLS.get(unit, unit)}]" if unit else text
+    return f"{text} [{UNIT_SYMBOLS.get(unit, unit)}]" if unit else text
 
 
 class Quoted(NamedTuple):

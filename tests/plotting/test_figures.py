@@ -13,7 +13,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.plotting import draws, hubble
 from hbm_jax.plotting.labels import quote, quoted_math
 from hbm_jax.plotting.populations import population_draws
-from hbm_jax.plotting.style import to_png
+from hbm_jax.plotting.style import Figure, in_few_colours, to_png
 from plotting.small_fits import supernova_fit as _supernova_fit
 
 SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations", "hubble_residuals")
@@ -27,6 +27,19 @@ def decoded(figure):
 
 def texts(figure):
     return [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+
+
+def test_few_colours_are_the_right_ones():
+    figure = Figure(figsize=(3.0, 2.0))
+    axes = figure.subplots()
+    axes.imshow(np.linspace(0.0, 1.0, 256).reshape(16, 16), cmap="viridis", aspect="auto")
+    axes.plot([3], [3], "s", color="#ff00ff", markersize=1.0)  # few pixels
+    whole = to_png(figure, dpi=100)
+    few = in_few_colours(whole, 64)
+    pictures = [np.asarray(Image.open(BytesIO(png)).convert("RGB"), float) for png in (whole, few)]
+    assert len(np.unique(pictures[1].reshape(-1, 3), axis=0)) <= 64
+    assert np.linalg.norm(pictures[0] - pictures[1], axis=-1).max() < 40  # of 441: 13; median cut gives 100
+    assert len(few) < len(whole)
 
 
 @pytest.mark.parametrize("name", SUPERNOVA_FIGURES)
