@@ -1,0 +1,204 @@
+"""Five systems, every contestant side by side in alternation: a table, figures, and their numbers.
+
+Systems: the linear relation, supernovae, Golenetskii, a population of afterglows, the normal hierarchy. Contestants:
+hbm_jax as it comes, with trajectories of a fixed length and with sampled latents; plain NumPyro, BlackJAX, PyMC with
+nutpie, and real Stan (PyStan 3), each written as its own experts would, vectorised and with everything constant
+computed beforehand, centred and non-centred. Every one runs in a process of its own, two chains on two cores, double
+precision. In each round all contestants of a system take their turn before the next round begins. From the second round
+on only the better form of each is run. Posteriors are compared with those of hbm_jax before speeds are; one that does
+not converge, fails or runs out of time is shown as such. Compared is the slowest parameter of the population.
+"""
+
+import argparse
+import datetime
+import os
+import pickle
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+PROGRAMS = HERE.parent / "stan"
+SYSTEMS = ("relation", "supernovae", "golenetskii", "afterglows", "normal")
+ENGINES = {"NumPyro": "numpyro", "BlackJAX": "blackjax", "PyMC": "pymc", "Stan": "pystan"}  # and their packages
+PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan", "numpy")
+OURS = "hbm_jax"
+
+
+def contestants(system) -> list[str]:
+    """Names of the contestants of a system, the reference first."""
+    ours = [OURS, f"{OURS}, fixed length", *(f"{OURS}, {name}" for name in list(system.OURS)[1:])]
+    return ours + [f"{engine}, {form}" for engine in ENGINES for form in system.FORMS]
+
+
+def missing(contestant) -> str:
+    """Package without which a contestant cannot run, if it is not installed."""
+    package = ENGINES.get(contestant.split(",")[0], "hbm_jax")
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return package
+    return ""
+
+
+def run_one(options) -> None:
+    """Run one contestant in this process and leave its result in a file."""
+    import engines
+    import jax
+    import numpy as np
+
+    jax.config.update("jax_num_cpu_devices", engines.CHAINS)  # before anything else asks for a device
+    system = import_module(f"systems.{options.system}")
+    given = system.problem()
+    engine, _, form = options.contestant.partition(", ")
+    if engine == OURS:
+        latents = system.OURS.get(form, next(iter(system.OURS.values())))
+        settings = {"trajectory_length": 1.5} if form == "fixed length" else {}
+        result = engines.ours(*system.ours(given, latents), system.NAMES, options, system.SHIFTS, **settings)
+    elif engine in ("NumPyro", "BlackJAX"):
+        run = engines.numpyro if engine == "NumPyro" else engines.blackjax
+        result = run(system.numpyro_program(given, form), system.NAMES, options)
+    elif engine == "PyMC":
+        result = engines.pymc(system.pymc_model(given, form), system.NAMES, options)
+    else:
+        rng = np.random.default_rng(options.seed)
+        starts = [system.stan_start(given, form, rng) for _ in range(engines.CHAINS)]
+        program = PROGRAMS / system.PROGRAM[form]
+        result = engines.stan(program, system.stan_data(given, form), starts, system.NAMES, options)
+    result.memory = memory_of_session()
+    options.result.write_bytes(pickle.dumps(result))
+
+
+def memory_of_session() -> float:
+    """Return the largest memory of each process of this session, added up [bytes]: Stan has workers of its own."""
+    total = 0.0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if os.getsid(int(status.parent.name)) == os.getsid(0):
+                total += 1024.0 * int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+        except (OSError, TypeError):  # ended, or a zombie
+            continue
+    return total
+
+
+def run(system: str, contestant: str, seed: int, options, folder: Path):
+    """Run one contestant in a process of its own; returns its row."""
+    from result import Row
+
+    if package := missing(contestant):
+        return Row(system, contestant, seed, failure=f"not run: {package} is not installed")
+    file = folder / "result.pickle"
+    file.unlink(missing_ok=True)
+    command = [
+        sys.executable, str(HERE), "--system", system, "--contestant", contestant, "--seed", str(seed), "--draws",
+        str(options.draws), "--longer", str(options.longer), "--result", str(file),
+    ]  # fmt: skip
+    command += ["--fresh"] if options.fresh else []
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        began = time.perf_counter()
+        while process.poll() is None and not file.exists() and time.perf_counter() - began < options.seconds:
+            time.sleep(0.1)
+        done = file.exists()
+        if done:
+            time.sleep(0.3)
+        if process.poll() is None:  # PyStan's workers keep a process that is done from ending
+            os.killpg(process.pid, 9)
+        process.wait()
+        log.seek(0)
+        said = [line for line in log.read().splitlines() if line.strip()]
+    if done:
+        return Row.of(system, contestant, seed, pickle.loads(file.read_bytes()))
+    if process.returncode == -9:
+        return Row(system, contestant, seed, failure=f"not finished after {options.seconds:.0f} s")
+    errors = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)] or said
+    return Row(system, contestant, seed, failure=f"failed: {errors[-1] if errors else process.returncode}")
+
+
+def better_forms(rows, names) -> list[str]:
+    """Return our contestants, and the better form of each of the others."""
+    kept = [name for name in names if name.startswith(OURS)]
+    for engine in ENGINES:
+        of_engine = [r for r in rows if r.contestant.startswith(f"{engine},") and not r.failure]
+        # One that has not converged has no speed; where none has, the one nearer to it goes on.
+        of_engine.sort(key=lambda r: (r.converged, r.rate if r.converged else -r.r_hat))
+        kept += [of_engine[-1].contestant] if of_engine else []
+    return kept
+
+
+def main():
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one round of 300 draws: whether it all runs")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"comma-separated: {', '.join(SYSTEMS)}")
+    parser.add_argument("--only", help="contestants whose names begin with one of these, comma-separated")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=1000, help="warm-up and kept draws of each chain of the others")
+    parser.add_argument("--seconds", type=float, default=300.0, help="granted to each contestant, compiling included")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help="folder for the table, numbers and figures"
+    )
+    parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
+    for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--fresh", action="store_true", help="compile Stan's programs again where they are cached")
+    options = parser.parse_args()
+    if options.contestant:
+        run_one(options)
+        return
+    options.longer = 4
+    if options.quick:
+        options.rounds, options.draws, options.seconds = 1, 300, min(options.seconds, 60.0)
+    names = options.systems.split(",")
+    if unknown := [name for name in names if name not in SYSTEMS]:
+        parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
+    wanted = options.only.split(",") if options.only else [""]
+    import report
+    import result
+
+    result.MIN_ESS = 30 if options.quick else result.MIN_ESS
+    rows, titles = [], {name: import_module(f"systems.{name}").TITLE for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            system = import_module(f"systems.{name}")
+            taking_part = [c for c in contestants(system) if any(c.startswith(w) for w in wanted)]
+            mine = []
+            for seed in range(1, options.rounds + 1):
+                for contestant in taking_part if seed == 1 else better_forms(mine, taking_part):
+                    row = run(name, contestant, seed, options, Path(folder))
+                    mine.append(row)
+                    print(report.one_line(row), flush=True)
+            rows += mine
+    kernels = "" if options.no_kernels else import_module("kernels").table(quick=options.quick)
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "device": "CPU, double precision, two chains",
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if not _absent(p)},
+        "settings": f"{options.rounds} round(s), {options.draws} warm-up and {options.draws} kept draws of each chain "
+        f"({options.longer} times as many kept of hbm_jax), at most {options.seconds:.0f} s each",
+    }
+    report.write(rows, titles, about, kernels, options.out)
+    print((options.out / "suite.txt").read_text())
+    print(f"written to {options.out}: suite.txt, suite.md, suite.json, suite.png")
+
+
+def _absent(package):
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""How each contestant runs a program; every one on two chains, one a core, in double precision."""
+
+import re
+import shutil
+import time
+
+import numpy as np
+from result import Result
+
+CHAINS = 2
+
+
+def ours(model, data, names, options, shifts=None, **settings) -> Result:
+    """hbm_jax: once as it ends by itself, for the time to its verdict, then with a fixed number of draws."""
+    import hbm_jax as hbm
+
+    hbm.use_every_core()
+    common = {"seed": options.seed, "num_chains": CHAINS, "progress": False} | settings
+    began = time.perf_counter()
+    first = hbm.sample(model, data, **common)
+    verdict_seconds = time.perf_counter() - began
+    fit = hbm.sample(model, data, num_samples=options.draws * options.longer, **common)
+    stats = fit.tree["sample_stats"]
+    found = fit.tree["posterior"]
+    return Result(
+        {
+            # The search for the mode stands for a part of the warm-up.
+            "compile": first.timing["compile"] + first.timing["trace"] + first.timing.get("centering", 0.0),
+            "warmup": fit.timing["warmup"] + fit.timing["start"],
+            "sampling": fit.timing["sampling"],
+        },
+        {name: found[name].transpose("chain", "draw").to_numpy() - (shifts or {}).get(name, 0.0) for name in names},
+        int(stats["n_steps"].sum()),
+        int(stats["diverging"].sum()),
+        "" if first.verdict.usable else f"verdict: {'; '.join(first.verdict.reasons)}",
+        verdict_seconds,
+    )
+
+
+def numpyro(program, names, options) -> Result:
+    """Plain NumPyro: its NUTS kernel, a chain on each of two devices, compiled beforehand.
+
+    `numpyro.infer.MCMC` runs the same kernel, but compiles it anew at every call, so that its phases cannot be timed.
+    """
+    import jax
+    import jax.numpy as jnp
+    from numpyro.infer import NUTS
+
+    jax.config.update("jax_enable_x64", True)
+    kernel = NUTS(program)
+    began = time.perf_counter()
+    states = [
+        kernel.init(key, options.draws, None, (), {}) for key in jax.random.split(jax.random.key(options.seed), CHAINS)
+    ]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    def warm(state):
+        return jax.lax.fori_loop(0, options.draws, lambda _, s: kernel.sample(s, (), {}), state)
+
+    def draw(state):
+        def one(s, _):
+            s = kernel.sample(s, (), {})
+            return s, (s.z, s.num_steps, s.diverging)
+
+        return jax.lax.scan(one, state, None, options.draws)[1]
+
+    warmer, sampler = jax.pmap(warm).lower(state).compile(), jax.pmap(draw).lower(state).compile()
+    compiled = time.perf_counter()
+    state = jax.block_until_ready(warmer(state))
+    warmed = time.perf_counter()
+    positions, steps, divergent = jax.block_until_ready(sampler(state))
+    done = time.perf_counter()
+    sites = jax.vmap(jax.vmap(kernel.postprocess_fn((), {})))(positions)
+    return Result(
+        {"compile": compiled - began, "warmup": warmed - compiled, "sampling": done - warmed},
+        {name: np.asarray(sites[name]) for name in names},
+        int(steps.sum()),
+        int(divergent.sum()),
+    )
+
+
+def blackjax(program, names, options) -> Result:
+    """BlackJAX: its window adaptation and NUTS on the log density of the plain NumPyro program, compiled beforehand."""
+    import blackjax as bj
+    import jax
+    from numpyro.infer.util import initialize_model
+
+    jax.config.update("jax_enable_x64", True)
+    found = initialize_model(jax.random.key(options.seed), program)
+
+    def log_density(position):
+        return -found.potential_fn(position)
+
+    def warm(key, position):
+        adaptation = bj.window_adaptation(bj.nuts, log_density)
+        (state, parameters), _ = adaptation.run(key, position, num_steps=options.draws)
+        return state, parameters
+
+    def draw(key, state, parameters):
+        kernel = bj.nuts(log_density, **parameters).step
+
+        def one(state, key):
+            state, info = kernel(key, state)
+            return state, (state.position, info.num_integration_steps, info.is_divergent)
+
+        return jax.lax.scan(one, state, jax.random.split(key, options.draws))[1]
+
+    keys = jax.random.split(jax.random.key(options.seed), 3 * CHAINS).reshape(3, CHAINS)
+    starts = jax.vmap(lambda key: initialize_model(key, program).param_info.z)(keys[0])
+    began = time.perf_counter()
+    mapped = jax.pmap(warm).lower(keys[1], starts).compile()
+    shapes = jax.eval_shape(jax.vmap(warm), keys[1], starts)
+    sampler = jax.pmap(draw).lower(keys[2], *shapes).compile()
+    compiled = time.perf_counter()
+    state = jax.block_until_ready(mapped(keys[1], starts))
+    warmed = time.perf_counter()
+    positions, steps, divergent = jax.block_until_ready(sampler(keys[2], *state))
+    done = time.perf_counter()
+    sites = jax.vmap(jax.vmap(found.postprocess_fn))(positions)
+    return Result(
+        {"compile": compiled - began, "warmup": warmed - compiled, "sampling": done - warmed},
+        {name: np.asarray(sites[name]) for name in names},
+        int(steps.sum()),
+        int(divergent.sum()),
+    )
+
+
+def pymc(model, names, options) -> Result:
+    """PyMC, sampled by nutpie; the seconds of its phases are told apart by the share of gradients in each."""
+    import nutpie
+
+    began = time.perf_counter()
+    compiled = nutpie.compile_pymc_model(model)
+    middle = time.perf_counter()
+    trace = nutpie.sample(
+        compiled, draws=options.draws, tune=options.draws, chains=CHAINS, cores=CHAINS, seed=options.seed,
+        progress_bar=False, save_warmup=True,
+    )  # fmt: skip
+    seconds = time.perf_counter() - middle
+    steps, before = (
+        trace[group]["n_steps"].transpose("chain", "draw").to_numpy()
+        for group in ("sample_stats", "warmup_sample_stats")
+    )
+    share = steps.sum() / (steps.sum() + before.sum())
+    return Result(
+        {"compile": middle - began, "warmup": (1 - share) * seconds, "sampling": share * seconds},
+        {name: trace["posterior"][name].transpose("chain", "draw").to_numpy() for name in names},
+        int(steps.sum()),
+        int(trace["sample_stats"]["diverging"].sum()),
+    )
+
+
+def stan(program, given, starts, names, options) -> Result:
+    """Run Stan (PyStan 3); seconds are those it reports itself, of the slowest chain."""
+    import httpstan.cache
+    import httpstan.models
+    import stan as pystan
+
+    text = program.read_text()
+    declared = text.split("parameters {")[0]
+    given = {name: value for name, value in given.items() if re.search(rf"\b{name};", declared)}
+    folder = httpstan.cache.model_directory(httpstan.models.calculate_model_name(text))
+    note = ""
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        note = "compiled before"
+    began = time.perf_counter()
+    model = pystan.build(text, data=given, random_seed=options.seed)
+    compiled = time.perf_counter() - began
+    shutil.rmtree(folder / "fits", ignore_errors=True)  # the same seed would come out of the cache in no time
+    fit = model.sample(num_chains=CHAINS, num_warmup=options.draws, num_samples=options.draws, init=starts)
+    seconds = [
+        max(float(re.search(rb"([0-9.eE+-]+) seconds \(%s\)" % phase, out)[1]) for out in fit.stan_outputs)
+        for phase in (b"Warm-up", b"Sampling")
+    ]
+    return Result(
+        {"compile": compiled, "warmup": seconds[0], "sampling": seconds[1]},
+        {name: fit[name].reshape(options.draws, CHAINS).T for name in names},
+        int(fit["n_leapfrog__"].sum()),
+        int(fit["divergent__"].sum()),
+        note,
+    )
