@@ -1,8 +1,10 @@
 """Sphinx: guide pages in Markdown, the notebooks with the outputs they were committed with, and the docstrings."""
 
+import base64
 import importlib
 import importlib.metadata
 import inspect
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -47,6 +49,16 @@ nitpicky = True
 # Sphinx reads what is below its folder.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns("*.py", ".ipynb_checkpoints"))
+
+def _last_figure(notebook):
+    """The last figure of a notebook, as PNG."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    data = [output["data"] for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    return base64.b64decode("".join(data[-1]["image/png"]))
+
+
+(HERE / "figures").mkdir(exist_ok=True)
+(HERE / "figures" / "first.png").write_bytes(_last_figure(ROOT / "notebooks" / "00_five_minutes.ipynb"))
 
 # One page for each public module, from its __all__, so that no name can be forgotten.
 PAGES = {
