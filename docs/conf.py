@@ -17,10 +17,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-import hbm_jax.plotting  # noqa: E402 - fails here, and with its reason, where the extra [plots] is missing
-
 project = "hbm_jax"
-author = copyright = "the hbm_jax developers"  # noqa: A001 - Sphinx's name for it
+author = copyright = "the hbm_jax developers"
 version = release = importlib.metadata.version("hbm_jax")
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_nb"]
@@ -50,10 +48,13 @@ nitpicky = True
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns("*.py", ".ipynb_checkpoints"))
 
+
 def _last_figure(notebook):
-    """The last figure of a notebook, as PNG."""
+    """Return the last figure of a notebook, as PNG."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    data = [output["data"] for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    data = [
+        output["data"] for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
     return base64.b64decode("".join(data[-1]["image/png"]))
 
 
@@ -69,7 +70,7 @@ PAGES = {
 
 
 def _page(module, title):
-    """A table of all public names, then each with its docstring."""
+    """Write a table of all public names, then each with its docstring."""
     names = "\n".join(f"   {name}" for name in importlib.import_module(module).__all__)
     heading = f"{title}: ``{module}``"
     return (
@@ -90,7 +91,11 @@ for _module, _title in PAGES.items():
     (HERE / "api" / f"{_module}.rst").write_text(_page(f"hbm_jax.{_module}", _title))
 
 # Public names by their last word: docstrings name each other by it, from whatever module they are in.
-PUBLIC = {name: f"hbm_jax.{module}.{name}" for module in PAGES for name in importlib.import_module(f"hbm_jax.{module}").__all__}
+PUBLIC = {
+    name: f"hbm_jax.{module}.{name}"
+    for module in PAGES
+    for name in importlib.import_module(f"hbm_jax.{module}").__all__
+}
 OTHERS = ("arviz", "astropy", "dask", "jax", "matplotlib", "numpy", "numpyro", "optax", "pandas", "scipy", "xarray")
 
 
@@ -130,12 +135,17 @@ def _owner(words):
 
 
 def _has(owner, name):
-    return hasattr(owner, name) or name in getattr(owner, "__dataclass_fields__", {}) or f"{name}" in (owner.__doc__ or "")
+    return (
+        hasattr(owner, name) or name in getattr(owner, "__dataclass_fields__", {}) or f"{name}" in (owner.__doc__ or "")
+    )
 
 
 def _exists(words, here):
     """Whether a dotted path exists: as it stands, or from the module that speaks of it."""
-    for found, rest in ((importlib.import_module("hbm_jax"), words[1:] if words[0] == "hbm_jax" else words), (here, words)):
+    for found, rest in (
+        (importlib.import_module("hbm_jax"), words[1:] if words[0] == "hbm_jax" else words),
+        (here, words),
+    ):
         for word in rest:
             if inspect.ismodule(found) and not hasattr(found, word):
                 try:
