@@ -61,6 +61,20 @@ def _last_figure(notebook):
 (HERE / "figures").mkdir(exist_ok=True)
 (HERE / "figures" / "first.png").write_bytes(_last_figure(ROOT / "notebooks" / "00_five_minutes.ipynb"))
 
+
+def _results():
+    """Show every file that a benchmark has written: figures, then text as it stands."""
+    for path in sorted((ROOT / "benchmarks" / "results").rglob("*")):
+        name = path.relative_to(ROOT / "benchmarks" / "results").as_posix()
+        place = f"../benchmarks/results/{name}"
+        if path.suffix == ".png":
+            yield f"```{{figure}} {place}\n{name}\n```\n"
+        elif path.suffix in (".txt", ".md", ".csv"):
+            yield f"## {name}\n\n```{{literalinclude}} {place}\n:language: text\n```\n"
+
+
+(HERE / "results.inc").write_text("\n".join(_results()), encoding="utf-8")
+
 # One page for each public module, from its __all__, so that no name can be forgotten.
 PAGES = {
     "cosmology": "Distances and times", "absorption": "Absorption of X-rays", "spectra": "X-ray spectra",
