@@ -1,6 +1,7 @@
 """Links of README, guide and notebooks lead to files; public names are in the reference; Sphinx has no complaint."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def test_every_xspec_name_and_statistic_is_in_the_table():
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The pages, built as `make docs` does: warnings, also of names that do not exist, are errors."""
-    pytest.importorskip("myst_nb")
+    if not os.environ.get("CI"):
+        pytest.importorskip("myst_nb")
     folder = tmp_path_factory.mktemp("docs")
     command = [
         sys.executable,
