@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The first target is what a bare `make` does.
-.PHONY: help demo test test-slow lint notebooks bench clean
+.PHONY: help demo test test-slow lint notebooks docs bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -33,6 +33,10 @@ lint: $(VENV)/.installed-dev ## ruff and mypy
 
 notebooks: $(VENV)/.installed-test ## run the notebooks again and keep their outputs, figures in few colours
 	$(BIN)/python notebooks/run.py
+
+docs: $(VENV)/.installed-docs ## guide, notebooks and API reference in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.installed-bench ## every benchmark, Stan last
 	$(BIN)/python benchmarks/distances.py

@@ -15,7 +15,7 @@ def execute(name):
     path = NOTEBOOKS / name
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOKS)}}
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
@@ -24,14 +24,16 @@ def execute(name):
 
 
 def test_every_notebook_has_a_test():
-    tested = {
-        "absorption.ipynb", "afterglows.ipynb", "engine.ipynb", "funnel.ipynb", "golenetskii.ipynb",
-        "hubble_diagram.ipynb", "relation.ipynb", "selection.ipynb", "spectrum.ipynb", "supernova.ipynb",
-        "trapezoid.ipynb",
+    """Those of the path run in the default suite, those of the side rooms in the slow one."""
+    path = {
+        "00_five_minutes", "01_relation", "02_funnel", "03_supernovae", "04_bursts", "05_absorption", "06_afterglows",
+        "07_your_own_model", "08_batch_calibration_clusters",
     }  # fmt: skip
-    assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == tested
-    gallery = {"counts.ipynb", "lines.ipynb", "pooling.ipynb", "rates.ipynb"}
-    assert {path.name for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == path
+    more = {"bursts_from_counts", "hubble_diagram", "selection", "spectrum", "trapezoid"}
+    assert {path.stem for path in (NOTEBOOKS / "more").glob("*.ipynb")} == more
+    gallery = {"counts", "lines", "pooling", "rates"}
+    assert {path.stem for path in (NOTEBOOKS / "gallery").glob("*.ipynb")} == gallery
 
 
 def test_outputs_are_small():
@@ -40,18 +42,21 @@ def test_outputs_are_small():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_supernova():
-    printed, figures = execute("supernova.ipynb")
+def test_supernovae():
+    printed, figures = execute("03_supernovae.ipynb")
     assert "740 type Ia supernovae" in printed
     assert "\nusable: " in printed
-    assert "5 of 5 posteriors are usable" in printed
-    assert figures == 7
+    found = re.findall(r"scatter ([\d.]+) mag, replicates ([\d.]+) \+- ([\d.]+) mag", printed)
+    assert len(found) == 4
+    for value, mean, std in (map(float, row) for row in found):
+        assert abs(value - mean) < 3.5 * std
+    assert figures == 6
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_selection():
-    printed, figures = execute("selection.ipynb")
+    printed, figures = execute("more/selection.ipynb")
     assert printed.count(": usable: ") == 2
     without, detected = map(float, re.search(r"without a limit ([-+.\d]+), detected ([-+.\d]+)", printed).groups())
     assert detected < without - 0.02
@@ -68,9 +73,10 @@ def test_selection():
     assert figures == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_spectrum():
-    printed, figures = execute("spectrum.ipynb")
+    printed, figures = execute("more/spectrum.ipynb")
     pulls = [float(value) for value in re.findall(r"([-+][\d.]+) sigma", printed)]
     assert len(pulls) == 3
     assert max(map(abs, pulls)) < 3
@@ -82,10 +88,9 @@ def test_spectrum():
     assert figures == 2
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_afterglows():
-    printed, figures = execute("afterglows.ipynb")
+    printed, figures = execute("06_afterglows.ipynb")
     assert printed.count("usable: ") == 2
     table = re.findall(r"^(\w+) +(-?[\d.]+) +(-?[\d.]+) \+- ([\d.]+)", printed, re.MULTILINE)
     pulls = {name: (float(mean) - float(true)) / float(std) for name, true, mean, std in table}
@@ -99,7 +104,7 @@ def test_afterglows():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trapezoid():
-    printed, figures = execute("trapezoid.ipynb")
+    printed, figures = execute("more/trapezoid.ipynb")
     excess = [float(value) for value in re.findall(r"too long by +([\d.]+) %", printed)]
     assert excess[0] == pytest.approx(10.0, abs=0.05)
     assert excess[2:] == pytest.approx([8.7, 7.4], abs=0.1)
@@ -109,40 +114,60 @@ def test_trapezoid():
     assert figures == 3
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_absorption():
-    printed, figures = execute("absorption.ipynb")
+    printed, figures = execute("05_absorption.ipynb")
     assert float(re.search(r"largest error of the transmission: ([\d.e-]+)", printed).group(1)) < 1e-4
-    assert re.search(r"at z = 0: 0\.0|at z = 0: [-\d.]+e-", printed)
+    assert re.search(r"at z = 0: -?0\.0000 ", printed)
     assert "photons; usable: " in printed
     assert figures == 6
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_engine():
-    printed, figures = execute("engine.ipynb")
-    verdicts = re.findall(r"^(usable|not usable): ", printed, re.MULTILINE)
-    assert verdicts == ["not usable", "usable", "not usable", "usable"]
+def test_five_minutes():
+    printed, figures = execute("00_five_minutes.ipynb")
+    assert printed.startswith("logM,e_logM,logL,e_logL")
+    assert re.findall(r"^(usable|not usable): ", printed, re.MULTILINE) == ["usable", "usable"]
+    alpha, std, least = map(float, re.search(r"slope ([\d.]+) \+- ([\d.]+), least squares ([\d.]+)", printed).groups())
+    assert abs(alpha - 1.3) < 3.0 * std
+    assert least < 1.3
+    assert "e_logM, row 7" in printed
+    assert figures == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_your_own_model():
+    printed, figures = execute("07_your_own_model.ipynb")
+    assert re.findall(r"^(usable|not usable): ", printed, re.MULTILINE) == ["not usable", "usable", "usable"]
     assert "draws a chain; the first 50 are those from before: True" in printed
-    assert re.search(r"divergent transitions at low tau \(median [012]\.", printed)
-    assert "it changed no centredness by more than 0.0" in printed
+    table = re.findall(r"^(\w+) +truth +(-?[\d.]+) +found +(-?[\d.]+) \+- ([\d.]+)", printed, re.MULTILINE)
+    assert len(table) == 6
+    for name, true, mean, std in table:
+        assert abs(float(mean) - float(true)) < 3.5 * float(std), name
+    slopes = re.findall(r"half: slope ([\d.]+), replicates ([\d.]+) \+- ([\d.]+)", printed)
+    assert len(slopes) == 2
+    for value, mean, std in (map(float, row) for row in slopes):
+        assert abs(value - mean) < 3.0 * std
+    assert "Reliable: every one with Pareto k below 0.70" in printed
+    assert float(re.search(r"no colour law is behind by .*, ([\d.]+) standard errors", printed).group(1)) > 5
+    assert figures == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_batch_calibration_clusters():
+    printed, figures = execute("08_batch_calibration_clusters.ipynb")
     assert re.search(r"(19\d|200) of 200 posteriors are usable", printed)
     assert 58 <= int(re.search(r"(\d+)% of the true rates", printed).group(1)) <= 78
-    assert "\ncalibrated: the ranks of 2 quantities in 300 replicates are uniform" in printed
-    assert "\nnot calibrated, by 300 replicates: rate is biased: posteriors lie too low" in printed
-    assert "Reliable: every one with Pareto k below 0.70" in printed
-    errors = float(re.search(r"one rate is behind by .*, ([\d.]+) standard errors", printed).group(1))
-    assert errors > 8
+    assert "\nnot calibrated, by 320 replicates: rate is biased: posteriors lie too low" in printed
+    assert "\ncalibrated: the ranks of 2 quantities in 320 replicates are uniform" in printed
     assert figures == 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_golenetskii():
-    printed, figures = execute("golenetskii.ipynb")
-    assert printed.count("usable: ") == 2
-    assert printed.count("line.verdict.usable = True") == 2
+def test_bursts():
+    printed, figures = execute("04_bursts.ipynb")
+    assert printed.count("usable: ") == 1
+    assert printed.count("line.verdict.usable = True") == 1
     assert "ladder.verdict.usable = True" in printed
     table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true +(-?[\d.]+)", printed, re.MULTILINE)
     assert len(table) == 5
@@ -156,17 +181,26 @@ def test_golenetskii():
     assert pytest.approx(70.0, abs=1.5) == H0  # the prior
     assert sigma_H0 == pytest.approx(10.0, abs=1.0)
     assert sigma_Om0 > 0.2
+    assert figures == 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_bursts_from_counts():
+    printed, figures = execute("more/bursts_from_counts.ipynb")
+    assert printed.count("usable: ") == 1
+    assert "not usable" not in printed
     pulls = [float(value) for value in re.findall(r"rms of \(mean - truth\) / sd: ([\d.]+)", printed)]
     assert len(pulls) == 4
     assert max(pulls) < 2.0
-    assert figures == 7
+    assert figures == 2
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_hubble_diagram(shared_data):
     shared_data("supernovae/pantheon_plus_sh0es.dat")
-    printed, figures = execute("hubble_diagram.ipynb")
+    printed, figures = execute("more/hubble_diagram.ipynb")
     table = re.findall(r"(\w+) +(-?[\d.]+) \+- ([\d.]+) +published +(-?[\d.]+) \+- ([\d.]+)", printed)
     assert len(table) == 5
     for name, mean, std, other, error in table:
@@ -184,7 +218,7 @@ def test_hubble_diagram(shared_data):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_relation():
-    printed, figures = execute("relation.ipynb")
+    printed, figures = execute("01_relation.ipynb")
     flat, mean, std = map(
         float, re.search(r"alpha = ([\d.]+); errors in both: ([\d.]+) \+- ([\d.]+)", printed).groups()
     )
@@ -193,11 +227,11 @@ def test_relation():
     errors = dict(re.findall(r"^(\w+) +rms error of the slopes ([\d.]+)", printed, re.MULTILINE))
     assert float(errors["partial"]) < 0.6 * float(errors["none"])
     rows = re.findall(r"errors of ([\d.]+) spreads: least squares ([\d.]+), relation ([\d.]+) \+- ([\d.]+)", printed)
-    assert len(rows) == 4
+    assert len(rows) == 2
     for ratio, least, slope, error in (map(float, row) for row in rows):
         assert abs(slope - 1.5) < 3.5 * error
         assert least == pytest.approx(1.5 / (1.0 + ratio**2), abs=0.25)
-    assert printed.count("verdict.usable = True") == 3
+    assert printed.count("verdict.usable = True") == 2
     table = re.findall(r"^(\w+) +(-?[\d.]+) \+- ([\d.]+) +true (-?[\d.]+)", printed, re.MULTILINE)
     assert len(table) == 4
     for name, mean, std, true in table:
@@ -207,7 +241,7 @@ def test_relation():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_funnel():
-    printed, figures = execute("funnel.ipynb")
+    printed, figures = execute("02_funnel.ipynb")
     assert "\nnot usable: " in printed
     found = re.findall(r"^(\w+) +(\d+) divergent +P\(tau < 0.5\) = ([\d.]+) .*usable = (\w+)", printed, re.MULTILINE)
     rows = {name: (int(count), float(share), usable) for name, count, share, usable in found}
@@ -218,9 +252,11 @@ def test_funnel():
         assert rows[name][0] == 0
         assert rows[name][2] == "True"
         assert rows[name][1] > rows["centred"][1]
-    speed = dict(re.findall(r"^(\w+) +([\d.]+) effective draws", printed, re.MULTILINE))
-    assert float(speed["mixed"]) > 2.0 * float(speed["noncentred"])
-    assert float(speed["marginal"]) > float(speed["mixed"])
+    assert "it changed no centredness by more than 0.0" in printed
+    speed = {
+        name: float(value) for name, value in re.findall(r"^(\w+) +([\d.]+) effective draws", printed, re.MULTILINE)
+    }
+    assert min(speed["mixed"], speed["marginal"]) > 2.0 * max(speed["centred"], speed["noncentred"])
     assert figures == 2
 
 

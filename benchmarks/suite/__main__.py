@@ -32,9 +32,9 @@ PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan",
 OURS = "hbm_jax"
 
 
-def contestants(system, quick=False) -> list[str]:
-    """Names of the contestants of a system, the reference first; a quick run has of each other the form first named."""
-    if quick:
+def contestants(system, forms="all") -> list[str]:
+    """Names of the contestants of a system, the reference first; with "first" only the better form, named first."""
+    if forms == "first":
         return [OURS, f"{OURS}, fixed length", *(f"{engine}, {system.FORMS[0]}" for engine in ENGINES)]
     ours = [OURS, f"{OURS}, fixed length", *(f"{OURS}, {name}" for name in list(system.OURS)[1:])]
     return ours + [f"{engine}, {form}" for engine in ENGINES for form in system.FORMS]
@@ -124,6 +124,13 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
     return Row(system, contestant, seed, failure=f"failed: {errors[-1] if errors else process.returncode}")
 
 
+def allowances(options, system):
+    """Draws and seconds, by what a system costs."""
+    own = argparse.Namespace(**vars(options))
+    own.draws, own.seconds = int(options.draws * system.SHARE), options.seconds * system.PATIENCE
+    return own
+
+
 def better_forms(rows, names) -> list[str]:
     """Return our contestants, and the better form of each of the others."""
     kept = [name for name in names if name.startswith(OURS)]
@@ -143,6 +150,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one round of 300 draws: whether it all runs")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"comma-separated: {', '.join(SYSTEMS)}")
     parser.add_argument("--only", help="contestants whose names begin with one of these, comma-separated")
+    parser.add_argument("--forms", choices=("all", "first"), default="all", help="first: no form known to be the worse")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=1000, help="warm-up and kept draws of each chain of the others")
     parser.add_argument("--seconds", type=float, default=300.0, help="granted to each contestant, compiling included")
@@ -159,7 +167,7 @@ def main():
         return
     options.longer = 4
     if options.quick:
-        options.rounds, options.draws, options.seconds = 1, 300, min(options.seconds, 60.0)
+        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 60.0), "first"
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
@@ -172,11 +180,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             system = import_module(f"systems.{name}")
-            taking_part = [c for c in contestants(system, options.quick) if any(c.startswith(w) for w in wanted)]
+            taking_part = [c for c in contestants(system, options.forms) if any(c.startswith(w) for w in wanted)]
             mine = []
             for seed in range(1, options.rounds + 1):
                 for contestant in taking_part if seed == 1 else better_forms(mine, taking_part):
-                    row = run(name, contestant, seed, options, Path(folder))
+                    row = run(name, contestant, seed, allowances(options, system), Path(folder))
                     mine.append(row)
                     print(report.one_line(row), flush=True)
             rows += mine

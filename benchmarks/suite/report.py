@@ -54,7 +54,8 @@ class Summary:
         self.verdict_seconds = self._median("verdict_seconds")
 
     def _median(self, what):
-        return statistics.median(getattr(row, what) for row in self.rows)
+        known = [value for value in (getattr(row, what) for row in self.rows) if math.isfinite(value)]
+        return statistics.median(known) if known else math.nan
 
     def _spread(self, what):
         values = [getattr(row, what) for row in self.rows]

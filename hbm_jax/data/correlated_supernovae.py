@@ -56,7 +56,7 @@ class CorrelatedSupernovae:
         sne : Supernovae
             N supernovae.
         blocks : mapping of str to (N, N), or (6, N, N)
-            By name, those that are zero may be absent; or in the order of `BLOCKS`.
+            By name, those that are zero may be absent; or in the order of ``BLOCKS``: v0, va, vb, v0a, v0b, vab.
         blocks_hold_errors : bool
             Whether the errors of the light-curve fits are in them.
 

@@ -177,8 +177,8 @@ def read_distance_moduli(
     source
         Path of the table. With ``format="table"`` also anything that `hbm_jax.data.read_table` takes.
     covariance
-        Path of the covariance, see `hbm_jax.data.read_covariance`; or ``"diagonal"``: the errors of the table alone,
-        as if they were independent.
+        Path of the covariance, as text (also with ``.gz``), ``.npz`` or ``.npy``; or ``"diagonal"``: the errors of the
+        table alone, as if they were independent.
     columns
         Which column of the table is which, standard name (of `DistanceModuli.from_columns`) to the table's, in place of
         the format's.

@@ -70,7 +70,7 @@ class BlockNormal(dist.Distribution):
         return jnp.diagonal(self.covariance_matrix)
 
     def sample(self, key, sample_shape=()):
-        """Draw (*sample_shape, N)."""
+        """Draw ``(*sample_shape, N)``."""
         tril = jnp.linalg.cholesky(self.covariance_matrix)
         return self.loc + jnp.matmul(random.normal(key, sample_shape + self.event_shape), tril.T, precision=FULL)
 

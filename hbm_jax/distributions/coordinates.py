@@ -114,7 +114,7 @@ class CoordinatePriors(dist.Distribution):
         return sum((prior.log_prob(parameters[name]) for name, prior in self.priors.items()), log_jacobian)
 
     def sample(self, key, sample_shape=()):
-        """Draw parameters from the stated priors, as coordinates (*sample_shape, number of priors)."""
+        """Draw parameters from the stated priors, as coordinates ``(*sample_shape, number of priors)``."""
         keys = random.split(key, len(self.priors))
         draws = {n: p.sample(k, sample_shape) for k, (n, p) in zip(keys, self.priors.items(), strict=True)}
         return self.coordinates(draws)
@@ -136,7 +136,7 @@ class SoftClip:
 
     @classmethod
     def onto(cls, support) -> "SoftClip":
-        """Build one for the support of a prior; the hinge is `HINGE` times the distance of two bounds, else `HINGE`."""
+        """Build one for the support of a prior; the hinge is 0.05 of the distance of two bounds, else 0.05."""
         low, high = (
             float(getattr(support, f"{end}_bound", sign * np.inf)) for end, sign in (("lower", -1), ("upper", 1))
         )

@@ -92,7 +92,7 @@ class GroupedNormal(dist.Distribution):
         return within + LinearGaussian(self.loc, self.scale_tril, covariance).log_prob(mean)
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values, (*sample_shape, ..., M, D)."""
+        """Draw measured values, ``(*sample_shape, ..., M, D)``."""
         key_true, key_noise = random.split(key)
         shape = (*sample_shape, *self.batch_shape)
         normal = random.normal(key_true, (*shape, self.event_shape[-1], 1))

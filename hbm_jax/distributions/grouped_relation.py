@@ -118,7 +118,7 @@ class GroupedLinearRelation(dist.Distribution):
         return _log_density(*self._arguments(value))
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values, (*sample_shape, ..., J, 2)."""
+        """Draw measured values, ``(*sample_shape, ..., J, 2)``."""
         key_m, key_c, key_points = random.split(key, 3)
         if sample_shape:
             raise NotImplementedError("GroupedLinearRelation draws one sample at a time; use jax.vmap for more.")

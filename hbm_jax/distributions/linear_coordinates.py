@@ -72,7 +72,7 @@ class LinearCoordinates(dist.Distribution):
         return total
 
     def sample(self, key, sample_shape=()):
-        """Draw coordinates (*sample_shape, K)."""
+        """Draw coordinates ``(*sample_shape, K)``."""
         c = jnp.zeros((*sample_shape, *self.event_shape))
         for key_piece, (places, prior, width) in zip(random.split(key, len(self.pieces)), self.pieces, strict=True):
             if prior is None:

@@ -139,7 +139,7 @@ class LinearGaussian(dist.Distribution):
         return jnp.broadcast_to(diagonal, self.batch_shape + self.event_shape)
 
     def sample(self, key, sample_shape=()):
-        """Draw data, (*sample_shape, ..., n)."""
+        """Draw data, ``(*sample_shape, ..., n)``."""
         key_latent, key_noise = random.split(key)
         shape = sample_shape + self.batch_shape
         scale, noise_tril = self._scale, _cholesky(self.noise_covariance)

@@ -114,7 +114,7 @@ class LinearRelation(dist.Distribution):
         return jnp.where(value[..., 1] >= self.limit, density, -jnp.inf)
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values above the limit, (*sample_shape, ..., 2)."""
+        """Draw measured values above the limit, ``(*sample_shape, ..., 2)``."""
         key_y, key_x = random.split(key)
         shape = sample_shape + self.batch_shape
         covariance, mean = self._covariance, self.mean

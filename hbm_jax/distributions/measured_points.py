@@ -185,7 +185,7 @@ class MeasuredPoints(dist.Distribution):
         return jnp.exp(logsumexp(each + jnp.log(precision), axis=-1) - logsumexp(each, axis=-1))
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values, those beyond a limit put on it, (*sample_shape, ..., D)."""
+        """Draw measured values, those beyond a limit put on it, ``(*sample_shape, ..., D)``."""
         key_component, key_normal = random.split(key)
         logs, loc, cov = self._components()
         shape = (*sample_shape, *self.batch_shape)

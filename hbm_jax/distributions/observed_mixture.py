@@ -48,7 +48,7 @@ class ObservedMixture(dist.Distribution):
     Notes
     -----
     Values are (..., n). Draws of a selection are made by rejection, so that they use nothing of the normalisation; an
-    object not detected in `MAX_TRIES` tries is NaN.
+    object not detected in ``MAX_TRIES`` tries is NaN.
 
     References
     ----------
@@ -164,7 +164,7 @@ class ObservedMixture(dist.Distribution):
         return jnp.exp(joint - logsumexp(joint, axis=-1, keepdims=True))
 
     def sample(self, key, sample_shape=()):
-        """Draw observed values of detected objects, (*sample_shape, ..., n)."""
+        """Draw observed values of detected objects, ``(*sample_shape, ..., n)``."""
         shape = sample_shape + self.batch_shape
         noise_tril = _cholesky(jnp.asarray(self.noise_covariance))
         selection = self.selection

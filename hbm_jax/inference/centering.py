@@ -43,7 +43,7 @@ class Centering:
     Attributes
     ----------
     program : callable
-        The program to sample: a `Recentred`, or the one given where it has no location-scale site.
+        The program to sample: a recentred one, or the one given where it has no location-scale site.
     table : pandas.DataFrame
         One row an element: ``site, element, prior_scale, information, centredness, form``. ``prior_scale`` is t0 and
         ``information`` the mean curvature of the log likelihood, the inverse square of an error (both of the logarithm

@@ -109,7 +109,7 @@ class Afterglow:
     -----
     Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
     Spectra are folded by few energies; the largest change of a log likelihood by that is measured for every source
-    (`AbsorbedCounts.errors`) and kept below 1e-4; the table of the WHIM changes it by some 4e-4 more
+    (``AbsorbedCounts.errors``) and kept below 1e-4; the table of the WHIM changes it by some 4e-4 more
     (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and along a curve with T.
 
     Examples
@@ -176,7 +176,7 @@ class Afterglow:
         """Work out what depends on the data alone: few energies to fold by, cross sections there, tables of the WHIM.
 
         Done by itself when the model is called with data. What it returns can take their place, also where its arrays
-        are traced (`hbm_jax.fit_each`; `AbsorbedCounts.each`).
+        are traced (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
 
         Parameters
         ----------

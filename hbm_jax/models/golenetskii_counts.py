@@ -178,7 +178,7 @@ class GolenetskiiCounts:
     There is a spectrum of that peak energy only where alpha_ij > -2, and beta_ij < alpha_ij; the normal populations go
     beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less
     than 3e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows from
-    fits of single intervals (`PreparedBursts`): alpha, beta, flux are sampled less their trend with what comes
+    fits of single intervals (``PreparedBursts``): alpha, beta, flux are sampled less their trend with what comes
     before them in an interval, and a burst's relation at its mean peak energy instead of at 100 keV. These are shifts,
     so no density changes, and all of them are sites with a location and a scale, of which `hbm_jax.sample` chooses how
     centred each is.
@@ -234,7 +234,7 @@ class GolenetskiiCounts:
         data : BurstSpectra
             The bursts.
         tolerance : float
-            Largest distance between the fold and a finer one, in standard deviations: `FoldedBursts.errors`.
+            Largest distance between the fold and a finer one, in standard deviations: ``FoldedBursts.errors``.
 
         Raises
         ------

@@ -60,7 +60,7 @@ class SpectralFit:
     Parameters
     ----------
     spectrum : Component or str
-        Of `hbm_jax.spectra.components`, with light in it; or its text, ``"PowerLaw() * Absorption('mw')"``, see
+        Of `hbm_jax.spectra`, with light in it; or its text, ``"PowerLaw() * Absorption('mw')"``, see
         `hbm_jax.models.spectrum_text.spectrum_from_text`.
     statistic : str, optional
         As in `hbm_jax.spectra.likelihood.prepare`, chi-square included. By default the one that the backgrounds ask

@@ -105,7 +105,7 @@ def compress(
     The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way
     columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
     temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold, and that with one
-    of eight nodes in panels half as wide. `Compressed.bound` is for spectra of another brightness, and
+    of eight nodes in panels half as wide. ``Compressed.bound`` is for spectra of another brightness, and
     ``tests/spectra/test_compression.py`` for spectra drawn at random.
     """
     energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)

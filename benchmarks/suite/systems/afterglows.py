@@ -14,6 +14,7 @@ SCALARS = (
     "log10_n0", "log10_T",
 )  # fmt: skip
 NAMES = SCALARS
+SHARE, PATIENCE = 0.5, 3  # of the draws and the seconds that are usual
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "afterglow_expert.stan", "non-centred": "afterglow_noncentred.stan"}
@@ -39,7 +40,7 @@ def _sample():
     from hbm_jax.spectra.stack import SpectrumStack
 
     rmf = xrt_like_rmf(NUM_ENERGIES)
-    population = AfterglowPopulation(log10_n0=-6.9, log10_flux=(-11.4, 0.35), exposure=8000.0)
+    population = AfterglowPopulation(log10_n0=-6.5, log10_nh=(0.4, 0.4), log10_flux=(-11.2, 0.4), exposure=20000.0)
     drawn = population.draw(NUM, seed=5, response=Response.of(rmf, xrt_like_arf(rmf)))
     spectra = [dataclasses.replace(s, background=None) for s in drawn.spectra]
     masks = [noticed(s, BAND) for s in spectra]

@@ -7,6 +7,7 @@ NAMES = (
     "gamma_mean", "gamma_std", "log10_N_mean", "log10_N_std", "log10_E_peak_mean", "log10_E_peak_std",
     "log10_E_peak_scatter", "intrinsic_scatter",
 )  # fmt: skip
+SHARE, PATIENCE = 1, 1  # of the draws and the seconds that are usual
 FORMS = ("centred", "non-centred")
 SHIFTS = {"log10_N_mean": 52.0}  # the others have it less 52
 PROGRAM = {"centred": "golenetskii.stan", "non-centred": "golenetskii.stan"}

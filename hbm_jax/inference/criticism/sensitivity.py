@@ -28,7 +28,7 @@ class Sensitivity:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a parameter: ``prior`` and ``likelihood`` (sensitivities; above `THRESHOLD` they matter),
+        One row a parameter: ``prior`` and ``likelihood`` (sensitivities; above 0.05 they matter),
         ``strongest_prior`` (the one whose scaling alone moves it most; empty where none does), ``diagnosis``.
     by_prior : pandas.DataFrame
         Sensitivity of each parameter (row) to each prior alone (column).
