@@ -101,8 +101,7 @@ def text(rows, titles, about, kernels) -> str:
         "ESS/s are medians over rounds, with the smallest and largest. 'to 400': seconds to 400 effective draws,",
         "compiling and warming up counted. 'verdict': of hbm_jax.sample as it ends by itself. 'apart': largest",
         f"distance of posterior means from hbm_jax's, in standard errors; up to {FAR:.0f} is the same posterior. A * marks",
-        f"what did not converge (R-hat {MAX_R_HAT} or more, or fewer than {result.MIN_ESS} effective draws): its speed",
-        "does not count.",
+        f"what did not converge (R-hat of {MAX_R_HAT} or fewer than {result.MIN_ESS} effective draws): no speed counts.",
     ]
     for system, title in titles.items():
         lines += ["", title, ""]
