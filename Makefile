@@ -38,10 +38,8 @@ docs: $(VENV)/.installed-docs ## guide, notebooks and API reference in docs/_bui
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/.installed-bench ## every benchmark, Stan last
-	$(BIN)/python benchmarks/distances.py
-	$(BIN)/python benchmarks/jla.py
-	$(BIN)/python benchmarks/jla_stan.py
+bench: $(VENV)/.installed-bench ## five systems against NumPyro, BlackJAX, PyMC and Stan; BENCH=--quick for a short one
+	$(BIN)/hbm-jax bench $(BENCH)
 
 clean:           ## remove the virtual environment and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -30,6 +30,7 @@ SYSTEMS = ("relation", "supernovae", "golenetskii", "afterglows", "normal")
 ENGINES = {"NumPyro": "numpyro", "BlackJAX": "blackjax", "PyMC": "pymc", "Stan": "pystan"}  # and their packages
 PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan", "numpy")
 OURS = "hbm_jax"
+FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
 def contestants(system, forms="all") -> list[str]:
@@ -157,6 +158,7 @@ def main():
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder for the table, numbers and figures"
     )
+    parser.add_argument("--render", type=Path, metavar="FILE", help="write table and figure again from a suite.json")
     parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
     for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
@@ -164,6 +166,9 @@ def main():
     options = parser.parse_args()
     if options.contestant:
         run_one(options)
+        return
+    if options.render:
+        import_module("report").render(options.render)
         return
     options.longer = 4
     if options.quick:
@@ -195,7 +200,8 @@ def main():
         "device": "CPU, double precision, two chains",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if not _absent(p)},
         "settings": f"{options.rounds} round(s), {options.draws} warm-up and {options.draws} kept draws of each chain "
-        f"({options.longer} times as many kept of hbm_jax), at most {options.seconds:.0f} s each",
+        f"({options.longer} times as many kept of hbm_jax), at most {options.seconds:.0f} s each"
+        + (FIRST if options.forms == "first" else ""),
     }
     report.write(rows, titles, about, kernels, options.out)
     print((options.out / "suite.txt").read_text())

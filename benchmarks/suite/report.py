@@ -100,8 +100,9 @@ def text(rows, titles, about, kernels) -> str:
         about["settings"],
         "ESS/s are medians over rounds, with the smallest and largest. 'to 400': seconds to 400 effective draws,",
         "compiling and warming up counted. 'verdict': of hbm_jax.sample as it ends by itself. 'apart': largest",
-        f"distance of posterior means from hbm_jax's, in standard errors; up to {FAR:.0f} is the same posterior. A * marks",
-        f"what did not converge (R-hat of {MAX_R_HAT} or fewer than {result.MIN_ESS} effective draws): no speed counts.",
+        f"distance of posterior means from hbm_jax's, in standard errors; up to {FAR:.0f} is the same posterior.",
+        f"A * marks what did not converge (R-hat of {MAX_R_HAT}, or fewer than {result.MIN_ESS} effective draws): its",
+        "speed does not count.",
     ]
     for system, title in titles.items():
         lines += ["", title, ""]
@@ -162,7 +163,15 @@ def figure(rows, titles, path: Path) -> None:
             colour = colours[s.name.split(",")[0]]
             ax.plot(s.spread, (place, place), color=colour, lw=2)
             ax.plot(s.rate, place, "o", color=colour, mfc=colour if s.speed else "white", ms=7)
-            ax.text(s.rate, place + 0.22, f"{s.rate:.3g}", ha="center", va="bottom", fontsize=7, color="0.25")
+            ax.text(
+                s.rate,
+                place + 0.22,
+                f"{float(f'{s.rate:.2g}'):,.0f}",
+                ha="center",
+                va="bottom",
+                fontsize=7,
+                color="0.25",
+            )
         ax.set_yticks(range(len(found)), [s.name + ("" if s.speed else " (not converged)") for s in found], fontsize=8)
         ax.set_xscale("log")
         ax.set_ylim(-0.6, len(found) - 0.2)
@@ -174,10 +183,21 @@ def figure(rows, titles, path: Path) -> None:
     plt.close(fig)
 
 
+def render(path: Path) -> None:
+    """Write text, table and figure again from the numbers of a run."""
+    found = json.loads(path.read_text())
+    rows = [result.Row(**row) for row in found["rows"]]
+    write(rows, found["titles"], found["about"], found["kernels"], path.parent)
+
+
 def write(rows, titles, about, kernels, folder: Path) -> None:
     """Write everything into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "suite.txt").write_text(text(rows, titles, about, kernels))
     (folder / "suite.md").write_text(markdown(rows, titles))
-    (folder / "suite.json").write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1))
+    (folder / "suite.json").write_text(
+        json.dumps(
+            {"about": about, "titles": titles, "kernels": kernels, "rows": [asdict(row) for row in rows]}, indent=1
+        )
+    )
     figure(rows, titles, folder / "suite.png")

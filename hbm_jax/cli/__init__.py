@@ -1,4 +1,4 @@
-"""The command line: ``hbm-jax fit | resume | simulate | calibrate | report | absorption | doctor``.
+"""The command line: ``hbm-jax fit | resume | simulate | calibrate | report | absorption | bench | doctor``.
 
 Exit status: 0 the posterior is usable, or calibrated; 3 it is not; 2 bad input or a full disk; 130 interrupted.
 """
@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hbm_jax.cli import absorption, populations
+from hbm_jax.cli import absorption, bench, populations
 from hbm_jax.cli.populations import TABLES
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
 from hbm_jax.validation import DataError
@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     absorption.add_command(commands)
+    bench.add_command(commands)
 
     doctor = commands.add_parser("doctor", help="versions, devices, precision, known bad combinations")
     doctor.set_defaults(run=_doctor)

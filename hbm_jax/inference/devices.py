@@ -5,6 +5,8 @@ import os
 
 import jax
 
+SMALL = 3e6  # floating-point operations, below which an accelerator waits for its own instructions
+
 
 def use_every_core() -> int:
     """Make one JAX device of each core, so that chains run side by side; returns the number of devices asked for.
@@ -24,3 +26,27 @@ def use_every_core() -> int:
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores)
     return cores
+
+
+def advice(platform: str, operations: float) -> str:
+    """Say so where a density is too small for the device that it is on.
+
+    Parameters
+    ----------
+    platform : str
+        Of the device, ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+    operations : float
+        Floating-point operations of one gradient of all chains together, as the compiler counts them.
+
+    Returns
+    -------
+    str
+        A sentence, or nothing. Measured on an H100 (``benchmarks/results/gpu.txt``): JLA with 4 chains draws at half
+        the speed of the CPU beside it, with 64 faster than that; one chain of 10 000 supernovae 8 times as fast.
+    """
+    if platform == "cpu" or operations >= SMALL:
+        return ""
+    return (
+        f"a gradient of all chains has some {operations:.0e} operations, and an accelerator needs {SMALL:.0e} to be "
+        "faster than a CPU, which JAX_PLATFORMS=cpu would use; many more chains, or fit_each for many objects, fill it"
+    )

@@ -12,10 +12,12 @@ import numpy as np
 from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
 from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
+from hbm_jax.inference.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
 from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.loop import Loop
+from hbm_jax.inference.many_chains import operations
 from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.results import Fit, assemble, describe, provenance
 from hbm_jax.inference.start import Start, choose_start
@@ -298,7 +300,9 @@ def _run(
             positions=draws.raw("position"),
             dims=labels["dims"],
             coords=labels["coords"],
-            cautions=tuple(filter(None, (start.caution, "" if target.observed else UNOBSERVED))),
+            cautions=tuple(
+                filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
+            ),
             timing=timing,
             run=asdict(options)
             | {
@@ -317,6 +321,15 @@ def _run(
         more = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") goes on'
         live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{more}")
     return fit
+
+
+def _advice(target, options: Options) -> str:
+    """Say so where the density is too small for the accelerator that it was sampled on."""
+    platform = jax.devices()[0].platform
+    if platform == "cpu":
+        return ""
+    slopes = jax.vmap(jax.value_and_grad(target.potential))
+    return advice(platform, operations(slopes, target.size, options.num_chains))
 
 
 def _centred(program, args, options: Options, stored, live, processes) -> tuple[Callable, str]:

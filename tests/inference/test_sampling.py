@@ -381,3 +381,16 @@ def test_rates_and_times_are_readable():
     assert loop_module._rate(0.001, block) == "4,000 draws/s"
     assert loop_module._rate(10.0, block) == "0.4 draws/s"
     assert [loop_module._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
+
+
+def test_a_density_too_small_for_an_accelerator_is_told(monkeypatch):
+    from hbm_jax.inference import many_chains
+    from hbm_jax.inference.devices import SMALL, advice
+
+    assert advice("cpu", 1.0) == ""
+    assert advice("gpu", 2.0 * SMALL) == ""
+    assert "JAX_PLATFORMS=cpu" in advice("gpu", 1e5)
+    # What is counted is the gradient of all chains: a sum of N squares has about 3 N operations, with its gradient.
+    slopes = jax.vmap(jax.value_and_grad(lambda x: ((x - np.arange(1000.0)) ** 2).sum()))
+    counted = many_chains.operations(slopes, 1000, 4)
+    assert 4 * 2000 < counted < 4 * 6000

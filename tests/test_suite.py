@@ -1,0 +1,105 @@
+"""The comparison with other packages: what it makes of results, and that `hbm-jax bench` finds it."""
+
+import importlib
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hbm_jax import cli
+from hbm_jax.cli import bench
+
+SUITE = Path(__file__).resolve().parents[1] / "benchmarks" / "suite"
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    """The modules of the suite, which are a program and no package."""
+    monkeypatch.syspath_prepend(str(SUITE))
+    names = ("result", "report")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield [importlib.import_module(name) for name in names]
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def result(module, seed, mean=1.0, num=1000, seconds=2.0):
+    draws = np.random.default_rng(seed).normal(mean, 2.0, (2, num))
+    return module.Result({"compile": 3.0, "warmup": 1.0, "sampling": seconds}, {"a": draws}, 10_000, 0)
+
+
+def test_effective_draws_of_independent_ones_are_all_of_them(suite):
+    module, _ = suite
+    row = module.Row.of("s", "hbm_jax", 1, result(module, 1))
+    assert row.slowest == "a"
+    assert row.ess == pytest.approx(2000, rel=0.25)  # bulk or tail, the smaller
+    assert row.converged
+    assert row.rate == pytest.approx(row.ess / 2.0)
+    assert row.per_gradient == pytest.approx(row.ess / 10_000)
+    assert row.to_verdict == pytest.approx(4.0 + 400 / row.rate)
+    mean, error = row.means["a"]
+    assert error == pytest.approx(2.0 / math.sqrt(2000), rel=0.1)
+    assert abs(mean - 1.0) < 4 * error
+
+
+def test_chains_that_sit_apart_have_no_speed(suite):
+    module, report = suite
+    apart = result(module, 2)
+    apart.draws["a"][1] += 5.0
+    rows = [module.Row.of("s", "hbm_jax", 1, result(module, 1)), module.Row.of("s", "Stan, centred", 1, apart)]
+    assert not rows[1].converged
+    assert report.ratios(report.summaries(rows, "s"))["Stan"] is None
+    assert "Stan, centred *" in report.text(rows, {"s": "a system"}, ABOUT, "")
+
+
+def test_another_posterior_has_no_speed_either(suite):
+    module, report = suite
+    rows = [
+        module.Row.of("s", "hbm_jax", 1, result(module, 1)),
+        module.Row.of("s", "PyMC, centred", 1, result(module, 2, mean=2.0)),
+        module.Row.of("s", "NumPyro, centred", 1, result(module, 3, seconds=8.0)),
+        module.Row("s", "Stan, centred", 1, failure="not finished after 60 s"),
+    ]
+    found = {s.name: s for s in report.summaries(rows, "s")}
+    assert found["PyMC, centred"].apart > 10
+    assert not found["PyMC, centred"].speed
+    assert found["NumPyro, centred"].apart < 4
+    ratios = report.ratios(list(found.values()))
+    assert ratios["PyMC"] is None
+    assert ratios["Stan"] is None
+    assert ratios["NumPyro"][0] == pytest.approx(4.0, rel=0.3)
+    text = report.text(rows, {"s": "a system"}, ABOUT, "")
+    assert "not finished after 60 s" in text
+    assert "| did not converge |" in report.markdown(rows, {"s": "a system"})
+
+
+def test_medians_and_spreads_are_over_rounds(suite, tmp_path):
+    module, report = suite
+    rows = [module.Row.of("s", "hbm_jax", i, result(module, i, seconds=s)) for i, s in enumerate((1.0, 2.0, 4.0))]
+    (found,) = report.summaries(rows, "s")
+    assert found.rate == rows[1].rate
+    assert found.spread == (rows[2].rate, rows[0].rate)
+    report.write(rows, {"s": "a system"}, ABOUT, "kernels", tmp_path)
+    before = (tmp_path / "suite.txt").read_text()
+    report.render(tmp_path / "suite.json")
+    assert (tmp_path / "suite.txt").read_text() == before
+    assert (tmp_path / "suite.png").stat().st_size > 1000
+
+
+ABOUT = {"date": "today", "machine": "this", "device": "CPU", "versions": {"jax": "1"}, "settings": "few"}
+
+
+def test_the_command_hands_over_to_the_suite(monkeypatch):
+    found = []
+    monkeypatch.setattr(bench.subprocess, "call", lambda command: found.append(command) or 0)
+    assert cli.main(["bench", "--quick", "--systems", "normal", "--out", "there"]) == 0
+    assert found[0][1:] == [str(SUITE), "--quick", "--systems", "normal", "--out", "there"]
+
+
+def test_without_a_clone_the_command_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "hbm_jax" / "cli" / "bench.py"))
+    assert cli.main(["bench"]) == 2
+    assert "not installed from a clone of its repository" in " ".join(capsys.readouterr().err.split())
