@@ -82,14 +82,19 @@ def test_medians_and_spreads_are_over_rounds(suite, tmp_path):
     (found,) = report.summaries(rows, "s")
     assert found.rate == rows[1].rate
     assert found.spread == (rows[2].rate, rows[0].rate)
-    report.write(rows, {"s": "a system"}, ABOUT, "kernels", tmp_path)
+    report.keep("s", "an older one", rows[:1], ABOUT["s"], tmp_path)
+    report.keep("s", "a system", rows, ABOUT["s"], tmp_path)
+    report.keep_kernels("kernels", tmp_path)
     before = (tmp_path / "suite.txt").read_text()
+    assert before.count("a system") == 1
+    assert "an older one" not in before
+    assert "3 round(s)" in before
     report.render(tmp_path / "suite.json")
     assert (tmp_path / "suite.txt").read_text() == before
     assert (tmp_path / "suite.png").stat().st_size > 1000
 
 
-ABOUT = {"date": "today", "machine": "this", "device": "CPU", "versions": {"jax": "1"}, "settings": "few"}
+ABOUT = {"s": {"date": "today", "machine": "this", "device": "CPU", "versions": {"jax": "1"}, "settings": "few"}}
 
 
 def test_the_command_hands_over_to_the_suite(monkeypatch):

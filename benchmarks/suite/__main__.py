@@ -181,29 +181,32 @@ def main():
     import result
 
     result.MIN_ESS = 30 if options.quick else result.MIN_ESS
-    rows, titles = [], {name: import_module(f"systems.{name}").TITLE for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            system = import_module(f"systems.{name}")
-            taking_part = [c for c in contestants(system, options.forms) if any(c.startswith(w) for w in wanted)]
-            mine = []
-            for seed in range(1, options.rounds + 1):
-                for contestant in taking_part if seed == 1 else better_forms(mine, taking_part):
-                    row = run(name, contestant, seed, allowances(options, system), Path(folder))
-                    mine.append(row)
-                    print(report.one_line(row), flush=True)
-            rows += mine
-    kernels = "" if options.no_kernels else import_module("kernels").table(quick=options.quick)
     about = {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "device": "CPU, double precision, two chains",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if not _absent(p)},
-        "settings": f"{options.rounds} round(s), {options.draws} warm-up and {options.draws} kept draws of each chain "
-        f"({options.longer} times as many kept of hbm_jax), at most {options.seconds:.0f} s each"
-        + (FIRST if options.forms == "first" else ""),
+        "settings": f"{options.draws} warm-up and {options.draws} kept draws of each chain ({options.longer} times as "
+        f"many kept of hbm_jax), at most {options.seconds:.0f} s each" + (FIRST if options.forms == "first" else ""),
     }
-    report.write(rows, titles, about, kernels, options.out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            system = import_module(f"systems.{name}")
+            taking_part = [c for c in contestants(system, options.forms) if any(c.startswith(w) for w in wanted)]
+            rows = []
+            for seed in range(1, options.rounds + 1):
+                for contestant in taking_part if seed == 1 else better_forms(rows, taking_part):
+                    row = run(name, contestant, seed, allowances(options, system), Path(folder))
+                    rows.append(row)
+                    print(report.one_line(row), flush=True)
+            # A system that is done is on disk, beside those of earlier runs.
+            own = allowances(options, system)
+            settings = about["settings"].replace(f"{options.draws} ", f"{own.draws} ")
+            settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
+            report.keep(name, system.TITLE, rows, about | {"settings": settings}, options.out)
+    if not options.no_kernels:
+        report.keep_kernels(import_module("kernels").table(quick=options.quick), options.out)
     print((options.out / "suite.txt").read_text())
     print(f"written to {options.out}: suite.txt, suite.md, suite.json, suite.png")
 

@@ -92,12 +92,9 @@ def ratios(found) -> dict:
 
 
 def text(rows, titles, about, kernels) -> str:
-    """Write the whole table."""
+    """Write the whole table; ``about`` says of each system when, where and how it was run."""
     lines = [
         "Effective draws of the slowest parameter of the population (the smaller of bulk and tail), two chains.",
-        f"{about['date']}; {about['machine']}; {about['device']}",
-        ", ".join(f"{name} {number}" for name, number in about["versions"].items()),
-        about["settings"],
         "ESS/s are medians over rounds, with the smallest and largest. 'to 400': seconds to 400 effective draws,",
         "compiling and warming up counted. 'verdict': of hbm_jax.sample as it ends by itself. 'apart': largest",
         f"distance of posterior means from hbm_jax's, in standard errors; up to {FAR:.0f} is the same posterior.",
@@ -105,7 +102,16 @@ def text(rows, titles, about, kernels) -> str:
         "speed does not count.",
     ]
     for system, title in titles.items():
-        lines += ["", title, ""]
+        own = about[system]
+        rounds = len({row.seed for row in rows if row.system == system})
+        lines += [
+            "",
+            title,
+            f"{own['date']}; {own['machine']}; {own['device']}; {rounds} round(s)",
+            ", ".join(f"{name} {number}" for name, number in own["versions"].items()),
+            own["settings"],
+            "",
+        ]
         head = (
             f"{'':26s}{'ESS/s':>9s}{'(from':>9s}{'to)':>9s}{'ESS/grad':>9s}{'compile':>8s}{'warm-up':>8s}{'to 400':>8s}"
             f"{'verdict':>8s}{'MiB':>6s}{'R-hat':>7s}{'div.':>5s}{'apart':>6s}"
@@ -183,21 +189,36 @@ def figure(rows, titles, path: Path) -> None:
     plt.close(fig)
 
 
+def _read(folder: Path) -> dict:
+    path = folder / "suite.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return {"about": {}, "titles": {}, "kernels": "", "rows": []}
+
+
+def keep(system, title, rows, about, folder: Path) -> None:
+    """Put a system's results beside those that a folder holds already, in place of older ones of the same system."""
+    found = _read(folder)
+    found["rows"] = [row for row in found["rows"] if row["system"] != system] + [asdict(row) for row in rows]
+    found["titles"][system] = title
+    found["about"][system] = about
+    _write(found, folder)
+
+
+def keep_kernels(kernels, folder: Path) -> None:
+    """Put the comparison of kernels into a folder."""
+    _write(_read(folder) | {"kernels": kernels}, folder)
+
+
 def render(path: Path) -> None:
     """Write text, table and figure again from the numbers of a run."""
-    found = json.loads(path.read_text())
+    _write(_read(path.parent), path.parent)
+
+
+def _write(found, folder: Path) -> None:
     rows = [result.Row(**row) for row in found["rows"]]
-    write(rows, found["titles"], found["about"], found["kernels"], path.parent)
-
-
-def write(rows, titles, about, kernels, folder: Path) -> None:
-    """Write everything into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "suite.txt").write_text(text(rows, titles, about, kernels))
-    (folder / "suite.md").write_text(markdown(rows, titles))
-    (folder / "suite.json").write_text(
-        json.dumps(
-            {"about": about, "titles": titles, "kernels": kernels, "rows": [asdict(row) for row in rows]}, indent=1
-        )
-    )
-    figure(rows, titles, folder / "suite.png")
+    (folder / "suite.json").write_text(json.dumps(found, indent=1))
+    (folder / "suite.txt").write_text(text(rows, found["titles"], found["about"], found["kernels"]))
+    (folder / "suite.md").write_text(markdown(rows, found["titles"]))
+    if rows:
+        figure(rows, found["titles"], folder / "suite.png")
