@@ -197,9 +197,11 @@ def _read(folder: Path) -> dict:
 
 
 def keep(system, title, rows, about, folder: Path) -> None:
-    """Put a system's results beside those that a folder holds already, in place of older ones of the same system."""
+    """Put results beside those that a folder holds already, in place of older ones of the same contestants."""
     found = _read(folder)
-    found["rows"] = [row for row in found["rows"] if row["system"] != system] + [asdict(row) for row in rows]
+    again = {(row.system, row.contestant) for row in rows}
+    found["rows"] = [row for row in found["rows"] if (row["system"], row["contestant"]) not in again]
+    found["rows"] += [asdict(row) for row in rows]
     found["titles"][system] = title
     found["about"][system] = about
     _write(found, folder)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-MIN_ESS = 100  # of the slowest parameter, for a speed to mean something
+MIN_ESS = 50  # of the slowest parameter, for a speed to mean something
 MAX_R_HAT = 1.05
 WANTED = 400  # effective draws of the slowest parameter, that make a verdict good
 
