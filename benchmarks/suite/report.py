@@ -142,12 +142,13 @@ def text(rows, titles, about, kernels) -> str:
 
 def markdown(rows, titles) -> str:
     """Ratios only, as a table for the README."""
-    lines = [
-        "| times the effective draws a second of | Stan | PyMC + nutpie | NumPyro | BlackJAX |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = ["| | Stan | PyMC + nutpie | NumPyro | BlackJAX |", "| --- | --- | --- | --- | --- |"]
     for system, title in titles.items():
-        cells = [f"{pair[0]:.3g}" if pair else "did not converge" for pair in ratios(summaries(rows, system)).values()]
+        found = summaries(rows, system)
+        cells = []
+        for engine, pair in ratios(found).items():
+            failures = [s.failure for s in found if s.name.startswith(f"{engine},") and s.failure]
+            cells.append(f"{pair[0]:.3g}" if pair else failures[0] if failures else "did not converge")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
