@@ -7,7 +7,8 @@
 
 Every size is a process of its own, whose largest memory is told, that of Python, JAX and the compiler with it. A cost
 that grows as N^p has exponent p; it is fitted to the sizes from 1000 on (100 for afterglows), where what is constant
-has no weight. `benchmarks/results/scaling.txt` and `scaling.png` are the committed ones.
+has no weight. `benchmarks/results/scaling.txt` and `scaling.png` are
+the committed ones; chains and afterglows are not in them yet.
 """
 
 import argparse
@@ -28,9 +29,9 @@ import numpy as np
 SIZES = {
     "supernovae, marginal": (10, 100, 1000, 10_000, 100_000),
     "supernovae, sampled latents": (10, 100, 1000, 10_000, 100_000),
-    "afterglows": (10, 30, 100, 300, 1000),
     "normal groups, sampled": (10, 100, 1000, 10_000, 100_000),
     "chains": (1, 4, 16, 64),
+    "afterglows": (10, 30, 100, 300, 1000),
 }
 FITTED_FROM = {"afterglows": 100, "chains": 4}
 
@@ -163,6 +164,7 @@ def main():
         f"hbm_jax {version('hbm_jax')}, jax {version('jax')}, float64; medians"
     ]
     found = {}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     for kind, sizes in SIZES.items():
         if options.only and not kind.startswith(options.only):
             continue
@@ -180,9 +182,8 @@ def main():
             print(kind, lines[-1], flush=True)
         powers = [exponent(kind, found[kind], what) for what in ("seconds", "memory")]
         lines.append(f"from {FITTED_FROM.get(kind, 1000)} on: time as N^{powers[0]:.2f}, memory as N^{powers[1]:.2f}")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text("\n".join(lines) + "\n")
-    draw(found, options.output.with_suffix(".png"))
+        options.output.write_text("\n".join(lines) + "\n")
+        draw(found, options.output.with_suffix(".png"))
     print("\n".join(lines))
 
 
