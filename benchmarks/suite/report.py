@@ -68,10 +68,13 @@ class Summary:
 
 
 def summaries(rows, system) -> list[Summary]:
-    """One for each contestant of a system, in the order they were run."""
+    """One for each contestant of a system, ours first, then engine by engine."""
     mine = [row for row in rows if row.system == system]
     reference = next((row for row in mine if row.contestant == OURS and not row.failure), None)
-    names = dict.fromkeys(row.contestant for row in mine)
+    order = (OURS, "NumPyro", "BlackJAX", "PyMC", "Stan")
+    names = sorted(
+        dict.fromkeys(row.contestant for row in mine), key=lambda name: (order.index(name.split(",")[0]), name)
+    )
     return [Summary([row for row in mine if row.contestant == name], reference) for name in names]
 
 

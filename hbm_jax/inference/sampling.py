@@ -110,8 +110,8 @@ def sample(
     trajectory_length : float, optional
         Hamiltonian Monte Carlo with trajectories of this mean length, in standard deviations, in place of NUTS. Their
         lengths are spread evenly from 0 to twice that. 1.5 suits a posterior close to normal, as most with latents
-        integrated out are, and takes half the gradients or less; where a posterior is far from normal the
-        chains mix badly, and the verdict says so.
+        integrated out are, and takes a half to two thirds of the gradients for as many effective draws; where a
+        posterior is far from normal the chains mix badly, and the verdict says so.
     dtype : str
         ``"float64"``, or ``"float32"`` on request: faster on a GPU, with a log density good to some 1e-6 relative. The
         caller's JAX settings are left as they are.
