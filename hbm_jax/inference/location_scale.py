@@ -124,6 +124,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
     """Location-scale sites of a program whose location or scale depends on a latent, with their shapes.
 
     Sites under a mask, a scale or in a subsampled plate are left out: their density is not that of their distribution.
+    So are those whose name begins with an underscore, which are a program's own choice of coordinates.
     """
     candidates: dict[str, tuple[int, ...]] = {}
 
@@ -135,7 +136,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
             known = _is_known(site["fn"]) and not site.get("_control_flow_done")
-            if known and site["scale"] is None:
+            if known and site["scale"] is None and not name.startswith("_"):
                 candidates[name] = site["fn"].shape()
             if site["fn"].support.is_discrete:
                 raise ValueError(f"centre: expected continuous latents only; found the discrete site {name!r}.")

@@ -177,6 +177,8 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     if candidates:
         small = target.size <= MAX_DENSE
         start = _laplace(value_and_grad, candidates, num_chains, rng) if small else None
+        if not small and target.standard.any():
+            start = _around_a_mode(value_and_grad, candidates, target.standard, num_chains, rng)
         # Few parameters without a joint mode, as of a hierarchy, still have a bulk that a normal distribution fits.
         start = start or _variational(value_and_grad, candidates, num_chains, rng, settled=small)
         if start is not None:
@@ -243,6 +245,33 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
             "their evidence; R-hat cannot see a mode that no chain has been in"
         )
     return Start(np.concatenate(points), metric, True, note, caution)
+
+
+def _around_a_mode(value_and_grad, candidates, standard, num_chains, rng) -> Start | None:
+    """Best mode, where most components are about standard normal: the scales of the others, and what stands out."""
+
+    def gradient(point):
+        return np.asarray(value_and_grad(point)[1])
+
+    searches = [minimise(value_and_grad, candidate) for candidate in candidates[:VARIATIONAL_SEARCHES]]
+    found = [one for one in searches if np.isfinite(one[1]) and one[2] < SETTLED]
+    if not found:
+        return None
+    point, value, norm = min(found, key=lambda one: one[1])
+    scale = np.ones(len(point))
+    for i in np.flatnonzero(~standard):
+        step = HESSIAN_STEP * max(1.0, abs(point[i])) * np.eye(len(point))[i]
+        curvature = (gradient(point + step) - gradient(point - step))[i] / (2.0 * step[i])
+        if curvature > 0:
+            scale[i] = curvature**-0.5
+    metric = scaled_metric(gradient, point[None], scale, rng)
+    noise = rng.normal(size=(CANDIDATES * num_chains, len(point)))
+    around = point + (metric.to_position(noise) if metric.kind == "low-rank" else scale * noise)
+    note = f"around the mode (gradient norm {norm:.1g}), {metric.kind} metric ({metric.why})"
+    worse = sum(one[1] > value + NEGLIGIBLE for one in searches) + len(searches) - len(found)
+    if worse:
+        note += f"; {worse} of {len(searches)} searches were worse and discarded"
+    return Start(_finite(value_and_grad, around, num_chains), metric, True, note)
 
 
 def _variational(value_and_grad, candidates, num_chains, rng, settled: bool) -> Start | None:

@@ -74,7 +74,10 @@ class Target:
     bounds : dict of str to (float, float)
         Lower and upper bound of the prior of each site that is a scalar, or many; infinite where there is none.
     prior_draws : (num, size)
-        Draws of the prior.
+        Draws of the prior, but for the components that are standard.
+    standard : (size,) of bool
+        Components whose posterior is about standard normal about a known value, by the word of their sites,
+        ``infer={"start": value}``; they start there.
     processes : OneProcess
         Who computes the potential; programs that use it are compiled by them.
     observed : bool
@@ -88,6 +91,7 @@ class Target:
     dims: dict[str, list[str]]
     bounds: dict[str, tuple[float, float]]
     prior_draws: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    standard: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     processes: OneProcess = field(default_factory=OneProcess)
     observed: bool = True
 
@@ -138,6 +142,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
                     "needs gradients. Sum over it in the program (for example with a mixture distribution)."
                 )
         structure["dims"] = plate_dims(trace)
+        structure["start"] = {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]}
         structure["observed"] = any(site["type"] == "sample" and site["is_observed"] for site in trace.values())
         structure["bounds"] = {
             name: support_bounds(site["fn"].support) for name, site in free.items() if not site["fn"].event_shape
@@ -156,6 +161,9 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
     first = jax.tree.map(lambda x: x[0], draws)
     unravel = ravel_pytree(first)[1]
     flat = np.concatenate([np.asarray(draws[name]).reshape(PRIOR_DRAWS, -1) for name in sorted(draws)], axis=1)
+    fixed = {name: np.full(jnp.shape(value), structure["start"].get(name, np.nan)) for name, value in first.items()}
+    asked = np.asarray(ravel_pytree(fixed)[0])
+    flat = np.where(np.isnan(asked), flat, asked)
     return Target(
         potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
         sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
@@ -165,6 +173,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
         bounds=structure["bounds"],
         observed=structure["observed"],
         prior_draws=flat,
+        standard=~np.isnan(asked),
     )
 
 

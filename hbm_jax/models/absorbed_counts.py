@@ -21,6 +21,7 @@ from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
+from hbm_jax.models.own_spectra import OwnSpectra
 from hbm_jax.spectra.compression import TOLERANCE, compress, neutral_at
 from hbm_jax.spectra.likelihood import Statistic
 
@@ -71,8 +72,12 @@ class Medium:
         """Table for a few energies at which the WHIM is seen, at the fixed parameters or near those that are not."""
         if not self.whim:
             return None
-        metallicity = 0.3 if self.metallicity is None else self.metallicity
-        return self._table(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, self.log10_xi or 0.0, metallicity)
+        return self._table(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, self.log10_xi or 0.0, self.guided)
+
+    @property
+    def guided(self) -> float:
+        """Metallicity of that table."""
+        return 0.3 if self.metallicity is None else self.metallicity
 
     def _table(self, energy, z, log10_xi: float, metallicity: float | None) -> WhimTable:
         return WhimTable(
@@ -129,11 +134,11 @@ class KnownRedshifts:
         cls, data: Afterglows, rows: np.ndarray, medium: Medium, tolerance: float
     ) -> "tuple[KnownRedshifts, np.ndarray]":
         """Fold; also returns the error of each source."""
-        folds, errors = [], []
-        for row in rows:
+
+        def compressed(row):
             energy, response = data.spectra.grouped_response(row)
             counts = np.asarray(data.spectra.counts[row])[: response.shape[1]]
-            found = compress(
+            return compress(
                 energy,
                 response,
                 counts,
@@ -141,9 +146,13 @@ class KnownRedshifts:
                 z=float(data.z[row]),
                 whim=medium.whim,
                 abundances=medium.abundances,
+                mode=medium.mode,
+                log10_xi=medium.log10_xi,
+                metallicity=medium.metallicity,
             )
-            folds.append(found.fold)
-            errors.append(found.error)
+
+        found = [compressed(row) for row in rows]
+        folds, errors = [f.fold for f in found], [f.error for f in found]
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
         # Padded in front: the nodes of high energy are then in the same places, and blocks leave out more.
         energy = np.stack([np.append(np.full(num_nodes - len(f.energy), f.energy[0]), f.energy) for f in folds])
@@ -254,6 +263,8 @@ class AbsorbedCounts:
         Largest change of the log likelihood by the compression, 0 where there is none.
     depth : WhimTable or None
         Of the WHIM to all sources at a few energies, by which the sampler's coordinates are chosen.
+    own : OwnSpectra or None
+        What the counts of each source say of it alone, for the same.
     medium : Medium
         What absorbs.
     """
@@ -268,19 +279,25 @@ class AbsorbedCounts:
     sigma_nh_mw: Any
     errors: Any
     depth: WhimTable | None
+    own: OwnSpectra | None
     medium: Medium = field(metadata={"static": True})
 
     @classmethod
     def of(
-        cls, data: Afterglows, medium: Medium, statistic: str | None = None, tolerance: float = TOLERANCE
+        cls,
+        data: Afterglows,
+        medium: Medium,
+        band: tuple[float, float],
+        statistic: str | None = None,
+        tolerance: float = TOLERANCE,
     ) -> "AbsorbedCounts":
-        """Work everything out."""
+        """Work everything out; the band [keV] is that of the fluxes."""
         knows = data.knows_redshift
         rows = np.flatnonzero(knows), np.flatnonzero(~knows)
         known, errors = KnownRedshifts.of(data, rows[0], medium, tolerance) if len(rows[0]) else (None, np.zeros(0))
         all_errors = np.zeros(len(data))
         all_errors[rows[0]] = errors
-        return cls(
+        prepared = cls(
             statistic=data.spectra.statistic(statistic),
             known=known,
             uncertain=UncertainRedshifts.of(data, rows[1], medium) if len(rows[1]) else None,
@@ -288,8 +305,10 @@ class AbsorbedCounts:
             **{key: np.asarray(getattr(data, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw")},
             errors=all_errors,
             depth=medium.guide(np.asarray(data.z)),
+            own=None,
             medium=medium,
         )
+        return dataclasses.replace(prepared, own=OwnSpectra.of(prepared, band))
 
     def ridge(self, log10_T) -> jax.Array:
         """Logarithm of the density that gives the WHIM the same mean optical depth at every temperature."""
@@ -322,8 +341,9 @@ class AbsorbedCounts:
             whim = None if all_known.whim is None else all_known.whim.only(row)
             known = dataclasses.replace(known, rows=np.zeros(1, int), whim=whim)
             rest = {key: own(getattr(self, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw", "errors")}
-            statistic = jax.tree.map(own, self.statistic)
-            return dataclasses.replace(self, known=known, statistic=statistic, order=np.zeros(1, int), **rest)
+            rest |= {key: jax.tree.map(own, getattr(self, key)) for key in ("statistic", "own")}
+            depth = None if self.depth is None else self.depth.only(row)
+            return dataclasses.replace(self, known=known, depth=depth, order=np.zeros(1, int), **rest)
 
         return [one(row) for row in range(len(self.z))]
 

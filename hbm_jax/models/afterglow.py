@@ -12,6 +12,7 @@ folded through the response of its instrument and compared with counts. (Starlin
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,11 +26,13 @@ from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
+from hbm_jax.models.centred import sample_together
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
 from hbm_jax.spectra.likelihood import STATISTICS
 
+OF_SOURCES = ("photon_index", "log10_flux", "log10_nh")
 GALACTIC = ("fixed", "error", "free")
 HOSTS = ("normal", "skew-normal")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
@@ -191,13 +194,13 @@ class Afterglow:
             If a Galactic column or its error is needed and missing.
         """
         self._require_columns(data)
-        return AbsorbedCounts.of(data, self.medium, self.statistic, tolerance)
+        return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
     def _prepared(self, data) -> AbsorbedCounts:
         if isinstance(data, AbsorbedCounts):
             return data
         self._require_columns(data)
-        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.statistic)
+        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
         if choices not in kept:
             kept[choices] = self.prepare(data)
         return kept[choices]
@@ -239,12 +242,10 @@ class Afterglow:
         p |= self._sample_whim({name: priors[name] for name in along}, prepared)
         num, num_groups = np.shape(prepared.statistic.counts)
         with numpyro.plate("source", num, dim=-1):
-            index = numpyro.sample("photon_index", dist.Normal(p["photon_index_mean"], p["photon_index_std"]))
-            flux = numpyro.sample("log10_flux", dist.Normal(p["log10_flux_mean"], p["log10_flux_std"]))
-            column = numpyro.sample("log10_nh", self._host(p))
-            own = {"photon_index": index, "log10_flux": flux, "nh": 10.0**column, "nh_mw": self._galactic(prepared)}
+            own: dict[str, Any] = {"nh_mw": self._galactic(prepared)}
             if self.sightlines:
                 own["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
+            own |= self._sample_sources(p | own, prepared)
         own["z"] = self._redshifts(prepared)
         expected = prepared.expected(p | own, self.band)
         values = prepared.statistic.counts if observed else None
@@ -269,10 +270,21 @@ class Afterglow:
         found = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, found[name]) for name in priors}
 
-    def _host(self, p):
-        if self.host == "normal":
-            return dist.Normal(p["log10_nh_mean"], p["log10_nh_std"])
-        return SkewNormal.standardised(p["log10_nh_mean"], p["log10_nh_std"], p["log10_nh_shape"])
+    def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
+        """Sample photon index, flux and host column of every source, all three by what its counts say of them."""
+        means, stds = ([p[f"{name}_{part}"] for name in OF_SOURCES] for part in ("mean", "std"))
+        depth = None
+        if prepared.depth is not None:
+            n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(prepared.z))
+            depth = prepared.depth(n0, p["log10_T"])
+            if prepared.medium.metallicity is None:
+                depth = depth * p["metallicity"] / prepared.medium.guided
+        quadratic = prepared.own.at(depth, p["nh_mw"], means, stds)
+        host: Any = dist.Normal
+        if self.host == "skew-normal":
+            host = partial(SkewNormal.standardised, shape=p["log10_nh_shape"])
+        index, flux, column = sample_together(OF_SOURCES, (dist.Normal, dist.Normal, host), means, stds, *quadratic)
+        return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
 
     def _galactic(self, prepared: AbsorbedCounts):
         """Columns of the Milky Way; called in the plate of the sources."""
@@ -333,8 +345,8 @@ class Afterglow:
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` is to choose the form of the latents of each source."""
-        return True
+        """Whether `hbm_jax.sample` is to choose the form of the density of each line of sight."""
+        return self.sightlines
 
     @property
     def description(self) -> str:

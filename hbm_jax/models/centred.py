@@ -51,6 +51,50 @@ def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
     return numpyro.deterministic(name, value) if record else value
 
 
+def sample_together(names: Sequence[str], priors: Sequence[Any], means, stds, precision, weighted) -> list[Any]:
+    """Sample latents of each element by what its data say of all of them together, as sites ``_name``; their values.
+
+    Their log likelihood is taken as quadratic. Of the latents in units of their priors the posterior would then be
+    normal with precision P = 1 + T precision T, T the standard deviations; sampled are R times these less what is
+    expected of that, where P = R^T R with R lower triangular, so that each follows those before it.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the K latents; recorded by these.
+    priors : sequence of callable
+        ``prior(mean, std)`` is a distribution of that mean and standard deviation, of a family that contains all
+        multiples and shifts of its members.
+    means, stds : sequences of K arrays () or (n,)
+        Of the priors, independent of each other.
+    precision : (n, K, K)
+        Curvature of the log likelihood.
+    weighted : (n, K)
+        Curvature times the values at its maximum.
+    """
+    K = len(names)
+    P = [[stds[i] * precision[:, i, j] * stds[j] + float(i == j) for j in range(K)] for i in range(K)]
+    expected = [stds[i] * (weighted[:, i] - sum(precision[:, i, j] * means[j] for j in range(K))) for i in range(K)]
+    R: list[list[Any]] = [[0.0] * K for _ in range(K)]
+    for k in reversed(range(K)):  # the last latent, given all others, has its own curvature
+        R[k][k] = jnp.sqrt(P[k][k])
+        expected[k] = expected[k] / R[k][k]
+        for i in range(k):
+            R[k][i] = P[k][i] / R[k][k]
+            expected[i] = expected[i] - R[k][i] * expected[k]
+        for i in range(k):
+            for j in range(k):
+                P[i][j] = P[i][j] - R[k][i] * R[k][j]
+    units: list[Any] = []
+    values = []
+    for k, name in enumerate(names):
+        shift = sum((R[k][i] * units[i] for i in range(k)), -expected[k])
+        x = numpyro.sample(f"_{name}", priors[k](shift, R[k][k]), infer={"start": 0.0})
+        units.append((x - shift) / R[k][k])
+        values.append(numpyro.deterministic(name, means[k] + stds[k] * units[k]))
+    return values
+
+
 class Slopes(NamedTuple):
     """Sums over the points of each group about their means: what they say of the slopes of y in P predictors.
 
