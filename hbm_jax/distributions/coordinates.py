@@ -4,9 +4,10 @@ A sampler sees an unconstrained vector y; the parameters theta are what the prio
 posterior follows those before it along a curved ridge is moved and scaled by that ridge before it is mapped into its
 support,
 
-    theta_j = T_j( loc_j + scale_j y_j ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
+    theta_j = T_j( loc_j + scale_j W_j(y_j) ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
 
-The Jacobian of this is the product of the scales, so the density of theta is exactly the product of the stated priors
+W_j being the identity unless the posterior is better walked in another function of the parameter, as of a density that
+is bounded from above only. The Jacobian of this is known, so the density of theta is exactly the product of the stated priors
 whatever the ridge is, while the posterior of y is straight and evenly wide where the ridge was guessed well.
 """
 
@@ -36,6 +37,9 @@ class CoordinatePriors(dist.Distribution):
         ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns, in the
         parameter's own units, where the posterior is expected and how wide it is (up to a constant). The place may
         leave the prior's support; the width must be positive.
+    warps : mapping of str to transform, optional
+        Bend the coordinates of parameters with a ridge before that moves and scales them: NumPyro transforms of the
+        real line onto itself.
     bijections : mapping of str to bijection, optional
         Maps from the real line onto a prior's support, in place of the usual ones: objects that are called, and have
         ``inv`` and ``log_abs_det_jacobian``, as NumPyro's transforms.
@@ -65,8 +69,10 @@ class CoordinatePriors(dist.Distribution):
         priors: Mapping[str, dist.Distribution],
         ridges: Mapping[str, Callable] | None = None,
         bijections: Mapping[str, Any] | None = None,
+        warps: Mapping[str, Any] | None = None,
     ):
         self.priors = dict(priors)
+        self.warps = dict(warps or {})
         self.ridges = dict(ridges or {})
         for name, prior in self.priors.items():
             if prior.batch_shape or prior.event_shape or prior.is_discrete:
@@ -90,7 +96,12 @@ class CoordinatePriors(dist.Distribution):
         log_jacobian = 0.0
         for index, (name, bijection) in enumerate(self._bijections.items()):
             loc, scale = self._ridge(name, parameters)
-            unconstrained = loc + scale * value[..., index]
+            y = value[..., index]
+            if name in self.warps:
+                bent = self.warps[name](y)
+                log_jacobian = log_jacobian + self.warps[name].log_abs_det_jacobian(y, bent)
+                y = bent
+            unconstrained = loc + scale * y
             parameters[name] = bijection(unconstrained)
             log_slope = bijection.log_abs_det_jacobian(unconstrained, parameters[name])
             log_jacobian = log_jacobian + log_slope + jnp.log(scale)
@@ -105,7 +116,8 @@ class CoordinatePriors(dist.Distribution):
         columns = []
         for name, bijection in self._bijections.items():
             loc, scale = self._ridge(name, parameters)
-            columns.append((bijection.inv(jnp.asarray(parameters[name])) - loc) / scale)
+            y = (bijection.inv(jnp.asarray(parameters[name])) - loc) / scale
+            columns.append(self.warps[name].inv(y) if name in self.warps else y)
         return jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
 
     def log_prob(self, value):

@@ -12,7 +12,6 @@ folded through the response of its instrument and compared with counts. (Starlin
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
 from hbm_jax.models.centred import sample_together
+from hbm_jax.models.own_spectra import Column
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
@@ -266,7 +266,10 @@ class Afterglow:
         def ridge(before):
             return -7.0 + prepared.ridge(before["log10_T"]) - prepared.ridge(6.0), 1.0
 
-        coordinates = CoordinatePriors(priors, {density: ridge})
+        spread = jnp.sqrt(priors[density].variance)
+        spread = jnp.where(jnp.isfinite(spread), spread, 1.0)
+        column = Column.of(jnp.sum(prepared.own.density), spread)
+        coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: column.inv})
         found = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, found[name]) for name in priors}
 
@@ -279,11 +282,11 @@ class Afterglow:
             depth = prepared.depth(n0, p["log10_T"])
             if prepared.medium.metallicity is None:
                 depth = depth * p["metallicity"] / prepared.medium.guided
-        quadratic = prepared.own.at(depth, p["nh_mw"], means, stds)
-        host: Any = dist.Normal
+        population: Any = dist.Normal(means[2], stds[2])
         if self.host == "skew-normal":
-            host = partial(SkewNormal.standardised, shape=p["log10_nh_shape"])
-        index, flux, column = sample_together(OF_SOURCES, (dist.Normal, dist.Normal, host), means, stds, *quadratic)
+            population = SkewNormal.standardised(means[2], stds[2], p["log10_nh_shape"])
+        together = prepared.own.coordinates(depth, p["nh_mw"], means, stds, population)
+        index, flux, column = sample_together(*together)
         return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
 
     def _galactic(self, prepared: AbsorbedCounts):

@@ -10,13 +10,14 @@ u = m + (t / t0)^(1 - c) (x - c m), whatever c and t0; data of information I ask
 `hbm_jax.inference.centre`, which finds c by a pilot run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
+from numpyro.distributions.transforms import AffineTransform
 
 
 class Own(NamedTuple):
@@ -51,30 +52,43 @@ def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
     return numpyro.deterministic(name, value) if record else value
 
 
-def sample_together(names: Sequence[str], priors: Sequence[Any], means, stds, precision, weighted) -> list[Any]:
-    """Sample latents of each element by what its data say of all of them together, as sites ``_name``; their values.
+class Coordinate(NamedTuple):
+    """A coordinate V of a latent in which its posterior is about normal.
 
-    Their log likelihood is taken as quadratic. Of the latents in units of their priors the posterior would then be
-    normal with precision P = 1 + T precision T, T the standard deviations; sampled are R times these less what is
-    expected of that, where P = R^T R with R lower triangular, so that each follows those before it.
+    Attributes
+    ----------
+    prior : Distribution
+        Of V, (n,).
+    latent : callable
+        The latent's value at V.
+    centre : (n,) or float
+        V about which the curvatures of `sample_together` are taken.
+    """
+
+    prior: Any
+    latent: Any
+    centre: Any
+
+
+def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> list[Any]:
+    """Sample latents of each element by what its data and the population say of all together; their values.
+
+    Were the posterior of the coordinates V normal, as its precision P and slope at their centres say, R (V - centre)
+    less R^-T slope were standard normal, with P = R^T R. These numbers are sampled, as sites ``_name``; R is lower
+    triangular, so that each of them needs the ones before it only. The density is that of the priors, exactly.
 
     Parameters
     ----------
-    names : sequence of str
-        Of the K latents; recorded by these.
-    priors : sequence of callable
-        ``prior(mean, std)`` is a distribution of that mean and standard deviation, of a family that contains all
-        multiples and shifts of its members.
-    means, stds : sequences of K arrays () or (n,)
-        Of the priors, independent of each other.
+    coordinates : mapping of str to Coordinate
+        Of the K latents, which are recorded by these names.
     precision : (n, K, K)
-        Curvature of the log likelihood.
-    weighted : (n, K)
-        Curvature times the values at its maximum.
+        Minus the second derivatives of the log posterior of an element, in the coordinates.
+    slope : (n, K)
+        The first derivatives.
     """
-    K = len(names)
-    P = [[stds[i] * precision[:, i, j] * stds[j] + float(i == j) for j in range(K)] for i in range(K)]
-    expected = [stds[i] * (weighted[:, i] - sum(precision[:, i, j] * means[j] for j in range(K))) for i in range(K)]
+    K = len(coordinates)
+    P = [[precision[:, i, j] for j in range(K)] for i in range(K)]
+    expected = [slope[:, i] for i in range(K)]
     R: list[list[Any]] = [[0.0] * K for _ in range(K)]
     for k in reversed(range(K)):  # the last latent, given all others, has its own curvature
         R[k][k] = jnp.sqrt(P[k][k])
@@ -85,13 +99,14 @@ def sample_together(names: Sequence[str], priors: Sequence[Any], means, stds, pr
         for i in range(k):
             for j in range(k):
                 P[i][j] = P[i][j] - R[k][i] * R[k][j]
-    units: list[Any] = []
+    away: list[Any] = []
     values = []
-    for k, name in enumerate(names):
-        shift = sum((R[k][i] * units[i] for i in range(k)), -expected[k])
-        x = numpyro.sample(f"_{name}", priors[k](shift, R[k][k]), infer={"start": 0.0})
-        units.append((x - shift) / R[k][k])
-        values.append(numpyro.deterministic(name, means[k] + stds[k] * units[k]))
+    for k, (name, (prior, latent, centre)) in enumerate(coordinates.items()):
+        shift = sum((R[k][i] * away[i] for i in range(k)), -expected[k]) - R[k][k] * centre
+        moved = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
+        V = (numpyro.sample(f"_{name}", moved, infer={"start": 0.0}) - shift) / R[k][k]
+        away.append(V - centre)
+        values.append(numpyro.deterministic(name, latent(V)))
     return values
 
 

@@ -7,12 +7,18 @@ of this changes the posterior: see `hbm_jax.models.centred.sample_together`.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro import distributions as dist
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from hbm_jax.models.centred import Coordinate
 
 if TYPE_CHECKING:
     from hbm_jax.models.absorbed_counts import AbsorbedCounts
@@ -43,6 +49,8 @@ class OwnSpectra:
         Change of ``weighted`` with the column of the Milky Way [1e22 cm^-2], from ``galactic``.
     galactic : (N,)
         Column of the Milky Way that ``weighted`` is for.
+    density : (N,)
+        Information about n0 of a medium of 10^6 K, whatever index, flux and column are [1e14 cm^6].
     """
 
     precision: Any
@@ -50,6 +58,7 @@ class OwnSpectra:
     by_depth: Any
     by_galactic: Any
     galactic: Any
+    density: Any
 
     @classmethod
     def of(cls, prepared: "AbsorbedCounts", band: tuple[float, float]) -> "OwnSpectra":
@@ -67,16 +76,23 @@ class OwnSpectra:
         galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
             found = jax.device_get(_fit(prepared, jnp.asarray(galactic), tuple(band)))
-        precision, weighted, by_galactic, by_density, depth = found
+        precision, weighted, by_galactic, by_density, depth, own_density = found
+        density = np.zeros(len(weighted))
         if prepared.depth is None:
             by_depth = np.zeros((*weighted.shape, 0))
         else:  # the same few optical depths stand for the medium whatever its temperature
             inverse = np.linalg.pinv(np.moveaxis(depth, 0, 1), rcond=1e-3)  # (N, D, temperatures)
             by_depth = np.einsum("ndt,tnk->nkd", inverse, by_density)
-        return cls(precision, weighted, by_depth, by_galactic, galactic)
+            middle = len(_TEMPERATURES) // 2
+            explained = np.linalg.solve(precision + np.diag([25.0, 1.0, 0.1]), by_density[middle][..., None])[..., 0]
+            density = 1e-14 * (own_density[middle] - np.sum(explained * by_density[middle], axis=1))
+        return cls(precision, weighted, by_depth, by_galactic, galactic, np.maximum(density, 1e-6))
 
-    def at(self, depth, galactic, means, stds) -> tuple[jax.Array, jax.Array]:
-        """Quadratic in photon index, log10 flux and log10 column, about where the latter is expected.
+    def coordinates(self, depth, galactic, means, stds, population) -> tuple[dict[str, Coordinate], Any, Any]:
+        """Coordinates of every source, for `sample_together`.
+
+        Index and flux are taken relative to their population. A column is normal in its logarithm where it is small, by
+        the population, and normal itself where the counts measure it: see `Column`.
 
         Parameters
         ----------
@@ -84,43 +100,110 @@ class OwnSpectra:
             Optical depths of the medium, as in `AbsorbedCounts.depth`; None without one.
         galactic : (N,)
             Columns of the Milky Way [1e22 cm^-2].
-        means, stds : sequences of 3 arrays () or (N,)
-            Of the population.
-
-        Returns
-        -------
-        precision, weighted : (N, 3, 3), (N, 3)
+        means, stds : sequences of 3
+            Of the population of photon indices, log10 fluxes and log10 columns.
+        population : Distribution
+            Of log10 columns.
         """
         weighted = self.weighted + self.by_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:
             weighted = weighted + jnp.einsum("nkd,nd->nk", self.by_depth, depth)
-        inverse = [1.0 / std**2 for std in stds]
-        # Of the column alone: index and flux at their best for each, given the population.
-        A, v = jnp.asarray(self.precision)[:, :2, :2], jnp.asarray(self.precision)[:, :2, 2]
-        a, b, c = A[:, 0, 0] + inverse[0], A[:, 0, 1], A[:, 1, 1] + inverse[1]
-        det = a * c - b * b
-        first, second = (c * v[:, 0] - b * v[:, 1]) / det, (a * v[:, 1] - b * v[:, 0]) / det
-        known = jnp.maximum(self.precision[:, 2, 2] - first * v[:, 0] - second * v[:, 1], _LEAST)
-        pull = weighted[:, 2] - first * (weighted[:, 0] + means[0] * inverse[0])
-        pull = pull - second * (weighted[:, 1] + means[1] * inverse[1])
-        best = pull / known
-        # The maximum of its normal density times the column itself is positive; then towards that with the population.
-        log10_nh = (jnp.arcsinh(0.5 * best * jnp.sqrt(known)) - 0.5 * jnp.log(known)) / _LN10
-        for _ in range(3):
-            nh = 10.0**log10_nh
-            slope = _LN10 * nh
-            step = slope * known * (best - nh) - (log10_nh - means[2]) * inverse[2]
-            log10_nh = log10_nh + jnp.tanh(step / (slope**2 * known + inverse[2]))
-        nh = 10.0**log10_nh
-        slope = _LN10 * nh
-        stretch = jnp.stack([jnp.ones_like(slope), jnp.ones_like(slope), slope], axis=-1)
-        moved = weighted - self.precision[:, :, 2] * (nh - slope * log10_nh)[:, None]
-        return stretch[:, :, None] * self.precision * stretch[:, None, :], stretch * moved
+        curvature = jnp.asarray(self.precision)
+        s1, s2, s3 = (jnp.broadcast_to(std, galactic.shape) for std in stds)
+        # What is known of the column with index and flux at their best for each, given the population.
+        a, b, c = (s * curvature[:, i, j] * t for s, t, i, j in ((s1, s1, 0, 0), (s1, s2, 0, 1), (s2, s2, 1, 1)))
+        u, v = s1 * curvature[:, 0, 2], s2 * curvature[:, 1, 2]
+        det = (1.0 + a) * (1.0 + c) - b * b
+        first, second = ((1.0 + c) * u - b * v) / det, ((1.0 + a) * v - b * u) / det
+        known = jnp.maximum(curvature[:, 2, 2] - first * u - second * v, _LEAST)
+        score = weighted - curvature[:, :, 0] * means[0] - curvature[:, :, 1] * means[1]
+        best = (score[:, 2] - first * s1 * score[:, 0] - second * s2 * score[:, 1]) / known
+        column = Column.of(known, s3)
+        # From the maximum of its normal density times the column itself, towards that with the population.
+        V = column(jnp.arcsinh(0.5 * best * jnp.sqrt(known)) / _LN10 - 0.5 * jnp.log10(known))
+        for _ in range(2):
+            log10_nh, by_log, by_column = column.slopes(V)
+            pull = by_column * known * (best - 10.0**log10_nh) - by_log * (log10_nh - means[2]) / s3**2
+            V = V + 2.0 * jnp.tanh(0.5 * pull / (by_column**2 * known + (by_log / s3) ** 2))
+        log10_nh, by_log, by_column = column.slopes(V)
+        stretch = jnp.stack([s1, s2, by_column], axis=-1)
+        prior = jnp.stack([jnp.ones_like(s1), jnp.ones_like(s1), (by_log / s3) ** 2], axis=-1)
+        precision = stretch[:, :, None] * curvature * stretch[:, None, :] + prior[:, :, None] * np.eye(3)
+        slope = stretch * (score - curvature[:, :, 2] * (10.0**log10_nh)[:, None])
+        slope = slope.at[:, 2].add(-by_log * (log10_nh - means[2]) / s3**2)
+        standard = dist.Normal().expand(galactic.shape)
+        of_column = dist.TransformedDistribution(population.expand(galactic.shape), column)
+        found = {
+            "photon_index": Coordinate(standard, lambda V: means[0] + stds[0] * V, 0.0),
+            "log10_flux": Coordinate(standard, lambda V: means[1] + stds[1] * V, 0.0),
+            "log10_nh": Coordinate(of_column, column.inv, V),
+        }
+        return found, precision, slope
+
+
+class Column(Transform):
+    """From log10 of a column to a coordinate V that follows it where it is small and the column itself where large.
+
+    The column is s ln(1 + e^(w V)) with w = std ln 10 and s = error / w: far down, V changes by 1 for a standard
+    deviation of the population, far up, for one error of the column.
+
+    Parameters
+    ----------
+    log_s, w : (N,)
+        Logarithm of s [1e22 cm^-2], and w.
+    """
+
+    domain = constraints.real
+    codomain = constraints.real
+
+    def __init__(self, log_s, w):
+        self.log_s, self.w = log_s, w
+
+    @classmethod
+    def of(cls, known, std) -> "Column":
+        """By the information about a column, 1 / error^2, and the standard deviation of log10 columns."""
+        w = jnp.maximum(std, 1e-6) * _LN10
+        return cls(-0.5 * jnp.log(known) - jnp.log(w), w)
+
+    def __call__(self, x):
+        """Return V."""
+        u = jnp.exp(jnp.clip(_LN10 * x - self.log_s, -700.0, 700.0))
+        small = u < 1e-8
+        safe = jnp.where(small, 1.0, u)
+        return jnp.where(small, _LN10 * x - self.log_s, safe + jnp.log(-jnp.expm1(-safe))) / self.w
+
+    def _inverse(self, y):
+        v = self.w * y
+        small = v < -20.0
+        return (self.log_s + jnp.where(small, v, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, v))))) / _LN10
+
+    def slopes(self, V):
+        """Return log10 of the column, and the derivatives of that and of the column itself."""
+        log10_nh = self._inverse(V)
+        by_column = self.w * jnp.exp(self.log_s) * jax.nn.sigmoid(self.w * V)
+        return log10_nh, by_column / (_LN10 * 10.0**log10_nh), by_column
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        """Logarithm of dV / dx."""
+        v = self.w * y
+        small = v < -20.0
+        safe = jnp.where(small, 0.0, v)
+        slope = jnp.where(small, 0.0, jax.nn.log_sigmoid(safe) - jnp.log(jax.nn.softplus(safe)))
+        return math.log(_LN10) - jnp.log(self.w) - slope
+
+    def tree_flatten(self):
+        """Parts, for JAX."""
+        return (self.log_s, self.w), (("log_s", "w"), {})
+
+    def __eq__(self, other):
+        return isinstance(other, Column) and self.log_s is other.log_s and self.w is other.w
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @functools.partial(jax.jit, static_argnames="band")
 def _fit(prepared: "AbsorbedCounts", galactic, band):
-    """Curvature, weighted values, responses to the Galactic column and to the medium, and depths of that (T, N, D)."""
+    """Curvature, weighted values, responses to the Galactic column and the medium (T, N, 3), its depths, information."""
     statistic = prepared.statistic
     num = len(galactic)
     medium = {"log10_xi": 0.0, "metallicity": 0.3, "z": jnp.asarray(prepared.z)}
@@ -179,10 +262,10 @@ def _fit(prepared: "AbsorbedCounts", galactic, band):
 
     by_galactic = response(jax.jvp(lambda g: expected(theta, g), (galactic,), (jnp.ones(num),))[1])
     if prepared.depth is None:
-        return curvature, weighted, by_galactic, jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0))
+        return curvature, weighted, by_galactic, jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
     def by_temperature(T):
-        change = jax.jvp(lambda n: expected(theta, galactic, n, T), (_THIN,), (1.0,))[1]
-        return response(change) / (_LN10 * 10.0**_THIN), prepared.depth(1.0, T)
+        change = jax.jvp(lambda n: expected(theta, galactic, n, T), (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
+        return response(change), prepared.depth(1.0, T), jnp.sum(weight * change**2, axis=1)
 
     return curvature, weighted, by_galactic, *jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))
