@@ -16,6 +16,7 @@ from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import LinearRelation
+from hbm_jax.distributions.log_or_linear import LogOrLinear
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.observed_mixture import ObservedMixture
@@ -32,6 +33,7 @@ __all__ = [
     "Limits",
     "LinearGaussian",
     "LinearRelation",
+    "LogOrLinear",
     "MeasuredPoints",
     "ObservedMixture",
     "Offset",

@@ -21,12 +21,11 @@ from numpyro import distributions as dist
 
 from hbm_jax.absorption import ABUNDANCES, MODES
 from hbm_jax.data import Afterglows, DataError
-from hbm_jax.distributions import CoordinatePriors
+from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
 from hbm_jax.models.centred import sample_together
-from hbm_jax.models.own_spectra import Column
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
@@ -268,8 +267,8 @@ class Afterglow:
 
         spread = jnp.sqrt(priors[density].variance)
         spread = jnp.where(jnp.isfinite(spread), spread, 1.0)
-        column = Column.of(jnp.sum(prepared.own.density), spread)
-        coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: column.inv})
+        chart = LogOrLinear.of(jnp.sum(prepared.own.density) ** -0.5, spread)
+        coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: chart.inv})
         found = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, found[name]) for name in priors}
 

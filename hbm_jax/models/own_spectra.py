@@ -7,7 +7,6 @@ of this changes the posterior: see `hbm_jax.models.centred.sample_together`.
 """
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro import distributions as dist
-from numpyro.distributions import constraints
-from numpyro.distributions.transforms import Transform
 
+from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.centred import Coordinate
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ class OwnSpectra:
         """Coordinates of every source, for `sample_together`.
 
         Index and flux are taken relative to their population. A column is normal in its logarithm where it is small, by
-        the population, and normal itself where the counts measure it: see `Column`.
+        the population, and normal itself where the counts measure it: see `LogOrLinear`.
 
         Parameters
         ----------
@@ -118,7 +116,7 @@ class OwnSpectra:
         known = jnp.maximum(curvature[:, 2, 2] - first * u - second * v, _LEAST)
         score = weighted - curvature[:, :, 0] * means[0] - curvature[:, :, 1] * means[1]
         best = (score[:, 2] - first * s1 * score[:, 0] - second * s2 * score[:, 1]) / known
-        column = Column.of(known, s3)
+        column = LogOrLinear.of(known**-0.5, s3)
         # From the maximum of its normal density times the column itself, towards that with the population.
         V = column(jnp.arcsinh(0.5 * best * jnp.sqrt(known)) / _LN10 - 0.5 * jnp.log10(known))
         for _ in range(2):
@@ -139,66 +137,6 @@ class OwnSpectra:
             "log10_nh": Coordinate(of_column, column.inv, V),
         }
         return found, precision, slope
-
-
-class Column(Transform):
-    """From log10 of a column to a coordinate V that follows it where it is small and the column itself where large.
-
-    The column is s ln(1 + e^(w V)) with w = std ln 10 and s = error / w: far down, V changes by 1 for a standard
-    deviation of the population, far up, for one error of the column.
-
-    Parameters
-    ----------
-    log_s, w : (N,)
-        Logarithm of s [1e22 cm^-2], and w.
-    """
-
-    domain = constraints.real
-    codomain = constraints.real
-
-    def __init__(self, log_s, w):
-        self.log_s, self.w = log_s, w
-
-    @classmethod
-    def of(cls, known, std) -> "Column":
-        """By the information about a column, 1 / error^2, and the standard deviation of log10 columns."""
-        w = jnp.maximum(std, 1e-6) * _LN10
-        return cls(-0.5 * jnp.log(known) - jnp.log(w), w)
-
-    def __call__(self, x):
-        """Return V."""
-        u = jnp.exp(jnp.clip(_LN10 * x - self.log_s, -700.0, 700.0))
-        small = u < 1e-8
-        safe = jnp.where(small, 1.0, u)
-        return jnp.where(small, _LN10 * x - self.log_s, safe + jnp.log(-jnp.expm1(-safe))) / self.w
-
-    def _inverse(self, y):
-        v = self.w * y
-        small = v < -20.0
-        return (self.log_s + jnp.where(small, v, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, v))))) / _LN10
-
-    def slopes(self, V):
-        """Return log10 of the column, and the derivatives of that and of the column itself."""
-        log10_nh = self._inverse(V)
-        by_column = self.w * jnp.exp(self.log_s) * jax.nn.sigmoid(self.w * V)
-        return log10_nh, by_column / (_LN10 * 10.0**log10_nh), by_column
-
-    def log_abs_det_jacobian(self, x, y, intermediates=None):
-        """Logarithm of dV / dx."""
-        v = self.w * y
-        small = v < -20.0
-        safe = jnp.where(small, 0.0, v)
-        slope = jnp.where(small, 0.0, jax.nn.log_sigmoid(safe) - jnp.log(jax.nn.softplus(safe)))
-        return math.log(_LN10) - jnp.log(self.w) - slope
-
-    def tree_flatten(self):
-        """Parts, for JAX."""
-        return (self.log_s, self.w), (("log_s", "w"), {})
-
-    def __eq__(self, other):
-        return isinstance(other, Column) and self.log_s is other.log_s and self.w is other.w
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 @functools.partial(jax.jit, static_argnames="band")

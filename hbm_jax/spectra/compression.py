@@ -184,7 +184,8 @@ def compress(
         found = compared(fold, trials, truth)
         error = max(found.error, best.error + change(few, exact))
         if error <= tolerance:
-            return found._replace(error=error)
+            relative = float(np.max(np.abs(few.sum(axis=1) / exact.sum(axis=1) - 1.0)))
+            return found._replace(error=error, relative=max(found.relative, best.relative + relative))
     return best
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import hbm_jax
-from hbm_jax.distributions import CoordinatePriors, SoftClip
+from hbm_jax.distributions import CoordinatePriors, LogOrLinear, SoftClip
 from hbm_jax.models import background, supernova_ridge
 
 LOWEST, HIGHEST = 0.05, 5.0
@@ -42,7 +42,12 @@ def of_model(name):
     return CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {}))
 
 
-BLOCKS = {"plain": PLAIN, "ridged": RIDGED} | {name: of_model(name) for name in background.FREE}
+WARPED = CoordinatePriors(
+    {"first": dist.Normal(0.0, 1.0), "second": dist.Normal(-7.0, 1.0)},
+    {"second": lambda p: (jnp.sin(3.0 * p["first"]) - 7.0, 1.0)},
+    warps={"second": LogOrLinear.of(0.3, 0.7).inv},
+)
+BLOCKS = {"plain": PLAIN, "ridged": RIDGED, "warped": WARPED} | {name: of_model(name) for name in background.FREE}
 
 
 @pytest.fixture(scope="module", params=BLOCKS)
