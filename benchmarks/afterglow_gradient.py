@@ -169,7 +169,7 @@ def draws_of_prior(model, prepared, num):
         p = {name: site["value"] for name, site in trace.items() if site["type"] != "plate"}
         p |= {name: value for name, value in model.all_priors.items() if isinstance(value, float)}
         p |= {"nh": 10.0 ** p["log10_nh"], "nh_mw": jnp.asarray(prepared.nh_mw), "z": prepared.z}
-        found.append({k: jnp.asarray(v) for k, v in p.items() if k not in ("counts", "_whim")})
+        found.append({k: jnp.asarray(v) for k, v in p.items() if k != "counts" and k[0] != "_"})
     return found
 
 
@@ -193,8 +193,9 @@ def main():
 
     def gradient(program, size):
         rng = np.random.default_rng(1)
-        point = {"photon_index": jnp.full(size, 2.0), "log10_flux": jnp.asarray(rng.normal(-11.4, 0.3, size))}
-        point |= {"log10_nh": jnp.asarray(rng.normal(-0.3, 0.3, size)), "_whim": [0.1, 0.2]}
+        # What is sampled in place of the latents, and of density and temperature.
+        names = ("_photon_index", "_log10_flux", "_log10_nh")
+        point = {name: jnp.asarray(rng.normal(size=size)) for name in names} | {"_whim": [0.1, 0.2]}
         point |= {"photon_index_mean": 2.0, "photon_index_std": -1.5, "log10_flux_mean": -11.4, "log10_flux_std": -1.0}
         point |= {"log10_nh_mean": -0.3, "log10_nh_std": -0.7}
         point = {name: jnp.asarray(value) for name, value in point.items()}

@@ -28,6 +28,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_th
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
 import hbm_jax
@@ -113,7 +114,9 @@ def point(truth, rng):
 def ours(data, model, truth, options, rng):
     """Seconds of one value and gradient, and of a leapfrog step in `hbm_jax.sample`."""
     prepared = model.prepare(data)
-    numbers = {name: jnp.asarray(value) for name, value in point(truth, rng).items()}
+    numbers = {name: jnp.asarray(value) for name, value in point(truth, rng).items() if name not in LATENTS}
+    # What is sampled in place of the latents, and of density and temperature.
+    numbers |= {f"_{name}": jnp.asarray(rng.normal(size=len(truth[name]))) for name in LATENTS}
 
     def potential(p):
         sites = {k: v for k, v in p.items() if k not in ("log10_n0", "log10_T")} | {"_whim": jnp.array([0.1, 0.2])}
@@ -132,11 +135,14 @@ def ours(data, model, truth, options, rng):
 
 
 def our_log_density(data, model, values):
-    """Log density at parameters, those of the WHIM held there, without priors of these."""
-    held = dataclasses.replace(model, priors={"log10_n0": values["log10_n0"], "log10_T": values["log10_T"]})
-    sites = {k: jnp.asarray(v) for k, v in values.items() if k not in ("log10_n0", "log10_T")}
-    prior = model.all_priors["log10_n0"].log_prob(values["log10_n0"])
-    return float(log_density(held, (data,), {}, sites)[0] + prior)
+    """Log density at parameters, the uniform one of log10_T left out."""
+    values = {name: jnp.asarray(value) for name, value in values.items()}
+    prepared, priors = model.prepare(data), model.all_priors
+    found = sum(priors[name].log_prob(values[name]) for name in values if name in priors and name != "log10_T")
+    for name in LATENTS:
+        found += dist.Normal(values[f"{name}_mean"], values[f"{name}_std"]).log_prob(values[name]).sum()
+    p = values | {"nh": 10.0 ** values["log10_nh"], "nh_mw": prepared.nh_mw, "log10_xi": 0.0, "metallicity": 0.3}
+    return float(found + prepared.statistic.log_likelihood(prepared.expected(p, model.band)).sum())
 
 
 def theirs(program, data, model, given, truth, options, rng):

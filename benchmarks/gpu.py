@@ -155,16 +155,18 @@ def measure(options):
         options.output.write_text(json.dumps(found, indent=1))
         return True
 
-    for num in (10, 100, 1000, 10_000, 100_000):
+    for num in (10, 100, 1000, 10_000, 100_000) if "gradient" in options.only else ():
         for dtype in ("float64", "float32"):
             steps = max(20, 20_000 // max(num // 10, 1)) if device.platform == "cpu" else 500
             keep("gradient", f"{num} {dtype}", lambda n=num, d=dtype, s=steps: gradient(n, d, min(s, 2000)))
-    for num in (4, 64, 1024):
+    for num in (4, 64, 1024) if "chains" in options.only else ():
         keep("chains", f"{num}", lambda n=num: chains(n, max(20_000 // n, 100) if n > 4 else 2000))
     for title, kind in (("supernova sets", supernova_sets), ("spectra", spectra)):
+        if "fits" not in options.only:
+            continue
         with jax.enable_x64(True):
             model, different = kind()
-        for num in (1, 10, 100, 1000, 10_000, 100_000):
+        for num in options.fits:
             keep("fits", f"{num} {title}", lambda m=model, d=different, n=num: fits(m, d, n))
             last = found["fits"].get(f"{num} {title}", {})
             if "seconds" not in last or 10 * last["seconds"] > min(options.longest, deadline - time.perf_counter()):
@@ -208,6 +210,8 @@ def main():
     parser.add_argument(
         "--longest", type=float, default=200.0, help="predicted seconds of one call, beyond which it is left"
     )
+    parser.add_argument("--only", nargs="+", default=["gradient", "chains", "fits"], help="parts to measure")
+    parser.add_argument("--fits", type=int, nargs="+", default=[10**k for k in range(6)], help="numbers of fits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE")
     options = parser.parse_args()
     if options.compare:
