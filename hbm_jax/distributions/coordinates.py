@@ -6,8 +6,8 @@ support,
 
     theta_j = T_j( loc_j + scale_j W_j(y_j) ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
 
-W_j being the identity unless the posterior is better walked in another function of the parameter, as of a density that
-is bounded from above only. The Jacobian of this is known, so the density of theta is exactly the product of the stated priors
+W_j being the identity unless another function of the parameter is better walked, as of a density that is bounded from
+above only. The Jacobian of this is known, so the density of theta is exactly the product of the stated priors
 whatever the ridge is, while the posterior of y is straight and evenly wide where the ridge was guessed well.
 """
 

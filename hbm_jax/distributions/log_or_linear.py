@@ -14,8 +14,8 @@ _FAR = 20.0  # ln(1 + e^-20) is e^-20 to nine digits, and ln(e^20 - 1) is 20
 class LogOrLinear(Transform):
     """From log10 of a positive quantity to a coordinate V, about normal whether the quantity is measured or not.
 
-    A column, or a density, has an error that does not depend on it, and a prior of some width in its logarithm. Where it
-    is well above the error its posterior is normal, where it is well below its logarithm's is. So the quantity is
+    A column, or a density, has an error that does not depend on it, and a prior of some width in its logarithm. Where
+    it is well above the error its posterior is normal, where it is well below its logarithm's is. So the quantity is
     s ln(1 + e^(w V)), with w = width ln 10 and s = error / w: far up, V grows by 1 for each error, far down for each
     width.
 

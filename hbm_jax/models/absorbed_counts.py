@@ -263,7 +263,7 @@ class AbsorbedCounts:
         Largest change of the log likelihood by the compression, 0 where there is none.
     depth : WhimTable or None
         Of the WHIM to all sources at a few energies, by which the sampler's coordinates are chosen.
-    own : OwnSpectra or None
+    own : OwnSpectra
         What the counts of each source say of it alone, for the same.
     medium : Medium
         What absorbs.
@@ -279,7 +279,7 @@ class AbsorbedCounts:
     sigma_nh_mw: Any
     errors: Any
     depth: WhimTable | None
-    own: OwnSpectra | None
+    own: OwnSpectra
     medium: Medium = field(metadata={"static": True})
 
     @classmethod
@@ -305,7 +305,7 @@ class AbsorbedCounts:
             **{key: np.asarray(getattr(data, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw")},
             errors=all_errors,
             depth=medium.guide(np.asarray(data.z)),
-            own=None,
+            own=None,  # type: ignore[arg-type] # which needs all the rest
             medium=medium,
         )
         return dataclasses.replace(prepared, own=OwnSpectra.of(prepared, band))

@@ -265,9 +265,7 @@ class Afterglow:
         def ridge(before):
             return -7.0 + prepared.ridge(before["log10_T"]) - prepared.ridge(6.0), 1.0
 
-        spread = jnp.sqrt(priors[density].variance)
-        spread = jnp.where(jnp.isfinite(spread), spread, 1.0)
-        chart = LogOrLinear.of(jnp.sum(prepared.own.density) ** -0.5, spread)
+        chart = LogOrLinear.of(jnp.sum(prepared.own.density) ** -0.5, 1.0)
         coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: chart.inv})
         found = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, found[name]) for name in priors}

@@ -141,13 +141,13 @@ class OwnSpectra:
 
 @functools.partial(jax.jit, static_argnames="band")
 def _fit(prepared: "AbsorbedCounts", galactic, band):
-    """Curvature, weighted values, responses to the Galactic column and the medium (T, N, 3), its depths, information."""
+    """Curvature, weighted values, responses to the Galactic column and the medium, depths of that, information."""
     statistic = prepared.statistic
     num = len(galactic)
     medium = {"log10_xi": 0.0, "metallicity": 0.3, "z": jnp.asarray(prepared.z)}
 
     def expected(theta, galactic, log10_n0=-30.0, log10_T=6.0):
-        """Counts by photon index, log10 flux and log10 column; without a medium."""
+        """Return counts by photon index, log10 flux and log10 column; without a medium."""
         p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
         return prepared.expected(p | medium | {"log10_n0": log10_n0, "log10_T": log10_T}, band)
 
@@ -199,11 +199,12 @@ def _fit(prepared: "AbsorbedCounts", galactic, band):
         return -jnp.einsum("kng,ng,ng->nk", along, weight, change)
 
     by_galactic = response(jax.jvp(lambda g: expected(theta, g), (galactic,), (jnp.ones(num),))[1])
-    if prepared.depth is None:
+    guide = prepared.depth
+    if guide is None:
         return curvature, weighted, by_galactic, jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
     def by_temperature(T):
         change = jax.jvp(lambda n: expected(theta, galactic, n, T), (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
-        return response(change), prepared.depth(1.0, T), jnp.sum(weight * change**2, axis=1)
+        return response(change), guide(1.0, T), jnp.sum(weight * change**2, axis=1)
 
     return curvature, weighted, by_galactic, *jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))

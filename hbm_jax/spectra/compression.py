@@ -65,11 +65,15 @@ class Compressed(NamedTuple):
         Returns
         -------
         (...)
-            ``error allowance(distance) + observed relative^2 + abs(observed - expected) relative``. With expected counts M s_g of a shape
-            s_g, the log likelihood is the sum of the observed counts times ln s_g, plus C ln M - M: the first part
-            changes by at most the first term, the second by C ln(1 + relative) - M relative.
+            ``error allowance(distance) + observed relative^2 + abs(observed - expected) relative``. With expected
+            counts M s_g of a shape s_g, the log likelihood is the sum of the observed counts times ln s_g, plus
+            C ln M - M: the first part changes by at most the first term, the second by C ln(1 + relative) - M relative.
         """
-        return self.error * allowance(distance) + observed * self.relative**2 + np.abs(observed - np.asarray(expected)) * self.relative
+        return (
+            self.error * allowance(distance)
+            + observed * self.relative**2
+            + np.abs(observed - np.asarray(expected)) * self.relative
+        )
 
 
 def compress(
@@ -121,11 +125,11 @@ def compress(
     First a spectrum is a polynomial between absorption edges, with nodes in every piece (`fold_of`); then nodes are
     chosen by 1200 spectra, of photon indices from -0.5 to 4.5, host columns up to 2e23 cm^-2, Milky Way columns up to
     1.5e22 cm^-2, and media of densities up to 2e-6 cm^-3 and of 10^4 to 10^8 K (`interpolated`), and 600 others of that
-    family say what this changes. The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up to 1e23 cm^-2, Milky Way
-    columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of baryons, at six
-    temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold, and that with one
-    of eight nodes in panels half as wide. ``Compressed.bound`` is for spectra of another brightness, and
-    ``tests/spectra/test_compression.py`` for spectra drawn at random.
+    family say what this changes. The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up
+    to 1e23 cm^-2, Milky Way columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of
+    baryons, at six temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold,
+    and that with one of eight nodes in panels half as wide. ``Compressed.bound`` is for
+    spectra of another brightness, and ``tests/spectra/test_compression.py`` for spectra drawn at random.
     """
     energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
     counts = np.asarray(counts, float)
@@ -156,7 +160,8 @@ def compress(
     def at_level(number):
         width, skipped = LEVELS[number][1:]
         panels = panels_of(width, skipped)
-        return compared(*folded(panels, num_nodes_of(panels, LEVELS[number][0])), truth)
+        fold, found = folded(panels, num_nodes_of(panels, LEVELS[number][0]))
+        return compared(fold, found, truth)
 
     whole, truth = folded(panels_of(_UNCOMPRESSED[1], 0.0), _UNCOMPRESSED[0])
     best, below, above = None, -1, len(LEVELS)  # errors fall from level to level
@@ -172,7 +177,9 @@ def compress(
         return compared(whole, truth, finer)
     if log10_xi is None:
         return best
-    family = Family(best.fold.energy, z, whim=whim, abundances=abundances, mode=mode, log10_xi=log10_xi, metallicity=metallicity)
+    family = Family(
+        best.fold.energy, z, whim=whim, abundances=abundances, mode=mode, log10_xi=log10_xi, metallicity=metallicity
+    )
     spectra, others = (s / (s @ best.fold.matrix.T).sum(axis=1, keepdims=True) for s in family.draw(_NUM_SPECTRA))
     exact, largest = others @ best.fold.matrix.T, 0.7 * len(best.fold.energy)
     for resolution in (1e-3 * tolerance, 1e-4 * tolerance):
@@ -313,8 +320,8 @@ def whim_at(
 def _whim(energy, z, n0, log10_T, metallicity, log10_xi, abundances, mode):
     def one(n0, log10_T, metallicity):
         return whim_optical_depth(
-            energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances, mode=mode,
-            cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
+            energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances,
+            mode=mode, cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
         )  # fmt: skip
 
     return jax.vmap(one)(n0, log10_T, metallicity)

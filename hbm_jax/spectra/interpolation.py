@@ -6,6 +6,8 @@ is the linear map from values there to counts that is best over many spectra of 
 Barrault et al. 2004, C. R. Math. 339, 667; points by pivoted QR: Drmac & Gugercin 2016, SIAM J. Sci. Comput. 38, A631.)
 """
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lstsq, qr
@@ -13,8 +15,8 @@ from scipy.linalg import lstsq, qr
 from hbm_jax.spectra.folding import Fold
 
 Floats = NDArray[np.float64]
-FLOOR = 1e-5
-NUM_MIXTURES = 400
+NUM_MIXTURES = 400  # of the spectra, by which nodes are picked
+FLOOR = 1e-5  # share of the largest counts in a block below which a spectrum is not fitted more closely
 NUM_BLOCKS = 16  # of groups, each of which sees photons above some energy only
 
 
@@ -41,7 +43,7 @@ def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
     ends = np.unique(np.linspace(0, len(fold.matrix), NUM_BLOCKS + 1).astype(int))
     blocks = []
     chosen = np.zeros(len(fold.energy), bool)
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in itertools.pairwise(ends):
         weight = np.abs(fold.matrix[low:high]).sum(axis=0)
         first = int(np.argmax(weight > 0))
         blocks.append((slice(low, high), first))

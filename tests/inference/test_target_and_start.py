@@ -360,3 +360,28 @@ def test_a_program_without_observations_is_told_in_the_verdict():
     assert any("no site of the program is observed" in note for note in fit.verdict.notes)
     fit = hbm.sample(prior_only, 1.0, num_samples=200, progress=False)
     assert not fit.verdict.notes
+
+
+def test_many_components_that_are_about_standard_start_where_their_sites_say():
+    """Beyond the dense metric: one search for the mode, and scales for the other components only."""
+    num = 150
+    rng = np.random.default_rng(1)
+    y = 3.0 + 0.01 * rng.normal(size=num) + 0.5 * rng.normal(size=num)
+
+    def program():
+        mean = numpyro.sample("mean", dist.Normal(0.0, 100.0))
+        with numpyro.plate("group", num):
+            x = numpyro.sample("_x", dist.Normal(0.0, 1.0), infer={"start": 0.25})
+            numpyro.sample("y", dist.Normal(mean + 0.01 * x, 0.5), obs=y)
+
+    target = build_target(program, (), jax.random.key(0))
+    free = [label.startswith("_x") for label in target.labels]
+    np.testing.assert_array_equal(target.standard, free)
+    np.testing.assert_array_equal(target.start[target.standard], 0.25)
+    assert (target.prior_draws[:, target.standard] == 0.25).all()
+    start = choose_start(target, 4, jax.random.key(1))
+    assert start.note.startswith("around the mode")
+    mean = start.points[:, ~target.standard]
+    assert (abs(mean - y.mean()) < 6 * 0.5 / np.sqrt(num)).all()
+    scale = np.sqrt(start.metric.inverse_mass) if start.metric.kind == "diagonal" else start.metric.scale
+    assert scale[~target.standard] == pytest.approx(0.5 / np.sqrt(num), rel=0.05)

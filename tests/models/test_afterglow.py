@@ -274,6 +274,7 @@ def test_a_redshift_with_an_error_is_a_parameter(data, whim):
 def test_skew_hosts_have_the_mean_and_the_deviation_of_their_names(data):
     model = Afterglow(host="skew-normal")
     prepared = model.prepare(data)
+
     def population(shape):
         """Density of one column by the program, over its hidden coordinate."""
         given = {key: jnp.asarray(v) for key, v in HYPER.items()} | {"log10_nh_shape": jnp.asarray(shape)}

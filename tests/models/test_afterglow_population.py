@@ -10,7 +10,7 @@ from hbm_jax.models import Afterglow
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("log10_n0", [-6.7])
+@pytest.mark.parametrize("log10_n0", [-6.3, -6.7, -7.5])
 def test_fifty_afterglows_with_a_whim(tmp_path, log10_n0):
     population = AfterglowPopulation(
         photon_index=(2.0, 0.15),
@@ -56,7 +56,6 @@ def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
     result = hbm.calibrate(
         model,
         prepared,
-        fitted=hbm.centre(model, prepared, seed=2).program,
         num_replicates=32,
         num_chains=2,
         num_warmup=400,
