@@ -111,9 +111,8 @@ def point(truth, rng):
     return found | {name: (value + 0.02 * rng.normal(size=len(value))).tolist() for name, value in truth.items()}
 
 
-def ours(data, model, truth, options, rng):
+def ours(data, prepared, model, truth, options, rng):
     """Seconds of one value and gradient, and of a leapfrog step in `hbm_jax.sample`."""
-    prepared = model.prepare(data)
     numbers = {name: jnp.asarray(value) for name, value in point(truth, rng).items() if name not in LATENTS}
     # What is sampled in place of the latents, and of density and temperature.
     numbers |= {f"_{name}": jnp.asarray(rng.normal(size=len(truth[name]))) for name in LATENTS}
@@ -134,10 +133,10 @@ def ours(data, model, truth, options, rng):
     return statistics.median(gradients), fit.timing["sampling"] / steps, steps
 
 
-def our_log_density(data, model, values):
+def our_log_density(prepared, model, values):
     """Log density at parameters, the uniform one of log10_T left out."""
     values = {name: jnp.asarray(value) for name, value in values.items()}
-    prepared, priors = model.prepare(data), model.all_priors
+    priors = model.all_priors
     found = sum(priors[name].log_prob(values[name]) for name in values if name in priors and name != "log10_T")
     for name in LATENTS:
         found += dist.Normal(values[f"{name}_mean"], values[f"{name}_std"]).log_prob(values[name]).sum()
@@ -145,7 +144,7 @@ def our_log_density(data, model, values):
     return float(found + prepared.statistic.log_likelihood(prepared.expected(p, model.band)).sum())
 
 
-def theirs(program, data, model, given, truth, options, rng):
+def theirs(program, prepared, model, given, truth, options, rng):
     """Seconds of a step of a Stan program, steps, seconds to compile, spread of log densities about ours."""
     import httpstan.cache
     import stan
@@ -159,7 +158,7 @@ def theirs(program, data, model, given, truth, options, rng):
     for _ in range(3):
         values = point(truth, rng)
         at = built.unconstrain_pars(values)
-        differences.append(built.log_prob(at, adjust_transform=False) - our_log_density(data, model, values))
+        differences.append(built.log_prob(at, adjust_transform=False) - our_log_density(prepared, model, values))
     per_step, steps = [], 0
     for _ in range(options.repeats):
         # A fit with the same seed would come out of httpstan's cache in no time.
@@ -182,6 +181,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=30)
     parser.add_argument("--stan-draws", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--programs", nargs="+", default=["published form", "expert"])
     parser.add_argument("--output", type=Path, help="also write the text to this file")
     options = parser.parse_args()
     lines = []
@@ -196,15 +196,16 @@ def main():
     say(f"versions: python {platform.python_version()}, {', '.join(f'{p} {version(p)}' for p in packages)}; float64")
     data, truth = population(options.num_sources)
     model, rng = Afterglow(whim=True, statistic="cstat"), np.random.default_rng(1)
-    given = stan_data(data, model)
-    gradient, step, steps = ours(data, model, truth, options, rng)
+    given, prepared = stan_data(data, model), model.prepare(data)
+    gradient, step, steps = ours(data, prepared, model, truth, options, rng)
     say(f"{given['E']} bins of energy, {given['C']} channels, {given['G']} groups at most")
     head = ("ms/step", 9), ("steps", 8), ("to a step", 12), ("gradient", 10), ("compile s", 10), ("lnL spread", 12)
     say("\n" + " " * 16 + "".join(f"{text:>{width}s}" for text, width in head))
     say(f"{'hbm_jax':16s}{step * 1e3:9.3f}{steps:8d}{'':12s}{f'{gradient * 1e3:.3f} ms':>10s}")
     verdicts = []
-    for name, program in (("published form", "afterglow_published_form.stan"), ("expert", "afterglow_expert.stan")):
-        per_step, num, seconds, spread = theirs(program, data, model, given, truth, options, rng)
+    for name in options.programs:
+        program = f"afterglow_{name.replace(' ', '_')}.stan"
+        per_step, num, seconds, spread = theirs(program, prepared, model, given, truth, options, rng)
         say(
             f"{name:16s}{per_step * 1e3:9.3f}{num:8d}{f'{per_step / step:.0f}x':>12s}"
             f"{f'{per_step / gradient:.0f}x':>10s}{seconds:10.1f}{spread:12.4f}"
