@@ -128,8 +128,8 @@ def compress(
     family say what this changes. The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up
     to 1e23 cm^-2, Milky Way columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of
     baryons, at six temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold,
-    and that with one of eight nodes in panels half as wide. ``Compressed.bound`` is for
-    spectra of another brightness, and ``tests/spectra/test_compression.py`` for spectra drawn at random.
+    and that with one of eight nodes in panels half as wide. ``Compressed.bound`` is for spectra of another brightness,
+    and ``tests/spectra/test_compression.py`` for spectra drawn at random.
     """
     energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
     counts = np.asarray(counts, float)
@@ -141,7 +141,7 @@ def compress(
     def change(found, truth):
         exact = _shape_likelihood(counts, truth)
         moved = np.abs(_shape_likelihood(counts, found) - exact) / allowance(exact.max() - exact)
-        return float(np.max(moved)) if (found > 0).all() else np.inf
+        return float(np.max(moved)) if (found[truth > 0] > 0).all() else np.inf  # weights may be negative
 
     def compared(fold, found, truth):
         relative = found.sum(axis=-1) / truth.sum(axis=-1) - 1.0

@@ -54,8 +54,8 @@ def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
     matrix = np.zeros((len(fold.matrix), len(nodes)))
     for rows, first in blocks:
         used = np.flatnonzero(nodes >= first)
-        if used.size:
-            share = counts[:, rows].sum(axis=1, keepdims=True)
+        share = counts[:, rows].sum(axis=1, keepdims=True)
+        if used.size and share.max() > 0:  # else the block counts nothing
             weight = 1.0 / np.maximum(share, FLOOR * share.max())
             both = weight * spectra[:, nodes[used]], weight * counts[:, rows]
             matrix[rows, used] = lstsq(*both, cond=1e-13, lapack_driver="gelsy", check_finite=False)[0].T

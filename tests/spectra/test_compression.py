@@ -75,6 +75,16 @@ def test_random_spectra_keep_their_likelihood(instrument, counts):
     assert moved.max() < 1e-4
 
 
+def test_groups_that_count_nothing_stand_in_no_way(instrument, counts):
+    """As channels above the energies of a response."""
+    energy, matrix = instrument
+    found = compress(energy, matrix, counts, z=Z)
+    more = compress(energy, np.pad(matrix, ((0, 0), (0, 20))), np.pad(counts, (0, 20)), z=Z)
+    assert more.error <= 1e-4
+    assert len(more.fold.energy) < 1.5 * len(found.fold.energy)
+    assert (more.fold.matrix[-20:] == 0).all()
+
+
 def test_a_medium_needs_more_energies(instrument, counts):
     energy, matrix = instrument
     found = compress(energy, matrix, counts, z=Z, whim=True)
