@@ -26,6 +26,7 @@ from hbm_jax.spectra.compression import TOLERANCE, compress, neutral_at
 from hbm_jax.spectra.likelihood import Statistic
 
 NUM_BLOCKS = 8  # of a fold
+FAINT = 1e-10  # share of a source's expected counts that is as good as none
 NUM_REDSHIFTS = 6  # at which the medium is tabulated along an uncertain redshift
 REACH = 4.0  # standard deviations of an uncertain redshift
 _CELLS = 16384  # of ln E in the running integral of the neutral cross section
@@ -180,7 +181,20 @@ class KnownRedshifts:
             tau = tau + medium.optical_depth(self.whim, p, rows)
         density = jnp.exp(log_norm[rows, None] - p["photon_index"][rows, None] * self.log_energy - tau)
         parts = zip(self.blocks, self.first, strict=True)
-        return jnp.concatenate([jnp.einsum("ngk,nk->ng", m, density[:, start:]) for m, start in parts], axis=1)
+        folded = [jnp.einsum("ngk,nk->ng", m, density[:, start:]) for m, start in parts]
+        return positive(jnp.concatenate(folded, axis=1))
+
+
+def positive(expected: jax.Array) -> jax.Array:
+    """Bring expected counts (n, G) above zero: weights of a fold may be negative, and a spectrum none it was made for.
+
+    Behind 1e26 cm^-2 and more, groups without photons may come out below zero. What is far above 1e-10 of all counts of
+    its source stays as it is: 1e-7 of them is changed by less than 1e-6 of itself.
+    """
+    faint = FAINT * jnp.sum(jnp.abs(expected), axis=1, keepdims=True)
+    faint = faint + jnp.sqrt(jnp.finfo(expected.dtype).tiny)  # where all are zero
+    size = jnp.abs(expected) + jnp.sqrt(expected**2 + faint**2)
+    return 0.5 * jnp.where(expected > 0, size, faint**2 / size)
 
 
 def in_blocks(matrix: np.ndarray, num: int = NUM_BLOCKS) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:

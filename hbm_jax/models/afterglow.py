@@ -111,7 +111,7 @@ class Afterglow:
     -----
     Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
     Spectra are folded by few energies; the largest change of a log likelihood by that is measured for every source
-    (``AbsorbedCounts.errors``) and kept below 1e-4 within 100 of its maximum; the table of the WHIM changes it
+    (``AbsorbedCounts.errors``) and kept below 1e-4, for columns up to 1e25 cm^-2; the table of the WHIM changes it
     by some 4e-4 more (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and along a curve
     with T.
 

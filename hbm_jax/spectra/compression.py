@@ -23,11 +23,12 @@ LEVELS = (
 # Nodes of every panel and its width, cut at every kink: where no level will do, and what that is compared with.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 _SHARE = 0.5  # of the tolerance, for the nodes that others are chosen from
+RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6])  # tried for `interpolated`, for a tolerance of 1
 _NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
 _STEP = 3e-4  # in ln E, of the second differences by which a kink is known
 _CHUNK = 512  # energies a compiled evaluation takes
 # Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].
-_INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0), (0.02, 1.0)
+_INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3), (0.02, 1.0)
 # log10 of n0 [cm^-3], log10 of T [K], metallicity.
 _WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
 
@@ -40,8 +41,7 @@ class Compressed(NamedTuple):
     fold : Fold
         Nodes and matrix.
     error : float
-        Largest change of the log likelihood over the spectra tried, each scaled to the observed counts. Where it is
-        more than 100 below that of the best one, in proportion (`allowance`).
+        Largest change of the log likelihood over the spectra tried, each scaled to the observed counts.
     relative : float
         Largest relative change of their expected counts in all.
     """
@@ -50,7 +50,7 @@ class Compressed(NamedTuple):
     error: float
     relative: float
 
-    def bound(self, expected: ArrayLike, observed: float, distance: ArrayLike = 0.0) -> Floats:
+    def bound(self, expected: ArrayLike, observed: float) -> Floats:
         """Largest change of the Poisson log likelihood of a spectrum tried, however bright.
 
         Parameters
@@ -59,21 +59,15 @@ class Compressed(NamedTuple):
             Counts in all that it is scaled to.
         observed : float
             Counts observed in all.
-        distance : (...)
-            How far its log likelihood is below that of the best one, both scaled to the observed counts.
 
         Returns
         -------
         (...)
-            ``error allowance(distance) + observed relative^2 + abs(observed - expected) relative``. With expected
-            counts M s_g of a shape s_g, the log likelihood is the sum of the observed counts times ln s_g, plus
-            C ln M - M: the first part changes by at most the first term, the second by C ln(1 + relative) - M relative.
+            ``error + observed relative^2 + abs(observed - expected) relative``. With expected counts M s_g of a shape
+            s_g, the log likelihood is the sum of the observed counts times ln s_g, plus C ln M - M: the first part
+            changes by at most the first term, the second by C ln(1 + relative) - M relative.
         """
-        return (
-            self.error * allowance(distance)
-            + observed * self.relative**2
-            + np.abs(observed - np.asarray(expected)) * self.relative
-        )
+        return self.error + observed * self.relative**2 + np.abs(observed - np.asarray(expected)) * self.relative
 
 
 def compress(
@@ -110,8 +104,7 @@ def compress(
     metallicity : float or None
         Of the medium; None where it is not known.
     tolerance : float
-        Largest change of the log likelihood to allow where that is within 100 of its maximum; further down, of every
-        100 that it is down.
+        Largest change of the log likelihood to allow.
 
     Returns
     -------
@@ -123,10 +116,10 @@ def compress(
     Notes
     -----
     First a spectrum is a polynomial between absorption edges, with nodes in every piece (`fold_of`); then nodes are
-    chosen by 1200 spectra, of photon indices from -0.5 to 4.5, host columns up to 2e23 cm^-2, Milky Way columns up to
+    chosen by 1200 spectra, of photon indices from -0.5 to 4.5, host columns up to 1e26 cm^-2, Milky Way columns up to
     1.5e22 cm^-2, and media of densities up to 2e-6 cm^-3 and of 10^4 to 10^8 K (`interpolated`), and 600 others of that
     family say what this changes. The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up
-    to 1e23 cm^-2, Milky Way columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of
+    to 1e25 cm^-2, Milky Way columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of
     baryons, at six temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold,
     and that with one of eight nodes in panels half as wide. ``Compressed.bound`` is for spectra of another brightness,
     and ``tests/spectra/test_compression.py`` for spectra drawn at random.
@@ -140,7 +133,7 @@ def compress(
 
     def change(found, truth):
         exact = _shape_likelihood(counts, truth)
-        moved = np.abs(_shape_likelihood(counts, found) - exact) / allowance(exact.max() - exact)
+        moved = np.abs(_shape_likelihood(counts, found) - exact)
         return float(np.max(moved)) if (found[truth > 0] > 0).all() else np.inf  # weights may be negative
 
     def compared(fold, found, truth):
@@ -182,7 +175,7 @@ def compress(
     )
     spectra, others = (s / (s @ best.fold.matrix.T).sum(axis=1, keepdims=True) for s in family.draw(_NUM_SPECTRA))
     exact, largest = others @ best.fold.matrix.T, 0.7 * len(best.fold.energy)
-    for resolution in (1e-3 * tolerance, 1e-4 * tolerance):
+    for resolution in tolerance * RESOLUTIONS:
         fold = interpolated(best.fold, spectra, resolution)
         if len(fold.energy) > largest:
             break
@@ -218,7 +211,7 @@ class Family:
         both = []
         for part, size in enumerate((num, num // 2)):
             index = rng.uniform(-0.5, 4.5, size)[:, None]
-            column, galactic = (10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 1.3), (-2.5, 0.18)))
+            column, galactic = (10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18)))
             log = -index * self.log_energy - column * self.host - galactic * self.here
             if self.depths:
                 place = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + part  # at other temperatures
@@ -229,11 +222,6 @@ class Family:
                 log = log - n0 * depth
             both.append(np.exp(log - log.max(axis=1, keepdims=True)))
         return both[0], both[1]
-
-
-def allowance(distance: ArrayLike) -> Floats:
-    """How many times the error a log likelihood may have that is below its maximum by so much: 1 up to 100."""
-    return np.maximum(np.asarray(distance, float) / 100.0, 1.0)
 
 
 def _strength(kinks: Floats, z: float, abundances: str) -> Floats:

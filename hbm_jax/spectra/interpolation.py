@@ -16,7 +16,7 @@ from hbm_jax.spectra.folding import Fold
 
 Floats = NDArray[np.float64]
 NUM_MIXTURES = 400  # of the spectra, by which nodes are picked
-FLOOR = 1e-5  # share of the largest counts in a block below which a spectrum is not fitted more closely
+FLOOR = 1e-9  # share of the largest counts in a block below which a spectrum is not fitted more closely
 NUM_BLOCKS = 16  # of groups, each of which sees photons above some energy only
 
 

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
-from hbm_jax.models.absorbed_counts import log_amplitude
+from hbm_jax.models.absorbed_counts import log_amplitude, positive
 from hbm_jax.spectra.compression import neutral_at, whim_at
 from hbm_jax.spectra.marginal import background_posterior
 
@@ -90,19 +90,19 @@ def density(model, prepared, point):
     return float(value - log_jacobian.sum())
 
 
-def dense(data, row, *, num=40, gas=None):
+def dense(data, row, *, num=40, gas=None, p=LATENT):
     """Fold by the midpoints of many cells in each bin of the response, in plain NumPy."""
     s = data.spectra
     response = s.responses[row]
     edges = response.energy
     E = (edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(num) + 0.5) / num).ravel()
     z = data.z[row]
-    tau = data.nh_mw[row] * neutral_at(E, "wilm") + 10.0 ** LATENT["log10_nh"][row] * neutral_at(E * (1 + z), "wilm")
+    tau = data.nh_mw[row] * neutral_at(E, "wilm") + 10.0 ** p["log10_nh"][row] * neutral_at(E * (1 + z), "wilm")
     if gas is not None:
         tau = tau + whim_at(E, z, [gas["log10_n0"]], [gas["log10_T"]], [gas["metallicity"]], "wilm")[0]
-    index = LATENT["photon_index"][row]
+    index = p["photon_index"][row]
     energy_flux = np.trapezoid(np.geomspace(*BAND, 20001) ** (2.0 - index), np.log(np.geomspace(*BAND, 20001)))
-    norm = 10.0 ** LATENT["log10_flux"][row] / (energy_flux * 1.602176634e-9)
+    norm = 10.0 ** p["log10_flux"][row] / (energy_flux * 1.602176634e-9)
     photons = (norm * E**-index * np.exp(-tau)).reshape(-1, num).mean(axis=1) * np.diff(edges)
     matrix = response.rmf.matrix.toarray()[response.rows] * response.area[response.rows][:, None]
     counts = photons @ matrix * s.exposure[row]
@@ -157,6 +157,36 @@ def test_log_density_is_that_of_a_plain_numpy_fold(data, with_whim, gas):
         for name, values in LATENT.items():
             prior += stats.norm.logpdf(values, HYPER[f"{name}_mean"], HYPER[f"{name}_std"]).sum()
         assert value == pytest.approx(prior + found.sum(), rel=1e-12)
+
+
+def test_no_column_is_beyond_the_fold(data):
+    """1e25 cm^-2 by a plain fold; 1e29 leave no photon, but counts and slopes are sound."""
+    model = Afterglow()
+    prepared = model.prepare(data)
+    dark = {**LATENT, "log10_nh": np.array([3.0, 5.0, 7.0])}
+    expected = prepared.expected(own(dark, nh_mw=prepared.nh_mw), BAND)
+    assert (np.asarray(expected) > 0).all()
+    S, B, ratio, mean = rows_of(data, 0)
+    exact = marginal(S, dense(data, 0, p=dark), B, ratio, mean)
+    assert log_likelihoods(model, prepared, own(dark))[0] == pytest.approx(exact, abs=6e-4)
+
+    def total(log10_nh):
+        p = own({**dark, "log10_nh": log10_nh}, nh_mw=prepared.nh_mw)
+        return jnp.sum(prepared.statistic.log_likelihood(prepared.expected(p, BAND)))
+
+    slope = np.asarray(jax.grad(total)(jnp.array([3.0, 3.0, 7.0])))
+    assert np.isfinite(slope).all()
+    assert (slope[:2] < 0).all()  # the less of it, the better
+
+
+def test_what_is_not_faint_stays_as_it_is():
+    counts = jnp.array([[1000.0, 1e-4, 1e-8, 0.0, -1e-4], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    found = np.asarray(positive(counts))
+    np.testing.assert_allclose(found[0, :2], [1000.0, 1e-4], rtol=1e-6)
+    assert found[0, 2] == pytest.approx(1e-8 / 2 + np.hypot(1e-8, 1e-7) / 2, rel=1e-5)
+    assert found[0, 3] == pytest.approx(0.5e-7, rel=1e-5)
+    assert found[0, 4] == pytest.approx(0.25e-14 / 1e-4, rel=1e-4)
+    assert (found > 0).all()
 
 
 def test_normalisation_has_the_flux_of_the_band_also_at_index_two():
