@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pandas as pd
 from numpyro import handlers
 from numpyro.distributions import Unit, biject_to
@@ -42,6 +43,7 @@ RANKS = 100  # possible ranks: 99 draws are kept of each posterior
 SIMULATIONS = 100_000  # of uniform ranks, for the bands
 LARGEST_SITE = 20  # elements; the latents of a large population are left out unless asked for
 LOG_DENSITY = "log density"
+LOG_LIKELIHOOD = "log likelihood"
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
 ARGUMENTS = (
     "num_replicates",
@@ -74,6 +76,20 @@ class ReplacedData:
         """Run the program on ``values``, by site."""
         with _Observing(values):
             return self.program(*self.args)
+
+
+@dataclass(frozen=True)
+class _WithLikelihood:
+    """A program that also records the log likelihood of its observed sites."""
+
+    program: Callable
+
+    def __call__(self, *args):
+        with handlers.trace() as trace:
+            found = self.program(*args)
+        total = _log_likelihood(trace, [name for name, site in trace.items() if _is_data(site)])
+        numpyro.deterministic(LOG_LIKELIHOOD, total)
+        return found
 
 
 class _Observing(Messenger):
@@ -205,6 +221,12 @@ def calibrate(
     **options
         Further options of `fit_each`.
 
+    Notes
+    -----
+    A program that chooses its coordinates by the data (``program.observing(values, *args)``, see
+    `hbm_jax.models.protocol.Model`) is given those of every replicate, and as each has a density of its own then, the
+    log likelihood is ranked in place of the log density.
+
     Returns
     -------
     Calibration
@@ -226,14 +248,19 @@ def calibrate(
             raise TypeError(f"calibrate: unknown option {name!r}.{hint}")
     fitted = fitted or program
     truth, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
+    observing = getattr(fitted, "observing", None)
+    kept_density, density_name = ("lp", LOG_DENSITY) if observing is None else (LOG_LIKELIHOOD, LOG_LIKELIHOOD)
     if parameters is None:
         parameters = [name for name, values in truth.items() if values[0].size <= LARGEST_SITE]
     unknown = [name for name in parameters if name not in truth]
     if unknown:
         raise ValueError(f"calibrate: expected parameters among {', '.join(truth)}; found {', '.join(unknown)}.")
+    objects: list[Any] = [{name: values[i] for name, values in data.items()} for i in range(num_replicates)]
+    if observing is not None:
+        objects = [observing(values, *args) for values in objects]
     fits = fit_each(
-        ReplacedData(fitted, args),
-        [{name: values[i] for name, values in data.items()} for i in range(num_replicates)],
+        ReplacedData(fitted, args) if observing is None else _WithLikelihood(fitted),
+        objects,
         seed=seed + 1,
         num_chains=num_chains,
         num_warmup=num_warmup,
@@ -241,7 +268,7 @@ def calibrate(
         max_num_samples=max_num_samples,
         executor=executor,
         progress=progress,
-        keep_draws=[*parameters, "lp"],
+        keep_draws=[*parameters, kept_density],
         **options,
     )
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
@@ -257,8 +284,8 @@ def calibrate(
             label = f"{name}[{', '.join(map(str, place))}]" if place else name
             columns[label] = _rank(kept[(slice(None), slice(None), *place)], true[(slice(None), *place)], rng)
     if log_density is not None:
-        densities = np.stack([_thinned(fits.kept[i]["lp"]) for i in replicates])
-        columns[LOG_DENSITY] = _rank(densities, log_density[replicates], rng)
+        densities = np.stack([_thinned(fits.kept[i][kept_density]) for i in replicates])
+        columns[density_name] = _rank(densities, log_density[replicates], rng)
     columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
     ranks = pd.DataFrame(columns, index=replicates)
     about = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
@@ -269,7 +296,10 @@ def calibrate(
 
 
 def _simulate(program, args, fitted, num_replicates, seed):
-    """Draw true values and data; also the log density of the fitted program there, if it has the same latents."""
+    """Draw true values and data; also the log density of the fitted program there, if it has the same latents.
+
+    Of a program that chooses its coordinates by the data, the log likelihood.
+    """
     drawing = unobserved(program)
     names: list[str] = []  # of the data
     order: list[str] = []  # of what a person reads, as the program declares it
@@ -301,7 +331,7 @@ def _simulate(program, args, fitted, num_replicates, seed):
             )
         if not names:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        comparable = latents == fitted_latents
+        comparable, adapts = latents == fitted_latents, hasattr(fitted, "observing")
 
         def replicate(key):
             trace = handlers.trace(handlers.seed(drawing, key)).get_trace(*args)
@@ -319,7 +349,9 @@ def _simulate(program, args, fitted, num_replicates, seed):
             }
             order[:] = truth
             density = jnp.zeros(())
-            if comparable:
+            if adapts:
+                density = _log_likelihood(sites, names)
+            elif comparable:
                 density = -potential_energy(ReplacedData(fitted, args), (data,), {}, free)
             return truth, data, density
 
@@ -338,12 +370,17 @@ def _simulate(program, args, fitted, num_replicates, seed):
             )
         rows = possible[:num_replicates]
         truth = {name: truth[name][rows] for name in order}
-        return truth, {name: data[name][rows] for name in names}, density[rows] if comparable else None
+        return truth, {name: data[name][rows] for name in names}, density[rows] if comparable or adapts else None
 
 
 def _trace(program, args):
     seeded = handlers.seed(program, jax.random.key(0))
     return handlers.trace(handlers.substitute(seeded, substitute_fn=init_to_sample())).get_trace(*args)
+
+
+def _log_likelihood(sites, names) -> jax.Array:
+    """Log likelihood of the data in a trace."""
+    return sum((jnp.sum(sites[name]["fn"].log_prob(sites[name]["value"])) for name in names), jnp.zeros(()))
 
 
 def _is_data(site) -> bool:

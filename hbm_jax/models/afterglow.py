@@ -9,11 +9,13 @@ and its photon spectrum K_i E^-photon_index_i exp[-nh_i sigma(E (1 + z_i)) - nh_
 folded through the response of its instrument and compared with counts. (Starling et al. 2013, MNRAS 431, 3159.)
 """
 
+import dataclasses
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -25,7 +27,7 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
-from hbm_jax.models.centred import sample_together
+from hbm_jax.models.own_spectra import OwnSpectra
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
@@ -283,8 +285,7 @@ class Afterglow:
         population: Any = dist.Normal(means[2], stds[2])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[2], stds[2], p["log10_nh_shape"])
-        together = prepared.own.coordinates(depth, p["nh_mw"], means, stds, population)
-        index, flux, column = sample_together(*together)
+        index, flux, column = prepared.own.sample(depth, p["nh_mw"], means, stds, population)
         return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
 
     def _galactic(self, prepared: AbsorbedCounts):
@@ -328,6 +329,14 @@ class Afterglow:
         return data.replace_observations(observed["counts"]), truth
 
     # What the inference and the surfaces ask of a program, beside calling it.
+
+    def observing(self, values: Mapping[str, Any], data: Afterglows | AbsorbedCounts) -> tuple[AbsorbedCounts]:
+        """Arguments with other counts, and coordinates chosen by these."""
+        prepared = self._prepared(data)
+        with jax.enable_x64(True):
+            statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
+        prepared = dataclasses.replace(prepared, statistic=statistic)
+        return (dataclasses.replace(prepared, own=OwnSpectra.of(prepared, self.band)),)
 
     @property
     def dims(self) -> dict[str, list[str]]:

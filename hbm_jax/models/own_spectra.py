@@ -2,8 +2,8 @@
 
 Counts say most of the column itself, not of its logarithm, and least of index, flux and column one by one: these three
 go together. Each source's log likelihood is taken as quadratic in photon index, log10 flux and column, about its best
-spectrum without a medium; the absorption by one then moves where the quadratic has its maximum, to first order. Nothing
-of this changes the posterior: see `hbm_jax.models.centred.sample_together`.
+spectrum as one of the sample, without a medium; the absorption by one then moves where the quadratic has its maximum,
+to first order. Nothing of this changes the posterior: see `hbm_jax.models.centred.sample_together`.
 """
 
 import functools
@@ -13,21 +13,26 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from numpyro import distributions as dist
+from numpyro.distributions.transforms import AffineTransform
 
 from hbm_jax.distributions import LogOrLinear
-from hbm_jax.models.centred import Coordinate
+from hbm_jax.models.centred import Coordinate, sample_together
 
 if TYPE_CHECKING:
     from hbm_jax.models.absorbed_counts import AbsorbedCounts
 
-# Weak normal priors by which no direction is left open, of photon index, log10 flux and log10 of the column.
-_MEAN, _STD = np.array([2.0, -11.5, -0.5]), np.array([1.0, 3.0, 1.0])
-_STEPS = 30
+# Of photon index, log10 flux and log10 of the column: a normal population to begin with, that counts as so many
+# sources when it is replaced by that of the sample, which is taken to be no narrower than this.
+_MEAN, _STD, _COUNTS_AS = np.array([2.0, -11.5, -0.5]), np.array([1.0, 3.0, 1.0]), 1.0
+_NARROWEST = np.array([0.1, 0.1, 0.2])
+_ROUNDS, _STEPS = 5, 12
 _TEMPERATURES = np.linspace(4.5, 7.5, 13)
 _THIN = -12.0  # log10 of a density [cm^-3] whose absorption is of first order
 _LEAST = 1e-6  # information about a column: 10^25 cm^-2 would not be noticed
 _LN10 = float(np.log(10.0))
+_GRID, _BEYOND, _REACH = 33, 4.0, 20.0  # of V: points, and how far beyond the counts' and the population's own
 
 
 @jax.tree_util.register_dataclass
@@ -86,11 +91,12 @@ class OwnSpectra:
             density = 1e-14 * (own_density[middle] - np.sum(explained * by_density[middle], axis=1))
         return cls(precision, weighted, by_depth, by_galactic, galactic, np.maximum(density, 1e-6))
 
-    def coordinates(self, depth, galactic, means, stds, population) -> tuple[dict[str, Coordinate], Any, Any]:
-        """Coordinates of every source, for `sample_together`.
+    def sample(self, depth, galactic, means, stds, population) -> tuple[Any, Any, Any]:
+        """Sample photon index, log10 flux and log10 column of every source; their values.
 
-        Index and flux are taken relative to their population. A column is normal in its logarithm where it is small, by
-        the population, and normal itself where the counts measure it: see `LogOrLinear`.
+        The column first, by what is known of it whatever index and flux are: normal in its logarithm where it is small,
+        by the population, and normal itself where the counts measure it (`LogOrLinear`). Then index and flux, relative
+        to their population, of which counts and the column say a normal distribution.
 
         Parameters
         ----------
@@ -107,36 +113,54 @@ class OwnSpectra:
         if depth is not None:
             weighted = weighted + jnp.einsum("nkd,nd->nk", self.by_depth, depth)
         curvature = jnp.asarray(self.precision)
-        s1, s2, s3 = (jnp.broadcast_to(std, galactic.shape) for std in stds)
-        # What is known of the column with index and flux at their best for each, given the population.
-        a, b, c = (s * curvature[:, i, j] * t for s, t, i, j in ((s1, s1, 0, 0), (s1, s2, 0, 1), (s2, s2, 1, 1)))
-        u, v = s1 * curvature[:, 0, 2], s2 * curvature[:, 1, 2]
-        det = (1.0 + a) * (1.0 + c) - b * b
-        first, second = ((1.0 + c) * u - b * v) / det, ((1.0 + a) * v - b * u) / det
-        known = jnp.maximum(curvature[:, 2, 2] - first * u - second * v, _LEAST)
+        spread = jnp.broadcast_to(jnp.stack(stds[:2]), (len(galactic), 2))
+        precision = spread[:, :, None] * curvature[:, :2, :2] * spread[:, None, :] + np.eye(2)
         score = weighted - curvature[:, :, 0] * means[0] - curvature[:, :, 1] * means[1]
-        best = (score[:, 2] - first * s1 * score[:, 0] - second * s2 * score[:, 1]) / known
-        column = LogOrLinear.of(known**-0.5, s3)
-        # From the maximum of its normal density times the column itself, towards that with the population.
-        V = column(jnp.arcsinh(0.5 * best * jnp.sqrt(known)) / _LN10 - 0.5 * jnp.log10(known))
-        for _ in range(2):
-            log10_nh, by_log, by_column = column.slopes(V)
-            pull = by_column * known * (best - 10.0**log10_nh) - by_log * (log10_nh - means[2]) / s3**2
-            V = V + 2.0 * jnp.tanh(0.5 * pull / (by_column**2 * known + (by_log / s3) ** 2))
-        log10_nh, by_log, by_column = column.slopes(V)
-        stretch = jnp.stack([s1, s2, by_column], axis=-1)
-        prior = jnp.stack([jnp.ones_like(s1), jnp.ones_like(s1), (by_log / s3) ** 2], axis=-1)
-        precision = stretch[:, :, None] * curvature * stretch[:, None, :] + prior[:, :, None] * np.eye(3)
-        slope = stretch * (score - curvature[:, :, 2] * (10.0**log10_nh)[:, None])
-        slope = slope.at[:, 2].add(-by_log * (log10_nh - means[2]) / s3**2)
-        standard = dist.Normal().expand(galactic.shape)
-        of_column = dist.TransformedDistribution(population.expand(galactic.shape), column)
-        found = {
-            "photon_index": Coordinate(standard, lambda V: means[0] + stds[0] * V, 0.0),
-            "log10_flux": Coordinate(standard, lambda V: means[1] + stds[1] * V, 0.0),
-            "log10_nh": Coordinate(of_column, column.inv, V),
-        }
-        return found, precision, slope
+        slope, tied = spread * score[:, :2], spread * curvature[:, :2, 2]
+        (a, b), c = jnp.moveaxis(precision[:, 0], -1, 0), precision[:, 1, 1]
+        explained = jnp.stack([c * tied[:, 0] - b * tied[:, 1], a * tied[:, 1] - b * tied[:, 0]], axis=-1)
+        explained = explained / (a * c - b * b)[:, None]
+        known = jnp.maximum(curvature[:, 2, 2] - jnp.sum(explained * tied, axis=1), _LEAST)
+        best = (score[:, 2] - jnp.sum(explained * slope, axis=1)) / known
+        log10_nh = _sample_column(known, best, means[2], stds[2], population)
+        index, flux = sample_together(
+            {
+                "photon_index": _relative(means[0], stds[0], galactic.shape),
+                "log10_flux": _relative(means[1], stds[1], galactic.shape),
+            },
+            precision,
+            slope - tied * (10.0**log10_nh)[:, None],
+        )
+        return index, flux, log10_nh
+
+
+def _sample_column(known, best, mean, std, population):
+    """Sample log10 of columns of which the counts say N(best, 1 / known), and the population N(mean, std^2).
+
+    Sampled is V of `LogOrLinear`, by its mean and standard deviation under both: sums over a grid, which change
+    smoothly with mean and std also where a source leaves its population for its own counts.
+    """
+    std = jnp.broadcast_to(std, known.shape)
+    chart = LogOrLinear.of(known**-0.5, std)
+    prior = dist.TransformedDistribution(population.expand(known.shape), chart)
+    alone = jnp.arcsinh(0.5 * best * jnp.sqrt(known)) / _LN10 - 0.5 * jnp.log10(known)
+    share = 1.0 / (1.0 + (_LN10 * 10.0**alone * std) ** 2 * known)  # of the population in what is known
+    one, other, both = chart(alone), chart(mean), chart(alone + share * (mean - alone))
+    low = jnp.maximum(jnp.minimum(one, other) - _BEYOND, both - _REACH)
+    high = jnp.minimum(jnp.maximum(one, other) + _BEYOND, both + _REACH)
+    step = (high - low) / (_GRID - 1)
+    V = low + np.arange(_GRID)[:, None] * step
+    weight = jax.nn.softmax(prior.log_prob(V) - 0.5 * known * (best - 10.0 ** chart.inv(V)) ** 2, axis=0)
+    middle = jnp.sum(weight * V, axis=0)
+    scale = jnp.sqrt(jnp.sum(weight * (V - middle) ** 2, axis=0) + step**2 / 12.0)
+    moved = dist.TransformedDistribution(prior, AffineTransform(-middle / scale, 1.0 / scale))
+    V = middle + scale * numpyro.sample("_log10_nh", moved, infer={"start": 0.0})
+    return numpyro.deterministic("log10_nh", chart.inv(V))
+
+
+def _relative(mean, std, shape) -> Coordinate:
+    """Coordinate relative to a normal population."""
+    return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V, 0.0)
 
 
 @functools.partial(jax.jit, static_argnames="band")
@@ -151,8 +175,7 @@ def _fit(prepared: "AbsorbedCounts", galactic, band):
         p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
         return prepared.expected(p | medium | {"log10_n0": log10_n0, "log10_T": log10_T}, band)
 
-    mean, precision = jnp.asarray(_MEAN), jnp.asarray(1.0 / _STD**2)
-    theta = jnp.broadcast_to(mean, (num, 3))
+    theta = jnp.broadcast_to(jnp.asarray(_MEAN), (num, 3))
     some = jnp.maximum(jnp.sum(jnp.where(statistic.used, statistic.counts, 0.0), axis=1), 1.0)
     unit = jnp.sum(jnp.where(statistic.used, expected(theta, galactic), 0.0), axis=1)
     theta = theta.at[:, 1].add(jnp.log10(some / unit))
@@ -169,24 +192,39 @@ def _fit(prepared: "AbsorbedCounts", galactic, band):
         first, second = jax.jvp(jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m))), (mu,), (ones,))
         return first, jnp.maximum(-second, 0.0)
 
-    def objective(theta):
+    def objective(theta, mean, precision):
         found = jnp.sum(statistic.log_likelihood(expected(theta, galactic)), axis=1)
         return found - 0.5 * jnp.sum(precision * (theta - mean) ** 2, axis=1)
 
-    def step(_, state):
-        theta, value, damping = state
+    def curved(theta, mean, precision):
+        """Slope of the objective of each source, and minus its second derivatives."""
         mu, along = slopes(theta)
         first, weight = score(mu)
         slope = jnp.einsum("kng,ng->nk", along, first) - precision * (theta - mean)
-        H = jnp.einsum("kng,lng,ng->nkl", along, along, weight) + jnp.diag(precision)
+        return slope, jnp.einsum("kng,lng,ng->nkl", along, along, weight) + jnp.diag(precision)
+
+    def step(_, state, mean, precision):
+        theta, value, damping = state
+        slope, H = curved(theta, mean, precision)
         damped = H + damping[:, None, None] * (H * jnp.eye(3))
         new = theta + jnp.clip(jnp.linalg.solve(damped, slope[..., None])[..., 0], -0.5, 0.5)
-        new_value = objective(new)
+        new_value = objective(new, mean, precision)
         better = new_value >= value
         theta = jnp.where(better[:, None], new, theta)
         return theta, jnp.where(better, new_value, value), jnp.where(better, damping / 5.0, damping * 5.0)
 
-    theta, _, _ = jax.lax.fori_loop(0, _STEPS, step, (theta, objective(theta), jnp.full(num, 1e-2)))
+    def once(_, state):
+        """Fit every source as one of a population, and the population to them."""
+        theta, mean, std = state
+        prior = mean, 1.0 / std**2
+        began = theta, objective(theta, *prior), jnp.full(num, 1e-2)
+        theta, _, _ = jax.lax.fori_loop(0, _STEPS, functools.partial(step, mean=prior[0], precision=prior[1]), began)
+        error = jnp.diagonal(jnp.linalg.inv(curved(theta, *prior)[1]), axis1=1, axis2=2)
+        mean = (jnp.sum(theta, axis=0) + _COUNTS_AS * _MEAN) / (num + _COUNTS_AS)
+        square = jnp.sum((theta - mean) ** 2 + error, axis=0) + _COUNTS_AS * _STD**2
+        return theta, mean, jnp.maximum(jnp.sqrt(square / (num + _COUNTS_AS)), _NARROWEST)
+
+    theta, _, _ = jax.lax.fori_loop(0, _ROUNDS, once, (theta, jnp.asarray(_MEAN), jnp.asarray(_STD)))
     mu, along = slopes(theta)
     first, weight = score(mu)
     nh = 10.0 ** theta[:, 2]

@@ -21,7 +21,8 @@ class Model(Protocol):
     """A population model: choices, parameters with priors, and a NumPyro program.
 
     Only the call is needed to sample; any NumPyro program will do there. The rest is what summaries, figures, run
-    folders and the command line go by.
+    folders and the command line go by. A model whose coordinates follow the data has one method more,
+    ``observing(values, *args)``: the arguments with other values of its observed sites, for `hbm_jax.calibrate`.
     """
 
     def __call__(self, data: Any, observed: bool = True, recover: bool = False) -> None:

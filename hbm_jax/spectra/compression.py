@@ -23,7 +23,7 @@ LEVELS = (
 # Nodes of every panel and its width, cut at every kink: where no level will do, and what that is compared with.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 _SHARE = 0.5  # of the tolerance, for the nodes that others are chosen from
-RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6])  # tried for `interpolated`, for a tolerance of 1
+RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, for a tolerance of 1
 _NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
 _STEP = 3e-4  # in ln E, of the second differences by which a kink is known
 _CHUNK = 512  # energies a compiled evaluation takes
