@@ -47,7 +47,7 @@ def test_a_table_of_ones_own(table, tmp_path, capsys):
 
 def test_what_is_refused(table, tmp_path, capsys):
     text = refused(capsys, "fit", "relation", "--data", table, "--out", tmp_path / "run")
-    for word in ("galaxies.csv", "column 'x' is missing", "log_M"):
+    for word in ("galaxies.csv", "columns 'x', 'y' are missing", "log_M", "--set columns.KEY=NAME"):
         assert word in text
     options = [word for column in COLUMNS for word in ("--set", column)]
     status, _, err = run(capsys, "fit", "relation", "--data", table, *options, "--out", tmp_path / "run")

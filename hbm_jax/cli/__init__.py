@@ -217,6 +217,14 @@ def _assignments(arguments) -> Iterator[tuple[str, str]]:
         yield key.strip(), value.strip()
 
 
+# How what an error proposes in Python is said on the command line.
+_AS_OPTIONS = {
+    "leave_out=": "--leave-out NAME for each, or --leave-out bad.",
+    "columns={": "--set columns.KEY=NAME for each.",
+    "mass_step=False": "--no-mass-step.",
+}
+
+
 def _model_and_data(config):
     """Build the model and read its data; every complaint about either comes before any work."""
     from hbm_jax import registry
@@ -229,9 +237,10 @@ def _model_and_data(config):
     try:
         return model, entry.load(config["data"], config["columns"])
     except DataError as error:
-        if "leave_out=" not in str(error):
+        said = [words for sign, words in _AS_OPTIONS.items() if sign in str(error)]
+        if not said:
             raise
-        raise DataError(f"{error}\nOn the command line: --leave-out NAME for each, or --leave-out bad.") from error
+        raise DataError(f"{error}\nOn the command line: {' '.join(said)}") from error
 
 
 def _fit(arguments) -> int:

@@ -11,7 +11,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import COLUMNS, QUANTITIES, Bursts
 from hbm_jax.data.tables import TableColumns, read_table
 from hbm_jax.spectra.energetics import log10_sphere
-from hbm_jax.validation import DataError, did_you_mean, float_vector, listed
+from hbm_jax.validation import DataError, float_vector, listed
 
 __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 
@@ -67,12 +67,7 @@ def read_bursts(
     table = read_table(source, format=format)
     try:
         found = table.resolve(COLUMNS, columns, ALIASES)
-        for key in ("burst", "z"):
-            if key not in found:
-                raise DataError(
-                    f"column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                    f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-                )
+        table.require(found, "burst", "z")
         units = UNITS if quantity != "fluence" else {k: "erg / cm2" if "flux" in k else u for k, u in UNITS.items()}
         values = {key: table.values(name, units.get(key)) for key, name in found.items()}
         return Bursts.from_columns(values, quantity=quantity or _quantity(source, table), called=found)

@@ -12,10 +12,8 @@ from numpy.typing import ArrayLike
 from hbm_jax.data.tables import read_table
 from hbm_jax.validation import (
     DataError,
-    did_you_mean,
     float_vector,
     frozen_array,
-    listed,
     reject_rows,
     require_covariances,
     require_present,
@@ -412,12 +410,7 @@ def read_relation(
     ]  # fmt: skip
     try:
         found = table.resolve(standard, columns, {k: v for k, v in ALIASES.items() if k in standard})
-        for key in (*coordinates, *group_predictors):
-            if key not in found:
-                raise DataError(
-                    f"column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                    f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-                )
+        table.require(found, *coordinates, *group_predictors)
         values = {key: table.values(name) for key, name in found.items()}
         return PointsInGroups.from_columns(
             values, predictors=predictors, group_predictors=group_predictors, called=found

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbm_jax.data.tables import read_table
-from hbm_jax.validation import DataError, did_you_mean, listed, text_tuple
+from hbm_jax.validation import DataError, did_you_mean, text_tuple
 
 REQUIRED = ("name", "z")
 
@@ -65,12 +65,10 @@ def read_catalogue(
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
     found = table.resolve(list(known), columns, aliases)
-    for key in REQUIRED:
-        if key not in found:
-            raise DataError(
-                f"{table.origin}: column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-            )
+    try:
+        table.require(found, *REQUIRED)
+    except DataError as error:
+        raise DataError(f"{table.origin}: {error}") from error
     values = {key: table.values(name, units.get(key)) for key, name in found.items()}
     names = text_tuple(values["name"], found["name"], "row {row}")
     asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)

@@ -10,7 +10,7 @@ from hbm_jax.data.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernova_columns import COLUMN_UNITS, MASSES, QUANTITIES, SENSITIVITIES
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.validation import DataError, did_you_mean, listed
+from hbm_jax.validation import DataError
 
 __all__ = ["JLA_ERROR_PARTS", "load_jla", "read_supernovae"]
 
@@ -135,11 +135,5 @@ def _resolve(table: TableColumns, columns: Mapping[str, str]) -> dict[str, str]:
         found.pop(masses[0])
     required: list[tuple[str, ...]] = [(key,) for key in ("z_cmb", "z_hel", *QUANTITIES)]
     required += [(f"sigma_{quantity}", f"var_{quantity}", "covariance") for quantity in QUANTITIES]
-    for keys in required:
-        if not any(key in found for key in keys):
-            raise DataError(
-                f"column {keys[0]!r} is missing{did_you_mean(keys[0], table.columns)}: expected "
-                f"{' or '.join(map(repr, keys))}, or columns={{{keys[0]!r}: <its name in the table>}}, "
-                f"found the columns {listed(table.columns) or '(none)'}."
-            )
+    table.require(found, *required)
     return found

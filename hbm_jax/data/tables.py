@@ -87,6 +87,35 @@ class TableColumns:
                     break
         return found
 
+    def require(self, found: Mapping[str, str], *required: str | tuple[str, ...]) -> None:
+        """Complain of all columns at once that are not there.
+
+        Parameters
+        ----------
+        found
+            From `resolve`.
+        required
+            Standard names, or several of which one will do; the message proposes the first.
+
+        Raises
+        ------
+        DataError
+            If one of `required` is not in `found`.
+        """
+        each = [(keys,) if isinstance(keys, str) else keys for keys in required]
+        missing = [keys for keys in each if not any(key in found for key in keys)]
+        if not missing:
+            return
+        names = [f"{keys[0]!r}{did_you_mean(keys[0], self.columns)}" for keys in missing]
+        what = f"columns {', '.join(names)} are missing"
+        if len(missing) == 1:
+            key = missing[0][0]
+            what = f"column {key!r} is missing{did_you_mean(key, self.columns)}"
+        expected = ", ".join(" or ".join(map(repr, keys)) for keys in missing)
+        mapping = f"{missing[0][0]!r}: <its name in the table>" + ", ..." * (len(missing) > 1)
+        there = listed(self.columns) or "(none)"
+        raise DataError(f"{what}: expected {expected}, or columns={{{mapping}}}; found the columns {there}.")
+
 
 def read_table(source: Any, *, format: str | None = None) -> TableColumns:
     """Read a table from a file, or take one from an object in memory.

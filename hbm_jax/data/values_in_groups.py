@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from hbm_jax.data.tables import read_table
 from hbm_jax.validation import (
     DataError,
-    did_you_mean,
     float_vector,
     frozen_array,
     listed,
@@ -306,12 +305,7 @@ def read_values(
     standard = [*components, *(f"sigma_{key}" for key in components), "group", *both]
     try:
         found = table.resolve(standard, columns, {"group": "name"})
-        for key in components:
-            if key not in found:
-                raise DataError(
-                    f"column {key!r} is missing{did_you_mean(key, table.columns)}: expected {key!r}, or "
-                    f"columns={{{key!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
-                )
+        table.require(found, *components)
         values = {key: table.values(name) for key, name in found.items()}
         return ValuesInGroups.from_columns(values, components=components, called=found)
     except DataError as error:

@@ -408,7 +408,7 @@ def test_empty_tables(tmp_path):
     for source in (tmp_path / "head.csv", Table(plain_columns())[:0], pd.DataFrame(plain_columns()).iloc[:0]):
         with pytest.raises(DataError, match="the table is empty: expected at least one object, found no rows"):
             read_supernovae(source)
-    with pytest.raises(DataError, match=r"'z_cmb' is missing: .*found the columns \(none\)"):
+    with pytest.raises(DataError, match=r"'z_cmb', 'z_hel', .* are missing: .*found the columns \(none\)"):
         read_supernovae({})
 
 
@@ -459,3 +459,12 @@ def test_importing_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_everything_missing_is_said_at_once():
+    table = {"zCMB": [0.1], "z_hel": [0.1], "mB": [20.0], "x1": [0.0], "c": [0.0], "sigma_x1": [0.1], "sigma_c": [0.1]}
+    with pytest.raises(DataError) as raised:
+        read_supernovae(table)
+    assert "columns 'z_cmb' (did you mean 'zCMB'?), 'm_b' (did you mean 'mB'?), 'sigma_m_b'" in str(raised.value)
+    assert "are missing: expected 'z_cmb', 'm_b', 'sigma_m_b' or 'var_m_b' or 'covariance', or" in str(raised.value)
+    assert str(raised.value).endswith("columns zCMB, z_hel, mB, x1, c, sigma_x1, sigma_c.")
