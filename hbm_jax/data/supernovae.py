@@ -142,12 +142,14 @@ class Supernovae:
 
     def describe(self) -> str:
         """Return one paragraph: how many objects, from where, at which redshifts, and what is known of them."""
-        surveys = ", ".join(f"{survey} {count}" for survey, count in self.survey_counts.items())
+        counts = self.survey_counts
+        listed = ", ".join(f"{name} {num}" for name, num in counts.items())
+        surveys = "" if set(counts) == {"unknown"} else f" ({listed})"
         correlated = any(np.any(self.covariance[:, i, j]) for i, j in COVARIANCES.values())
         parts = [key.removeprefix("variance_") for key in VARIANCES if np.any(getattr(self, key))]
         return (
-            f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g} "
-            f"({surveys}). Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
+            f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
+            f"{surveys}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"further variances of m_b carried apart: {', '.join(parts) or 'none'}; "
             f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}."
         )

@@ -61,20 +61,17 @@ class Coordinate(NamedTuple):
         Of V, (n,).
     latent : callable
         The latent's value at V.
-    centre : (n,) or float
-        V about which the curvatures of `sample_together` are taken.
     """
 
     prior: Any
     latent: Any
-    centre: Any
 
 
 def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> list[Any]:
     """Sample latents of each element by what its data and the population say of all together; their values.
 
-    Were the posterior of the coordinates V normal, as its precision P and slope at their centres say, R (V - centre)
-    less R^-T slope were standard normal, with P = R^T R. These numbers are sampled, as sites ``_name``; R is lower
+    Were the posterior of the coordinates V normal, as its precision P and slope at 0 say, R V less R^-T slope were
+    standard normal, with P = R^T R. These numbers are sampled, as sites ``_name``; R is lower
     triangular, so that each of them needs the ones before it only. The density is that of the priors, exactly.
 
     Parameters
@@ -99,14 +96,13 @@ def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> 
         for i in range(k):
             for j in range(k):
                 P[i][j] = P[i][j] - R[k][i] * R[k][j]
-    away: list[Any] = []
+    V: list[Any] = []
     values = []
-    for k, (name, (prior, latent, centre)) in enumerate(coordinates.items()):
-        shift = sum((R[k][i] * away[i] for i in range(k)), -expected[k]) - R[k][k] * centre
+    for k, (name, (prior, latent)) in enumerate(coordinates.items()):
+        shift = sum((R[k][i] * V[i] for i in range(k)), -expected[k])
         moved = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
-        V = (numpyro.sample(f"_{name}", moved, infer={"start": 0.0}) - shift) / R[k][k]
-        away.append(V - centre)
-        values.append(numpyro.deterministic(name, latent(V)))
+        V.append((numpyro.sample(f"_{name}", moved, infer={"start": 0.0}) - shift) / R[k][k])
+        values.append(numpyro.deterministic(name, latent(V[k])))
     return values
 
 

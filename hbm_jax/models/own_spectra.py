@@ -160,7 +160,7 @@ def _sample_column(known, best, mean, std, population):
 
 def _relative(mean, std, shape) -> Coordinate:
     """Coordinate relative to a normal population."""
-    return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V, 0.0)
+    return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
 @functools.partial(jax.jit, static_argnames="band")
