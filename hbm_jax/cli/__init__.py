@@ -240,7 +240,8 @@ def _model_and_data(config):
         said = [words for sign, words in _AS_OPTIONS.items() if sign in str(error)]
         if not said:
             raise
-        raise DataError(f"{error}\nOn the command line: {' '.join(said)}") from error
+        between = "\n" if "\n" in str(error) else " "
+        raise DataError(f"{error}{between}On the command line: {' '.join(said)}") from error
 
 
 def _fit(arguments) -> int:

@@ -179,6 +179,21 @@ def test_no_column_is_beyond_the_fold(data):
     assert (slope[:2] < 0).all()  # the less of it, the better
 
 
+@pytest.mark.parametrize("std", [0.003, 0.05, 0.5])
+def test_coordinates_follow_a_population_however_narrow(data, std):
+    """0 of what is sampled is about the best there is, by the counts or by the population, whichever say more."""
+    model = Afterglow()
+    prepared = model.prepare(data)
+    free = {name: jnp.asarray(value) for name, value in HYPER.items()} | {"log10_nh_std": jnp.asarray(std)}
+
+    zero = {f"_{name}": jnp.zeros(NUM) for name in LATENT}
+    slope = jax.jit(jax.grad(lambda hidden: log_density(model, (prepared,), {}, free | hidden)[0]))(zero)
+    for name in ("_photon_index", "_log10_flux", "_log10_nh"):
+        # The column of the first is measured, far from a narrow population's: what is quadratic does not reach there.
+        assert np.abs(slope[name][1:]).max() < 0.3, name
+        assert abs(slope[name][0]) < (5.0 if std < 0.1 else 0.3), name
+
+
 def test_what_is_not_faint_stays_as_it_is():
     counts = jnp.array([[1000.0, 1e-4, 1e-8, 0.0, -1e-4], [0.0, 0.0, 0.0, 0.0, 0.0]])
     found = np.asarray(positive(counts))
