@@ -161,7 +161,8 @@ def whim_contour(fit: Fit) -> Figure:
     draws = np.stack([parameter(fit, name) for name in names])
     priors = [model.all_priors[name] for name in names]
     ranges = [shown_range(values, prior) for values, prior in zip(draws, priors, strict=True)]
-    ranges[0] = (ranges[0][0], max(ranges[0][1], np.log10(BARYONS) + 0.15))
+    low, high = ranges[0]
+    ranges[0] = (min(low, np.log10(BARYONS) - 0.15), max(high, np.log10(BARYONS) + 0.15))
     joint = joint_posterior(draws, priors, ranges)
     with house_style():
         for axis in (joint.main, joint.above):
