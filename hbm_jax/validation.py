@@ -59,7 +59,7 @@ def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected
     rows = np.flatnonzero(bad)
     if rows.size:
         first = int(rows[0])
-        name = names[first] if first < len(names) else ""
+        name = str(names[first]) if first < len(names) else ""
         label = name if name.startswith("row ") else f"row {first}" + (f" ({name})" if name else "")
         others = f" ({rows.size} such rows of {len(found)})" if rows.size > 1 else ""
         value = found[first]
