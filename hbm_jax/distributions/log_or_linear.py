@@ -58,12 +58,6 @@ class LogOrLinear(Transform):
         log_u = jnp.where(small, v, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, v))))
         return (self.log_scale + log_u) / _LN10
 
-    def slopes(self, V):
-        """Return log10 of the quantity, and the derivatives of that and of the quantity."""
-        log10 = self._inverse(V)
-        itself = self.w * jnp.exp(self.log_scale) * jax.nn.sigmoid(self.w * V)
-        return log10, itself / (_LN10 * 10.0**log10), itself
-
     def log_abs_det_jacobian(self, x, y, intermediates=None):
         """Logarithm of dV / dx."""
         v = self.w * y
