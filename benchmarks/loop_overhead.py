@@ -63,7 +63,7 @@ def contest(program, args, num_draws, repetitions):
     keys = jax.random.split(jax.random.key(1), 3)
     target = build_target(program, args, keys[0])
     start = choose_start(target, 2, keys[1])
-    chains = Chains(target, start, 400, 0.8, 10, keys[2])
+    chains = Chains(target, start, 400, 0.8, 10, None, False, keys[2])
     for _ in range(8):
         chains.advance(50)
     warm = chains.state

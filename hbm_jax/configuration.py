@@ -24,6 +24,7 @@ FIXED: dict[str, dict[str, Any]] = {
         "target_accept_prob": None,
         "max_tree_depth": 10,
         "trajectory_length": None,
+        "independent_proposals": False,
         "dtype": "float64",
     },
 }

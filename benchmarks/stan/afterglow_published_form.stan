@@ -45,12 +45,12 @@ model {
   t = (log10_T - low_T) / step_T - (cell - 1);
 
   photon_index_mean ~ normal(2, 0.5);
-  photon_index_std ~ normal(0, 0.5);
-  log10_flux_mean ~ normal(-11.5, 1.5);
-  log10_flux_std ~ normal(0, 1);
-  log10_nh_mean ~ normal(-0.5, 1);
-  log10_nh_std ~ normal(0, 1);
-  log10_n0 ~ normal(-7, 1);
+  photon_index_std ~ normal(0, 0.3);
+  log10_flux_mean ~ normal(-11.5, 0.75);
+  log10_flux_std ~ normal(0, 0.5);
+  log10_nh_mean ~ normal(-0.5, 0.75);
+  log10_nh_std ~ normal(0, 0.5);
+  log10_n0 ~ normal(-7, 0.5);
 
   for (n in 1 : N) {
     real a = 1 - photon_index[n];

@@ -1,12 +1,13 @@
 """Five systems, every contestant side by side in alternation: a table, figures, and their numbers.
 
 Systems: the linear relation, supernovae, Golenetskii, a population of afterglows, the normal hierarchy. Contestants:
-hbm_jax as it comes, with trajectories of a fixed length and with sampled latents; plain NumPyro, BlackJAX, PyMC with
-nutpie, and real Stan (PyStan 3), each written as its own experts would, vectorised and with everything constant
-computed beforehand, centred and non-centred. Every one runs in a process of its own, two chains on two cores, double
-precision. In each round all contestants of a system take their turn before the next round begins. From the second round
-on only the better form of each is run. Posteriors are compared with those of hbm_jax before speeds are; one that does
-not converge, fails or runs out of time is shown as such. Compared is the slowest parameter of the population.
+hbm_jax as it comes, with trajectories of a fixed length, with independent proposals, and with sampled latents; plain
+NumPyro, BlackJAX, PyMC with nutpie, and real Stan (PyStan 3), each written as its own experts would, vectorised and
+with everything constant computed beforehand, centred and non-centred. Every one runs in a process of its own, two
+chains on two cores, double precision. In each round all contestants of a system take their turn before the next round
+begins. From the second round on only the better form of each is run. Posteriors are compared with those of hbm_jax
+before speeds are; one that does not converge, fails or runs out of time is shown as such. Compared is the slowest
+parameter of the population.
 """
 
 import argparse
@@ -30,14 +31,18 @@ SYSTEMS = ("relation", "supernovae", "golenetskii", "afterglows", "normal")
 ENGINES = {"NumPyro": "numpyro", "BlackJAX": "blackjax", "PyMC": "pymc", "Stan": "pystan"}  # and their packages
 PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan", "numpy")
 OURS = "hbm_jax"
+WAYS = {  # of drawing, beside the default
+    "fixed length": {"trajectory_length": 1.5},
+    "independent": {"independent_proposals": True},
+}
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
 def contestants(system, forms="all") -> list[str]:
     """Names of the contestants of a system, the reference first; with "first" only the better form, named first."""
     if forms == "first":
-        return [OURS, f"{OURS}, fixed length", *(f"{engine}, {system.FORMS[0]}" for engine in ENGINES)]
-    ours = [OURS, f"{OURS}, fixed length", *(f"{OURS}, {name}" for name in list(system.OURS)[1:])]
+        return [OURS, *(f"{OURS}, {way}" for way in WAYS), *(f"{engine}, {system.FORMS[0]}" for engine in ENGINES)]
+    ours = [OURS, *(f"{OURS}, {name}" for name in (*WAYS, *list(system.OURS)[1:]))]
     return ours + [f"{engine}, {form}" for engine in ENGINES for form in system.FORMS]
 
 
@@ -63,8 +68,8 @@ def run_one(options) -> None:
     engine, _, form = options.contestant.partition(", ")
     if engine == OURS:
         latents = system.OURS.get(form, next(iter(system.OURS.values())))
-        settings = {"trajectory_length": 1.5} if form == "fixed length" else {}
-        result = engines.ours(*system.ours(given, latents), system.NAMES, options, system.SHIFTS, **settings)
+        ours = system.ours(given, latents)
+        result = engines.ours(*ours, system.NAMES, options, system.SHIFTS, **WAYS.get(form, {}))
     elif engine in ("NumPyro", "BlackJAX"):
         run = engines.numpyro if engine == "NumPyro" else engines.blackjax
         result = run(system.numpyro_program(given, form), system.NAMES, options)

@@ -23,7 +23,8 @@ def ours(model, data, names, options, shifts=None, **settings) -> Result:
         first = hbm.sample(model, data, **common)
         verdict_seconds = time.perf_counter() - began
         note = "" if first.verdict.usable else f"verdict: {'; '.join(first.verdict.reasons)}"
-    fit = hbm.sample(model, data, num_samples=options.draws * options.longer, **common)
+    longer = options.longer * (5 if "independent_proposals" in settings else 1)  # seconds are too short else
+    fit = hbm.sample(model, data, num_samples=options.draws * longer, **common)
     stats = fit.tree["sample_stats"]
     found = fit.tree["posterior"]
     return Result(
@@ -34,7 +35,7 @@ def ours(model, data, names, options, shifts=None, **settings) -> Result:
             "sampling": fit.timing["sampling"],
         },
         {name: found[name].transpose("chain", "draw").to_numpy() - (shifts or {}).get(name, 0.0) for name in names},
-        int(stats["n_steps"].sum()),
+        int(np.maximum(stats["n_steps"], 1).sum()),  # a proposal costs a density, and counts as a gradient
         int(stats["diverging"].sum()),
         note,
         verdict_seconds,

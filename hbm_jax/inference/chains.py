@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from numpyro.infer import HMC, NUTS
 
+from hbm_jax.inference import independence
 from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.start import Start
 from hbm_jax.inference.target import Target
 
+CHUNK = 64  # densities of independent proposals that an accelerator computes side by side, for each chain
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread more evenly than random numbers
 BUFFER_BYTES = 64 * 2**20  # of draws a block may hold on the device
 
@@ -48,8 +50,10 @@ class Chains:
     target_accept_prob: float
     max_tree_depth: int
     trajectory_length: float | None
+    independent_proposals: bool
     key: jax.Array
     buffer: int = field(init=False)
+    count: int = field(default=0, init=False)  # draws of each chain so far, warm-up included
 
     def __post_init__(self):
         num_chains = len(self.start.points)
@@ -82,21 +86,40 @@ class Chains:
         self.num_devices = processes.num_devices or num_devices
         self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * num_chains * self.target.size), 50, 2000))
         one_by_one = devices[0].platform == "cpu"
+        self._chunk = 1 if one_by_one else CHUNK
+        self._ends: tuple[int, ...] = ()  # of the rounds of the warm-up, after each of which proposals are fitted
+        self._seen: list[Block] = []  # of the round under way
+        self.proposals = independence.Proposals.none(self.target.size if self.independent_proposals else 0)
+        if self.independent_proposals:
+            if self.target.size > independence.MAX_SIZE:
+                raise ValueError(
+                    f"sample(independent_proposals=True): expected at most {independence.MAX_SIZE} parameters; found "
+                    f"{self.target.size}. Integrate latents out where the model can, or leave the option out."
+                )
+            self._ends = tuple(np.cumsum([self.num_warmup, *independence.ROUNDS]).tolist())
+        self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
 
-        def advance(state, num_draws):
-            def chain(state):
-                return self._advance_chain(state, num_draws)
+        def advance(state, keys, proposals, first, num_draws):
+            def chain(of):
+                return self._advance_chain(*of, proposals, first, num_draws)
 
-            return jax.lax.map(chain, state) if one_by_one else jax.vmap(chain)(state)
+            return jax.lax.map(chain, (state, keys)) if one_by_one else jax.vmap(chain)((state, keys))
 
         if not processes.num_devices:  # else the devices share the objects, and each runs every chain
             whole = PartitionSpec()
-            advance = jax.shard_map(advance, mesh=mesh, in_specs=(spread, whole), out_specs=spread, check_vma=False)
+            specs = (spread, spread, whole, whole, whole)
+            advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
         started = time.perf_counter()
-        self._advance = processes.compile(advance, self.state, jnp.asarray(0))
+        self._advance = processes.compile(advance, *self._given(0))
         self.compile_seconds = time.perf_counter() - started
 
-    def _advance_chain(self, state, num_draws):
+    def _given(self, num_draws: int):
+        dtype = jnp.result_type(self.state.z)
+        mean, factor, inverse, used = self.proposals
+        proposals = independence.Proposals(*(jnp.asarray(a, dtype) for a in (mean, factor, inverse)), jnp.asarray(used))
+        return self.state, self._keys, proposals, jnp.asarray(self.count), jnp.asarray(num_draws)
+
+    def _advance_chain(self, state, key, proposals, first, num_draws):
         """Advance one chain; writes draws into a buffer of fixed size, so that one program serves every length."""
 
         def record(state):
@@ -109,14 +132,55 @@ class Chains:
                 state.diverging,
             )
 
-        def step(index, carry):
-            state, buffers = carry
-            state = self.kernel.sample(self._with_length(state), (), {})
-            buffers = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
-            return state, buffers
+        def trajectory(state):
+            return self.kernel.sample(self._with_length(state), (), {})
 
         empty = jax.tree.map(lambda x: jnp.zeros((self.buffer, *jnp.shape(x)), jnp.result_type(x)), record(state))
-        return jax.lax.fori_loop(0, num_draws, step, (state, empty))
+        if not self.independent_proposals:
+
+            def step(index, carry):
+                state, buffers = carry
+                state = trajectory(state)
+                return state, jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
+
+            return jax.lax.fori_loop(0, num_draws, step, (state, empty))
+
+        def potential(u):
+            return self.target.potential(self.start.metric.to_position(u))
+
+        ahead = independence.stage(potential, proposals, key, first, num_draws, self.buffer, self._chunk)
+
+        def refreshed(state):
+            value, slope = jax.value_and_grad(potential)(state.z)
+            return state._replace(potential_energy=value, z_grad=slope)
+
+        def move(index, state, weight):
+            state = trajectory(jax.lax.cond(proposals.used, refreshed, lambda same: same, state))
+            return state, -state.potential_energy - proposals.log_density(state.z)
+
+        def propose(index, state, weight):
+            new = ahead.weight[index]
+            accepted = ahead.threshold[index] < new - weight
+            state = state._replace(
+                z=jnp.where(accepted, ahead.place[index], state.z),
+                potential_energy=jnp.where(accepted, ahead.potential[index], state.potential_energy),
+                energy=jnp.full_like(state.energy, jnp.nan),  # there is no momentum
+                num_steps=jnp.zeros_like(state.num_steps),
+                accept_prob=jnp.minimum(1.0, jnp.exp(new - weight)),
+                diverging=jnp.zeros_like(state.diverging),
+            )
+            return state, jnp.where(accepted, new, weight)
+
+        def step(index, carry):
+            state, weight, buffers = carry
+            moves = ~proposals.used | ((first + index) % independence.EVERY == 0)
+            state, weight = jax.lax.cond(moves, move, propose, index, state, weight)
+            buffers = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
+            return state, weight, buffers
+
+        weight = -state.potential_energy - proposals.log_density(state.z)
+        state, _, buffers = jax.lax.fori_loop(0, num_draws, step, (state, weight, empty))
+        return state, buffers
 
     def _with_length(self, state):
         """Give the next trajectory its length: evenly spread from draw to draw, as one length alone may be a period."""
@@ -125,12 +189,41 @@ class Chains:
         share = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
         return state._replace(trajectory_length=2.0 * share * self.trajectory_length)
 
+    @property
+    def num_warmup_draws(self) -> int:
+        """Draws of the warm-up, those for fitting proposals included."""
+        return self._ends[-1] if self._ends else self.num_warmup
+
     def advance(self, num_draws: int) -> Block:
-        """Advance every chain by ``num_draws`` (at most ``buffer``) and return the draws."""
-        state, buffers = self._advance(self.state, jnp.asarray(num_draws))
-        block = jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers)
+        """Advance every chain by ``num_draws`` at most, of which there are no more than ``buffer``; return the draws.
+
+        They end where proposals are to be fitted.
+        """
+        left = [end - self.count for end in self._ends if end > self.count]
+        num_draws = min(num_draws, *left) if left else num_draws
+        state, buffers = self._advance(*self._given(num_draws))
+        block = Block(*jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers))
         self.state = state
-        return Block(*block)
+        self.saw(block)
+        return block
+
+    def saw(self, block: Block):
+        """Take note of draws, of `advance` or of an earlier session: proposals are fitted to those of the warm-up."""
+        self.count += block.energy.shape[1]
+        if self.count > self.num_warmup_draws or not self._ends:
+            return
+        self._seen.append(block)
+        if self.count not in self._ends:
+            return
+        seen = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._seen, strict=True)))
+        self._seen = []
+        proposed = seen.num_steps == 0
+        position = self.start.metric.from_position(seen.position.astype(float))
+        settled = position if self.count > self.num_warmup else position[:, position.shape[1] // 2 :]
+        self.proposals = independence.Proposals.of(settled.reshape(-1, self.target.size))
+        few = proposed.any() and seen.accept_prob[proposed].mean() < independence.LEAST_ACCEPTED
+        if self.count == self._ends[-1] and few:
+            self.proposals = self.proposals._replace(used=np.asarray(False))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Whole state of every chain, adaptation included, as plain arrays by name."""

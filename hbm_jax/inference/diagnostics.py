@@ -171,6 +171,8 @@ def judge(
     """
     table = diagnose(posterior)
     energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
+    if "n_steps" in sample_stats:  # independent proposals have no energy: of the trajectories between them
+        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
     min_bfmi = float(np.min(array_stats.bfmi(energy)))
     num_divergences = int(sample_stats["diverging"].sum())
     reasons, advice = [], []

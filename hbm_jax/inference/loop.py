@@ -59,6 +59,7 @@ class Loop:
         last = None
         for saved in store.blocks():
             last = saved
+            self.chains.saw(saved.block)
             if saved.warmup:
                 self.warmed += saved.block.energy.shape[1]
             else:

@@ -38,18 +38,20 @@ GALACTIC = ("fixed", "error", "free")
 HOSTS = ("normal", "skew-normal")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 
+# Broad, but of what there can be: published samples have columns about 10^21.7 cm^-2, with a spread of half a dex
+# (Campana et al. 2012, MNRAS 421, 1697); behind more than 10^25 cm^-2 no afterglow would be seen.
 POPULATION: dict[str, Prior] = {
     "photon_index_mean": dist.Normal(2.0, 0.5),
-    "photon_index_std": dist.HalfNormal(0.5),
-    "log10_flux_mean": dist.Normal(-11.5, 1.5),
-    "log10_flux_std": dist.HalfNormal(1.0),
-    "log10_nh_mean": dist.Normal(-0.5, 1.0),
-    "log10_nh_std": dist.HalfNormal(1.0),
+    "photon_index_std": dist.HalfNormal(0.3),
+    "log10_flux_mean": dist.Normal(-11.5, 0.75),
+    "log10_flux_std": dist.HalfNormal(0.5),
+    "log10_nh_mean": dist.Normal(-0.5, 0.75),
+    "log10_nh_std": dist.HalfNormal(0.5),
 }
 SKEW: dict[str, Prior] = {"log10_nh_shape": dist.Normal(0.0, 3.0)}
 # The cosmic density of hydrogen is 1.9e-7 cm^-3, log10 -6.7; a third to half of it is expected in the WHIM.
-WHIM: dict[str, Prior] = {"log10_n0": dist.Normal(-7.0, 1.0)}
-SIGHTLINES: dict[str, Prior] = {"log10_n0_mean": dist.Normal(-7.0, 1.0), "log10_n0_std": dist.HalfNormal(0.3)}
+WHIM: dict[str, Prior] = {"log10_n0": dist.Normal(-7.0, 0.5)}
+SIGHTLINES: dict[str, Prior] = {"log10_n0_mean": dist.Normal(-7.0, 0.5), "log10_n0_std": dist.HalfNormal(0.3)}
 GAS: dict[str, Prior] = {"log10_T": dist.Uniform(4.5, 7.5), "log10_xi": 0.0, "metallicity": 0.3}
 FREE_GALACTIC: dict[str, Prior] = {"nh_mw": dist.LogNormal(-2.6, 1.0)}
 

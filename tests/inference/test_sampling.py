@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import programs
@@ -15,6 +16,7 @@ import xarray as xr
 from arviz_stats.base import array_stats
 from numpyro import distributions as dist
 from programs import COVARIANCE, MEAN, correlated, correlated_fit, eight_schools_fit, tiny
+from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference import chains as chains_module
@@ -115,7 +117,90 @@ def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch):
     assert np.median(fit.tree["sample_stats"]["n_steps"]) <= 7  # 60 with a diagonal one
 
 
-# Dimensions and labels
+# Independent proposals between trajectories
+
+
+def skewed():
+    """Two parameters that are not normal where they are sampled, and two that go together."""
+    numpyro.sample("tails", dist.StudentT(4.0, 1.0, 2.0))
+    numpyro.sample("rate", dist.Gamma(4.0, 2.0))
+    numpyro.sample("x", dist.MultivariateNormal(np.array([1.0, -2.0]), np.array([[1.0, 0.9], [0.9, 1.5]])))
+
+
+PROPOSALS = {"independent_proposals": True, "num_chains": 2, "seed": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("proposed") / "run"
+    return hbm.sample(skewed, num_samples=10_000, checkpoint=folder, **PROPOSALS), folder
+
+
+def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(proposed):
+    fit, _ = proposed
+    exact = {"tails": stats.t(4.0, 1.0, 2.0), "rate": stats.gamma(4.0, scale=0.5)}
+    draws = {name: fit.posterior[name].to_numpy() for name in exact}
+    for i, (mean, variance) in enumerate(((1.0, 1.0), (-2.0, 1.5))):
+        exact[f"x[{i}]"], draws[f"x[{i}]"] = stats.norm(mean, np.sqrt(variance)), fit.posterior["x"].to_numpy()[..., i]
+    for name, law in exact.items():
+        for p in (0.01, 0.16, 0.5, 0.84, 0.99):
+            below = draws[name] < law.ppf(p)
+            assert ess(below) > 100  # in the far tail of Student: chains stay there for long
+            assert abs(below.mean() - p) < 4 * np.sqrt(p * (1 - p) / ess(below)), (name, p)
+    x = fit.posterior["x"].to_numpy()
+    product = (x[..., 0] - 1.0) * (x[..., 1] + 2.0)
+    assert abs(product.mean() - 0.9) < 4 * product.std() / np.sqrt(ess(product))
+    assert fit.verdict.usable
+
+
+def test_one_draw_in_thirty_two_is_a_trajectory(proposed):
+    fit, _ = proposed
+    found = fit.tree["sample_stats"].to_dataset()
+    moved = found["n_steps"].to_numpy() > 0
+    assert fit.run["proposals_used"]
+    assert moved[0].sum() in (10_000 // 32, 10_000 // 32 + 1)
+    assert (moved[0] == moved[1]).all()
+    assert (np.diff(np.flatnonzero(moved[0])) == 32).all()
+    assert (np.isfinite(found["energy"].to_numpy()) == moved).all()  # a proposal has no momentum
+    stays = (np.diff(found["lp"].to_numpy(), axis=1) == 0) & ~moved[:, 1:]
+    assert stays.mean() == pytest.approx(1.0 - found["acceptance_rate"].to_numpy()[:, 1:].mean(), abs=0.02)
+    position = fit.tree["unconstrained_posterior"]["position"].to_numpy()[0]
+    rate, tails, x = position[:, 0], position[:, 1], position[:, 2:]
+    exact = stats.multivariate_normal([1.0, -2.0], [[1.0, 0.9], [0.9, 1.5]]).logpdf(x)
+    exact = exact + stats.gamma(4.0, scale=0.5).logpdf(np.exp(rate)) + rate + stats.t(4.0, 1.0, 2.0).logpdf(tails)
+    offset = found["lp"].to_numpy()[0] - exact
+    np.testing.assert_allclose(offset, 0.0, atol=1e-9)  # of draws of either kind
+
+
+def test_a_run_with_proposals_goes_on_from_its_warm_up_to_the_same_draws(proposed):
+    fit, folder = proposed
+    blocks = sorted(folder.glob("block-*.npz"))
+    lengths = [np.load(path)["draws/energy"].shape[1] for path in blocks]
+    kept = int(np.searchsorted(np.cumsum(lengths), 700)) + 1  # in the second round of fitting
+    assert 600 < sum(lengths[:kept]) < 5200
+    for path in blocks[kept:]:
+        path.unlink()
+    again = hbm.resume(folder, skewed, progress=False)
+    np.testing.assert_array_equal(again.posterior["tails"], fit.posterior["tails"])
+    np.testing.assert_array_equal(again.tree["sample_stats"]["n_steps"], fit.tree["sample_stats"]["n_steps"])
+
+
+def test_proposals_that_are_seldom_accepted_are_given_up():
+    def funnel():
+        scale = numpyro.sample("log_scale", dist.Normal(0.0, 3.0))
+        numpyro.sample("x", dist.Normal(0.0, jnp.exp(0.5 * scale)).expand([5]).to_event(1))
+
+    fit = hbm.sample(funnel, num_samples=100, **PROPOSALS)
+    assert not fit.run["proposals_used"]
+    assert (fit.tree["sample_stats"]["n_steps"] > 0).all()
+
+
+def test_proposals_for_too_many_parameters_are_refused():
+    with pytest.raises(ValueError, match=r"independent_proposals=True\): expected at most 100 parameters; found 101"):
+        hbm.sample(programs.scales, np.ones(101), num_samples=10, **PROPOSALS)
+
+
+# Trajectories of one length
 
 
 def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(tmp_path):
@@ -139,6 +224,9 @@ def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(t
         assert values.std() == pytest.approx(std, rel=0.1)
     steps = {name: float(one.tree.sample_stats.n_steps.mean()) for name, one in (("nuts", nuts), ("hmc", fit))}
     assert steps["hmc"] < 0.75 * steps["nuts"], steps
+
+
+# Dimensions and labels
 
 
 def test_plates_and_coordinates(schools):

@@ -148,11 +148,11 @@ def test_log_density_is_that_of_a_plain_numpy_fold(data, with_whim, gas):
         value = density(model, prepared, POINT)
         prior = (
             stats.norm.logpdf(1.9, 2.0, 0.5)
-            + stats.halfnorm.logpdf(0.2, scale=0.5)
-            + stats.norm.logpdf(-11.2, -11.5, 1.5)
-            + stats.halfnorm.logpdf(0.3, scale=1.0)
-            + stats.norm.logpdf(-0.4, -0.5, 1.0)
-            + stats.halfnorm.logpdf(0.5, scale=1.0)
+            + stats.halfnorm.logpdf(0.2, scale=0.3)
+            + stats.norm.logpdf(-11.2, -11.5, 0.75)
+            + stats.halfnorm.logpdf(0.3, scale=0.5)
+            + stats.norm.logpdf(-0.4, -0.5, 0.75)
+            + stats.halfnorm.logpdf(0.5, scale=0.5)
         )
         for name, values in LATENT.items():
             prior += stats.norm.logpdf(values, HYPER[f"{name}_mean"], HYPER[f"{name}_std"]).sum()

@@ -23,9 +23,9 @@ NUM, NUM_ENERGIES, BAND = 5, 2400, (0.3, 10.0)
 TEMPERATURES = np.linspace(4.5, 7.5, 61)
 TYPICAL = dict(zip(SCALARS, (2.0, 0.2, -11.4, 0.4, -0.3, 0.5, -6.9, 6.0), strict=True))
 PRIORS = {
-    "photon_index_mean": ("Normal", 2, 0.5), "photon_index_std": ("HalfNormal", 0.5),
-    "log10_flux_mean": ("Normal", -11.5, 1.5), "log10_flux_std": ("HalfNormal", 1),
-    "log10_nh_mean": ("Normal", -0.5, 1), "log10_nh_std": ("HalfNormal", 1), "log10_n0": ("Normal", -7, 1),
+    "photon_index_mean": ("Normal", 2, 0.5), "photon_index_std": ("HalfNormal", 0.3),
+    "log10_flux_mean": ("Normal", -11.5, 0.75), "log10_flux_std": ("HalfNormal", 0.5),
+    "log10_nh_mean": ("Normal", -0.5, 0.75), "log10_nh_std": ("HalfNormal", 0.5), "log10_n0": ("Normal", -7, 0.5),
     "log10_T": ("Uniform", 4.5, 7.5),
 }  # fmt: skip
 LATENTS = ("photon_index", "log10_flux", "log10_nh")

@@ -19,6 +19,7 @@ OPTIONS = (
     "target_accept_prob",
     "max_tree_depth",
     "trajectory_length",
+    "independent_proposals",
     "dtype",
 )
 
