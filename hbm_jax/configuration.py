@@ -33,6 +33,7 @@ _TYPES = {
     "target_accept_prob": float,
     "max_seconds": float,
     "trajectory_length": float,
+    "independent_proposals": bool,
     "until": float | Mapping[str, float],
     "dtype": str,
 }

@@ -33,7 +33,7 @@ PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan",
 OURS = "hbm_jax"
 WAYS = {  # of drawing, beside the default
     "fixed length": {"trajectory_length": 1.5},
-    "independent": {"independent_proposals": True},
+    "independent": {"independent_proposals": True, "trajectory_length": 1.5},
 }
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 

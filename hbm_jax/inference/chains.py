@@ -7,7 +7,7 @@ and on the host; `Draws` collects blocks. The draws do not depend on how they ar
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,39 +148,75 @@ class Chains:
         def potential(u):
             return self.target.potential(self.start.metric.to_position(u))
 
+        return self._between_trajectories(state, potential, trajectory, record, empty, key, proposals, first, num_draws)
+
+    def _between_trajectories(
+        self, state, potential, trajectory, record, empty, key, proposals, first, num_draws
+    ) -> tuple[Any, Block]:
+        """Advance one chain by proposals and trajectories.
+
+        A place is a number: of a proposal, of a trajectory behind all those, or, at the end, of where the chain began.
+        All that is left to do for a proposal is then to compare two numbers.
+        """
         ahead = independence.stage(potential, proposals, key, first, num_draws, self.buffer, self._chunk)
+        num = len(ahead.weight)
+
+        def and_room(of_proposals, here):
+            return jnp.concatenate([of_proposals, jnp.zeros_like(of_proposals), here[None]])
+
+        def weight_of(state):
+            return -state.potential_energy - proposals.log_density(state.z)
 
         def refreshed(state):
             value, slope = jax.value_and_grad(potential)(state.z)
             return state._replace(potential_energy=value, z_grad=slope)
 
-        def move(index, state, weight):
-            state = trajectory(jax.lax.cond(proposals.used, refreshed, lambda same: same, state))
-            return state, -state.potential_energy - proposals.log_density(state.z)
+        def move(carry):
+            index, at, state, places, chosen, moved = carry
+            z, value, _ = (values[at] for values in places)
+            state = state._replace(z=z, potential_energy=value)
+            state = jax.lax.cond(proposals.used | (index == 0), refreshed, lambda same: same, state)
+            state = trajectory(state)
+            at = num + index
+            here = state.z, state.potential_energy, weight_of(state)
+            places = tuple(values.at[at].set(new) for values, new in zip(places, here, strict=True))
+            moved = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), moved, record(state))
+            return index + 1, at, state, places, chosen.at[index].set(at), moved
 
-        def propose(index, state, weight):
-            new = ahead.weight[index]
-            accepted = ahead.threshold[index] < new - weight
-            state = state._replace(
-                z=jnp.where(accepted, ahead.place[index], state.z),
-                potential_energy=jnp.where(accepted, ahead.potential[index], state.potential_energy),
-                energy=jnp.full_like(state.energy, jnp.nan),  # there is no momentum
-                num_steps=jnp.zeros_like(state.num_steps),
-                accept_prob=jnp.minimum(1.0, jnp.exp(new - weight)),
-                diverging=jnp.zeros_like(state.diverging),
-            )
-            return state, jnp.where(accepted, new, weight)
+        def propose(carry):
+            index, at, state, places, chosen, moved = carry
+            end = jnp.minimum(num_draws, index + independence.EVERY - (first + index) % independence.EVERY)
 
-        def step(index, carry):
-            state, weight, buffers = carry
-            moves = ~proposals.used | ((first + index) % independence.EVERY == 0)
-            state, weight = jax.lax.cond(moves, move, propose, index, state, weight)
-            buffers = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, record(state))
-            return state, weight, buffers
+            def one(i, carry):
+                at, weight, chosen = carry
+                accepted = ahead.threshold[i] < ahead.weight[i] - weight
+                at, weight = jnp.where(accepted, i, at), jnp.where(accepted, ahead.weight[i], weight)
+                return at, weight, chosen.at[i].set(at)
 
-        weight = -state.potential_energy - proposals.log_density(state.z)
-        state, _, buffers = jax.lax.fori_loop(0, num_draws, step, (state, weight, empty))
-        return state, buffers
+            at, _, chosen = jax.lax.fori_loop(index, end, one, (at, places[2][at], chosen))
+            return end, at, state, places, chosen, moved
+
+        def step(carry):
+            moves = ~proposals.used | ((first + carry[0]) % independence.EVERY == 0)
+            return jax.lax.cond(moves, move, propose, carry)
+
+        begun = state.z, state.potential_energy, weight_of(state)
+        places = tuple(map(and_room, (ahead.place, ahead.potential, ahead.weight), begun))
+        zero = jnp.zeros_like(num_draws)
+        began = zero + 2 * num
+        carry = zero, began, state, places, jnp.zeros(self.buffer, zero.dtype), empty
+        carry = jax.lax.while_loop(lambda carry: carry[0] < num_draws, step, carry)
+        _, at, state, (place, values, weight), chosen, moved = carry
+        by_trajectory = moved.num_steps > 0
+        before = weight[jnp.concatenate([began[None], chosen[:-1]])]
+        accept_prob = jnp.minimum(1.0, jnp.exp(weight[: self.buffer] - before))
+        block = moved._replace(
+            position=self.start.metric.to_position(place[chosen]),
+            potential_energy=values[chosen],
+            energy=jnp.where(by_trajectory, moved.energy, jnp.nan),  # a proposal has no momentum
+            accept_prob=jnp.where(by_trajectory, moved.accept_prob, accept_prob),
+        )
+        return state._replace(z=place[at], potential_energy=values[at]), block
 
     def _with_length(self, state):
         """Give the next trajectory its length: evenly spread from draw to draw, as one length alone may be a period."""

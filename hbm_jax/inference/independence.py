@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EVERY = 32  # draws, one of which is a trajectory
+EVERY = 8  # draws, one of which is a trajectory
 ROUNDS = (200, 600, 4000)  # draws a chain after the warm-up of trajectories, at whose ends proposals are fitted again
 DRAWS_A_PARAMETER = 10  # below which nothing is fitted
-WIDER = 1.05  # proposals than the draws they are fitted to: a chain stays less long in the tails
+# Of the proposals: the first share is as wide as the draws they are fitted to, the second wider, so that a chain stays
+# less long in the tails.
+SHARES, SCALES = (0.8, 0.2), (1.0, 1.2)
 LEAST_ACCEPTED = 0.4  # share of the proposals in the last round; with fewer, trajectories are as good
 MAX_SIZE = 100  # parameters
 
 
 class Proposals(NamedTuple):
-    """A normal distribution of d parameters in the sampler's variables, and whether it is to be used."""
+    """A distribution about normal of d parameters in the sampler's variables, and whether it is to be used."""
 
     mean: np.ndarray  # (d,)
     factor: np.ndarray  # (d, d) lower triangle: its product with its transpose is the covariance
@@ -42,18 +44,29 @@ class Proposals(NamedTuple):
             return cls.none(size)
         covariance = np.atleast_2d(np.cov(draws, rowvar=False))
         try:
-            factor = WIDER * np.linalg.cholesky(covariance)
+            factor = np.linalg.cholesky(covariance)
         except np.linalg.LinAlgError:
             return cls.none(size)
         return cls(draws.mean(axis=0), factor, np.linalg.inv(factor), np.asarray(True))
 
     def at(self, noise: jax.Array) -> jax.Array:
-        """Place of standard normal numbers, (..., d)."""
+        """Place of numbers of `scaled`, (..., d)."""
         return self.mean + noise @ self.factor.T
 
     def log_density(self, place: jax.Array) -> jax.Array:
         """Log density at a place (..., d), but for a constant."""
-        return -0.5 * jnp.sum(((place - self.mean) @ self.inverse.T) ** 2, axis=-1)
+        return _log_density((place - self.mean) @ self.inverse.T)
+
+
+def scaled(noise: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Return standard normal numbers (..., d), those of which the uniform number (...) says so wider."""
+    return noise * jnp.where(uniform < SHARES[0], *SCALES)[..., None]
+
+
+def _log_density(noise):
+    square, size = jnp.sum(noise**2, axis=-1), noise.shape[-1]
+    parts = [np.log(p) - size * np.log(s) - 0.5 * square / s**2 for p, s in zip(SHARES, SCALES, strict=True)]
+    return jnp.logaddexp(*parts)
 
 
 class Stage(NamedTuple):
@@ -88,7 +101,8 @@ def stage(potential, proposals: Proposals, key: jax.Array, first, num, most: int
     keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(key, number)))(numbers)
     dtype = jnp.result_type(proposals.mean)
     noise = jax.vmap(lambda k: jax.random.normal(k, proposals.mean.shape, dtype))(keys[:, 0])
-    threshold = jnp.log(jax.vmap(lambda k: jax.random.uniform(k, (), dtype))(keys[:, 1]))
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (2,), dtype))(keys[:, 1])
+    noise, threshold = scaled(noise, uniform[:, 0]), jnp.log(uniform[:, 1])
     place = proposals.at(noise)
     several = potential if chunk == 1 else jax.vmap(potential)
 
@@ -99,5 +113,5 @@ def stage(potential, proposals: Proposals, key: jax.Array, first, num, most: int
 
     num_chunks = jnp.where(proposals.used, -(-num // chunk), 0)
     values = jax.lax.fori_loop(0, num_chunks, compute, jnp.full(length, jnp.inf, dtype))
-    weight = -values + 0.5 * jnp.sum(noise**2, axis=-1)
+    weight = -values - _log_density(noise)
     return Stage(place, values, jnp.where(jnp.isfinite(weight), weight, -jnp.inf), threshold)
