@@ -101,7 +101,8 @@ class Chains:
 
         def advance(state, keys, proposals, first, num_draws):
             def chain(of):
-                return self._advance_chain(*of, proposals, first, num_draws)
+                state, key = of
+                return self._advance_chain(state, key, proposals, first, num_draws)
 
             return jax.lax.map(chain, (state, keys)) if one_by_one else jax.vmap(chain)((state, keys))
 
@@ -116,7 +117,8 @@ class Chains:
     def _given(self, num_draws: int):
         dtype = jnp.result_type(self.state.z)
         mean, factor, inverse, used = self.proposals
-        proposals = independence.Proposals(*(jnp.asarray(a, dtype) for a in (mean, factor, inverse)), jnp.asarray(used))
+        mean, factor, inverse = (jnp.asarray(a, dtype) for a in (mean, factor, inverse))
+        proposals = independence.Proposals(mean, factor, inverse, jnp.asarray(used))
         return self.state, self._keys, proposals, jnp.asarray(self.count), jnp.asarray(num_draws)
 
     def _advance_chain(self, state, key, proposals, first, num_draws):

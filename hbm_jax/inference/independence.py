@@ -7,7 +7,7 @@ tails than the proposals, a chain stays at a place in them for long: so every so
 moves from anywhere, and where too few proposals are accepted there are only trajectories.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,10 @@ MAX_SIZE = 100  # parameters
 class Proposals(NamedTuple):
     """A distribution about normal of d parameters in the sampler's variables, and whether it is to be used."""
 
-    mean: np.ndarray  # (d,)
-    factor: np.ndarray  # (d, d) lower triangle: its product with its transpose is the covariance
-    inverse: np.ndarray  # of the factor
-    used: np.ndarray  # ()
+    mean: Any  # (d,)
+    factor: Any  # (d, d) lower triangle: its product with its transpose is the covariance
+    inverse: Any  # of the factor
+    used: Any  # ()
 
     @classmethod
     def none(cls, size: int) -> "Proposals":
