@@ -1,8 +1,8 @@
 """Draws proposed independently of where a chain is, between trajectories: for posteriors close to normal.
 
 A normal distribution in the sampler's variables, fitted to the warm-up, proposes; Metropolis and Hastings decide
-(the independence chain of Tierney 1994, Ann. Statist. 22, 1701). Nothing of a proposal depends on the one before, a
-density takes less than half the time of its gradient, and one is enough for a draw. Where the posterior has heavier
+(the independence chain of Tierney 1994, Ann. Statist. 22, 1701). Nothing of a proposal depends on the one before, and
+one density is enough for a draw, which takes less than its gradient (half for JLA). Where the posterior has heavier
 tails than the proposals, a chain stays at a place in them for long: so every so many draws there is a trajectory, which
 moves from anywhere, and where too few proposals are accepted there are only trajectories.
 """
