@@ -14,7 +14,7 @@ from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, num_nodes_o
 from hbm_jax.spectra.interpolation import interpolated
 
 Floats = NDArray[np.float64]
-TOLERANCE = 1e-4  # of the log likelihood of a spectrum
+TOLERANCE = 3e-5  # of the log likelihood of a spectrum
 # Error of a panel (`num_nodes_of`), its width, and the error of a kink that is not cut, from coarse to fine.
 LEVELS = (
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
