@@ -2,7 +2,8 @@
 
 - gradient: one value and gradient of the log density of N supernovae (flat wCDM), inside one compiled loop, in double
   and in single precision;
-- chains: `hbm_jax.sample` on JLA with 4 to 1024 chains, effective draws of the slowest parameter a second;
+- chains: `hbm_jax.sample` on the five systems of the suite with 4 to 1024 chains, effective draws of the slowest
+  parameter of the population a second;
 - fits: `hbm_jax.fit_each` over many supernova sets of 60 and over many single X-ray spectra, fits a second. A few
   hundred are different; beyond that they are the same ones again, which costs the same.
 
@@ -19,13 +20,17 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent / "suite"))
+SYSTEMS = ("supernovae", "relation", "golenetskii", "normal", "afterglows")
 DIFFERENT = 200
 HELD = {
     "photon_index_mean": 2.0, "photon_index_std": 0.5, "log10_flux_mean": -11.3, "log10_flux_std": 1.0,
@@ -69,19 +74,24 @@ def gradient(num, dtype, steps):
     return statistics.median(seconds), compiled
 
 
-def chains(num, draws):
+def system_of(name):
+    """Model and data of a system of the suite, as `hbm_jax.sample` takes them, and its parameters."""
+    system = import_module(f"systems.{name}")
+    return *system.ours(system.problem(), next(iter(system.OURS.values()))), system.NAMES
+
+
+def chains(model, data, names, num, draws):
     """Seconds of sampling, of everything, and smallest ESS."""
     import hbm_jax as hbm
 
-    sne = hbm.data.load_jla()
-    model = hbm.models.Supernova(cosmology="wcdm")
     began = time.perf_counter()
-    fit = hbm.sample(model, sne, seed=1, num_chains=num, num_samples=draws, trajectory_length=1.5, progress=False)
+    fit = hbm.sample(model, data, seed=1, num_chains=num, num_samples=draws, trajectory_length=1.5, progress=False)
     everything = time.perf_counter() - began
     table = fit.summary()
+    rows = table[[any(label == name or label.startswith(f"{name}[") for name in names) for label in table.index]]
     return {
         "sampling": fit.timing["sampling"], "everything": everything, "usable": bool(fit.verdict.usable),
-        "ess": float(min(table["ess_bulk"].min(), table["ess_tail"].min())),
+        "ess": float(min(rows["ess_bulk"].min(), rows["ess_tail"].min())),
     }  # fmt: skip
 
 
@@ -159,8 +169,11 @@ def measure(options):
         for dtype in ("float64", "float32"):
             steps = max(20, 20_000 // max(num // 10, 1)) if device.platform == "cpu" else 500
             keep("gradient", f"{num} {dtype}", lambda n=num, d=dtype, s=steps: gradient(n, d, min(s, 2000)))
-    for num in (4, 64, 1024) if "chains" in options.only else ():
-        keep("chains", f"{num}", lambda n=num: chains(n, max(20_000 // n, 100) if n > 4 else 2000))
+    for name in options.systems if "chains" in options.only else ():
+        with jax.enable_x64(True):
+            system = system_of(name)
+        for num in (4, 64, 1024):
+            keep("chains", f"{name}, {num}", lambda s=system, n=num: chains(*s, n, max(20_000 // n, 100)))
     for title, kind in (("supernova sets", supernova_sets), ("spectra", spectra)):
         if "fits" not in options.only:
             continue
@@ -185,10 +198,12 @@ def compare(paths) -> str:
             lines.append(
                 f"{name + ' supernovae':30s}{1e6 * seconds:12.1f}{1e6 * other[0]:12.1f}{seconds / other[0]:16.2f}"
             )
-    lines += ["", "JLA: effective draws of the slowest parameter a second of sampling", head]
+    lines += ["", "effective draws of the slowest parameter of the population a second of sampling", head]
     for name, one in a["chains"].items():
-        rates = [x["ess"] / x["sampling"] if "ess" in x else np.nan for x in (one, b["chains"].get(name, {}))]
-        lines.append(f"{name + ' chains':30s}{rates[0]:12.0f}{rates[1]:12.0f}{rates[1] / rates[0]:16.2f}")
+        both = one, b["chains"].get(name, {})
+        rates = [x["ess"] / x["sampling"] if "ess" in x else np.nan for x in both]
+        usable = "/".join({True: "usable", False: "not usable"}.get(x.get("usable"), "not run") for x in both)
+        lines.append(f"{name + ' chains':30s}{rates[0]:12.0f}{rates[1]:12.0f}{rates[1] / rates[0]:16.2f}   {usable}")
     lines += ["", "fit_each: fits a second, compiling not counted (usable fits beside)", head]
     for name in dict.fromkeys([*a["fits"], *b["fits"]]):
         num = int(name.split()[0])
@@ -211,6 +226,7 @@ def main():
         "--longest", type=float, default=200.0, help="predicted seconds of one call, beyond which it is left"
     )
     parser.add_argument("--only", nargs="+", default=["gradient", "chains", "fits"], help="parts to measure")
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, help="of the suite, for their chains")
     parser.add_argument("--fits", type=int, nargs="+", default=[10**k for k in range(6)], help="numbers of fits")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE")
     options = parser.parse_args()
