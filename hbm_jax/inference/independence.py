@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EVERY = 8  # draws, one of which is a trajectory
+EVERY = 16  # draws, one of which is a trajectory
 ROUNDS = (200, 600, 4000)  # draws a chain after the warm-up of trajectories, at whose ends proposals are fitted again
 DRAWS_A_PARAMETER = 10  # below which nothing is fitted
 # Of the proposals: the first share is as wide as the draws they are fitted to, the second wider, so that a chain stays

@@ -115,7 +115,7 @@ def sample(
         integrated out are, and takes a half to two thirds of the gradients for as many effective draws; where a
         posterior is far from normal the chains mix badly, and the verdict says so.
     independent_proposals : bool
-        Whether draws between trajectories (one in 8 is one) are proposed from a normal distribution, fitted to 4800
+        Whether draws between trajectories (one in 16 is one) are proposed from a normal distribution, fitted to 4800
         more warm-up draws, independently of where a chain is, and accepted or not by Metropolis and Hastings. For many
         draws of a few parameters, 100 at most, whose posterior is close to normal: a draw then costs one density. Where
         fewer than 0.4 of the proposals are accepted, all draws are trajectories (``fit.run["proposals_used"]``).
