@@ -60,7 +60,8 @@ def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected
     if rows.size:
         first = int(rows[0])
         name = str(names[first]) if first < len(names) else ""
-        label = name if name.startswith("row ") else f"row {first}" + (f" ({name})" if name else "")
+        named = name and not name.startswith("row ")
+        label = f"row {first} ({name if named else 'the first is row 0'})"
         others = f" ({rows.size} such rows of {len(found)})" if rows.size > 1 else ""
         value = found[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value

@@ -62,7 +62,7 @@ class TableColumns:
         standard
             Names a container knows.
         columns
-            The user's mapping, standard name to the table's; it wins over names found by themselves.
+            The user's mapping, standard name or its alias to the table's; it wins over names found by themselves.
         aliases
             Other spellings that are found by themselves, standard name to alias.
 
@@ -71,7 +71,8 @@ class TableColumns:
         DataError
             If `columns` has a key that is no standard name, or a value that is no column of the table.
         """
-        columns = dict(columns or {})
+        meant = {alias: key for key, alias in aliases.items() if alias not in standard}
+        columns = {meant.get(key, key): name for key, name in (columns or {}).items()}
         reject_unknown(columns, standard, "key in columns")
         for key, name in columns.items():
             if name not in self.columns:

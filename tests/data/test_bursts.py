@@ -45,6 +45,16 @@ def test_linear_values_and_asymmetric_errors():
     assert np.sqrt(data.errors[0, 0, 0]) == pytest.approx(0.5 * (np.log10(120) - np.log10(90)))
 
 
+def test_a_column_may_be_called_by_an_alias():
+    given = columns()
+    table = {"GRB": given.pop("burst"), "zspec": given.pop("z"), **given}
+    data = read_bursts(table, columns={"name": "GRB", "redshift": "zspec"})
+    assert data.name == ("a", "b")
+    np.testing.assert_array_equal(data.z, [1.0, np.nan])
+    with pytest.raises(DataError, match="unknown key in columns 'names': expected one of burst, z"):
+        read_bursts(table, columns={"names": "GRB", "z": "zspec"})
+
+
 @pytest.mark.parametrize("quantity", ["flux", "fluence"])
 def test_what_is_written_is_read_again(tmp_path, quantity):
     shape = {"alpha": [-1.0] * 4, "beta": [-2.5, -2.5, np.nan, -2.3], "band_low": [10.0] * 4, "band_high": [1e3] * 4}
