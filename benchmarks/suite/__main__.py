@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,10 +39,11 @@ WAYS = {  # of drawing, beside the default
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
-def contestants(system, forms="all") -> list[str]:
+def contestants(system, forms="all", quick=False) -> list[str]:
     """Names of the contestants of a system, the reference first; with "first" only the better form, named first."""
     if forms == "first":
-        return [OURS, *(f"{OURS}, {way}" for way in WAYS), *(f"{engine}, {system.FORMS[0]}" for engine in ENGINES)]
+        ways = () if quick else WAYS
+        return [OURS, *(f"{OURS}, {way}" for way in ways), *(f"{engine}, {system.FORMS[0]}" for engine in ENGINES)]
     ours = [OURS, *(f"{OURS}, {name}" for name in (*WAYS, *list(system.OURS)[1:]))]
     return ours + [f"{engine}, {form}" for engine in ENGINES for form in system.FORMS]
 
@@ -79,9 +81,31 @@ def run_one(options) -> None:
         rng = np.random.default_rng(options.seed)
         starts = [system.stan_start(given, form, rng) for _ in range(engines.CHAINS)]
         program = PROGRAMS / system.PROGRAM[form]
+        if options.build:
+            engines.build_stan(program, system.stan_data(given, form), options.seed)
+            return
         result = engines.stan(program, system.stan_data(given, form), starts, system.NAMES, options)
     result.memory = memory_of_session()
     options.result.write_bytes(pickle.dumps(result))
+
+
+def build_ahead(names) -> None:
+    """Compile the Stan programs of some systems, two at a time: half a minute each where they are not kept yet."""
+    if package := missing("Stan"):
+        print(f"Stan: {package} is not installed")
+        return
+    commands = [
+        [sys.executable, str(HERE), "--build", "--seed", "1", "--system", name, "--contestant", f"Stan, {form}"]
+        for name in names
+        for form in import_module(f"systems.{name}").FORMS[:1]
+    ]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda command: subprocess.run(command, capture_output=True, check=False).returncode, commands)
+    failed = [name for name, code in zip(names, done, strict=True) if code]
+    print(f"Stan's programs are compiled, {time.perf_counter() - began:.0f} s", flush=True)
+    if failed:
+        print(f"but not those of {', '.join(failed)}: see below", flush=True)
 
 
 def memory_of_session() -> float:
@@ -133,7 +157,8 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
 def allowances(options, system):
     """Draws and seconds, by what a system costs."""
     own = argparse.Namespace(**vars(options))
-    own.draws, own.seconds = int(options.draws * system.SHARE), options.seconds * system.PATIENCE
+    own.draws = int(options.draws * system.SHARE)
+    own.seconds = options.seconds * (1 if options.quick else system.PATIENCE)
     return own
 
 
@@ -167,6 +192,7 @@ def main():
     parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
     for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="compile Stan's programs again where they are cached")
     options = parser.parse_args()
     if options.contestant:
@@ -195,10 +221,13 @@ def main():
         f"many kept of hbm_jax), at most {options.seconds:.0f} s each" + (FIRST if options.forms == "first" else ""),
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.quick and any("Stan".startswith(w) for w in wanted):
+        build_ahead(names)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             system = import_module(f"systems.{name}")
-            taking_part = [c for c in contestants(system, options.forms) if any(c.startswith(w) for w in wanted)]
+            known = contestants(system, options.forms, options.quick)
+            taking_part = [c for c in known if any(c.startswith(w) for w in wanted)]
             rows = []
             for seed in range(1, options.rounds + 1):
                 for contestant in taking_part if seed == 1 else better_forms(rows, taking_part):

@@ -155,15 +155,22 @@ def pymc(model, names, options) -> Result:
     )
 
 
-def stan(program, given, starts, names, options) -> Result:
-    """Run Stan (PyStan 3); seconds are those it reports itself, of the slowest chain."""
-    import httpstan.cache
-    import httpstan.models
+def build_stan(program, given, seed):
+    """Compile a Stan program with the data that it declares, or take it from where PyStan keeps those it compiled."""
     import stan as pystan
 
     text = program.read_text()
     declared = text.split("parameters {")[0]
     given = {name: value for name, value in given.items() if re.search(rf"\b{name};", declared)}
+    return pystan.build(text, data=given, random_seed=seed)
+
+
+def stan(program, given, starts, names, options) -> Result:
+    """Run Stan (PyStan 3); seconds are those it reports itself, of the slowest chain."""
+    import httpstan.cache
+    import httpstan.models
+
+    text = program.read_text()
     folder = httpstan.cache.model_directory(httpstan.models.calculate_model_name(text))
     note = ""
     if options.fresh:
@@ -171,7 +178,7 @@ def stan(program, given, starts, names, options) -> Result:
     elif folder.exists():
         note = "compiled before"
     began = time.perf_counter()
-    model = pystan.build(text, data=given, random_seed=options.seed)
+    model = build_stan(program, given, options.seed)
     compiled = time.perf_counter() - began
     shutil.rmtree(folder / "fits", ignore_errors=True)  # the same seed would come out of the cache in no time
     fit = model.sample(num_chains=CHAINS, num_warmup=options.draws, num_samples=options.draws, init=starts)
