@@ -136,20 +136,16 @@ class Fit:
     def table(self, max_size: int = 20) -> str:
         """Return the summary as text: median and 68 % interval to two digits of the error, unit, R-hat, ESS."""
         summary = self.summary(max_size=max_size)
-        rows = [
-            (
-                name,
-                *rounded(row["median"], row["lower_68"], row["upper_68"]),
-                row["unit"],
-                row["r_hat"],
-                row["ess_bulk"],
-            )
-            for name, row in summary.iterrows()
-        ]
-        lines = [f"{'parameter':<12} {'median':>10} {'68 % interval':>20}  {'unit':<9} {'R-hat':>6} {'ESS':>6}"]
-        lines += [
-            f"{name:<12} {median:>10} {f'{lower} to {upper}':>20}  {unit or '':<9} {r_hat:6.3f} {ess:6.0f}"
-            for name, median, lower, upper, unit, r_hat, ess in rows
+        rows = [("parameter", "median", "68 % interval", "unit", "R-hat", "ESS")]
+        for name, row in summary.iterrows():
+            median, lower, upper = rounded(row["median"], row["lower_68"], row["upper_68"])
+            numbers = f"{row['r_hat']:.3f}", f"{row['ess_bulk']:.0f}"
+            rows.append((str(name), median, f"{lower} to {upper}", row["unit"] or "", *numbers))
+        least = (12, 10, 20, 9, 6, 6)
+        widths = [max(width, *(len(row[column]) for row in rows)) for column, width in enumerate(least)]
+        lines = [
+            f"{a:<{widths[0]}} {b:>{widths[1]}} {c:>{widths[2]}}  {d:<{widths[3]}} {e:>{widths[4]}} {f:>{widths[5]}}"
+            for a, b, c, d, e, f in rows
         ]
         return "\n".join(lines)
 
