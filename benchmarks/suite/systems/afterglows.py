@@ -14,7 +14,7 @@ SCALARS = (
     "log10_n0", "log10_T",
 )  # fmt: skip
 NAMES = SCALARS
-SHARE, PATIENCE = 0.25, 2  # of the draws and the seconds that are usual
+SHARE, PATIENCE = 0.5, 4  # of the draws and the seconds that are usual
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "afterglow_expert.stan", "non-centred": "afterglow_noncentred.stan"}
