@@ -176,7 +176,7 @@ def figure(rows, titles, path: Path) -> None:
             ax.text(
                 s.rate,
                 place + 0.22,
-                f"{float(f'{s.rate:.2g}'):,.0f}",
+                f"{float(f'{s.rate:.2g}'):,g}",
                 ha="center",
                 va="bottom",
                 fontsize=7,
