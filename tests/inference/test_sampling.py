@@ -153,14 +153,14 @@ def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(pr
     assert fit.verdict.usable
 
 
-def test_one_draw_in_eight_is_a_trajectory(proposed):
+def test_one_draw_in_sixteen_is_a_trajectory(proposed):
     fit, _ = proposed
     found = fit.tree["sample_stats"].to_dataset()
     moved = found["n_steps"].to_numpy() > 0
     assert fit.run["proposals_used"]
-    assert moved[0].sum() == 10_000 // 8
+    assert moved[0].sum() == 10_000 // 16
     assert (moved[0] == moved[1]).all()
-    assert (np.diff(np.flatnonzero(moved[0])) == 8).all()
+    assert (np.diff(np.flatnonzero(moved[0])) == 16).all()
     assert (np.isfinite(found["energy"].to_numpy()) == moved).all()  # a proposal has no momentum
     stays = (np.diff(found["lp"].to_numpy(), axis=1) == 0) & ~moved[:, 1:]
     assert stays.mean() == pytest.approx(1.0 - found["acceptance_rate"].to_numpy()[:, 1:].mean(), abs=0.02)
