@@ -133,6 +133,7 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
         str(options.draws), "--longer", str(options.longer), "--result", str(file),
     ]  # fmt: skip
     command += ["--fresh"] if options.fresh else []
+    command += ["--no-verdict"] if options.quick else []
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         began = time.perf_counter()
@@ -192,6 +193,7 @@ def main():
     parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
     for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--no-verdict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="compile Stan's programs again where they are cached")
     options = parser.parse_args()
@@ -203,7 +205,7 @@ def main():
         return
     options.longer = 4
     if options.quick:
-        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 60.0), "first"
+        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 50.0), "first"
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
