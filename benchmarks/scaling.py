@@ -164,7 +164,8 @@ def draw(found, path):
         xlabel="number of objects, or chains", ylabel="one value and gradient [us]\n(chains: a draw of all of them)"
     )
     right.set(xlabel="number of objects, or chains", ylabel="memory of the process, all counted [GiB]")
-    left.legend(fontsize=7, frameon=False)
+    left.set_ylim(bottom=0.01)
+    left.legend(fontsize=7, frameon=False, loc="lower right")
     for ax in (left, right):
         ax.grid(color="0.9")
     path.write_bytes(to_png(fig, dpi=110))
