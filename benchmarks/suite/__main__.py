@@ -159,7 +159,7 @@ def allowances(options, system):
     """Draws and seconds, by what a system costs."""
     own = argparse.Namespace(**vars(options))
     own.draws = int(options.draws * system.SHARE)
-    own.seconds = options.seconds * (1 if options.quick else system.PATIENCE)
+    own.seconds = options.seconds * (min(system.PATIENCE, 2) if options.quick else system.PATIENCE)
     return own
 
 
@@ -205,7 +205,7 @@ def main():
         return
     options.longer = 4
     if options.quick:
-        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 50.0), "first"
+        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 45.0), "first"
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
