@@ -77,7 +77,7 @@ def gradient(num, dtype, steps):
 def system_of(name):
     """Model and data of a system of the suite, as `hbm_jax.sample` takes them, and its parameters."""
     system = import_module(f"systems.{name}")
-    return *system.ours(system.problem(), next(iter(system.OURS.values()))), system.NAMES
+    return *system.ours(system.problem(**system.SIZES), next(iter(system.OURS.values()))), system.NAMES
 
 
 def chains(model, data, names, num, draws):

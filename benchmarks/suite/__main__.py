@@ -48,6 +48,11 @@ def contestants(system, forms="all", quick=False) -> list[str]:
     return ours + [f"{engine}, {form}" for engine in ENGINES for form in system.FORMS]
 
 
+def sizes(system, quick) -> dict[str, int]:
+    """How large the problem is."""
+    return system.QUICK_SIZES if quick else system.SIZES
+
+
 def missing(contestant) -> str:
     """Package without which a contestant cannot run, if it is not installed."""
     package = ENGINES.get(contestant.split(",")[0], "hbm_jax")
@@ -66,7 +71,7 @@ def run_one(options) -> None:
 
     jax.config.update("jax_num_cpu_devices", engines.CHAINS)  # before anything else asks for a device
     system = import_module(f"systems.{options.system}")
-    given = system.problem()
+    given = system.problem(**sizes(system, options.quick))
     engine, _, form = options.contestant.partition(", ")
     if engine == OURS:
         latents = system.OURS.get(form, next(iter(system.OURS.values())))
@@ -94,8 +99,9 @@ def build_ahead(names) -> None:
     if package := missing("Stan"):
         print(f"Stan: {package} is not installed")
         return
+    alike = [sys.executable, str(HERE), "--build", "--quick", "--seed", "1"]
     commands = [
-        [sys.executable, str(HERE), "--build", "--seed", "1", "--system", name, "--contestant", f"Stan, {form}"]
+        [*alike, "--system", name, "--contestant", f"Stan, {form}"]
         for name in names
         for form in import_module(f"systems.{name}").FORMS[:1]
     ]
@@ -133,7 +139,7 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
         str(options.draws), "--longer", str(options.longer), "--result", str(file),
     ]  # fmt: skip
     command += ["--fresh"] if options.fresh else []
-    command += ["--no-verdict"] if options.quick else []
+    command += ["--quick"] if options.quick else []
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         began = time.perf_counter()
@@ -193,7 +199,6 @@ def main():
     parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
     for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
-    parser.add_argument("--no-verdict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="compile Stan's programs again where they are cached")
     options = parser.parse_args()
@@ -240,7 +245,8 @@ def main():
             own = allowances(options, system)
             settings = about["settings"].replace(f"{options.draws} ", f"{own.draws} ")
             settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
-            report.keep(name, system.TITLE, rows, about | {"settings": settings}, options.out)
+            title = system.TITLE.format(**sizes(system, options.quick))
+            report.keep(name, title, rows, about | {"settings": settings}, options.out)
     if not options.no_kernels:
         report.keep_kernels(import_module("kernels").table(quick=options.quick), options.out)
     print((options.out / "suite.txt").read_text())

@@ -18,7 +18,7 @@ def ours(model, data, names, options, shifts=None, **settings) -> Result:
     hbm.use_every_core()
     common = {"seed": options.seed, "num_chains": CHAINS, "progress": False} | settings
     verdict_seconds, note = math.nan, ""
-    if options.seed == 1 and not settings and not options.no_verdict:
+    if options.seed == 1 and not settings and not options.quick:
         began = time.perf_counter()
         first = hbm.sample(model, data, **common)
         verdict_seconds = time.perf_counter() - began

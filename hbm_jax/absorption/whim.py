@@ -129,10 +129,14 @@ def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slo
 
 def weights_along(z: float, cosmology: Cosmology, density_slope, metallicity_slope, num_cells: int) -> list[Cells]:
     """Cells of either group, in NumPy."""
-    found = []
-    for weight in weights_of(cosmology, density_slope, 1.0, metallicity_slope):
-        found.append(jax.tree.map(np.asarray, cells_of(jnp.asarray(z), weight, num_cells)))
-    return found
+    found = _weights_along(jnp.asarray(z), cosmology, density_slope, metallicity_slope, num_cells=num_cells)
+    return jax.tree.map(np.asarray, found)
+
+
+@functools.partial(jax.jit, static_argnames="num_cells")
+def _weights_along(z, cosmology, density_slope, metallicity_slope, *, num_cells):
+    weights = weights_of(cosmology, density_slope, 1.0, metallicity_slope)
+    return [cells_of(z, weight, num_cells) for weight in weights]
 
 
 def one_number(name: str, value: ArrayLike) -> ArrayLike:

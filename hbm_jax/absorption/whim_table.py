@@ -229,10 +229,19 @@ def _interpolation() -> np.ndarray:
     return np.linalg.inv(matrix)[:, :num]
 
 
+@functools.lru_cache(maxsize=32)
+def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
+    """Shares of all ions at the nodes in temperature; one program, which takes less time than its parts one by one."""
+
+    def fractions(log10_T):
+        return ion_fractions(log10_T, log10_xi, mode=mode, rates=rates, photon_index=photon_index)
+
+    return np.asarray(jax.jit(fractions)(np.linspace(*LOG10_T, NUM_TEMPERATURES)))
+
+
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Give the running integrals of the spline coefficients of either group, (5 nodes, 2, knots)."""
-    nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
-    fractions = np.asarray(ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index))
+    fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
     shares = _interpolation() @ (fractions[:, PLACES] * numbers[charges - 1])  # (knots, ions)
     groups = np.stack([np.where(METAL, 0.0, shares), np.where(METAL, shares, 0.0)])

@@ -96,21 +96,28 @@ def minimise(
     point, value, gradient_norm
         The last point, and what was found there.
     """
-    point = jnp.asarray(start)
+
+    def evaluate(point):
+        return jax.tree.map(np.asarray, value_and_grad(point))
+
+    # NumPy between the programs: each operation of JAX would be compiled for every number of parameters.
+    point = np.asarray(start, jnp.result_type(float))
     state = LBFGS.init(point)
-    value, gradient = value_and_grad(point)
+    value, gradient = evaluate(point)
     for _ in range(max_iterations):
-        if jnp.linalg.norm(gradient) < GRADIENT_TOLERANCE:
+        if np.linalg.norm(gradient) < GRADIENT_TOLERANCE:
             break
         direction, state = _update(gradient, state, point)
+        direction = np.asarray(direction)
         if direction @ gradient <= 0:
             # A step through negative curvature spoils the memory: begin again with the steepest descent.
             direction, state = _update(gradient, LBFGS.init(point), point)
+            direction = np.asarray(direction)
         slope = -float(direction @ gradient)
         step = 1.0
         while step > 1e-10:
             trial = point - step * direction
-            trial_value, trial_gradient = value_and_grad(trial)
+            trial_value, trial_gradient = evaluate(trial)
             # Armijo's condition; a NaN fails it too.
             if trial_value <= value + 1e-4 * step * slope:
                 break
@@ -118,7 +125,7 @@ def minimise(
         else:
             break
         point, value, gradient = trial, trial_value, trial_gradient
-    return np.asarray(point), float(value), float(jnp.linalg.norm(gradient))
+    return point, float(value), float(np.linalg.norm(gradient))
 
 
 def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ u = m + (t / t0)^(1 - c) (x - c m), whatever c and t0; data of information I ask
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -133,6 +134,8 @@ class Slopes(NamedTuple):
 def slopes_of_groups(x, y, noise, used) -> Slopes:
     """Return sums over points, of which each group has its own line; see `Slopes`.
 
+    Of numbers the sums are numbers, by NumPy; of anything that is traced they are traced.
+
     Parameters
     ----------
     x : (J, M, P)
@@ -144,25 +147,27 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     used : (J, M)
         False for padding.
     """
+    xp: Any = jnp if any(isinstance(a, jax.core.Tracer) for a in (x, y, noise, used)) else np
+    x, y, noise = (xp.asarray(a) for a in (x, y, noise))
     some = used[..., None]
-    num = jnp.maximum(used.sum(axis=1), 1)[:, None]
+    num = xp.maximum(used.sum(axis=1), 1)[:, None]
 
     def away(v):
-        v = jnp.where(some, v, 0.0)
-        return jnp.where(some, v - (v.sum(axis=1) / num)[:, None], 0.0)
+        v = xp.where(some, v, 0.0)
+        return xp.where(some, v - (v.sum(axis=1) / num)[:, None], 0.0)
 
     dx, dy = away(x), away(y[..., None])[..., 0]
-    square, product = jnp.einsum("jmk,jml->jkl", dx, dx), jnp.einsum("jmk,jm->jk", dx, dy)
-    own = jnp.diagonal(square, axis1=1, axis2=2)
-    error = jnp.where(some, noise, 0.0).sum(axis=1) * (num - 1) / num
+    square, product = xp.einsum("jmk,jml->jkl", dx, dx), xp.einsum("jmk,jm->jk", dx, dy)
+    own = xp.diagonal(square, axis1=1, axis2=2)
+    error = xp.where(some, noise, 0.0).sum(axis=1) * (num - 1) / num
     # About the line of least squares in one predictor, the best for each group.
-    left = (dy**2).sum(axis=1)[:, None] - product**2 / jnp.where(own > 0, own, 1.0)
-    free = jnp.maximum(num - 2, 0)
-    variance = jnp.maximum(left.min(axis=1).sum() / jnp.maximum(free.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
+    left = (dy**2).sum(axis=1)[:, None] - product**2 / xp.where(own > 0, own, 1.0)
+    free = xp.maximum(num - 2, 0)
+    variance = xp.maximum(left.min(axis=1).sum() / xp.maximum(free.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
     tells = (num > 2) & (own - error > 0.2 * own) & (own > 0)
-    true = jnp.where(tells, own - error, 1.0)
-    places = np.arange(np.shape(x)[-1])
-    return Slopes(square.at[:, places, places].set(true), product, jnp.where(tells, 1.0 / variance, 0.0))
+    true = xp.where(tells, own - error, 1.0)
+    square = xp.where(np.eye(x.shape[-1], dtype=bool), true[..., None], square)
+    return Slopes(square, product, xp.where(tells, 1.0 / variance, 0.0))
 
 
 Form = tuple[np.ndarray, Any]  # centredness of each element, and the scale it refers to

@@ -12,6 +12,7 @@ of Amati and of Yonetoku, one point a burst. (Golenetskii et al. 1983, Nature 30
 """
 
 import dataclasses
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,9 @@ SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 # Median 1.6, and 95 per cent from 0.5 to 5.3: the bursts of known redshift.
 REDSHIFT: dict[str, Prior] = {"z": dist.LogNormal(0.5, 0.6)}
 OBSERVABLES = ("log10_E_peak", "log10_flux")
+
+# Of a sample with known redshifts in a known universe, `_away`, as long as that lives: a program is traced many times.
+_AWAY: weakref.WeakKeyDictionary[Bursts, dict[Any, np.ndarray]] = weakref.WeakKeyDictionary()
 
 UNITS = {
     "log10_N": "erg/s",
@@ -205,10 +209,14 @@ class Golenetskii:
 
     def _known(self, data: Bursts, priors):
         """Redshifts, and what takes the logarithm of a luminosity to that of the measured flux, (B,) and (B, J)."""
-        if self.cosmology is None and isinstance(data.z, np.ndarray) and np.all(data.knows_redshift):
-            # Numbers: worked out once, not at every step.
-            with jax.ensure_compile_time_eval():
-                return jnp.asarray(data.z), self._away(data, jnp.asarray(data.z), self._fixed)
+        numbers = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data))
+        if self.cosmology is None and numbers and np.all(data.knows_redshift):
+            kept, choices = _AWAY.setdefault(data, {}), (self.H0, self.Om0, self.band)
+            if choices not in kept:
+                with jax.enable_x64(True), jax.ensure_compile_time_eval():
+                    program = jax.jit(lambda z: self._away(data, z, self._fixed))
+                    kept[choices] = np.asarray(program(np.asarray(data.z)))
+            return jnp.asarray(data.z), jnp.asarray(kept[choices])
         z = self._redshifts(data, priors)
         universe = self._fixed if self.cosmology is None else background.sample_cosmology(self.cosmology, priors)
         return z, self._away(data, z, universe)
@@ -349,16 +357,9 @@ class Golenetskii:
 
 def _slopes_of_bursts(data: Bursts) -> Own:
     """Return what the intervals of each burst say of its gamma."""
-
-    def own():
-        x, noise = (jnp.asarray(a)[..., None] for a in (data.log10_E_peak, data.errors[..., 0]))
-        each = slopes_of_groups(x, jnp.asarray(data.log10_flux), noise, np.asarray(data.used))
-        return each.own(0, [each.product[:, 0]])
-
-    if any(isinstance(a, jax.core.Tracer) for a in (data.errors, data.log10_flux, data.log10_E_peak)):
-        return own()
-    with jax.ensure_compile_time_eval():
-        return own()
+    noise = data.errors[..., :1]
+    each = slopes_of_groups(data.log10_E_peak[..., None], data.log10_flux, noise, np.asarray(data.used))
+    return each.own(0, [each.product[:, 0]])
 
 
 def _mean_of_bursts(values, used):

@@ -431,17 +431,8 @@ def _record(true, num: int, x: bool = True) -> None:
 
 def _slopes(data: PointsInGroups) -> Slopes:
     """Return what the points of each group say of its slopes."""
-    arrays = data.values, data.errors
-
-    def sums():
-        values, errors = (jnp.asarray(a) for a in arrays)
-        noise = jnp.diagonal(errors, axis1=-2, axis2=-1)[..., :-1]
-        return slopes_of_groups(values[..., :-1], values[..., -1], noise, np.asarray(data.used))
-
-    if any(isinstance(a, jax.core.Tracer) for a in arrays):
-        return sums()
-    with jax.ensure_compile_time_eval():  # numbers: worked out once, not at every step
-        return sums()
+    noise = data.errors.diagonal(axis1=-2, axis2=-1)[..., :-1]
+    return slopes_of_groups(data.values[..., :-1], data.values[..., -1], noise, np.asarray(data.used))
 
 
 def _intercepts(data: PointsInGroups, alpha, pivot, scatter) -> Own:

@@ -8,18 +8,20 @@ import dataclasses
 
 import numpy as np
 
-TITLE = "5 X-ray afterglows with WHIM, 2400 energies, from counts"
+TITLE = "5 X-ray afterglows with WHIM, {num_energies} energies, from counts"
 SCALARS = (
     "photon_index_mean", "photon_index_std", "log10_flux_mean", "log10_flux_std", "log10_nh_mean", "log10_nh_std",
     "log10_n0", "log10_T",
 )  # fmt: skip
 NAMES = SCALARS
 SHARE, PATIENCE = 0.5, 4  # of the draws and the seconds that are usual
+SIZES = {"num_energies": 2400}
+QUICK_SIZES = {"num_energies": 600}
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "afterglow_expert.stan", "non-centred": "afterglow_noncentred.stan"}
 OURS = {"default": None}
-NUM, NUM_ENERGIES, BAND = 5, 2400, (0.3, 10.0)
+NUM, BAND = 5, (0.3, 10.0)
 TEMPERATURES = np.linspace(4.5, 7.5, 61)
 TYPICAL = dict(zip(SCALARS, (2.0, 0.2, -11.4, 0.4, -0.3, 0.5, -6.9, 6.0), strict=True))
 PRIORS = {
@@ -31,7 +33,7 @@ PRIORS = {
 LATENTS = ("photon_index", "log10_flux", "log10_nh")
 
 
-def _sample():
+def _sample(num_energies):
     from hbm_jax.data import Afterglows
     from hbm_jax.data.afterglow_simulation import AfterglowPopulation
     from hbm_jax.spectra.grouping import group, noticed
@@ -39,7 +41,7 @@ def _sample():
     from hbm_jax.spectra.response import Response
     from hbm_jax.spectra.stack import SpectrumStack
 
-    rmf = xrt_like_rmf(NUM_ENERGIES)
+    rmf = xrt_like_rmf(num_energies)
     population = AfterglowPopulation(log10_n0=-6.5, log10_nh=(0.4, 0.4), log10_flux=(-11.2, 0.4), exposure=20000.0)
     drawn = population.draw(NUM, seed=5, response=Response.of(rmf, xrt_like_arf(rmf)))
     spectra = [dataclasses.replace(s, background=None) for s in drawn.spectra]
@@ -55,7 +57,7 @@ def _model():
     return hbm.models.Afterglow(whim=True, statistic="cstat")
 
 
-def problem():
+def problem(num_energies):
     """Everything constant, as arrays."""
     import jax
 
@@ -63,7 +65,7 @@ def problem():
     from hbm_jax.models.absorbed_counts import bin_average, neutral_integral
 
     with jax.enable_x64(True):
-        data, truth = _sample()
+        data, truth = _sample(num_energies)
         stack, model = data.spectra, _model()
         edges = np.asarray(stack.responses[0].energy)
         low, high = np.searchsorted(edges, (0.1, 12.0))  # bins outside give no counts from 0.3 to 10 keV

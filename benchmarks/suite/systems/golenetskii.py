@@ -8,6 +8,8 @@ NAMES = (
     "log10_E_peak_scatter", "intrinsic_scatter",
 )  # fmt: skip
 SHARE, PATIENCE = 1, 1  # of the draws and the seconds that are usual
+SIZES: dict[str, int] = {}
+QUICK_SIZES: dict[str, int] = {}
 FORMS = ("centred", "non-centred")
 SHIFTS = {"log10_N_mean": 52.0}  # the others have it less 52
 PROGRAM = {"centred": "golenetskii.stan", "non-centred": "golenetskii.stan"}

@@ -5,6 +5,8 @@ import numpy as np
 TITLE = "normal hierarchy, 1000 groups with known errors"
 NAMES = ("mu", "tau")
 SHARE, PATIENCE = 1, 1  # of the draws and the seconds that are usual
+SIZES: dict[str, int] = {}
+QUICK_SIZES: dict[str, int] = {}
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "normal.stan", "non-centred": "normal.stan"}

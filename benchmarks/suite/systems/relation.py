@@ -16,6 +16,8 @@ PRIORS = {
 NAMES = tuple(PRIORS)
 TYPICAL = dict(zip(NAMES, (1.4, 0.3, 0.4, 0.5, 0.2, 0.1, 1.0), strict=True))
 SHARE, PATIENCE = 1, 1  # of the draws and the seconds that are usual
+SIZES: dict[str, int] = {}
+QUICK_SIZES: dict[str, int] = {}
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "relation.stan", "non-centred": "relation.stan"}
