@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import hermite_weights, running_integrals
 from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLACES, Cells, checked_cells, weights_along
 from hbm_jax.cosmology import Cosmology
+from hbm_jax.working_out import on_every_core, worked_out
 
 # A step of 1/48 in log10 T. In collisional gas an ion comes and goes within 0.3: a step of 0.05 is wrong by 2e-4 in a
 # transmission, one of 1/32 by 1e-4, and by 1e-2 in the slope of ln(tau). The error falls as the fourth power.
@@ -131,9 +130,8 @@ class WhimTable:
         if metallicity is not None:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            values = np.asarray(as_abundances(abundances), dtype=float)
-            basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
+        values = worked_out(lambda: np.asarray(as_abundances(abundances), dtype=float))
+        basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
         found = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
         shape = (found.shape[0], *z.shape, *found.shape[2:])
@@ -236,7 +234,7 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
     def fractions(log10_T):
         return ion_fractions(log10_T, log10_xi, mode=mode, rates=rates, photon_index=photon_index)
 
-    return np.asarray(jax.jit(fractions)(np.linspace(*LOG10_T, NUM_TEMPERATURES)))
+    return worked_out(lambda: np.asarray(jax.jit(fractions)(np.linspace(*LOG10_T, NUM_TEMPERATURES))))
 
 
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
@@ -274,13 +272,13 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     (num_combinations, num_sources, 2 or 1, num_energies)
         [1 per n0 in cm^-3].
     """
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        rows = [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
+    rows = worked_out(
+        lambda: [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
+    )
     scale = COLUMN / float(cosmology.H0)
     energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
     work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return np.stack(list(threads.map(work, energies, rows)), axis=1)
+    return np.stack(on_every_core(lambda given: work(*given), zip(energies, rows, strict=True)), axis=1)
 
 
 def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Simulated populations of X-ray afterglows: from redshifts and luminosities to counts in channels."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError
+from hbm_jax.working_out import worked_out
 
 __all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
 
@@ -208,11 +210,7 @@ class AfterglowPopulation:
         if not isinstance(self.redshift, str):
             values = [float(v) for v in self.redshift]
             return rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
-        z = np.linspace(0.1, 8.0, 400)
-        with jax.enable_x64(True):
-            volume = np.asarray(differential_comoving_volume(z, _universe()))
-        rate = (1.0 + z) ** 2.7 / (1.0 + ((1.0 + z) / 2.9) ** 5.6) * volume / (1.0 + z)
-        share = np.append(0.0, np.cumsum(0.5 * (rate[1:] + rate[:-1])))
+        z, share = _bursts_within()
         return float(np.interp(rng.uniform(0.0, share[-1]), share, z))
 
     def _spectrum(self, rng, source: dict[str, float], response: Response, name: str) -> Spectrum:
@@ -254,6 +252,15 @@ class AfterglowPopulation:
         return Spectrum(
             name=name, counts=counts, backscal=ones, grouping=none, background=background, response=response, **common
         )
+
+
+@functools.cache
+def _bursts_within() -> tuple[np.ndarray, np.ndarray]:
+    """Redshifts, and a number in proportion to that of bursts below each."""
+    z = np.linspace(0.1, 8.0, 400)
+    volume = worked_out(lambda: np.asarray(jax.jit(lambda z: differential_comoving_volume(z, _universe()))(z)))
+    rate = (1.0 + z) ** 2.7 / (1.0 + ((1.0 + z) / 2.9) ** 5.6) * volume / (1.0 + z)
+    return z, np.append(0.0, np.cumsum(0.5 * (rate[1:] + rate[:-1])))
 
 
 def _universe() -> Cosmology:

@@ -9,16 +9,12 @@ import dataclasses
 import functools
 import itertools
 import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from hbm_jax import constants
 from hbm_jax.absorption import WhimIons, WhimTable
@@ -28,8 +24,8 @@ from hbm_jax.data import Afterglows
 from hbm_jax.models.own_spectra import OwnSpectra
 from hbm_jax.spectra.compression import TOLERANCE, compress, neutral_at
 from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.working_out import on_every_core
 
-MAX_WORKERS = 8  # cores that work out folds, of some 200 MB each
 NUM_BLOCKS = 8  # of a fold
 FAINT = 1e-10  # share of a source's expected counts that is as good as none
 NUM_REDSHIFTS = 6  # at which the medium is tabulated along an uncertain redshift
@@ -188,20 +184,6 @@ class KnownRedshifts:
         parts = zip(self.blocks, self.first, strict=True)
         folded = [jnp.einsum("ngk,nk->ng", m, density[:, start:]) for m, start in parts]
         return positive(jnp.concatenate(folded, axis=1))
-
-
-def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
-    """Return the results of work that is mostly linear algebra, an item a core.
-
-    Matrices of a thousand rows are no faster by several threads of the BLAS, which in two processes at once wait for
-    each other.
-    """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
-        try:
-            return list(pool.map(work, items))
-        except BaseException:  # Ctrl-C too: what has not begun is not waited for
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def positive(expected: jax.Array) -> jax.Array:

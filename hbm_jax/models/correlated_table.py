@@ -13,7 +13,6 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import CorrelatedSupernovae
+from hbm_jax.working_out import worked_out
 
 NUM_MODULUS = 28  # smooth functions of redshift: 1e-10 mag for z < 1.5 over the default priors' bulk
 _REACH = 10.0  # standard deviations of alpha and beta on either side
@@ -124,8 +124,8 @@ def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> 
 def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     sne, blocks = data.sne, data.total_blocks
     nodes, interpolation = _smooth_basis(sne.z_cmb)
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        bright = sne.m_b - np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE))
+    away = worked_out(lambda: np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE)))
+    bright = sne.m_b - away
     magnitude = float(np.mean(bright))
     basis = np.column_stack([bright - magnitude, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
 

@@ -21,6 +21,7 @@ from hbm_jax.spectra.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.energetics import log10_sphere
 from hbm_jax.spectra.folding import Fold, fold_of, panel_edges
 from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.working_out import worked_out
 
 TOLERANCE = 1e-2  # standard deviations, see `FoldedBursts.errors`
 PIVOT = 100.0  # keV
@@ -156,8 +157,7 @@ class FoldedBursts:
         stretch = 1.0 + z if frame == "rest" else np.ones(len(z))
         low, high = (np.log(end / stretch / PIVOT) for end in band)
         free = np.flatnonzero(np.asarray(data.reference) == 0)
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            sphere = np.asarray(log10_sphere(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0)))
+        sphere = worked_out(lambda: np.asarray(log10_sphere(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0))))
         return cls(
             statistic=stack.statistic(statistic),
             log_energy=np.log(energy / PIVOT)[:, None, :],

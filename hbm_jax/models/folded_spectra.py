@@ -12,6 +12,7 @@ from hbm_jax.spectra.components import Component
 from hbm_jax.spectra.folding import Fold, fold_of, panel_edges
 from hbm_jax.spectra.likelihood import Statistic
 from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.working_out import worked_out
 
 TOLERANCE = 1e-3  # of the log likelihood of a spectrum
 # Nodes of a panel and its width in ln E, from coarse to fine. The last ones are for features whose energy is free.
@@ -133,8 +134,7 @@ def _fold(spectrum, energy, response, level, done, trials) -> tuple[Fold, np.nda
     # Spectra of one instrument have the same nodes.
     key = spectrum, fold.energy.tobytes()
     if key not in done:
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            done[key] = np.asarray(spectrum.on(fold.energy)(trials))
+        done[key] = worked_out(lambda: np.asarray(spectrum.on(fold.energy)(trials)))
     return fold, done[key] @ fold.matrix.T
 
 

@@ -33,6 +33,7 @@ from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.energetics import log10_sphere
 from hbm_jax.validation import DataError
+from hbm_jax.working_out import worked_out
 
 POOLING = ("partial", "complete")
 LATENTS = ("marginal", "sampled")
@@ -213,9 +214,8 @@ class Golenetskii:
         if self.cosmology is None and numbers and np.all(data.knows_redshift):
             kept, choices = _AWAY.setdefault(data, {}), (self.H0, self.Om0, self.band)
             if choices not in kept:
-                with jax.enable_x64(True), jax.ensure_compile_time_eval():
-                    program = jax.jit(lambda z: self._away(data, z, self._fixed))
-                    kept[choices] = np.asarray(program(np.asarray(data.z)))
+                program = jax.jit(lambda z: self._away(data, z, self._fixed))
+                kept[choices] = worked_out(lambda: np.asarray(program(np.asarray(data.z))))
             return jnp.asarray(data.z), jnp.asarray(kept[choices])
         z = self._redshifts(data, priors)
         universe = self._fixed if self.cosmology is None else background.sample_cosmology(self.cosmology, priors)

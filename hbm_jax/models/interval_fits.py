@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from hbm_jax.data.burst_spectra import BurstSpectra
 from hbm_jax.models.folded_bursts import FoldedBursts
+from hbm_jax.working_out import worked_out
 
 __all__ = ["IntervalFits", "fit_intervals", "interval_fits"]
 
@@ -53,8 +54,7 @@ def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None)
     """
     num_free = folded.of_free.shape[1]
     area = np.ones(num_free) if effective_area is None else np.asarray(effective_area, float)
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        found = jax.device_get(_fit(folded, jnp.asarray(area)))
+    found = worked_out(lambda: jax.device_get(_fit(folded, jnp.asarray(area))))
     return IntervalFits(*found)
 
 

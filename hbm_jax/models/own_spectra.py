@@ -19,6 +19,7 @@ from numpyro.distributions.transforms import AffineTransform
 
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.centred import Coordinate, sample_together
+from hbm_jax.working_out import worked_out
 
 if TYPE_CHECKING:
     from hbm_jax.models.absorbed_counts import AbsorbedCounts
@@ -77,8 +78,7 @@ class OwnSpectra:
         """
         known = np.isfinite(np.asarray(prepared.nh_mw))
         galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            found = jax.device_get(_fit(prepared, jnp.asarray(galactic), tuple(band)))
+        found = worked_out(lambda: jax.device_get(_fit(prepared, jnp.asarray(galactic), tuple(band))))
         precision, weighted, by_galactic, by_density, depth, own_density = found
         density = np.zeros(len(weighted))
         if prepared.depth is None:

@@ -26,6 +26,7 @@ from hbm_jax.spectra.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.likelihood import STATISTICS
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError
+from hbm_jax.working_out import worked_out
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
 NUM_TRIALS = 32  # draws of the prior at which the error of the folds is measured
@@ -154,7 +155,8 @@ class SpectralFit:
 
     def _trials(self) -> dict[str, np.ndarray]:
         """Draws of the prior of the spectrum's parameters, (NUM_TRIALS,)."""
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
+
+        def drawn():
             keys = jax.random.split(jax.random.key(0), len(self.all_priors))
             return {
                 name: np.asarray(prior.sample(key, (NUM_TRIALS,)))
@@ -162,6 +164,8 @@ class SpectralFit:
                 else np.full(NUM_TRIALS, float(prior))
                 for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
             }
+
+        return worked_out(drawn)
 
     def _prepared(self, data) -> FoldedSpectra:
         if isinstance(data, FoldedSpectra):

@@ -18,6 +18,7 @@ from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matt
 from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.spectra.composition import Component, Parameter
+from hbm_jax.working_out import worked_out
 
 _CHUNK = 1024  # energies a compiled evaluation of a cross section takes, so that there is one program of it
 _ROUNDING = 1e-6  # relative, of bounds of energies
@@ -159,8 +160,7 @@ class Absorption(_Factor):
                 f"{energy[wrong][0]:g} keV."
             )
         flat = np.pad(energy.ravel(), (0, -energy.size % _CHUNK), mode="edge").reshape(-1, _CHUNK)
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            sigma = np.concatenate([np.asarray(self._sigma(chunk)) for chunk in flat])
+        sigma = np.concatenate(worked_out(lambda: [np.asarray(self._sigma(chunk)) for chunk in flat]))
         return sigma[: energy.size].reshape(energy.shape)
 
     def _evaluate(self, tables, values):

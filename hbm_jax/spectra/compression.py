@@ -12,6 +12,7 @@ from hbm_jax.absorption.domain import LOG10_T
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.spectra.folding import Fold, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 from hbm_jax.spectra.interpolation import interpolated
+from hbm_jax.working_out import worked_out
 
 Floats = NDArray[np.float64]
 TOLERANCE = 3e-5  # of the log likelihood of a spectrum
@@ -261,8 +262,7 @@ def neutral_at(energy: Floats, abundances: str) -> Floats:
     flat = energy.ravel()
     num = -(-len(flat) // _CHUNK) * _CHUNK
     chunks = np.concatenate([flat, np.ones(num - len(flat))]).reshape(-1, _CHUNK)
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        found = [np.asarray(_neutral(chunk, abundances)) for chunk in chunks]
+    found = worked_out(lambda: [np.asarray(_neutral(chunk, abundances)) for chunk in chunks])
     return np.concatenate(found)[: len(flat)].reshape(energy.shape)
 
 
@@ -298,18 +298,16 @@ def whim_at(
     """
     num = -(-len(energy) // _CHUNK) * _CHUNK
     chunks = np.concatenate([energy, np.full(num - len(energy), energy[-1])]).reshape(-1, _CHUNK)
-    media = (10.0 ** np.asarray(log10_n0, float), np.asarray(log10_T, float), np.asarray(metallicity, float))
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        found = [np.asarray(_whim(chunk, float(z), *media, float(log10_xi), abundances, mode)) for chunk in chunks]
-    return np.concatenate(found, axis=-1)[:, : len(energy)]
+    media = np.stack([10.0 ** np.asarray(log10_n0, float), log10_T, metallicity], axis=-1)
+    more = float(log10_xi), abundances, mode
+    # One medium and a chunk at a time: one program for any number of either.
+    found = worked_out(lambda: [[np.asarray(_whim(c, float(z), *one, *more)) for c in chunks] for one in media])
+    return np.reshape(found, (len(media), num))[:, : len(energy)]
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))
 def _whim(energy, z, n0, log10_T, metallicity, log10_xi, abundances, mode):
-    def one(n0, log10_T, metallicity):
-        return whim_optical_depth(
-            energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances,
-            mode=mode, cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
-        )  # fmt: skip
-
-    return jax.vmap(one)(n0, log10_T, metallicity)
+    return whim_optical_depth(
+        energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances,
+        mode=mode, cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
+    )  # fmt: skip
