@@ -14,6 +14,7 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.grouped_normal import GroupedNormal
 from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
 from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.half_normal import SoftHalfNormal
 from hbm_jax.distributions.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.linear_relation import LinearRelation
 from hbm_jax.distributions.log_or_linear import LogOrLinear
@@ -42,6 +43,7 @@ __all__ = [
     "Projection",
     "SkewNormal",
     "SoftClip",
+    "SoftHalfNormal",
     "Whitening",
     "distribution_from_text",
     "distribution_to_text",

@@ -24,7 +24,7 @@ from numpyro import handlers
 from numpyro.distributions import transforms
 
 from hbm_jax.data.relations import PointsInGroups
-from hbm_jax.distributions import GroupedLinearRelation
+from hbm_jax.distributions import GroupedLinearRelation, SoftHalfNormal
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.models.centred import Own, Slopes, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text
@@ -143,6 +143,8 @@ class Relation:
                 prior = dist.Normal(center + unit * prior.loc, unit * prior.scale)
             elif isinstance(prior, dist.HalfNormal):
                 prior = dist.HalfNormal(unit * prior.scale)
+        if isinstance(prior, dist.HalfNormal):
+            prior = SoftHalfNormal(prior.scale)  # a spread may be anything from nothing to most of what is seen
         return jnp.asarray(numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior))
 
     def __call__(self, data: PointsInGroups, observed: bool = True, recover: bool = False):
