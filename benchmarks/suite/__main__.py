@@ -32,10 +32,12 @@ SYSTEMS = ("relation", "supernovae", "golenetskii", "afterglows", "normal")
 ENGINES = {"NumPyro": "numpyro", "BlackJAX": "blackjax", "PyMC": "pymc", "Stan": "pystan"}  # and their packages
 PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan", "numpy")
 OURS = "hbm_jax"
+PROBLEM = "the problem"  # which is worked out in a process of its own, as a contestant is run
 WAYS = {  # of drawing, beside the default
     "fixed length": {"trajectory_length": 1.5},
     "independent": {"independent_proposals": True, "trajectory_length": 1.5},
 }
+AT_ONCE = "; two contestants at a time, so that speeds are rough"
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
@@ -51,6 +53,17 @@ def contestants(system, forms="all", quick=False) -> list[str]:
 def sizes(system, quick) -> dict[str, int]:
     """How large the problem is."""
     return system.QUICK_SIZES if quick else system.SIZES
+
+
+def files_of(problem: Path) -> tuple[Path, Path]:
+    """Files of a problem: arrays for everybody, and our container."""
+    return problem.with_suffix(".arrays"), problem.with_suffix(".data")
+
+
+def prepare(system: str, options, problem: Path) -> None:
+    """Work out the problem of a system, once for all contestants."""
+    command = [sys.executable, str(HERE), "--system", system, "--contestant", PROBLEM, "--problem", str(problem)]
+    subprocess.run(command + (["--quick"] if options.quick else []), check=True)
 
 
 def missing(contestant) -> str:
@@ -71,9 +84,17 @@ def run_one(options) -> None:
 
     jax.config.update("jax_num_cpu_devices", engines.CHAINS)  # before anything else asks for a device
     system = import_module(f"systems.{options.system}")
-    given = system.problem(**sizes(system, options.quick))
+    if options.contestant == PROBLEM:
+        given = system.problem(**sizes(system, options.quick))
+        data = given.pop("data", None)  # ours, which no other contestant has to import us for
+        for file, content in zip(files_of(options.problem), (given, data), strict=True):
+            file.write_bytes(pickle.dumps(content))
+        return
+    arrays, data = files_of(options.problem)
+    given = pickle.loads(arrays.read_bytes())
     engine, _, form = options.contestant.partition(", ")
     if engine == OURS:
+        given["data"] = pickle.loads(data.read_bytes())
         latents = system.OURS.get(form, next(iter(system.OURS.values())))
         ours = system.ours(given, latents)
         result = engines.ours(*ours, system.NAMES, options, system.SHIFTS, **WAYS.get(form, {}))
@@ -94,14 +115,14 @@ def run_one(options) -> None:
     options.result.write_bytes(pickle.dumps(result))
 
 
-def build_ahead(names) -> None:
+def build_ahead(names, folder: Path) -> None:
     """Compile the Stan programs of some systems, two at a time: half a minute each where they are not kept yet."""
     if package := missing("Stan"):
         print(f"Stan: {package} is not installed")
         return
-    alike = [sys.executable, str(HERE), "--build", "--quick", "--seed", "1"]
+    alike = [sys.executable, str(HERE), "--build", "--seed", "1"]
     commands = [
-        [*alike, "--system", name, "--contestant", f"Stan, {form}"]
+        [*alike, "--system", name, "--problem", str(folder / name), "--contestant", f"Stan, {form}"]
         for name in names
         for form in import_module(f"systems.{name}").FORMS[:1]
     ]
@@ -132,15 +153,17 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
 
     if package := missing(contestant):
         return Row(system, contestant, seed, failure=f"not run: {package} is not installed")
-    file = folder / "result.pickle"
+    own = folder / contestant.replace(" ", "_")
+    own.mkdir(exist_ok=True)
+    file = own / "result.pickle"
     file.unlink(missing_ok=True)
     command = [
         sys.executable, str(HERE), "--system", system, "--contestant", contestant, "--seed", str(seed), "--draws",
-        str(options.draws), "--longer", str(options.longer), "--result", str(file),
+        str(options.draws), "--longer", str(options.longer), "--result", str(file), "--problem", str(folder / system),
     ]  # fmt: skip
     command += ["--fresh"] if options.fresh else []
     command += ["--quick"] if options.quick else []
-    with (folder / "log").open("w+") as log:
+    with (own / "log").open("w+") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         began = time.perf_counter()
         while process.poll() is None and not file.exists() and time.perf_counter() - began < options.seconds:
@@ -185,7 +208,9 @@ def main():
     parser = argparse.ArgumentParser(
         prog="benchmarks/suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one round of 300 draws: whether it all runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of 300 draws, two contestants at a time: whether it all runs"
+    )
     parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"comma-separated: {', '.join(SYSTEMS)}")
     parser.add_argument("--only", help="contestants whose names begin with one of these, comma-separated")
     parser.add_argument("--forms", choices=("all", "first"), default="all", help="first: no form known to be the worse")
@@ -197,8 +222,10 @@ def main():
     )
     parser.add_argument("--render", type=Path, metavar="FILE", help="write table and figure again from a suite.json")
     parser.add_argument("--no-kernels", action="store_true", help="leave out the comparison of kernels")
-    for name, kind in (("system", str), ("contestant", str), ("result", Path), ("seed", int), ("longer", int)):
+    for name, kind in (("system", str), ("contestant", str), ("seed", int), ("longer", int)):
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    for name in ("result", "problem"):
+        parser.add_argument(f"--{name}", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--fresh", action="store_true", help="compile Stan's programs again where they are cached")
     options = parser.parse_args()
@@ -208,9 +235,10 @@ def main():
     if options.render:
         import_module("report").render(options.render)
         return
-    options.longer = 4
+    options.longer, options.at_once = 4, 1
     if options.quick:
         options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 45.0), "first"
+        options.at_once = 2  # most of the time goes into compilation, which takes one core
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
@@ -225,24 +253,29 @@ def main():
         "device": "CPU, double precision, two chains",
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES if not _absent(p)},
         "settings": f"{options.draws} warm-up and {options.draws} kept draws of each chain ({options.longer} times as "
-        f"many kept of hbm_jax), at most {options.seconds:.0f} s each" + (FIRST if options.forms == "first" else ""),
+        f"many kept of hbm_jax), at most {options.seconds:.0f} s each"
+        + (FIRST if options.forms == "first" else "")
+        + (AT_ONCE if options.quick else ""),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.quick and any("Stan".startswith(w) for w in wanted):
-        build_ahead(names)
     with tempfile.TemporaryDirectory() as folder:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: prepare(name, options, Path(folder) / name), names))
+        if options.quick and any("Stan".startswith(w) for w in wanted):
+            build_ahead(names, Path(folder))
         for name in names:
             system = import_module(f"systems.{name}")
             known = contestants(system, options.forms, options.quick)
             taking_part = [c for c in known if any(c.startswith(w) for w in wanted)]
             rows = []
             for seed in range(1, options.rounds + 1):
-                for contestant in taking_part if seed == 1 else better_forms(rows, taking_part):
-                    row = run(name, contestant, seed, allowances(options, system), Path(folder))
-                    rows.append(row)
-                    print(report.one_line(row), flush=True)
+                turn = taking_part if seed == 1 else better_forms(rows, taking_part)
+                own = allowances(options, system)
+                with ThreadPoolExecutor(options.at_once) as pool:
+                    for row in pool.map(lambda one: run(name, one, seed, own, Path(folder)), turn):  # noqa: B023
+                        rows.append(row)
+                        print(report.one_line(row), flush=True)
             # A system that is done is on disk, beside those of earlier runs.
-            own = allowances(options, system)
             settings = about["settings"].replace(f"{options.draws} ", f"{own.draws} ")
             settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
             title = system.TITLE.format(**sizes(system, options.quick))
