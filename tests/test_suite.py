@@ -1,8 +1,11 @@
 """The comparison with other packages: what it makes of results, and that `hbm-jax bench` finds it."""
 
+import argparse
 import importlib
+import importlib.util
 import math
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,17 @@ def test_medians_and_spreads_are_over_rounds(suite, tmp_path):
 
 
 ABOUT = {"s": {"date": "today", "machine": "this", "device": "CPU", "versions": {"jax": "1"}, "settings": "few"}}
+
+
+def test_what_a_quick_run_has_no_time_for_is_shown_as_such(suite, tmp_path):
+    spec = importlib.util.spec_from_file_location("suite_program", SUITE / "__main__.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    options = argparse.Namespace(seconds=45.0, end=time.monotonic() + 1.0)
+    row = program.run("normal", "hbm_jax", 1, options, tmp_path)
+    assert row.failure == "not run: the 7 minutes were up"
+    module, report = suite
+    assert row.failure in report.text([module.Row(**vars(row))], {"normal": "a system"}, {"normal": ABOUT["s"]}, "")
 
 
 def test_the_command_hands_over_to_the_suite(monkeypatch):
