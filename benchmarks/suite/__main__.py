@@ -38,7 +38,7 @@ WAYS = {  # of drawing, beside the default
     "fixed length": {"trajectory_length": 1.5},
     "independent": {"independent_proposals": True, "trajectory_length": 1.5},
 }
-AT_ONCE = "; two contestants at a time, compiled fast and not well, so that speeds are rough"
+AT_ONCE = "; two contestants at a time, so that speeds are rough"
 QUICK_SECONDS = 420.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
@@ -242,10 +242,8 @@ def main():
     options.longer, options.at_once, options.end = 4, 1, math.inf
     if options.quick:
         options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 45.0), "first"
-        # Most of the time goes into compilation, which takes one core; this flag halves it on jaxlib 0.10.
+        # Most of the time goes into compilation, which takes one core.
         options.at_once, options.end = 2, time.monotonic() + QUICK_SECONDS
-        if version("jaxlib").startswith("0.10."):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
