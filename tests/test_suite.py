@@ -6,6 +6,7 @@ import importlib.util
 import math
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -100,15 +101,47 @@ def test_medians_and_spreads_are_over_rounds(suite, tmp_path):
 ABOUT = {"s": {"date": "today", "machine": "this", "device": "CPU", "versions": {"jax": "1"}, "settings": "few"}}
 
 
-def test_what_a_quick_run_has_no_time_for_is_shown_as_such(suite, tmp_path):
+@pytest.fixture
+def program(suite):
+    """The program itself."""
     spec = importlib.util.spec_from_file_location("suite_program", SUITE / "__main__.py")
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    options = argparse.Namespace(seconds=45.0, end=time.monotonic() + 1.0)
-    row = program.run("normal", "hbm_jax", 1, options, tmp_path)
-    assert row.failure == "not run: the 7 minutes were up"
+    return program
+
+
+def known(failure=""):
+    problem = Future()
+    problem.set_result(failure)
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("failure", "seconds", "shown"),
+    [
+        ("", 1.0, "not run: the 7 minutes were up"),
+        ("the problem could not be worked out: OSError: no space", 100.0, "OSError: no space"),
+    ],
+)
+def test_what_was_not_run_is_shown_with_its_reason(suite, program, tmp_path, failure, seconds, shown):
+    options = argparse.Namespace(seconds=45.0, end=time.monotonic() + seconds)
+    row = program.run("normal", "hbm_jax", 1, options, tmp_path, known(failure))
+    assert row.failure.endswith(shown)
     module, report = suite
     assert row.failure in report.text([module.Row(**vars(row))], {"normal": "a system"}, {"normal": ABOUT["s"]}, "")
+
+
+def test_a_process_has_its_time_and_no_more(program, tmp_path):
+    """Nor have those it began, which would go on by themselves."""
+    alive = tmp_path / "alive"
+    text = f"(sleep 1.5; touch {alive}) & echo 'ValueError: because'; wait"
+    status, said = program.run_within(["sh", "-c", text], 0.3, tmp_path / "log")
+    assert status == -9
+    assert program.error_in(said, status) == "ValueError: because"
+    time.sleep(1.6)
+    assert not alive.exists()
+    assert program.run_within(["sh", "-c", "exit 3"], 60.0, tmp_path / "log") == (3, [])
+    assert program.error_in([], 3) == "exit status 3"
 
 
 def test_the_command_hands_over_to_the_suite(monkeypatch):

@@ -17,11 +17,13 @@ import os
 import pickle
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +43,7 @@ WAYS = {  # of drawing, beside the default
 AT_ONCE = "; two contestants at a time, so that speeds are rough"
 QUICK_SECONDS = 420.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
+STOPPED = threading.Event()  # by whoever waits: processes are ended then
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
@@ -63,10 +66,44 @@ def files_of(problem: Path) -> tuple[Path, Path]:
     return problem.with_suffix(".arrays"), problem.with_suffix(".data")
 
 
-def prepare(system: str, options, problem: Path) -> None:
-    """Work out the problem of a system, once for all contestants."""
-    command = [sys.executable, str(HERE), "--system", system, "--contestant", PROBLEM, "--problem", str(problem)]
-    subprocess.run(command + (["--quick"] if options.quick else []), check=True)
+def prepare(system: str, options, folder: Path) -> str:
+    """Work out the problem of a system, once for all contestants, and in a quick run compile its Stan program.
+
+    Returns why the problem could not be worked out. Of Stan, its contestant tells what there is to tell.
+    """
+    alike = [sys.executable, str(HERE), "--system", system, "--problem", str(folder / system)]
+    alike += ["--quick"] if options.quick else []
+    status, said = run_within([*alike, "--contestant", PROBLEM], math.inf, folder / f"{system}.log")
+    if status:
+        return f"the problem could not be worked out: {error_in(said, status)}"
+    if options.build_ahead:
+        form = import_module(f"systems.{system}").FORMS[0]
+        build = [*alike, "--contestant", f"Stan, {form}", "--build", "--seed", "1"]
+        run_within(build, options.end - time.monotonic(), folder / f"{system}.log")
+    return ""
+
+
+def run_within(command, seconds, log: Path, result: Path | None = None) -> tuple[int | None, list[str]]:
+    """Run a command until it ends, has left its result, or its time is up; returns its status and what it said."""
+    end = time.monotonic() + seconds
+    with log.open("w+") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        while process.poll() is None and time.monotonic() < end and not STOPPED.is_set():
+            if result is not None and result.exists():
+                time.sleep(0.3)  # in which it would end by itself, but for PyStan's workers
+                break
+            time.sleep(0.1)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        file.seek(0)
+        return process.returncode, [line for line in file.read().splitlines() if line.strip()]
+
+
+def error_in(said, status) -> str:
+    """Find the error in what a process said, or its last word."""
+    errors = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)] or said
+    return errors[-1] if errors else f"exit status {status}"
 
 
 def missing(contestant) -> str:
@@ -118,26 +155,6 @@ def run_one(options) -> None:
     options.result.write_bytes(pickle.dumps(result))
 
 
-def build_ahead(names, folder: Path) -> None:
-    """Compile the Stan programs of some systems, two at a time: half a minute each where they are not kept yet."""
-    if package := missing("Stan"):
-        print(f"Stan: {package} is not installed")
-        return
-    alike = [sys.executable, str(HERE), "--build", "--seed", "1"]
-    commands = [
-        [*alike, "--system", name, "--problem", str(folder / name), "--contestant", f"Stan, {form}"]
-        for name in names
-        for form in import_module(f"systems.{name}").FORMS[:1]
-    ]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda command: subprocess.run(command, capture_output=True, check=False).returncode, commands)
-    failed = [name for name, code in zip(names, done, strict=True) if code]
-    print(f"Stan's programs are compiled, {time.perf_counter() - began:.0f} s", flush=True)
-    if failed:
-        print(f"but not those of {', '.join(failed)}: see below", flush=True)
-
-
 def memory_of_session() -> float:
     """Return the largest memory of each process of this session, added up [bytes]: Stan has workers of its own."""
     total = 0.0
@@ -150,16 +167,18 @@ def memory_of_session() -> float:
     return total
 
 
-def run(system: str, contestant: str, seed: int, options, folder: Path):
-    """Run one contestant in a process of its own; returns its row."""
+def run(system: str, contestant: str, seed: int, options, folder: Path, problem):
+    """Run one contestant in a process of its own, once the problem is worked out; returns its row."""
     from result import Row
 
     if package := missing(contestant):
         return Row(system, contestant, seed, failure=f"not run: {package} is not installed")
+    if failure := problem.result():
+        return Row(system, contestant, seed, failure=failure)
     seconds = min(options.seconds, options.end - time.monotonic())
     if seconds < LEAST_SECONDS:
         return Row(system, contestant, seed, failure=f"not run: the {QUICK_SECONDS / 60:.0f} minutes were up")
-    own = folder / contestant.replace(" ", "_")
+    own = folder / f"{system}, {contestant}".replace(" ", "_")
     own.mkdir(exist_ok=True)
     file = own / "result.pickle"
     file.unlink(missing_ok=True)
@@ -169,25 +188,12 @@ def run(system: str, contestant: str, seed: int, options, folder: Path):
     ]  # fmt: skip
     command += ["--fresh"] if options.fresh else []
     command += ["--quick"] if options.quick else []
-    with (own / "log").open("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        began = time.perf_counter()
-        while process.poll() is None and not file.exists() and time.perf_counter() - began < seconds:
-            time.sleep(0.1)
-        done = file.exists()
-        if done:
-            time.sleep(0.3)
-        if process.poll() is None:  # PyStan's workers keep a process that is done from ending
-            os.killpg(process.pid, 9)
-        process.wait()
-        log.seek(0)
-        said = [line for line in log.read().splitlines() if line.strip()]
-    if done:
+    status, said = run_within(command, seconds, own / "log", file)
+    if file.exists():
         return Row.of(system, contestant, seed, pickle.loads(file.read_bytes()))
-    if process.returncode == -9:
+    if status == -signal.SIGKILL:
         return Row(system, contestant, seed, failure=f"not finished after {seconds:.0f} s")
-    errors = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)] or said
-    return Row(system, contestant, seed, failure=f"failed: {errors[-1] if errors else process.returncode}")
+    return Row(system, contestant, seed, failure=f"failed: {error_in(said, status)}")
 
 
 def allowances(options, system):
@@ -241,7 +247,7 @@ def main():
         return
     options.longer, options.at_once, options.end = 4, 1, math.inf
     if options.quick:
-        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 45.0), "first"
+        options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 60.0), "first"
         # Most of the time goes into compilation, which takes one core.
         options.at_once, options.end = 2, time.monotonic() + QUICK_SECONDS
     names = options.systems.split(",")
@@ -263,28 +269,46 @@ def main():
         + (AT_ONCE if options.quick else ""),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda name: prepare(name, options, Path(folder) / name), names))
-        if options.quick and any("Stan".startswith(w) for w in wanted):
-            build_ahead(names, Path(folder))
-        for name in names:
-            system = import_module(f"systems.{name}")
-            known = contestants(system, options.forms, options.quick)
-            taking_part = [c for c in known if any(c.startswith(w) for w in wanted)]
-            rows = []
-            for seed in range(1, options.rounds + 1):
-                turn = taking_part if seed == 1 else better_forms(rows, taking_part)
+    known = {name: contestants(import_module(f"systems.{name}"), options.forms, options.quick) for name in names}
+    taking_part = {name: [c for c in known[name] if any(c.startswith(w) for w in wanted)] for name in names}
+    options.build_ahead = options.quick and not missing("Stan") and any(c[:4] == "Stan" for c in taking_part[names[0]])
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.at_once) as pool:
+        jobs: dict[tuple, Future] = {}
+
+        def row_of(name, contestant, seed):
+            """Future row of a contestant; asked for the first time, it is put at the end of the queue."""
+            own = allowances(options, import_module(f"systems.{name}"))
+            key, task = (name, contestant, seed), (run, name, contestant, seed, own, Path(folder), problem_of(name))
+            return jobs.get(key) or jobs.setdefault(key, pool.submit(*task))
+
+        def problem_of(name):
+            return jobs.get((name,)) or jobs.setdefault((name,), pool.submit(prepare, name, options, Path(folder)))
+
+        try:
+            if options.quick:  # both cores are busy until the end
+                for name in names:
+                    problem_of(name)
+                for name in names:
+                    for contestant in taking_part[name]:
+                        row_of(name, contestant, 1)
+            for name in names:
+                rows: list = []
+                for seed in range(1, options.rounds + 1):
+                    turn = taking_part[name] if seed == 1 else better_forms(rows, taking_part[name])
+                    for contestant in turn:
+                        rows.append(row_of(name, contestant, seed).result())
+                        print(report.one_line(rows[-1]), flush=True)
+                # A system that is done is on disk, beside those of earlier runs.
+                system = import_module(f"systems.{name}")
                 own = allowances(options, system)
-                with ThreadPoolExecutor(options.at_once) as pool:
-                    for row in pool.map(lambda one: run(name, one, seed, own, Path(folder)), turn):  # noqa: B023
-                        rows.append(row)
-                        print(report.one_line(row), flush=True)
-            # A system that is done is on disk, beside those of earlier runs.
-            settings = about["settings"].replace(f"{options.draws} ", f"{own.draws} ")
-            settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
-            title = system.TITLE.format(**sizes(system, options.quick))
-            report.keep(name, title, rows, about | {"settings": settings}, options.out)
+                settings = about["settings"].replace(f"{options.draws} ", f"{own.draws} ")
+                settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
+                title = system.TITLE.format(**sizes(system, options.quick))
+                report.keep(name, title, rows, about | {"settings": settings}, options.out)
+        except BaseException:
+            STOPPED.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     if not options.no_kernels:
         report.keep_kernels(import_module("kernels").table(quick=options.quick), options.out)
     print((options.out / "suite.txt").read_text())

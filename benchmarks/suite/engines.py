@@ -1,6 +1,7 @@
 """How each contestant runs a program; every one on two chains, one a core, in double precision."""
 
 import math
+import os
 import re
 import shutil
 import time
@@ -75,7 +76,7 @@ def numpyro(program, names, options) -> Result:
     warmed = time.perf_counter()
     positions, steps, divergent = jax.block_until_ready(sampler(state))
     done = time.perf_counter()
-    sites = jax.vmap(jax.vmap(kernel.postprocess_fn((), {})))(positions)
+    sites = jax.jit(jax.vmap(jax.vmap(kernel.postprocess_fn((), {}))))(positions)
     return Result(
         {"compile": compiled - began, "warmup": warmed - compiled, "sampling": done - warmed},
         {name: np.asarray(sites[name]) for name in names},
@@ -88,11 +89,14 @@ def blackjax(program, names, options) -> Result:
     """BlackJAX: its window adaptation and NUTS on the log density of the plain NumPyro program, compiled beforehand."""
     import blackjax as bj
     import jax
+    import jax.numpy as jnp
     from numpyro.infer import init_to_median
     from numpyro.infer.util import initialize_model
 
     jax.config.update("jax_enable_x64", True)
-    found = initialize_model(jax.random.key(options.seed), program, init_strategy=init_to_median)
+    keys = jax.random.split(jax.random.key(options.seed), 3 * CHAINS).reshape(3, CHAINS)
+    begun = [initialize_model(key, program, init_strategy=init_to_median) for key in keys[0]]
+    found, starts = begun[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *(b.param_info.z for b in begun))
 
     def log_density(position):
         return -found.potential_fn(position)
@@ -111,18 +115,16 @@ def blackjax(program, names, options) -> Result:
 
         return jax.lax.scan(one, state, jax.random.split(key, options.draws))[1]
 
-    keys = jax.random.split(jax.random.key(options.seed), 3 * CHAINS).reshape(3, CHAINS)
-    starts = jax.vmap(lambda key: initialize_model(key, program).param_info.z)(keys[0])
     began = time.perf_counter()
-    mapped = jax.pmap(warm).lower(keys[1], starts).compile()
-    shapes = jax.eval_shape(jax.vmap(warm), keys[1], starts)
-    sampler = jax.pmap(draw).lower(keys[2], *shapes).compile()
+    lowered = jax.pmap(warm).lower(keys[1], starts)
+    mapped = lowered.compile()
+    sampler = jax.pmap(draw).lower(keys[2], *lowered.out_info).compile()
     compiled = time.perf_counter()
     state = jax.block_until_ready(mapped(keys[1], starts))
     warmed = time.perf_counter()
     positions, steps, divergent = jax.block_until_ready(sampler(keys[2], *state))
     done = time.perf_counter()
-    sites = jax.vmap(jax.vmap(found.postprocess_fn))(positions)
+    sites = jax.jit(jax.vmap(jax.vmap(found.postprocess_fn)))(positions)
     return Result(
         {"compile": compiled - began, "warmup": warmed - compiled, "sampling": done - warmed},
         {name: np.asarray(sites[name]) for name in names},
@@ -163,6 +165,7 @@ def build_stan(program, given, seed):
     text = program.read_text()
     declared = text.split("parameters {")[0]
     given = {name: value for name, value in given.items() if re.search(rf"\b{name};", declared)}
+    os.environ.setdefault("CFLAGS", "-g0")  # the flags of Python ask for debugging symbols: a third of the time
     return pystan.build(text, data=given, random_seed=seed)
 
 

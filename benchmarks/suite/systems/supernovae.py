@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 
 TITLE = "JLA, 740 supernovae, flat wCDM"
 NAMES = ("Om0", "w0", "M0", "alpha", "beta", "delta_M", "sigma_int", "x1_mean", "x1_std", "c_mean", "c_std")
-SHARE, PATIENCE = 1, 1  # of the draws and the seconds that are usual
+SHARE, PATIENCE = 1, 2  # of the draws and the seconds that are usual
 SIZES: dict[str, int] = {}
 QUICK_SIZES: dict[str, int] = {}
 FORMS = ("centred", "non-centred")
