@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_th
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+# A quarter of the time again; what users compile is seen by the demo, the benchmarks and `make notebooks`.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
+
 # Programs that several tests compile are compiled once, by whichever process comes first.
 if "HBM_JAX_TEST_PROGRAMS" not in os.environ:
     os.environ["HBM_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="hbm-jax-test-programs-")

@@ -78,7 +78,7 @@ class OwnSpectra:
         """
         known = np.isfinite(np.asarray(prepared.nh_mw))
         galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
-        found = worked_out(lambda: jax.device_get(_fit(prepared, jnp.asarray(galactic), tuple(band))))
+        found = worked_out(lambda: _fit(prepared, galactic, tuple(band)))
         precision, weighted, by_galactic, by_density, depth, own_density = found
         density = np.zeros(len(weighted))
         if prepared.depth is None:
@@ -163,86 +163,98 @@ def _relative(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-@functools.partial(jax.jit, static_argnames="band")
 def _fit(prepared: "AbsorbedCounts", galactic, band):
-    """Curvature, weighted values, responses to the Galactic column and the medium, depths of that, information."""
-    statistic = prepared.statistic
+    """Curvature, weighted values, responses to the Galactic column and the medium, depths of that, information.
+
+    One program for the spectra and their derivatives, one for the responses; what is between them is NumPy.
+    """
     num = len(galactic)
-    medium = {"log10_xi": 0.0, "metallicity": 0.3, "z": jnp.asarray(prepared.z)}
 
-    def expected(theta, galactic, log10_n0=-30.0, log10_T=6.0):
-        """Return counts by photon index, log10 flux and log10 column; without a medium."""
-        p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
-        return prepared.expected(p | medium | {"log10_n0": log10_n0, "log10_T": log10_T}, band)
+    counts = np.sum(np.where(prepared.statistic.used, prepared.statistic.counts, 0.0), axis=1)
+    prepared, galactic = jax.device_put((prepared, galactic))  # once for all
 
-    theta = jnp.broadcast_to(jnp.asarray(_MEAN), (num, 3))
-    some = jnp.maximum(jnp.sum(jnp.where(statistic.used, statistic.counts, 0.0), axis=1), 1.0)
-    unit = jnp.sum(jnp.where(statistic.used, expected(theta, galactic), 0.0), axis=1)
-    theta = theta.at[:, 1].add(jnp.log10(some / unit))
+    def look(theta):
+        *sums, along, weight = _look(prepared, galactic, theta, band)
+        return [np.asarray(part) for part in sums], along, weight
 
-    def slopes(theta):
-        """Return log likelihood, expected counts, and their derivatives (3, N, G)."""
-        tangents = jnp.broadcast_to(jnp.eye(3)[:, None, :], (3, num, 3))
-        mu, jvp = jax.linearize(lambda t: expected(t, galactic), theta)
-        return mu, jax.lax.map(jvp, tangents)
+    def height(value, theta, mean, precision):
+        """Log likelihood of each source, and what the population says of its parameters."""
+        return value - 0.5 * np.sum(precision * (theta - mean) ** 2, axis=1)
 
-    def score(mu):
-        """First derivative of the log likelihood of each channel, and minus the second."""
-        ones = jnp.ones_like(mu)
-        first, second = jax.jvp(jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m))), (mu,), (ones,))
-        return first, jnp.maximum(-second, 0.0)
+    theta, mean, std = np.tile(_MEAN, (num, 1)), _MEAN, _STD
+    theta[:, 1] += np.log10(np.maximum(counts, 1.0) / look(theta)[0][0])
+    (_, value, slope, information), *_ = look(theta)
+    for _ in range(_ROUNDS):
+        # Every source as one of a population, and the population by them.
+        precision, damping = 1.0 / std**2, np.full(num, 1e-2)
+        for _ in range(_STEPS):
+            uphill, curvature = slope - precision * (theta - mean), information[:, :3, :3] + np.diag(precision)
+            damped = curvature + damping[:, None, None] * (curvature * np.eye(3))
+            new = theta + np.clip(np.linalg.solve(damped, uphill[..., None])[..., 0], -0.5, 0.5)
+            (_, *found), *_ = look(new)
+            better = height(found[0], new, mean, precision) >= height(value, theta, mean, precision)
+            theta = np.where(better[:, None], new, theta)
+            value = np.where(better, found[0], value)
+            slope = np.where(better[:, None], found[1], slope)
+            information = np.where(better[:, None, None], found[2], information)
+            damping = np.where(better, damping / 5.0, damping * 5.0)
+        error = np.linalg.inv(information[:, :3, :3] + np.diag(precision))
+        mean = (np.sum(theta, axis=0) + _COUNTS_AS * _MEAN) / (num + _COUNTS_AS)
+        square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", error), axis=0) + _COUNTS_AS * _STD**2
+        std = np.maximum(np.sqrt(square / (num + _COUNTS_AS)), _NARROWEST)
+    _, along, weight = look(theta)
+    values = np.stack([theta[:, 0], theta[:, 1], 10.0 ** theta[:, 2]], axis=1)
+    by_column = np.stack([np.ones(num), np.ones(num), 1.0 / (_LN10 * values[:, 2])], axis=1)  # not by its logarithm
+    curvature = by_column[:, :, None] * information[:, :3, :3] * by_column[:, None, :]
+    weighted = np.einsum("nkl,nl->nk", curvature, values) + by_column * slope
+    by_density, depth, of_density = jax.device_get(_of_medium(prepared, galactic, theta, along, weight, band))
+    return curvature, weighted, -by_column * information[:, :3, 3], by_column * by_density, depth, of_density
 
-    def objective(theta, mean, precision):
-        found = jnp.sum(statistic.log_likelihood(expected(theta, galactic)), axis=1)
-        return found - 0.5 * jnp.sum(precision * (theta - mean) ** 2, axis=1)
 
-    def curved(theta, mean, precision):
-        """Slope of the objective of each source, and minus its second derivatives."""
-        mu, along = slopes(theta)
-        first, weight = score(mu)
-        slope = jnp.einsum("kng,ng->nk", along, first) - precision * (theta - mean)
-        return slope, jnp.einsum("kng,lng,ng->nkl", along, along, weight) + jnp.diag(precision)
+def _expected(prepared, theta, galactic, band, log10_n0=-30.0, log10_T=6.0):
+    """Return counts by photon index, log10 flux and log10 column (N, 3); without a medium."""
+    p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
+    medium = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
+    return prepared.expected(p | medium | {"z": jnp.asarray(prepared.z)}, band)
 
-    def step(_, state, mean, precision):
-        theta, value, damping = state
-        slope, H = curved(theta, mean, precision)
-        damped = H + damping[:, None, None] * (H * jnp.eye(3))
-        new = theta + jnp.clip(jnp.linalg.solve(damped, slope[..., None])[..., 0], -0.5, 0.5)
-        new_value = objective(new, mean, precision)
-        better = new_value >= value
-        theta = jnp.where(better[:, None], new, theta)
-        return theta, jnp.where(better, new_value, value), jnp.where(better, damping / 5.0, damping * 5.0)
 
-    def once(_, state):
-        """Fit every source as one of a population, and the population to them."""
-        theta, mean, std = state
-        prior = mean, 1.0 / std**2
-        began = theta, objective(theta, *prior), jnp.full(num, 1e-2)
-        theta, _, _ = jax.lax.fori_loop(0, _STEPS, functools.partial(step, mean=prior[0], precision=prior[1]), began)
-        error = jnp.diagonal(jnp.linalg.inv(curved(theta, *prior)[1]), axis1=1, axis2=2)
-        mean = (jnp.sum(theta, axis=0) + _COUNTS_AS * _MEAN) / (num + _COUNTS_AS)
-        square = jnp.sum((theta - mean) ** 2 + error, axis=0) + _COUNTS_AS * _STD**2
-        return theta, mean, jnp.maximum(jnp.sqrt(square / (num + _COUNTS_AS)), _NARROWEST)
+@functools.partial(jax.jit, static_argnames="band")
+def _look(prepared, galactic, theta, band):
+    """Return what counts say of index, log10 flux, log10 column and the Galactic column, where these are so.
 
-    theta, _, _ = jax.lax.fori_loop(0, _ROUNDS, once, (theta, jnp.asarray(_MEAN), jnp.asarray(_STD)))
-    mu, along = slopes(theta)
-    first, weight = score(mu)
-    nh = 10.0 ** theta[:, 2]
-    along = along.at[2].divide(_LN10 * nh[:, None])  # by the column itself
-    curvature = jnp.einsum("kng,lng,ng->nkl", along, along, weight)
-    values = theta.at[:, 2].set(nh)
-    weighted = jnp.einsum("nkl,nl->nk", curvature, values) + jnp.einsum("kng,ng->nk", along, first)
+    Expected counts and log likelihood (N,), its slopes by the first three (N, 3), information (N, 4, 4); derivatives
+    of the channels by the first three (3, N, G), and the information of each channel (N, G).
+    """
+    statistic = prepared.statistic
+    both = jnp.concatenate([theta, galactic[:, None]], axis=1)
+    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :3], b[:, 3], band), both)
+    along = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(4)[:, None, :], (4, *both.shape)))
+    of_all = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
+    first, second = jax.jvp(of_all, (mu,), (jnp.ones_like(mu),))
+    weight = jnp.maximum(-second, 0.0)
+    return (
+        jnp.sum(jnp.where(statistic.used, mu, 0.0), axis=1),
+        jnp.sum(statistic.log_likelihood(mu), axis=1),
+        jnp.einsum("kng,ng->nk", along[:3], first),
+        jnp.einsum("kng,lng,ng->nkl", along, along, weight),
+        along[:3],
+        weight,
+    )
 
-    def response(change):
-        return -jnp.einsum("kng,ng,ng->nk", along, weight, change)
 
-    by_galactic = response(jax.jvp(lambda g: expected(theta, g), (galactic,), (jnp.ones(num),))[1])
+@functools.partial(jax.jit, static_argnames="band")
+def _of_medium(prepared, galactic, theta, along, weight, band):
+    """Return change of slopes with the density of a thin medium, by temperature; its depths; information about it."""
     guide = prepared.depth
     if guide is None:
-        return curvature, weighted, by_galactic, jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
+        num = len(galactic)
+        return jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
     def by_temperature(T):
-        change = jax.jvp(lambda n: expected(theta, galactic, n, T), (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
-        return response(change), guide(1.0, T), jnp.sum(weight * change**2, axis=1)
+        def counts(log10_n0):
+            return _expected(prepared, theta, galactic, band, log10_n0, T)
 
-    return curvature, weighted, by_galactic, *jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))
+        change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
+        return -jnp.einsum("kng,ng,ng->nk", along, weight, change), guide(1.0, T), jnp.sum(weight * change**2, axis=1)
+
+    return jax.lax.map(by_temperature, jnp.asarray(_TEMPERATURES))
