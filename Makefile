@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The first target is what a bare `make` does.
-.PHONY: help demo test test-slow lint notebooks docs bench clean
+.PHONY: help demo test test-long test-slow lint notebooks docs bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
@@ -25,7 +25,10 @@ demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and wri
 test: $(VENV)/.installed-test ## the default test suite
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-slow: $(VENV)/.installed-test ## calibration and long comparisons
+test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and calibration: minutes
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
+
+test-slow: $(VENV)/.installed-test ## whole populations and their calibration: hours
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev ## ruff and mypy

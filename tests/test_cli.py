@@ -316,6 +316,7 @@ def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeyp
 # calibrate
 
 
+@pytest.mark.long
 def test_calibrate_writes_a_certificate_and_its_figure(tmp_path, capsys):
     out = tmp_path / "new" / "calibration"
     words = ["--subset", "8", "--num-replicates", "20", "--num-warmup", "100", "--no-mass-step", "--quiet"]

@@ -30,6 +30,7 @@ def test_fit_of_the_bundled_bursts(tmp_path, capsys):
     assert "Flux against peak energy as observed" in (out / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_simulated_catalogue_is_fitted(tmp_path, capsys):
     table = tmp_path / "bursts.ecsv"
     options = ["--num", "5", "--seed", "3", "--set", "population.num_intervals=4", "--set", "truth.gamma_mean=1.3"]

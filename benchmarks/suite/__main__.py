@@ -40,7 +40,8 @@ WAYS = {  # of drawing, beside the default
     "fixed length": {"trajectory_length": 1.5},
     "independent": {"independent_proposals": True, "trajectory_length": 1.5},
 }
-AT_ONCE = "; two contestants at a time, so that speeds are rough"
+AT_ONCE = "; two contestants at a time, compiled with few optimisations by XLA: speeds are rough"
+FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1"
 QUICK_SECONDS = 420.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
 STOPPED = threading.Event()  # by whoever waits: processes are ended then
@@ -85,9 +86,12 @@ def prepare(system: str, options, folder: Path) -> str:
 
 def run_within(command, seconds, log: Path, result: Path | None = None) -> tuple[int | None, list[str]]:
     """Run a command until it ends, has left its result, or its time is up; returns its status and what it said."""
+    flags = [os.environ.get("XLA_FLAGS", "")] + [FEW_OPTIMISATIONS] * ("--quick" in command)
     end = time.monotonic() + seconds
     with log.open("w+") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, env=os.environ | {"XLA_FLAGS": " ".join(flags)}
+        )
         while process.poll() is None and time.monotonic() < end and not STOPPED.is_set():
             if result is not None and result.exists():
                 time.sleep(0.3)  # in which it would end by itself, but for PyStan's workers

@@ -74,6 +74,7 @@ def test_summary_is_that_of_the_draws(ragged):
     np.testing.assert_allclose(row["ess_bulk"], array_stats.ess(draws.to_numpy(), chain_axis=0, draw_axis=1), rtol=0.03)
 
 
+@pytest.mark.long
 def test_same_posterior_as_nuts():
     y = np.array([[28.0, 8, -3, 7, -1, 1, 18, 12]])
     sigma = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
@@ -286,6 +287,7 @@ def test_a_share_that_always_fails_is_an_error(pool):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::RuntimeWarning")
+@pytest.mark.long
 def test_a_dask_cluster(ragged):
     distributed = pytest.importorskip("distributed") if not os.environ.get("CI") else __import__("distributed")
     with (

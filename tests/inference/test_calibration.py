@@ -77,6 +77,7 @@ def test_a_right_program_passes(right):
         )
     ],
 )
+@pytest.mark.long
 def test_planted_errors_are_caught(wrong, quantity, words):
     found = run(512, fitted=wrong)
     assert not found.calibrated
@@ -188,6 +189,7 @@ def test_too_few_replicates_and_unknown_parameters():
         run(20, parameters=["slop"])
 
 
+@pytest.mark.long
 def test_an_interrupted_calibration_is_none(monkeypatch):
     turn, turns = batch._Queue.turn, []
 

@@ -102,10 +102,10 @@ def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(
 
 
 def test_drawing_until_good_ends_at_the_same_draw(small_blocks, stop_after, tmp_path):
-    uninterrupted = run(until=4000)
+    uninterrupted = run(until=2000)
     stop_after(800, MemoryError)
     with pytest.raises(MemoryError):
-        run(until=4000, checkpoint=tmp_path)
+        run(until=2000, checkpoint=tmp_path)
     fit = resume(tmp_path, eight_schools, Y, SIGMA, progress=False)
     assert_same_draws(fit, uninterrupted)
     assert fit.run["stopped"] == uninterrupted.run["stopped"]
@@ -155,6 +155,7 @@ def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"
     return np.load(out), np.load(tmp_path / "alone.npz")
 
 
+@pytest.mark.long
 def test_three_kills_lose_nothing(tmp_path):
     killed, alone = kill_and_resume(tmp_path, 3, seed=1)
     assert killed["position"].shape == (4, OPTIONS["num_samples"], 10)

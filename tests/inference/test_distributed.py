@@ -63,6 +63,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
 def test_two_processes_have_the_density_of_one(two, name):
     values, gradients, _ = densities(name, split=False)
     for found in two[0]:
@@ -73,6 +74,7 @@ def test_two_processes_have_the_density_of_one(two, name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
 def test_each_device_computes_for_its_share(two, name):
     num_objects, share = SHARES[name]
     text = str(two[0][0][f"{name}_text"])
@@ -85,6 +87,7 @@ def test_each_device_computes_for_its_share(two, name):
         assert not [shape for shape, _ in arrays if str(num_objects) in shape.split(",")]
 
 
+@pytest.mark.long
 def test_draws_of_two_processes_are_those_of_one(two, one_process_fit):
     found, _ = two
     np.testing.assert_array_equal(found[0]["draws"], found[1]["draws"])
@@ -97,6 +100,7 @@ def test_draws_of_two_processes_are_those_of_one(two, one_process_fit):
         assert abs(a.mean() - b.mean()) < 4 * error
 
 
+@pytest.mark.long
 def test_process_0_measures_time(two):
     found, _ = two
     assert found[0]["more"].shape[1] > 300
@@ -106,6 +110,7 @@ def test_process_0_measures_time(two):
     assert found[0]["stopped"] == found[1]["stopped"]
 
 
+@pytest.mark.long
 def test_errors_of_one_process_are_those_of_all(two):
     for found in two[0]:
         assert "found another run in it" in str(found["refused"])
@@ -113,6 +118,7 @@ def test_errors_of_one_process_are_those_of_all(two):
         assert "process 1" in str(found["apart"])
 
 
+@pytest.mark.long
 def test_one_process_goes_on_where_two_have_stopped(two):
     found, folder = two
     num_samples = found[0]["more"].shape[1] + 20

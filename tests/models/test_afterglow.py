@@ -296,6 +296,7 @@ def test_columns_of_the_milky_way(data):
 
 
 @pytest.mark.parametrize("whim", [False, True])
+@pytest.mark.long
 def test_a_redshift_with_an_error_is_a_parameter(data, whim):
     model = Afterglow(whim=whim)
     gas = GAS if whim else {}
@@ -318,6 +319,7 @@ def test_a_redshift_with_an_error_is_a_parameter(data, whim):
     assert float(slope[1]) == pytest.approx(float(ends[0] - ends[1]) / (2 * step), rel=0.05)
 
 
+@pytest.mark.long
 def test_skew_hosts_have_the_mean_and_the_deviation_of_their_names(data):
     model = Afterglow(host="skew-normal")
     prepared = model.prepare(data)

@@ -114,6 +114,7 @@ def test_what_goes_in_comes_out():
     assert 0.9 < float(np.sqrt((pull**2).mean())) < 1.1
 
 
+@pytest.mark.long
 def test_sampled_latents_have_the_same_posterior():
     data = BurstPopulation(num_intervals=8, gamma=(1.5, 0.4)).draw(10, seed=3).data
     fits = [hbm.sample(Golenetskii(latents=form), data, seed=2, progress=False) for form in ("marginal", "sampled")]
@@ -152,6 +153,7 @@ def test_one_line_for_all_is_what_an_integral_over_it_says():
     assert 1.0 < best[0] < 2.0
 
 
+@pytest.mark.long
 def test_redshifts_are_told_poorly_and_honestly():
     """Held-out redshifts: the truth is covered, and the posterior is nearly as wide as the prior."""
     data, truth = BurstPopulation(num_intervals=8, unknown=6).draw(20, seed=5)

@@ -147,6 +147,7 @@ def test_slopes_and_intercept_are_correlated_among_groups():
         handlers.trace(handlers.seed(Relation(correlated=True, priors={"correlation": 0.1}), 1)).get_trace(data)
 
 
+@pytest.mark.long
 def test_what_goes_in_comes_out_in_every_form():
     columns, alpha, beta = points(12, 8)
     data = PointsInGroups.from_columns(columns)
@@ -182,6 +183,7 @@ def test_errors_in_x_do_not_flatten_the_line():
     assert abs(draws.mean() - alpha[0]) < 3.5 * draws.std()
 
 
+@pytest.mark.long
 def test_upper_limits_are_points():
     """A sample cut at a threshold: as upper limits the line is right, as values it is too flat."""
     columns, alpha, _ = points(1, 400, seed=5)
@@ -200,6 +202,7 @@ def test_upper_limits_are_points():
 
 
 @pytest.mark.parametrize("kind", ["outliers", "student_t"])
+@pytest.mark.long
 def test_outliers_are_told(kind):
     columns, alpha, _ = points(1, 80, seed=6)
     del columns["group"]
@@ -221,6 +224,7 @@ def test_outliers_are_told(kind):
     assert np.median(np.delete(share, wrong)) < 0.05
 
 
+@pytest.mark.long
 def test_several_predictors_and_predictors_of_groups():
     rng = np.random.default_rng(7)
     of = np.repeat(np.arange(20), 12)

@@ -281,6 +281,7 @@ def assert_equal_means(a, b, names, min_ess=200):
     "latents",
     ["sampled", *(pytest.param(name, marks=pytest.mark.slow) for name in ("noncentred", "centred"))],
 )
+@pytest.mark.long
 def test_treatments_of_latents_have_one_posterior(fits, recovered, latents):
     globals_ = [name for name, v in fits["marginal"].posterior.items() if v.ndim == 2]
     assert set(globals_) == {"Om0", *TRUTH}

@@ -1,4 +1,4 @@
-"""JLA, 740 supernovae, flat wCDM: m_B, x1 and c with their covariances, the Tripp relation and a host step.
+"""JLA supernovae, flat wCDM: m_B, x1 and c with their covariances, the Tripp relation and a host step.
 
 The others sample the true (x1, c, m_b) of every supernova; distances are 1/E at Chebyshev nodes and one matrix, noise
 is whitened by factors computed beforehand. Centred latents are in units of their errors around what was observed.
@@ -7,11 +7,11 @@ is whitened by factors computed beforehand. Centred latents are in units of thei
 import numpy as np
 from numpy.polynomial import chebyshev
 
-TITLE = "JLA, 740 supernovae, flat wCDM"
+TITLE = "JLA, {num} supernovae, flat wCDM"
 NAMES = ("Om0", "w0", "M0", "alpha", "beta", "delta_M", "sigma_int", "x1_mean", "x1_std", "c_mean", "c_std")
 SHARE, PATIENCE = 1, 2  # of the draws and the seconds that are usual
-SIZES: dict[str, int] = {}
-QUICK_SIZES: dict[str, int] = {}
+SIZES = {"num": 740}
+QUICK_SIZES = {"num": 185}
 FORMS = ("centred", "non-centred")
 SHIFTS: dict[str, float] = {}
 PROGRAM = {"centred": "jla_latents.stan", "non-centred": "jla_noncentred.stan"}
@@ -30,12 +30,13 @@ PRIORS = {
 }  # fmt: skip
 
 
-def problem():
-    """Return the sample as arrays: (x1, c, m_b), their covariance, what turns 1/E into distances."""
+def problem(num):
+    """Return the sample, evenly thinned, as arrays: (x1, c, m_b), their covariance, what turns 1/E into distances."""
     from hbm_jax import constants
     from hbm_jax.data import load_jla
 
     sne = load_jla()
+    sne = sne.subset(np.arange(0, len(sne), len(sne) // num))
     order = [1, 2, 0]
     covariance = sne.covariance[:, order][:, :, order].copy()
     covariance[:, 2, 2] += sne.variance_lensing + sne.variance_velocity
@@ -47,7 +48,7 @@ def problem():
     return {
         "x1": sne.x1, "c": sne.c, "m_b": sne.m_b, "covariance": covariance, "is_massive": (sne.log10_mass > 10) * 1.0,
         "u": (x + 1) / 2 * u_sne.max(), "integral": integral * u_sne.max() / 2,
-        "modulus_of_one": 5 * np.log10((1 + sne.z_hel) * constants.speed_of_light_km_s / 70.0) + 25,
+        "modulus_of_one": 5 * np.log10((1 + sne.z_hel) * constants.speed_of_light_km_s / 70.0) + 25, "data": sne,
     }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def ours(given, latents):
     """Model and data."""
     import hbm_jax as hbm
 
-    return hbm.models.Supernova(cosmology="wcdm", latents=latents), hbm.data.load_jla()
+    return hbm.models.Supernova(cosmology="wcdm", latents=latents), given["data"]
 
 
 def _expected(given, p, xp):
