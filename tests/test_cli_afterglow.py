@@ -40,6 +40,7 @@ def test_simulation_says_what_it_wrote_and_how_to_fit_it(tmp_path, capsys):
     assert len(Table.read(folder / "catalog.ecsv")) == 2
 
 
+@pytest.mark.long
 def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
     folder, out = tmp_path / "sample", tmp_path / "run"
     shutil.copytree(sample, folder)

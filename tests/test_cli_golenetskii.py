@@ -47,6 +47,7 @@ def test_a_simulated_catalogue_is_fitted(tmp_path, capsys):
     assert "5 simulated objects" in text
 
 
+@pytest.mark.long
 def test_simulated_spectra_are_fitted(tmp_path, capsys):
     folder, out = tmp_path / "bursts", tmp_path / "run"
     options = ["--num", "2", "--seed", "3", "--set", "population.num_intervals=2", "--spectrum", "cutoff"]

@@ -48,7 +48,9 @@ def _fractions():
 
 
 @functools.cache
+@functools.cache
 def _depth(**static):
+    """One compiled function for all tests of the same kind."""
     return jax.jit(functools.partial(whim_optical_depth, n0=1e-7, cosmology=FLAT, **static))
 
 
@@ -152,6 +154,7 @@ AT = {"z": 1.3, "n0": 3e-7, "log10_T": 6.1, "log10_xi": 0.8, "metallicity": 0.4,
       "H0": 70.0, "density_slope": 0.2, "metallicity_slope": -0.1, "temperature_slope": 0.3}  # fmt: skip
 
 
+@pytest.mark.long
 def test_gradients():
     energy = np.array([0.37, 0.81, 2.2])  # no edge where a difference is taken
 

@@ -244,6 +244,7 @@ def test_the_idealised_scintillators_count_each_photon_once_at_most(kind):
         gbm_like_rmf("csi")
 
 
+@pytest.mark.long
 def test_a_population_is_what_it_says():
     population = BurstSpectraPopulation(
         num_intervals=40, duration=(0.01, 0.02), threshold=0.0, intrinsic_scatter=0.0, detectors={"n0": "nai"}

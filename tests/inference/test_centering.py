@@ -440,6 +440,7 @@ MIXED = (
 )
 
 
+@pytest.mark.long
 def test_sample_chooses_on_request_and_everything_afterwards_knows(tmp_path):
     options = {"seed": 3, "num_samples": 1000, "progress": False}
     fit = hbm.sample(mixed, *MIXED, centering=True, checkpoint=tmp_path / "run", **options)

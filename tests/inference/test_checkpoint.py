@@ -101,6 +101,7 @@ def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(
     assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
 
 
+@pytest.mark.long
 def test_drawing_until_good_ends_at_the_same_draw(small_blocks, stop_after, tmp_path):
     uninterrupted = run(until=2000)
     stop_after(800, MemoryError)

@@ -165,6 +165,7 @@ def sites(model, prepared, p, area):
     return values | {"effective_area": area}, log_jacobian
 
 
+@pytest.mark.long
 def test_joint_density_is_the_sum_of_its_parts(sample, data, monkeypatch):
     monkeypatch.setattr(folded_bursts, "LEVELS", folded_bursts.LEVELS[-1:])  # the same energies for all
     model = GolenetskiiCounts(latents="sampled")
@@ -265,6 +266,7 @@ def test_intervals_of_different_numbers_and_lacking_detectors_stay_apart(sample,
     np.testing.assert_allclose(b, a[kept], rtol=1e-12)
 
 
+@pytest.mark.long
 def test_single_fits_are_those_of_a_spectral_fit(data):
     one = data.intervals([0])
     z = float(one.z[0])
