@@ -25,10 +25,10 @@ demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and wri
 test: $(VENV)/.installed-test ## the default test suite
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and calibration: minutes
+test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and calibration; CI runs it too
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
-test-slow: $(VENV)/.installed-test ## whole populations and their calibration: hours
+test-slow: $(VENV)/.installed-test ## whole populations and their calibration
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev ## ruff and mypy

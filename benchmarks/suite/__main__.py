@@ -44,7 +44,7 @@ AT_ONCE = "; two contestants at a time, compiled with few optimisations by XLA: 
 FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1"
 QUICK_SECONDS = 420.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
-STOPPED = threading.Event()  # by whoever waits: processes are ended then
+STOPPED = threading.Event()  # set by Ctrl-C: running processes are ended, those in the queue not begun
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
 
 
