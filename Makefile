@@ -12,11 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-# One stamp per set of extras; it is remade when pyproject.toml changes.
+# One stamp per set of extras; it is remade when pyproject.toml changes. Half of pip's time went into an old resolver and
+# into compiling byte code on one core, the tests of packages included.
 $(VENV)/.installed-%: pyproject.toml
-	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --upgrade-deps $(VENV); }
 	@echo "installing hbm_jax[$*] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[$*]'
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
 
 demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and write a report to runs/demo

@@ -119,7 +119,7 @@ def known(failure=""):
 @pytest.mark.parametrize(
     ("failure", "seconds", "shown"),
     [
-        ("", 1.0, "not run: the 7 minutes were up"),
+        ("", 1.0, "not run: the 8 minutes were up"),
         ("the problem could not be worked out: OSError: no space", 100.0, "OSError: no space"),
     ],
 )

@@ -12,6 +12,7 @@ parameter of the population.
 
 import argparse
 import datetime
+import itertools
 import math
 import os
 import pickle
@@ -42,7 +43,7 @@ WAYS = {  # of drawing, beside the default
 }
 AT_ONCE = "; two contestants at a time, compiled with few optimisations by XLA: speeds are rough"
 FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1"
-QUICK_SECONDS = 420.0  # beside the environment and the kernels
+QUICK_SECONDS = 480.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
 STOPPED = threading.Event()  # set by Ctrl-C: running processes are ended, those in the queue not begun
 FIRST = "; of the forms of the others the better one only, by short runs of all (suite_forms.txt)"
@@ -224,7 +225,7 @@ def main():
     parser = argparse.ArgumentParser(
         prog="benchmarks/suite", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one round of 300 draws in 7 minutes: whether it all runs")
+    parser.add_argument("--quick", action="store_true", help="one round of 300 draws in 8 minutes: whether it all runs")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"comma-separated: {', '.join(SYSTEMS)}")
     parser.add_argument("--only", help="contestants whose names begin with one of these, comma-separated")
     parser.add_argument("--forms", choices=("all", "first"), default="all", help="first: no form known to be the worse")
@@ -283,25 +284,32 @@ def main():
             """Future row of a contestant; asked for the first time, it is put at the end of the queue."""
             own = allowances(options, import_module(f"systems.{name}"))
             key, task = (name, contestant, seed), (run, name, contestant, seed, own, Path(folder), problem_of(name))
-            return jobs.get(key) or jobs.setdefault(key, pool.submit(*task))
+            if key not in jobs:
+                jobs[key] = pool.submit(*task)
+                jobs[key].add_done_callback(tell)
+            return jobs[key]
 
         def problem_of(name):
             return jobs.get((name,)) or jobs.setdefault((name,), pool.submit(prepare, name, options, Path(folder)))
 
+        def tell(job):
+            if not job.cancelled() and not job.exception():
+                print(report.one_line(job.result()), flush=True)
+
         try:
-            if options.quick:  # both cores are busy until the end
-                for name in names:
+            if options.quick:  # both cores are busy until the end: what takes longest first, Stan's short runs last
+                for name in reversed(names):
                     problem_of(name)
-                for name in names:
-                    for contestant in taking_part[name]:
-                        row_of(name, contestant, 1)
+                for turn in itertools.zip_longest(*(taking_part[name] for name in reversed(names))):
+                    for name, contestant in zip(reversed(names), turn, strict=True):
+                        if contestant is not None:
+                            row_of(name, contestant, 1)
             for name in names:
                 rows: list = []
                 for seed in range(1, options.rounds + 1):
                     turn = taking_part[name] if seed == 1 else better_forms(rows, taking_part[name])
                     for contestant in turn:
                         rows.append(row_of(name, contestant, seed).result())
-                        print(report.one_line(rows[-1]), flush=True)
                 # A system that is done is on disk, beside those of earlier runs.
                 system = import_module(f"systems.{name}")
                 own = allowances(options, system)
@@ -309,9 +317,11 @@ def main():
                 settings = settings.replace(f"{options.seconds:.0f} s", f"{own.seconds:.0f} s")
                 title = system.TITLE.format(**sizes(system, options.quick))
                 report.keep(name, title, rows, about | {"settings": settings}, options.out)
-        except BaseException:
+        except BaseException as stopped:
             STOPPED.set()
             pool.shutdown(cancel_futures=True)
+            if isinstance(stopped, KeyboardInterrupt):
+                parser.exit(130, f"interrupted; systems that were done are in {options.out}\n")
             raise
     if not options.no_kernels:
         report.keep_kernels(import_module("kernels").table(quick=options.quick), options.out)

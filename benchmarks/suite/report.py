@@ -168,8 +168,19 @@ def figure(rows, titles, path: Path) -> None:
     colours = {OURS: "#0072B2", "NumPyro": "#E69F00", "BlackJAX": "#CC79A7", "PyMC": "#009E73", "Stan": "#D55E00"}
     fig, axes = plt.subplots(len(titles), 1, figsize=(8, 2.3 * len(titles)), squeeze=False, layout="constrained")
     for ax, (system, title) in zip(axes[:, 0], titles.items(), strict=True):
-        found = [s for s in summaries(rows, system) if not s.failure][::-1]
+        found = summaries(rows, system)[::-1]
         for place, s in enumerate(found):
+            if s.failure:
+                ax.text(
+                    0.01,
+                    place,
+                    s.failure[:70],
+                    transform=ax.get_yaxis_transform(),
+                    va="center",
+                    fontsize=7,
+                    color="0.4",
+                )
+                continue
             colour = colours[s.name.split(",")[0]]
             ax.plot(s.spread, (place, place), color=colour, lw=2)
             ax.plot(s.rate, place, "o", color=colour, mfc=colour if s.speed else "white", ms=7)
@@ -182,7 +193,11 @@ def figure(rows, titles, path: Path) -> None:
                 fontsize=7,
                 color="0.25",
             )
-        ax.set_yticks(range(len(found)), [s.name + ("" if s.speed else " (not converged)") for s in found], fontsize=8)
+        ax.set_yticks(
+            range(len(found)),
+            [s.name + ("" if s.speed or s.failure else " (not converged)") for s in found],
+            fontsize=8,
+        )
         ax.set_xscale("log")
         ax.set_ylim(-0.6, len(found) - 0.2)
         ax.set_title(title, loc="left", fontsize=10)
