@@ -42,7 +42,7 @@ WAYS = {  # of drawing, beside the default
     "independent": {"independent_proposals": True, "trajectory_length": 1.5},
 }
 AT_ONCE = "; two contestants at a time, compiled with few optimisations by XLA: speeds are rough"
-FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1"
+FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 QUICK_SECONDS = 480.0  # beside the environment and the kernels
 LEAST_SECONDS = 15.0  # in which a contestant may end
 STOPPED = threading.Event()  # set by Ctrl-C: running processes are ended, those in the queue not begun
@@ -87,12 +87,9 @@ def prepare(system: str, options, folder: Path) -> str:
 
 def run_within(command, seconds, log: Path, result: Path | None = None) -> tuple[int | None, list[str]]:
     """Run a command until it ends, has left its result, or its time is up; returns its status and what it said."""
-    flags = [os.environ.get("XLA_FLAGS", "")] + [FEW_OPTIMISATIONS] * ("--quick" in command)
     end = time.monotonic() + seconds
     with log.open("w+") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, start_new_session=True, env=os.environ | {"XLA_FLAGS": " ".join(flags)}
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         while process.poll() is None and time.monotonic() < end and not STOPPED.is_set():
             if result is not None and result.exists():
                 time.sleep(0.3)  # in which it would end by itself, but for PyStan's workers
@@ -103,6 +100,16 @@ def run_within(command, seconds, log: Path, result: Path | None = None) -> tuple
         process.wait()
         file.seek(0)
         return process.returncode, [line for line in file.read().splitlines() if line.strip()]
+
+
+def few_optimisations() -> str:
+    """XLA_FLAGS with those for less optimisation that this version of jaxlib knows: others would end a process."""
+    known = os.environ.get("XLA_FLAGS", "")
+    for flag in FEW_OPTIMISATIONS.split():
+        asked, flags = [sys.executable, "-c", "import jax; jax.devices()"], f"{known} {flag}".strip()
+        if not subprocess.run(asked, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True).returncode:
+            known = flags
+    return known
 
 
 def error_in(said, status) -> str:
@@ -250,11 +257,12 @@ def main():
     if options.render:
         import_module("report").render(options.render)
         return
-    options.longer, options.at_once, options.end = 4, 1, math.inf
+    options.longer, options.at_once, options.end, flags = 4, 1, math.inf, os.environ.get("XLA_FLAGS", "")
     if options.quick:
         options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 60.0), "first"
         # Most of the time goes into compilation, which takes one core.
         options.at_once, options.end = 2, time.monotonic() + QUICK_SECONDS
+        os.environ["XLA_FLAGS"] = few_optimisations()
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
         parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
@@ -323,6 +331,7 @@ def main():
             if isinstance(stopped, KeyboardInterrupt):
                 parser.exit(130, f"interrupted; systems that were done are in {options.out}\n")
             raise
+    os.environ["XLA_FLAGS"] = flags
     if not options.no_kernels:
         report.keep_kernels(import_module("kernels").table(quick=options.quick), options.out)
     print((options.out / "suite.txt").read_text())

@@ -47,6 +47,7 @@ def numpyro(program, names, options) -> Result:
     """Plain NumPyro: its NUTS kernel from the priors' medians, a chain on each of two devices, compiled beforehand.
 
     `numpyro.infer.MCMC` runs the same kernel, but compiles it anew at every call, so that its phases cannot be timed.
+    As there one program warms up and draws: the kernel adapts as long as its warm-up lasts.
     """
     import jax
     import jax.numpy as jnp
@@ -55,26 +56,22 @@ def numpyro(program, names, options) -> Result:
     jax.config.update("jax_enable_x64", True)
     kernel = NUTS(program, init_strategy=init_to_median)
     began = time.perf_counter()
-    states = [
-        kernel.init(key, options.draws, None, (), {}) for key in jax.random.split(jax.random.key(options.seed), CHAINS)
-    ]
+    keys = jax.random.split(jax.random.key(options.seed), CHAINS)
+    states = [kernel.init(key, options.draws, None, (), {}) for key in keys]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-
-    def warm(state):
-        return jax.lax.fori_loop(0, options.draws, lambda _, s: kernel.sample(s, (), {}), state)
 
     def draw(state):
         def one(s, _):
             s = kernel.sample(s, (), {})
             return s, (s.z, s.num_steps, s.diverging)
 
-        return jax.lax.scan(one, state, None, options.draws)[1]
+        return jax.lax.scan(one, state, None, options.draws)
 
-    warmer, sampler = jax.pmap(warm).lower(state).compile(), jax.pmap(draw).lower(state).compile()
+    run = jax.pmap(draw).lower(state).compile()
     compiled = time.perf_counter()
-    state = jax.block_until_ready(warmer(state))
+    state, _ = jax.block_until_ready(run(state))
     warmed = time.perf_counter()
-    positions, steps, divergent = jax.block_until_ready(sampler(state))
+    _, (positions, steps, divergent) = jax.block_until_ready(run(state))
     done = time.perf_counter()
     sites = jax.jit(jax.vmap(jax.vmap(kernel.postprocess_fn((), {}))))(positions)
     return Result(
