@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from numpyro.infer import HMC, NUTS
+from numpyro.infer.util import ParamInfo
 
 from hbm_jax.inference import independence
 from hbm_jax.inference.compiling import Compiled
@@ -60,7 +61,10 @@ class Chains:
         metric = self.start.metric
 
         # The metric is an argument, not a constant: another seed's is another, and the program stays the compiled one.
-        def begin(key, point, inverse_mass):
+        # Potential and gradient come from the program of the searches; compiled into this one they would take as long.
+        def begin(key, position, potential, gradient, inverse_mass):
+            point, back = metric.from_position(position), jax.vjp(metric.to_position, position)[1]
+            point = ParamInfo(point, potential, *back(gradient))
             settings = {
                 "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
                 "dense_mass": metric.dense,
@@ -74,9 +78,10 @@ class Chains:
             return self.kernel.init(key, self.num_warmup, point, (), {})
 
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
-        begin_all = jax.vmap(begin, in_axes=(0, 0, None))
-        points = jnp.asarray(metric.from_position(self.start.points))
-        given = (jax.random.split(self.key, num_chains), points, jnp.asarray(metric.inverse_mass))
+        begin_all = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
+        found = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
+        arrays = map(jnp.asarray, (self.start.points, *map(np.asarray, map(np.stack, found)), metric.inverse_mass))
+        given = (jax.random.split(self.key, num_chains), *arrays)
         processes = self.target.processes
         self.state = processes.compile(begin_all, *given)(*given)
         devices = jax.local_devices()

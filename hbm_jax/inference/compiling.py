@@ -57,14 +57,16 @@ class Compiled:
     ----------
     fn : callable
         A function of arrays, always called with arguments of the same shapes.
+    compile : callable
+        Function and arguments -> program.
     """
 
-    def __init__(self, fn: Callable):
-        self.fn = fn
+    def __init__(self, fn: Callable, compile: Callable = compiled):
+        self.fn, self.compile = fn, compile
         self._program: Callable | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Call it."""
         if self._program is None:
-            self._program = compiled(self.fn, *args)
+            self._program = self.compile(self.fn, *args)
         return self._program(*args)

@@ -189,9 +189,9 @@ class Processes(OneProcess):
         spec = PartitionSpec(*[None] * axis, "object")
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
-    def compile(self, fn: Callable, *args: Any) -> "SplitProgram":
+    def compile(self, fn: Callable, *args: Any, compared: bool = True) -> "SplitProgram":
         """Compile a function of a split potential for arguments of these shapes, which every process gives alike."""
-        return SplitProgram(self, fn, args)
+        return SplitProgram(self, fn, args, compared)
 
     def everywhere(self, value) -> jax.Array:
         """Place a value that every process has on all devices."""
@@ -282,14 +282,13 @@ class Processes(OneProcess):
 
     def choose_start(self, choose: Callable, target: Target, num_chains: int, key: jax.Array) -> Any:
         """Search in process 0, each evaluation of the density by all: NumPy's rounding decides where a search goes."""
-        evaluate = SplitProgram(self, jax.value_and_grad(target.potential), (target.start,), compared=False)
 
         def announced(point):
-            return evaluate(self.lead(lambda: np.asarray(point)))
+            return target.value_and_grad(self.lead(lambda: np.asarray(point)))
 
         if not self.leads:
             while (point := self.lead()) is not None:
-                evaluate(point)
+                target.value_and_grad(point)
             return self.lead()
         try:
             start = choose(target, num_chains, key, announced)

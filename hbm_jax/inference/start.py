@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hbm_jax.inference.compiling import Compiled
 from hbm_jax.inference.metric import MAX_DENSE, Metric, curvature_metric, scaled_metric
 from hbm_jax.inference.target import StartError, Target
 
@@ -170,14 +169,14 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     key : jax.Array
         Random key.
     value_and_grad : callable, optional
-        Compiled potential and gradient, where the target's are computed in another way than by this process.
+        The target's own, where another process has to be told of each call.
 
     Raises
     ------
     StartError
         If fewer starting points than chains have a finite density.
     """
-    value_and_grad = value_and_grad or Compiled(jax.value_and_grad(target.potential))
+    value_and_grad = value_and_grad or target.value_and_grad
     # NumPy draws, so that nothing has to be compiled for them.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
