@@ -6,19 +6,19 @@ BIN = $(VENV)/bin
 # Files share fits, so a file stays with one process; the order is that of tests/conftest.py, long files first.
 SIDE_BY_SIDE = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first target is what a bare `make` does.
 .PHONY: help demo test test-long test-slow lint notebooks docs bench clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-# One stamp per set of extras; it is remade when pyproject.toml changes. Half of pip's time went into an old resolver and
-# into compiling byte code on one core, the tests of packages included.
+# One stamp per set of extras; it is remade when pyproject.toml changes. Half of pip's time would go into the resolver of
+# an old pip, and into byte code of what is never imported: it is written at the first import instead.
 $(VENV)/.installed-%: pyproject.toml
 	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --upgrade-deps $(VENV); }
 	@echo "installing hbm_jax[$*] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[$*]'
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
 
 demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and write a report to runs/demo

@@ -261,7 +261,7 @@ def main():
     if options.quick:
         options.rounds, options.draws, options.seconds, options.forms = 1, 300, min(options.seconds, 60.0), "first"
         # Most of the time goes into compilation, which takes one core.
-        options.at_once, options.end = 2, time.monotonic() + QUICK_SECONDS
+        options.longer, options.at_once, options.end = 2, 2, time.monotonic() + QUICK_SECONDS
         os.environ["XLA_FLAGS"] = few_optimisations()
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:

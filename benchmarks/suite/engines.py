@@ -86,17 +86,24 @@ def blackjax(program, names, options) -> Result:
     """BlackJAX: its window adaptation and NUTS on the log density of the plain NumPyro program, compiled beforehand."""
     import blackjax as bj
     import jax
-    import jax.numpy as jnp
+    from numpyro import handlers
+    from numpyro.distributions import biject_to
     from numpyro.infer import init_to_median
-    from numpyro.infer.util import initialize_model
+    from numpyro.infer.util import constrain_fn, potential_energy
 
     jax.config.update("jax_enable_x64", True)
     keys = jax.random.split(jax.random.key(options.seed), 3 * CHAINS).reshape(3, CHAINS)
-    begun = [initialize_model(key, program, init_strategy=init_to_median) for key in keys[0]]
-    found, starts = begun[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *(b.param_info.z for b in begun))
+
+    def start(key):
+        medians = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_median)
+        sites = handlers.trace(medians).get_trace().items()
+        latent = {name: s for name, s in sites if s["type"] == "sample" and not s["is_observed"]}
+        return {name: biject_to(s["fn"].support).inv(s["value"]) for name, s in latent.items()}
 
     def log_density(position):
-        return -found.potential_fn(position)
+        return -potential_energy(program, (), {}, position)
+
+    starts = jax.jit(jax.vmap(start))(keys[0])
 
     def warm(key, position):
         adaptation = bj.window_adaptation(bj.nuts, log_density)
@@ -121,7 +128,7 @@ def blackjax(program, names, options) -> Result:
     warmed = time.perf_counter()
     positions, steps, divergent = jax.block_until_ready(sampler(keys[2], *state))
     done = time.perf_counter()
-    sites = jax.jit(jax.vmap(jax.vmap(found.postprocess_fn)))(positions)
+    sites = jax.jit(jax.vmap(jax.vmap(lambda position: constrain_fn(program, (), {}, position))))(positions)
     return Result(
         {"compile": compiled - began, "warmup": warmed - compiled, "sampling": done - warmed},
         {name: np.asarray(sites[name]) for name in names},
