@@ -159,10 +159,14 @@ def run_one(options) -> None:
         rng = np.random.default_rng(options.seed)
         starts = [system.stan_start(given, form, rng) for _ in range(engines.CHAINS)]
         program = PROGRAMS / system.PROGRAM[form]
+        ahead = options.problem.with_suffix(".seconds")
         if options.build:
+            began = time.monotonic()
             engines.build_stan(program, system.stan_data(given, form), options.seed)
+            ahead.write_text(f"{time.monotonic() - began}")
             return
         result = engines.stan(program, system.stan_data(given, form), starts, system.NAMES, options)
+        result.seconds["compile"] += float(ahead.read_text()) if ahead.exists() else 0.0
     result.memory = memory_of_session()
     options.result.write_bytes(pickle.dumps(result))
 
