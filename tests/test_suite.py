@@ -80,6 +80,19 @@ def test_another_posterior_has_no_speed_either(suite):
     assert "| did not converge |" in report.markdown(rows, {"s": "a system"})
 
 
+def test_a_way_that_was_given_up_has_no_speed_of_its_own(suite):
+    module, report = suite
+    given_up = result(module, 1)
+    given_up.failure = "proposals too seldom accepted"
+    rows = [
+        module.Row.of("s", "hbm_jax", 1, result(module, 3, seconds=8.0)),
+        module.Row.of("s", "hbm_jax, fixed length", 1, result(module, 2)),
+        module.Row.of("s", "hbm_jax, independent", 1, given_up),
+    ]
+    assert report.best(report.summaries(rows, "s"), "hbm_jax", ours=True).name == "hbm_jax, fixed length"
+    assert "proposals too seldom accepted" in report.text(rows, {"s": "a system"}, ABOUT, "")
+
+
 def test_medians_and_spreads_are_over_rounds(suite, tmp_path):
     module, report = suite
     rows = [module.Row.of("s", "hbm_jax", i, result(module, i, seconds=s)) for i, s in enumerate((1.0, 2.0, 4.0))]

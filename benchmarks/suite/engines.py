@@ -28,6 +28,7 @@ def ours(model, data, names, options, shifts=None, **settings) -> Result:
     fit = hbm.sample(model, data, num_samples=options.draws * longer, **common)
     stats = fit.tree["sample_stats"]
     found = fit.tree["posterior"]
+    given_up = "independent_proposals" in settings and not fit.run["proposals_used"]
     return Result(
         {
             # The search for the mode stands for a part of the warm-up.
@@ -40,6 +41,7 @@ def ours(model, data, names, options, shifts=None, **settings) -> Result:
         int(stats["diverging"].sum()),
         note,
         verdict_seconds,
+        failure="proposals too seldom accepted, so the same as with a fixed length" if given_up else "",
     )
 
 

@@ -21,6 +21,7 @@ class Result:
     note: str = ""
     verdict_seconds: float = math.nan  # of a fit that ends by itself, from its call to its verdict
     memory: float = math.nan  # bytes, of the process at its largest
+    failure: str = ""  # why it has no speed of its own
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Row:
     @classmethod
     def of(cls, system: str, contestant: str, seed: int, result: Result) -> "Row":
         """Diagnose a result."""
+        if result.failure:
+            return cls(system, contestant, seed, failure=result.failure)
         from arviz_stats.base import array_stats
 
         axes = {"chain_axis": 0, "draw_axis": 1}
