@@ -63,8 +63,8 @@ class Chains:
         # The metric is an argument, not a constant: another seed's is another, and the program stays the compiled one.
         # Potential and gradient come from the program of the searches; compiled into this one they would take as long.
         def begin(key, position, potential, gradient, inverse_mass):
-            point, back = metric.from_position(position), jax.vjp(metric.to_position, position)[1]
-            point = ParamInfo(point, potential, *back(gradient))
+            point = metric.from_position(position)
+            (slope,) = jax.vjp(metric.to_position, point)[1](gradient)
             settings = {
                 "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
                 "dense_mass": metric.dense,
@@ -75,13 +75,13 @@ class Chains:
                 self.kernel = NUTS(**settings, max_tree_depth=self.max_tree_depth)
             else:
                 self.kernel = HMC(**settings, trajectory_length=self.trajectory_length)
-            return self.kernel.init(key, self.num_warmup, point, (), {})
+            return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, slope), (), {})
 
         # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
         begin_all = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
-        found = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
-        arrays = map(jnp.asarray, (self.start.points, *map(np.asarray, map(np.stack, found)), metric.inverse_mass))
-        given = (jax.random.split(self.key, num_chains), *arrays)
+        values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
+        arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass
+        given = (jax.random.split(self.key, num_chains), *map(jnp.asarray, arrays))
         processes = self.target.processes
         self.state = processes.compile(begin_all, *given)(*given)
         devices = jax.local_devices()

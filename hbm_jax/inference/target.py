@@ -186,7 +186,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
 def _drawn(site):
     """Draw a latent from its prior, or where that cannot be drawn from, near zero.
 
-    NumPyro's `init_to_sample` gives the same, as the median of one draw: sorting doubles the time of compilation.
+    NumPyro's `init_to_sample` gives the same as the median of one draw, which takes time to compile.
     """
     if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None

@@ -12,8 +12,9 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference import start as start_module
+from hbm_jax.inference.chains import Chains
 from hbm_jax.inference.metric import Metric, scaled_metric
-from hbm_jax.inference.start import GRADIENT_TOLERANCE, choose_start, hessian_at, minimise
+from hbm_jax.inference.start import GRADIENT_TOLERANCE, Start, choose_start, hessian_at, minimise
 from hbm_jax.inference.target import StartError, Target, build_target
 
 KEY = jax.random.key(5)
@@ -385,3 +386,21 @@ def test_many_components_that_are_about_standard_start_where_their_sites_say():
     assert (abs(mean - y.mean()) < 6 * 0.5 / np.sqrt(num)).all()
     scale = np.sqrt(start.metric.inverse_mass) if start.metric.kind == "diagonal" else start.metric.scale
     assert scale[~target.standard] == pytest.approx(0.5 / np.sqrt(num), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trajectory_length"), [("dense", None), ("diagonal", 1.5), ("rotated", None), ("low-rank", 1.5)]
+)
+def test_chains_begin_with_the_gradient_in_the_variables_of_the_sampler(kind, trajectory_length):
+    """It is computed in the model's own, by the program of the searches."""
+    rng = np.random.default_rng(1)
+    directions = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    size = {"rotated": 4, "low-rank": 2}.get(kind, 0)
+    inverse_mass = np.diag([1.0, 0.5, 2.0, 3.0]) if kind == "dense" else np.array([1.0, 0.5, 2.0, 3.0])
+    metric = Metric(kind, inverse_mass, "", rng.uniform(0.5, 2.0, 4), directions[:, :size], rng.uniform(0.3, 3.0, size))
+    start = Start(rng.normal(size=(3, 4)), metric, True, "")
+    chains = Chains(bare_target(curved, 4), start, 10, 0.8, 5, trajectory_length, False, KEY)
+    expected = [jax.value_and_grad(lambda u: curved(metric.to_position(u)))(u) for u in chains.state.z]
+    np.testing.assert_allclose(metric.to_position(chains.state.z), start.points, rtol=1e-12)
+    np.testing.assert_allclose(chains.state.potential_energy, [value for value, _ in expected], rtol=1e-12)
+    np.testing.assert_allclose(chains.state.z_grad, [slope for _, slope in expected], rtol=1e-11)
