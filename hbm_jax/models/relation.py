@@ -408,6 +408,11 @@ class Relation:
         return {}
 
     @property
+    def target_accept_prob(self) -> float:
+        """What `hbm_jax.sample` takes by default: short steps for groups alone, as few points say little of a slope."""
+        return 0.9 if self.pooling == "none" else 0.8
+
+    @property
     def description(self) -> str:
         """One line for reports."""
         more = ", correlated lines" if self.correlated else ""
