@@ -1,0 +1,74 @@
+"""pytest plugin (`-p recorder`): seconds, programs compiled and outcome of each test, a JSON file a process.
+
+The files go to the folder HBM_JAX_RECORD; without that variable nothing is recorded.
+"""
+
+import json
+import os
+import resource
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+FOLDER = os.environ.get("HBM_JAX_RECORD")
+COMPILED = "backend_compile_duration"
+_tests: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+_running = ["session"]
+_begun = time.monotonic()
+
+
+def pytest_configure():
+    """Listen to what JAX says of its compilations."""
+    import jax
+
+    def listen(event, seconds, **_):
+        if event.endswith(COMPILED):
+            _tests[_running[0]]["programs"] += 1
+            _tests[_running[0]]["compiling"] += seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Take the time of one test with its fixtures."""
+    _running[0] = item.nodeid
+    wall = time.monotonic()
+    result = yield
+    _tests[item.nodeid]["seconds"] += time.monotonic() - wall
+    _running[0] = "session"
+    return result
+
+
+def pytest_runtest_logreport(report):
+    """Count what passed, failed and was skipped."""
+    if report.when == "call" or report.outcome != "passed":
+        _tests[report.nodeid][report.outcome] = 1
+
+
+def pytest_sessionfinish():
+    """Write the file of this process; workers write theirs, and the one that started them the time of all."""
+    if FOLDER:
+        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        record = {
+            "wall": time.monotonic() - _begun,
+            "cpu": sum(usage.ru_utime + usage.ru_stime for usage in (own, children)),
+            "tests": _tests,
+        }
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        Path(FOLDER).mkdir(parents=True, exist_ok=True)
+        (Path(FOLDER) / f"{worker}.json").write_text(json.dumps(record))
+
+
+def read(folder: Path) -> tuple[dict[str, dict[str, float]], float, float]:
+    """Return each test's record, and wall and CPU seconds of the whole run (workers are not children of the first)."""
+    tests: dict[str, dict[str, float]] = defaultdict(dict)
+    wall = cpu = 0.0
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        wall, cpu = max(wall, record["wall"]), cpu + record["cpu"]
+        for name, values in record["tests"].items():
+            tests[name].update(values)
+    return tests, wall, cpu

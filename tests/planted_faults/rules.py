@@ -1,0 +1,245 @@
+"""Faults drawn by rule from the sources of the package: eight kinds of mistake that a programmer of physics makes.
+
+A fault is a piece of one line or statement and what stands in its place. It is kept as text, with the function it is
+in, so that a list drawn once can be read, and found again after the lines around it have moved.
+"""
+
+import ast
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("sign", "factor", "index", "jacobian", "off_by_one", "axis", "mask", "error")
+DENSITIES = re.compile(r"log_prob|log_density|log_abs_det|logpdf|log_lik|potential|log_sf|log_cdf|jacobian|deviance")
+MASKS = re.compile(r"mask|keep|kept|use|good|finite|inside|valid|known|missing|inner|positive|observed")
+COUNTS = re.compile(r"len\(|\.size|\.ndim|shape|num_|channel|count|index|order|rank|degree")
+# Sums of texts and lists, paths: a fault in them is no mistake that anybody could overlook.
+NOT_NUMBERS = re.compile(r"""["'\[]|folder|path|directory""")
+OTHER_AXIS = {0: 1, 1: 0, -1: 0, -2: -1, 2: 0}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault: `before` in function `where` of `path`, the `occurrence`-th such text there, becomes `after`."""
+
+    path: str
+    where: str
+    line: int
+    kind: str
+    before: str
+    after: str
+    occurrence: int = 0
+
+
+class Source:
+    """A source file with its syntax tree, addressed by bytes as `ast` does."""
+
+    def __init__(self, path: Path):
+        self.text = path.read_bytes()
+        self.tree = ast.parse(self.text)
+        starts = [0]
+        for line in self.text.splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        self._starts = starts
+
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        """First byte of a node and the one after its last."""
+        return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
+
+    def of(self, node: ast.AST) -> str:
+        """Return the text of a node."""
+        start, end = self.span(node)
+        return self.text[start:end].decode()
+
+
+def _skipped(tree: ast.AST) -> set[ast.AST]:
+    """Nodes that no test could or should notice: annotations, decorators, docstrings, texts."""
+    roots: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            roots += [node.returns, *node.decorator_list]
+            roots += [a.annotation for a in ast.walk(node.args) if isinstance(a, ast.arg)]
+        elif isinstance(node, ast.ClassDef):
+            roots += node.decorator_list
+        elif isinstance(node, ast.AnnAssign):
+            roots.append(node.annotation)
+        elif isinstance(node, ast.JoinedStr):
+            roots.append(node)
+    return {inner for root in roots if root is not None for inner in ast.walk(root)}
+
+
+def _replacements(node: ast.AST, source: Source, function: str) -> Iterator[tuple[str, ast.AST, str]]:
+    """Kind, node and new text of every fault that one node allows."""
+    text = source.of
+    match node:
+        case ast.BinOp(left, op, right) if not NOT_NUMBERS.search(text(node)):
+            between = source.text[source.span(left)[1] : source.span(right)[0]].decode()
+            for old, new, kind in (
+                (ast.Add, "-", "sign"),
+                (ast.Sub, "+", "sign"),
+                (ast.Mult, "/", "factor"),
+                (ast.Div, "*", "factor"),
+            ):
+                symbol = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}[old]
+                if isinstance(op, old) and between.strip("() \n\t") == symbol:
+                    whole, start = text(node), source.span(node)[0]
+                    cut = source.span(left)[1] - start
+                    raw = whole.encode()
+                    tail = raw[cut:].replace(symbol.encode(), new.encode(), 1)
+                    yield kind, node, (raw[:cut] + tail).decode()
+            if isinstance(op, ast.Add | ast.Sub) and DENSITIES.search(function) and between.strip(" \n\t") in "+-":
+                yield "jacobian", node, text(left)
+            if isinstance(op, ast.Add | ast.Sub) and isinstance(right, ast.Constant) and right.value == 1:
+                yield "off_by_one", node, text(left)
+            if isinstance(op, ast.MatMult) and between.strip(" \n\t") == "@":
+                yield "axis", node, f"{text(right)} @ {text(left)}"
+            if isinstance(op, ast.BitAnd) and between.strip(" \n\t") == "&":
+                yield "mask", node, text(left)
+        case ast.UnaryOp(ast.USub(), operand):
+            yield "sign", node, text(operand)
+        case ast.Constant(float(value)) if value not in (0.0, float("inf")):
+            yield "factor", node, repr(2.0 * value)
+        case ast.Subscript(value, index, ast.Load()):
+            match index:
+                case ast.Constant(int(i)) if not isinstance(i, bool):
+                    yield "index", index, str(i + 1)
+                case ast.UnaryOp(ast.USub(), ast.Constant(int(i))):
+                    yield "index", index, str(-i - 1)
+                case ast.Slice():
+                    for bound in (index.lower, index.upper):
+                        if isinstance(bound, ast.Constant):
+                            yield "off_by_one", bound, str(bound.value + 1)
+                        elif isinstance(bound, ast.UnaryOp) and isinstance(bound.operand, ast.Constant):
+                            yield "off_by_one", bound, str(-bound.operand.value - 1)
+                case ast.Name(name) if MASKS.search(name):
+                    yield "mask", node, text(value)
+                case ast.Compare() | ast.UnaryOp(ast.Invert()):
+                    yield "mask", node, text(value)
+        # Of counts and places only: whether a real number is equal to another is seldom a question.
+        case ast.Compare(_, [ast.Lt() | ast.LtE() | ast.Gt() | ast.GtE() as op], [_]) if COUNTS.search(text(node)):
+            old = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}[type(op)]
+            new = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}[old]
+            start, cut = source.span(node)[0], source.span(node.left)[1]
+            raw = text(node).encode()
+            tail = raw[cut - start :].replace(old.encode(), new.encode(), 1)
+            yield "off_by_one", node, (raw[: cut - start] + tail).decode()
+        case ast.keyword("axis", ast.Constant(int(axis)) as value):
+            yield "axis", value, str(OTHER_AXIS.get(axis, 0))
+        case ast.keyword("axis", ast.UnaryOp(ast.USub(), ast.Constant(int(axis))) as value):
+            yield "axis", value, str(OTHER_AXIS.get(-axis, 0))
+        case ast.Attribute(value, "T" | "mT"):
+            yield "axis", node, text(value)
+        case ast.Call(ast.Attribute(owner, "swapaxes" | "moveaxis" | "transpose"), [first, *_]):
+            yield "axis", node, text(first if text(owner) in ("np", "jnp", "xp") else owner)
+        case ast.Call(ast.Attribute(_, "where"), [_, chosen, _]):
+            yield "mask", node, text(chosen)
+        case ast.BoolOp(ast.And(), values):
+            yield "mask", node, " and ".join(f"({text(value)})" for value in values[:-1])
+        case ast.Raise():
+            yield "error", node, "pass"
+
+
+def faults_of(path: Path, root: Path) -> Iterator[Fault]:
+    """Every fault that the rules allow in one file."""
+    source = Source(path)
+    skipped = _skipped(source.tree)
+    functions: list[tuple[str, ast.AST]] = []
+
+    def visit(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str, ast.AST]]:
+        for child in ast.iter_child_nodes(node):
+            if child in skipped:
+                continue
+            inner = scope
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                inner = f"{scope}.{child.name}".lstrip(".")
+                functions.append((inner, child))
+            yield child, inner
+            yield from visit(child, inner)
+
+    for node, scope in visit(source.tree, ""):
+        for kind, target, after in _replacements(node, source, scope):
+            before = source.of(target)
+            if before == after or "\n" in after and len(after) > 400:
+                continue
+            holder = dict(functions).get(scope, source.tree) if scope else source.tree
+            start = 0 if holder is source.tree else source.span(holder)[0]
+            occurrence = source.text[start : source.span(target)[0]].count(before.encode())
+            yield Fault(str(path.relative_to(root)), scope, target.lineno, kind, before, after, occurrence)
+
+
+def draw(package: Path, number: int, seed: int, without: tuple[Fault, ...] = ()) -> list[Fault]:
+    """Draw faults in turn from the folders of the package, each time of the kind that is rarest there and in all."""
+    root, rng = package.parent, random.Random(seed)
+    by_folder: dict[str, list[Fault]] = {}
+    for path in sorted(package.rglob("*.py")):
+        by_folder.setdefault(str(path.parent.relative_to(root)), []).extend(faults_of(path, root))
+    folders = sorted(by_folder)
+    taken = {(fault.path, fault.where, fault.before) for fault in without}
+    drawn: list[Fault] = []
+    used: Counter[str] = Counter()
+    while len(drawn) < number:
+        folder = folders[len(drawn) % len(folders)]
+        free = [f for f in by_folder[folder] if (f.path, f.where, f.before) not in taken]
+        here = Counter(fault.kind for fault in drawn if str(Path(fault.path).parent) == folder)
+        kinds = sorted({f.kind for f in free}, key=lambda kind: (here[kind], used[kind], rng.random()))
+        # A file first, so that long ones do not take all.
+        choices = [f for f in free if f.kind == kinds[0]]
+        path = rng.choice(sorted({f.path for f in choices}))
+        fault = rng.choice([f for f in choices if f.path == path])
+        drawn.append(fault)
+        taken.add((fault.path, fault.where, fault.before))
+        used[fault.kind] += 1
+    return drawn
+
+
+def plant(fault: Fault, root: Path) -> tuple[int, int]:
+    """Change the file under `root`; returns first and last line of the statement that is changed.
+
+    Raises
+    ------
+    LookupError
+        If the text is not in its function any more.
+    """
+    path = root / fault.path
+    if not path.exists():
+        raise LookupError(f"{fault.path} is gone")
+    source = Source(path)
+    holder: ast.AST = source.tree
+    for name in filter(None, fault.where.split(".")):
+        named = [n for n in ast.walk(holder) if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
+        if not named:
+            raise LookupError(f"{fault.path} has no {fault.where}")
+        holder = named[0]
+    start, end = (0, len(source.text)) if holder is source.tree else source.span(holder)
+    place = start - 1
+    for _ in range(fault.occurrence + 1):
+        place = source.text.find(fault.before.encode(), place + 1, end)
+        if place < 0:
+            raise LookupError(f"{fault.before!r} is not in {fault.where or fault.path} any more")
+    changed = source.text[:place] + fault.after.encode() + source.text[place + len(fault.before.encode()) :]
+    ast.parse(changed)
+    path.write_bytes(changed)
+    first = source.text[:place].count(b"\n") + 1
+    last = first + fault.before.count("\n")
+    return _statement(source.tree, first, last)
+
+
+def _statement(tree: ast.AST, first: int, last: int) -> tuple[int, int]:
+    """Lines of the smallest simple statement around the given lines, or of the head of a compound one."""
+    best = (first, last)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not hasattr(node, "body") and node.lineno <= first <= last <= node.end_lineno:
+            best = (node.lineno, node.end_lineno)
+    return best
+
+
+def in_function(fault: Fault, root: Path) -> bool:
+    """Whether the fault is inside a function, so that lines that ran say which tests reach it."""
+    tree, names = ast.parse((root / fault.path).read_bytes()), fault.where.split(".")
+    node: ast.AST = tree
+    for name in filter(None, names):
+        node = next(n for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
+    return isinstance(node, ast.FunctionDef)
