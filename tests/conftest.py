@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +14,10 @@ if version("jaxlib").startswith("0.10."):
 # A quarter of the time again; what users compile is seen by the demo, the benchmarks and `make notebooks`.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
 
-# Programs that several tests compile are compiled once, by whichever process comes first.
-if "HBM_JAX_TEST_PROGRAMS" not in os.environ:
-    os.environ["HBM_JAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="hbm-jax-test-programs-")
+# Programs that several tests compile are compiled once, by whichever process comes first, and kept for the next run in
+# a folder that git ignores and `make clean` empties.
+REPOSITORY = Path(__file__).resolve().parents[1]
+os.environ.setdefault("HBM_JAX_TEST_PROGRAMS", str(REPOSITORY / ".test_programs"))
 # By the environment, so that workers, clusters and notebooks share them too.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HBM_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -25,6 +25,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
+from monte_carlo import MonteCarlo
 
 # A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,7 +43,6 @@ FIRST = (
     "test_centering.py",
 )
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HBM_JAX_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
@@ -62,7 +62,16 @@ def shared_data():
     return locate
 
 
+@pytest.fixture
+def monte_carlo(request):
+    """Comparisons of draws in Monte Carlo errors; tests that ask for it are those that `make test-seeds` repeats."""
+    return MonteCarlo(request.node.nodeid)
+
+
 def pytest_collection_modifyitems(items):
     """Sort the files whose tests take longest to the front; the order within a file stays."""
+    for item in items:
+        if "monte_carlo" in getattr(item, "fixturenames", ()):
+            item.add_marker("statistical")
     order = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(FIRST)))

@@ -6,6 +6,7 @@ The files go to the folder HBM_JAX_RECORD; without that variable nothing is reco
 import json
 import os
 import resource
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -72,3 +73,22 @@ def read(folder: Path) -> tuple[dict[str, dict[str, float]], float, float]:
         for name, values in record["tests"].items():
             tests[name].update(values)
     return tests, wall, cpu
+
+
+def main(folder: str) -> None:
+    """Print tests, programs compiled, seconds of compiling and of all, file by file and in sum."""
+    tests, wall, cpu = read(Path(folder))
+    files: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0])
+    for name, values in tests.items():
+        for total in (files[name.partition("::")[0]], files["all"]):
+            total[0] += name != "session"
+            for k, key in enumerate(("programs", "compiling", "seconds"), start=1):
+                total[k] += values.get(key, 0)
+    print(f"{'tests':>6} {'programs':>9} {'compiling':>10} {'seconds':>8}")
+    for name, (number, programs, compiling, seconds) in sorted(files.items(), key=lambda item: item[1][3]):
+        print(f"{number:6.0f} {programs:9.0f} {compiling:10.1f} {seconds:8.1f}  {name}")
+    print(f"wall {wall:.0f} s, CPU {cpu:.0f} s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
