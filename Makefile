@@ -9,9 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 
 # The first target is what a bare `make` does.
-.PHONY: help demo test test-long test-slow lint notebooks docs bench clean
+.PHONY: help demo test test-long test-slow test-seeds planted-faults stored-fits lint notebooks docs bench clean
 help:            ## this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # One stamp per set of extras; it is remade when pyproject.toml changes. Half of pip's time would go into the resolver of
 # an old pip, and into byte code of what is never imported: it is written at the first import instead.
@@ -24,11 +24,22 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and write a report to runs/demo
 	$(BIN)/hbm-jax fit supernova --data jla --cosmology wcdm --out $(RUN_DIR) --overwrite
 
-test: $(VENV)/.installed-test ## the default test suite
+# Compiled programs are kept in .test_programs: a second run needs about half of the time. `make clean` empties it.
+test: $(VENV)/.installed-test ## the default test suite; keeps compiled programs in .test_programs for the next run
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and calibration; CI runs it too
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
+
+test-seeds: $(VENV)/.installed-test ## the statistical tests with 20 other seeds, and the spread of their distances
+	$(BIN)/python tests/other_seeds.py
+
+planted-faults: $(VENV)/.installed-test ## plant 60 faults in the package, one at a time: do the tests notice?
+	$(BIN)/python tests/planted_faults map
+	$(BIN)/python tests/planted_faults run
+
+stored-fits: $(VENV)/.installed-test ## sample the small fits again that tests read from tests/stored_fits
+	$(BIN)/python tests/stored_fits.py
 
 test-slow: $(VENV)/.installed-test ## whole populations and their calibration
 	$(BIN)/python -m pytest -m slow
@@ -47,4 +58,4 @@ bench: $(VENV)/.installed-bench ## five systems against NumPyro, BlackJAX, PyMC 
 	$(BIN)/hbm-jax bench $(BENCH)
 
 clean:           ## remove the virtual environment and caches, keep runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .test_programs .planted_faults .pytest_cache .ruff_cache .mypy_cache

@@ -7,17 +7,16 @@ from pathlib import Path
 
 # As the command line does; see hbm_jax.cli.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-# Most of the time goes into compilation. This halves it on jaxlib 0.10; 0.12 is as quick and knows no such flag.
+# Most of the time goes into compilation, so XLA optimises nothing, and does not split what it compiles over threads
+# that the other worker needs. What users compile is seen by the demo, the benchmarks and `make notebooks`.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+# This halves it again on jaxlib 0.10; 0.12 is as quick without, and knows no such flag.
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-# A quarter of the time again; what users compile is seen by the demo, the benchmarks and `make notebooks`.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
-
 # Programs that several tests compile are compiled once, by whichever process comes first, and kept for the next run in
 # a folder that git ignores and `make clean` empties.
-REPOSITORY = Path(__file__).resolve().parents[1]
-os.environ.setdefault("HBM_JAX_TEST_PROGRAMS", str(REPOSITORY / ".test_programs"))
+os.environ.setdefault("HBM_JAX_TEST_PROGRAMS", str(Path(__file__).resolve().parents[1] / ".test_programs"))
 # By the environment, so that workers, clusters and notebooks share them too.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HBM_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -43,6 +42,7 @@ FIRST = (
     "test_centering.py",
 )
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HBM_JAX_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from astropy.table import Table
 from commands import refused, run
 from PIL import Image
-from plotting.small_fits import own_fit, own_model, supernova_fit
+from stored_fits import load, own_model
 
 import hbm_jax as hbm
 from hbm_jax import cli
@@ -245,7 +246,7 @@ def test_an_out_that_is_a_file(tmp_path, capsys):
 def test_report_of_what_is_no_run(tmp_path, capsys):
     assert "found no such file" in refused(capsys, "report", tmp_path / "nowhere")
     assert "expected a run folder holding posterior.nc" in refused(capsys, "report", tmp_path)
-    whole = own_fit().save(tmp_path / "posterior.nc").read_bytes()
+    whole = load("own").save(tmp_path / "posterior.nc").read_bytes()
     (tmp_path / "posterior.nc").write_bytes(whole[: len(whole) // 2])
     assert "damaged or cut short" in refused(capsys, "report", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
@@ -474,16 +475,13 @@ def command(sample_csv, folder, *more):
 
 
 @pytest.fixture(scope="module")
-def real_run(sample_csv, cache, tmp_path_factory):
+def real_run(sample_csv, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "runs" / "few"
-    done = subprocess.run(
-        command(sample_csv, folder, "--num-samples", "300"),
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env=os.environ | {"HBM_JAX_CACHE": str(cache)},
-    )
-    return folder, done
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setenv("HBM_JAX_CACHE", "off")
+        status = cli.main(command(sample_csv, folder, "--num-samples", "300")[1:])
+    return folder, subprocess.CompletedProcess("hbm-jax", status, out.getvalue(), err.getvalue())
 
 
 def test_real_run_says_what_it_found(real_run):
@@ -554,6 +552,24 @@ def test_a_configuration_can_be_used_for_another_model(real_run):
     assert model.all_priors["w0"].low == -3.0
 
 
+@pytest.fixture(scope="module")
+def run_as_a_process(sample_csv, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("process") / "few"
+    words = command(sample_csv, folder, "--num-samples", "300")
+    environment = os.environ | {"HBM_JAX_CACHE": str(cache)}
+    return folder, subprocess.run(words, capture_output=True, text=True, timeout=250, env=environment)
+
+
+@pytest.mark.long
+def test_a_process_of_its_own_says_the_same(real_run, run_as_a_process):
+    (folder, done), (other, process) = real_run, run_as_a_process
+    assert process.returncode in (cli.USABLE, cli.NOT_USABLE), process.stderr
+    assert "Traceback" not in process.stderr
+    assert {path.name for path in other.iterdir()} == {path.name for path in folder.iterdir()}
+    assert process.stdout.splitlines()[:2] == done.stdout.splitlines()[:2]
+    assert hbm.load(other).posterior.sizes == hbm.load(folder).posterior.sizes
+
+
 # Runs that are stopped, and go on
 
 
@@ -586,6 +602,7 @@ def blocks(folder, warmup):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "more", "warmup"),
     [
@@ -593,7 +610,8 @@ def blocks(folder, warmup):
         pytest.param(signal.SIGINT, ["--num-warmup", "1000000"], True, marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_says_how_it_goes_on(number, more, warmup, real_run, sample_csv, cache, tmp_path):
+@pytest.mark.usefixtures("run_as_a_process")  # which compiles
+def test_a_stopped_run_says_how_it_goes_on(number, more, warmup, sample_csv, cache, tmp_path):
     folder = tmp_path / "my run"
     process = subprocess.Popen(
         command(sample_csv, folder, *more),
@@ -625,7 +643,9 @@ def test_a_stopped_run_says_how_it_goes_on(number, more, warmup, real_run, sampl
         assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}
 
 
-def test_a_second_run_compiles_nothing(real_run, sample_csv, cache, tmp_path):
+@pytest.mark.long
+@pytest.mark.usefixtures("run_as_a_process")
+def test_a_second_run_compiles_nothing(sample_csv, cache, tmp_path):
     programs = {path.name for path in cache.glob("*-cache")}
     assert len(programs) > 5
     again = command(sample_csv, tmp_path / "run", "--num-samples", "20")
@@ -639,7 +659,7 @@ def test_a_second_run_compiles_nothing(real_run, sample_csv, cache, tmp_path):
 def ended(stopped):
     """A sampler that returns a fit which was ended in a certain way."""
 
-    fit = supernova_fit()
+    fit = load("supernova")
 
     def sample(*args, checkpoint, **options):
         (checkpoint / "start.npz").write_bytes(b"")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from astropy.table import Table
-from commands import refused, run
+from commands import handed_to_the_sampler, refused, run
 
 from hbm_jax import cli
 
@@ -40,15 +40,28 @@ def test_simulation_says_what_it_wrote_and_how_to_fit_it(tmp_path, capsys):
     assert len(Table.read(folder / "catalog.ecsv")) == 2
 
 
-@pytest.mark.long
-def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
-    folder, out = tmp_path / "sample", tmp_path / "run"
-    shutil.copytree(sample, folder)
+def spoilt(sample, tmp_path):
+    """The folder with a source that cannot be read."""
+    folder = shutil.copytree(sample, tmp_path / "sample")
     (folder / "spectra" / "sim002.pha").write_bytes(b"no FITS file")
+    return folder
+
+
+def test_a_source_that_cannot_be_read_is_named_and_can_be_left_out(sample, tmp_path, capsys, monkeypatch):
+    folder, out = spoilt(sample, tmp_path), tmp_path / "run"
     said = refused(capsys, *arguments(folder), "--out", out, one_line=False)
     for word in ("sim002", "sim002.pha", "expected a FITS file", "--leave-out"):
         assert word in said
     assert not out.exists()
+    options = ["--leave-out", "sim002", "--whim", "--out", out]
+    model, data, _ = handed_to_the_sampler(capsys, monkeypatch, *arguments(folder, *options))
+    assert model.whim
+    assert data.name == ("sim001", "sim003", "sim004")
+
+
+@pytest.mark.long
+def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
+    folder, out = spoilt(sample, tmp_path), tmp_path / "run"
 
     short = ["--num-chains", "2", "--num-warmup", "60", "--num-samples", "40", "--seed", "1"]
     status, printed, err = run(capsys, *arguments(folder), "--leave-out", "sim002", "--out", out, *short)

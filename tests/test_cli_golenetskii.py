@@ -2,10 +2,12 @@
 
 import os
 
+import numpy as np
 import pytest
 from astropy.table import Table
-from commands import refused, run
+from commands import handed_to_the_sampler, refused, run
 
+import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.data import BurstPopulation
 
@@ -18,6 +20,14 @@ def keep_environment(monkeypatch):
     monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
+def test_bundled_bursts_reach_the_sampler(tmp_path, capsys, monkeypatch):
+    options = ["--data", "konus-yonetoku", "--pooling", "complete", "--out", tmp_path / "run"]
+    model, bursts, _ = handed_to_the_sampler(capsys, monkeypatch, "fit", "golenetskii", *options)
+    assert model == hbm.models.Golenetskii(pooling="complete")
+    np.testing.assert_array_equal(bursts.log10_E_peak, hbm.data.load_konus("yonetoku").log10_E_peak)
+
+
+@pytest.mark.long
 def test_fit_of_the_bundled_bursts(tmp_path, capsys):
     out = tmp_path / "run"
     status, text, err = run(
@@ -30,8 +40,7 @@ def test_fit_of_the_bundled_bursts(tmp_path, capsys):
     assert "Flux against peak energy as observed" in (out / "report.html").read_text()
 
 
-@pytest.mark.long
-def test_a_simulated_catalogue_is_fitted(tmp_path, capsys):
+def test_a_simulated_catalogue_reaches_the_sampler(tmp_path, capsys, monkeypatch):
     table = tmp_path / "bursts.ecsv"
     options = ["--num", "5", "--seed", "3", "--set", "population.num_intervals=4", "--set", "truth.gamma_mean=1.3"]
     status, text, err = run(capsys, "simulate", "golenetskii", "--out", table, *options)
@@ -39,6 +48,18 @@ def test_a_simulated_catalogue_is_fitted(tmp_path, capsys):
     assert "5 simulated bursts with 20 intervals" in text
     assert f"hbm-jax fit golenetskii --data {table}" in text
     assert Table.read(table).meta["truth"]["gamma_mean"] == 1.3
+    fit = ["fit", "golenetskii", "--data", table, "--out", tmp_path / "run", "--set", "prior.gamma_mean=Normal(1, 1)"]
+    model, bursts, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)
+    assert (len(bursts), bursts.num_intervals) == (5, 20)
+    assert model.priors.keys() == {"gamma_mean"}
+
+
+@pytest.mark.long
+def test_a_simulated_catalogue_is_fitted(tmp_path, capsys):
+    table = tmp_path / "bursts.ecsv"
+    options = ["--num", "5", "--seed", "3", "--set", "population.num_intervals=4", "--set", "truth.gamma_mean=1.3"]
+    status, text, err = run(capsys, "simulate", "golenetskii", "--out", table, *options)
+    assert status == 0, err
     status, text, err = run(capsys, "fit", "golenetskii", "--data", table, "--out", tmp_path / "run", *SHORT)
     assert status in (0, cli.NOT_USABLE), err  # so few draws
     # On its design, too.

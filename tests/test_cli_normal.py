@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from commands import run
+from commands import handed_to_the_sampler, run
 
 import hbm_jax as hbm
 from hbm_jax import cli
@@ -16,7 +16,22 @@ def keep_environment(monkeypatch):
     monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
-def test_the_eight_schools(tmp_path, capsys):
+def test_the_eight_schools_reach_the_sampler_and_are_a_design(tmp_path, capsys, monkeypatch):
+    options = ["--latents", "mixed", "--set", "prior.tau=HalfCauchy(5)", "--out", tmp_path / "run"]
+    fit = ["fit", "normal", "--data", "eight-schools", *options]
+    model, schools, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)
+    assert (model.latents, model.priors.keys()) == ("mixed", {"tau"})
+    np.testing.assert_array_equal(np.ravel(schools.values[schools.used]), [28, 8, -3, 7, -1, 1, 18, 12])
+    again = tmp_path / "simulated.csv"
+    design = ["--design", "eight-schools", "--out", again, "--set", "truth.tau=0.5"]
+    status, text, err = run(capsys, "simulate", "normal", *design)
+    assert status == 0, err
+    assert "tau = 0.5" in text
+    assert len(hbm.data.read_values(again)) == 8
+
+
+@pytest.mark.long
+def test_the_eight_schools_are_fitted(tmp_path, capsys):
     out = tmp_path / "run"
     status, text, err = run(capsys, "fit", "normal", "--data", "eight-schools", "--out", out)
     assert status == 0, err
@@ -26,13 +41,6 @@ def test_the_eight_schools(tmp_path, capsys):
     fit = hbm.load(out)
     assert list(fit.data.name) == list("ABCDEFGH")
     assert 4 < float(fit.posterior["mu"].mean()) < 12
-    again = tmp_path / "simulated.csv"
-    status, text, err = run(
-        capsys, "simulate", "normal", "--design", "eight-schools", "--out", again, "--set", "truth.tau=0.5"
-    )
-    assert status == 0, err
-    assert "tau = 0.5" in text
-    assert len(hbm.data.read_values(again)) == 8
 
 
 def test_what_is_refused(tmp_path, capsys):

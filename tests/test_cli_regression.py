@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from commands import refused, run
+from commands import handed_to_the_sampler, refused, run
 
 import hbm_jax as hbm
 from hbm_jax import cli
@@ -28,7 +28,22 @@ def table(tmp_path):
     return path
 
 
-def test_a_formula_and_a_table(table, tmp_path, capsys):
+def test_a_formula_and_a_table_reach_the_sampler_and_are_a_design(table, tmp_path, capsys, monkeypatch):
+    command = ["regression", "--data", table, "--set", "data.formula=y ~ x + (1 | g)"]
+    fit = ["fit", *command, "--out", tmp_path / "run", "--set", "prior.coef[x]=Normal(0, 5)"]
+    model, data, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)
+    assert data.terms == ("Intercept", "x")
+    assert model.priors.keys() == {"coef[x]"}
+    again = tmp_path / "simulated.csv"
+    design = ["--design", *command[2:], "--out", again, "--set", "truth.sd=0.1"]
+    status, _, err = run(capsys, "simulate", "regression", *design)
+    assert status == 0, err
+    simulated = hbm.data.read_regression(again, formula="y ~ x + (1 | g)")
+    np.testing.assert_allclose(simulated.X, data.X)
+
+
+@pytest.mark.long
+def test_a_formula_and_a_table_are_fitted(table, tmp_path, capsys):
     out = tmp_path / "run"
     command = ["regression", "--data", table, "--set", "data.formula=y ~ x + (1 | g)"]
     status, text, err = run(capsys, "fit", *command, "--out", out, "--set", "prior.coef[x]=Normal(0, 5)")
@@ -41,14 +56,6 @@ def test_a_formula_and_a_table(table, tmp_path, capsys):
     fit = hbm.load(out)
     assert fit.data.terms == ("Intercept", "x")
     assert fit.program.priors.keys() == {"coef[x]"}
-    again = tmp_path / "simulated.csv"
-    command[2] = again
-    status, text, err = run(
-        capsys, "simulate", "regression", "--design", table, *command[3:], "--out", again, "--set", "truth.sd=0.1"
-    )
-    assert status == 0, err
-    simulated = hbm.data.read_regression(again, formula="y ~ x + (1 | g)")
-    np.testing.assert_allclose(simulated.X, fit.data.X)
 
 
 def test_what_is_refused(table, tmp_path, capsys):

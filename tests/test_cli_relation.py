@@ -4,9 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from commands import refused, run
+from commands import handed_to_the_sampler, refused, run
 
 from hbm_jax import cli
+from hbm_jax.models import Relation
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,22 @@ def table(tmp_path):
 COLUMNS = ["columns.x=log_M", "columns.y=log_L", "columns.sigma_x=e_M", "columns.sigma_y=e_L"]
 
 
-def test_a_table_of_ones_own(table, tmp_path, capsys):
+def test_a_table_of_ones_own_reaches_the_sampler_and_is_a_design(table, tmp_path, capsys, monkeypatch):
+    options = [word for column in COLUMNS for word in ("--set", column)]
+    command = ["relation", "--pooling", "complete", *options]
+    fit = ["fit", *command, "--data", table, "--out", tmp_path / "run"]
+    model, data, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)
+    assert model == Relation(pooling="complete")
+    np.testing.assert_allclose(data.errors[data.used], np.broadcast_to(np.diag([0.1, 0.05]) ** 2, (40, 2, 2)))
+    assert "40 points in one group" in data.describe()
+    again = tmp_path / "simulated.csv"
+    status, text, err = run(capsys, "simulate", *command, "--design", table, "--out", again, "--set", "truth.alpha=2")
+    assert status == 0, err
+    assert "alpha = 2" in text
+
+
+@pytest.mark.long
+def test_a_table_of_ones_own_is_fitted(table, tmp_path, capsys):
     options = [word for column in COLUMNS for word in ("--set", column)]
     out = tmp_path / "run"
     command = ["relation", "--pooling", "complete", *options]
@@ -39,10 +55,6 @@ def test_a_table_of_ones_own(table, tmp_path, capsys):
     slope = float(next(line for line in text.splitlines() if line.strip().startswith("alpha")).split()[1])
     assert slope == pytest.approx(1.2, abs=0.25)
     assert {path.stem for path in (out / "figures").iterdir()} >= {"lines"}
-    again = tmp_path / "simulated.csv"
-    status, text, err = run(capsys, "simulate", *command, "--design", table, "--out", again, "--set", "truth.alpha=2")
-    assert status == 0, err
-    assert "alpha = 2" in text
 
 
 def test_what_is_refused(table, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from commands import refused, run
+from commands import handed_to_the_sampler, refused, run
 
 from hbm_jax import cli
 from hbm_jax.data import read_grouped_spectra
@@ -26,9 +26,20 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_a_spectrum_drawn_is_fitted_alone_and_with_another(folder, tmp_path, capsys):
-    pha, out = folder / "source.pha", tmp_path / "run"
+def test_a_spectrum_drawn_reaches_the_sampler_alone_and_with_another(folder, tmp_path, capsys, monkeypatch):
+    pha = folder / "source.pha"
     assert len(read_grouped_spectra([pha, pha])) == len(read_grouped_spectra(pha, also=[str(pha)])) == 2
+    options = ["--data", pha, "--spectrum", MODEL, "--set", "prior.mw_nh=0.1", "--set", "data.energies=[0.5, 8]"]
+    fit = ["fit", "spectrum", *options, "--out", tmp_path / "run"]
+    model, spectra, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)
+    assert model.description == "Spectral fit of PowerLaw(norm='amplitude') * Absorption(label='mw')"
+    assert model.priors.keys() == {"mw_nh"}
+    assert "from 0.5 to 8 keV" in spectra.describe()
+
+
+@pytest.mark.long
+def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
+    pha, out = folder / "source.pha", tmp_path / "run"
     short = ["--num-chains", "2", "--num-warmup", "150", "--num-samples", "100", "--seed", "1"]
     arguments = ["--data", pha, "--spectrum", MODEL, "--set", "prior.mw_nh=0.1", "--set", "data.energies=[0.5, 8]"]
     status, printed, err = run(capsys, "fit", "spectrum", *arguments, "--out", out, *short)

@@ -101,6 +101,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_every_public_name_is_in_the_reference(built):
     from sphinx.util.inventory import InventoryFile
 
@@ -115,6 +116,7 @@ def test_every_public_name_is_in_the_reference(built):
     assert sorted(expected - known) == []
 
 
+@pytest.mark.long
 def test_pages_need_nothing_from_elsewhere(built):
     """No script, style or font from another site: pages read the same offline."""
     for page in built.rglob("*.html"):
@@ -124,6 +126,7 @@ def test_pages_need_nothing_from_elsewhere(built):
         assert loaded == [], page.name
 
 
+@pytest.mark.long
 def test_formulas_and_figures_are_in_the_pages(built):
     page = (built / "notebooks" / "02_funnel.html").read_text(encoding="utf-8")
     assert page.count("<math") > 10
@@ -131,6 +134,7 @@ def test_formulas_and_figures_are_in_the_pages(built):
     assert page.count("image/png") + page.count('.png"') >= 2
 
 
+@pytest.mark.long
 def test_every_result_of_a_benchmark_is_shown(built):
     page = (built / "benchmarks.html").read_text(encoding="utf-8")
     results = [path.name for path in (ROOT / "benchmarks" / "results").glob("*.txt")]

@@ -25,7 +25,7 @@ def execute(name):
 
 
 def test_every_notebook_has_a_test():
-    """Those of the path run in the default suite, those of the side rooms in the slow one."""
+    """Those of the path run with `make test-long`, those of more/ and gallery/ with `make test-slow`."""
     path = {
         "00_five_minutes", "01_relation", "02_funnel", "03_supernovae", "04_bursts", "05_absorption", "06_afterglows",
         "07_your_own_model", "08_batch_calibration_clusters",
@@ -42,6 +42,7 @@ def test_outputs_are_small():
     assert max(sizes.values()) < 250_000, sizes  # `make notebooks` keeps figures in few colours
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_supernovae():
     printed, figures = execute("03_supernovae.ipynb")
@@ -89,6 +90,7 @@ def test_spectrum():
     assert figures == 2
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_afterglows():
     printed, figures = execute("06_afterglows.ipynb")
@@ -117,6 +119,7 @@ def test_trapezoid():
     assert figures == 3
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_absorption():
     printed, figures = execute("05_absorption.ipynb")
@@ -126,6 +129,7 @@ def test_absorption():
     assert figures == 6
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_five_minutes():
     printed, figures = execute("00_five_minutes.ipynb")
@@ -138,6 +142,7 @@ def test_five_minutes():
     assert figures == 2
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_your_own_model():
     printed, figures = execute("07_your_own_model.ipynb")
@@ -156,6 +161,7 @@ def test_your_own_model():
     assert figures == 2
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_batch_calibration_clusters():
     printed, figures = execute("08_batch_calibration_clusters.ipynb")
@@ -166,6 +172,7 @@ def test_batch_calibration_clusters():
     assert figures == 3
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_bursts():
     printed, figures = execute("04_bursts.ipynb")
@@ -219,6 +226,7 @@ def test_hubble_diagram(shared_data):
     assert figures == 6
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_relation():
     printed, figures = execute("01_relation.ipynb")
@@ -242,6 +250,7 @@ def test_relation():
     assert figures == 3
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_funnel():
     printed, figures = execute("02_funnel.ipynb")

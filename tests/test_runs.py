@@ -6,7 +6,7 @@ import resource
 
 import numpy as np
 import pytest
-from plotting.small_fits import own_fit, own_model, supernova_fit
+from stored_fits import load, own_model
 
 import hbm_jax as hbm
 from hbm_jax import runs
@@ -19,7 +19,7 @@ from hbm_jax.inference.identity import identify
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "sne"
     config = defaults() | {"model": {"name": "supernova"}}
-    runs.write(supernova_fit(), path, config)
+    runs.write(load("supernova"), path, config)
     return path
 
 
@@ -31,7 +31,7 @@ def test_model_and_data_are_rebuilt_exactly(folder, form):
         "without suffix": folder / "posterior",
         "text": str(folder),
     }
-    fit, back = supernova_fit(), hbm.load(forms[form])
+    fit, back = load("supernova"), hbm.load(forms[form])
     assert isinstance(back.program, hbm.models.Supernova)
     assert back.program.to_config() == fit.program.to_config()
     assert back.program.cosmology == "lcdm"
@@ -49,7 +49,7 @@ def test_model_and_data_are_rebuilt_exactly(folder, form):
 
 
 def test_priors_that_were_changed_come_back(tmp_path):
-    fit = supernova_fit()
+    fit = load("supernova")
     model = hbm.models.Supernova(
         cosmology="wcdm", mass_step=False, priors={"w0": "TruncatedNormal(-1, 0.2, high=0)", "H0": 73, "alpha": 0.14}
     )
@@ -66,7 +66,7 @@ def test_files_of_a_run_folder(folder):
     assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv"}
     rows = (folder / "summary.csv").read_text().splitlines()
     assert rows[0].startswith("parameter,median,lower_68,upper_68,mean,sd,unit")
-    assert [row.split(",")[0] for row in rows[1:]] == list(supernova_fit().posterior)
+    assert [row.split(",")[0] for row in rows[1:]] == list(load("supernova").posterior)
     text = (folder / "config.toml").read_text()
     assert "num_warmup" not in text  # what is None is left out
     assert 'name = "supernova"' in text
@@ -79,7 +79,7 @@ def test_replacing_a_run_leaves_no_report_of_the_old_one(tmp_path):
     (folder / "report.html").write_text("old")
     (folder / "notes.txt").write_text("mine")
     (folder / runs.REPLACED).mkdir()
-    runs.write(own_fit(), folder, defaults())
+    runs.write(load("own"), folder, defaults())
     assert {path.name for path in folder.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "notes.txt"}
 
 
@@ -89,7 +89,7 @@ def test_no_room_for_the_posterior(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError, match=r"expected room for a posterior of 1 MB; found: File too large\.$"):
-            runs.write(own_fit(), tmp_path, defaults())
+            runs.write(load("own"), tmp_path, defaults())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
@@ -97,16 +97,16 @@ def test_no_room_for_the_posterior(tmp_path):
 
 
 def test_a_users_own_program_is_not_stored(tmp_path):
-    path = own_fit().save(tmp_path / "own")
+    path = load("own").save(tmp_path / "own")
     back = hbm.load(path)
     assert back.program is None
     assert back.data is None
     for predict in (hbm.posterior_predictive, hbm.latents):
         with pytest.raises(ValueError, match=r"expected a fit with its program and data, found one without"):
             predict(back)
-    given = hbm.load(path, own_model, own_fit().args)
+    given = hbm.load(path, own_model, load("own").args)
     assert given.program is own_model
-    assert given.args is own_fit().args
+    assert given.args is load("own").args
 
 
 def class_of_that_name():
@@ -115,7 +115,7 @@ def class_of_that_name():
 
 
 def test_a_users_class_of_the_same_name_is_not_taken_for_ours(tmp_path):
-    fit = supernova_fit()
+    fit = load("supernova")
     config = class_of_that_name()().to_config()
     copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": config})
     copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
@@ -128,7 +128,7 @@ def test_a_users_class_of_the_same_name_is_not_taken_for_ours(tmp_path):
 
 def test_files_of_older_versions_are_still_ours(tmp_path):
     # They have the bare name of the class, and perhaps not every option of today's.
-    fit = supernova_fit()
+    fit = load("supernova")
     config = {name: value for name, value in fit.run["config"].items() if name != "mass_step"}
     copy = dataclasses.replace(fit, tree=fit.tree.copy(), run=fit.run | {"config": config})
     copy.tree.attrs["hbm_jax_run"] = json.dumps(copy.run)
@@ -166,13 +166,13 @@ def test_a_users_own_program_is_asked_for(own_checkpoint):
 
 
 def test_our_model_is_continued_without_it(tmp_path):
-    sne = hbm.data.load_jla().subset(np.arange(0, 740, 100))
-    model = hbm.models.Supernova(mass_step=False, priors={"Om0": 0.3, "M0": "Normal(-19, 1)"})
-    hbm.sample(model, sne, num_samples=5, checkpoint=tmp_path / "run", **OPTIONS)
+    schools = hbm.data.load_eight_schools()
+    model = hbm.models.Normal(latents="noncentred", priors={"mu": 8.0, "tau": "HalfNormal(5)"})
+    hbm.sample(model, schools, num_samples=5, checkpoint=tmp_path / "run", **OPTIONS)
     fit = hbm.resume(tmp_path / "run", num_samples=10, progress=False)
     assert fit.posterior.sizes["draw"] == 10
     assert fit.program.to_config() == model.to_config()
-    np.testing.assert_array_equal(fit.data.covariance, sne.covariance)
+    np.testing.assert_array_equal(fit.data.values, schools.values)
 
 
 def test_a_subclass_is_not_continued_as_ours(tmp_path):

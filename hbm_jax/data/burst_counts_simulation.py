@@ -197,7 +197,7 @@ class BurstSpectraPopulation:
         elif self.evolution == "none":
             peak = rng.permutation(peak)
         with jax.enable_x64(True):
-            sphere = float(log10_sphere(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+            sphere = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
         gamma, level = rng.normal(*self.gamma), rng.normal(*self.log10_N)
         flux = level - sphere + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
         others = len(self.detectors) - 1

@@ -142,7 +142,7 @@ class BurstPopulation:
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)
         with jax.enable_x64(True):
-            sphere = np.asarray(log10_sphere(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+            sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
         unit = rng.multivariate_normal(np.zeros(2), [[1.0, self.correlation], [self.correlation, 1.0]], num)
         gamma, log10_N = (mean + std * u for (mean, std), u in zip((self.gamma, self.log10_N), unit.T, strict=True))
         middle = rng.normal(*self.log10_E_peak, num)

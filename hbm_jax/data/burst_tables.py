@@ -129,7 +129,7 @@ def load_konus(relation: str = "amati") -> Bursts:
     key = "e_iso" if relation == "amati" else "l_iso"
     z, value, error = (float_vector(energies.values(name)[of], name) for name in ("z", key, f"sigma_{key}"))
     with jax.enable_x64(True):
-        sphere = np.asarray(log10_sphere(z, Cosmology.flat(**KONUS_COSMOLOGY)))
+        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
     seen = 51.0 + np.log10(value) - sphere + (np.log10(1.0 + z) if relation == "amati" else 0.0)
     columns = {
         "burst": energies.values("grb")[of],

@@ -110,8 +110,8 @@ class RegressionData:
         columns : mapping of str to array (N,)
             The table: numbers or text. Text in a formula is a category.
         formula : str
-            ``"response ~ terms"`` as formulaic takes them, for example ``x1 * x2 + log(x3) + C(k)``, and terms that
-            vary between groups: ``(1 | g)``, ``(1 + x | g)`` with correlated effects, ``(1 + x || g)`` without,
+            ``"response ~ terms"``, for example ``x1 * x2 + log(x3) + C(k) + I(x4 - 2)``, and terms that vary between
+            groups: ``(1 | g)``, ``(1 + x | g)`` with correlated effects, ``(1 + x || g)`` without,
             ``(1 | a:b)`` for combinations, and ``(1 + x | walk(t))`` for coefficients that walk at random along t.
         trials, exposure, offset, error, name : str, optional
             Columns: number of trials of a binomial response; exposure, whose logarithm is an offset; offset of the
@@ -135,10 +135,7 @@ class RegressionData:
         if not formula:
             raise DataError(f"formula: expected one, {formulas.EXAMPLE}; found none.")
         parsed = formulas.parse(formula)
-        needed = formulas.required_columns(parsed.fixed, columns, "the part for all points")
-        needed |= formulas.required_columns(_quoted_if_plain(parsed.response, columns), columns, "the response")
-        for term in parsed.groups:
-            needed |= formulas.required_columns(term.columns, columns, "a term of groups") | set(term.factors)
+        needed = set(parsed.columns)
         formulas.require_columns(needed, columns, formula)
         for role, column in roles.items():
             if column not in columns:
@@ -149,6 +146,7 @@ class RegressionData:
         _refuse_empty_groups(columns, parsed)
         used = [key for key in columns if key in needed | set(roles.values())]
         frame = formulas.frame_of({key: np.asarray(columns[key]) for key in used})
+        formulas.require_numbers(parsed.numbers, frame)
         num = len(frame)
         if num < 2:
             raise DataError(f"{parsed.response}: expected 2 points or more; found {num}.")
@@ -243,7 +241,7 @@ class RegressionData:
                 raise DataError(f"{key}: expected {len(y)} values, as y has; found {len(values)}.")
         terms = ["1" if intercept else "0", *(f"`{key}`" for key in X)]
         inner = " + ".join(["1", *(f"`{key}`" for key in varying)])
-        formula = f"y ~ {' + '.join([*terms, *(f'({inner} | {group})' for group in groups)])}"
+        formula = f"y ~ {' + '.join([*terms, *(f'({inner} | `{group}`)' for group in groups)])}"
         return cls.from_columns(columns, formula, **{role: role for role in given})
 
     def __len__(self) -> int:
@@ -306,10 +304,6 @@ class RegressionData:
             [self.categories[int(value)] for value in y] if self.categories else y
         )
         return table
-
-
-def _quoted_if_plain(response: str, columns) -> str:
-    return f"`{response}`" if response in columns else response
 
 
 def _refuse_empty_groups(columns, parsed) -> None:

@@ -26,14 +26,14 @@ class Posterior:
 
 KID, WORK, EARN, BUSH = "kidiq.json", "kidiq_with_mom_work.json", "earnings.json", "mesquite.json"
 SIZES = "log(diam1 * diam2 * canopy_height)", "log(diam1 * diam2)", "log(diam1 / diam2)"
-VOLUME, AREA, SHAPE = (f"{{{text.replace('log', 'np.log')}}}" for text in SIZES)
+VOLUME, AREA, SHAPE = SIZES
 LINEAR = {
     "kidiq-kidscore_momhs": Posterior(KID, "kid_score ~ mom_hs", CAUCHY),
     "kidiq-kidscore_momiq": Posterior(KID, "kid_score ~ mom_iq", CAUCHY),
     "kidiq-kidscore_momhsiq": Posterior(KID, "kid_score ~ mom_hs + mom_iq", CAUCHY),
     "kidiq-kidscore_interaction": Posterior(KID, "kid_score ~ mom_hs * mom_iq", CAUCHY),
     "kidiq_with_mom_work-kidscore_interaction_c": Posterior(WORK, "kid_score ~ center(mom_hs) * center(mom_iq)"),
-    "kidiq_with_mom_work-kidscore_interaction_c2": Posterior(WORK, "kid_score ~ {mom_hs - 0.5} * {mom_iq - 100}"),
+    "kidiq_with_mom_work-kidscore_interaction_c2": Posterior(WORK, "kid_score ~ I(mom_hs - 0.5) * I(mom_iq - 100)"),
     "kidiq_with_mom_work-kidscore_interaction_z": Posterior(WORK, "kid_score ~ z_hs * z_iq"),
     "kidiq_with_mom_work-kidscore_mom_work": Posterior(WORK, "kid_score ~ C(mom_work)"),
     "earnings-earn_height": Posterior(EARN, "earn ~ height"),

@@ -118,7 +118,11 @@ class Map:
         files = {self.names[test].partition("::")[0] for test in found}
         others = {i for i, name in enumerate(self.names) if name.partition("::")[0] in files} - found
         return [
-            [self.names[test] for test in sorted(some, key=self.seconds.__getitem__) if self.names[test] not in self.failed]
+            [
+                self.names[test]
+                for test in sorted(some, key=self.seconds.__getitem__)
+                if self.names[test] not in self.failed
+            ]
             for some in (found, others)
         ]
 
@@ -139,7 +143,13 @@ def first_failure(copy: Path, tests: list[str], limit: float, programs: str) -> 
     environment = os.environ | {"PYTHONPATH": str(copy), "HBM_JAX_TEST_PROGRAMS": programs}
     try:
         done = subprocess.run(
-            command, cwd=copy, env=environment, timeout=limit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=copy,
+            env=environment,
+            timeout=limit,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     except subprocess.TimeoutExpired:
         return "takes too long"
@@ -203,7 +213,10 @@ def run(faults: list[Fault], folder: Path, suites: list[str], processes: int, ou
             seconds = round(time.monotonic() - start, 1)
             results[i] = {**dataclasses.asdict(fault), "caught": caught, "seconds": seconds}
             word = next((f"{suite}: {test}" for suite, test in caught.items() if test), "NOT CAUGHT")
-            print(f"{len(results):3}/{len(faults)} {seconds:6.1f} s  {fault.kind:10} {fault.path}:{fault.line}  {word}", flush=True)
+            print(
+                f"{len(results):3}/{len(faults)} {seconds:6.1f} s  {fault.kind:10} {fault.path}:{fault.line}  {word}",
+                flush=True,
+            )
             if out:
                 out.write_text(json.dumps([results[k] for k in sorted(results)], indent=1, ensure_ascii=False) + "\n")
 
@@ -221,7 +234,7 @@ def report(results: list[dict], suites: list[str], seconds: float) -> str:
     """Shares caught, and every fault that was not."""
     here = [result for result in results if "gone" not in result["caught"]]
     lines = [""]
-    for i, suite in enumerate(suites):
+    for i, _suite in enumerate(suites):
         caught = sum(any(result["caught"].get(name) for name in suites[: i + 1]) for result in here)
         name = " and ".join(suites[: i + 1])
         lines.append(f"{caught} of {len(here)} faults caught by {name} ({100 * caught / max(len(here), 1):.0f} %)")
@@ -232,9 +245,8 @@ def report(results: list[dict], suites: list[str], seconds: float) -> str:
         if "gone" in result["caught"]:
             lines.append(f"gone: {result['caught']['gone']}")
         elif not any(result["caught"].values()):
-            lines.append(
-                f"not caught: {result['path']}:{result['line']} {result['where']}: {result['before']} -> {result['after']}"
-            )
+            change = f"{result['before']} -> {result['after']}"
+            lines.append(f"not caught: {result['path']}:{result['line']} {result['where']}: {change}")
     lines.append(f"{seconds / 60:.0f} minutes")
     return "\n".join(lines)
 

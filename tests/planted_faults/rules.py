@@ -23,7 +23,7 @@ OTHER_AXIS = {0: 1, 1: 0, -1: 0, -2: -1, 2: 0}
 
 @dataclass(frozen=True)
 class Fault:
-    """One planted fault: `before` in function `where` of `path`, the `occurrence`-th such text there, becomes `after`."""
+    """In function `where` of `path`, the `occurrence`-th text `before` (counted from 0) becomes `after`."""
 
     path: str
     where: str
@@ -162,7 +162,7 @@ def faults_of(path: Path, root: Path) -> Iterator[Fault]:
     for node, scope in visit(source.tree, ""):
         for kind, target, after in _replacements(node, source, scope):
             before = source.of(target)
-            if before == after or "\n" in after and len(after) > 400:
+            if before == after or ("\n" in after and len(after) > 400):
                 continue
             holder = dict(functions).get(scope, source.tree) if scope else source.tree
             start = 0 if holder is source.tree else source.span(holder)[0]

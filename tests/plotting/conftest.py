@@ -1,13 +1,12 @@
 import pytest
-
-from plotting import small_fits
+from stored_fits import load
 
 
 @pytest.fixture(scope="session")
 def supernova_fit():
-    return small_fits.supernova_fit()
+    return load("supernova")
 
 
 @pytest.fixture(scope="session")
 def own_fit():
-    return small_fits.own_fit()
+    return load("own")

@@ -5,16 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.stats import norm
+from stored_fits import load
 
 import hbm_jax as hbm
 from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.data.afterglow_simulation import AfterglowPopulation
 from hbm_jax.plotting import columns, contours, count_spectra, folded
-from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.marginal import prior_shape
-from hbm_jax.spectra.stack import SpectrumStack
 from plotting.test_figures import decoded, texts
 
 NAMES = ("sim001", "sim002", "sim003")
@@ -22,22 +20,7 @@ NAMES = ("sim001", "sim002", "sim003")
 
 @pytest.fixture(scope="module")
 def fit():
-    population = AfterglowPopulation(
-        log10_n0=-7.0, redshift=(0.7, 2.0, 3.5), log10_flux=(-11.2, 0.3), log10_nh=(-0.3, 0.3), exposure=8000.0
-    )
-    sample = population.draw(3, seed=3)
-    grouped, masks = [], []
-    for one in sample.spectra:
-        mask = noticed(one, (0.3, 10.0))
-        grouped.append(group(one, "channels_per_group", 15, noticed=mask))
-        masks.append(mask)
-    data = hbm.data.Afterglows.from_spectra(
-        SpectrumStack.of(grouped, masks), z=sample.columns["z"], nh_mw=sample.columns["nh_mw"]
-    )
-    model = hbm.models.Afterglow(whim=True)
-    # Whatever the draws are, figures show what they say: short trees are enough.
-    options = {"num_chains": 2, "num_warmup": 60, "num_samples": 60, "seed": 1, "max_tree_depth": 4}
-    return hbm.sample(model, data, centering=False, progress=False, **options)
+    return load("afterglow")
 
 
 def test_every_figure_of_the_report_is_drawn(fit):
@@ -198,17 +181,12 @@ def test_fits_that_are_not_of_afterglows_are_refused(own_fit):
             getattr(hbm.plotting, name)(own_fit)
 
 
-def test_a_spectral_fit_is_drawn_by_its_own_deviance(fit):
-    from hbm_jax.spectra.components import Absorption, PowerLaw
-
-    data = fit.data.spectra.subset([0, 1])
-    model = hbm.models.SpectralFit(
-        PowerLaw() * Absorption("mw"), own=("log10_flux",), calibration=True, priors={"mw_nh": 0.3}
-    )
-    one = hbm.sample(model, data, num_chains=1, num_warmup=20, num_samples=5, seed=1, progress=False)
+def test_a_spectral_fit_is_drawn_by_its_own_deviance():
+    one = load("spectral_fit")
+    data = one.data
     found = folded.folded(one)
     draw = {name: one.posterior[name].to_numpy()[0, 2] for name in ("photon_index", "log10_flux", "calibration")}
-    np.testing.assert_allclose(found.source[2], model.expected(data, draw), rtol=1e-12)
+    np.testing.assert_allclose(found.source[2], one.program.expected(data, draw), rtol=1e-12)
     figure = hbm.plotting.spectra(one)
     assert [axes.get_title() for axes in figure.axes[::2]] == [
         f"{name}, {int(np.sum(counts))} counts" for name, counts in zip(data.name, data.counts, strict=True)

@@ -1,23 +1,10 @@
 """Figures of bursts: what is drawn is what was measured and what the posterior says."""
 
-import functools
-
 import numpy as np
 import pytest
+from stored_fits import load
 
-import hbm_jax as hbm
-from hbm_jax.data import BurstPopulation, load_konus
 from hbm_jax.plotting.bursts import figures, golenetskii_planes, redshift_predictions
-
-from .small_fits import own_fit
-
-OPTIONS = {"num_samples": 200, "num_warmup": 200, "seed": 3, "progress": False}
-
-
-@functools.cache
-def bursts():
-    data, truth = BurstPopulation(num_intervals=[4, 6], unknown=2).draw(8, seed=5)
-    return hbm.sample(hbm.models.Golenetskii(), data, **OPTIONS), truth
 
 
 def drawn(axis):
@@ -26,7 +13,7 @@ def drawn(axis):
 
 
 def test_both_planes_show_every_interval():
-    fit, _ = bursts()
+    fit = load("golenetskii")
     left, right = golenetskii_planes(fit).axes
     assert len(drawn(left)) == fit.data.num_intervals == 40
     used, known = fit.data.used, np.isfinite(fit.data.z)
@@ -42,7 +29,7 @@ def test_both_planes_show_every_interval():
 
 
 def test_one_line_for_all_bursts():
-    fit = hbm.sample(hbm.models.Golenetskii(pooling="complete"), load_konus("yonetoku"), **OPTIONS)
+    fit = load("golenetskii_pooled")
     left, right = golenetskii_planes(fit).axes
     assert len(drawn(left)) == len(drawn(right)) == 108
     line = next(one for one in right.lines if one.get_label() == "population").get_xydata()
@@ -53,14 +40,14 @@ def test_one_line_for_all_bursts():
         redshift_predictions(fit)
 
 
-def test_predicted_redshifts_against_the_truth():
-    fit, truth = bursts()
-    (axis,) = redshift_predictions(fit, truth["z"][-2:]).axes
+def test_predicted_redshifts_against_given_ones():
+    fit, truth = load("golenetskii"), np.array([0.9, 2.4])
+    (axis,) = redshift_predictions(fit, truth).axes
     points = next(line for line in axis.lines if line.get_marker() == "o").get_xydata()
-    np.testing.assert_allclose(points[:, 0], np.log(truth["z"][-2:]))
+    np.testing.assert_allclose(points[:, 0], np.log(truth))
     median = np.log(np.median(fit.posterior["z"].to_numpy(), axis=(0, 1)))
     np.testing.assert_allclose(points[:, 1], median)
-    by_name = dict(zip(fit.data.name[-2:], truth["z"][-2:], strict=True))
+    by_name = dict(zip(fit.data.name[-2:], truth, strict=True))
     (again,) = redshift_predictions(fit, by_name).axes
     np.testing.assert_allclose(next(li for li in again.lines if li.get_marker() == "o").get_xydata(), points)
     assert [t.get_text() for t in redshift_predictions(fit).axes[0].get_xticklabels()] != []
@@ -72,4 +59,4 @@ def test_predicted_redshifts_against_the_truth():
 
 def test_fits_of_something_else_are_refused():
     with pytest.raises(ValueError, match=r"golenetskii_planes: expected a fit of hbm_jax.models.Golenetskii"):
-        golenetskii_planes(own_fit())
+        golenetskii_planes(load("own"))

@@ -1,28 +1,16 @@
 """Figures of distance-level samples show the objects, bands and contours that they are of."""
 
-import functools
-
 import numpy as np
 import pytest
+from stored_fits import load
 
-import hbm_jax as hbm
-from hbm_jax.cosmology import Cosmology, distmod
-from hbm_jax.data import DistanceModuli
-from hbm_jax.models import HubbleDiagram
 from hbm_jax.plotting import distance_residuals, equation_of_state, expansion_contour, hubble_diagram
 from hbm_jax.plotting.distance_moduli import modulus_draws
 from hbm_jax.registry import of_fit
 
 
-@functools.cache
 def fitted():
-    rng = np.random.default_rng(2)
-    z = np.geomspace(0.02, 1.4, 120)
-    mu = np.asarray(distmod(z, Cosmology.flat(70.0, 0.3))) + 0.2 + 0.1 * rng.normal(size=120)
-    columns = {"z_cmb": z, "mu": mu, "sigma": np.full(120, 0.1), "survey": [f"s{i % 8}" for i in range(120)]}
-    data = DistanceModuli.from_columns(columns, covariates={"x1": rng.normal(size=120)})
-    model = HubbleDiagram(cosmology="binned(0.4)", priors={"Om0": "Normal(0.3, 0.05)"})
-    return hbm.sample(model, data, seed=1, num_samples=250, num_warmup=300, progress=False)
+    return load("hubble_diagram")
 
 
 def test_the_diagram_shows_every_object_and_the_band():

@@ -14,7 +14,6 @@ from hbm_jax.plotting import draws, hubble
 from hbm_jax.plotting.labels import quote, quoted_math
 from hbm_jax.plotting.populations import population_draws
 from hbm_jax.plotting.style import Figure, in_few_colours, to_png
-from plotting.small_fits import supernova_fit as _supernova_fit
 
 SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations", "hubble_residuals")
 
@@ -42,14 +41,20 @@ def test_few_colours_are_the_right_ones():
     assert len(few) < len(whole)
 
 
+@pytest.fixture(scope="module")
+def corner(supernova_fit):
+    """A hundred axes, drawn once."""
+    return hbm.plotting.corner(supernova_fit)
+
+
 @pytest.mark.parametrize("name", SUPERNOVA_FIGURES)
-def test_figures_are_drawn_and_leave_matplotlib_alone(name, supernova_fit):
+def test_figures_are_drawn_and_leave_matplotlib_alone(name, supernova_fit, own_fit):
     from matplotlib import pyplot
 
     user = {"font.size": 31.0, "axes.facecolor": "red", "xtick.direction": "out"}
     with matplotlib.rc_context(user):
         before = dict(matplotlib.rcParams.copy())
-        figure = getattr(hbm.plotting, name)(supernova_fit)
+        figure = getattr(hbm.plotting, name)(own_fit if name in ("corner", "trace") else supernova_fit)
         image = decoded(figure)
         assert dict(matplotlib.rcParams.copy()) == before
     assert pyplot.get_fignums() == []
@@ -65,15 +70,15 @@ def test_saved_pdf_has_scalable_text(own_fit, tmp_path):
     assert b"/Type3" not in content
 
 
-def test_axes_name_quantity_and_unit(supernova_fit):
+def test_axes_name_quantity_and_unit(supernova_fit, corner):
     figure = hbm.plotting.hubble_diagram(supernova_fit)
     upper, lower = figure.axes
     assert upper.get_ylabel() == r"distance modulus $\mu$ [mag]"
     assert lower.get_ylabel().endswith("[mag]")
     assert lower.get_xlabel() == r"redshift $z_\mathrm{CMB}$"
     assert lower.get_xscale() == "log"
-    assert r"$\sigma_\mathrm{int}$ [mag]" in texts(hbm.plotting.corner(supernova_fit))
-    assert "$M_0$ [mag]" in texts(hbm.plotting.trace(supernova_fit))
+    assert r"$\sigma_\mathrm{int}$ [mag]" in texts(corner)
+    assert "$M_0$ [mag]" in texts(hbm.plotting.trace(supernova_fit, ["M0"]))
     assert "observed $c$ [mag]" in texts(hbm.plotting.populations(supernova_fit, 20))
 
 
@@ -166,8 +171,8 @@ def test_bins_give_the_weighted_mean():
     assert len(centre) == 4
 
 
-def test_corner_holds_the_parameters_in_the_models_order_with_their_intervals(supernova_fit):
-    figure = hbm.plotting.corner(supernova_fit)
+def test_corner_holds_the_parameters_in_the_models_order_with_their_intervals(supernova_fit, corner):
+    figure = corner
     names = [name for name in supernova_fit.program.all_priors if name != "H0"]
     assert len(figure.axes) == len(names) ** 2
     labels = [hbm.plotting.label(name, supernova_fit.units.get(name, "")) for name in names]
@@ -214,14 +219,14 @@ def test_ranks_of_a_stuck_chain_leave_the_band(own_fit):
     assert counts[15:].sum() == 200
 
 
-def test_errors_name_what_was_expected(own_fit):
+def test_errors_name_what_was_expected(own_fit, supernova_fit):
     with pytest.raises(ValueError, match=r"no parameter 'slop': expected some of .*my_slope"):
         hbm.plotting.corner(own_fit, ["slop"])
     for name in ("hubble_diagram", "populations"):
         with pytest.raises(ValueError, match=f"{name}: expected a fit of hbm_jax.models.Supernova"):
             getattr(hbm.plotting, name)(own_fit)
         with pytest.raises(ValueError, match="loaded without its program"):
-            getattr(hbm.plotting, name)(dataclasses.replace(_supernova_fit(), program=None))
+            getattr(hbm.plotting, name)(dataclasses.replace(supernova_fit, program=None))
 
 
 def test_missing_packages_are_named_with_the_extra_that_brings_them():

@@ -1,41 +1,30 @@
 """Figures of the normal hierarchical model show the groups and draws that they are of."""
 
-import functools
-
 import numpy as np
 import pytest
+from stored_fits import load
 
-import hbm_jax as hbm
-from hbm_jax.data import ValuesInGroups, load_eight_schools
-from hbm_jax.models import Normal, NormalVectors
+from hbm_jax.models import NormalVectors
 from hbm_jax.plotting import forest, funnel
 from hbm_jax.plotting.style import VERMILION
 from hbm_jax.registry import of_fit
 
 
-@functools.cache
-def fitted(latents):
-    """The centred form with long steps, which do not fit into the neck."""
-    model = Normal(latents=latents, priors={"mu": "Normal(0, 5)", "tau": "HalfCauchy(5)"})
-    options = {"target_accept_prob": 0.8 if latents == "centred" else 0.9, "num_samples": 400, "num_warmup": 300}
-    return hbm.sample(model, load_eight_schools(), seed=1, progress=False, **options)
-
-
 def test_a_forest_has_a_row_for_each_group():
-    axis, right = forest(fitted("mixed")).axes
+    axis, right = forest(load("eight_schools")).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == list("ABCDEFGH")
     alone = axis.containers[0].lines[0].get_xdata()
     np.testing.assert_array_equal(alone, [28, 8, -3, 7, -1, 1, 18, 12])
     pooled = next(line for line in axis.lines if line.get_label() == "partial pooling").get_xdata()
-    theta = fitted("mixed").posterior["theta"].to_numpy().reshape(-1, 8)
+    theta = load("eight_schools").posterior["theta"].to_numpy().reshape(-1, 8)
     np.testing.assert_allclose(pooled, np.median(theta, axis=0), atol=0.1)
     assert np.ptp(pooled) < 0.3 * np.ptp(alone)
     assert right.get_ylabel() == "centredness"
-    assert len(forest(fitted("centred")).axes) == 1
+    assert len(forest(load("eight_schools_centred")).axes) == 1
 
 
 def test_a_funnel_shows_divergences_and_the_missing_neck():
-    fits = {"centred": fitted("centred"), "mixed": fitted("mixed")}
+    fits = {"centred": load("eight_schools_centred"), "mixed": load("eight_schools")}
     axes = funnel(fits, "G").axes
     assert axes[0].get_xlabel() == r"$\theta$ of G"
     count = int(fits["centred"].tree["sample_stats"]["diverging"].sum())
@@ -53,11 +42,7 @@ def test_a_funnel_shows_divergences_and_the_missing_neck():
 
 
 def test_vectors_have_a_panel_for_each_component_and_bad_requests_are_named(own_fit):
-    rng = np.random.default_rng(3)
-    columns = {"a": rng.normal(size=10), "b": rng.normal(size=10), "group": [f"g{i % 5}" for i in range(10)]}
-    data = ValuesInGroups.from_columns(columns, components=["a", "b"])
-    model = NormalVectors(latents="noncentred", sigma="inferred", correlated=False)
-    fit = hbm.sample(model, data, seed=1, num_samples=100, num_warmup=200, progress=False)
+    fit = load("normal_vectors")
     assert [axis.get_xlabel() for axis in forest(fit).axes] == [r"$\theta$ of a", r"$\theta$ of b"]
     assert len(funnel(fit, 2, component=1).axes) == 2
     entry = of_fit(fit)
@@ -67,6 +52,6 @@ def test_vectors_have_a_panel_for_each_component_and_bad_requests_are_named(own_
     with pytest.raises(ValueError, match=r"funnel: expected a component from 0 to 1; found 2"):
         funnel(fit, component=2)
     with pytest.raises(ValueError, match=r"funnel: expected a group, one of A, B.*found 'Z'"):
-        funnel(fitted("mixed"), "Z")
+        funnel(load("eight_schools"), "Z")
     with pytest.raises(ValueError, match=r"forest: expected a fit of hbm_jax.models.Normal"):
         forest(own_fit)

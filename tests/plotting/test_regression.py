@@ -1,26 +1,15 @@
 """Figures of regressions show the coefficients, groups and data that they are of."""
 
-import functools
-
 import numpy as np
 import pytest
+from stored_fits import load
 
-import hbm_jax as hbm
-from hbm_jax.data import RegressionData
-from hbm_jax.models import Regression
 from hbm_jax.plotting import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.registry import of_fit
 
 
-@functools.cache
 def fitted():
-    rng = np.random.default_rng(2)
-    of = np.repeat(np.arange(5), [20, 12, 8, 4, 1])
-    x, t = rng.normal(size=45), np.arange(45) // 5
-    y = rng.poisson(np.exp(1.0 + 0.5 * x + 0.5 * rng.normal(size=5)[of]))
-    columns = {"x": x, "y": y, "g": [f"g{j}" for j in of], "t": t}
-    data = RegressionData.from_columns(columns, "y ~ x + (1 + x | g) + (1 | walk(t))")
-    return hbm.sample(Regression(family="poisson"), data, seed=1, num_samples=100, num_warmup=200, progress=False)
+    return load("regression")
 
 
 def test_coefficients_are_in_units_of_their_predictors():

@@ -1,48 +1,17 @@
 """Figures of linear relations show the points and lines that they are of."""
 
-import functools
-
 import numpy as np
 import pytest
+from stored_fits import load
 
-import hbm_jax as hbm
 from hbm_jax.data import PointsInGroups
-from hbm_jax.models import Relation
 from hbm_jax.plotting import lines, shrinkage_of_lines
 from hbm_jax.plotting.relation import _alone
 from hbm_jax.registry import of_fit
 
-OPTIONS = {"seed": 1, "num_samples": 200, "num_warmup": 300, "progress": False}
-
-
-@functools.cache
-def fitted(pooling="partial"):
-    rng = np.random.default_rng(2)
-    of = np.repeat(np.arange(5), [8, 8, 6, 2, 1])
-    alpha, beta = rng.normal(1.0, 0.4, 5), rng.normal(0.0, 0.5, 5)
-    x = rng.normal(size=25)
-    y = alpha[of] * x + beta[of] + 0.1 * rng.normal(size=25)
-    columns = {
-        "x": x, "y": y + 0.1 * rng.normal(size=25), "sigma_x": np.full(25, 0.05), "sigma_y": np.full(25, 0.1),
-        "group": [f"g{i}" for i in of], "limit_y": ["upper" if i == 3 else "" for i in range(25)],
-    }  # fmt: skip
-    data = PointsInGroups.from_columns(columns)
-    return hbm.sample(Relation(pooling=pooling, pivot=0.0), data, **OPTIONS)
-
-
-@functools.cache
-def of_two_predictors():
-    rng = np.random.default_rng(4)
-    of = np.repeat(np.arange(3), 6)
-    a, b = rng.normal(size=18), rng.normal(size=18)
-    y = 1.0 * a - 2.0 * b + 0.5 * of + 0.1 * rng.normal(size=18)
-    columns = {"a": a, "b": b, "y": y, "sigma_y": np.full(18, 0.1), "group": [f"g{i}" for i in of]}
-    data = PointsInGroups.from_columns(columns, predictors=["a", "b"])
-    return hbm.sample(Relation(pivot=0.0), data, **OPTIONS)
-
 
 def test_every_group_has_its_points_and_its_line():
-    fit = fitted()
+    fit = load("relation")
     axes = [axis for axis in lines(fit).axes if axis.get_visible()]
     assert [axis.get_title() for axis in axes] == ["g0", "g1", "g2", "g3", "g4"]
     counts = [len(axis.containers[0].lines[0].get_xdata()) for axis in axes]
@@ -56,7 +25,7 @@ def test_every_group_has_its_points_and_its_line():
 
 
 def test_shrinkage_shows_groups_and_population():
-    axis = shrinkage_of_lines(fitted()).axes[0]
+    axis = shrinkage_of_lines(load("relation")).axes[0]
     dots = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "none"]
     alone = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "none"]
     assert len(dots) == 5
@@ -65,7 +34,7 @@ def test_shrinkage_shows_groups_and_population():
 
 
 def test_shrinkage_begins_where_groups_stand_alone():
-    fit, none = fitted(), fitted("none")
+    fit, none = load("relation"), load("relation_unpooled")
     axis = shrinkage_of_lines(fit, alone=none).axes[0]
     alone = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "none"]
     assert len(alone) == 5
@@ -85,9 +54,8 @@ def test_shrinkage_begins_where_groups_stand_alone():
     assert _alone(flat, 0, 0.0) is None
 
 
-@pytest.mark.slow
 def test_several_predictors_have_figures_each():
-    fit = of_two_predictors()
+    fit = load("relation_of_two")
     entry = of_fit(fit)
     assert entry is not None
     kinds = entry.figures(fit)
@@ -107,18 +75,11 @@ def test_several_predictors_have_figures_each():
 
 
 def test_the_report_has_them_and_others_are_refused():
-    fit = fitted()
+    fit = load("relation")
     entry = of_fit(fit)
     assert entry is not None
     assert set(entry.figures(fit)) == {"lines", "shrinkage_of_lines"}
     with pytest.raises(ValueError, match="'g9'"):
         lines(fit, ["g9"])
     with pytest.raises(ValueError, match=r"lines: expected a fit of hbm_jax.models.Relation"):
-        lines(hbm.sample(lambda: hbm_normal(), num_samples=20, num_warmup=50, progress=False))
-
-
-def hbm_normal():
-    import numpyro
-    from numpyro import distributions as dist
-
-    numpyro.sample("x", dist.Normal(0, 1))
+        lines(load("own"))
