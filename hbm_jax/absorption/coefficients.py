@@ -22,6 +22,7 @@ def table(name: str) -> dict[str, np.ndarray]:
     return columns
 
 
+@functools.cache
 def rows_of(name: str, key: tuple[str, str], values: tuple[str, ...]) -> dict[tuple[int, int], list[np.ndarray]]:
     """Rows of a file, grouped by two integer columns: for each pair, the ``values`` of its rows in order."""
     columns = table(name)

@@ -120,21 +120,32 @@ def evaluate(energy: Any, fits: Fits, xp: Any = jnp) -> Any:
     (ions, *energy.shape) array
         [1e-22 cm^2]
     """
+    outer = fits.outer if (fits.switch > 0).any() else None
+    return _sum_of_shells(energy, fits.shells, outer, fits.switch, xp)
+
+
+def _sum_of_shells(energy, shells, outer, switch, xp):
     shape = np.shape(energy)
     energy = xp.reshape(xp.asarray(energy) * 1e3, (1, 1, -1))
     dtype = energy.dtype
-    threshold, E_0, sigma_0, y_a, P, y_w, angular = (c[..., None].astype(dtype) for c in fits.shells)
+    threshold, E_0, sigma_0, y_a, P, y_w, angular = (c[..., None].astype(dtype) for c in shells)
     y = energy / E_0
     of_shells = _shape(y, y - 1.0, 5.5 + angular - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
     total = xp.sum(xp.where(energy >= threshold, of_shells, 0.0), axis=1)
-    if (fits.switch > 0).any():
-        threshold, E_0, sigma_0, y_a, P, y_w, y_0, y_1 = (c[..., None].astype(dtype) for c in fits.outer)
+    if outer is not None:
+        threshold, E_0, sigma_0, y_a, P, y_w, y_0, y_1 = (c[..., None].astype(dtype) for c in outer)
         x = energy / E_0 - y_0
         y = xp.sqrt(x**2 + y_1**2)
         of_outer = _shape(y, x - 1.0, 5.5 - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
         of_outer = xp.where(energy >= threshold, of_outer, 0.0)[:, 0]
-        total = xp.where(energy[0] < fits.switch[:, None].astype(dtype), of_outer, total)
-    return xp.reshape(total, (len(fits.ions), *shape))
+        total = xp.where(energy[0] < switch[:, None].astype(dtype), of_outer, total)
+    return xp.reshape(total, (len(switch), *shape))
+
+
+@jax.jit
+def _one_ion(energy, inside, shells, outer, switch):
+    """Of one ion, whose coefficients are arguments: ions with as many subshells share a program."""
+    return masked(_sum_of_shells(jnp.where(inside, energy, 1.0), shells, outer, switch, jnp)[0], inside)
 
 
 def _shape(y, above, Q, y_a, P, y_w):
@@ -176,8 +187,8 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
         if int(value) != value:
             raise ValueError(f"{name}: expected a whole number; found {value!r}.")
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
-    found = evaluate(jnp.where(inside, energy, 1.0), fits_of(((int(Z), int(num_electrons)),)))[0]
-    return masked(found, inside)
+    fits = fits_of(((int(Z), int(num_electrons)),))
+    return _one_ion(energy, inside, fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch)
 
 
 def parse_ion(name: str) -> tuple[int, int]:

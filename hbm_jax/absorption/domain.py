@@ -19,8 +19,8 @@ LOG10_XI = (-12.0, 8.0)  # erg cm/s
 _ROUNDING = 1e-6  # relative: a bound written in single precision is within
 
 
-def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "") -> tuple[jax.Array, jax.Array]:
-    """Return a value as a floating array, and whether it is in its domain.
+def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "") -> tuple[jax.Array, Any]:
+    """Return a value as a floating array, and whether it is in its domain: of a known value, in NumPy.
 
     Raises
     ------
@@ -36,6 +36,8 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
             unit = f" {unit}" if unit else ""
             limit = f"at least {low:g}{unit}" if np.isinf(high) else f"between {low:g} and {high:g}{unit}"
             raise ValueError(f"{name}{list(index) if index else ''}: expected {limit}; found {found[index]:g}.")
+        # Nothing is left to compute, and so no operation to compile.
+        return jnp.asarray(value, jnp.result_type(float, jnp.asarray(value).dtype)), np.ones(found.shape, bool)
     value = jnp.asarray(value)
     value = value.astype(jnp.result_type(float, value.dtype))
     return value, (value >= lowest) & (value <= highest)
@@ -49,6 +51,8 @@ def one_of(what: str, value: Any, known: tuple[str, ...]) -> str:
     return value
 
 
-def masked(value: jax.Array, inside: jax.Array) -> jax.Array:
+def masked(value: jax.Array, inside: jax.Array | np.ndarray) -> jax.Array:
     """NaN where not inside; the last step, so that no gradient inside is spoilt."""
+    if isinstance(inside, np.ndarray) and inside.all():
+        return value
     return jnp.where(inside, value, np.nan)

@@ -80,6 +80,11 @@ def ion_fractions(
     T, in_T = within("log10_T", log10_T, *LOG10_T)
     xi, in_xi = within("log10_xi", log10_xi, *LOG10_XI)
     index, in_index = within("photon_index", photon_index, *PHOTON_INDEX)
+    return _equilibrium(T, xi, index, in_T, in_xi, in_index, mode=mode, rates=rates)
+
+
+@functools.partial(jax.jit, static_argnames=("mode", "rates"))
+def _equilibrium(T, xi, index, in_T, in_xi, in_index, *, mode, rates):
     T, xi, index = jnp.where(in_T, T, 6.0), jnp.where(in_xi, xi, 0.0), jnp.where(in_index, index, 2.0)
     light = jnp.vectorize(_log_light, signature="(),()->(k)")(*jnp.broadcast_arrays(xi, index))
     one = jnp.vectorize(functools.partial(_fractions, mode=mode, rates=rates), signature="(),(k)->(n)")

@@ -3,6 +3,7 @@
 `tbabs` after Wilms, Allen & McCray 2000 (ApJ 542, 914), `phabs` as the sum over neutral atoms.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,6 +123,20 @@ def neutral_cross_section(
     one_of("model", model, MODELS)
     values = as_abundances(abundances)
     energy, inside = within("energy", energy, MIN_ENERGY, MAX_ENERGY, "keV")
+    overlay = _checked_overlay(overlay)
+    if model == "phabs":
+        return _cross_section(energy, inside, values, overlay, model=model)
+    if not isinstance(grains, bool | np.bool_ | Grains):
+        raise ValueError(f"grains: expected True, False or Grains(...); found {grains!r}.")
+    fraction = H2_FRACTION if isinstance(molecules, bool | np.bool_) and molecules else float(molecules)
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"molecules: expected a fraction of the hydrogen between 0 and 1; found {fraction}.")
+    return _cross_section(energy, inside, values, overlay, model=model, grains=grains, fraction=fraction)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "grains", "fraction"))
+def _cross_section(energy, inside, values, overlay, *, model, grains=False, fraction=0.0):
+    """Cross section of known choices, one program instead of one for each of some fifty operations."""
     energy = jnp.where(inside, energy, 1.0)
     dust = table("ism_depletion_wilms_2000")
     elements = PHABS_ELEMENTS if model == "phabs" else tuple(dust["element"].tolist())
@@ -132,11 +147,6 @@ def neutral_cross_section(
     if model == "phabs":
         return masked(jnp.tensordot(numbers, sigma, 1), inside)
     sigma = sigma.at[0].set(_hydrogen(energy)).at[1].set(_helium(energy))
-    fraction = H2_FRACTION if isinstance(molecules, bool | np.bool_) and molecules else float(molecules)
-    if not isinstance(grains, bool | np.bool_ | Grains):
-        raise ValueError(f"grains: expected True, False or Grains(...); found {grains!r}.")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"molecules: expected a fraction of the hydrogen between 0 and 1; found {fraction}.")
     gas = dust["gas_fraction"].copy() if grains else np.ones(len(elements))
     gas[0] = 1.0 - fraction
     total = jnp.tensordot(numbers * gas, sigma, 1) + 0.5 * fraction * numbers[0] * _molecular_hydrogen(energy)
@@ -208,8 +218,9 @@ def _gamma(s, x):
     return math.gamma(s) * gammainc(s, x)
 
 
-def _overlaid(sigma, energy, elements, overlay: Overlay | None):
-    """Replace the fit of some elements inside the range of a table."""
+def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Tables of an overlay as arrays."""
+    checked = {}
     for element, pair in (overlay or {}).items():
         one_of("element of an overlay", element, tuple(FINE_STRUCTURE))
         if len(pair) != 2:
@@ -230,6 +241,13 @@ def _overlaid(sigma, energy, elements, overlay: Overlay | None):
                 f"overlay of {element}: expected it to cover {low:g} to {high:g} keV; found {table_energy[0]:g} to "
                 f"{table_energy[-1]:g} keV."
             )
+        checked[element] = table_energy, table_sigma
+    return checked
+
+
+def _overlaid(sigma, energy, elements, overlay):
+    """Replace the fit of some elements inside the range of a table."""
+    for element, (table_energy, table_sigma) in overlay.items():
         place = elements.index(element)
         within_it = (energy >= table_energy[0]) & (energy <= table_energy[-1])
         own = jnp.interp(energy, table_energy, table_sigma)

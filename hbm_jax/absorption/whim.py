@@ -252,27 +252,31 @@ def whim_optical_depth(
     metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
     most = MAX_ENERGY / (1.0 + (float(z) if not isinstance(z, jax.core.Tracer) else 0.0))
     energy, in_energy = within("energy", energy, MIN_ENERGY, most, "keV")
-    in_energy = in_energy & (energy * (1.0 + z) <= MAX_ENERGY)
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
-    inside = in_energy & in_z & in_n0 & in_metallicity & (jnp.asarray(cosmology.H0) > 0)
-    values = (jnp.where(in_energy, energy, 1.0), jnp.where(in_z, z, 0.0), n0, log10_T, log10_xi, metallicity)
+    values = (energy, z, n0, log10_T, log10_xi, metallicity)
     more = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
     within("log10_T", log10_T, *LOG10_T)
-    at_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
-    within("log10_T at the source", at_source, *LOG10_T)
+    if not any(isinstance(value, jax.core.Tracer) for value in (z, log10_T, temperature_slope)):
+        at_source = np.asarray(log10_T) + np.asarray(temperature_slope) * np.log10(1.0 + np.asarray(z))
+        within("log10_T at the source", at_source, *LOG10_T)
     evolving = not (isinstance(temperature_slope, int | float) and temperature_slope == 0)
     with jax.enable_x64(True):
-        doubles = jax.tree.map(lambda value: jnp.asarray(value).astype(jnp.float64), (*values, *more))
-        tau = _integral(*doubles, mode=mode, rates=rates, evolving=evolving, num_cells=num_cells).astype(dtype)
-    return masked(tau, inside)
+        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *more))
+        domains = (in_energy, in_z, in_n0 & in_metallicity)
+        static = {"mode": mode, "rates": rates, "evolving": evolving, "num_cells": num_cells, "dtype": dtype}
+        return _integral(domains, *doubles, **static)
 
 
+@functools.partial(jax.jit, static_argnames=("mode", "rates", "evolving", "num_cells", "dtype"))
 def _integral(
-    energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology,
-    *, mode, rates, evolving, num_cells,
+    domains, energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, numbers,
+    cosmology, *, mode, rates, evolving, num_cells, dtype,
 ):  # fmt: skip
-    """Optical depth, of arguments in double precision that are within their domains."""
-    log_energy = jnp.log(energy)
+    """Optical depth, of arguments in double precision; `domains` says which are within theirs."""
+    in_energy, in_z, inside = domains
+    in_energy = in_energy & (energy * (1.0 + z) <= MAX_ENERGY)
+    inside = in_energy & in_z & inside & (cosmology.H0 > 0)
+    log_energy, z = jnp.log(jnp.where(in_energy, energy, 1.0)), jnp.where(in_z, z, 0.0)
     weight, metal_weight = weights_of(cosmology, density_slope, metallicity, metallicity_slope)
     fractions = functools.partial(ion_fractions, mode=mode, rates=rates, photon_index=index)
     per_hydrogen = numbers[_Z - 1]
@@ -288,4 +292,4 @@ def _integral(
         light, metals = (combine(jnp.where(heavy == METAL, shares, 0.0), T.dtype) for heavy in (False, True))
         tau = along(cells_of(z, weight, num_cells), light, log_energy)
         tau = tau + along(cells_of(z, metal_weight, num_cells), metals, log_energy)
-    return n0 * COLUMN / cosmology.H0 * tau
+    return masked((n0 * COLUMN / cosmology.H0 * tau).astype(dtype), inside)

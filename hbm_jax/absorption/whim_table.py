@@ -229,12 +229,13 @@ def _interpolation() -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Shares of all ions at the nodes in temperature; one program, which takes less time than its parts one by one."""
+    """Shares of all ions at the nodes in temperature."""
 
-    def fractions(log10_T):
-        return ion_fractions(log10_T, log10_xi, mode=mode, rates=rates, photon_index=photon_index)
+    def fractions():
+        nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
+        return np.asarray(ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index))
 
-    return worked_out(lambda: np.asarray(jax.jit(fractions)(np.linspace(*LOG10_T, NUM_TEMPERATURES))))
+    return worked_out(fractions)
 
 
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:

@@ -220,7 +220,7 @@ def _fit_share(
     live = live or LiveLine(False)
     with jax.enable_x64(dtype == "float64"):
         live.show(f"compiling for {len(rows)} objects")
-        keys = jax.random.split(jax.random.key(seed), int(rows.max()) + 1)[rows]
+        keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), int(rows.max()) + 1)))[rows]
         began = time.perf_counter()
         lanes = Lanes(program, mine, num_lanes, num_chains, options, max_bytes)
         if not isinstance(keep_draws, bool):

@@ -57,6 +57,11 @@ class Chains:
     count: int = field(default=0, init=False)  # draws of each chain so far, warm-up included
 
     def __post_init__(self):
+        if self.independent_proposals and self.target.size > independence.MAX_SIZE:
+            raise ValueError(
+                f"sample(independent_proposals=True): expected at most {independence.MAX_SIZE} parameters; found "
+                f"{self.target.size}. Integrate latents out where the model can, or leave the option out."
+            )
         num_chains = len(self.start.points)
         metric = self.start.metric
 
@@ -96,11 +101,6 @@ class Chains:
         self._seen: list[Block] = []  # of the round under way
         self.proposals = independence.Proposals.none(self.target.size if self.independent_proposals else 0)
         if self.independent_proposals:
-            if self.target.size > independence.MAX_SIZE:
-                raise ValueError(
-                    f"sample(independent_proposals=True): expected at most {independence.MAX_SIZE} parameters; found "
-                    f"{self.target.size}. Integrate latents out where the model can, or leave the option out."
-                )
             self._ends = tuple(np.cumsum([self.num_warmup, *independence.ROUNDS]).tolist())
         self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
 

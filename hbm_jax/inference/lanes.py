@@ -61,8 +61,10 @@ class Lanes:
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
         self._check_padding()
-        first = jax.tree.map(lambda x: x[0], self._free(jax.random.key(0), self.stack.leaves, self.stack.lengths, 0))
-        self._unravel = ravel_pytree(first)[1]
+        shapes = jax.eval_shape(
+            lambda key: self._free(key, self.stack.leaves, self.stack.lengths, 0), jax.random.key(0)
+        )
+        self._unravel = ravel_pytree({name: np.zeros(s.shape[1:], s.dtype) for name, s in shapes.items()})[1]
         one = self._density([leaf[0] for leaf in self.stack.leaves], self.stack.lengths[0])
         operations = many_chains.operations(one, self.target.size, self.num_chains)
         products = 4.0 * self.num_chains * self.target.size**2
@@ -92,17 +94,23 @@ class Lanes:
         short = np.flatnonzero((self.stack.lengths < np.asarray(self.stack.padded)).any(axis=1))
         if not len(short):
             return
-        row = int(short[0])
+        row, key = int(short[0]), jax.random.key(0)
         alone = self.program, self.stack.without_padding(row)
         padded = (
             masked(self.program, self.stack.padded, self.stack.lengths[row]),
             self.stack.args([leaf[row] for leaf in self.stack.leaves]),
         )
+        point, same = (jax.eval_shape(lambda key, w=which: _prior_draw(*w, key), key) for which in (alone, padded))
+        if jax.tree.map(np.shape, point) != jax.tree.map(np.shape, same):
+            return  # latents of the data themselves: those of the padding are drawn from their prior
+
+        @jax.jit  # so that one compilation takes the place of one per operation
+        def densities(key):
+            drawn = _prior_draw(*alone, key)
+            return [log_density(*which, {}, drawn)[0] for which in (padded, alone)]
+
         for i in range(PADDING_POINTS):
-            point, same = (_prior_draw(*which, jax.random.key(i)) for which in (alone, padded))
-            if jax.tree.map(np.shape, point) != jax.tree.map(np.shape, same):
-                return  # latents of the data themselves: those of the padding are drawn from their prior
-            found, expected = (float(log_density(*which, {}, point)[0]) for which in (padded, alone))
+            found, expected = (float(density) for density in densities(jax.random.key(i)))
             if not np.isclose(found, expected, rtol=1e3 * np.finfo(jnp.zeros(0).dtype).eps, equal_nan=True):
                 raise ValueError(
                     "fit_each: the objects differ in their number of data, and this program counts the padding: object "
@@ -145,7 +153,7 @@ class Lanes:
 
     def _fill_one(self, state, fresh, key, leaves, lengths):
         """Put a new object into a place, where ``fresh``."""
-        key_prior, key_chain = jax.random.split(key)
+        key_prior, key_chain = jax.random.split(jax.random.wrap_key_data(key))
         draws = self._free(key_prior, leaves, lengths, None)
         candidates = jax.vmap(lambda draw: ravel_pytree(draw)[0])(draws)
         density = self._density(leaves, lengths)
@@ -179,15 +187,15 @@ class Lanes:
         state, drawn = jax.lax.scan(segment, state, shares)
         return state, jax.tree.map(lambda x: x.reshape(BLOCK, *x.shape[2:]), drawn)
 
-    def fill(self, places: np.ndarray, objects: np.ndarray, keys):
+    def fill(self, places: np.ndarray, objects: np.ndarray, keys: np.ndarray):
         """Put objects into places.
 
         Parameters
         ----------
         places, objects : (n,)
             Which goes where.
-        keys : (num_objects,) keys
-            One for each object of the stack, so that its draws do not depend on its place.
+        keys : (num_objects, ...)
+            Data of a random key for each object of the stack, so that its draws do not depend on its place.
         """
         self.object[places] = objects
         for mine, leaf in zip(self.leaves, self.stack.leaves, strict=True):
@@ -196,7 +204,7 @@ class Lanes:
         if self.state is None:
             shape = jax.eval_shape(
                 jax.vmap(lambda key, leaves, lengths: self._empty(key, leaves, lengths)),
-                jax.random.split(keys[0], self.num_lanes),
+                keys[np.maximum(self.object, 0)],
                 self.leaves,
                 self.lengths,
             )
@@ -210,7 +218,7 @@ class Lanes:
     def _empty(self, key, leaves, lengths):
         density = self._density(leaves, lengths)
         points = jnp.zeros((self.num_chains, self.target.size))
-        return many_chains.initial_state(density, points, jax.random.key_data(key), self.dense)
+        return many_chains.initial_state(density, points, key, self.dense)
 
     def shorten(self, places: np.ndarray):
         """Halve the step of the objects in these places."""

@@ -134,7 +134,7 @@ def _fold(spectrum, energy, response, level, done, trials) -> tuple[Fold, np.nda
     # Spectra of one instrument have the same nodes.
     key = spectrum, fold.energy.tobytes()
     if key not in done:
-        done[key] = worked_out(lambda: np.asarray(spectrum.on(fold.energy)(trials)))
+        done[key] = worked_out(lambda: np.asarray(jax.jit(spectrum.on(fold.energy))(trials)))
     return fold, done[key] @ fold.matrix.T
 
 

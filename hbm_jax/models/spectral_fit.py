@@ -238,7 +238,7 @@ class SpectralFit:
             if "calibration" not in values:
                 raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
             factors = jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
-        return prepared.expected(values, factors)
+        return _fold(prepared, values, factors)
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
         """How far the data are from the model.
@@ -254,7 +254,7 @@ class SpectralFit:
         """
         prepared = self._prepared(data)
         with jax.enable_x64(True):
-            groups = np.asarray(prepared.statistic.deviance(self._expected(prepared, parameters)))
+            groups = np.asarray(_deviance(prepared.statistic, self._expected(prepared, parameters)))
         num, free = len(groups), 0
         for name, prior in self.all_priors.items():
             if isinstance(prior, dist.Distribution):
@@ -357,6 +357,11 @@ class SpectralFit:
             For a component of one's own, and a prior that cannot be written as text.
         """
         return configuration(self) | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
+
+
+# Compiled once for the spectra of one shape.
+_fold = jax.jit(FoldedSpectra.expected)
+_deviance = jax.jit(lambda statistic, expected: statistic.deviance(expected))
 
 
 def _own_names(spectrum: Component) -> set[str]:

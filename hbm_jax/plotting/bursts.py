@@ -124,7 +124,7 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     drawn = latents(fit, num_draws=NUM_DRAWS // 4)
     z = np.asarray(data.z)
     with jax.enable_x64(True):
-        sphere = np.asarray(log10_sphere(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
+        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
     found = []
     for i in range(len(data)):
         own = np.asarray(data.interval_burst) == i
@@ -142,7 +142,7 @@ def _away(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
     values = {name: float(np.median(parameter(fit, name, default))) for name, default in
               (("H0", model.H0), ("Om0", model.Om0))}  # fmt: skip
     with jax.enable_x64(True):
-        away = np.asarray(log10_sphere(z, Cosmology.flat(**values)))  # type: ignore[arg-type]
+        away = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**values)))  # type: ignore[arg-type]
         away = away - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
         return away[:, None] + np.asarray(data.log10_k(z, model.band))
 

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 
 from hbm_jax import cosmology as hc
-from hbm_jax.cosmology import distances
 
-from .catalogue import FUNCTIONS, JITTED, UNIVERSES, build, draw_universes
+from .catalogue import FUNCTIONS, UNIVERSES, build, by_methods, draw_universes, numpy_integral, quantities
 
 Z = np.random.default_rng(4).permutation(np.concatenate([[0.0, 10.0], np.random.default_rng(5).uniform(0, 10, 50)]))
-GRID_JITTED = {name: jax.jit(getattr(hc.RedshiftGrid, name)) for name in FUNCTIONS}
+POSITIVE = Z[Z > 0]
+GRID = hc.RedshiftGrid(POSITIVE)
 PLANCK = hc.FlatCosmology(H0=67.7, Om0=0.31, radiation=hc.Radiation(2.7255, 3.046, (0.0, 0.0, 0.06)))
 COSMOLOGIES = {name: build(universe) for name, universe in UNIVERSES.items()} | {"radiation": PLANCK}
 
 
 @pytest.mark.parametrize("name", COSMOLOGIES)
 def test_equals_the_functions(name):
-    cosmology, grid = COSMOLOGIES[name], hc.RedshiftGrid(Z)
+    cosmology = COSMOLOGIES[name]
+    found, expected = by_methods(hc.RedshiftGrid(Z), cosmology), quantities(Z, cosmology, "few")
     for function in FUNCTIONS:
         np.testing.assert_allclose(
-            GRID_JITTED[function](grid, cosmology),
-            np.concatenate([JITTED[function](z, cosmology) for z in Z.reshape(-1, distances.FEW // 2)]),
+            found[function],
+            expected[function],
             rtol=2e-10 if function == "differential_comoving_volume" else 1e-10,
             atol=1e-9,
             err_msg=function,
@@ -33,45 +34,52 @@ def test_equals_the_functions(name):
 def test_panels_are_enough_for_every_range(z_max):
     z = np.append(np.geomspace(1e-6, z_max, 40), z_max)
     highest = 0.6 if z_max > 1 else 1.01
-    batch = build(
-        tuple(jnp.asarray(v) for v in draw_universes(30, z_max, 0.01, highest, seed=11)), H0=jnp.full(30, 70.0)
-    )
-    default, finer = hc.RedshiftGrid(z), hc.RedshiftGrid(z, num_panels=1500)
-    a, b = (jax.jit(jax.vmap(grid.comoving_distance))(batch) for grid in (default, finer))
-    assert np.max(np.abs(a / b - 1)) < 1e-11
+    universes = draw_universes(30, z_max, 0.01, highest, seed=11)
+    batch = build(universes, H0=np.full(30, 70.0))
+    grid = hc.RedshiftGrid(z)
+    found = jax.jit(jax.vmap(hc.RedshiftGrid.comoving_distance, in_axes=(None, 0)))(grid, batch)
+    expected = numpy_integral(z, universes, 1)
+    assert np.max(np.abs(np.asarray(found) / batch.hubble_distance[:, None] / expected - 1)) < 1e-11
 
 
 def test_redshifts_may_be_traced():
     cosmology = COSMOLOGIES["cpl"]
-    inside = jax.jit(lambda z: hc.RedshiftGrid(z).distmod(cosmology))(Z[Z > 0])
-    np.testing.assert_allclose(inside, GRID_JITTED["distmod"](hc.RedshiftGrid(Z[Z > 0]), cosmology), rtol=1e-12)
+    inside = jax.jit(lambda z, c: hc.RedshiftGrid(z).distmod(c))(POSITIVE, cosmology)
+    np.testing.assert_allclose(inside, by_methods(GRID, cosmology)["distmod"], rtol=1e-12)
 
 
 def test_heliocentric_redshift():
-    z, z_hel, cosmology = Z[Z > 0], Z[Z > 0] + 0.001, COSMOLOGIES["closed"]
-    grid = hc.RedshiftGrid(z, z_hel)
-    expected = (1 + z_hel) * JITTED["transverse_comoving_distance"](z, cosmology)
-    for name, value in [("luminosity_distance", expected), ("distmod", 5 * np.log10(np.abs(expected)) + 25)]:
-        jitted = jax.jit(lambda z, z_hel, c, name=name: getattr(hc, name)(z, c, z_hel=z_hel))
-        np.testing.assert_allclose(GRID_JITTED[name](grid, cosmology), value, rtol=1e-12)
-        np.testing.assert_allclose(jitted(z, z_hel, cosmology), value, rtol=1e-12)
-        np.testing.assert_allclose(jitted(z[:2], z_hel[:2], cosmology), value[:2], rtol=1e-10)
-    a, b = (GRID_JITTED["angular_diameter_distance"](g, cosmology) for g in (grid, hc.RedshiftGrid(z)))
-    np.testing.assert_array_equal(a, b)
+    z, z_hel, cosmology = POSITIVE, POSITIVE + 0.001, COSMOLOGIES["closed"]
+    plain, shifted = by_methods(GRID, cosmology), by_methods(hc.RedshiftGrid(z, z_hel), cosmology)
+    expected = (1 + z_hel) * plain["transverse_comoving_distance"]
+
+    @jax.jit
+    def both(z, z_hel, c):
+        return [getattr(hc, name)(z, c, z_hel=z_hel) for name in ("luminosity_distance", "distmod")]
+
+    many, few = both(z, z_hel, cosmology), both(z[:2], z_hel[:2], cosmology)
+    for i, value in enumerate((expected, 5 * np.log10(np.abs(expected)) + 25)):
+        np.testing.assert_allclose(shifted[("luminosity_distance", "distmod")[i]], value, rtol=1e-12)
+        np.testing.assert_allclose(many[i], value, rtol=1e-12)
+        np.testing.assert_allclose(few[i], value[:2], rtol=1e-10)
+    for name in FUNCTIONS:
+        if name not in ("luminosity_distance", "distmod"):
+            np.testing.assert_array_equal(shifted[name], plain[name])
 
 
 def test_gradient_is_that_of_the_function():
-    grid = hc.RedshiftGrid(Z[Z > 0])
-
     def loss(f):
         return lambda om, w: jnp.sum(f(hc.Cosmology.flat(H0=70.0, Om0=om, w0=w)) ** 2)
 
-    of_grid = jax.jit(jax.grad(loss(grid.distmod), argnums=(0, 1)))(0.3, -0.9)
-    of_function = jax.jit(jax.grad(loss(lambda c: hc.distmod(grid.z, c)), argnums=(0, 1)))(0.3, -0.9)
+    @jax.jit
+    def gradients(om, w):
+        return [jax.grad(loss(f), argnums=(0, 1))(om, w) for f in (GRID.distmod, lambda c: hc.distmod(GRID.z, c))]
+
+    of_grid, of_function = gradients(0.3, -0.9)
     np.testing.assert_allclose(of_grid, of_function, rtol=1e-10)
 
 
-def test_jit_vmap_and_plain_agree_and_nothing_is_traced_twice():
+def test_jit_and_vmap_agree_and_nothing_is_traced_twice():
     traces = []
 
     def distance(grid, z, cosmology):
@@ -83,14 +91,30 @@ def test_jit_vmap_and_plain_agree_and_nothing_is_traced_twice():
         cosmology = hc.Cosmology.flat(H0=70.0, Om0=om)
         compiled = jitted(grid, Z, cosmology)
     assert len(traces) == 1
-    for a, b in zip(compiled, distance(grid, Z, cosmology), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-13)
-    batch = hc.FlatCosmology(H0=jnp.full(2, 70.0), Om0=jnp.array([0.2, 0.3]), w0=-jnp.ones(2), wa=jnp.zeros(2))
+    batch = hc.FlatCosmology(H0=np.full(2, 70.0), Om0=np.array([0.2, 0.3]), w0=-np.ones(2), wa=np.zeros(2))
     batched = jax.jit(jax.vmap(distance, in_axes=(None, None, 0)))(grid, Z, batch)
     np.testing.assert_allclose(batched[0][1], compiled[0], rtol=1e-13)
     np.testing.assert_allclose(batched[1][1], compiled[1], rtol=1e-13)
     one_by_one = jax.jit(jax.vmap(hc.luminosity_distance, in_axes=(0, None)))(Z, cosmology)
     np.testing.assert_allclose(one_by_one, compiled[1], rtol=1e-10)
+
+
+@pytest.mark.long
+def test_plain_calls_agree_with_compiled_ones():
+    z = np.linspace(0.1, 2.0, 12)
+    grid, matrix = hc.RedshiftGrid(z), hc.RedshiftMatrix(z)
+    for name in ("closed", "radiation"):
+        cosmology = COSMOLOGIES[name]
+        for rule, part in (("many", z), ("few", z[:4])):
+            expected = quantities(part, cosmology, rule)
+            for function in FUNCTIONS:
+                plain = getattr(hc, function)(part, cosmology)
+                np.testing.assert_allclose(plain, expected[function], rtol=1e-12, err_msg=function)
+        for lines in (grid, matrix):
+            expected = by_methods(lines, cosmology)
+            for function in FUNCTIONS:
+                plain = getattr(lines, function)(cosmology)
+                np.testing.assert_allclose(plain, expected[function], rtol=1e-12, err_msg=function)
 
 
 def test_compiled_program_holds_only_what_contributes():
@@ -120,18 +144,26 @@ def test_shapes_and_types():
         assert jax.eval_shape(everything, z, cosmology).shape == (len(FUNCTIONS), *shape)
     single = np.linspace(0.1, 2, 20, dtype=np.float32)
     with jax.enable_x64(False):
-        values = JITTED["luminosity_distance"](single, cosmology)
+        luminosity_distance = jax.jit(hc.luminosity_distance)
+        values = luminosity_distance(single, cosmology)
         assert values.dtype == np.float32
         assert jax.eval_shape(hc.RedshiftGrid(single).luminosity_distance, cosmology).dtype == np.float32
-    np.testing.assert_allclose(values, JITTED["luminosity_distance"](single.astype(float), cosmology), rtol=3e-6)
+    expected = quantities(single.astype(float), cosmology)["luminosity_distance"]
+    np.testing.assert_allclose(values, expected, rtol=3e-6)
     assert jax.eval_shape(hc.age, 1, cosmology).dtype == np.float64
 
 
 def test_one_impossible_universe_is_nan_beyond_the_gap_only():
     z, bounces = np.linspace(0.1, 3, 30), hc.Cosmology(H0=70.0, Om0=0.1, Ode0=1.8)
-    value = GRID_JITTED["distmod"](hc.RedshiftGrid(z), bounces)
-    np.testing.assert_allclose(value[0], JITTED["distmod"](z[:1], bounces)[0], rtol=1e-10)
+    found = by_methods(hc.RedshiftGrid(np.resize(z, len(POSITIVE))), bounces)
+    value, expected = found["distmod"][:30], quantities(z, bounces, "few")["distmod"]
+    both = np.isfinite(value)
+    np.testing.assert_allclose(value[both], expected[both], rtol=1e-10)
+    assert both[0]
     assert np.isnan(value[-1])
+    # All but those whose panel the gap begins in.
+    assert (np.isfinite(expected) & ~both).sum() <= 1
+    assert np.isnan(found["age"][:30]).all()
 
 
 @pytest.mark.parametrize(

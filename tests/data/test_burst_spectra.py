@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from monte_carlo import seed
 
 from hbm_jax.data import (
     BurstSpectra,
@@ -245,16 +246,15 @@ def test_the_idealised_scintillators_count_each_photon_once_at_most(kind):
 
 
 @pytest.mark.long
-def test_a_population_is_what_it_says():
+def test_a_population_is_what_it_says(monte_carlo):
     population = BurstSpectraPopulation(
         num_intervals=40, duration=(0.01, 0.02), threshold=0.0, intrinsic_scatter=0.0, detectors={"n0": "nai"}
     )
-    drawn = population.draw(6, seed=7)
+    drawn = population.draw(6, seed=seed(7))
     peak = drawn.truth["log10_E_peak"].reshape(6, 40)
     assert (np.diff(peak, axis=1) <= 0).all()
-    # 240 draws: four standard errors.
-    assert peak.mean() == pytest.approx(2.7, abs=4 * 0.25 / np.sqrt(240))
-    assert peak.std() == pytest.approx(0.25, abs=4 * 0.25 / np.sqrt(480))
+    monte_carlo.within(peak.mean(), 2.7, 0.25 / np.sqrt(240), name="mean")
+    monte_carlo.within(peak.std(), 0.25, 0.25 / np.sqrt(480), name="standard deviation")
     flux = drawn.truth["log10_flux"].reshape(6, 40)
     slope = (flux[:, 0] - flux[:, -1]) / (peak[:, 0] - peak[:, -1])
     np.testing.assert_allclose(slope, drawn.truth["gamma"], rtol=1e-10)

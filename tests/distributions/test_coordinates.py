@@ -1,5 +1,7 @@
 """`CoordinatePriors` and `SoftClip`: whatever the coordinates, the parameters have the priors that were stated."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -7,6 +9,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from monte_carlo import seed
 from scipy import stats
 
 import hbm_jax
@@ -52,87 +55,24 @@ BLOCKS = {"plain": PLAIN, "ridged": RIDGED, "warped": WARPED} | {name: of_model(
 
 @pytest.fixture(scope="module", params=BLOCKS)
 def block(request):
-    return BLOCKS[request.param]
+    return request.param
 
 
 def draw_coordinates(block, num=40, spread=2.0):
     return np.random.default_rng(2).normal(scale=spread, size=(num, len(block.priors)))
 
 
-def test_density_is_the_stated_priors_times_the_jacobian_of_the_parameters(block):
-    y = draw_coordinates(block)
-
-    def vector(y):
-        return jnp.stack(list(block.parameters(y).values()))
-
-    jacobian = np.asarray(jax.jit(jax.vmap(jax.jacfwd(vector)))(y))
-    np.testing.assert_array_equal(np.triu(jacobian, 1), 0.0, "a parameter depends on those before it only")
-    log_jacobian = np.linalg.slogdet(jacobian)[1]
-
-    @jax.jit
-    def densities(y):
-        parameters = block.parameters(y)
-        return block.log_prob(y), sum(prior.log_prob(parameters[name]) for name, prior in block.priors.items())
-
-    density, stated = densities(y)
-    # Some forty hinges beyond a bound a parameter rounds to the bound, and its prior may exclude that.
-    inside = np.isfinite(stated) & np.isfinite(log_jacobian)
-    assert inside.mean() > 0.8
-    np.testing.assert_allclose(density[inside], (stated + log_jacobian)[inside], rtol=1e-9, atol=1e-9)
+SPREADS = (2.0, 0.5, 3.0)
+COORDINATES = {
+    name: np.concatenate(
+        [draw_coordinates(block), *(np.clip(draw_coordinates(block, spread=s), -4.0, None) for s in SPREADS[1:])]
+    )
+    for name, block in BLOCKS.items()
+}
 
 
-def test_stated_priors_are_scipys():
-    parameters = PLAIN.parameters(draw_coordinates(PLAIN))
-    for name, (prior, reference) in PRIORS.items():
-        np.testing.assert_allclose(prior.log_prob(parameters[name]), reference.logpdf(parameters[name]), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", PRIORS)
-@pytest.mark.parametrize("ridge", [None, 0.4])
-def test_density_over_one_coordinate_integrates_to_one(name, ridge):
-    block = CoordinatePriors({name: PRIORS[name][0]}, None if ridge is None else {name: lambda _: (ridge, 1.7)})
-    y = np.linspace(-40, 40, 80_001)[:, None]
-    total = np.sum(np.exp(jax.jit(block.log_prob)(y))) * (y[1, 0] - y[0, 0])
-    np.testing.assert_allclose(total, 1.0, rtol=2e-7)  # NumPyro normalises truncated priors to some 1e-8
-
-
-def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
-    # (Om0, w0) of the supernova model; the first coordinate is straight in (1 - 0.9 Om0)^(-1.8), between 1 and 63.1.
-    # The second is scanned evenly in w0 before it is bent to its bounds: the ridge is up to 90 times as wide as at 0.
-    block = of_model("wcdm")
-    first, second = np.meshgrid(np.arange(-8.0, 73.0, 0.04), np.arange(-9.0, 6.0, 0.02), indexing="ij")
-    om = block.parameters(np.stack([first, 0.0 * first], axis=-1))["Om0"]
-    loc, scale = supernova_ridge._w0_ridge({"Om0": om})
-    y = np.stack([first, (second - loc) / scale], axis=-1)
-    density = np.exp(jax.jit(block.log_prob)(y)) * 0.04 * 0.02 / np.asarray(scale)
-    np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-9)
-    parameters = block.parameters(y)
-    om, w0 = np.asarray(parameters["Om0"]), np.asarray(parameters["w0"])
-    # Moments of Uniform(0, 1) and Uniform(-3, 0), and their independence.
-    for found, expected in [(om, 1 / 2), (om**2, 1 / 3), (w0, -3 / 2), (w0**2, 3.0), (om * w0, -3 / 4)]:
-        np.testing.assert_allclose((density * found).sum(), expected, rtol=1e-9)
-
-
-def test_coordinates_come_back(block):
-    @jax.jit
-    def back_and_forth(y):
-        parameters = block.parameters(y)
-        return block.coordinates(parameters), parameters
-
-    for spread, tolerance in [(0.5, 1e-11), (3.0, 1e-6)]:
-        y = np.clip(draw_coordinates(block, spread=spread), -4.0, None)
-        names = [n for n in block.ridges if np.isfinite(getattr(block.priors[n].support, "upper_bound", np.inf))]
-        found, parameters = back_and_forth(y)
-        # Far beyond an upper bound a number just below it no longer says how far.
-        reached = np.stack([parameters[name] for name in block.priors], axis=-1)
-        upper = [float(getattr(p.support, "upper_bound", np.inf)) for p in block.priors.values()]
-        lower = [float(getattr(p.support, "lower_bound", -np.inf)) for p in block.priors.values()]
-        told = (np.asarray(upper) - reached > 1e-7) & (reached - np.asarray(lower) > 1e-7)
-        assert told.mean() > (0.5 if names else 0.9)
-        np.testing.assert_allclose(np.where(told, found, 0.0), np.where(told, y, 0.0), rtol=tolerance, atol=tolerance)
-
-
-def test_parameters_come_back_from_far_in_the_tails(block):
+def far_parameters(block):
+    """Parameters far in the tails of the priors, up to 1e-12 of the range from a bound."""
     share = np.array([1e-12, 1e-6, 0.5, 1 - 1e-6])
     parameters = {}
     for name, prior in block.priors.items():
@@ -143,35 +83,140 @@ def test_parameters_come_back_from_far_in_the_tails(block):
             parameters[name] = high - share
         else:
             parameters[name] = (low if np.isfinite(low) else 0.0) + share
-    again = jax.jit(lambda p: block.parameters(block.coordinates(p)))(parameters)
-    for name, value in parameters.items():
+    return parameters
+
+
+@cache
+def everything(name):
+    """All that is compared of one block, in one compiled function."""
+    block = BLOCKS[name]
+
+    @jax.jit
+    def found(y, far):
+        parameters = block.parameters(y)
+        each = {key: prior.log_prob(parameters[key]) for key, prior in block.priors.items()}
+        return {
+            "parameters": parameters,
+            "jacobian": jax.vmap(jax.jacfwd(lambda y: jnp.stack(list(block.parameters(y).values()))))(y),
+            "log_prob": block.log_prob(y),
+            "stated": each,
+            "back": block.coordinates(parameters),
+            "far": block.parameters(block.coordinates(far)),
+        }
+
+    return jax.tree.map(np.asarray, found(COORDINATES[name], far_parameters(block)))
+
+
+def test_density_is_the_stated_priors_times_the_jacobian_of_the_parameters(block):
+    found = everything(block)
+    jacobian = found["jacobian"]
+    np.testing.assert_array_equal(np.triu(jacobian, 1), 0.0, "a parameter depends on those before it only")
+    with np.errstate(divide="ignore"):
+        log_jacobian = np.linalg.slogdet(jacobian)[1]
+    # Some forty hinges beyond a bound a parameter rounds to the bound, and its prior may exclude that.
+    stated = sum(found["stated"].values())
+    inside = np.isfinite(stated) & np.isfinite(log_jacobian)
+    assert inside.mean() > 0.8
+    np.testing.assert_allclose(found["log_prob"][inside], (stated + log_jacobian)[inside], rtol=1e-9, atol=1e-9)
+
+
+def test_stated_priors_are_scipys():
+    found = everything("plain")
+    for name, (_, reference) in PRIORS.items():
+        expected = reference.logpdf(found["parameters"][name])
+        np.testing.assert_allclose(found["stated"][name], expected, rtol=1e-6)
+
+
+@cache
+def one_dimensional():
+    """Density over each prior's coordinate, without and with a ridge, and the step of the coordinate."""
+    y = np.linspace(-40, 40, 40_001)[:, None]
+
+    @jax.jit
+    def densities(y):
+        found = {}
+        for name, (prior, _) in PRIORS.items():
+            for ridge in (None, 0.4):
+                ridges = None if ridge is None else {name: lambda _, ridge=ridge: (ridge, 1.7)}
+                found[f"{name} {ridge}"] = jnp.exp(CoordinatePriors({name: prior}, ridges).log_prob(y))
+        return found
+
+    return {key: np.asarray(v) for key, v in densities(y).items()}, y[1, 0] - y[0, 0]
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("ridge", [None, 0.4])
+def test_density_over_one_coordinate_integrates_to_one(name, ridge):
+    densities, step = one_dimensional()
+    total = np.sum(densities[f"{name} {ridge}"]) * step
+    np.testing.assert_allclose(total, 1.0, rtol=2e-7)  # NumPyro normalises truncated priors to some 1e-8
+
+
+def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
+    # (Om0, w0) of the supernova model; the first coordinate is straight in (1 - 0.9 Om0)^(-1.8), between 1 and 63.1.
+    # The second is scanned evenly in w0 before it is bent to its bounds: the ridge is up to 90 times as wide as at 0.
+    block = BLOCKS["wcdm"]
+    first, second = np.meshgrid(np.arange(-8.0, 73.0, 0.04), np.arange(-9.0, 6.0, 0.02), indexing="ij")
+
+    @jax.jit
+    def on_grid(first, second):
+        om = block.parameters(jnp.stack([first, 0.0 * first], axis=-1))["Om0"]
+        loc, scale = supernova_ridge._w0_ridge({"Om0": om})
+        y = jnp.stack([first, (second - loc) / scale], axis=-1)
+        parameters = block.parameters(y)
+        return jnp.exp(block.log_prob(y)) * 0.04 * 0.02 / scale, parameters["Om0"], parameters["w0"]
+
+    density, om, w0 = map(np.asarray, on_grid(first, second))
+    np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-9)
+    # Moments of Uniform(0, 1) and Uniform(-3, 0), and their independence.
+    for found, expected in [(om, 1 / 2), (om**2, 1 / 3), (w0, -3 / 2), (w0**2, 3.0), (om * w0, -3 / 4)]:
+        np.testing.assert_allclose((density * found).sum(), expected, rtol=1e-9)
+
+
+def test_coordinates_come_back(block):
+    found, priors, ridges = everything(block), BLOCKS[block].priors, BLOCKS[block].ridges
+    names = [n for n in ridges if np.isfinite(getattr(priors[n].support, "upper_bound", np.inf))]
+    upper = [float(getattr(p.support, "upper_bound", np.inf)) for p in priors.values()]
+    lower = [float(getattr(p.support, "lower_bound", -np.inf)) for p in priors.values()]
+    parameters = np.stack([found["parameters"][name] for name in priors], axis=-1)
+    for part, tolerance in [(slice(40, 80), 1e-11), (slice(80, 120), 1e-6)]:
+        y, reached = COORDINATES[block][part], parameters[part]
+        # Far beyond an upper bound a number just below it no longer says how far.
+        told = (np.asarray(upper) - reached > 1e-7) & (reached - np.asarray(lower) > 1e-7)
+        assert told.mean() > (0.5 if names else 0.9)
+        back = np.where(told, found["back"][part], 0.0)
+        np.testing.assert_allclose(back, np.where(told, y, 0.0), rtol=tolerance, atol=tolerance)
+
+
+def test_parameters_come_back_from_far_in_the_tails(block):
+    again = everything(block)["far"]
+    for name, value in far_parameters(BLOCKS[block]).items():
         np.testing.assert_allclose(again[name], value, rtol=1e-9, atol=1e-15, err_msg=name)
 
 
-def test_draws_have_the_stated_priors():
-    for block in (PLAIN, RIDGED):
-        draws = jax.jit(lambda key, b=block: b.parameters(b.sample(key, (4000,))))(jax.random.key(6))
+def test_draws_have_the_stated_priors(monte_carlo):
+    @jax.jit
+    def draws(number):
+        return [b.parameters(b.sample(jax.random.key(number), (4000,))) for b in (PLAIN, RIDGED)]
+
+    for block, drawn in zip(("plain", "ridged"), draws(seed(6)), strict=True):
         for name, (_, reference) in PRIORS.items():
-            assert stats.kstest(np.asarray(draws[name]), reference.cdf).pvalue > 1e-3, name
+            monte_carlo.distribution(drawn[name], reference.cdf, name=f"{name}, {block}")
 
 
-def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors():
+@pytest.mark.long
+def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors(monte_carlo):
     # Under the prior alone the coordinate of Om0 has a tail too heavy for any sampler, (1 - Om0)^(-3/2) with Om0 up to
     # 1. A known factor in Om0 takes it away: a Uniform(0, 1) prior times Beta(2, 6) is Beta(2, 6), and w0 is untouched.
     def program():
         cosmology = background.sample_cosmology("wcdm", background.default_priors("wcdm"))
         numpyro.factor("known", dist.Beta(2.0, 6.0).log_prob(cosmology.Om0))
 
-    fit = hbm_jax.sample(program, seed=4, num_chains=2, num_warmup=400, num_samples=4000, progress=False)
+    fit = hbm_jax.sample(program, seed=seed(4), num_chains=2, num_warmup=400, num_samples=4000, progress=False)
     for name, reference in [("Om0", stats.beta(2, 6)), ("w0", stats.uniform(-3, 3))]:
-        ess = fit.verdict.table.loc[name, ["ess_bulk", "ess_tail"]].min()
-        assert ess > 400
-        draws = fit.posterior[name].to_numpy().ravel()
+        draws = fit.posterior[name].to_numpy()
         for quantile in (0.05, 0.16, 0.5, 0.84, 0.95):
-            below = np.mean(draws < reference.ppf(quantile))
-            assert abs(below - quantile) < 4 * np.sqrt(quantile * (1 - quantile) / ess), (name, quantile)
-        thinned = draws[:: int(np.ceil(len(draws) / ess))]
-        assert stats.kstest(thinned, reference.cdf).pvalue > 1e-3, name
+            monte_carlo.share(draws < reference.ppf(quantile), quantile, name=f"{name} {quantile}")
 
 
 def test_a_number_in_a_fixed_place_changes_nothing_else():
@@ -179,9 +224,9 @@ def test_a_number_in_a_fixed_place_changes_nothing_else():
     free = {name: background.DEFAULT_PRIORS[name] for name in ("Om0", "w0")}
     block = CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {"Ode0": 0.7}))
     parameters = {"Om0": 0.3, "w0": -0.9}
-    y = block.coordinates(parameters)
+    again = jax.jit(lambda p: block.parameters(block.coordinates(p)))(parameters)
     for name, value in parameters.items():
-        np.testing.assert_allclose(block.parameters(y)[name], value, rtol=1e-12)
+        np.testing.assert_allclose(again[name], value, rtol=1e-12)
 
 
 CLIPS = {
@@ -193,10 +238,32 @@ CLIPS = {
 }
 
 
+FAR = np.array([3.0, 8.0, 50.0, 12_345.678, 1e6, 1e17, 1e200])
+NEAR = np.concatenate([np.linspace(-6, 6, 25), [-40.0, 40.0]])
+
+
+@cache
+def of_clips():
+    """Value, log slope, slope and inverse of every clip, near the bounds and far away."""
+
+    @jax.jit
+    def found(y):
+        return {
+            name: (
+                clip(y),
+                clip.log_abs_det_jacobian(y, clip(y)) + 0.0 * y,
+                jax.vmap(jax.grad(clip))(y),
+                clip.inv(clip(y)),
+            )
+            for name, clip in CLIPS.items()
+        }
+
+    return jax.tree.map(np.asarray, found(np.concatenate([NEAR, -FAR, [0.0], FAR])))
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_soft_clip_agrees_with_its_formula_and_slope(name):
-    clip = CLIPS[name]
-    y = np.concatenate([np.linspace(-6, 6, 25), [-40.0, 40.0]])
+    clip, num = CLIPS[name], len(NEAR)
 
     def exact(v):
         """Value and log slope in arithmetic that loses nothing."""
@@ -210,29 +277,26 @@ def test_soft_clip_agrees_with_its_formula_and_slope(name):
         return float(x), float(mpmath.log(slope))
 
     with mpmath.workdps(1300):
-        x, slope = np.array([exact(v) for v in y]).T
-    np.testing.assert_allclose(clip(y), x, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(clip.log_abs_det_jacobian(y, clip(y)) + 0.0 * y, slope, rtol=1e-11, atol=1e-11)
-    reached = np.exp(slope) > 1e-5
-    derivative = jax.jit(jax.vmap(jax.grad(clip)))(y)
-    np.testing.assert_allclose(derivative, np.exp(slope), rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(clip.inv(clip(y))[reached], y[reached], rtol=1e-9, atol=1e-9)
+        x, log_slope = np.array([exact(v) for v in NEAR]).T
+    value, found_log_slope, derivative, back = (part[:num] for part in of_clips()[name])
+    np.testing.assert_allclose(value, x, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(found_log_slope, log_slope, rtol=1e-11, atol=1e-11)
+    reached = np.exp(log_slope) > 1e-5
+    np.testing.assert_allclose(derivative, np.exp(log_slope), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(back[reached], NEAR[reached], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_soft_clip_stays_in_bounds_and_finite_however_far(name):
-    clip = CLIPS[name]
-    far = np.array([3.0, 8.0, 50.0, 12_345.678, 1e6, 1e17, 1e200])
-    y = np.concatenate([-far, [0.0], far])
-    x = np.asarray(clip(y))
+    clip, num = CLIPS[name], len(NEAR)
+    y = np.concatenate([-FAR, [0.0], FAR])
+    x, log_slope, slope, _ = (part[num:] for part in of_clips()[name])
+    # A prior that checks its support then has a finite density there too.
     assert np.all(x >= clip.low)
     assert np.all(x <= clip.high)
     assert np.all(np.diff(x[np.argsort(y)]) >= 0)
-    for value in (jax.vmap(jax.grad(clip))(y), clip.log_abs_det_jacobian(y, x)):
-        assert np.isfinite(value).all()
-    # A prior that checks its support then has a finite density there too.
-    support = dist.constraints.interval(clip.low, clip.high)
-    assert np.all(support(x)) or np.isinf([clip.low, clip.high]).any()
+    assert np.isfinite(log_slope).all()
+    assert np.isfinite(slope).all()
 
 
 def test_soft_clip_of_a_support():

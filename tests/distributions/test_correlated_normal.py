@@ -1,10 +1,13 @@
-"""The normal with one decomposition, against dense linear algebra."""
+"""The normal with one decomposition, against dense linear algebra, with the scatter known beforehand or not.
+
+Derivatives and draws in general: `test_distribution_laws`.
+"""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from distribution_catalogue import correlated_moments
+from normal_oracles import log_normal
 
 from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, projected, whiten
 
@@ -25,76 +28,85 @@ CASES = {
 }
 
 
-def of(weights, scatter, offset=None, theta=THETA):
-    whitening = whiten(COVARIANCE, weights)
-    return CorrelatedNormal(whitening, FIXED, projected(whitening, BASIS), theta, scatter, offset)
+@jax.jit
+def everything(theta, offset_scale, scatters):
+    """Density with a known scatter, for which sums are precomputed, with a free one, and of projected values."""
+    found = {}
+    for case, (weights, scatter) in CASES.items():
+        whitening = whiten(COVARIANCE, weights)
+        projection, offset = projected(whitening, BASIS), Offset(1.5, offset_scale)
+
+        def known(theta, whitening=whitening, projection=projection, scatter=scatter, offset=offset):
+            return CorrelatedNormal(whitening, FIXED, projection, theta, scatter, offset).log_prob(VALUE)
+
+        free = CorrelatedNormal(whitening, FIXED, projection, theta, scatters[case], offset)
+        inner = ProjectedNormal(projection, theta, scatters[case], offset)
+        value, slope = jax.value_and_grad(known)(theta)
+        given = free.offset_given(VALUE)
+        found[case] = {
+            "known": value,
+            "slope": slope,
+            "free": free.log_prob(VALUE),
+            "projected": inner.log_prob(inner.project(free.project(VALUE))),
+            "given others": free.log_prob_given_others(VALUE),
+            "offset": (given.loc, given.scale),
+        }
+    return found
 
 
-def dense(weights, scatter, scale=0.0):
-    total = COVARIANCE + scale**2 * np.ones((N, N))
-    return total if weights is None else total + scatter**2 * np.diag(weights)
+def evaluate(offset_scale):
+    found = everything(THETA, offset_scale, {case: scatter for case, (_, scatter) in CASES.items()})
+    return jax.tree.map(np.asarray, found)
+
+
+def dense(case, offset_scale, theta=THETA):
+    weights, scatter = CASES[case]
+    p = {"covariance": COVARIANCE, "weights": weights, "basis": BASIS, "fixed": FIXED, "coefficients": theta}
+    return correlated_moments(p | {"scatter": scatter, "offset_loc": 1.5, "offset_scale": offset_scale})
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1e3])
-def test_density(case, scale):
-    weights, scatter = CASES[case]
-    mean = FIXED + BASIS @ THETA + 1.5
-    expected = multivariate_normal(mean, dense(weights, scatter, scale)).logpdf(VALUE)
+def test_density_and_its_slope(case, scale):
+    found = evaluate(scale)[case]
+    mean, covariance = dense(case, scale)
     tolerance = 1e-9 if scale < 100 else 1e-6  # the dense one loses digits to the large variance
-    offset = Offset(1.5, scale)
-    assert float(of(weights, scatter, offset).log_prob(VALUE)) == pytest.approx(expected, rel=tolerance)
-    # The same with every part traced, so that nothing is compressed beforehand.
-    traced = jax.jit(lambda v, s: of(weights, s, offset).log_prob(v))(VALUE, scatter)
-    assert float(traced) == pytest.approx(expected, rel=tolerance)
-    inner = of(weights, scatter, offset)
-    again = ProjectedNormal(inner.projection, THETA, scatter, offset).log_prob(inner.project(VALUE))
-    assert float(again) == pytest.approx(expected, rel=tolerance)
+    for way in ("known", "free", "projected"):
+        assert found[way] == pytest.approx(log_normal(VALUE, mean, covariance), rel=tolerance), way
+    slope = BASIS.T @ np.linalg.solve(covariance, VALUE - mean)
+    np.testing.assert_allclose(found["slope"], slope, rtol=tolerance, atol=tolerance)
 
 
-def test_gradient():
-    weights, scatter = CASES["of some"]
-
-    def ours(theta, s):
-        return of(weights, s, Offset(1.0, 2.0), theta).log_prob(VALUE)
-
-    def plain(theta, s):
-        total = jnp.asarray(COVARIANCE) + s**2 * jnp.diag(weights) + 4.0
-        return jax.scipy.stats.multivariate_normal.logpdf(VALUE, FIXED + BASIS @ theta + 1.0, total)
-
-    for which in (0, 1):
-        np.testing.assert_allclose(
-            jax.grad(ours, which)(THETA, scatter), jax.grad(plain, which)(THETA, scatter), rtol=1e-9
-        )
-
-
-def test_each_value_given_all_others():
-    weights, scatter = CASES["of some"]
-    found = np.asarray(of(weights, scatter, Offset(1.5, 0.8)).log_prob_given_others(VALUE))
-    total, mean = dense(weights, scatter, 0.8), FIXED + BASIS @ THETA + 1.5
+@pytest.mark.parametrize("case", CASES)
+def test_each_value_given_all_others(case):
+    found = evaluate(0.8)[case]["given others"]
+    mean, covariance = dense(case, 0.8)
+    together = log_normal(VALUE, mean, covariance)
     for i in (0, 7, 29):
         rest = np.delete(np.arange(N), i)
-        together = multivariate_normal(mean, total).logpdf(VALUE)
-        without = multivariate_normal(mean[rest], total[np.ix_(rest, rest)]).logpdf(VALUE[rest])
+        without = log_normal(VALUE[rest], mean[rest], covariance[np.ix_(rest, rest)])
         assert found[i] == pytest.approx(together - without, rel=1e-8)
 
 
-def test_the_offset_is_drawn_back_and_draws_have_the_covariance():
-    weights, scatter = CASES["of some"]
-    found = of(weights, scatter, Offset(1.0, 0.8)).offset_given(VALUE)
-    precision = np.linalg.inv(dense(weights, scatter))
+@pytest.mark.parametrize("case", CASES)
+def test_the_offset_is_drawn_back(case):
+    loc, scale = evaluate(0.8)[case]["offset"]
+    mean, covariance = dense(case, 0.0)
+    precision = np.linalg.inv(covariance)
     weight = precision.sum()
-    best = (precision @ (VALUE - FIXED - BASIS @ THETA)).sum() / weight
+    best = 1.5 + (precision @ (VALUE - mean)).sum() / weight
     variance = 1.0 / (weight + 0.8**-2)
-    assert float(found.loc) == pytest.approx(variance * (weight * best + 1.0 * 0.8**-2), rel=1e-9)
-    assert float(found.scale) == pytest.approx(variance**0.5, rel=1e-9)
-    draws = np.asarray(of(weights, scatter, Offset(1.0, 0.8)).sample(jax.random.key(1), (20_000,)))
-    expected = dense(weights, scatter, 0.8)
-    pulls = (np.cov(draws.T) - expected) / np.sqrt((expected**2 + np.outer(*[np.diag(expected)] * 2)) / 20_000)
-    assert np.abs(pulls).max() < 5.0
-    assert 0.8 < pulls.std() < 1.2
-    mean = (draws.mean(0) - FIXED - BASIS @ THETA - 1.0) / np.sqrt(np.diag(expected) / 20_000)
-    assert np.abs(mean).max() < 4.5
+    assert loc == pytest.approx(variance * (weight * best + 1.5 * 0.8**-2), rel=1e-9)
+    assert scale == pytest.approx(variance**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(N), SOME])
+def test_the_decomposition_makes_both_parts_diagonal(weights):
+    transform, spread, log_det = whiten(COVARIANCE, weights)
+    np.testing.assert_allclose(transform @ COVARIANCE @ transform.T, np.eye(N), atol=1e-11)
+    expected = np.zeros((N, N)) if weights is None else transform @ np.diag(weights) @ transform.T
+    np.testing.assert_allclose(np.diag(spread), expected, atol=1e-11)
+    assert log_det == pytest.approx(np.linalg.slogdet(COVARIANCE)[1], rel=1e-12)
 
 
 def test_a_decomposition_is_made_once_for_an_array():
@@ -102,5 +114,9 @@ def test_a_decomposition_is_made_once_for_an_array():
     assert whiten(one, SOME) is whiten(one, SOME)
     assert whiten(one, SOME) is not whiten(one)
     assert whiten(one) is not whiten(other)
+
+
+@pytest.mark.parametrize("weights", [None, np.ones(N), SOME])
+def test_a_covariance_that_is_not_positive_definite_is_refused(weights):
     with pytest.raises(np.linalg.LinAlgError):
-        whiten(COVARIANCE - 5.0 * np.eye(N), np.ones(N))
+        whiten(COVARIANCE - 5.0 * np.eye(N), weights)

@@ -1,167 +1,201 @@
-"""Points on lines with the true ones integrated out: against SciPy's multivariate normal and its integrals."""
+"""Points on lines with the true ones integrated out: integrals, limits, conditionals, second derivatives.
+
+Density, first derivatives by every argument and draws in general: `test_distribution_laws`.
+"""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from monte_carlo import seed
+from normal_oracles import grouped_relation, linear_relation, log_linear_relation, log_normal
 from scipy import integrate, stats
 
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 
-ERRORS = np.array([0.02, 0.004, 0.01])
+LINE = {
+    "x_loc": 2.4, "x_scale": 0.3, "intercept": -7.0, "slope": 1.6, "scatter": 0.2,
+    "errors": np.array([0.02, 0.004, 0.01]),
+}  # fmt: skip
 MATRIX = np.array([[0.02, 0.004], [0.004, 0.01]])
+VALUES = np.array([(2.4, -3.2), (2.9, -2.1), (1.8, -3.0), (2.4, -3.4), (2.4, 30.0)])
 
 
-def line(limit=None, **changed):
-    given = {"x_loc": 2.4, "x_scale": 0.3, "intercept": -7.0, "slope": 1.6, "scatter": 0.2} | changed
-    return LinearRelation(*given.values(), ERRORS, limit)
+@jax.jit
+def of_points(p, values):
+    """Density and conditional of points."""
+    d = LinearRelation(**p)
+    conditional = d.conditional(values)
+    return d.log_prob(values), conditional.mean, conditional.scale_tril
+
+
+@jax.jit
+def draws_above(p, number):
+    return LinearRelation(**p).sample(jax.random.key(number), (10_000,))
 
 
 def density_by_integration(value):
     """Over the true x; the scatter is part of the error of y given x."""
+    noise = MATRIX + np.diag([0.0, 0.04])
 
     def one(x):
-        inner = stats.multivariate_normal([x, -7.0 + 1.6 * x], MATRIX + np.diag([0.0, 0.04]))
-        return stats.norm.pdf(x, 2.4, 0.3) * inner.pdf(value)
+        return stats.norm.pdf(x, 2.4, 0.3) * np.exp(log_normal(value, np.array([x, -7.0 + 1.6 * x]), noise))
 
     return integrate.quad(one, 0.0, 5.0, epsabs=1e-13, points=[2.4], limit=200)[0]
 
 
-@pytest.mark.parametrize("value", [(2.4, -3.2), (2.9, -2.1), (1.8, -3.0)])
-def test_a_point_has_the_density_that_the_integral_over_the_true_one_gives(value):
-    assert float(line().log_prob(np.array(value))) == pytest.approx(np.log(density_by_integration(value)), abs=1e-9)
+def test_a_point_has_the_density_that_the_integral_over_the_true_one_gives():
+    found = of_points(LINE, VALUES)[0]
+    for k in range(3):
+        assert float(found[k]) == pytest.approx(np.log(density_by_integration(VALUES[k])), abs=1e-9)
 
 
 def test_a_limit_divides_by_the_probability_to_be_above():
-    value, limit = np.array([2.4, -3.0]), -3.3
-    mean, variance = -7.0 + 1.6 * 2.4, 1.6**2 * 0.09 + 0.04 + 0.01
-    expected = float(line().log_prob(value)) - stats.norm.logsf(limit, mean, np.sqrt(variance))
-    assert float(line(limit).log_prob(value)) == pytest.approx(expected, abs=1e-12)
-    assert float(line(limit).log_prob(np.array([2.4, -3.4]))) == -np.inf
+    mean, covariance = linear_relation(LINE)
+    far = mean[1] + 40.0 * np.sqrt(covariance[1, 1])
+    for limit in (-3.3, far):
+        found = np.asarray(of_points(LINE | {"limit": limit}, VALUES)[0])
+        for k, value in enumerate(VALUES):
+            expected = log_linear_relation(LINE | {"limit": limit}, value)
+            assert found[k] == pytest.approx(expected, rel=1e-11), (limit, value)
     # Forty standard deviations out the probability is no number any more, but its logarithm is.
-    far = float(line(limit=-3.16 + 40 * variance**0.5).log_prob(np.array([2.4, 30.0])))
-    assert np.isfinite(far)
-    slope = jax.grad(lambda s: line(limit, slope=s).log_prob(value))(1.6)
-    steps = [float(line(limit, slope=1.6 + d).log_prob(value)) for d in (1e-6, -1e-6)]
-    assert float(slope) == pytest.approx((steps[0] - steps[1]) / 2e-6, rel=1e-6)
+    assert np.isfinite(found[-1])
+    assert (found[:-1] == -np.inf).all()
 
 
-@pytest.mark.parametrize("limit", [None, -3.3, -1.0])
-def test_draws_have_the_density(limit):
-    draws = np.asarray(line(limit).sample(jax.random.key(1), (40_000,)))
-    mean, covariance = np.array([2.4, -3.16]), MATRIX + 0.09 * np.array([[1, 1.6], [1.6, 2.56]]) + np.diag([0, 0.04])
+@pytest.mark.parametrize("limit", [-3.3, -1.0])
+def test_draws_above_a_limit_have_the_density(limit, monte_carlo):
+    """Also in the far tail."""
+    draws = np.asarray(draws_above(LINE | {"limit": limit}, seed(1)))
+    mean, covariance = linear_relation(LINE)
     deviation = np.sqrt(covariance[1, 1])
-    least = -np.inf if limit is None else (limit - mean[1]) / deviation
-    assert stats.kstest(draws[:, 1], stats.truncnorm(least, np.inf, mean[1], deviation).cdf).pvalue > 1e-3
+    above = stats.truncnorm((limit - mean[1]) / deviation, np.inf, mean[1], deviation)
+    monte_carlo.distribution(draws[:, 1], above.cdf, name="y")
     slope = covariance[0, 1] / covariance[1, 1]
     left = draws[:, 0] - mean[0] - slope * (draws[:, 1] - mean[1])
-    assert stats.kstest(left / np.sqrt(covariance[0, 0] - slope * covariance[0, 1]), "norm").pvalue > 1e-3
+    monte_carlo.distribution(left / np.sqrt(covariance[0, 0] - slope * covariance[0, 1]), "norm", name="x given y")
 
 
 def test_true_values_given_measured_ones():
-    value = np.array([2.9, -2.1])
-    true = 0.09 * np.array([[1, 1.6], [1.6, 2.56]]) + np.diag([0, 0.04])
-    gain = true @ np.linalg.inv(true + MATRIX)
-    mean = np.array([2.4, -3.16])
-    found = line().conditional(value)
-    np.testing.assert_allclose(found.mean, mean + gain @ (value - mean), rtol=1e-12)
-    np.testing.assert_allclose(found.covariance_matrix, true - gain @ true, rtol=1e-10)
+    true = 0.09 * np.array([[1, 1.6], [1.6, 2.56]])
+    for scatter in (0.2, 0.0):
+        _, loc, tril = map(np.asarray, of_points(LINE | {"scatter": scatter}, VALUES))
+        covariance = true + np.diag([0.0, scatter**2])
+        gain = covariance @ np.linalg.inv(covariance + MATRIX)
+        mean = np.array([2.4, -3.16])
+        np.testing.assert_allclose(loc, mean + (VALUES - mean) @ gain.T, rtol=1e-11)
+        expected = covariance - gain @ covariance
+        np.testing.assert_allclose(tril @ np.swapaxes(tril, -1, -2), expected[None], rtol=1e-9)
     # Without scatter the true point is on the line.
-    x, y = np.asarray(line(scatter=0.0).conditional(value).sample(jax.random.key(0)))
-    assert y == pytest.approx(-7.0 + 1.6 * x, abs=1e-7)
+    np.testing.assert_allclose(loc[:, 1], -7.0 + 1.6 * loc[:, 0], rtol=1e-10)
+    np.testing.assert_allclose(tril[:, 1, 0], 1.6 * tril[:, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(tril[:, 1, 1], 0.0, atol=1e-7)
+    # A known true x stays where it is.
+    _, loc, tril = map(np.asarray, of_points(LINE | {"x_scale": 0.0}, VALUES))
+    np.testing.assert_array_equal(loc[:, 0], 2.4)
+    np.testing.assert_array_equal(tril[:, 0], 0.0)
+    y_gain = 0.04 / (0.04 + 0.01 - 0.004**2 / 0.02)
+    left = VALUES[:, 1] + 3.16 - 0.004 / 0.02 * (VALUES[:, 0] - 2.4)
+    np.testing.assert_allclose(loc[:, 1], -3.16 + y_gain * left, rtol=1e-10)
 
 
 RNG = np.random.default_rng(3)
 USED = np.array([[True] * 4, [True, True, False, False], [True, False, False, False]])
-SHIFT, INTERCEPT = RNG.normal(0, 0.2, (3, 1)), RNG.normal(-58, 0.5, (3, 1))
-SLOPE, OFFSET = np.array([1.2, 1.7, 2.0]), np.array([51.8, 52.0, 52.3])
-ALL_ERRORS = np.broadcast_to(ERRORS, (3, 4, 3)) * RNG.uniform(0.5, 2, (3, 4, 1))
-VALUE = np.stack([0.3 + SHIFT + RNG.normal(0, 0.4, (3, 4)), INTERCEPT + 52.4 + RNG.normal(0, 0.6, (3, 4))], axis=-1)
+GROUPS = {
+    "group_loc": 0.3, "offset_loc": np.array([51.8, 52.0, 52.3]), "slope": np.array([1.2, 1.7, 2.0]),
+    "x_scale": 0.25, "scatter": 0.1, "x_shift": RNG.normal(0, 0.2, (3, 1)), "intercept": RNG.normal(-58, 0.5, (3, 1)),
+    "errors": np.broadcast_to(LINE["errors"], (3, 4, 3)) * RNG.uniform(0.5, 2, (3, 4, 1)),
+}  # fmt: skip
+VALUE = np.stack(
+    [0.3 + GROUPS["x_shift"] + RNG.normal(0, 0.4, (3, 4)), GROUPS["intercept"] + 52.4 + RNG.normal(0, 0.6, (3, 4))], -1
+)
+SCALES = [(0.3, 0.4), (0.0, 0.4), (1e-9, 50.0), (0.0, 0.0)]
 
 
-def groups(group_scale=0.3, offset_scale=0.4):
-    return GroupedLinearRelation(
-        0.3, group_scale, OFFSET, offset_scale, SLOPE, 0.25, 0.1, SHIFT, INTERCEPT, ALL_ERRORS, USED
-    )
+@jax.jit
+def of_groups(groups, group_scale, offset_scale, value, known):
+    """Density, mean, what is known of m and c, and of true points given them."""
+    d = GroupedLinearRelation(**groups, group_scale=group_scale, offset_scale=offset_scale, used=USED)
+    found, true = d.groups(value), d.conditional(value, known)
+    one_mean = GroupedLinearRelation(**groups, group_scale=None, offset_scale=offset_scale, used=USED).groups(value)
+    return {
+        "log_prob": d.log_prob(value),
+        "mean": d.mean,
+        "groups": (found.mean, found.covariance_matrix),
+        "groups of one mean": (one_mean.mean, one_mean.covariance_matrix),
+        "true": (true.mean, true.covariance_matrix),
+    }
 
 
-def dense(i, group_scale, offset_scale):
-    """Mean and covariance of all numbers of a group, and the response to (m, c)."""
-    num = USED[i].sum()
-    response = np.tile([[1.0, 0.0], [SLOPE[i], 1.0]], (num, 1))
-    mean = np.tile([SHIFT[i, 0], INTERCEPT[i, 0]], num) + response @ [0.3, OFFSET[i]]
-    covariance = np.zeros((2 * num, 2 * num))
-    for j in range(num):
-        xx, xy, yy = ALL_ERRORS[i, j]
-        true = 0.25**2 * np.array([[1, SLOPE[i]], [SLOPE[i], SLOPE[i] ** 2]]) + np.diag([0, 0.1**2])
-        covariance[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = true + np.array([[xx, xy], [xy, yy]])
-    prior = np.diag([group_scale**2, offset_scale**2])
-    return mean, covariance + response @ prior @ response.T, response, prior
+KNOWN = np.column_stack([RNG.normal(0.3, 0.3, 3), RNG.normal(52.0, 0.3, 3)])
 
 
-@pytest.mark.parametrize("scales", [(0.3, 0.4), (0.0, 0.4), (1e-9, 50.0), (0.0, 0.0)])
+@pytest.mark.parametrize("scales", SCALES)
 def test_a_group_has_the_density_of_all_its_numbers_together(scales):
-    found = np.asarray(groups(*scales).log_prob(VALUE))
+    found = jax.tree.map(np.asarray, of_groups(GROUPS, *scales, VALUE, KNOWN))
     for i in range(3):
-        mean, covariance, *_ = dense(i, *scales)
+        p = one_group(i, *scales)
+        mean, covariance, response, prior = grouped_relation(p)
         value = VALUE[i][USED[i]].ravel()
-        assert found[i] == pytest.approx(stats.multivariate_normal(mean, covariance).logpdf(value), abs=1e-8)
+        assert found["log_prob"][i] == pytest.approx(log_normal(value, mean, covariance), abs=1e-8)
+        np.testing.assert_allclose(found["mean"][i][USED[i]].ravel(), mean, rtol=1e-12)
+        if scales[1] > 10:  # the dense formulae lose digits
+            continue
+        for name in ("groups", "groups of one mean"):
+            if name == "groups of one mean":
+                prior = np.diag([0.0, scales[1] ** 2])
+                covariance = grouped_relation(p | {"group_scale": 0.0})[1]
+            gain = prior @ response.T @ np.linalg.inv(covariance)
+            expected = [0.3, GROUPS["offset_loc"][i]] + gain @ (value - mean)
+            np.testing.assert_allclose(found[name][0][i], expected, rtol=1e-10)
+            left = prior - gain @ response @ prior
+            np.testing.assert_allclose(found[name][1][i], left, rtol=1e-8, atol=1e-12)
 
 
-def test_groups_given_what_was_measured():
-    found = groups().groups(VALUE)
-    for i in range(3):
-        mean, covariance, response, prior = dense(i, 0.3, 0.4)
-        gain = prior @ response.T @ np.linalg.inv(covariance)
-        expected = [0.3, OFFSET[i]] + gain @ (VALUE[i][USED[i]].ravel() - mean)
-        np.testing.assert_allclose(found.mean[i], expected, rtol=1e-10)
-        np.testing.assert_allclose(found.covariance_matrix[i], prior - gain @ response @ prior, rtol=1e-8, atol=1e-12)
+def one_group(i, group_scale, offset_scale):
+    """Parameters of one group, as the reference takes them."""
+    names = ("group_loc", "offset_loc", "slope", "x_scale", "scatter")
+    p = {name: np.broadcast_to(GROUPS[name], 3)[i] for name in names}
+    p |= {name: np.broadcast_to(GROUPS[name][i], 4) for name in ("x_shift", "intercept")}
+    return p | {
+        "group_scale": group_scale, "offset_scale": offset_scale, "errors": GROUPS["errors"][i], "used": USED[i],
+    }  # fmt: skip
 
 
-def test_padding_counts_for_nothing_and_is_not_drawn():
-    other = np.where(USED[..., None], VALUE, 1e6)
-    np.testing.assert_array_equal(groups().log_prob(other), groups().log_prob(VALUE))
-    slope = jax.grad(lambda v: groups().log_prob(v).sum())(jnp.asarray(other))
-    assert (np.asarray(slope)[~USED] == 0).all()
-    drawn = jax.vmap(groups().sample)(jax.random.split(jax.random.key(2), 20_000))
-    assert (np.asarray(drawn)[:, ~USED] == 0).all()
-    for i in range(3):
-        mean, covariance, *_ = dense(i, 0.3, 0.4)
-        values = np.asarray(drawn)[:, i][:, USED[i]].reshape(20_000, -1)
-        assert (np.abs(values.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / 20_000)).all()
-        np.testing.assert_allclose(np.cov(values.T), covariance, atol=0.06 * np.diag(covariance).max())
+def test_true_points_given_their_group():
+    loc, covariance = map(np.asarray, of_groups(GROUPS, 0.3, 0.4, VALUE, KNOWN)["true"])
+    for i, j in np.ndindex(3, 4):
+        slope, shift, (m, c) = GROUPS["slope"][i], GROUPS["x_shift"][i, 0], KNOWN[i]
+        mean = np.array([shift + m, GROUPS["intercept"][i, 0] + c + slope * m])
+        true = 0.25**2 * np.array([[1, slope], [slope, slope**2]]) + np.diag([0.0, 0.1**2])
+        xx, xy, yy = GROUPS["errors"][i, j]
+        gain = true @ np.linalg.inv(true + np.array([[xx, xy], [xy, yy]]))
+        np.testing.assert_allclose(loc[i, j], mean + gain @ (VALUE[i, j] - mean), rtol=1e-10)
+        np.testing.assert_allclose(covariance[i, j], true - gain @ true, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("moves", [True, False])
-@pytest.mark.parametrize("used", [USED, np.ones_like(USED)])
-def test_the_written_derivative_is_that_of_the_density(moves, used):
-    """By every argument, against automatic differentiation of the dense Gaussian, and forward against reverse."""
+def test_several_draws_at_once_are_refused():
+    d = GroupedLinearRelation(**GROUPS, group_scale=0.3, offset_scale=0.4, used=USED)
+    with pytest.raises(NotImplementedError, match="one sample at a time"):
+        jax.eval_shape(lambda number: d.sample(jax.random.key(number), (2,)), 0)
 
-    def dense_density(slope, x_scale, scatter, m, s, c, t, shift, intercept, errors, value, row):
-        keep = np.flatnonzero(used[row])
-        x, y, e = value[row, keep, 0] - shift[row], value[row, keep, 1] - intercept[row], errors[row, keep]
-        a, num, v = slope[row], len(keep), x_scale**2
-        eye = jnp.eye(num)
-        xx = eye * (v + e[:, 0]) + s**2
-        xy = eye * (a * v + e[:, 1]) + a * s**2
-        yy = eye * (a**2 * v + scatter**2 + e[:, 2]) + a**2 * s**2 + t**2
-        covariance = jnp.block([[xx, xy], [xy, yy]])
-        residual = jnp.concatenate([x - m, y - a * m - c[row]])
-        log_det = jnp.linalg.slogdet(covariance)[1]
-        return -0.5 * (residual @ jnp.linalg.solve(covariance, residual) + log_det + 2 * num * np.log(2 * np.pi))
 
-    def density(slope, x_scale, scatter, m, s, c, t, shift, intercept, errors, value, row):
-        s = s if moves else None
-        given = GroupedLinearRelation(m, s, c, t, slope, x_scale, scatter, shift, intercept, errors, used)
-        return given.log_prob(value)[row]
+def test_the_written_derivative_can_be_differentiated_once_more():
+    """Forward over reverse, with and without padding and a mean of each group."""
 
-    at = (SLOPE, 0.25, 0.1, 0.3, 0.3 if moves else 0.0, OFFSET, 0.4, SHIFT, INTERCEPT, ALL_ERRORS, VALUE)
-    at = tuple(jnp.asarray(a) for a in at)
-    for row in range(3):
-        by = tuple(range(11))
-        found, expected = (jax.grad(f, by)(*at, row) for f in (density, dense_density))
-        for i in by:
-            if moves or i != 4:
-                np.testing.assert_allclose(found[i], expected[i], rtol=1e-8, atol=1e-8)
-    second, expected = (jax.hessian(f)(at[0], *at[1:], 0) for f in (density, dense_density))
-    np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-8)
+    def density(slope, group_scale, used):
+        d = GroupedLinearRelation(**(GROUPS | {"slope": slope}), group_scale=group_scale, offset_scale=0.4, used=used)
+        return d.log_prob(VALUE).sum()
+
+    @jax.jit
+    def both(points):
+        slope = GROUPS["slope"]
+        found = []
+        for group_scale, used in ((0.3, USED), (None, np.ones_like(USED))):
+            gradient = jax.grad(lambda s, g=group_scale, u=used: density(s, g, u))
+            found.append((jax.jacfwd(gradient)(slope), jax.vmap(gradient)(points)))
+        return found
+
+    steps = 1e-5 * np.eye(3)
+    for second, gradients in both(np.concatenate([GROUPS["slope"] + steps, GROUPS["slope"] - steps])):
+        expected = (np.asarray(gradients)[:3] - np.asarray(gradients)[3:]) / 2e-5
+        np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-5)

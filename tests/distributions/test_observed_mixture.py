@@ -1,131 +1,211 @@
-"""Mixtures with a positive latent and a selection: density, normalisation, draws, draws of what is integrated out."""
+"""Mixtures with a positive latent and a selection: half lines, normalisation, draws of what is integrated out.
+
+Density, derivatives and draws in general: `test_distribution_laws`.
+"""
 
 import jax
-import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
+from draw_comparison import same_distribution
+from monte_carlo import seed
+from normal_oracles import draw_mixture_truth, draw_normal, log_mixture
 from scipy import integrate, stats
 
-from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection
+from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, observed_mixture
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import detected_share
 
-ABOVE_ZERO = (
-    1e-11  # where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding
-)
+# Where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding.
+ABOVE_ZERO = 1e-11
 HALF_LINES = {
-    "exponential": (HalfLine(None, 4.0), stats.expon(scale=0.25)),
-    "half normal": (HalfLine(None, 0.0, 1.0), stats.halfnorm()),
-    "truncated": (HalfLine(None, 2.0, 3.0), stats.truncnorm(2 / 3 * np.sqrt(3), np.inf, -2 / 3, 1 / np.sqrt(3))),
-    "hardly truncated": (HalfLine(None, -9.0, 3.0), stats.truncnorm(-3 * np.sqrt(3), np.inf, 3, 1 / np.sqrt(3))),
+    "exponential": ((4.0, None), stats.expon(scale=0.25)),
+    "half normal": ((0.0, 1.0), stats.halfnorm()),
+    "truncated": ((2.0, 3.0), stats.truncnorm(2 / 3 * np.sqrt(3), np.inf, -2 / 3, 1 / np.sqrt(3))),
+    "hardly truncated": ((-9.0, 3.0), stats.truncnorm(-3 * np.sqrt(3), np.inf, 3, 1 / np.sqrt(3))),
 }
+LINEAR, QUADRATIC = np.array([0.3, -40.0, 25.0]), np.array([2.0, 0.5, 6.0])
+ROOM, ALONG = np.array([0.5, -3.0, 2.0]), np.array([0.4, -0.8, 1.5])
+
+
+@jax.jit
+def of_half_line(rate, precision, number):
+    half_line = HalfLine(None, rate, precision)
+    keys = jax.random.split(jax.random.key(number))
+    shares = jax.vmap(lambda room, along: detected_share(room, jax.numpy.asarray(0.3), half_line, along))(ROOM, ALONG)
+    conditional = half_line.conditional(keys[1], np.full(4000, 3.0), np.full(4000, 2.0))
+    integral = half_line.log_integral(LINEAR, QUADRATIC)
+    return integral, half_line.nodes(), shares, half_line.sample(keys[0], (4000,)), conditional
 
 
 @pytest.mark.parametrize("name", HALF_LINES)
 def test_half_line_is_integrated(name):
-    half_line, scipy = HALF_LINES[name]
-    for linear, quadratic in [(0.3, 2.0), (-40.0, 0.5), (25.0, 6.0)]:
-        log_integrand = lambda t, b=linear, q=quadratic: scipy.logpdf(t) + b * t - 0.5 * q * t * t  # noqa: E731
-        t = np.linspace(ABOVE_ZERO, 12, 400001)
-        top = log_integrand(t).max()
-        expected = top + np.log(integrate.simpson(np.exp(log_integrand(t) - top), x=t))
-        np.testing.assert_allclose(half_line.log_integral(linear, quadratic), expected, rtol=1e-8)
-    nodes, log_weights = half_line.nodes()
+    parameters, scipy = HALF_LINES[name]
+    integral, (nodes, log_weights), shares, _, _ = of_half_line(*parameters, 0)
+    t = np.linspace(ABOVE_ZERO, 12, 40001)
+    log_density = scipy.logpdf(t)
+    for found, b, q in zip(integral, LINEAR, QUADRATIC, strict=True):
+        log_integrand = log_density + b * t - 0.5 * q * t * t
+        top = log_integrand.max()
+        expected = top + np.log(integrate.simpson(np.exp(log_integrand - top), x=t))
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
     for power in range(4):
-        np.testing.assert_allclose(
-            jnp.exp(log_weights) @ nodes**power, scipy.moment(power) if power else 1.0, rtol=1e-9
-        )
+        moment = np.exp(log_weights) @ np.asarray(nodes) ** power
+        np.testing.assert_allclose(moment, scipy.moment(power) if power else 1.0, rtol=1e-9)
+    density = np.exp(log_density)
+    for found, room, along in zip(shares, ROOM, ALONG, strict=True):
+        expected = integrate.simpson(density * stats.norm.cdf((room - along * t) / np.sqrt(0.3)), x=t)
+        np.testing.assert_allclose(np.exp(found), expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", HALF_LINES)
-def test_half_line_draws(name):
-    half_line, scipy = HALF_LINES[name]
-    assert stats.kstest(half_line.sample(jax.random.key(1), (4000,)), scipy.cdf).pvalue > 1e-3
-    more = 0.0 if half_line.precision is None else half_line.precision
-    linear, quadratic = jnp.full(4000, 3.0), jnp.full(4000, 2.0)
-    drawn = half_line.conditional(jax.random.key(2), linear, quadratic)
-    mean, std = (3.0 - half_line.rate) / (2.0 + more), 1 / np.sqrt(2.0 + more)
-    assert stats.kstest(drawn, stats.truncnorm(-mean / std, np.inf, mean, std).cdf).pvalue > 1e-3
+def test_half_line_draws(name, monte_carlo):
+    (rate, precision), scipy = HALF_LINES[name]
+    *_, drawn, conditional = of_half_line(rate, precision, seed(1))
+    monte_carlo.distribution(drawn, scipy.cdf, name="all")
+    total = 2.0 + (precision or 0.0)
+    mean, std = (3.0 - rate) / total, 1 / np.sqrt(total)
+    monte_carlo.distribution(conditional, stats.truncnorm(-mean / std, np.inf, mean, std).cdf, name="conditional")
 
 
-def test_far_tail_is_finite():
-    assert np.isfinite(log_half_line(-1e6, 1.0))
-    assert np.isfinite(jax.grad(log_half_line)(-1e6, 1.0))
-    far = truncated(jax.random.key(0), -50.0, 1.0, (4000,))  # exponential of mean 1 / 50
-    assert far.mean() == pytest.approx(0.02, rel=0.08)
+def test_far_tail_is_finite_and_exponential(monte_carlo):
+    @jax.jit
+    def far_out(number):
+        values, slopes = jax.vmap(lambda b: jax.value_and_grad(log_half_line)(b, 1.0))(np.array([-1e6, -100.0]))
+        return values, slopes, truncated(jax.random.key(number), -50.0, 1.0, (4000,))
+
+    values, slopes, far = map(np.asarray, far_out(seed(2)))
+    # The integral is 1 / 1e6, to a part in 1e12; of its logarithm 5e11 cancels to a rounding of 1e-4.
+    assert values[0] == pytest.approx(-np.log(1e6), abs=1e-3)
+    assert np.isfinite(slopes[0])  # 1e-6 is lost in the same rounding
+    with mpmath.workdps(40):
+        exact = mpmath.log(mpmath.sqrt(mpmath.pi / 2) * mpmath.exp(5000) * mpmath.erfc(100 / mpmath.sqrt(2)))
+        mean = 1 / (mpmath.exp(exact)) - 100
+    assert values[1] == pytest.approx(float(exact), abs=1e-10)
+    assert slopes[1] == pytest.approx(float(mean), rel=1e-6)
     assert (far > 0).all()
+    monte_carlo.mean(far, 0.02, expected_error=0.02 / 50**2, independent=True)
 
 
-@pytest.mark.parametrize("name", HALF_LINES)
-def test_detected_share(name):
-    half_line, scipy = HALF_LINES[name]
-    for room, along in [(0.5, 0.4), (-3.0, -0.8), (2.0, 1.5)]:
-        found = detected_share(jnp.asarray(room), jnp.asarray(0.3), half_line, jnp.asarray(along))
-        t = np.linspace(ABOVE_ZERO, 12, 40001)
-        expected = integrate.simpson(scipy.pdf(t) * stats.norm.cdf((room - along * t) / np.sqrt(0.3)), x=t)
-        np.testing.assert_allclose(jnp.exp(found), expected, rtol=1e-7)
+def test_a_share_without_a_half_line_is_a_normal_probability():
+    found = jax.jit(lambda room: detected_share(room, 0.3))(ROOM)
+    np.testing.assert_allclose(found, stats.norm.logcdf(ROOM / np.sqrt(0.3)), rtol=1e-10)
+
+
+# Two objects, two components, two observed values.
+PARTS = {
+    "log_weights": np.log([0.3, 0.7]),
+    "loc": np.array([[0.0, 0.2], [1.0, -0.5]]),
+    "scale_tril": np.array([[[0.5, 0.0], [0.2, 0.4]], [[0.3, 0.0], [-0.1, 0.8]]]),
+    "noise_covariance": np.array([[[0.2, 0.05], [0.05, 0.1]], [[0.05, 0.0], [0.0, 0.3]]]),
+    "offset": np.array([[0.1, 0.0], [0.0, -0.1]]),
+}
+DIRECTION = np.array([0.5, -1.0])
+SELECTION = {"limit": np.array(0.4), "width": np.array(0.3), "slope": np.array([0.2, 1.0])}
 
 
 def mixture(name=None, selected=False):
-    """Two objects, two components, two observed values."""
-    half_line = None if name is None else HALF_LINES[name][0]._replace(direction=np.array([0.5, -1.0]))
-    selection = ProbitSelection(jnp.array(0.4), jnp.array(0.3), jnp.array([0.2, 1.0])) if selected else None
-    return ObservedMixture(
-        jnp.log(jnp.array([0.3, 0.7])),
-        jnp.array([[0.0, 0.2], [1.0, -0.5]]),
-        jnp.array([[[0.5, 0.0], [0.2, 0.4]], [[0.3, 0.0], [-0.1, 0.8]]]),
-        np.array([[[0.2, 0.05], [0.05, 0.1]], [[0.05, 0.0], [0.0, 0.3]]]),
-        offset=np.array([[0.1, 0.0], [0.0, -0.1]]),
-        half_line=half_line,
-        selection=selection,
-    )
+    half_line = None if name is None else HalfLine(DIRECTION, *HALF_LINES[name][0])
+    selection = ProbitSelection(**{key: jax.numpy.asarray(v) for key, v in SELECTION.items()}) if selected else None
+    return ObservedMixture(**PARTS, half_line=half_line, selection=selection)
 
 
-def on_a_grid(name, selected):
-    """Densities of both objects on a grid of observed values, and its step."""
-    x = np.linspace(-7, 9, 321)
-    grid = np.stack(np.meshgrid(x, x, indexing="ij"), axis=-1)
-    return x, np.exp(jax.jit(jax.vmap(jax.vmap(mixture(name, selected).log_prob)))(grid[:, :, None, :]))
+def reference(name, object_number, selected=False):
+    """The same as the independent densities and draws take it."""
+    name = None if name == "none" else name
+    p = dict(PARTS, offset=PARTS["offset"][object_number], noise_covariance=PARTS["noise_covariance"][object_number])
+    if name is not None:
+        rate, precision = HALF_LINES[name][0]
+        p |= {"direction": np.tile(DIRECTION, (2, 1)), "rate": np.full(2, rate)}
+        p |= {} if precision is None else {"precision": np.full(2, precision)}
+    return p | (SELECTION if selected else {})
 
 
-@pytest.mark.parametrize(
-    ("name", "selected"),
-    [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True)],
-)
-def test_density_is_normalised_and_draws_follow_it(name, selected):
-    x, density = on_a_grid(name, selected)
-    np.testing.assert_allclose(density.sum(axis=(0, 1)) * (x[1] - x[0]) ** 2, 1.0, rtol=1e-4)
-    drawn = mixture(name, selected).sample(jax.random.key(3), (3000,))
-    assert drawn.shape == (3000, 2, 2)
+CASES = [(None, False), (None, True), ("half normal", False), ("exponential", True), ("truncated", True)]
+X = np.linspace(-7, 9, 129)
+GRID = np.stack(np.meshgrid(X, X, indexing="ij"), axis=-1)
+
+
+@jax.jit
+def on_a_grid(grid):
+    """Densities of both objects."""
+    return [mixture(name, selected).log_prob(grid[:, :, None, :]) for name, selected in CASES]
+
+
+@pytest.mark.parametrize("place", range(len(CASES)), ids=lambda place: f"{CASES[place]}")
+def test_density_is_normalised_and_that_of_the_reference(place):
+    log_density = np.asarray(on_a_grid(GRID)[place])
+    np.testing.assert_allclose(np.exp(log_density).sum(axis=(0, 1)) * (X[1] - X[0]) ** 2, 1.0, rtol=1e-4)
     for n in range(2):
-        for axis in range(2):
-            marginal = density[:, :, n].sum(axis=1 - axis) * (x[1] - x[0])
-            cdf = np.cumsum(marginal) * (x[1] - x[0])
-            # Cells are centred on the grid.
-            assert (
-                stats.kstest(drawn[:, n, axis], lambda v, c=cdf: np.interp(v, x + 0.5 * (x[1] - x[0]), c)).pvalue > 1e-3
+        p = reference(CASES[place][0], n, CASES[place][1])
+        for i, j in [(50, 60), (60, 50), (66, 55)]:
+            assert log_density[i, j, n] == pytest.approx(log_mixture(p, GRID[i, j]), abs=1e-7)
+
+
+NUM = 4000
+
+
+@jax.jit
+def drawn_back(number, values):
+    """Components and true values given observed ones, and the probability of components."""
+    keys = jax.random.split(jax.random.key(number), NUM)
+    found = {}
+    for name in values:
+        d = mixture(None if name == "none" else name)
+        which, truth = jax.vmap(d.conditional_sample)(keys, values[name])
+        found[name] = which, truth, jax.vmap(d.probabilities)(values[name]), d.sample(keys[0], (NUM,)), d.log_detected
+    return found
+
+
+@pytest.mark.parametrize("name", ["none", "exponential", "half normal"])
+def test_what_is_integrated_out_is_drawn_back(name, monte_carlo):
+    """Truth and observation drawn forward by NumPy, then the truth drawn back: both have one distribution."""
+
+    def forward(rng, name, n, num):
+        p = reference(name, n)
+        which, truth = draw_mixture_truth(rng, p, num)
+        return which, truth, p["offset"] + truth + draw_normal(rng, np.zeros(2), p["noise_covariance"], num)
+
+    rng = np.random.default_rng(seed(4))
+    values = {
+        key: np.stack([forward(rng, key, n, NUM)[2] for n in range(2)], axis=1)
+        for key in ("none", "exponential", "half normal")
+    }
+    which, truth, probabilities, drawn, log_detected = map(np.asarray, drawn_back(seed(5), values)[name])
+    assert drawn.shape == (NUM, 2, 2)
+    np.testing.assert_array_equal(log_detected, 0.0)
+    for n in range(2):
+        p = reference(name, n)
+        other_which, other_truth, other_values = forward(rng, name, n, 20_000)
+        same_distribution(monte_carlo, drawn[:, n], other_values, f"data {n}")
+        for component in range(2):
+            monte_carlo.share(
+                which[:, n] == component, np.exp(p["log_weights"][component]), independent=True, name="component"
             )
+            found, expected = which[:, n] == component, other_which == component
+            columns = np.column_stack([truth[:, n], values[name][:, n]])[found]
+            others = np.column_stack([other_truth, other_values])[expected]
+            same_distribution(monte_carlo, columns, others, f"truth of object {n}, component {component}")
+        for k in range(3):
+            each = [p["log_weights"][c] + log_mixture(_only(p, c), values[name][k, n]) for c in range(2)]
+            expected = np.exp(each - np.logaddexp(*each))
+            np.testing.assert_allclose(probabilities[k, n], expected, rtol=1e-7)
 
 
-@pytest.mark.parametrize("name", [None, "exponential", "half normal"])
-def test_what_is_integrated_out_is_drawn_back(name):
-    """Truth and observation drawn forward, then the truth drawn back: the two truths have one distribution."""
-    one, num = mixture(name), 4000
-    value = one.sample(jax.random.key(4), (num,))
-    keys = jax.random.split(jax.random.key(5), num)
-    which, truth = jax.jit(jax.vmap(one.conditional_sample))(keys, value)
-    share = jax.vmap(one.probabilities)(value)
-    np.testing.assert_allclose(share.mean((0, 1)), [0.3, 0.7], atol=0.02)
-    np.testing.assert_allclose((which == 1).mean(0), [0.7, 0.7], atol=0.03)
-    residual = value - truth - one.offset  # the noise, whose covariance is known
-    for n in range(2):
-        np.testing.assert_allclose(np.cov(residual[:, n].T), one.noise_covariance[n], atol=0.015)
-        np.testing.assert_allclose(residual[:, n].mean(0), 0.0, atol=0.04)
+def _only(p, component):
+    """The same with one component."""
+    names = ("loc", "scale_tril", "direction", "rate", "precision")
+    return p | {name: p[name][component : component + 1] for name in names if name in p} | {"log_weights": np.zeros(1)}
 
 
-def test_an_object_that_cannot_be_detected_is_nan():
-    blind = ObservedMixture(
-        jnp.zeros(1), jnp.zeros((1, 1)), jnp.ones((1, 1, 1)), np.ones((1, 1, 1)),
-        selection=ProbitSelection(jnp.array(-40.0), jnp.array(0.1), jnp.ones(1)),
-    )  # fmt: skip
-    assert np.isnan(jax.jit(blind.sample)(jax.random.key(0))).all()
+def test_an_object_that_cannot_be_detected_is_nan(monkeypatch):
+    assert observed_mixture.MAX_TRIES >= 10_000
+    monkeypatch.setattr(observed_mixture, "MAX_TRIES", 50)
+
+    @jax.jit
+    def draw(number):
+        selection = ProbitSelection(jax.numpy.array(-40.0), jax.numpy.array(0.1), jax.numpy.ones(1))
+        plain = (np.zeros(1), np.zeros((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1, 1)))
+        return ObservedMixture(*plain, selection=selection).sample(jax.random.key(number))
+
+    assert np.isnan(draw(0)).all()

@@ -1,6 +1,5 @@
 """One process of several: ``python processes.py ADDRESS NUM_PROCESSES PROCESS_ID OUT FOLDER``."""
 
-import os
 import sys
 
 import jax
@@ -62,7 +61,6 @@ def densities(name, split):
 
 def main(address, num_processes, process_id, out, folder):
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_compilation_cache_dir", os.environ["HBM_JAX_TEST_CACHE"])
     start_processes(address, int(num_processes), int(process_id))
     found = {}
     for name in CASES:

@@ -1,14 +1,19 @@
 """Programs with known posteriors, and the fits of them that several tests share."""
 
 import functools
-import json
+from dataclasses import asdict
+from types import SimpleNamespace
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import numpyro
+from monte_carlo import seed
 from numpyro import distributions as dist
 
 import hbm_jax as hbm
+from hbm_jax.inference.results import assemble
+from hbm_jax.inference.sampling import Options
+from hbm_jax.inference.target import build_target
 
 _MIX = np.random.default_rng(4).normal(size=(5, 5))
 COVARIANCE = _MIX @ _MIX.T + 0.05 * np.eye(5)
@@ -52,21 +57,54 @@ def conjugate(y):
 @functools.cache
 def correlated_fit():
     """Drawn until good."""
-    return hbm.sample(correlated, jnp.asarray(MEAN), jnp.asarray(COVARIANCE), seed=11, progress=False)
+    return hbm.sample(correlated, MEAN, COVARIANCE, seed=seed(11), progress=False)
 
 
-@functools.cache
-def eight_schools_fit(path):
-    """Eight schools with the letters of the schools for coordinates."""
-    data = json.loads(path.read_text())
-    y, sigma = (np.array(data[name], dtype=float) for name in ("y", "sigma"))
-    return hbm.sample(
-        eight_schools,
-        y,
-        sigma,
-        seed=2,
-        num_samples=2500,
-        target_accept_prob=0.95,
-        coords={"school": list("ABCDEFGH")},
-        progress=False,
+def fit_of_draws(program, args, sites, *, unconstrained=None, dims=None, coords=None, bounds=None, run=None):
+    """A fit whose draws, (chain, draw, ...) by site, were made without sampling, as `hbm_jax.sample` would return it.
+
+    `unconstrained` holds the draws of every latent site as the sampler sees them; where omitted, `sites` are these.
+    """
+    unconstrained = sites if unconstrained is None else unconstrained
+    labels, columns = [], []
+    for name in sorted(unconstrained):
+        num_chains, num_draws, *shape = np.shape(unconstrained[name])
+        labels += [f"{name}[{','.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [name]
+        columns.append(np.reshape(unconstrained[name], (num_chains, num_draws, -1)))
+    size = (num_chains, num_draws)
+    steps = np.full(size, 3)
+    sample_stats = {
+        "diverging": np.zeros(size, bool),
+        "energy": np.random.default_rng(99).normal(size=size),
+        "lp": np.random.default_rng(98).normal(size=size),
+        "n_steps": steps,
+        "acceptance_rate": np.full(size, 0.9),
+        "tree_depth": np.full(size, 2),
+        "step_size": np.full(size, 0.5),
+    }
+    return assemble(
+        program,
+        args,
+        target=SimpleNamespace(
+            labels=tuple(labels), dims={name: [] for name in sites} | (dims or {}), bounds=bounds or {}
+        ),
+        sites=sites,
+        sample_stats=sample_stats,
+        positions=np.concatenate(columns, axis=-1),
+        dims=None,
+        coords=coords,
+        timing={"trace": 0.5, "sampling": 1.0},
+        run=asdict(Options(num_chains=num_chains, num_warmup=300)) | {"num_samples": num_draws} | (run or {}),
     )
+
+
+def fit_about_the_start(program, args, size, number):
+    """A fit of draws about the median of the prior, of no posterior: enough for what is a function of draws."""
+    target = build_target(program, args, jax.random.key(0))
+    position = target.start + 0.1 * np.random.default_rng(seed(number)).normal(size=(*size, target.size))
+    sites = jax.device_get(jax.jit(jax.vmap(target.constrain))(position.reshape(-1, target.size)))
+    sites = {name: sites[name].reshape(*size, *sites[name].shape[1:]) for name in target.dims if name in sites}
+    names = [label.split("[")[0] for label in target.labels]
+    columns = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+    latents = {n: position[..., i] if "[" in target.labels[i[0]] else position[..., i[0]] for n, i in columns.items()}
+    return fit_of_draws(program, args, sites, unconstrained=latents, dims=target.dims, bounds=target.bounds)

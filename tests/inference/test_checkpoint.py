@@ -4,10 +4,13 @@ import contextlib
 import functools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,39 +22,54 @@ from numpyro import distributions as dist
 from programs import eight_schools, tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume
+from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume, sampling
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
 
 
+# Trajectories of one length compile in half the time of NUTS; what is on disk is the same.
+OF_ONE_LENGTH = {"seed": 4, "num_warmup": 60, "num_samples": 90, "trajectory_length": 1.5}
+
+
 def run(**options):
-    return hbm.sample(eight_schools, Y, SIGMA, seed=4, progress=False, **options)
+    return hbm.sample(eight_schools, Y, SIGMA, **({"progress": False} | OF_ONE_LENGTH | options))
+
+
+def go_on(folder, **options):
+    return resume(folder, eight_schools, Y, SIGMA, **({"progress": False} | options))
 
 
 @pytest.fixture(scope="module")
 def whole():
-    return run(num_samples=400, num_warmup=300)
+    """A run that nothing interrupts, of more draws than the others."""
+    return run(num_samples=130)
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS_PER_BLOCK", 0.003)
-    monkeypatch.setattr(loop, "FIRST_BLOCK", 20)
+def blocks(monkeypatch):
+    """Cuts what is drawn into blocks of 20 draws at most; the lengths, one after the other."""
+    lengths, advance = [], chains.Chains.advance
+
+    def cut(self, num_draws):
+        lengths.append(min(num_draws, 20))
+        return advance(self, lengths[-1])
+
+    monkeypatch.setattr(chains.Chains, "advance", cut)
+    return lengths
 
 
 @pytest.fixture
-def stop_after(monkeypatch):
-    """Makes the call to `Chains.advance` after so many draws a chain raise."""
+def stop_after(monkeypatch, blocks):
+    """Makes the call to `Chains.advance` after so many draws a chain raise, once."""
 
     def stop(num_draws, error=KeyboardInterrupt):
-        advance, done = chains.Chains.advance, [0]
+        advance = chains.Chains.advance
 
         def advance_or_stop(self, wanted):
-            if done[0] >= num_draws:
+            if sum(blocks) >= num_draws:
                 monkeypatch.setattr(chains.Chains, "advance", advance)
                 raise error
-            done[0] += wanted
             return advance(self, wanted)
 
         monkeypatch.setattr(chains.Chains, "advance", advance_or_stop)
@@ -59,69 +77,110 @@ def stop_after(monkeypatch):
     return stop
 
 
-def assert_same_draws(fit, other):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 90 draws a chain with its folder, in blocks of 20."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        advance = chains.Chains.advance
+        patch.setattr(chains.Chains, "advance", lambda self, num_draws: advance(self, min(num_draws, 20)))
+        return run(checkpoint=folder), folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(finished[1], tmp_path / "copy")
+
+
+def assert_same_draws(fit, other, num_draws=None):
+    """All draws of `fit` are those of `other`, of which only the first `num_draws` may be meant."""
     for group in GROUPS:
-        xr.testing.assert_equal(fit.tree[group].to_dataset(), other.tree[group].to_dataset())
+        expected = other.tree[group].to_dataset().isel(draw=slice(num_draws))
+        xr.testing.assert_equal(fit.tree[group].to_dataset(), expected)
 
 
 # Bit for bit
 
 
-def test_checkpoints_change_nothing(whole, small_blocks, tmp_path):
-    fit = run(num_samples=400, num_warmup=300, checkpoint=tmp_path / "run")
-    assert_same_draws(fit, whole)
-    assert len(list((tmp_path / "run").glob("block-*.npz"))) > 10
-    assert fit.run["checkpoint"] == str(tmp_path / "run")
-    assert_same_draws(resume(tmp_path / "run", eight_schools, Y, SIGMA, progress=False), whole)
+def test_checkpoints_change_nothing_and_the_settings_of_the_caller_survive(whole, finished):
+    fit, folder = finished
+    assert_same_draws(fit, whole, 90)
+    assert len(list(folder.glob("block-*.npz"))) == 3 + 5
+    assert fit.run["checkpoint"] == str(folder)
+    assert fit.run["stopped"] == "stopped: all the draws asked for are done"
+    with jax.enable_x64(False):
+        again = go_on(folder)
+        assert not jax.config.jax_enable_x64
+    assert again.posterior["mu"].dtype == np.float64
+    assert_same_draws(again, whole, 90)
+    assert again.run["seed"] == 4
+    assert again.run["num_warmup"] == 60
+    assert again.run["trajectory_length"] == 1.5
 
 
-@pytest.mark.parametrize("draws", [0, 100, 300, 500])
-def test_a_stopped_run_goes_on_bit_for_bit(whole, small_blocks, stop_after, tmp_path, draws):
+@pytest.mark.parametrize("draws", [0, 60])
+def test_a_stopped_run_goes_on_bit_for_bit(whole, stop_after, tmp_path, draws):
     stop_after(draws, MemoryError)
     with pytest.raises(MemoryError):
-        run(num_samples=400, num_warmup=300, checkpoint=tmp_path)
-    assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
+        run(checkpoint=tmp_path)
+    assert_same_draws(go_on(tmp_path), whole, 90)
 
 
-def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, small_blocks, stop_after, tmp_path):
-    stop_after(60)
-    with pytest.raises(Interrupted, match=r'of 300 warm-up draws; hbm_jax\.resume\(".*"\) goes on from there'):
-        run(num_samples=400, num_warmup=300, checkpoint=tmp_path)
-    assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
-
-
-def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(
-    whole, small_blocks, stop_after, tmp_path, capsys
-):
-    stop_after(400)
-    fit = hbm.sample(eight_schools, Y, SIGMA, seed=4, num_samples=400, num_warmup=300, checkpoint=tmp_path)
-    assert fit.run["stopped"] == "interrupted"
-    assert 100 <= fit.posterior.sizes["draw"] < 400
-    assert f'hbm_jax.resume("{tmp_path}") goes on' in capsys.readouterr().err
-    assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
-
-
-@pytest.mark.long
-def test_drawing_until_good_ends_at_the_same_draw(small_blocks, stop_after, tmp_path):
-    uninterrupted = run(until=2000)
-    stop_after(800, MemoryError)
+def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
+    options = {"trajectory_length": None, "num_samples": 60}
+    uninterrupted = run(**options)
+    stop_after(100, MemoryError)
     with pytest.raises(MemoryError):
-        run(until=2000, checkpoint=tmp_path)
-    fit = resume(tmp_path, eight_schools, Y, SIGMA, progress=False)
+        run(checkpoint=tmp_path, **options)
+    fit = go_on(tmp_path)
     assert_same_draws(fit, uninterrupted)
-    assert fit.run["stopped"] == uninterrupted.run["stopped"]
-    assert fit.posterior.sizes["draw"] > 1000
+    assert len(np.unique(fit.tree["sample_stats"]["n_steps"])) > 1
 
 
-def test_a_finished_run_can_be_given_another_end(whole, tmp_path):
-    run(num_samples=200, num_warmup=300, checkpoint=tmp_path)
-    more = resume(tmp_path, eight_schools, Y, SIGMA, num_samples=400, progress=False)
+def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, stop_after, tmp_path):
+    stop_after(40)
+    how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) goes on from there'
+    with pytest.raises(Interrupted, match=how):
+        run(checkpoint=tmp_path)
+    assert_same_draws(go_on(tmp_path), whole, 90)
+
+
+def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(whole, stop_after, tmp_path, capsys):
+    stop_after(100)
+    fit = run(checkpoint=tmp_path, progress=True)
+    assert fit.run["stopped"] == "interrupted"
+    assert fit.posterior.sizes["draw"] == 40
+    assert f'hbm_jax.resume("{tmp_path}") goes on' in capsys.readouterr().err
+    assert_same_draws(go_on(tmp_path, progress=True), whole, 90)
+    assert "hbm_jax.resume" not in capsys.readouterr().err
+
+
+def test_drawing_until_good_ends_at_the_same_draw(stop_after, tmp_path):
+    until = {"num_samples": None, "until": 3900}
+    uninterrupted = run(**until)
+    stop_after(1300, MemoryError)
+    with pytest.raises(MemoryError):
+        run(checkpoint=tmp_path, **until)
+    fit = go_on(tmp_path)
+    assert_same_draws(fit, uninterrupted)
+    assert fit.run["stopped"] == "stopped: the effective sample size asked for is reached (3900)"
+    assert uninterrupted.run["stopped"] == fit.run["stopped"]
+    assert fit.posterior.sizes["draw"] > 1400  # looked at more than once
+
+
+def test_a_finished_run_can_be_given_another_end(whole, copied):
+    more = go_on(copied, num_samples=130)
     assert_same_draws(more, whole)
     # The new end is the run's own from then on.
-    assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
-    longer = resume(tmp_path, eight_schools, Y, SIGMA, until={"mu": 1200.0}, progress=False)
-    assert longer.verdict.table.loc["mu", ["ess_bulk", "ess_tail"]].min() >= 1200
-    assert longer.run["stopped"] == "stopped: the effective sample sizes asked for are reached (1200 for mu)"
+    stop = json.loads((copied / "run.json").read_text())["stop"]
+    assert stop == {"num_samples": 130, "until": None, "max_num_samples": 20_000, "max_seconds": None}
+    longer = go_on(copied, until={"mu": 400.0})
+    for group in GROUPS:
+        first = longer.tree[group].to_dataset().isel(draw=slice(130))
+        xr.testing.assert_equal(first, whole.tree[group].to_dataset())
+    assert longer.verdict.table.loc["mu", ["ess_bulk", "ess_tail"]].min() >= 400
+    assert longer.run["stopped"] == "stopped: the effective sample sizes asked for are reached (400 for mu)"
 
 
 def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"]):
@@ -174,36 +233,34 @@ def test_fifty_kills_lose_nothing(tmp_path):
 # Faults of the disk
 
 
-def test_a_damaged_block_is_set_aside_and_drawn_again(whole, small_blocks, tmp_path):
-    run(num_samples=400, num_warmup=300, checkpoint=tmp_path)
-    blocks = sorted(tmp_path.glob("block-*.npz"))
-    content = bytearray(blocks[-3].read_bytes())
+def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
+    damaged = sorted(copied.glob("block-*.npz"))[-3]
+    content = bytearray(damaged.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 256] = b"\xff" * 256  # one byte may be one that no sum covers
-    blocks[-3].write_bytes(content)
-    assert_same_draws(resume(tmp_path, eight_schools, Y, SIGMA, progress=False), whole)
-    assert len(list(tmp_path.glob("*.damaged"))) == 3
+    damaged.write_bytes(content)
+    assert_same_draws(go_on(copied), whole, 90)
+    assert [path.stem for path in sorted(copied.glob("*.damaged"))] == ["block-000005", "block-000006", "block-000007"]
 
 
-def test_a_full_disk_keeps_the_draws_in_memory(whole, small_blocks, monkeypatch, tmp_path):
+def test_a_full_disk_keeps_the_draws_in_memory(whole, blocks, monkeypatch, tmp_path):
     write, written = checkpoint.np.savez, []
 
     def full(file, **arrays):
         if "warmup" in arrays:
             written.append(arrays)
-            if len(written) > 12:
+            if len(written) > 6:
                 raise OSError(28, "No space left on device")
         write(file, **arrays)
 
-    monkeypatch.setattr(loop, "SECONDS_PER_BLOCK", 0.02)
     monkeypatch.setattr(checkpoint.np, "savez", full)
-    fit = run(num_samples=100_000, num_warmup=30, checkpoint=tmp_path)
-    assert fit.run["stopped"].startswith("stopped because ")
+    fit = run(checkpoint=tmp_path)
+    assert fit.run["stopped"].startswith(f"stopped because {tmp_path}: ")
     assert "could not be written: No space left on device" in fit.run["stopped"]
-    drawn = fit.posterior.sizes["draw"]
+    assert_same_draws(fit, whole, 80)
     with contextlib.closing(checkpoint.Checkpoint(tmp_path)) as store:
-        on_disk = sum(saved.block.energy.shape[1] for saved in store.blocks() if not saved.warmup)
-    assert drawn > on_disk > 0
+        on_disk = [saved.block.energy.shape[1] for saved in store.blocks() if not saved.warmup]
+    assert on_disk == [20, 20, 20]
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -217,30 +274,30 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_work(monkeypatch, tm
 # Taken for another
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("begun") / "run"
-    run(num_samples=8, num_warmup=8, checkpoint=folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("program", "args", "named"),
     [
-        (eight_schools, (Y, SIGMA + 1), r"the data args\[1\] differs"),
+        (eight_schools, (Y, SIGMA + 1), r"found that the data args\[1\] differs\.$"),
         (eight_schools, (Y[:4], SIGMA[:4]), r"the data args\[0\] differs; the data args\[1\] differs"),
+        (eight_schools, (Y,), r"the data args\[1\] differs"),
         (tiny, (), "program name was 'eight_schools' and is 'tiny'"),
         (functools.partial(eight_schools, sigma=SIGMA), (Y,), "the code of the program differs"),
     ],
 )
-def test_another_program_or_other_data_are_refused_by_name(begun, program, args, named):
+def test_another_program_or_other_data_are_refused_by_name(finished, program, args, named):
     with pytest.raises(CheckpointError, match=named):
-        resume(begun, program, *args, progress=False)
+        resume(finished[1], program, *args, progress=False)
 
 
-def test_another_option_of_a_model_is_named(tmp_path):
+def test_another_option_of_a_model_is_named(tmp_path, monkeypatch):
     sne = hbm.data.load_jla().subset(np.arange(0, 740, 60))
-    hbm.sample(hbm.models.Supernova(), sne, num_samples=8, num_warmup=8, checkpoint=tmp_path, progress=False)
+    monkeypatch.setattr(sampling, "_run", lambda *args, **options: None)  # who the run is is written before any work
+    hbm.sample(hbm.models.Supernova(), sne, checkpoint=tmp_path, progress=False)
+    with contextlib.closing(checkpoint.Checkpoint(tmp_path)) as store:
+        stored = store.read_data()
+    for name, value in sne.to_dict().items():
+        np.testing.assert_array_equal(stored[name], value)
+    resume(tmp_path, hbm.models.Supernova(), sne, progress=False)
     other = hbm.models.Supernova(priors={"Om0": "Normal(0.3, 0.1)"})
     with pytest.raises(
         CheckpointError, match=r"program config\.priors\.Om0 was 'Uniform.*' and is 'Normal\(loc=0\.3, scale=0\.1\)'"
@@ -251,19 +308,17 @@ def test_another_option_of_a_model_is_named(tmp_path):
         resume(tmp_path, hbm.models.Supernova(), shifted, progress=False)
 
 
-def test_what_no_fingerprint_sees_is_seen_in_the_density(tmp_path, monkeypatch):
-    monkeypatch.setitem(globals(), "WIDTH", 1.0)
-
-    def program():
-        numpyro.sample("x", dist.Normal(0.0, WIDTH))  # noqa: F821
-
-    hbm.sample(program, num_samples=8, num_warmup=8, checkpoint=tmp_path, progress=False)
-    resume(tmp_path, program, progress=False)
-    monkeypatch.setitem(globals(), "WIDTH", 1.1)
+def test_what_no_fingerprint_sees_is_seen_in_the_density(copied):
+    arrays = dict(np.load(copied / "start.npz"))
+    was = arrays["potential"][2]
+    arrays["potential"][2] += 1e-4 * abs(was)
+    np.savez(copied / "start.npz", **arrays)
     with pytest.raises(
-        CheckpointError, match=r"expected a log density of .* at the starting point of chain ., as when"
-    ):
-        resume(tmp_path, program, progress=False)
+        CheckpointError, match=r"expected a log density of .* at the starting point of chain 2, as"
+    ) as told:
+        go_on(copied)
+    numbers = re.search(r"density of (\S+) at .* found (\S+)\. Something", str(told.value)).groups()
+    assert [float(number) for number in numbers] == pytest.approx([-arrays["potential"][2], -was], rel=1e-8)
 
 
 def test_comments_and_layout_are_not_the_program(tmp_path):
@@ -284,49 +339,74 @@ def test_comments_and_layout_are_not_the_program(tmp_path):
     assert codes[0] == codes[1] != codes[2]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(begun):
+def test_a_second_run_in_the_same_folder_is_refused(finished):
     with pytest.raises(CheckpointError, match=r'found another run in it\. Continue that one with hbm_jax\.resume\("'):
-        run(checkpoint=begun)
+        run(checkpoint=finished[1])
 
 
-def test_two_processes_do_not_share_a_folder(begun):
-    held = checkpoint.Checkpoint(begun)
+def test_two_processes_do_not_share_a_folder(finished):
+    held = checkpoint.Checkpoint(finished[1])
     with pytest.raises(CheckpointError, match="expected a checkpoint no one else is using"):
-        resume(begun, eight_schools, Y, SIGMA)
+        go_on(finished[1])
     held.close()
+    with contextlib.closing(checkpoint.Checkpoint(finished[1])):  # let go of, also by the one that was refused
+        pass
 
 
 def test_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"expected a checkpoint folder holding run\.json; found none"):
-        resume(tmp_path / "nowhere", eight_schools, Y, SIGMA)
+        go_on(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_nothing_on_disk_is_code(begun):
-    names = {path.name for path in begun.iterdir()}
-    assert names == {"run.json", "start.npz", "lock", *(f"block-{i:06d}.npz" for i in range(len(names) - 3))}
-    for path in begun.glob("*.npz"):
+def test_a_checkpoint_that_is_no_json_or_newer_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json: expected JSON written by hbm_jax; found something else: "):
+        go_on(tmp_path)
+    (tmp_path / "run.json").write_text('{"format": 2}')
+    with pytest.raises(CheckpointError, match=r"run\.json: expected format 1; found 2, of a newer hbm_jax\."):
+        go_on(tmp_path)
+
+
+def test_nothing_on_disk_is_code(finished):
+    _, folder = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "start.npz", "lock", *(f"block-{i:06d}.npz" for i in range(8))
+    }  # fmt: skip
+    for path in folder.glob("*.npz"):
         with np.load(path, allow_pickle=False) as file:
             assert all(not file[name].dtype.hasobject for name in file.files)
-    about = json.loads((begun / "run.json").read_text())
+    about = json.loads((folder / "run.json").read_text())
     assert about["options"]["seed"] == 4
-    assert about["stop"]["num_samples"] == 8
+    assert about["stop"]["num_samples"] == 90
 
 
 # Budgets
 
 
-def test_a_budget_of_time(tmp_path):
-    fit = run(num_samples=10_000_000, num_warmup=0, max_seconds=6, checkpoint=tmp_path)
-    assert fit.run["stopped"] == "stopped: the time budget of 6 s is spent"
-    assert 4 <= fit.posterior.sizes["draw"] < 10_000_000
-    again = resume(tmp_path, eight_schools, Y, SIGMA, progress=False)
-    assert_same_draws(again, fit)  # spent over all sessions
+def test_a_budget_of_time_over_all_sessions(whole, monkeypatch, tmp_path):
+    seconds, lengths, advance = [0.0], [], chains.Chains.advance
 
+    def take_time(self, num_draws):
+        lengths.append(num_draws)
+        seconds[0] += 0.125 * num_draws
+        return advance(self, num_draws)
 
-def test_a_budget_of_time_that_ends_in_the_warm_up():
-    with pytest.raises(Interrupted, match=r"the time budget of 0\.01 s ended after 0 of 400 warm-up draws"):
-        run(max_seconds=0.01)
+    clock = SimpleNamespace(perf_counter=lambda: seconds[0])
+    monkeypatch.setattr(chains.Chains, "advance", take_time)
+    monkeypatch.setattr(sampling, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
+    fit = run(max_seconds=11.2, checkpoint=tmp_path)
+    assert fit.run["stopped"] == "stopped: the time budget of 11.2 s is spent"
+    # A first block, then blocks of a second each, to the end of the warm-up and of the budget.
+    assert lengths == [50, 8, 2, 8, 8, 8, 5, 1]
+    assert_same_draws(fit, whole, 30)
+    again = go_on(tmp_path)
+    assert_same_draws(again, whole, 30)  # nothing is left for another session
+    assert again.run["stopped"] == fit.run["stopped"]
+    more = go_on(tmp_path, max_seconds=12.2)
+    assert lengths[8:] == [7, 1]
+    assert_same_draws(more, whole, 38)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +414,7 @@ def test_a_budget_of_time_that_ends_in_the_warm_up():
     [
         ({"until": -1}, "expected until to be an effective sample size above 0"),
         ({"until": {"mu": "many"}}, "expected until to be an effective sample size above 0"),
+        ({"until": {"mu": True}}, "expected until to be an effective sample size above 0"),
         ({"until": {}}, "expected until to be an effective sample size above 0"),
         ({"until": {"nu": 100}}, "until names 'nu'; expected one of mu, tau, theta"),
         ({"until": 500, "num_samples": 100}, "expected either num_samples or until; found both, 100 and 500"),
@@ -342,11 +423,4 @@ def test_a_budget_of_time_that_ends_in_the_warm_up():
 )
 def test_bad_rules(options, message):
     with pytest.raises(ValueError, match=message):
-        run(**options)
-
-
-def test_settings_of_the_caller_survive_a_resume(begun):
-    with jax.enable_x64(False):
-        fit = resume(begun, eight_schools, Y, SIGMA, progress=False)
-        assert not jax.config.jax_enable_x64
-    assert fit.posterior["mu"].dtype == np.float64
+        run(**({"num_samples": None} | options))

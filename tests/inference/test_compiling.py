@@ -11,15 +11,24 @@ from hbm_jax.inference.compiling import LARGE, Compiled, compiled
 @pytest.mark.parametrize("num", [10, LARGE // 8 + 1], ids=["small", "large"])
 def test_a_closure_gives_what_it_gave(num):
     data, key = np.random.default_rng(0).normal(size=num), jax.random.key(3)
+    more = np.random.default_rng(1).normal(size=num)
 
     def of(x, parts):
         noise = jax.random.normal(key)
-        return {"sum": jnp.sum(jnp.asarray(data) * x) + noise, "parts": parts["a"] * 2.0}
+        return {
+            "sum": jnp.sum(jnp.asarray(data) * x) + noise, "noise": noise, "parts": parts["a"] * 2.0,
+            "more": jnp.sum(jnp.asarray(more)),
+        }  # fmt: skip
 
-    given = 1.5, {"a": jnp.arange(3.0)}
-    found = compiled(of, *given)(*given)
-    np.testing.assert_allclose(found["sum"], of(*given)["sum"], rtol=1e-12)
+    given = 1.5, {"a": np.arange(3.0)}
+    program = compiled(of, *given)
+    found = program(*given)
+    np.testing.assert_allclose(found["sum"] - found["noise"], 1.5 * data.sum(), rtol=1e-9)
+    np.testing.assert_allclose(found["more"], more.sum(), rtol=1e-9)
     np.testing.assert_array_equal(found["parts"], [0.0, 2.0, 4.0])
+    again = program(-2.0, {"a": np.ones(3)})
+    np.testing.assert_allclose(again["sum"] - again["noise"], -2.0 * data.sum(), rtol=1e-9)
+    assert again["noise"] == found["noise"]
 
 
 def test_it_is_compiled_once():

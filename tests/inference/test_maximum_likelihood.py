@@ -10,6 +10,7 @@ from scipy import optimize, stats
 
 import hbm_jax
 from hbm_jax.inference import MaximumLikelihood, StartError, maximum_likelihood
+from hbm_jax.inference.likelihood import Likelihood
 
 X = np.linspace(0.0, 1.0, 40)
 Y = 3.0 + 2.0 * X + 0.5 * np.random.default_rng(0).normal(size=40)
@@ -71,6 +72,21 @@ def test_priors_matter_for_their_supports_only_and_precision_is_not_the_sessions
     assert narrow.parameters["slope"].dtype == np.float64
     half = np.sqrt(stats.chi2.ppf(0.9, 1)) * narrow.table["std"]
     np.testing.assert_allclose(narrow.table["upper"] - narrow.table["value"], half, rtol=1e-9)
+
+
+def test_unconstrained_parameters_are_those_of_the_supports():
+    likelihood = object.__new__(Likelihood)
+    likelihood.lower = np.array([-np.inf, 2.0, -np.inf, -1.0])
+    likelihood.upper = np.array([np.inf, np.inf, 3.0, 5.0])
+    x = np.array([0.7, 2.5, 1.0, 3.5])
+    u = likelihood.unconstrained(x)
+    np.testing.assert_allclose(u, [0.7, np.log(0.5), np.log(2.0), np.log(4.5 / 1.5)], rtol=1e-12)
+    back, slope = likelihood.constrained(u)
+    np.testing.assert_allclose(back, x, rtol=1e-12)
+    step = 1e-6
+    differences = (likelihood.constrained(u + step)[0] - likelihood.constrained(u - step)[0]) / (2 * step)
+    np.testing.assert_allclose(slope, differences, rtol=1e-7)
+    assert likelihood.at_bound(np.array([0.0, 2.0, 3.0, 4.9])).tolist() == [False, True, True, False]
 
 
 def counts(both, alone):

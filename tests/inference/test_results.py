@@ -1,16 +1,40 @@
 """What comes out of a fit: numbers, text, and a file that comes back exactly or says what is wrong with it."""
 
+import functools
 import json
 
 import arviz_base
 import numpy as np
 import pytest
 import xarray as xr
-from plotting.small_fits import own_fit, supernova_fit
-from programs import correlated_fit
+from plotting.small_fits import own_model
+from programs import COVARIANCE, MEAN, correlated, fit_about_the_start, fit_of_draws
 
+import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load
 from hbm_jax.inference.results import rounded
+
+SIZE = (4, 200)  # chains and draws, which NumPy makes: what comes out of them is no matter of sampling
+
+
+@functools.cache
+def correlated_fit():
+    x = np.random.default_rng(1).multivariate_normal(MEAN, COVARIANCE, SIZE)
+    sites = {"x": x, "total": x.sum(axis=-1)}
+    return fit_of_draws(correlated, (MEAN, COVARIANCE), sites, unconstrained={"x": x})
+
+
+@functools.cache
+def supernova_fit():
+    """Every twelfth supernova of JLA, flat LCDM."""
+    sne = hbm.data.load_jla()
+    return fit_about_the_start(hbm.models.Supernova(), (sne.subset(np.arange(0, len(sne), 12)),), SIZE, 2)
+
+
+@functools.cache
+def own_fit():
+    x = np.linspace(0.0, 1.0, 30)
+    return fit_about_the_start(own_model, (x, 2.0 * x + 0.3 * np.random.default_rng(0).normal(size=30)), SIZE, 3)
 
 
 @pytest.fixture(scope="module", params=[correlated_fit, supernova_fit, own_fit], ids=lambda f: f.__name__)

@@ -2,9 +2,7 @@
 
 import functools
 import json
-import re
 from types import SimpleNamespace
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,43 +11,40 @@ import numpyro
 import programs
 import pytest
 import xarray as xr
-from arviz_stats.base import array_stats
+from killed import SIGMA, Y
+from monte_carlo import seed
 from numpyro import distributions as dist
-from programs import COVARIANCE, MEAN, correlated, correlated_fit, eight_schools_fit, tiny
+from programs import COVARIANCE, MEAN, correlated, correlated_fit, tiny
 from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference import chains as chains_module
+from hbm_jax.inference import independence, sampling
 from hbm_jax.inference import loop as loop_module
-from hbm_jax.inference import sampling
 from hbm_jax.inference import start as start_module
-from hbm_jax.inference.stopping import MIN_SAMPLES, StopRule
-from hbm_jax.inference.target import OneProcess
+from hbm_jax.inference.stopping import MIN_SAMPLES
 
-
-def ess(values):
-    return float(array_stats.ess(np.asarray(values), chain_axis=0, draw_axis=1))
+SCHOOLS = {"coords": {"school": list("ABCDEFGH")}, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def schools(shared_data):
-    return eight_schools_fit(shared_data("hierarchical/posteriordb/eight_schools.json"))
+def schools():
+    """A few draws of eight schools, by the program and the options of `test_checkpoint`."""
+    return hbm.sample(
+        programs.eight_schools, Y, SIGMA, seed=4, num_warmup=60, num_samples=90, trajectory_length=1.5, **SCHOOLS
+    )
 
 
 # What is drawn is the posterior
 
 
-def test_correlated_normal_mean_and_covariance():
+def test_correlated_normal_mean_and_covariance(monte_carlo):
     draws = correlated_fit().posterior["x"].to_numpy()
-    sizes = np.array([ess(draws[..., i]) for i in range(5)])
-    assert sizes.min() > 1500
-    error = (draws.mean(axis=(0, 1)) - MEAN) / np.sqrt(np.diag(COVARIANCE) / sizes)
-    assert np.abs(error).max() < 4
     for i in range(5):
+        monte_carlo.mean(draws[..., i], MEAN[i], name=f"mean {i}")
         for j in range(i, 5):
             product = (draws[..., i] - MEAN[i]) * (draws[..., j] - MEAN[j])
-            assert ess(product) > 1000
-            assert abs(product.mean() - COVARIANCE[i, j]) < 4 * product.std() / np.sqrt(ess(product)), (i, j)
+            monte_carlo.mean(product, COVARIANCE[i, j], name=f"covariance {i}, {j}")
 
 
 def test_log_density_and_sample_stats():
@@ -66,53 +61,53 @@ def test_log_density_and_sample_stats():
     assert (stats["n_steps"] >= 1).all()
     assert (stats["n_steps"] < 2 ** stats["tree_depth"]).all()
     assert (stats["n_steps"] >= 2 ** (stats["tree_depth"] - 1)).all()
-    assert 0.7 < float(stats["acceptance_rate"].mean()) <= 1.0
+    assert 0.6 < float(stats["acceptance_rate"].mean()) <= 1.0
     assert (stats["step_size"] > 0).all()
     np.testing.assert_array_equal(fit.tree["unconstrained_posterior"]["position"], x)
 
 
-def test_eight_schools_against_posteriordb(schools, shared_data):
+@pytest.mark.long
+def test_eight_schools_against_posteriordb(shared_data, monte_carlo):
     path = shared_data("hierarchical/posteriordb/reference_summary.json")
     reference = json.loads(path.read_text())["eight_schools-eight_schools_noncentered"]["parameters"]
     assert len(reference) >= 10
-    draws = {name: schools.posterior[name].to_numpy() for name in ("mu", "tau")}
-    draws |= {f"theta[{i + 1}]": schools.posterior["theta"].to_numpy()[..., i] for i in range(8)}
+    options = {"num_samples": 2500, "target_accept_prob": 0.95}
+    fit = hbm.sample(programs.eight_schools, Y, SIGMA, seed=seed(2), **options, **SCHOOLS)
+    draws = {name: fit.posterior[name].to_numpy() for name in ("mu", "tau")}
+    draws |= {f"theta[{i + 1}]": fit.posterior["theta"].to_numpy()[..., i] for i in range(8)}
     for name, values in draws.items():
-        assert ess(values) > 2000, name
-        error = np.hypot(values.std() / np.sqrt(ess(values)), reference[name]["mcse_mean"])
-        assert abs(values.mean() - reference[name]["mean"]) < 4 * error, name
-        below = values < reference[name]["q16"]
-        assert abs(below.mean() - 0.16) < 4 * 0.37 * np.sqrt(1 / ess(below) + 1 / reference[name]["ess_bulk"]), name
-    assert schools.verdict.worst_r_hat[1] < 1.01
+        known = reference[name]
+        monte_carlo.mean(values, known["mean"], expected_error=known["mcse_mean"], name=name)
+        error = np.sqrt(0.16 * 0.84 / known["ess_bulk"])
+        monte_carlo.share(values < known["q16"], 0.16, expected_error=error, name=f"{name} below its 16 % quantile")
 
 
-def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch):
+def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch, monte_carlo):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
     monkeypatch.setattr(start_module, "_variational", lambda *_, **__: None)
     width = np.array([0.01, 1.0, 100.0])
-    fit = hbm.sample(programs.scales, width, seed=3, num_samples=1000, progress=False)
+    fit = hbm.sample(programs.scales, width, seed=seed(3), num_samples=1000, progress=False)
     assert "diagonal metric" in fit.run["start"]
     assert fit.run["num_warmup"] == 1000
     x = fit.posterior["x"].to_numpy() / width
     for i in range(3):
-        assert ess(x[..., i]) > 1000
-        assert abs(x[..., i].mean()) < 4 / np.sqrt(ess(x[..., i]))
-        assert abs((x[..., i] ** 2).mean() - 1) < 4 * np.sqrt(2 / ess(x[..., i] ** 2))
-    assert np.quantile(fit.tree["sample_stats"]["n_steps"], 0.99) <= 15  # adapted, else a hundred times as many
+        monte_carlo.mean(x[..., i], 0.0, name=f"mean {i}")
+        monte_carlo.mean(x[..., i] ** 2, 1.0, name=f"variance {i}")
+    assert np.quantile(fit.tree["sample_stats"]["n_steps"], 0.99) <= 31  # adapted, else a hundred times as many
 
 
-def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch):
+@pytest.mark.long
+def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch, monte_carlo):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
     size = 40
     direction = np.ones(size) / np.sqrt(size)
     covariance = np.eye(size) + 400.0 * np.outer(direction, direction)
     program = functools.partial(correlated, np.zeros(size), covariance)
-    fit = hbm.sample(program, seed=4, num_samples=1000, progress=False)
+    fit = hbm.sample(program, seed=seed(4), num_samples=1000, progress=False)
     assert "low-rank metric" in fit.run["start"]
     along = fit.posterior["x"].to_numpy() @ direction
-    assert ess(along) > 1000
-    assert abs(along.mean()) < 4 * np.sqrt(401.0 / ess(along))
-    assert abs((along**2).mean() / 401.0 - 1) < 4 * np.sqrt(2 / ess(along**2))
+    monte_carlo.mean(along, 0.0, name="mean")
+    monte_carlo.mean(along**2, 401.0, name="variance")
     np.testing.assert_array_equal(fit.tree["unconstrained_posterior"]["position"], fit.posterior["x"])
     assert np.median(fit.tree["sample_stats"]["n_steps"]) <= 7  # 60 with a diagonal one
 
@@ -127,7 +122,7 @@ def skewed():
     numpyro.sample("x", dist.MultivariateNormal(np.array([1.0, -2.0]), np.array([[1.0, 0.9], [0.9, 1.5]])))
 
 
-PROPOSALS = {"independent_proposals": True, "num_chains": 2, "seed": 3, "progress": False}
+PROPOSALS = {"independent_proposals": True, "num_chains": 2, "seed": seed(3), "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -136,24 +131,21 @@ def proposed(tmp_path_factory):
     return hbm.sample(skewed, num_samples=10_000, checkpoint=folder, **PROPOSALS), folder
 
 
-def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(proposed):
+def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(proposed, monte_carlo):
     fit, _ = proposed
     exact = {"tails": stats.t(4.0, 1.0, 2.0), "rate": stats.gamma(4.0, scale=0.5)}
     draws = {name: fit.posterior[name].to_numpy() for name in exact}
     for i, (mean, variance) in enumerate(((1.0, 1.0), (-2.0, 1.5))):
         exact[f"x[{i}]"], draws[f"x[{i}]"] = stats.norm(mean, np.sqrt(variance)), fit.posterior["x"].to_numpy()[..., i]
     for name, law in exact.items():
-        for p in (0.01, 0.16, 0.5, 0.84, 0.99):
-            below = draws[name] < law.ppf(p)
-            assert ess(below) > 100  # in the far tail of Student: chains stay there for long
-            assert abs(below.mean() - p) < 4 * np.sqrt(p * (1 - p) / ess(below)), (name, p)
+        for p in (0.03, 0.16, 0.5, 0.84, 0.97):
+            # Chains stay for long in the far tail of Student.
+            monte_carlo.share(draws[name] < law.ppf(p), p, name=f"{name} below its quantile of {p}", min_ess=100)
     x = fit.posterior["x"].to_numpy()
-    product = (x[..., 0] - 1.0) * (x[..., 1] + 2.0)
-    assert abs(product.mean() - 0.9) < 4 * product.std() / np.sqrt(ess(product))
-    assert fit.verdict.usable
+    monte_carlo.mean((x[..., 0] - 1.0) * (x[..., 1] + 2.0), 0.9, name="covariance")
 
 
-def test_one_draw_in_sixteen_is_a_trajectory(proposed):
+def test_one_draw_in_sixteen_is_a_trajectory(proposed, monte_carlo):
     fit, _ = proposed
     found = fit.tree["sample_stats"].to_dataset()
     moved = found["n_steps"].to_numpy() > 0
@@ -163,7 +155,9 @@ def test_one_draw_in_sixteen_is_a_trajectory(proposed):
     assert (np.diff(np.flatnonzero(moved[0])) == 16).all()
     assert (np.isfinite(found["energy"].to_numpy()) == moved).all()  # a proposal has no momentum
     stays = (np.diff(found["lp"].to_numpy(), axis=1) == 0) & ~moved[:, 1:]
-    assert stays.mean() == pytest.approx(1.0 - found["acceptance_rate"].to_numpy()[:, 1:].mean(), abs=0.02)
+    rejected = 1.0 - found["acceptance_rate"].to_numpy()[:, 1:][~moved[:, 1:]]
+    error = np.sqrt(np.sum(rejected * (1.0 - rejected))) / stays.size
+    monte_carlo.within(stays.mean(), rejected.sum() / stays.size, error, name="proposals rejected")
     position = fit.tree["unconstrained_posterior"]["position"].to_numpy()[0]
     rate, tails, x = position[:, 0], position[:, 1], position[:, 2:]
     exact = stats.multivariate_normal([1.0, -2.0], [[1.0, 0.9], [0.9, 1.5]]).logpdf(x)
@@ -185,7 +179,15 @@ def test_a_run_with_proposals_goes_on_from_its_warm_up_to_the_same_draws(propose
     np.testing.assert_array_equal(again.tree["sample_stats"]["n_steps"], fit.tree["sample_stats"]["n_steps"])
 
 
-def test_proposals_that_are_seldom_accepted_are_given_up():
+def test_proposals_that_are_seldom_accepted_are_given_up(monkeypatch):
+    monkeypatch.setattr(independence, "LEAST_ACCEPTED", 1.0)  # the program is that of `proposed`
+    fit = hbm.sample(skewed, num_samples=100, **PROPOSALS)
+    assert not fit.run["proposals_used"]
+    assert (fit.tree["sample_stats"]["n_steps"] > 0).all()
+
+
+@pytest.mark.long
+def test_proposals_for_a_funnel_are_given_up():
     def funnel():
         scale = numpyro.sample("log_scale", dist.Normal(0.0, 3.0))
         numpyro.sample("x", dist.Normal(0.0, jnp.exp(0.5 * scale)).expand([5]).to_event(1))
@@ -196,34 +198,28 @@ def test_proposals_that_are_seldom_accepted_are_given_up():
 
 
 def test_proposals_for_too_many_parameters_are_refused():
+    target, start = SimpleNamespace(size=101), SimpleNamespace(points=np.zeros((4, 101)))
     with pytest.raises(ValueError, match=r"independent_proposals=True\): expected at most 100 parameters; found 101"):
-        hbm.sample(programs.scales, np.ones(101), num_samples=10, **PROPOSALS)
+        chains_module.Chains(target, start, 10, 0.8, 5, None, True, None)
 
 
 # Trajectories of one length
 
 
-def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(tmp_path):
-    factor = np.linalg.cholesky(np.array([[1.0, 0.9], [0.9, 1.5]]))
-
-    def program():
-        numpyro.sample("x", dist.MultivariateNormal(np.array([1.0, -2.0]), scale_tril=factor))
-        numpyro.sample("rate", dist.Gamma(8.0, 2.0))
-
-    options = {"seed": 3, "num_chains": 2, "progress": False}
-    nuts = hbm.sample(program, num_samples=2000, **options)
-    fit = hbm.sample(program, num_samples=1000, trajectory_length=1.5, checkpoint=tmp_path / "run", **options)
-    fit = hbm.resume(tmp_path / "run", program, num_samples=2000, progress=False)
-    whole = hbm.sample(program, num_samples=2000, trajectory_length=1.5, **options)
-    np.testing.assert_array_equal(fit.posterior["x"], whole.posterior["x"])
-    x, rate = fit.posterior["x"].to_numpy(), fit.posterior["rate"].to_numpy()
-    sizes = [ess(x[..., 0]), ess(x[..., 1]), ess(rate)]
-    assert min(sizes) > 1000
-    for values, mean, std in ((x[..., 0], 1.0, 1.0), (x[..., 1], -2.0, np.sqrt(1.5)), (rate, 4.0, np.sqrt(2.0))):
-        assert abs(values.mean() - mean) < 4.0 * std / np.sqrt(ess(values))
-        assert values.std() == pytest.approx(std, rel=0.1)
-    steps = {name: float(one.tree.sample_stats.n_steps.mean()) for name, one in (("nuts", nuts), ("hmc", fit))}
-    assert steps["hmc"] < 0.75 * steps["nuts"], steps
+def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(monte_carlo):
+    options = {"num_samples": 500, "trajectory_length": 1.5, "progress": False}
+    fit = hbm.sample(correlated, MEAN, COVARIANCE, seed=seed(3), **options)
+    x = fit.posterior["x"].to_numpy()
+    for i in range(5):
+        monte_carlo.mean(x[..., i], MEAN[i], name=f"mean {i}")
+        monte_carlo.std(x[..., i], np.sqrt(COVARIANCE[i, i]), name=f"standard deviation {i}")
+    found, nuts = (one.tree["sample_stats"].to_dataset() for one in (fit, correlated_fit()))
+    assert found["n_steps"].mean() < 0.75 * nuts["n_steps"].mean()
+    # In a dense metric the unit of length is a standard deviation; whole steps, at least as long as asked for.
+    length, step = found["n_steps"] * found["step_size"], found["step_size"].max()
+    assert 1.4 < length.mean() < 1.6 + step
+    assert length.max() < 3.0 + step
+    assert len(np.unique(found["n_steps"])) > 2
 
 
 # Dimensions and labels
@@ -235,6 +231,7 @@ def test_plates_and_coordinates(schools):
     assert list(theta["school"].to_numpy()) == list("ABCDEFGH")
     assert set(schools.posterior) == {"mu", "tau", "theta"}  # _standard is the sampler's own affair
     assert "theta[C]" in schools.verdict.table.index
+    assert not any("no site of the program is observed" in note for note in schools.verdict.notes)
     assert "theta[C]" in schools.summary().index
     assert list(schools.tree["unconstrained_posterior"]["parameter"].to_numpy()[:2]) == ["_standard[0]", "_standard[1]"]
     assert list(schools.posterior) == ["mu", "tau", "theta"]  # as declared
@@ -259,7 +256,13 @@ def test_sites_of_every_shape_are_labelled():
             numpyro.deterministic("scalar", vector.sum())
 
     fit = hbm.sample(
-        shapes, num_samples=40, num_warmup=20, num_chains=2, dims={"vector": ["object", "axis"]}, progress=False
+        shapes,
+        num_samples=40,
+        num_warmup=20,
+        num_chains=2,
+        trajectory_length=1.5,
+        dims={"vector": ["object", "axis"]},
+        progress=False,
     )
     sizes = {name: dict(zip(v.dims[2:], v.shape[2:], strict=True)) for name, v in fit.posterior.items()}
     assert sizes["matrix"] == {"row": 2, "k": 3}
@@ -283,10 +286,10 @@ def test_same_seed_same_draws_however_they_are_cut(monkeypatch):
         lengths.append(num_draws)
         return advance(self, num_draws)
 
-    monkeypatch.setattr(loop_module, "SECONDS_PER_BLOCK", 0.002)
+    monkeypatch.setattr(loop_module, "SECONDS_PER_BLOCK", 0.0005)
     monkeypatch.setattr(loop_module, "FIRST_BLOCK", 7)
     monkeypatch.setattr(chains_module.Chains, "advance", counted)
-    cut = hbm.sample(correlated, *whole.args, seed=11, num_samples=203, progress=False)
+    cut = hbm.sample(correlated, *whole.args, seed=seed(11), num_samples=203, progress=False)
     assert len(lengths) > 10
     assert lengths[0] == 7
     assert cut.posterior.sizes["draw"] == 203
@@ -305,102 +308,20 @@ def test_stops_when_good():
     assert fit.verdict.usable
     assert MIN_SAMPLES <= fit.posterior.sizes["draw"] < 20_000
     assert fit.run["num_samples"] == fit.posterior.sizes["draw"]
-    assert fit.run["seed"] == 11
+    assert fit.run["seed"] == seed(11)
     assert fit.run["num_warmup"] == 400
     assert "Laplace" in fit.run["start"]
     assert set(fit.timing) == {"centering", "trace", "start", "compile", "warmup", "sampling", "judging"}
 
 
-class Recorder:
-    """Stands in for the live line and keeps what it was told."""
-
-    lines: ClassVar[list[str]] = []
-
-    def __init__(self, enabled):
-        self.enabled = enabled
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def show(self, text):
-        self.lines.append(text)
-
-    def close(self, text):
-        self.lines.append(text)
-
-
-@pytest.fixture
-def interrupted(monkeypatch):
-    """Runs `tiny` with Ctrl-C in the block after `draws` draws a chain."""
-
-    def run(draws):
-        advance = chains_module.Chains.advance
-        done = 0
-
-        def stop_later(self, num_draws):
-            nonlocal done
-            if done >= 30 + draws:
-                raise KeyboardInterrupt
-            num_draws = min(num_draws, 10)
-            done += num_draws
-            return advance(self, num_draws)
-
-        monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
-        monkeypatch.setattr(loop_module, "LIVE_SHARE", np.inf)
-        monkeypatch.setattr(sampling, "LiveLine", Recorder)
-        monkeypatch.setattr(Recorder, "lines", [])
-        return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5)
-
-    return run
-
-
-def test_ctrl_c_keeps_what_is_done(interrupted):
-    fit = interrupted(40)
-    assert fit.run["stopped"] == "interrupted"
-    assert fit.posterior.sizes == {"chain": 1, "draw": 40}
-    assert fit.run["num_devices"] == 1
-    assert fit.run["num_samples"] == 40
-    assert not fit.verdict.usable
-    np.testing.assert_allclose(
-        fit.summary()["sd"], [fit.posterior[n].to_numpy().std(ddof=1) for n in fit.summary().index]
-    )
-    # What the live line said on the way.
-    lines = Recorder.lines
-    assert lines[0] == "tracing the model"
-    assert lines[1] == "searching starting points for 2 parameters"
-    assert lines[2] == "compiling the sampler"
-    assert lines[3].startswith("warm-up 10/30, ")
-    live = [line for line in lines if "divergences" in line]
-    assert live[-1].startswith("1 x 40 draws, ")
-    for part in ("draws/s, 0 divergences, worst R-hat ", "smallest ESS ", " left"):
-        assert part in live[-1]
-    assert lines[-1].startswith("interrupted: 1 x 40 draws in ")
-
-
-def test_ctrl_c_before_the_first_draws_is_passed_on():
-    def advance(num_draws):
-        raise KeyboardInterrupt
-
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance)
-    draws = SimpleNamespace(num_draws=0, blocks=[])
-    loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
-    for what in (loop.warm_up, loop.draw):
-        with pytest.raises(hbm.inference.Interrupted, match="nothing was kept, because sample was called without"):
-            what()
-
-
-def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
-    monkeypatch.setattr(Recorder, "lines", [])
-    stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
-    block = chains_module.Block(stuck[..., None], *[stuck] * 5)
-    draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()))
-    loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
-    loop._report(block)
-    assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6
+def test_a_sampled_fit_is_loaded_as_it_was(tmp_path):
+    fit = correlated_fit()
+    back = hbm.load(fit.save(tmp_path / "run"))
+    for group in fit.tree.children:
+        xr.testing.assert_identical(back.tree[group].to_dataset(), fit.tree[group].to_dataset())
+    assert str(back.verdict) == str(fit.verdict)
+    assert back.run == fit.run
+    assert back.timing == pytest.approx(fit.timing)
 
 
 # Precision, devices, settings
@@ -408,7 +329,7 @@ def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
 
 def test_settings_of_the_caller_are_untouched(capsys):
     with jax.enable_x64(False):
-        fit = hbm.sample(tiny, num_warmup=50, num_samples=25, progress=True)
+        fit = hbm.sample(tiny, num_warmup=50, num_samples=25, trajectory_length=1.5, progress=True)
         assert not jax.config.jax_enable_x64
         assert jax.numpy.ones(1).dtype == np.float32
     assert jax.config.jax_enable_x64
@@ -423,19 +344,17 @@ def test_settings_of_the_caller_are_untouched(capsys):
     assert fit.run["num_devices"] == 2
 
 
-def test_float32_on_request_and_a_budget(capsys):
-    fit = hbm.sample(
-        tiny, num_chains=3, num_warmup=100, max_num_samples=400, until=1e6, dtype="float32", progress=False
-    )
+def test_float32_on_request_and_a_budget(capsys, monte_carlo):
+    options = {"num_chains": 3, "num_warmup": 100, "max_num_samples": 400, "until": 1e6, "trajectory_length": 1.5}
+    fit = hbm.sample(tiny, seed=seed(0), dtype="float32", progress=False, **options)
     assert fit.run["stopped"] == "stopped: the budget of 400 draws a chain is spent"
     assert fit.posterior["a"].dtype == np.float32
     assert fit.run["dtype"] == "float32"
     assert fit.run["num_devices"] == 1  # two devices do not divide three chains
     assert jax.config.jax_enable_x64
     assert fit.posterior.sizes == {"chain": 3, "draw": 400}
-    a = fit.posterior["a"].to_numpy().astype(float)
-    assert abs(a.mean() - 2.0) < 4 * 3.0 / np.sqrt(ess(a))
-    assert np.ptp(fit.posterior["b"].to_numpy()) < 2.0
+    monte_carlo.mean(fit.posterior["a"].to_numpy().astype(float), 2.0, name="mean", min_ess=200)
+    assert np.abs(fit.posterior["b"].to_numpy()).max() < 1.0
     assert capsys.readouterr() == ("", "")
 
 
@@ -462,13 +381,6 @@ def test_bad_options(options, found, monkeypatch):
     monkeypatch.setattr(sampling, "build_target", None)  # refused before any work
     with pytest.raises(ValueError, match=found):
         hbm.sample(tiny, progress=False, **options)
-
-
-def test_rates_and_times_are_readable():
-    block = chains_module.Block(*[np.zeros((4, 10))] * 6)
-    assert loop_module._rate(0.001, block) == "4,000 draws/s"
-    assert loop_module._rate(10.0, block) == "0.4 draws/s"
-    assert [loop_module._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
 
 
 def test_a_density_too_small_for_an_accelerator_is_told(monkeypatch):

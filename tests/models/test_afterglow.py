@@ -1,11 +1,14 @@
 """The population of afterglows: its density against plain NumPy, its parts against each other, its choices."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from monte_carlo import seed
 from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import stats
@@ -31,7 +34,6 @@ LATENT = {
     "log10_flux": np.array([-11.3, -11.1, -11.0]),
     "log10_nh": np.array([-0.9, -0.2, 0.4]),
 }
-POINT = HYPER | LATENT
 GAS = {"log10_n0": -6.5, "log10_T": 6.1, "log10_xi": 0.0, "metallicity": 0.3}
 BAND = (0.3, 10.0)
 
@@ -43,51 +45,92 @@ def data(tmp_path_factory):
     return read_afterglows(write_afterglows(folder, population.draw(NUM, seed=4)), spectra=folder / "spectra")
 
 
-def own(p=LATENT, **more):
+@pytest.fixture(scope="module")
+def prepared(data):
+    return Afterglow().prepare(data)
+
+
+@pytest.fixture(scope="module")
+def with_whim(data):
+    """The model with a medium, and two of the sources for it."""
+    model = Afterglow(whim=True)
+    return model, model.prepare(data.subset([0, 1]))
+
+
+def own(p=LATENT, rows=slice(None), **more):
     """Return what `AbsorbedCounts.expected` takes."""
+    p = {name: values[rows] for name, values in p.items()}
     return {"photon_index": p["photon_index"], "log10_flux": p["log10_flux"], "nh": 10.0 ** p["log10_nh"], **more}
 
 
-def log_likelihoods(model, prepared, p):
+# One compiled function each for the samples and the parameters of one shape.
+expected_counts = jax.jit(lambda prepared, p: prepared.expected(p, BAND))
+_log_likelihoods = jax.jit(
+    lambda prepared, p: prepared.statistic.log_likelihood(prepared.expected(p, BAND)).sum(axis=1)
+)
+_total_and_slopes = jax.jit(jax.value_and_grad(lambda p, prepared: jnp.sum(_log_likelihoods(prepared, p))))
+
+
+def completed(prepared, p):
+    p = {"nh_mw": prepared.nh_mw, "z": prepared.z} | p
+    return {name: np.asarray(value, float) for name, value in p.items()}
+
+
+def log_likelihoods(prepared, p):
     """Log likelihood of each source."""
-    p = {"nh_mw": prepared.nh_mw, "z": prepared.z} | {k: jnp.asarray(v) for k, v in p.items()}
-    both = jax.jit(lambda prepared, p: prepared.statistic.log_likelihood(prepared.expected(p, BAND)).sum(axis=1))
-    return np.asarray(both(prepared, p))
+    return np.asarray(_log_likelihoods(prepared, completed(prepared, p)))
 
 
-def coordinates(model, prepared, point):
-    """Return the numbers that are sampled for the latents of a point, and ln |d latents / d numbers| of each source."""
-    given = {key: jnp.asarray(value) for key, value in point.items() if key not in LATENT}
-    wanted = jnp.stack([point[name] for name in LATENT])
+@functools.cache
+def program(**options):
+    """Compiled: log density of a model's program, ln |d parameters / d coordinates|, and the parameters.
 
-    def latents(x):
-        hidden = {f"_{name}": x[k] for k, name in enumerate(LATENT)}
-        trace = handlers.trace(handlers.seed(handlers.substitute(model, given | hidden), 0)).get_trace(prepared)
-        return jnp.stack([trace[name]["value"] for name in LATENT])
+    Its arguments are the sample, parameters that are sampled as they are, and the coordinates of all others.
+    """
+    model = Afterglow(**options)
 
-    def slopes(x):
-        return jnp.moveaxis(jnp.diagonal(jax.jacfwd(latents)(x), axis1=1, axis2=3), -1, 0)  # (N, 3, 3)
+    def run(prepared, given, hidden):
+        flat, unravel = ravel_pytree(hidden)
 
-    @jax.jit
-    def solve():
-        def newton(_, x):
-            away = (wanted - latents(x)).T
-            return x + jnp.linalg.solve(slopes(x), away[..., None])[..., 0].T
+        def parameters(flat):
+            sites = given | unravel(flat)
+            trace = handlers.trace(handlers.seed(handlers.substitute(model, sites), 0)).get_trace(prepared)
+            names = [*LATENT, *(("log10_T", DENSITY[model.sightlines]) if "_whim" in hidden else ())]
+            return {name: trace[name]["value"] for name in names}
 
-        x = jax.lax.fori_loop(0, 60, newton, jnp.zeros_like(wanted))
-        return x, latents(x), jnp.linalg.slogdet(slopes(x))[1]
+        slopes = jax.jacfwd(lambda flat: ravel_pytree(parameters(flat))[0])(flat)
+        density = log_density(model, (prepared,), {}, given | hidden)[0]
+        return density, jnp.linalg.slogdet(slopes)[1], parameters(flat)
 
-    x, found, log_jacobian = solve()
-    np.testing.assert_allclose(found, wanted, rtol=1e-10)
-    return {f"_{name}": x[k] for k, name in enumerate(LATENT)}, log_jacobian
+    return jax.jit(run)
 
 
-def density(model, prepared, point):
-    """Log density of a point in the parameters that have priors, whatever it is sampled in."""
-    hidden, log_jacobian = coordinates(model, prepared, point)
-    given = {key: jnp.asarray(value) for key, value in point.items() if key not in LATENT} | hidden
-    value = jax.jit(lambda p: log_density(model, (prepared,), {}, p)[0])(given)
-    return float(value - log_jacobian.sum())
+DENSITY = {False: "log10_n0", True: "log10_n0_mean"}
+HIDDEN = {"_photon_index": [0.3, -0.5, 0.1], "_log10_flux": [-0.4, 0.2, 0.6], "_log10_nh": [0.5, -0.3, -0.7]}
+
+
+def without_jacobian(prepared, given=None, medium=None, **options):
+    """Log density of the program in its parameters at coordinates about 0, and these parameters."""
+    num = len(prepared.z)
+    hidden = {name: np.array(values[:num]) for name, values in HIDDEN.items()}
+    hidden |= {} if medium is None else {"_whim": np.array(medium)}
+    density, log_jacobian, found = program(**options)(prepared, HYPER | (given or {}), hidden)
+    return float(density - log_jacobian), {name: np.asarray(values) for name, values in found.items()}
+
+
+def log_prior(found, columns=None):
+    """Log density of population and latents, the columns' aside where they are not normal."""
+    prior = (
+        stats.norm.logpdf(1.9, 2.0, 0.5)
+        + stats.halfnorm.logpdf(0.2, scale=0.3)
+        + stats.norm.logpdf(-11.2, -11.5, 0.75)
+        + stats.halfnorm.logpdf(0.3, scale=0.5)
+        + stats.norm.logpdf(-0.4, -0.5, 0.75)
+        + stats.halfnorm.logpdf(0.5, scale=0.5)
+    )
+    laws = {name: stats.norm(HYPER[f"{name}_mean"], HYPER[f"{name}_std"]) for name in LATENT}
+    laws |= {} if columns is None else {"log10_nh": columns}
+    return prior + sum(law.logpdf(found[name]).sum() for name, law in laws.items())
 
 
 def dense(data, row, *, num=40, gas=None, p=LATENT):
@@ -128,77 +171,94 @@ def rows_of(data, row):
     return [np.asarray(a[row])[used] for a in (s.counts, s.background, s.ratio, s.background_mean)]
 
 
-@pytest.fixture(scope="module")
-def with_whim(data):
-    model = Afterglow(whim=True)
-    return model, model.prepare(data)
-
-
-@pytest.mark.parametrize("gas", [None, GAS], ids=["no WHIM", "WHIM"])
-def test_log_density_is_that_of_a_plain_numpy_fold(data, with_whim, gas):
-    model, prepared = (Afterglow(), Afterglow().prepare(data)) if gas is None else with_whim
-    found = log_likelihoods(model, prepared, own(**(gas or {})))
-    for row in range(NUM) if gas is None else [1]:
+def test_log_likelihoods_are_those_of_a_plain_numpy_fold(data, prepared):
+    found = log_likelihoods(prepared, own())
+    for row in range(NUM):
         S, B, ratio, mean = rows_of(data, row)
-        exact = marginal(S, dense(data, row, gas=gas), B, ratio, mean)
-        # 1e-4 by the choice of energies, the rest by the table of the WHIM and by cells that an edge divides here.
+        exact = marginal(S, dense(data, row), B, ratio, mean)
+        # 1e-4 by the choice of energies, the rest by cells that an edge divides here.
         assert found[row] == pytest.approx(exact, abs=6e-4)
     assert (prepared.errors <= 1e-4).all()
-    if gas is None:
-        value = density(model, prepared, POINT)
-        prior = (
-            stats.norm.logpdf(1.9, 2.0, 0.5)
-            + stats.halfnorm.logpdf(0.2, scale=0.3)
-            + stats.norm.logpdf(-11.2, -11.5, 0.75)
-            + stats.halfnorm.logpdf(0.3, scale=0.5)
-            + stats.norm.logpdf(-0.4, -0.5, 0.75)
-            + stats.halfnorm.logpdf(0.5, scale=0.5)
-        )
-        for name, values in LATENT.items():
-            prior += stats.norm.logpdf(values, HYPER[f"{name}_mean"], HYPER[f"{name}_std"]).sum()
-        assert value == pytest.approx(prior + found.sum(), rel=1e-12)
 
 
-def test_no_column_is_beyond_the_fold(data):
+def test_log_likelihoods_behind_a_medium_are_those_of_a_plain_numpy_fold(data, with_whim):
+    _, prepared = with_whim
+    S, B, ratio, mean = rows_of(data, 1)
+    exact = marginal(S, dense(data, 1, gas=GAS), B, ratio, mean)
+    assert log_likelihoods(prepared, own(rows=[0, 1], **GAS))[1] == pytest.approx(exact, abs=6e-4)
+    assert (prepared.errors <= 1e-4).all()
+
+
+def test_log_density_is_that_of_population_and_counts(prepared):
+    value, found = without_jacobian(prepared)
+    likelihood = log_likelihoods(prepared, own(found)).sum()
+    assert value == pytest.approx(log_prior(found) + likelihood, rel=1e-12)
+
+
+def test_log_density_with_skew_hosts(prepared):
+    """The name says the mean and the standard deviation, whatever the shape."""
+    for shape in (0.0, 4.0, -2.0):
+        value, found = without_jacobian(prepared, {"log10_nh_shape": shape}, host="skew-normal")
+        delta = shape / np.sqrt(1 + shape**2) * np.sqrt(2 / np.pi)
+        scale = 0.5 / np.sqrt(1 - delta**2)
+        columns = stats.skewnorm(shape, -0.4 - scale * delta, scale)
+        np.testing.assert_allclose([columns.mean(), columns.std()], [-0.4, 0.5], rtol=1e-9)
+        expected = log_prior(found, columns) + stats.norm.logpdf(shape, 0.0, 3.0)
+        assert value == pytest.approx(expected + log_likelihoods(prepared, own(found)).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("sightlines", [False, True])
+def test_log_density_with_a_medium(with_whim, sightlines):
+    _, prepared = with_whim
+    n0 = np.array([-6.8, -7.3])
+    given = {"log10_n0_std": 0.25, "log10_n0": n0} if sightlines else {}
+    value, found = without_jacobian(prepared, given, [0.3, -0.4], whim=True, sightlines=sightlines)
+    mean = float(found[DENSITY[sightlines]])
+    expected = log_prior(found) + stats.uniform.logpdf(found["log10_T"], 4.5, 3.0) + stats.norm.logpdf(mean, -7.0, 0.5)
+    if sightlines:
+        expected += stats.halfnorm.logpdf(0.25, scale=0.3) + stats.norm.logpdf(n0, mean, 0.25).sum()
+    gas = GAS | {"log10_T": found["log10_T"], "log10_n0": n0 if sightlines else mean}
+    latents = {name: found[name] for name in LATENT}
+    assert value == pytest.approx(expected + log_likelihoods(prepared, own(latents, **gas)).sum(), rel=1e-12)
+
+
+def test_no_column_is_beyond_the_fold(data, prepared):
     """1e25 cm^-2 by a plain fold; 1e29 leave no photon, but counts and slopes are sound."""
-    model = Afterglow()
-    prepared = model.prepare(data)
     dark = {**LATENT, "log10_nh": np.array([3.0, 5.0, 7.0])}
-    expected = prepared.expected(own(dark, nh_mw=prepared.nh_mw), BAND)
-    assert (np.asarray(expected) > 0).all()
+    assert (np.asarray(expected_counts(prepared, completed(prepared, own(dark)))) > 0).all()
     S, B, ratio, mean = rows_of(data, 0)
     exact = marginal(S, dense(data, 0, p=dark), B, ratio, mean)
-    assert log_likelihoods(model, prepared, own(dark))[0] == pytest.approx(exact, abs=6e-4)
+    assert log_likelihoods(prepared, own(dark))[0] == pytest.approx(exact, abs=6e-4)
 
-    def total(log10_nh):
-        p = own({**dark, "log10_nh": log10_nh}, nh_mw=prepared.nh_mw)
-        return jnp.sum(prepared.statistic.log_likelihood(prepared.expected(p, BAND)))
+    def at(log10_nh):
+        p = completed(prepared, own({**dark, "log10_nh": log10_nh}))
+        value, slopes = _total_and_slopes(p, prepared)
+        return float(value), np.asarray(slopes["nh"]) * p["nh"] * np.log(10.0)
 
-    at, h = jnp.array([3.0, 3.0, 7.0]), 1e-5 * np.eye(3)
-    slope = np.asarray(jax.grad(total)(at))
-    differences = [float(total(at + step) - total(at - step)) / 2e-5 for step in h]
+    columns, h = np.array([3.0, 3.0, 7.0]), 1e-5 * np.eye(3)
+    slope = at(columns)[1]
+    differences = [(at(columns + step)[0] - at(columns - step)[0]) / 2e-5 for step in h]
     np.testing.assert_allclose(slope, differences, rtol=1e-4, atol=1e-3)
     assert (slope[:2] < 0).all()  # the less of it, the better
 
 
-@pytest.mark.parametrize("std", [0.003, 0.05, 0.5])
-def test_coordinates_follow_a_population_however_narrow(data, std):
+def test_coordinates_follow_a_population_however_narrow(prepared):
     """0 of what is sampled is about the best there is, by the counts or by the population, whichever say more."""
     model = Afterglow()
-    prepared = model.prepare(data)
-    free = {name: jnp.asarray(value) for name, value in HYPER.items()} | {"log10_nh_std": jnp.asarray(std)}
-
-    zero = {f"_{name}": jnp.zeros(NUM) for name in LATENT}
-    slope = jax.jit(jax.grad(lambda hidden: log_density(model, (prepared,), {}, free | hidden)[0]))(zero)
-    for name in ("_photon_index", "_log10_flux", "_log10_nh"):
-        # The column of the first is measured, far from a narrow population's: what is quadratic does not reach there.
-        assert np.abs(slope[name][1:]).max() < 0.3, name
-        assert abs(slope[name][0]) < (5.0 if std < 0.1 else 0.3), name
+    zero = {f"_{name}": np.zeros(NUM) for name in LATENT}
+    slope_of = jax.jit(jax.grad(lambda hidden, free: log_density(model, (prepared,), {}, free | hidden)[0]))
+    for std in (0.003, 0.05, 0.5):
+        slope = slope_of(zero, HYPER | {"log10_nh_std": std})
+        for name in ("_photon_index", "_log10_flux", "_log10_nh"):
+            one = np.asarray(slope[name])
+            # The column of the first is measured, far from a narrow population's: what is quadratic does not reach.
+            assert np.abs(one[1:]).max() < 0.3, (name, std)
+            assert abs(one[0]) < (5.0 if std < 0.1 else 0.3), (name, std)
 
 
 def test_what_is_not_faint_stays_as_it_is():
-    counts = jnp.array([[1000.0, 1e-4, 1e-8, 0.0, -1e-4], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    found = np.asarray(positive(counts))
+    counts = np.array([[1000.0, 1e-4, 1e-8, 0.0, -1e-4], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    found = np.asarray(jax.jit(positive)(counts))
     np.testing.assert_allclose(found[0, :2], [1000.0, 1e-4], rtol=1e-6)
     assert found[0, 2] == pytest.approx(1e-8 / 2 + np.hypot(1e-8, 1e-7) / 2, rel=1e-5)
     assert found[0, 3] == pytest.approx(0.5e-7, rel=1e-5)
@@ -207,169 +267,198 @@ def test_what_is_not_faint_stays_as_it_is():
 
 
 def test_normalisation_has_the_flux_of_the_band_also_at_index_two():
-    index = np.array([-1.0, 1.0, 2.0, 2.0 + 1e-7, 3.5])
+    index = np.array([-1.0, 1.0, 2.0, 2.0 + 1e-7, 3.5, 1.99, 2.01])
     E = np.geomspace(0.5, 8.0, 200001)
-    found = np.exp(log_amplitude(jnp.asarray(index), -11.0, (0.5, 8.0)))
-    for i, norm in zip(index, found, strict=True):
+    both = jax.jit(jax.vmap(jax.value_and_grad(lambda i: log_amplitude(i, -11.0, (0.5, 8.0)))))
+    logarithm, slope = (np.asarray(values) for values in both(index))
+    for i, norm in zip(index, np.exp(logarithm), strict=True):
         assert norm * np.trapezoid(E ** (2.0 - i), np.log(E)) * 1.602176634e-9 == pytest.approx(1e-11, rel=1e-8)
-    slope = jax.grad(lambda i: log_amplitude(i, -11.0, (0.5, 8.0)))
-    assert float(slope(2.0)) == pytest.approx(0.5 * float(slope(1.99) + slope(2.01)), rel=1e-4)
+    assert slope[2] == pytest.approx(0.5 * (slope[5] + slope[6]), rel=1e-4)
 
 
-def test_the_population_is_the_sum_of_its_sources(data, with_whim):
-    model, prepared = with_whim
-    together = log_likelihoods(model, prepared, own(**GAS))
-    singles = prepared.each()
-    assert len({str(jax.tree.map(np.shape, one)) for one in singles}) == 1
-    assert len({jax.tree.structure(one) for one in singles}) == 1
-    for row in range(NUM):
-        p = {key: value[row : row + 1] for key, value in own().items()} | GAS
-        alone = model.prepare(data.subset([row]))
-        assert log_likelihoods(model, alone, p)[0] == pytest.approx(together[row], rel=1e-10)
-        assert log_likelihoods(model, singles[row], p)[0] == pytest.approx(together[row], rel=1e-10)
+def test_the_population_is_the_sum_of_its_sources(data, prepared, with_whim):
+    for model, sample, gas in ((Afterglow(), prepared, {}), (*with_whim, GAS)):
+        num = len(sample.z)
+        together = log_likelihoods(sample, own(rows=slice(num), **gas))
+        singles = sample.each()
+        assert len(singles) == num
+        assert len({str(jax.tree.map(np.shape, one)) for one in singles}) == 1
+        assert len({jax.tree.structure(one) for one in singles}) == 1
+        for row in range(num):
+            p = own(rows=[row], **gas)
+            assert log_likelihoods(singles[row], p)[0] == pytest.approx(together[row], rel=1e-10)
+            if not gas:
+                alone = model.prepare(data.subset([row]))
+                assert log_likelihoods(alone, p)[0] == pytest.approx(together[row], rel=1e-10)
 
 
-def test_program_is_of_one_size_whatever_the_number_of_sources(data):
+def test_program_is_of_one_size_whatever_the_number_of_sources(data, prepared):
     model = Afterglow()
 
     def size(sample):
-        prepared = model.prepare(sample)
-        p = HYPER | {f"_{key}": jnp.zeros(len(sample)) for key in LATENT}
-        program = jax.make_jaxpr(jax.grad(lambda p: log_density(model, (prepared,), {}, p)[0]))(p)
+        p = HYPER | {f"_{key}": np.zeros(len(sample.z)) for key in LATENT}
+        program = jax.make_jaxpr(jax.grad(lambda p: log_density(model, (sample,), {}, p)[0]))(p)
         return len(program.jaxpr.eqns)
 
-    assert size(data.subset([0, 1])) == size(data)
+    assert size(model.prepare(data.subset([0, 1]))) == size(prepared)
 
 
-def test_a_thin_medium_is_none_and_equal_lines_of_sight_are_one(data, with_whim):
-    model, prepared = with_whim
-    together = log_likelihoods(model, prepared, own(**GAS))
-    thin = log_likelihoods(model, prepared, own(**GAS | {"log10_n0": -14.0}))
-    without = log_likelihoods(Afterglow(), Afterglow().prepare(data), own())
+def test_a_thin_medium_is_none_and_equal_lines_of_sight_are_one(prepared, with_whim):
+    _, sample = with_whim
+    rows = [0, 1]
+    together = log_likelihoods(sample, own(rows=rows, **GAS))
+    thin = log_likelihoods(sample, own(rows=rows, **GAS | {"log10_n0": -14.0}))
+    without = log_likelihoods(prepared, own())[rows]
     np.testing.assert_allclose(thin, without, atol=2e-4)  # other energies
-    each = own(**GAS | {"log10_n0": np.full(NUM, GAS["log10_n0"])})
-    np.testing.assert_allclose(log_likelihoods(model, prepared, each), together, rtol=1e-12)
-    names = sites(Afterglow(whim=True, sightlines=True), prepared)
+    assert np.abs(together - without).max() > 0.1
+    each = own(rows=rows, **GAS | {"log10_n0": np.full(2, GAS["log10_n0"])})
+    np.testing.assert_allclose(log_likelihoods(sample, each), together, rtol=1e-12)
+    names = sites(Afterglow(whim=True, sightlines=True), sample)
     assert {"log10_n0", "log10_n0_mean", "log10_n0_std", "log10_T"} <= names.keys()
-    assert names["log10_n0"]["value"].shape == (NUM,)
+    assert names["log10_n0"] == (2,)
+    assert Afterglow(whim=True, sightlines=True).chooses_centering
+    assert not Afterglow(whim=True).chooses_centering
 
 
 def test_the_ionisation_parameter_can_be_sampled(data, with_whim):
-    fixed = log_likelihoods(*with_whim, own(**GAS))
+    fixed = log_likelihoods(with_whim[1], own(rows=[0, 1], **GAS))[:1]
     model = Afterglow(whim=True, priors={"log10_xi": "Uniform(-1, 3)", "metallicity": "Uniform(0, 1)"})
-    prepared = model.prepare(data)
-    free = log_likelihoods(model, prepared, own(**GAS))
+    prepared = model.prepare(data.subset([0]))
+    free = log_likelihoods(prepared, own(rows=[0], **GAS))
     np.testing.assert_allclose(free, fixed, atol=2e-3)
-    assert abs(log_likelihoods(model, prepared, own(**GAS | {"log10_xi": 2.0})) - fixed).max() > 0.1
+    assert abs(log_likelihoods(prepared, own(rows=[0], **GAS | {"log10_xi": 2.0})) - fixed).max() > 0.03
+    assert abs(log_likelihoods(prepared, own(rows=[0], **GAS | {"metallicity": 1.0})) - fixed).max() > 0.03
     assert {"log10_xi", "metallicity"} <= sites(model, prepared).keys()
 
 
-def sites(model, prepared, **given):
-    program = handlers.substitute(model, {key: jnp.asarray(value) for key, value in given.items()})
-    return handlers.trace(handlers.seed(program, 0)).get_trace(prepared)
+def sites(model, prepared):
+    """Shape of every site, by tracing alone."""
+    found = {}
+
+    def run(key):
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(prepared)
+        found.update({name: np.shape(site["value"]) for name, site in trace.items() if site["type"] != "plate"})
+        return 0
+
+    jax.eval_shape(run, jax.random.key(0))
+    return found
 
 
 def with_columns(data, **columns):
     return dataclasses.replace(data, **{key: np.asarray(value, float) for key, value in columns.items()})
 
 
-def test_columns_of_the_milky_way(data):
-    fixed = Afterglow()
-    prepared = fixed.prepare(data)
-    assert "nh_mw" not in sites(fixed, prepared)
-    free = sites(Afterglow(galactic="free"), prepared)["nh_mw"]["fn"]
-    assert free.batch_shape == (NUM,)
-    known = with_columns(data, sigma_nh_mw=np.full(NUM, 1e-3))
-    site = sites(Afterglow(galactic="error"), Afterglow(galactic="error").prepare(known), nh_mw=data.nh_mw)["nh_mw"]
-    exact = stats.truncnorm.logpdf(0.0, -data.nh_mw / 1e-3, np.inf) - np.log(1e-3)
-    np.testing.assert_allclose(site["fn"].log_prob(site["value"]), exact, rtol=1e-6)
+def test_columns_of_the_milky_way(data, prepared):
+    assert "nh_mw" not in sites(Afterglow(), prepared)
+    column = np.array([0.02, 0.05, 0.03])
+    known = dataclasses.replace(prepared, sigma_nh_mw=np.full(NUM, 0.01))
+    error = stats.truncnorm(-prepared.nh_mw / 0.01, np.inf, prepared.nh_mw, 0.01).logpdf(column).sum()
+    free = stats.lognorm(1.0, 0.0, np.exp(-2.6)).logpdf(column).sum()
     missing = with_columns(data, nh_mw=[0.02, np.nan, 0.03])
+    without = Afterglow(galactic="free").prepare(missing)
+    for sample, galactic, prior in ((known, "error", error), (prepared, "free", free), (without, "free", free)):
+        value, found = without_jacobian(sample, {"nh_mw": column}, galactic=galactic)
+        likelihood = log_likelihoods(sample, own(found, nh_mw=column)).sum()
+        assert value == pytest.approx(log_prior(found) + prior + likelihood, rel=1e-12)
     with pytest.raises(DataError, match=r"expected the Galactic column nh_mw .* found none for 1 of 3.*sim002"):
-        fixed.prepare(missing)
+        Afterglow().prepare(missing)
     with pytest.raises(DataError, match=r"expected a positive sigma_nh_mw of every source; found none for sim001"):
         Afterglow(galactic="error").prepare(data)
-    without = Afterglow(galactic="free").prepare(missing)
-    values = HYPER | LATENT | {"nh_mw": data.nh_mw}
-    free = Afterglow(galactic="free")
-    found, expected = (density(free, one, values) for one in (without, free.prepare(data)))
-    assert found == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("whim", [False, True])
-@pytest.mark.long
-def test_a_redshift_with_an_error_is_a_parameter(data, whim):
-    model = Afterglow(whim=whim)
-    gas = GAS if whim else {}
-    known = log_likelihoods(model, model.prepare(data), own(**gas))
-    prepared = model.prepare(with_columns(data, sigma_z=[0.0, 0.1, 0.2]))
-    assert list(prepared.uncertain.rows) == [1, 2]
-    found = log_likelihoods(model, prepared, own(**gas))
-    assert found[0] == pytest.approx(known[0], rel=1e-10)
+@pytest.mark.parametrize("whim", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_redshift_with_an_error_is_a_parameter(data, prepared, with_whim, whim):
+    model, known = with_whim if whim else (Afterglow(), prepared)
+    num, gas = len(known.z), GAS if whim else {}
+    expected = log_likelihoods(known, own(rows=slice(num), **gas))
+    uncertain = with_columns(data.subset(np.arange(num)), sigma_z=[0.0, 0.1, 0.2][:num])
+    sample = model.prepare(uncertain)
+    assert list(sample.uncertain.rows) == list(range(1, num))
+    found = log_likelihoods(sample, own(rows=slice(num), **gas))
+    assert found[0] == pytest.approx(expected[0], rel=1e-10)
     # Whole bins of the response instead of chosen energies.
-    np.testing.assert_allclose(found, known, atol=0.05)
-    assert sites(model, prepared)["z"]["fn"].batch_shape == (2,)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert sites(model, sample)["z"] == (num - 1,)
+    assert model.coords(uncertain)["uncertain_redshift"] == list(data.name[1:num])
 
-    def of(z):
-        p = {k: jnp.asarray(v) for k, v in own(**gas).items()} | {"nh_mw": prepared.nh_mw, "z": z}
-        return prepared.statistic.log_likelihood(prepared.expected(p, BAND)).sum()
-
-    z, step = jnp.asarray(data.z), 1e-4
-    slope = jax.jit(jax.grad(of))(z)
-    ends = jax.jit(jax.vmap(of))(z + step * jnp.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]))
-    assert float(slope[1]) == pytest.approx(float(ends[0] - ends[1]) / (2 * step), rel=0.05)
-
-
-@pytest.mark.long
-def test_skew_hosts_have_the_mean_and_the_deviation_of_their_names(data):
-    model = Afterglow(host="skew-normal")
-    prepared = model.prepare(data)
-
-    def population(shape):
-        """Density of one column by the program, over its hidden coordinate."""
-        given = {key: jnp.asarray(v) for key, v in HYPER.items()} | {"log10_nh_shape": jnp.asarray(shape)}
-
-        def of(x):
-            hidden = {f"_{name}": jnp.zeros(NUM) for name in LATENT} | {"_log10_nh": jnp.full(NUM, x)}
-            trace = handlers.trace(handlers.seed(handlers.substitute(model, given | hidden), 0)).get_trace(prepared)
-            site = trace["_log10_nh"]
-            return trace["log10_nh"]["value"][0], site["fn"].log_prob(site["value"])[0]
-
-        x = jnp.linspace(-40.0, 40.0, 4001)
-        (column, log), (slope, _) = jax.vmap(lambda x: jax.jvp(of, (x,), (1.0,)))(x)
-        return column, np.exp(log - np.log(slope))
-
-    for shape in (0.0, 4.0, -2.0):
-        column, found = population(shape)
-        delta = shape / np.sqrt(1 + shape**2) * np.sqrt(2 / np.pi)
-        scale = 0.5 / np.sqrt(1 - delta**2)
-        exact = stats.skewnorm(shape, -0.4 - scale * delta, scale)
-        np.testing.assert_allclose([exact.mean(), exact.std()], [-0.4, 0.5], rtol=1e-9)
-        some = (column > -2.5) & (column < 1.5)
-        assert some.sum() > 20
-        np.testing.assert_allclose(found[some], exact.pdf(column[some]), rtol=1e-6, atol=1e-12)
-
-
-def test_simulated_counts_have_their_expectation(data):
-    model = Afterglow(statistic="cstat")
-    bare = dataclasses.replace(data, spectra=without_background(data.spectra))
-    prepared = model.prepare(bare)
-    narrow = HYPER | {"photon_index_std": 1e-9, "log10_flux_std": 1e-9, "log10_nh_std": 1e-9}
-    means = {name: np.full(NUM, HYPER[f"{name}_mean"]) for name in LATENT}
-    p = own(means) | {"nh_mw": prepared.nh_mw, "z": prepared.z}
-    expected = np.asarray(prepared.expected({k: jnp.asarray(v) for k, v in p.items()}, BAND))
-    drawn, truth = model.simulate(jax.random.key(1), bare, narrow)
-    again, _ = model.simulate(jax.random.key(1), bare, narrow)
-    np.testing.assert_array_equal(drawn.spectra.counts, again.spectra.counts)
-    for row in range(NUM):
-        total = expected[row].sum()
-        assert abs(np.sum(drawn.spectra.counts[row]) - total) < 4 * np.sqrt(total)
-    assert truth["log10_nh_mean"] == pytest.approx(-0.4)
-    np.testing.assert_allclose(truth["photon_index"], 1.9, atol=1e-7)
+    z, step = np.array(sample.z), 1e-4
+    slope, ends = None, []
+    for away in (0.0, step, -step):
+        p = completed(sample, own(rows=slice(num), **gas, z=z + away * (np.arange(num) == 1)))
+        value, slopes = _total_and_slopes(p, sample)
+        slope = slopes if slope is None else slope
+        ends.append(float(value))
+    assert float(slope["z"][1]) == pytest.approx((ends[1] - ends[2]) / (2 * step), rel=0.05)
+    with pytest.raises(ValueError, match="expected known redshifts; found uncertain ones"):
+        sample.each()
+    with pytest.raises(ValueError, match="expected uncertain redshifts; found none"):
+        prepared.redshift_range  # noqa: B018 - raises
 
 
 def without_background(stack):
     shape = np.shape(stack.counts)
     return dataclasses.replace(stack, background=np.zeros(shape), ratio=np.full(shape, 1e12))
+
+
+NARROW = HYPER | {f"{name}_std": 1e-9 for name in LATENT}
+MEANS = {name: np.full(NUM, HYPER[f"{name}_mean"]) for name in LATENT}
+
+
+def test_drawn_counts_have_their_expectation(data, monte_carlo):
+    model = Afterglow(statistic="cstat", priors=NARROW)
+    prepared = model.prepare(dataclasses.replace(data, spectra=without_background(data.spectra)))
+    expected = np.asarray(expected_counts(prepared, completed(prepared, own(MEANS))))
+
+    def draw(key):
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(prepared, observed=False)
+        return trace["counts"]["value"], trace["photon_index"]["value"]
+
+    keys = np.array([[0, seed(number)] for number in range(20)], np.uint32)
+    counts, index = (np.asarray(values) for values in jax.jit(jax.vmap(draw))(keys))
+    np.testing.assert_allclose(index, 1.9, atol=1e-7)
+    used = np.asarray(prepared.statistic.used)
+    for row in range(NUM):
+        drawn, total = counts[:, row][:, used[row]].sum(axis=1), expected[row][used[row]].sum()
+        monte_carlo.within(drawn.mean(), total, np.sqrt(total / len(keys)), name=f"mean of {row}")
+    # Group by group, Pearson's sum over all has as many terms as there are counts of some size.
+    some = used & (expected > 5.0)
+    pearson = ((counts - expected) ** 2 / expected)[:, some]
+    variance = (2.0 + 1.0 / expected[some]).mean()
+    monte_carlo.within(pearson.mean(), 1.0, np.sqrt(variance / pearson.size), name="variance")
+
+
+def test_simulated_counts_take_the_place_of_the_observed(data, monkeypatch):
+    counts = np.where(data.spectra.used, 7, 0)
+
+    def drawn(model, key, sample, parameters):
+        assert (model, key, sample, parameters) == (Afterglow(), "key", data, HYPER)
+        return {"counts": counts}, {"photon_index_mean": 1.9}
+
+    monkeypatch.setattr("hbm_jax.models.afterglow.simulated", drawn)
+    sample, truth = Afterglow().simulate("key", data, HYPER)
+    np.testing.assert_array_equal(sample.spectra.counts, counts)
+    assert truth == {"photon_index_mean": 1.9}
+
+
+@pytest.mark.long
+def test_simulation_is_repeatable(data):
+    """In the long part, because each operation of the program is compiled by itself."""
+    drawn, truth = Afterglow().simulate(jax.random.key(1), data, NARROW)
+    again, _ = Afterglow().simulate(jax.random.key(1), data, NARROW)
+    np.testing.assert_array_equal(drawn.spectra.counts, again.spectra.counts)
+    assert truth["log10_nh_mean"] == pytest.approx(-0.4)
+    np.testing.assert_allclose(truth["photon_index"], 1.9, atol=1e-7)
+
+
+def test_other_observations_move_the_coordinates(prepared):
+    model = Afterglow()
+    (same,) = model.observing({"counts": prepared.statistic.counts}, prepared)
+    np.testing.assert_allclose(same.own.weighted, prepared.own.weighted, rtol=1e-6)
+    (more,) = model.observing({"counts": 2.0 * np.asarray(prepared.statistic.counts)}, prepared)
+    np.testing.assert_array_equal(more.statistic.counts, 2.0 * np.asarray(prepared.statistic.counts))
+    # Twice the counts: twice the information, about, and log10 of the flux more by 0.3.
+    best = [np.linalg.solve(one.own.precision, one.own.weighted[..., None])[..., 0] for one in (prepared, more)]
+    assert (np.abs(best[1][:, 1] - best[0][:, 1] - np.log10(2.0)) < 0.1).all()
 
 
 def test_choices_survive_a_file():

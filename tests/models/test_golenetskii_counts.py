@@ -3,17 +3,18 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy.cosmology import FlatLambdaCDM
+from monte_carlo import seed
 from numpyro.infer.util import log_density
 from scipy import stats
 from scipy.special import gammaln
+from sites import at_latents, compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
-from hbm_jax.models import GolenetskiiCounts, SpectralFit, folded_bursts, interval_fits
+from hbm_jax.models import GolenetskiiCounts, SpectralFit, folded_bursts, golenetskii_counts, interval_fits
 from hbm_jax.models.burst_relation import BurstFluxes, Coordinates, Line
 from hbm_jax.models.folded_bursts import PIVOT, FoldedBursts, component
 from hbm_jax.models.interval_fits import fit_intervals
@@ -44,6 +45,11 @@ def sample():
 @pytest.fixture(scope="module")
 def data(sample):
     return BurstSpectra.of(sample.bursts)
+
+
+@pytest.fixture(scope="module")
+def prepared(data):
+    return GolenetskiiCounts().prepare(data)
 
 
 def band_photons(E, alpha, beta, e_peak):
@@ -93,9 +99,17 @@ def textbook_pgstat(S, mu, b, error):
     return value(0.5 * (low + high))
 
 
-def own(truth, folded, area=None):
+@jax.jit
+def _expected(folded, truth, area):
+    mu = folded.expected(*truth, area)
+    return mu, folded.statistic.log_likelihood(mu)
+
+
+def expected(truth, folded, area=None):
+    """Expected counts of the bursts in each spectrum, and their log likelihood."""
     names = ("log10_E_peak", "alpha", "beta", "log10_flux")
-    return folded.expected(*(jnp.asarray(truth[name]) for name in names), area)
+    area = np.ones(folded.of_free.shape[1]) if area is None else area
+    return jax.device_get(_expected(folded, [np.asarray(truth[name], float) for name in names], area))
 
 
 @pytest.mark.parametrize("shape", ["band", "cutoff"])
@@ -106,7 +120,7 @@ def test_counts_are_those_of_a_dense_fold(sample, data, shape):
     assert (coarse.errors <= 1e-2).all()
     assert coarse.log_energy.shape[-1] < folded.log_energy.shape[-1]
     area = truth["effective_area"]
-    found, near = np.asarray(own(truth, folded, area)), np.asarray(own(truth, coarse, area))
+    found, near = expected(truth, folded, area)[0], expected(truth, coarse, area)[0]
     factor = [1.0, *area[:2], 1.0, *area[2:]]
     for row in range(len(data.spectra)):
         exact = dense(data, row, shape, truth, factor[data.spectrum_detector[row]])
@@ -117,10 +131,8 @@ def test_counts_are_those_of_a_dense_fold(sample, data, shape):
         assert np.sqrt(((near[row][used] - exact) ** 2 / total).sum()) < 1e-2
 
 
-def test_statistic_is_that_of_the_textbook(sample, data):
-    folded = FoldedBursts.of(data)
-    mu = own(sample.truth, folded)
-    found = np.asarray(folded.statistic.log_likelihood(mu))
+def test_statistic_is_that_of_the_textbook(sample, data, prepared):
+    mu, found = expected(sample.truth, prepared.folded)
     for row in (0, 5, 9):
         used = np.asarray(data.spectra.used)[row]
         S, b, error = (
@@ -133,86 +145,112 @@ def test_statistic_is_that_of_the_textbook(sample, data):
         assert (exact + np.log(error * np.sqrt(2.0 * np.pi)) <= 0).all()
 
 
-def point(sample):
-    """Every latent at its true value, hyperparameters somewhere."""
-    truth = {k: jnp.asarray(np.asarray(v)) for k, v in sample.truth.items()}
-    return HYPER | {k: truth[k] for k in ("gamma", "log10_N", "log10_E_peak", "alpha", "beta", "log10_flux")}
+def bent(x):
+    return 0.05 * np.logaddexp(x / 0.05, 0.0)
 
 
-def sites(model, prepared, p, area):
-    """Values of the sites that are sampled, shifted and partly centred, and the logarithm of the Jacobian."""
-    center, slopes = (np.asarray(a) for a in (prepared.center, prepared.slopes))
-    names = ["log10_E_peak", "alpha", *(["beta"] if model.spectrum == "band" else []), "log10_flux"]
-    away = np.stack([np.asarray(p[n]) for n in names], axis=1) - center
-    trend = np.einsum("ikj,ij->ik", np.tril(slopes, -1), away)
-    level, of = np.asarray(prepared.level), np.asarray(prepared.folded.of_burst)
-    latent = {n: np.asarray(p[n]) for n in (*names, "gamma")}
-    latent["log10_luminosity"] = np.asarray(p["log10_N"]) + latent["gamma"] * level
-    line = of @ np.asarray(p["log10_N"]) + of @ latent["gamma"] * (latent["log10_E_peak"] - 2.0)
-    location = {n: np.full_like(latent[n], p[f"{n}_mean"]) for n in (*names[:-1], "gamma")}
-    location |= {"log10_flux": line - prepared.folded.log10_sphere}
-    location |= {"log10_luminosity": p["log10_N_mean"] + latent["gamma"] * level}
-    scale = {n: p[f"{n}_std"] for n in (*names[:-1], "gamma")}
-    scale |= {"log10_flux": p["intrinsic_scatter"], "log10_luminosity": p["log10_N_std"]}
-    shift = {n: trend[:, k] for k, n in enumerate(names)}
-    values, log_jacobian = {}, 0.0
-    for n, (c, reference) in prepared.forms.items():
-        m, moved = location[n] - shift.get(n, 0.0), latent[n] - shift.get(n, 0.0)
-        ratio = scale[n] / reference
-        values[f"_{n}"] = c * m + ratio ** (c - 1.0) * (moved - m)
-        log_jacobian += np.sum((1.0 - c) * np.log(ratio))  # of the latent by what is sampled
-    values |= {k: v for k, v in p.items() if k in model.all_priors}
-    return values | {"effective_area": area}, log_jacobian
+def domain(alpha, beta):
+    """Indices kept where there is a spectrum."""
+    alpha = -2.0 + bent(alpha + 2.0)
+    return alpha, alpha - bent(alpha - beta)
+
+
+def at_point(sample, model, prepared, data):
+    """Sites at the true values of all latents, and the log density of the latents that follows from the text."""
+    t = {name: np.asarray(value) for name, value in sample.truth.items()}
+    h, burst = HYPER, data.interval_burst
+    z = np.asarray(data.z)[burst]
+    distance = FlatLambdaCDM(H0=70.0, Om0=0.3).luminosity_distance(z).to_value("cm")
+    away, x = np.log10(4.0 * np.pi * distance**2), t["log10_E_peak"] - 2.0
+    prior = stats.lognorm.logpdf(t["effective_area"], 0.1).sum()
+    prior += sum(float(model.all_priors[name].log_prob(value)) for name, value in h.items() if name in model.all_priors)
+    for name in ("log10_E_peak", "alpha", "beta"):
+        prior += stats.norm.logpdf(t[name], h[f"{name}_mean"], h[f"{name}_std"]).sum()
+    wanted = {f"_{name}": (name, t[name]) for name in ("log10_E_peak", "alpha", "beta")}
+    given = {name: value for name, value in h.items() if name in model.all_priors} | {"effective_area": area_of(sample)}
+    line = t["log10_N"][burst] - away + t["gamma"][burst] * x
+    t["log10_flux"] = line if not model.scatter else t["log10_flux"]
+    if model.scatter:
+        wanted["_log10_flux"] = ("log10_flux", t["log10_flux"])
+    if model.scatter and model.latents == "marginal":
+        X = np.concatenate([np.eye(2)[burst], np.eye(2)[burst] * x[:, None]], axis=1)
+        variances = np.repeat([h["log10_N_std"], h["gamma_std"]], 2) ** 2
+        mean = X @ np.repeat([h["log10_N_mean"], h["gamma_mean"]], 2) - away
+        covariance = (X * variances) @ X.T + h["intrinsic_scatter"] ** 2 * np.eye(len(x))
+        prior += stats.multivariate_normal.logpdf(t["log10_flux"], mean, covariance)
+    else:
+        prior += stats.norm.logpdf(t["gamma"], h["gamma_mean"], h["gamma_std"]).sum()
+        prior += stats.norm.logpdf(t["log10_N"], h["log10_N_mean"], h["log10_N_std"]).sum()
+        if model.scatter:
+            prior += stats.norm.logpdf(t["log10_flux"], line, h["intrinsic_scatter"]).sum()
+        lines = {"_gamma": ("gamma", t["gamma"]), "_log10_luminosity": ("log10_N", t["log10_N"])}
+        wanted = lines | wanted
+    zeros = {site: np.zeros(np.shape(value)) for site, (_, value) in wanted.items()}
+    sites = compiled_sites(model, prepared)
+    values, log_determinant = at_latents(sites, given | zeros, wanted)
+    return sites, values, prior + log_determinant, t
+
+
+def area_of(sample):
+    return np.asarray(sample.truth["effective_area"])
+
+
+@pytest.mark.parametrize("options", [{"latents": "sampled"}, {"latents": "marginal"}, {"scatter": False}])
+def test_the_density_is_the_sum_of_its_parts(sample, data, prepared, options):
+    sites, values, prior, t = at_point(sample, GolenetskiiCounts(**options), prepared, data)
+    found = sites(values)
+    t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
+    _, log_likelihood = expected(t, prepared.folded, area_of(sample))
+    used = np.asarray(data.spectra.used)
+    assert found.log_probs["counts"].sum() == pytest.approx(log_likelihood[used].sum(), rel=1e-11)
+    assert found.log_density == pytest.approx(prior + log_likelihood[used].sum(), rel=1e-10)
+
+
+def test_beyond_the_domain_the_indices_are_bent(sample, data, prepared):
+    sites, values, _, t = at_point(sample, GolenetskiiCounts(latents="sampled"), prepared, data)
+    values["_alpha"] = values["_alpha"] - np.array([3.0, 0.0, 0.0, 0.0, 0.0])
+    values["_beta"] = values["_beta"] + np.array([0.0, 3.0, 0.0, 0.0, 0.0])
+    found = sites(values)
+    t |= {name: found.values[name] for name in ("alpha", "beta", "log10_flux")}
+    assert t["alpha"][0] < -2.0
+    assert t["beta"][1] > t["alpha"][1]
+    t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
+    assert (t["alpha"] >= -2.0).all()
+    assert (t["beta"] <= t["alpha"]).all()
+    _, log_likelihood = expected(t, prepared.folded, area_of(sample))
+    used = np.asarray(data.spectra.used)
+    assert found.log_probs["counts"].sum() == pytest.approx(log_likelihood[used].sum(), rel=1e-9)
 
 
 @pytest.mark.long
-def test_joint_density_is_the_sum_of_its_parts(sample, data, monkeypatch):
+def test_joint_density_is_that_of_the_intervals_one_at_a_time(sample, data, monkeypatch):
     monkeypatch.setattr(folded_bursts, "LEVELS", folded_bursts.LEVELS[-1:])  # the same energies for all
     model = GolenetskiiCounts(latents="sampled")
     prepared = model.prepare(data)
-    p = point(sample)
-    area = np.asarray(sample.truth["effective_area"])
-    values, log_jacobian = sites(model, prepared, p, area)
-    found = float(log_density(model, (prepared,), {}, values)[0]) - log_jacobian
-    z = np.asarray(data.z)[data.interval_burst]
-    distance = FlatLambdaCDM(H0=70.0, Om0=0.3).luminosity_distance(z).to_value("cm")
-    burst = data.interval_burst
-    gamma, log10_N = np.asarray(p["gamma"])[burst], np.asarray(p["log10_N"])[burst]
-    line = log10_N - np.log10(4.0 * np.pi * distance**2) + gamma * (np.asarray(p["log10_E_peak"]) - 2.0)
-    h = HYPER
-    prior = stats.norm.logpdf(p["gamma"], h["gamma_mean"], h["gamma_std"]).sum()
-    prior += stats.norm.logpdf(p["log10_N"], h["log10_N_mean"], h["log10_N_std"]).sum()
-    for name in ("log10_E_peak", "alpha", "beta"):
-        prior += stats.norm.logpdf(p[name], h[f"{name}_mean"], h[f"{name}_std"]).sum()
-    prior += stats.norm.logpdf(p["log10_flux"], line, h["intrinsic_scatter"]).sum()
-    prior += stats.lognorm.logpdf(area, 0.1).sum()
-    for name, value in h.items():
-        prior += float(model.all_priors[name].log_prob(value))
-    # The same counts, one interval at a time.
+    sites, values, prior, t = at_point(sample, model, prepared, data)
+    found = sites(values).log_density
+    t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
+    area, burst = area_of(sample), data.interval_burst
     factors = np.array([1.0, *area[:2], 1.0, *area[2:]])
     single = 0.0
     for i in range(len(data.start)):
         alone = data.intervals([i])
-        folded = FoldedBursts.of(alone)
         free = [k for k in range(len(data.detector)) if data.detector_burst[k] == burst[i] and not data.reference[k]]
-        alpha = -2.0 + 0.05 * np.logaddexp((p["alpha"] + 2.0) / 0.05, 0.0)
-        beta = alpha - 0.05 * np.logaddexp((alpha - p["beta"]) / 0.05, 0.0)
-        given = [jnp.asarray(v)[i : i + 1] for v in (p["log10_E_peak"], alpha, beta, p["log10_flux"])]
-        single += float(folded.statistic.log_likelihood(folded.expected(*given, factors[free])).sum())
+        own = {name: t[name][i : i + 1] for name in ("log10_E_peak", "alpha", "beta", "log10_flux")}
+        single += expected(own, FoldedBursts.of(alone), factors[free])[1].sum()
     assert found == pytest.approx(prior + single, rel=1e-10)
     # Beyond the domain the density goes on, and so does its gradient.
     values["_alpha"] = values["_alpha"] - np.array([3.0, 0.0, 0.0, 0.0, 0.0])
     values["_beta"] = values["_beta"] + np.array([0.0, 3.0, 0.0, 0.0, 0.0])
     both = jax.jit(jax.value_and_grad(lambda v: log_density(model, (prepared,), {}, v)[0]))
-    value, slope = both({k: jnp.asarray(v, float) for k, v in values.items()})
+    value, slope = both({k: np.asarray(v, float) for k, v in values.items()})
     assert value < found - 100.0
     assert all(np.isfinite(s).all() for s in jax.tree.leaves(slope))
 
 
-def fluxes_and_parts(data, seed=1):
+def fluxes_and_parts(folded):
     """Fluxes of bursts of three and two intervals, and the dense matrices that they come from."""
-    rng = np.random.default_rng(seed)
-    folded = FoldedBursts.of(data)
+    rng = np.random.default_rng(1)
     x, of = rng.normal(0.6, 0.3, 5), np.asarray(folded.of_burst)
     line = Line(*(HYPER[k] for k in ("log10_N_mean", "log10_N_std", "gamma_mean", "gamma_std", "intrinsic_scatter")))
     at = Coordinates(rng.normal(-6.0, 0.3, 5), rng.normal(0.0, 0.1, 5), rng.uniform(0.0, 1.0, 5), 0.08)
@@ -223,45 +261,63 @@ def fluxes_and_parts(data, seed=1):
     return BurstFluxes(x, folded.log10_sphere, of, line, at), X, prior, mean, covariance
 
 
-def test_marginal_fluxes_are_a_dense_gaussian(data):
-    fluxes, X, prior, mean, covariance = fluxes_and_parts(data)
+@jax.jit
+def _of_fluxes(fluxes, flux, noises):
+    value = fluxes.value(flux)
+    lines = jax.vmap(lambda noise: fluxes.lines(flux, noise))(noises)
+    jacobian = jax.jacobian(fluxes.flux)(value)
+    return fluxes.flux(value), fluxes.log_prob(value), jacobian, lines
+
+
+@jax.jit
+def _drawn_fluxes(fluxes, key_data):
+    return jax.vmap(fluxes.flux)(fluxes.sample(jax.random.wrap_key_data(key_data), (4000,)))
+
+
+NOISES = np.concatenate([np.zeros((1, 2, 2)), np.eye(4).reshape(4, 2, 2)])
+
+
+def test_marginal_fluxes_are_a_dense_gaussian(prepared, monte_carlo):
+    fluxes, X, prior, mean, covariance = fluxes_and_parts(prepared.folded)
     flux = np.random.default_rng(2).multivariate_normal(mean, covariance)
-    value = np.asarray(fluxes.value(flux))
-    np.testing.assert_allclose(fluxes.flux(value), flux, rtol=1e-12)
-    log_jacobian = np.linalg.slogdet(np.asarray(jax.jacobian(fluxes.flux)(jnp.asarray(value))))[1]
-    exact = stats.multivariate_normal.logpdf(flux, mean, covariance) + log_jacobian
-    assert float(fluxes.log_prob(value)) == pytest.approx(exact, rel=1e-10)
+    back, log_prob, jacobian, lines = jax.device_get(_of_fluxes(fluxes, flux, NOISES))
+    np.testing.assert_allclose(back, flux, rtol=1e-12)
+    exact = stats.multivariate_normal.logpdf(flux, mean, covariance) + np.linalg.slogdet(jacobian)[1]
+    assert float(log_prob) == pytest.approx(exact, rel=1e-10)
     # The lines behind, given the fluxes.
     gain = prior @ X.T @ np.linalg.inv(covariance)
     center = np.repeat([HYPER["log10_N_mean"], HYPER["gamma_mean"]], 2) + gain @ (flux - mean)
-    of_noise = np.stack([np.concatenate(fluxes.lines(flux, noise.reshape(2, 2))) for noise in np.eye(4)], axis=1)
-    found = np.concatenate(fluxes.lines(flux, np.zeros((2, 2))))
-    np.testing.assert_allclose(found, center, rtol=1e-10)
-    root = of_noise - found[:, None]
+    found = np.concatenate(lines, axis=1)
+    np.testing.assert_allclose(found[0], center, rtol=1e-10)
+    root = (found[1:] - found[0]).T
     np.testing.assert_allclose(root @ root.T, prior - gain @ X @ prior, atol=1e-12)
+    drawn = np.asarray(_drawn_fluxes(fluxes, np.array([0, seed(1)], np.uint32))) - mean
+    for i in range(5):
+        monte_carlo.mean(drawn[:, i], 0.0, name=f"mean {i}", independent=True)
+        monte_carlo.mean(drawn[:, i] * drawn[:, 0], covariance[i, 0], name=f"covariance {i}", independent=True)
 
 
-def test_lines_without_variance_are_those_of_the_population(data):
-    fluxes, *_ = fluxes_and_parts(data)
+def test_lines_without_variance_are_those_of_the_population(prepared, monte_carlo):
+    fluxes, *_ = fluxes_and_parts(prepared.folded)
     fluxes.line = fluxes.line._replace(log10_N_std=0.0, gamma_std=0.0)
-    log10_N, gamma = fluxes.lines(np.full(5, -6.0), np.ones((2, 2)))
+    log10_N, gamma = _of_fluxes(fluxes, np.full(5, -6.0), NOISES)[-1]
     np.testing.assert_allclose(log10_N, HYPER["log10_N_mean"], rtol=1e-14)
     np.testing.assert_allclose(gamma, HYPER["gamma_mean"], rtol=1e-14)
-    draws = fluxes.sample(jax.random.key(0), (4000,))
-    drawn = np.asarray(jax.vmap(fluxes.flux)(draws))
+    drawn = np.asarray(_drawn_fluxes(fluxes, np.array([0, seed(2)], np.uint32)))
     line = HYPER["log10_N_mean"] + HYPER["gamma_mean"] * fluxes.x - fluxes.sphere
-    np.testing.assert_allclose(drawn.mean(axis=0), line, atol=5 * 0.15 / np.sqrt(4000))
-    np.testing.assert_allclose(drawn.std(axis=0), 0.15, rtol=5 / np.sqrt(8000))
+    for i in range(5):
+        monte_carlo.mean(drawn[:, i], line[i], name=f"mean {i}", independent=True)
+        monte_carlo.std(drawn[:, i], HYPER["intrinsic_scatter"], name=f"scatter {i}", independent=True)
 
 
-def test_intervals_of_different_numbers_and_lacking_detectors_stay_apart(sample, data):
+def test_intervals_of_different_numbers_and_lacking_detectors_stay_apart(sample, data, prepared):
     one = sample.bursts[0]
     lacking = dataclasses.replace(one, spectra={**one.spectra, "n1": [one.spectra["n1"][0], None, None]})
     some = BurstSpectra.of([lacking, sample.bursts[1]])
     assert len(some.spectra) == 13
-    whole, part = FoldedBursts.of(data), FoldedBursts.of(some)
+    part = FoldedBursts.of(some)
     assert not part.in_order
-    a, b = (np.asarray(own(sample.truth, f)) for f in (whole, part))
+    a, b = (expected(sample.truth, folded)[0] for folded in (prepared.folded, part))
     kept = [data.spectra.name.index(name) for name in some.spectra.name]
     np.testing.assert_allclose(b, a[kept], rtol=1e-12)
 
@@ -280,7 +336,7 @@ def test_single_fits_are_those_of_a_spectral_fit(data):
         return folded.statistic.log_likelihood(folded.expected(values)).sum() - 0.5 * pull
 
     folded = model.prepare(one.spectra)
-    best = jnp.array([table[k][0] for k in ("log10_E_peak", "alpha", "beta", "log10_flux")])
+    best = np.array([table[k][0] for k in ("log10_E_peak", "alpha", "beta", "log10_flux")])
     slope, curvature = jax.jit(lambda x: (jax.grad(objective)(x), -jax.hessian(objective)(x)))(best)
     step = np.linalg.solve(curvature, slope)
     errors = np.array([table[f"sigma_{k}"][0] for k in ("log10_E_peak", "alpha", "beta", "log10_flux")])
@@ -291,23 +347,44 @@ def test_single_fits_are_those_of_a_spectral_fit(data):
     assert table["deviance"][0] == pytest.approx(table["num_groups"][0], rel=0.25)
 
 
-def test_single_fits_cover_the_truth(sample, data):
-    found = fit_intervals(FoldedBursts.of(data), sample.truth["effective_area"])
+def test_single_fits_cover_the_truth(sample, prepared):
+    found = fit_intervals(prepared.folded, sample.truth["effective_area"])
+    # The expected information at the best fit, by differences.
+    statistic, area = prepared.folded.statistic, area_of(sample)
+    names = ("log10_E_peak", "alpha", "beta", "log10_flux")
+    best = dict(zip(names, found.values.T, strict=True))
+    ends = [[expected(best | {n: best[n] + h}, prepared.folded, area)[0] for h in (1e-5, -1e-5)] for n in names]
+    slopes = np.array([(up - down) / 2e-5 for up, down in ends])
+    behind = np.maximum(np.asarray(statistic.background), 0.0)
+    variance = expected(best, prepared.folded, area)[0] + behind + np.asarray(statistic.background_error) ** 2
+    products = np.einsum(
+        "kng,lng,ng->nkl", slopes, slopes, np.where(statistic.used, 1.0 / np.maximum(variance, 1e-6), 0)
+    )
+    of = np.asarray(prepared.folded.of_interval)[prepared.folded.order]
+    information = np.einsum("ni,nkl->ikl", of, products) + np.diag([0.8**-2, 0.6**-2, 0.5**-2, 0.0])
+    np.testing.assert_allclose(found.covariance, np.linalg.inv(information), rtol=1e-4)
     for place, name in enumerate(("log10_E_peak", "alpha", "beta", "log10_flux")):
         pull = (found.values[:, place] - sample.truth[name]) / np.sqrt(found.covariance[:, place, place])
         assert np.abs(pull).max() < 4.0
 
 
-def test_simulated_counts_have_the_mean_that_the_model_expects(data):
+def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, monkeypatch, monte_carlo):
+    monkeypatch.setattr(golenetskii_counts, "simulated", simulated)
     model = GolenetskiiCounts(priors={"effective_area": 1.0})
-    simulated, truth = model.simulate(jax.random.key(1), data, HYPER)
-    folded = model.prepare(data).folded
-    total = np.asarray(own(truth, folded)) + np.maximum(np.asarray(data.spectra.background), 0.0)
-    counts = np.asarray(simulated.spectra.counts)
+    drawn, truth = model.simulate(jax.random.key(seed(1)), data, HYPER)
+    total = expected(truth, prepared.folded)[0] + np.maximum(np.asarray(data.spectra.background), 0.0)
+    counts = np.asarray(drawn.spectra.counts)
     used = np.asarray(data.spectra.used)
     assert counts[~used].sum() == 0
-    assert np.abs(counts.sum() - total[used].sum()) < 6.0 * np.sqrt(total[used].sum())
+    for row in range(len(counts)):
+        mean = total[row][used[row]].sum()
+        monte_carlo.within(counts[row].sum(), mean, np.sqrt(mean), name=f"counts of spectrum {row}")
     assert set(truth) >= {"gamma", "log10_N", "log10_E_peak", "alpha", "beta", "log10_flux", "gamma_mean"}
+    # Lines of bursts and their intervals' fluxes are those drawn.
+    line = truth["log10_N"][data.interval_burst] - prepared.folded.log10_sphere
+    line = line + truth["gamma"][data.interval_burst] * (truth["log10_E_peak"] - 2.0)
+    for i, away in enumerate(truth["log10_flux"] - line):
+        monte_carlo.within(away, 0.0, HYPER["intrinsic_scatter"], name=f"flux {i}")
 
 
 def test_choices_are_checked_and_kept():

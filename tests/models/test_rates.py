@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from numpyro import handlers
+from monte_carlo import seed
 from scipy import integrate, stats
+from sites import compiled_sites
 
 import hbm_jax as hbm
-from hbm_jax.data import DataError, read_regression
+from hbm_jax.data import DataError, RegressionData, read_regression
 from hbm_jax.models import Rates
 from hbm_jax.plotting import coefficients, shrinkage
 from hbm_jax.registry import of_fit
@@ -20,31 +21,51 @@ def tumours():
     return read_regression(hbm.data.load_example("rat_tumor"), formula="tumors ~ 1", trials="rats")
 
 
-def observed(model, data, recover=False, **values):
-    seeded = handlers.substitute(handlers.seed(model, 0), data=values)
-    return handlers.trace(seeded).get_trace(data, recover=recover)
-
-
 def test_the_rates_are_integrated_out():
     data = pumps()
-    sites = observed(Rates(family="poisson", parameters="shape"), data, alpha=0.7, beta=0.9)
-    found = np.exp(np.asarray(sites["observed"]["fn"].log_prob(sites["observed"]["value"])))
+    sites = compiled_sites(Rates(family="poisson", parameters="shape"), data)
     time = np.exp(data.offset)
-    for j in range(10):
-        expected = integrate.quad(
-            lambda r, j=j: stats.poisson.pmf(data.y[j], r * time[j]) * stats.gamma.pdf(r, 0.7, scale=1 / 0.9), 0, np.inf
-        )[0]
-        assert found[j] == pytest.approx(expected, rel=1e-6)
+    for alpha, beta in ((0.7, 0.9), (2.0, 0.3)):
+        found = np.exp(sites({"alpha": alpha, "beta": beta}).log_probs["observed"])
+        for j in range(10):
+            expected = integrate.quad(
+                lambda r, j=j, a=alpha, b=beta: stats.poisson.pmf(data.y[j], r * time[j])
+                * stats.gamma.pdf(r, a, scale=1 / b), 0, np.inf,
+            )[0]  # fmt: skip
+            assert found[j] == pytest.approx(expected, rel=1e-6)
     data = tumours().subset(np.arange(60, 71))
-    sites = observed(Rates(), data, mean=0.15, dispersion=0.3)
-    found = np.exp(np.asarray(sites["observed"]["fn"].log_prob(sites["observed"]["value"])))
-    total = 0.3**-2
-    for j in range(11):
-        expected = integrate.quad(
-            lambda r, j=j: stats.binom.pmf(data.y[j], data.trials[j], r)
-            * stats.beta.pdf(r, 0.15 * total, 0.85 * total), 0, 1
-        )[0]  # fmt: skip
-        assert found[j] == pytest.approx(expected, rel=1e-6)
+    sites = compiled_sites(Rates(), data)
+    for mean, dispersion in ((0.15, 0.3), (0.3, 0.5)):
+        found = np.exp(sites({"mean": mean, "dispersion": dispersion}).log_probs["observed"])
+        total = dispersion**-2
+        for j in range(11):
+            expected = integrate.quad(
+                lambda r, j=j, a=mean * total, b=(1 - mean) * total: stats.binom.pmf(data.y[j], data.trials[j], r)
+                * stats.beta.pdf(r, a, b), 0, 1,
+            )[0]  # fmt: skip
+            assert found[j] == pytest.approx(expected, rel=1e-6)
+
+
+def test_mean_and_dispersion_of_poisson_rates_are_those_of_their_population():
+    data = pumps()
+    found = compiled_sites(Rates(family="poisson"), data)({"mean": 0.8, "dispersion": 0.5})
+    time, shape = np.exp(data.offset), 0.5**-2
+    expected = stats.nbinom.logpmf(data.y, shape, shape / 0.8 / (shape / 0.8 + time))
+    np.testing.assert_allclose(found.log_probs["observed"], expected, rtol=1e-6)
+    overall = data.y.sum() / time.sum()
+    prior = stats.lognorm.logpdf(0.8, 2.0, scale=overall)
+    assert float(found.log_probs["mean"]) == pytest.approx(prior, rel=1e-9)
+    assert float(found.log_probs["dispersion"]) == pytest.approx(stats.halfnorm.logpdf(0.5), rel=1e-9)
+
+
+def test_rates_drawn_back_have_their_posterior(monte_carlo):
+    data = tumours().subset(np.arange(60, 64))
+    sites = compiled_sites(Rates(), data, recover=True)
+    total, mean = 0.2**-2, 0.15
+    draws = [sites({"mean": mean, "dispersion": 0.2}, number=seed(k)).values["rate"] for k in range(200)]
+    for j, column in enumerate(np.array(draws).T):
+        law = stats.beta(mean * total + data.y[j], (1 - mean) * total + data.trials[j] - data.y[j])
+        monte_carlo.distribution(column, law.cdf, name=f"rate {j}")
 
 
 def exact_pumps(points=200):
@@ -61,27 +82,24 @@ def exact_pumps(points=200):
     return float((weights * a).sum()), float((weights * b).sum()), np.array(rate)
 
 
-def test_pumps_as_published():
+def test_pumps_as_published(monte_carlo):
     """George, Makov & Smith 1993; the BUGS examples give alpha 0.70, beta 0.93, rates 0.060 ... 1.99."""
     alpha, beta, rate = exact_pumps()
     assert (alpha, beta) == pytest.approx((0.70, 0.93), abs=0.02)
     published = [0.060, 0.102, 0.089, 0.116, 0.60, 0.61, 0.90, 0.90, 1.60, 1.99]
     np.testing.assert_allclose(rate, published, rtol=0.03)
-    fit = hbm.sample(Rates(family="poisson", parameters="shape"), pumps(), seed=1, progress=False)
-    assert fit.verdict.usable, str(fit.verdict)
-    table = fit.summary()
+    options = {"num_warmup": 250, "num_samples": 400, "progress": False}
+    fit = hbm.sample(Rates(family="poisson", parameters="shape"), pumps(), seed=seed(1), **options)
     for name, exact in (("alpha", alpha), ("beta", beta)):
-        row = table.loc[name]
-        assert row["ess_bulk"] > 400
-        assert abs(row["mean"] - exact) < 4.0 * row["sd"] / np.sqrt(row["ess_bulk"])
+        monte_carlo.mean(fit.posterior[name].to_numpy(), exact, name=name, min_ess=200)
     assert set(of_fit(fit).figures(fit)) == {"shrinkage", "predictive_check"}
     bars = shrinkage(fit).axes[0].containers[0].lines[0]
     np.testing.assert_allclose(sorted(bars.get_ydata()), sorted(rate), rtol=0.3)
     with pytest.raises(ValueError, match=r"coefficients: expected a fit of hbm_jax.models.Regression"):
         coefficients(fit)
-    drawn = hbm.latents(fit, num_draws=2000)["rate"].to_numpy()
-    error = drawn.std(axis=0) / np.sqrt(1000)
-    assert (np.abs(drawn.mean(axis=0) - rate) < 4.5 * error).all()
+    drawn = hbm.latents(fit, num_draws=1600)["rate"].to_numpy().reshape(4, 400, 10)
+    for j in range(10):
+        monte_carlo.mean(drawn[..., j], rate[j], name=f"rate {j}", min_ess=200)
 
 
 def test_rat_tumours_as_published():
@@ -98,21 +116,23 @@ def test_rat_tumours_as_published():
     assert float((weights * (1 - m) * total).sum()) == pytest.approx(14.3, abs=0.6)
     # The model has this density: the prior of Gelman et al. is uniform in mean and (alpha + beta)^(-1/2).
     at = [(0.13, 0.2), (0.15, 0.3), (0.2, 0.25)]
-    found = [
-        float(sites["observed"]["fn"].log_prob(sites["observed"]["value"]).sum())
-        + sum(float(sites[name]["fn"].log_prob(sites[name]["value"])) for name in ("mean", "dispersion"))
-        for sites in (observed(Rates(), data, mean=mean, dispersion=dispersion) for mean, dispersion in at)
-    ]
+    sites = compiled_sites(Rates(), data)
+    found = [sites({"mean": mean, "dispersion": dispersion}).log_density for mean, dispersion in at]
     expected = [stats.betabinom.logpmf(data.y, data.trials, mean * d**-2, (1 - mean) * d**-2).sum() for mean, d in at]
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # betaln of JAX is good to 3e-7
 
 
 def test_what_is_refused():
     with pytest.raises(DataError, match=r"Rates: the family 'poisson' expects exposure="):
-        observed(Rates(family="poisson"), tumours())
+        Rates(family="poisson")(tumours())
     data = read_regression(hbm.data.load_example("rat_tumor"), formula="tumors ~ group", trials="rats")
     with pytest.raises(DataError, match=r"without predictors, as in 'tumors ~ 1'.*Regression"):
-        observed(Rates(), data)
+        Rates()(data)
+    with pytest.raises(DataError, match="expected RegressionData; found list"):
+        Rates()([1.0])
+    half = RegressionData.from_columns({"y": [1.0, 2.5], "n": [3, 4]}, "y ~ 1", trials="n")
+    with pytest.raises(DataError, match=r"y, row 1.*a count.*2\.5"):
+        Rates()(half)
     with pytest.raises(ValueError, match="Unknown family 'gamma'"):
         Rates(family="gamma")
     assert Rates(**Rates(priors={"mean": "Beta(2, 8)"}).to_config()).priors.keys() == {"mean"}

@@ -1,23 +1,41 @@
 """Posteriors of posteriordb: reference draws, exact posterior, density of the model, and what it samples."""
 
-import jax
 import numpy as np
 import pytest
-from numpyro.infer.util import log_density
+from monte_carlo import seed
 from posteriors import CAUCHY, LINEAR, QUANTILES, Exact, model_and_data, read_json
+from sites import compiled_sites
 
 import hbm_jax as hbm
 from hbm_jax.data import RegressionData
 from hbm_jax.models import Regression
 
 WIDE = 4.5  # standard errors: of some thousand comparisons, none by chance
-MIN_ESS = 400
+# One of each kind of formula and of priors, in the default suite: products, stated and flat priors, no intercept.
+COMPILED = (
+    "kidiq-kidscore_interaction", "kidiq_with_mom_work-kidscore_mom_work", "mesquite-logmesquite_logvas",
+    "kilpisjarvi_mod-kilpisjarvi", "sblri-blr", "arK-arK",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.long) for n in LINEAR])
+def test_the_model_has_the_density_of_the_exact_posterior(shared_data, name):
+    model, data, _ = model_and_data(shared_data, name)
+    exact = Exact(np.asarray(data.y), np.asarray(data.X), LINEAR[name].priors, data.terms)
+    drawn = exact.draws(3, seed=1)
+    basis = np.linalg.inv(np.asarray(data.basis))
+    sites = compiled_sites(model, data)
+    found = [sites({"_coef": basis @ b, "sigma": sigma}) for b, sigma in drawn]
+    for (b, _), one in zip(drawn, found, strict=True):
+        np.testing.assert_allclose(one.values["coef"], b, rtol=1e-8)
+    difference = [one.log_density - exact.log_joint(*point) for one, point in zip(found, drawn, strict=True)]
+    assert np.ptp(difference) < 1e-6 * max(abs(exact.log_joint(*drawn[0])), 1.0)
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_reference_draws_are_of_the_posterior_of_the_model(shared_data, name):
-    """The exact posterior has the means and quantiles of the draws, and the model its density."""
-    model, data, reference = model_and_data(shared_data, name)
+def test_reference_draws_are_of_the_exact_posterior(shared_data, name):
+    """Means and quantiles of the draws."""
+    _, data, reference = model_and_data(shared_data, name)
     exact = Exact(np.asarray(data.y), np.asarray(data.X), LINEAR[name].priors, data.terms)
     for k, known in enumerate(reference):
         assert known["ess_bulk"] > 5000
@@ -26,27 +44,17 @@ def test_reference_draws_are_of_the_posterior_of_the_model(shared_data, name):
         below = exact.cdf(k, np.array([known[quantile] for quantile in QUANTILES]))
         error = np.sqrt(shares * (1.0 - shares) / known["ess_bulk"])
         assert (np.abs(below - shares) < WIDE * error).all(), (name, k, below)
-    drawn = exact.draws(3, seed=1)
-    basis = np.linalg.inv(np.asarray(data.basis))
-    density = jax.jit(lambda z, sigma: log_density(model, (data,), {}, {"_coef": z, "sigma": sigma})[0])
-    difference = [float(density(basis @ b, sigma)) - exact.log_joint(b, sigma) for b, sigma in drawn]
-    assert np.ptp(difference) < 1e-6 * max(abs(exact.log_joint(*drawn[0])), 1.0)
 
 
-def compared(draws, reference, what):
+def compared(draws, reference, monte_carlo):
     """Draws (chain, draw, n) against a summary of reference draws."""
-    from arviz_stats.base import array_stats
-
     for k, known in enumerate(reference):
         one = draws[..., k]
-        ess = float(array_stats.ess(one, method="bulk"))
-        assert ess > MIN_ESS, (what, k)
-        error = np.hypot(one.std() / np.sqrt(ess), known["mcse_mean"])
-        assert abs(one.mean() - known["mean"]) < WIDE * error, (what, k)
+        monte_carlo.mean(one, known["mean"], expected_error=known["mcse_mean"], name=f"mean {k}", min_ess=250)
         for quantile, share in QUANTILES.items():
-            tail = float(array_stats.ess(one, method="quantile", prob=(share,)))
-            error = np.sqrt(share * (1.0 - share) * (1.0 / tail + 1.0 / known["ess_bulk"]))
-            assert abs((one < known[quantile]).mean() - share) < WIDE * error, (what, k, quantile)
+            error = np.sqrt(share * (1.0 - share) / known["ess_bulk"])
+            below = one < known[quantile]
+            monte_carlo.share(below, share, expected_error=error, name=f"{quantile} {k}", min_ess=100)
 
 
 def stacked(posterior, *names):
@@ -54,7 +62,7 @@ def stacked(posterior, *names):
     return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
 
 
-SAMPLED = ("kidiq-kidscore_interaction",)  # in the default suite
+SAMPLED = ("kidiq-kidscore_interaction",)  # long; the others are slow
 FOUR = [
     "kidiq_with_mom_work-kidscore_interaction_c", "kidiq_with_mom_work-kidscore_interaction_c2",
     "kidiq_with_mom_work-kidscore_interaction_z", "kidiq_with_mom_work-kidscore_mom_work",
@@ -63,24 +71,31 @@ FOUR = [
 
 
 @pytest.mark.slow
-def test_sampled_in_one_program_they_are_those_of_the_reference(shared_data):
+def test_sampled_in_one_program_they_are_those_of_the_reference(shared_data, monte_carlo):
     """All posteriors with four coefficients and flat priors, of 46 to 1192 points, side by side."""
     cases = [model_and_data(shared_data, name) for name in FOUR]
     fits = hbm.fit_each(
-        cases[0][0], [data for _, data, _ in cases], names=FOUR, seed=1, keep_draws=True, progress=False, until=1000
+        cases[0][0],
+        [data for _, data, _ in cases],
+        names=FOUR,
+        seed=seed(1),
+        keep_draws=True,
+        progress=False,
+        until=1000,
     )
     for name, (_, _, reference) in zip(FOUR, cases, strict=True):
         assert fits.verdicts["usable"][name], fits.verdicts
         draws = fits.draws(name)["posterior"]
-        compared(stacked(draws, "coef", "sigma"), reference, name)
+        compared(stacked(draws, "coef", "sigma"), reference, monte_carlo)
 
 
-def test_eight_schools_as_a_regression(shared_data):
+@pytest.mark.long
+def test_eight_schools_as_a_regression(shared_data, monte_carlo):
     columns = read_json(shared_data("hierarchical/posteriordb/eight_schools.json"))
     table = {"y": columns["y"], "error": columns["sigma"], "school": list("ABCDEFGH")}
     data = RegressionData.from_columns(table, "y ~ 1 + (1 | school)", error="error")
     model = Regression(priors={"sigma": 0.0, "intercept": "Normal(0, 5)", "sd": "HalfCauchy(5)"})
-    fit = hbm.sample(model, data, seed=1, progress=False)
+    fit = hbm.sample(model, data, seed=seed(1), progress=False)
     assert fit.verdict.usable, str(fit.verdict)
     reference = read_json(shared_data("hierarchical/posteriordb/reference_summary.json"))
     known = reference["eight_schools-eight_schools_noncentered"]["parameters"]
@@ -88,17 +103,17 @@ def test_eight_schools_as_a_regression(shared_data):
     draws = np.concatenate(
         [theta.transpose("chain", "draw", "school"), stacked(fit.posterior, "coef", "school_sd")], -1
     )
-    compared(draws, [known[f"theta[{j}]"] for j in range(1, 9)] + [known["mu"], known["tau"]], "eight schools")
+    compared(draws, [known[f"theta[{j}]"] for j in range(1, 9)] + [known["mu"], known["tau"]], monte_carlo)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SAMPLED else pytest.param(name, marks=pytest.mark.slow) for name in LINEAR]
+    "name", [pytest.param(n, marks=pytest.mark.long if n in SAMPLED else pytest.mark.slow) for n in LINEAR]
 )
-def test_sampled_alone_they_are_those_of_the_reference(shared_data, name):
+def test_sampled_alone_they_are_those_of_the_reference(shared_data, name, monte_carlo):
     model, data, reference = model_and_data(shared_data, name)
-    fit = hbm.sample(model, data, seed=1, progress=False)
+    fit = hbm.sample(model, data, seed=seed(1), progress=False)
     assert fit.verdict.usable, str(fit.verdict)
-    compared(stacked(fit.posterior, "coef", "sigma"), reference, name)
+    compared(stacked(fit.posterior, "coef", "sigma"), reference, monte_carlo)
 
 
 def test_coordinates_do_not_change_the_posterior(shared_data):
@@ -109,23 +124,19 @@ def test_coordinates_do_not_change_the_posterior(shared_data):
     for priors in ({}, CAUCHY, {"coef": "StudentT(3, 0, 10)", "coef[mom_iq]": "Normal(0.5, 0.1)"}):
         densities = []
         for qr in (True, False):
-            model = Regression(qr=qr, priors=priors)
-            with jax.enable_x64(True):
-                values = [_density(model, data, b, sigma) for b, sigma in points]
-            densities.append(np.array(values))
+            sites = compiled_sites(Regression(qr=qr, priors=priors), data)
+            densities.append(np.array([_density(sites, b, sigma) for b, sigma in points]))
         assert np.ptp(densities[0] - densities[1]) < 1e-7
 
 
-def _density(model, data, b, sigma):
-    """Log density at coefficients b, with the coordinates found from two calls: they are linear."""
-    from numpyro import handlers
+def _density(sites, b, sigma):
+    """Log density at coefficients b, with the coordinates found from a few calls: they are linear."""
 
     def coef(z):
-        seeded = handlers.substitute(handlers.seed(model, 0), data={"_coef": z, "sigma": sigma})
-        return np.asarray(handlers.trace(seeded).get_trace(data)["coef"]["value"])
+        return sites({"_coef": z, "sigma": sigma}).values["coef"]
 
     zero = coef(np.zeros(len(b)))
     matrix = np.stack([coef(row) - zero for row in np.eye(len(b))], axis=1)
     z = np.linalg.solve(matrix, b - zero)
     # Less the determinant, which belongs to the coordinates.
-    return float(log_density(model, (data,), {}, {"_coef": z, "sigma": sigma})[0]) - np.linalg.slogdet(matrix)[1]
+    return sites({"_coef": z, "sigma": sigma}).log_density - np.linalg.slogdet(matrix)[1]

@@ -4,7 +4,6 @@ import itertools
 
 import astropy.units as u
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy.cosmology import FlatLambdaCDM
@@ -91,8 +90,8 @@ def test_the_quadrature_is_right_over_the_domain(name):
         given = values | {"log10_amplitude": log10_amplitude}
         return photon_flux(spectrum, given, low, high), energy_flux(spectrum, given, low, high)
 
-    found = both(values, 2.0)
-    single = both(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), values), jnp.float32(2.0))
+    found = jax.tree.map(np.asarray, both(values, 2.0))
+    single = both(jax.tree.map(np.float32, values), np.float32(2.0))
     for i, (a, b) in enumerate(bands):
         for j in range(6):
             one = {key: column[j] for key, column in values.items()}
@@ -192,8 +191,8 @@ def test_luminosities_and_k_corrections_of_power_laws():
     np.testing.assert_allclose(linear, expected, rtol=1e-10)
     np.testing.assert_allclose(sphere, np.log10(area), rtol=1e-12)
     np.testing.assert_allclose(of_luminosity(values, z), np.log10(expected), rtol=1e-12)
-    single = of_luminosity(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), values), jnp.asarray(z, jnp.float32))
-    assert single.dtype == jnp.float32
+    single = of_luminosity(jax.tree.map(np.float32, values), z.astype(np.float32))
+    assert single.dtype == np.float32
     np.testing.assert_allclose(single, np.log10(expected), atol=2e-5)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from monte_carlo import seed
 from scipy import stats
 from sums import log_marginal
 
@@ -25,8 +26,11 @@ def channels():
     return background_posterior(B, r, prior_mean=np.maximum(B, 0.3))
 
 
+deviance = jax.jit(marginal_background)
+
+
 def compare(S, mu, integral, shape, rate, atol):
-    D = np.asarray(marginal_background(mu, integral))
+    D = np.asarray(deviance(mu, integral))
     expected = [[log_marginal(S, m, a, b) for m, a, b in zip(row, shape, rate, strict=True)] for row in mu]
     np.testing.assert_allclose(stats.poisson.logpmf(S, S) - 0.5 * D, expected, rtol=0, atol=atol)
 
@@ -55,7 +59,7 @@ def test_powers_that_do_not_matter_are_left_out():
     assert integral.down.shape[-2] < 60
     # Without them P(S | mu) is too small where it is small already, and goes on falling.
     mu = np.geomspace(1e-3, 300.0, 50)
-    D = np.asarray(marginal_background(np.stack([mu, mu, mu], axis=-1), integral))[:, 0]
+    D = np.asarray(deviance(np.stack([mu, mu, mu], axis=-1), integral))[:, 0]
     assert (np.diff(D) < 0).all()
 
 
@@ -63,18 +67,17 @@ def test_slopes_are_those_of_the_deviance():
     shape, rate = channels()
     integral = background_integral(np.full(12, 25.0), shape, rate)
 
-    def deviance(log_mu):
-        return marginal_background(jnp.exp(log_mu), integral)
-
-    at = np.linspace(-6.0, 5.0, 45)[:, None] * np.ones(12)
-    slope = jax.grad(lambda x: deviance(x).sum())(at)
-    found = (deviance(at + 1e-5) - deviance(at - 1e-5)) / 2e-5
-    np.testing.assert_allclose(slope, found, rtol=1e-6, atol=1e-6)
-    assert np.asarray(jax.grad(lambda mu: marginal_background(mu, integral).sum())(np.zeros(12))).all()
+    slopes = jax.jit(jax.grad(lambda mu: marginal_background(mu, integral).sum()))
+    mu = np.exp(np.linspace(-6.0, 5.0, 45))[:, None] * np.ones(12)
+    mu[0] = 0.0
+    slope = np.asarray(slopes(mu))
+    up, down = (np.asarray(deviance(mu[1:] * np.exp(step), integral)) for step in (1e-5, -1e-5))
+    np.testing.assert_allclose(slope[1:] * mu[1:], (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
+    assert slope[0].all()
+    assert np.isfinite(slope[0]).all()
 
 
 def test_other_counts_are_as_exact_also_where_they_are_traced():
-    shape, rate = 2.5, 1.5
     one = prepare("marginal", np.full(4, 12.0), np.full(4, 1.0), 1.0, prior_mean=np.full(4, 1.0))
     shape, rate = one.shape, one.rate
     counts = np.array([0.0, 3.0, 60.0, 400.0])
@@ -84,8 +87,8 @@ def test_other_counts_are_as_exact_also_where_they_are_traced():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
 
 
-def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not():
-    rng, num, channels, ratio = np.random.default_rng(7), 2000, 50, 5.0
+def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not(monte_carlo):
+    rng, num, channels, ratio = np.random.default_rng(seed(7)), 2000, 50, 5.0
     S = rng.poisson(0.3 + 0.5, (num, channels)).astype(float)
     B = rng.poisson(0.5 * ratio, (num, channels)).astype(float)
     both = prepare("wstat", S, B, ratio), prepare("marginal", S, B, ratio)
@@ -107,17 +110,23 @@ def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_does_not(
 
         return [of(statistic) for statistic in both]
 
-    (w, of_w), (marginal, of_marginal) = ((x.mean(), x.std() / np.sqrt(num)) for x in map(np.asarray, best(both)))
-    print(f"normalisation: W {w:.4f} +- {of_w:.4f}, marginal {marginal:.4f} +- {of_marginal:.4f}")
-    assert w - 1 > 4 * of_w
-    # Of 44 per cent that a single spectrum tells. With a shape of 1 for all channels it would be 20 per cent.
-    assert abs(marginal - 1) < 0.03
+    found = np.asarray(best(both))
+    (w, marginal), (_, of_marginal) = found.mean(axis=1), found.std(axis=1) / np.sqrt(num)
+    print(f"normalisation: W {w:.4f}, marginal {marginal:.4f} +- {of_marginal:.4f}")
+    # A single spectrum tells the normalisation to 44 per cent. W is 8 per cent above the marginal background, in the
+    # same spectra; with a shape of 1 for all channels that would be too bright by 20 per cent.
+    assert 0.05 < w - marginal < 0.12
+    # It is 2 per cent low itself (0.978 +- 0.005 in 8000 spectra), because neighbours lend what they know.
+    monte_carlo.within(marginal, 0.98, np.hypot(of_marginal, 0.005), name="normalisation")
 
 
 def test_neighbouring_mean_reaches_as_far_as_it_must():
     assert neighbouring_mean(np.zeros(4)).tolist() == [0.25] * 4
     assert neighbouring_mean(np.array([1.0, 0, 5, 0])).tolist() == [1.5] * 4
-    steps = np.repeat([0.2, 8.0], 500)
-    found = neighbouring_mean(np.random.default_rng(1).poisson(steps))
-    assert abs(found[:350].mean() / 0.2 - 1) < 0.15
-    assert abs(found[550:].mean() / 8.0 - 1) < 0.06
+    steps = np.concatenate([np.tile([0, 0, 1, 0, 0], 100), np.full(500, 8)])
+    found = neighbouring_mean(steps)
+    # 25 counts are in 121 to 125 channels, and in 5 of 8: neighbourhoods are symmetric but for the ends.
+    np.testing.assert_allclose(found[100:400], 0.2, rtol=0.05)
+    np.testing.assert_allclose(found[510:], 8.0, rtol=1e-12)
+    # As many channels as hold enough, and no more.
+    np.testing.assert_allclose(neighbouring_mean(np.array([30.0, 0, 0, 0, 10, 30])), [30, 10, 8, 8, 40 / 3, 30])

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from monte_carlo import seed
 from scipy import optimize, stats
 from sums import log_marginal
 
@@ -10,6 +11,10 @@ from hbm_jax.spectra.likelihood import STATISTICS, prepare
 from hbm_jax.spectra.marginal import background_integral, background_posterior, marginal_background
 from hbm_jax.spectra.statistics import cash, gaussian_background, profiled_background
 
+# Of every statistic, one program.
+log_likelihoods = jax.jit(lambda every, mu: {name: one.log_likelihood(mu) for name, one in every.items()})
+best_of_w = jax.jit(lambda *x: profiled_background(*x)[1])
+best_of_pg = jax.jit(lambda *x: gaussian_background(*x)[1])
 LONG = np.longdouble  # the manual's forms cancel; 19 digits leave 10 to compare
 
 
@@ -112,8 +117,7 @@ def test_pg_of_the_manual_and_where_it_would_go_below_zero():
 
 def test_best_backgrounds_are_where_the_likelihood_is_largest():
     S, mu, B, r = (np.array(x, float) for x in ([3, 8, 1], [1.2, 0.1, 6.0], [2, 1, 9], [4.0, 0.5, 1.0]))
-    of_w = profiled_background(S, mu, B, r)[1]
-    of_pg = gaussian_background(S, mu, B, r)[1]
+    of_w, of_pg = best_of_w(S, mu, B, r), best_of_pg(S, mu, B, r)
 
     def best(function):
         return optimize.minimize_scalar(function, bounds=(1e-6, 50), method="bounded", options={"xatol": 1e-10}).x
@@ -127,24 +131,29 @@ def test_best_backgrounds_are_where_the_likelihood_is_largest():
 
 
 def test_outside_the_domain():
-    for function in (
-        lambda m: cash(2.0, m),
-        lambda m: profiled_background(2.0, m, 3.0, 1.0)[0],
-        lambda m: gaussian_background(2.0, m, 3.0, 1.0)[0],
-        lambda m: marginal_background(m, background_integral([2.0], [1.0], [1.0])),
-    ):
-        assert np.isnan(function(-0.1))
-    assert float(cash(1.0, 0.0)) == np.inf
-    assert float(cash(0.0, 0.0)) == 0
-    assert float(jax.grad(lambda m: cash(0.0, m))(0.0)) == 2
+    integral = background_integral([2.0], [1.0], [1.0])
+
+    @jax.jit
+    def all_of(m):
+        return (
+            cash(2.0, m),
+            profiled_background(2.0, m, 3.0, 1.0)[0],
+            gaussian_background(2.0, m, 3.0, 1.0)[0],
+            marginal_background(m, integral)[0],
+        )
+
+    assert np.isnan(all_of(-0.1)).all()
+    assert np.isfinite(all_of(0.1)).all()
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(cash, argnums=1)))(np.array([1.0, 0.0]), np.zeros(2))
+    np.testing.assert_array_equal(value, [np.inf, 0.0])
+    assert slope[1] == 2.0
 
 
 def test_log_likelihoods_are_normalised():
     S, B, r = np.array([0.0, 3, 12, 5]), np.array([4.0, 0, 9, 1]), np.array([5.0, 2, 0.5, 3])
     mu, error = np.array([0.7, 2.0, 4.0, 6.0]), np.array([1.0, 0.5, 3.0, 0.0])
     logpmf, normal = stats.poisson.logpmf, stats.norm.logpdf
-    best = np.asarray(profiled_background(S, mu, B, r)[1])
-    held = np.asarray(gaussian_background(S, mu, B / r, error / r)[1])
+    best, held = np.asarray(best_of_w(S, mu, B, r)), np.asarray(best_of_pg(S, mu, B / r, error / r))
     shape, rate = background_posterior(B, r, prior_mean=np.full(4, 2.0))
     of_error = np.where(error > 0, normal(B / r, held, np.where(error > 0, error, r) / r), 0.0)
     behind, net = B / r**2, S - B / r
@@ -158,8 +167,11 @@ def test_log_likelihoods_are_normalised():
         "chi2_data": normal(net, mu, np.sqrt(np.maximum(S, 1) + behind)),
         "chi2_model": normal(net, mu, np.sqrt(mu + B / r + behind)),
     }
-    for name, one in catalogue(S, B, r, error).items():
-        np.testing.assert_allclose(one.log_likelihood(mu), expected[name], rtol=1e-11, err_msg=name)
+    every = catalogue(S, B, r, error)
+    found = log_likelihoods(every, mu)
+    for name in STATISTICS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-11, err_msg=name)
+        assert repr(every[name]) == f"Statistic({name}, (4,))"
 
 
 def catalogue(S, B, r, error, **options):
@@ -204,13 +216,18 @@ def test_gradients_evaluate_no_gamma_function():
         assert "lgamma" not in program, name
 
 
-def test_draws_have_the_moments_of_their_distributions():
+def test_draws_have_the_moments_of_their_distributions(monte_carlo):
     num = 20_000
     S, B, r, mu = np.full(num, 4.0), np.full(num, 6.0), np.full(num, 3.0), np.full(num, 2.5)
     every = catalogue(S, B, r, np.full(num, 1.5))
-    drawn = jax.jit(lambda every, mu: {n: s.draw(jax.random.key(3), mu) for n, s in every.items()})(every, mu)
-    of_w = float(profiled_background(4.0, 2.5, 6.0, 3.0)[1])
-    of_pg = float(gaussian_background(4.0, 2.5, 2.0, 0.5)[1])
+
+    @jax.jit
+    def draw(every, mu, number):
+        return {n: s.draw(jax.random.key(number), mu) for n, s in every.items()}
+
+    drawn = draw(every, mu, seed(3))
+    of_w = float(best_of_w(4.0, 2.5, 6.0, 3.0))
+    of_pg = float(best_of_pg(4.0, 2.5, 2.0, 0.5))
     a, b = background_posterior(np.array([6.0]), 3.0, prior_mean=np.array([2.0]))
     expected = {
         "cstat": (2.5, 2.5),
@@ -222,16 +239,31 @@ def test_draws_have_the_moments_of_their_distributions():
         "chi2_model": (2.5, 2.5 + 2 + 6 / 9),
     }
 
-    def close(x, mean, variance):
-        assert abs(x.mean() - mean) < 4 * np.sqrt(variance / num)
-        assert abs(x.var() / variance - 1) < 0.06
+    def close(x, mean, variance, name):
+        monte_carlo.mean(np.asarray(x), mean, name=name, independent=True)
+        monte_carlo.std(np.asarray(x), np.sqrt(variance), name=name, independent=True)
 
     for name, (mean, variance) in expected.items():
-        close(np.asarray(drawn[name].counts), mean, variance)
-    close(np.asarray(drawn["wstat"].background), 3 * of_w, 3 * of_w)
-    close(np.asarray(drawn["pgstat"].background), of_pg, 0.25)
-    counts = np.asarray(drawn["cstat"].counts)
-    np.testing.assert_allclose(drawn["cstat"].log_likelihood(mu), stats.poisson.logpmf(counts, mu), rtol=1e-11)
+        close(drawn[name].counts, mean, variance, name)
+    close(drawn["wstat"].background, 3 * of_w, 3 * of_w, "background of W")
+    close(drawn["pgstat"].background, of_pg, 0.25, "background of PG")
+    np.testing.assert_array_equal(drawn["marginal"].background, B)
+    # Of what is drawn the likelihood is that of other data.
+    found = log_likelihoods(drawn, mu)
+    counts = {name: np.asarray(one.counts) for name, one in drawn.items()}
+    np.testing.assert_allclose(found["cstat"], stats.poisson.logpmf(counts["cstat"], mu), rtol=1e-11)
+    behind, logpmf = np.asarray(drawn["wstat"].background), stats.poisson.logpmf
+    best = np.asarray(best_of_w(counts["wstat"], mu, behind, r))
+    of_both = logpmf(counts["wstat"], mu + best) + logpmf(behind, r * best)
+    np.testing.assert_allclose(found["wstat"], of_both, rtol=1e-10)
+    # Prepared for 4 counts, the series has powers up to 7.
+    few = np.flatnonzero(counts["marginal"] <= 7)[:20]
+    one = every["marginal"]
+    given = (counts["marginal"][few], mu[few], np.asarray(one.shape)[few], np.asarray(one.rate)[few])
+    some = [log_marginal(*case) for case in zip(*given, strict=True)]
+    np.testing.assert_allclose(found["marginal"][few], some, rtol=1e-9)
+    normal = stats.norm.logpdf(counts["chi2_data"], mu, np.sqrt(4 + 6 / 9))
+    np.testing.assert_allclose(found["chi2_data"], normal, rtol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,11 @@ class Replay:
         flat = positions.reshape(-1, size)
         args = self.args if args is None else args
         with jax.enable_x64(True):
-            run = jax.jit(jax.vmap(lambda flat, key: pick(self._trace(flat, key, args, free))))
-            keys = jax.random.split(jax.random.key(0), len(flat))
+            run = jax.jit(
+                jax.vmap(lambda flat, key: pick(self._trace(flat, jax.random.wrap_key_data(key), args, free)))
+            )
+            # As plain numbers, of which NumPy takes the rows.
+            keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), len(flat))))
             chunk = min(chunk, len(flat))
             # Chunks of one size, so that one compiled function serves all of them.
             rows = np.minimum(np.arange(-(-len(flat) // chunk) * chunk), len(flat) - 1).reshape(-1, chunk)

@@ -1,0 +1,158 @@
+"""How long blocks are, what the live line says, and how a run ends that is interrupted or out of time."""
+
+import re
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from programs import tiny
+
+import hbm_jax as hbm
+from hbm_jax.inference import chains as chains_module
+from hbm_jax.inference import loop as loop_module
+from hbm_jax.inference import sampling
+from hbm_jax.inference.stopping import StopRule
+from hbm_jax.inference.target import OneProcess
+
+
+class Recorder:
+    """Stands in for the live line and keeps what it was told."""
+
+    lines: ClassVar[list[str]] = []
+
+    def __init__(self, enabled):
+        self.enabled = enabled
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def show(self, text):
+        self.lines.append(text)
+
+    def close(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Runs `tiny` with Ctrl-C in the block after `draws` draws a chain."""
+
+    def run(draws):
+        advance = chains_module.Chains.advance
+        done = 0
+
+        def stop_later(self, num_draws):
+            nonlocal done
+            if done >= 30 + draws:
+                raise KeyboardInterrupt
+            num_draws = min(num_draws, 10)
+            done += num_draws
+            return advance(self, num_draws)
+
+        monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
+        monkeypatch.setattr(loop_module, "LIVE_SHARE", np.inf)
+        monkeypatch.setattr(sampling, "LiveLine", Recorder)
+        monkeypatch.setattr(Recorder, "lines", [])
+        return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, trajectory_length=1.5)
+
+    return run
+
+
+def test_ctrl_c_keeps_what_is_done(interrupted):
+    fit = interrupted(40)
+    assert fit.run["stopped"] == "interrupted"
+    assert fit.posterior.sizes == {"chain": 1, "draw": 40}
+    assert fit.run["num_devices"] == 1
+    assert fit.run["num_samples"] == 40
+    assert not fit.verdict.usable
+    assert any("no site of the program is observed" in note for note in fit.verdict.notes)
+    np.testing.assert_allclose(
+        fit.summary()["sd"], [fit.posterior[n].to_numpy().std(ddof=1) for n in fit.summary().index]
+    )
+    # What the live line said on the way.
+    lines = Recorder.lines
+    assert lines[0] == "tracing the model"
+    assert lines[1] == "searching starting points for 2 parameters"
+    assert lines[2] == "compiling the sampler"
+    assert lines[3].startswith("warm-up 10/30, ")
+    live = [line for line in lines if "divergences" in line]
+    assert live[-1].startswith("1 x 40 draws, ")
+    for part in ("draws/s, 0 divergences, worst R-hat ", "smallest ESS ", " left"):
+        assert part in live[-1]
+    assert lines[-1].startswith("interrupted: 1 x 40 draws in ")
+
+
+def test_ctrl_c_before_the_first_draws_is_passed_on():
+    def advance(num_draws):
+        raise KeyboardInterrupt
+
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance)
+    draws = SimpleNamespace(num_draws=0, blocks=[])
+    loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
+    for what in (loop.warm_up, loop.draw):
+        with pytest.raises(hbm.inference.Interrupted, match="nothing was kept, because sample was called without"):
+            what()
+
+
+def stand_in(seconds_per_draw, clock, buffer=1000):
+    """Chains that take a known time for each draw, and the lengths of their blocks."""
+    lengths = []
+
+    def advance(num_draws):
+        lengths.append(num_draws)
+        clock.now += seconds_per_draw * num_draws
+        return chains_module.Block(np.zeros((1, num_draws, 1)), *[np.zeros((1, num_draws))] * 5)
+
+    target = SimpleNamespace(labels=("a",), processes=OneProcess())
+    return SimpleNamespace(target=target, buffer=buffer, advance=advance), lengths
+
+
+def test_blocks_take_a_second_and_longer_as_a_run_grows_old(monkeypatch):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(loop_module, "time", clock)
+    chains, lengths = stand_in(0.125, clock)
+    loop = loop_module.Loop(chains, None, Recorder(False), StopRule(num_samples=100), 6000, None, 0.0, False)
+    loop.warm_up()
+    assert lengths[:3] == [50, 8, 8]
+    assert sum(lengths) == loop.warmed == 6000
+    ages = np.cumsum([0, *lengths[:-1]]) * 0.125
+    expected = [int(max(1.0, age / 100) / 0.125) for age in ages[1:-1]]
+    assert lengths[1:-1] == expected
+    assert max(lengths[1:]) > 40
+    chains, lengths = stand_in(0.001, clock, buffer=300)
+    loop = loop_module.Loop(chains, None, Recorder(False), StopRule(num_samples=100), 1000, None, clock.now, False)
+    loop.warm_up()
+    assert lengths == [50, 300, 300, 300, 50]
+
+
+def test_a_budget_of_time_may_end_in_the_warm_up(monkeypatch):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(loop_module, "time", clock)
+    chains, lengths = stand_in(0.125, clock)
+    rule = StopRule(num_samples=100, max_seconds=7.0)
+    loop = loop_module.Loop(chains, None, Recorder(False), rule, 60, None, 0.0, False)
+    with pytest.raises(hbm.inference.Interrupted, match="budget of 7 s ended after 56 of 60 warm-up draws; no"):
+        loop.warm_up()
+    assert lengths == [50, 6]
+
+
+def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
+    monkeypatch.setattr(Recorder, "lines", [])
+    stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
+    block = chains_module.Block(stuck[..., None], *[stuck] * 5)
+    draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()))
+    loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
+    loop._report(block)
+    assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6
+
+
+def test_rates_and_times_are_readable():
+    block = chains_module.Block(*[np.zeros((4, 10))] * 6)
+    assert loop_module._rate(0.001, block) == "4,000 draws/s"
+    assert loop_module._rate(10.0, block) == "0.4 draws/s"
+    assert [loop_module._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]

@@ -1,0 +1,160 @@
+"""The sampler of many chains against a normal distribution, its metric against NumPy, its diagnostics against ArviZ."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+from monte_carlo import seed
+
+from hbm_jax.inference import many_chains
+from hbm_jax.inference.many_diagnostics import diagnose_many
+
+RNG = np.random.default_rng(12)
+
+
+COVARIANCE = np.array([[1.0, 4.5, 0], [4.5, 25.0, 0], [0, 0, 1e-4]])
+PRECISION, MEAN = np.linalg.inv(COVARIANCE), np.array([3.0, -1.0, 0.5])
+OPTIONS = many_chains.Options(300, 0.8, 256)
+NUM_SEGMENTS = 60
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def many_draws(points, key_data, dense):
+    """Draws of a correlated normal, and the state at the end."""
+    density = jax.vmap(jax.value_and_grad(lambda x: 0.5 * (x - MEAN) @ PRECISION @ (x - MEAN)))
+    state = many_chains.initial_state(density, points, key_data, dense)
+    shares = np.tile(many_chains.halton(2 * many_chains.SEGMENT), NUM_SEGMENTS // 2)
+
+    def segment(state, shares):
+        def advance(state, share):
+            return many_chains.advance(density, state, share, True, OPTIONS)
+
+        state, draws = jax.lax.scan(advance, state, shares)
+        return many_chains.end_segment(state, OPTIONS), draws
+
+    state, draws = jax.lax.scan(segment, state, shares.reshape(-1, many_chains.SEGMENT))
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_sampler_draws_a_correlated_normal(dense, monte_carlo):
+    points = np.random.default_rng(seed(3)).normal(size=(8, 3))
+    state, draws = jax.tree.map(np.asarray, many_draws(points, np.array([0, seed(1)], np.uint32), dense))
+    x = draws.position[300:].swapaxes(0, 1)
+    for i in range(3):
+        monte_carlo.mean(x[..., i], MEAN[i], name=f"mean {i}", min_ess=1500)
+        monte_carlo.std(x[..., i], np.sqrt(COVARIANCE[i, i]), name=f"spread {i}")
+    away = x - MEAN
+    covariance = away[..., 0] * away[..., 1]
+    monte_carlo.mean(covariance, COVARIANCE[0, 1], name="covariance")
+    potential = 0.5 * np.einsum("dci,ij,dcj->dc", draws.position - MEAN, PRECISION, draws.position - MEAN)
+    np.testing.assert_allclose(draws.potential_energy, potential, atol=1e-9, rtol=1e-9)
+    # A quarter to four times: of some hundred effective draws of the last window, whatever the seed.
+    if dense:
+        ratio = np.linalg.eigvals(np.linalg.solve(COVARIANCE, state.factor @ state.factor.T))
+        assert (ratio.real > 0.4).all()
+        assert (ratio.real < 2.5).all()
+        np.testing.assert_allclose(state.inverse @ state.factor, np.eye(3), atol=1e-9)
+        assert draws.num_steps[300:].mean() < 8
+    else:
+        ratio = state.factor / np.sqrt(np.diag(COVARIANCE))
+        assert (ratio > 0.6).all()
+        assert (ratio < 1.6).all()
+        np.testing.assert_allclose(state.inverse, 1.0 / state.factor, rtol=1e-12)
+    assert 0.65 < draws.accept_prob[300:].mean() < 0.98
+    assert not draws.diverging[300:].any()
+    assert (draws.energy >= draws.potential_energy).all()
+    # The kinetic energy of three parameters, where the proposal is accepted as a rule, has mean 3/2.
+    kinetic = (draws.energy - draws.potential_energy)[300:]
+    assert 1.2 < kinetic.mean() < 1.8
+
+
+def test_a_place_without_an_object_takes_no_steps():
+    @jax.jit
+    def draw(active):
+        density = jax.vmap(jax.value_and_grad(lambda x: 0.5 * x @ x))
+        state = many_chains.initial_state(density, np.ones((4, 2)), np.array([0, 1], np.uint32), True)
+        return many_chains.advance(density, state, 1.0, active, many_chains.Options(50, 0.8, 256))[1]
+
+    np.testing.assert_array_equal(draw(False).num_steps, 0)
+    np.testing.assert_array_equal(draw(False).position, 1.0)
+    assert (np.asarray(draw(True).num_steps) > 0).all()
+    assert (np.asarray(draw(True).position) != 1.0).any()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_metric_is_that_of_the_draws_of_a_window(dense):
+    random = np.random.default_rng(4)
+    covariance = [[1.0, 0.5, 0.0], [0.5, 4.0, 0.3], [0.0, 0.3, 0.25]]
+    draws = random.multivariate_normal([1.0, 2.0, 3.0], covariance, (50, 4))
+    slopes = random.normal(size=draws.shape) * [1.0, 0.5, 2.0]
+
+    @jax.jit
+    def seen_and_closed(draws, slopes, age):
+        state = many_chains.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
+        mean, squares, slope_mean, slope_squares = state.mean, state.squares, state.slope_mean, state.slope_squares
+        for i in range(len(draws)):
+            mean, squares = many_chains._seen(draws[i], 4.0 * i, mean, squares)
+            slope_mean, slope_squares = many_chains._seen(slopes[i], 4.0 * i, slope_mean, slope_squares)
+        full = state._replace(
+            age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, slope_mean=slope_mean,
+            slope_squares=slope_squares,
+        )  # fmt: skip
+        return full, many_chains.end_segment(full, many_chains.Options(200, 0.8, 256))
+
+    few = draws[:5], slopes[:5]
+    flat, num = draws[:5].reshape(-1, 3), 20
+    full, after = jax.tree.map(np.asarray, seen_and_closed(*few, 100))  # a half of the warm-up
+    np.testing.assert_allclose(full.mean, flat.mean(0), rtol=1e-12)
+    about = (flat - flat.mean(0)).T @ (flat - flat.mean(0))
+    np.testing.assert_allclose(full.squares, about if dense else np.diagonal(about), rtol=1e-11)
+    trust = num / (num + 5.0)
+    expected = trust * about / (num - 1)
+    expected = np.where(np.eye(3) == 1, expected, expected * num / (num + 0.6) if dense else 0.0)
+    expected = expected + 1e-3 * (1 - trust) * np.eye(3)
+    factor = after.factor if dense else np.diag(after.factor)
+    np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(after.inverse @ factor if dense else after.inverse * after.factor,
+                               np.eye(3) if dense else 1.0, atol=1e-12)  # fmt: skip
+    assert after.num_seen == 0
+    assert not any(np.any(part) for part in (after.mean, after.squares, after.slope_mean, after.slope_squares))
+    # The first window knows the width by the ratio of the spreads of draws and gradients.
+    _, first = jax.tree.map(np.asarray, seen_and_closed(*few, 25))
+    early = (flat.var(0) / slopes[:5].reshape(-1, 3).var(0)) ** 0.25
+    np.testing.assert_allclose(np.diagonal(first.factor) if dense else first.factor, early, rtol=1e-11)
+    # In between, and at the end of the warm-up, nothing is replaced.
+    for age in (75, 200):
+        _, same = jax.tree.map(np.asarray, seen_and_closed(*few, age))
+        np.testing.assert_array_equal(same.factor, np.eye(3) if dense else np.ones(3))
+        assert same.num_seen == num
+
+
+def test_halton_numbers():
+    np.testing.assert_array_equal(many_chains.halton(7), [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8])
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.95, -0.5])
+def test_diagnostics_of_many_quantities_are_those_of_arviz(memory):
+    noise = RNG.normal(size=(5, 4, 401))
+    x = np.zeros_like(noise)
+    for i in range(1, 401):
+        x[..., i] = memory * x[..., i - 1] + noise[..., i]
+    found = diagnose_many(x)
+    for i in range(5):
+        axes = {"chain_axis": 0, "draw_axis": 1}
+        np.testing.assert_allclose(found.r_hat[i], array_stats.rhat(x[i], **axes), rtol=2e-4)
+        np.testing.assert_allclose(found.ess_bulk[i], array_stats.ess(x[i], **axes), rtol=0.03)
+        tail = array_stats.ess(x[i], method="tail", prob=(0.05, 0.95), **axes)
+        np.testing.assert_allclose(found.ess_tail[i], tail, rtol=0.12)
+
+
+def test_quantities_that_do_not_vary_have_no_diagnostics():
+    x = RNG.normal(size=(3, 4, 100))
+    x[1] = 2.0
+    x[2, 0, 5] = np.nan
+    found = diagnose_many(x)
+    assert np.isnan(found.r_hat[1:]).all()
+    assert np.isnan(found.ess_bulk[1:]).all()
+    assert found.ess_bulk[0] > 100

@@ -1,0 +1,190 @@
+"""Objects on their way through the places of a batch, and their data side by side: without a sampler, exactly."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import numpyro
+import pytest
+from numpyro import distributions as dist
+from numpyro.infer.util import log_density
+from scipy import stats
+
+from hbm_jax.inference import batch, many_chains
+from hbm_jax.inference.lanes import BLOCK, Lanes
+from hbm_jax.inference.stacking import masked, stack
+
+RNG = np.random.default_rng(12)
+
+
+class Places:
+    """`Lanes` without a sampler: the k-th draw of object i in its place is 1e4 i + k, in every chain."""
+
+    def __init__(self, num_lanes, num_warmup, diverging=None, impossible=(), num_chains=4):
+        self.num_lanes, self.num_chains = num_lanes, num_chains
+        self.options = many_chains.Options(num_warmup, 0.8, 256)
+        self.object, self.filled = np.full(num_lanes, -1), []
+        self.block = np.zeros(num_lanes, int)
+        self.diverging, self.impossible = diverging or {}, impossible
+        self.shortened = []
+
+    def fill(self, places, objects, keys):
+        self.object[places], self.block[places] = objects, 0
+        self.filled += list(objects)
+
+    def shorten(self, places):
+        self.shortened += [int(self.object[place]) for place in places]
+
+    def advance(self):
+        each = np.arange(BLOCK)[None, :, None] + np.zeros((self.num_lanes, 1, self.num_chains))
+        x = 1e4 * self.object[:, None, None] + BLOCK * self.block[:, None, None] + each
+        diverging = np.zeros(x.shape, bool)
+        potential = 0.5 * x**2
+        for lane, number in enumerate(self.object):
+            if self.block[lane] in self.diverging.get(number, ()):
+                diverging[lane, 7, 1] = True
+            if number in self.impossible:
+                potential[lane, :, 0] = np.inf
+        steps = np.broadcast_to(1 + np.maximum(self.object, 0)[:, None, None], x.shape)
+        self.block += 1
+        energy = potential + RNG.normal(size=x.shape)
+        return many_chains.Draw(x[..., None], potential, energy, 0.9 + 0 * x, diverging, steps), {"x": x, "y": -x}
+
+    def drain(self, num_objects, **options):
+        defaults = {"num_samples": None, "max_num_samples": 2000, "until": 400.0, "keep_draws": True}
+        self.queue = batch._Queue(self, range(num_objects), **(defaults | options))
+        done = []
+        while len(done) < num_objects:
+            done += self.queue.turn()
+        return {d.number: d for d in done}
+
+
+def test_objects_take_turns_and_the_draws_after_the_warmup_are_kept():
+    places = Places(2, num_warmup=75)  # two blocks
+    done = places.drain(5, num_samples=120, keep_draws=["x", "lp"])
+    assert places.filled == list(range(5))
+    assert sorted(done) == list(range(5))
+    for i, d in done.items():
+        assert set(d.draws) == {"x", "lp"}
+        expected = np.tile(1e4 * i + 2 * BLOCK + np.arange(150), (4, 1))
+        np.testing.assert_array_equal(d.draws["x"], expected)
+        np.testing.assert_array_equal(d.draws["lp"], -0.5 * expected**2)
+        assert (d.num_draws, d.num_steps, d.num_divergences) == (600, 1 + i, 0)
+        found = [expected.mean(), expected.std(ddof=1), *np.quantile(expected, [0.16, 0.5, 0.84])]
+        np.testing.assert_allclose(d.sites["x"][[3, 4, 0, 1, 2]], found)
+        np.testing.assert_allclose(d.sites["y"][[3, 4, 2, 1, 0]], np.array([-1, 1, -1, -1, -1]) * found)
+    # The five objects take 1 to 5 steps a draw, 5 blocks each; 2 waits for 3 and the last is alone.
+    assert places.queue.steps == 5 * BLOCK * (1 + 2 + 3 + 4 + 5)
+    assert places.queue.waited == 5 * BLOCK * (2 * 2 + 2 * 4 + 5)
+
+
+def test_draws_begin_anew_where_some_diverge_four_times_at_most():
+    places = Places(3, num_warmup=50, diverging={0: (0,), 1: (2, 3), 2: range(100)}, impossible=(3,))
+    done = places.drain(4, num_samples=100)
+    # In the warm-up a divergence does not matter.
+    assert np.unique(places.shortened, return_counts=True)[0].tolist() == [1, 2]
+    assert places.shortened.count(1) == 2
+    assert places.shortened.count(2) == 4
+    first = [done[i].draws["x"][0, 0] % 1e4 for i in range(3)]
+    assert first == [BLOCK, 4 * BLOCK, 5 * BLOCK]
+    assert [done[i].num_divergences for i in range(4)] == [0, 0, 2, 0]
+    assert done[3].why == "no starting point with a finite density was found"
+    assert done[3].draws is None
+
+
+def test_an_object_is_drawn_until_it_is_usable_or_the_budget_is_spent(monkeypatch):
+    lengths = []
+
+    def why(sites, divergences, bfmi, until):
+        assert until == 333.0
+        lengths.append(round(2 * (sites["x"][3] - BLOCK) + 1))  # from the mean of consecutive numbers
+        return "" if len(lengths) == 4 else "effective sample size 3"
+
+    monkeypatch.setattr(batch, "_why", why)
+    done = Places(1, num_warmup=50).drain(1, until=333.0)
+    assert lengths == [200, 300, 450, 650]  # 1.4 times as many, in whole blocks
+    assert done[0].num_draws == 4 * 650
+    lengths.clear()
+    done = Places(1, num_warmup=50).drain(1, until=333.0, max_num_samples=280)
+    assert lengths == [200, 300]
+    assert (done[0].why, done[0].num_draws) == ("effective sample size 3", 4 * 300)
+    # Divergences are not mended by more draws.
+    lengths.clear()
+    done = Places(1, num_warmup=50, diverging={0: range(1, 100)}).drain(1, until=333.0)
+    assert len(lengths) == 1
+    assert done[0].num_draws == 4 * 200
+    assert done[0].num_divergences == 4
+
+
+def test_why_a_posterior_is_not_usable_is_said():
+    good = np.array([0.1, 0.2, 0.3, 0.2, 0.1, 1.0, 400.0, 400.0])
+
+    def why(changes=(), divergences=0, bfmi=1.0, until=400.0):
+        values = good.copy()
+        for place, value in changes:
+            values[place] = value
+        return batch._why({"x": np.stack([good, values])}, divergences, bfmi, until)
+
+    assert why() == ""
+    assert why([(3, np.nan)]) == "draws that are not finite"
+    assert why([(5, 1.012)]) == "R-hat 1.012"
+    assert why([(5, 1.012), (6, 300.0)], until=200.0) == ""  # fewer draws are judged by a wider bound
+    assert why([(5, 1.021)], until=200.0) == "R-hat 1.021"
+    assert why([(5, 1.012)], until=800.0) == "R-hat 1.012, effective sample size 400"
+    assert why([(6, 399.0)]) == why([(7, 399.0)]) == "effective sample size 399"
+    assert why(divergences=3) == "3 divergences"
+    assert why(bfmi=0.2) == "E-BFMI 0.20"
+    assert why([(5, np.nan), (6, np.nan), (7, np.nan)]) == ""  # what does not vary
+
+
+def test_places_suit_memory_device_and_objects():
+    def places(operations, wanted=None, max_bytes=1e9, num=1000):
+        target = SimpleNamespace(constrain=lambda flat: {"x": flat, "sum": flat.sum()}, start=np.zeros(3), size=3)
+        lanes = SimpleNamespace(target=target, max_bytes=max_bytes, num_chains=4, wanted=wanted, stack=range(num))
+        return Lanes._places(lanes, operations)
+
+    a_place = 8 * 6 * BLOCK * 4 * (3 + 6 + 4)  # 6 copies of a block of 3 parameters, 6 numbers and 4 of the sites
+    assert places(1.0) == 2 * 64
+    assert places(1e6 / 32) == 2 * 32
+    assert places(1e9) == 2 * 8
+    assert places(1.0, max_bytes=20.5 * a_place) == 20
+    assert places(1.0, max_bytes=21.5 * a_place) == 22  # shared equally by two devices
+    assert places(1.0, max_bytes=1.0) == 1
+    assert places(1.0, wanted=5) == 6
+    assert places(1.0, wanted=5, num=3) == 4
+    assert places(1.0, num=1) == 1
+
+
+def test_padded_lengths_are_unlike_any_other():
+    objects = [(np.arange(n) + 1.0, np.arange(4.0 * n).reshape(4, n), np.ones(4)) for n in (2, 4, 3)]
+    whole = stack(objects)
+    assert whole.padded == (5,)
+    assert [leaf.shape for leaf in jax.tree.leaves(whole.first)] == [(5,), (4, 5), (4,)]
+    np.testing.assert_array_equal(whole.lengths[:, 0], [2, 4, 3])
+    assert whole.varying == (0, 1)
+    np.testing.assert_array_equal(whole.leaves[0], [[1, 2, 2, 2, 2], [1, 2, 3, 4, 4], [1, 2, 3, 3, 3]])
+    part = whole.take(np.array([2, 0]))
+    assert len(part) == 2
+    for row, number in enumerate((2, 0)):
+        for found, expected in zip(part.without_padding(row), objects[number], strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_padding_of_every_axis_is_masked():
+    def table(y, offset):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with numpyro.plate("row", y.shape[0], dim=-2), numpyro.plate("column", y.shape[1], dim=-1):
+            numpyro.sample("y", dist.Normal(mu + offset[:, None], 2.0), obs=y)
+
+    random = np.random.default_rng(1)
+    objects = [(random.normal(size=(n, m)), random.normal(size=n)) for n, m in ((2, 3), (4, 1), (3, 6))]
+    whole = stack(objects)
+
+    @jax.jit
+    def density(leaves, lengths):
+        return log_density(masked(table, whole.padded, lengths), whole.args(leaves), {}, {"mu": 0.3})[0]
+
+    for row, (y, offset) in enumerate(objects):
+        expected = stats.norm.logpdf(0.3) + stats.norm.logpdf(y, 0.3 + offset[:, None], 2.0).sum()
+        found = density([leaf[row] for leaf in whole.leaves], whole.lengths[row])
+        assert float(found) == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,59 @@
+"""Log densities of models with an expansion history, in the parameters that have priors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import distributions as dist
+from numpyro.infer.util import log_density
+
+from hbm_jax.distributions import CoordinatePriors
+from hbm_jax.models.background import expansion
+from hbm_jax.models.supernova_ridge import supernova_ridge
+
+
+def coordinates_of(model, ridge=supernova_ridge):
+    """Return the coordinates of the free parameters of a model's expansion history; None if there are none."""
+    values = {name: model.all_priors[name] for name in expansion(model.cosmology).parameters}
+    free = {name: prior for name, prior in values.items() if isinstance(prior, dist.Distribution)}
+    fixed = {name: value for name, value in values.items() if name not in free}
+    return CoordinatePriors(free, *(ridge(free, fixed) if ridge else ({}, {}))) if free else None
+
+
+class LogDensity:
+    """Log density of a model in its parameters, compiled once for all points; Jacobians of coordinates by autodiff.
+
+    Called with the value of every free parameter, and with latents by the names of their sites. With `data=None` the
+    data are an argument of the compiled function.
+    """
+
+    def __init__(self, model, data=None, ridge=supernova_ridge):
+        self.data = data
+
+        def of(data, parameters):
+            return self._sum(data, model, ridge, parameters)
+
+        self._density, self._both = jax.jit(of), jax.jit(jax.value_and_grad(of, argnums=1))
+
+    def _sum(self, data, model, ridge, parameters):
+        block = coordinates_of(model, ridge)
+        names = () if block is None else tuple(block.priors)
+        sites = {name: value for name, value in parameters.items() if name not in names}
+        log_jacobian = 0.0
+        if names:
+            y = block.coordinates({name: parameters[name] for name in names})
+            sites["_cosmology"] = y
+            slopes = jax.jacfwd(lambda y: jnp.stack(list(block.parameters(y).values())))(y)
+            log_jacobian = jnp.linalg.slogdet(slopes)[1]
+        return log_density(model, (self.data if data is None else data,), {}, sites)[0] - log_jacobian
+
+    def __call__(self, parameters, data=None):
+        return float(self._density(data, _as_arrays(parameters)))
+
+    def with_gradient(self, parameters):
+        """Value, and derivative by every parameter."""
+        value, gradient = self._both(None, _as_arrays(parameters))
+        return float(value), {name: np.asarray(slope) for name, slope in gradient.items()}
+
+
+def _as_arrays(parameters):
+    return {name: np.asarray(value, float) for name, value in parameters.items()}
