@@ -7,8 +7,8 @@ import arviz_base
 import numpy as np
 import pytest
 import xarray as xr
-from plotting.small_fits import own_model
 from programs import COVARIANCE, MEAN, correlated, fit_about_the_start, fit_of_draws
+from stored_fits import own_model
 
 import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load

@@ -117,12 +117,16 @@ def test_table_of_the_form_of_jla(monkeypatch):
     data, _ = some_of_jla(100)
     table = table_for(data)
     assert table is table_for(data), "made once"
-    other = table_of(data, np.zeros(100), diagonal_of(data))
-    assert other is not table, "another host of each supernova"
     assert_equal_densities(
         data, [POINTS[0] | {"alpha": a, "beta": b} for a, b in [(0.14, 3.1), (0.05, 2.2), (0.22, 3.7)]]
     )
     assert table_for(data.subset(np.arange(99))) is None
+    # Other hosts, or another scatter, are another table.
+    monkeypatch.setattr(correlated_table, "_tabulate", lambda *arguments: "another")
+    massive = massive_hosts(data.sne, 10.0, 0.0, False)
+    assert table_for(data) is table
+    assert table_of(data, 1.0 - massive, diagonal_of(data)) == "another"
+    assert table_of(data, massive, 2.0 * diagonal_of(data)) == "another"
     # Ten standard deviations on either side of generalised least squares, in which all that is smooth in z is free.
     sne, kappa = data.sne, [1, 0.14**2, 3.1**2, 0.28, -6.2, -2 * 0.14 * 3.1]
     covariance = np.tensordot(kappa, data.blocks, 1) + np.diag(diagonal_of(data))
