@@ -22,6 +22,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HBM_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Two workers' linear algebra would wait for each other's threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import jax
 import pytest
 from monte_carlo import MonteCarlo
@@ -31,14 +34,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 
-# Files of one long test after the other: begun first, so that no process is left alone with them at the end.
+# Files that take longest are begun first, so that no process is left alone with one at the end.
 FIRST = (
     "test_notebooks.py",
+    "test_report_in_a_browser.py",
+    "test_afterglow.py",
     "test_cli.py",
-    "test_whim.py",
-    "test_calibration.py",
+    "test_distribution_laws.py",
     "test_batch.py",
-    "test_supernova.py",
+    "test_checkpoint.py",
+    "test_sampling.py",
+    "test_whim.py",
+    "test_derivatives.py",
+    "test_calibration.py",
     "test_centering.py",
 )
 
