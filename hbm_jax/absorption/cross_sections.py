@@ -188,7 +188,8 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
             raise ValueError(f"{name}: expected a whole number; found {value!r}.")
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
     fits = fits_of(((int(Z), int(num_electrons)),))
-    return _one_ion(energy, inside, fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch)
+    coefficients = fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch
+    return _one_ion(energy, inside, *jax.tree.map(jnp.asarray, coefficients))
 
 
 def parse_ion(name: str) -> tuple[int, int]:

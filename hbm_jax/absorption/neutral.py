@@ -121,9 +121,10 @@ def neutral_cross_section(
     >>> neutral_cross_section(1.0)  # tbabs, wilm: 1.738
     """
     one_of("model", model, MODELS)
-    values = as_abundances(abundances)
+    # As arrays of JAX: compiled functions have been seen to mix up the precision of NumPy's where both are in use.
+    values = jnp.asarray(as_abundances(abundances))
     energy, inside = within("energy", energy, MIN_ENERGY, MAX_ENERGY, "keV")
-    overlay = _checked_overlay(overlay)
+    overlay = jax.tree.map(jnp.asarray, _checked_overlay(overlay))
     if model == "phabs":
         return _cross_section(energy, inside, values, overlay, model=model)
     if not isinstance(grains, bool | np.bool_ | Grains):

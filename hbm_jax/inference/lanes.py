@@ -100,7 +100,8 @@ class Lanes:
             masked(self.program, self.stack.padded, self.stack.lengths[row]),
             self.stack.args([leaf[row] for leaf in self.stack.leaves]),
         )
-        point, same = (jax.eval_shape(lambda key, w=which: _prior_draw(*w, key), key) for which in (alone, padded))
+        point = jax.eval_shape(lambda key: _prior_draw(*alone, key), key)
+        same = jax.eval_shape(lambda key: _prior_draw(*padded, key), key)
         if jax.tree.map(np.shape, point) != jax.tree.map(np.shape, same):
             return  # latents of the data themselves: those of the padding are drawn from their prior
 

@@ -151,9 +151,8 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
         # One derivative along a random direction in all latents: zero only where there is no dependence.
         return jax.jvp(parameters, (values,), (tangents,))[1]
 
-    found = jax.device_get(
-        jax.jit(slopes)(key)
-    )  # under jit, so that one compilation takes the place of one per operation
+    # Under jit, so that one compilation takes the place of one per operation.
+    found = jax.device_get(jax.jit(slopes)(key))
     return {name: shape for name, shape in candidates.items() if any(np.any(slope != 0) for slope in found[name])}
 
 
