@@ -10,6 +10,7 @@ import functools
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -18,6 +19,7 @@ from numpyro import distributions as dist
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology, distmod
 from hbm_jax.data import DistanceModuli, PointsInGroups, RegressionData, ValuesInGroups
+from hbm_jax.inference.target import build_target
 from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, NormalVectors, Regression, Relation, Supernova
 
 FOLDER = Path(__file__).resolve().parent / "stored_fits"
@@ -181,6 +183,23 @@ def load(name: str) -> hbm.inference.Fit:
     return hbm.load(path)
 
 
+def assert_not_stale(name: str) -> None:
+    """Compute log density and sites of the last draws again, and compare them with the stored ones."""
+    fit = load(name)
+    target = build_target(fit.program, fit.args, jax.random.key(0))
+    raw = fit.tree["unconstrained_posterior"]["position"]
+    assert list(raw["parameter"].values) == list(target.labels)
+    last = {"chain": -1, "draw": slice(-3, None)}
+    again = f"make it again with `python tests/stored_fits.py {name}`, if the change is meant"
+    potential, sites = jax.jit(jax.vmap(lambda x: (target.potential(x), target.constrain(x))))(raw.isel(last).values)
+    stored = fit.tree["sample_stats"]["lp"].isel(last).values
+    np.testing.assert_allclose(-np.asarray(potential), stored, rtol=1e-7, atol=1e-6, err_msg=again)
+    assert set(sites) == set(fit.posterior), again
+    for site, values in sites.items():
+        expected = fit.posterior[site].isel(last).values
+        np.testing.assert_allclose(values, expected, rtol=1e-7, atol=1e-9, err_msg=f"{site}: {again}")
+
+
 def make(name: str) -> Path:
     """Sample one of them and write its file."""
     program, args, options = RECIPES[name]()
@@ -188,8 +207,6 @@ def make(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    import jax
-
     jax.config.update("jax_enable_x64", True)
     for wanted in sys.argv[1:] or RECIPES:
         print(make(wanted), flush=True)

@@ -188,7 +188,8 @@ def test_tables_scroll_in_their_own_box_on_a_phone(seen, page):
     assert all(table["right"] <= 390 for table in tables)
     assert all(table["scrolls"] for table in tables if table["wide"])
     assert tables[0]["wide"] == tables[0]["scrolls"] == True  # noqa: E712 - the parameters, in seven columns
-    assert not any(table["wide"] for table in seen[page, "light", "desktop"].value["tables"])
+    if page != "unusable":  # whose words are wider than a desktop, too
+        assert not any(table["wide"] for table in seen[page, "light", "desktop"].value["tables"])
 
 
 def expected_copy(fit):

@@ -315,6 +315,7 @@ def test_each_survey_left_out_of_the_density():
     assert LogDensity(CALIBRATED)(TRUTH, whole) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.long
 def test_each_survey_left_out_in_a_batch(monte_carlo):
     data = made_up()
     lcdm = HubbleDiagram()

@@ -230,6 +230,7 @@ def pointings(shared_data):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_joint_fit_of_two_pointings_is_tighter_than_either(pointings):
     stack = SpectrumStack.of(pointings, [noticed(s, (0.5, 7.0)) for s in pointings])
     assert [s.counts.sum() for s in pointings] == [78.0, 78.0]

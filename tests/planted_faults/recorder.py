@@ -64,12 +64,12 @@ def pytest_sessionfinish():
 
 
 def read(folder: Path) -> tuple[dict[str, dict[str, float]], float, float]:
-    """Return each test's record, and wall and CPU seconds of the whole run (workers are not children of the first)."""
+    """Return each test's record, and wall and CPU seconds of the whole run, of which workers are children."""
     tests: dict[str, dict[str, float]] = defaultdict(dict)
     wall = cpu = 0.0
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
-        wall, cpu = max(wall, record["wall"]), cpu + record["cpu"]
+        wall, cpu = max(wall, record["wall"]), max(cpu, record["cpu"])
         for name, values in record["tests"].items():
             tests[name].update(values)
     return tests, wall, cpu

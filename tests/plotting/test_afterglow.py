@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.stats import norm
-from stored_fits import load
+from stored_fits import assert_not_stale, load
 
 import hbm_jax as hbm
 from hbm_jax import constants, report
@@ -23,11 +23,19 @@ def fit():
     return load("afterglow")
 
 
-def test_every_figure_of_the_report_is_drawn(fit):
-    figures = report.figures_for(fit)
-    assert list(figures) == [
+def test_the_stored_fit_is_not_stale():
+    assert_not_stale("afterglow")
+
+
+def test_the_report_has_the_figures_of_afterglows(fit):
+    assert list(report.figures_for(fit)) == [
         "spectra", "host_columns", "afterglow_populations", "unfolded_spectrum", "whim_contour", "corner", "trace",
     ]  # fmt: skip
+
+
+@pytest.mark.long
+def test_every_figure_of_the_report_is_drawn(fit):
+    figures = report.figures_for(fit)
     for name in list(figures)[:5]:
         caption, draw = figures[name]
         assert caption.endswith(".")

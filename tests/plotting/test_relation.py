@@ -54,6 +54,7 @@ def test_shrinkage_begins_where_groups_stand_alone():
     assert _alone(flat, 0, 0.0) is None
 
 
+@pytest.mark.long
 def test_several_predictors_have_figures_each():
     fit = load("relation_of_two")
     entry = of_fit(fit)
