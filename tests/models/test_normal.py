@@ -206,7 +206,7 @@ def test_the_funnel_shows_in_the_centred_form_alone():
     assert not fit.verdict.usable
     exact = np.log(schools("marginal", until=1000).posterior["tau"].to_numpy()).ravel()
     neck = np.quantile(exact, 0.05)
-    # The neck below the 5 per cent quantile of ln tau: chains avoid it, or begin in it and stay, which rounding decides.
+    # The neck is below the 5 % quantile of ln tau: chains avoid it, or begin in it and stay, which rounding decides.
     share = np.mean(np.log(fit.posterior["tau"].to_numpy()) < neck)
     assert not 0.035 < share < 0.07
 
