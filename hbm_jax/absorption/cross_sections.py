@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from hbm_jax.absorption.abundances import ELEMENTS
 from hbm_jax.absorption.coefficients import rows_of
-from hbm_jax.absorption.domain import masked, within
+from hbm_jax.absorption.domain import as_constants, masked, within
 from hbm_jax.validation import did_you_mean
 
 MEGABARN = 1e4  # in 1e-22 cm^2
@@ -189,7 +189,7 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
     fits = fits_of(((int(Z), int(num_electrons)),))
     coefficients = fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch
-    return _one_ion(energy, inside, *jax.tree.map(jnp.asarray, coefficients))
+    return _one_ion(energy, inside, *as_constants(coefficients))
 
 
 def parse_ion(name: str) -> tuple[int, int]:

@@ -56,3 +56,13 @@ def masked(value: jax.Array, inside: jax.Array | np.ndarray) -> jax.Array:
     if isinstance(inside, np.ndarray) and inside.all():
         return value
     return jnp.where(inside, value, np.nan)
+
+
+def as_constants(tree: Any) -> Any:
+    """NumPy arrays of a tree as arrays of JAX in the precision in use; what is traced stays.
+
+    Compiled functions, and `jnp.asarray` without a dtype, have been seen to take arrays of NumPy in double precision
+    within ``jax.enable_x64(False)``, where the process had used both precisions.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else jnp.asarray(x, dtype), tree)

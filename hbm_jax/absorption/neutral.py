@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from hbm_jax.absorption.abundances import ELEMENTS, as_abundances
 from hbm_jax.absorption.coefficients import table
 from hbm_jax.absorption.cross_sections import MEGABARN, evaluate, fits_of
-from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, masked, one_of, within
+from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, as_constants, masked, one_of, within
 
 MODELS = ("tbabs", "phabs")
 H2_FRACTION = 0.2  # of the hydrogen nuclei, Wilms et al.
@@ -121,10 +121,9 @@ def neutral_cross_section(
     >>> neutral_cross_section(1.0)  # tbabs, wilm: 1.738
     """
     one_of("model", model, MODELS)
-    # As arrays of JAX: compiled functions have been seen to mix up the precision of NumPy's where both are in use.
-    values = jnp.asarray(as_abundances(abundances))
+    values = as_constants(as_abundances(abundances))
     energy, inside = within("energy", energy, MIN_ENERGY, MAX_ENERGY, "keV")
-    overlay = jax.tree.map(jnp.asarray, _checked_overlay(overlay))
+    overlay = as_constants(_checked_overlay(overlay))
     if model == "phabs":
         return _cross_section(energy, inside, values, overlay, model=model)
     if not isinstance(grains, bool | np.bool_ | Grains):
