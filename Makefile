@@ -24,7 +24,7 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-plots ## fit the 740 JLA supernovae (flat wCDM) and write a report to runs/demo
 	$(BIN)/hbm-jax fit supernova --data jla --cosmology wcdm --out $(RUN_DIR) --overwrite
 
-# Compiled programs are kept in .test_programs: a second run needs about half of the time. `make clean` empties it.
+# Compiled programs are kept in .test_programs for the next run; `make clean` empties it.
 test: $(VENV)/.installed-test ## the default test suite; keeps compiled programs in .test_programs for the next run
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
