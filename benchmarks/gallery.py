@@ -94,7 +94,7 @@ def simulated(kind):
     return regression({"week": time_ // 7, "x": x, "y": y}, "y ~ x + (1 + x | walk(week))")
 
 
-WELLS = "switched ~ {dist / 100} * arsenic"
+WELLS = "switched ~ I(dist / 100) * arsenic"
 SCHOOLS = {"sigma": 0.0, "intercept": "Normal(0, 5)", "sd": "HalfCauchy(5)"}
 GALLERY = {
     "eight schools": lambda: regression(

@@ -23,8 +23,8 @@ PUBLISHED = {
     "rats": {"coef[Intercept]": (106.6, 1.5), "coef[day]": (6.185, 0.03), "sigma": (6.09, 0.15)},
     "dugongs": {"alpha": (2.65, 0.04), "beta": (0.97, 0.03), "gamma": (0.86, 0.02), "sigma": (0.099, 0.005)},
     "wells, logit": {
-        "coef[Intercept]": (-0.15, 0.03), "coef[dist / 100]": (-0.58, 0.05), "coef[arsenic]": (0.56, 0.03),
-        "coef[dist / 100:arsenic]": (-0.18, 0.04),
+        "coef[Intercept]": (-0.15, 0.03), "coef[I(dist / 100)]": (-0.58, 0.05), "coef[arsenic]": (0.56, 0.03),
+        "coef[I(dist / 100):arsenic]": (-0.18, 0.04),
     },
     "radon, varying intercept": {
         "coef[Intercept]": (1.46, 0.02), "coef[floor]": (-0.69, 0.02), "county_sd": (0.33, 0.02), "sigma": (0.76, 0.01),
