@@ -59,10 +59,10 @@ def masked(value: jax.Array, inside: jax.Array | np.ndarray) -> jax.Array:
 
 
 def as_constants(tree: Any) -> Any:
-    """NumPy arrays of a tree as arrays of JAX in the precision in use; what is traced stays.
+    """Return a tree with its NumPy arrays as arrays of JAX in the precision in use; other leaves stay.
 
     Compiled functions, and `jnp.asarray` without a dtype, have been seen to take arrays of NumPy in double precision
     within ``jax.enable_x64(False)``, where the process had used both precisions.
     """
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    return jax.tree.map(lambda x: x if isinstance(x, jax.core.Tracer) else jnp.asarray(x, dtype), tree)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if isinstance(x, np.ndarray) else x, tree)

@@ -256,9 +256,8 @@ def whim_optical_depth(
     values = (energy, z, n0, log10_T, log10_xi, metallicity)
     more = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
     within("log10_T", log10_T, *LOG10_T)
-    if not any(isinstance(value, jax.core.Tracer) for value in (z, log10_T, temperature_slope)):
-        at_source = np.asarray(log10_T) + np.asarray(temperature_slope) * np.log10(1.0 + np.asarray(z))
-        within("log10_T at the source", at_source, *LOG10_T)
+    at_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
+    within("log10_T at the source", at_source, *LOG10_T)
     evolving = not (isinstance(temperature_slope, int | float) and temperature_slope == 0)
     with jax.enable_x64(True):
         doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *more))

@@ -179,7 +179,7 @@ class _Parser:
                 return text, found
 
     def is_group(self) -> bool:
-        """Whether the parenthesis that comes next has a bar of its own."""
+        """Return whether the next parenthesis is a term of groups: one with a bar outside inner parentheses."""
         if self.next.text != "(" or self.next.kind != "sign":
             return False
         depth = 0
