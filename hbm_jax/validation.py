@@ -4,13 +4,14 @@ Messages are one paragraph that names the thing, what was expected and what was 
 """
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DataError"]
+__all__ = ["DataError", "DataWarning"]
 
 Floats = NDArray[np.float64]
 
@@ -21,6 +22,28 @@ SMALLEST_CORRELATION_EIGENVALUE = 1e-12
 
 class DataError(ValueError):
     """A table, column or value that a data container cannot take; the message says which, and what was expected."""
+
+
+class DataWarning(UserWarning):
+    """Something unusual in data that were read: which, where, and what it would mean if it is a mistake."""
+
+
+def tell(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:
+    """Warn of what is unusual in data; returns the texts, to be kept with the data.
+
+    Parameters
+    ----------
+    texts
+        A sentence each, without a full stop.
+    origin
+        The table or file, told before each warning.
+    stacklevel
+        As of `warnings.warn`: 3 is the caller of the function that calls this one.
+    """
+    kept = tuple(dict.fromkeys(texts))
+    for text in kept:
+        warnings.warn(f"{origin}: {text}." if origin else f"{text}.", DataWarning, stacklevel=stacklevel)
+    return kept
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -1,18 +1,25 @@
 """Shared by every test: double precision, two CPU devices, and where the test-only data are."""
 
+import gc
 import os
 import signal
 from importlib.metadata import version
 from pathlib import Path
 
+# Tracing makes millions of objects that stay: looking for garbage among them took a fifth of the time.
+gc.disable()
+
 # As the command line does; see hbm_jax.cli.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+FLAGS = ["--xla_cpu_multi_thread_eigen=false"]
 # Most of the time goes into compilation, so XLA optimises nothing, and does not split what it compiles over threads
 # that the other worker needs. What users compile is seen by the demo, the benchmarks and `make notebooks`.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+FLAGS += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 # This halves it again on jaxlib 0.10; 0.12 is as quick without, and knows no such flag.
 if version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+# Workers have the flags of the process that started them: the same text, or the programs kept would not be found.
+given = os.environ.get("XLA_FLAGS", "").split()
+os.environ["XLA_FLAGS"] = " ".join(given + [flag for flag in FLAGS if flag not in given])
 
 # Programs that several tests compile are compiled once, by whichever process comes first, and kept for the next run in
 # a folder that git ignores and `make clean` empties.
@@ -52,6 +59,13 @@ FIRST = (
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("HBM_JAX_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_collection_finish():
+    """Look for garbage again, seldom, and not in what was imported."""
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 50)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

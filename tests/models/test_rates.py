@@ -82,6 +82,7 @@ def exact_pumps(points=200):
     return float((weights * a).sum()), float((weights * b).sum()), np.array(rate)
 
 
+@pytest.mark.long
 def test_pumps_as_published(monte_carlo):
     """George, Makov & Smith 1993; the BUGS examples give alpha 0.70, beta 0.93, rates 0.060 ... 1.99."""
     alpha, beta, rate = exact_pumps()

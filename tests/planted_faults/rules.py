@@ -8,7 +8,7 @@ import ast
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class Source:
     def span(self, node: ast.AST) -> tuple[int, int]:
         """First byte of a node and the one after its last."""
         return self._starts[node.lineno - 1] + node.col_offset, self._starts[node.end_lineno - 1] + node.end_col_offset
+
+    def start_of_line(self, line: int) -> int:
+        """First byte of a line, counted from 1."""
+        return self._starts[line - 1]
 
     def of(self, node: ast.AST) -> str:
         """Return the text of a node."""
@@ -195,8 +199,8 @@ def draw(package: Path, number: int, seed: int, without: tuple[Fault, ...] = ())
     return drawn
 
 
-def plant(fault: Fault, root: Path) -> tuple[int, int]:
-    """Change the file under `root`; returns first and last line of the statement that is changed.
+def _found(fault: Fault, root: Path) -> tuple[Source, ast.AST, int]:
+    """Return the file of a fault, the class or function it is in and the byte where its text begins.
 
     Raises
     ------
@@ -219,27 +223,77 @@ def plant(fault: Fault, root: Path) -> tuple[int, int]:
         place = source.text.find(fault.before.encode(), place + 1, end)
         if place < 0:
             raise LookupError(f"{fault.before!r} is not in {fault.where or fault.path} any more")
+    return source, holder, place
+
+
+def plant(fault: Fault, root: Path) -> None:
+    """Change the file under `root`.
+
+    Raises
+    ------
+    LookupError
+        If the text is not in its function any more.
+    """
+    source, _, place = _found(fault, root)
     changed = source.text[:place] + fault.after.encode() + source.text[place + len(fault.before.encode()) :]
     ast.parse(changed)
-    path.write_bytes(changed)
-    first = source.text[:place].count(b"\n") + 1
-    last = first + fault.before.count("\n")
-    return _statement(source.tree, first, last)
+    (root / fault.path).write_bytes(changed)
 
 
-def _statement(tree: ast.AST, first: int, last: int) -> tuple[int, int]:
-    """Lines of the smallest simple statement around the given lines, or of the head of a compound one."""
-    best = (first, last)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and not hasattr(node, "body") and node.lineno <= first <= last <= node.end_lineno:
-            best = (node.lineno, node.end_lineno)
-    return best
+def probe(faults: Sequence[Fault | None], root: Path, call: str) -> None:
+    """Write calls into the files under `root` that tell when the place of a fault is reached.
+
+    What is outside functions is reached with the functions that use the name it is assigned to, or a name that is
+    assigned from that one; without a name, with every function of the file.
+
+    Parameters
+    ----------
+    faults
+        The number of a fault is its place here; None is passed over.
+    root
+        Folder that holds the package.
+    call
+        Text of the call, with ``{}`` for the number.
+    """
+    inserted: dict[Path, list[tuple[int, str]]] = {}
+    sources = {path: Source(path) for path in sorted((root / "hbm_jax").rglob("*.py"))}
+    for number, fault in enumerate(faults):
+        if fault is None:
+            continue
+        source, holder, place = _found(fault, root)
+        text = call.format(number)
+        if isinstance(holder, ast.FunctionDef):
+            opening, closing = (f"{text}; ", "") if fault.kind == "error" else (f"({text} or (", "))")
+            inserted.setdefault(root / fault.path, []).append((place, opening))
+            inserted[root / fault.path].append((place + len(fault.before.encode()), closing))
+            continue
+        names = _names_assigned(source, place)
+        for path, other in sources.items() if names else [(root / fault.path, source)]:
+            for function in (n for n in ast.walk(other.tree) if isinstance(n, ast.FunctionDef)):
+                used = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
+                used |= {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
+                first = function.body[1 if ast.get_docstring(function) and len(function.body) > 1 else 0]
+                start = min([first.lineno, *(d.lineno for d in getattr(first, "decorator_list", []))])
+                if (not names or used & names) and start > function.lineno:
+                    line = f"{' ' * first.col_offset}{text}\n"
+                    inserted.setdefault(path, []).append((other.start_of_line(start), line))
+    for path, changes in inserted.items():
+        raw = path.read_bytes()
+        # From the end, so that places stay; what closes at a place before what opens there.
+        for place, text in sorted(changes, key=lambda change: (change[0], change[1] != "))"), reverse=True):
+            raw = raw[:place] + text.encode() + raw[place:]
+        ast.parse(raw)
+        path.write_bytes(raw)
 
 
-def in_function(fault: Fault, root: Path) -> bool:
-    """Whether the fault is inside a function, so that lines that ran say which tests reach it."""
-    tree, names = ast.parse((root / fault.path).read_bytes()), fault.where.split(".")
-    node: ast.AST = tree
-    for name in filter(None, names):
-        node = next(n for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
-    return isinstance(node, ast.FunctionDef)
+def _names_assigned(source: Source, place: int) -> set[str]:
+    """Names outside functions that are assigned at a place of a file, or from a name that is."""
+    names: set[str] = set()
+    for statement in ast.walk(source.tree):
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            start, end = source.span(statement)
+            used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+            if start <= place < end or (statement in source.tree.body and names & used):
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+                names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    return names

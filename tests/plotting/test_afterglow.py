@@ -23,6 +23,7 @@ def fit():
     return load("afterglow")
 
 
+@pytest.mark.long
 def test_the_stored_fit_is_not_stale():
     assert_not_stale("afterglow")
 
