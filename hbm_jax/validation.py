@@ -23,6 +23,9 @@ SMALLEST_CORRELATION_EIGENVALUE = 1e-12
 class DataError(ValueError):
     """A table, column or value that a data container cannot take; the message says which, and what was expected."""
 
+    rows: tuple[int, ...] = ()
+    """Rows that the message is about, where it is about rows."""
+
 
 class DataWarning(UserWarning):
     """Something unusual in data that were read: which, where, and what it would mean if it is a mistake."""
@@ -88,7 +91,9 @@ def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected
         others = f" ({rows.size} such rows of {len(found)})" if rows.size > 1 else ""
         value = found[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value
-        raise DataError(f"{what}, {label}: expected {expected}, found {value}{others}.")
+        error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.")
+        error.rows = tuple(rows.tolist())
+        raise error
 
 
 def _is_missing(value: Any) -> bool:

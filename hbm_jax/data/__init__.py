@@ -30,7 +30,7 @@ from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supern
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.data.tables import read_table
 from hbm_jax.data.values_in_groups import ValuesInGroups, load_eight_schools, read_values
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, DataWarning
 
 __all__ = [
     "DISTANCE_FORMATS",
@@ -46,6 +46,7 @@ __all__ = [
     "Bursts",
     "CorrelatedSupernovae",
     "DataError",
+    "DataWarning",
     "DistanceModuli",
     "DownloadError",
     "GaussianConstraints",

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import REDSHIFT, Column, Unusual, check_frames, check_values, repeated_names, warnings_of
 from hbm_jax.data.dense_covariance import checked_covariance
 from hbm_jax.validation import (
     DataError,
@@ -17,7 +18,6 @@ from hbm_jax.validation import (
     float_vector,
     frozen_array,
     listed,
-    reject_rows,
     reject_unknown,
     require_present,
     require_same_length,
@@ -27,13 +27,24 @@ from hbm_jax.validation import (
 __all__ = ["DistanceModuli"]
 
 QUANTITIES = ("mu", "m_b_corr")
-COLUMNS = ("name", "survey", "z_cmb", "z_hel", *QUANTITIES, "sigma", "covariance", "mu_calibrator")
+# Moduli are known up to an offset.
+COLUMNS: dict[str, Column] = {
+    "name": Column(None),
+    "survey": Column(None),
+    "z_cmb": REDSHIFT,
+    "z_hel": REDSHIFT,
+    "mu": Column("mag", "a modulus, up to an offset", (-60.0, 60.0)),
+    "m_b_corr": Column("mag", "a magnitude", (-10.0, 40.0), (5.0, 30.0)),
+    "sigma": Column("mag", "an error", (0.0, np.inf)),
+    "covariance": Column(None),
+    "mu_calibrator": Column("mag", "a modulus of a calibrator", (10.0, 50.0), (18.0, 40.0)),
+}
 COVARIATE = "covariate_"  # before the name of a covariate among the arrays of `to_dict` and the columns of a table
 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class DistanceModuli:
+class DistanceModuli(Unusual):
     """Distance moduli, or magnitudes corrected for all but distance, of N objects with their covariance.
 
     Build one with `from_columns`, `hbm_jax.data.read_distance_moduli` or `load_distance_moduli`; the constructor itself
@@ -59,6 +70,8 @@ class DistanceModuli:
         covariance.
     covariates : dict of str to (N,)
         What residuals may be looked at against; NaN where missing.
+    warnings : tuple of str
+        What is unusual in the data, a sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -94,8 +107,9 @@ class DistanceModuli:
         Raises
         ------
         DataError
-            For an unknown or missing column, unequal lengths, no rows, a value missing or not finite, a redshift or an
-            error that is not positive, and a covariance of the wrong size, not symmetric or not positive definite.
+            For an unknown or missing column, unequal lengths, no rows, a value missing, not finite or beyond what
+            physics allows, redshifts in two frames that cannot be of one object, and a covariance of the wrong size,
+            not symmetric or not positive definite.
 
         Examples
         --------
@@ -103,7 +117,7 @@ class DistanceModuli:
         DistanceModuli(2 objects)
         """
         called = dict(called or {})
-        reject_unknown(columns, COLUMNS, "column")
+        reject_unknown(columns, list(COLUMNS), "column")
         require_present("z_cmb", columns)
         given = [key for key in QUANTITIES if key in columns]
         if len(given) != 1:
@@ -125,13 +139,11 @@ class DistanceModuli:
         lengths |= ({"name": len(names)} if names else {}) | ({"survey": len(survey)} if survey else {})
         num = require_same_length(lengths)
         names = names or tuple(f"row {row}" for row in range(num))
-        for key in ("z_cmb", "z_hel"):
-            if key in numbers:
-                reject_rows(numbers[key] <= 0, numbers[key], called.get(key, key), "a redshift above 0", names)
+        warnings = check_values(numbers, COLUMNS, called, names)
+        check_frames(numbers["z_cmb"], numbers.get("z_hel", numbers["z_cmb"]), called, names)
         if "sigma" in numbers:
-            sigma = numbers["sigma"]
-            reject_rows(sigma <= 0, sigma, called.get("sigma", "sigma"), "an error above 0", names)
-            covariance = np.diag(sigma**2)
+            covariance = np.diag(numbers["sigma"] ** 2)
+            warnings += repeated_names(names, "objects")
         else:
             covariance = checked_covariance(columns["covariance"], called.get("covariance", "covariance"), names)
         return cls(
@@ -144,6 +156,7 @@ class DistanceModuli:
             frozen_array(covariance),
             frozen_array(numbers.get("mu_calibrator", np.full(num, np.nan))),
             {key: frozen_array(numbers[f"{COVARIATE}{key}"]) for key in covariates or {}},
+            warnings=tuple(warnings),
         )
 
     def __len__(self) -> int:
@@ -177,7 +190,7 @@ class DistanceModuli:
         calibrators = f" {num} are calibrators of known distance." if num else ""
         return (
             f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g} ({surveys}). Errors are "
-            f"{errors}, their median {np.median(self.sigma):.3g} mag.{calibrators}"
+            f"{errors}, their median {np.median(self.sigma):.3g} mag.{calibrators}{self._told()}"
         )
 
     def subset(self, rows: ArrayLike) -> "DistanceModuli":
@@ -247,7 +260,7 @@ class DistanceModuli:
         """Return plain arrays by field name, text as arrays of strings, for storage."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         covariates = fields.pop("covariates")
-        plain = {key: np.array(value) for key, value in fields.items()}
+        plain = {key: np.array(value) for key, value in fields.items() if key != "warnings"} | self._stored()
         return plain | {f"{COVARIATE}{key}": np.array(value) for key, value in covariates.items()}
 
     @classmethod
@@ -255,9 +268,10 @@ class DistanceModuli:
         """Build the container from what `to_dict` returned; every value comes back exactly."""
         quantity = str(stored["quantity"])
         covariates = {key.removeprefix(COVARIATE): v for key, v in stored.items() if key.startswith(COVARIATE)}
-        skipped = {"quantity", "mu"}
+        skipped = {"quantity", "mu", "warnings"}
         columns = {key: v for key, v in stored.items() if key not in skipped and not key.startswith(COVARIATE)}
-        return cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
+        made = cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
+        return dataclasses.replace(made, warnings=warnings_of(stored))
 
     def to_table(self):
         """Return an astropy ``Table``, one row an object, that `hbm_jax.data.read_distance_moduli` reads back.
@@ -267,7 +281,7 @@ class DistanceModuli:
         """
         from astropy.table import Table
 
-        columns = self.to_dict()
+        columns = {key: value for key, value in self.to_dict().items() if key != "warnings"}
         columns[str(columns.pop("quantity"))] = columns.pop("mu")
         if not self.is_calibrator.any():
             del columns["mu_calibrator"]

@@ -1,7 +1,6 @@
 """Distance-level samples from the files in which they are published, and from tables of one's own."""
 
 import dataclasses
-import gzip
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,21 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.columns import repeated_names
 from hbm_jax.data.dense_covariance import read_covariance
 from hbm_jax.data.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
-from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.validation import DataError, did_you_mean, listed
+from hbm_jax.data.snana import MISSING, blank_separated, snana_text, survey_name
+from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.validation import DataError, did_you_mean, listed, tell
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
-# Survey numbers of SNANA (its file SURVEY.DEF), as far as the published compilations use them.
-SNANA_SURVEYS = {
-    1: "SDSS", 4: "SNLS", 5: "CSP", 10: "DES", 15: "PS1MD", 18: "CNIa0.02", 50: "LOWZ/JRK07", 51: "LOSS1", 56: "SOUSA",
-    57: "LOSS2", 61: "CFA1", 62: "CFA2", 63: "CFA3S", 64: "CFA3K", 65: "CFA4p2", 66: "CFA4p3", 100: "HST", 101: "SNAP",
-    106: "CANDELS", 150: "FOUNDATION",
-}  # fmt: skip
 # A total covariance contains the statistical one: where more than half of its diagonal is below this share of the
 # stated variances, it is taken to be a systematic one that was called total.
 TOO_SMALL = 0.9
@@ -58,58 +53,17 @@ class DistanceFormat:
     usual: str = ""
 
 
-def _text_lines(path: Path) -> list[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        return file.read().splitlines()
-
-
-def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
-    """Columns of rows of text."""
-    for number, row in enumerate(rows):
-        if len(row) != len(names):
-            raise DataError(f"row {number}: expected {len(names)} entries ({listed(names, 6)}), found {len(row)}.")
-    return TableColumns(
-        str(path), {name: np.array([row[i] for row in rows], dtype=object) for i, name in enumerate(names)}
-    )
-
-
-def _blank_separated(path: Path, names: list[str] | None = None, *, short: bool = False) -> TableColumns:
-    """Blank-separated text whose first line has the names, with or without a #, unless they are given.
-
-    With ``short``, all rows may lack the same last columns.
-    """
-    lines = [line for line in _text_lines(path) if line.strip()]
-    if names is None:
-        if not lines:
-            raise DataError("expected a line with the names of the columns, found an empty file.")
-        names = lines[0].lstrip("#").split()
-        lines = lines[1:]
-    rows = [line.split() for line in lines if not line.lstrip().startswith("#")]
-    return _split(rows, names[: len(rows[0])] if short and rows else names, path)
-
-
 def _pantheon2018(path: Path) -> TableColumns:
     """As JLA's light-curve parameters; rows have one entry less than the header has names."""
-    return _blank_separated(path, short=True)
-
-
-def _snana(path: Path) -> TableColumns:
-    """Text table of SNANA: a line VARNAMES: with the names, and lines SN: (or GAL:, ROW:) with the values."""
-    lines = [line.split() for line in _text_lines(path) if line.strip() and not line.lstrip().startswith("#")]
-    header = [line for line in lines if line[0] == "VARNAMES:"]
-    if len(header) != 1:
-        raise DataError(f"expected one line 'VARNAMES: ...', as tables of SNANA have, found {len(header)}.")
-    rows = [line[1:] for line in lines if line[0] in ("SN:", "ROW:", "GAL:")]
-    return _split(rows, header[0][1:], path)
+    return blank_separated(path, short=True)
 
 
 def _jla_binned(path: Path) -> TableColumns:
-    return _blank_separated(path, ["z", "mu"])
+    return blank_separated(path, ["z", "mu"])
 
 
 def _union2(path: Path) -> TableColumns:
-    return _blank_separated(path, ["name", "z", "mu", "sigma", "probability_low_mass"])
+    return blank_separated(path, ["name", "z", "mu", "sigma", "probability_low_mass"])
 
 
 def _union3(path: Path) -> TableColumns:
@@ -139,14 +93,14 @@ _JLA_STYLE = {"name": "name", "z_cmb": "zcmb", "z_hel": "zhel", "m_b_corr": "mb"
 DISTANCE_FORMATS: dict[str, DistanceFormat] = {
     "table": DistanceFormat(_table, {}),
     "pantheon+": DistanceFormat(
-        _blank_separated,
+        blank_separated,
         _PANTHEON_PLUS,
         z_min=0.01,
         covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS", "mw_ebv": "MWEBV"},
         usual="Pantheon+SH0ES_STAT+SYS.cov",
     ),
     "des-sn5yr": DistanceFormat(_table, _SNANA | {"sigma": "MUERR_FINAL"}, "systematic", usual="STAT+SYS.txt.gz"),
-    "des-dovekie": DistanceFormat(_snana, _SNANA, "inverse", usual="STAT+SYS.npz"),
+    "des-dovekie": DistanceFormat(snana_text, _SNANA, "inverse", usual="STAT+SYS.npz"),
     "union3": DistanceFormat(_union3, {"name": "name", "z_cmb": "z", "mu": "mu", "covariance": "covariance"}),
     "jla-binned": DistanceFormat(_jla_binned, {"z_cmb": "z", "mu": "mu"}, usual="jla_mub_covmatrix.dat"),
     "pantheon2018": DistanceFormat(_pantheon2018, _JLA_STYLE, "systematic", usual="sys_full_long.txt"),
@@ -156,7 +110,7 @@ DISTANCE_FORMATS: dict[str, DistanceFormat] = {
         covariates={"probability_low_mass": "probability_low_mass"},
         usual="SCPUnion2.1_covmat_sys.txt",
     ),
-    "snana": DistanceFormat(_snana, _SNANA, covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS"}),
+    "snana": DistanceFormat(snana_text, _SNANA, covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS"}),
 }
 
 
@@ -166,6 +120,8 @@ def read_distance_moduli(
     covariance: str | None = None,
     columns: Mapping[str, str] | None = None,
     format: str = "table",
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     covariance_is: str | None = None,
     z_min: float | None = None,
     calibrators: bool = True,
@@ -186,7 +142,12 @@ def read_distance_moduli(
         ``"table"``: columns have their standard names, or `columns` tells. ``"pantheon+"``, ``"des-sn5yr"``,
         ``"des-dovekie"``, ``"union3"`` (the FITS image with its inverse covariance), ``"jla-binned"``,
         ``"pantheon2018"``, ``"union2.1"``: the files of these releases. ``"snana"``: any text table of SNANA with zHD,
-        zHEL, MU and MUERR.
+        zHEL, MU and MUERR. In all of these -9 is no value.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        Rows to leave out: names of objects, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out those that
+        cannot be used, and warns of them.
     covariance_is
         ``"total"``, ``"systematic"`` (squares of the table's errors are added), or ``"inverse"`` (of the total); by
         default what the release means by it.
@@ -226,10 +187,18 @@ def read_distance_moduli(
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
     origin = str(source) if is_path else "the given columns"
     try:
-        table = chosen.read(Path(source)) if format != "table" else read_table(source)
+        table = chosen.read(Path(source)) if format != "table" else read_table(source, missing=missing)
+        if format != "table":
+            table = dataclasses.replace(table, missing=(MISSING, *np.atleast_1d(np.asarray(missing, float))))
         found, more = _columns(table, chosen, columns or {})
+        warnings = repeated_names(found["name"], "objects") if "name" in found else []
+        if "name" in found:
+            found["name"] = _distinct(found["name"], found.get("survey"))
         found = _with_covariance(found, chosen, covariance, covariance_is)
-        data = DistanceModuli.from_columns(found, covariates=more)
+        both = found | {f"{COVARIATE}{key}": value for key, value in more.items()}
+        data, left_out = make_from_rows(both, _of_rows, name="name", leave_out=leave_out, matrices=("covariance",))
+        told = [*left_out, *(warnings if "sigma" in found else ()), *data.warnings]
+        data = dataclasses.replace(data, warnings=tell(told, origin=origin))
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(origin) else f"{origin}: {text}") from error
@@ -250,14 +219,15 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
                 f"column {expected!r} is missing{did_you_mean(expected, table.columns)}: expected it, or "
                 f"columns={{{keys[0]!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
             )
-    found: dict[str, Any] = {key: table.values(name) for key, name in names.items()}
+    texts = ("name", "survey")
+    found: dict[str, Any] = {key: table.values(name, text=key in texts) for key, name in names.items()}
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in found:
-        found["survey"] = [_survey(number) for number in found["survey"]]
+        found["survey"] = [survey_name(number) for number in found["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in found:
         used = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
-        found["mu_calibrator"] = np.where(used, np.array(found["mu_calibrator"], float), np.nan)
+        found["mu_calibrator"] = np.where(used, np.ma.filled(_numbers(found["mu_calibrator"]), np.nan), np.nan)
     if "name" in found:
-        found["name"] = _distinct([str(name) for name in found["name"]], found.get("survey"))
+        found["name"] = [str(name) for name in found["name"]]
     if "covariance" in table.columns:
         found["covariance"] = np.asarray(table.values("covariance"), dtype=np.float64)
     elif "covariance_0" in table.columns:
@@ -265,17 +235,21 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
         found["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
     own = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
     wanted = {key: name for key, name in (dict(chosen.covariates) | own).items() if name in table.columns}
-    covariates = {key: np.array(table.values(name), float) for key, name in wanted.items()}
-    # SNANA writes -9 and such where a host mass was not measured.
-    return found, {key: np.where((key == "log10_mass") & (v < 0), np.nan, v) for key, v in covariates.items()}
+    return found, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in wanted.items()}
 
 
-def _survey(number: Any) -> str:
-    """Name of a survey of SNANA's; its number where it is not known, its name where it is one already."""
-    try:
-        return SNANA_SURVEYS.get(int(float(number)), f"survey {int(float(number))}")
-    except ValueError:
-        return str(number)
+def _numbers(values: Any) -> np.ma.MaskedArray:
+    """Return a column as numbers, masked where there is none."""
+    plain = np.ma.asarray(values)
+    some = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
+    return np.ma.MaskedArray(some.astype(float), np.ma.getmaskarray(plain))
+
+
+def _of_rows(columns: Mapping[str, Any]) -> DistanceModuli:
+    covariates = {key.removeprefix(COVARIATE): value for key, value in columns.items() if key.startswith(COVARIATE)}
+    return DistanceModuli.from_columns(
+        {key: value for key, value in columns.items() if not key.startswith(COVARIATE)}, covariates=covariates
+    )
 
 
 def _distinct(names: list[str], surveys) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hbm_jax.data.columns import REDSHIFT, Column, check_frames, check_values, repeated_names
 from hbm_jax.validation import (
     DataError,
     float_vector,
@@ -19,7 +20,7 @@ from hbm_jax.validation import (
     text_tuple,
 )
 
-__all__ = ["COLUMN_UNITS", "checked_fields"]
+__all__ = ["COLUMNS", "checked_fields"]
 
 Floats = NDArray[np.float64]
 
@@ -29,39 +30,41 @@ VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
 
-# Every column that `Supernovae.from_columns` takes, and its astropy unit (None: text, or units that differ per entry).
-COLUMN_UNITS: dict[str, str | None] = {
-    "name": None,
-    "survey": None,
-    "z_cmb": "",
-    "z_hel": "",
-    "m_b": "mag",
-    "x1": "",
-    "c": "mag",
-    "sigma_m_b": "mag",
-    "sigma_x1": "",
-    "sigma_c": "mag",
-    "var_m_b": "mag2",
-    "var_x1": "",
-    "var_c": "mag2",
-    "cov_m_x1": "mag",
-    "cov_m_c": "mag2",
-    "cov_x1_c": "mag",
-    "covariance": None,
-    "variance_coherent": "mag2",
-    "variance_lensing": "mag2",
-    "variance_velocity": "mag2",
-    "log10_mass": "dex(solMass)",
-    "sigma_log10_mass": "dex",
-    "sigma_z": "",
-    "sensitivity": None,
-    "offset_name": None,
+# Every column that `Supernovae.from_columns` takes. A fit of a light curve gives parameters far outside what is usual
+# where it has failed, and none beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+, Union3), with large
+# errors, stand for "not measured".
+COLUMNS: dict[str, Column] = {
+    "name": Column(None),
+    "survey": Column(None),
+    "z_cmb": REDSHIFT,
+    "z_hel": REDSHIFT,
+    "m_b": Column("mag", "a magnitude", (-10.0, 40.0), (5.0, 30.0)),
+    "x1": Column("", "a stretch x1", (-50.0, 50.0), (-10.0, 10.0)),
+    "c": Column("mag", "a colour", (-10.0, 10.0), (-1.5, 3.0)),
+    "sigma_m_b": Column("mag", "an error", (0.0, np.inf)),
+    "sigma_x1": Column("", "an error", (0.0, np.inf)),
+    "sigma_c": Column("mag", "an error", (0.0, np.inf)),
+    "var_m_b": Column("mag2", "a variance", (0.0, np.inf)),
+    "var_x1": Column("", "a variance", (0.0, np.inf)),
+    "var_c": Column("mag2", "a variance", (0.0, np.inf)),
+    "cov_m_x1": Column("mag"),
+    "cov_m_c": Column("mag2"),
+    "cov_x1_c": Column("mag"),
+    "covariance": Column(None),
+    "variance_coherent": Column("mag2", "a variance"),
+    "variance_lensing": Column("mag2", "a variance"),
+    "variance_velocity": Column("mag2", "a variance"),
+    "log10_mass": Column("dex(solMass)", "a logarithm of solar masses", (0.0, 14.0), (2.0, 13.0)),
+    "sigma_log10_mass": Column("dex", "an error", (0.0, np.inf)),
+    "sigma_z": Column("", "an error"),
+    "sensitivity": Column(None),
+    "offset_name": Column(None),
 }
 
 
 def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of `Supernovae` from columns; its `from_columns` says what is taken and what is refused."""
-    reject_unknown(columns, list(COLUMN_UNITS), "column")
+    reject_unknown(columns, list(COLUMNS), "column")
     for key in ("z_cmb", "z_hel", *QUANTITIES):
         require_present(key, columns)
     what = {key: f"column {called.get(key, key)!r}" for key in columns}
@@ -80,8 +83,8 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     num = require_same_length(lengths | ({"name": len(names)} if "name" in columns else {}))
     names = names or tuple(f"row {row}" for row in range(num))
 
-    for key in ("z_cmb", "z_hel"):
-        reject_rows(numbers[key] <= 0, numbers[key], what[key], "a redshift above 0", names)
+    warnings = check_values(numbers, COLUMNS, what, names) + repeated_names(names, "supernovae")
+    check_frames(numbers["z_cmb"], numbers["z_hel"], what, names)
     for key in [key for key in VARIANCES if key in numbers]:
         reject_rows(numbers[key] < 0, numbers[key], what[key], "a variance of 0 or more", names)
     if "sigma_z" in numbers:
@@ -97,7 +100,8 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     fields |= {key: frozen_array(numbers.get(key, zero)) for key in VARIANCES}
     fields |= {key: frozen_array(value) for key, value in masses.items()}
     fields["sigma_z"] = frozen_array(numbers.get("sigma_z", zero))
-    return fields | _sensitivities(columns, num) | {"covariance": frozen_array(covariance)}
+    fields |= {"covariance": frozen_array(covariance), "warnings": tuple(warnings)}
+    return fields | _sensitivities(columns, num)
 
 
 def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
@@ -142,7 +146,6 @@ def _assembled_covariance(
         if len(given) == 2:
             raise DataError(f"{quantity}: expected one of {given[0]!r} and {given[1]!r}, found both.")
         error = numbers[given[0]]
-        reject_rows(error <= 0, error, what[given[0]], "an error above 0", names)
         covariance[:, index, index] = error**2 if given[0].startswith("sigma_") else error
     for key, (i, j) in COVARIANCES.items():
         if key in numbers:
@@ -156,16 +159,8 @@ def _host_masses(
     """Return the checked host masses and errors, NaN where there are none."""
     if not any(key in numbers for key in MASSES):
         return {key: np.full(num, np.nan) for key in MASSES}
-    for key in MASSES:
-        require_present(key, numbers)
+    require_present("log10_mass", numbers)
+    if "sigma_log10_mass" not in numbers:  # for models that ask only on which side of a mass a host is
+        return {"log10_mass": numbers["log10_mass"], "sigma_log10_mass": np.full(num, np.nan)}
     mass, sigma = (numbers[key] for key in MASSES)
-    reject_rows(
-        np.isnan(mass) != np.isnan(sigma),
-        [f"{m} +- {s}" for m, s in zip(mass, sigma, strict=True)],
-        f"{what['log10_mass']} and {what['sigma_log10_mass']}",
-        "a value in both, or in neither",
-        names,
-    )
-    expected = "an error above 0 (leave both the mass and its error empty where it was not measured)"
-    reject_rows(sigma <= 0, sigma, what["sigma_log10_mass"], expected, names)
-    return {"log10_mass": mass, "sigma_log10_mass": sigma}
+    return {"log10_mass": mass, "sigma_log10_mass": np.where(np.isnan(mass), np.nan, sigma)}

@@ -1,16 +1,19 @@
 """Supernovae from a user's table, and the bundled JLA table."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.columns import unused_errors
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts
-from hbm_jax.data.supernova_columns import COLUMN_UNITS, MASSES, QUANTITIES, SENSITIVITIES
+from hbm_jax.data.snana import read_snana
+from hbm_jax.data.supernova_columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES
 from hbm_jax.data.supernovae import Supernovae
-from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.validation import DataError
+from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.validation import DataError, tell
 
 __all__ = ["JLA_ERROR_PARTS", "load_jla", "read_supernovae"]
 
@@ -21,6 +24,7 @@ JLA_ERROR_PARTS = MagnitudeErrorParts(
     sigma_v_km_s=150.0,
 )
 
+TEXTS = ("name", "survey")
 ALIASES = {"log10_mass": "log_mass", "sigma_log10_mass": "sigma_log_mass"}  # as in jla.csv
 
 
@@ -29,6 +33,8 @@ def read_supernovae(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     sigma_m_b_includes: MagnitudeErrorParts | None = None,
 ) -> Supernovae:
     """Read supernovae from a table of SALT parameters.
@@ -41,11 +47,17 @@ def read_supernovae(
     columns
         Which column of the table is which, standard name to the table's: ``{"m_b": "mB", "z_cmb": "zHD"}``. Columns
         that have the standard names of `Supernovae.from_columns` already (or `log_mass`, `sigma_log_mass`) are found by
-        themselves, host masses only together with their errors; others are ignored. Covariances that the table does not
+        themselves; others are ignored. Covariances that the table does not
         carry are zero. Columns ``d_m_b_NAME, d_x1_NAME, d_c_NAME`` are sensitivities to the calibration offset NAME, in
         units of its prior error; one or two of the three may be absent and are zero.
     format
-        File format, where the suffix does not tell; see `hbm_jax.data.read_table`.
+        File format, where the suffix does not tell; see `hbm_jax.data.read_table`. ``"snana"``: a text table of SNANA
+        (FITRES), in which -9 is no value and the covariances with x0 give those with m_b.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        Rows to leave out: names of supernovae, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out those that
+        cannot be used, and warns of them.
     sigma_m_b_includes
         Parts other than the light-curve fit that the table's error of m_b contains; they are taken out of it and kept
         in fields of their own. By default the error is taken to be that of the fit alone.
@@ -68,15 +80,24 @@ def read_supernovae(
     >>> read_supernovae(table, columns={"z_cmb": "zHD"}).num_objects
     1
     """
-    table = read_table(source, format=format)
+    table = read_snana(source, missing) if format == "snana" else read_table(source, format=format, missing=missing)
     try:
         found = _resolve(table, columns or {})
-        values = {key: table.values(name, COLUMN_UNITS[key]) for key, name in found.items()}
+        values = {key: table.values(name, COLUMNS[key].unit, text=key in TEXTS) for key, name in found.items()}
         values |= _sensitivities(table)
-        supernovae = Supernovae.from_columns(values, called=found)
-        return supernovae if sigma_m_b_includes is None else supernovae.separate_error_parts(sigma_m_b_includes)
+        supernovae, left_out = make_from_rows(
+            values,
+            lambda rows: Supernovae.from_columns(rows, called=found),
+            name="name",
+            leave_out=leave_out,
+            whole=("offset_name",),
+        )
+        if sigma_m_b_includes is not None:
+            supernovae = supernovae.separate_error_parts(sigma_m_b_includes)
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
+    unused = unused_errors(found, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
+    return replace(supernovae, warnings=tell([*left_out, *unused, *supernovae.warnings], origin=table.origin))
 
 
 def load_jla() -> Supernovae:
@@ -125,14 +146,13 @@ def _sensitivities(table: TableColumns) -> dict[str, Any]:
 
 def _resolve(table: TableColumns, columns: Mapping[str, str]) -> dict[str, str]:
     """Return the table's column for each standard name, with nothing required missing and no error given twice."""
-    found = table.resolve(list(COLUMN_UNITS), columns, ALIASES)
+    found = table.resolve(list(COLUMNS), columns, ALIASES)
     for quantity in QUANTITIES:
         sigma, variance = f"sigma_{quantity}", f"var_{quantity}"
         if sigma in found and variance in found and (sigma in columns) != (variance in columns):
             found.pop(variance if sigma in columns else sigma)
-    masses = [key for key in MASSES if key in found]
-    if len(masses) == 1 and masses[0] not in columns:
-        found.pop(masses[0])
+    if "log10_mass" not in found and MASSES[1] not in columns:
+        found.pop(MASSES[1], None)
     required: list[tuple[str, ...]] = [(key,) for key in ("z_cmb", "z_hel", *QUANTITIES)]
     required += [(f"sigma_{quantity}", f"var_{quantity}", "covariance") for quantity in QUANTITIES]
     table.require(found, *required)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import Unusual, warnings_of
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
 from hbm_jax.validation import (
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Supernovae:
+class Supernovae(Unusual):
     """Type Ia supernovae, one row each: what was measured, and how well.
 
     Build one with `from_columns`, `hbm_jax.data.read_supernovae` or `hbm_jax.data.load_jla`; the constructor itself
@@ -51,8 +52,8 @@ class Supernovae:
         Other parts of the published error of m_b [mag^2]. They are kept apart because a model with an intrinsic scatter
         of its own must not count the coherent part twice. Zero where the data does not carry them.
     log10_mass, sigma_log10_mass : (N,)
-        Stellar mass of the host and its error [log10 solar masses], as published. NaN in both where there is no value,
-        for every object if the table has no such columns. Some tables publish placeholders instead, which are kept: JLA
+        Stellar mass of the host and its error [log10 solar masses], as published. NaN where there is no value, in the
+        error also where the table has no column for it. Some tables publish placeholders instead, which are kept: JLA
         writes 5 or 6 with error 10 or 5 for "not measured", which counts as a (barely constrained) low mass.
     sigma_z : (N,)
         Error of both redshifts, as of photometric ones; zero where they are spectroscopic.
@@ -60,6 +61,8 @@ class Supernovae:
         Calibration offsets, each in units of its prior error; none where the data does not carry them.
     sensitivity : (N, J, 3)
         What one unit of each offset adds to the observed (m_b, x1, c).
+    warnings : tuple of str
+        What is unusual in the data, a sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -89,8 +92,8 @@ class Supernovae:
             Arrays by name. Required: `z_cmb`, `z_hel`, `m_b`, `x1`, `c`, and their errors, either as `covariance`
             (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`. Optional:
             `cov_m_x1`, `cov_m_c`, `cov_x1_c` (zero where absent), `variance_coherent`, `variance_lensing`,
-            `variance_velocity` (zero where absent), `log10_mass` with `sigma_log10_mass` (NaN where absent; single
-            entries may be NaN or masked in both), `sigma_z` (zero where absent), `sensitivity` (N, J, 3) with
+            `variance_velocity` (zero where absent), `log10_mass` and `sigma_log10_mass` (NaN where absent; single
+            entries may be NaN or masked), `sigma_z` (zero where absent), `sensitivity` (N, J, 3) with
             `offset_name` (J), `survey`, and `name` (``"row 0"`` and so on where absent).
         called
             What messages call a column, where the user's table has another name for it.
@@ -102,9 +105,10 @@ class Supernovae:
         Raises
         ------
         DataError
-            For an unknown or missing column, unequal lengths, no rows, a value missing or not finite, a redshift or an
-            error that is not positive, a negative variance, and a covariance that is not symmetric or not positive
-            definite. The message names the column, the first such row (from 0) and its object.
+            For an unknown or missing column, unequal lengths, no rows, a value missing, not finite or beyond what
+            physics allows (see `hbm_jax.data.supernova_columns`), redshifts in two frames that cannot be of one object,
+            and a covariance that is not symmetric or not positive definite. The message names the column, the first
+            such row (from 0) and its object.
 
         Examples
         --------
@@ -132,8 +136,8 @@ class Supernovae:
 
     @property
     def has_host_mass(self) -> NDArray[np.bool_]:
-        """Whether each object has a host mass with an error, (N,)."""
-        return np.isfinite(self.log10_mass) & np.isfinite(self.sigma_log10_mass)
+        """Whether each object has a host mass, (N,)."""
+        return np.isfinite(self.log10_mass)
 
     @property
     def survey_counts(self) -> dict[str, int]:
@@ -151,7 +155,7 @@ class Supernovae:
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
             f"{surveys}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"further variances of m_b carried apart: {', '.join(parts) or 'none'}; "
-            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}."
+            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._told()}"
         )
 
     def subset(self, rows: ArrayLike) -> "Supernovae":
@@ -189,8 +193,7 @@ class Supernovae:
             for key, value in self._fields().items()
             if key != "offset_name"
         }
-        picked["offset_name"] = self.offset_name
-        return Supernovae(**picked)
+        return dataclasses.replace(self, **picked)
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "Supernovae":
         """Return a copy with other observed values, (N,) each, for example simulated ones.
@@ -282,7 +285,7 @@ class Supernovae:
         """Return plain arrays by field name, text as arrays of strings, for storage; without what the data lack."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
-        return {key: np.array(value) for key, value in self._fields().items() if key not in absent}
+        return {key: np.array(value) for key, value in self._fields().items() if key not in absent} | self._stored()
 
     def to_table(self):
         """Return an astropy ``Table``, one row a supernova, that `hbm_jax.data.read_supernovae` reads back.
@@ -308,8 +311,9 @@ class Supernovae:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
         """Build the container from what `to_dict` returned; every value comes back exactly."""
-        return cls.from_columns(stored)
+        made = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
+        return dataclasses.replace(made, warnings=warnings_of(stored))
 
     def _fields(self) -> dict[str, Any]:
         """Return the fields by name, not copied."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "warnings"}

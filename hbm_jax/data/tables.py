@@ -4,16 +4,19 @@ import csv
 import gzip
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from hbm_jax.data.columns import leave_out_rows
 from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
 
-__all__ = ["TableColumns", "read_table"]
+__all__ = ["TableColumns", "make_from_rows", "read_table"]
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class TableColumns:
         What messages call the table: the path, or the type of the object.
     columns
         Columns by name, untouched; use `values` to read one.
+    missing
+        Numbers that mean that there is no value.
     """
 
     origin: str
     columns: Mapping[str, Any]
+    missing: tuple[float, ...] = ()
 
-    def values(self, name: str, unit: str | None = None) -> np.ndarray:
+    def values(self, name: str, unit: str | None = None, *, text: bool = False) -> np.ndarray:
         """Return one column as a plain or masked NumPy array.
 
         Parameters
@@ -41,6 +47,8 @@ class TableColumns:
         unit
             astropy unit string to convert to; a column without a unit, or dimensionless, is taken to be in it already.
             Logarithmic units work: ``mag(AB)`` is read as ``mag``, ``dex(kg)`` converts to ``dex(solMass)``.
+        text
+            Whether the column holds names, in which no number means that there is none.
 
         Raises
         ------
@@ -48,6 +56,8 @@ class TableColumns:
             If the column's unit does not convert.
         """
         values, found = _plain(self.columns[name])
+        if self.missing and not text:
+            values = _without(values, self.missing)
         if unit is None or found is None or np.ma.getdata(values).dtype.kind not in "iuf":
             return values
         return _convert(values, found, unit, name)
@@ -118,7 +128,7 @@ class TableColumns:
         raise DataError(f"{what}: expected {expected}, or columns={{{mapping}}}; found the columns {there}.")
 
 
-def read_table(source: Any, *, format: str | None = None) -> TableColumns:
+def read_table(source: Any, *, format: str | None = None, missing: float | Sequence[float] = ()) -> TableColumns:
     """Read a table from a file, or take one from an object in memory.
 
     Parameters
@@ -130,6 +140,8 @@ def read_table(source: Any, *, format: str | None = None) -> TableColumns:
     format
         Overrides the suffix: ``"csv"``, or any format name of `astropy.table.Table.read`, such as ``"fits"``,
         ``"ascii.ecsv"`` or ``"ascii"`` (blank-separated).
+    missing
+        Numbers that mean that there is no value, such as -9 or (-99, -999).
 
     Returns
     -------
@@ -147,6 +159,12 @@ def read_table(source: Any, *, format: str | None = None) -> TableColumns:
     >>> read_table({"z_cmb": [0.1, 0.2]}).values("z_cmb")
     array([0.1, 0.2])
     """
+    codes = tuple(float(code) for code in np.atleast_1d(np.asarray(missing, float)))
+    return replace(_read(source, format), missing=codes)
+
+
+def _read(source: Any, format: str | None) -> TableColumns:
+    """Read a table from a file, or take one from an object in memory."""
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), format)
     if format is not None:
@@ -236,6 +254,24 @@ def _is_number(text: str) -> bool:
     return text.lower() != "nan"
 
 
+def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
+    """Return a column with the numbers masked that mean that there is no value."""
+    plain = np.ma.getdata(values)
+    if plain.dtype.kind in "OSU":
+        codes = np.array([_number(entry) in missing for entry in plain.ravel()], bool).reshape(plain.shape)
+    else:
+        codes = np.isin(plain, missing) if plain.dtype.kind in "iuf" else np.zeros(plain.shape, bool)
+    return np.ma.MaskedArray(plain, np.ma.getmaskarray(values) | codes) if codes.any() else values
+
+
+def _number(entry: Any) -> float:
+    """Return the number that an entry of text is, NaN where it is none."""
+    try:
+        return float(entry)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
 def _plain(column: Any) -> tuple[np.ndarray, Any]:
     """Return the values of a column of any origin, masked where it is, and its unit or None."""
     if hasattr(column, "to_numpy"):  # pandas; extension types mark missing entries with their own NA
@@ -268,3 +304,70 @@ def _convert(values: np.ndarray, unit: Any, target: str, name: str) -> np.ndarra
             f"found {unit.to_string()!r}."
         ) from error
     return np.ma.MaskedArray(converted, values.mask) if np.ma.isMaskedArray(values) else converted
+
+
+def make_from_rows(
+    columns: Mapping[str, Any],
+    make: Callable[[dict[str, Any]], Made],
+    *,
+    name: str,
+    leave_out: str | Sequence[str],
+    whole: Sequence[str] = (),
+    matrices: Sequence[str] = (),
+) -> tuple[Made, list[str]]:
+    """Make a container of columns less the rows to leave out.
+
+    Parameters
+    ----------
+    columns
+        By standard name.
+    make
+        Returns the container of some rows of the columns.
+    name
+        Column with the names that rows are left out by; rows can also be called ``"row 3"``, counted from 0.
+    leave_out
+        Names; ``"bad"`` leaves out the rows that `make` refuses.
+    whole, matrices
+        Columns that have no rows, and that have rows and columns of the objects.
+
+    Returns
+    -------
+    made : the container
+    left_out : list of str
+        Of rows that were left out because they are bad: which, and why.
+
+    Raises
+    ------
+    DataError
+        Of `make`, and for names that are not in the table.
+    """
+    wanted = [leave_out] if isinstance(leave_out, str) else [str(one) for one in leave_out]
+    if not wanted:
+        return make(dict(columns)), []
+    num = max(len(value) for key, value in columns.items() if key not in whole)
+    given = np.ma.asarray(columns[name]).tolist() if name in columns else [""] * num
+    labels = [f"row {i}" for i in range(num)]
+    keep = leave_out_rows(list(zip(map(str, given), labels, strict=True)), [one for one in wanted if one != "bad"])
+    left_out: list[str] = []
+    while True:
+        rows = np.flatnonzero(keep)
+        picked = {
+            key: value
+            if key in whole
+            else np.asarray(value)[np.ix_(rows, rows)]
+            if key in matrices
+            else value.iloc[rows]
+            if hasattr(value, "iloc")
+            else (value if isinstance(value, np.ndarray) else np.asarray(value))[rows]
+            for key, value in columns.items()
+        }
+        if "name" not in picked and name == "name":
+            picked["name"] = [labels[row] for row in rows]
+        try:
+            return make(picked), left_out
+        except DataError as error:
+            if "bad" not in wanted or not error.rows or len(error.rows) == len(rows):
+                raise
+            bad = [str(given[row]) or labels[row] for row in rows[list(error.rows)]]
+            left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
+            keep[rows[list(error.rows)]] = False

@@ -28,17 +28,31 @@ def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_er
     Raises
     ------
     DataError
-        If a mass is missing, and not by ``mass_error``.
+        If a mass is missing, and not by ``mass_error``; with it, if a mass has no error.
     """
     mass = data.log10_mass
+    if not isinstance(mass, jax.core.Tracer):
+        _require_masses(data, mass_error)
     if mass_error:
         known = ~jnp.isnan(mass)
         width = jnp.sqrt(jnp.where(known, data.sigma_log10_mass, 1.0) ** 2 + step_width**2)
         return jnp.where(known, ndtr((jnp.where(known, mass, step_mass) - step_mass) / width), 0.5)
-    if not isinstance(mass, jax.core.Tracer) and np.isnan(mass).any():
-        raise DataError(
-            f"Supernova(mass_step=True) needs the host mass of every supernova; found none for "
-            f"{int(np.isnan(mass).sum())} of {len(data)}, the first being {data.name[int(np.isnan(mass).argmax())]}. "
-            "Give them, or use mass_error=True, which takes these for either, or mass_step=False."
-        )
     return ndtr((mass - step_mass) / step_width) if step_width > 0 else (mass > step_mass) * 1.0
+
+
+def _require_masses(data: Supernovae, mass_error: bool) -> None:
+    """Refuse hosts of which there is not what the step needs."""
+    none = np.isnan(data.log10_mass)
+    without_error = ~none & np.isnan(data.sigma_log10_mass)
+    if mass_error and without_error.any():
+        raise DataError(
+            f"Supernova(mass_error=True) needs the error of every host mass; found none for {int(without_error.sum())} "
+            f"of {len(data)}, the first being {data.name[int(without_error.argmax())]}. Give them, or use "
+            "mass_error=False."
+        )
+    if not mass_error and none.any():
+        raise DataError(
+            f"Supernova(mass_step=True) needs the host mass of every supernova; found none for {int(none.sum())} of "
+            f"{len(data)}, the first being {data.name[int(none.argmax())]}. Give them, or use mass_error=True, which "
+            "takes these for either, or mass_step=False."
+        )

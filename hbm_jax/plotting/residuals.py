@@ -49,7 +49,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     covariates = {text: np.asarray(getattr(data, name)) for name, text in COVARIATES.items()}
     if data.has_host_mass.any():
         # Masses that were not measured carry placeholders with errors of many dex.
-        measured = data.has_host_mass & (data.sigma_log10_mass < 2.0)
+        measured = data.has_host_mass & ~(data.sigma_log10_mass >= 2.0)
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     reach = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():

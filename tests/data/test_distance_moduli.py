@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from hbm_jax.data import (
     DataError,
+    DataWarning,
     DistanceModuli,
     DownloadError,
     GaussianConstraints,
@@ -79,7 +80,7 @@ def test_container_comes_back(tmp_path):
         ({"covariance": np.ones((5, 5))}, ["positive definite 5 x 5", "correlation matrix", "mostly sn"]),
         ({"covariance": np.diag([1, 1, -1, 1, 1.0])}, ["diagonal", "row 2 (sn2)", "above 0"]),
         ({"covariance": np.full((5, 5), np.nan)}, ["covariance", "finite"]),
-        ({"z_cmb": [0.1, 0.2, 0.0, 0.4, 0.5]}, ["z_cmb", "row 2 (sn2)", "above 0"]),
+        ({"z_cmb": [0.1, 0.2, 0.0, 0.4, 0.5]}, ["z_cmb", "row 2 (sn2)", "between 0 and 20"]),
         ({"mu": [1, 2, 3, np.inf, 5]}, ["mu", "row 3 (sn3)", "finite"]),
         ({"mu": [1, 2, 3]}, ["different length", "mu 3"]),
         ({"sigma": np.ones(5)}, ["'sigma' and 'covariance'", "both"]),
@@ -115,9 +116,11 @@ def test_pantheon_plus(shared_data, tmp_path):
     assert {"LOSS1", "SOUSA"} <= set(data.survey)
     assert data.name[:2] == ("2011fe (LOSS1)", "2011fe (SOUSA)")
     assert set(data.covariates) == {"x1", "c", "log10_mass", "mw_ebv"}
-    flow = read_distance_moduli(path, format="pantheon+", covariance="diagonal", calibrators=False)
+    with pytest.warns(DataWarning, match=r"2011fe, .* are in the table more than once"):
+        flow = read_distance_moduli(path, format="pantheon+", covariance="diagonal", calibrators=False)
     assert (len(flow), flow.is_calibrator.sum()) == (1590, 0)
-    everything = read_distance_moduli(path, format="pantheon+", covariance="diagonal", z_min=0.0)
+    with pytest.warns(DataWarning, match="127 in all"):
+        everything = read_distance_moduli(path, format="pantheon+", covariance="diagonal", z_min=0.0)
     assert (len(everything), everything.is_calibrator.sum()) == (1701, 77)
     with pytest.raises(DataError, match=r"covariance=<file> \(Pantheon\+SH0ES_STAT\+SYS\.cov of the release\)"):
         read_distance_moduli(path, format="pantheon+")

@@ -137,8 +137,14 @@ BAD = {
     "number": (columns(m_b=23.0), ["'m_b': expected one number per object", "found an array of shape ()"]),
     "text shape": (columns(survey="deep"), ["'survey': expected one string per object", "shape ()"]),
     "empty": ({key: [] for key in columns()}, ["the table is empty: expected at least one object, found no rows"]),
-    "z_cmb": (columns(z_cmb=[0.5, 0.0, 0.1]), ["'z_cmb', row 1 (sn_b): expected a redshift above 0, found 0.0"]),
-    "z_hel": (columns(z_hel=[0.5, 0.1, -9.0]), ["'z_hel', row 2 (sn_c): expected a redshift above 0, found -9.0"]),
+    "z_cmb": (
+        columns(z_cmb=[0.5, 0.0, 0.1]),
+        ["'z_cmb', row 1 (sn_b): expected a redshift between 0 and 20"],
+    ),
+    "z_hel": (
+        columns(z_hel=[0.5, 0.1, -9.0]),
+        ["'z_hel', row 2 (sn_c): expected a redshift", "missing=-9), found -9.0"],
+    ),
     "variance": (
         columns(variance_lensing=[0.0, 0.0, -1.0]),
         ["'variance_lensing', row 2 (sn_c): expected a variance of 0 or more, found -1.0"],
@@ -169,7 +175,7 @@ BAD = {
     ),
     "mass error": (
         columns(sigma_log10_mass=[-999.0, np.nan, 0.1]),
-        ["'sigma_log10_mass', row 0 (sn_a): expected an error above 0 (leave both", "found -999.0"],
+        ["'sigma_log10_mass', row 0 (sn_a): expected an error above 0 (where it means", "found -999.0"],
     ),
 }
 

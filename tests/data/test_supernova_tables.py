@@ -14,7 +14,16 @@ from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
 import hbm_jax.data
-from hbm_jax.data import JLA_ERROR_PARTS, DataError, load_jla, read_supernovae, read_table, velocity_variance
+from hbm_jax.data import (
+    JLA_ERROR_PARTS,
+    DataError,
+    DataWarning,
+    load_jla,
+    read_supernovae,
+    read_table,
+    velocity_variance,
+)
+from hbm_jax.models.supernova_host import massive_hosts
 
 BUNDLED = hbm_jax.data.__path__[0] + "/bundled/jla.csv"
 
@@ -306,12 +315,14 @@ def test_messages_use_the_users_column_name():
         read_supernovae(table, columns={"m_b": "mB"})
 
 
-def test_a_mass_without_its_error_is_left_out_unless_asked_for():
+def test_a_mass_without_its_error_is_used_where_no_error_is_needed():
     table = plain_columns()
     del table["sigma_log10_mass"]
-    assert not read_supernovae(table).has_host_mass.any()
-    with pytest.raises(DataError, match="'sigma_log10_mass' is missing"):
-        read_supernovae(table, columns={"log10_mass": "log10_mass"})
+    sne = read_supernovae(table)
+    np.testing.assert_array_equal(sne.log10_mass, table["log10_mass"])
+    np.testing.assert_array_equal(massive_hosts(sne, 10.0, 0.0, False), np.array(table["log10_mass"]) > 10.0)
+    with pytest.raises(DataError, match=r"mass_error=True\) needs the error of every host mass; found none for 6 of 6"):
+        massive_hosts(sne, 10.0, 0.0, True)
 
 
 # --- missing values ---
@@ -427,21 +438,30 @@ def test_union3_light_curve_fits(shared_data):
     columns = {"survey": "sample"}
     with pytest.raises(DataError) as caught:
         read_supernovae(path, columns=columns)
-    for fragment in (str(path), "'var_m_b', row 18 (PSN_J110533.80+194118.7)", "found -1.912961 (3 such rows of 2588)"):
+    for fragment in (str(path), "'m_b', row 2091 (SN2006og)", "found -261.078 (2 such rows of 2588)"):
         assert fragment in str(caught.value)
-
+    with pytest.warns(DataWarning) as told:
+        sne = read_supernovae(path, columns=columns, missing=-99, leave_out="bad")
+    assert len(told) == len(sne.warnings)
     frame = pd.read_csv(path)
+    left_out = {"SN2006og", "SN2006pt", "m070", "SN2005dm", "PSN_J110533.80+194118.7"}
+    assert all(any(name in text for text in sne.warnings) for name in left_out)
+    left_out |= set(frame["name"][frame["log_mass"] == 0])
+    assert left_out == set(frame["name"]) - set(sne.name)
+    assert np.isnan(sne.log10_mass).sum() == (frame["log_mass"] == -99).sum()
+
     whole = frame.drop(columns=["var_m_b", "var_x1", "var_c", "cov_m_x1", "cov_m_c", "cov_x1_c"])
     whole = {key: whole[key] for key in whole} | {"covariance": union3_covariance(frame)}
     with pytest.raises(DataError, match=r"row 18 \(PSN_J110533.80\+194118.7\): expected positive variances"):
         read_supernovae(whole, columns=columns)
 
-    good = frame[~frame.name.isin(["PSN_J110533.80+194118.7", "m070", "SN2005dm"])]
-    sne = read_supernovae(good, columns=columns)
-    assert sne.num_objects == 2585
+    good = frame[~frame.name.isin(left_out)]
+    with pytest.warns(DataWarning, match="unusual"):
+        sne = read_supernovae(good, columns=columns, missing=-99)
+    assert sne.num_objects == 2571
     np.testing.assert_array_equal(sne.covariance, union3_covariance(good))
     assert sne.survey == tuple(good["sample"])
-    assert not sne.has_host_mass.any()
+    np.testing.assert_array_equal(sne.has_host_mass, good["log_mass"] != -99)
 
 
 def union3_covariance(frame):

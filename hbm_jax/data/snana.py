@@ -1,0 +1,117 @@
+"""Tables as SNANA writes them, and others of blank-separated text."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hbm_jax.data.tables import TableColumns, read_table
+from hbm_jax.validation import DataError, listed
+
+__all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
+
+# Survey numbers of SNANA (its file SURVEY.DEF), as far as the published compilations use them.
+SNANA_SURVEYS = {
+    1: "SDSS", 4: "SNLS", 5: "CSP", 10: "DES", 15: "PS1MD", 18: "CNIa0.02", 50: "LOWZ/JRK07", 51: "LOSS1", 56: "SOUSA",
+    57: "LOSS2", 61: "CFA1", 62: "CFA2", 63: "CFA3S", 64: "CFA3K", 65: "CFA4p2", 66: "CFA4p3", 100: "HST", 101: "SNAP",
+    106: "CANDELS", 150: "FOUNDATION",
+}  # fmt: skip
+MISSING = -9.0  # "no value" of SNANA and Pantheon+
+# Standard names of `Supernovae.from_columns` to those of SNANA.
+COLUMNS = {
+    "name": "CID", "z_cmb": "zHD", "z_hel": "zHEL", "m_b": "mB", "x1": "x1", "c": "c", "sigma_m_b": "mBERR",
+    "sigma_x1": "x1ERR", "sigma_c": "cERR", "cov_x1_c": "COV_x1_c", "log10_mass": "HOST_LOGMASS",
+    "sigma_log10_mass": "HOST_LOGMASS_ERR",
+}  # fmt: skip
+
+
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, compressed or not."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig") as file:
+        return file.read().splitlines()
+
+
+def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
+    """Columns of rows of text."""
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            raise DataError(f"row {number}: expected {len(names)} entries ({listed(names, 6)}), found {len(row)}.")
+    return TableColumns(
+        str(path), {name: np.array([row[i] for row in rows], dtype=object) for i, name in enumerate(names)}
+    )
+
+
+def blank_separated(path: Path, names: list[str] | None = None, *, short: bool = False) -> TableColumns:
+    """Blank-separated text whose first line has the names, with or without a #, unless they are given.
+
+    With ``short``, all rows may lack the same last columns.
+    """
+    lines = [line for line in text_lines(path) if line.strip()]
+    if names is None:
+        if not lines:
+            raise DataError("expected a line with the names of the columns, found an empty file.")
+        names = lines[0].lstrip("#").split()
+        lines = lines[1:]
+    rows = [line.split() for line in lines if not line.lstrip().startswith("#")]
+    return _split(rows, names[: len(rows[0])] if short and rows else names, path)
+
+
+def snana_text(path: Path) -> TableColumns:
+    """Text table of SNANA: a line VARNAMES: with the names, and lines SN: (or GAL:, ROW:) with the values."""
+    lines = [line.split() for line in text_lines(path) if line.strip() and not line.lstrip().startswith("#")]
+    header = [line for line in lines if line[0] == "VARNAMES:"]
+    if len(header) != 1:
+        raise DataError(f"expected one line 'VARNAMES: ...', as tables of SNANA have, found {len(header)}.")
+    rows = [line[1:] for line in lines if line[0] in ("SN:", "ROW:", "GAL:")]
+    return _split(rows, header[0][1:], path)
+
+
+def survey_name(number: Any) -> str:
+    """Name of a survey of SNANA's; its number where it is not known, its name where it is one already."""
+    try:
+        return SNANA_SURVEYS.get(int(float(number)), f"survey {int(float(number))}")
+    except ValueError:
+        return str(number)
+
+
+def read_snana(source: Any, missing: Any = ()) -> TableColumns:
+    """Read a table with SNANA's names of columns, and give them their standard ones.
+
+    Parameters
+    ----------
+    source
+        Path of a FITRES file (a line ``VARNAMES:``), of blank-separated text whose first line has the names, or of CSV;
+        or a table in memory.
+    missing
+        Numbers that mean that there is no value, besides -9.
+
+    Returns
+    -------
+    TableColumns
+        With ``cov_m_x1`` and ``cov_m_c``: m_B is a constant - 2.5 log10 x0, so that they are -2.5 / (x0 ln 10) times
+        the covariances with x0.
+    """
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is None or {".csv", ".fits"} & set(path.suffixes):
+        table = read_table(source)
+    elif not path.exists():
+        raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
+    else:
+        try:
+            lines = [line.split()[0] for line in text_lines(path) if line.strip()]
+            table = snana_text(path) if "VARNAMES:" in lines else blank_separated(path)
+        except (DataError, OSError, EOFError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
+    found = dict(table.columns)
+    codes = (MISSING, *np.atleast_1d(np.asarray(missing, float)))
+    known = TableColumns(table.origin, found, codes)
+    more = {key: found[name] for key, name in COLUMNS.items() if name in found and key not in found}
+    if "IDSURVEY" in found and "survey" not in found:
+        more["survey"] = [survey_name(number) for number in found["IDSURVEY"]]
+    for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():
+        if name in found and "x0" in found and key not in found:
+            x0, covariance = (np.ma.asarray(known.values(one)).astype(float) for one in ("x0", name))
+            more[key] = -2.5 / np.log(10.0) * covariance / x0
+    return TableColumns(table.origin, found | more, codes)
