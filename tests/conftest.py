@@ -18,8 +18,7 @@ FLAGS += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_spli
 if version("jaxlib").startswith("0.10."):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 # Workers have the flags of the process that started them: the same text, or the programs kept would not be found.
-given = os.environ.get("XLA_FLAGS", "").split()
-os.environ["XLA_FLAGS"] = " ".join(given + [flag for flag in FLAGS if flag not in given])
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), *FLAGS]))
 
 # Programs that several tests compile are compiled once, by whichever process comes first, and kept for the next run in
 # a folder that git ignores and `make clean` empties.

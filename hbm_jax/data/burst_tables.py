@@ -1,6 +1,7 @@
 """Bursts from a user's table, and the bundled Konus-Wind bursts of known redshift."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import COLUMNS, QUANTITIES, Bursts
-from hbm_jax.data.tables import TableColumns, read_table
+from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
 from hbm_jax.spectra.energetics import log10_sphere
-from hbm_jax.validation import DataError, float_vector, listed
+from hbm_jax.validation import DataError, float_vector, listed, tell
 
 __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 
@@ -27,6 +28,8 @@ def read_bursts(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     quantity: str | None = None,
 ) -> Bursts:
     """Read bursts from a table of one row an interval.
@@ -42,6 +45,11 @@ def read_bursts(
         ignored.
     format
         File format, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        What to leave out: names of bursts, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
+        be used, and warns of them.
     quantity
         ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default what an ECSV table written by
         `Bursts.to_table` says, and flux otherwise.
@@ -64,15 +72,21 @@ def read_bursts(
     >>> len(read_bursts(table, columns={"E_peak": "Ep"}))
     2
     """
-    table = read_table(source, format=format)
+    table = read_table(source, format=format, missing=missing)
     try:
         found = table.resolve(COLUMNS, columns, ALIASES)
         table.require(found, "burst", "z")
         units = UNITS if quantity != "fluence" else {k: "erg / cm2" if "flux" in k else u for k, u in UNITS.items()}
-        values = {key: table.values(name, units.get(key)) for key, name in found.items()}
-        return Bursts.from_columns(values, quantity=quantity or _quantity(source, table), called=found)
+        kind = quantity or _quantity(source, table)
+        data, left_out = make_from_rows(
+            {key: table.values(name, units.get(key), text=key == "burst") for key, name in found.items()},
+            lambda rows: Bursts.from_columns(rows, quantity=kind, called=found),
+            name="burst",
+            leave_out=leave_out,
+        )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
+    return replace(data, warnings=tell([*left_out, *data.warnings], origin=table.origin))
 
 
 def _quantity(source: Any, table: TableColumns) -> str:

@@ -1,6 +1,7 @@
 """The container of gamma-ray bursts at catalogue level: peak energy and flux of their intervals, and redshifts."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import Column, Unusual, check_values, places_of, places_within, warnings_of
 from hbm_jax.spectra.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.energetics import k_correction
 from hbm_jax.validation import (
@@ -48,11 +50,20 @@ COLUMNS = (
     "burst", "z", *VALUES, *(f"sigma_{key}" for key in VALUES), *VALUES.values(),
     *(f"{name}_err_{side}" for name in VALUES.values() for side in ("lo", "hi")), *OPTIONAL,
 )  # fmt: skip
+# What physics allows; a peak energy is from 1 eV to 1 GeV.
+DECLARED = {
+    "log10_E_peak": Column("dex(keV)", "a logarithm of keV", (-3.0, 6.0), (0.0, 5.0)),
+    "log10_flux": Column(None, "a logarithm of erg/cm^2/s", (-25.0, 5.0), (-12.0, 0.0)),
+    "alpha": Column("", "a photon index", (-20.0, 10.0), (-4.0, 4.0)),
+    "beta": Column("", "a photon index", (-1000.0, 0.0), (-20.0, -1.0)),
+    "band_low": Column("keV", "an energy", (0.0, 1e9)),
+    "band_high": Column("keV", "an energy", (0.0, 1e12)),
+}
 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Bursts:
+class Bursts(Unusual):
     """Gamma-ray bursts with the fitted spectra of their intervals.
 
     Build one with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor itself
@@ -82,6 +93,8 @@ class Bursts:
         1 keV to 10 MeV in the burst's frame.
     quantity : str
         ``"flux"`` or ``"fluence"``: what log10_flux is of.
+    warnings : tuple of str
+        What is unusual in the data, a sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -147,9 +160,10 @@ class Bursts:
                 rows[key] = float_vector(columns[key], called.get(key, key), burst, allow_missing=True)
         require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
         _check_shapes(rows, burst, called)
+        warnings = check_values(rows, DECLARED, called, burst) + _repeated_intervals(rows, burst)
         covariance = _covariance(rows, burst, called)
         names = tuple(dict.fromkeys(burst))
-        of = np.array([names.index(one) for one in burst])
+        of = places_of(burst, names)
         per_burst = {
             "z": _one_each(rows["z"], of, names, called.get("z", "z")),
             "sigma_z": np.nan_to_num(_one_each(rows.get("sigma_z", np.zeros(len(of))), of, names, "sigma_z")),
@@ -161,9 +175,7 @@ class Bursts:
         reject_rows(sigma_z < 0, sigma_z, called.get("sigma_z", "sigma_z"), "an error of 0 or more", names)
         below = rows["log10_flux"] < per_burst["log10_flux_limit"][of]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
-        place = np.zeros(len(of), int)
-        for i in range(len(names)):
-            place[of == i] = np.arange((of == i).sum())
+        place = places_within(of)
         shape = len(names), place.max() + 1
 
         def padded(values, fill):
@@ -186,6 +198,7 @@ class Bursts:
             beta=padded(rows.get("beta", nothing), np.nan),
             flux_band=padded(np.stack([rows.get("band_low", nothing), rows.get("band_high", nothing)], -1), np.nan),
             quantity=quantity,
+            warnings=tuple(warnings),
             **{key: frozen_array(value) for key, value in per_burst.items()},
         )
 
@@ -258,11 +271,12 @@ class Bursts:
         at = f" at redshift {np.nanmin(self.z):.4g} to {np.nanmax(self.z):.4g}" if unknown < len(self) else ""
         peak = 10.0 ** np.asarray(self.log10_E_peak)[np.asarray(self.used)]
         limit = ", above a limit of flux" if self.has_limit else ""
-        return (
+        text = (
             f"{len(self)} gamma-ray bursts{at}; {known} redshifts are known, {unknown} unknown, the others uncertain. "
             f"{self.num_intervals} {self.quantity}es{limit}, {intervals}, with peak energies of {peak.min():.3g} to "
             f"{peak.max():.4g} keV; {int(self.has_band.sum())} in bands of their own."
-        ).replace("fluencees", "fluences")
+        )
+        return text.replace("fluencees", "fluences") + self._told()
 
     def subset(self, rows: ArrayLike) -> "Bursts":
         """Return the bursts picked by a boolean mask (B,) or by integer indices.
@@ -314,7 +328,7 @@ class Bursts:
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, text as arrays of strings, for storage."""
         own = {key: np.array(getattr(self, key)) for key in ARRAYS}
-        return {"name": np.array(self.name), "quantity": np.array(self.quantity)} | own
+        return {"name": np.array(self.name), "quantity": np.array(self.quantity)} | own | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
@@ -324,8 +338,10 @@ class Bursts:
         of = np.repeat(np.arange(len(used)), used.sum(axis=1))
         names = np.asarray([str(name) for name in stored["name"]])
         cls.from_columns(_columns(names, of, used, table), quantity=str(stored["quantity"]))
+        warnings = warnings_of(stored)
         arrays: dict[str, Any] = {key: frozen_array(value) for key, value in table.items() if key != "used"}
-        return cls(name=tuple(names.tolist()), used=used, quantity=str(stored["quantity"]), **arrays)
+        quantity = str(stored["quantity"])
+        return cls(name=tuple(names.tolist()), used=used, quantity=quantity, warnings=warnings, **arrays)
 
     def to_table(self):
         """Return an astropy ``Table``, one row an interval, that `hbm_jax.data.read_bursts` reads back."""
@@ -401,6 +417,15 @@ def _check_shapes(rows, burst, called) -> None:
                 "band_low, band_high: expected the photon index alpha (and beta) of every flux with a band, for the "
                 "k-correction; found none of some."
             )
+
+
+def _repeated_intervals(rows, burst) -> list[str]:
+    """Warn of intervals of one burst that are the same to the last digit: data that count twice."""
+    both = Counter(zip(burst, rows["log10_E_peak"].tolist(), rows["log10_flux"].tolist(), strict=True))
+    twice = dict.fromkeys(key[0] for key, times in both.items() if times > 1)
+    if not twice:
+        return []
+    return [f"{listed(twice, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
 
 
 def _covariance(rows, burst, called) -> Floats:

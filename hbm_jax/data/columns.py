@@ -15,8 +15,11 @@ __all__ = [
     "Column",
     "Unusual",
     "check_frames",
+    "check_plain",
     "check_values",
     "leave_out_rows",
+    "places_of",
+    "places_within",
     "repeated_names",
     "unused_errors",
     "warnings_of",
@@ -123,9 +126,12 @@ def check_values(
                 f"{what.get(key, key)} of {first}{more} is {values[odd[0]]:g}, unusual for {column.what}: "
                 f"{low:g} to {high:g} are usual"
             )
-        elif column.allowed == EVERYTHING and column.usual == EVERYTHING:
-            texts += isolated_values(values, what.get(key, key))
     return texts
+
+
+def check_plain(numbers: Mapping[str, Floats], what: Mapping[str, str]) -> list[str]:
+    """Return warnings of columns that may hold anything: of values that look like codes for no value."""
+    return [text for key, values in numbers.items() for text in isolated_values(values, what.get(key, key))]
 
 
 def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: Sequence[str]) -> None:
@@ -160,7 +166,7 @@ def isolated_values(values: Floats, what: str) -> list[str]:
     found, times = np.unique(finite, return_counts=True)
     for place in (0, -1):
         rest = np.delete(found, place)
-        if len(rest) < 3 or times[place] < 2:
+        if len(rest) < 3 or not 2 <= times[place] < len(finite) / 2:
             continue
         away = np.min(np.abs(rest - found[place]))
         if away > (FAR_NINES if _is_code(found[place]) else FAR) * np.ptp(rest):
@@ -245,3 +251,18 @@ def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[st
             f"{listed(sorted(unknown))}."
         )
     return np.array([not wanted.intersection(row) for row in labels], dtype=bool)
+
+
+def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each value among the names."""
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place[value] for value in values], dtype=np.int64)
+
+
+def places_within(of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many entries of the same group come before each entry."""
+    order = np.argsort(of, kind="stable")
+    sizes = np.bincount(of)
+    within = np.empty(len(of), dtype=np.int64)
+    within[order] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return within

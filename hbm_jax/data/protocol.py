@@ -19,6 +19,9 @@ class Container(Protocol):
     name: tuple[str, ...]
     """Names of the objects, for messages and labels."""
 
+    warnings: tuple[str, ...]
+    """What is unusual in the data, a sentence each; `describe`, the verdict and the report show it."""
+
     def __len__(self) -> int:
         """Return the number of objects."""
         ...

@@ -10,9 +10,19 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
 from hbm_jax.data import formulas
+from hbm_jax.data.columns import Unusual, check_plain, unused_errors, warnings_of
 from hbm_jax.data.group_designs import GroupDesign, group_designs
-from hbm_jax.data.tables import read_table
-from hbm_jax.validation import DataError, did_you_mean, float_vector, frozen_array, listed, reject_rows, text_tuple
+from hbm_jax.data.tables import make_from_rows, read_table
+from hbm_jax.validation import (
+    DataError,
+    did_you_mean,
+    float_vector,
+    frozen_array,
+    listed,
+    reject_rows,
+    tell,
+    text_tuple,
+)
 
 __all__ = ["RegressionData", "read_regression"]
 
@@ -32,7 +42,7 @@ class Source:
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class RegressionData:
+class RegressionData(Unusual):
     """A response of N points, K predictors, and effects that vary between groups.
 
     Build one with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor itself
@@ -178,6 +188,7 @@ class RegressionData:
             y_mean=frozen_array(y.mean()),
             y_std=frozen_array(y.std() or 1.0),
             source=Source(raw, formula, roles),
+            warnings=tuple(_unusual(raw, roles)),
         )
 
     @classmethod
@@ -257,14 +268,15 @@ class RegressionData:
         groups = f" Groups: {', '.join(of)}." if of else ""
         more = f" {len(self.categories)} categories." if self.categories else ""
         roles = "".join(f" {role.capitalize()}: {column}." for role, column in self.source.roles.items())
-        return f"{len(self)} points, {self.source.formula}; {len(self.terms)} coefficients.{groups}{more}{roles}"
+        text = f"{len(self)} points, {self.source.formula}; {len(self.terms)} coefficients.{groups}{more}{roles}"
+        return text + self._told()
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
         """Return the points picked by a boolean mask or by integer indices, with scales of their own."""
         picked = np.arange(len(self))[np.asarray(rows)]
         columns = {key: values[picked] for key, values in self.source.columns.items()}
         made = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
-        made = dataclasses.replace(made, name=tuple(self.name[i] for i in picked))
+        made = dataclasses.replace(made, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
         return made.replace_observations(np.asarray(self.y)[picked])
 
     def replace_observations(self, observed: ArrayLike) -> "RegressionData":
@@ -278,7 +290,8 @@ class RegressionData:
         """Return plain arrays by name, text as arrays of strings, for storage and fingerprints."""
         columns = {f"column:{key}": values for key, values in self.source.columns.items()}
         roles = {f"role:{role}": np.asarray(column) for role, column in self.source.roles.items()}
-        return columns | roles | {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
+        rest = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
+        return columns | roles | rest | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RegressionData":
@@ -289,7 +302,7 @@ class RegressionData:
             if kind in parts:
                 parts[kind][rest] = np.asarray(value) if kind == "column" else str(value)
         made = cls.from_columns(parts["column"], str(stored["formula"]), **parts["role"])
-        return made.replace_observations(stored["observed"])
+        return dataclasses.replace(made.replace_observations(stored["observed"]), warnings=warnings_of(stored))
 
     def to_table(self):
         """Return an astropy ``Table`` of the columns, the response in the column that the formula names.
@@ -396,6 +409,8 @@ def read_regression(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     formula: str = "",
     trials: str | None = None,
     exposure: str | None = None,
@@ -413,6 +428,11 @@ def read_regression(
         Other names for columns of the table, to be used in the formula: ``{"y": "log_L"}``.
     format
         File format, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        What to leave out: names of points, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
+        be used, and warns of them.
     formula, trials, exposure, offset, error, name
         As in `RegressionData.from_columns`.
 
@@ -432,7 +452,7 @@ def read_regression(
     >>> len(read_regression({"x": [1.0, 2.0, 3.0], "y": [1.1, 2.3, 2.8]}, formula="y ~ x"))
     3
     """
-    table = read_table(source, format=format)
+    table = read_table(source, format=format, missing=missing)
     try:
         for key, column in dict(columns or {}).items():
             if column not in table.columns:
@@ -443,13 +463,34 @@ def read_regression(
         called = dict.fromkeys(table.columns) | dict.fromkeys(columns or {})
         # pandas' own columns say which categories they were declared with.
         values = {key: _as_declared(table, (columns or {}).get(key, key)) for key in called}
-        return RegressionData.from_columns(
-            values, formula, trials=trials, exposure=exposure, offset=offset, error=error, name=name
+        roles = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
+        data, left_out = make_from_rows(
+            values,
+            lambda rows: RegressionData.from_columns(rows, formula, **roles),
+            name=name or "name",
+            leave_out=leave_out,
         )
     except DataError as error_found:
         raise DataError(f"{table.origin}: {error_found}") from error_found
+    used = {key: key for key in data.source.columns}
+    response = () if error is None else ("sigma_" + data.response,)
+    unused = unused_errors(used | dict.fromkeys(response, error), table.columns, used)
+    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
+
+
+def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[str]:
+    """Warn of values of the columns in use that look like codes for no value."""
+    texts = {roles[role] for role in ("name",) if role in roles}
+    numbers = {key: values for key, values in columns.items() if values.dtype.kind == "f" and key not in texts}
+    return check_plain(numbers, {})
 
 
 def _as_declared(table, name: str):
     column = table.columns[name]
-    return column if hasattr(column, "cat") else table.values(name)
+    if hasattr(column, "cat"):
+        return column
+    values = table.values(name)
+    if not np.ma.isMaskedArray(values):
+        return values
+    numbers = values.dtype.kind in "iuf"
+    return np.ma.filled(values.astype(float if numbers else object), np.nan if numbers else None)

@@ -9,7 +9,8 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.tables import read_table
+from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within, unused_errors, warnings_of
+from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.validation import (
     DataError,
     float_vector,
@@ -17,6 +18,7 @@ from hbm_jax.validation import (
     reject_rows,
     require_covariances,
     require_present,
+    tell,
     text_tuple,
 )
 
@@ -29,7 +31,7 @@ ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err"}
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class PointsInGroups:
+class PointsInGroups(Unusual):
     """Points with P predictors x and a response y, measured with errors, in J groups of at most M points.
 
     Build one with `from_columns` or `hbm_jax.data.read_relation`; the constructor itself checks nothing. A pytree.
@@ -60,6 +62,8 @@ class PointsInGroups:
         `hbm_jax.models.Relation`. They belong to the design and stay when other values are put in.
     limited : str
         Where limits are: ``"no"``, ``"y"`` or ``"both"`` (some in a predictor).
+    warnings : tuple of str
+        What is unusual in the data, a sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -145,13 +149,13 @@ class PointsInGroups:
         limit, side, order, limited = _limits(columns, values, coordinates, labels, called)
         errors = _errors(columns, vector, coordinates, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else ("all",)
-        of = np.array([names.index(one) for one in group]) if group else np.zeros(num, int)
+        of = places_of(group, names) if group else np.zeros(num, int)
         given = np.zeros((len(names), 0))
         if group_predictors:
             for key in group_predictors:
                 require_present(key, columns)
             each = np.stack([vector(key) for key in group_predictors], axis=-1)
-            first = np.array([np.flatnonzero(of == j)[0] for j in range(len(names))])
+            first = np.unique(of, return_index=True)[1]
             for place, key in enumerate(group_predictors):
                 differs = each[:, place] != each[first, place][of]
                 reject_rows(differs, each[:, place], called.get(key, key), "one value in all points of a group", labels)
@@ -167,6 +171,7 @@ class PointsInGroups:
             center=frozen_array(values.mean(axis=0)),
             unit=frozen_array(np.where(spread > 0, spread, 1.0)),
             limited=limited,
+            warnings=tuple(check_plain(dict(zip(coordinates, values.T, strict=True)), called)),
         )
 
     def __len__(self) -> int:
@@ -195,7 +200,7 @@ class PointsInGroups:
         groups = f"{len(self)} groups of {sizes.min()} to {sizes.max()}" if len(self) > 1 else "one group"
         beyond = int(np.sum(self.is_limit))
         limits = f" {beyond} points are limits." if beyond else ""
-        return f"{self.num_points} points in {groups}. {'; '.join(kinds)}.{limits}"
+        return f"{self.num_points} points in {groups}. {'; '.join(kinds)}.{limits}{self._told()}"
 
     @property
     def is_limit(self) -> np.ndarray:
@@ -222,7 +227,8 @@ class PointsInGroups:
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, for storage and fingerprints."""
         text = {key: np.asarray(getattr(self, key), str) for key in ("name", "predictors", "group_predictor_names")}
-        return text | {key: np.asarray(getattr(self, key)) for key in ARRAYS} | {"limited": np.asarray(self.limited)}
+        arrays = {key: np.asarray(getattr(self, key)) for key in ARRAYS}
+        return text | arrays | {"limited": np.asarray(self.limited)} | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "PointsInGroups":
@@ -230,7 +236,7 @@ class PointsInGroups:
         keys = ("name", "predictors", "group_predictor_names")
         text: dict[str, Any] = {key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in keys}
         arrays: dict[str, Any] = {key: np.asarray(stored[key]) for key in ARRAYS}
-        return cls(**text, **arrays, limited=str(stored["limited"]))
+        return cls(**text, **arrays, limited=str(stored["limited"]), warnings=warnings_of(stored))
 
     def to_table(self):
         """Return an astropy ``Table``, one row a point, that `hbm_jax.data.read_relation` reads back."""
@@ -344,7 +350,7 @@ def _limits(columns, values, coordinates, labels, called):
 def _padded(of, num: int, values, errors, limit, side, order) -> dict[str, np.ndarray]:
     """Arrays of one row a point in the shape (group, place)."""
     sizes = np.bincount(of, minlength=num)
-    place = np.array([np.count_nonzero(of[:i] == j) for i, j in enumerate(of)]) if num > 1 else np.arange(len(of))
+    place = places_within(of)
     shape = (num, int(sizes.max()))
     eye = np.eye(values.shape[1])
     filled = {"values": 0.0, "errors": eye, "limit": np.nan, "side": 1.0, "order": eye, "used": False, "row": -1}
@@ -367,6 +373,8 @@ def read_relation(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     predictors: Sequence[str] = ("x",),
     group_predictors: Sequence[str] = (),
 ) -> PointsInGroups:
@@ -381,6 +389,11 @@ def read_relation(
         Columns with standard names, see `PointsInGroups.from_columns`, are found by themselves; others are ignored.
     format
         File format, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        What to leave out: names of groups, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
+        be used, and warns of them.
     predictors, group_predictors
         Names of the predictors of points and of groups.
 
@@ -400,7 +413,7 @@ def read_relation(
     >>> read_relation({"x": [1.0, 2.0, 3.0], "L": [1.1, 2.3, 2.8]}, columns={"y": "L"}).num_points
     3
     """
-    table = read_table(source, format=format)
+    table = read_table(source, format=format, missing=missing)
     coordinates = (*predictors, "y")
     pairs = [f"{a}_{b}" for i, a in enumerate(coordinates) for b in coordinates[i + 1 :]]
     standard = [
@@ -411,9 +424,16 @@ def read_relation(
     try:
         found = table.resolve(standard, columns, {k: v for k, v in ALIASES.items() if k in standard})
         table.require(found, *coordinates, *group_predictors)
-        values = {key: table.values(name) for key, name in found.items()}
-        return PointsInGroups.from_columns(
-            values, predictors=predictors, group_predictors=group_predictors, called=found
+        texts = ("group", *(f"limit_{key}" for key in coordinates))
+        data, left_out = make_from_rows(
+            {key: table.values(name, text=key in texts) for key, name in found.items()},
+            lambda rows: PointsInGroups.from_columns(
+                rows, predictors=predictors, group_predictors=group_predictors, called=found
+            ),
+            name="group",
+            leave_out=leave_out,
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
+    unused = unused_errors(found, table.columns, coordinates)
+    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))

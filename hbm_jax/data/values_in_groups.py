@@ -10,7 +10,8 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.tables import read_table
+from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within, unused_errors, warnings_of
+from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.validation import (
     DataError,
     float_vector,
@@ -19,6 +20,7 @@ from hbm_jax.validation import (
     reject_rows,
     require_covariances,
     require_present,
+    tell,
     text_tuple,
 )
 
@@ -29,7 +31,7 @@ ARRAYS = ("values", "errors", "used", "row", "center", "unit")
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class ValuesInGroups:
+class ValuesInGroups(Unusual):
     """Values of D components, measured in K groups of at most M values each, with errors that are known or not.
 
     Build one with `from_columns` or `hbm_jax.data.read_values`; the constructor itself checks nothing. A pytree.
@@ -124,7 +126,7 @@ class ValuesInGroups:
         values = np.stack([vector(key) for key in components], axis=-1)
         errors = _errors(columns, vector, components, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else tuple(f"group {i}" for i in range(num))
-        of = np.array([names.index(one) for one in group]) if group else np.arange(num)
+        of = places_of(group, names) if group else np.arange(num)
         spread = values.std(axis=0)
         return cls(
             names,
@@ -133,6 +135,7 @@ class ValuesInGroups:
             center=frozen_array(values.mean(axis=0)),
             unit=frozen_array(np.where(spread > 0, spread, 1.0)),
             has_errors=bool(errors.any()),
+            warnings=tuple(check_plain(dict(zip(components, values.T, strict=True)), called)),
         )
 
     def __len__(self) -> int:
@@ -158,7 +161,7 @@ class ValuesInGroups:
             f"{c}: median error {np.sqrt(np.median(v)):.3g}" for c, v in zip(self.components, variances.T, strict=True)
         ]
         errors = "; ".join(kinds) if self.has_errors else f"{', '.join(self.components)}: errors not given"
-        return f"{self.num_values} values in {len(self)} groups of {each}. {errors}."
+        return f"{self.num_values} values in {len(self)} groups of {each}. {errors}.{self._told()}"
 
     def subset(self, rows: ArrayLike) -> "ValuesInGroups":
         """Return the groups picked by a boolean mask or by integer indices."""
@@ -179,7 +182,7 @@ class ValuesInGroups:
         """Return plain arrays by field name, for storage and fingerprints."""
         text = {key: np.asarray(getattr(self, key), str) for key in ("name", "components")}
         arrays = {key: np.asarray(getattr(self, key)) for key in ARRAYS}
-        return text | arrays | {"has_errors": np.asarray(self.has_errors)}
+        return text | arrays | {"has_errors": np.asarray(self.has_errors)} | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "ValuesInGroups":
@@ -188,7 +191,7 @@ class ValuesInGroups:
             key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in ("name", "components")
         }
         arrays: dict[str, Any] = {key: np.asarray(stored[key]) for key in ARRAYS}
-        return cls(**text, **arrays, has_errors=bool(stored["has_errors"]))
+        return cls(**text, **arrays, has_errors=bool(stored["has_errors"]), warnings=warnings_of(stored))
 
     def to_table(self):
         """Return an astropy ``Table``, one row a value, that `hbm_jax.data.read_values` reads back."""
@@ -245,9 +248,7 @@ def _errors(columns, vector, components, labels, called, num):
 def _padded(of, num: int, values, errors) -> dict[str, np.ndarray]:
     """Arrays of one row a value in the shape (group, place)."""
     sizes = np.bincount(of, minlength=num)
-    order = np.argsort(of, kind="stable")
-    place = np.empty(len(of), int)
-    place[order] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = places_within(of)
     shape = (num, int(sizes.max()))
     eye = np.eye(values.shape[1])
     filled = {"values": 0.0, "errors": eye, "used": False, "row": -1}
@@ -267,6 +268,8 @@ def read_values(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | tuple[float, ...] = (),
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
     components: Sequence[str] = ("y",),
 ) -> ValuesInGroups:
     """Read measured values in groups from a table of one row a value.
@@ -280,6 +283,11 @@ def read_values(
         Columns with standard names, see `ValuesInGroups.from_columns`, are found by themselves; others are ignored.
     format
         File format, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+    leave_out
+        What to leave out: names of groups, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
+        be used, and warns of them.
     components
         Names of the components of a value.
 
@@ -299,17 +307,23 @@ def read_values(
     >>> read_values({"star": ["a", "a", "b"], "v": [1.0, 1.2, 3.0]}, columns={"y": "v", "group": "star"}).name
     ('a', 'b')
     """
-    table = read_table(source, format=format)
+    table = read_table(source, format=format, missing=missing)
     pairs = [f"{components[i]}_{components[j]}" for i, j in _pairs(len(components))]
     both = [f"{kind}_{pair}" for pair in pairs for kind in ("correlation", "covariance")]
     standard = [*components, *(f"sigma_{key}" for key in components), "group", *both]
     try:
         found = table.resolve(standard, columns, {"group": "name"})
         table.require(found, *components)
-        values = {key: table.values(name) for key, name in found.items()}
-        return ValuesInGroups.from_columns(values, components=components, called=found)
+        data, left_out = make_from_rows(
+            {key: table.values(name, text=key == "group") for key, name in found.items()},
+            lambda rows: ValuesInGroups.from_columns(rows, components=components, called=found),
+            name="group",
+            leave_out=leave_out,
+        )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
+    unused = unused_errors(found, table.columns, components)
+    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def load_eight_schools() -> ValuesInGroups:

@@ -266,7 +266,8 @@ def assemble(
     verdict = judge(
         tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
     )
-    verdict = replace(verdict, notes=(*cautions, *verdict.notes))
+    unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
+    verdict = replace(verdict, notes=(*cautions, *unusual, *verdict.notes))
     run = run | provenance() | describe(program, data)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,

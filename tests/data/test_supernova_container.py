@@ -93,8 +93,15 @@ def test_errors_may_be_variances_or_the_whole_covariance(three):
     assert_same(three, Supernovae.from_columns(columns(covariance=three.covariance, **dict.fromkeys(parts))))
 
 
-def test_repeated_names_are_allowed():
-    assert Supernovae.from_columns(columns(name=["sn"] * 3)).name == ("sn", "sn", "sn")
+def test_what_is_unusual_stays_with_the_data():
+    twice = Supernovae.from_columns(columns(name=["sn", "sn", "other"], x1=[0.0, 0.1, -12.5]))
+    assert twice.name == ("sn", "sn", "other")
+    red, repeated = twice.warnings
+    assert red == "column 'x1' of other is -12.5, unusual for a stretch x1: -10 to 10 are usual"
+    assert repeated.startswith("sn is in the table more than once")
+    assert twice.describe().endswith(f"Warning: {red}. Warning: {repeated}.")
+    again = Supernovae.from_dict(twice.to_dict())
+    assert again.warnings == twice.subset([0, 1]).warnings == twice.warnings
 
 
 def whole(covariance):
@@ -126,7 +133,7 @@ BAD = {
     ),
     "negative error": (
         columns(sigma_c=[-1.0, 0.2, 0.1]),
-        ["'sigma_c', row 0 (sn_a): expected an error above 0, found -1.0"],
+        ["'sigma_c', row 0 (sn_a): expected an error above 0 (where it means", "found -1.0"],
     ),
     "lengths": (columns(m_b=[23.0, 21.0]), ["different length", "z_cmb 3", "m_b 2"]),
     "names too few": (columns(name=["a"]), ["different length", "name 1"]),
@@ -168,10 +175,13 @@ BAD = {
         ["'covariance': expected shape (3, 3, 3), found (3, 3)"],
     ),
     "covariance twice": (columns(covariance=np.eye(3)), ["expected the errors either whole or by column"]),
-    "mass alone": (columns(sigma_log10_mass=None), ["'sigma_log10_mass' is missing"]),
-    "mass without error": (
-        columns(sigma_log10_mass=[0.1, np.nan, np.nan]),
-        ["row 2 (sn_c): expected a value in both, or in neither, found 9.1 +- nan"],
+    "linear mass": (columns(log10_mass=[1e10, np.nan, 9.0]), ["row 0 (sn_a)", "between 0 and 14, found 10000000000.0"]),
+    "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "say so: missing=-9", "found -9.0"]),
+    "missing magnitude": (columns(m_b=[-999.0, 99.0, 20.0]), ["'m_b', row 0 (sn_a)", "missing=(-999, 99)", "2 such"]),
+    "missing stretch": (columns(x1=[0.0, 0.1, -9999.0]), ["'x1', row 2 (sn_c)", "missing=-9999), found -9999.0"]),
+    "redshifts apart": (
+        columns(z_hel=[5.0, 0.1, 0.1]),
+        ["'z_cmb' and column 'z_hel', row 0", "one object in two frames"],
     ),
     "mass error": (
         columns(sigma_log10_mass=[-999.0, np.nan, 0.1]),

@@ -452,6 +452,8 @@ def test_union3_light_curve_fits(shared_data):
 
     whole = frame.drop(columns=["var_m_b", "var_x1", "var_c", "cov_m_x1", "cov_m_c", "cov_x1_c"])
     whole = {key: whole[key] for key in whole} | {"covariance": union3_covariance(frame)}
+    whole |= {"m_b": np.full(len(frame), 20.0), "x1": np.zeros(len(frame)), "c": np.zeros(len(frame))}
+    whole["log_mass"] = np.full(len(frame), 10.0)
     with pytest.raises(DataError, match=r"row 18 \(PSN_J110533.80\+194118.7\): expected positive variances"):
         read_supernovae(whole, columns=columns)
 

@@ -1,0 +1,126 @@
+"""What is unusual in a table is told and kept with the data, and is left out or called missing on request."""
+
+import numpy as np
+import pytest
+
+from hbm_jax.data import (
+    Bursts,
+    DataError,
+    DataWarning,
+    DistanceModuli,
+    read_bursts,
+    read_distance_moduli,
+    read_regression,
+    read_relation,
+    read_values,
+)
+
+RNG = np.random.default_rng(1)
+X = np.round(RNG.normal(size=20), 3)
+Y = np.round(2.0 * X + 0.1 * RNG.normal(size=20), 3)
+GROUP = np.repeat(["a", "b", "c", "d"], 5)
+BURST = {
+    "burst": ["one", "two", "three"], "z": [1.0, 2.0, 0.5], "log10_E_peak": [2.5, 2.2, 1.9],
+    "log10_flux": [-5.5, -6.1, -6.0], "sigma_log10_E_peak": [0.05] * 3, "sigma_log10_flux": [0.02] * 3,
+}  # fmt: skip
+MODULI = {"name": ["p", "q", "r"], "z_cmb": [0.1, 0.2, 0.3], "mu": [38.0, 39.9, 40.9], "sigma": [0.1] * 3}
+
+# Reader, a table, one of its columns of numbers, the name of its second object.
+READERS = {
+    "relation": (read_relation, {"x": X, "y": Y, "group": GROUP}, "x", "b"),
+    "values": (read_values, {"y": Y, "group": GROUP}, "y", "b"),
+    "regression": (
+        lambda table, **options: read_regression(table, formula="y ~ x", name="object", **options),
+        {"x": X, "y": Y, "object": [f"o{i}" for i in range(20)]},
+        "x",
+        "o1",
+    ),
+    "bursts": (read_bursts, BURST, "log10_E_peak", "two"),
+    "moduli": (read_distance_moduli, MODULI, "mu", "q"),
+}
+
+
+def changed(table, column, rows, value):
+    values = np.array(table[column], dtype=float)
+    values[rows] = value
+    return table | {column: values}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_rows_are_left_out_by_name_by_number_and_where_they_are_bad(kind):
+    read, table, column, second = READERS[kind]
+    whole = read(table)
+    assert second in whole.name
+    assert whole.warnings == ()
+    without = read(table, leave_out=second)
+    assert set(whole.name) - set(without.name) == {second}
+    num = len(next(iter(read(table, leave_out="row 0").to_table().itercols())))
+    assert num == len(table[column]) - 1
+    with pytest.raises(DataError, match=r"leave_out: expected names of the table's rows, .* found nobody"):
+        read(table, leave_out=["nobody"])
+    bad = changed(table, column, [1], np.nan)
+    with pytest.raises(DataError, match="row 1"):
+        read(bad)
+    with pytest.warns(DataWarning, match=r"left out: .*, because of .*row 1"):
+        kept = read(bad, leave_out="bad")
+    assert len(kept.to_table()) == len(table[column]) - 1
+    assert kept.warnings[0].startswith("left out: ")
+    assert kept.warnings[0] in kept.describe()
+    assert type(kept).from_dict(kept.to_dict()).warnings == kept.warnings
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_numbers_that_mean_nothing_are_missing(kind):
+    read, table, column, _ = READERS[kind]
+    coded = changed(table, column, [1], -99.0)
+    with pytest.raises(DataError, match="row 1"):
+        read(coded, missing=(-9, -99))
+    with pytest.warns(DataWarning, match="left out"):
+        kept = read(coded, missing=-99, leave_out="bad")
+    assert len(kept.to_table()) == len(table[column]) - 1
+
+
+@pytest.mark.parametrize("kind", ["relation", "values", "regression"])
+def test_repeated_values_far_from_all_others_are_warned_of(kind):
+    read, table, column, _ = READERS[kind]
+    with pytest.warns(DataWarning, match=rf"{column} is -99 in 3 rows and between .* say so: missing=-99"):
+        data = read(changed(table, column, [1, 7, 9], -99.0))
+    assert "-99 in 3 rows" in data.describe()
+    # One such value may be real, and so are two clusters.
+    assert read(changed(table, column, [1], 40.0)).warnings == ()
+    assert read(changed(table, column, np.arange(10), 4.0)).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["e_x", "xerr", "x_error", "err_x", "sx", "dx", "x_err_", "COV_x_y", "X_ERR"])
+def test_columns_that_look_like_errors_and_are_not_used(name):
+    table = {"x": X, "y": Y, name: np.full(20, 0.2)}
+    if name == "x_err_":
+        assert read_relation(table).warnings == ()
+        return
+    with pytest.warns(DataWarning, match=rf"column '{name}' looks like the (error|covariance) of 'x' and is not used"):
+        read_relation(table)
+    with pytest.warns(DataWarning, match=name):
+        read_regression(table, formula="y ~ x")
+    if not name.startswith("COV"):
+        assert read_relation(table, columns={"sigma_x": name}).warnings == ()
+
+
+def test_impossible_values_are_refused():
+    with pytest.raises(DataError, match=r"mu_calibrator, row 1 \(q\): expected a modulus .* missing=-1\), found -1"):
+        DistanceModuli.from_columns(MODULI | {"mu_calibrator": [np.nan, -1.0, np.nan]})
+    with pytest.raises(DataError, match=r"log10_flux, row 0 \(one\): .* missing=.-999, -99.*found -99.0 .2 such"):
+        Bursts.from_columns(BURST | {"log10_flux": [-99.0, -999.0, -6.0]})
+    with pytest.warns(DataWarning, match="log10_flux of three is 1.5, unusual"):
+        read_bursts(BURST | {"log10_flux": [-5.5, -6.1, 1.5]})
+
+
+def test_what_is_there_twice_is_told():
+    with pytest.warns(DataWarning, match="p is in the table more than once"):
+        data = read_distance_moduli(MODULI | {"name": ["p", "p", "r"]})
+    assert data.name == ("p", "p 2", "r")
+    # Where a covariance ties them they are measurements of one object.
+    tied = {key: value for key, value in MODULI.items() if key != "sigma"} | {"covariance": 0.01 * np.eye(3)}
+    assert read_distance_moduli(tied | {"name": ["p", "p", "r"]}).warnings == ()
+    twice = {key: [*value, value[0]] for key, value in BURST.items()}
+    with pytest.warns(DataWarning, match="one: the same peak energy and flux in more than one row"):
+        read_bursts(twice)
