@@ -160,7 +160,7 @@ def no_host_masses(table):
         (without_value, 7, ["'x1'", "row 7", "found"]),
         (negative_error, 4, ["'var_c'", "row 4"]),
         (not_definite, 9, ["covariance", "row 9", "positive definite"]),
-        (no_redshift, 3, ["'z_cmb'", "row 3", "expected a redshift above 0, found 0.0"]),
+        (no_redshift, 3, ["'z_cmb'", "row 3", "expected a redshift between 0 and 20, found 0.0"]),
         (text_for_a_number, 5, ["'c'", "row 5", "expected a number", "'n/a'"]),
         (no_rows, None, ["expected"]),
         (no_host_masses, None, ["mass_step=True) needs the host mass", "60 of 60", "mass_step=False"]),

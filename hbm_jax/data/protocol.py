@@ -13,14 +13,12 @@ class Container(Protocol):
 
     A container is a frozen dataclass registered with JAX as a pytree, holds read-only float64 NumPy arrays whose first
     dimension is the object, and is built through one validating constructor, ``from_columns``, whose `DataError`\\ s
-    name the column, the row and the object. Units are in the field names or the docstring.
+    name the column, the row and the object. Units are in the field names or the docstring. It may have a static field
+    ``warnings``, a sentence for each thing that is unusual in the data, which the verdict takes up.
     """
 
     name: tuple[str, ...]
     """Names of the objects, for messages and labels."""
-
-    warnings: tuple[str, ...]
-    """What is unusual in the data, a sentence each; `describe`, the verdict and the report show it."""
 
     def __len__(self) -> int:
         """Return the number of objects."""
