@@ -5,7 +5,7 @@ Messages are one paragraph that names the thing, what was expected and what was 
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,19 @@ def tell(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tupl
     for text in kept:
         warnings.warn(f"{origin}: {text}." if origin else f"{text}.", DataWarning, stacklevel=stacklevel)
     return kept
+
+
+class Labels(Sequence):
+    """What messages call the rows of a table: worked out for those that are named, not for a million."""
+
+    def __init__(self, num: int, of: Callable[[int], str]):
+        self.num, self.of = num, of
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, row):
+        return self.of(row)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -105,6 +118,14 @@ def _is_missing(value: Any) -> bool:
     )
 
 
+def _all_numbers(array: np.ndarray) -> Floats | None:
+    """Return a column of text or objects as numbers, None if some entry is none."""
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        return None
+
+
 def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_missing: bool = False) -> Floats:
     """Return a fresh, native float64 vector of a column of numbers or of their text.
 
@@ -134,8 +155,9 @@ def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_mis
     if array.dtype.kind in "iuf":
         numbers = array.astype(np.float64)
     elif array.dtype.kind in "OSU":
-        numbers = np.full(array.shape, np.nan)
-        entries = array.tolist()
+        plain = _all_numbers(array) if not missing.any() else None
+        numbers = np.full(array.shape, np.nan) if plain is None else plain
+        entries = array.tolist() if plain is None else []
         for row, value in enumerate(entries):
             if missing[row] or _is_missing(value):
                 # NaN in an array of objects is reported as NaN below, not as an empty field
@@ -162,7 +184,10 @@ def text_tuple(values: Any, what: str, default: str) -> tuple[str, ...]:
     if array.ndim != 1:
         raise DataError(f"{what}: expected one string per object, found an array of shape {array.shape}.")
     texts = []
-    for row, value in enumerate(array.tolist()):
+    entries = array.tolist()
+    if mask is None and set(map(type, entries)) == {str} and all(map(str.strip, entries)):
+        return tuple(entries)
+    for row, value in enumerate(entries):
         if (mask is not None and mask[row]) or _is_missing(value):
             texts.append(default.format(row=row))
         else:

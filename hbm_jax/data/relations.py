@@ -13,6 +13,7 @@ from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within,
 from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.validation import (
     DataError,
+    Labels,
     float_vector,
     frozen_array,
     reject_rows,
@@ -129,7 +130,7 @@ class PointsInGroups(Unusual):
         group = text_tuple(columns["group"], called.get("group", "group"), "") if "group" in columns else ()
         nothing = ["no value (masked or empty)"] * num
         reject_rows([not name for name in group], nothing, called.get("group", "group"), "the name of a group", ())
-        labels = [f"row {i}" + (f" (group {group[i]})" if group else "") for i in range(num)]
+        labels = Labels(num, lambda row: f"row {row}" + (f" (group {group[row]})" if group else ""))
 
         def vector(key):
             found = float_vector(columns[key], called.get(key, key), labels)

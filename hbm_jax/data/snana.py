@@ -114,4 +114,5 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
         if name in found and "x0" in found and key not in found:
             x0, covariance = (np.ma.asarray(known.values(one)).astype(float) for one in ("x0", name))
             more[key] = -2.5 / np.log(10.0) * covariance / x0
-    return TableColumns(table.origin, found | more, codes)
+    used = {"COV_x1_c", "COV_x1_x0", "COV_c_x0"} if {"cov_x1_c", "cov_m_x1"} <= more.keys() else set()
+    return TableColumns(table.origin, {key: value for key, value in found.items() if key not in used} | more, codes)

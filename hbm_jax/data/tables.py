@@ -16,6 +16,7 @@ from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "read_table"]
 
+MAX_BYTES = 1 << 30  # that a compressed table may hold
 Made = TypeVar("Made")
 
 
@@ -134,8 +135,9 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     Parameters
     ----------
     source
-        Path of a file: ``.csv`` (lines that start with ``#`` are comments, the first other line names the columns),
-        ``.ecsv``, ``.fits`` (first table extension), each also with ``.gz``. Or an astropy ``Table`` or ``QTable``, a
+        Path of a file: ``.csv`` or ``.tsv`` (lines that start with ``#`` are comments, the first other line names the
+        columns; commas, tabs or semicolons between them), ``.ecsv``, ``.fits`` (first table extension), each also with
+        ``.gz``, of at most 1 GiB when decompressed. Or an astropy ``Table`` or ``QTable``, a
         pandas ``DataFrame``, a NumPy structured array, or a mapping of names to arrays.
     format
         Overrides the suffix: ``"csv"``, or any format name of `astropy.table.Table.read`, such as ``"fits"``,
@@ -191,7 +193,7 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
     """Read a file in the format given or told by its suffix."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
-    by_suffix = {".csv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
+    by_suffix = {".csv": "csv", ".tsv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = (suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:]) or [""]
     chosen = format or by_suffix.get(suffix[0])
@@ -201,6 +203,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             f"found {suffix[0]!r}."
         )
     try:
+        if path.suffix.lower() == ".gz":
+            _refuse_huge(path)
         if chosen == "csv":
             lines = _text_lines(path)
             if not lines or not lines[0].startswith("# %ECSV"):
@@ -210,10 +214,23 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
         # NaN must arrive as NaN, to be reported as such; astropy would mask it
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
-        table = Table.read(path, format=chosen, **options)
+        with path.open("rb") as file:
+            table = Table.read(file if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
-    except (DataError, OSError, ValueError, TypeError, EOFError) as error:
-        raise DataError(f"{path}: could not be read as {chosen}: {error}") from error
+    # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
+    except Exception as error:
+        text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
+        raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
+
+
+def _refuse_huge(path: Path) -> None:
+    """Refuse a compressed file of which more than `MAX_BYTES` come."""
+    total = 0
+    with gzip.open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            total += len(block)
+            if total > MAX_BYTES:
+                raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
 
 
 def _text_lines(path: Path) -> list[str]:
@@ -225,24 +242,35 @@ def _text_lines(path: Path) -> list[str]:
 
 def _csv_columns(lines: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for."""
-    kept = [
-        (number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not kept:
+    plain = not any(line.startswith("#") or not line or line.isspace() for line in lines)
+    numbers = range(1, len(lines) + 1)
+    if not plain:
+        numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+        numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
+    if not lines:
         raise DataError("the file is empty: expected a line with the column names, found none.")
-    rows = list(csv.reader((line for _, line in kept), skipinitialspace=True))
-    header = [name.strip() for name in rows[0]]
+    delimiter = next((mark for mark in (",", "\t", ";") if mark in lines[0]), ",")
+    # Without quotes there is a quicker way, of a second for a million rows.
+    quoted = any('"' in line for line in lines)
+    rows = list(csv.reader(lines, skipinitialspace=delimiter != "\t", delimiter=delimiter)) if quoted else []
+    header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(
-            f"line {kept[0][0]}: expected the column names on the first line that is no comment, found {rows[0]}."
+            f"line {numbers[0]}: expected the column names on the first line that is no comment, found {header}."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
-        raise DataError(f"line {kept[0][0]}: expected distinct column names, found {sorted(repeated)} more than once.")
-    for (number, _), row in zip(kept, rows, strict=False):
-        if len(row) != len(header):
-            raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {len(row)}.")
-    return {name: np.array([row[index].strip() for row in rows[1:]], dtype=object) for index, name in enumerate(header)}
+        raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
+    fields = list(map(len, rows)) if quoted else [line.count(delimiter) + 1 for line in lines]
+    for number, found in zip(numbers, fields, strict=False):
+        if found != len(header):
+            raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found}.")
+    entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
+    if len(lines) == 1:
+        entries = []
+    if quoted or any(" " in line for line in lines):
+        entries = [entry.strip() for entry in entries]
+    return {name: np.array(entries[place :: len(header)], dtype=object) for place, name in enumerate(header)}
 
 
 def _is_number(text: str) -> bool:

@@ -14,6 +14,7 @@ from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within,
 from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.validation import (
     DataError,
+    Labels,
     float_vector,
     frozen_array,
     listed,
@@ -110,7 +111,7 @@ class ValuesInGroups(Unusual):
         if num < 2:
             raise DataError(f"{called.get(components[0], components[0])}: expected 2 values or more; found {num}.")
         group = text_tuple(columns["group"], called.get("group", "group"), "") if "group" in columns else ()
-        labels = [f"group {name}" for name in group]
+        labels = Labels(len(group), lambda row: f"group {group[row]}")
         if group:
             if len(group) != num:
                 raise DataError(f"group: expected {num} names, one a value; found {len(group)}.")

@@ -200,9 +200,18 @@ def _require_room(path: Path, needed: int) -> None:
 
 
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
-    """Write a median and its interval with two significant digits of the smaller half-width."""
+    """Write a median and its interval with two significant digits of the smaller half-width.
+
+    Numbers of 1e6 and more, or all below 1e-4, have an exponent, and four significant digits at least.
+    """
     width = min(median - lower, upper - median)
-    decimals = 3 if not width > 0 else int(np.clip(1 - np.floor(np.log10(width)), 0, 12))
+    largest = max(abs(lower), abs(median), abs(upper))
+    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # the last one to write
+    if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:
+        size = int(np.floor(np.log10(largest)))
+        decimals = 3 if digit is None else int(np.clip(size - digit, 3, 12))
+        return tuple(f"{value:.{decimals}e}" for value in (median, lower, upper))  # type: ignore[return-value]
+    decimals = 3 if digit is None else int(np.clip(-digit, 0, 12))
     return f"{median:.{decimals}f}", f"{lower:.{decimals}f}", f"{upper:.{decimals}f}"
 
 
