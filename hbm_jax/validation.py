@@ -119,7 +119,9 @@ def _is_missing(value: Any) -> bool:
 
 
 def _all_numbers(array: np.ndarray) -> Floats | None:
-    """Return a column of text or objects as numbers, None if some entry is none."""
+    """Return a column of text as numbers, None if some entry is none."""
+    if set(map(type, array.tolist())) != {str}:
+        return None
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError):

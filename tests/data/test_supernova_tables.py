@@ -181,7 +181,7 @@ def test_pandas_csv_with_its_index(tmp_path, reference):
 
 def test_format_overrides_the_suffix(tmp_path, reference):
     Table(plain_columns()).write(tmp_path / "sne.dat", format="ascii")
-    with pytest.raises(DataError, match=r"sne.dat: expected a name ending in .csv, .ecsv.*found '.dat'"):
+    with pytest.raises(DataError, match=r"sne.dat: expected a name ending in .csv, .tsv.*found '.dat'"):
         read_supernovae(tmp_path / "sne.dat")
     assert_same(read_supernovae(tmp_path / "sne.dat", format="ascii"), reference)
 
