@@ -45,3 +45,22 @@ def small_observation():
     """With a background and a response."""
     background = small_spectrum(seed=3, backscal=np.full(NUM_CHANNELS, 0.5), exposure=2000.0)
     return small_spectrum(background=background, response=Response.of(small_rmf(), small_arf()))
+
+
+def spoilt(data, rng):
+    """Cut short, with bits turned, or with a card of a header given another value, the keyword changed too at times."""
+    kind = rng.integers(0, 4)
+    if kind == 0:
+        return data[: rng.integers(1, len(data))]
+    changed = bytearray(data)
+    if kind == 1:
+        for at in rng.integers(0, len(data), 5):
+            changed[at] ^= 1 << int(rng.integers(0, 8))
+        return bytes(changed)
+    cards = [at for at in range(0, len(data), 80) if data[at + 8 : at + 10] == b"= "]
+    at = cards[rng.integers(0, len(cards))]
+    value = rng.choice(["0", "-1", "1", "1E300", "-1E-300", "'x'", "", "T", "99999", "'NaN'", "2.5"])
+    changed[at + 10 : at + 80] = f"{value:>20}".encode().ljust(70)
+    if kind == 3:
+        changed[at + int(rng.integers(0, 8))] ^= 1 << int(rng.integers(0, 5))
+    return bytes(changed)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from small_ogip import NUM_CHANNELS, NUM_ENERGIES, small_arf, small_rmf, small_spectrum
+from small_ogip import NUM_CHANNELS, NUM_ENERGIES, small_arf, small_rmf, small_spectrum, spoilt
 
 from hbm_jax.data import read_afterglows
 from hbm_jax.spectra.ogip import read_arf, read_pha, read_rmf, read_spectrum
@@ -152,25 +152,6 @@ def test_spoilt_keywords_are_named(sound, tmp_path, key, value, expected):
     with pytest.raises(DataError, match=expected) as caught:
         read_pha(path)
     assert str(path) in str(caught.value)
-
-
-def spoilt(data, rng):
-    """Cut short, with bits turned, or with a card of a header given another value, the keyword changed too at times."""
-    kind = rng.integers(0, 4)
-    if kind == 0:
-        return data[: rng.integers(1, len(data))]
-    changed = bytearray(data)
-    if kind == 1:
-        for at in rng.integers(0, len(data), 5):
-            changed[at] ^= 1 << int(rng.integers(0, 8))
-        return bytes(changed)
-    cards = [at for at in range(0, len(data), 80) if data[at + 8 : at + 10] == b"= "]
-    at = cards[rng.integers(0, len(cards))]
-    value = rng.choice(["0", "-1", "1", "1E300", "-1E-300", "'x'", "", "T", "99999", "'NaN'", "2.5"])
-    changed[at + 10 : at + 80] = f"{value:>20}".encode().ljust(70)
-    if kind == 3:
-        changed[at + int(rng.integers(0, 8))] ^= 1 << int(rng.integers(0, 5))
-    return bytes(changed)
 
 
 @pytest.mark.filterwarnings("ignore:.*(SYS_ERR|CORRFILE)")
