@@ -199,7 +199,11 @@ def _of_command_line(module: str, name: str = "simulate") -> Callable:
 
 SPECTRA_FLAGS = {
     "spectra": "folder of the spectra; that of the catalogue where omitted",
-    "leave_out": "source to leave out; may be repeated; 'bad' leaves out all that cannot be read",
+    "leave_out": "source or row to leave out, by name; may be repeated; 'bad' leaves out all that cannot be used",
+}
+TABLE_FLAGS = {
+    "missing": "number that means that there is no value, such as -9; may be repeated",
+    "leave_out": SPECTRA_FLAGS["leave_out"],
 }
 MODELS = {
     "supernova": Entry(
@@ -221,6 +225,7 @@ MODELS = {
         data.DistanceModuli,
         data.read_distance_moduli,
         figures=_distance_figures,
+        reader_flags=TABLE_FLAGS,
     ),
     "afterglow": Entry(
         models.Afterglow,
@@ -247,6 +252,7 @@ MODELS = {
         {"konus-amati": data.load_konus, "konus-yonetoku": functools.partial(data.load_konus, "yonetoku")},
         figures=_figures_in("bursts"),
         simulate=_of_command_line("bursts"),
+        reader_flags=TABLE_FLAGS,
     ),
     "golenetskii-counts": Entry(
         models.GolenetskiiCounts,
@@ -262,6 +268,7 @@ MODELS = {
         data.PointsInGroups,
         data.read_relation,
         figures=_relation_figures,
+        reader_flags=TABLE_FLAGS,
     ),
     "normal": Entry(
         models.Normal,
@@ -269,24 +276,28 @@ MODELS = {
         data.read_values,
         {"eight-schools": data.load_eight_schools},
         figures=_normal_figures,
+        reader_flags=TABLE_FLAGS,
     ),
     "normal-vectors": Entry(
         models.NormalVectors,
         data.ValuesInGroups,
         data.read_values,
         figures=_normal_figures,
+        reader_flags=TABLE_FLAGS,
     ),
     "regression": Entry(
         models.Regression,
         data.RegressionData,
         data.read_regression,
         figures=_regression_figures,
+        reader_flags=TABLE_FLAGS,
     ),
     "rates": Entry(
         models.Rates,
         data.RegressionData,
         data.read_regression,
         figures=_regression_figures,
+        reader_flags=TABLE_FLAGS,
     ),
 }
 

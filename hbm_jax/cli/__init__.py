@@ -166,7 +166,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(dashed, dest=f"model.{name}", metavar=name.upper(), help=text)
     for name, (kind, text) in reader_flags().items():
         action = "append" if any(typing.get_origin(part) is list for part in typing.get_args(kind)) else "store"
-        metavar = "NAME" if action == "append" else "DIR"
+        metavar = "NUMBER" if name == "missing" else "NAME" if action == "append" else "DIR"
         parser.add_argument(
             f"--{name.replace('_', '-')}", dest=f"data.{name}", metavar=metavar, action=action, help=text
         )

@@ -28,7 +28,7 @@ def read_bursts(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     quantity: str | None = None,
 ) -> Bursts:

@@ -120,7 +120,7 @@ def read_distance_moduli(
     covariance: str | None = None,
     columns: Mapping[str, str] | None = None,
     format: str = "table",
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     covariance_is: str | None = None,
     z_min: float | None = None,

@@ -409,7 +409,7 @@ def read_regression(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     formula: str = "",
     trials: str | None = None,

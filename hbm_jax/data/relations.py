@@ -374,7 +374,7 @@ def read_relation(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     predictors: Sequence[str] = ("x",),
     group_predictors: Sequence[str] = (),

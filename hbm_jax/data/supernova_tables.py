@@ -33,7 +33,7 @@ def read_supernovae(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     sigma_m_b_includes: MagnitudeErrorParts | None = None,
 ) -> Supernovae:

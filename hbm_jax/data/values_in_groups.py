@@ -269,7 +269,7 @@ def read_values(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
-    missing: float | tuple[float, ...] = (),
+    missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     components: Sequence[str] = ("y",),
 ) -> ValuesInGroups:
