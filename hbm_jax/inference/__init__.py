@@ -22,7 +22,7 @@ from hbm_jax.inference.fits import Fits
 from hbm_jax.inference.loop import Interrupted
 from hbm_jax.inference.maximum_likelihood import MaximumLikelihood, maximum_likelihood
 from hbm_jax.inference.predictive import latents, posterior_predictive, prior_predictive
-from hbm_jax.inference.results import Fit, ResultFileError, load
+from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
 from hbm_jax.inference.sampling import resume, sample
 from hbm_jax.inference.shares import ShareError
 from hbm_jax.inference.target import StartError
@@ -38,6 +38,7 @@ __all__ = [
     "Loo",
     "MaximumLikelihood",
     "ResultFileError",
+    "ResultsError",
     "Sensitivity",
     "ShareError",
     "StartError",

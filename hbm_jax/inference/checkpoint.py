@@ -112,7 +112,7 @@ class Checkpoint:
         self._write_run(self.run | changed)
 
     def _write_run(self, run):
-        self._write(RUN, lambda file: file.write(json.dumps(run, indent=1).encode()))
+        self._write(RUN, lambda file: file.write(json.dumps(run, indent=1, default=str).encode()))
 
     @property
     def run(self) -> dict[str, Any]:

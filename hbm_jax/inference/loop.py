@@ -121,10 +121,11 @@ class Loop:
                     f"{_time(left)} left"
                 )
         except KeyboardInterrupt:
-            raise Interrupted(f"{why} after {self.warmed} of {self.num_warmup} warm-up draws{self._how_on}") from None
+            raise Interrupted(f"{why} after {self.warmed} of {self.num_warmup} warm-up draws{self.how_on}") from None
 
     @property
-    def _how_on(self) -> str:
+    def how_on(self) -> str:
+        """What to say of how an interrupted run goes on."""
         if self.store is None:
             return "; nothing was kept, because sample was called without checkpoint=DIR."
         return f'; hbm_jax.resume("{self.store.folder}") goes on from there.'
@@ -149,7 +150,7 @@ class Loop:
             return f"stopped because {error}"
         except KeyboardInterrupt:
             if self.draws.num_draws < 4:
-                raise Interrupted(f"interrupted before the first draws{self._how_on}") from None
+                raise Interrupted(f"interrupted before the first draws{self.how_on}") from None
             return "interrupted"
 
     def _enough(self) -> str | None:

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.location_scale import with_forms
+from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
 
 INTERVAL = (0.16, 0.5, 0.84)
@@ -26,6 +26,22 @@ FORMAT = 1
 
 class ResultFileError(OSError):
     """A result file that is not there, not ours, or damaged."""
+
+
+class ResultsError(RuntimeError):
+    """An error after draws were made and before there was a `Fit`; it holds the draws.
+
+    Attributes
+    ----------
+    draws : dict of str to array (chain, draw, ...)
+        ``position``, unconstrained and flat, and the sampler's statistics of each draw.
+    labels : tuple of str
+        Name of each component of ``position``.
+    """
+
+    def __init__(self, message: str, draws: dict[str, np.ndarray], labels: tuple[str, ...]):
+        super().__init__(message)
+        self.draws, self.labels = draws, labels
 
 
 @dataclass
@@ -239,54 +255,31 @@ def assemble(
     cautions : tuple of str
         Notes for the verdict.
     """
-    data = args[0] if args else None
-    dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
-    own_coords = program.coords(data) if hasattr(program, "coords") else {}
-    coords = dict(own_coords) | dict(coords or {})
-    used_dims = {name: dims[name] for name in sites if dims.get(name)}
-    used = {dim for names in used_dims.values() for dim in names}
-    labels_of = {name: labels for name, labels in coords.items() if name in used}
-    tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels_of)
-    # Each group with names of its own: a site or a plate may be called what the sampler's are.
-    tree.update(from_dict({"sample_stats": dict(sample_stats)}))
-    raw = {"unconstrained_posterior": {"position": positions}}
-    tree.update(from_dict(raw, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
-    for name, unit in getattr(program, "units", {}).items():
-        if name in tree["posterior"]:
-            tree["posterior"][name].attrs["units"] = unit
-    if data is not None and hasattr(data, "to_dict"):
-        tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
-    forms = getattr(program, "forms", ())
-    if forms:
-        arrays = {name: value for form in forms for name, value in form.to_arrays().items()}
-        numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
-        tree["centering"] = xr.DataTree(xr.Dataset(numbered))
+    tree = tree_of(
+        program,
+        args,
+        target=target,
+        sites=sites,
+        sample_stats=sample_stats,
+        positions=positions,
+        dims=dims,
+        coords=coords,
+    )
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
     verdict = judge(
         tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
     )
     verdict = replace(verdict, notes=(*cautions, *verdict.notes))
-    run = run | provenance() | describe(program, data)
+    run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
-        "hbm_jax_run": json.dumps(run),
+        "hbm_jax_run": json.dumps(run, default=str),
         "hbm_jax_timing": json.dumps(timing),
         "hbm_jax_verdict": str(verdict),
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
     }
     return Fit(tree, verdict, program, args, run, timing)
-
-
-def _dataset(fields: Mapping[str, Any]) -> xr.Dataset:
-    """Plain arrays as a Dataset: leading dimension ``object``, further ones numbered."""
-    variables = {}
-    for name, value in fields.items():
-        array = np.asarray(value)
-        dims = [f"object_{len(array)}", *(f"axis_{n}" for n in array.shape[1:])] if array.ndim else []
-        dims = [f"{dim}_{i}" if dim in dims[:i] else dim for i, dim in enumerate(dims)]
-        variables[name] = xr.Variable(dims, array)
-    return xr.Dataset(variables)
 
 
 def provenance() -> dict[str, Any]:
@@ -304,14 +297,14 @@ def provenance() -> dict[str, Any]:
 def describe(program, data) -> dict[str, Any]:
     """Name, choices and description of a program, and of its data, as far as they offer them."""
     about: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
-    about["description"] = getattr(program, "description", about["program"])
+    about["description"] = str(getattr(program, "description", about["program"]))
     if hasattr(program, "to_config"):
         try:
             about["config"] = program.to_config()
         except ValueError as error:
             about["config_error"] = str(error)
-    if hasattr(data, "describe"):
-        about["data"] = data.describe()
+    if hasattr(data, "describe") and isinstance(described := data.describe(), str):  # a pandas table's is another table
+        about["data"] = described
     return about
 
 

@@ -1,5 +1,6 @@
 """From a program and its data to a judged posterior: `sample`, and `resume` for a run that was stopped."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +17,13 @@ from hbm_jax.inference.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
 from hbm_jax.inference.location_scale import with_forms
-from hbm_jax.inference.loop import Loop
+from hbm_jax.inference.loop import Interrupted, Loop
 from hbm_jax.inference.many_chains import operations
 from hbm_jax.inference.progress import LiveLine
-from hbm_jax.inference.results import Fit, assemble, describe, provenance
+from hbm_jax.inference.results import Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.start import Start, choose_start
-from hbm_jax.inference.stopping import StopRule
+from hbm_jax.inference.stopping import StopRule, real_number, whole_number
+from hbm_jax.inference.storing import arrays_of, plain_labels, rehearse
 from hbm_jax.inference.target import build_target
 
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
@@ -45,6 +47,12 @@ class Options:
     independent_proposals: bool = False
 
     def __post_init__(self):
+        for name in ("seed", "num_chains", "num_warmup", "max_tree_depth"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        for name in ("target_accept_prob", "trajectory_length"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        object.__setattr__(self, "independent_proposals", bool(self.independent_proposals))
+        object.__setattr__(self, "centering", None if self.centering is None else bool(self.centering))
         if self.num_chains < 1:
             raise ValueError(f"sample: expected num_chains >= 1; found {self.num_chains}.")
         if self.num_warmup is not None and self.num_warmup < 0:
@@ -55,6 +63,8 @@ class Options:
             raise ValueError(f"sample: expected max_tree_depth >= 1; found {self.max_tree_depth}.")
         if self.trajectory_length is not None and not 0 < self.trajectory_length < np.inf:
             raise ValueError(f"sample: expected trajectory_length above 0; found {self.trajectory_length}.")
+        with contextlib.suppress(TypeError):  # no type of NumPy's: refused below
+            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
 
@@ -150,8 +160,11 @@ def sample(
         If the checkpoint folder holds another run or cannot be written.
     Interrupted
         On Ctrl-C before the first draws, and where a time budget ends before them.
+    ResultsError
+        If results cannot be made of the draws; it holds them. With a checkpoint the error is what it was, and says that
+        they are on disk.
     ValueError
-        For options out of range.
+        For options out of range, and names, dimensions or labels that cannot be stored; before any work.
 
     Examples
     --------
@@ -174,14 +187,14 @@ def sample(
         independent_proposals=independent_proposals,
     )
     rule = StopRule(num_samples, until, max_num_samples, max_seconds)
-    labels = {"dims": _plain_lists(dims), "coords": _plain_lists(coords)}
+    labels = {"dims": _plain_lists("dims", dims), "coords": _plain_lists("coords", coords)}
     processes = processes_for(split)
     if checkpoint is None:
         return _run(program, args, options, rule, labels, None, progress, processes, split)
     about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
     store = processes.open(Checkpoint, checkpoint)
     try:
-        data = args[0].to_dict() if args and hasattr(args[0], "to_dict") else None
+        data = arrays_of(args[0]) if args else None
         store.begin(about | {"about": describe(program, args[0] if args else None), "begun": provenance()}, data)
         return _run(program, args, options, rule, labels, store, progress, processes, split)
     finally:
@@ -250,8 +263,8 @@ def resume(
         store.close()
 
 
-def _plain_lists(labels) -> dict[str, list] | None:
-    return None if labels is None else {name: np.asarray(value).tolist() for name, value in labels.items()}
+def _plain_lists(what: str, labels) -> dict[str, list] | None:
+    return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
 
 
 def _run(
@@ -277,6 +290,7 @@ def _run(
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
+        rehearse(program, args, target, labels["dims"], labels["coords"])
         lap("trace")
         if stored is not None:
             start = Start.from_arrays(stored)
@@ -301,47 +315,76 @@ def _run(
         loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, began, look_now)
         loop.warm_up()
         lap("warmup")
-        stopped = loop.draw()
-        lap("sampling")
-        fit = assemble(
-            program,
-            args,
-            target=target,
-            sites=draws.sites(),
-            sample_stats={
-                "diverging": draws.raw("diverging"),
-                "energy": draws.raw("energy"),
-                "lp": -draws.raw("potential_energy"),
-                "n_steps": draws.raw("num_steps"),
-                "acceptance_rate": draws.raw("accept_prob"),
-                "tree_depth": np.ceil(np.log2(draws.raw("num_steps") + 1)).astype(int),
-                "step_size": np.broadcast_to(chains.step_size[:, None], draws.raw("energy").shape),
-            },
-            positions=draws.raw("position"),
-            dims=labels["dims"],
-            coords=labels["coords"],
-            cautions=tuple(
-                filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
-            ),
-            timing=timing,
-            run=asdict(options)
-            | {
-                "num_warmup": num_warmup,
-                "num_samples": draws.num_draws,
-                "num_devices": chains.num_devices,
-                **({} if split is None else {"split": split}),
-                "start": start.note,
-                **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
-                **({"centering_note": chosen} if chosen else {}),
-                "stopped": stopped,
-            }
-            | ({} if store is None else {"checkpoint": str(store.folder)}),
-        )
-        lap("judging")
-        fit.note_timing(timing)
+        with _given_back(chains, draws, loop):
+            stopped = loop.draw()
+            lap("sampling")
+            fit = assemble(
+                program,
+                args,
+                target=target,
+                sites=draws.sites(),
+                sample_stats=_sample_stats(chains, draws),
+                positions=draws.raw("position"),
+                dims=labels["dims"],
+                coords=labels["coords"],
+                cautions=tuple(
+                    filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
+                ),
+                timing=timing,
+                run=asdict(options)
+                | {
+                    "num_warmup": num_warmup,
+                    "num_samples": draws.num_draws,
+                    "num_devices": chains.num_devices,
+                    **({} if split is None else {"split": split}),
+                    "start": start.note,
+                    **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
+                    **({"centering_note": chosen} if chosen else {}),
+                    "stopped": stopped,
+                }
+                | ({} if store is None else {"checkpoint": str(store.folder)}),
+            )
+            lap("judging")
+            fit.note_timing(timing)
         more = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") goes on'
         live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{more}")
     return fit
+
+
+def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
+    """Return the sampler's statistics of each draw, by ArviZ's names."""
+    return {
+        "diverging": draws.raw("diverging"),
+        "energy": draws.raw("energy"),
+        "lp": -draws.raw("potential_energy"),
+        "n_steps": draws.raw("num_steps"),
+        "acceptance_rate": draws.raw("accept_prob"),
+        "tree_depth": np.ceil(np.log2(draws.raw("num_steps") + 1)).astype(int),
+        "step_size": np.broadcast_to(chains.step_size[:, None], draws.raw("energy").shape),
+    }
+
+
+@contextlib.contextmanager
+def _given_back(chains: Chains, draws: Draws, loop: Loop):
+    """Where something fails once there are draws, give them back: in the error, or where they are on disk."""
+    try:
+        yield
+    except (Interrupted, CheckpointError):
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted while the results were put together{loop.how_on}") from None
+    except Exception as error:
+        if not draws.num_draws:
+            raise
+        if loop.store is not None:
+            error.add_note(f'All draws are on disk; hbm_jax.resume("{loop.store.folder}") goes on from there.')
+            raise
+        raise ResultsError(
+            f"sample: expected results of {draws.num_draws} draws a chain; found {type(error).__name__}: {error}. The "
+            "draws are in the attribute `draws` of this error.",
+            {"position": draws.raw("position")} | _sample_stats(chains, draws),
+            chains.target.labels,
+        ) from error
 
 
 def _advice(target, options: Options) -> str:

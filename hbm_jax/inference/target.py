@@ -106,11 +106,16 @@ class Target:
         """Potential and gradient, (size,) -> scalar, (size,), compiled when first called: one program for every use."""
         return Compiled(jax.value_and_grad(self.potential), partial(self.processes.compile, compared=False))
 
+    @cached_property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of each site a person reads."""
+        found = jax.eval_shape(self.constrain, self.start)
+        return {name: found[name] for name in self.dims if name in found}
+
     @property
     def names(self) -> list[str]:
         """Names of the sites a person reads."""
-        found = jax.eval_shape(self.constrain, self.start)
-        return [name for name in self.dims if name in found]
+        return list(self.shapes)
 
     def constrain(self, flat) -> dict:
         """Sites a person reads, by name: those whose name begins with ``_`` are the sampler's own affair."""
@@ -162,6 +167,12 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
     ):
         for name in RESERVED & set(names):
             raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+        for name in names:
+            if "/" in name:
+                raise ValueError(
+                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
+                    "result files. In numpyro.handlers.scope, pass divider='.'."
+                )
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     first = jax.tree.map(lambda x: x[0], draws)
