@@ -63,7 +63,14 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     entry = of_stored(fit.run["program"], fit.run.get("config"))
     if entry is not None and "constant_data" in fit.tree:
         stored = fit.tree["constant_data"].to_dataset()
-        model, container = entry.restore(fit.run["config"], {str(name): v.to_numpy() for name, v in stored.items()})
+        arrays = {str(name): variable.to_numpy() for name, variable in stored.items()}
+        try:
+            model, container = entry.restore(fit.run["config"], arrays)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ResultFileError(
+                f"{path}: expected model and data of the fit, {fit.run['program']}; found stored ones of which it "
+                f"cannot be made ({error}). Pass both: hbm_jax.load(path, program, (data,))."
+            ) from error
         fit.attach(model, (container,))
     return fit
 

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -15,10 +16,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from hbm_jax.inference.checksum import append_checksum, checksum_holds
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
+from hbm_jax.validation import DataWarning
 
 INTERVAL = (0.16, 0.5, 0.84)
 FORMAT = 1
@@ -187,7 +190,8 @@ class Fit:
         Returns
         -------
         pathlib.Path
-            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes.
+            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes. At
+            its end is a checksum, by which `load` sees any damage.
         """
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
@@ -196,6 +200,7 @@ class Fit:
         try:
             _require_room(temporary, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             self.tree.to_netcdf(temporary, engine="h5netcdf")
+            append_checksum(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -322,12 +327,23 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     ------
     ResultFileError
         If the file is missing, is not a fit of hbm_jax, or is damaged.
+
+    Warns
+    -----
+    DataWarning
+        If it has no checksum.
     """
     path = Path(path)
     if not path.exists() and path.with_suffix(".nc").exists():
         path = path.with_suffix(".nc")
     if not path.is_file():
         raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    whole = checksum_holds(path)
+    if whole is False:
+        raise ResultFileError(
+            f"{path}: expected a result file as it was written; found one that is damaged: its checksum differs. Take "
+            "a copy of it, or put it together again from the checkpoint of the run with hbm_jax.resume."
+        )
     try:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
@@ -336,21 +352,30 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         written = int(attributes["hbm_jax_format"])
+        about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
+        if written <= FORMAT:
+            verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a damaged file HDF5, xarray, JSON and NumPy each raise their own
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found one that cannot be read ({error}). It may be "
             "damaged or cut short."
         ) from None
     if written > FORMAT:
         raise ResultFileError(
-            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, written by hbm_jax "
-            f"{run['versions']['hbm_jax']}. Install that version or a newer one."
+            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, of {about}. Install "
+            "that version or a newer one."
         )
-    verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
+    if whole is None:
+        warnings.warn(
+            f"{path}: expected a checksum at its end; found none, because an older hbm_jax wrote it or another program "
+            "has changed it. Damage to it would not be noticed. Fit.save gives it one.",
+            DataWarning,
+            stacklevel=2,
+        )
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
     fit = Fit(tree, verdict, None, args, run, timing)
     if program is not None:
