@@ -152,7 +152,8 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
     """
     store = Checkpoint.existing(folder)
     try:
-        about, stored = store.run["program"], store.read_data()
+        about = {"name": "a program"} | store.run["program"]
+        stored = store.read_data()
     finally:
         store.close()
     entry = of_stored(about["name"], about.get("config"))
@@ -162,7 +163,13 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
             f"hbm_jax's own models are not stored; found none given. Continue it from Python: "
             f"hbm_jax.resume({str(folder)!r}, {about['name']}, data)."
         )
-    model, container = entry.restore(about["config"], stored)
+    try:
+        model, container = entry.restore(about["config"], stored)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: expected model and data of the run, {about['name']}; found stored ones of which it cannot be "
+            f"made ({error})."
+        ) from error
     return model, (container,)
 
 

@@ -241,7 +241,13 @@ def resume(
     store = processes.open(Checkpoint.existing, checkpoint)
     try:
         about = store.run
-        options = Options(**about["options"])
+        try:
+            options, begun = Options(**about["options"]), StopRule(**about["stop"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: expected options and end of the run; found some that cannot be read ({error!r}). They "
+                "are damaged, or of another version of hbm_jax."
+            ) from None
         about["options"] = asdict(options)  # a run begun before an option existed has its default
         differing = differences(identify(program, args, asdict(options)), about)
         if differing:
@@ -253,10 +259,10 @@ def resume(
         given: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
         if num_samples is not None or until is not None:
             given |= {"num_samples": num_samples, "until": until}
-        rule = replace(StopRule(**about["stop"]), **given)
+        rule = replace(begun, **given)
         if given:
             store.update(stop=rule.to_dict())
-        labels = {name: about[name] for name in ("dims", "coords")}
+        labels = {name: about.get(name) for name in ("dims", "coords")}
         now = "until" in given
         return _run(program, args, options, rule, labels, store, progress, processes, split, look_now=now)
     finally:
@@ -293,7 +299,12 @@ def _run(
         rehearse(program, args, target, labels["dims"], labels["coords"])
         lap("trace")
         if stored is not None:
-            start = Start.from_arrays(stored)
+            try:
+                start = Start.from_arrays(stored)
+            except KeyError as error:
+                raise CheckpointError(
+                    f"{store.folder}: expected starting points and metric; found no {error}."
+                ) from None
         else:
             live.show(f"searching starting points for {target.size} parameters")
             start = processes.choose_start(choose_start, target, options.num_chains, key_start)

@@ -23,6 +23,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume, sampling
+from hbm_jax.validation import DataWarning
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
@@ -240,8 +241,70 @@ def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
     middle = len(content) // 2
     content[middle : middle + 256] = b"\xff" * 256  # one byte may be one that no sum covers
     damaged.write_bytes(content)
-    assert_same_draws(go_on(copied), whole, 90)
+    with pytest.warns(DataWarning, match=r"block-000005\.npz: expected the draws after the first 100 of a chain"):
+        fit = go_on(copied)
+    assert_same_draws(fit, whole, 90)
     assert [path.stem for path in sorted(copied.glob("*.damaged"))] == ["block-000005", "block-000006", "block-000007"]
+
+
+def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
+    kept = copied.parent / "kept.npz"
+    (copied / "block-000005.npz").rename(kept)
+    with pytest.warns(
+        DataWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
+    ):
+        fit = go_on(copied, num_samples=50)  # a first block of 10 draws, which are half of the missing one
+    assert_same_draws(fit, whole, 50)
+    shutil.copy(kept, copied / "block-000006.npz")  # as a tool that restores files may do
+    with pytest.warns(
+        DataWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
+    ):
+        fit = go_on(copied, num_samples=90)
+    assert_same_draws(fit, whole, 90)
+
+
+@pytest.mark.parametrize("name", ["start.npz", "data.npz"])
+@pytest.mark.parametrize("keep", [0, 0.5, None])
+def test_damaged_arrays_are_named(name, keep, copied):
+    content = bytearray((copied / "start.npz").read_bytes())
+    if keep is None:
+        content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content if keep is None else content[: int(keep * len(content))])
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
+        read = store.read_data if name == "data.npz" else store.read_start
+        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays written by hbm_jax; found .* damaged"):
+            read()
+
+
+def test_a_start_that_is_gone_is_not_searched_anew(copied):
+    (copied / "start.npz").unlink()
+    with pytest.raises(CheckpointError, match=r"expected start\.npz beside the draws; found none"):
+        go_on(copied)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"options": {"seed": 5}}, r"run\.json: .* found one that was changed or is damaged: its checksum differs"),
+        ({"sha256": None, "options": None}, r"run\.json: expected what the run is; found none of its options"),
+        ({"sha256": None, "stop": None}, "expected options and end of the run; found some that cannot be read"),
+        ({"sha256": None, "options": {"speed": 5}}, "expected options and end of the run; found .*'speed'"),
+        ({"sha256": None, "format": None}, r"run\.json: expected JSON written by hbm_jax; found other JSON"),
+    ],
+)
+def test_a_changed_description_of_the_run_is_named(changed, message, copied):
+    run = json.loads((copied / "run.json").read_text()) | changed
+    (copied / "run.json").write_text(json.dumps({name: value for name, value in run.items() if value is not None}))
+    with pytest.raises(CheckpointError, match=message):
+        go_on(copied)
+
+
+def test_a_description_without_a_checksum_is_that_of_an_older_version(copied):
+    run = json.loads((copied / "run.json").read_text())
+    assert len(run.pop("sha256")) == 64
+    (copied / "run.json").write_text(json.dumps(run))
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
+        assert store.run == run
 
 
 def test_a_full_disk_keeps_the_draws_in_memory(whole, blocks, monkeypatch, tmp_path):
