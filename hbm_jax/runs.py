@@ -95,7 +95,8 @@ def resume(
         A user's own program and what it was called with; programs are not stored. Omitted for a model of hbm_jax, which
         is rebuilt together with its data.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less.
+        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less. Where
+        ``max_seconds`` is omitted, this call has as much time as the one before.
     progress : bool
         Whether to show the live line.
 

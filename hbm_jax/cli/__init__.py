@@ -183,7 +183,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _end_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=int, help="draws a chain; until the posterior is good where omitted")
-    parser.add_argument("--max-seconds", type=float, help="budget of time, over all sessions of a run")
+    parser.add_argument("--max-seconds", type=float, help="budget of time, of this and of each resume")
     parser.add_argument("--quiet", action="store_true", help="no live line")
     parser.add_argument("--no-report", action="store_true", help="posterior and summary only, no figures")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -113,7 +114,8 @@ def sample(
     max_num_samples : int
         The budget of draws a chain where ``num_samples`` is omitted.
     max_seconds : float, optional
-        The budget of time, over all sessions of a run; the block under way is finished.
+        The budget of time of this call, compilation included; the block under way is finished. Where it ends in the
+        warm-up, the warm-up is kept, without ``checkpoint=`` in a temporary folder that the error names.
     target_accept_prob : float, optional
         As in `numpyro.infer.NUTS`: the higher, the shorter the steps. By default what the program asks for
         (``program.target_accept_prob``), as some models of hbm_jax do, else 0.8.
@@ -191,11 +193,9 @@ def sample(
     processes = processes_for(split)
     if checkpoint is None:
         return _run(program, args, options, rule, labels, None, progress, processes, split)
-    about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
     store = processes.open(Checkpoint, checkpoint)
     try:
-        data = arrays_of(args[0]) if args else None
-        store.begin(about | {"about": describe(program, args[0] if args else None), "begun": provenance()}, data)
+        _begin(store, program, args, options, rule, labels)
         return _run(program, args, options, rule, labels, store, progress, processes, split)
     finally:
         store.close()
@@ -221,7 +221,8 @@ def resume(
     program, *args
         The same program and data as then; they are compared with what the checkpoint knows of them.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less.
+        Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less. Where
+        ``max_seconds`` is omitted, this call has as much time as the one before.
     progress : bool
         Whether to show the live line.
     split : str or int, optional
@@ -269,6 +270,13 @@ def resume(
         store.close()
 
 
+def _begin(store: Checkpoint, program, args, options: Options, rule: StopRule, labels) -> None:
+    """Write what a run is."""
+    about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
+    about |= {"about": describe(program, args[0] if args else None), "begun": provenance()}
+    store.begin(about, arrays_of(args[0]) if args else None)
+
+
 def _plain_lists(what: str, labels) -> dict[str, list] | None:
     return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
 
@@ -289,6 +297,7 @@ def _run(
     with LiveLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
+        as_given = program
         program, chosen = _centred(program, args, options, stored, live, processes)
         lap("centering")
         live.show("tracing the model")
@@ -318,13 +327,23 @@ def _run(
             options.independent_proposals,
         )
         chains = Chains(target, start, num_warmup, *settings, key_chains)
+        begun = _start_arrays(start, chains, getattr(program, "forms", ()))
         if store is not None:
-            _settle_start(store, start, chains, stored, getattr(program, "forms", ()))
+            _settle_start(store, begun, stored)
         draws = Draws(target)
         draws.compile()
         lap("compile")
         loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, began, look_now)
-        loop.warm_up()
+        try:
+            loop.warm_up()
+        except Interrupted as stopped:
+            if not loop.unsaved or split is not None:
+                raise
+            with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
+                _begin(kept, as_given, args, options, rule, labels)
+                _settle_start(kept, begun, None)
+                loop.save_warm_up(kept)
+            raise loop.interrupted(stopped.reason) from None
         lap("warmup")
         with _given_back(chains, draws, loop):
             stopped = loop.draw()
@@ -383,7 +402,7 @@ def _given_back(chains: Chains, draws: Draws, loop: Loop):
     except (Interrupted, CheckpointError):
         raise
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted while the results were put together{loop.how_on}") from None
+        raise loop.interrupted("interrupted while the results were put together") from None
     except Exception as error:
         if not draws.num_draws:
             raise
@@ -425,14 +444,18 @@ def _centred(program, args, options: Options, stored, live, processes) -> tuple[
     return with_forms(program, arrays), note
 
 
-def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored, forms):
+def _start_arrays(start: Start, chains: Chains, forms) -> dict[str, np.ndarray]:
+    """Return where chains begin, with the density there, as plain arrays."""
+    arrays = start.to_arrays() | {"potential": np.asarray(chains.state.potential_energy)}
+    return arrays | {name: value for form in forms for name, value in form.to_arrays().items()}
+
+
+def _settle_start(store: Checkpoint, begun: Mapping[str, np.ndarray], stored):
     """Keep the start of a new run; for an old one, see that the density there is still the same."""
-    potential = np.asarray(chains.state.potential_energy)
     if stored is None:
-        arrays = [start.to_arrays(), {"potential": potential}, *(form.to_arrays() for form in forms)]
-        store.write_start({name: value for part in arrays for name, value in part.items()})
+        store.write_start(dict(begun))
         return
-    was = stored["potential"]
+    potential, was = begun["potential"], stored["potential"]
     if not np.allclose(potential, was, rtol=SAME_DENSITY, atol=SAME_DENSITY):
         worst = int(np.argmax(np.nan_to_num(np.abs(potential - was), nan=np.inf)))
         raise CheckpointError(

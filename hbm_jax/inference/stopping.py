@@ -28,7 +28,7 @@ class StopRule:
     max_num_samples : int
         Budget of draws a chain.
     max_seconds : float or None
-        Budget of time, from the first call on and over all sessions of a run.
+        Budget of time of each call of `sample` or `resume`.
     """
 
     num_samples: int | None = None

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -448,7 +449,7 @@ def test_nothing_on_disk_is_code(finished):
 # Budgets
 
 
-def test_a_budget_of_time_over_all_sessions(whole, monkeypatch, tmp_path):
+def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
     seconds, lengths, advance = [0.0], [], chains.Chains.advance
 
     def take_time(self, num_draws):
@@ -465,26 +466,20 @@ def test_a_budget_of_time_over_all_sessions(whole, monkeypatch, tmp_path):
     # A first block, then blocks of a second each, to the end of the warm-up and of the budget.
     assert lengths == [50, 8, 2, 8, 8, 8, 5, 1]
     assert_same_draws(fit, whole, 30)
-    again = go_on(tmp_path)
-    assert_same_draws(again, whole, 30)  # nothing is left for another session
-    assert again.run["stopped"] == fit.run["stopped"]
-    more = go_on(tmp_path, max_seconds=12.2)
-    assert lengths[8:] == [7, 1]
-    assert_same_draws(more, whole, 38)
+    # Each session has a budget of its own, by default that of the one before, and draws a block at least.
+    assert_same_draws(go_on(tmp_path, max_seconds=2.2), whole, 48)
+    assert_same_draws(go_on(tmp_path), whole, 66)
+    more = go_on(tmp_path, max_seconds=0)
+    assert lengths[8:] == [8, 8, 1, 1] * 2 + [8]
+    assert_same_draws(more, whole, 74)
+    assert more.run["stopped"] == "stopped: the time budget of 0 s is spent"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"until": -1}, "expected until to be an effective sample size above 0"),
-        ({"until": {"mu": "many"}}, "expected until to be an effective sample size above 0"),
-        ({"until": {"mu": True}}, "expected until to be an effective sample size above 0"),
-        ({"until": {}}, "expected until to be an effective sample size above 0"),
-        ({"until": {"nu": 100}}, "until names 'nu'; expected one of mu, tau, theta"),
-        ({"until": 500, "num_samples": 100}, "expected either num_samples or until; found both, 100 and 500"),
-        ({"max_seconds": -1}, "expected max_seconds >= 0; found -1"),
-    ],
-)
-def test_bad_rules(options, message):
-    with pytest.raises(ValueError, match=message):
-        run(**({"num_samples": None} | options))
+def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Interrupted, match="the time budget of 0 s ended after 20 of 60 warm-up draws; hbm_jax") as told:
+        run(max_seconds=0)
+    (folder,) = tmp_path.iterdir()
+    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") goes on from there.')
+    assert_same_draws(go_on(folder, max_seconds=1000), whole, 90)
+    assert blocks == [20] * 3 + [20] * 4 + [10]
