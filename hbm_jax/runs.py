@@ -217,14 +217,20 @@ def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         write_config(fresh, config)
         yield fresh
     finally:
-        if (fresh / checkpoints.START).exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if old.exists():
-                old.rename(fresh)
-            with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
-                folder.rmdir()
+        settle_checkpoint(folder)
+
+
+def settle_checkpoint(folder: Path) -> None:
+    """Drop the old checkpoint where the new one has found its starting points, else put it back."""
+    fresh, old = folder / CHECKPOINT, folder / REPLACED
+    if (fresh / checkpoints.START).exists():
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    shutil.rmtree(fresh, ignore_errors=True)
+    if old.exists():
+        old.rename(fresh)
+    with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
+        folder.rmdir()
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from hbm_jax.inference.batch import fit_each
 from hbm_jax.inference.calibration import Calibration, calibrate
 from hbm_jax.inference.centering import Centering, centre
 from hbm_jax.inference.checkpoint import CheckpointError
+from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.compilation_cache import use_compilation_cache
 from hbm_jax.inference.criticism import (
     Comparison,
@@ -32,6 +33,7 @@ __all__ = [
     "Centering",
     "CheckpointError",
     "Comparison",
+    "DamageWarning",
     "Fit",
     "Fits",
     "Interrupted",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hbm_jax.inference.chains import Block
-from hbm_jax.validation import DataWarning
+from hbm_jax.inference.checksum import DamageWarning
 
 FORMAT = 1
 SUM = "sha256"  # of what else run.json says
@@ -205,7 +205,7 @@ class Checkpoint:
         """Read every block in order.
 
         A file that is missing or cannot be read, after a fault of the disk, or that does not continue the one before,
-        is set aside together with those after it, with a `DataWarning`: the sampler's state is in every block, so the
+        is set aside together with those after it, with a `DamageWarning`: the sampler's state is in every block, so the
         run goes on from the one before and draws the same again.
         """
         self.num_blocks = self.num_draws = 0
@@ -238,7 +238,7 @@ class Checkpoint:
             warnings.warn(
                 f"{self.folder / wanted}: expected the draws after the first {self.num_draws} of a chain; found that "
                 f"it {why}. It and later blocks are set aside, and drawn again.",
-                DataWarning,
+                DamageWarning,
                 stacklevel=2,
             )
 

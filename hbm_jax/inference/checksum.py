@@ -9,6 +9,10 @@ LENGTH = len(MARK) + 2 * hashlib.sha256().digest_size  # of what is appended
 CHUNK = 2**24
 
 
+class DamageWarning(UserWarning):
+    """A file that is damaged, or whose damage could not be seen: which, and what is done about it."""
+
+
 def append_checksum(path: Path) -> None:
     """Append the checksum of all that a file holds."""
     written = MARK + _digest(path, path.stat().st_size)

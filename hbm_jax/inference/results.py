@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hbm_jax.inference.checksum import append_checksum, checksum_holds
+from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
-from hbm_jax.validation import DataWarning
 
 INTERVAL = (0.16, 0.5, 0.84)
 FORMAT = 1
@@ -330,7 +329,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
 
     Warns
     -----
-    DataWarning
+    DamageWarning
         If it has no checksum.
     """
     path = Path(path)
@@ -373,7 +372,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         warnings.warn(
             f"{path}: expected a checksum at its end; found none, because an older hbm_jax wrote it or another program "
             "has changed it. Damage to it would not be noticed. Fit.save gives it one.",
-            DataWarning,
+            DamageWarning,
             stacklevel=2,
         )
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))

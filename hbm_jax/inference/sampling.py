@@ -334,20 +334,21 @@ def _run(
         draws.compile()
         lap("compile")
         loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, began, look_now)
-        try:
-            loop.warm_up()
-        except Interrupted as stopped:
-            if not loop.unsaved or split is not None:
-                raise
-            with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
-                _begin(kept, as_given, args, options, rule, labels)
-                _settle_start(kept, begun, None)
-                loop.save_warm_up(kept)
-            raise loop.interrupted(stopped.reason) from None
-        lap("warmup")
-        with _given_back(chains, draws, loop):
+        with loop.processes.drawing(), _given_back(chains, draws, loop):
+            try:
+                loop.warm_up()
+            except Interrupted as stopped:
+                if not loop.unsaved or split is not None:
+                    raise
+                with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
+                    _begin(kept, as_given, args, options, rule, labels)
+                    _settle_start(kept, begun, None)
+                    loop.save_warm_up(kept)
+                raise loop.interrupted(stopped.reason) from None
+            lap("warmup")
             stopped = loop.draw()
             lap("sampling")
+        with _given_back(chains, draws, loop):
             fit = assemble(
                 program,
                 args,

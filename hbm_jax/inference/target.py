@@ -5,7 +5,9 @@ what a person reads is obtained from it by `Target.constrain`.
 """
 
 import contextlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -34,13 +36,15 @@ class OneProcess:
 
     leads = True
     num_devices = 0  # that share the objects of one density
+    _interrupted = False  # by a Ctrl-C that is yet to be acted upon
 
     def compile(self, fn: Callable, *args: Any, compared: bool = True) -> Callable:
         """Compile a function for arguments of these shapes; there is nobody to compare results with."""
         return compiled(fn, *args)
 
     def lead(self, work: Callable[[], Any]) -> Any:
-        """Do what has to be decided in one place."""
+        """Do what has to be decided in one place; raises KeyboardInterrupt where that was asked for while drawing."""
+        self._stop_if_asked()
         return work()
 
     def open(self, kind: Callable, folder) -> Any:
@@ -52,8 +56,35 @@ class OneProcess:
         return choose(target, num_chains, key)
 
     def listening(self) -> contextlib.AbstractContextManager:
-        """Leave Ctrl-C to Python."""
+        """Leave Ctrl-C to Python, but for drawing."""
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Take note of Ctrl-C, for `lead` to act upon after the block under way; and of SIGTERM, where that is caught.
+
+        The second time is at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        caught = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+        before = {number: signal.signal(number, self._note) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def _stop_if_asked(self):
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)

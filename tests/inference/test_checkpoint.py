@@ -24,7 +24,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume, sampling
-from hbm_jax.validation import DataWarning
+from hbm_jax.inference.checksum import DamageWarning
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
@@ -242,7 +242,7 @@ def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
     middle = len(content) // 2
     content[middle : middle + 256] = b"\xff" * 256  # one byte may be one that no sum covers
     damaged.write_bytes(content)
-    with pytest.warns(DataWarning, match=r"block-000005\.npz: expected the draws after the first 100 of a chain"):
+    with pytest.warns(DamageWarning, match=r"block-000005\.npz: expected the draws after the first 100 of a chain"):
         fit = go_on(copied)
     assert_same_draws(fit, whole, 90)
     assert [path.stem for path in sorted(copied.glob("*.damaged"))] == ["block-000005", "block-000006", "block-000007"]
@@ -252,13 +252,13 @@ def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
     kept = copied.parent / "kept.npz"
     (copied / "block-000005.npz").rename(kept)
     with pytest.warns(
-        DataWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
+        DamageWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
     ):
         fit = go_on(copied, num_samples=50)  # a first block of 10 draws, which are half of the missing one
     assert_same_draws(fit, whole, 50)
     shutil.copy(kept, copied / "block-000006.npz")  # as a tool that restores files may do
     with pytest.warns(
-        DataWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
+        DamageWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
     ):
         fit = go_on(copied, num_samples=90)
     assert_same_draws(fit, whole, 90)

@@ -13,9 +13,8 @@ from stored_fits import own_model
 
 import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load
-from hbm_jax.inference.checksum import LENGTH
+from hbm_jax.inference.checksum import LENGTH, DamageWarning
 from hbm_jax.inference.results import rounded
-from hbm_jax.validation import DataWarning
 
 SIZE = (4, 200)  # chains and draws, which NumPy makes: what comes out of them is no matter of sampling
 
@@ -159,7 +158,7 @@ def test_the_checksum_is_that_of_the_file_before_it(content):
     assert content.endswith(hashlib.sha256(content[:-LENGTH]).hexdigest().encode())
 
 
-@pytest.mark.filterwarnings("ignore:.*expected a checksum:hbm_jax.validation.DataWarning")
+@pytest.mark.filterwarnings("ignore:.*expected a checksum:hbm_jax.inference.checksum.DamageWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*File.close")  # of h5netcdf, for what it could not open
 @pytest.mark.parametrize("number", range(20))
 def test_damage_to_a_file_without_a_checksum_is_an_error_of_the_file_or_no_error(content, number, tmp_path):
@@ -182,7 +181,7 @@ def test_damage_to_a_file_without_a_checksum_is_an_error_of_the_file_or_no_error
 def test_a_file_of_before_checksums_is_loaded_with_a_warning(content, tmp_path):
     path = tmp_path / "before.nc"
     path.write_bytes(content[:-LENGTH])
-    with pytest.warns(DataWarning, match=r"before\.nc: expected a checksum at its end; found none"):
+    with pytest.warns(DamageWarning, match=r"before\.nc: expected a checksum at its end; found none"):
         fit = load(path)
     assert load(fit.save(tmp_path / "again.nc")).summary().equals(own_fit().summary())
 
@@ -191,7 +190,7 @@ def test_another_program_that_adds_a_group_takes_the_checksum_away(content, tmp_
     path = tmp_path / "added.nc"
     path.write_bytes(content)
     xr.Dataset({"y": ("x", np.arange(3.0))}).to_netcdf(path, group="more", mode="a", engine="h5netcdf")
-    with pytest.warns(DataWarning, match="another program has changed it"):
+    with pytest.warns(DamageWarning, match="another program has changed it"):
         fit = load(path)
     assert fit.tree["more"]["y"].values.tolist() == [0.0, 1.0, 2.0]
 
