@@ -7,7 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +291,18 @@ def provenance() -> dict[str, Any]:
     packages = ("hbm_jax", "jax", "jaxlib", "numpyro", "arviz-base", "numpy")
     device = jax.local_devices()[0]
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "device": f"{len(jax.local_devices())} x {device.platform} ({device.device_kind})",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its sources
+        return "not installed"
 
 
 def describe(program, data) -> dict[str, Any]:

@@ -151,8 +151,8 @@ def sample(
     Returns
     -------
     Fit
-        Draws, verdict, provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C while drawing stops early and
-        keeps what is done.
+        Draws, verdict, provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C while drawing stops after the
+        block under way and keeps what is done; a second one stops at once.
 
     Raises
     ------
@@ -306,6 +306,7 @@ def _run(
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
         rehearse(program, args, target, labels["dims"], labels["coords"])
+        describe(program, args[0] if args else None)
         lap("trace")
         if stored is not None:
             try:

@@ -124,6 +124,12 @@ def rehearse(program: Callable, args: tuple, target, dims, coords) -> None:
     ValueError
         With what cannot be stored, and why.
     """
+    for name, of in target.shapes.items():
+        if not hasattr(of, "shape"):
+            raise ValueError(
+                f"sample: expected site {name!r} to be an array; found a {type(of).__name__}. Give each of its parts a "
+                "site of its own."
+            )
     sites = {name: np.zeros((1, 1, *of.shape), of.dtype) for name, of in target.shapes.items()}
     positions = np.zeros((1, 1, target.size))
     draws = {"sites": sites, "sample_stats": {"lp": np.zeros((1, 1))}, "positions": positions}

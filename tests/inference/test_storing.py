@@ -55,6 +55,22 @@ def test_scopes_tables_dates_and_numbers_of_numpy_are_stored(tmp_path):
         hbm.resume(tmp_path / "run", of_a_table, other, progress=False)
 
 
+def of_a_pair():
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.deterministic("pair", (x, 2.0 * x))
+
+
+class DescribedBadly:
+    """Data whose description fails."""
+
+    def describe(self):
+        raise OSError("no description")
+
+
+def of_anything(data):
+    numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+
 def in_a_plate():
     with numpyro.plate("star", 3):
         numpyro.sample("x", dist.Normal(0.0, 1.0))
@@ -73,6 +89,8 @@ def in_a_plate():
         (in_a_plate, (), {"coords": {"star": ["A", "B"]}}, "draws can be stored; found: conflicting sizes"),
         (in_a_plate, (), {"coords": {"star": "ABC"}}, r"expected coords\['star'\] to be a list; found 'ABC'"),
         (in_a_plate, (), {"dims": {"x": ["star", "planet"]}}, "expected a program whose draws can be stored; found: "),
+        (of_a_pair, (), {}, "expected site 'pair' to be an array; found a tuple"),
+        (of_anything, (DescribedBadly(),), {}, "no description"),
         (in_a_plate, (), {"seed": 1.5}, "expected seed to be a whole number; found 1.5"),
         (in_a_plate, (), {"max_num_samples": "many"}, "expected max_num_samples to be a whole number; found 'many'"),
         (in_a_plate, (), {"max_seconds": "long"}, "expected max_seconds to be a number; found 'long'"),
@@ -80,7 +98,7 @@ def in_a_plate():
 )
 def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options, message, monkeypatch):
     monkeypatch.setattr(sampling, "choose_start", None)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         hbm.sample(program, *args, **(SHORT | options))
 
 
