@@ -48,7 +48,7 @@ def listening(whole_process: bool) -> Iterator[None]:
     heard, wake = socket.socketpair()
     wake.setblocking(False)
     over = threading.Event()
-    raised = []
+    raised: list[int] = []
 
     def end(number, frame):
         if not raised:  # later ones are the watching thread's

@@ -310,9 +310,10 @@ class Processes(OneProcess):
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def drawing(self) -> contextlib.AbstractContextManager:
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
         """Go on as all the time."""
-        return contextlib.nullcontext()
+        yield
 
 
 class SplitProgram:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
-from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
+from hbm_jax.inference.checkpoint import START, Checkpoint, CheckpointError
 from hbm_jax.inference.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
@@ -313,7 +313,7 @@ def _run(
                 start = Start.from_arrays(stored)
             except KeyError as error:
                 raise CheckpointError(
-                    f"{store.folder}: expected starting points and metric; found no {error}."
+                    f"{START}: expected starting points and metric; found no {error}. It is damaged."
                 ) from None
         else:
             live.show(f"searching starting points for {target.size} parameters")
@@ -338,14 +338,14 @@ def _run(
         with loop.processes.drawing(), _given_back(chains, draws, loop):
             try:
                 loop.warm_up()
-            except Interrupted as stopped:
+            except Interrupted as interruption:
                 if not loop.unsaved or split is not None:
                     raise
                 with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
                     _begin(kept, as_given, args, options, rule, labels)
                     _settle_start(kept, begun, None)
                     loop.save_warm_up(kept)
-                raise loop.interrupted(stopped.reason) from None
+                raise loop.interrupted(interruption.reason) from None
             lap("warmup")
             stopped = loop.draw()
             lap("sampling")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -130,9 +129,10 @@ def whole_number(name: str, value: Any) -> int | None:
         If it is no whole number.
     """
     value = _plain(value)
-    if value is None or (isinstance(value, Integral) and not isinstance(value, bool)):
-        return value
-    if isinstance(value, float) and value.is_integer():
+    if value is None:
+        return None
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if whole and not isinstance(value, bool):
         return int(value)
     raise ValueError(f"sample: expected {name} to be a whole number; found {value!r}.")
 
@@ -146,8 +146,10 @@ def real_number(name: str, value: Any) -> float | None:
         If it is no number.
     """
     value = _plain(value)
-    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     raise ValueError(f"sample: expected {name} to be a number; found {value!r}.")
 
 
@@ -157,4 +159,4 @@ def _plain(value):
 
 
 def _is_positive(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -131,10 +131,17 @@ def rehearse(program: Callable, args: tuple, target, dims, coords) -> None:
                 "site of its own."
             )
     sites = {name: np.zeros((1, 1, *of.shape), of.dtype) for name, of in target.shapes.items()}
-    positions = np.zeros((1, 1, target.size))
-    draws = {"sites": sites, "sample_stats": {"lp": np.zeros((1, 1))}, "positions": positions}
     try:
-        tree_of(program, args, target=target, dims=dims, coords=coords, **draws)
+        tree_of(
+            program,
+            args,
+            target=target,
+            sites=sites,
+            sample_stats={"lp": np.zeros((1, 1))},
+            positions=np.zeros((1, 1, target.size)),
+            dims=dims,
+            coords=coords,
+        )
     except Exception as error:
         raise ValueError(f"sample: expected a program whose draws can be stored; found: {error}") from error
 
