@@ -11,25 +11,24 @@ import pytest
 from hbm_jax.cli import INTERRUPTED, interruption
 from hbm_jax.inference.target import OneProcess
 
-# What the main thread does once it has said "ready".
+# What the main thread does, having said that it is ready.
+READY = "print('ready', flush=True)"
 BUSY = {
-    # Within C, as in the compiler: Python's handlers do not run.
-    "compiling": "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)",
-    "swallowing": "\n".join(
-        ["try:", "    time.sleep(60)", "except (KeyboardInterrupt, Exception):", "    time.sleep(60)"]
-    ),
-    "tidying": "\n".join(["try:", "    time.sleep(60)", "finally:", "    print('tidied', flush=True)"]),
-    "drawing": "signal.signal(signal.SIGINT, lambda *_: print('noted', flush=True)); time.sleep(1); time.sleep(60)",
+    # Within C, as in the compiler: Python's handlers do not run, other threads do.
+    "compiling": "threading.Timer(0.3, lambda: print('ready', flush=True)).start()\n"
+    "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)",
+    "swallowing": f"try:\n    {READY}; time.sleep(60)\nexcept (KeyboardInterrupt, Exception):\n    time.sleep(60)",
+    "tidying": f"try:\n    {READY}; time.sleep(60)\nfinally:\n    print('tidied', flush=True)",
+    "drawing": f"signal.signal(signal.SIGINT, lambda *_: print('noted', flush=True)); {READY}; time.sleep(60)",
 }
 
 PROGRAM = """
-import hashlib, signal, sys, time
+import hashlib, signal, sys, threading, time
 from hbm_jax import cli
 from hbm_jax.cli import interruption
 
 def run(argv):
     with interruption.last_words(lambda: "continue with this"):
-        print("ready", flush=True)
         exec(sys.argv[1])
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

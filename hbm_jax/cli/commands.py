@@ -236,7 +236,7 @@ def _resume(arguments) -> int:
     program, args = runs.rebuilt(checkpoint)
     config = _configuration_of(checkpoint / runs.CONFIG, changed)
     _before_drawing(arguments, program, *args)
-    with _kept(folder):
+    with _kept(folder, "interrupted before it went on"):
         fit = runs.resume(checkpoint, program, *args, progress=not arguments.quiet, **changed)
     return _after_drawing(arguments, fit, folder, config)
 
