@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hbm_jax.inference.chains import Block
-from hbm_jax.inference.checksum import DamageWarning
+from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 
 FORMAT = 1
 SUM = "sha256"  # of what else run.json says
@@ -248,8 +248,11 @@ class Checkpoint:
         try:
             with open(part, "wb") as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
+                if name == RUN:  # which holds its own checksum
+                    file.flush()
+                    os.fsync(file.fileno())
+            if name != RUN:
+                append_checksum(part)  # and flushes all of the file to the disk
             os.replace(part, self.folder / name)
             _sync_folder(self.folder)
         except OSError as error:
@@ -262,7 +265,9 @@ class Checkpoint:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays; the sums that zip files hold of each are compared. The file is closed, whatever happens."""
+    """Read all arrays; ValueError where the checksum differs, which older versions did not write."""
+    if checksum_holds(path) is False:
+        raise ValueError("its checksum differs")
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 

@@ -1,4 +1,4 @@
-"""A checksum behind the end of a result file, where programs that read netCDF do not look."""
+"""A checksum behind the end of a result file or checkpoint, where programs that read netCDF or zip do not look."""
 
 import hashlib
 import os

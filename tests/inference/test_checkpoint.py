@@ -268,8 +268,8 @@ def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
 @pytest.mark.parametrize("keep", [0, 0.5, None])
 def test_damaged_arrays_are_named(name, keep, copied):
     content = bytearray((copied / "start.npz").read_bytes())
-    if keep is None:
-        content[len(content) // 2] ^= 1
+    if keep is None:  # a date, that the sums of zip files do not cover
+        content[10] ^= 1
     (copied / name).write_bytes(content if keep is None else content[: int(keep * len(content))])
     with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
         read = store.read_data if name == "data.npz" else store.read_start
