@@ -724,7 +724,7 @@ def test_interrupted_while_compiling(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbm_jax.inference.sample", stop)
     status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run")
     assert status == cli.INTERRUPTED
-    assert err.endswith(f"interrupted before the warm-up; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
+    assert err.endswith(f"\nhbm-jax: interrupted; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
 
 
 def test_interrupted_while_the_results_are_written(tmp_path, capsys, monkeypatch):

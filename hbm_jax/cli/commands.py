@@ -236,7 +236,7 @@ def _resume(arguments) -> int:
     program, args = runs.rebuilt(checkpoint)
     config = _configuration_of(checkpoint / runs.CONFIG, changed)
     _before_drawing(arguments, program, *args)
-    with _kept(folder, "interrupted before it went on"):
+    with _kept(folder):
         fit = runs.resume(checkpoint, program, *args, progress=not arguments.quiet, **changed)
     return _after_drawing(arguments, fit, folder, config)
 
@@ -259,7 +259,7 @@ def _before_drawing(arguments, model, sample) -> None:
 
 
 @contextlib.contextmanager
-def _kept(folder: Path, reason: str = "interrupted before the warm-up", *, new: bool = False) -> Iterator[None]:
+def _kept(folder: Path, reason: str = "interrupted", *, new: bool = False) -> Iterator[None]:
     """Say how a run goes on that is stopped before it has a fit, or before that is written, where it can.
 
     Parameters
