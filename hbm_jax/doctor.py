@@ -72,13 +72,18 @@ def examine() -> tuple[list[str], list[str]]:
     import jax
     import jax.numpy as jnp
 
+    from hbm_jax.inference.devices import no_devices
+
     versions = installed()
-    devices = jax.devices()
+    problem = no_devices()
+    devices = [] if problem else jax.devices()
     lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
     lines += [f"{name:<13} {found or 'not installed'}" for name, found in versions.items()]
     lines.append(f"cores         {os.cpu_count()}")
     lines += [f"device {device.id}      {device.platform}, {device.device_kind}" for device in devices]
     lines.append(f"programs      {_cache()}")
+    if problem:
+        return lines, [problem]
     with jax.enable_x64(True):
         double = jnp.zeros(1).dtype == jnp.float64 and abs(float(jnp.sum(jnp.asarray([1.0, 1e-12]))) - 1.0) > 0
     default = "on" if jax.config.read("jax_enable_x64") else "off (sample switches it on for itself)"

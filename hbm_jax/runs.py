@@ -63,7 +63,14 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     entry = of_stored(fit.run["program"], fit.run.get("config"))
     if entry is not None and "constant_data" in fit.tree:
         stored = fit.tree["constant_data"].to_dataset()
-        model, container = entry.restore(fit.run["config"], {str(name): v.to_numpy() for name, v in stored.items()})
+        arrays = {str(name): variable.to_numpy() for name, variable in stored.items()}
+        try:
+            model, container = entry.restore(fit.run["config"], arrays)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ResultFileError(
+                f"{path}: expected model and data of the fit, {fit.run['program']}; found stored ones of which it "
+                f"cannot be made ({error}). Pass both: hbm_jax.load(path, program, (data,))."
+            ) from error
         fit.attach(model, (container,))
     return fit
 
@@ -88,7 +95,8 @@ def resume(
         A user's own program and what it was called with; programs are not stored. Omitted for a model of hbm_jax, which
         is rebuilt together with its data.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less.
+        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less. Where
+        ``max_seconds`` is omitted, this call has as much time as the one before.
     progress : bool
         Whether to show the live line.
 
@@ -145,7 +153,8 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
     """
     store = Checkpoint.existing(folder)
     try:
-        about, stored = store.run["program"], store.read_data()
+        about = {"name": "a program"} | store.run["program"]
+        stored = store.read_data()
     finally:
         store.close()
     entry = of_stored(about["name"], about.get("config"))
@@ -155,7 +164,13 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
             f"hbm_jax's own models are not stored; found none given. Continue it from Python: "
             f"hbm_jax.resume({str(folder)!r}, {about['name']}, data)."
         )
-    model, container = entry.restore(about["config"], stored)
+    try:
+        model, container = entry.restore(about["config"], stored)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: expected model and data of the run, {about['name']}; found stored ones of which it cannot be "
+            f"made ({error})."
+        ) from error
     return model, (container,)
 
 
@@ -202,14 +217,20 @@ def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         write_config(fresh, config)
         yield fresh
     finally:
-        if (fresh / checkpoints.START).exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(fresh, ignore_errors=True)
-            if old.exists():
-                old.rename(fresh)
-            with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
-                folder.rmdir()
+        settle_checkpoint(folder)
+
+
+def settle_checkpoint(folder: Path) -> None:
+    """Drop the old checkpoint where the new one has found its starting points, else put it back."""
+    fresh, old = folder / CHECKPOINT, folder / REPLACED
+    if (fresh / checkpoints.START).exists():
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    shutil.rmtree(fresh, ignore_errors=True)
+    if old.exists():
+        old.rename(fresh)
+    with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
+        folder.rmdir()
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from numpyro import distributions as dist
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology, distmod
 from hbm_jax.data import DistanceModuli, PointsInGroups, RegressionData, ValuesInGroups
+from hbm_jax.inference.checksum import append_checksum
 from hbm_jax.inference.target import build_target
 from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, NormalVectors, Regression, Relation, Supernova
 
@@ -214,6 +215,7 @@ def make(name: str) -> Path:
         for node in tree.subtree
     }
     tree.to_netcdf(path, engine="h5netcdf", encoding={key: value for key, value in small.items() if value})
+    append_checksum(path)
     return path
 
 

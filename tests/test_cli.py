@@ -23,6 +23,7 @@ from stored_fits import load, own_model
 
 import hbm_jax as hbm
 from hbm_jax import cli
+from hbm_jax.cli import commands
 from hbm_jax.inference.calibration import Calibration, judge_ranks
 
 JLA = hbm.data.load_jla()
@@ -200,7 +201,7 @@ def test_reader_options_from_the_command_line(sample_csv):
         arguments = ["fit", "supernova", "--data", str(sample_csv)]
         for option in options:
             arguments += ["--set", option]
-        return cli._model_and_data(cli._configuration(cli._parser().parse_args(arguments)))[1]
+        return commands._model_and_data(commands._configuration(commands._parser().parse_args(arguments)))[1]
 
     columns = FEW.to_table()
     columns["variance_velocity"][:], columns["variance_lensing"][:], columns["variance_coherent"][:] = 0.0, 0.0, 0.0
@@ -380,6 +381,7 @@ def test_a_subset_is_evenly_spaced(wanted, rows, sample_csv, tmp_path, capsys, m
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_calibration_is_none(number, tmp_path, capsys, monkeypatch):
     judged(monkeypatch, np.arange(200) // 2, number)
+    monkeypatch.setattr("hbm_jax.cli.interruption.PATIENCE", 60.0)  # after which the process would be ended
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     status, _, err = run(capsys, "calibrate", "supernova", "--out", tmp_path / "run")
     assert status == cli.INTERRUPTED
@@ -419,6 +421,22 @@ def test_doctor(capsys, monkeypatch):
     status, out, _ = run(capsys, "doctor")
     assert status == cli.BAD_INPUT
     assert "problem: the sky falls; hold it up.\n" in out
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unknown backend: 'cuda' requested.\nMore.")])
+def test_a_platform_without_a_device_is_said(error, tmp_path, capsys, monkeypatch):
+    def none(*args, **options):
+        raise error
+
+    monkeypatch.setattr("jax.devices", none)
+    status, out, err = run(capsys, "doctor")
+    assert (status, err) == (cli.BAD_INPUT, "")
+    problem = out.partition("problem: ")[2]
+    assert ": expected a device of such a platform; found none" in problem
+    assert ("(Unknown backend: 'cuda' requested.)" in problem) == bool(error.args)
+    monkeypatch.setattr("hbm_jax.inference.sample", none)
+    assert refused(capsys, "fit", "supernova", "--out", tmp_path / "run") == f"hbm-jax: {problem}"
+    assert list(tmp_path.iterdir()) == []
 
 
 # What stops a run
@@ -517,21 +535,21 @@ def test_real_run_folder(real_run, sample_csv):
 def test_config_of_a_run_reproduces_it(real_run):
     folder, _ = real_run
     stored = tomllib.loads((folder / "config.toml").read_text())
-    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml")])
-    config = cli._configuration(arguments)
+    arguments = commands._parser().parse_args(["fit", "--config", str(folder / "config.toml")])
+    config = commands._configuration(arguments)
     again = {
         section: {k: v for k, v in content.items() if v is not None} for section, content in config.items() if content
     }
     assert again == stored
-    model, sample = cli._model_and_data(config)
+    model, sample = commands._model_and_data(config)
     fit = hbm.load(folder)
     assert model.to_config() == fit.program.to_config()
     np.testing.assert_array_equal(sample.m_b, fit.data.m_b)
     assert config["sample"]["num_samples"] == 300
     assert config["sample"]["seed"] == 4
     # A flag comes before the file.
-    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--seed", "9"])
-    assert cli._configuration(arguments)["sample"]["seed"] == 9
+    arguments = commands._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--seed", "9"])
+    assert commands._configuration(arguments)["sample"]["seed"] == 9
 
 
 def test_real_run_in_the_way_of_another(real_run, capsys):
@@ -545,8 +563,8 @@ def test_real_run_in_the_way_of_another(real_run, capsys):
 def test_a_configuration_can_be_used_for_another_model(real_run):
     # The run's own file holds the priors that were given, not those of its cosmology's other parameters.
     folder, _ = real_run
-    arguments = cli._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--cosmology", "wcdm"])
-    model, _ = cli._model_and_data(cli._configuration(arguments))
+    arguments = commands._parser().parse_args(["fit", "--config", str(folder / "config.toml"), "--cosmology", "wcdm"])
+    model, _ = commands._model_and_data(commands._configuration(arguments))
     assert model.cosmology == "wcdm"
     assert model.all_priors["Om0"].low == 0.05
     assert model.all_priors["w0"].low == -3.0
@@ -684,6 +702,8 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "other", "--no-report")
     assert status == cli.BAD_INPUT
     assert err.startswith(f"hbm-jax: {why}\nhbm-jax: ")
+    again = f"hbm-jax resume {tmp_path / 'other'}"
+    assert err.endswith(f"All draws are in the checkpoint; to put the results together again:\n{again}\n")
     assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
 
 
@@ -704,7 +724,18 @@ def test_interrupted_while_compiling(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbm_jax.inference.sample", stop)
     status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run")
     assert status == cli.INTERRUPTED
-    assert err.endswith(f"interrupted before the warm-up; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
+    assert err.endswith(f"\nhbm-jax: interrupted; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
+
+
+def test_interrupted_while_the_results_are_written(tmp_path, capsys, monkeypatch):
+    def stop(self, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all the draws asked for are done"))
+    monkeypatch.setattr("hbm_jax.inference.Fit.save", stop)
+    status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    assert status == cli.INTERRUPTED
+    assert err.endswith(f"while the results were written; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
 
 
 def test_options_reach_the_sampler(tmp_path, capsys, monkeypatch):

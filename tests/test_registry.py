@@ -16,6 +16,7 @@ from numpyro import distributions as dist
 
 import hbm_jax as hbm
 from hbm_jax import cli, registry
+from hbm_jax.cli import commands
 from hbm_jax.configuration import ConfigError
 from hbm_jax.data import read_table
 from hbm_jax.data.protocol import Container
@@ -204,8 +205,8 @@ def test_from_the_command_line(points_csv, tmp_path, capsys):
     # A class of a module outside of hbm_jax is stored under its full name, by which the registry knows it.
     assert fit.run["config"]["class"] == "test_registry.Line"
     # And again, from the file it wrote, and from where it stands.
-    config = cli._configuration(cli._parser().parse_args(["fit", "--config", str(folder / "config.toml")]))
-    model, data = cli._model_and_data(config)
+    config = commands._configuration(commands._parser().parse_args(["fit", "--config", str(folder / "config.toml")]))
+    model, data = commands._model_and_data(config)
     assert model.to_config() == fit.program.to_config()
     np.testing.assert_array_equal(data.x, fit.data.x)
     status, out, err = run(capsys, "resume", folder, "--num-samples", "40", "--quiet", "--no-report")

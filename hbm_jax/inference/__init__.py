@@ -4,6 +4,7 @@ from hbm_jax.inference.batch import fit_each
 from hbm_jax.inference.calibration import Calibration, calibrate
 from hbm_jax.inference.centering import Centering, centre
 from hbm_jax.inference.checkpoint import CheckpointError
+from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.compilation_cache import use_compilation_cache
 from hbm_jax.inference.criticism import (
     Comparison,
@@ -22,7 +23,7 @@ from hbm_jax.inference.fits import Fits
 from hbm_jax.inference.loop import Interrupted
 from hbm_jax.inference.maximum_likelihood import MaximumLikelihood, maximum_likelihood
 from hbm_jax.inference.predictive import latents, posterior_predictive, prior_predictive
-from hbm_jax.inference.results import Fit, ResultFileError, load
+from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
 from hbm_jax.inference.sampling import resume, sample
 from hbm_jax.inference.shares import ShareError
 from hbm_jax.inference.target import StartError
@@ -32,12 +33,14 @@ __all__ = [
     "Centering",
     "CheckpointError",
     "Comparison",
+    "DamageWarning",
     "Fit",
     "Fits",
     "Interrupted",
     "Loo",
     "MaximumLikelihood",
     "ResultFileError",
+    "ResultsError",
     "Sensitivity",
     "ShareError",
     "StartError",

@@ -7,8 +7,10 @@ or not at all, and a run that is killed loses the block in flight. Arrays and JS
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hbm_jax.inference.chains import Block
+from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 
 FORMAT = 1
+SUM = "sha256"  # of what else run.json says
 RUN, DATA, START, BLOCK, LOCK = "run.json", "data.npz", "start.npz", "block-{:06d}.npz", "lock"
 
 
@@ -62,7 +66,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.num_blocks = 0
+        self.num_blocks = self.num_draws = 0  # of a chain, warm-up included
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / LOCK, "a")  # noqa: SIM115 - held until `close`
@@ -112,18 +116,38 @@ class Checkpoint:
         self._write_run(self.run | changed)
 
     def _write_run(self, run):
+        text = json.dumps({name: value for name, value in run.items() if name != SUM}, indent=1, default=str)
+        run = json.loads(text) | {SUM: hashlib.sha256(text.encode()).hexdigest()}
         self._write(RUN, lambda file: file.write(json.dumps(run, indent=1).encode()))
 
     @property
     def run(self) -> dict[str, Any]:
-        """Who the run is, as `begin` was told."""
+        """What the run is, as `begin` was told.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged or of a newer version.
+        """
         path = self.folder / RUN
         try:
             run = json.loads(path.read_text())
         except ValueError as error:
             raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found something else: {error}.") from None
-        if run.get("format", FORMAT + 1) > FORMAT:
-            raise CheckpointError(f"{path}: expected format {FORMAT}; found {run.get('format')}, of a newer hbm_jax.")
+        if not isinstance(run, dict) or not isinstance(run.get("format"), int):
+            raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found other JSON, without a format.")
+        if run["format"] > FORMAT:
+            raise CheckpointError(f"{path}: expected format {FORMAT}; found {run['format']}, of a newer hbm_jax.")
+        checksum = run.pop(SUM, None)  # older versions wrote none
+        text = json.dumps(run, indent=1)
+        if checksum is not None and checksum != hashlib.sha256(text.encode()).hexdigest():
+            raise CheckpointError(
+                f"{path}: expected the file as it was written; found one that was changed or is damaged: its checksum "
+                "differs. Put a copy of it in its place."
+            )
+        missing = [name for name in ("program", "data", "options") if not isinstance(run.get(name), dict)]
+        if missing:
+            raise CheckpointError(f"{path}: expected what the run is; found none of its {' and '.join(missing)}.")
         return run
 
     def write_start(self, arrays: dict[str, Any]):
@@ -131,51 +155,92 @@ class Checkpoint:
         self._write(START, lambda file: np.savez(file, **arrays))
 
     def read_start(self) -> dict[str, np.ndarray] | None:
-        """Return starting points and metric; None if the run was stopped before it had any."""
-        path = self.folder / START
-        return dict(np.load(path, allow_pickle=False)) if path.exists() else None
+        """Return starting points and metric; None if the run was stopped before it had any.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or missing where draws are on disk.
+        """
+        found = self._read(START)
+        if found is None and any(self.folder.glob("block-*.npz")):
+            raise CheckpointError(
+                f"{self.folder}: expected {START} beside the draws; found none. Put a copy of it there."
+            )
+        return found
 
     def read_data(self) -> dict[str, np.ndarray] | None:
-        """Return the stored data; None where they could not be stored."""
-        path = self.folder / DATA
-        return dict(np.load(path, allow_pickle=False)) if path.exists() else None
+        """Return the stored data; None where they could not be stored.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged.
+        """
+        return self._read(DATA)
+
+    def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            return _arrays(path)
+        except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
+            raise CheckpointError(
+                f"{path}: expected arrays written by hbm_jax; found a file that is damaged or cut short ({error}). Put "
+                "a copy of it in its place, or begin the run again."
+            ) from None
 
     def write_block(self, saved: Saved):
         """Append a block."""
         arrays: dict[str, Any] = {f"draws/{name}": value for name, value in saved.block._asdict().items()}
         arrays |= {f"state/{name}": value for name, value in saved.state.items()}
         arrays |= {f"progress/{name}": np.asarray(value) for name, value in saved.progress.items()}
-        arrays["warmup"] = np.asarray(saved.warmup)
+        arrays |= {"warmup": np.asarray(saved.warmup), "draws_before": np.asarray(self.num_draws)}
         self._write(BLOCK.format(self.num_blocks), lambda file: np.savez(file, **arrays))
         self.num_blocks += 1
+        self.num_draws += saved.block.energy.shape[1]
 
     def blocks(self) -> Iterator[Saved]:
         """Read every block in order.
 
-        A file that cannot be read, after a fault of the disk, is set aside together with those after it: the sampler's
-        state is in every block, so the run goes on from the one before and draws the same again.
+        A file that is missing or cannot be read, after a fault of the disk, or that does not continue the one before,
+        is set aside together with those after it, with a `DamageWarning`: the sampler's state is in every block, so the
+        run goes on from the one before and draws the same again.
         """
-        self.num_blocks = 0
+        self.num_blocks = self.num_draws = 0
         while (path := self.folder / BLOCK.format(self.num_blocks)).exists():
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
+                arrays = _arrays(path)
+                if arrays.get("draws_before", self.num_draws) != self.num_draws:  # older versions wrote none
+                    raise ValueError("it follows other draws")
                 saved = Saved(
                     Block(**_section(arrays, "draws/")),
                     _section(arrays, "state/"),
                     bool(arrays["warmup"]),
                     {name: float(value) for name, value in _section(arrays, "progress/").items()},
                 )
-            except Exception:  # zlib, zipfile, NumPy and the format each have their own
-                self._set_aside()
+            except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
+                self._set_aside(f"cannot be used ({error})")
                 return
             self.num_blocks += 1
+            self.num_draws += saved.block.energy.shape[1]
             yield saved
+        self._set_aside("is missing")
 
-    def _set_aside(self):
-        for path in sorted(self.folder.glob("block-*.npz")):
-            if path.name >= BLOCK.format(self.num_blocks):
-                path.rename(path.with_suffix(".damaged"))
+    def _set_aside(self, why: str):
+        """Rename the next block and those after it, if there are any."""
+        wanted = BLOCK.format(self.num_blocks)
+        later = [path for path in sorted(self.folder.glob("block-*.npz")) if path.name >= wanted]
+        for path in later:
+            path.replace(path.with_suffix(".damaged"))
+        if later:
+            warnings.warn(
+                f"{self.folder / wanted}: expected the draws after the first {self.num_draws} of a chain; found that "
+                f"it {why}. It and later blocks are set aside, and drawn again.",
+                DamageWarning,
+                stacklevel=2,
+            )
 
     def _write(self, name: str, write):
         """Write a file in full or not at all."""
@@ -183,8 +248,11 @@ class Checkpoint:
         try:
             with open(part, "wb") as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
+                if name == RUN:  # which holds its own checksum
+                    file.flush()
+                    os.fsync(file.fileno())
+            if name != RUN:
+                append_checksum(part)  # and flushes all of the file to the disk
             os.replace(part, self.folder / name)
             _sync_folder(self.folder)
         except OSError as error:
@@ -194,6 +262,14 @@ class Checkpoint:
                 f"{self.folder}: the checkpoint could not be written: {error.strerror or error}. Everything before it "
                 f'is on disk: make room, then hbm_jax.resume("{self.folder}").'
             ) from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays; ValueError where the checksum differs, which older versions did not write."""
+    if checksum_holds(path) is False:
+        raise ValueError("its checksum differs")
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _section(arrays, prefix):

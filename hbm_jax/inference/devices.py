@@ -28,6 +28,20 @@ def use_every_core() -> int:
     return cores
 
 
+def no_devices() -> str:
+    """Say so where JAX has no device, as where JAX_PLATFORMS names a platform that is not there; else nothing."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # of a platform that JAX does not know; that has no device
+        asked = jax.config.read("jax_platforms")
+        why = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        return (
+            f"{f'JAX_PLATFORMS={asked}' if asked else 'JAX'}: expected a device of such a platform; found none{why}. "
+            "Unset JAX_PLATFORMS, or set it to cpu; a GPU needs its driver, and JAX's packages for it (jax[cuda12])."
+        )
+    return ""
+
+
 def advice(platform: str, operations: float) -> str:
     """Say so where a density is too small for the device that it is on.
 

@@ -164,7 +164,6 @@ class Processes(OneProcess):
         self.num_devices = self.mesh.size
         self.shares: dict[int, Any] | None = None  # while a split program is being traced: what stands for constants
         self._placed: dict[int, tuple[jax.Array, int, int]] = {}
-        self._interrupted = False
 
     # Programs.
 
@@ -246,9 +245,7 @@ class Processes(OneProcess):
         outcome: tuple[bool, Any] = (True, None)
         if self.leads:
             try:
-                if self._interrupted:
-                    self._interrupted = False
-                    raise KeyboardInterrupt
+                self._stop_if_asked()
                 outcome = (True, work())
             except BaseException as error:
                 outcome = (False, error)
@@ -307,16 +304,16 @@ class Processes(OneProcess):
             yield
             return
 
-        def note(number, frame):
-            if self._interrupted:  # the second time at once
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        before = signal.signal(signal.SIGINT, note if self.leads else signal.SIG_IGN)
+        before = signal.signal(signal.SIGINT, self._note if self.leads else signal.SIG_IGN)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Go on as all the time."""
+        yield
 
 
 class SplitProgram:

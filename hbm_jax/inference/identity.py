@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from hbm_jax.inference.storing import arrays_of
+
 
 def identify(program: Callable, args: tuple, options: Mapping[str, Any]) -> dict[str, Any]:
     """Name and fingerprint of everything the draws of a run depend on.
@@ -54,8 +56,11 @@ def fingerprints(args: tuple) -> dict[str, str]:
     """SHA-256 of every array and value a program is called with, by its place."""
     found: dict[str, str] = {}
     for number, argument in enumerate(args):
-        if hasattr(argument, "to_dict"):
-            fields = {f".{name}": value for name, value in argument.to_dict().items()}
+        arrays = arrays_of(argument)
+        if arrays is not None:
+            fields = {f".{name}": value for name, value in arrays.items()}
+        elif hasattr(argument, "to_dict") and isinstance(entries := argument.to_dict(), Mapping):
+            fields = {f".{name}": value for name, value in entries.items()}
         else:
             leaves = jax.tree_util.tree_flatten_with_path(argument)[0]
             fields = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -66,7 +71,7 @@ def fingerprints(args: tuple) -> dict[str, str]:
 def _digest(value) -> str:
     array = np.asarray(value)
     if array.dtype.hasobject:
-        content = repr(value).encode()
+        content = repr(array.tolist()).encode()  # all of it; NumPy and pandas abridge their own
     else:
         content = f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
@@ -143,5 +148,7 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = json.loads(json.dumps(value))  # a tuple and a list of the same are the same
+            flat[f"{prefix}{name}"] = json.loads(
+                json.dumps(value, default=str)
+            )  # a tuple and a list of the same are the same
     return flat

@@ -22,7 +22,11 @@ LIVE_SHARE = 0.02  # of the time that may go into working out the live line
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C before there were draws to keep; says where the run stood and how to resume it."""
+    """Ctrl-C, or the end of a time budget, before there is a fit; says where the run stood and how to resume it."""
+
+    def __init__(self, reason: str, how_on: str = ""):
+        super().__init__(f"{reason}{how_on}")
+        self.reason = reason
 
 
 class Loop:
@@ -48,6 +52,9 @@ class Loop:
         self.seconds_before = 0.0  # of earlier sessions
         self.live_cost = self.live_shown = 0.0
         self.ended = False
+        self.drawing = False  # whether this session has drawn a block
+        # Of a warm-up that a time budget may end, and that nothing keeps on disk.
+        self.unsaved: list[Block] = []
         # The parameters with the fewest elements first: the global ones are the slow ones to watch.
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
@@ -78,36 +85,56 @@ class Loop:
         return self.seconds_before + time.perf_counter() - self.began
 
     @property
-    def _out_of_time(self) -> bool:
+    def _seconds_left(self) -> float:
+        """Rest of the time budget of this session."""
         limit = self.rule.max_seconds
-        return limit is not None and self.processes.lead(lambda: self.seconds >= limit)
+        return np.inf if limit is None else limit - (time.perf_counter() - self.began)
+
+    @property
+    def _out_of_time(self) -> bool:
+        """Whether the budget is spent; every session draws one block, so that a run goes on however short they are."""
+        return (
+            self.rule.max_seconds is not None and self.drawing and self.processes.lead(lambda: self._seconds_left <= 0)
+        )
 
     def _block(self, most: int, warmup: bool) -> Block:
         """Advance by a block's worth of draws, ``most`` at most, and keep them."""
         seconds = SECONDS_PER_BLOCK * min(max(1.0, self.seconds / 100), LONGEST_BLOCK)
-        if self.rule.max_seconds is not None:
-            seconds = min(seconds, max(self.rule.max_seconds - self.seconds, 0.0))
+        seconds = min(seconds, max(self._seconds_left, 0.0 if self.drawing else SECONDS_PER_BLOCK))
         length = np.clip(seconds / self.seconds_per_draw, 1, min(most, self.chains.buffer))
         length = self.processes.lead(lambda: int(length))
         started = time.perf_counter()
         block = self.chains.advance(length)
-        drawn = block.energy.shape[1]
+        drawn, self.drawing = block.energy.shape[1], True
         self.seconds_per_draw = (time.perf_counter() - started) / drawn
         if warmup:
             self.warmed += drawn
         else:
             self.draws.blocks.append(block)
         if self.store is not None:
-            progress = {
-                "seconds": self.seconds,
-                "seconds_per_draw": self.seconds_per_draw,
-                "next_check": self.next_check,
-            }
-            self.store.write_block(Saved(block, self.chains.state_arrays(), warmup, progress))
+            self._write(self.store, block, warmup)
+        elif warmup and self.rule.max_seconds is not None:
+            self.unsaved.append(block)
         return block
 
+    def _write(self, store: Checkpoint, block: Block, warmup: bool):
+        progress = {"seconds": self.seconds, "seconds_per_draw": self.seconds_per_draw, "next_check": self.next_check}
+        store.write_block(Saved(block, self.chains.state_arrays(), warmup, progress))
+
+    def save_warm_up(self, store: Checkpoint):
+        """Keep what there is of a warm-up that was not kept on the way."""
+        for block in self.unsaved:
+            self._write(store, block, warmup=True)
+        self.store = store
+
     def warm_up(self):
-        """Adapt step size and metric."""
+        """Adapt step size and metric.
+
+        Raises
+        ------
+        Interrupted
+            On Ctrl-C, and where the time budget ends; its attribute `reason` is which, and how far the warm-up came.
+        """
         why = "interrupted"
         try:
             while self.warmed < self.num_warmup:
@@ -121,10 +148,16 @@ class Loop:
                     f"{_time(left)} left"
                 )
         except KeyboardInterrupt:
-            raise Interrupted(f"{why} after {self.warmed} of {self.num_warmup} warm-up draws{self._how_on}") from None
+            raise self.interrupted(f"{why} after {self.warmed} of {self.num_warmup} warm-up draws") from None
+        self.unsaved.clear()
+
+    def interrupted(self, reason: str) -> Interrupted:
+        """Return the error that says what interrupted the run and how it goes on."""
+        return Interrupted(reason, self.how_on)
 
     @property
-    def _how_on(self) -> str:
+    def how_on(self) -> str:
+        """What to say of how an interrupted run goes on."""
         if self.store is None:
             return "; nothing was kept, because sample was called without checkpoint=DIR."
         return f'; hbm_jax.resume("{self.store.folder}") goes on from there.'
@@ -149,7 +182,7 @@ class Loop:
             return f"stopped because {error}"
         except KeyboardInterrupt:
             if self.draws.num_draws < 4:
-                raise Interrupted(f"interrupted before the first draws{self._how_on}") from None
+                raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
 
     def _enough(self) -> str | None:

@@ -4,9 +4,10 @@ import datetime
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import jax
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_base import from_dict
 
+from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.location_scale import with_forms
+from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
 
 INTERVAL = (0.16, 0.5, 0.84)
@@ -26,6 +28,22 @@ FORMAT = 1
 
 class ResultFileError(OSError):
     """A result file that is not there, not ours, or damaged."""
+
+
+class ResultsError(RuntimeError):
+    """An error after draws were made and before there was a `Fit`; it holds the draws.
+
+    Attributes
+    ----------
+    draws : dict of str to array (chain, draw, ...)
+        ``position``, unconstrained and flat, and the sampler's statistics of each draw.
+    labels : tuple of str
+        Name of each component of ``position``.
+    """
+
+    def __init__(self, message: str, draws: dict[str, np.ndarray], labels: tuple[str, ...]):
+        super().__init__(message)
+        self.draws, self.labels = draws, labels
 
 
 @dataclass
@@ -171,7 +189,8 @@ class Fit:
         Returns
         -------
         pathlib.Path
-            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes.
+            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes. At
+            its end is a checksum, by which `load` sees any damage.
         """
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
@@ -180,6 +199,7 @@ class Fit:
         try:
             _require_room(temporary, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             self.tree.to_netcdf(temporary, engine="h5netcdf")
+            append_checksum(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -248,28 +268,16 @@ def assemble(
     cautions : tuple of str
         Notes for the verdict.
     """
-    data = args[0] if args else None
-    dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
-    own_coords = program.coords(data) if hasattr(program, "coords") else {}
-    coords = dict(own_coords) | dict(coords or {})
-    used_dims = {name: dims[name] for name in sites if dims.get(name)}
-    used = {dim for names in used_dims.values() for dim in names}
-    labels_of = {name: labels for name, labels in coords.items() if name in used}
-    tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels_of)
-    # Each group with names of its own: a site or a plate may be called what the sampler's are.
-    tree.update(from_dict({"sample_stats": dict(sample_stats)}))
-    raw = {"unconstrained_posterior": {"position": positions}}
-    tree.update(from_dict(raw, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
-    for name, unit in getattr(program, "units", {}).items():
-        if name in tree["posterior"]:
-            tree["posterior"][name].attrs["units"] = unit
-    if data is not None and hasattr(data, "to_dict"):
-        tree["constant_data"] = xr.DataTree(_dataset(data.to_dict()))
-    forms = getattr(program, "forms", ())
-    if forms:
-        arrays = {name: value for form in forms for name, value in form.to_arrays().items()}
-        numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
-        tree["centering"] = xr.DataTree(xr.Dataset(numbered))
+    tree = tree_of(
+        program,
+        args,
+        target=target,
+        sites=sites,
+        sample_stats=sample_stats,
+        positions=positions,
+        dims=dims,
+        coords=coords,
+    )
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
     verdict = judge(
@@ -277,10 +285,10 @@ def assemble(
     )
     unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
     verdict = replace(verdict, notes=(*cautions, *unusual, *verdict.notes))
-    run = run | provenance() | describe(program, data)
+    run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
-        "hbm_jax_run": json.dumps(run),
+        "hbm_jax_run": json.dumps(run, default=str),
         "hbm_jax_timing": json.dumps(timing),
         "hbm_jax_verdict": str(verdict),
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
@@ -288,40 +296,36 @@ def assemble(
     return Fit(tree, verdict, program, args, run, timing)
 
 
-def _dataset(fields: Mapping[str, Any]) -> xr.Dataset:
-    """Plain arrays as a Dataset: leading dimension ``object``, further ones numbered."""
-    variables = {}
-    for name, value in fields.items():
-        array = np.asarray(value)
-        dims = [f"object_{len(array)}", *(f"axis_{n}" for n in array.shape[1:])] if array.ndim else []
-        dims = [f"{dim}_{i}" if dim in dims[:i] else dim for i, dim in enumerate(dims)]
-        variables[name] = xr.Variable(dims, array)
-    return xr.Dataset(variables)
-
-
 def provenance() -> dict[str, Any]:
     """Versions, machine and time."""
     packages = ("hbm_jax", "jax", "jaxlib", "numpyro", "arviz-base", "numpy")
     device = jax.local_devices()[0]
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "device": f"{len(jax.local_devices())} x {device.platform} ({device.device_kind})",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its sources
+        return "not installed"
+
+
 def describe(program, data) -> dict[str, Any]:
     """Name, choices and description of a program, and of its data, as far as they offer them."""
     about: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
-    about["description"] = getattr(program, "description", about["program"])
+    about["description"] = str(getattr(program, "description", about["program"]))
     if hasattr(program, "to_config"):
         try:
             about["config"] = program.to_config()
         except ValueError as error:
             about["config_error"] = str(error)
-    if hasattr(data, "describe"):
-        about["data"] = data.describe()
+    if hasattr(data, "describe") and isinstance(described := data.describe(), str):  # a pandas table's is another table
+        about["data"] = described
     return about
 
 
@@ -339,12 +343,23 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     ------
     ResultFileError
         If the file is missing, is not a fit of hbm_jax, or is damaged.
+
+    Warns
+    -----
+    DamageWarning
+        If it has no checksum.
     """
     path = Path(path)
     if not path.exists() and path.with_suffix(".nc").exists():
         path = path.with_suffix(".nc")
     if not path.is_file():
         raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    whole = checksum_holds(path)
+    if whole is False:
+        raise ResultFileError(
+            f"{path}: expected a result file as it was written; found one that is damaged: its checksum differs. Take "
+            "a copy of it, or put it together again from the checkpoint of the run with hbm_jax.resume."
+        )
     try:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
@@ -353,21 +368,30 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         written = int(attributes["hbm_jax_format"])
+        about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
+        if written <= FORMAT:
+            verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a damaged file HDF5, xarray, JSON and NumPy each raise their own
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found one that cannot be read ({error}). It may be "
             "damaged or cut short."
         ) from None
     if written > FORMAT:
         raise ResultFileError(
-            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, written by hbm_jax "
-            f"{run['versions']['hbm_jax']}. Install that version or a newer one."
+            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, of {about}. Install "
+            "that version or a newer one."
         )
-    verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
+    if whole is None:
+        warnings.warn(
+            f"{path}: expected a checksum at its end; found none, because an older hbm_jax wrote it or another program "
+            "has changed it. Damage to it would not be noticed. Fit.save gives it one.",
+            DamageWarning,
+            stacklevel=2,
+        )
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
     fit = Fit(tree, verdict, None, args, run, timing)
     if program is not None:

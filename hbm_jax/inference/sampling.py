@@ -1,6 +1,8 @@
 """From a program and its data to a judged posterior: `sample`, and `resume` for a run that was stopped."""
 
+import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -11,17 +13,18 @@ import numpy as np
 
 from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
-from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
+from hbm_jax.inference.checkpoint import START, Checkpoint, CheckpointError
 from hbm_jax.inference.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
 from hbm_jax.inference.location_scale import with_forms
-from hbm_jax.inference.loop import Loop
+from hbm_jax.inference.loop import Interrupted, Loop
 from hbm_jax.inference.many_chains import operations
 from hbm_jax.inference.progress import LiveLine
-from hbm_jax.inference.results import Fit, assemble, describe, provenance
+from hbm_jax.inference.results import Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.start import Start, choose_start
-from hbm_jax.inference.stopping import StopRule
+from hbm_jax.inference.stopping import StopRule, real_number, whole_number
+from hbm_jax.inference.storing import arrays_of, plain_labels, rehearse
 from hbm_jax.inference.target import build_target
 
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
@@ -45,6 +48,12 @@ class Options:
     independent_proposals: bool = False
 
     def __post_init__(self):
+        for name in ("seed", "num_chains", "num_warmup", "max_tree_depth"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        for name in ("target_accept_prob", "trajectory_length"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        object.__setattr__(self, "independent_proposals", bool(self.independent_proposals))
+        object.__setattr__(self, "centering", None if self.centering is None else bool(self.centering))
         if self.num_chains < 1:
             raise ValueError(f"sample: expected num_chains >= 1; found {self.num_chains}.")
         if self.num_warmup is not None and self.num_warmup < 0:
@@ -55,6 +64,8 @@ class Options:
             raise ValueError(f"sample: expected max_tree_depth >= 1; found {self.max_tree_depth}.")
         if self.trajectory_length is not None and not 0 < self.trajectory_length < np.inf:
             raise ValueError(f"sample: expected trajectory_length above 0; found {self.trajectory_length}.")
+        with contextlib.suppress(TypeError):  # no type of NumPy's: refused below
+            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
 
@@ -103,7 +114,8 @@ def sample(
     max_num_samples : int
         The budget of draws a chain where ``num_samples`` is omitted.
     max_seconds : float, optional
-        The budget of time, over all sessions of a run; the block under way is finished.
+        The budget of time of this call, compilation included; the block under way is finished. Where it ends in the
+        warm-up, the warm-up is kept, without ``checkpoint=`` in a temporary folder that the error names.
     target_accept_prob : float, optional
         As in `numpyro.infer.NUTS`: the higher, the shorter the steps. By default what the program asks for
         (``program.target_accept_prob``), as some models of hbm_jax do, else 0.8.
@@ -139,8 +151,8 @@ def sample(
     Returns
     -------
     Fit
-        Draws, verdict, provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C while drawing stops early and
-        keeps what is done.
+        Draws, verdict, provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C while drawing stops after the
+        block under way and keeps what is done; a second one stops at once.
 
     Raises
     ------
@@ -150,8 +162,11 @@ def sample(
         If the checkpoint folder holds another run or cannot be written.
     Interrupted
         On Ctrl-C before the first draws, and where a time budget ends before them.
+    ResultsError
+        If results cannot be made of the draws; it holds them. With a checkpoint the error is what it was, and says that
+        they are on disk.
     ValueError
-        For options out of range.
+        For options out of range, and names, dimensions or labels that cannot be stored; before any work.
 
     Examples
     --------
@@ -174,15 +189,13 @@ def sample(
         independent_proposals=independent_proposals,
     )
     rule = StopRule(num_samples, until, max_num_samples, max_seconds)
-    labels = {"dims": _plain_lists(dims), "coords": _plain_lists(coords)}
+    labels = {"dims": _plain_lists("dims", dims), "coords": _plain_lists("coords", coords)}
     processes = processes_for(split)
     if checkpoint is None:
         return _run(program, args, options, rule, labels, None, progress, processes, split)
-    about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
     store = processes.open(Checkpoint, checkpoint)
     try:
-        data = args[0].to_dict() if args and hasattr(args[0], "to_dict") else None
-        store.begin(about | {"about": describe(program, args[0] if args else None), "begun": provenance()}, data)
+        _begin(store, program, args, options, rule, labels)
         return _run(program, args, options, rule, labels, store, progress, processes, split)
     finally:
         store.close()
@@ -208,7 +221,8 @@ def resume(
     program, *args
         The same program and data as then; they are compared with what the checkpoint knows of them.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less.
+        Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less. Where
+        ``max_seconds`` is omitted, this call has as much time as the one before.
     progress : bool
         Whether to show the live line.
     split : str or int, optional
@@ -228,7 +242,13 @@ def resume(
     store = processes.open(Checkpoint.existing, checkpoint)
     try:
         about = store.run
-        options = Options(**about["options"])
+        try:
+            options, begun = Options(**about["options"]), StopRule(**about["stop"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: expected options and end of the run; found some that cannot be read ({error!r}). They "
+                "are damaged, or of another version of hbm_jax."
+            ) from None
         about["options"] = asdict(options)  # a run begun before an option existed has its default
         differing = differences(identify(program, args, asdict(options)), about)
         if differing:
@@ -240,18 +260,25 @@ def resume(
         given: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
         if num_samples is not None or until is not None:
             given |= {"num_samples": num_samples, "until": until}
-        rule = replace(StopRule(**about["stop"]), **given)
+        rule = replace(begun, **given)
         if given:
             store.update(stop=rule.to_dict())
-        labels = {name: about[name] for name in ("dims", "coords")}
+        labels = {name: about.get(name) for name in ("dims", "coords")}
         now = "until" in given
         return _run(program, args, options, rule, labels, store, progress, processes, split, look_now=now)
     finally:
         store.close()
 
 
-def _plain_lists(labels) -> dict[str, list] | None:
-    return None if labels is None else {name: np.asarray(value).tolist() for name, value in labels.items()}
+def _begin(store: Checkpoint, program, args, options: Options, rule: StopRule, labels) -> None:
+    """Write what a run is."""
+    about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
+    about |= {"about": describe(program, args[0] if args else None), "begun": provenance()}
+    store.begin(about, arrays_of(args[0]) if args else None)
+
+
+def _plain_lists(what: str, labels) -> dict[str, list] | None:
+    return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
 
 
 def _run(
@@ -270,6 +297,7 @@ def _run(
     with LiveLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
+        as_given = program
         program, chosen = _centred(program, args, options, stored, live, processes)
         lap("centering")
         live.show("tracing the model")
@@ -277,9 +305,16 @@ def _run(
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
         rule.check_names(target.names)
+        rehearse(program, args, target, labels["dims"], labels["coords"])
+        describe(program, args[0] if args else None)
         lap("trace")
         if stored is not None:
-            start = Start.from_arrays(stored)
+            try:
+                start = Start.from_arrays(stored)
+            except KeyError as error:
+                raise CheckpointError(
+                    f"{START}: expected starting points and metric; found no {error}. It is damaged."
+                ) from None
         else:
             live.show(f"searching starting points for {target.size} parameters")
             start = processes.choose_start(choose_start, target, options.num_chains, key_start)
@@ -293,55 +328,95 @@ def _run(
             options.independent_proposals,
         )
         chains = Chains(target, start, num_warmup, *settings, key_chains)
+        begun = _start_arrays(start, chains, getattr(program, "forms", ()))
         if store is not None:
-            _settle_start(store, start, chains, stored, getattr(program, "forms", ()))
+            _settle_start(store, begun, stored)
         draws = Draws(target)
         draws.compile()
         lap("compile")
         loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, began, look_now)
-        loop.warm_up()
-        lap("warmup")
-        stopped = loop.draw()
-        lap("sampling")
-        fit = assemble(
-            program,
-            args,
-            target=target,
-            sites=draws.sites(),
-            sample_stats={
-                "diverging": draws.raw("diverging"),
-                "energy": draws.raw("energy"),
-                "lp": -draws.raw("potential_energy"),
-                "n_steps": draws.raw("num_steps"),
-                "acceptance_rate": draws.raw("accept_prob"),
-                "tree_depth": np.ceil(np.log2(draws.raw("num_steps") + 1)).astype(int),
-                "step_size": np.broadcast_to(chains.step_size[:, None], draws.raw("energy").shape),
-            },
-            positions=draws.raw("position"),
-            dims=labels["dims"],
-            coords=labels["coords"],
-            cautions=tuple(
-                filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
-            ),
-            timing=timing,
-            run=asdict(options)
-            | {
-                "num_warmup": num_warmup,
-                "num_samples": draws.num_draws,
-                "num_devices": chains.num_devices,
-                **({} if split is None else {"split": split}),
-                "start": start.note,
-                **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
-                **({"centering_note": chosen} if chosen else {}),
-                "stopped": stopped,
-            }
-            | ({} if store is None else {"checkpoint": str(store.folder)}),
-        )
-        lap("judging")
-        fit.note_timing(timing)
+        with loop.processes.drawing(), _given_back(chains, draws, loop):
+            try:
+                loop.warm_up()
+            except Interrupted as interruption:
+                if not loop.unsaved or split is not None:
+                    raise
+                with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
+                    _begin(kept, as_given, args, options, rule, labels)
+                    _settle_start(kept, begun, None)
+                    loop.save_warm_up(kept)
+                raise loop.interrupted(interruption.reason) from None
+            lap("warmup")
+            stopped = loop.draw()
+            lap("sampling")
+        with _given_back(chains, draws, loop):
+            fit = assemble(
+                program,
+                args,
+                target=target,
+                sites=draws.sites(),
+                sample_stats=_sample_stats(chains, draws),
+                positions=draws.raw("position"),
+                dims=labels["dims"],
+                coords=labels["coords"],
+                cautions=tuple(
+                    filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
+                ),
+                timing=timing,
+                run=asdict(options)
+                | {
+                    "num_warmup": num_warmup,
+                    "num_samples": draws.num_draws,
+                    "num_devices": chains.num_devices,
+                    **({} if split is None else {"split": split}),
+                    "start": start.note,
+                    **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
+                    **({"centering_note": chosen} if chosen else {}),
+                    "stopped": stopped,
+                }
+                | ({} if store is None else {"checkpoint": str(store.folder)}),
+            )
+            lap("judging")
+            fit.note_timing(timing)
         more = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") goes on'
         live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{more}")
     return fit
+
+
+def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
+    """Return the sampler's statistics of each draw, by ArviZ's names."""
+    return {
+        "diverging": draws.raw("diverging"),
+        "energy": draws.raw("energy"),
+        "lp": -draws.raw("potential_energy"),
+        "n_steps": draws.raw("num_steps"),
+        "acceptance_rate": draws.raw("accept_prob"),
+        "tree_depth": np.ceil(np.log2(draws.raw("num_steps") + 1)).astype(int),
+        "step_size": np.broadcast_to(chains.step_size[:, None], draws.raw("energy").shape),
+    }
+
+
+@contextlib.contextmanager
+def _given_back(chains: Chains, draws: Draws, loop: Loop):
+    """Where something fails once there are draws, give them back: in the error, or where they are on disk."""
+    try:
+        yield
+    except (Interrupted, CheckpointError):
+        raise
+    except KeyboardInterrupt:
+        raise loop.interrupted("interrupted while the results were put together") from None
+    except Exception as error:
+        if not draws.num_draws:
+            raise
+        if loop.store is not None:
+            error.add_note(f'All draws are on disk; hbm_jax.resume("{loop.store.folder}") goes on from there.')
+            raise
+        raise ResultsError(
+            f"sample: expected results of {draws.num_draws} draws a chain; found {type(error).__name__}: {error}. The "
+            "draws are in the attribute `draws` of this error.",
+            {"position": draws.raw("position")} | _sample_stats(chains, draws),
+            chains.target.labels,
+        ) from error
 
 
 def _advice(target, options: Options) -> str:
@@ -371,14 +446,18 @@ def _centred(program, args, options: Options, stored, live, processes) -> tuple[
     return with_forms(program, arrays), note
 
 
-def _settle_start(store: Checkpoint, start: Start, chains: Chains, stored, forms):
+def _start_arrays(start: Start, chains: Chains, forms) -> dict[str, np.ndarray]:
+    """Return where chains begin, with the density there, as plain arrays."""
+    arrays = start.to_arrays() | {"potential": np.asarray(chains.state.potential_energy)}
+    return arrays | {name: value for form in forms for name, value in form.to_arrays().items()}
+
+
+def _settle_start(store: Checkpoint, begun: Mapping[str, np.ndarray], stored):
     """Keep the start of a new run; for an old one, see that the density there is still the same."""
-    potential = np.asarray(chains.state.potential_energy)
     if stored is None:
-        arrays = [start.to_arrays(), {"potential": potential}, *(form.to_arrays() for form in forms)]
-        store.write_start({name: value for part in arrays for name, value in part.items()})
+        store.write_start(dict(begun))
         return
-    was = stored["potential"]
+    potential, was = begun["potential"], stored["potential"]
     if not np.allclose(potential, was, rtol=SAME_DENSITY, atol=SAME_DENSITY):
         worst = int(np.argmax(np.nan_to_num(np.abs(potential - was), nan=np.inf)))
         raise CheckpointError(

@@ -27,7 +27,7 @@ class StopRule:
     max_num_samples : int
         Budget of draws a chain.
     max_seconds : float or None
-        Budget of time, from the first call on and over all sessions of a run.
+        Budget of time of each call of `sample` or `resume`.
     """
 
     num_samples: int | None = None
@@ -36,6 +36,11 @@ class StopRule:
     max_seconds: float | None = None
 
     def __post_init__(self):
+        for name in ("num_samples", "max_num_samples"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        object.__setattr__(self, "max_seconds", real_number("max_seconds", self.max_seconds))
+        until = {name: _plain(v) for name, v in self.until.items()} if isinstance(self.until, Mapping) else self.until
+        object.__setattr__(self, "until", _plain(until))
         for name, least in (("num_samples", 4), ("max_num_samples", 4), ("max_seconds", 0)):
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -113,6 +118,44 @@ class StopRule:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self) | {"until": dict(self.until) if isinstance(self.until, Mapping) else self.until}
+
+
+def whole_number(name: str, value: Any) -> int | None:
+    """Return an option of `sample` as Python's int, which JSON can hold; None stays.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number.
+    """
+    value = _plain(value)
+    if value is None:
+        return None
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if whole and not isinstance(value, bool):
+        return int(value)
+    raise ValueError(f"sample: expected {name} to be a whole number; found {value!r}.")
+
+
+def real_number(name: str, value: Any) -> float | None:
+    """Return an option of `sample` as a plain number, which JSON can hold; None stays.
+
+    Raises
+    ------
+    ValueError
+        If it is no number.
+    """
+    value = _plain(value)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(f"sample: expected {name} to be a number; found {value!r}.")
+
+
+def _plain(value):
+    """Return a scalar of NumPy or JAX as Python's own."""
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def _is_positive(value) -> bool:

@@ -5,7 +5,9 @@ what a person reads is obtained from it by `Target.constrain`.
 """
 
 import contextlib
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -34,13 +36,15 @@ class OneProcess:
 
     leads = True
     num_devices = 0  # that share the objects of one density
+    _interrupted = False  # by a Ctrl-C that is yet to be acted upon
 
     def compile(self, fn: Callable, *args: Any, compared: bool = True) -> Callable:
         """Compile a function for arguments of these shapes; there is nobody to compare results with."""
         return compiled(fn, *args)
 
     def lead(self, work: Callable[[], Any]) -> Any:
-        """Do what has to be decided in one place."""
+        """Do what has to be decided in one place; raises KeyboardInterrupt where that was asked for while drawing."""
+        self._stop_if_asked()
         return work()
 
     def open(self, kind: Callable, folder) -> Any:
@@ -52,8 +56,35 @@ class OneProcess:
         return choose(target, num_chains, key)
 
     def listening(self) -> contextlib.AbstractContextManager:
-        """Leave Ctrl-C to Python."""
+        """Leave Ctrl-C to Python, but for drawing."""
         return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Take note of Ctrl-C, for `lead` to act upon after the block under way; and of SIGTERM, where that is caught.
+
+        The second time is at once.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        caught = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+        before = {number: signal.signal(number, self._note) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    def _stop_if_asked(self):
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -106,11 +137,16 @@ class Target:
         """Potential and gradient, (size,) -> scalar, (size,), compiled when first called: one program for every use."""
         return Compiled(jax.value_and_grad(self.potential), partial(self.processes.compile, compared=False))
 
+    @cached_property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of each site a person reads."""
+        found = jax.eval_shape(self.constrain, self.start)
+        return {name: found[name] for name in self.dims if name in found}
+
     @property
     def names(self) -> list[str]:
         """Names of the sites a person reads."""
-        found = jax.eval_shape(self.constrain, self.start)
-        return [name for name in self.dims if name in found]
+        return list(self.shapes)
 
     def constrain(self, flat) -> dict:
         """Sites a person reads, by name: those whose name begins with ``_`` are the sampler's own affair."""
@@ -162,6 +198,12 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
     ):
         for name in RESERVED & set(names):
             raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+        for name in names:
+            if "/" in name:
+                raise ValueError(
+                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
+                    "result files. In numpyro.handlers.scope, pass divider='.'."
+                )
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     first = jax.tree.map(lambda x: x[0], draws)

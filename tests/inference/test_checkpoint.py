@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume, sampling
+from hbm_jax.inference.checksum import DamageWarning
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
@@ -240,8 +242,70 @@ def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
     middle = len(content) // 2
     content[middle : middle + 256] = b"\xff" * 256  # one byte may be one that no sum covers
     damaged.write_bytes(content)
-    assert_same_draws(go_on(copied), whole, 90)
+    with pytest.warns(DamageWarning, match=r"block-000005\.npz: expected the draws after the first 100 of a chain"):
+        fit = go_on(copied)
+    assert_same_draws(fit, whole, 90)
     assert [path.stem for path in sorted(copied.glob("*.damaged"))] == ["block-000005", "block-000006", "block-000007"]
+
+
+def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
+    kept = copied.parent / "kept.npz"
+    (copied / "block-000005.npz").rename(kept)
+    with pytest.warns(
+        DamageWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
+    ):
+        fit = go_on(copied, num_samples=50)  # a first block of 10 draws, which are half of the missing one
+    assert_same_draws(fit, whole, 50)
+    shutil.copy(kept, copied / "block-000006.npz")  # as a tool that restores files may do
+    with pytest.warns(
+        DamageWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
+    ):
+        fit = go_on(copied, num_samples=90)
+    assert_same_draws(fit, whole, 90)
+
+
+@pytest.mark.parametrize("name", ["start.npz", "data.npz"])
+@pytest.mark.parametrize("keep", [0, 0.5, None])
+def test_damaged_arrays_are_named(name, keep, copied):
+    content = bytearray((copied / "start.npz").read_bytes())
+    if keep is None:  # a date, that the sums of zip files do not cover
+        content[10] ^= 1
+    (copied / name).write_bytes(content if keep is None else content[: int(keep * len(content))])
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
+        read = store.read_data if name == "data.npz" else store.read_start
+        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays written by hbm_jax; found .* damaged"):
+            read()
+
+
+def test_a_start_that_is_gone_is_not_searched_anew(copied):
+    (copied / "start.npz").unlink()
+    with pytest.raises(CheckpointError, match=r"expected start\.npz beside the draws; found none"):
+        go_on(copied)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"options": {"seed": 5}}, r"run\.json: .* found one that was changed or is damaged: its checksum differs"),
+        ({"sha256": None, "options": None}, r"run\.json: expected what the run is; found none of its options"),
+        ({"sha256": None, "stop": None}, "expected options and end of the run; found some that cannot be read"),
+        ({"sha256": None, "options": {"speed": 5}}, "expected options and end of the run; found .*'speed'"),
+        ({"sha256": None, "format": None}, r"run\.json: expected JSON written by hbm_jax; found other JSON"),
+    ],
+)
+def test_a_changed_description_of_the_run_is_named(changed, message, copied):
+    run = json.loads((copied / "run.json").read_text()) | changed
+    (copied / "run.json").write_text(json.dumps({name: value for name, value in run.items() if value is not None}))
+    with pytest.raises(CheckpointError, match=message):
+        go_on(copied)
+
+
+def test_a_description_without_a_checksum_is_that_of_an_older_version(copied):
+    run = json.loads((copied / "run.json").read_text())
+    assert len(run.pop("sha256")) == 64
+    (copied / "run.json").write_text(json.dumps(run))
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
+        assert store.run == run
 
 
 def test_a_full_disk_keeps_the_draws_in_memory(whole, blocks, monkeypatch, tmp_path):
@@ -385,7 +449,7 @@ def test_nothing_on_disk_is_code(finished):
 # Budgets
 
 
-def test_a_budget_of_time_over_all_sessions(whole, monkeypatch, tmp_path):
+def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
     seconds, lengths, advance = [0.0], [], chains.Chains.advance
 
     def take_time(self, num_draws):
@@ -402,26 +466,20 @@ def test_a_budget_of_time_over_all_sessions(whole, monkeypatch, tmp_path):
     # A first block, then blocks of a second each, to the end of the warm-up and of the budget.
     assert lengths == [50, 8, 2, 8, 8, 8, 5, 1]
     assert_same_draws(fit, whole, 30)
-    again = go_on(tmp_path)
-    assert_same_draws(again, whole, 30)  # nothing is left for another session
-    assert again.run["stopped"] == fit.run["stopped"]
-    more = go_on(tmp_path, max_seconds=12.2)
-    assert lengths[8:] == [7, 1]
-    assert_same_draws(more, whole, 38)
+    # Each session has a budget of its own, by default that of the one before, and draws a block at least.
+    assert_same_draws(go_on(tmp_path, max_seconds=2.2), whole, 48)
+    assert_same_draws(go_on(tmp_path), whole, 66)
+    more = go_on(tmp_path, max_seconds=0)
+    assert lengths[8:] == [8, 8, 1, 1] * 2 + [8]
+    assert_same_draws(more, whole, 74)
+    assert more.run["stopped"] == "stopped: the time budget of 0 s is spent"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"until": -1}, "expected until to be an effective sample size above 0"),
-        ({"until": {"mu": "many"}}, "expected until to be an effective sample size above 0"),
-        ({"until": {"mu": True}}, "expected until to be an effective sample size above 0"),
-        ({"until": {}}, "expected until to be an effective sample size above 0"),
-        ({"until": {"nu": 100}}, "until names 'nu'; expected one of mu, tau, theta"),
-        ({"until": 500, "num_samples": 100}, "expected either num_samples or until; found both, 100 and 500"),
-        ({"max_seconds": -1}, "expected max_seconds >= 0; found -1"),
-    ],
-)
-def test_bad_rules(options, message):
-    with pytest.raises(ValueError, match=message):
-        run(**({"num_samples": None} | options))
+def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Interrupted, match="the time budget of 0 s ended after 20 of 60 warm-up draws; hbm_jax") as told:
+        run(max_seconds=0)
+    (folder,) = tmp_path.iterdir()
+    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") goes on from there.')
+    assert_same_draws(go_on(folder, max_seconds=1000), whole, 90)
+    assert blocks == [20] * 3 + [20] * 4 + [10]

@@ -156,3 +156,20 @@ def test_rates_and_times_are_readable():
     assert loop_module._rate(0.001, block) == "4,000 draws/s"
     assert loop_module._rate(10.0, block) == "0.4 draws/s"
     assert [loop_module._time(t) for t in (3.2, 89, 600, 7200)] == ["3 s", "89 s", "10 min", "2.0 h"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"until": -1}, "expected until to be an effective sample size above 0"),
+        ({"until": {"mu": "many"}}, "expected until to be an effective sample size above 0"),
+        ({"until": {"mu": True}}, "expected until to be an effective sample size above 0"),
+        ({"until": {}}, "expected until to be an effective sample size above 0"),
+        ({"until": {"nu": 100}}, "until names 'nu'; expected one of a, b"),
+        ({"until": 500, "num_samples": 100}, "expected either num_samples or until; found both, 100 and 500"),
+        ({"max_seconds": -1}, "expected max_seconds >= 0; found -1"),
+    ],
+)
+def test_bad_rules(options, message):
+    with pytest.raises(ValueError, match=message):
+        hbm.sample(tiny, progress=False, **options)

@@ -1,6 +1,7 @@
 """What comes out of a fit: numbers, text, and a file that comes back exactly or says what is wrong with it."""
 
 import functools
+import hashlib
 import json
 
 import arviz_base
@@ -12,6 +13,7 @@ from stored_fits import own_model
 
 import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load
+from hbm_jax.inference.checksum import LENGTH, DamageWarning
 from hbm_jax.inference.results import rounded
 
 SIZE = (4, 200)  # chains and draws, which NumPy makes: what comes out of them is no matter of sampling
@@ -136,16 +138,61 @@ def test_random_bytes(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("start", [0.02, 0.05, 0.1, 0.2, 0.5])
-def test_overwritten_stretch_is_an_error_of_the_file_or_no_error(content, start, tmp_path):
-    """Damage in the structure is said; damage in the numbers alone cannot be seen, but never is another exception."""
-    begin = int(start * len(content))
-    path = tmp_path / "scratched.nc"
-    path.write_bytes(content[:begin] + b"\xff" * 400 + content[begin + 400 :])
-    try:
+def flipped(content, number):
+    """The same with one bit of one byte changed."""
+    rng = np.random.default_rng(number)
+    changed = bytearray(content)
+    changed[rng.integers(len(changed))] ^= 1 << int(rng.integers(8))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_one_changed_bit_is_noticed(content, number, tmp_path):
+    path = tmp_path / "flipped.nc"
+    path.write_bytes(flipped(content[:-LENGTH], number) + content[-LENGTH:])
+    with pytest.raises(ResultFileError, match=r"flipped\.nc: .* found one that is damaged: its checksum differs"):
         load(path)
-    except ResultFileError as error:
-        assert "scratched.nc" in str(error)  # noqa: PT017 - not every stretch is noticed
+
+
+def test_the_checksum_is_that_of_the_file_before_it(content):
+    assert content.endswith(hashlib.sha256(content[:-LENGTH]).hexdigest().encode())
+
+
+@pytest.mark.filterwarnings("ignore:.*expected a checksum:hbm_jax.inference.checksum.DamageWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*File.close")  # of h5netcdf, for what it could not open
+@pytest.mark.parametrize("number", range(20))
+def test_damage_to_a_file_without_a_checksum_is_an_error_of_the_file_or_no_error(content, number, tmp_path):
+    """Damage in the numbers alone cannot be seen there, but never is another exception."""
+    # Bits of the first part, in which most of the structure is, and a stretch anywhere.
+    bare, structure = content[:-LENGTH], len(content) // 8
+    begin = len(bare) * number // 20
+    path = tmp_path / "scratched.nc"
+    for changed in (
+        flipped(bare[:structure], number) + bare[structure:],
+        bare[:begin] + b"\xff" * 400 + bare[begin + 400 :],
+    ):
+        path.write_bytes(changed)
+        try:
+            load(path)
+        except ResultFileError as error:
+            assert "scratched.nc" in str(error)  # noqa: PT017 - not every change is noticed
+
+
+def test_a_file_of_before_checksums_is_loaded_with_a_warning(content, tmp_path):
+    path = tmp_path / "before.nc"
+    path.write_bytes(content[:-LENGTH])
+    with pytest.warns(DamageWarning, match=r"before\.nc: expected a checksum at its end; found none"):
+        fit = load(path)
+    assert load(fit.save(tmp_path / "again.nc")).summary().equals(own_fit().summary())
+
+
+def test_another_program_that_adds_a_group_takes_the_checksum_away(content, tmp_path):
+    path = tmp_path / "added.nc"
+    path.write_bytes(content)
+    xr.Dataset({"y": ("x", np.arange(3.0))}).to_netcdf(path, group="more", mode="a", engine="h5netcdf")
+    with pytest.warns(DamageWarning, match="another program has changed it"):
+        fit = load(path)
+    assert fit.tree["more"]["y"].values.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_another_netcdf_file(tmp_path):
