@@ -11,12 +11,12 @@ import numpy as np
 from hbm_jax.data.burst_spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
 from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
 from hbm_jax.spectra.ogip import read_pha, read_rows
-from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import numbered
 from hbm_jax.spectra.ogip_type2 import read_detector, read_intervals, read_matrix_times
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, listed
+from hbm_jax.validation import DataError, listed, tell
 
 __all__ = ["read_burst", "read_burst_spectra"]
 
@@ -228,8 +228,13 @@ def _detector(path: Path, times: Any, named: Mapping[str, Any], shared: dict) ->
     # The one that holds the middle; of several or none, the nearest.
     chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
     matrices = {int(k): read_rmf(file, int(k) + 1) for k in np.unique(chosen)}  # type: ignore[arg-type]
+    told = {k: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for k, rmf in matrices.items()}
     answering = [
-        None if one is None else one.with_response(Response.of(matrices[int(k)], arf))
+        None
+        if one is None
+        else dataclasses.replace(
+            one.with_response(Response.of(matrices[int(k)], arf)), warnings=(*one.warnings, *told[int(k)])
+        )
         for one, k in zip(plain, chosen, strict=True)
     ]
     return [_held_once(one, shared) for one in answering]

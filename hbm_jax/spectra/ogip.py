@@ -15,7 +15,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import (
     Floats,
     as_floats,
@@ -28,7 +28,7 @@ from hbm_jax.spectra.ogip_tables import (
     tables,
     whole,
 )
-from hbm_jax.spectra.response import Response
+from hbm_jax.spectra.response import Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError, listed, tell
 
@@ -347,9 +347,15 @@ def _completed(
         number = _chosen(matrix, once(num_matrices, matrix[0]), row, "matrices", "rmf")
         redistribution = once(read_rmf, matrix[0], number)
         _align(matrix[0], redistribution.channels, base, spectrum)
-        response = Response.of(redistribution, None if area is None else once(read_arf, area[0]))
-        spectrum = replace(spectrum, response=response)
+        arf = None if area is None else once(read_arf, area[0])
+        told = once(_told_of_areas, redistribution, arf)
+        response = Response.of(redistribution, arf)
+        spectrum = replace(spectrum, response=response, warnings=(*spectrum.warnings, *redistribution.warnings, *told))
     return spectrum if name is None else replace(spectrum, name=name)
+
+
+def _told_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
+    return tell(area_warnings(rmf, arf), stacklevel=5)
 
 
 def _place(spectrum: Spectrum, base: Path, key: str, given: str | Path | None) -> tuple[Path, int | None] | None:

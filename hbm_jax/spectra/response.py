@@ -48,6 +48,10 @@ class Rmf:
         Nominal energies of the channels [keV].
     name : str
         For messages.
+    full : bool
+        Whether a file says that it has the effective area folded in (HDUCLAS3 = FULL).
+    warnings : tuple of str
+        What is unusual in the file, a sentence each.
     """
 
     energy: Floats = field(repr=False)
@@ -56,6 +60,8 @@ class Rmf:
     e_min: Floats = field(repr=False)
     e_max: Floats = field(repr=False)
     name: str = "RMF"
+    full: bool = field(default=False, repr=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
