@@ -148,13 +148,15 @@ def has_free_features(spectrum: Component) -> bool:
 
 def _fine_enough(spectrum, energy, response, counts, trials, start, tolerance, done) -> tuple[Fold, float]:
     """Coarsest fold that keeps the log likelihood, and its error; ``done`` holds what is known of earlier spectra."""
+    answering = response.any(axis=0)  # groups without response expect nothing of any spectrum
     for level in LEVELS[start:]:
         fold, small = _fold(spectrum, energy, response, level, done, trials)
         finer = REFERENCE[0], REFERENCE[1] * level[1]
         _, reference = _fold(spectrum, energy, response, finer, done, trials)
+        small, reference = small[:, answering], reference[:, answering]
         usable = np.isfinite(reference).all(axis=1) & (reference > 0).all(axis=1) & np.isfinite(small).all(axis=1)
-        change = _shape_likelihood(counts, small[usable]) - _shape_likelihood(counts, reference[usable])
-        error = float(np.max(np.abs(change), initial=0.0)) if (small[usable] > 0).all() else np.inf
+        change = _likelihood_change(counts[answering], small[usable], reference[usable])
+        error = float(np.max(np.abs(change), initial=0.0)) if usable.any() and (small[usable] > 0).all() else np.inf
         if error <= tolerance:
             break
     return fold, error
@@ -172,7 +174,8 @@ def _fold(spectrum, energy, response, level, done, trials) -> tuple[Fold, np.nda
     return fold, done[key] @ fold.matrix.T
 
 
-def _shape_likelihood(counts, expected) -> np.ndarray:
-    """Poisson log likelihood of spectra that are scaled to the observed counts, but for a constant."""
-    some = counts > 0
-    return np.log(expected[:, some] / expected.sum(axis=-1, keepdims=True)) @ counts[some]
+def _likelihood_change(counts, expected, reference) -> np.ndarray:
+    """Change of the Poisson log likelihood of spectra that are scaled to the observed counts."""
+    some, total = counts > 0, expected.sum(axis=-1) / reference.sum(axis=-1)
+    with np.errstate(invalid="ignore"):  # less than nothing is expected: the caller sees that
+        return np.log(expected[:, some] / reference[:, some] / total[:, None]) @ counts[some]

@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 import hbm_jax
 from hbm_jax.inference import maximum_likelihood
@@ -22,40 +22,44 @@ SPECTRUM = (PowerLaw(norm="amplitude") + GaussianLine("fe")) * Absorption()
 VALUES = {"photon_index": 1.7, "log10_amplitude": -3.0, "fe_energy": 2.0003, "fe_log10_amplitude": -3.2, "nh": 1.5}
 
 
-@pytest.fixture(scope="module")
-def stack():
-    """A spectrum of a CCD with as many counts as there are channels."""
-    rmf = xrt_like_rmf()
+def observed(rmf, counts):
+    """A spectrum of an idealised CCD from 0.5 to 8 keV, in groups of eight channels."""
     num = len(rmf.channels)
     spectrum = Spectrum(
-        name="ccd", counts=np.ones(num), channels=rmf.channels, exposure=2e4, backscal=np.ones(num),
-        areascal=np.ones(num), quality=np.zeros(num, int), grouping=np.zeros(num, int),
-        response=Response.of(rmf, xrt_like_arf(rmf)),
+        name="ccd", counts=counts, channels=rmf.channels, exposure=2e4, backscal=np.ones(num), areascal=np.ones(num),
+        quality=np.zeros(num, int), grouping=np.zeros(num, int), response=Response.of(rmf, xrt_like_arf(rmf)),
     )  # fmt: skip
     mask = noticed(spectrum, (0.5, 8.0))
     return SpectrumStack.of([group(spectrum, "channels_per_group", 8, noticed=mask)], [mask])
 
 
-@pytest.mark.parametrize("sigma", [0.1, 1e-3, 1e-4])
-def test_a_line_of_any_width_is_folded_with_all_its_photons(stack, sigma):
+@pytest.fixture(scope="module")
+def stack():
+    """With as many counts as there are channels."""
+    rmf = xrt_like_rmf()
+    return observed(rmf, np.ones(len(rmf.channels)))
+
+
+def test_a_line_of_any_width_is_folded_with_all_its_photons(stack):
     model = SpectralFit(SPECTRUM)
-    values = VALUES | {"fe_sigma": sigma}
+    prepared = model.prepare(stack)
+    assert model.cautions(prepared) == ()
     edges, response = stack.grouped_response(0)
+    in_bins = jax.jit(photons(SPECTRUM, edges))  # as simulations have them
     cells = np.linspace(edges[:-1], edges[1:], 41, axis=1)
     energy, width = 0.5 * (cells[:, 1:] + cells[:, :-1]), np.diff(cells, axis=1)
     transmitted = np.exp(-1.5 * neutral_at(energy, "wilm"))
     power_law = (1e-3 * energy**-1.7 * transmitted * width).sum(axis=1)
-    share = np.diff(stats.norm(2.0003, sigma).cdf(cells), axis=1)
-    line = 10**-3.2 * (share * transmitted).sum(axis=1) if sigma > 0.01 else (
-        10**-3.2 * share.sum(axis=1) * transmitted.mean(axis=1)
-    )  # fmt: skip
-    assert line.sum() == pytest.approx(10**-3.2 * np.exp(-1.5 * neutral_at([2.0003], "wilm")[0]), rel=0.02)
-    found = model.expected(stack, values)[0]
-    np.testing.assert_allclose(found, (power_law + line) @ response, rtol=1e-3)
-    # The same by photons in bins, as simulations have them.
-    in_bins = np.asarray(jax.jit(photons(SPECTRUM, edges))(values))
-    np.testing.assert_allclose(in_bins @ response, found, rtol=1e-3)
-    assert model.cautions(stack) == ()
+    for sigma in (0.1, 1e-3, 1e-4):
+        share = np.diff(stats.norm(2.0003, sigma).cdf(cells), axis=1)
+        # A narrow line, whose place within a bin a response does not know, is absorbed by the mean of the bin.
+        absorbed = share * transmitted if sigma > 0.01 else share * transmitted.mean(axis=1, keepdims=True)
+        line = 10**-3.2 * absorbed.sum(axis=1)
+        assert line.sum() == pytest.approx(10**-3.2 * np.exp(-1.5 * neutral_at([2.0003], "wilm")[0]), rel=0.02)
+        values = VALUES | {"fe_sigma": sigma}
+        found = model.expected(prepared, values)[0]
+        np.testing.assert_allclose(found, (power_law + line) @ response, rtol=1e-3)
+        np.testing.assert_allclose(np.asarray(in_bins(values)) @ response, found, rtol=1e-3)
 
 
 def test_lines_alone_and_several_spectra(stack):
@@ -113,6 +117,22 @@ def test_a_fold_that_is_not_good_enough_is_told(stack):
         "of 2 such spectra of 3"
     )
     assert "a changes it by more than can be told" in fold_cautions([np.inf], 1.0, ("a",), "it")[0]
+
+
+def test_the_error_of_a_fold_is_measured_beside_groups_without_response(stack):
+    rmf = xrt_like_rmf()
+    answers = (rmf.e_min < 1.0) | (rmf.e_min > 2.0)
+    dead = dataclasses.replace(rmf, matrix=sparse.csr_matrix(rmf.matrix @ sparse.diags(answers.astype(float))))
+    data = observed(dead, answers.astype(float))
+    expected = data.grouped_response(0)[1].any(axis=0)
+    assert 0 < expected.sum() < len(expected)
+    model = SpectralFit("bbodyrad * tbabs")
+    errors = model.prepare(data).errors, model.prepare(stack).errors
+    assert 1e-8 < errors[0][0] < 1e-3
+    assert 1e-8 < errors[1][0] < 1e-3
+    # Nothing can be measured where no draw of the prior is seen.
+    faint = SpectralFit("powerlaw * tbabs", priors={"nh": 1e6})
+    assert "more than can be told" in faint.cautions(stack)[0]
 
 
 def test_cautions_of_a_program_are_in_the_verdict():
