@@ -55,7 +55,7 @@ def read_burst(
         Ranges to use by detector [keV], channels that lie wholly within; by default 8 to 900 keV of detectors ``n0``
         to ``nb``, 250 to 40000 keV of ``b0`` and ``b1``, all of others.
     intervals : sequence of int, optional
-        Rows to use, from 1; by default all that have a positive exposure in every detector.
+        Rows to use, from 1; by default all that have a positive exposure in a detector.
     reference : str, optional
         Detector to whose effective area those of the others are relative; the first by default.
     grouping, group_by, bad_channels
@@ -203,11 +203,11 @@ def _read(
         if not 1 <= number <= num:
             raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
     asked = range(num) if intervals is None else [number - 1 for number in intervals]
-    # Without those in which a detector has no exposure.
-    rows = [row for row in asked if all(own[row] is not None for own in spectra.values())]
+    # Without those in which no detector has an exposure.
+    rows = [row for row in asked if any(own[row] is not None for own in spectra.values())]
     if not rows or (intervals is not None and len(rows) < len(asked)):
-        raise DataError(f"{name}: expected intervals with a positive exposure in all detectors; found one without.")
-    used = {detector: [one for row in rows if (one := own[row]) is not None] for detector, own in spectra.items()}
+        raise DataError(f"{name}: expected intervals with a positive exposure in a detector; found one without.")
+    used = {detector: [own[row] for row in rows] for detector, own in spectra.items()}
     return BurstObservation(name, z, start[rows], stop[rows], used, energies, reference)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from hbm_jax.spectra.components import Component
 from hbm_jax.spectra.composition import Line, separated
 from hbm_jax.spectra.folding import Fold, fold_of, panel_edges
-from hbm_jax.spectra.joint_statistic import JointStatistic
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic
 from hbm_jax.spectra.lines import in_bins
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.working_out import worked_out
@@ -47,7 +46,7 @@ class FoldedSpectra:
         expects less than nothing.
     """
 
-    statistic: Statistic | JointStatistic
+    statistic: AnyStatistic
     density: Any
     matrix: Any
     lines: tuple[Any, ...]

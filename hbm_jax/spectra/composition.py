@@ -313,9 +313,9 @@ class Product(_Composite):
             if not lines:
                 return super().integral(values, low, high, power)
             given = floating(self, values)
-            total = [] if smooth is None else [smooth.integral(given, low, high, power)]
+            parts = [] if smooth is None else [smooth.integral(given, low, high, power)]
             ends = np.asarray(low, float), np.asarray(high, float)
-            return functools.reduce(jnp.add, total + [_line_integral(line, given, *ends, power) for line in lines])
+            return functools.reduce(jnp.add, parts + [_line_integral(line, given, *ends, power) for line in lines])
         given = floating(self, values)
         total = light[0].integral(given, low, high, power)
         return functools.reduce(jnp.multiply, (part.on(np.ones(1))(given)[..., 0] for part in factors), total)

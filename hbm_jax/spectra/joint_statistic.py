@@ -72,3 +72,6 @@ class JointStatistic:
     @staticmethod
     def _total(values: Any) -> Any:
         return functools.reduce(operator.add, values)
+
+
+AnyStatistic = Statistic | JointStatistic

@@ -80,13 +80,13 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
     with opened(path) as hdus:
         table = _Table(_spectrum_table(hdus, path, background), path)
         several = table.values(None).ndim == 2
-        rows = range(len(table.hdu.data)) if several else [None]
+        rows: list[int | None] = [*range(len(table.hdu.data))] if several else [None]
         if number is not None and not 1 <= number <= len(rows):
             raise DataError(
                 f"{table.where}: expected a spectrum of number 1 to {len(rows)}; found number {number} asked for."
             )
         picked = rows if number is None else [rows[number - 1]]
-        skipped = [row for row in picked if number is None and several and not _exposed(table, row)]
+        skipped = [row for row in picked if row is not None and number is None and not _exposed(table, row)]
         if len(skipped) == len(picked):
             skipped = []  # so that the first of them is named in an error
         found = {row: _spectrum(table, row) for row in picked if row not in skipped}
@@ -98,7 +98,7 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
             more = f", nor are those of {len(same) - 1} more spectra of the file" if len(same) > 1 else ""
             texts.append(f"{same[0]}{more}")
     if skipped:
-        numbers = listed([str(row + 1) for row in skipped], 10)
+        numbers = listed([f"{row + 1}" for row in skipped], 10)
         texts.append(f"{table.where}, EXPOSURE: spectra without a positive time are left out: {numbers}")
     told = tell(texts, stacklevel=4)
     return [None if row in skipped else replace(found[row], warnings=told) for row in picked]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from hbm_jax.spectra.grouping import groups
-from hbm_jax.spectra.joint_statistic import JointStatistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic, JointStatistic
 from hbm_jax.spectra.likelihood import Statistic, prepare
 from hbm_jax.spectra.marginal import neighbouring_mean
 from hbm_jax.spectra.response import Response, Rmf
@@ -151,7 +151,7 @@ class SpectrumStack:
             return "pgstat and marginal" if (self.has_background & ~gaussian).any() else "pgstat"
         return "marginal" if self.has_background.any() else "cstat"
 
-    def statistic(self, name: str | None = None) -> Statistic | JointStatistic:
+    def statistic(self, name: str | None = None) -> AnyStatistic:
         """Prepare a statistic of all spectra together; `default_statistic` where none is named.
 
         Where some backgrounds have Gaussian errors and others are Poisson, each spectrum keeps the statistic that suits
@@ -220,7 +220,7 @@ class SpectrumStack:
             responses=tuple(self.responses[i] for i in index),
             grouping=tuple(self.grouping[i] for i in index),
             exposure=_frozen(self.exposure[index]),
-            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},
+            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},  # type: ignore[arg-type]
         )
 
     def describe(self) -> str:
@@ -234,7 +234,7 @@ class SpectrumStack:
                 np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1), self.has_background, strict=True,
             )
         ]  # fmt: skip
-        return " ".join(["; ".join(parts) + ".", *(f"{text}." for text in self.warnings)])
+        return " ".join(["; ".join(parts) + ".", *(f"Warning: {text}." for text in self.warnings)])
 
     def to_table(self):
         """Return an astropy ``Table``, one row a spectrum."""

@@ -103,17 +103,20 @@ def test_ranges_grouping_intervals_and_reference_are_choices(folder):
     assert np.asarray(data.spectra.used)[0].sum() < 32
 
 
-def test_an_interval_without_exposure_in_a_detector_is_left_out(sample, folder):
-    with fits.open(folder / "sim001" / "n0.pha", mode="update") as hdus:
-        hdus["SPECTRUM"].data["EXPOSURE"][1] = -1.0
-    with pytest.warns(DataWarning, match=r"n0\.pha.*EXPOSURE: spectra without a positive time are left out: 2\."):
-        data = read_burst_spectra(folder / "bursts.ecsv")
+def test_spectra_without_exposure_are_left_out(sample, folder):
     whole = BurstSpectra.of(sample.bursts)
-    kept = np.delete(np.arange(len(whole.start)), 1)
-    np.testing.assert_array_equal(data.start, np.asarray(whole.start)[kept])
-    counted = np.asarray(whole.spectrum_interval) != 1
-    np.testing.assert_array_equal(data.spectra.counts, np.asarray(whole.spectra.counts)[counted])
-    assert any("n0.pha" in text for text in data.spectra.warnings)
+    left = np.ones(len(whole.spectra), bool)
+    left[(np.asarray(whole.spectrum_interval) == 1) & (np.asarray(whole.spectrum_detector) == 0)] = False
+    for detector, intervals in (("n0", whole.start), ("b0", np.delete(whole.start, 1))):
+        with fits.open(folder / "sim001" / f"{detector}.pha", mode="update") as hdus:
+            hdus["SPECTRUM"].data["EXPOSURE"][1] = -1.0
+        with pytest.warns(DataWarning, match=r"[nb]0\.pha.*EXPOSURE: spectra without a positive time .* left out: 2\."):
+            data = read_burst_spectra(folder / "bursts.ecsv")
+        np.testing.assert_array_equal(data.start, intervals)
+        np.testing.assert_array_equal(data.spectra.counts, np.asarray(whole.spectra.counts)[left])
+        left &= np.asarray(whole.spectrum_interval) != 1
+    assert [f"{detector}.pha" in text for detector, text in zip(("n0", "b0"), data.warnings, strict=True)] == [True] * 2
+    assert "Warning: " in data.describe()
 
 
 def test_the_matrix_is_that_of_the_time_of_the_interval(sample, tmp_path):
