@@ -196,7 +196,8 @@ class SpectrumStack:
                 raise ValueError(
                     f"{name}, {self.name[row]}: expected one ratio of the background to the source region in each "
                     f"group; found ratios that differ by {self.ratio_spread[row, place]:.3g} of their mean from "
-                    f"{self.e_min[row, place]:.4g} to {self.e_max[row, place]:.4g} keV. Group fewer channels."
+                    f"{self.e_min[row, place]:.4g} to {self.e_max[row, place]:.4g} keV. Group fewer channels, or none "
+                    "(grouping='none')."
                 )
         return prepare(name, self.counts, **given)
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from astropy.io import fits
+from monte_carlo import seed
 from small_ogip import NUM_CHANNELS, small_observation, small_spectrum
 
 from hbm_jax.data import read_grouped_spectra
@@ -103,6 +104,26 @@ def test_in_a_joint_fit_every_spectrum_keeps_the_statistic_that_suits_it(mixed, 
         np.testing.assert_allclose(together[row], log_likelihood(one, expected[row]), rtol=1e-9)
     moved = np.asarray(joint.with_counts(mixed.counts + 1.0).counts)
     np.testing.assert_array_equal(moved, mixed.counts + 1.0)
+
+
+def test_a_joint_statistic_draws_and_knows_its_backgrounds(mixed):
+    joint = mixed.statistic()
+    mean, variance = (np.asarray(moment) for moment in joint.background_moments())
+    share = (mixed.ratio[:, :1] != 1e12) / mixed.ratio
+    np.testing.assert_allclose(mean, share * mixed.background, rtol=1e-12)
+    np.testing.assert_allclose(variance[0], share[0] ** 2 * mixed.background[0], rtol=1e-12)
+    np.testing.assert_allclose(variance[1], (share[1] * mixed.background_error[1]) ** 2, rtol=1e-12)
+    assert not variance[2].any()
+    expected = np.full(mixed.counts.shape, 400.0)
+    drawn = jax.jit(lambda statistic, key: statistic.draw(key, expected))(joint, jax.random.key(seed(3)))
+    counts = np.asarray(drawn.counts)
+    assert (counts % 1 == 0).all()
+    total = expected + mean
+    assert ((counts - total) ** 2 / (total + variance + 1.0)).sum() < 36 + 6 * np.sqrt(2 * 36)
+    parts = [np.asarray(part.log_likelihood(expected)) for part in drawn.parts]
+    np.testing.assert_allclose(log_likelihood(drawn, expected), sum(parts), rtol=1e-12)
+    assert not parts[0][[0, 2]].any()
+    assert not parts[1][1].any()
 
 
 def test_a_statistic_that_suits_no_background_is_refused(mixed):
