@@ -21,7 +21,7 @@ from hbm_jax.spectra.ogip_tables import (
     tables,
     whole,
 )
-from hbm_jax.spectra.response import Arf, Rmf
+from hbm_jax.spectra.response import AREA_INCLUDED, Arf, Rmf
 from hbm_jax.validation import DataError, tell
 
 __all__ = ["read_arf", "read_rmf"]
@@ -31,7 +31,6 @@ LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the begin o
 SAME_EDGE = 1e-6  # relative, of edges of the parts of a split response
 LARGEST_OVERLAP = 0.01, 1e-6  # of channels: relative to the narrower one, and to the energy, for single precision
 NEGLIGIBLE = 1e-4  # of a response, below which negative elements are not told of
-AREA_INCLUDED = 2.0  # largest sum of a row of a redistribution without area; an area in cm^2 has more somewhere
 FIRST_EDGE = 1e-3  # of the end of the first bin: where that bin begins if a file says at 0 keV
 
 

@@ -9,6 +9,9 @@ from scipy import sparse
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
+# Largest sum of a row of a redistribution without area: of each photon one count at most, but for the interpolation of
+# calibration files. An area in cm^2 is above that somewhere.
+AREA_INCLUDED = 1.5
 SAME_ENERGY = 1e-3  # relative, between the energy grids of an ARF and an RMF, which are written in single precision
 
 

@@ -100,3 +100,6 @@ def test_an_area_that_is_missing_or_there_twice_is_told(shared_data, tmp_path):
         warnings.simplefilter("error")
         found = read_spectrum(shared_data("xray/swift_bat_862/bat_index_862.pha"), rmf=bat)
     assert found.response.rmf.full
+    again = read_rmf(write_rmf(tmp_path / "bat.rsp", found.response.rmf))
+    assert again.full
+    assert again.name.endswith("[SPECRESP MATRIX]")
