@@ -20,12 +20,11 @@ from hbm_jax.spectra.ogip_tables import (
     Floats,
     as_floats,
     consecutive,
-    extension,
     keyword,
     numbered,
     opened,
     reject,
-    tables,
+    spectrum_table,
     whole,
 )
 from hbm_jax.spectra.response import Arf, Response, Rmf
@@ -78,7 +77,7 @@ def read_pha(path: str | Path) -> list[Spectrum]:
 def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | None]:
     """Read all spectra of a file, or one by number; None in place of one of type II without exposure."""
     with opened(path) as hdus:
-        table = _Table(_spectrum_table(hdus, path, background), path)
+        table = _Table(spectrum_table(hdus, path, background), path)
         several = table.values(None).ndim == 2
         rows: list[int | None] = [*range(len(table.hdu.data))] if several else [None]
         if number is not None and not 1 <= number <= len(rows):
@@ -102,17 +101,6 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
         texts.append(f"{table.where}, EXPOSURE: spectra without a positive time are left out: {numbers}")
     told = tell(texts, stacklevel=4)
     return [None if row in skipped else replace(found[row], warnings=told) for row in picked]
-
-
-def _spectrum_table(hdus: fits.HDUList, path: Path, background: bool) -> fits.BinTableHDU:
-    """Find the SPECTRUM extension: of several the first of a background, or else the first that is of none."""
-    first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
-    same = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
-    return same[0] if same else first
-
-
-def _is_background(hdu: fits.BinTableHDU) -> bool:
-    return str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
 
 
 def _exposed(table: "_Table", row: int) -> bool:
@@ -382,7 +370,7 @@ def _refuse_itself(path: Path, number: int, base: Path, row: int) -> None:
     if number != row or not (os.path.isfile(base) and os.path.samefile(path, base)):
         return
     with opened(path) as hdus:
-        same = _spectrum_table(hdus, path, True) is _spectrum_table(hdus, path, False)
+        same = spectrum_table(hdus, path, True) is spectrum_table(hdus, path, False)
     if same:
         raise DataError(
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
