@@ -101,12 +101,15 @@ def population(config: Mapping[str, Any]):
 def response_of(rmf: str | None, arf: str | None):
     """Return the response that a command names; an idealised one like that of Swift's XRT where it names none."""
     from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
-    from hbm_jax.spectra.ogip_responses import read_arf, read_rmf
+    from hbm_jax.spectra.ogip_responses import area_warnings, read_arf, read_rmf
     from hbm_jax.spectra.response import Response
+    from hbm_jax.validation import tell
 
     if rmf is None:
         if arf is not None:
             raise ConfigError(f"--arf: expected --rmf with it; found {arf!r} alone.")
         ideal = xrt_like_rmf()
         return Response.of(ideal, xrt_like_arf(ideal))
-    return Response.of(read_rmf(rmf), None if arf is None else read_arf(arf))
+    redistribution, area = read_rmf(rmf), None if arf is None else read_arf(arf)
+    tell(area_warnings(redistribution, area))
+    return Response.of(redistribution, area)

@@ -120,6 +120,11 @@ class Afterglows:
         return f"Afterglows({len(self)} sources)"
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unusual in the files, a sentence each."""
+        return self.spectra.warnings
+
+    @property
     def knows_redshift(self) -> NDArray[np.bool_]:
         """Whether each redshift is known without error, (N,)."""
         return np.asarray(self.sigma_z) == 0
@@ -142,7 +147,7 @@ class Afterglows:
         ]
         if self.left_out:
             lines.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}")
-        return " ".join(lines)
+        return " ".join([*lines, *(f"Warning: {told}." for told in self.warnings)])
 
     def subset(self, rows: ArrayLike) -> "Afterglows":
         """Return the sources picked by a boolean mask (N,) or by integer indices.

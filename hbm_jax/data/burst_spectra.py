@@ -178,6 +178,11 @@ class BurstSpectra:
         return f"BurstSpectra({len(self)} bursts, {len(self.start)} intervals, {len(self.spectra)} spectra)"
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unusual in the files, a sentence each."""
+        return self.spectra.warnings
+
+    @property
     def interval_name(self) -> tuple[str, ...]:
         """Labels of the intervals, (I,): burst and number within it, from 1."""
         burst = np.asarray(self.interval_burst)
@@ -203,7 +208,7 @@ class BurstSpectra:
         )
         if self.left_out:
             text += f" Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}"
-        return text
+        return text + "".join(f" Warning: {told}." for told in self.warnings)
 
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
         """Return the bursts picked by a boolean mask (B,) or by integer indices.

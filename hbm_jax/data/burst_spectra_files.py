@@ -10,13 +10,13 @@ import numpy as np
 
 from hbm_jax.data.burst_spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
 from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
-from hbm_jax.spectra.ogip import read_pha, read_spectra
-from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip import read_pha, read_rows
+from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import numbered
 from hbm_jax.spectra.ogip_type2 import read_detector, read_intervals, read_matrix_times
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, listed
+from hbm_jax.validation import DataError, listed, tell
 
 __all__ = ["read_burst", "read_burst_spectra"]
 
@@ -55,7 +55,7 @@ def read_burst(
         Ranges to use by detector [keV], channels that lie wholly within; by default 8 to 900 keV of detectors ``n0``
         to ``nb``, 250 to 40000 keV of ``b0`` and ``b1``, all of others.
     intervals : sequence of int, optional
-        Rows to use, from 1; all by default.
+        Rows to use, from 1; by default all that have a positive exposure in a detector.
     reference : str, optional
         Detector to whose effective area those of the others are relative; the first by default.
     grouping, group_by, bad_channels
@@ -171,7 +171,7 @@ def _read(
     """Read all detectors of a burst, and see that they have the same intervals."""
     if not isinstance(files, Mapping):
         files = {read_detector(path): path for path in files}
-    spectra: dict[str, Sequence[Spectrum]] = {}
+    spectra: dict[str, Sequence[Spectrum | None]] = {}
     times: dict[str, Any] = {}
     paths: dict[str, Path] = {}
     for detector, given in files.items():
@@ -199,42 +199,50 @@ def _read(
                     f"{paths[detector]}[SPECTRUM], TSTART, row {row}: expected the interval {start[row]:g} to "
                     f"{stop[row]:g} s of {paths[first]}; found {begin:g} to {end:g} s."
                 )
-    if intervals is not None:
-        for number in intervals:
-            if not 1 <= number <= num:
-                raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
-        rows = [number - 1 for number in intervals]
-        start, stop = start[rows], stop[rows]
-        spectra = {detector: [own[row] for row in rows] for detector, own in spectra.items()}
-    return BurstObservation(name, z, start, stop, spectra, energies, reference)
+    for number in intervals or ():
+        if not 1 <= number <= num:
+            raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
+    asked = range(num) if intervals is None else [number - 1 for number in intervals]
+    # Without those in which no detector has an exposure.
+    rows = [row for row in asked if any(own[row] is not None for own in spectra.values())]
+    if not rows or (intervals is not None and len(rows) < len(asked)):
+        raise DataError(f"{name}: expected intervals with a positive exposure in a detector; found one without.")
+    used = {detector: [own[row] for row in rows] for detector, own in spectra.items()}
+    return BurstObservation(name, z, start[rows], stop[rows], used, energies, reference)
 
 
-def _detector(path: Path, times: Any, named: Mapping[str, Any], shared: dict) -> list[Spectrum]:
-    """Spectra of one detector, each with the matrix of its time."""
+def _detector(path: Path, times: Any, named: Mapping[str, Any], shared: dict) -> list[Spectrum | None]:
+    """Spectra of one detector, each with the matrix of its time; None in place of one without exposure."""
     response = named.get("rmf") or _response_in_header(path)
     file, number = numbered(response) if response is not None else (None, None)
     several = file is not None and number is None and file.is_file() and num_matrices(file) > 1
     matrix_times = read_matrix_times(file) if several and times is not None else None  # type: ignore[arg-type]
     if matrix_times is None:
-        return [_held_once(one, shared) for one in read_spectra(path, **named)]
+        return [_held_once(one, shared) for one in read_rows(path, **named)]
     area = named.get("arf")
     arf = None if area is None or str(area).lower() == "none" else read_arf(area)
-    plain = read_spectra(path, **{**named, "rmf": "none", "arf": "none"})
+    plain = read_rows(path, **{**named, "rmf": "none", "arf": "none"})
     middle = 0.5 * (times[0] + times[1])
     outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
     centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
     # The one that holds the middle; of several or none, the nearest.
     chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
     matrices = {int(k): read_rmf(file, int(k) + 1) for k in np.unique(chosen)}  # type: ignore[arg-type]
-    done = []
-    for spectrum, k in zip(plain, chosen, strict=True):
-        done.append(_held_once(spectrum.with_response(Response.of(matrices[int(k)], arf)), shared))
-    return done
+    told = {k: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for k, rmf in matrices.items()}
+    answering = [
+        None
+        if one is None
+        else dataclasses.replace(
+            one.with_response(Response.of(matrices[int(k)], arf)), warnings=(*one.warnings, *told[int(k)])
+        )
+        for one, k in zip(plain, chosen, strict=True)
+    ]
+    return [_held_once(one, shared) for one in answering]
 
 
-def _held_once(spectrum: Spectrum, shared: dict) -> Spectrum:
+def _held_once(spectrum: Spectrum | None, shared: dict) -> Spectrum | None:
     """Give a spectrum the matrix with the same numbers that another one has already."""
-    if spectrum.response is None:
+    if spectrum is None or spectrum.response is None:
         return spectrum
     rmf, area = spectrum.response.rmf, spectrum.response.area
     arrays = (rmf.energy, rmf.matrix.data, rmf.matrix.indices, rmf.matrix.indptr, rmf.e_min, rmf.e_max, rmf.channels)

@@ -4,7 +4,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic
 
 
 class Counts(dist.Distribution):
@@ -14,7 +14,7 @@ class Counts(dist.Distribution):
     ----------
     expected : array (N, G)
         Expected counts of the source.
-    statistic : Statistic
+    statistic : Statistic or JointStatistic
         From `hbm_jax.spectra.prepare`, of the same shape: it holds backgrounds, and which entries are padding. The
         log probability of padding is 0 and its draws are 0.
 
@@ -29,7 +29,7 @@ class Counts(dist.Distribution):
     support = constraints.real
     pytree_data_fields = ("expected", "statistic")
 
-    def __init__(self, expected, statistic: Statistic, *, validate_args=None):
+    def __init__(self, expected, statistic: AnyStatistic, *, validate_args=None):
         self.expected = expected
         self.statistic = statistic
         super().__init__(np.shape(expected), (), validate_args=validate_args)

@@ -284,7 +284,7 @@ def assemble(
         tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
     )
     unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
-    verdict = replace(verdict, notes=(*cautions, *unusual, *verdict.notes))
+    verdict = replace(verdict, notes=(*cautions, *own_cautions(program, args), *unusual, *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -294,6 +294,12 @@ def assemble(
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
     }
     return Fit(tree, verdict, program, args, run, timing)
+
+
+def own_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
+    """Return the notes of a program on itself with its data, where it has any (``cautions``)."""
+    told = getattr(program, "cautions", None)
+    return tuple(told(*args[:1])) if callable(told) else ()
 
 
 def provenance() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
 from hbm_jax.models.own_spectra import OwnSpectra
 from hbm_jax.spectra.compression import TOLERANCE, compress, neutral_at
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic
 from hbm_jax.working_out import on_every_core
 
 NUM_BLOCKS = 8  # of a fold
@@ -266,7 +266,7 @@ class AbsorbedCounts:
 
     Attributes
     ----------
-    statistic : Statistic
+    statistic : Statistic or JointStatistic
         Of all sources, with the data.
     known, uncertain : KnownRedshifts, UncertainRedshifts
         The sources of either kind, None where there are none.
@@ -284,7 +284,7 @@ class AbsorbedCounts:
         What absorbs.
     """
 
-    statistic: Statistic
+    statistic: AnyStatistic
     known: KnownRedshifts | None
     uncertain: UncertainRedshifts | None
     order: Any

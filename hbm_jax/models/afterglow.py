@@ -27,6 +27,7 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
+from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.own_spectra import OwnSpectra
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
@@ -208,6 +209,11 @@ class Afterglow:
         if choices not in kept:
             kept[choices] = self.prepare(data)
         return kept[choices]
+
+    def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
+        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        errors = self._prepared(data).errors
+        return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     def _require_columns(self, data: Afterglows) -> None:
         if self.galactic == "free":

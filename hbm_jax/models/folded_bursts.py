@@ -20,7 +20,7 @@ from hbm_jax.spectra import shapes
 from hbm_jax.spectra.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.energetics import log10_sphere
 from hbm_jax.spectra.folding import Fold, fold_of, panel_edges
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic
 from hbm_jax.working_out import worked_out
 
 TOLERANCE = 1e-2  # standard deviations, see `FoldedBursts.errors`
@@ -46,7 +46,7 @@ class FoldedBursts:
 
     Attributes
     ----------
-    statistic : Statistic
+    statistic : Statistic or JointStatistic
         Of all N spectra, with the data.
     log_energy : (R, 1, K)
         Nodes, ln of the energy over 100 keV.
@@ -78,7 +78,7 @@ class FoldedBursts:
         ``"band"`` or ``"cutoff"``.
     """
 
-    statistic: Statistic
+    statistic: AnyStatistic
     log_energy: Any
     matrix: Any
     exposure: Any

@@ -26,6 +26,7 @@ from hbm_jax.data.burst_spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.burst_relation import BurstFluxes, Coordinates, Line
 from hbm_jax.models.centred import form, sample_centred
+from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.folded_bursts import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.interval_fits import fit_intervals
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
@@ -276,6 +277,11 @@ class GolenetskiiCounts:
         if choices not in kept:
             kept[choices] = self.prepare(data)
         return kept[choices]
+
+    def cautions(self, data: BurstSpectra | PreparedBursts) -> tuple[str, ...]:
+        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        errors = self._prepared(data).folded.errors
+        return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
 
     def __call__(self, data: BurstSpectra | PreparedBursts, observed: bool = True, recover: bool = False):
         """Run the NumPyro program.

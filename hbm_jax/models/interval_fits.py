@@ -82,11 +82,7 @@ def _fit(folded: FoldedBursts, area):
         start = jnp.concatenate([jnp.array([peak]), mean[1:], jnp.array([0.0])])
         return jnp.broadcast_to(start, (num, P)).at[:, -1].set(flux)
 
-    behind = jnp.zeros_like(jnp.asarray(statistic.counts))
-    error = behind
-    if statistic.background is not None:
-        behind = jnp.maximum(statistic.background / (1.0 if statistic.ratio is None else statistic.ratio), 0.0)
-        error = behind / statistic.ratio if statistic.ratio is not None else statistic.background_error**2
+    behind, error = statistic.background_moments()
     net = of_spectra.T @ jnp.sum(statistic.counts - behind, axis=1)
     net = jnp.maximum(net, jnp.sqrt(1.0 + of_spectra.T @ jnp.sum(statistic.counts, axis=1)))
 

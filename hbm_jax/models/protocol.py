@@ -22,7 +22,9 @@ class Model(Protocol):
 
     Only the call is needed to sample; any NumPyro program will do there. The rest is what summaries, figures, run
     folders and the command line go by. A model whose coordinates follow the data has one method more,
-    ``observing(values, *args)``: the arguments with other values of its observed sites, for `hbm_jax.calibrate`.
+    ``observing(values, *args)``: the arguments with other values of its observed sites, for `hbm_jax.calibrate`. One
+    that approximates may have ``cautions(data)``: sentences for the notes of a verdict on what is not as exact as it
+    should be.
     """
 
     def __call__(self, data: Any, observed: bool = True, recover: bool = False) -> None:

@@ -17,6 +17,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
+from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.folded_spectra import TOLERANCE, FoldedSpectra
 from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
@@ -81,11 +82,11 @@ class SpectralFit:
     Notes
     -----
     Sample it with `hbm_jax.sample`, or take `hbm_jax.maximum_likelihood`, which leaves out all priors, also that of the
-    calibration. Spectra are folded by few energies; the
-    largest change of a log likelihood by that is measured for each spectrum at 32 draws of the prior
+    calibration. Lines are folded on all bins of the response, as exactly as it has them. Everything else is folded by
+    few energies; the largest change of a log likelihood by that is measured for each spectrum at 32 draws of the prior
     (``prepare(data).errors``) and kept below 1e-3, where no feature has a free energy. A free break, and still more a
     free redshift of an absorber, whose edges then lie within panels, is folded by up to 5000 energies; with 10^4
-    counts 5e-4 and 0.1 were left.
+    counts 5e-4 and 0.1 were left. What is above 1e-3 is told in the notes of verdicts and maxima (`cautions`).
 
     Examples
     --------
@@ -148,10 +149,7 @@ class SpectralFit:
             raise DataError(
                 f"SpectralFit: expected a SpectrumStack; found {type(data).__name__}. Make one with SpectrumStack.of."
             )
-        features = any(name == "z" or name.startswith("energy") for name in _own_names(self.spectrum))
-        return FoldedSpectra.of(
-            self.spectrum, data, self.statistic, self._trials(), features=features, tolerance=tolerance
-        )
+        return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials(), tolerance=tolerance)
 
     def _trials(self) -> dict[str, np.ndarray]:
         """Draws of the prior of the spectrum's parameters, (NUM_TRIALS,)."""
@@ -323,6 +321,11 @@ class SpectralFit:
 
     # What the inference and the surfaces ask of a program, beside calling it.
 
+    def cautions(self, data: SpectrumStack | FoldedSpectra) -> tuple[str, ...]:
+        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        errors = self._prepared(data).errors
+        return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
+
     @property
     def dims(self) -> dict[str, list[str]]:
         """Dimensions of the data site, which are those of its plates."""
@@ -362,9 +365,3 @@ class SpectralFit:
 # Compiled once for the spectra of one shape.
 _fold = jax.jit(FoldedSpectra.expected)
 _deviance = jax.jit(lambda statistic, expected: statistic.deviance(expected))
-
-
-def _own_names(spectrum: Component) -> set[str]:
-    """Names of the parameters without the labels of their components."""
-    parts = getattr(spectrum, "parts", None)
-    return set(spectrum.own_parameters) if parts is None else set().union(*(_own_names(part) for part in parts))

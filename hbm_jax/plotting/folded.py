@@ -12,7 +12,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
 from hbm_jax.plotting.draws import program_of, spread
 from hbm_jax.registry import model_of
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic, JointStatistic
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics import gaussian_background, profiled_background
 
@@ -101,7 +101,9 @@ def stack_of(data: Any) -> SpectrumStack:
     return data if isinstance(data, SpectrumStack) else data.spectra
 
 
-def _background(s: Statistic, source: Floats, seen: SpectrumStack) -> Floats:
+def _background(s: AnyStatistic, source: Floats, seen: SpectrumStack) -> Floats:
+    if isinstance(s, JointStatistic):
+        return np.sum([np.where(part.used, _background(part, source, seen), 0.0) for part in s.parts], axis=0)
     with jax.enable_x64(True):
         if s.name == "wstat":
             return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])

@@ -25,7 +25,9 @@ from hbm_jax.spectra.composition import (
     check_band,
     gauss,
     pieces,
+    separated,
 )
+from hbm_jax.spectra.lines import in_bins
 
 __all__ = [
     "Absorption",
@@ -367,9 +369,11 @@ class GaussianLine(_Light):
 
     Notes
     -----
-    ``energy`` and ``sigma`` are as observed [keV]. Photons in bins are exact (`photons`) for a line without absorbers
-    however narrow it is. A fold by nodes (`hbm_jax.models.SpectralFit`) needs a sigma of some 0.1 % of the energy or
-    more; it measures what it gets wrong.
+    ``energy`` and ``sigma`` are as observed [keV]; sigma is above 0. However narrow the line is, its photons in bins
+    (`photons`) are those of a formula, times the mean of its absorbers over each bin, and it is folded on all bins of a
+    response (`hbm_jax.models.SpectralFit`). A response says nothing of where in a bin a photon is: for a line much
+    narrower than a bin, the likelihood is flat in ``energy`` within each bin, so give it a sigma of about a bin's width
+    where its energy is free.
 
     Examples
     --------
@@ -379,6 +383,7 @@ class GaussianLine(_Light):
 
     _: KW_ONLY
     norm: Norm = "amplitude"
+    narrow: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photons of the whole line")
 
@@ -403,7 +408,7 @@ class GaussianLine(_Light):
         return shapes.gaussian_line_integral(middle, width, power, *self._arguments(given))
 
 
-CLOSED = PowerLaw | BrokenPowerLaw | GaussianLine  # whose photons in a bin are a formula
+CLOSED = PowerLaw | BrokenPowerLaw  # whose photons in a bin are a formula, beside those of lines
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
@@ -432,7 +437,7 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     each bin, which is cut at jumps and kinks of the spectrum and where it is wider than 0.1 in ln E. The error of an
     absorbed power law is below 1e-9 of the photons in a bin where the optical depth is 5 or less, and below 1e-9 of all
     photons anywhere. A break at a free energy costs up to 1e-4 (``tests/spectra/test_components.py`` and
-    ``test_energetics.py``); an absorbed line wants bins no wider than its sigma.
+    ``test_energetics.py``). Absorbers of a line are means over each bin.
 
     Examples
     --------
@@ -445,11 +450,22 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
         raise ValueError(
             f"edges: expected at least two positive energies [keV] that increase; found {edges.tolist()[:5]}."
         )
-    parts = [part for part in _terms(spectrum) if isinstance(part, CLOSED)]
-    if len(parts) == len(_terms(spectrum)):
+    smooth, lines = separated(spectrum)
+    of_lines = tuple(in_bins(line, edges[:-1], edges[1:]) for line in lines)
+    if smooth is None:
+        return Partial(_total, of_lines)
+    parts = [part for part in _terms(smooth) if isinstance(part, CLOSED)]
+    if len(parts) == len(_terms(smooth)):
         logs = [np.log(edges / part.pivot) for part in parts]
         bands = [(0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in logs]
-        return Partial(_total, tuple(Partial(part._in_bins, band) for part, band in zip(parts, bands, strict=True)))
+        closed = tuple(Partial(part._in_bins, band) for part, band in zip(parts, bands, strict=True))
+        return Partial(_total, (*closed, *of_lines))
+    rest = _by_quadrature(smooth, edges)
+    return Partial(_total, (rest, *of_lines)) if lines else rest
+
+
+def _by_quadrature(spectrum: Component, edges: np.ndarray) -> Partial:
+    """Photons in bins by Gauss nodes."""
     cuts = pieces(spectrum, edges)
     energy, weights = gauss(cuts)
     # Bins of one piece take a sum over its nodes, the others a small matrix: no scatter.

@@ -3,9 +3,10 @@
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from hbm_jax.validation import did_you_mean, listed
 Values = Mapping[str, ArrayLike]
 _WIDTH = 0.1  # in ln E, of a piece of the quadrature
 _NODES = 4  # of Gauss and Legendre in a piece
+_LINE_WIDTH = 0.002  # in ln E, of the bins in which an absorbed line is integrated
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Component:
     kind: ClassVar[str] = "additive"
     absorbs: ClassVar[bool] = False
     flat: ClassVar[bool] = False  # a factor without energy dependence
+    narrow: ClassVar[bool] = False  # may be narrower than any bin: its photons in bins are a formula
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
@@ -299,14 +302,72 @@ class Product(_Composite):
         return functools.reduce(jnp.multiply, (part(given) for part in tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
-        """As for every component; that of the additive part where all factors are constants."""
+        """As for every component; that of the additive part where all factors are constants.
+
+        Absorbers of lines are averaged over bins of 0.2 % in energy.
+        """
         light = [part for part in self.parts if part.kind == "additive"]
         factors = [part for part in self.parts if part.kind != "additive"]
         if not light or not all(part.flat for part in factors):
-            return super().integral(values, low, high, power)
+            smooth, lines = separated(self)
+            if not lines:
+                return super().integral(values, low, high, power)
+            given = floating(self, values)
+            parts = [] if smooth is None else [smooth.integral(given, low, high, power)]
+            ends = np.asarray(low, float), np.asarray(high, float)
+            return functools.reduce(jnp.add, parts + [_line_integral(line, given, *ends, power) for line in lines])
         given = floating(self, values)
         total = light[0].integral(given, low, high, power)
         return functools.reduce(jnp.multiply, (part.on(np.ones(1))(given)[..., 0] for part in factors), total)
+
+
+class Line(NamedTuple):
+    """A line and what multiplies it.
+
+    Attributes
+    ----------
+    light : Component
+        Additive and `narrow`.
+    factor : Component or None
+        Of absorbers and constants; None where there are none.
+    """
+
+    light: Any
+    factor: Component | None
+
+
+def separated(spectrum: Component) -> tuple[Component | None, tuple[Line, ...]]:
+    """Split a spectrum into what is smooth, None where nothing is, and its lines."""
+    if getattr(spectrum, "narrow", False):
+        return None, (Line(spectrum, None),)
+    if not isinstance(spectrum, Sum | Product):
+        return spectrum, ()
+    split = [separated(part) for part in spectrum.parts]
+    lines = tuple(line for _, found in split for line in found)
+    if not lines:
+        return spectrum, ()
+    if isinstance(spectrum, Sum):
+        smooth = [part for part, _ in split if part is not None]
+        return (functools.reduce(operator.add, smooth) if smooth else None), lines
+    factors = functools.reduce(operator.mul, [p for p in spectrum.parts if p.kind != "additive"])
+    rest = next(part for part, found in split if found)
+    absorbed = tuple(Line(light, factors if own is None else factors * own) for light, own in lines)
+    return (None if rest is None else factors * rest), absorbed
+
+
+def _line_integral(line: Line, values: Values, low: np.ndarray, high: np.ndarray, power: int) -> jax.Array:
+    """Integrate a line with its factors over bands (...), in bins over which the factors are averaged."""
+    low, high = np.broadcast_arrays(low, high)
+    check_band(low, high)
+    num = int(np.ceil(np.max(np.log(high / low)) / _LINE_WIDTH))
+    edges = low[..., None] * (high / low)[..., None] ** np.linspace(0.0, 1.0, num + 1)
+    x, _ = np.polynomial.legendre.leggauss(2)
+    middle, half = 0.5 * (edges[..., 1:] + edges[..., :-1]), 0.5 * np.diff(edges)
+    nodes = middle[..., None] + half[..., None] * x
+    factor = line.factor.on(nodes.reshape(*low.shape, -1))(values)  # type: ignore[union-attr]
+    given = {name: jnp.asarray(value)[..., None] for name, value in values.items()}
+    light = line.light.integral(given, edges[..., :-1], edges[..., 1:], power)
+    return jnp.sum(light * jnp.mean(factor.reshape(*factor.shape[:-1], num, 2), axis=-1), axis=-1)
 
 
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:

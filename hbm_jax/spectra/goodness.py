@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from scipy import stats
 
-from hbm_jax.spectra.likelihood import Statistic
+from hbm_jax.spectra.joint_statistic import AnyStatistic
 
 Floats = NDArray[np.float64]
 BATCH = 64  # simulations at a time: of 50 spectra of 500 groups with 20 nodes, 250 MB
@@ -59,12 +59,14 @@ class Goodness:
         return f"Goodness({len(self.simulated)} simulations, {p.size} spectra, smallest p {p.min():.3g})"
 
 
-def goodness_of_fit(statistic: Statistic, expected: ArrayLike, *, seed: int, num_simulations: int = 1000) -> Goodness:
+def goodness_of_fit(
+    statistic: AnyStatistic, expected: ArrayLike, *, seed: int, num_simulations: int = 1000
+) -> Goodness:
     """Simulate data from a model and compare their deviances with that of the data.
 
     Parameters
     ----------
-    statistic : Statistic
+    statistic : Statistic or JointStatistic
         The statistic with the data, (..., G).
     expected : (..., G) or (num_draws, ..., G)
         Expected counts of the source: of one best fit, or of draws from the posterior.

@@ -50,7 +50,7 @@ def noticed(
         energies by default. Ranges that touch at the edge of a channel are one range.
     keep_bad : bool
         Keep channels that the file marks as bad (QUALITY other than 0), which are left out otherwise, those that are
-        bad in the background included.
+        bad in the background included. Channels without a number of counts (NaN) are never kept.
 
     Returns
     -------
@@ -63,10 +63,9 @@ def noticed(
         for energies without a response.
     """
     good = np.ones(len(spectrum), bool)
-    if not keep_bad:
-        good = spectrum.quality == 0
-        if spectrum.background is not None:
-            good = good & (spectrum.background.quality == 0)
+    for one in (spectrum, spectrum.background):
+        if one is not None:
+            good &= ~np.isnan(one.counts) & (keep_bad | (one.quality == 0))
     if not good.any():
         raise DataError(f"{spectrum.name}: expected good channels; found QUALITY other than 0 in all {len(good)}.")
     if energies is None:

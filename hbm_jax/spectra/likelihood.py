@@ -97,6 +97,16 @@ class Statistic:
         """Statistic of each channel as XSPEC prints it, at its expected counts of the source alone, both (..., G)."""
         return jnp.where(self.used, self._deviance(self._inside(expected))[0], 0.0)
 
+    def background_moments(self) -> tuple[Any, Any]:
+        """Background counts in the source region, 0 or more, and the variance of that estimate, (..., G) each."""
+        if self.background is None:
+            nothing = jnp.zeros_like(jnp.asarray(self.counts))
+            return nothing, nothing
+        if self.ratio is None:
+            return jnp.maximum(self.background, 0.0), self.background_error**2
+        mean = jnp.maximum(self.background / self.ratio, 0.0)
+        return mean, mean / self.ratio
+
     def draw(self, key: jax.Array, expected: ArrayLike) -> "Statistic":
         """Simulate the data, of source and background region.
 
@@ -219,7 +229,8 @@ def prepare(
     Notes
     -----
     Counts of a group are sums over its channels. Its ratio has to be one number: where the ratio varies within a group,
-    any of its means is an approximation.
+    any of its means is an approximation. `SpectrumStack.statistic` refuses W and marginal for a group whose ratios
+    differ by more than 1 %.
 
     Examples
     --------

@@ -6,7 +6,6 @@ Whatever is wrong with a file ends in one kind of error, `DataError`, that names
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +13,23 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from numpy.typing import NDArray
 
-from hbm_jax.spectra.ogip_responses import num_matrices, read_arf, read_rmf
+from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import (
     Floats,
     as_floats,
     consecutive,
-    extension,
     keyword,
     numbered,
     opened,
     reject,
+    spectrum_table,
     whole,
 )
-from hbm_jax.spectra.response import Response
+from hbm_jax.spectra.response import Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, listed
+from hbm_jax.validation import DataError, listed, tell
 
 __all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
 
@@ -65,26 +65,48 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     POISSERR is T, or where that gives whole numbers to single precision and the file gives no STAT_ERR with
     POISSERR = F. All other values keep their STAT_ERR as Gaussian errors. QUALITY, GROUPING, BACKSCAL and AREASCAL may
     be a column or a keyword. SYS_ERR and CORRFILE are not used; a file that has one is read with a warning.
+
+    Of several SPECTRUM extensions, the first is taken that is no background (HDUCLAS2 = BKG). Counts that are not
+    finite or negative in a channel of bad QUALITY become NaN, and that channel is never used. Spectra of type II
+    without a positive exposure are left out with a warning, unless they are asked for by number.
     """
     path, number = numbered(path)
+    return [one for one in _rows(path, number, False) if one is not None]
+
+
+def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | None]:
+    """Read all spectra of a file, or one by number; None in place of one of type II without exposure."""
     with opened(path) as hdus:
-        hdu = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
-        table = _Table(hdu, path)
+        table = _Table(spectrum_table(hdus, path, background), path)
         several = table.values(None).ndim == 2
-        rows = range(len(hdu.data)) if several else [None]
+        rows: list[int | None] = [*range(len(table.hdu.data))] if several else [None]
         if number is not None and not 1 <= number <= len(rows):
             raise DataError(
                 f"{table.where}: expected a spectrum of number 1 to {len(rows)}; found number {number} asked for."
             )
         picked = rows if number is None else [rows[number - 1]]
-        found = [_spectrum(table, row) for row in picked]
-        said = [_not_used(table, row, len(one)) for row, one in zip(picked, found, strict=True)]
+        skipped = [row for row in picked if row is not None and number is None and not _exposed(table, row)]
+        if len(skipped) == len(picked):
+            skipped = []  # so that the first of them is named in an error
+        found = {row: _spectrum(table, row) for row in picked if row not in skipped}
+        unused = [_not_used(table, row, len(one)) for row, one in found.items()]
+    texts = []
     for key in ("SYS_ERR", "CORRFILE"):
-        texts = [text[key] for text in said if key in text]
-        if texts:
-            more = f", nor are those of {len(texts) - 1} more spectra of the file" if len(texts) > 1 else ""
-            warnings.warn(f"{texts[0]}{more}.", stacklevel=2)
-    return found
+        same = [text[key] for text in unused if key in text]
+        if same:
+            more = f", nor are those of {len(same) - 1} more spectra of the file" if len(same) > 1 else ""
+            texts.append(f"{same[0]}{more}")
+    if skipped:
+        numbers = listed([f"{row + 1}" for row in skipped], 10)
+        texts.append(f"{table.where}, EXPOSURE: spectra without a positive time are left out: {numbers}")
+    told = tell(texts, stacklevel=4)
+    return [None if row in skipped else replace(found[row], warnings=told) for row in picked]
+
+
+def _exposed(table: "_Table", row: int) -> bool:
+    """Say whether a spectrum of type II has a positive exposure."""
+    times = table.of("EXPOSURE", np.nan, row, len(table.values(row)))
+    return bool((times > 0).all())
 
 
 class _Table:
@@ -143,10 +165,11 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         channels = whole(table.of("CHANNEL", 1, row, num), f"{at}, CHANNEL", "a channel number")
     else:
         channels = np.arange(1, num + 1)
-    counts, error = _counts(table, row, values, exposure)
     scales = {name: table.of(name, 1.0, row, num) for name in ("BACKSCAL", "AREASCAL")}
     for name, scale in scales.items():
         reject(~(np.isfinite(scale) & (scale >= 0)), scale, f"{at}, {name}", "a scale of 0 or more")
+    quality = whole(table.of("QUALITY", 0, row, num), f"{at}, QUALITY", "a whole number")
+    counts, error = _counts(table, row, values, exposure, quality == 0)
     grouping = whole(table.of("GROUPING", 0, row, num), f"{at}, GROUPING", "1, 0 or -1")
     reject(np.abs(grouping) > 1, grouping, f"{at}, GROUPING", "1, 0 or -1")
     files = {key: table.name(key, row) for key in OPTIONS}
@@ -157,7 +180,7 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         exposure=exposure,
         backscal=scales["BACKSCAL"],
         areascal=scales["AREASCAL"],
-        quality=whole(table.of("QUALITY", 0, row, num), f"{at}, QUALITY", "a whole number"),
+        quality=quality,
         grouping=grouping,
         error=error,
         files={key: name for key, name in files.items() if name.lower() not in NONE},
@@ -176,26 +199,30 @@ def _not_used(table: _Table, row: int | None, num: int) -> dict[str, str]:
     return said
 
 
-def _counts(table: _Table, row: int | None, values: Floats, exposure: float) -> tuple[Floats, Floats | None]:
-    """Read counts, and their errors where they are not Poisson."""
+def _counts(
+    table: _Table, row: int | None, values: Floats, exposure: float, good: NDArray[np.bool_]
+) -> tuple[Floats, Floats | None]:
+    """Read counts, and their errors where they are not Poisson; NaN in bad channels that hold no such number."""
     at, rate = table.at(row), table.quantity == "RATE"
     counts = values * exposure if rate else values
-    reject(~np.isfinite(counts), counts, f"{at}, {table.quantity}", "a finite number")
+    reject(~np.isfinite(counts) & good, counts, f"{at}, {table.quantity}", "a finite number")
+    counts = np.where(np.isfinite(counts), counts, np.nan)
     nearest = np.round(counts)
-    is_whole = bool((np.abs(counts - nearest) <= ROUNDING[0] + ROUNDING[1] * np.abs(counts)).all())
+    is_whole = bool((np.abs(counts - nearest) <= ROUNDING[0] + ROUNDING[1] * np.abs(counts))[~np.isnan(counts)].all())
     said = table.hdu.header.get("POISSERR")
     has_error = "STAT_ERR" in table.columns or "STAT_ERR" in table.hdu.header
     if said is True or (is_whole and not (rate and said is False and has_error)):
         counts = nearest if is_whole else counts
-        reject(counts < 0, counts, f"{at}, {table.quantity}", "counts of 0 or more")
-        return counts + 0.0, None  # a rate of -0.0 is 0
+        reject((counts < 0) & good, counts, f"{at}, {table.quantity}", "counts of 0 or more")
+        return np.where(counts < 0, np.nan, counts + 0.0), None  # a rate of -0.0 is 0
     if not has_error:
         raise DataError(
             f"{at}: expected whole numbers of counts, POISSERR = T, or errors in STAT_ERR; found none of them."
         )
     error = table.of("STAT_ERR", np.nan, row, len(counts)) * (exposure if rate else 1.0)
-    reject(~(np.isfinite(error) & (error >= 0)), error, f"{at}, STAT_ERR", "an error of 0 or more")
-    return nearest if is_whole else counts, error
+    known = np.isfinite(error) & (error >= 0)
+    reject(~known & good, error, f"{at}, STAT_ERR", "an error of 0 or more")
+    return np.where(known, nearest if is_whole else counts, np.nan), np.where(known, error, np.nan)
 
 
 def read_spectrum(
@@ -233,14 +260,17 @@ def read_spectrum(
         For a file that is missing or cannot be read, or whose channels or energies are not those of the others.
     """
     base, number = numbered(path)
-    found = read_pha(path)
-    if len(found) != 1:
+    found = _rows(base, number, False)
+    if len(found) != 1 or found[0] is None:
         raise DataError(
             f"{path}: expected one spectrum; found {len(found)} (type II). Pick one, as in '{base.name}{{1}}', or read "
             "all with read_spectra."
         )
     given = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
-    return _completed(found[0], base, number, given, name, {} if cache is None else cache)
+    one = _completed(found[0], base, number, given, name, {} if cache is None else cache)
+    if one is None:
+        raise DataError(f"{path}: expected a background with a positive exposure [s]; found one without.")
+    return one
 
 
 def read_spectra(
@@ -252,22 +282,39 @@ def read_spectra(
 ) -> list[Spectrum]:
     """Read every spectrum of a file of type II, with backgrounds and responses; options as of `read_spectrum`.
 
-    A background or a response file that holds several is taken row by row. A file of type I gives a list of one.
+    A background or a response file that holds several is taken row by row. A file of type I gives a list of one. Rows
+    without a positive exposure, of source or background, are left out with a warning.
     """
+    found = read_rows(path, background=background, rmf=rmf, arf=arf)
+    kept = [one for one in found if one is not None]
+    if not kept:
+        raise DataError(f"{path}: expected spectra and backgrounds with positive exposures [s]; found none.")
+    return kept
+
+
+def read_rows(
+    path: str | Path,
+    *,
+    background: str | Path | None = None,
+    rmf: str | Path | None = None,
+    arf: str | Path | None = None,
+) -> list[Spectrum | None]:
+    """Read every row as `read_spectra` does; None in place of those that it leaves out."""
     base, number = numbered(path)
     given = {"BACKFILE": background, "RESPFILE": rmf, "ANCRFILE": arf}
-    found = read_pha(path)
+    found = _rows(base, number, False)
     cache: dict = {}
     several = number is None and len(found) > 1
     return [
-        _completed(one, base, row if several else number, given, None, cache) for row, one in enumerate(found, start=1)
+        None if one is None else _completed(one, base, row if several else number, given, None, cache)
+        for row, one in enumerate(found, start=1)
     ]
 
 
 def _completed(
     spectrum: Spectrum, base: Path, row: int | None, given: dict[str, Any], name: str | None, cache: dict
-) -> Spectrum:
-    """Add background and response to a spectrum; `row` is its number in a file of type II."""
+) -> Spectrum | None:
+    """Add background and response to a spectrum, `row` of a file of type II; None if the background has no exposure."""
 
     def once(read: Callable, *key):
         if (read, *key) not in cache:
@@ -276,17 +323,27 @@ def _completed(
 
     behind, matrix, area = (_place(spectrum, base, key, given[key]) for key in OPTIONS)
     if behind is not None:
-        every = once(read_pha, behind[0])
-        other = every[_chosen(behind, len(every), row, "spectra", "background") - 1]
+        every = once(_rows, behind[0], None, True)
+        chosen = _chosen(behind, len(every), row, "spectra", "background")
+        _refuse_itself(behind[0], chosen, base, row or 1)
+        other = every[chosen - 1]
+        if other is None:
+            return None
         _align(behind[0], other.channels, base, spectrum)
-        spectrum = replace(spectrum, background=other)
+        spectrum = replace(spectrum, background=other, warnings=(*spectrum.warnings, *other.warnings))
     if matrix is not None:
         number = _chosen(matrix, once(num_matrices, matrix[0]), row, "matrices", "rmf")
         redistribution = once(read_rmf, matrix[0], number)
         _align(matrix[0], redistribution.channels, base, spectrum)
-        response = Response.of(redistribution, None if area is None else once(read_arf, area[0]))
-        spectrum = replace(spectrum, response=response)
+        arf = None if area is None else once(read_arf, area[0])
+        told = once(_told_of_areas, redistribution, arf)
+        response = Response.of(redistribution, arf)
+        spectrum = replace(spectrum, response=response, warnings=(*spectrum.warnings, *redistribution.warnings, *told))
     return spectrum if name is None else replace(spectrum, name=name)
+
+
+def _told_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
+    return tell(area_warnings(rmf, arf), stacklevel=5)
 
 
 def _place(spectrum: Spectrum, base: Path, key: str, given: str | Path | None) -> tuple[Path, int | None] | None:
@@ -306,6 +363,20 @@ def _place(spectrum: Spectrum, base: Path, key: str, given: str | Path | None) -
         f"{base}, {key}: expected the file {named!r} beside the spectrum; found no such file. Name another "
         f"({option}=PATH), or none ({option}='none')."
     )
+
+
+def _refuse_itself(path: Path, number: int, base: Path, row: int) -> None:
+    """Refuse a spectrum as its own background: its file may hold one, in an extension of its own or another row."""
+    if number != row or not (os.path.isfile(base) and os.path.samefile(path, base)):
+        return
+    with opened(path) as hdus:
+        same = spectrum_table(hdus, path, True) is spectrum_table(hdus, path, False)
+    if same:
+        raise DataError(
+            f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
+            "the file itself without such an extension. Name the background (background=PATH), or none "
+            "(background='none')."
+        )
 
 
 def _chosen(place: tuple[Path, int | None], num: int, row: int | None, what: str, option: str) -> int:

@@ -73,6 +73,17 @@ def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.Bin
     return named or [h for h in every if kind in (str(h.header.get(f"HDUCLAS{i}", "")).strip() for i in (1, 2, 3))]
 
 
+def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
+    """Find the SPECTRUM extension: of several the first of a background, or else the first that is of none."""
+    first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
+    same = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
+    return same[0] if same else first
+
+
+def _is_background(hdu: fits.BinTableHDU) -> bool:
+    return str(hdu.header.get("HDUCLAS2", "")).strip().upper() == "BKG"
+
+
 def column(hdu: fits.BinTableHDU, name: str, where: str) -> Any:
     """Read a column, whatever the case of its name."""
     for one in hdu.columns:

@@ -9,7 +9,7 @@ from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.spectra.ogip_responses import MATRICES
-from hbm_jax.spectra.ogip_tables import as_floats, extension, keyword, opened, reject, tables
+from hbm_jax.spectra.ogip_tables import as_floats, keyword, opened, reject, spectrum_table, tables
 from hbm_jax.spectra.ogip_writing import _identity, _table, _written
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError
@@ -39,7 +39,7 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
     """
     path = Path(path)
     with opened(path) as hdus:
-        hdu = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
+        hdu = spectrum_table(hdus, path)
         where, num = f"{path}[{hdu.name}]", len(hdu.data)
         columns = {c.name.upper(): c.name for c in hdu.columns}
         if "EXPOSURE" not in columns and not any(as_floats(hdu.data[c], where).ndim == 2 for c in hdu.columns.names):
@@ -93,7 +93,7 @@ def read_detector(path: str | Path) -> str:
     """Name of the detector of a PHA file: DETNAM, else what INSTRUME has after its last ``_``, else the file's stem."""
     path = Path(path)
     with opened(path) as hdus:
-        header = extension(hdus, path, ("SPECTRUM",), "SPECTRUM").header
+        header = spectrum_table(hdus, path).header
         name = str(header.get("DETNAM", "")).strip() or str(header.get("INSTRUME", "")).strip().rpartition("_")[2]
     return name.lower() if name and name.upper() != "UNKNOWN" else path.stem
 

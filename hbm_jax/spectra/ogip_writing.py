@@ -12,15 +12,11 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.spectra.response import Arf, Response, Rmf
+from hbm_jax.spectra.response import AREA_INCLUDED, Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError
 
 __all__ = ["write_arf", "write_pha", "write_rmf"]
-
-AREA_INCLUDED = (
-    1.5  # a row of a redistribution matrix adds up to 1 at most, interpolation aside; above, it holds an area
-)
 
 
 def write_pha(
@@ -140,7 +136,7 @@ def write_rmf(
         A `Response` is written as a matrix with the area folded in, for a spectrum with ``arf="none"``.
     area_included : bool, optional
         Whether the matrix holds the area [cm^2], which calls its extension SPECRESP MATRIX instead of MATRIX. By
-        default where a row adds up to more than 1.5, and for a `Response`.
+        default where a row adds up to more than 1.5, where a file said so (``rmf.full``), and for a `Response`.
 
     Returns
     -------
@@ -156,7 +152,7 @@ def write_rmf(
     for name, values in (("energy", rmf.energy), ("matrix", matrix.data), ("e_min", rmf.e_min), ("e_max", rmf.e_max)):
         _require_finite(path, name, values)
     if area_included is None:
-        area_included = isinstance(rmf, Response) or bool((matrix.sum(axis=1) > AREA_INCLUDED).any())
+        area_included = isinstance(rmf, Response) or rmf.full or bool((matrix.sum(axis=1) > AREA_INCLUDED).any())
     first, last, num = int(rmf.channels[0]), int(rmf.channels[-1]), len(rmf.channels)
     starts, widths, values = [], [], []
     for low, high in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):

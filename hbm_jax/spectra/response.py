@@ -9,6 +9,9 @@ from scipy import sparse
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
+# Largest sum of a row of a redistribution without area: of each photon one count at most, but for the interpolation of
+# calibration files. An area in cm^2 is above that somewhere.
+AREA_INCLUDED = 1.5
 SAME_ENERGY = 1e-3  # relative, between the energy grids of an ARF and an RMF, which are written in single precision
 
 
@@ -48,6 +51,10 @@ class Rmf:
         Nominal energies of the channels [keV].
     name : str
         For messages.
+    full : bool
+        Whether a file says that it has the effective area folded in (HDUCLAS3 = FULL).
+    warnings : tuple of str
+        What is unusual in the file, a sentence each.
     """
 
     energy: Floats = field(repr=False)
@@ -56,6 +63,8 @@ class Rmf:
     e_min: Floats = field(repr=False)
     e_max: Floats = field(repr=False)
     name: str = "RMF"
+    full: bool = field(default=False, repr=False)
+    warnings: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

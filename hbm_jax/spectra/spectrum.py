@@ -21,7 +21,7 @@ class Spectrum:
     name : str
         Of the source or the file, for messages and labels.
     counts : (num_channels,)
-        Observed counts, 0 or more.
+        Observed counts, 0 or more; NaN where a file holds none, which makes a channel of bad quality unusable.
     channels : (num_channels,)
         Numbers of the channels.
     exposure : float
@@ -38,6 +38,8 @@ class Spectrum:
         Of a region without the source, on the same channels.
     response : Response, optional
         Of the source.
+    warnings : tuple of str
+        What is unusual in the files, a sentence each.
     """
 
     name: str
@@ -52,13 +54,14 @@ class Spectrum:
     background: "Spectrum | None" = None
     response: Response | None = None
     files: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def __repr__(self) -> str:
-        behind = "" if self.background is None else f", background {self.background.counts.sum():g}"
-        return f"Spectrum({self.name}: {self.counts.sum():g} counts in {self.exposure:g} s{behind})"
+        behind = "" if self.background is None else f", background {np.nansum(self.background.counts):g}"
+        return f"Spectrum({self.name}: {np.nansum(self.counts):g} counts in {self.exposure:g} s{behind})"
 
     @property
     def background_ratio(self) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from hbm_jax.spectra.grouping import groups
+from hbm_jax.spectra.joint_statistic import AnyStatistic, JointStatistic
 from hbm_jax.spectra.likelihood import Statistic, prepare
 from hbm_jax.spectra.marginal import neighbouring_mean
 from hbm_jax.spectra.response import Response, Rmf
@@ -19,9 +20,11 @@ from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]
 NO_BACKGROUND = 1e12  # ratio of a region so large that its zero counts leave none in the source region
+SAME_RATIO = 0.01  # largest relative spread of the ratio within a group that W and marginal take for one ratio
+SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group that is left to the mean
 ARRAYS = (
-    "exposure", "counts", "background", "ratio", "background_error", "background_mean", "areascal", "e_min", "e_max",
-    "used",
+    "exposure", "counts", "background", "ratio", "ratio_spread", "background_error", "background_mean", "areascal",
+    "e_min", "e_max", "used",
 )  # fmt: skip
 
 
@@ -38,7 +41,8 @@ class SpectrumStack:
     name : tuple of str
         Of the spectra.
     responses : tuple of Response
-        One each; those made of one redistribution matrix hold the same object.
+        One each; those made of one redistribution matrix hold the same object. Where AREASCAL varies within a group,
+        the response of every channel is multiplied by it here.
     grouping : tuple of (num_channels,) int
         Number of the group of each channel, -1 where it is not used.
     exposure : (N,)
@@ -46,17 +50,22 @@ class SpectrumStack:
     counts, background : (N, G)
         Counts of source and background region; 0 where a spectrum has no background.
     ratio : (N, G)
-        Counts of the background region for each background count in the source region; 1e12 without background.
+        Counts of the background region for each background count in the source region, mean over a group; 1e12
+        without background.
+    ratio_spread : (N, G)
+        Largest less smallest ratio of the channels of a group, relative to the mean.
     background_error : (N, G)
         Standard deviation of a background that is not Poisson; NaN where it is, or where there is none.
     background_mean : (N, G)
         Background counts that the neighbourhood of the channels would lead one to expect.
     areascal : (N, G)
-        Scale of the effective area, mean over a group.
+        Scale of the effective area of all channels of a group; 1 where the response has it already.
     e_min, e_max : (N, G)
         Nominal energies of the groups [keV].
     used : (N, G)
         False for padding.
+    warnings : tuple of str
+        What is unusual in the files, a sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -66,12 +75,14 @@ class SpectrumStack:
     counts: Any
     background: Any
     ratio: Any
+    ratio_spread: Any
     background_error: Any
     background_mean: Any
     areascal: Any
     e_min: Any
     e_max: Any
     used: Any
+    warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
     def of(cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None) -> "SpectrumStack":
@@ -87,13 +98,15 @@ class SpectrumStack:
         Raises
         ------
         DataError
-            For no spectra, one without a response or without channels in use, counts that are not Poisson, or a
-            background scale of 0.
+            For no spectra, one without a response or without channels in use, counts that are not Poisson, a channel
+            in use without a number of counts, or a background scale of 0.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
         rows = [_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        shared: dict[Any, Response] = {}
+        responses = [_scaled(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
         num = max(len(row["counts"]) for row in rows)
         padding = {"ratio": 1.0, "background_error": np.nan, "background_mean": 1.0, "areascal": 1.0}
         padding |= {"e_min": np.nan, "e_max": np.nan}
@@ -104,8 +117,9 @@ class SpectrumStack:
         }
         return cls(
             name=tuple(s.name for s in spectra),
-            responses=tuple(s.response for s in spectra),  # type: ignore[misc]
+            responses=tuple(responses),
             grouping=tuple(row["grouping"] for row in rows),
+            warnings=tuple(dict.fromkeys(text for s in spectra for text in s.warnings)),
             **{"exposure": frozen_array([s.exposure for s in spectra])}
             | {key: _frozen(value) for key, value in arrays.items()},
         )
@@ -122,36 +136,74 @@ class SpectrumStack:
         return np.asarray(self.ratio)[:, 0] != NO_BACKGROUND
 
     @property
+    def has_gaussian_background(self) -> NDArray[np.bool_]:
+        """Whether the background of each spectrum has Gaussian errors, (N,)."""
+        return np.isfinite(self.background_error).any(axis=1)
+
+    @property
     def default_statistic(self) -> str:
-        """``pgstat`` where a background has Gaussian errors, ``marginal`` where any is Poisson, else ``cstat``."""
-        if np.isfinite(self.background_error).any():
-            return "pgstat"
+        """``pgstat`` where backgrounds have Gaussian errors, ``marginal`` where they are Poisson, else ``cstat``.
+
+        ``pgstat and marginal`` where there are both.
+        """
+        gaussian = self.has_gaussian_background
+        if gaussian.any():
+            return "pgstat and marginal" if (self.has_background & ~gaussian).any() else "pgstat"
         return "marginal" if self.has_background.any() else "cstat"
 
-    def statistic(self, name: str | None = None) -> Statistic:
+    def statistic(self, name: str | None = None) -> AnyStatistic:
         """Prepare a statistic of all spectra together; `default_statistic` where none is named.
+
+        Where some backgrounds have Gaussian errors and others are Poisson, each spectrum keeps the statistic that suits
+        it: pgstat, and for the others the one that is named, or marginal.
 
         Raises
         ------
         ValueError
-            For an unknown name, or a statistic that does not suit the backgrounds.
+            For an unknown name, or a statistic that does not suit the backgrounds: cstat with any; wstat or marginal
+            where all have Gaussian errors, pgstat where none has, chi-square where any has. For wstat and marginal
+            also where the ratio of a Poisson background differs by more than 1 % within a group.
         """
-        name = name or self.default_statistic
+        gaussian = self.has_gaussian_background
+        poisson = self.has_background & ~gaussian
+        name = name or ("marginal" if poisson.any() else self.default_statistic)
         if name == "cstat":
-            if self.has_background.any():
-                one = self.name[int(self.has_background.argmax())]
-                raise ValueError(
-                    f"cstat: expected spectra without background; found one, of {one}. Use wstat or marginal."
-                )
+            self._refuse(name, self.has_background, "spectra without background; found one", "wstat or marginal")
             return prepare(name, self.counts, used=self.used)
-        given = {"background": self.background, "ratio": self.ratio, "used": self.used}
+        if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson.any()):
+            self._refuse(name, gaussian, "Poisson backgrounds; found one with Gaussian errors", "pgstat")
+        if name == "pgstat" and not gaussian.any():
+            self._refuse(name, poisson, "backgrounds with Gaussian errors; found a Poisson one", "wstat or marginal")
+        if not gaussian.any():
+            return self._prepared(name, self.used)
+        if not poisson.any():
+            return self._prepared("pgstat", self.used)
+        name = "marginal" if name == "pgstat" else name
+        used = gaussian[:, None] & self.used
+        return JointStatistic.of((self._prepared("pgstat", used), self._prepared(name, self.used & ~used)))
+
+    def _prepared(self, name: str, used: Any) -> Statistic:
+        """Prepare one statistic for some of the spectra."""
+        given = {"background": self.background, "ratio": self.ratio, "used": used}
         if name == "pgstat":
-            # A Poisson background has the error of its counts.
-            poisson = np.sqrt(np.maximum(self.background, 1.0)) * self.has_background[:, None]
-            given["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, poisson)
+            given["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, 0.0)
         if name == "marginal":
             given["prior_mean"] = self.background_mean
+        if name in ("wstat", "marginal"):
+            mixed = (np.asarray(self.ratio_spread) > SAME_RATIO) & used
+            if mixed.any():
+                row, place = np.argwhere(mixed)[0]
+                raise ValueError(
+                    f"{name}, {self.name[row]}: expected one ratio of the background to the source region in each "
+                    f"group; found ratios that differ by {self.ratio_spread[row, place]:.3g} of their mean from "
+                    f"{self.e_min[row, place]:.4g} to {self.e_max[row, place]:.4g} keV. Group fewer channels, or none "
+                    "(grouping='none')."
+                )
         return prepare(name, self.counts, **given)
+
+    def _refuse(self, name: str, bad: NDArray[np.bool_], expected: str, instead: str) -> None:
+        if bad.any():
+            raise ValueError(f"{name}: expected {expected}, of {self.name[int(bad.argmax())]}. Use {instead}.")
 
     def grouped_response(self, row: int) -> tuple[Floats, Floats]:
         """Energy edges [keV], (E + 1,), and the response of one spectrum in its groups [cm^2 s], (E, G of its own)."""
@@ -169,7 +221,7 @@ class SpectrumStack:
             responses=tuple(self.responses[i] for i in index),
             grouping=tuple(self.grouping[i] for i in index),
             exposure=_frozen(self.exposure[index]),
-            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},
+            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},  # type: ignore[arg-type]
         )
 
     def describe(self) -> str:
@@ -183,7 +235,7 @@ class SpectrumStack:
                 np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1), self.has_background, strict=True,
             )
         ]  # fmt: skip
-        return "; ".join(parts) + "."
+        return " ".join(["; ".join(parts) + ".", *(f"Warning: {text}." for text in self.warnings)])
 
     def to_table(self):
         """Return an astropy ``Table``, one row a spectrum."""
@@ -224,6 +276,8 @@ class SpectrumStack:
         )
         stored = {"spectrum_name": np.array(self.name), "rmf_number": which}
         stored |= {key: np.array(getattr(self, key)) for key in ARRAYS}
+        if self.warnings:
+            stored["warnings"] = np.array(self.warnings)
         stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
         stored["grouping"] = np.stack([_padded(g, num_channels, -1) for g in self.grouping])
         for number, rmf in enumerate(rmfs):
@@ -248,8 +302,12 @@ class SpectrumStack:
             rmf = rmfs[int(number)]
             responses.append(Response.from_area(rmf, np.asarray(area[: rmf.matrix.shape[0]])))
             grouping.append(np.asarray(group[: len(rmf.channels)]))
+        stored = {"ratio_spread": np.zeros(np.shape(stored["ratio"]))} | dict(stored)  # older ones are without it
         arrays = {key: _frozen(stored[key]) for key in ARRAYS}
-        return cls(tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays)
+        return cls(
+            tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
+            warnings=tuple(str(text) for text in stored.get("warnings", ())),
+        )  # fmt: skip
 
 
 def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
@@ -264,13 +322,22 @@ def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
     of = grouping >= 0
     place = grouping[of]
 
+    for kind, one in (("", spectrum), (" of the background", spectrum.background)):
+        if one is not None and np.isnan(one.counts[of]).any():
+            channel = one.channels[of][np.isnan(one.counts[of])][0]
+            raise DataError(f"{name}: expected counts{kind} in every channel used; found NaN in channel {channel}.")
+
     def total(values):
         return np.bincount(place, np.asarray(values, float)[of], minlength=num)
 
+    def extent(values):
+        low, high = np.full(num, np.inf), np.full(num, -np.inf)
+        np.minimum.at(low, place, values[of])
+        np.maximum.at(high, place, values[of])
+        return low, high
+
     width = total(np.ones(len(grouping)))
-    e_min, e_max = np.full(num, np.inf), np.zeros(num)
-    np.minimum.at(e_min, place, spectrum.response.e_min[of])
-    np.maximum.at(e_max, place, spectrum.response.e_max[of])
+    e_min, e_max = extent(spectrum.response.e_min)[0], extent(spectrum.response.e_max)[1]
     row: dict[str, Any] = {
         "grouping": grouping,
         "counts": total(spectrum.counts),
@@ -280,6 +347,7 @@ def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
         "used": np.ones(num, bool),
         "background": np.zeros(num),
         "ratio": np.full(num, NO_BACKGROUND),
+        "ratio_spread": np.zeros(num),
         "background_error": np.full(num, np.nan),
         "background_mean": np.ones(num),
     }
@@ -294,11 +362,33 @@ def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
         )
     row["background"] = total(behind.counts)
     row["ratio"] = total(ratio) / width
+    low, high = extent(ratio)
+    row["ratio_spread"] = (high - low) / row["ratio"]
     if behind.error is not None:
-        row["background_error"] = np.sqrt(total(behind.error**2))
+        # Each channel by its own ratio.
+        share = _spread(of, row["ratio"][place] / ratio[of])
+        row["background"] = total(share * behind.counts)
+        row["background_error"] = np.sqrt(total((share * behind.error) ** 2))
     else:
         row["background_mean"] = total(_spread(of, neighbouring_mean(behind.counts[of])))
     return row
+
+
+def _scaled(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:
+    """Response of a spectrum; multiplied by AREASCAL in each channel where that varies within a group."""
+    response, grouping = spectrum.response, row["grouping"]
+    assert response is not None
+    used = grouping >= 0
+    mean = row["areascal"][grouping[used]]
+    if (np.abs(spectrum.areascal[used] - mean) <= SAME_AREA * mean).all():
+        return response
+    key = id(response.rmf), response.area.tobytes(), spectrum.areascal.tobytes()
+    if key not in shared:
+        rmf = response.rmf
+        matrix = sparse.csr_matrix(rmf.matrix @ sparse.diags(spectrum.areascal))
+        shared[key] = Response.from_area(dataclasses.replace(rmf, matrix=matrix), response.area)
+    row["areascal"] = np.ones(len(row["areascal"]))
+    return shared[key]
 
 
 def _spread(of, values) -> Floats:

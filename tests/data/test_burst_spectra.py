@@ -20,6 +20,7 @@ from hbm_jax.data.burst_spectra import ARRAYS
 from hbm_jax.spectra import gbm_like_arf, gbm_like_rmf, read_pha, write_rmf
 from hbm_jax.spectra.ogip_type2 import read_intervals, read_matrix_times, write_pha2
 from hbm_jax.spectra.stack import ARRAYS as STACKED
+from hbm_jax.validation import DataWarning
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,22 @@ def test_ranges_grouping_intervals_and_reference_are_choices(folder):
     e_min, e_max = data.spectra.e_min[0], data.spectra.e_max[0]
     assert not ((e_min < 40.0) & (e_max > 30.0)).any()
     assert np.asarray(data.spectra.used)[0].sum() < 32
+
+
+def test_spectra_without_exposure_are_left_out(sample, folder):
+    whole = BurstSpectra.of(sample.bursts)
+    left = np.ones(len(whole.spectra), bool)
+    left[(np.asarray(whole.spectrum_interval) == 1) & (np.asarray(whole.spectrum_detector) == 0)] = False
+    for detector, intervals in (("n0", whole.start), ("b0", np.delete(whole.start, 1))):
+        with fits.open(folder / "sim001" / f"{detector}.pha", mode="update") as hdus:
+            hdus["SPECTRUM"].data["EXPOSURE"][1] = -1.0
+        with pytest.warns(DataWarning, match=r"[nb]0\.pha.*EXPOSURE: spectra without a positive time .* left out: 2\."):
+            data = read_burst_spectra(folder / "bursts.ecsv")
+        np.testing.assert_array_equal(data.start, intervals)
+        np.testing.assert_array_equal(data.spectra.counts, np.asarray(whole.spectra.counts)[left])
+        left &= np.asarray(whole.spectrum_interval) != 1
+    assert [f"{detector}.pha" in text for detector, text in zip(("n0", "b0"), data.warnings, strict=True)] == [True] * 2
+    assert "Warning: " in data.describe()
 
 
 def test_the_matrix_is_that_of_the_time_of_the_interval(sample, tmp_path):

@@ -258,6 +258,19 @@ def objects(rows):
         ("ENERG_HI", "MATRIX", at(ENERGY[1:], 3, 50.0), r"ENERG_HI, row 3: expected the ENERG_LO of the next row"),
         ("E_MIN", "EBOUNDS", at(small_rmf().e_min, 1, np.nan), r"\[EBOUNDS\], E_MIN, row 1: expected a finite energy"),
         ("E_MAX", "EBOUNDS", at(small_rmf().e_max, 1, 0.0), r"\[EBOUNDS\], E_MAX, row 1: .* not below E_MIN"),
+        (
+            "E_MIN",
+            "EBOUNDS",
+            at(small_rmf().e_min, 0, -0.1),
+            r"E_MIN, row 0: expected a finite energy of 0 .*; found -0.1",
+        ),
+        (
+            "E_MAX",
+            "EBOUNDS",
+            at(small_rmf().e_max, 3, 2.0),
+            r"E_MAX, row 3: expected .* E_MIN of the next .*; found 2 keV",
+        ),
+        ("E_MIN", "EBOUNDS", at(small_rmf().e_min, 5, 0.9), r"E_MAX, row 4: .* next channel, 0.9 keV; found 1.06"),
         ("CHANNEL", "EBOUNDS", at(CHANNELS, 1, 12), r"\[EBOUNDS\], CHANNEL, row 1: expected channel 4, .*; found 12"),
     ],
 )
