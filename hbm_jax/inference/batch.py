@@ -331,19 +331,14 @@ class _Queue:
         """Statistics of the lanes of a group, which all have the same number of draws."""
         joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[lane]) for lane in group]
         draws, sites = jax.tree.map(lambda *lanes: np.stack(lanes), *joined)
-        table = {}
-        for name, values in sites.items():  # (lane, draw, chain, ...)
-            ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
-            flat = ordered.reshape(*ordered.shape[:-2], -1)
-            table[name] = np.stack(
-                [
-                    *np.quantile(flat, [0.16, 0.5, 0.84], axis=-1),
-                    flat.mean(-1),
-                    flat.std(-1, ddof=1),
-                    *diagnose_many(ordered),
-                ],
-                axis=-1,
-            )
+        table = {name: _statistics(values) for name, values in sites.items()}
+        labels = np.array([label.split("[")[0] for label in self.lanes.target.labels])
+        hidden = {
+            name: _statistics(draws.position[..., labels == name])
+            for name in dict.fromkeys(labels)
+            if name not in sites
+        }
+        unresolved = _unresolved(draws.position, sites, labels)
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
@@ -356,11 +351,47 @@ class _Queue:
                 if self.keep is None or name in self.keep
             }
             total = int(np.prod(draws.energy[i].shape))
-            why = _why(own, divergences, float(bfmi[i]), self.until)
+            judged = own | {name: values[i] for name, values in hidden.items()}
+            why = ", ".join(filter(None, (unresolved[i], _why(judged, divergences, float(bfmi[i]), self.until))))
             results.append(
                 Done(-1, own, total, divergences, float(bfmi[i]), float(draws.num_steps[i].mean()), why, kept or None)
             )
         return results
+
+
+def _statistics(values: np.ndarray) -> np.ndarray:
+    """Numbers of `Done.sites` for draws of shape (lane, draw, chain, ...)."""
+    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
+    flat = ordered.reshape(*ordered.shape[:-2], -1)
+    quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
+    return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
+
+
+def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
+    """Say what each lane's sampled parameters did not resolve; empty where they all did.
+
+    Parameters
+    ----------
+    positions : (lane, draw, chain, size)
+        Unconstrained draws.
+    sites : dict of str to array (lane, draw, chain, ...)
+        Draws of sites.
+    labels : (size,) of str
+        Site of each component of the positions.
+    """
+    num = len(positions)
+    names = dict.fromkeys(labels)
+    draws = {name: positions[..., labels == name] for name in names}
+    # Of plain numbers the values are looked at as well: a transform may lose what the position resolves.
+    plain = [n for n in names if n in sites and sites[n][0, 0, 0].size == (labels == n).sum()]
+    texts: list[list[str]] = [[] for _ in range(num)]
+    for name, values in (*draws.items(), *((name, sites[name]) for name in plain)):
+        still, coarse = diagnostics.resolution(values.reshape(num, -1, (labels == name).sum()))
+        for lane in range(num):
+            for true, text in ((still[lane].any(), "never moved"), (coarse[lane].any(), "moved in coarse steps")):
+                if true:
+                    texts[lane].append(f"{name} {text}")
+    return [", ".join(dict.fromkeys(found)) for found in texts]
 
 
 def _why(sites, divergences: int, bfmi: float, until: float) -> str:

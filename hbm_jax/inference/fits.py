@@ -111,6 +111,6 @@ class Fits:
         total, usable = len(self), int(self.usable.sum())
         text = f"{usable} of {total} posteriors are usable"
         if usable < total:
-            common = self.verdicts.loc[~self.usable, "why"].str.replace(r"[\d.]+", "", regex=True).str.strip()
+            common = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
             text += f"; of the others most often: {common.mode().iloc[0]}"
         return text + "."

@@ -263,9 +263,7 @@ def assemble(
         tree["centering"] = xr.DataTree(xr.Dataset(numbered))
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
-    verdict = judge(
-        tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
-    )
+    verdict = _judged(tree, bounds, run.get("max_tree_depth"))
     verdict = replace(verdict, notes=(*cautions, *verdict.notes))
     run = run | provenance() | describe(program, data)
     tree.attrs |= {
@@ -276,6 +274,19 @@ def assemble(
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
     }
     return Fit(tree, verdict, program, args, run, timing)
+
+
+def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
+    """Judge the draws of a tree, together with what the sampler saw."""
+    forms = tree["centering"].to_dataset() if "centering" in tree else {}
+    return judge(
+        tree["posterior"].to_dataset(),
+        tree["sample_stats"].to_dataset(),
+        bounds,
+        max_tree_depth,
+        tree["unconstrained_posterior"]["position"],
+        {str(name).split(":")[1] for name in forms},
+    )
 
 
 def _dataset(fields: Mapping[str, Any]) -> xr.Dataset:
@@ -340,7 +351,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             tree = opened.load()
         attributes = tree.attrs
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
-        posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
+        verdict = _judged(tree, {}, run.get("max_tree_depth"))
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         written = int(attributes["hbm_jax_format"])
     except KeyError as error:
@@ -357,7 +368,6 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             f"{path}: expected a result file of format {FORMAT} or older, found format {written}, written by hbm_jax "
             f"{run['versions']['hbm_jax']}. Install that version or a newer one."
         )
-    verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
     verdict = Verdict(**(vars(verdict) | {"notes": notes}))
     fit = Fit(tree, verdict, None, args, run, timing)
     if program is not None:
