@@ -90,7 +90,8 @@ def fit_each(
     data : list, or a pytree of arrays
         One entry for each object: its first argument, or a tuple of all its arguments. Or arrays that all have the
         objects along their first axis. Objects may differ in the number of data: shorter ones are padded, and the
-        padding does not count.
+        padding does not count. That is checked, by the log density of an object with and without it: the entries of
+        data and of latents along them have to be independent of each other.
     names : sequence of str, optional
         Names of the objects; their numbers otherwise.
     seed : int
@@ -129,7 +130,7 @@ def fit_each(
     Raises
     ------
     ValueError
-        For options out of range, or objects of different structure.
+        For options out of range, objects of different structure, or a program in which the padding counts.
 
     Notes
     -----
@@ -342,11 +343,12 @@ class _Queue:
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
-        for i, _ in enumerate(group):
-            own = {name: values[i] for name, values in table.items()}
+        for i, lane in enumerate(group):
+            cut = functools.partial(self.lanes.without_padding, number=int(self.lanes.object[lane]))
+            own = {name: cut(name, values[i], first=0) for name, values in table.items()}
             divergences = int(draws.diverging[i].sum())
             kept = {
-                name: np.swapaxes(values[i], 0, 1)
+                name: cut(name, np.swapaxes(values[i], 0, 1), first=2)
                 for name, values in (*sites.items(), ("lp", -draws.potential_energy))
                 if self.keep is None or name in self.keep
             }

@@ -31,7 +31,8 @@ class Fits:
     sites : dict
         By object and site, (..., statistic): the numbers of `summary`.
     kept : dict
-        By object and site, (chain, draw, ...): the draws that were kept; ``lp`` is the log density.
+        By object and site, (chain, draw, ...): the draws that were kept; ``lp`` is the log density of the
+        unconstrained parameters, with the prior of padded latents where there are some.
     """
 
     names: list
