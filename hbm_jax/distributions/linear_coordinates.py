@@ -39,6 +39,8 @@ class LinearCoordinates(dist.Distribution):
         From coordinates to coefficients.
     loc : (K,)
         Coefficients at z = 0.
+    bounds : (K,), (K,), optional
+        Of z, where they are given by those of the priors; infinite where there is none.
 
     Notes
     -----
@@ -52,11 +54,17 @@ class LinearCoordinates(dist.Distribution):
     (2,)
     """
 
-    support = constraints.real_vector
-
-    def __init__(self, pieces: Sequence[Piece], matrix, loc):
+    def __init__(self, pieces: Sequence[Piece], matrix, loc, bounds: tuple[Any, Any] | None = None):
+        self.bounds = bounds
         self.pieces, self.matrix, self.loc = tuple(pieces), jnp.asarray(matrix), jnp.asarray(loc)
         super().__init__((), (self.matrix.shape[-1],), validate_args=False)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self):
+        """All real vectors, or those within the bounds."""
+        if self.bounds is None:
+            return constraints.real_vector
+        return constraints.independent(constraints.interval(*map(jnp.asarray, self.bounds)), 1)
 
     def coefficients(self, value):
         """Return the coefficients (..., K) at coordinates (..., K)."""

@@ -62,7 +62,10 @@ class ObservedMixture(dist.Distribution):
     -2.531
     """
 
-    arg_constraints = {"log_weights": constraints.real_vector}  # noqa: RUF012 - NumPyro's own convention
+    # A weight may be none: of minus infinity, which no vector of real numbers has.
+    arg_constraints = {  # noqa: RUF012 - NumPyro's own convention
+        "log_weights": constraints.independent(constraints.less_than(np.inf), 1)
+    }
     support = constraints.real_vector
     pytree_aux_fields = ("_components",)
     pytree_data_fields = (

@@ -90,7 +90,8 @@ def fit_each(
     data : list, or a pytree of arrays
         One entry for each object: its first argument, or a tuple of all its arguments. Or arrays that all have the
         objects along their first axis. Objects may differ in the number of data: shorter ones are padded, and the
-        padding does not count.
+        padding does not count. That is checked, by the log density of an object with and without it: the entries of
+        data and of latents along them have to be independent of each other.
     names : sequence of str, optional
         Names of the objects; their numbers otherwise.
     seed : int
@@ -129,7 +130,7 @@ def fit_each(
     Raises
     ------
     ValueError
-        For options out of range, or objects of different structure.
+        For options out of range, objects of different structure, or a program in which the padding counts.
 
     Notes
     -----
@@ -331,36 +332,68 @@ class _Queue:
         """Statistics of the lanes of a group, which all have the same number of draws."""
         joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[lane]) for lane in group]
         draws, sites = jax.tree.map(lambda *lanes: np.stack(lanes), *joined)
-        table = {}
-        for name, values in sites.items():  # (lane, draw, chain, ...)
-            ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
-            flat = ordered.reshape(*ordered.shape[:-2], -1)
-            table[name] = np.stack(
-                [
-                    *np.quantile(flat, [0.16, 0.5, 0.84], axis=-1),
-                    flat.mean(-1),
-                    flat.std(-1, ddof=1),
-                    *diagnose_many(ordered),
-                ],
-                axis=-1,
-            )
+        table = {name: _statistics(values) for name, values in sites.items()}
+        labels = np.array([label.split("[")[0] for label in self.lanes.target.labels])
+        hidden = {
+            name: _statistics(draws.position[..., labels == name])
+            for name in dict.fromkeys(labels)
+            if name not in sites
+        }
+        unresolved = _unresolved(draws.position, sites, labels)
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
-        for i, _ in enumerate(group):
-            own = {name: values[i] for name, values in table.items()}
+        for i, lane in enumerate(group):
+            cut = functools.partial(self.lanes.without_padding, number=int(self.lanes.object[lane]))
+            own = {name: cut(name, values[i], first=0) for name, values in table.items()}
             divergences = int(draws.diverging[i].sum())
             kept = {
-                name: np.swapaxes(values[i], 0, 1)
+                name: cut(name, np.swapaxes(values[i], 0, 1), first=2)
                 for name, values in (*sites.items(), ("lp", -draws.potential_energy))
                 if self.keep is None or name in self.keep
             }
             total = int(np.prod(draws.energy[i].shape))
-            why = _why(own, divergences, float(bfmi[i]), self.until)
+            judged = own | {name: values[i] for name, values in hidden.items()}
+            why = ", ".join(filter(None, (unresolved[i], _why(judged, divergences, float(bfmi[i]), self.until))))
             results.append(
                 Done(-1, own, total, divergences, float(bfmi[i]), float(draws.num_steps[i].mean()), why, kept or None)
             )
         return results
+
+
+def _statistics(values: np.ndarray) -> np.ndarray:
+    """Numbers of `Done.sites` for draws of shape (lane, draw, chain, ...)."""
+    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
+    flat = ordered.reshape(*ordered.shape[:-2], -1)
+    quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
+    return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
+
+
+def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
+    """Say what each lane's sampled parameters did not resolve; empty where they all did.
+
+    Parameters
+    ----------
+    positions : (lane, draw, chain, size)
+        Unconstrained draws.
+    sites : dict of str to array (lane, draw, chain, ...)
+        Draws of sites.
+    labels : (size,) of str
+        Site of each component of the positions.
+    """
+    num = len(positions)
+    names = dict.fromkeys(labels)
+    draws = {name: positions[..., labels == name] for name in names}
+    # Of plain numbers the values are looked at as well: a transform may lose what the position resolves.
+    plain = [n for n in names if n in sites and sites[n][0, 0, 0].size == (labels == n).sum()]
+    texts: list[list[str]] = [[] for _ in range(num)]
+    for name, values in (*draws.items(), *((name, sites[name]) for name in plain)):
+        still, coarse = diagnostics.resolution(values.reshape(num, -1, (labels == name).sum()))
+        for lane in range(num):
+            for true, text in ((still[lane].any(), "never moved"), (coarse[lane].any(), "moved in coarse steps")):
+                if true:
+                    texts[lane].append(f"{name} {text}")
+    return [", ".join(dict.fromkeys(found)) for found in texts]
 
 
 def _why(sites, divergences: int, bfmi: float, until: float) -> str:

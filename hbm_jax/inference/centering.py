@@ -33,6 +33,7 @@ MAX_ROUNDS = 6
 SETTLED = 0.1  # change of every centredness from one round to the next
 MODE_STEPS = 200
 PILOT_TREE_DEPTH = 5  # a pilot in a bad form takes long trees, and needs no independent draws
+PILOT = 0x70696C6F  # makes the pilot's key of the seed; a small number would give one of the splits that chains have
 NEAR = 0.05  # of 0 or 1: what the table calls non-centred or centred
 
 
@@ -113,7 +114,7 @@ def centre(
     [1.0, 0.5, 0.0]
     """
     with jax.enable_x64(True):
-        key_find, key_start, key_rounds = jax.random.split(jax.random.key(seed), 3)
+        key_find, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
         shapes = find_sites(program, args, key_find)
         unknown = [name for name in sites or () if name not in shapes]
         if unknown:

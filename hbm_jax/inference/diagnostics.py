@@ -1,8 +1,9 @@
 """The verdict: is this posterior usable, and if not, which parameter fails, why, and what to try."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,10 @@ EDGE = 0.04
 PINNED = 0.4
 MAX_EDGE_SIZE = 10_000_000  # draws of a variable; the latents of a large population have no say
 SATURATED = 0.01  # share of trees cut off at the largest depth that is worth a word
+COARSE = 0.25  # of a standard deviation: a step between neighbouring floating-point numbers that is too wide
 APART = 3.0  # standard deviations within chains between chains that are in different modes
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
+WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where there are none
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Verdict:
     Attributes
     ----------
     usable : bool
-        True if every R-hat < 1.01, every bulk and tail ESS >= 400, no divergence, every E-BFMI > 0.3.
+        True if every R-hat < 1.01, every bulk and tail ESS >= 400, no divergence, every E-BFMI > 0.3, and every sampled
+        parameter moves and is resolved by its floating-point numbers. Sites that the table does not show (those whose
+        names begin with ``_``) count as well.
     reasons : tuple of str
         Why not, one clause each; empty if usable.
     advice : tuple of str
@@ -97,7 +102,8 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     pandas.DataFrame
         Columns ``r_hat`` (rank-normalised, split), ``ess_bulk``, ``ess_tail``, and the Monte Carlo standard errors
         ``mcse_mean`` and ``mcse_sd``; one row an element, labelled ``name`` or ``name[coordinate]``. NaN for an element
-        that never varies.
+        that never varies. What cannot be computed for one that varies fails: an R-hat or an error of infinity, an ESS
+        of 0. R-hat of a single chain is NaN.
     """
     parts = []
     for name, variable in posterior.items():
@@ -107,7 +113,7 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
         varies = np.ptp(elements, axis=(0, 1)) != 0
         if varies.any():
             # Chains that are stuck at different values have no variance within: their R-hat is infinite.
-            with np.errstate(divide="ignore", invalid="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 part[varies] = _statistics(elements[..., varies])
         parts.append(pd.DataFrame(part, index=_element_labels(str(name), variable), columns=COLUMNS))
     return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
@@ -116,17 +122,90 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
 def _statistics(elements) -> np.ndarray:
     """Columns of the table for elements of shape (chain, draw, n)."""
     axes = {"chain_axis": 0, "draw_axis": 1}
-    several = len(elements) > 1
-    return np.stack(
-        [
-            array_stats.rhat(elements, **axes) if several else np.full(elements.shape[-1], np.nan),
-            array_stats.ess(elements, **axes),
-            array_stats.ess(elements, method="tail", prob=TAIL, **axes),
-            array_stats.mcse(elements, method="mean", **axes),
-            array_stats.mcse(elements, method="sd", **axes),
-        ],
-        axis=-1,
-    )
+    columns = [
+        array_stats.rhat(elements, **axes),
+        array_stats.ess(elements, **axes),
+        array_stats.ess(elements, method="tail", prob=TAIL, **axes),
+        array_stats.mcse(elements, method="mean", **axes),
+        array_stats.mcse(elements, method="sd", **axes),
+    ]
+    found = [np.where(np.isnan(column), worst, column) for column, worst in zip(columns, WORST, strict=True)]
+    if len(elements) == 1:
+        found[0] = np.full(elements.shape[-1], np.nan)
+    return np.stack(found, axis=-1)
+
+
+class Sampled(NamedTuple):
+    """Diagnostics of everything that is sampled.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        As of `diagnose`, of the posterior and then of each component of sites that it does not show; a parameter that
+        never moved fails in it.
+    num_hidden : int
+        Rows of what the posterior does not show.
+    stuck, coarse : list of str
+        Labels of what never moved, and of what moved in steps of `COARSE` standard deviations or more, because
+        floating-point numbers of its size are no closer to each other.
+    """
+
+    table: pd.DataFrame
+    num_hidden: int
+    stuck: list[str]
+    coarse: list[str]
+
+
+def diagnose_sampled(
+    posterior: Mapping[Any, xr.DataArray], positions: xr.DataArray | None, recentred: Collection[str] = ()
+) -> Sampled:
+    """Diagnose a posterior together with what the sampler saw.
+
+    Parameters
+    ----------
+    posterior : xarray.Dataset or mapping of str to DataArray
+        Variables with dimensions ``chain, draw`` and any others.
+    positions : xarray.DataArray, optional
+        Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
+    recentred : collection of str
+        Variables of the posterior that are sampled by another site in their place, element by element.
+
+    Returns
+    -------
+    Sampled
+    """
+    table = diagnose(posterior)
+    if positions is None:
+        return Sampled(table, 0, [], [])
+    labels = positions["parameter"].to_numpy().astype(str)
+    sites = np.array([label.split("[")[0] for label in labels])
+    draws = positions.sizes["chain"] * positions.sizes["draw"]
+    # A matrix of correlations has elements that are fixed: only of plain numbers is every element sampled.
+    plain = [
+        n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * draws
+    ]
+    checked = [(_element_labels(name, posterior[name]), posterior[name]) for name in (*plain, *recentred)]
+    other = ~np.isin(sites, plain)
+    checked.append((labels[other].tolist(), positions.isel(parameter=other)))
+    stuck, coarse = [], []
+    for names, variable in checked:
+        values = variable.transpose("chain", "draw", ...).to_numpy()
+        still, stepped = resolution(values.reshape(values.shape[0] * values.shape[1], -1))
+        stuck += [name for name, true in zip(names, still, strict=True) if true]
+        coarse += [name for name, true in zip(names, stepped, strict=True) if true]
+    hidden = ~np.isin(sites, [str(name) for name in posterior])
+    if hidden.any():
+        table = pd.concat([table, diagnose({"": positions.isel(parameter=hidden)}).set_axis(labels[hidden])])
+    table.loc[table.index.isin(stuck), :] = WORST
+    return Sampled(table, int(hidden.sum()), stuck, coarse)
+
+
+def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether elements of (..., draw, element) never moved, and whether they moved in coarse steps, (..., element)."""
+    still = np.ptp(draws, axis=-2) == 0
+    steps = np.spacing(np.abs(draws).max(axis=-2))
+    with np.errstate(invalid="ignore", over="ignore"):  # of draws that are not finite
+        return still, ~still & (steps > COARSE * draws.std(axis=-2, dtype=float))
 
 
 def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
@@ -151,6 +230,8 @@ def judge(
     sample_stats: xr.Dataset,
     bounds: Mapping | None = None,
     max_tree_depth: int | None = None,
+    positions: xr.DataArray | None = None,
+    recentred: Collection[str] = (),
 ) -> Verdict:
     """Judge a posterior.
 
@@ -164,12 +245,16 @@ def judge(
         Lower and upper bound of a variable's prior; used to notice posteriors pinned at an edge.
     max_tree_depth : int, optional
         Largest depth allowed; used to notice trees that were cut off.
+    positions, recentred
+        As of `diagnose_sampled`: what the sampler saw; used to notice parameters that never moved, and to judge sites
+        that the posterior does not show.
 
     Returns
     -------
     Verdict
     """
-    table = diagnose(posterior)
+    sampled = diagnose_sampled(posterior, positions, recentred)
+    table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
     energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
     if "n_steps" in sample_stats:  # independent proposals have no energy: of the trajectories between them
         energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
@@ -181,6 +266,19 @@ def judge(
     if broken:
         reasons.append(f"draws that are not finite in {_listed(broken)}")
         advice.append("Check the priors' supports and the data for impossible values.")
+    overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
+    if len(overflowing) and not broken:
+        reasons.append(f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large")
+        advice.append("Scale the parameter.")
+    if sampled.stuck:
+        reasons.append(f"{_listed(sampled.stuck)} never moved: all draws are the same number")
+    if sampled.coarse:
+        reasons.append(
+            f"{_listed(sampled.coarse)} moved in steps of more than {COARSE:g} standard deviations: floating-point "
+            "numbers of that size are no closer to each other"
+        )
+    if sampled.stuck or sampled.coarse:
+        advice.append('Sample in double precision (dtype="float64"), or subtract a reference value from the data.')
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
@@ -222,7 +320,7 @@ def judge(
         reasons=tuple(reasons),
         advice=tuple(dict.fromkeys(advice)),
         notes=tuple(notes),
-        table=table,
+        table=sampled.table[: len(sampled.table) - sampled.num_hidden],
         num_draws=posterior.sizes["chain"] * posterior.sizes["draw"],
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,

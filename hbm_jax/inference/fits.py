@@ -31,7 +31,8 @@ class Fits:
     sites : dict
         By object and site, (..., statistic): the numbers of `summary`.
     kept : dict
-        By object and site, (chain, draw, ...): the draws that were kept; ``lp`` is the log density.
+        By object and site, (chain, draw, ...): the draws that were kept; ``lp`` is the log density of the
+        unconstrained parameters, with the prior of padded latents where there are some.
     """
 
     names: list
@@ -111,6 +112,6 @@ class Fits:
         total, usable = len(self), int(self.usable.sum())
         text = f"{usable} of {total} posteriors are usable"
         if usable < total:
-            common = self.verdicts.loc[~self.usable, "why"].str.replace(r"[\d.]+", "", regex=True).str.strip()
+            common = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
             text += f"; of the others most often: {common.mode().iloc[0]}"
         return text + "."

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.initialization import init_to_sample
-from numpyro.infer.util import constrain_fn, log_density, potential_energy
+from numpyro.infer.util import constrain_fn, potential_energy
 
 from hbm_jax.inference import many_chains
+from hbm_jax.inference.padding import ragged_axes
 from hbm_jax.inference.stacking import Stack, masked
 from hbm_jax.inference.target import build_target
 
@@ -24,7 +25,6 @@ COPIES = 6  # of a block's draws that exist at one time, on the device and on th
 BLOCK = 50  # draws of a chain between two looks at who is done; also the period of the jitter
 MAX_DENSE = 32  # parameters
 DENSE_SHARE = 0.2  # of the gradient's cost that products with a dense metric may take
-PADDING_POINTS = 3  # draws of the prior at which a padded density is compared with one without padding
 CANDIDATES = 6  # draws of the prior for each chain, of which it gets one of the most probable
 
 
@@ -60,7 +60,7 @@ class Lanes:
         self.target = build_target(
             masked(self.program, self.stack.padded, self.stack.lengths[0]), self.stack.first, jax.random.key(0)
         )
-        self._check_padding()
+        self.ragged = ragged_axes(self.program, self.stack)
         shapes = jax.eval_shape(
             lambda key: self._free(key, self.stack.leaves, self.stack.lengths, 0), jax.random.key(0)
         )
@@ -89,36 +89,23 @@ class Lanes:
         self.lengths = np.repeat(self.stack.lengths[:1], self.num_lanes, axis=0)
         self.state: Any = None
 
-    def _check_padding(self):
-        """Refuse a program in which the padding of a ragged object counts, by computing one with and without it."""
-        short = np.flatnonzero((self.stack.lengths < np.asarray(self.stack.padded)).any(axis=1))
-        if not len(short):
-            return
-        row, key = int(short[0]), jax.random.key(0)
-        alone = self.program, self.stack.without_padding(row)
-        padded = (
-            masked(self.program, self.stack.padded, self.stack.lengths[row]),
-            self.stack.args([leaf[row] for leaf in self.stack.leaves]),
-        )
-        point = jax.eval_shape(lambda key: _prior_draw(*alone, key), key)
-        same = jax.eval_shape(lambda key: _prior_draw(*padded, key), key)
-        if jax.tree.map(np.shape, point) != jax.tree.map(np.shape, same):
-            return  # latents of the data themselves: those of the padding are drawn from their prior
+    def without_padding(self, name: str, values: np.ndarray, number: int, first: int) -> np.ndarray:
+        """Return an array of a site of one object without its padding.
 
-        @jax.jit  # so that one compilation takes the place of one per operation
-        def densities(key):
-            drawn = _prior_draw(*alone, key)
-            return [log_density(*which, {}, drawn)[0] for which in (padded, alone)]
-
-        for i in range(PADDING_POINTS):
-            found, expected = (float(density) for density in densities(jax.random.key(i)))
-            if not np.isclose(found, expected, rtol=1e3 * np.finfo(jnp.zeros(0).dtype).eps, equal_nan=True):
-                raise ValueError(
-                    "fit_each: the objects differ in their number of data, and this program counts the padding: object "
-                    f"{row} has a log density of {expected:.6g} alone and of {found:.6g} padded. Only observed sites "
-                    "along the data are masked; expected no numpyro.factor, mean, difference or length of the data in "
-                    "the program. Give all objects the same number of data, or call fit_each for each number."
-                )
+        Parameters
+        ----------
+        name : str
+            The site.
+        values : array
+            With the axes of the site from axis ``first`` on.
+        number : int
+            Which object of the stack.
+        first : int
+            Number of axes before those of the site.
+        """
+        for axis, which in self.ragged.get(name, ()):
+            values = values.take(range(self.stack.lengths[number, which]), axis=first + axis)
+        return values
 
     def _places(self, operations: float) -> int:
         """Return as many places as were asked for or suit device and memory, no more than there are objects."""
@@ -237,10 +224,3 @@ class Lanes:
         """
         self.state, (draws, sites) = self._advance(self.state, self.object >= 0, self.leaves, self.lengths)
         return jax.device_get((draws, sites))
-
-
-def _prior_draw(program, args, key) -> dict:
-    """Latent sites of a draw of the prior."""
-    initial = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
-    trace = handlers.trace(initial).get_trace(*args)
-    return {name: s["value"] for name, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}

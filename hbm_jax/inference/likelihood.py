@@ -1,19 +1,34 @@
 """The likelihood of a program, without its priors, as a function of one flat vector of its parameters."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
 
 from hbm_jax.inference.compiling import Compiled
+from hbm_jax.inference.target import prior_value
+
+
+class StatedParameters(numpyro.primitives.Messenger):
+    """Asks a program for the parameters its priors are stated for, in place of coordinates made for samplers.
+
+    A program that samples coordinates looks for the answer to the message ``stated_parameters``; the models of hbm_jax
+    do.
+    """
+
+    def process_message(self, msg):
+        """Say yes."""
+        if msg["type"] == "stated_parameters":
+            msg["value"] = True
 
 
 class Likelihood:
@@ -39,11 +54,14 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        names, values, bounds, self.num_data = survey(program, args, jax.random.key(seed), num_starts)
-        if hasattr(program, "num_data"):
-            self.num_data = int(program.num_data(*args))
+        own = program
+        program = StatedParameters(program)
+        names, values, bounds, elements, self.num_data = survey(program, args, jax.random.key(seed), num_starts)
+        if hasattr(own, "num_data"):
+            self.num_data = int(own.num_data(*args))
         first = [np.asarray(values[name][0]) for name in names]
-        self.labels = [label for name, value in zip(names, first, strict=True) for label in _labels(name, value.shape)]
+        shapes = {name: value.shape for name, value in zip(names, first, strict=True)}
+        self.labels = [label for name in names for label in _labels(name, shapes[name], elements.get(name))]
         _, unravel = ravel_pytree(first)
         self.unravel = lambda x: dict(zip(names, unravel(x), strict=True))
 
@@ -101,11 +119,14 @@ class Likelihood:
 
 
 def survey(program: Callable, args: tuple, key: jax.Array, num: int):
-    """Names of the latents, draws of the priors, bounds, number of data; refuses what has no useful maximum."""
+    """Names of the latents, draws of the priors, bounds, labels of last axes, number of data; refuses what it must.
+
+    Refused is what has no useful maximum, and latents without a name for a reader.
+    """
     about: dict[str, Any] = {}
 
     def latents(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=init_to_sample())
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         sites = [(n, s) for n, s in handlers.trace(seeded).get_trace(*args).items() if s["type"] == "sample"]
         observed = [s for _, s in sites if s["is_observed"]]
         about["observed"], about["num_data"] = bool(observed), sum(int(np.size(s["value"])) for s in observed)
@@ -114,6 +135,7 @@ def survey(program: Callable, args: tuple, key: jax.Array, num: int):
     def one(keys):
         mine, other = latents(keys[0]), latents(keys[1])
         about["names"] = list(mine)  # in the order of the program, which compiled functions do not keep
+        about["elements"] = {name: s["infer"]["labels"] for name, s in mine.items() if "labels" in s["infer"]}
         for name, site in mine.items():
             _require_number(name, site["fn"].support)
         # Where the priors are no functions of latents, they do not change with them.
@@ -140,13 +162,23 @@ def survey(program: Callable, args: tuple, key: jax.Array, num: int):
                 f"maximum_likelihood: expected priors that do not depend on other parameters; found that of {name!r}, "
                 "which does. The program is hierarchical: sample it (hbm_jax.sample)."
             )
+    for name in values:
+        if name.startswith("_"):
+            raise ValueError(
+                f"maximum_likelihood: expected latent sites with names for a reader; found {name!r}, a coordinate of "
+                "other parameters, such as a latent of a hierarchy in a form written by hand. Sample the program "
+                "(hbm_jax.sample), or write it in the parameters themselves."
+            )
     bounds = {name: [np.asarray(end[0]) for end in ends] for name, ends in bounds.items()}
-    return about["names"], values, bounds, about["num_data"] or None
+    return about["names"], values, bounds, about["elements"], about["num_data"] or None
 
 
-def _labels(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names of the elements of a site, in order."""
-    return [f"{name}[{','.join(map(str, i))}]" for i in np.ndindex(*shape)] if shape else [name]
+def _labels(name: str, shape: tuple[int, ...], last: tuple[str, ...] | None) -> list[str]:
+    """Names of the elements of a site, in order; those of its last axis may have names of their own."""
+    places = [[*map(str, range(size))] for size in shape]
+    if last is not None:
+        places[-1] = list(last)
+    return [f"{name}[{','.join(place)}]" for place in itertools.product(*places)] if shape else [name]
 
 
 def _plain(support):

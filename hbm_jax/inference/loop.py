@@ -196,12 +196,14 @@ class Loop:
         return self.rule.spent if num_draws >= self.rule.goal else None
 
     def _table(self):
-        """R-hat and effective sample sizes of everything a person will read."""
+        """R-hat and effective sample sizes of everything that the verdict will judge."""
         posterior = {
             name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
             for name, value in self.draws.sites().items()
         }
-        return diagnostics.diagnose(posterior)
+        dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
+        positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
+        return diagnostics.diagnose_sampled(posterior, positions).table
 
     def _report(self, block: Block):
         """Show the live line, as often as it is cheap beside the drawing."""

@@ -33,7 +33,8 @@ def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
     -------
     ManyDiagnostics
         Rank-normalised split R-hat, bulk and tail effective sample sizes (Vehtari et al. 2021, Bayesian Analysis 16,
-        667); NaN for a quantity that does not vary or is not finite.
+        667); NaN for a quantity that does not vary or is not finite. What cannot be computed for another is an R-hat
+        of infinity or an ESS of 0.
     """
     *shape, num_chains, num_draws = draws.shape
     half = num_draws // 2
@@ -55,6 +56,8 @@ def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
             bulk[good] = _ess(z)
             cuts = [int(np.floor(q * (total - 1))) for q in TAIL]
             tail[good] = np.minimum(*(_ess((ranks <= cut).astype(float).reshape(chains)) for cut in cuts))
+        for values, worst in ((r_hat, np.inf), (bulk, 0.0), (tail, 0.0)):
+            values[good & np.isnan(values)] = worst
     return ManyDiagnostics(*(values.reshape(shape) for values in (r_hat, bulk, tail)))
 
 

@@ -129,12 +129,15 @@ def maximum_likelihood(
     ValueError
         For a hierarchical program, in which the prior of a latent depends on another one: the maximum over latents of a
         population is not a useful estimate, so sample it. Also for discrete latents, latents that are not plain
-        numbers (simplexes, matrices), and a program without observed sites.
+        numbers (simplexes, matrices) or whose names begin with ``_``, and a program without observed sites.
     StartError
         If no draw of the prior has a finite likelihood and gradient.
 
     Notes
     -----
+    Models of hbm_jax that are sampled in coordinates (of cosmologies, of regressions) are run in the parameters that
+    their priors are stated for: maxima, intervals and bounds are of Om0 and w0.
+
     A hierarchical program in a form written by hand, whose priors do not depend on each other, cannot be told from
     others. Its maximum is usually at a bound, or the data do not determine it; ``note`` says so.
 

@@ -280,9 +280,7 @@ def assemble(
     )
     stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
     bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
-    verdict = judge(
-        tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset(), bounds, run.get("max_tree_depth")
-    )
+    verdict = _judged(tree, bounds, run.get("max_tree_depth"))
     unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
     verdict = replace(verdict, notes=(*cautions, *own_cautions(program, args), *unusual, *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
@@ -300,6 +298,19 @@ def own_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
     """Return the notes of a program on itself with its data, where it has any (``cautions``)."""
     told = getattr(program, "cautions", None)
     return tuple(told(*args[:1])) if callable(told) else ()
+
+
+def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
+    """Judge the draws of a tree, together with what the sampler saw."""
+    forms = tree["centering"].to_dataset() if "centering" in tree else {}
+    return judge(
+        tree["posterior"].to_dataset(),
+        tree["sample_stats"].to_dataset(),
+        bounds,
+        max_tree_depth,
+        tree["unconstrained_posterior"]["position"],
+        {str(name).split(":")[1] for name in forms},
+    )
 
 
 def provenance() -> dict[str, Any]:
@@ -371,12 +382,11 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             tree = opened.load()
         attributes = tree.attrs
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
-        posterior, stats = tree["posterior"].to_dataset(), tree["sample_stats"].to_dataset()
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         written = int(attributes["hbm_jax_format"])
         about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if written <= FORMAT:
-            verdict = judge(posterior, stats, max_tree_depth=run.get("max_tree_depth"))
+            verdict = _judged(tree, {}, run.get("max_tree_depth"))
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."

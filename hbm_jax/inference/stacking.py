@@ -37,9 +37,9 @@ class Stack:
     def __len__(self):
         return len(self.lengths)
 
-    def args(self, leaves: Sequence) -> tuple:
-        """Arguments with one object's leaves in place."""
-        flat, structure = jax.tree.flatten(self.first)
+    def args(self, leaves: Sequence, others: tuple | None = None) -> tuple:
+        """Arguments with one object's leaves in place, among those of the first object or others."""
+        flat, structure = jax.tree.flatten(self.first if others is None else others)
         for place, leaf in zip(self.varying, leaves, strict=True):
             flat[place] = leaf
         return jax.tree.unflatten(structure, flat)

@@ -174,7 +174,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
 
     def start(key):
         # Under jit, so that one compilation takes the place of one per operation; what is static is noted on the way.
-        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=_drawn)
+        initial = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         trace = handlers.trace(initial).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
@@ -225,8 +225,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
     )
 
 
-def _drawn(site):
-    """Draw a latent from its prior, or where that cannot be drawn from, near zero.
+def prior_value(site):
+    """Draw a latent from its prior, or where that cannot be drawn from, near zero; for ``substitute_fn``.
 
     NumPyro's `init_to_sample` gives the same as the median of one draw, which takes time to compile.
     """

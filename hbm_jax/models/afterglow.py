@@ -29,7 +29,7 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.own_spectra import OwnSpectra
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, choose, complete_priors, in_stated_parameters, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.spectra.compression import TOLERANCE
 from hbm_jax.spectra.likelihood import STATISTICS
@@ -269,8 +269,8 @@ class Afterglow:
 
     def _sample_whim(self, priors, prepared: AbsorbedCounts) -> dict[str, Any]:
         """Sample them in coordinates that follow the density of equal optical depth."""
-        if not priors:
-            return {}
+        if in_stated_parameters() or not priors:
+            return {name: numpyro.sample(name, prior) for name, prior in priors.items()}
         _, density = priors
 
         def ridge(before):

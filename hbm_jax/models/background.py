@@ -12,7 +12,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction
 from hbm_jax.distributions import CoordinatePriors
-from hbm_jax.models.priors import Prior, choose
+from hbm_jax.models.priors import Prior, choose, in_stated_parameters
 
 # Free parameters of each named expansion history, the one that follows the others along the ridge last.
 FREE = {
@@ -238,12 +238,14 @@ def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], ridge
     hubble = numpyro.sample("H0", hubble) if isinstance(hubble, dist.Distribution) else hubble
     values: dict[str, Any] = {parameter: priors[parameter] for parameter in chosen.parameters}
     free = {p: prior for p, prior in values.items() if isinstance(prior, dist.Distribution)}
-    if free:
+    if in_stated_parameters():
+        values |= {parameter: numpyro.sample(parameter, prior) for parameter, prior in free.items()}
+    elif free:
         fixed = {p: value for p, value in values.items() if p not in free}
         coordinates = CoordinatePriors(free, *(ridge(free, fixed) if ridge is not None else ({}, {})))
         values |= coordinates.parameters(numpyro.sample("_cosmology", coordinates))
-    for parameter in free:
-        numpyro.deterministic(parameter, values[parameter])
+        for parameter in free:
+            numpyro.deterministic(parameter, values[parameter])
     cosmology = chosen.build({"H0": hubble} | values)
     if "Ode0" in values and free.keys() & {"Om0", "Ode0"}:
         numpyro.deterministic("Ok0", cosmology.Ok0)

@@ -1,5 +1,6 @@
 """Coefficients of a regression with their stated priors, sampled where the predictors are orthogonal."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.regressions import INTERCEPT
 from hbm_jax.distributions.linear_coordinates import LinearCoordinates, Piece
+from hbm_jax.models.priors import in_stated_parameters
 
 FLAT = "flat"  # an improper uniform prior
 # Of standardised variables: in units of the linear predictor, over the standard deviation of the predictor.
@@ -59,6 +61,13 @@ def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit
     if not len(free):
         c = jnp.broadcast_to(held, (num, size) if num else (size,))
         return _record(c @ to_b.T, num, size)
+    if in_stated_parameters():
+        held_part = (to_c @ held)[free]
+        prior = LinearCoordinates(pieces, to_c[np.ix_(free, free)], held_part, _bounds(pieces, len(free)))
+        infer = {"labels": tuple(data.terms[k] for k in free)}
+        with numpyro.plate("category", num, dim=-1) if num else contextlib.nullcontext():
+            b = numpyro.sample("coef", prior, infer=infer)
+        return jnp.broadcast_to(held, (*b.shape[:-1], size)).at[..., free].set(b)
     matrix = to_c @ jnp.asarray(data.basis) if qr and not fixed.any() else jnp.diag(width[free])
     prior = LinearCoordinates(pieces, matrix, centres[free])
     if num:
@@ -68,6 +77,15 @@ def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit
         z = numpyro.sample("_coef", prior)
     c = jnp.broadcast_to(held, (*z.shape[:-1], size)).at[..., free].set(prior.coefficients(z))
     return _record(c @ to_b.T, num, size)
+
+
+def _bounds(pieces, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of coefficients by the supports of their priors, infinite where there are none."""
+    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    for places, prior, _ in pieces:
+        low[places] = getattr(getattr(prior, "support", None), "lower_bound", -np.inf)
+        high[places] = getattr(getattr(prior, "support", None), "upper_bound", np.inf)
+    return low, high
 
 
 def _record(coef, num: int, size: int):

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpyro
 from numpyro import distributions as dist
+from numpyro.primitives import apply_stack
 
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 
@@ -66,6 +67,16 @@ def complete_priors(
 def sample_prior(name: str, prior: Prior):
     """Sample site of a prior; a number is a parameter held fixed and makes no site."""
     return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
+
+
+def in_stated_parameters() -> bool:
+    """Whether the program is to sample the parameters that its priors are stated for, and no coordinates of them.
+
+    Coordinates are for samplers. A NumPyro handler that wants the parameters answers the message
+    ``stated_parameters`` with True, as that of `hbm_jax.inference.maximum_likelihood` does; their joint density is the
+    same.
+    """
+    return bool(apply_stack({"type": "stated_parameters", "value": False})["value"])
 
 
 def standardised(prior: dist.Distribution, unit, center) -> dist.Distribution:

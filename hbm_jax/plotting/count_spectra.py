@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,12 +11,14 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from hbm_jax import constants
 from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
-from hbm_jax.models import Afterglow
+from hbm_jax.models import Afterglow, SpectralFit
 from hbm_jax.models.absorbed_counts import log_amplitude
 from hbm_jax.plotting.absorption import _energy_axis
 from hbm_jax.plotting.draws import program_of
-from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of
+from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of, values_of
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
+from hbm_jax.registry import model_of
+from hbm_jax.spectra.composition import Product
 from hbm_jax.spectra.compression import neutral_at
 from hbm_jax.spectra.statistics import cash
 
@@ -26,7 +28,6 @@ COLUMNS = 3
 NUM_ENERGIES = 600
 LOWEST = 2e-4  # of the highest point; what is below is not shown
 MODEL, BACKGROUND, UNABSORBED = VERMILION, GREY, BLUE
-ABSORBERS = {"Milky Way": GREEN, "host": ORANGE, "WHIM": PURPLE}
 
 
 def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM) -> Figure:
@@ -194,18 +195,19 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
     name : str, optional
-        The source; by default the one with the most counts.
+        The source, or the spectrum; by default the one with the most counts.
     num_draws : int
         Posterior draws behind the bands.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, E^2 dN/dE: the absorbed model, the power law without absorbers (medians and 68 % bands), and the data,
-        counts less background over those expected times the absorbed model, which therefore depend on the model. Below,
-        the transmissions of the Milky Way, the host and the WHIM, and all together.
+        Above, E^2 dN/dE: the absorbed model, the same without absorbers (medians and 68 % bands), and the data, counts
+        less background over those expected times the absorbed model, which therefore depend on the model. Below, what
+        each absorber lets through (of afterglows the Milky Way, the host and the WHIM; of a spectral fit, those that
+        multiply the whole spectrum), and all together.
 
     Raises
     ------
@@ -216,17 +218,16 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     --------
     >>> unfolded_spectrum(fit, "GRB 061121").savefig("unfolded.pdf")  # doctest: +SKIP
     """
-    model = program_of(fit, Afterglow, Afterglows, "unfolded_spectrum")
+    if not isinstance(model_of(fit), SpectralFit):
+        program_of(fit, Afterglow, Afterglows, "unfolded_spectrum")
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
-    s = fit.data.spectra
+    s = stack_of(fit.data)
     used = np.asarray(s.used[row])
-    seen = points(fit.data.spectra, row)
+    seen = points(s, row)
     low, high = seen.bins.low.min(), seen.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
-    p = of_source(fit, row, num_draws)
-    bare = power_law(p, energy, model.band)
-    depths = optical_depths(model, p, energy)
-    absorbed = bare * np.exp(-sum(depths.values()))
+    bare, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
+    together = np.divide(absorbed, bare, out=np.ones_like(bare), where=bare > 0)
     counts = folded(fit, "unfolded_spectrum", num_draws)
     expected = np.median(seen.bins.total(counts.source[:, row, used]), axis=0)
     behind = np.median(seen.bins.total(counts.background[:, row, used]), axis=0)
@@ -255,10 +256,11 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
             upper.yaxis.set_minor_formatter(NullFormatter())
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
         written = fit.data.name[row].replace("$", r"\$")
-        upper.set_title(f"{written}, $z$ = {float(fit.data.z[row]):.3g}")
+        at = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
+        upper.set_title(f"{written}{at}")
         handles, texts = upper.get_legend_handles_labels()
         upper.legend(handles[::-1], texts[::-1], loc="lower right")
-        _draw_transmissions(lower, energy, depths)
+        _draw_transmissions(lower, energy, transmissions | {"together": together})
         lower.set_ylabel("transmission")
         _few_ticks(lower, low, high)
         lower.set_xlabel("observed energy [keV]")
@@ -266,14 +268,58 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     return figure
 
 
-def _draw_transmissions(axis, energy, depths: Mapping[str, Floats]) -> None:
-    for name, tau in depths.items():
-        band = np.quantile(np.exp(-tau), BAND, axis=0)
-        axis.fill_between(energy, band[0], band[2], color=ABSORBERS[name], alpha=0.3, lw=0)
-        axis.plot(energy, band[1], color=ABSORBERS[name], lw=1.0, label=name)
-    axis.plot(energy, np.median(np.exp(-sum(depths.values())), axis=0), color=BLACK, lw=1.2, label="together")
+def _draw_transmissions(axis, energy, transmissions: Mapping[str, Floats]) -> None:
+    colours = iter((GREEN, ORANGE, PURPLE, BLUE, GREY))
+    for name, values in transmissions.items():
+        low, median, high = np.quantile(values, BAND, axis=0)
+        if name == "together":
+            axis.plot(energy, median, color=BLACK, lw=1.2, label=name)
+            continue
+        colour = next(colours, GREY)
+        axis.fill_between(energy, low, high, color=colour, alpha=0.3, lw=0)
+        axis.plot(energy, median, color=colour, lw=1.0, label=name)
     axis.set_ylim(0.0, 1.05)
     axis.legend(loc="lower right", ncols=2)
+
+
+class Unfolded(NamedTuple):
+    """Spectrum of one source at posterior draws.
+
+    Attributes
+    ----------
+    bare, absorbed : (draw, E)
+        E^2 dN/dE without absorbers and as it arrives [erg/cm^2/s].
+    transmissions : dict of str to (draw, E)
+        Of each absorber by itself.
+    """
+
+    bare: Floats
+    absorbed: Floats
+    transmissions: dict[str, Floats]
+
+
+def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
+    """Return the spectrum of a source of a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
+    program: Any = model_of(fit)
+    if isinstance(program, SpectralFit):
+        return _of_expression(program, values_of(fit, program.all_priors, num_draws, row), row, energy)
+    p = of_source(fit, row, num_draws)
+    bare = power_law(p, energy, program.band)
+    transmissions = {name: np.exp(-depth) for name, depth in optical_depths(program, p, energy).items()}
+    return Unfolded(bare, bare * np.prod(list(transmissions.values()), axis=0), transmissions)
+
+
+def _of_expression(program: SpectralFit, values: Mapping[str, Floats], row: int, energy: Floats) -> Unfolded:
+    """Return the same of an expression of components."""
+    spectrum = program.spectrum.of_source(row)
+    parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)
+    absorbers = {part.label or type(part).__name__: part for part in parts if part.absorbs}
+    with jax.enable_x64(True):
+        bare, absorbed = (
+            constants.kev_in_erg * energy**2 * np.asarray(one.on(energy)(values))
+            for one in (spectrum.unabsorbed, spectrum)
+        )
+        return Unfolded(bare, absorbed, {n: np.asarray(one.on(energy)(values)) for n, one in absorbers.items()})
 
 
 def power_law(p: Mapping[str, Floats], energy: Floats, band: tuple[float, float]) -> Floats:

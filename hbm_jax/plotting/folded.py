@@ -1,6 +1,6 @@
 """Numbers behind the figures of spectra: the folded model at posterior draws, channels joined to be seen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +94,14 @@ def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
         variable = fit.posterior[name].transpose("chain", "draw", ...)
         found[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
     return found
+
+
+def values_of(fit: Fit, priors: Mapping[str, Any], num_draws: int, row: int) -> dict[str, Floats]:
+    """Values of the parameters of one spectrum of a `SpectralFit` at posterior draws, each (draw,)."""
+    chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
+    drawn = _draws(fit, priors, chosen)
+    held = {name: np.full(len(chosen), float(prior)) for name, prior in priors.items() if name not in drawn}
+    return held | {n: v[:, row] if v.ndim == 2 else v for n, v in drawn.items() if n != "calibration"}
 
 
 def stack_of(data: Any) -> SpectrumStack:

@@ -196,7 +196,8 @@ def luminosity(
     Returns
     -------
     (...)
-        [erg/s]. Overflows in single precision; `log10_luminosity` does not.
+        [erg/s], in double precision whatever that of the session and of the values: single holds no more than 3e38.
+        Where parameters are in single precision, gradients by them overflow; those of `log10_luminosity` do not.
 
     Raises
     ------
@@ -208,10 +209,14 @@ def luminosity(
     >>> from hbm_jax.spectra.components import PowerLaw
     >>> values = {"photon_index": 2.0, "log10_flux": -11.0}
     >>> flat = Cosmology.flat(H0=70.0, Om0=0.3)
-    >>> luminosity(PowerLaw(), values, 1.0, flat, rest=(0.3, 10.0)).shape
-    ()
+    >>> f"{luminosity(PowerLaw(), values, 1.0, flat, rest=(0.3, 10.0)):.3g}"
+    '5.22e+46'
     """
-    return 10.0 ** log10_luminosity(spectrum, values, z, cosmology, rest=rest, unabsorbed=unabsorbed)
+    check_band(*rest, "rest")
+    with jax.enable_x64(True):
+        double = {name: jnp.asarray(value, float) for name, value in values.items() if name in spectrum.parameters}
+        flux = energy_flux(spectrum, double, *_seen(rest, z), unabsorbed=unabsorbed)
+        return flux * 10.0 ** log10_sphere(jnp.asarray(z, float), cosmology)
 
 
 def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: ArrayLike = 1.0) -> jax.Array:
@@ -232,14 +237,16 @@ def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: 
     -------
     (...)
         [erg]. The factor 1 / (1 + z) is for the time, which the fluence was gathered in (Bloom, Frail & Sari 2001, AJ
-        121, 2879, equation 1). Overflows in single precision.
+        121, 2879, equation 1). In double precision, as `luminosity`.
 
     Examples
     --------
     >>> float(isotropic_energy(1e-5, 1.0, Cosmology.flat(H0=70.0, Om0=0.3))) > 1e52
     True
     """
-    return 10.0 ** log10_sphere(z, cosmology) * fluence * k / (1.0 + jnp.asarray(z))
+    with jax.enable_x64(True):
+        z, fluence, k = (jnp.asarray(value, float) for value in (z, fluence, k))
+        return 10.0 ** log10_sphere(z, cosmology) * fluence * k / (1.0 + z)
 
 
 def _of(spectrum: Component, unabsorbed: bool) -> Component:

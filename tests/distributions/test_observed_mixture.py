@@ -6,6 +6,7 @@ Density, derivatives and draws in general: `test_distribution_laws`.
 import jax
 import mpmath
 import numpy as np
+import numpyro
 import pytest
 from draw_comparison import same_distribution
 from monte_carlo import seed
@@ -209,3 +210,16 @@ def test_an_object_that_cannot_be_detected_is_nan(monkeypatch):
         return ObservedMixture(*plain, selection=selection).sample(jax.random.key(number))
 
     assert np.isnan(draw(0)).all()
+
+
+def test_a_component_may_have_no_weight():
+    """NumPyro's validation lets it pass, and what is no weight not."""
+    arguments = np.array([[0.0, 1.0], [3.0, -1.0]]), np.stack([np.eye(2)] * 2), np.eye(2)
+    value = np.array([0.3, 0.2])
+    with numpyro.validation_enabled():
+        found = ObservedMixture(np.array([0.0, -np.inf]), *arguments).log_prob(value)
+        for wrong in (np.nan, np.inf):
+            with pytest.raises(ValueError, match="got invalid log_weights parameter"):
+                ObservedMixture(np.array([0.0, wrong]), *arguments)
+    expected = stats.multivariate_normal([0.0, 1.0], 2.0 * np.eye(2)).logpdf(value)
+    assert float(found) == pytest.approx(expected, rel=1e-12)

@@ -292,6 +292,23 @@ def test_same_seed_same_choice():
     assert first == second
 
 
+def test_the_pilot_has_other_random_numbers_than_the_chains(monkeypatch):
+    keys = []
+
+    def stop(program, args, key):
+        keys.append(key)
+        raise InterruptedError
+
+    monkeypatch.setattr(centering, "find_sites", stop)
+    with pytest.raises(InterruptedError):
+        centre(groups, seed=3)
+    whole = jax.random.key(3)
+    of_chains = [whole, *jax.random.split(whole, 1000), *jax.random.split(jax.random.split(whole, 3)[2], 1000)]
+    of_pilot = [keys[0], *jax.random.split(keys[0], 1000)]
+    numbers = [{tuple(np.asarray(jax.random.key_data(key))) for key in which} for which in (of_chains, of_pilot)]
+    assert len(numbers[0] | numbers[1]) == 2001 + 1001
+
+
 # Programs without such a site, and wrong requests
 
 

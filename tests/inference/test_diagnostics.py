@@ -239,3 +239,59 @@ def test_edges_are_seen_at_the_posteriors_own_scale():
 def test_many_broken_variables_are_shortened():
     broken = {f"v{i}": np.full(SHAPE, np.nan) for i in range(8)}
     assert "v0, v1, v2, v3, v4 and 3 more" in judge(posterior(**broken), stats()).reasons[0]
+
+
+def positions(components):
+    values = np.stack(list(components.values()), axis=-1)
+    return xr.DataArray(values, {"parameter": list(components)}, ("chain", "draw", "parameter"))
+
+
+def test_a_sampled_parameter_that_never_moved_fails():
+    still = np.full(SHAPE, 2459000.5, np.float32)
+    both = posterior(a=draws(1), t0=still, fixed=np.full(SHAPE, 70.0))
+    verdict = judge(both, stats(), positions=positions({"a": draws(1), "t0": still}))
+    assert verdict.reasons == ("t0 never moved: all draws are the same number",)
+    assert 'dtype="float64"' in verdict.advice[0]
+    assert verdict.table.loc["t0", ["r_hat", "ess_bulk", "ess_tail"]].tolist() == [np.inf, 0.0, 0.0]
+    assert verdict.table.loc["fixed"].isna().all()
+    # Sampled by another site in its place, whose own numbers move.
+    moved = positions({"a": draws(1), "_t0_free": draws(2)})
+    assert judge(both, stats(), positions=moved).usable
+    assert judge(both, stats(), positions=moved, recentred=["t0"]).reasons == verdict.reasons
+
+
+@pytest.mark.parametrize(("dtype", "coarse"), [(np.float32, True), (np.float64, False)])
+def test_steps_between_numbers_that_are_too_wide_fail(dtype, coarse):
+    """Steps of 0.25 where the standard deviation is 0.3."""
+    t0 = (2459000.5 + 0.3 * draws(2)).astype(dtype)
+    verdict = judge(posterior(t0=t0), stats(), positions=positions({"t0": t0}))
+    assert len(np.unique(t0)) < 20 if coarse else len(np.unique(t0)) == t0.size
+    assert verdict.usable is not coarse
+    assert not coarse or verdict.reasons[0].startswith("t0 moved in steps of more than 0.25 standard deviations")
+
+
+def test_sites_that_are_not_shown_are_judged():
+    slow = random_walk(9, 0.97)
+    for name, component, word in (
+        ("_noise[0]", slow, "_noise[0] (400 is needed; 1 parameter fails)"),
+        ("_noise[3]", np.zeros(SHAPE), "_noise[3] never moved"),
+    ):
+        verdict = judge(posterior(a=draws(1)), stats(), positions=positions({name: component, "a": draws(1)}))
+        assert any(word in reason for reason in verdict.reasons), verdict.reasons
+        assert list(verdict.table.index) == ["a"]
+
+
+def test_fixed_elements_of_a_matrix_are_no_failure():
+    """A Cholesky factor of correlations has an element of 1."""
+    y = np.tanh(draws(3))
+    factor = np.stack([np.ones(SHAPE), np.zeros(SHAPE), y, np.sqrt(1 - y**2)], axis=-1).reshape(*SHAPE, 2, 2)
+    verdict = judge(posterior(factor=factor), stats(), positions=positions({"factor[0]": np.arctanh(y)}))
+    assert verdict.usable
+    assert verdict.table.loc["factor[0, 0]"].isna().all()
+
+
+def test_what_cannot_be_computed_fails():
+    table = diagnose(posterior(a=draws(4) * 1e200))  # whose squares overflow
+    assert table.loc["a", ["mcse_mean", "mcse_sd"]].tolist() == [np.inf, np.inf]
+    verdict = judge(posterior(a=draws(4) * 1e200), stats())
+    assert verdict.reasons == ("the mean or the spread of a cannot be computed: numbers too large",)

@@ -155,6 +155,10 @@ def hierarchical(y):
         numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
+def by_hand(y):
+    numpyro.sample("y", dist.Normal(numpyro.deterministic("b", 2.0 * numpyro.sample("_b", dist.Normal()))), obs=y)
+
+
 def of_simplex(y):
     numpyro.sample("y", dist.Multinomial(6, numpyro.sample("share", dist.Dirichlet(jnp.ones(3)))), obs=y)
 
@@ -176,6 +180,7 @@ def of_nothing(y):
             ValueError,
             "found that of 'theta', which does. The program is hierarchical: sample",
         ),
+        (by_hand, {}, ValueError, "expected latent sites with names for a reader; found '_b'"),
         (of_simplex, {}, ValueError, "found 'share', whose support is Simplex"),
         (of_class, {}, ValueError, "discrete latent site 'kind'"),
         (of_nothing, {}, ValueError, "expected an observed site, found none"),

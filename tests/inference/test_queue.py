@@ -22,6 +22,7 @@ class Places:
 
     def __init__(self, num_lanes, num_warmup, diverging=None, impossible=(), num_chains=4):
         self.num_lanes, self.num_chains = num_lanes, num_chains
+        self.target = SimpleNamespace(labels=("x",))
         self.options = many_chains.Options(num_warmup, 0.8, 256)
         self.object, self.filled = np.full(num_lanes, -1), []
         self.block = np.zeros(num_lanes, int)
@@ -34,6 +35,9 @@ class Places:
 
     def shorten(self, places):
         self.shortened += [int(self.object[place]) for place in places]
+
+    def without_padding(self, name, values, number, first):
+        return values
 
     def advance(self):
         each = np.arange(BLOCK)[None, :, None] + np.zeros((self.num_lanes, 1, self.num_chains))
@@ -135,6 +139,19 @@ def test_why_a_posterior_is_not_usable_is_said():
     assert why(divergences=3) == "3 divergences"
     assert why(bfmi=0.2) == "E-BFMI 0.20"
     assert why([(5, np.nan), (6, np.nan), (7, np.nan)]) == ""  # what does not vary
+
+
+def test_sampled_parameters_that_do_not_move_are_not_usable():
+    """Lane by lane, whether shown or not; what is not sampled may be fixed."""
+    draws = np.random.default_rng(3).normal(size=(4, 500, 4, 2))  # (lane, draw, chain, size)
+    draws[1, ..., 0] = 7.0
+    draws[2, ..., 1] = 0.0
+    sites = {"t0": draws[..., 0].copy(), "fixed": np.full((4, 500, 4), 70.0)}
+    sites["t0"][3] = (2459000.0 + 0.3 * sites["t0"][3]).astype(np.float32)
+    found = batch._unresolved(draws, sites, np.array(["t0", "_noise"]))
+    assert found == ["", "t0 never moved", "_noise never moved", ""]
+    sites["t0"] = sites["t0"].astype(np.float32)
+    assert batch._unresolved(draws, sites, np.array(["t0", "_noise"]))[3] == "t0 moved in coarse steps"
 
 
 def test_places_suit_memory_device_and_objects():

@@ -394,3 +394,16 @@ def test_a_density_too_small_for_an_accelerator_is_told(monkeypatch):
     slopes = jax.vmap(jax.value_and_grad(lambda x: ((x - np.arange(1000.0)) ** 2).sum()))
     counted = many_chains.operations(slopes, 1000, 4)
     assert 4 * 2000 < counted < 4 * 6000
+
+
+def test_a_date_in_single_precision_is_not_usable():
+    """No number of single precision lies within the posterior but one."""
+
+    def transit(y):
+        t0 = numpyro.sample("t0", dist.Normal(2459000.5, 1.0))
+        numpyro.sample("y", dist.Normal(t0, 0.05), obs=y)
+
+    options = {"num_warmup": 50, "num_samples": 100, "max_tree_depth": 3, "progress": False, "dtype": "float32"}
+    fit = hbm.sample(transit, 2459000.5, **options)
+    assert np.unique(fit.posterior["t0"]).size == 1
+    assert fit.verdict.reasons[0] == "t0 never moved: all draws are the same number"

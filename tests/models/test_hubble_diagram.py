@@ -11,7 +11,7 @@ from models.test_supernova import moduli
 from monte_carlo import seed
 from numpyro import distributions as dist
 from numpyro import handlers
-from scipy import stats
+from scipy import optimize, stats
 from scipy.stats import multivariate_normal
 
 import hbm_jax as hbm
@@ -329,6 +329,30 @@ def test_each_survey_left_out_in_a_batch(monte_carlo):
         assert row["ess_bulk"] > 400
         monte_carlo.within(row["mean"], mean, std / row["ess_bulk"] ** 0.5, name=f"mean, {name}")
         monte_carlo.within(row["sd"], std, std / row["ess_bulk"] ** 0.5, name=f"standard deviation, {name}")
+
+
+def test_the_maximum_of_the_likelihood_is_of_named_parameters():
+    """Also with intervals by profile in them."""
+    data = made_up()
+    best = hbm.maximum_likelihood(HubbleDiagram(cosmology="wcdm"), data, num_starts=2, errors="profile")
+    assert list(best.table.index) == list(best.parameters) == ["Om0", "w0"]
+
+    def minus_density(p):
+        return -dense(data, {"Om0": p[0], "w0": p[1]})
+
+    expected = optimize.minimize(minus_density, [0.3, -1.0], method="Nelder-Mead", options={"xatol": 1e-6})
+    assert best.log_likelihood == pytest.approx(-expected.fun, abs=1e-6)
+    np.testing.assert_allclose(best.table["value"], expected.x, atol=0.01 * best.table["std"].min())
+
+    def profile(w0):
+        at = optimize.minimize_scalar(lambda Om0: minus_density((Om0, w0)), bounds=(0.0, 1.0), method="bounded")
+        return at.fun - expected.fun - 0.5 * stats.chi2.ppf(0.683, 1)
+
+    for end, beyond in (("lower", -3.0), ("upper", 0.0)):
+        found = best.table.loc["w0", end]
+        root = optimize.brentq(profile, *sorted((expected.x[1], beyond)), xtol=1e-4)
+        assert found == pytest.approx(root, abs=0.01 * best.table.loc["w0", "std"])
+    assert best.converged
 
 
 def test_universes_of_ones_own():

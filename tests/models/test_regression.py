@@ -269,3 +269,20 @@ def test_posteriors_are_calibrated(family):
     result = hbm.calibrate(Regression(family=family, priors=priors), data, num_replicates=512, seed=3, progress=False)
     print(result)
     assert result.calibrated, str(result)
+
+
+def test_the_maximum_of_the_likelihood_is_of_named_coefficients():
+    """One far from zero, one that would be negative, and one that is held."""
+    rng = np.random.default_rng(1)
+    columns = {"year": rng.uniform(2000.0, 2010.0, 50), "x": rng.normal(size=50), "u": rng.normal(size=50)}
+    y = 0.2 * columns["year"] - columns["x"] + rng.normal(size=50)
+    data = RegressionData.from_columns(columns | {"y": y}, "y ~ year + x + u")
+    model = Regression(priors={"coef[u]": 0.3, "coef[x]": "HalfNormal(1)"})
+    best = hbm.maximum_likelihood(model, data, num_starts=2, errors=None)
+    X = np.stack([np.ones(50), columns["year"]], axis=1)
+    expected, rss = np.linalg.lstsq(X, y - 0.3 * columns["u"], rcond=None)[:2]
+    assert list(best.table.index) == ["coef[Intercept]", "coef[year]", "coef[x]", "sigma"]
+    np.testing.assert_allclose(best.parameters["coef"], [*expected, 0.0], rtol=1e-6, atol=1e-9)
+    error = np.sqrt(np.diagonal(np.linalg.inv(X.T @ X)) * rss[0] / 50)
+    np.testing.assert_allclose(best.table["std"].iloc[:2], error, rtol=1e-5)
+    assert "at a bound of its prior: coef[x]" in best.note

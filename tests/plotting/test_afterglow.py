@@ -200,3 +200,20 @@ def test_a_spectral_fit_is_drawn_by_its_own_deviance():
     assert [axes.get_title() for axes in figure.axes[::2]] == [
         f"{name}, {int(np.sum(counts))} counts" for name, counts in zip(data.name, data.counts, strict=True)
     ]
+
+
+def test_a_spectral_fit_is_unfolded_by_its_own_expression():
+    one = load("spectral_fit")
+    energy = np.geomspace(0.3, 10.0, 4001)
+    bare, absorbed, transmissions = count_spectra.unfolded(one, 1, energy, num_draws=5)
+    flux = np.trapezoid(bare / energy, energy, axis=1)
+    np.testing.assert_allclose(np.log10(flux), one.posterior["log10_flux"].to_numpy()[0, :, 1], atol=1e-6)
+    steep = bare[:, -1] / bare[:, 0]
+    np.testing.assert_allclose(steep, (10.0 / 0.3) ** (2.0 - one.posterior["photon_index"].to_numpy()[0]))
+    through = np.exp(-0.3 * neutral_cross_section(energy))  # of the column that is held
+    np.testing.assert_allclose(absorbed / bare, np.broadcast_to(through, absorbed.shape), rtol=1e-6)
+    assert list(transmissions) == ["mw"]
+    np.testing.assert_allclose(transmissions["mw"], np.broadcast_to(through, absorbed.shape), rtol=1e-6)
+    upper, lower = hbm.plotting.unfolded_spectrum(one, "sim001").axes
+    assert upper.get_title() == "sim001"
+    assert [line.get_label() for line in lower.get_lines()] == ["mw", "together"]

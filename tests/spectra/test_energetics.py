@@ -196,6 +196,22 @@ def test_luminosities_and_k_corrections_of_power_laws():
     np.testing.assert_allclose(single, np.log10(expected), atol=2e-5)
 
 
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_luminosities_and_energies_in_a_session_of_single_precision(compile_it):
+    """1e46 erg/s and 1e53 erg are more than single precision holds."""
+    values = {"photon_index": np.float32(1.5), "log10_flux": np.float32(-11.0)}
+
+    def both(values, fluence):
+        z = np.float32(1.0)
+        return luminosity(PowerLaw(), values, z, FLAT, rest=(0.3, 10.0)), isotropic_energy(fluence, z, FLAT)
+
+    with jax.enable_x64(False):
+        found = (jax.jit(both) if compile_it else both)(values, np.float32(1e-5))
+    area = 4 * np.pi * (ASTROPY.luminosity_distance(1.0).to_value(u.cm)) ** 2
+    assert [number.dtype for number in found] == [np.float64, np.float64]
+    np.testing.assert_allclose(found, [area * 1e-11 * 2.0**-0.5, area * 1e-5 / 2], rtol=1e-6)
+
+
 def test_bolometric_k_correction_of_bursts():
     z = np.array([0.1, 2.0])
     values = {"alpha": -1.0, "beta": -2.3, "e_peak": np.array([200.0, 600.0]), "log10_flux": -6.0}

@@ -1,0 +1,48 @@
+"""Every model runs with NumPyro's validation on: its distributions are given what they say they take."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import numpyro
+import pytest
+import stored_fits
+from numpyro import handlers
+from numpyro.infer.util import initialize_model, log_density
+
+from hbm_jax.models import Supernova
+
+CASES = {
+    **{name: {} for name in ("afterglow", "eight_schools", "hubble_diagram", "normal_vectors", "regression")},
+    **{name: {} for name in ("golenetskii", "spectral_fit")},
+    "supernova, masses with errors": {"mass_error": True},
+    "supernova, selection": {"selection": "common", "outliers": True, "drift": True},
+    "supernova, dust": {"stretch": "two", "colour": "dust", "host_beta": True},
+    "supernova, broken law": {"colour": "broken", "survey_scatter": True},
+    "relation, correlated": {"correlated": True},
+    "relation, outliers": {"pooling": "complete", "outliers": True, "num_components": 2},
+    "relation, Student's t": {"pooling": "complete", "student_t": True},
+    "relation, sampled": {"latents": "sampled"},
+    "golenetskii, wcdm": {"cosmology": "wcdm"},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_models_run_with_validation_on(name):
+    model, args, _ = getattr(stored_fits, name.split(",")[0])()
+    program = dataclasses.replace(model, **CASES[name])
+    with numpyro.validation_enabled():
+        trace = handlers.trace(handlers.seed(program, 1)).get_trace(*args)
+        values = {n: s["value"] for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        checked = float(log_density(program, args, {}, values)[0])
+    unchecked = float(jax.jit(lambda values: log_density(program, args, {}, values)[0])(values))
+    assert np.isfinite(checked)
+    assert checked == pytest.approx(unchecked, rel=1e-9)
+
+
+@pytest.mark.long
+def test_numpyro_initialises_a_model_with_hosts_of_certain_mass():
+    sne = stored_fits.supernova()[1]
+    found = initialize_model(jax.random.key(0), Supernova(mass_error=True), model_args=sne)
+    assert np.isfinite(found.potential_fn(found.param_info.z))
