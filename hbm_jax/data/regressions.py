@@ -473,8 +473,8 @@ def read_regression(
     except DataError as error_found:
         raise DataError(f"{table.origin}: {error_found}") from error_found
     used = {key: key for key in data.source.columns}
-    response = () if error is None else ("sigma_" + data.response,)
-    unused = unused_errors(used | dict.fromkeys(response, error), table.columns, used)
+    known = {} if error is None else {f"sigma_{data.response}": error}
+    unused = unused_errors(used | known, table.columns, used)
     return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 

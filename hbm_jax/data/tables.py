@@ -243,7 +243,7 @@ def _text_lines(path: Path) -> list[str]:
 def _csv_columns(lines: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for."""
     plain = not any(line.startswith("#") or not line or line.isspace() for line in lines)
-    numbers = range(1, len(lines) + 1)
+    numbers: Sequence[int] = range(1, len(lines) + 1)
     if not plain:
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
         numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]

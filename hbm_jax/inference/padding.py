@@ -85,7 +85,7 @@ class _Comparison:
             raise ValueError(f"{self._ragged} and the site{'s' * (len(odd) > 1)} {', '.join(odd)} with it. {ADVICE}")
         self.axes = {name: self._axes(name, shapes[0][name].shape, shapes[1][name].shape) for name in shapes[0]}
 
-    def _both(self, data):
+    def _both(self, data) -> tuple[tuple[Callable, tuple], tuple[Callable, tuple]]:
         """Program and arguments, of the object alone and padded."""
         alone, filled = data
         return (self.program, self.stack.args(alone, self.args)), (self.masked, self.stack.args(filled))

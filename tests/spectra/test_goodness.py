@@ -12,7 +12,7 @@ from hbm_jax.spectra.likelihood import prepare
 
 
 def test_p_values_are_uniform_for_the_true_model_and_small_for_a_wrong_one(monte_carlo):
-    num, simulations = 100, 200
+    num, simulations = 100, 400
     rng = np.random.default_rng(seed(11))
     mu = np.broadcast_to(np.geomspace(0.2, 20.0, 10), (num, 10))
     used = np.arange(10) < np.where(np.arange(num) % 2, 10, 8)[:, None]
