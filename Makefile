@@ -34,9 +34,8 @@ test-long: $(VENV)/.installed-test ## fits whose posteriors are compared, and ca
 test-seeds: $(VENV)/.installed-test ## the statistical tests with 20 other seeds, and the spread of their distances
 	$(BIN)/python tests/other_seeds.py
 
-planted-faults: $(VENV)/.installed-test ## plant 60 faults in the package, one at a time: do the tests notice?
-	$(BIN)/python tests/planted_faults map
-	$(BIN)/python tests/planted_faults run
+planted-faults: $(VENV)/.installed-test ## plant 80 faults in the package, one at a time: do the tests notice?
+	$(BIN)/python tests/planted_faults --fresh 20
 
 stored-fits: $(VENV)/.installed-test ## sample the small fits again that tests read from tests/stored_fits
 	$(BIN)/python tests/stored_fits.py

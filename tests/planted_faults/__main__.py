@@ -5,10 +5,11 @@
     python tests/planted_faults --draw        draw faults.json
 
 The suite runs once in a copy of the working tree whose places of faults tell when they are reached. Then each fault is
-planted in a copy, where the tests that reach it run, the quickest first, until one fails. Tests of one file share what
-the first of them traced or sampled, so a fault that passes is tried on the other tests of these files too. What the
-default suite does not catch, `long` is asked. A test that takes ten times as long as without the fault has failed as
-well. `--map-only` ends after the first step and `--folder` keeps its outcome, which is taken up where it is found.
+planted in a copy, where the tests that reach it run, those named like its file first, until one fails. Tests of a file
+share what the first of them traced or sampled, so a fault that passes is tried on the other tests of these files too.
+What the default suite does not catch, `long` is asked. A test that takes ten times as long as without the fault has
+failed as well. `--map-only` ends after the first step and `--folder` keeps its outcome, which is taken up where it is
+found.
 """
 
 import argparse
@@ -94,12 +95,18 @@ class Map:
         seconds = {name: values.get("seconds", 0.0) for name, values in tests.items() if name != "session"}
         return cls(seconds, failed, {k: frozenset(v & seconds.keys()) for k, v in reached.items()})
 
-    def of(self, fault: int) -> list[list[str]]:
-        """Tests that reach a fault, the quickest first; and the others of their files."""
+    def of(self, fault: int, path: str) -> list[list[str]]:
+        """Tests that reach a fault, those named like its file first; and the others of their files."""
+        folder, stem = Path(path).parent.name, Path(path).stem
+
+        def place(name: str) -> tuple[bool, bool, float]:
+            test = Path(name.partition("::")[0])
+            return stem not in test.stem, folder != test.parent.name, self.seconds[name]
+
         found = self.reached.get(fault, frozenset()) - self.failed
         files = {name.partition("::")[0] for name in found}
         others = {name for name in self.seconds if name.partition("::")[0] in files} - found - self.failed
-        return [sorted(some, key=self.seconds.__getitem__) for some in (found, others)]
+        return [sorted(some, key=place) for some in (found, others)]
 
 
 def first_failure(copy: Path, tests: list[str], limit: float, programs: str) -> str | None:
@@ -134,7 +141,7 @@ def try_fault(number: int, fault: Fault, copy: Path, known: Map, programs: str) 
     source = (copy / fault.path).read_bytes()
     plant(fault, copy)
     try:
-        for tests in known.of(number):
+        for tests in known.of(number, fault.path):
             caught = first_failure(copy, tests, 60 + 10 * sum(known.seconds[name] for name in tests), programs)
             if caught:
                 return caught
