@@ -284,7 +284,7 @@ def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> V
         tree["sample_stats"].to_dataset(),
         bounds,
         max_tree_depth,
-        tree["unconstrained_posterior"]["position"],
+        tree["unconstrained_posterior"].to_dataset()["position"],
         {str(name).split(":")[1] for name in forms},
     )
 
