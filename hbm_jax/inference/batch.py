@@ -146,7 +146,7 @@ def fit_each(
     ...     with numpyro.plate("bin", len(counts)):
     ...         numpyro.sample("counts", dist.Poisson(rate), obs=counts)
     >>> fits = fit_each(source, [np.array([12, 9]), np.array([30, 28, 35])], progress=False)
-    >>> fits.summary().loc[(1, "rate"), "median"].round()
+    >>> float(fits.summary().loc[(1, "rate"), "median"].round(-1))
     30.0
     """
     _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)

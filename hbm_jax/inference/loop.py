@@ -189,21 +189,24 @@ class Loop:
         """Return what ends the run now, if anything; looks at the draws only at counts that do not depend on blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall = self.processes.lead(lambda: self.rule.shortfall(self._table()))
+            shortfall, stuck = self.processes.lead(self._look)
+            if stuck:
+                return f"stopped: {stuck} never moved"
             if shortfall <= 1.0:
                 return self.rule.reached
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
 
-    def _table(self):
-        """R-hat and effective sample sizes of everything that the verdict will judge."""
+    def _look(self) -> tuple[float, str]:
+        """How many times the draws there are would be needed, and what no draws would help; as the verdict judges."""
         posterior = {
             name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
             for name, value in self.draws.sites().items()
         }
         dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
         positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
-        return diagnostics.diagnose_sampled(posterior, positions).table
+        sampled = diagnostics.diagnose_sampled(posterior, positions)
+        return self.rule.shortfall(sampled.table), ", ".join(sampled.stuck[:5])
 
     def _report(self, block: Block):
         """Show the live line, as often as it is cheap beside the drawing."""

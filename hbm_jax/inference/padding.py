@@ -82,17 +82,16 @@ class _Comparison:
         shapes = jax.eval_shape(lambda data: [_values(*which, key) for which in self._both(data)], self.data)
         if list(shapes[0]) != list(shapes[1]):
             odd = sorted(set(shapes[0]) ^ set(shapes[1]))
-            raise ValueError(f"{self._ragged} and the site{'s' * (len(odd) > 1)} {', '.join(odd)} with it. {ADVICE}")
+            raise ValueError(
+                f"fit_each: the objects differ in their number of data; expected object {row} to have the same sites "
+                f"alone and padded, found {', '.join(odd)} in one of them only. {ADVICE}"
+            )
         self.axes = {name: self._axes(name, shapes[0][name].shape, shapes[1][name].shape) for name in shapes[0]}
 
     def _both(self, data) -> tuple[tuple[Callable, tuple], tuple[Callable, tuple]]:
         """Program and arguments, of the object alone and padded."""
         alone, filled = data
         return (self.program, self.stack.args(alone, self.args)), (self.masked, self.stack.args(filled))
-
-    @property
-    def _ragged(self) -> str:
-        return f"fit_each: the objects differ in their number of data, and object {self.row} was padded:"
 
     def _axes(self, name: str, alone: tuple, filled: tuple) -> Axes:
         """Return the axes of a site that the padding makes longer."""

@@ -256,8 +256,8 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
             upper.yaxis.set_minor_formatter(NullFormatter())
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
         written = fit.data.name[row].replace("$", r"\$")
-        redshift = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
-        upper.set_title(f"{written}{redshift}")
+        distance = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
+        upper.set_title(written + distance)
         handles, texts = upper.get_legend_handles_labels()
         upper.legend(handles[::-1], texts[::-1], loc="lower right")
         _draw_transmissions(lower, energy, transmissions | {"together": together})

@@ -173,3 +173,20 @@ def test_rates_and_times_are_readable():
 def test_bad_rules(options, message):
     with pytest.raises(ValueError, match=message):
         hbm.sample(tiny, progress=False, **options)
+
+
+def test_sites_that_are_not_shown_decide_when_a_run_stops():
+    rng = np.random.default_rng(0)
+    shown, walk = rng.normal(size=(4, 1000)), rng.normal(size=(4, 1000)).cumsum(axis=1)
+
+    def look(hidden):
+        loop = loop_module.Loop.__new__(loop_module.Loop)
+        loop.rule = StopRule()
+        loop.chains = SimpleNamespace(target=SimpleNamespace(labels=("_slow", "a")))
+        positions = np.stack([hidden, shown], axis=-1)
+        loop.draws = SimpleNamespace(sites=lambda: {"a": shown}, raw=lambda name: positions)
+        return loop._look()
+
+    assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "")
+    assert look(walk)[0] > 10.0
+    assert look(0.0 * walk)[1] == "_slow"

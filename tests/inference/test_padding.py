@@ -90,9 +90,15 @@ def one_more(y):
     numpyro.sample("steps", dist.Normal(0.0, 1.0).expand([len(y) + 1]))
 
 
+def one_of_many(y):
+    for i in range(len(y)):
+        numpyro.sample("y" + str(i), dist.Normal(numpyro.sample("mu" + str(i), dist.Normal(0.0, 1.0))), obs=y[i])
+
+
 @pytest.mark.parametrize(
     ("program", "message"),
     [
+        (one_of_many, "expected object 0 to have the same sites alone and padded, found mu3, mu4, mu5, mu6 in one"),
         (by_factor, "this program counts the padding: object 0 has a log density of"),
         (differences, "this program counts the padding: object 0 has a log density of"),
         (sum_of_latents, "this program counts the padding: object 0 has a log density of"),
