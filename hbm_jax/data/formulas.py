@@ -91,6 +91,11 @@ def _numbers_where_possible(values) -> np.ndarray:
         return array.astype(float)
     if array.dtype.kind in "iuf":
         return np.where(mask, np.nan, array) if mask is not None else array
+    if mask is None and set(map(type, array.tolist())) == {str}:
+        try:
+            return array.astype(float)
+        except ValueError:
+            pass
     texts = ["" if one is None else one.decode() if isinstance(one, bytes) else str(one) for one in array.tolist()]
     if mask is not None:
         texts = ["" if gone else text for text, gone in zip(texts, mask, strict=True)]

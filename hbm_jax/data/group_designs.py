@@ -130,10 +130,14 @@ def _groups(term, frame) -> tuple[tuple[str, ...], np.ndarray]:
                 f"walk({factor}): expected at most {MAX_STEPS} different values; found {len(times)}. Round them."
             )
         return tuple(f"{time:.15g}" for time in times), index
-    texts = [":".join(parts) for parts in zip(*(map(_text, frame[name]) for name in term.factors), strict=True)]
-    labels = tuple(dict.fromkeys(texts))  # as they come
-    place = {label: j for j, label in enumerate(labels)}
-    return labels, np.array([place[text] for text in texts])
+    rows = frame.groupby(list(term.factors), sort=False, dropna=False, observed=True)
+    index = rows.ngroup().to_numpy()  # as they come
+    first = np.unique(index, return_index=True)[1]
+    of_factors = (map(_text, frame[name].iloc[first]) for name in term.factors)
+    texts = [":".join(parts) for parts in zip(*of_factors, strict=True)]
+    labels = tuple(dict.fromkeys(texts))  # numbers that differ beyond 15 digits are one group
+    place = np.array([labels.index(text) for text in texts]) if len(labels) < len(texts) else np.arange(len(texts))
+    return labels, place[index]
 
 
 def _text(value) -> str:
