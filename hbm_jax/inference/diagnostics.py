@@ -110,7 +110,7 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
         values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
         elements = values.reshape(*values.shape[:2], -1)
         part = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
-        varies = np.ptp(elements, axis=(0, 1)) != 0
+        varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
         if varies.any():
             # Chains that are stuck at different values have no variance within: their R-hat is infinite.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -202,9 +202,9 @@ def diagnose_sampled(
 
 def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether elements of (..., draw, element) never moved, and whether they moved in coarse steps, (..., element)."""
-    still = np.ptp(draws, axis=-2) == 0
-    steps = np.spacing(np.abs(draws).max(axis=-2))
     with np.errstate(invalid="ignore", over="ignore"):  # of draws that are not finite
+        still = draws.max(axis=-2) == draws.min(axis=-2)
+        steps = np.spacing(np.abs(draws).max(axis=-2))
         return still, ~still & (steps > COARSE * draws.std(axis=-2, dtype=float))
 
 

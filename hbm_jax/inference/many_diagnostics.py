@@ -40,7 +40,7 @@ def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
     half = num_draws // 2
     flat = draws.reshape(-1, num_chains, num_draws)
     split = np.concatenate([flat[..., :half], flat[..., num_draws - half :]], axis=1).reshape(len(flat), -1)
-    good = np.isfinite(split).all(1) & (np.ptp(split, axis=1) > 0)
+    good = np.isfinite(split).all(1) & (split.max(axis=1) > split.min(axis=1))
     r_hat, bulk, tail = (np.full(len(flat), np.nan) for _ in range(3))
     if good.any():
         x, total = split[good], split.shape[1]

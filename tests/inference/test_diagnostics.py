@@ -164,9 +164,10 @@ def test_low_bfmi():
 def test_draws_that_are_not_finite(value):
     broken = draws(12)
     broken[3, 500:503] = value
-    verdict = judge(posterior(good=draws(1), broken=broken), stats())
-    assert not verdict.usable
-    assert verdict.reasons[0] == "draws that are not finite in broken"
+    seen = positions({"good": draws(1), "broken": broken, "_whole": np.full(SHAPE, value)})
+    for verdict in (judge(posterior(good=draws(1), broken=broken), stats(), positions=p) for p in (None, seen)):
+        assert not verdict.usable
+        assert verdict.reasons[0] == "draws that are not finite in broken"
 
 
 def test_energy_that_is_not_finite_is_not_usable():
