@@ -89,7 +89,7 @@ def marginal_background(expected: ArrayLike, background: BackgroundSeries | Back
     counts = background.counts
     # Relative to S^S, so that no large numbers cancel.
     if isinstance(background, BackgroundSeries):
-        log_integral = _log_series(jnp.maximum(expected, 0.0), background)
+        log_integral = _log_series(jnp.where(expected < 0, 0.0, expected), background)
     else:
         per_count = (expected[..., None] + background.nodes) / jnp.maximum(counts, 1.0)[..., None]
         log_integral = logsumexp(background.log_weights + counts[..., None] * jnp.log(per_count), axis=-1)

@@ -69,12 +69,12 @@ def test_slopes_are_those_of_the_deviance():
 
     slopes = jax.jit(jax.grad(lambda mu: marginal_background(mu, integral).sum()))
     mu = np.exp(np.linspace(-6.0, 5.0, 45))[:, None] * np.ones(12)
-    mu[0] = 0.0
+    mu[0] = 1e-9
     slope = np.asarray(slopes(mu))
+    np.testing.assert_allclose(slopes(np.zeros_like(mu))[0], slope[0], rtol=1e-6)  # none expected is the limit of few
     up, down = (np.asarray(deviance(mu[1:] * np.exp(step), integral)) for step in (1e-5, -1e-5))
     np.testing.assert_allclose(slope[1:] * mu[1:], (up - down) / 2e-5, rtol=1e-6, atol=1e-6)
     assert slope[0].all()
-    assert np.isfinite(slope[0]).all()
 
 
 def test_other_counts_are_as_exact_also_where_they_are_traced():

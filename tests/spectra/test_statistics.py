@@ -143,6 +143,7 @@ def test_outside_the_domain():
         )
 
     assert np.isnan(all_of(-0.1)).all()
+    np.testing.assert_allclose(all_of(0.1)[0], 2.0 * (0.1 - 2.0 + 2.0 * np.log(2.0 / 0.1)), rtol=1e-12)
     assert np.isfinite(all_of(0.1)).all()
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(cash, argnums=1)))(np.array([1.0, 0.0]), np.zeros(2))
     np.testing.assert_array_equal(value, [np.inf, 0.0])
