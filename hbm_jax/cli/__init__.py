@@ -43,7 +43,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return commands.run(argv)
     except (ValueError, OSError, ImportError) as error:
         # Ours and the libraries' refusals of bad input; anything else is a bug and keeps its traceback.
-        print("\n".join([f"hbm-jax: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        notes = [note for note in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in note]
+        print("\n".join([f"hbm-jax: {error}", *notes]), file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, AssertionError) as error:
         from hbm_jax.inference.devices import no_devices

@@ -188,7 +188,7 @@ def draw(package: Path, number: int, seed: int, without: tuple[Fault, ...] = ())
         folder = folders[len(drawn) % len(folders)]
         free = [f for f in by_folder[folder] if (f.path, f.where, f.before) not in taken]
         here = Counter(fault.kind for fault in drawn if str(Path(fault.path).parent) == folder)
-        kinds = sorted({f.kind for f in free}, key=lambda kind: (here[kind], used[kind], rng.random()))
+        kinds = sorted(sorted({f.kind for f in free}), key=lambda kind: (here[kind], used[kind], rng.random()))
         # A file first, so that long ones do not take all.
         choices = [f for f in free if f.kind == kinds[0]]
         path = rng.choice(sorted({f.path for f in choices}))
