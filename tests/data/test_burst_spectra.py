@@ -167,6 +167,10 @@ def cut(path, **changes):
             lambda f: cut(f / "sim001" / "b0.pha", TSTART=[0.0, 0.1, 0.2]),
             r"b0\.pha\[SPECTRUM\], TSTART, row 1: expected the interval",
         ),
+        (  # by more than a thousandth of an interval of 1.88 s
+            lambda f: cut(f / "sim001" / "b0.pha", TSTOP=[1.12786715, 2.51843638, 4.404]),
+            r"TSTART, row 2: expected the interval 2\.51844 to 4\.40079 s of .*; found 2\.51844 to 4\.404 s",
+        ),
         (
             lambda f: cut(f / "sim001" / "b0.pha", TSTOP=-5.0),
             r"b0\.pha\[SPECTRUM\], TSTOP, row 0: expected an end after",

@@ -131,6 +131,14 @@ def test_pantheon_plus(shared_data, tmp_path):
         read_distance_moduli(small, format="pantheon+", covariance=covariance)
 
 
+def test_half_a_matrix_is_one_of_numpy_only(tmp_path):
+    np.savez(tmp_path / "half.npz", np.array([1.0, 0.5, 2.0]))
+    np.testing.assert_array_equal(read_covariance(tmp_path / "half.npz", 2), [[1.0, 0.5], [0.5, 2.0]])
+    (tmp_path / "half.txt").write_text("1.0 0.5 2.0\n")
+    with pytest.raises(DataError, match=r"expected 2 x 2 numbers for 2 objects, .*; found 3, the first of them 1"):
+        read_covariance(tmp_path / "half.txt", 2)
+
+
 def test_des(shared_data, tmp_path):
     path = shared_data("supernovae/des_sn5yr_hd.csv")
     part = tmp_path / "hd.csv"

@@ -42,6 +42,7 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference.criticism import compare, leave_out, log_likelihood, loo, prior_sensitivity
+from hbm_jax.inference.criticism.likelihood import thinned
 
 
 def psis(log_likelihood):
@@ -406,3 +407,12 @@ def test_fits_are_compared_by_name():
         compare([1, 2])
     with pytest.raises(ValueError, match=r"compare: expected a dictionary of fits .*; found int, str"):
         compare({"a": "line", "b": 1})
+
+
+def test_draws_are_spread_evenly_over_each_chain():
+    assert list(thinned((2, 10), None)) == list(range(10))
+    assert list(thinned((2, 10), 1)) == [0]
+    assert list(thinned((2, 10), 5)) == [0, 4, 9]  # three of each of two chains are five or more
+    assert list(thinned((2, 10), 1000)) == list(range(10))
+    with pytest.raises(ValueError, match="num_draws: expected 1 or more; found 0"):
+        thinned((2, 10), 0)

@@ -59,5 +59,6 @@ def test_intervals_of_replicates():
     assert axes.get_title() == f"right: {inside} of 12 hold the truth"
     intervals = [len(collection.get_segments()) for collection in axes.collections]
     assert intervals == [inside, 12 - inside]
+    assert axes.get_xlabel() == "mean"
     with pytest.raises(ValueError, match="expected the parameter 'slope' in the fits 'right'; found none"):
         hbm.plotting.replicates({"right": right}, {"slope": 1.0})

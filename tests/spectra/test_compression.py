@@ -8,6 +8,7 @@ from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.compression import neutral_at, trial_spectra, whim_at
 from hbm_jax.spectra.folding import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 from hbm_jax.spectra.response import Response
+from hbm_jax.working_out import on_every_core
 
 Z, EXPOSURE = 1.7, 4000.0
 
@@ -192,3 +193,9 @@ def test_trial_spectra_are_what_they_say():
     assert found.shape == (36, 3)
     first = np.exp(-0.02 * neutral_at(E, "wilm"))
     np.testing.assert_allclose(found[0], first, rtol=1e-12)
+
+
+def test_what_goes_wrong_beside_the_main_thread_is_told():
+    assert on_every_core(lambda x: 1.0 / x, [1.0, 4.0]) == [1.0, 0.25]
+    with pytest.raises(ZeroDivisionError):
+        on_every_core(lambda x: 1.0 / x, [1.0, 0.0])
