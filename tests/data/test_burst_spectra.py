@@ -133,6 +133,9 @@ def test_the_matrix_is_that_of_the_time_of_the_interval(sample, tmp_path):
         hdus.writeto(tmp_path / "n0.rsp")
     np.testing.assert_allclose(read_matrix_times(tmp_path / "n0.rsp")[1], [middle - 0.01, 1e3], atol=1e-6)
     write_pha2(tmp_path / "n0.pha", spectra, start=burst.start, stop=burst.stop, background="n0_bak.pha", rmf="n0.rsp")
+    header = fits.getheader(tmp_path / "n0.pha", "SPECTRUM")
+    expected = {"HDUCLAS3": "COUNT", "HDUCLAS4": "TYPE:II", "CORRFILE": "none", "CORRSCAL": 1.0, "POISSERR": True}
+    assert {key: header[key] for key in expected} == expected
     behind = [s.background for s in spectra]
     write_pha2(tmp_path / "n0_bak.pha", behind, start=burst.start, stop=burst.stop)
     np.testing.assert_array_equal(read_intervals(tmp_path / "n0.pha"), (burst.start, burst.stop))
