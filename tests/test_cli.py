@@ -808,6 +808,8 @@ def test_bad_resumes(tmp_path, capsys):
     assert "--set sample.seed: expected one of sample.num_samples, sample.until" in text
     text = refused(capsys, "resume", tmp_path, "--set", "sample.max_seconds=long")
     assert "sample.max_seconds: expected a number, found 'long'" in text
+    text = refused(capsys, "resume", tmp_path, "--set", "sample.until.Om0=many")
+    assert "sample.until.Om0: expected a number or a table, each entry a number, found" in text
     x = np.linspace(0.0, 1.0, 5)
     y = x + np.array([0.1, -0.2, 0.1, 0.2, -0.1])  # scatter, or the density has no maximum
     hbm.sample(own_model, x, y, num_samples=4, num_warmup=4, checkpoint=tmp_path / "own", progress=False)
@@ -821,14 +823,17 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
     from hbm_jax.cosmology import Cosmology
 
     out = tmp_path / "out.png"
-    command = ["absorption", "--nh", "1", "--z", "2", "--n0", "1e-7", "--log10-T", "6", "--plot", str(out)]
+    command = ["absorption", "--nh", "1", "--nh-mw", "0.3", "--z", "2", "--n0", "1e-7", "--log10-T", "6"]
+    command += ["--plot", str(out)]
     assert cli.main(command) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     (row,) = [row for row in rows if row[0] == "0.50"]
     host = np.exp(-neutral_cross_section(1.5))
     flat = Cosmology.flat(H0=70.0, Om0=0.3)
     whim = np.exp(-whim_optical_depth(0.5, 2.0, n0=1e-7, log10_T=6.0, cosmology=flat))
-    np.testing.assert_allclose([float(x) for x in row[1:]], [host, 1.0, whim, host * whim], atol=6e-5)
+    galactic = np.exp(-0.3 * neutral_cross_section(0.5))
+    expected = [host, galactic, whim, host * galactic * whim]
+    np.testing.assert_allclose([float(x) for x in row[1:]], expected, atol=6e-5)
     with Image.open(out) as figure:
         assert figure.size[0] > 600
 

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import html
 import re
+import sys
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -221,3 +222,10 @@ def test_file_is_replaced_whole(tmp_path):
     write_report(load("own"), path, figures={}, posterior="runs/a.nc")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert "hbm_jax.load('runs/a.nc')" in html.unescape(path.read_text("utf-8"))
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"write_report: expected the package jinja2.*hbm_jax\[plots\]"):
+        write_report(load("own"), tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []

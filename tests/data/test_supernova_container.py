@@ -93,6 +93,14 @@ def test_errors_may_be_variances_or_the_whole_covariance(three):
     assert_same(three, Supernovae.from_columns(columns(covariance=three.covariance, **dict.fromkeys(parts))))
 
 
+def test_covariances_are_made_exactly_symmetric():
+    given = 0.01 * np.eye(3) + 1e-3 * (1.0 - np.eye(3))
+    given[0, 1] += 1e-14
+    covariance = Supernovae.from_columns(whole(given)).covariance[2]
+    np.testing.assert_array_equal(covariance, covariance.T)
+    np.testing.assert_allclose(covariance, given, atol=1e-14)
+
+
 def test_what_is_unusual_stays_with_the_data():
     twice = Supernovae.from_columns(columns(name=["sn", "sn", "other"], x1=[0.0, 0.1, -12.5]))
     assert twice.name == ("sn", "sn", "other")
