@@ -75,7 +75,7 @@ def _union3(path: Path) -> TableColumns:
         raise DataError(f"expected a square image, as mu_mat_union3_cosmo=2_mu.fits is, found shape {image.shape}.")
     covariance = np.linalg.inv(0.5 * (image[1:, 1:] + image[1:, 1:].T))
     names = np.array([f"node {z:.4g}" for z in image[0, 1:]])
-    columns = {"name": names, "z": image[0, 1:], "mu": image[1:, 0], "covariance": 0.5 * (covariance + covariance.T)}
+    columns = {"name": names, "z": image[0, 1:], "mu": image[1:, 0], "covariance": covariance}
     return TableColumns(str(path), columns)
 
 

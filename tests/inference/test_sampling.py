@@ -409,3 +409,14 @@ def test_a_date_in_single_precision_is_not_usable():
     assert fit.run["num_samples"] == MIN_SAMPLES
     assert np.unique(fit.posterior["t0"]).size == 1
     assert fit.verdict.reasons[0] == "t0 never moved: all draws are the same number"
+
+
+def test_density_of_proposals_is_that_of_two_normals():
+    noise = np.random.default_rng(1).normal(size=(20, 3)) * 2.0
+    parts = [
+        p * stats.multivariate_normal(np.zeros(3), s**2 * np.eye(3)).pdf(noise)
+        for p, s in zip(independence.SHARES, independence.SCALES, strict=True)
+    ]
+    # But for the constant of three dimensions.
+    expected = np.log(np.sum(parts, axis=0)) + 1.5 * np.log(2.0 * np.pi)
+    np.testing.assert_allclose(independence._log_density(jnp.asarray(noise)), expected, rtol=1e-12)

@@ -79,7 +79,11 @@ def test_axes_name_quantity_and_unit(supernova_fit, corner):
     assert lower.get_xscale() == "log"
     assert r"$\sigma_\mathrm{int}$ [mag]" in texts(corner)
     assert "$M_0$ [mag]" in texts(hbm.plotting.trace(supernova_fit, ["M0"]))
-    assert "observed $c$ [mag]" in texts(hbm.plotting.populations(supernova_fit, 20))
+    figure = hbm.plotting.populations(supernova_fit, 20)
+    assert "observed $c$ [mag]" in texts(figure)
+    low, high = figure.axes[0].get_xlim()
+    x1 = np.asarray(supernova_fit.data.x1)
+    np.testing.assert_allclose([low, high], [x1.min() - 0.05 * np.ptp(x1), x1.max() + 0.05 * np.ptp(x1)])
 
 
 def test_every_supernova_is_plotted(supernova_fit):

@@ -180,7 +180,7 @@ def _parameters(fit, shape, num_draws) -> tuple[list[str], np.ndarray]:
     names = iter(fit.verdict.table.index)
     labels, columns = [], []
     for variable in fit.posterior.values():
-        values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
+        values = variable.to_numpy().astype(float)
         values = values[:, thinned(values.shape, num_draws)].reshape(*shape, -1)
         own = [next(names) for _ in range(values.shape[-1])]
         if len(own) > MAX_SIZE:
