@@ -137,6 +137,9 @@ def test_half_a_matrix_is_one_of_numpy_only(tmp_path):
     (tmp_path / "half.txt").write_text("1.0 0.5 2.0\n")
     with pytest.raises(DataError, match=r"expected 2 x 2 numbers for 2 objects, .*; found 3, the first of them 1"):
         read_covariance(tmp_path / "half.txt", 2)
+    np.savez(tmp_path / "half.npz", np.arange(1.0, 6.0))
+    with pytest.raises(DataError, match="expected 2 x 2 numbers for 2 objects"):
+        read_covariance(tmp_path / "half.npz", 2)
 
 
 def test_des(shared_data, tmp_path):
