@@ -6,6 +6,7 @@ Exit status: 0 the posterior is usable, or calibrated; 3 it is not; 2 bad input 
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from hbm_jax.cli.interruption import STATUS as INTERRUPTED
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     from hbm_jax.cli import commands  # takes seconds, in which Ctrl-C is to be heard
 
+    before, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return commands.run(argv)
     except (ValueError, OSError, ImportError) as error:
@@ -55,3 +57,10 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         print(f"hbm-jax: {reason}", file=sys.stderr)
         return BAD_INPUT
+    finally:
+        warnings.formatwarning = before
+
+
+def _one_line(message, *_, **__) -> str:
+    """Write a warning without the line of source that Python shows."""
+    return f"hbm-jax: warning: {message}\n"
