@@ -33,7 +33,7 @@ def no_devices() -> str:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # of a platform that JAX does not know; that has no device
-        asked = jax.config.jax_platforms
+        asked = getattr(jax.config, "jax_platforms", "")
         why = f" ({str(error).splitlines()[0]})" if str(error) else ""
         return (
             f"{f'JAX_PLATFORMS={asked}' if asked else 'JAX'}: expected a device of such a platform; found none{why}. "
