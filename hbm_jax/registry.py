@@ -197,14 +197,11 @@ def _of_command_line(module: str, name: str = "simulate") -> Callable:
     return simulate
 
 
-SPECTRA_FLAGS = {
-    "spectra": "folder of the spectra; that of the catalogue where omitted",
-    "leave_out": "source or row to leave out, by name; may be repeated; 'bad' leaves out all that cannot be used",
-}
 TABLE_FLAGS = {
     "missing": "number that means that there is no value, such as -9; may be repeated",
-    "leave_out": SPECTRA_FLAGS["leave_out"],
+    "leave_out": "source or row to leave out, by name; may be repeated; 'bad' leaves out all that cannot be used",
 }
+SPECTRA_FLAGS = {"spectra": "folder of the spectra; that of the catalogue where omitted"} | TABLE_FLAGS
 MODELS = {
     "supernova": Entry(
         models.Supernova,
@@ -218,7 +215,7 @@ MODELS = {
         models.CorrelatedSupernova,
         data.CorrelatedSupernovae,
         data.read_correlated_supernovae,
-        reader_flags={"covariance": "blocks of a covariance in alpha and beta: .npz, .fits, or a folder"},
+        reader_flags={"covariance": "blocks of a covariance in alpha and beta: .npz, .fits, or a folder"} | TABLE_FLAGS,
     ),
     "hubble-diagram": Entry(
         models.HubbleDiagram,

@@ -27,6 +27,7 @@ def read_afterglows(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | list[float] = (),  # type: ignore[assignment]
     spectra: str | None = None,
     rmf: str | None = None,
     energies: tuple[float, float] = (0.3, 10.0),
@@ -48,6 +49,8 @@ def read_afterglows(
         Which column of the table is which, standard name to the table's.
     format
         File format of the catalogue, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
     spectra
         Folder of the spectra; that of the catalogue by default. A source's file is named like the source, blanks
         left out or written as ``_`` if need be, with a suffix ``.pha``, ``.pi``, ``.fits``, ``.fit`` or ``.ds``, there
@@ -81,8 +84,8 @@ def read_afterglows(
     >>> read_afterglows("catalog.ecsv", spectra="spectra", leave_out=["GRB 060607A"])  # doctest: +SKIP
     """
     catalogue = read_catalogue(
-        source, ["name", *COLUMNS, *FILES], columns=columns, format=format, spectra=spectra, leave_out=leave_out,
-        aliases=ALIASES, units=UNITS,
+        source, ["name", *COLUMNS, *FILES], columns=columns, format=format, missing=missing, spectra=spectra,
+        leave_out=leave_out, aliases=ALIASES, units=UNITS,
     )  # fmt: skip
     found, values, names = catalogue.found, catalogue.values, catalogue.names
     read: dict[int, Spectrum] = {}

@@ -90,6 +90,7 @@ def read_burst_spectra(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    missing: float | list[float] = (),  # type: ignore[assignment]
     spectra: str | Path | None = None,
     energies: Mapping[str, Range] | None = None,
     grouping: str = "none",
@@ -109,6 +110,8 @@ def read_burst_spectra(
         Which column of the table is which, standard name to the table's.
     format
         File format of the catalogue, where the suffix does not tell.
+    missing
+        Numbers that mean that there is no value: ``missing=(-9, -999)``.
     spectra
         Folder with a folder for each burst, of its name (blanks left out or written as ``_`` if need be), in which
         there is a PHA file for each detector; that of the catalogue by default. Without a column ``detectors``: all
@@ -134,8 +137,8 @@ def read_burst_spectra(
     >>> read_burst_spectra("bursts.ecsv", energies={"n3": (10.0, 900.0)})  # doctest: +SKIP
     """
     catalogue = read_catalogue(
-        source, ["name", "z", "detectors", "reference", "intervals"], columns=columns, format=format, spectra=spectra,
-        leave_out=leave_out, aliases=ALIASES, units={},
+        source, ["name", "z", "detectors", "reference", "intervals"], columns=columns, format=format, missing=missing,
+        spectra=spectra, leave_out=leave_out, aliases=ALIASES, units={},
     )  # fmt: skip
     found, values = catalogue.found, catalogue.values
     read: list[BurstObservation] = []

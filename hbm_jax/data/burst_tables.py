@@ -78,7 +78,7 @@ def read_bursts(
         table.require(found, "burst", "z")
         units = UNITS if quantity != "fluence" else {k: "erg / cm2" if "flux" in k else u for k, u in UNITS.items()}
         kind = quantity or _quantity(source, table)
-        data, left_out = make_from_rows(
+        data, left_out, _ = make_from_rows(
             {key: table.values(name, units.get(key), text=key == "burst") for key, name in found.items()},
             lambda rows: Bursts.from_columns(rows, quantity=kind, called=found),
             name="burst",

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.columns import leave_out_rows
 from hbm_jax.data.correlated_supernovae import BLOCKS, CorrelatedSupernovae, blocks_from_joint
 from hbm_jax.data.magnitude_errors import velocity_variance
-from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, read_supernovae
+from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.validation import DataError, listed
 
@@ -26,7 +27,13 @@ LIGHT_CURVES = {
 
 
 def read_correlated_supernovae(
-    source: Any, *, covariance: str, columns: Mapping[str, str] | None = None, format: str | None = None
+    source: Any,
+    *,
+    covariance: str,
+    columns: Mapping[str, str] | None = None,
+    format: str | None = None,
+    missing: float | list[float] = (),  # type: ignore[assignment]
+    leave_out: str | list[str] = (),  # type: ignore[assignment]
 ) -> CorrelatedSupernovae:
     """Read supernovae and the blocks of their covariance.
 
@@ -40,8 +47,10 @@ def read_correlated_supernovae(
         Path of the covariance: an ``.npz`` with the blocks by name, whole (N, N) or the lower triangle as
         ``<name>_tril``; a folder with ``*v0_covmatrix.dat`` and so on, text whose first number is N; or JLA's C_eta,
         (3N, 3N), a FITS file or a folder of several ``C_*.fits``, which are added.
-    columns, format
+    columns, format, missing
         As in `hbm_jax.data.read_supernovae`; only for other tables than those of SNLS3 and JLA.
+    leave_out
+        As in `hbm_jax.data.read_supernovae`; of the published tables supernovae by name.
 
     Returns
     -------
@@ -60,14 +69,27 @@ def read_correlated_supernovae(
     if not path.exists():
         raise FileNotFoundError(f"covariance: expected a file or a folder; found nothing at {covariance}.")
     published = _published(source)
-    if published is None:
-        sne, hold = read_supernovae(source, columns=columns, format=format), False
-    else:
-        if columns:
-            raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
-        sne, hold = published
     blocks, joint = _read_blocks(path)
-    return CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
+    if published is None:
+        sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out)
+        picked = _block_of(blocks, rows)
+        return CorrelatedSupernovae.from_supernovae(sne, picked, blocks_hold_errors=joint)
+    if columns:
+        raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
+    sne, hold = published
+    whole = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
+    if not len(leave_out):
+        return whole
+    return whole.subset(leave_out_rows([(name, f"row {row}") for row, name in enumerate(sne.name)], leave_out))
+
+
+def _block_of(blocks, rows):
+    """Return the rows and columns of some objects of every block."""
+    if isinstance(rows, slice):
+        return blocks
+    if isinstance(blocks, dict):
+        return {name: block[np.ix_(rows, rows)] for name, block in blocks.items()}
+    return blocks[:, rows[:, None], rows]
 
 
 def _published(source: Any) -> tuple[Supernovae, bool] | None:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import warnings_of
 from hbm_jax.data.supernovae import Supernovae
 from hbm_jax.validation import DataError, frozen_array
 
@@ -125,6 +126,11 @@ class CorrelatedSupernovae:
         """Return one paragraph: how many objects, from where, and what is known of them."""
         return self.sne.describe() + " Their errors are correlated with one another, by six blocks in alpha and beta."
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unusual in the data, a sentence each."""
+        return self.sne.warnings
+
     def subset(self, rows: ArrayLike) -> "CorrelatedSupernovae":
         """Return the objects picked by a boolean mask or by integer indices."""
         index = np.asarray(rows)
@@ -144,7 +150,8 @@ class CorrelatedSupernovae:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "CorrelatedSupernovae":
         """Build the container from what `to_dict` returned."""
-        return cls.from_columns(stored)
+        made = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
+        return dataclasses.replace(made, sne=dataclasses.replace(made.sne, warnings=warnings_of(stored)))
 
     def to_table(self):
         """Return an astropy ``Table`` of the supernovae; the blocks are in its ``meta``."""

@@ -196,7 +196,7 @@ def read_distance_moduli(
             found["name"] = _distinct(found["name"], found.get("survey"))
         found = _with_covariance(found, chosen, covariance, covariance_is)
         both = found | {f"{COVARIATE}{key}": value for key, value in more.items()}
-        data, left_out = make_from_rows(both, _of_rows, name="name", leave_out=leave_out, matrices=("covariance",))
+        data, left_out, _ = make_from_rows(both, _of_rows, name="name", leave_out=leave_out, matrices=("covariance",))
         told = [*left_out, *(warnings if "sigma" in found else ()), *data.warnings]
         data = dataclasses.replace(data, warnings=tell(told, origin=origin))
     except DataError as error:

@@ -464,7 +464,7 @@ def read_regression(
         # pandas' own columns say which categories they were declared with.
         values = {key: _as_declared(table, (columns or {}).get(key, key)) for key in called}
         roles = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
-        data, left_out = make_from_rows(
+        data, left_out, _ = make_from_rows(
             values,
             lambda rows: RegressionData.from_columns(rows, formula, **roles),
             name=name or "name",

@@ -426,7 +426,7 @@ def read_relation(
         found = table.resolve(standard, columns, {k: v for k, v in ALIASES.items() if k in standard})
         table.require(found, *coordinates, *group_predictors)
         texts = ("group", *(f"limit_{key}" for key in coordinates))
-        data, left_out = make_from_rows(
+        data, left_out, _ = make_from_rows(
             {key: table.values(name, text=key in texts) for key, name in found.items()},
             lambda rows: PointsInGroups.from_columns(
                 rows, predictors=predictors, group_predictors=group_predictors, called=found

@@ -46,6 +46,7 @@ def read_catalogue(
     *,
     columns: Mapping[str, str] | None,
     format: str | None,
+    missing: float | Sequence[float],
     spectra: str | Path | None,
     leave_out: str | Sequence[str],
     aliases: Mapping[str, str],
@@ -60,7 +61,7 @@ def read_catalogue(
     DataError
         For a column that is missing, and a name to leave out that is not in the catalogue.
     """
-    table = read_table(source, format=format)
+    table = read_table(source, format=format, missing=missing)
     folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
@@ -69,7 +70,8 @@ def read_catalogue(
         table.require(found, *REQUIRED)
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    values = {key: table.values(name, units.get(key)) for key, name in found.items()}
+    numbers = ("z", "sigma_z", *units)
+    values = {key: table.values(name, units.get(key), text=key not in numbers) for key, name in found.items()}
     names = text_tuple(values["name"], found["name"], "row {row}")
     asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)
     for name in asked:

@@ -80,14 +80,21 @@ def read_supernovae(
     >>> read_supernovae(table, columns={"z_cmb": "zHD"}).num_objects
     1
     """
+    return supernovae_and_rows(source, columns, format, missing, leave_out, sigma_m_b_includes)[0]
+
+
+def supernovae_and_rows(
+    source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None
+) -> tuple[Supernovae, np.ndarray | slice]:
+    """Return what `read_supernovae` does, and the rows of the table that these are."""
     table = read_snana(source, missing) if format == "snana" else read_table(source, format=format, missing=missing)
     try:
         found = _resolve(table, columns or {})
         values = {key: table.values(name, COLUMNS[key].unit, text=key in TEXTS) for key, name in found.items()}
         values |= _sensitivities(table)
-        supernovae, left_out = make_from_rows(
+        supernovae, left_out, rows = make_from_rows(
             values,
-            lambda rows: Supernovae.from_columns(rows, called=found),
+            lambda some: Supernovae.from_columns(some, called=found),
             name="name",
             leave_out=leave_out,
             whole=("offset_name",),
@@ -97,7 +104,8 @@ def read_supernovae(
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(found, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
-    return replace(supernovae, warnings=tell([*left_out, *unused, *supernovae.warnings], origin=table.origin))
+    told = tell([*left_out, *unused, *supernovae.warnings], origin=table.origin, stacklevel=4)
+    return replace(supernovae, warnings=told), rows
 
 
 def load_jla() -> Supernovae:

@@ -342,7 +342,7 @@ def make_from_rows(
     leave_out: str | Sequence[str],
     whole: Sequence[str] = (),
     matrices: Sequence[str] = (),
-) -> tuple[Made, list[str]]:
+) -> tuple[Made, list[str], np.ndarray | slice]:
     """Make a container of columns less the rows to leave out.
 
     Parameters
@@ -363,6 +363,8 @@ def make_from_rows(
     made : the container
     left_out : list of str
         Of rows that were left out because they are bad: which, and why.
+    rows : array of int, or slice
+        Those that were kept.
 
     Raises
     ------
@@ -371,7 +373,7 @@ def make_from_rows(
     """
     wanted = [leave_out] if isinstance(leave_out, str) else [str(one) for one in leave_out]
     if not wanted:
-        return make(dict(columns)), []
+        return make(dict(columns)), [], slice(None)
     num = max(len(value) for key, value in columns.items() if key not in whole)
     given = np.ma.asarray(columns[name]).tolist() if name in columns else [""] * num
     labels = [f"row {i}" for i in range(num)]
@@ -392,7 +394,7 @@ def make_from_rows(
         if "name" not in picked and name == "name":
             picked["name"] = [labels[row] for row in rows]
         try:
-            return make(picked), left_out
+            return make(picked), left_out, rows
         except DataError as error:
             if "bad" not in wanted or not error.rows or len(error.rows) == len(rows):
                 raise

@@ -315,7 +315,7 @@ def read_values(
     try:
         found = table.resolve(standard, columns, {"group": "name"})
         table.require(found, *components)
-        data, left_out = make_from_rows(
+        data, left_out, _ = make_from_rows(
             {key: table.values(name, text=key == "group") for key, name in found.items()},
             lambda rows: ValuesInGroups.from_columns(rows, components=components, called=found),
             name="group",

@@ -8,12 +8,15 @@ from hbm_jax.data import (
     DataError,
     DataWarning,
     DistanceModuli,
+    load_jla,
     read_bursts,
+    read_correlated_supernovae,
     read_distance_moduli,
     read_regression,
     read_relation,
     read_values,
 )
+from hbm_jax.data.spectrum_folders import read_catalogue
 
 RNG = np.random.default_rng(1)
 X = np.round(RNG.normal(size=20), 3)
@@ -124,3 +127,30 @@ def test_what_is_there_twice_is_told():
     twice = {key: [*value, value[0]] for key, value in BURST.items()}
     with pytest.warns(DataWarning, match="one: the same peak energy and flux in more than one row"):
         read_bursts(twice)
+
+
+def test_blocks_of_a_covariance_lose_the_rows_that_are_left_out(tmp_path):
+    sne = load_jla().subset(np.arange(6))
+    v0 = 1e-4 * (np.arange(36.0).reshape(6, 6) + np.arange(36.0).reshape(6, 6).T) + np.eye(6)
+    np.savez(tmp_path / "blocks.npz", v0=v0)
+    table = sne.to_table()
+    table["x1"][2] = -999.0
+    options = {"covariance": str(tmp_path / "blocks.npz")}
+    with pytest.raises(DataError, match="row 2"):
+        read_correlated_supernovae(table, **options)
+    kept = np.delete(np.arange(6), 2)
+    data = read_correlated_supernovae(table, leave_out=sne.name[2], **options)
+    np.testing.assert_array_equal(data.blocks[0], v0[np.ix_(kept, kept)])
+    with pytest.warns(DataWarning, match="left out"):
+        bad = read_correlated_supernovae(table, missing=-999, leave_out="bad", **options)
+    assert bad.name == data.name == tuple(sne.name[i] for i in kept)
+    assert type(bad).from_dict(bad.to_dict()).warnings == bad.warnings != ()
+
+
+def test_a_catalogue_has_numbers_that_mean_nothing(tmp_path):
+    catalogue = read_catalogue(
+        {"name": ["a", "-9"], "z": [1.0, -9.0]}, ["name", "z"], columns=None, format=None, missing=-9,
+        spectra=tmp_path, leave_out=(), aliases={}, units={},
+    )  # fmt: skip
+    assert catalogue.names == ("a", "-9")
+    assert catalogue.values["z"].mask.tolist() == [False, True]
