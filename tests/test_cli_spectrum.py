@@ -6,7 +6,7 @@ import pytest
 from commands import handed_to_the_sampler, refused, run
 
 from hbm_jax import cli
-from hbm_jax.data import read_grouped_spectra
+from hbm_jax.data import DataWarning, read_grouped_spectra
 from hbm_jax.runs import load
 
 MODEL = "powerlaw * tbabs(mw)"
@@ -28,7 +28,12 @@ def folder(tmp_path_factory):
 
 def test_a_spectrum_drawn_reaches_the_sampler_alone_and_with_another(folder, tmp_path, capsys, monkeypatch):
     pha = folder / "source.pha"
-    assert len(read_grouped_spectra([pha, pha])) == len(read_grouped_spectra(pha, also=[str(pha)])) == 2
+    with pytest.warns(DataWarning, match=r"source.pha: read more than once, so that the same counts count twice"):
+        twice = read_grouped_spectra([pha, pha])
+    assert len(twice) == 2
+    assert "counts count twice" in twice.describe()
+    with pytest.warns(DataWarning, match="read more than once"):
+        assert len(read_grouped_spectra(pha, also=[str(pha)])) == 2
     options = ["--data", pha, "--spectrum", MODEL, "--set", "prior.mw_nh=0.1", "--set", "data.energies=[0.5, 8]"]
     fit = ["fit", "spectrum", *options, "--out", tmp_path / "run"]
     model, spectra, _ = handed_to_the_sampler(capsys, monkeypatch, *fit)

@@ -1,12 +1,14 @@
 """Spectra to be fitted together, from OGIP files: read, channels chosen, grouped, stacked."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.ogip import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, listed, tell
 
 __all__ = ["read_grouped_spectra"]
 
@@ -61,4 +63,7 @@ def read_grouped_spectra(
     spectra = [one for path in files for one in read_spectra(path, background=background, rmf=rmf, arf=arf)]
     masks = [noticed(one, energies, keep_bad=bad_channels) for one in spectra]
     grouped = [group(one, grouping, group_by, noticed=mask) for one, mask in zip(spectra, masks, strict=True)]
-    return SpectrumStack.of(grouped, masks)
+    stack = SpectrumStack.of(grouped, masks)
+    twice = [str(path) for path, times in Counter(str(path) for path in files).items() if times > 1]
+    texts = tell([f"{listed(twice, 5)}: read more than once, so that the same counts count twice"] if twice else [])
+    return replace(stack, warnings=(*stack.warnings, *texts))

@@ -7,10 +7,13 @@ import numpy as np
 import numpyro
 import pytest
 import stored_fits
+from models.test_correlated_supernova import some_of_jla
+from models.test_rates import pumps
 from numpyro import handlers
 from numpyro.infer.util import initialize_model, log_density
 
-from hbm_jax.models import Supernova
+from hbm_jax.data import BurstSpectra, BurstSpectraPopulation
+from hbm_jax.models import CorrelatedSupernova, GolenetskiiCounts, Rates, Supernova
 
 CASES = {
     **{name: {} for name in ("afterglow", "eight_schools", "hubble_diagram", "normal_vectors", "regression")},
@@ -27,11 +30,30 @@ CASES = {
 }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", CASES)
-def test_models_run_with_validation_on(name):
+OTHERS = {
+    "rates": lambda: (Rates(family="poisson"), (pumps(),)),
+    "supernovae with correlated errors": lambda: (CorrelatedSupernova(), some_of_jla(20)[:1]),
+    "bursts as counts": lambda: (GolenetskiiCounts(), (bursts(),)),
+}
+
+
+def bursts():
+    population = BurstSpectraPopulation(num_intervals=(3, 2), detectors={"n0": "nai"})
+    return BurstSpectra.of(population.draw(2, seed=3).bursts)
+
+
+def made(name):
+    """A program and its arguments."""
+    if name in OTHERS:
+        return OTHERS[name]()
     model, args, _ = getattr(stored_fits, name.split(",")[0])()
-    program = dataclasses.replace(model, **CASES[name])
+    return dataclasses.replace(model, **CASES[name]), args
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*CASES, *OTHERS])
+def test_models_run_with_validation_on(name):
+    program, args = made(name)
     with numpyro.validation_enabled():
         trace = handlers.trace(handlers.seed(program, 1)).get_trace(*args)
         values = {n: s["value"] for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
