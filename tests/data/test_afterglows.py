@@ -133,7 +133,8 @@ def test_container_checks_and_parts(sample, data):
 
 
 def test_simulated_counts_follow_their_sources(monte_carlo):
-    bright = dataclasses.replace(POPULATION, log10_flux=(-10.0, 0.0), photon_index=(2.0, 0.0), log10_nh=(-3.0, 0.0))
+    same = {"photon_index": (2.0, 0.0), "log10_nh": (-3.0, 0.0), "log10_nh_mw": (-1.4, 0.0)}
+    bright = dataclasses.replace(POPULATION, log10_flux=(-10.0, 0.0), **same)
     faint = dataclasses.replace(bright, log10_flux=(-10.5, 0.0))
     counts = [sum(s.counts.sum() for s in one.draw(3, seed=seed(6)).spectra) for one in (bright, faint)]
     # The background adds 3 counts a source; half a dex is a factor of 3.16.
