@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--seed", type=int)
     calibrate.add_argument("--num-chains", type=int)
     calibrate.add_argument("--num-warmup", type=int)
-    calibrate.add_argument("--quiet", action="store_true", help="no live line")
+    calibrate.add_argument("--quiet", action="store_true", help="do not show progress")
     calibrate.set_defaults(run=_calibrate)
 
     report = commands.add_parser("report", help="write the figures and the report of a run folder again")
@@ -144,7 +144,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 def _end_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=int, help="draws a chain; until the posterior is good where omitted")
     parser.add_argument("--max-seconds", type=float, help="budget of time, of this and of each resume")
-    parser.add_argument("--quiet", action="store_true", help="no live line")
+    parser.add_argument("--quiet", action="store_true", help="do not show progress")
     parser.add_argument("--no-report", action="store_true", help="posterior and summary only, no figures")
 
 

@@ -1,4 +1,4 @@
-"""What a column of a table means: its unit, the values that physics allows and those that are usual."""
+"""Columns of a table: their units, the range that physics allows and the range that is usual."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
