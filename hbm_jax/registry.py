@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -12,9 +11,10 @@ from typing import Any
 
 from hbm_jax import data, models
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.inference.location_scale import Recentred
+from hbm_jax.inference.results import model_of
 from hbm_jax.models.priors import choose
 from hbm_jax.models.protocol import full_name
+from hbm_jax.simulation import afterglows, bursts, spectra
 from hbm_jax.spectra.stack import SpectrumStack
 
 Figures = Mapping[str, tuple[str, Callable]]
@@ -155,13 +155,22 @@ def _supernova_figures(fit) -> Figures:
     return FIGURES
 
 
-def _figures_in(module: str) -> Callable[[Any], Figures]:
-    """Return ``figures`` of a module of the plotting room, imported when it is called."""
+def _distance_figures(fit) -> Figures:
+    from hbm_jax.plotting.distance_moduli import figures
 
-    def figures(fit) -> Figures:
-        return importlib.import_module(f"hbm_jax.plotting.{module}").figures(fit)
+    return figures(fit)
 
-    return figures
+
+def _spectra_figures(fit) -> Figures:
+    from hbm_jax.plotting.afterglow import figures
+
+    return figures(fit)
+
+
+def _burst_figures(fit) -> Figures:
+    from hbm_jax.plotting.bursts import figures
+
+    return figures(fit)
 
 
 def _relation_figures(fit) -> Figures:
@@ -180,21 +189,6 @@ def _regression_figures(fit) -> Figures:
     from hbm_jax.plotting.regression import figures
 
     return figures(fit)
-
-
-def _distance_figures(fit) -> Figures:
-    from hbm_jax.plotting.distance_moduli import figures
-
-    return figures(fit)
-
-
-def _of_command_line(module: str, name: str = "simulate") -> Callable:
-    """Return a function of the command line's, imported when it is called."""
-
-    def simulate(config: Mapping[str, Any], folder: Path, **options) -> str:
-        return getattr(importlib.import_module(f"hbm_jax.cli.{module}"), name)(config, folder, **options)
-
-    return simulate
 
 
 TABLE_FLAGS = {
@@ -228,18 +222,18 @@ MODELS = {
         models.Afterglow,
         data.Afterglows,
         data.read_afterglows,
-        figures=_figures_in("afterglow"),
+        figures=_spectra_figures,
         reader_flags=SPECTRA_FLAGS,
-        simulate=_of_command_line("afterglow"),
+        simulate=afterglows.simulate,
         takes_design=False,
     ),
     "spectrum": Entry(
         models.SpectralFit,
         SpectrumStack,
         data.read_grouped_spectra,
-        figures=_figures_in("afterglow"),
+        figures=_spectra_figures,
         reader_flags={"also": "another spectrum to fit together with that of --data; may be repeated"},
-        simulate=_of_command_line("spectrum"),
+        simulate=spectra.simulate,
         takes_design=False,
     ),
     "golenetskii": Entry(
@@ -247,17 +241,17 @@ MODELS = {
         data.Bursts,
         data.read_bursts,
         {"konus-amati": data.load_konus, "konus-yonetoku": functools.partial(data.load_konus, "yonetoku")},
-        figures=_figures_in("bursts"),
-        simulate=_of_command_line("bursts"),
+        figures=_burst_figures,
+        simulate=bursts.simulate,
         reader_flags=TABLE_FLAGS,
     ),
     "golenetskii-counts": Entry(
         models.GolenetskiiCounts,
         data.BurstSpectra,
         data.read_burst_spectra,
-        figures=_figures_in("bursts"),
+        figures=_burst_figures,
         reader_flags=SPECTRA_FLAGS,
-        simulate=_of_command_line("bursts", "simulate_spectra"),
+        simulate=bursts.simulate_spectra,
         takes_design=False,
     ),
     "relation": Entry(
@@ -320,11 +314,6 @@ def of_fit(fit) -> Entry | None:
         if isinstance(model_of(fit), entry.model) and isinstance(fit.data, entry.container):
             return entry
     return None
-
-
-def model_of(fit) -> Any:
-    """Return the program of a fit as it was given, not in the form in which its latents were sampled."""
-    return fit.program.program if isinstance(fit.program, Recentred) else fit.program
 
 
 def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:

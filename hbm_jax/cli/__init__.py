@@ -9,10 +9,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from hbm_jax.cli.interruption import STATUS as INTERRUPTED
+from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
 from hbm_jax.cli.interruption import Ended, listening
 
-USABLE, BAD_INPUT, NOT_USABLE = 0, 2, 3
+__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_USABLE", "USABLE", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,10 +7,12 @@ import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hbm_jax.cli import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE, absorption, bench, populations
+from hbm_jax.cli import absorption, bench
+from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
 from hbm_jax.cli.interruption import Ended, last_words
-from hbm_jax.cli.populations import TABLES
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.simulation import populations
+from hbm_jax.simulation.populations import TABLES
 from hbm_jax.validation import DataError
 
 CERTIFICATE, FIGURE = "certificate.json", "calibration.png"  # that calibrate writes

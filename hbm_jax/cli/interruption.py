@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-STATUS = 130
+from hbm_jax.cli.exit_status import INTERRUPTED
+
 PATIENCE = 1.0  # seconds that the main thread has to end by itself
 
 _last_words: list[Callable[[], str]] = []
@@ -95,4 +96,4 @@ def _watch(heard: socket.socket, end: Callable, over: threading.Event) -> None:
         elif asked or not over.wait(PATIENCE):
             words = _last_words[-1]() if _last_words else "interrupted; nothing was written."
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhbm-jax: {words}\n".encode())
-            os._exit(STATUS)
+            os._exit(INTERRUPTED)

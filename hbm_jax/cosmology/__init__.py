@@ -1,7 +1,6 @@
 """Distances and times in homogeneous universes, differentiable and fast."""
 
-from hbm_jax.cosmology.background import Cosmology, FlatCosmology, Radiation, efunc, inv_efunc
-from hbm_jax.cosmology.conversion import from_astropy, to_astropy
+from hbm_jax.cosmology.background import Cosmology, FlatCosmology, efunc, from_astropy, inv_efunc, to_astropy
 from hbm_jax.cosmology.dark_energy import BinnedDarkEnergy, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.cosmology.distances import (
     age,
@@ -14,6 +13,7 @@ from hbm_jax.cosmology.distances import (
     transverse_comoving_distance,
 )
 from hbm_jax.cosmology.modulus_basis import ModulusBasis, modulus_basis
+from hbm_jax.cosmology.radiation import Radiation
 from hbm_jax.cosmology.redshift_grid import RedshiftGrid
 from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix
 

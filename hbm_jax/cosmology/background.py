@@ -5,7 +5,6 @@ is radiation (`radiation=None`) belong to the type of the object, so that JAX co
 The same holds for ``w0`` and ``wa`` while they are the plain Python numbers -1 and 0.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,78 +14,13 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hbm_jax import constants
+from hbm_jax.cosmology.radiation import Radiation, Scalar
 
 if TYPE_CHECKING:
     from astropy.cosmology import FLRW
 
-Scalar = jax.Array | float
-
-# Digits as in astropy, so that a converted cosmology agrees to rounding.
-_NEUTRINO_TO_PHOTON = 0.22710731766  # 7/8 (4/11)^(4/3)
-_NEUTRINO_TEMPERATURE = 0.7137658555036082  # (4/11)^(1/3)
-_KOMATSU_K = 0.3173
-_KOMATSU_P = 1.83
-_KOMATSU_INVERSE_P = 0.54644808743
-
-# Ogamma0 H0^2 / Tcmb0^4 in (km/s/Mpc)^2 K^-4
-_PHOTON_DENSITY = (
-    constants.radiation_constant
-    / constants.speed_of_light**2
-    * 8
-    * math.pi
-    * constants.gravitational_constant
-    / 3
-    * (constants.megaparsec / 1e3) ** 2
-)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Radiation:
-    """Photons, and neutrinos with or without mass.
-
-    Parameters
-    ----------
-    Tcmb0 : scalar
-        Temperature of the microwave background today [K], at least 0.
-    Neff : scalar
-        Effective number of neutrino species, shared equally among the species listed in `m_nu`.
-    m_nu : array of shape (num_species,), optional
-        Mass of each neutrino species [eV], at least 0. None: all are massless.
-
-    Notes
-    -----
-    Massive neutrinos follow the fitting form of Komatsu et al. 2011 (ApJS 192, 18), equation 26, applied to each
-    species as `astropy.cosmology` does. E(z) of astropy's presets is reproduced to 1e-13
-    (``tests/cosmology/test_astropy.py``).
-
-    Examples
-    --------
-    >>> Radiation(Tcmb0=2.7255, Neff=3.046, m_nu=(0.0, 0.0, 0.06))
-    Radiation(Tcmb0=2.7255, Neff=3.046, m_nu=(0.0, 0.0, 0.06))
-    """
-
-    Tcmb0: Scalar
-    Neff: Scalar = 3.04
-    m_nu: Any = None
-
-    def photon_density(self, H0: Scalar) -> Scalar:
-        """Photon density today over the critical density, for a Hubble constant [km/s/Mpc]."""
-        return _PHOTON_DENSITY * self.Tcmb0**4 / H0**2
-
-    def neutrinos_per_photon(self, x: Scalar) -> Scalar:
-        """Ratio of neutrino to photon density at ``x = 1 + z``, any shape."""
-        if self.m_nu is None:
-            return _NEUTRINO_TO_PHOTON * self.Neff
-        masses = self.m_nu if isinstance(self.m_nu, tuple | list) else [self.m_nu[i] for i in range(len(self.m_nu))]
-        total: Scalar = 0.0
-        for mass in masses:
-            if isinstance(mass, int | float) and mass == 0:
-                total = total + 1.0
-                continue
-            y = mass / (constants.boltzmann_constant_ev * _NEUTRINO_TEMPERATURE * self.Tcmb0 * x)
-            total = total + (1.0 + (_KOMATSU_K * y) ** _KOMATSU_P) ** _KOMATSU_INVERSE_P
-        return _NEUTRINO_TO_PHOTON * self.Neff / len(masses) * total
+# Classes of astropy.cosmology that can be converted.
+REPRESENTABLE = ("LambdaCDM", "FlatLambdaCDM", "wCDM", "FlatwCDM", "w0waCDM", "Flatw0waCDM")
 
 
 @jax.tree_util.register_dataclass
@@ -150,15 +84,11 @@ class Cosmology:
 
     @staticmethod
     def from_astropy(cosmology: "FLRW") -> "Cosmology":
-        """Convert an `astropy.cosmology` object; see `hbm_jax.cosmology.conversion.from_astropy`."""
-        from hbm_jax.cosmology.conversion import from_astropy
-
+        """Convert an `astropy.cosmology` object; see `hbm_jax.cosmology.from_astropy`."""
         return from_astropy(cosmology)
 
     def to_astropy(self) -> "FLRW":
-        """Convert to an `astropy.cosmology` object; see `hbm_jax.cosmology.conversion.to_astropy`."""
-        from hbm_jax.cosmology.conversion import to_astropy
-
+        """Convert to an `astropy.cosmology` object; see `hbm_jax.cosmology.to_astropy`."""
         return to_astropy(self)
 
     @property
@@ -288,3 +218,102 @@ def efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     >>> efunc(1.0, Cosmology.flat(H0=70.0, Om0=1.0))  # 2^(3/2)
     """
     return 1.0 / inv_efunc(z, cosmology)
+
+
+def from_astropy(cosmology: "FLRW") -> Cosmology:
+    """Convert an `astropy.cosmology` object, its radiation and neutrinos included.
+
+    Parameters
+    ----------
+    cosmology : astropy.cosmology.FLRW
+        One of LambdaCDM, FlatLambdaCDM, wCDM, FlatwCDM, w0waCDM, Flatw0waCDM; astropy's presets are among them.
+
+    Returns
+    -------
+    Cosmology
+        A `FlatCosmology` for astropy's flat classes. The baryon share Ob0, the name and the metadata are dropped: no
+        distance depends on them.
+
+    Raises
+    ------
+    TypeError
+        If the class is another one: its dark energy, or what a subclass may have changed, is not representable.
+
+    Examples
+    --------
+    >>> from astropy.cosmology import Planck18
+    >>> from_astropy(Planck18).radiation
+    Radiation(Tcmb0=2.7255, Neff=3.046, m_nu=(0.0, 0.0, 0.06))
+    """
+    import astropy.cosmology
+
+    kind = type(cosmology).__name__
+    if type(cosmology) not in [getattr(astropy.cosmology, name) for name in REPRESENTABLE]:
+        raise TypeError(
+            f"cosmology: expected one of astropy's {', '.join(REPRESENTABLE)}, where w = w0 + wa z / (1 + z);"
+            f" found {type(cosmology).__module__}.{kind}, which is not representable."
+        )
+    radiation = None
+    if cosmology.Tcmb0.value > 0:
+        masses = None if cosmology.m_nu is None else tuple(float(m) for m in cosmology.m_nu.to_value("eV"))
+        radiation = Radiation(float(cosmology.Tcmb0.to_value("K")), float(cosmology.Neff), masses)
+    common = {
+        "H0": float(cosmology.H0.to_value("km/(s Mpc)")),
+        "Om0": float(cosmology.Om0),
+        "w0": float(getattr(cosmology, "w0", -1.0)),
+        "wa": float(getattr(cosmology, "wa", 0.0)),
+    }
+    if kind.startswith("Flat"):
+        return FlatCosmology(**common, radiation=radiation)
+    return Cosmology(**common, Ode0=float(cosmology.Ode0), radiation=radiation)
+
+
+def to_astropy(cosmology: Cosmology) -> "FLRW":
+    """Convert to the simplest `astropy.cosmology` class that holds the cosmology.
+
+    Parameters
+    ----------
+    cosmology : Cosmology
+        With concrete scalar values.
+
+    Returns
+    -------
+    astropy.cosmology.FLRW
+        LambdaCDM if w0 = -1 and wa = 0, wCDM if wa = 0, else w0waCDM; with Flat in front for a `FlatCosmology`.
+
+    Raises
+    ------
+    ValueError
+        If a field is not a scalar: an astropy object holds one universe. If the dark energy is not that of w0 and wa.
+
+    Examples
+    --------
+    >>> to_astropy(Cosmology.flat(H0=70.0, Om0=0.3))
+    FlatLambdaCDM(H0=<Quantity 70. km / (Mpc s)>, Om0=0.3, ...)
+    """
+    import astropy.cosmology
+
+    if cosmology.dark_energy is not None:
+        raise ValueError(
+            "dark_energy: expected none, because astropy's classes hold w0 and wa; found "
+            f"{type(cosmology.dark_energy).__name__}."
+        )
+    flat = isinstance(cosmology, FlatCosmology)
+    names = ["H0", "Om0", "w0", "wa"] if flat else ["H0", "Om0", "Ode0", "w0", "wa"]
+    for name in names:
+        shape = np.shape(getattr(cosmology, name))
+        if shape != ():
+            raise ValueError(f"{name}: expected a scalar, because an astropy cosmology is one universe; found {shape}.")
+    values = {name: float(getattr(cosmology, name)) for name in names}
+    w0, wa = values["w0"], values["wa"]
+    kind = "w0waCDM" if wa != 0 else "wCDM" if w0 != -1 else "LambdaCDM"
+    if kind != "w0waCDM":
+        del values["wa"]
+    if kind == "LambdaCDM":
+        del values["w0"]
+    radiation = cosmology.radiation
+    extra = {}
+    if radiation is not None:
+        masses = 0.0 if radiation.m_nu is None else np.array([float(m) for m in radiation.m_nu])
+        extra = {"Tcmb0": float(radiation.Tcmb0), "Neff": float(radiation.Neff), "m_nu": masses}
+    return getattr(astropy.cosmology, ("Flat" if flat else "") + kind)(**values, **extra)

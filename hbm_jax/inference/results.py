@@ -18,7 +18,7 @@ import xarray as xr
 
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.diagnostics import Verdict, judge
-from hbm_jax.inference.location_scale import with_forms
+from hbm_jax.inference.location_scale import Recentred, with_forms
 from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
 
@@ -413,3 +413,8 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     if program is not None:
         fit.attach(program, args)
     return fit
+
+
+def model_of(fit) -> Any:
+    """Return the program of a fit as it was given, not in the form in which its latents were sampled."""
+    return fit.program.program if isinstance(fit.program, Recentred) else fit.program

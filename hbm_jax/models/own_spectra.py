@@ -8,7 +8,7 @@ to first order. Nothing of this changes the posterior: see `hbm_jax.models.centr
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,6 @@ from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.centred import Coordinate, sample_together
 from hbm_jax.working_out import worked_out
 
-if TYPE_CHECKING:
-    from hbm_jax.models.absorbed_counts import AbsorbedCounts
-
 # Of photon index, log10 flux and log10 of the column: a normal population to begin with, that counts as so many
 # sources when it is replaced by that of the sample, which is taken to be no narrower than this.
 _MEAN, _STD, _COUNTS_AS = np.array([2.0, -11.5, -0.5]), np.array([1.0, 3.0, 1.0]), 1.0
@@ -34,6 +31,30 @@ _THIN = -12.0  # log10 of a density [cm^-3] whose absorption is of first order
 _LEAST = 1e-6  # information about a column: 10^25 cm^-2 would not be noticed
 _LN10 = float(np.log(10.0))
 _GRID, _BEYOND, _REACH = 33, 4.0, 20.0  # of V: points, and how far beyond the counts' and the population's own
+
+
+class Population(Protocol):
+    """Sources and their expected counts; `hbm_jax.models.absorbed_counts.AbsorbedCounts` is one."""
+
+    @property
+    def statistic(self) -> Any:
+        """Statistic of the counts."""
+
+    @property
+    def z(self) -> Any:
+        """Redshifts of the catalogue, (N,)."""
+
+    @property
+    def nh_mw(self) -> Any:
+        """Columns of the Milky Way [1e22 cm^-2], (N,); NaN where missing."""
+
+    @property
+    def depth(self) -> Any:
+        """Optical depth of the medium to each source at a few energies; None without one."""
+
+    def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
+        """Return expected counts of the sources alone, (N, G)."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -65,12 +86,12 @@ class OwnSpectra:
     density: Any
 
     @classmethod
-    def of(cls, prepared: "AbsorbedCounts", band: tuple[float, float]) -> "OwnSpectra":
+    def of(cls, prepared: Population, band: tuple[float, float]) -> "OwnSpectra":
         """Fit every source on its own, all at once.
 
         Parameters
         ----------
-        prepared : AbsorbedCounts
+        prepared : Population
             The sources; their redshifts are taken from the catalogue, and a column of the Milky Way that is missing as
             10^20.7 cm^-2.
         band : (float, float)
@@ -163,7 +184,7 @@ def _relative(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-def _fit(prepared: "AbsorbedCounts", galactic, band):
+def _fit(prepared: Population, galactic, band):
     """Curvature, weighted values, responses to the Galactic column and the medium, depths of that, information.
 
     One program for the spectra and their derivatives, one for the responses; what is between them is NumPy.

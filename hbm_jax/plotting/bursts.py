@@ -11,12 +11,12 @@ from numpyro import distributions as dist
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Bursts, BurstSpectra
 from hbm_jax.inference import Fit, latents
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 from hbm_jax.spectra.energetics import log10_sphere
 
 NUM_DRAWS = 2000

@@ -11,13 +11,13 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from hbm_jax import constants
 from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, SpectralFit
 from hbm_jax.models.absorbed_counts import log_amplitude
 from hbm_jax.plotting.absorption import _energy_axis
 from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of, values_of
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
-from hbm_jax.registry import model_of
 from hbm_jax.spectra.composition import Product
 from hbm_jax.spectra.compression import neutral_at
 from hbm_jax.spectra.statistics import cash

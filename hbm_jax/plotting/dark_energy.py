@@ -11,12 +11,12 @@ from numpyro import distributions as dist
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.background import dark_energy_density
 from hbm_jax.inference import Fit
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, background
 from hbm_jax.plotting.contours import joint_posterior, levels_of, shown_range, smoothed
 from hbm_jax.plotting.draws import parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 
 PLANES = (("w0", "wa"), ("Om0", "w0"), ("Om0", "Ode0"))
 NUM_GRID = 200

@@ -7,12 +7,12 @@ import numpy as np
 
 from hbm_jax.data import DistanceModuli
 from hbm_jax.inference import Fit, latents
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, background
 from hbm_jax.plotting.dark_energy import PLANES, equation_of_state, expansion_contour, has_equation_of_state
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, GREY, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated side by side

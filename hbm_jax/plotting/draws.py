@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hbm_jax.inference import Fit
-from hbm_jax.registry import model_of
+from hbm_jax.inference.results import model_of
 
 Model = TypeVar("Model")
 

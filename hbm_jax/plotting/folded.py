@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
 from hbm_jax.plotting.draws import program_of, spread
-from hbm_jax.registry import model_of
 from hbm_jax.spectra.joint_statistic import AnyStatistic, JointStatistic
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics import gaussian_background, profiled_background

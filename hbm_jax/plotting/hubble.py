@@ -8,12 +8,12 @@ import numpy as np
 
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, background
 from hbm_jax.plotting.distance_moduli import distance_diagram
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated side by side

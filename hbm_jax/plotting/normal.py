@@ -8,10 +8,10 @@ from matplotlib.ticker import NullLocator
 
 from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference import Fit, latents
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, VERMILION, Figure, house_style
-from hbm_jax.registry import model_of
 
 NUM_DRAWS = 2000
 MAX_GROUPS = 40  # that have room for a row with their name

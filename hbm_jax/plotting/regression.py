@@ -8,10 +8,10 @@ import xarray as xr
 from hbm_jax.data import RegressionData
 from hbm_jax.data.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
 from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
 MAX_GROUPS = 60  # in one panel; more cannot be read

@@ -9,10 +9,10 @@ from matplotlib.patches import Ellipse
 
 from hbm_jax.data import PointsInGroups
 from hbm_jax.inference import Fit, latents
+from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.registry import model_of
 
 NUM_DRAWS = 400
 MAX_PANELS = 12

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.cli.afterglow import response_of
-from hbm_jax.cli.populations import in_words, refuse_design, refuse_full_folder
 from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.models.priors import choose
+from hbm_jax.simulation.afterglows import response_of
+from hbm_jax.simulation.populations import in_words, refuse_design, refuse_full_folder
 
 EXPOSURE = 20_000.0  # s
 OPTIONS = ("exposure",)  # of [population]

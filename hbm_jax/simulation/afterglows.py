@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hbm_jax.cli.populations import fields_of, in_words, number_of, refuse_design, refuse_full_folder
 from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.simulation.populations import fields_of, in_words, number_of, refuse_design, refuse_full_folder
 
 NUM = 50
 WHIM = {"log10_n0": -7.0}  # of --whim without a density: half of the cosmic baryons

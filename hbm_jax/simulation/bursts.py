@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hbm_jax.cli.populations import (
+from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.simulation.populations import (
     fields_of,
     in_words,
     number_of,
@@ -13,7 +14,6 @@ from hbm_jax.cli.populations import (
     refuse_full_folder,
     write_table,
 )
-from hbm_jax.configuration import ConfigError, read_value
 
 NUM, NUM_SPECTRA = 30, 10
 PAIRS = ("gamma", "log10_N", "log10_E_peak")

@@ -1,0 +1,1 @@
+"""``hbm-jax simulate``: populations drawn as a configuration says, and written to files."""
