@@ -2,13 +2,14 @@
 
 import collections.abc
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from hbm_jax.names import choose, did_you_mean
 
 # Sections whose keys are fixed, with their defaults and types; the others take any name, which the model, its data
 # container or its reader checks.
@@ -69,13 +70,13 @@ def set_key(config: dict, key: str, value: Any) -> None:
     sections = (*FIXED, *OPEN)
     if section not in sections or not dot or not name:
         raise ConfigError(
-            f"{key}: expected SECTION.NAME with SECTION one of {', '.join(sections)}.{_nearest(section, sections)}"
+            f"{key}{did_you_mean(section, sections)}: expected SECTION.NAME with SECTION one of {', '.join(sections)}."
         )
     name, _, entry = name.partition(".")
     if section in FIXED and name not in FIXED[section]:
         raise ConfigError(
-            f"{key}: expected one of {', '.join(f'{section}.{known}' for known in FIXED[section])}."
-            f"{_nearest(name, FIXED[section])}"
+            f"{key}{did_you_mean(name, FIXED[section])}: expected one of "
+            f"{', '.join(f'{section}.{known}' for known in FIXED[section])}."
         )
     if entry:
         there = config[section].get(name)
@@ -229,6 +230,28 @@ def _holds_functions(hint: Any) -> bool:
     return any((typing.get_origin(kind) or kind) is collections.abc.Callable for kind in kinds)
 
 
-def _nearest(name, known) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def model_options(kind: type) -> dict[str, Any]:
+    """Return the choices of a kind of model other than its priors, with their types."""
+    hints = typing.get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.name != "priors"}
+
+
+def build_model(kind: Any, options: Mapping[str, Any], priors: Mapping[str, Any]):
+    """Return the model of a configuration's ``[model]`` and ``[prior]`` sections.
+
+    Raises
+    ------
+    ConfigError
+        For an option of the wrong kind.
+    ValueError
+        For an unknown option or prior, and what the model refuses.
+    """
+    known = model_options(kind)
+    for name in options:
+        choose(f"option of the model {kind.__name__}", name, known)
+    read = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
+    for item in dataclasses.fields(kind):
+        if item.default is item.default_factory is dataclasses.MISSING and item.name not in read:
+            wanted, flag = item.metadata.get("help", "which has no default"), f"--{item.name.replace('_', '-')}"
+            raise ConfigError(f"model.{item.name}: expected one, {wanted}; found none. Give {flag}.")
+    return kind(**read, priors=dict(priors))

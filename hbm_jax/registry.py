@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax import data, models
-from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.configuration import ConfigError, build_model, model_options, read_value
 from hbm_jax.inference.results import model_of
-from hbm_jax.models.priors import choose
 from hbm_jax.models.protocol import full_name
+from hbm_jax.names import choose
 from hbm_jax.simulation import afterglows, bursts, spectra
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -67,8 +67,7 @@ class Entry:
     @property
     def options(self) -> dict[str, Any]:
         """Choices of the model other than its priors, with their types."""
-        hints = typing.get_type_hints(self.model)
-        return {item.name: hints[item.name] for item in dataclasses.fields(self.model) if item.name != "priors"}
+        return model_options(self.model)
 
     @property
     def reader_options(self) -> dict[str, Any]:
@@ -88,15 +87,7 @@ class Entry:
         ValueError
             For an unknown option or prior, and what the model refuses.
         """
-        known = self.options
-        for name in options:
-            choose(f"option of the model {self.model.__name__}", name, tuple(known))
-        read = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
-        for item in dataclasses.fields(self.model):
-            if item.default is item.default_factory is dataclasses.MISSING and item.name not in read:
-                wanted, flag = item.metadata.get("help", "which has no default"), f"--{item.name.replace('_', '-')}"
-                raise ConfigError(f"model.{item.name}: expected one, {wanted}; found none. Give {flag}.")
-        return self.model(**read, priors=dict(priors))
+        return build_model(self.model, options, priors)
 
     def load(self, section: Mapping[str, Any], columns: Mapping[str, str]):
         """Return the container of a configuration's ``[data]`` and ``[columns]`` sections.

@@ -4,13 +4,13 @@ import base64
 import math
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hbm_jax.files import written_whole
 from hbm_jax.inference import Fit
 from hbm_jax.inference.diagnostics import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.registry import of_fit
@@ -303,11 +303,5 @@ def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's file is its owner's alone; a report is to be read by others
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -3,13 +3,14 @@
 Messages are one paragraph that names the thing, what was expected and what was found. Rows count from 0.
 """
 
-import difflib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hbm_jax.names import did_you_mean, listed
 
 __all__ = ["DataError", "DataWarning"]
 
@@ -60,19 +61,6 @@ class Labels(Sequence):
 
     def __getitem__(self, row):
         return self.of(row)
-
-
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return ``" (did you mean 'm_b'?)"`` for the nearest candidate, upper and lower case alike, or an empty string."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
-
-
-def listed(names: Iterable[str], limit: int = 30) -> str:
-    """Return the names separated by commas, the first `limit` of them."""
-    names = list(names)
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def reject_unknown(names: Iterable[str], known: Sequence[str], what: str) -> None:

@@ -49,21 +49,21 @@ def sample_csv(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["supernove"], ["Unknown model 'supernove'", "expected one of 'supernova'", "Did you mean 'supernova'?"]),
+        (["supernove"], ["Unknown model 'supernove'", "expected one of 'supernova'", "did you mean 'supernova'?"]),
         ([], ["No model named: expected one of supernova"]),
-        (["supernova", "--cosmology", "wdcm"], ["Unknown cosmology 'wdcm'", "'w0wacdm'", "Did you mean 'wcdm'?"]),
-        (["supernova", "--latents", "margnal"], ["treatment of latents 'margnal'", "Did you mean 'marginal'?"]),
-        (["supernova", "--set", "prior.sigma_itn=HalfNormal(1)"], ["'sigma_itn'", "Did you mean 'sigma_int'?"]),
+        (["supernova", "--cosmology", "wdcm"], ["Unknown cosmology 'wdcm'", "'w0wacdm'", "did you mean 'wcdm'?"]),
+        (["supernova", "--latents", "margnal"], ["treatment of latents 'margnal'", "did you mean 'marginal'?"]),
+        (["supernova", "--set", "prior.sigma_itn=HalfNormal(1)"], ["'sigma_itn'", "did you mean 'sigma_int'?"]),
         (["supernova", "--set", "prior.w0=Normal(-1,1)"], ["cosmology='lcdm'", "no parameter 'w0'", "Om0"]),
         (["supernova", "--set", "prior.Om0=Normal(0.3"], ["prior.Om0: expected", "found 'Normal(0.3'", "be read"]),
-        (["supernova", "--set", "prior.Om0=Nromal(0, 1)"], ["prior.Om0", "'Nromal'", "Did you mean Normal?"]),
+        (["supernova", "--set", "prior.Om0=Nromal(0, 1)"], ["prior.Om0", "'Nromal'", "did you mean 'Normal'?"]),
         (["supernova", "--set", "prior.Om0=Normal(0, -1)"], ["prior.Om0", "which NumPyro refuses"]),
         (["supernova", "--set", "prior.Om0=__import__('os')"], ["prior.Om0", "'__import__'"]),
-        (["supernova", "--set", "priors.Om0=0.3"], ["priors.Om0", "expected SECTION.NAME", "Did you mean 'prior'?"]),
-        (["supernova", "--set", "sample.num_chain=2"], ["sample.num_chain", "Did you mean 'num_chains'?"]),
+        (["supernova", "--set", "priors.Om0=0.3"], ["priors.Om0", "expected SECTION.NAME", "did you mean 'prior'?"]),
+        (["supernova", "--set", "sample.num_chain=2"], ["sample.num_chain", "did you mean 'num_chains'?"]),
         (["supernova", "--set", "sample.seed=x"], ["sample.seed: expected a whole number, found 'x'"]),
         (["supernova", "--set", "sample.seed"], ["--set sample.seed: expected KEY=VALUE, found no '='"]),
-        (["supernova", "--set", "model.mass_setp=false"], ["'mass_setp'", "Did you mean 'mass_step'?"]),
+        (["supernova", "--set", "model.mass_setp=false"], ["'mass_setp'", "did you mean 'mass_step'?"]),
         (["supernova", "--set", "model.mass_step=maybe"], ["model.mass_step: expected true or false", "'maybe'"]),
         (["supernova", "--set", "columns.m_b=mB"], ["columns: expected none for the bundled sample 'jla'", "m_b"]),
         (["supernova", "--data", "jlaa"], ["expected a bundled sample (jla) or a file", "'jlaa'", "neither"]),
@@ -101,11 +101,11 @@ def test_flags_that_argparse_refuses(arguments, capsys):
     [
         (b"not toml", ["expected TOML, found something else"]),
         (b"\xff\xfe", ["expected TOML, found something else"]),
-        (b"[sample]\nsed = 3", ["sample.sed", "Did you mean 'seed'?"]),
-        (b"[smaple]\nseed = 3", ["smaple.seed", "Did you mean 'sample'?"]),
+        (b"[sample]\nsed = 3", ["sample.sed", "did you mean 'seed'?"]),
+        (b"[smaple]\nseed = 3", ["smaple.seed", "did you mean 'sample'?"]),
         (b"seed = 3", ["seed: expected a table such as [seed], found 3"]),
         (b"[sample]\nnum_chains = 2.5", ["sample.num_chains: expected a whole number, found 2.5"]),
-        (b"[model]\ncosmology = 'wdcm'", ["Did you mean 'wcdm'?"]),
+        (b"[model]\ncosmology = 'wdcm'", ["did you mean 'wcdm'?"]),
         (b"[model]\nmass_step = 'perhaps'", ["model.mass_step: expected true or false"]),
         (b"[model]\ncosmology = 3", ["model.cosmology: expected text, found 3"]),
     ],
@@ -213,7 +213,7 @@ def test_reader_options_from_the_command_line(sample_csv):
         ValueError, match=r"data\.sigma_m_b_includes: expected a table of coherent_scatter, lensing_per_z"
     ):
         read("data.sigma_m_b_includes.lens=0.01")
-    with pytest.raises(ValueError, match=r"Unknown option of \[data\] 'fromat': .* Did you mean 'format'"):
+    with pytest.raises(ValueError, match=r"Unknown option of \[data\] 'fromat' .did you mean 'format'"):
         read("data.fromat=csv")
 
 
@@ -288,7 +288,7 @@ def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys)
     [
         (["--set", "truth.Om0=abc"], ["truth.Om0: expected a number", "'abc'"]),
         (["--set", "truth.sigma_int=-1"], ["truth.sigma_int: expected a number that its prior allows", "-1"]),
-        (["--set", "truth.Om=0.3"], ["no parameter 'Om'", "Did you mean 'Om0'?"]),
+        (["--set", "truth.Om=0.3"], ["no parameter 'Om'", "did you mean 'Om0'?"]),
         (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
     ],
 )
@@ -398,7 +398,7 @@ def test_an_interrupted_calibration_is_none(number, tmp_path, capsys, monkeypatc
         (["--subset", "741"], ["--subset: expected 1 to 740", "found 741"]),
         (["--set", "sample.until=9"], ["sample.until: expected none for calibrate, which takes seed, num_chains"]),
         (["--num-chains", "1"], ["num_chains >= 2", "found 1"]),
-        (["--cosmology", "wdcm"], ["Did you mean 'wcdm'?"]),
+        (["--cosmology", "wdcm"], ["did you mean 'wcdm'?"]),
         (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
     ],
 )

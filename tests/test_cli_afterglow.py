@@ -98,7 +98,7 @@ def test_bad_options_of_a_fit(options, words, sample, tmp_path, capsys):
         (["--design", "catalog.ecsv"], ["expected no --design"]),
         (["--arf", "my.arf"], ["expected --rmf with it"]),
         (["--rmf", "nowhere.rmf"], ["nowhere.rmf"]),
-        (["--set", "population.exposre=3"], ["'exposre'", "Did you mean 'exposure'?"]),
+        (["--set", "population.exposre=3"], ["'exposre'", "did you mean 'exposure'?"]),
         (["--set", "truth.Om0=0.3"], ["'Om0'"]),
         (["--no-whim", "--set", "population.log10_n0=-7"], ["expected none with --no-whim"]),
     ],

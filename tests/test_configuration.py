@@ -63,15 +63,15 @@ def test_set_key(key, value, stored):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("sampel.seed", 1, r"sampel\.seed: expected SECTION\.NAME with SECTION one of .* Did you mean 'sample'\?"),
-        ("priors.w0", 1, "Did you mean 'prior'"),
+        ("sampel.seed", 1, r"sampel\.seed \(did you mean 'sample'\?\): expected SECTION\.NAME with SECTION one of "),
+        ("priors.w0", 1, "did you mean 'prior'"),
         ("seed", 1, r"seed: expected SECTION\.NAME"),
         ("sample.", 1, r"expected SECTION\.NAME"),
         (".seed", 1, r"expected SECTION\.NAME"),
-        ("sample.num_chain", 1, r"sample\.num_chain: expected one of .* Did you mean 'num_chains'\?"),
+        ("sample.num_chain", 1, r"sample\.num_chain \(did you mean 'num_chains'\?\): expected one of "),
         ("sample.until", "soon", r"sample\.until: expected a number or a table, each entry a number, found 'soon'"),
         ("sample.until.Om0", "many", r"sample\.until\.Om0: expected a number or a table, each entry a number"),
-        ("sample.seeds.Om0", 3, r"sample\.seeds\.Om0: expected one of .* Did you mean 'seed'\?"),
+        ("sample.seeds.Om0", 3, r"sample\.seeds\.Om0 \(did you mean 'seed'\?\): expected one of "),
         ("sample.seed", "many", r"sample\.seed: expected a whole number, found 'many'"),
         ("sample.num_chains", "2.5", "expected a whole number, found '2.5'"),
         ("sample.num_chains", 2.5, r"expected a whole number, found 2\.5"),
@@ -156,11 +156,11 @@ def test_merged_leaves_the_original_alone_and_checks_each_key():
     assert config == defaults()
     assert result["sample"] == FIXED["sample"] | {"seed": 3}
     assert result["prior"] == {"w0": "Normal(-1, 1)"}
-    with pytest.raises(ConfigError, match=r"^run\.toml: sample\.sed: .* Did you mean 'seed'"):
+    with pytest.raises(ConfigError, match=r"^run\.toml: sample\.sed .did you mean 'seed'"):
         merged(config, {"sample": {"sed": 3}}, "run.toml")
     with pytest.raises(ConfigError, match=r"^run\.toml: seed: expected a table such as \[seed\], found 3"):
         merged(config, {"seed": 3}, "run.toml")
-    with pytest.raises(ConfigError, match=r"^run\.toml: smaple\.seed: .* Did you mean 'sample'"):
+    with pytest.raises(ConfigError, match=r"^run\.toml: smaple\.seed .did you mean 'sample'"):
         merged(config, {"smaple": {"seed": 3}}, "run.toml")
 
 

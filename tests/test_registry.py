@@ -153,7 +153,7 @@ def test_options_are_the_fields_with_their_types(lines):
     for name, value, expected in [("degree", "1.5", "a whole number"), ("noise", "flat", "one of 'normal', 'cauchy'")]:
         with pytest.raises(ConfigError, match=f"model.{name}: expected {expected}, found '{value}'"):
             lines.build({name: value}, {})
-    with pytest.raises(ValueError, match=r"Unknown option of the model Line 'degre': .* Did you mean 'degree'\?"):
+    with pytest.raises(ValueError, match=r"Unknown option of the model Line 'degre' .did you mean 'degree'\?"):
         lines.build({"degre": 1}, {})
 
 
@@ -171,7 +171,7 @@ def test_readers_take_their_own_options(lines, points_csv):
     data = lines.load(section, {})
     assert len(data) == 10
     np.testing.assert_allclose(data.y, 10 * lines.load({"source": str(points_csv)}, {}).y[10:])
-    with pytest.raises(ValueError, match=r"Unknown option of \[data\] 'scal': .* Did you mean 'scale'\?"):
+    with pytest.raises(ValueError, match=r"Unknown option of \[data\] 'scal' .did you mean 'scale'\?"):
         lines.load(section | {"scal": 3}, {})
     with pytest.raises(ConfigError, match=r"data\.scale: expected a number, found 'big'"):
         lines.load(section | {"scale": "big"}, {})

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from hbm_jax.absorption.abundances import ELEMENTS
 from hbm_jax.absorption.coefficients import rows_of
 from hbm_jax.absorption.domain import as_constants, masked, within
-from hbm_jax.validation import did_you_mean
+from hbm_jax.names import did_you_mean
 
 MEGABARN = 1e4  # in 1e-22 cm^2
 _SHELL = ("E_th_eV", "E_0_eV", "sigma_0_Mb", "y_a", "P", "y_w", "l")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from hbm_jax.validation import did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed
 
 # keV. The fits are made for 50 keV and less; they go on as power laws, and absorb nothing to speak of there, but a
 # burst at redshift 9 seen at 30 keV has to be computed.

@@ -8,11 +8,12 @@ import numpy as np
 
 from hbm_jax.data.afterglows import COLUMNS, Afterglows
 from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
+from hbm_jax.names import listed
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.ogip import read_spectrum
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, listed
+from hbm_jax.validation import DataError
 
 __all__ = ["read_afterglows"]
 

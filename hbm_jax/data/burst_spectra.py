@@ -9,10 +9,11 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.names import listed
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, frozen_array, listed
+from hbm_jax.validation import DataError, frozen_array
 
 __all__ = ["BurstObservation", "BurstSpectra", "default_range"]
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from hbm_jax.data.burst_spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
 from hbm_jax.data.spectrum_folders import read_catalogue, refuse_bad
+from hbm_jax.names import listed
 from hbm_jax.spectra.ogip import read_pha, read_rows
 from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import numbered
 from hbm_jax.spectra.ogip_type2 import read_detector, read_intervals, read_matrix_times
 from hbm_jax.spectra.response import Response
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, listed, tell
+from hbm_jax.validation import DataError, tell
 
 __all__ = ["read_burst", "read_burst_spectra"]
 

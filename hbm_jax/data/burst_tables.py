@@ -11,8 +11,9 @@ import numpy as np
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import COLUMNS, QUANTITIES, Bursts
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.names import listed
 from hbm_jax.spectra.energetics import log10_sphere
-from hbm_jax.validation import DataError, float_vector, listed, tell
+from hbm_jax.validation import DataError, float_vector, tell
 
 __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 

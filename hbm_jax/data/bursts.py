@@ -12,13 +12,13 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.columns import Column, Unusual, check_values, places_of, places_within, warnings_of
+from hbm_jax.names import listed
 from hbm_jax.spectra.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.energetics import k_correction
 from hbm_jax.validation import (
     DataError,
     float_vector,
     frozen_array,
-    listed,
     reject_rows,
     reject_unknown,
     require_present,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.validation import DataError, listed, reject_rows
+from hbm_jax.names import listed
+from hbm_jax.validation import DataError, reject_rows
 
 __all__ = [
     "REDSHIFT",

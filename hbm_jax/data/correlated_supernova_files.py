@@ -11,7 +11,8 @@ from hbm_jax.data.correlated_supernovae import BLOCKS, CorrelatedSupernovae, blo
 from hbm_jax.data.magnitude_errors import velocity_variance
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.data.supernovae import Supernovae
-from hbm_jax.validation import DataError, listed
+from hbm_jax.names import listed
+from hbm_jax.validation import DataError
 
 __all__ = ["read_correlated_supernovae"]
 

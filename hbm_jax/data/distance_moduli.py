@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.columns import REDSHIFT, Column, Unusual, check_frames, check_values, repeated_names, warnings_of
 from hbm_jax.data.dense_covariance import checked_covariance
+from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
     Floats,
     float_vector,
     frozen_array,
-    listed,
     reject_unknown,
     require_present,
     require_same_length,

@@ -14,7 +14,8 @@ from hbm_jax.data.dense_covariance import read_covariance
 from hbm_jax.data.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.snana import MISSING, blank_separated, snana_text, survey_name
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
-from hbm_jax.validation import DataError, did_you_mean, listed, tell
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError, tell
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
 

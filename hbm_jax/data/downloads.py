@@ -7,7 +7,7 @@ from typing import Any
 
 from hbm_jax.data.distance_moduli import DistanceModuli
 from hbm_jax.data.distance_tables import read_distance_moduli
-from hbm_jax.validation import did_you_mean
+from hbm_jax.names import did_you_mean
 
 __all__ = ["DOWNLOADS", "DownloadError", "fetch_distance_moduli", "load_distance_moduli"]
 

@@ -3,7 +3,8 @@
 from importlib import resources
 
 from hbm_jax.data.tables import read_table
-from hbm_jax.validation import DataError, did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError
 
 __all__ = ["EXAMPLES", "load_example"]
 

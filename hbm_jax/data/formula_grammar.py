@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hbm_jax.validation import DataError, did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError
 
 EXAMPLE = "such as 'y ~ x + (1 | group)'"
 # Functions of one argument, of every number by itself.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.formula_grammar import EXAMPLE, OF_NUMBERS, GroupTerm, ParsedFormula, expanded, parse, tokens_of
-from hbm_jax.validation import DataError, did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError
 
 __all__ = ["EXAMPLE", "GroupTerm", "ParsedFormula", "design", "frame_of", "parse", "require_columns", "require_numbers"]
 

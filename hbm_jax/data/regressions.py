@@ -13,16 +13,8 @@ from hbm_jax.data import formulas
 from hbm_jax.data.columns import Unusual, check_plain, unused_errors, warnings_of
 from hbm_jax.data.group_designs import GroupDesign, group_designs
 from hbm_jax.data.tables import make_from_rows, read_table
-from hbm_jax.validation import (
-    DataError,
-    did_you_mean,
-    float_vector,
-    frozen_array,
-    listed,
-    reject_rows,
-    tell,
-    text_tuple,
-)
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, tell, text_tuple
 
 __all__ = ["RegressionData", "read_regression"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.tables import TableColumns, read_table
-from hbm_jax.validation import DataError, listed
+from hbm_jax.names import listed
+from hbm_jax.validation import DataError
 
 __all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hbm_jax.names import listed
 from hbm_jax.spectra.grouping import group, noticed
 from hbm_jax.spectra.ogip import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, listed, tell
+from hbm_jax.validation import DataError, tell
 
 __all__ = ["read_grouped_spectra"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hbm_jax.data.tables import read_table
-from hbm_jax.validation import DataError, did_you_mean, text_tuple
+from hbm_jax.names import did_you_mean
+from hbm_jax.validation import DataError, text_tuple
 
 REQUIRED = ("name", "z")
 

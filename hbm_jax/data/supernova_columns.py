@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.data.columns import REDSHIFT, Column, check_frames, check_values, repeated_names
+from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
     float_vector,
     frozen_array,
-    listed,
     reject_rows,
     reject_unknown,
     require_covariances,

@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.data.columns import Unusual, warnings_of
 from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.data.supernova_columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
+from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import (
     DataError,
-    did_you_mean,
     float_vector,
     frozen_array,
-    listed,
     reject_rows,
     require_covariances,
     require_same_length,

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hbm_jax.data.columns import leave_out_rows
-from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "read_table"]
 

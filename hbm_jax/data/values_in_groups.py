@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within, unused_errors, warnings_of
 from hbm_jax.data.tables import make_from_rows, read_table
+from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
     Labels,
     float_vector,
     frozen_array,
-    listed,
     reject_rows,
     require_covariances,
     require_present,

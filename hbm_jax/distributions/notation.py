@@ -1,12 +1,13 @@
 """Priors written as text, such as ``Normal(0, 1)``: what the command line and run folders understand."""
 
 import ast
-import difflib
 import inspect
 
 import numpyro.distributions as dist
 from numpyro.distributions.truncated import LeftTruncatedDistribution, RightTruncatedDistribution
 from numpyro.distributions.truncated import TwoSidedTruncatedDistribution as TwoSided
+
+from hbm_jax.names import did_you_mean
 
 
 def _known() -> dict:
@@ -54,9 +55,8 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         raise ValueError(f"{expected}.")
     known = _known()
     if node.func.id not in known:
-        near = difflib.get_close_matches(node.func.id, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution.{hint}")
+        near = did_you_mean(node.func.id, known)
+        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{near}.")
     args = [_number(arg, expected) for arg in node.args]
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:

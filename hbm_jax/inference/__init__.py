@@ -6,17 +6,12 @@ from hbm_jax.inference.centering import Centering, centre
 from hbm_jax.inference.checkpoint import CheckpointError
 from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.compilation_cache import use_compilation_cache
-from hbm_jax.inference.criticism import (
-    Comparison,
-    Loo,
-    Sensitivity,
-    compare,
-    leave_groups_out,
-    log_likelihood,
-    loo,
-    prior_sensitivity,
-    refit,
-)
+from hbm_jax.inference.criticism.comparison import Comparison, compare
+from hbm_jax.inference.criticism.influence import leave_groups_out
+from hbm_jax.inference.criticism.leave_out import Loo, loo
+from hbm_jax.inference.criticism.likelihood import log_likelihood
+from hbm_jax.inference.criticism.refitting import refit
+from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
 from hbm_jax.inference.devices import use_every_core
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.fits import Fits

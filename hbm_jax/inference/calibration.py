@@ -9,7 +9,6 @@ of a true value among the draws of its posterior is then uniform (Talts et al. 2
 parameter of a right program with a right sampler.
 """
 
-import difflib
 import functools
 import inspect
 import json
@@ -32,11 +31,13 @@ from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 from scipy import stats
 
+from hbm_jax.files import written_whole
 from hbm_jax.inference.batch import INTERRUPTED, fit_each
 from hbm_jax.inference.identity import identify
 from hbm_jax.inference.loop import Interrupted
 from hbm_jax.inference.predictive import unobserved
 from hbm_jax.inference.results import describe, provenance
+from hbm_jax.names import did_you_mean
 
 LEVEL = 0.01  # chance that a right program fails, over all its parameters together
 RANKS = 100  # possible ranks: 99 draws are kept of each posterior
@@ -160,9 +161,8 @@ class Calibration:
             "run": self.run,
             "ranks": {name: column.tolist() for name, column in self.ranks.items()},
         }
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(content, indent=1))
-        os.replace(part, path)
+        with written_whole(path) as part:
+            part.write_text(json.dumps(content, indent=1))
         return path
 
     @classmethod
@@ -243,9 +243,8 @@ def calibrate(
         raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
     for name in options:
         if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
-            near = difflib.get_close_matches(name, (*ARGUMENTS, *FIT_OPTIONS), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"calibrate: unknown option {name!r}.{hint}")
+            near = did_you_mean(name, (*ARGUMENTS, *FIT_OPTIONS))
+            raise TypeError(f"calibrate: unknown option {name!r}{near}.")
     fitted = fitted or program
     truth, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
     observing = getattr(fitted, "observing", None)

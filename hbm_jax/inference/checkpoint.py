@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hbm_jax.files import written_whole
 from hbm_jax.inference.chains import Block
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 
@@ -244,20 +245,17 @@ class Checkpoint:
 
     def _write(self, name: str, write):
         """Write a file in full or not at all."""
-        part = self.folder / f".{name}.part"
         try:
-            with open(part, "wb") as file:
-                write(file)
-                if name == RUN:  # which holds its own checksum
-                    file.flush()
-                    os.fsync(file.fileno())
-            if name != RUN:
-                append_checksum(part)  # and flushes all of the file to the disk
-            os.replace(part, self.folder / name)
+            with written_whole(self.folder / name) as part:
+                with open(part, "wb") as file:
+                    write(file)
+                    if name == RUN:  # which holds its own checksum
+                        file.flush()
+                        os.fsync(file.fileno())
+                if name != RUN:
+                    append_checksum(part)  # and flushes all of the file to the disk
             _sync_folder(self.folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             raise CheckpointError(
                 f"{self.folder}: the checkpoint could not be written: {error.strerror or error}. Everything before it "
                 f'is on disk: make room, then hbm_jax.resume("{self.folder}").'

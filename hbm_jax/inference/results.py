@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from hbm_jax.files import written_whole
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.diagnostics import Verdict, judge
 from hbm_jax.inference.location_scale import Recentred, with_forms
@@ -195,14 +196,10 @@ class Fit:
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            _require_room(temporary, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
-            self.tree.to_netcdf(temporary, engine="h5netcdf")
-            append_checksum(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as part:
+            _require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
+            self.tree.to_netcdf(part, engine="h5netcdf")
+            append_checksum(part)
         return path
 
 

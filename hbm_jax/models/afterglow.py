@@ -29,8 +29,9 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.absorbed_counts import AbsorbedCounts, Medium
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.own_spectra import OwnSpectra
-from hbm_jax.models.priors import Prior, choose, complete_priors, in_stated_parameters, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.spectra.compression import TOLERANCE
 from hbm_jax.spectra.likelihood import STATISTICS
 

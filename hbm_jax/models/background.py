@@ -12,7 +12,8 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction
 from hbm_jax.distributions import CoordinatePriors
-from hbm_jax.models.priors import Prior, choose, in_stated_parameters
+from hbm_jax.models.priors import Prior, in_stated_parameters
+from hbm_jax.names import choose
 
 # Free parameters of each named expansion history, the one that follows the others along the ridge last.
 FREE = {

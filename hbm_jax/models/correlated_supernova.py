@@ -22,10 +22,11 @@ from hbm_jax.data import CorrelatedSupernovae, DataError
 from hbm_jax.distributions.block_normal import BlockNormal
 from hbm_jax.models import background
 from hbm_jax.models.correlated_table import coefficients, table_of
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernova_host import massive_hosts
 from hbm_jax.models.supernova_ridge import supernova_ridge
+from hbm_jax.names import choose
 
 SCATTERS = ("published", "common", "survey")
 DEFAULT_PRIORS: dict[str, Prior] = {

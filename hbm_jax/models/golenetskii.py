@@ -29,8 +29,9 @@ from hbm_jax.data.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import background
 from hbm_jax.models.centred import Own, sample_whitened, slopes_of_groups
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.spectra.energetics import log10_sphere
 from hbm_jax.validation import DataError
 from hbm_jax.working_out import worked_out

@@ -29,8 +29,9 @@ from hbm_jax.models.centred import form, sample_centred
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.folded_bursts import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.interval_fits import fit_intervals
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.spectra.likelihood import STATISTICS
 from hbm_jax.validation import DataError
 

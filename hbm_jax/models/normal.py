@@ -25,8 +25,9 @@ from numpyro import distributions as dist
 from hbm_jax.data.values_in_groups import ValuesInGroups
 from hbm_jax.distributions import GroupedNormal
 from hbm_jax.models.centred import Form, form, form_of, sample_centred
-from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text, standardised
+from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, standardised
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.validation import DataError
 
 LATENTS = ("marginal", "centred", "noncentred", "mixed")

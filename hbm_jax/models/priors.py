@@ -1,6 +1,5 @@
 """What every model shares about its parameters: default priors, overrides by name, fixed values, and their text."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -9,17 +8,9 @@ from numpyro import distributions as dist
 from numpyro.primitives import apply_stack
 
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
+from hbm_jax.names import did_you_mean
 
 Prior: TypeAlias = dist.Distribution | float
-
-
-def choose(kind: str, value: str, known) -> str:
-    """Return ``value`` if it is one of the ``known`` names, else raise ValueError with the nearest of them."""
-    if value in known:
-        return value
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown {kind} {value!r}: expected one of {', '.join(map(repr, known))}.{hint}")
 
 
 def complete_priors(
@@ -44,9 +35,10 @@ def complete_priors(
     """
     for name, prior in overrides.items():
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{model} has no parameter {name!r}: expected one of {', '.join(defaults)}.{hint}")
+            raise ValueError(
+                f"{model} has no parameter {name!r}{did_you_mean(name, defaults)}: expected one of "
+                f"{', '.join(defaults)}."
+            )
         if not isinstance(prior, dist.Distribution | int | float | str) or isinstance(prior, bool):
             raise ValueError(
                 f"prior.{name}: expected a NumPyro distribution, its text, or a number; found {prior!r}, which is "

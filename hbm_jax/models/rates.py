@@ -16,8 +16,9 @@ import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.data.regressions import INTERCEPT, RegressionData
-from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.validation import DataError, reject_rows
 
 PRIORS: dict[tuple[str, str], dict[str, Prior]] = {

@@ -26,9 +26,10 @@ from hbm_jax.models.centred import Form, sample_centred
 from hbm_jax.models.coefficients import COEFFICIENTS, FLAT, is_flat, sample_coefficients
 from hbm_jax.models.families import FAMILIES, Family, centre_of
 from hbm_jax.models.group_forms import group_forms
-from hbm_jax.models.priors import Prior, choose, complete_priors, distribution_to_text
+from hbm_jax.models.priors import Prior, complete_priors, distribution_to_text
 from hbm_jax.models.protocol import full_name, simulated
-from hbm_jax.validation import DataError, did_you_mean, listed, reject_rows
+from hbm_jax.names import choose, did_you_mean, listed
+from hbm_jax.validation import DataError, reject_rows
 
 ONE = re.compile(r"(coef|sd)\[(.+)\]")  # a prior of one coefficient or term of groups
 

@@ -27,8 +27,9 @@ from hbm_jax.data.relations import PointsInGroups
 from hbm_jax.distributions import GroupedLinearRelation, SoftHalfNormal
 from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
 from hbm_jax.models.centred import Own, Slopes, sample_whitened, slopes_of_groups
-from hbm_jax.models.priors import Prior, choose, complete_priors, priors_to_text
+from hbm_jax.models.priors import Prior, complete_priors, priors_to_text
 from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.names import choose
 from hbm_jax.validation import DataError
 
 POOLING = ("partial", "none", "complete")

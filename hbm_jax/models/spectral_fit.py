@@ -19,9 +19,10 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.folded_spectra import TOLERANCE, FoldedSpectra
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.spectrum_text import spectrum_from_text, spectrum_to_text
+from hbm_jax.names import choose
 from hbm_jax.spectra.components import Component
 from hbm_jax.spectra.goodness import Goodness, goodness_of_fit
 from hbm_jax.spectra.likelihood import STATISTICS

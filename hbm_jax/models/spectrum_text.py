@@ -6,9 +6,9 @@ import inspect
 
 from hbm_jax.absorption.neutral import Grains
 from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
+from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra import components
 from hbm_jax.spectra.components import Component, Product, Sum
-from hbm_jax.validation import did_you_mean, listed
 
 CLASSES = {
     name: thing

@@ -27,7 +27,7 @@ from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import background
 from hbm_jax.models import supernova_parameters as defaults
-from hbm_jax.models.priors import Prior, choose, complete_priors, sample_prior
+from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernova_host import massive_hosts
 from hbm_jax.models.supernova_parameters import DEFAULT_PRIORS
@@ -43,6 +43,7 @@ from hbm_jax.models.supernova_redshift import PRIORS as REDSHIFT_PRIORS
 from hbm_jax.models.supernova_redshift import redshift_nodes
 from hbm_jax.models.supernova_ridge import supernova_ridge
 from hbm_jax.models.supernova_standardised import Standardised, standardised
+from hbm_jax.names import choose
 
 LATENTS = ("marginal", "sampled", "noncentred", "centred")
 VELOCITIES = ("distance", "redshift")

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from hbm_jax.inference.criticism import Comparison, Loo, Sensitivity
+from hbm_jax.inference import Comparison, Loo, Sensitivity
 from hbm_jax.inference.criticism.comparison import SAME
 from hbm_jax.inference.criticism.sensitivity import THRESHOLD
 from hbm_jax.plotting.labels import label

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.models.priors import choose
+from hbm_jax.files import written_whole
+from hbm_jax.names import choose
 
 TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
 
@@ -123,12 +124,8 @@ def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     # A FITS header holds no table of names, but any text.
     table.meta["truth"] = json.dumps(known) if out.suffix == ".fits" else known
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part-{out.name}")
-    try:
+    with written_whole(out) as part:
         table.write(part, overwrite=True)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _of_the_population(truth: Mapping[str, Any]) -> dict[str, float]:

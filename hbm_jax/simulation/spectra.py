@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.models.priors import choose
+from hbm_jax.configuration import ConfigError, build_model, read_value
+from hbm_jax.names import choose
 from hbm_jax.simulation.afterglows import response_of
 from hbm_jax.simulation.populations import in_words, refuse_design, refuse_full_folder
 
@@ -47,7 +47,7 @@ def simulate(
     FileExistsError
         If there is something in the folder.
     """
-    from hbm_jax.registry import named
+    from hbm_jax.models import SpectralFit
     from hbm_jax.spectra import write_arf, write_pha, write_rmf
     from hbm_jax.spectra.response import Arf
 
@@ -64,7 +64,7 @@ def simulate(
     if not 0 < exposure < np.inf:
         raise ConfigError(f"population.exposure: expected a positive time [s]; found {exposure:g}.")
     options = {key: value for key, value in config["model"].items() if key != "name"}
-    model = named("spectrum").build(options, config["prior"])
+    model = build_model(SpectralFit, options, config["prior"])
     truth = _values(model, config["truth"])
     response = response_of(rmf, arf)
     refuse_full_folder(folder, overwrite)

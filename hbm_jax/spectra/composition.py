@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from hbm_jax.validation import did_you_mean, listed
+from hbm_jax.names import did_you_mean, listed
 
 Values = Mapping[str, ArrayLike]
 _WIDTH = 0.1  # in ln E, of a piece of the quadrature

@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy.special import gammaln
 
+from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra.marginal import (
     BackgroundSeries,
     background_integral,
@@ -25,7 +26,6 @@ from hbm_jax.spectra.marginal import (
     neighbouring_mean,
 )
 from hbm_jax.spectra.statistics import cash, floating, gaussian_background, profiled_background
-from hbm_jax.validation import did_you_mean, listed
 
 STATISTICS = ("cstat", "wstat", "pgstat", "marginal", "chi2_gehrels", "chi2_data", "chi2_model")
 

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from hbm_jax.names import listed
 from hbm_jax.spectra.ogip_responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip_tables import (
     Floats,
@@ -29,7 +30,7 @@ from hbm_jax.spectra.ogip_tables import (
 )
 from hbm_jax.spectra.response import Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
-from hbm_jax.validation import DataError, listed, tell
+from hbm_jax.validation import DataError, tell
 
 __all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
 

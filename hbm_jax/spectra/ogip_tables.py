@@ -14,7 +14,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from hbm_jax.validation import DataError, listed
+from hbm_jax.names import listed
+from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
 KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # of TUNIT; headers without one mean keV

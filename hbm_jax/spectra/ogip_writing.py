@@ -3,8 +3,6 @@
 Numbers come back exactly: a column is single precision (E) where that holds its values, and double (D) otherwise.
 """
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.files import written_whole
 from hbm_jax.spectra.response import AREA_INCLUDED, Arf, Response, Rmf
 from hbm_jax.spectra.spectrum import Spectrum
 from hbm_jax.validation import DataError
@@ -286,10 +285,6 @@ def _written(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) 
         )
     if not path.parent.is_dir():
         raise DataError(f"{path}: expected a folder to write to; found no folder {path.parent}.")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    with written_whole(path) as part:
         fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(part, output_verify="exception")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path

@@ -64,7 +64,7 @@ def test_ways_of_writing(text, same):
         ("a = 1", "cannot be read"),
         ("\x00", "cannot be read"),
         ("-" * 20_000 + "1", "cannot be read"),
-        ("Norml(0, 1)", "'Norml' is not a NumPyro distribution. Did you mean Normal?"),
+        ("Norml(0, 1)", "'Norml' is not a NumPyro distribution (did you mean 'Normal'?)"),
         ("open(0)", "'open' is not a NumPyro distribution"),
         ("Distribution(0)", "'Distribution' is not a NumPyro distribution"),
         ("dist.Normal(0, 1)", "found 'dist.Normal(0, 1)'."),

@@ -12,7 +12,7 @@ from programs import fit_about_the_start, fit_of_draws
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism import loo
+from hbm_jax.inference import loo
 
 SHAPE = (4, 1000)  # chains and draws
 

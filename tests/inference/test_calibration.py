@@ -343,5 +343,5 @@ def test_what_cannot_be_simulated_is_refused_by_name():
 
 
 def test_an_option_that_is_none_is_named():
-    with pytest.raises(TypeError, match=r"calibrate: unknown option 'num_replicate'\. Did you mean 'num_replicates'\?"):
+    with pytest.raises(TypeError, match=r"calibrate: unknown option 'num_replicate' .did you mean 'num_replicates'\?"):
         calibrate(with_ties, np.ones(3), np.ones(3), num_replicate=30)

@@ -41,7 +41,8 @@ from programs import fit_of_draws
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism import compare, leave_out, log_likelihood, loo, prior_sensitivity
+from hbm_jax.inference import compare, log_likelihood, loo, prior_sensitivity
+from hbm_jax.inference.criticism import leave_out
 from hbm_jax.inference.criticism.likelihood import thinned
 
 

@@ -12,7 +12,7 @@ from numpyro import distributions as dist
 from programs import fit_of_draws
 from scipy import integrate, stats
 
-from hbm_jax.inference.criticism import prior_sensitivity
+from hbm_jax.inference import prior_sensitivity
 
 
 def level(y, centre, width):

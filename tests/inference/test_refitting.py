@@ -24,7 +24,8 @@ from criticised import (
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism import loo, refit, refitting
+from hbm_jax.inference import loo, refit
+from hbm_jax.inference.criticism import refitting
 
 
 @pytest.fixture

@@ -486,15 +486,15 @@ def test_choices_survive_a_file():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"galactic": "fix"}, "Did you mean 'fixed'"),
+        ({"galactic": "fix"}, "did you mean 'fixed'"),
         ({"host": "skew"}, "population of host columns"),
-        ({"abundances": "wilms"}, "Did you mean 'wilm'"),
+        ({"abundances": "wilms"}, "did you mean 'wilm'"),
         ({"statistic": "chi2_data"}, "statistic"),
         ({"ionization": "photons"}, "ionisation"),
         ({"sightlines": True}, "expected whim=True with sightlines=True; found whim=False"),
         ({"band": (10.0, 0.3)}, "band: expected two positive energies"),
         ({"priors": {"log10_n0": -7.0}}, "log10_n0"),
-        ({"whim": True, "priors": {"log10_t": 6.0}}, "Did you mean 'log10_T'"),
+        ({"whim": True, "priors": {"log10_t": 6.0}}, "did you mean 'log10_T'"),
     ],
 )
 def test_bad_choices_are_named(given, words):

@@ -277,7 +277,7 @@ def test_bad_input_is_named(small, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"expected files \*v0_covmatrix.dat and so on, or C_\*.fits; found neither"):
         read_correlated_supernovae(table, covariance=str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match=r"Unknown intrinsic scatter 'commn'.*Did you mean 'common'"):
+    with pytest.raises(ValueError, match=r"Unknown intrinsic scatter 'commn'.*did you mean 'common'"):
         CorrelatedSupernova(scatter="commn")
     with pytest.raises(ValueError, match="has no parameter 'sigma_int'"):
         CorrelatedSupernova(priors={"sigma_int": 0.1})

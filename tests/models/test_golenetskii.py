@@ -294,7 +294,7 @@ def test_programs_draw_what_they_score(sample, monkeypatch):
         ({"pooling": "none"}, "Unknown pooling 'none'"),
         ({"correlated": True, "pooling": "complete"}, "correlated=True expects pooling='partial'"),
         ({"truncated": True, "latents": "sampled"}, "truncated=True expects latents='marginal'"),
-        ({"cosmology": "lcmd"}, "Unknown cosmology 'lcmd'.*Did you mean 'lcdm'"),
+        ({"cosmology": "lcmd"}, "Unknown cosmology 'lcmd'.*did you mean 'lcdm'"),
         ({"band": (10.0, 1.0)}, "band: expected two positive energies"),
         ({"priors": {"gama_mean": 1.0}}, "Golenetskii has no parameter 'gama_mean'.*gamma_mean"),
     ],

@@ -400,11 +400,11 @@ def test_choices_are_checked_and_kept():
     assert again.to_config() == model.to_config()
     assert "cut-off power laws" in model.description
     for bad, message in (
-        ({"spectrum": "bnd"}, "Did you mean 'band'"),
+        ({"spectrum": "bnd"}, "did you mean 'band'"),
         ({"frame": "host"}, "expected one of 'rest'"),
         ({"band": (10.0, 1.0)}, "band: expected two positive energies"),
         ({"statistic": "chi2_data"}, "statistic"),
-        ({"priors": {"gama_mean": 1.0}}, "Did you mean 'gamma_mean'"),
+        ({"priors": {"gama_mean": 1.0}}, "did you mean 'gamma_mean'"),
     ):
         with pytest.raises(ValueError, match=message):
             GolenetskiiCounts(**bad)

@@ -435,7 +435,7 @@ def test_what_is_refused():
     with pytest.raises(DataError, match=r"found traced ones.*HubbleDiagram.without_each_survey"):
         jax.eval_shape(lambda sample: HubbleDiagram()(sample), flow)
     for options, words in (
-        ({"cosmology": "wdcm"}, "Did you mean 'wcdm'"),
+        ({"cosmology": "wdcm"}, "did you mean 'wcdm'"),
         ({"cosmology": "binned(0.5, 0.3)"}, "increasing redshifts above 0"),
         ({"priors": {"M0": "Uniform(-20, -18)"}}, "prior.M0: expected Normal"),
         ({"priors": {"w0": -1.0}}, r"cosmology='lcdm'\) has no parameter 'w0'"),

@@ -276,9 +276,9 @@ def test_bad_vectors_choices_and_tables(tmp_path):
     for kind, text in (("correlation", "a correlation between -1 and 1"), ("covariance", "positive definite")):
         with pytest.raises(DataError, match=rf"{kind}_a_b, row 2.*{text}.*1\.5"):
             ValuesInGroups.from_columns(whole | {f"{kind}_a_b": [0.0, 0.0, 1.5]}, components=["a", "b"])
-    with pytest.raises(ValueError, match=r"Unknown treatment of the latents 'central'.*Did you mean 'centred'"):
+    with pytest.raises(ValueError, match=r"Unknown treatment of the latents 'central'.*did you mean 'centred'"):
         Normal(latents="central")
-    with pytest.raises(ValueError, match=r"Normal has no parameter 'ta'.*Did you mean 'tau'"):
+    with pytest.raises(ValueError, match=r"Normal has no parameter 'ta'.*did you mean 'tau'"):
         Normal(priors={"ta": 1.0})
     with pytest.raises(ValueError, match=r"concentration: expected a positive number; found 0"):
         NormalVectors(concentration=0.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hbm_jax.inference.criticism import compare, loo, prior_sensitivity
+from hbm_jax.inference import compare, loo, prior_sensitivity
 from hbm_jax.plotting import criticism
 from hbm_jax.plotting.style import to_png
 

@@ -1,0 +1,27 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path in the same folder to write to; the file takes the place of `path` when the block ends.
+
+    If the block raises, an existing file at `path` stays as it was, and nothing is left beside it.
+
+    Examples
+    --------
+    >>> with written_whole("table.csv") as part:
+    ...     part.write_text("x,y\\n1,2\\n")
+    """
+    path = Path(path)
+    part = path.with_name(f".{secrets.token_hex(4)}.part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
