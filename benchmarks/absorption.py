@@ -48,7 +48,7 @@ def main():
     from hbm_jax.absorption.running_integrals import Running, running_integrals
     from hbm_jax.absorption.whim import COLUMN, PLACES, along, cells_of, weights_of
     from hbm_jax.cosmology import Cosmology
-    from hbm_jax.inference.devices import use_every_core
+    from hbm_jax.inference.compilation.devices import use_every_core
 
     use_every_core()  # as in every fit from the command line: each chain, and so each operation, on a core of its own
     jax.config.update("jax_enable_x64", True)

@@ -44,7 +44,7 @@ def population(num):
 
 def smallest_ess(sites):
     """Of (chain, draw, 1) arrays: smallest bulk or tail ESS of any."""
-    from hbm_jax.inference.many_diagnostics import diagnose_many
+    from hbm_jax.inference.batch.diagnostics import diagnose_many
 
     found = [diagnose_many(np.moveaxis(np.asarray(sites[name]), (0, 1), (-2, -1))) for name in NAMES]
     return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in found)

@@ -29,15 +29,15 @@ from numpyro import handlers
 from numpyro.infer.util import potential_energy
 
 from hbm_jax.data import Afterglows
-from hbm_jax.data.afterglow_simulation import AfterglowPopulation
-from hbm_jax.inference.compiling import compiled
+from hbm_jax.data.xray.simulation import AfterglowPopulation
+from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.models import Afterglow
-from hbm_jax.models.absorbed_counts import AbsorbedCounts, in_blocks, log_amplitude
-from hbm_jax.spectra.compression import neutral_at
-from hbm_jax.spectra.folding import absorption_edges, fold_of, panel_edges, whim_edges
-from hbm_jax.spectra.grouping import group, noticed
-from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.response import Response
+from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, in_blocks, log_amplitude
+from hbm_jax.spectra.folding.compression import neutral_at
+from hbm_jax.spectra.folding.grouping import group, noticed
+from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.folding.panels import absorption_edges, fold_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
 jax.config.update("jax_enable_x64", True)

@@ -34,12 +34,12 @@ from numpyro.infer.util import log_density
 import hbm_jax
 from hbm_jax import constants
 from hbm_jax.data import Afterglows
-from hbm_jax.data.afterglow_simulation import AfterglowPopulation
+from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.models import Afterglow
-from hbm_jax.models.absorbed_counts import bin_average, neutral_integral
-from hbm_jax.spectra.grouping import group, noticed
-from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.response import Response
+from hbm_jax.models.xray.absorbed_counts import bin_average, neutral_integral
+from hbm_jax.spectra.folding.grouping import group, noticed
+from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
 jax.config.update("jax_enable_x64", True)

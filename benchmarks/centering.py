@@ -49,8 +49,8 @@ def simulate(seed):
 
 def form_of(contestant, data, seed):
     """Program of a contestant, and seconds it took to choose it."""
-    from hbm_jax.inference.centering import centre
-    from hbm_jax.inference.location_scale import Form, Recentred
+    from hbm_jax.inference.centering.location_scale import Form, Recentred
+    from hbm_jax.inference.centering.pilot import centre
 
     if contestant == "centred":
         return program, 0.0

@@ -55,7 +55,7 @@ def simulate(num):
 
 def smallest_ess(sites):
     """Of (chain, draw, ...) arrays: smallest bulk or tail ESS of any element."""
-    from hbm_jax.inference.many_diagnostics import diagnose_many
+    from hbm_jax.inference.batch.diagnostics import diagnose_many
 
     found = [diagnose_many(np.moveaxis(np.asarray(v), (0, 1), (-2, -1))) for v in sites.values()]
     return min(float(min(np.min(d.ess_bulk), np.min(d.ess_tail))) for d in found)

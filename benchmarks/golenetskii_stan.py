@@ -64,7 +64,7 @@ def stan_data(data):
     import jax
 
     from hbm_jax.cosmology import Cosmology
-    from hbm_jax.spectra.energetics import log10_sphere
+    from hbm_jax.spectra.model.energetics import log10_sphere
 
     with jax.enable_x64(True):
         sphere = np.asarray(log10_sphere(data.z, Cosmology.flat(H0=70.0, Om0=0.3)))

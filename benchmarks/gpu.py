@@ -52,7 +52,7 @@ def gradient(num, dtype, steps):
     import jax.numpy as jnp
 
     import hbm_jax as hbm
-    from hbm_jax.inference.target import build_target
+    from hbm_jax.inference.sampler.target import build_target
 
     with jax.enable_x64(dtype == "float64"):
         target = build_target(hbm.models.Supernova(cosmology="wcdm"), (supernovae(num),), jax.random.key(0))

@@ -71,15 +71,15 @@ def plain_program(data):
     from numpyro import distributions as dist
 
     from hbm_jax.cosmology import RedshiftMatrix
-    from hbm_jax.models import background
-    from hbm_jax.models.supernova_ridge import supernova_ridge
+    from hbm_jax.models import expansion
+    from hbm_jax.models.supernovae.degeneracy import supernova_ridge
 
     priors = model_of().all_priors
     distances = RedshiftMatrix(data.z_cmb, data.z_hel)
     covariance, eye, ones = jnp.asarray(data.covariance), jnp.eye(NUM), jnp.ones((NUM, NUM))
 
     def program():
-        cosmology = background.sample_cosmology("wcdm", priors, supernova_ridge)
+        cosmology = expansion.sample_cosmology("wcdm", priors, supernova_ridge)
         scatter = numpyro.sample("sigma_int", priors["sigma_int"])
         offset = priors["M0"]
         total = covariance + scatter**2 * eye + offset.scale**2 * ones
@@ -106,7 +106,7 @@ def gradients():
     """Equality of both posteriors, then the time of a gradient of each."""
     import jax
 
-    from hbm_jax.inference.target import build_target
+    from hbm_jax.inference.sampler.target import build_target
 
     record = {}
     with jax.enable_x64(True):

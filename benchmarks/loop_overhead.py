@@ -52,13 +52,13 @@ def contest(program, args, num_draws, repetitions):
     import jax.numpy as jnp
     from numpyro.infer import MCMC, NUTS
 
-    from hbm_jax.inference import loop
-    from hbm_jax.inference.chains import Chains, Draws
-    from hbm_jax.inference.checkpoint import Checkpoint
-    from hbm_jax.inference.progress import LiveLine
-    from hbm_jax.inference.start import choose_start
-    from hbm_jax.inference.stopping import StopRule
-    from hbm_jax.inference.target import build_target
+    from hbm_jax.inference.sampler import loop
+    from hbm_jax.inference.sampler.chains import Chains, Draws
+    from hbm_jax.inference.sampler.checkpoint import Checkpoint
+    from hbm_jax.inference.sampler.initialisation import choose_start
+    from hbm_jax.inference.sampler.progress import LiveLine
+    from hbm_jax.inference.sampler.stopping import StopRule
+    from hbm_jax.inference.sampler.target import build_target
 
     keys = jax.random.split(jax.random.key(1), 3)
     target = build_target(program, args, keys[0])

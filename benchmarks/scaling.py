@@ -47,8 +47,8 @@ def program_and_data(kind, num):
     if kind == "afterglows":
         from hbm_jax.data import AfterglowPopulation, Afterglows
         from hbm_jax.spectra import SpectrumStack, group, noticed
-        from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
-        from hbm_jax.spectra.response import Response
+        from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
+        from hbm_jax.spectra.folding.response import Response
 
         rmf = xrt_like_rmf(2400)
         drawn = AfterglowPopulation(log10_n0=-6.7).draw(
@@ -74,7 +74,7 @@ def program_and_data(kind, num):
 @contextlib.contextmanager
 def each_once():
     """Within it, of afterglows that repeat each is folded once."""
-    from hbm_jax.models import absorbed_counts
+    from hbm_jax.models.xray import absorbed_counts
 
     fold, known = absorbed_counts.compress, {}
 
@@ -96,7 +96,7 @@ def gradient(kind, num):
     import jax
     import jax.numpy as jnp
 
-    from hbm_jax.inference.target import build_target
+    from hbm_jax.inference.sampler.target import build_target
 
     with jax.enable_x64(True):
         program, data = program_and_data(kind, num)

@@ -76,7 +76,7 @@ def gradients(folder):
     """Time of a gradient of either form, and how far apart their log densities are."""
     import jax
 
-    from hbm_jax.inference.target import build_target
+    from hbm_jax.inference.sampler.target import build_target
 
     record = {}
     with jax.enable_x64(True):

@@ -72,7 +72,7 @@ def examine() -> tuple[list[str], list[str]]:
     import jax
     import jax.numpy as jnp
 
-    from hbm_jax.inference.devices import no_devices
+    from hbm_jax.inference.compilation.devices import no_devices
 
     versions = installed()
     problem = no_devices()
@@ -107,7 +107,7 @@ def examine() -> tuple[list[str], list[str]]:
 
 def _cache() -> str:
     """Say where compiled programs are kept between runs of the command line."""
-    from hbm_jax.inference.compilation_cache import VARIABLE, cache_folder, size
+    from hbm_jax.inference.compilation.cache import VARIABLE, cache_folder, size
 
     folder = cache_folder()
     if folder is None:

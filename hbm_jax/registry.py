@@ -141,43 +141,43 @@ def _names(given) -> str:
 
 
 def _supernova_figures(fit) -> Figures:
-    from hbm_jax.plotting.supernova import FIGURES
+    from hbm_jax.plotting.supernovae.figures import FIGURES
 
     return FIGURES
 
 
 def _distance_figures(fit) -> Figures:
-    from hbm_jax.plotting.distance_moduli import figures
+    from hbm_jax.plotting.supernovae.distance_moduli import figures
 
     return figures(fit)
 
 
 def _spectra_figures(fit) -> Figures:
-    from hbm_jax.plotting.afterglow import figures
+    from hbm_jax.plotting.xray.figures import figures
 
     return figures(fit)
 
 
 def _burst_figures(fit) -> Figures:
-    from hbm_jax.plotting.bursts import figures
+    from hbm_jax.plotting.bursts.figures import figures
 
     return figures(fit)
 
 
 def _relation_figures(fit) -> Figures:
-    from hbm_jax.plotting.relation import figures
+    from hbm_jax.plotting.linear.relation import figures
 
     return figures(fit)
 
 
 def _normal_figures(fit) -> Figures:
-    from hbm_jax.plotting.normal import figures
+    from hbm_jax.plotting.linear.normal import figures
 
     return figures(fit)
 
 
 def _regression_figures(fit) -> Figures:
-    from hbm_jax.plotting.regression import figures
+    from hbm_jax.plotting.regression.figures import figures
 
     return figures(fit)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hbm_jax.files import written_whole
 from hbm_jax.inference import Fit
-from hbm_jax.inference.diagnostics import MAX_R_HAT, MIN_BFMI, MIN_ESS
+from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.registry import of_fit
 
 MAX_PARAMETERS = 12  # in one corner plot or trace; more cannot be read

@@ -11,10 +11,9 @@ from typing import Any
 import tomli_w
 
 from hbm_jax import inference
-from hbm_jax.inference import checkpoint as checkpoints
 from hbm_jax.inference import results
-from hbm_jax.inference.checkpoint import Checkpoint, CheckpointError
 from hbm_jax.inference.results import Fit, ResultFileError
+from hbm_jax.inference.sampler.checkpoint import RUN, START, Checkpoint, CheckpointError
 from hbm_jax.registry import of_stored
 
 POSTERIOR = "posterior.nc"
@@ -132,7 +131,7 @@ def resume(
 def checkpoint_of(path: str | os.PathLike) -> Path | None:
     """Return the checkpoint folder that a run folder holds or that the path itself is; None where there is none."""
     for folder in (Path(path) / CHECKPOINT, Path(path)):
-        if (folder / checkpoints.RUN).is_file():
+        if (folder / RUN).is_file():
             return folder
     return None
 
@@ -140,7 +139,7 @@ def checkpoint_of(path: str | os.PathLike) -> Path | None:
 def can_go_on(folder: Path) -> bool:
     """Whether a folder holds a checkpoint with anything in it that is worth keeping."""
     checkpoint = checkpoint_of(folder)
-    return checkpoint is not None and (checkpoint / checkpoints.START).exists()
+    return checkpoint is not None and (checkpoint / START).exists()
 
 
 def rebuilt(folder: Path) -> tuple[Callable, tuple]:
@@ -207,7 +206,7 @@ def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
         If another process is drawing in the checkpoint that is there.
     """
     fresh, old = folder / CHECKPOINT, folder / REPLACED
-    if (fresh / checkpoints.RUN).exists():
+    if (fresh / RUN).exists():
         Checkpoint.existing(fresh).close()
     if fresh.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -223,7 +222,7 @@ def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
 def settle_checkpoint(folder: Path) -> None:
     """Drop the old checkpoint where the new one has found its starting points, else put it back."""
     fresh, old = folder / CHECKPOINT, folder / REPLACED
-    if (fresh / checkpoints.START).exists():
+    if (fresh / START).exists():
         shutil.rmtree(old, ignore_errors=True)
         return
     shutil.rmtree(fresh, ignore_errors=True)

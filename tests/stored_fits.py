@@ -20,7 +20,7 @@ import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology, distmod
 from hbm_jax.data import DistanceModuli, PointsInGroups, RegressionData, ValuesInGroups
 from hbm_jax.inference.checksum import append_checksum
-from hbm_jax.inference.target import build_target
+from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.models import Golenetskii, HubbleDiagram, Normal, NormalVectors, Regression, Relation, Supernova
 
 FOLDER = Path(__file__).resolve().parent / "stored_fits"
@@ -134,8 +134,8 @@ def regression():
 
 def afterglow():
     """Three afterglows of 15 channels a group, with a WHIM; two short chains of short trees."""
-    from hbm_jax.data.afterglow_simulation import AfterglowPopulation
-    from hbm_jax.spectra.grouping import group, noticed
+    from hbm_jax.data.xray.simulation import AfterglowPopulation
+    from hbm_jax.spectra.folding.grouping import group, noticed
     from hbm_jax.spectra.stack import SpectrumStack
 
     population = AfterglowPopulation(
@@ -156,7 +156,7 @@ def afterglow():
 
 def spectral_fit():
     """Two of these spectra with one absorbed power law, fluxes of their own, and an uncertain calibration."""
-    from hbm_jax.spectra.components import Absorption, PowerLaw
+    from hbm_jax.spectra.model.components import Absorption, PowerLaw
 
     _, (data,), _ = afterglow()
     model = hbm.models.SpectralFit(

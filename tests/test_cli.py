@@ -24,7 +24,7 @@ from stored_fits import load, own_model
 import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands
-from hbm_jax.inference.calibration import Calibration, judge_ranks
+from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
@@ -464,7 +464,7 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
 
 
 def test_no_start_is_bad_input(tmp_path, capsys, monkeypatch):
-    from hbm_jax.inference.target import StartError
+    from hbm_jax.inference.sampler.target import StartError
 
     def stop(*args, **kwargs):
         raise StartError("No starting points were found.")
@@ -765,7 +765,7 @@ def test_an_unfinished_run_is_not_begun_again(tmp_path, capsys):
 
 @pytest.mark.parametrize("how", ["options", "start", "interrupt", "in use"])
 def test_an_old_run_stays_until_a_new_one_has_begun(how, tmp_path, capsys, monkeypatch):
-    from hbm_jax.inference.checkpoint import Checkpoint
+    from hbm_jax.inference.sampler.checkpoint import Checkpoint
 
     old = {"posterior.nc": "draws", "checkpoint/run.json": "{}", "checkpoint/start.npz": "start", "report.html": "old"}
     (tmp_path / "checkpoint").mkdir()

@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from hbm_jax import doctor
-from hbm_jax.inference import compilation_cache
-from hbm_jax.inference.compilation_cache import cache_folder, size, use_compilation_cache
+from hbm_jax.inference.compilation import cache as compilation_cache
+from hbm_jax.inference.compilation.cache import cache_folder, size, use_compilation_cache
 
 OPTIONS = (
     "jax_compilation_cache_dir",

@@ -70,8 +70,8 @@ def test_every_notebook_is_in_the_index():
 
 def test_every_xspec_name_and_statistic_is_in_the_table():
     from hbm_jax.absorption import ABUNDANCES
-    from hbm_jax.models.spectrum_text import XSPEC
     from hbm_jax.spectra import STATISTICS
+    from hbm_jax.spectra.model.text import XSPEC
 
     page = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
     names = set(XSPEC) - {"gaussian", "constant"} | set(ABUNDANCES) | set(STATISTICS)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from hbm_jax.cli import INTERRUPTED, interruption
-from hbm_jax.inference.target import OneProcess
+from hbm_jax.inference.sampler.target import OneProcess
 
 # What the main thread does, having said that it is ready.
 READY = "print('ready', flush=True)"

@@ -22,8 +22,8 @@ from stored_fits import load
 import hbm_jax
 from hbm_jax.data import DataError, RegressionData, read_relation
 from hbm_jax.inference import ResultFileError
-from hbm_jax.spectra.ogip import read_pha
-from hbm_jax.spectra.ogip_writing import write_pha
+from hbm_jax.spectra.ogip.pha import read_pha
+from hbm_jax.spectra.ogip.writing import write_pha
 
 pytestmark = pytest.mark.long
 

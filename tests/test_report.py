@@ -14,7 +14,7 @@ from PIL import Image
 from stored_fits import load
 
 from hbm_jax.inference import judge
-from hbm_jax.inference.diagnostics import MAX_R_HAT, MIN_ESS
+from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
 from hbm_jax.plotting.labels import quote
 from hbm_jax.report import MAX_PARAMETERS, figures_for, write_report
 

@@ -12,7 +12,7 @@ import hbm_jax as hbm
 from hbm_jax import runs
 from hbm_jax.configuration import defaults
 from hbm_jax.inference import CheckpointError, ResultFileError
-from hbm_jax.inference.identity import identify
+from hbm_jax.inference.sampler.fingerprint import identify
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hbm_jax.absorption.ionization import IONS, MODES, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.cosmology.background import guarded_inverse_e
+from hbm_jax.cosmology.expansion import guarded_inverse_e
 
 NUM_CELLS = 20
 MAX_REDSHIFT = 10.0

@@ -17,7 +17,7 @@ from hbm_jax.absorption.running_integrals import running_integrals
 from hbm_jax.absorption.whim import METAL, NUM_CELLS, PLACES
 from hbm_jax.absorption.whim_table import along_lines
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.working_out import worked_out
+from hbm_jax.precomputation import precomputed
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +70,7 @@ class WhimIons:
         one_of("mode", self.mode, MODES)
         one_of("collection of rates", self.rates, RATES)
         charges = np.array([Z for Z, _ in ABSORBING])
-        numbers = worked_out(lambda: np.asarray(as_abundances(abundances), dtype=float))[charges - 1]
+        numbers = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))[charges - 1]
         table = running_integrals()
         basis = np.concatenate(list(table[1:]))  # (5 nodes, ions)
         shares = [numbers * ~METAL, numbers * METAL]

@@ -20,7 +20,7 @@ from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import hermite_weights, running_integrals
 from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLACES, Cells, checked_cells, weights_along
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.working_out import on_every_core, worked_out
+from hbm_jax.precomputation import on_every_core, precomputed
 
 # A step of 1/48 in log10 T. In collisional gas an ion comes and goes within 0.3: a step of 0.05 is wrong by 2e-4 in a
 # transmission, one of 1/32 by 1e-4, and by 1e-2 in the slope of ln(tau). The error falls as the fourth power.
@@ -130,7 +130,7 @@ class WhimTable:
         if metallicity is not None:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
-        values = worked_out(lambda: np.asarray(as_abundances(abundances), dtype=float))
+        values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
         basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
         found = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
@@ -235,7 +235,7 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
         nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
         return np.asarray(ion_fractions(nodes, log10_xi, mode=mode, rates=rates, photon_index=photon_index))
 
-    return worked_out(fractions)
+    return precomputed(fractions)
 
 
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
@@ -273,7 +273,7 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     (num_combinations, num_sources, 2 or 1, num_energies)
         [1 per n0 in cm^-3].
     """
-    rows = worked_out(
+    rows = precomputed(
         lambda: [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
     )
     scale = COLUMN / float(cosmology.H0)

@@ -49,8 +49,8 @@ def _run(argv: Sequence[str] | None) -> int:
         print("\n".join([f"hbm-jax: {error}", *notes]), file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, AssertionError) as error:
-        from hbm_jax.inference.devices import no_devices
-        from hbm_jax.inference.target import StartError
+        from hbm_jax.inference.compilation.devices import no_devices
+        from hbm_jax.inference.sampler.target import StartError
 
         reason = str(error) if isinstance(error, StartError) else no_devices()
         if not reason:

@@ -11,8 +11,7 @@ from hbm_jax.cli import absorption, bench
 from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
 from hbm_jax.cli.interruption import Ended, last_words
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
-from hbm_jax.simulation import populations
-from hbm_jax.simulation.populations import TABLES
+from hbm_jax.simulation.configuration import TABLES, in_words, refuse_bad_table, write_table
 from hbm_jax.validation import DataError
 
 CERTIFICATE, FIGURE = "certificate.json", "calibration.png"  # that calibrate writes
@@ -23,8 +22,8 @@ ENDS = ("num_samples", "until", "max_num_samples", "max_seconds")  # what resume
 def run(argv: Sequence[str] | None) -> int:
     """Read the arguments and run the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    from hbm_jax.inference.compilation_cache import use_compilation_cache
-    from hbm_jax.inference.devices import use_every_core
+    from hbm_jax.inference.compilation.cache import use_compilation_cache
+    from hbm_jax.inference.compilation.devices import use_every_core
 
     use_every_core()
     use_compilation_cache()
@@ -331,11 +330,11 @@ def _simulate(arguments) -> int:
         return USABLE
     _refuse_population(config, of_a_population)
     model, design = _model_and_data(config)
-    populations.refuse_bad_table(out, arguments.overwrite)
+    refuse_bad_table(out, arguments.overwrite)
     wanted = {key: _true_value(model, key, value) for key, value in config["truth"].items()}
     simulated, truth = model.simulate(jax.random.key(config["sample"]["seed"]), design, wanted)
-    populations.write_table(simulated.to_table(), truth, out)
-    print(f"{len(simulated)} simulated objects in {out}\n{populations.in_words(truth)}")
+    write_table(simulated.to_table(), truth, out)
+    print(f"{len(simulated)} simulated objects in {out}\n{in_words(truth)}")
     return USABLE
 
 

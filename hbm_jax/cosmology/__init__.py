@@ -1,6 +1,5 @@
 """Distances and times in homogeneous universes, differentiable and fast."""
 
-from hbm_jax.cosmology.background import Cosmology, FlatCosmology, efunc, from_astropy, inv_efunc, to_astropy
 from hbm_jax.cosmology.dark_energy import BinnedDarkEnergy, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.cosmology.distances import (
     age,
@@ -12,6 +11,7 @@ from hbm_jax.cosmology.distances import (
     luminosity_distance,
     transverse_comoving_distance,
 )
+from hbm_jax.cosmology.expansion import Cosmology, FlatCosmology, efunc, from_astropy, inv_efunc, to_astropy
 from hbm_jax.cosmology.modulus_basis import ModulusBasis, modulus_basis
 from hbm_jax.cosmology.radiation import Radiation
 from hbm_jax.cosmology.redshift_grid import RedshiftGrid

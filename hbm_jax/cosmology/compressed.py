@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.cosmology.background import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.dark_energy import breaks_of
 from hbm_jax.cosmology.distances import transverse_comoving_distance
+from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.radiation import Radiation
 from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix
 

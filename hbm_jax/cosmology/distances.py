@@ -18,7 +18,7 @@ Equations are those of Hogg 1999 (arXiv:astro-ph/9905116).
 import jax
 from jax.typing import ArrayLike
 
-from hbm_jax.cosmology.background import Cosmology, as_floating
+from hbm_jax.cosmology.expansion import Cosmology, as_floating
 from hbm_jax.cosmology.line_of_sight import FewLinesOfSight, LinesOfSight
 from hbm_jax.cosmology.redshift_grid import RedshiftGrid
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.cosmology import quadrature
-from hbm_jax.cosmology.background import Cosmology, efunc, guarded_inverse_e, is_exactly
 from hbm_jax.cosmology.dark_energy import DistanceFunction
+from hbm_jax.cosmology.expansion import Cosmology, efunc, guarded_inverse_e, is_exactly
 
 # With three doublings the series is summed at an eighth of the angle; 12 terms reach 25 rad with 1e-13, and no universe
 # with E^2 > 0.01 comes near that.

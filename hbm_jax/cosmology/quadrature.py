@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.cosmology.background import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.dark_energy import breaks_of
+from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 
 # Measured on universes with min E^2 in [0.01, 0.02], z = 10: 192 nodes give 1e-8, 256 give 4e-11, 320 give 2e-13.
 DIRECT_NODES = 320

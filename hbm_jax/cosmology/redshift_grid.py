@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.cosmology import quadrature
-from hbm_jax.cosmology.background import Cosmology, as_floating
+from hbm_jax.cosmology.expansion import Cosmology, as_floating
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from hbm_jax.cosmology import quadrature
-from hbm_jax.cosmology.background import Cosmology, guarded_inverse_e
+from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
 from hbm_jax.cosmology.redshift_grid import _checked_redshifts
 

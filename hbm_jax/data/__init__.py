@@ -1,35 +1,35 @@
 """Data containers, each validated where it is built, and readers that fill them from tables."""
 
-from hbm_jax.data.afterglow_files import write_afterglows
-from hbm_jax.data.afterglow_simulation import AfterglowPopulation
-from hbm_jax.data.afterglow_tables import read_afterglows
-from hbm_jax.data.afterglows import Afterglows
-from hbm_jax.data.burst_counts_simulation import BurstSpectraPopulation, write_burst_spectra
-from hbm_jax.data.burst_simulation import BurstPopulation
-from hbm_jax.data.burst_spectra import BurstObservation, BurstSpectra
-from hbm_jax.data.burst_spectra_files import read_burst, read_burst_spectra
-from hbm_jax.data.burst_tables import KONUS_COSMOLOGY, load_konus, read_bursts
-from hbm_jax.data.bursts import Bursts
-from hbm_jax.data.correlated_supernova_files import read_correlated_supernovae
-from hbm_jax.data.correlated_supernovae import CorrelatedSupernovae, blocks_from_joint
-from hbm_jax.data.distance_moduli import DistanceModuli
-from hbm_jax.data.distance_tables import DISTANCE_FORMATS, read_distance_moduli
-from hbm_jax.data.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
-from hbm_jax.data.examples import EXAMPLES, load_example
-from hbm_jax.data.gaussian_constraints import (
+from hbm_jax.data.bursts.bursts import Bursts
+from hbm_jax.data.bursts.simulation import BurstPopulation
+from hbm_jax.data.bursts.spectra import BurstObservation, BurstSpectra
+from hbm_jax.data.bursts.spectra_files import read_burst, read_burst_spectra
+from hbm_jax.data.bursts.spectra_simulation import BurstSpectraPopulation, write_burst_spectra
+from hbm_jax.data.bursts.tables import KONUS_COSMOLOGY, load_konus, read_bursts
+from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
+from hbm_jax.data.linear.values_in_groups import ValuesInGroups, load_eight_schools, read_values
+from hbm_jax.data.regression.examples import EXAMPLES, load_example
+from hbm_jax.data.regression.regression_data import RegressionData, read_regression
+from hbm_jax.data.supernovae.constraints import (
     GaussianConstraints,
     desi2024_bao,
     planck2018_distance_priors,
     read_constraints,
 )
-from hbm_jax.data.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
-from hbm_jax.data.regressions import RegressionData, read_regression
-from hbm_jax.data.relations import PointsInGroups, read_relation
-from hbm_jax.data.spectrum_files import read_grouped_spectra
-from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, load_jla, read_supernovae
-from hbm_jax.data.supernovae import Supernovae
+from hbm_jax.data.supernovae.correlated import CorrelatedSupernovae, blocks_from_joint
+from hbm_jax.data.supernovae.correlated_tables import read_correlated_supernovae
+from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
+from hbm_jax.data.supernovae.distance_tables import DISTANCE_FORMATS, read_distance_moduli
+from hbm_jax.data.supernovae.downloads import DownloadError, fetch_distance_moduli, load_distance_moduli
+from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
+from hbm_jax.data.supernovae.supernovae import Supernovae
+from hbm_jax.data.supernovae.tables import JLA_ERROR_PARTS, load_jla, read_supernovae
 from hbm_jax.data.tables import read_table
-from hbm_jax.data.values_in_groups import ValuesInGroups, load_eight_schools, read_values
+from hbm_jax.data.xray.afterglows import Afterglows
+from hbm_jax.data.xray.simulation import AfterglowPopulation
+from hbm_jax.data.xray.spectrum_files import read_grouped_spectra
+from hbm_jax.data.xray.tables import read_afterglows
+from hbm_jax.data.xray.writing import write_afterglows
 from hbm_jax.validation import DataError, DataWarning
 
 __all__ = [

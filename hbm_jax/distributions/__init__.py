@@ -1,7 +1,14 @@
 """Distributions: Gaussian latents integrated out, also on lines; mixtures, selection; coordinates; priors as text."""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
-from hbm_jax.distributions.correlated_normal import (
+from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.half_normal import SoftHalfNormal
+from hbm_jax.distributions.linear.grouped_relation import GroupedLinearRelation
+from hbm_jax.distributions.linear.linear_relation import LinearRelation
+from hbm_jax.distributions.linear.measured_points import Limits, MeasuredPoints
+from hbm_jax.distributions.log_or_linear import LogOrLinear
+from hbm_jax.distributions.normal.correlated_normal import (
     CorrelatedNormal,
     Offset,
     ProjectedNormal,
@@ -10,15 +17,8 @@ from hbm_jax.distributions.correlated_normal import (
     projected,
     whiten,
 )
-from hbm_jax.distributions.counts import Counts
-from hbm_jax.distributions.grouped_normal import GroupedNormal
-from hbm_jax.distributions.grouped_relation import GroupedLinearRelation
-from hbm_jax.distributions.half_line import HalfLine
-from hbm_jax.distributions.half_normal import SoftHalfNormal
-from hbm_jax.distributions.linear_gaussian import LinearGaussian
-from hbm_jax.distributions.linear_relation import LinearRelation
-from hbm_jax.distributions.log_or_linear import LogOrLinear
-from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
+from hbm_jax.distributions.normal.grouped_normal import GroupedNormal
+from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
 from hbm_jax.distributions.observed_mixture import ObservedMixture
 from hbm_jax.distributions.selection import ProbitSelection

@@ -4,7 +4,7 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-from hbm_jax.spectra.joint_statistic import AnyStatistic
+from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 
 class Counts(dist.Distribution):

@@ -19,7 +19,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.half_line import HalfLine
-from hbm_jax.distributions.linear_gaussian import LinearGaussian, _cholesky
+from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian, _cholesky
 from hbm_jax.distributions.selection import ProbitSelection, detected_share
 
 MAX_TRIES = 20_000  # of a draw that has to be detected

@@ -1,27 +1,27 @@
 """Inference for any NumPyro program: sampling, the verdict on what came out, results and predictions."""
 
-from hbm_jax.inference.batch import fit_each
-from hbm_jax.inference.calibration import Calibration, calibrate
-from hbm_jax.inference.centering import Centering, centre
-from hbm_jax.inference.checkpoint import CheckpointError
+from hbm_jax.inference.batch.executor import ShareError
+from hbm_jax.inference.batch.fit_each import fit_each
+from hbm_jax.inference.batch.results import Fits
+from hbm_jax.inference.centering.pilot import Centering, centre
 from hbm_jax.inference.checksum import DamageWarning
-from hbm_jax.inference.compilation_cache import use_compilation_cache
+from hbm_jax.inference.compilation.cache import use_compilation_cache
+from hbm_jax.inference.compilation.devices import use_every_core
+from hbm_jax.inference.criticism.calibration import Calibration, calibrate
 from hbm_jax.inference.criticism.comparison import Comparison, compare
 from hbm_jax.inference.criticism.influence import leave_groups_out
 from hbm_jax.inference.criticism.leave_out import Loo, loo
-from hbm_jax.inference.criticism.likelihood import log_likelihood
+from hbm_jax.inference.criticism.pointwise import log_likelihood
+from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
 from hbm_jax.inference.criticism.refitting import refit
 from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
-from hbm_jax.inference.devices import use_every_core
-from hbm_jax.inference.diagnostics import Verdict, judge
-from hbm_jax.inference.fits import Fits
-from hbm_jax.inference.loop import Interrupted
-from hbm_jax.inference.maximum_likelihood import MaximumLikelihood, maximum_likelihood
-from hbm_jax.inference.predictive import latents, posterior_predictive, prior_predictive
+from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
 from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
+from hbm_jax.inference.sampler.checkpoint import CheckpointError
+from hbm_jax.inference.sampler.loop import Interrupted
+from hbm_jax.inference.sampler.target import StartError
 from hbm_jax.inference.sampling import resume, sample
-from hbm_jax.inference.shares import ShareError
-from hbm_jax.inference.target import StartError
+from hbm_jax.inference.verdict import Verdict, judge
 
 __all__ = [
     "Calibration",

@@ -35,7 +35,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 
-from hbm_jax.inference.target import OneProcess, Target
+from hbm_jax.inference.sampler.target import OneProcess, Target
 
 FRAME = 1024  # bytes of the smallest message between processes; longer ones are powers of two, each compiled once
 HEADER = 8  # of them for the length

@@ -17,11 +17,11 @@ import pandas as pd
 import xarray as xr
 
 from hbm_jax.files import written_whole
+from hbm_jax.inference.centering.location_scale import Recentred, with_forms
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
-from hbm_jax.inference.diagnostics import Verdict, judge
-from hbm_jax.inference.location_scale import Recentred, with_forms
-from hbm_jax.inference.storing import tree_of
-from hbm_jax.inference.target import support_bounds
+from hbm_jax.inference.sampler.target import support_bounds
+from hbm_jax.inference.storage import tree_of
+from hbm_jax.inference.verdict import Verdict, judge
 
 INTERVAL = (0.16, 0.5, 0.84)
 FORMAT = 1

@@ -11,21 +11,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from hbm_jax.inference.centering import centre
-from hbm_jax.inference.chains import Chains, Draws
-from hbm_jax.inference.checkpoint import START, Checkpoint, CheckpointError
-from hbm_jax.inference.devices import advice
+from hbm_jax.inference.batch.chees import operations
+from hbm_jax.inference.centering.location_scale import with_forms
+from hbm_jax.inference.centering.pilot import centre
+from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
-from hbm_jax.inference.identity import differences, identify
-from hbm_jax.inference.location_scale import with_forms
-from hbm_jax.inference.loop import Interrupted, Loop
-from hbm_jax.inference.many_chains import operations
-from hbm_jax.inference.progress import LiveLine
 from hbm_jax.inference.results import Fit, ResultsError, assemble, describe, provenance
-from hbm_jax.inference.start import Start, choose_start
-from hbm_jax.inference.stopping import StopRule, real_number, whole_number
-from hbm_jax.inference.storing import arrays_of, plain_labels, rehearse
-from hbm_jax.inference.target import build_target
+from hbm_jax.inference.sampler.chains import Chains, Draws
+from hbm_jax.inference.sampler.checkpoint import START, Checkpoint, CheckpointError
+from hbm_jax.inference.sampler.fingerprint import differences, identify
+from hbm_jax.inference.sampler.initialisation import Start, choose_start
+from hbm_jax.inference.sampler.loop import Interrupted, Loop
+from hbm_jax.inference.sampler.progress import LiveLine
+from hbm_jax.inference.sampler.stopping import StopRule, real_number, whole_number
+from hbm_jax.inference.sampler.target import build_target
+from hbm_jax.inference.storage import arrays_of, plain_labels, rehearse
 
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
 

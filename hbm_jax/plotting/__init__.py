@@ -13,24 +13,24 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from hbm_jax.plotting.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
-from hbm_jax.plotting.bursts import golenetskii_planes, redshift_predictions
+from hbm_jax.plotting.batch import population
+from hbm_jax.plotting.bursts.figures import golenetskii_planes, redshift_predictions
 from hbm_jax.plotting.calibration import calibration
-from hbm_jax.plotting.columns import afterglow_populations, host_columns, whim_contour
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
-from hbm_jax.plotting.dark_energy import equation_of_state, expansion_contour
-from hbm_jax.plotting.distance_moduli import distance_diagram, distance_residuals
-from hbm_jax.plotting.fits import population
-from hbm_jax.plotting.hubble import hubble_diagram
 from hbm_jax.plotting.labels import LABELS, label
-from hbm_jax.plotting.normal import forest, funnel
-from hbm_jax.plotting.populations import populations
+from hbm_jax.plotting.linear.normal import forest, funnel
+from hbm_jax.plotting.linear.relation import lines, shrinkage_of_lines
 from hbm_jax.plotting.posterior import corner, trace
-from hbm_jax.plotting.regression import coefficients, group_effects, predictive_check, shrinkage
-from hbm_jax.plotting.relation import lines, shrinkage_of_lines
+from hbm_jax.plotting.regression.figures import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.plotting.replicates import replicates
-from hbm_jax.plotting.residuals import hubble_residuals, influence
+from hbm_jax.plotting.supernovae.dark_energy import equation_of_state, expansion_contour
+from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram, distance_residuals
+from hbm_jax.plotting.supernovae.hubble import hubble_diagram
+from hbm_jax.plotting.supernovae.populations import populations
+from hbm_jax.plotting.supernovae.residuals import hubble_residuals, influence
+from hbm_jax.plotting.xray.absorption import ionization, neutral_cross_sections, transmissions, whim_transmission
+from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour
 
 __all__ = [
     "LABELS",

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from hbm_jax.inference.calibration import LEVEL, RANKS, Calibration, band
+from hbm_jax.inference.criticism.calibration import LEVEL, RANKS, Calibration, band
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_style
 

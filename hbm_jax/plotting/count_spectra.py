@@ -13,14 +13,24 @@ from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, SpectralFit
-from hbm_jax.models.absorbed_counts import log_amplitude
-from hbm_jax.plotting.absorption import _energy_axis
+from hbm_jax.models.xray.absorbed_counts import log_amplitude
 from hbm_jax.plotting.draws import program_of
-from hbm_jax.plotting.folded import Floats, Folded, Points, folded, of_source, points, rows_of, stack_of, values_of
+from hbm_jax.plotting.folded_draws import (
+    Floats,
+    Folded,
+    Points,
+    folded,
+    of_source,
+    points,
+    rows_of,
+    stack_of,
+    values_of,
+)
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
-from hbm_jax.spectra.composition import Product
-from hbm_jax.spectra.compression import neutral_at
-from hbm_jax.spectra.statistics import cash
+from hbm_jax.plotting.xray.absorption import _energy_axis
+from hbm_jax.spectra.folding.compression import neutral_at
+from hbm_jax.spectra.model.composition import Product
+from hbm_jax.spectra.statistics.kernels import cash
 
 BAND = (0.16, 0.5, 0.84)
 MAX_NUM = 12  # sources that can be read on one page
@@ -337,7 +347,7 @@ def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) ->
     model : Afterglow
         Says what absorbs.
     p : mapping of str to (draw,)
-        From `hbm_jax.plotting.folded.of_source`. The WHIM is that of the median redshift.
+        From `hbm_jax.plotting.folded_draws.of_source`. The WHIM is that of the median redshift.
     energy : (E,)
         Observed energies [keV].
     """

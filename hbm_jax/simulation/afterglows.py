@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.simulation.populations import fields_of, in_words, number_of, refuse_design, refuse_full_folder
+from hbm_jax.simulation.configuration import fields_of, in_words, number_of, refuse_design, refuse_full_folder
 
 NUM = 50
 WHIM = {"log10_n0": -7.0}  # of --whim without a density: half of the cosmic baryons
@@ -45,7 +45,7 @@ def simulate(
     FileExistsError
         If there is something in the folder.
     """
-    from hbm_jax.data.afterglow_files import SPECTRA, write_afterglows
+    from hbm_jax.data.xray.writing import SPECTRA, write_afterglows
 
     refuse_design(
         config,
@@ -80,7 +80,7 @@ def population(config: Mapping[str, Any]):
     ValueError
         For an unknown name, and what the population refuses.
     """
-    from hbm_jax.data.afterglow_simulation import AfterglowPopulation
+    from hbm_jax.data.xray.simulation import AfterglowPopulation
 
     if config["population"].get("host") == "cloud":
         for key in config["truth"]:
@@ -101,8 +101,8 @@ def population(config: Mapping[str, Any]):
 def response_of(rmf: str | None, arf: str | None):
     """Return the response that a command names; an idealised one like that of Swift's XRT where it names none."""
     from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
-    from hbm_jax.spectra.ogip_responses import area_warnings, read_arf, read_rmf
-    from hbm_jax.spectra.response import Response
+    from hbm_jax.spectra.folding.response import Response
+    from hbm_jax.spectra.ogip.responses import area_warnings, read_arf, read_rmf
     from hbm_jax.validation import tell
 
     if rmf is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.simulation.populations import (
+from hbm_jax.simulation.configuration import (
     fields_of,
     in_words,
     number_of,

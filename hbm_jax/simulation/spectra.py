@@ -9,7 +9,7 @@ import numpy as np
 from hbm_jax.configuration import ConfigError, build_model, read_value
 from hbm_jax.names import choose
 from hbm_jax.simulation.afterglows import response_of
-from hbm_jax.simulation.populations import in_words, refuse_design, refuse_full_folder
+from hbm_jax.simulation.configuration import in_words, refuse_design, refuse_full_folder
 
 EXPOSURE = 20_000.0  # s
 OPTIONS = ("exposure",)  # of [population]
@@ -49,7 +49,7 @@ def simulate(
     """
     from hbm_jax.models import SpectralFit
     from hbm_jax.spectra import write_arf, write_pha, write_rmf
-    from hbm_jax.spectra.response import Arf
+    from hbm_jax.spectra.folding.response import Arf
 
     refuse_design(
         config,

@@ -10,12 +10,12 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from hbm_jax.spectra.grouping import groups
-from hbm_jax.spectra.joint_statistic import AnyStatistic, JointStatistic
-from hbm_jax.spectra.likelihood import Statistic, prepare
-from hbm_jax.spectra.marginal import neighbouring_mean
-from hbm_jax.spectra.response import Response, Rmf
-from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.spectra.folding.grouping import groups
+from hbm_jax.spectra.folding.response import Response, Rmf
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
+from hbm_jax.spectra.statistics.marginal import neighbouring_mean
+from hbm_jax.spectra.statistics.statistic import Statistic, prepare
 from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]

@@ -16,9 +16,9 @@ from hbm_jax.data import (
     read_burst_spectra,
     write_burst_spectra,
 )
-from hbm_jax.data.burst_spectra import ARRAYS
+from hbm_jax.data.bursts.spectra import ARRAYS
 from hbm_jax.spectra import gbm_like_arf, gbm_like_rmf, read_pha, write_rmf
-from hbm_jax.spectra.ogip_type2 import read_intervals, read_matrix_times, write_pha2
+from hbm_jax.spectra.ogip.type2 import read_intervals, read_matrix_times, write_pha2
 from hbm_jax.spectra.stack import ARRAYS as STACKED
 from hbm_jax.validation import DataWarning
 

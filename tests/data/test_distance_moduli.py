@@ -15,14 +15,14 @@ from hbm_jax.data import (
     DownloadError,
     GaussianConstraints,
     desi2024_bao,
-    downloads,
     fetch_distance_moduli,
     load_distance_moduli,
     planck2018_distance_priors,
     read_constraints,
     read_distance_moduli,
 )
-from hbm_jax.data.dense_covariance import read_covariance
+from hbm_jax.data.supernovae import downloads
+from hbm_jax.data.supernovae.dense_covariance import read_covariance
 
 RNG = np.random.default_rng(3)
 

@@ -23,7 +23,7 @@ from hbm_jax.data import (
     read_table,
     velocity_variance,
 )
-from hbm_jax.models.supernova_host import massive_hosts
+from hbm_jax.models.supernovae.host import massive_hosts
 
 BUNDLED = hbm_jax.data.__path__[0] + "/bundled/jla.csv"
 

@@ -16,7 +16,7 @@ from hbm_jax.data import (
     read_relation,
     read_values,
 )
-from hbm_jax.data.spectrum_folders import read_catalogue
+from hbm_jax.data.catalogues import read_catalogue
 
 RNG = np.random.default_rng(1)
 X = np.round(RNG.normal(size=20), 3)

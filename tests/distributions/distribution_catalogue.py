@@ -28,9 +28,9 @@ from hbm_jax.distributions import (
     projected,
     whiten,
 )
-from hbm_jax.distributions.block_normal import BlockNormal
-from hbm_jax.distributions.linear_coordinates import LinearCoordinates, Piece
-from hbm_jax.distributions.measured_points import Limits
+from hbm_jax.distributions.linear.linear_coordinates import LinearCoordinates, Piece
+from hbm_jax.distributions.linear.measured_points import Limits
+from hbm_jax.distributions.normal.block_normal import BlockNormal
 
 FAMILIES: dict[str, Family] = {}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hbm_jax.distributions.block_normal import BlockNormal
+from hbm_jax.distributions.normal.block_normal import BlockNormal
 
 RNG = np.random.default_rng(0)
 NUM = 6

@@ -14,7 +14,7 @@ from scipy import stats
 
 import hbm_jax
 from hbm_jax.distributions import CoordinatePriors, LogOrLinear, SoftClip
-from hbm_jax.models import background, supernova_ridge
+from hbm_jax.models.supernovae import degeneracy, expansion
 
 LOWEST, HIGHEST = 0.05, 5.0
 
@@ -41,8 +41,8 @@ RIDGED = CoordinatePriors(
 
 def of_model(name):
     """The coordinates that `Supernova` uses."""
-    free = {p: background.DEFAULT_PRIORS[p] for p in background.FREE[name]}
-    return CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {}))
+    free = {p: expansion.DEFAULT_PRIORS[p] for p in expansion.FREE[name]}
+    return CoordinatePriors(free, *degeneracy.supernova_ridge(free, {}))
 
 
 WARPED = CoordinatePriors(
@@ -50,7 +50,7 @@ WARPED = CoordinatePriors(
     {"second": lambda p: (jnp.sin(3.0 * p["first"]) - 7.0, 1.0)},
     warps={"second": LogOrLinear.of(0.3, 0.7).inv},
 )
-BLOCKS = {"plain": PLAIN, "ridged": RIDGED, "warped": WARPED} | {name: of_model(name) for name in background.FREE}
+BLOCKS = {"plain": PLAIN, "ridged": RIDGED, "warped": WARPED} | {name: of_model(name) for name in expansion.FREE}
 
 
 @pytest.fixture(scope="module", params=BLOCKS)
@@ -161,7 +161,7 @@ def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
     @jax.jit
     def on_grid(first, second):
         om = block.parameters(jnp.stack([first, 0.0 * first], axis=-1))["Om0"]
-        loc, scale = supernova_ridge._w0_ridge({"Om0": om})
+        loc, scale = degeneracy._w0_ridge({"Om0": om})
         y = jnp.stack([first, (second - loc) / scale], axis=-1)
         parameters = block.parameters(y)
         return jnp.exp(block.log_prob(y)) * 0.04 * 0.02 / scale, parameters["Om0"], parameters["w0"]
@@ -209,7 +209,7 @@ def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors
     # Under the prior alone the coordinate of Om0 has a tail too heavy for any sampler, (1 - Om0)^(-3/2) with Om0 up to
     # 1. A known factor in Om0 takes it away: a Uniform(0, 1) prior times Beta(2, 6) is Beta(2, 6), and w0 is untouched.
     def program():
-        cosmology = background.sample_cosmology("wcdm", background.default_priors("wcdm"))
+        cosmology = expansion.sample_cosmology("wcdm", expansion.default_priors("wcdm"))
         numpyro.factor("known", dist.Beta(2.0, 6.0).log_prob(cosmology.Om0))
 
     fit = hbm_jax.sample(program, seed=seed(4), num_chains=2, num_warmup=400, num_samples=4000, progress=False)
@@ -221,8 +221,8 @@ def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors
 
 def test_a_number_in_a_fixed_place_changes_nothing_else():
     # w0's ridge is worked out with a fixed Ode0 too; the density of the free ones stays theirs.
-    free = {name: background.DEFAULT_PRIORS[name] for name in ("Om0", "w0")}
-    block = CoordinatePriors(free, *supernova_ridge.supernova_ridge(free, {"Ode0": 0.7}))
+    free = {name: expansion.DEFAULT_PRIORS[name] for name in ("Om0", "w0")}
+    block = CoordinatePriors(free, *degeneracy.supernova_ridge(free, {"Ode0": 0.7}))
     parameters = {"Om0": 0.3, "w0": -0.9}
     again = jax.jit(lambda p: block.parameters(block.coordinates(p)))(parameters)
     for name, value in parameters.items():

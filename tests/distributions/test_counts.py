@@ -7,7 +7,7 @@ from monte_carlo import seed
 from scipy import stats
 
 from hbm_jax.distributions import Counts
-from hbm_jax.spectra.likelihood import prepare
+from hbm_jax.spectra.statistics.statistic import prepare
 
 RNG = np.random.default_rng(1)
 EXPECTED = RNG.uniform(0.5, 8.0, size=(3, 4))

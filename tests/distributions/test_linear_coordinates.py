@@ -6,7 +6,7 @@ import numpyro.distributions as dist
 from monte_carlo import seed
 from scipy import stats
 
-from hbm_jax.distributions.linear_coordinates import LinearCoordinates, Piece
+from hbm_jax.distributions.linear.linear_coordinates import LinearCoordinates, Piece
 
 MATRIX, LOC = np.array([[2.0, 0.3, 0.0], [0.0, 1.5, 0.4], [0.2, 0.0, 0.7]]), np.array([1.0, -1.0, 0.5])
 WIDTH = np.array([3.0, 0.5])

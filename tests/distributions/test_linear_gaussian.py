@@ -14,7 +14,7 @@ from numpyro import handlers
 from scipy import stats
 
 from hbm_jax.distributions import LinearGaussian
-from hbm_jax.distributions.linear_gaussian import MAX_UNROLLED
+from hbm_jax.distributions.normal.linear_gaussian import MAX_UNROLLED
 
 NAMES = ("latent_loc", "latent_scale_tril", "noise_covariance", "loading", "offset")
 # (n, k): every n of the closed form and one beyond it; fewer, as many and more latents than data.

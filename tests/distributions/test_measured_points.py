@@ -12,7 +12,7 @@ from normal_oracles import draw_normal, log_normal
 from scipy import integrate, stats
 
 from hbm_jax.distributions import LinearRelation
-from hbm_jax.distributions.measured_points import Limits, MeasuredPoints
+from hbm_jax.distributions.linear.measured_points import Limits, MeasuredPoints
 
 ERRORS = np.array([[0.3, 0.1], [0.1, 0.2]])
 LINE = {

@@ -11,7 +11,7 @@ from numpyro import distributions as dist
 from scipy import stats
 
 from hbm_jax.distributions import SkewNormal
-from hbm_jax.inference.location_scale import Form, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import Form, Recentred, find_sites
 
 SHAPES = np.array([-20.0, -1.5, 0.0, 0.7, 5.0])
 

@@ -8,7 +8,8 @@ import numpy as np
 from programs import eight_schools
 
 import hbm_jax as hbm
-from hbm_jax.inference import loop, resume
+from hbm_jax.inference import resume
+from hbm_jax.inference.sampler import loop
 
 Y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
 SIGMA = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])

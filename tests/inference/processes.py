@@ -10,9 +10,10 @@ from numpyro import distributions as dist
 
 import hbm_jax as hbm
 from hbm_jax.data import load_jla
-from hbm_jax.inference import CheckpointError, distributed, loop, resume
+from hbm_jax.inference import CheckpointError, distributed, resume
 from hbm_jax.inference.distributed import number_of_objects, split_over_processes, start_processes
-from hbm_jax.inference.target import build_target
+from hbm_jax.inference.sampler import loop
+from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.models import Supernova
 
 RNG = np.random.default_rng(5)

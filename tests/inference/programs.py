@@ -12,8 +12,8 @@ from numpyro import distributions as dist
 
 import hbm_jax as hbm
 from hbm_jax.inference.results import assemble
+from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.inference.sampling import Options
-from hbm_jax.inference.target import build_target
 
 _MIX = np.random.default_rng(4).normal(size=(5, 5))
 COVARIANCE = _MIX @ _MIX.T + 0.05 * np.eye(5)

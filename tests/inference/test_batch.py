@@ -17,9 +17,9 @@ from programs import conjugate, eight_schools
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import batch
-from hbm_jax.inference.batch import fit_each
-from hbm_jax.inference.shares import ShareError
+from hbm_jax.inference.batch import fit_each as batch
+from hbm_jax.inference.batch.executor import ShareError
+from hbm_jax.inference.batch.fit_each import fit_each
 
 RNG = np.random.default_rng(12)
 COUNTS = [3, 7, 1, 5, 2]

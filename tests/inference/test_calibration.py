@@ -17,8 +17,10 @@ from numpyro import handlers
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import Interrupted, batch, calibration
-from hbm_jax.inference.calibration import LOG_DENSITY, RANKS, Calibration, band, calibrate, judge_ranks
+from hbm_jax.inference import Interrupted
+from hbm_jax.inference.batch import fit_each as batch
+from hbm_jax.inference.criticism import calibration
+from hbm_jax.inference.criticism.calibration import LOG_DENSITY, RANKS, Calibration, band, calibrate, judge_ranks
 
 DESIGN = np.array([-0.25, 0.25, -0.2, 0.3])
 RNG = np.random.default_rng(3)

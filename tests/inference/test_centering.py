@@ -16,10 +16,10 @@ from numpyro.infer.util import log_density
 from programs import eight_schools, tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import centering
-from hbm_jax.inference.centering import Pilot, _table, centre
-from hbm_jax.inference.identity import identify
-from hbm_jax.inference.location_scale import FAMILIES, Form, Recentred, find_sites
+from hbm_jax.inference.centering import pilot as centering
+from hbm_jax.inference.centering.location_scale import FAMILIES, Form, Recentred, find_sites
+from hbm_jax.inference.centering.pilot import Pilot, _table, centre
+from hbm_jax.inference.sampler.fingerprint import identify
 
 KEY = jax.random.key(3)
 RNG = np.random.default_rng(5)

@@ -14,8 +14,8 @@ from numpyro.infer.util import log_density
 from test_centering import KEY, chosen, groups
 
 import hbm_jax as hbm
-from hbm_jax.inference.centering import centre
-from hbm_jax.inference.location_scale import Form, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import Form, Recentred, find_sites
+from hbm_jax.inference.centering.pilot import centre
 
 
 def pure(program, args, centredness):

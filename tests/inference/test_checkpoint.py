@@ -23,8 +23,9 @@ from numpyro import distributions as dist
 from programs import eight_schools, tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, Interrupted, chains, checkpoint, loop, resume, sampling
+from hbm_jax.inference import CheckpointError, Interrupted, resume, sampling
 from hbm_jax.inference.checksum import DamageWarning
+from hbm_jax.inference.sampler import chains, checkpoint, loop
 
 HERE = Path(__file__).parent
 GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
@@ -387,7 +388,7 @@ def test_what_no_fingerprint_sees_is_seen_in_the_density(copied):
 
 
 def test_comments_and_layout_are_not_the_program(tmp_path):
-    from hbm_jax.inference.identity import identify
+    from hbm_jax.inference.sampler.fingerprint import identify
 
     namespace = {"numpyro": numpyro, "dist": dist}
     texts = [

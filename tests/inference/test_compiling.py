@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hbm_jax.inference.compiling import LARGE, Compiled, compiled
+from hbm_jax.inference.compilation.constants_as_arguments import LARGE, Compiled, compiled
 
 
 @pytest.mark.parametrize("num", [10, LARGE // 8 + 1], ids=["small", "large"])

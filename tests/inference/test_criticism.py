@@ -43,7 +43,7 @@ from scipy import stats
 import hbm_jax as hbm
 from hbm_jax.inference import compare, log_likelihood, loo, prior_sensitivity
 from hbm_jax.inference.criticism import leave_out
-from hbm_jax.inference.criticism.likelihood import thinned
+from hbm_jax.inference.criticism.pointwise import thinned
 
 
 def psis(log_likelihood):

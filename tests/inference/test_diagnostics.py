@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.diagnostics import diagnose, judge
+from hbm_jax.inference.verdict import diagnose, judge
 
 SHAPE = (4, 1000)
 

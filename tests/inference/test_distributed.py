@@ -16,8 +16,8 @@ from processes import CASES, ERROR, OPTIONS, Y, densities, marginal, population
 import hbm_jax as hbm
 from hbm_jax.inference import resume
 from hbm_jax.inference.distributed import Processes, number_of_objects, split_over_processes
-from hbm_jax.inference.start import StartError
-from hbm_jax.inference.target import build_target
+from hbm_jax.inference.sampler.initialisation import StartError
+from hbm_jax.inference.sampler.target import build_target
 
 SECONDS = 200  # before the two processes are given up; they take 35 on two idle cores
 SHARES = {"jla": (740, 370), "population": (1000, 500), "uneven": (997, 499)}

@@ -9,11 +9,11 @@ import pytest
 from programs import tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import chains as chains_module
-from hbm_jax.inference import loop as loop_module
 from hbm_jax.inference import sampling
-from hbm_jax.inference.stopping import StopRule
-from hbm_jax.inference.target import OneProcess
+from hbm_jax.inference.sampler import chains as chains_module
+from hbm_jax.inference.sampler import loop as loop_module
+from hbm_jax.inference.sampler.stopping import StopRule
+from hbm_jax.inference.sampler.target import OneProcess
 
 
 class Recorder:

@@ -8,15 +8,15 @@ import pytest
 from arviz_stats.base import array_stats
 from monte_carlo import seed
 
-from hbm_jax.inference import many_chains
-from hbm_jax.inference.many_diagnostics import diagnose_many
+from hbm_jax.inference.batch import chees
+from hbm_jax.inference.batch.diagnostics import diagnose_many
 
 RNG = np.random.default_rng(12)
 
 
 COVARIANCE = np.array([[1.0, 4.5, 0], [4.5, 25.0, 0], [0, 0, 1e-4]])
 PRECISION, MEAN = np.linalg.inv(COVARIANCE), np.array([3.0, -1.0, 0.5])
-OPTIONS = many_chains.Options(300, 0.8, 256)
+OPTIONS = chees.Options(300, 0.8, 256)
 NUM_SEGMENTS = 60
 
 
@@ -24,17 +24,17 @@ NUM_SEGMENTS = 60
 def many_draws(points, key_data, dense):
     """Draws of a correlated normal, and the state at the end."""
     density = jax.vmap(jax.value_and_grad(lambda x: 0.5 * (x - MEAN) @ PRECISION @ (x - MEAN)))
-    state = many_chains.initial_state(density, points, key_data, dense)
-    shares = np.tile(many_chains.halton(2 * many_chains.SEGMENT), NUM_SEGMENTS // 2)
+    state = chees.initial_state(density, points, key_data, dense)
+    shares = np.tile(chees.halton(2 * chees.SEGMENT), NUM_SEGMENTS // 2)
 
     def segment(state, shares):
         def advance(state, share):
-            return many_chains.advance(density, state, share, True, OPTIONS)
+            return chees.advance(density, state, share, True, OPTIONS)
 
         state, draws = jax.lax.scan(advance, state, shares)
-        return many_chains.end_segment(state, OPTIONS), draws
+        return chees.end_segment(state, OPTIONS), draws
 
-    state, draws = jax.lax.scan(segment, state, shares.reshape(-1, many_chains.SEGMENT))
+    state, draws = jax.lax.scan(segment, state, shares.reshape(-1, chees.SEGMENT))
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draws)
 
 
@@ -75,8 +75,8 @@ def test_a_place_without_an_object_takes_no_steps():
     @jax.jit
     def draw(active):
         density = jax.vmap(jax.value_and_grad(lambda x: 0.5 * x @ x))
-        state = many_chains.initial_state(density, np.ones((4, 2)), np.array([0, 1], np.uint32), True)
-        return many_chains.advance(density, state, 1.0, active, many_chains.Options(50, 0.8, 256))[1]
+        state = chees.initial_state(density, np.ones((4, 2)), np.array([0, 1], np.uint32), True)
+        return chees.advance(density, state, 1.0, active, chees.Options(50, 0.8, 256))[1]
 
     np.testing.assert_array_equal(draw(False).num_steps, 0)
     np.testing.assert_array_equal(draw(False).position, 1.0)
@@ -93,16 +93,16 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
 
     @jax.jit
     def seen_and_closed(draws, slopes, age):
-        state = many_chains.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
+        state = chees.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
         mean, squares, slope_mean, slope_squares = state.mean, state.squares, state.slope_mean, state.slope_squares
         for i in range(len(draws)):
-            mean, squares = many_chains._seen(draws[i], 4.0 * i, mean, squares)
-            slope_mean, slope_squares = many_chains._seen(slopes[i], 4.0 * i, slope_mean, slope_squares)
+            mean, squares = chees._seen(draws[i], 4.0 * i, mean, squares)
+            slope_mean, slope_squares = chees._seen(slopes[i], 4.0 * i, slope_mean, slope_squares)
         full = state._replace(
             age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, slope_mean=slope_mean,
             slope_squares=slope_squares,
         )  # fmt: skip
-        return full, many_chains.end_segment(full, many_chains.Options(200, 0.8, 256))
+        return full, chees.end_segment(full, chees.Options(200, 0.8, 256))
 
     few = draws[:5], slopes[:5]
     flat, num = draws[:5].reshape(-1, 3), 20
@@ -132,7 +132,7 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
 
 
 def test_halton_numbers():
-    np.testing.assert_array_equal(many_chains.halton(7), [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8])
+    np.testing.assert_array_equal(chees.halton(7), [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8])
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.95, -0.5])

@@ -10,7 +10,7 @@ from scipy import optimize, stats
 
 import hbm_jax
 from hbm_jax.inference import MaximumLikelihood, StartError, maximum_likelihood
-from hbm_jax.inference.likelihood import Likelihood
+from hbm_jax.inference.likelihood.function import Likelihood
 
 X = np.linspace(0.0, 1.0, 40)
 Y = 3.0 + 2.0 * X + 0.5 * np.random.default_rng(0).normal(size=40)

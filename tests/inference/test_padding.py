@@ -6,9 +6,9 @@ import numpyro
 import pytest
 from numpyro import distributions as dist
 
-from hbm_jax.inference.lanes import Lanes
-from hbm_jax.inference.padding import ragged_axes
-from hbm_jax.inference.stacking import stack
+from hbm_jax.inference.batch.padding import ragged_axes
+from hbm_jax.inference.batch.slots import Lanes
+from hbm_jax.inference.batch.stacking import stack
 
 RNG = np.random.default_rng(12)
 RAGGED = [RNG.normal(1.0, 1.0, n) for n in (3, 7, 1, 5)]

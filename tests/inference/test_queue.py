@@ -10,9 +10,9 @@ from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from hbm_jax.inference import batch, many_chains
-from hbm_jax.inference.lanes import BLOCK, Lanes
-from hbm_jax.inference.stacking import masked, stack
+from hbm_jax.inference.batch import chees, fit_each
+from hbm_jax.inference.batch.slots import BLOCK, Lanes
+from hbm_jax.inference.batch.stacking import masked, stack
 
 RNG = np.random.default_rng(12)
 
@@ -23,7 +23,7 @@ class Places:
     def __init__(self, num_lanes, num_warmup, diverging=None, impossible=(), num_chains=4):
         self.num_lanes, self.num_chains = num_lanes, num_chains
         self.target = SimpleNamespace(labels=("x",))
-        self.options = many_chains.Options(num_warmup, 0.8, 256)
+        self.options = chees.Options(num_warmup, 0.8, 256)
         self.object, self.filled = np.full(num_lanes, -1), []
         self.block = np.zeros(num_lanes, int)
         self.diverging, self.impossible = diverging or {}, impossible
@@ -52,11 +52,11 @@ class Places:
         steps = np.broadcast_to(1 + np.maximum(self.object, 0)[:, None, None], x.shape)
         self.block += 1
         energy = potential + RNG.normal(size=x.shape)
-        return many_chains.Draw(x[..., None], potential, energy, 0.9 + 0 * x, diverging, steps), {"x": x, "y": -x}
+        return chees.Draw(x[..., None], potential, energy, 0.9 + 0 * x, diverging, steps), {"x": x, "y": -x}
 
     def drain(self, num_objects, **options):
         defaults = {"num_samples": None, "max_num_samples": 2000, "until": 400.0, "keep_draws": True}
-        self.queue = batch._Queue(self, range(num_objects), **(defaults | options))
+        self.queue = fit_each._Queue(self, range(num_objects), **(defaults | options))
         done = []
         while len(done) < num_objects:
             done += self.queue.turn()
@@ -104,7 +104,7 @@ def test_an_object_is_drawn_until_it_is_usable_or_the_budget_is_spent(monkeypatc
         lengths.append(round(2 * (sites["x"][3] - BLOCK) + 1))  # from the mean of consecutive numbers
         return "" if len(lengths) == 4 else "effective sample size 3"
 
-    monkeypatch.setattr(batch, "_why", why)
+    monkeypatch.setattr(fit_each, "_why", why)
     done = Places(1, num_warmup=50).drain(1, until=333.0)
     assert lengths == [200, 300, 450, 650]  # 1.4 times as many, in whole blocks
     assert done[0].num_draws == 4 * 650
@@ -127,7 +127,7 @@ def test_why_a_posterior_is_not_usable_is_said():
         values = good.copy()
         for place, value in changes:
             values[place] = value
-        return batch._why({"x": np.stack([good, values])}, divergences, bfmi, until)
+        return fit_each._why({"x": np.stack([good, values])}, divergences, bfmi, until)
 
     assert why() == ""
     assert why([(3, np.nan)]) == "draws that are not finite"
@@ -148,10 +148,10 @@ def test_sampled_parameters_that_do_not_move_are_not_usable():
     draws[2, ..., 1] = 0.0
     sites = {"t0": draws[..., 0].copy(), "fixed": np.full((4, 500, 4), 70.0)}
     sites["t0"][3] = (2459000.0 + 0.3 * sites["t0"][3]).astype(np.float32)
-    found = batch._unresolved(draws, sites, np.array(["t0", "_noise"]))
+    found = fit_each._unresolved(draws, sites, np.array(["t0", "_noise"]))
     assert found == ["", "t0 never moved", "_noise never moved", ""]
     sites["t0"] = sites["t0"].astype(np.float32)
-    assert batch._unresolved(draws, sites, np.array(["t0", "_noise"]))[3] == "t0 moved in coarse steps"
+    assert fit_each._unresolved(draws, sites, np.array(["t0", "_noise"]))[3] == "t0 moved in coarse steps"
 
 
 def test_places_suit_memory_device_and_objects():

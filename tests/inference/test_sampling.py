@@ -18,11 +18,12 @@ from programs import COVARIANCE, MEAN, correlated, correlated_fit, tiny
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import chains as chains_module
-from hbm_jax.inference import independence, sampling
-from hbm_jax.inference import loop as loop_module
-from hbm_jax.inference import start as start_module
-from hbm_jax.inference.stopping import MIN_SAMPLES
+from hbm_jax.inference import sampling
+from hbm_jax.inference.sampler import chains as chains_module
+from hbm_jax.inference.sampler import independent_proposals as independence
+from hbm_jax.inference.sampler import initialisation as start_module
+from hbm_jax.inference.sampler import loop as loop_module
+from hbm_jax.inference.sampler.stopping import MIN_SAMPLES
 
 SCHOOLS = {"coords": {"school": list("ABCDEFGH")}, "progress": False}
 
@@ -384,15 +385,15 @@ def test_bad_options(options, found, monkeypatch):
 
 
 def test_a_density_too_small_for_an_accelerator_is_told(monkeypatch):
-    from hbm_jax.inference import many_chains
-    from hbm_jax.inference.devices import SMALL, advice
+    from hbm_jax.inference.batch import chees
+    from hbm_jax.inference.compilation.devices import SMALL, advice
 
     assert advice("cpu", 1.0) == ""
     assert advice("gpu", 2.0 * SMALL) == ""
     assert "JAX_PLATFORMS=cpu" in advice("gpu", 1e5)
     # What is counted is the gradient of all chains: a sum of N squares has about 3 N operations, with its gradient.
     slopes = jax.vmap(jax.value_and_grad(lambda x: ((x - np.arange(1000.0)) ** 2).sum()))
-    counted = many_chains.operations(slopes, 1000, 4)
+    counted = chees.operations(slopes, 1000, 4)
     assert 4 * 2000 < counted < 4 * 6000
 
 

@@ -13,7 +13,7 @@ from programs import tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, ResultsError, sampling
-from hbm_jax.inference.storing import arrays_of
+from hbm_jax.inference.storage import arrays_of
 
 SHORT = {"num_chains": 1, "num_warmup": 10, "num_samples": 20, "trajectory_length": 1.5, "progress": False}
 TABLE = pd.DataFrame({"y": [0.1, 0.4, -0.3], "band": ["g", "r", "g"]}, index=[10, 11, 12])

@@ -13,11 +13,11 @@ from numpyro import distributions as dist
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import start as start_module
-from hbm_jax.inference.chains import Chains
-from hbm_jax.inference.metric import Metric, curvature_metric, scaled_metric
-from hbm_jax.inference.start import GRADIENT_TOLERANCE, Start, choose_start, hessian_at, minimise
-from hbm_jax.inference.target import StartError, Target, build_target
+from hbm_jax.inference.sampler import initialisation as start_module
+from hbm_jax.inference.sampler.chains import Chains
+from hbm_jax.inference.sampler.initialisation import GRADIENT_TOLERANCE, Start, choose_start, hessian_at, minimise
+from hbm_jax.inference.sampler.metric import Metric, curvature_metric, scaled_metric
+from hbm_jax.inference.sampler.target import StartError, Target, build_target
 
 KEY = jax.random.key(seed(5))
 Y = np.array([0.3, -1.2, 2.0])

@@ -7,8 +7,8 @@ from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
 from hbm_jax.distributions import CoordinatePriors
-from hbm_jax.models.background import expansion
-from hbm_jax.models.supernova_ridge import supernova_ridge
+from hbm_jax.models.expansion import expansion
+from hbm_jax.models.supernovae.degeneracy import supernova_ridge
 
 
 def coordinates_of(model, ridge=supernova_ridge):

@@ -16,9 +16,9 @@ from scipy.special import gammaln
 
 from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
-from hbm_jax.models.absorbed_counts import log_amplitude, positive
-from hbm_jax.spectra.compression import neutral_at, whim_at
-from hbm_jax.spectra.marginal import background_posterior
+from hbm_jax.models.xray.absorbed_counts import log_amplitude, positive
+from hbm_jax.spectra.folding.compression import neutral_at, whim_at
+from hbm_jax.spectra.statistics.marginal import background_posterior
 
 NUM = 3
 HYPER = {
@@ -437,7 +437,7 @@ def test_simulated_counts_take_the_place_of_the_observed(data, monkeypatch):
         assert (model, key, sample, parameters) == (Afterglow(), "key", data, HYPER)
         return {"counts": counts}, {"photon_index_mean": 1.9}
 
-    monkeypatch.setattr("hbm_jax.models.afterglow.simulated", drawn)
+    monkeypatch.setattr("hbm_jax.models.xray.afterglow.simulated", drawn)
     sample, truth = Afterglow().simulate("key", data, HYPER)
     np.testing.assert_array_equal(sample.spectra.counts, counts)
     assert truth == {"photon_index_mean": 1.9}

@@ -7,8 +7,8 @@ from monte_carlo import seed
 from numpyro import handlers
 from scipy import stats
 
-from hbm_jax.models.background import FREE, cosmology_from, default_priors, expansion, sample_cosmology
-from hbm_jax.models.supernova_ridge import supernova_ridge
+from hbm_jax.models.expansion import FREE, cosmology_from, default_priors, expansion, sample_cosmology
+from hbm_jax.models.supernovae.degeneracy import supernova_ridge
 
 KEY = np.zeros(2, np.uint32)
 

@@ -10,12 +10,13 @@ from scipy import stats
 
 import hbm_jax
 from hbm_jax.data import CorrelatedSupernovae, DataError, blocks_from_joint, load_jla, read_correlated_supernovae
-from hbm_jax.data.correlated_supernovae import BLOCKS
 from hbm_jax.data.protocol import Container
-from hbm_jax.models import CorrelatedSupernova, correlated_table
-from hbm_jax.models.correlated_table import table_of
+from hbm_jax.data.supernovae.correlated import BLOCKS
+from hbm_jax.models import CorrelatedSupernova
 from hbm_jax.models.protocol import Model
-from hbm_jax.models.supernova_host import massive_hosts
+from hbm_jax.models.supernovae import correlated_table
+from hbm_jax.models.supernovae.correlated_table import table_of
+from hbm_jax.models.supernovae.host import massive_hosts
 
 POINTS = [
     {"Om0": 0.25, "w0": -0.9, "M0": -19.1, "alpha": 1.3, "beta": 2.9, "delta_M": -0.05},

@@ -9,9 +9,9 @@ from scipy import stats
 from scipy.special import expit, logsumexp, ndtr
 
 from hbm_jax.data import RegressionData
-from hbm_jax.models.centred import form, form_of, form_of_some, slopes_of_groups
-from hbm_jax.models.families import FAMILIES, centre_of, working
-from hbm_jax.models.group_forms import group_forms
+from hbm_jax.models.partial_centering import form, form_of, form_of_some, slopes_of_groups
+from hbm_jax.models.regression.families import FAMILIES, centre_of, working
+from hbm_jax.models.regression.group_effects import group_forms
 
 RNG = np.random.default_rng(6)
 

@@ -11,8 +11,9 @@ from sites import compiled_sites, simulated
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import BurstPopulation, Bursts, DataError, load_konus
-from hbm_jax.models import Golenetskii, golenetskii
-from hbm_jax.spectra.energetics import log10_sphere
+from hbm_jax.models import Golenetskii
+from hbm_jax.models.bursts import golenetskii
+from hbm_jax.spectra.model.energetics import log10_sphere
 
 TRUE = {
     "gamma_mean": 1.5,

@@ -14,9 +14,9 @@ from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.spectra import Response, Spectrum, SpectrumStack, group, noticed, xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.components import Absorption, Constant, GaussianLine, PowerLaw, photons
-from hbm_jax.spectra.composition import separated
-from hbm_jax.spectra.compression import neutral_at
+from hbm_jax.spectra.folding.compression import neutral_at
+from hbm_jax.spectra.model.components import Absorption, Constant, GaussianLine, PowerLaw, photons
+from hbm_jax.spectra.model.composition import separated
 
 SPECTRUM = (PowerLaw(norm="amplitude") + GaussianLine("fe")) * Absorption()
 VALUES = {"photon_index": 1.7, "log10_amplitude": -3.0, "fe_energy": 2.0003, "fe_log10_amplitude": -3.2, "nh": 1.5}

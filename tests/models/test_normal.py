@@ -15,7 +15,7 @@ from sites import compiled_sites
 import hbm_jax as hbm
 from hbm_jax.data import DataError, ValuesInGroups, load_eight_schools, read_values
 from hbm_jax.models import Normal, NormalVectors
-from hbm_jax.models.normal import LATENTS
+from hbm_jax.models.linear.normal import LATENTS
 
 REFERENCE = {"mu": "Normal(0, 5)", "tau": "HalfCauchy(5)"}
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -10,7 +10,8 @@ from sites import compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data import DataError, RegressionData
-from hbm_jax.models import Regression, regression
+from hbm_jax.models import Regression
+from hbm_jax.models.regression import regression
 
 
 def table(num=40):

@@ -12,9 +12,9 @@ from scipy import stats
 from sites import at_latents, compiled_sites, simulated
 
 import hbm_jax as hbm
-from hbm_jax.data.relations import PointsInGroups, read_relation
-from hbm_jax.models import relation
-from hbm_jax.models.relation import Relation
+from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
+from hbm_jax.models.linear import relation
+from hbm_jax.models.linear.relation import Relation
 from hbm_jax.validation import DataError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

@@ -14,15 +14,24 @@ from scipy import optimize, stats
 
 import hbm_jax
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.data.afterglow_simulation import AfterglowPopulation
+from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.protocol import Model
-from hbm_jax.models.spectrum_text import spectrum_from_text, spectrum_to_text
-from hbm_jax.spectra.components import Absorption, BlackBody, Component, Constant, GaussianLine, PowerLaw, Whim, photons
-from hbm_jax.spectra.compression import neutral_at
-from hbm_jax.spectra.grouping import group, groups, noticed
-from hbm_jax.spectra.ogip import read_spectrum
+from hbm_jax.spectra.folding.compression import neutral_at
+from hbm_jax.spectra.folding.grouping import group, groups, noticed
+from hbm_jax.spectra.model.components import (
+    Absorption,
+    BlackBody,
+    Component,
+    Constant,
+    GaussianLine,
+    PowerLaw,
+    Whim,
+    photons,
+)
+from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
+from hbm_jax.spectra.ogip.pha import read_spectrum
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError
 

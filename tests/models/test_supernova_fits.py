@@ -22,7 +22,7 @@ from scipy import stats
 
 import hbm_jax
 from hbm_jax.models import Supernova
-from hbm_jax.models.supernova import OBSERVABLES
+from hbm_jax.models.supernovae.supernova import OBSERVABLES
 
 OPTIONS = {"num_chains": 2, "progress": False}
 TREATMENTS = {

@@ -11,8 +11,8 @@ import hbm_jax as hbm
 from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting import columns, contours, count_spectra, folded
-from hbm_jax.spectra.marginal import prior_shape
+from hbm_jax.plotting import contours, count_spectra, folded_draws, populations
+from hbm_jax.spectra.statistics.marginal import prior_shape
 from plotting.test_figures import decoded, texts
 
 NAMES = ("sim001", "sim002", "sim003")
@@ -45,7 +45,7 @@ def test_every_figure_of_the_report_is_drawn(fit):
 
 def test_folded_model_is_that_of_the_fits_own_program(fit):
     # Independently of `parameters`: the log likelihood that the inference computes by running the program again.
-    found = folded.folded(fit, num_draws=10**6)
+    found = folded_draws.folded(fit, num_draws=10**6)
     statistic = fit.data.spectra.statistic()
     own = hbm.inference.criticism.log_likelihood(fit)["counts"].transpose("chain", "draw", ...).to_numpy()
     ours = np.asarray(statistic.log_likelihood(found.source))
@@ -60,14 +60,14 @@ def test_background_is_that_of_the_statistic(fit):
     ])[:, None]  # fmt: skip
     rate = np.asarray(s.ratio) * (1.0 + shape / np.asarray(s.background_mean))
     mean = (np.asarray(s.background) + shape) / rate  # of the Gamma posterior
-    found = folded.folded(fit, num_draws=3).background
+    found = folded_draws.folded(fit, num_draws=3).background
     np.testing.assert_allclose(found[2], np.where(s.used, mean, 0.0), rtol=1e-12)
 
 
 def test_bins_hold_all_counts_and_enough_of_them():
     counts = np.array([0, 3, 0, 1, 30, 2, 0, 9, 4, 1], float)
     edges = np.linspace(1.0, 2.0, 11)
-    bins = folded.joined(counts, edges[:-1], edges[1:])
+    bins = folded_draws.joined(counts, edges[:-1], edges[1:])
     assert list(bins.first) == [0, 5]
     np.testing.assert_array_equal(bins.total(counts), [34, 16])
     np.testing.assert_array_equal([bins.low, bins.high], [[1.0, 1.5], [1.5, 2.0]])
@@ -76,7 +76,7 @@ def test_bins_hold_all_counts_and_enough_of_them():
 
 def test_points_are_rates_with_gehrels_errors(fit):
     s = fit.data.spectra
-    seen = folded.points(fit.data.spectra, 0)
+    seen = folded_draws.points(fit.data.spectra, 0)
     assert seen.counts.sum() == np.asarray(s.counts[0]).sum()
     # Gehrels' approximations are within 2 % of the exact limits, which are quantiles of a Gamma distribution.
     from scipy.stats import gamma
@@ -108,7 +108,7 @@ def test_residuals_by_hand():
 
 
 def test_unfolded_spectrum_by_hand(fit):
-    p = folded.of_source(fit, 1, num_draws=4)
+    p = folded_draws.of_source(fit, 1, num_draws=4)
     posterior = fit.posterior.stack(draws=("chain", "draw"))
     np.testing.assert_array_equal(p["nh"][0], 10 ** posterior["log10_nh"].to_numpy()[1, 0])
     np.testing.assert_array_equal(p["log10_n0"][-1], posterior["log10_n0"].to_numpy()[-1])
@@ -176,7 +176,7 @@ def test_whim_contours_hold_their_shares(fit):
 
 def test_populations_are_densities(fit):
     grid = np.linspace(-8.0, 12.0, 1_000_001)  # a population may be narrow
-    density = columns._population(fit, fit.program, "photon_index", grid, 5)
+    density = populations._population(fit, fit.program, "photon_index", grid, 5)
     np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=2e-5)
     figure = hbm.plotting.afterglow_populations(fit)
     assert texts(figure)[0] == r"$\Gamma$"
@@ -193,7 +193,7 @@ def test_fits_that_are_not_of_afterglows_are_refused(own_fit):
 def test_a_spectral_fit_is_drawn_by_its_own_deviance():
     one = load("spectral_fit")
     data = one.data
-    found = folded.folded(one)
+    found = folded_draws.folded(one)
     draw = {name: one.posterior[name].to_numpy()[0, 2] for name in ("photon_index", "log10_flux", "calibration")}
     np.testing.assert_allclose(found.source[2], one.program.expected(data, draw), rtol=1e-12)
     figure = hbm.plotting.spectra(one)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from stored_fits import load
 
-from hbm_jax.plotting.bursts import figures, golenetskii_planes, redshift_predictions
+from hbm_jax.plotting.bursts.figures import figures, golenetskii_planes, redshift_predictions
 
 
 def drawn(axis):

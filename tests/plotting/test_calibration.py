@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import hbm_jax as hbm
-from hbm_jax.inference.calibration import LEVEL, RANKS, Calibration, band, judge_ranks
+from hbm_jax.inference.criticism.calibration import LEVEL, RANKS, Calibration, band, judge_ranks
 from hbm_jax.plotting.calibration import MAX_PANELS
 from hbm_jax.plotting.style import BLUE, VERMILION, to_png
 

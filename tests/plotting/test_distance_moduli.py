@@ -5,7 +5,7 @@ import pytest
 from stored_fits import load
 
 from hbm_jax.plotting import distance_residuals, equation_of_state, expansion_contour, hubble_diagram
-from hbm_jax.plotting.distance_moduli import modulus_draws
+from hbm_jax.plotting.supernovae.distance_moduli import modulus_draws
 from hbm_jax.registry import of_fit
 
 

@@ -10,10 +10,11 @@ from PIL import Image
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting import draws, hubble
+from hbm_jax.plotting import draws
 from hbm_jax.plotting.labels import quote, quoted_math
-from hbm_jax.plotting.populations import population_draws
 from hbm_jax.plotting.style import Figure, in_few_colours, to_png
+from hbm_jax.plotting.supernovae import hubble
+from hbm_jax.plotting.supernovae.populations import population_draws
 
 SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations", "hubble_residuals")
 

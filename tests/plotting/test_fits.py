@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import hbm_jax as hbm
-from hbm_jax.inference.batch import Done
-from hbm_jax.inference.fits import Fits
+from hbm_jax.inference.batch.fit_each import Done
+from hbm_jax.inference.batch.results import Fits
 from hbm_jax.plotting.style import BLUE, VERMILION, to_png
 
 

@@ -6,7 +6,7 @@ from stored_fits import load
 
 from hbm_jax.data import PointsInGroups
 from hbm_jax.plotting import lines, shrinkage_of_lines
-from hbm_jax.plotting.relation import _alone
+from hbm_jax.plotting.linear.relation import _alone
 from hbm_jax.registry import of_fit
 
 

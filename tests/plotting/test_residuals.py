@@ -8,7 +8,7 @@ import pytest
 from numpyro import distributions as dist
 
 import hbm_jax as hbm
-from hbm_jax.plotting.hubble import modulus_draws, standardise
+from hbm_jax.plotting.supernovae.hubble import modulus_draws, standardise
 
 
 def test_residuals_and_their_slopes(supernova_fit):

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import sparse
 
-from hbm_jax.spectra.response import Arf, Response, Rmf
-from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.spectra.folding.response import Arf, Response, Rmf
+from hbm_jax.spectra.folding.spectrum import Spectrum
 
 NUM_CHANNELS, NUM_ENERGIES = 12, 8
 

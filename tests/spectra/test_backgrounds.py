@@ -13,8 +13,8 @@ from hbm_jax.data import read_grouped_spectra
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.spectra import SpectrumStack, group, noticed, read_pha, read_spectra, read_spectrum, write_pha
-from hbm_jax.spectra.likelihood import prepare
-from hbm_jax.spectra.ogip_type2 import write_pha2
+from hbm_jax.spectra.ogip.type2 import write_pha2
+from hbm_jax.spectra.statistics.statistic import prepare
 from hbm_jax.validation import DataError, DataWarning
 
 log_likelihood = jax.jit(lambda statistic, expected: statistic.log_likelihood(expected))

@@ -14,8 +14,8 @@ from hbm_jax import constants
 from hbm_jax.absorption import WhimTable, neutral_cross_section
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.distributions.notation import distribution_from_text
-from hbm_jax.spectra import shapes
-from hbm_jax.spectra.components import (
+from hbm_jax.spectra.model import shapes
+from hbm_jax.spectra.model.components import (
     Absorption,
     Band,
     BlackBody,

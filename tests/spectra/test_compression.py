@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.compression import neutral_at, trial_spectra, whim_at
-from hbm_jax.spectra.folding import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
-from hbm_jax.spectra.response import Response
-from hbm_jax.working_out import on_every_core
+from hbm_jax.spectra.folding.compression import neutral_at, trial_spectra, whim_at
+from hbm_jax.spectra.folding.panels import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.response import Response
 
 Z, EXPOSURE = 1.7, 4000.0
 

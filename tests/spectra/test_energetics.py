@@ -10,8 +10,16 @@ from astropy.cosmology import FlatLambdaCDM
 from scipy import integrate
 
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.spectra.components import Absorption, Band, BlackBody, BrokenPowerLaw, Constant, CutoffPowerLaw, PowerLaw
-from hbm_jax.spectra.energetics import (
+from hbm_jax.spectra.model.components import (
+    Absorption,
+    Band,
+    BlackBody,
+    BrokenPowerLaw,
+    Constant,
+    CutoffPowerLaw,
+    PowerLaw,
+)
+from hbm_jax.spectra.model.energetics import (
     energy_flux,
     isotropic_energy,
     k_correction,

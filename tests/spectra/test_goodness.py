@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from monte_carlo import seed
 
-from hbm_jax.spectra.goodness import Goodness, cash_moments, goodness_of_fit
-from hbm_jax.spectra.likelihood import prepare
+from hbm_jax.spectra.statistics.goodness import Goodness, cash_moments, goodness_of_fit
+from hbm_jax.spectra.statistics.statistic import prepare
 
 
 def test_p_values_are_uniform_for_the_true_model_and_small_for_a_wrong_one(monte_carlo):

@@ -9,11 +9,11 @@ from scipy import sparse
 from scipy.stats import norm
 from small_ogip import NUM_CHANNELS, small_observation, small_spectrum
 
-from hbm_jax.spectra.grouping import METHODS, fwhm, group, groups, noticed, optimal_widths
-from hbm_jax.spectra.ogip import read_pha, read_spectrum
-from hbm_jax.spectra.ogip_writing import write_pha
-from hbm_jax.spectra.response import Response, Rmf
-from hbm_jax.spectra.spectrum import Spectrum
+from hbm_jax.spectra.folding.grouping import METHODS, fwhm, group, groups, noticed, optimal_widths
+from hbm_jax.spectra.folding.response import Response, Rmf
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.ogip.pha import read_pha, read_spectrum
+from hbm_jax.spectra.ogip.writing import write_pha
 from hbm_jax.validation import DataError
 
 AMOUNTS = {"min_counts": 20, "min_signal_to_noise": 3.0, "channels_per_group": 7, "width": 0.11}

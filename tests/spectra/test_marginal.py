@@ -9,7 +9,7 @@ from scipy import stats
 from sums import log_marginal
 
 from hbm_jax.spectra import prepare
-from hbm_jax.spectra.marginal import (
+from hbm_jax.spectra.statistics.marginal import (
     BackgroundQuadrature,
     BackgroundSeries,
     background_integral,

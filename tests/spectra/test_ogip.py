@@ -5,8 +5,8 @@ import pytest
 from astropy.io import fits
 from small_ogip import small_spectrum
 
-from hbm_jax.spectra.ogip import read_arf, read_pha, read_rmf, read_spectra, read_spectrum
-from hbm_jax.spectra.ogip_writing import write_pha
+from hbm_jax.spectra.ogip.pha import read_arf, read_pha, read_rmf, read_spectra, read_spectrum
+from hbm_jax.spectra.ogip.writing import write_pha
 from hbm_jax.validation import DataError
 
 SWIFT_RMF = "xray/swift_xrt_response/swxpc0to12s6_20130101v014.rmf.gz"

@@ -10,7 +10,7 @@ from scipy import sparse
 from small_ogip import NUM_CHANNELS, NUM_ENERGIES, small_arf, small_rmf, small_spectrum
 
 from hbm_jax.spectra import Rmf, read_rmf, read_spectrum, write_arf, write_pha, write_rmf
-from hbm_jax.spectra.ogip_responses import num_matrices
+from hbm_jax.spectra.ogip.responses import num_matrices
 from hbm_jax.validation import DataWarning
 
 

@@ -8,7 +8,7 @@ import pytest
 from small_ogip import NUM_CHANNELS, small_arf, small_observation, small_rmf, small_spectrum
 
 from hbm_jax.spectra import Response, SpectrumStack, group
-from hbm_jax.spectra.likelihood import prepare
+from hbm_jax.spectra.statistics.statistic import prepare
 from hbm_jax.validation import DataError
 
 log_likelihood = jax.jit(lambda statistic, expected: statistic.log_likelihood(expected))

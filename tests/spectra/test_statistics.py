@@ -7,9 +7,9 @@ from monte_carlo import seed
 from scipy import optimize, stats
 from sums import log_marginal
 
-from hbm_jax.spectra.likelihood import STATISTICS, prepare
-from hbm_jax.spectra.marginal import background_integral, background_posterior, marginal_background
-from hbm_jax.spectra.statistics import cash, gaussian_background, profiled_background
+from hbm_jax.spectra.statistics.kernels import cash, gaussian_background, profiled_background
+from hbm_jax.spectra.statistics.marginal import background_integral, background_posterior, marginal_background
+from hbm_jax.spectra.statistics.statistic import STATISTICS, prepare
 
 # Of every statistic, one program.
 log_likelihoods = jax.jit(lambda every, mu: {name: one.log_likelihood(mu) for name, one in every.items()})

@@ -35,10 +35,10 @@ LATENTS = ("photon_index", "log10_flux", "log10_nh")
 
 def _sample(num_energies):
     from hbm_jax.data import Afterglows
-    from hbm_jax.data.afterglow_simulation import AfterglowPopulation
-    from hbm_jax.spectra.grouping import group, noticed
-    from hbm_jax.spectra.idealised import xrt_like_arf, xrt_like_rmf
-    from hbm_jax.spectra.response import Response
+    from hbm_jax.data.xray.simulation import AfterglowPopulation
+    from hbm_jax.spectra.folding.grouping import group, noticed
+    from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
+    from hbm_jax.spectra.folding.response import Response
     from hbm_jax.spectra.stack import SpectrumStack
 
     rmf = xrt_like_rmf(num_energies)
@@ -62,7 +62,7 @@ def problem(num_energies):
     import jax
 
     from hbm_jax import constants
-    from hbm_jax.models.absorbed_counts import bin_average, neutral_integral
+    from hbm_jax.models.xray.absorbed_counts import bin_average, neutral_integral
 
     with jax.enable_x64(True):
         data, truth = _sample(num_energies)

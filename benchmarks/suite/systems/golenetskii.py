@@ -25,7 +25,7 @@ def problem():
 
     import hbm_jax as hbm
     from hbm_jax.cosmology import Cosmology
-    from hbm_jax.spectra.energetics import log10_sphere
+    from hbm_jax.spectra.model.energetics import log10_sphere
 
     data = hbm.data.BurstPopulation(num_intervals=15, gamma=(1.5, 0.25)).draw(30, seed=6).data
     with jax.enable_x64(True):

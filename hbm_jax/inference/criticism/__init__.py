@@ -1,1 +1,1 @@
-"""Model criticism: log likelihoods on request, prediction of data left out, comparison, sensitivity to priors."""
+"""Model criticism: predictive draws, calibration, cross-validation, sensitivity to priors."""

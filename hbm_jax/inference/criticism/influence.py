@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.batch import fit_each
-from hbm_jax.inference.fits import Fits
+from hbm_jax.inference.batch.fit_each import fit_each
+from hbm_jax.inference.batch.results import Fits
 
 ALL = "all"
 

@@ -10,8 +10,8 @@ import xarray as xr
 from arviz_stats import loo as arviz_loo
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.criticism.likelihood import CHUNK, pointwise
-from hbm_jax.inference.criticism.units import choose_sites, into_units
+from hbm_jax.inference.criticism.observed_units import choose_sites, into_units
+from hbm_jax.inference.criticism.pointwise import CHUNK, pointwise
 from hbm_jax.inference.results import Fit
 
 FEW_UNITS = 10  # below which the standard error of the sum is hardly known

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.inference.centering.location_scale import Recentred
 from hbm_jax.inference.criticism.leave_out import Loo
-from hbm_jax.inference.criticism.likelihood import Replay, log_prob
-from hbm_jax.inference.location_scale import Recentred
+from hbm_jax.inference.criticism.pointwise import Replay, log_prob
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampling import sample
 

@@ -9,7 +9,7 @@ import xarray as xr
 from arviz_stats import psense
 from numpyro.infer.inspect import get_dependencies
 
-from hbm_jax.inference.criticism.likelihood import CHUNK, Replay, log_prob, thinned
+from hbm_jax.inference.criticism.pointwise import CHUNK, Replay, log_prob, thinned
 from hbm_jax.inference.results import Fit
 
 THRESHOLD = 0.05  # Kallioinen et al. 2024

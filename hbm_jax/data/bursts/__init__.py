@@ -1,0 +1,1 @@
+"""Gamma-ray bursts: tables of intervals, count spectra, and simulated populations."""

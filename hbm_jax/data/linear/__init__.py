@@ -1,0 +1,1 @@
+"""Points with errors in groups, and values in groups."""

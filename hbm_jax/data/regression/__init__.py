@@ -1,0 +1,1 @@
+"""Tables for regressions, and the formulas that describe them."""

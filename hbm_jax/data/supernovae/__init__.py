@@ -1,0 +1,1 @@
+"""Type Ia supernovae: light-curve fits and distance moduli, with their readers."""

@@ -1,0 +1,248 @@
+"""What other experiments say of the expansion history, as a Gaussian: compressed microwave background and BAO."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.tree_util import register_dataclass
+
+from hbm_jax.cosmology.compressed import BAO, CMB, QUANTITIES
+from hbm_jax.data.supernovae.dense_covariance import checked_covariance
+from hbm_jax.data.tables import read_table
+from hbm_jax.validation import (
+    DataError,
+    Floats,
+    float_vector,
+    frozen_array,
+    reject_rows,
+    require_present,
+    require_same_length,
+    text_tuple,
+)
+
+__all__ = ["GaussianConstraints", "desi2024_bao", "planck2018_distance_priors", "read_constraints"]
+
+COLUMNS = ("quantity", "z", "value", "sigma")
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianConstraints:
+    """Measured quantities with their covariance, for use beside a sample of supernovae.
+
+    Build one with `from_columns`, `hbm_jax.data.read_constraints`, or by adding two, which are then independent.
+
+    Attributes
+    ----------
+    quantity
+        N names among ``R, l_A`` (microwave background), ``DM_over_rd, DH_over_rd, DV_over_rd`` (baryon acoustic
+        oscillations), ``H0, Om0, omega_m, omega_b, r_d``; see `hbm_jax.cosmology.compressed`.
+    z : (N,)
+        Redshift of each distance over r_d; 0 for the others.
+    value : (N,)
+        As measured.
+    covariance : (N, N)
+        Positive definite.
+    source
+        Citation.
+    """
+
+    quantity: tuple[str, ...] = field(metadata={"static": True})
+    z: Floats
+    value: Floats
+    covariance: Floats
+    source: str = field(default="", metadata={"static": True})
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any], *, source: str = "") -> "GaussianConstraints":
+        """Check columns and build the container.
+
+        Parameters
+        ----------
+        columns
+            ``quantity``, ``value``, and either ``sigma`` or ``covariance`` (N, N); ``z``, which distances over r_d
+            need.
+        source
+            Citation.
+
+        Raises
+        ------
+        DataError
+            For unknown quantities, missing values, a distance without a redshift, a covariance that is none.
+
+        Examples
+        --------
+        >>> GaussianConstraints.from_columns({"quantity": ["H0"], "value": [73.0], "sigma": [1.0]}).value
+        array([73.])
+        """
+        for key in ("quantity", "value"):
+            require_present(key, columns)
+        names = text_tuple(columns["quantity"], "quantity", "")
+        unknown = np.array([name not in QUANTITIES for name in names])
+        reject_rows(unknown, list(names), "quantity", f"one of {', '.join(QUANTITIES)}", names)
+        value = float_vector(columns["value"], "value", names)
+        z = float_vector(columns.get("z", np.zeros(len(names))), "z", names, allow_missing=True)
+        z = np.where(np.isnan(z), 0.0, z)
+        require_same_length({"quantity": len(names), "value": len(value), "z": len(z)})
+        without = np.array([name in BAO for name in names]) & (z <= 0)
+        reject_rows(without, z, "z", "a redshift above 0 for a distance over r_d", names)
+        if ("sigma" in columns) == ("covariance" in columns):
+            found = "both" if "sigma" in columns else "neither"
+            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {found}.")
+        if "sigma" in columns:
+            sigma = float_vector(columns["sigma"], "sigma", names)
+            reject_rows(sigma <= 0, sigma, "sigma", "an error above 0", names)
+            require_same_length({"quantity": len(names), "sigma": len(sigma)})
+            covariance = np.diag(sigma**2)
+        else:
+            covariance = checked_covariance(columns["covariance"], "covariance", names)
+        return cls(names, frozen_array(z), frozen_array(value), frozen_array(covariance), str(source))
+
+    def __len__(self) -> int:
+        return len(self.quantity)
+
+    def __repr__(self) -> str:
+        return f"GaussianConstraints({', '.join(self.quantity)})"
+
+    def __add__(self, other: "GaussianConstraints") -> "GaussianConstraints":
+        """Join with independent ones."""
+        covariance = np.zeros((len(self) + len(other),) * 2)
+        covariance[: len(self), : len(self)] = self.covariance
+        covariance[len(self) :, len(self) :] = other.covariance
+        return GaussianConstraints(
+            self.quantity + other.quantity,
+            frozen_array(np.concatenate([self.z, other.z])),
+            frozen_array(np.concatenate([self.value, other.value])),
+            frozen_array(covariance),
+            "; ".join(filter(None, (self.source, other.source))),
+        )
+
+    def describe(self) -> str:
+        """Return a sentence: what is constrained, and by whom."""
+        cited = f" ({self.source})" if self.source else ""
+        return f"{len(self)} Gaussian constraints: {', '.join(dict.fromkeys(self.quantity))}{cited}."
+
+    @property
+    def needs_baryons(self) -> bool:
+        """Whether a prediction needs Ob0 h^2: of the microwave background it does."""
+        return bool({*CMB, "omega_b"} & set(self.quantity))
+
+    @property
+    def needs_sound_horizon(self) -> bool:
+        """Whether a prediction needs the sound horizon at the drag epoch."""
+        return bool({*BAO, "r_d"} & set(self.quantity))
+
+    @property
+    def needs_hubble(self) -> bool:
+        """Whether they measure H0 by itself, not only in products."""
+        return bool({*CMB, "omega_b", "omega_m", "H0", "r_d"} & set(self.quantity))
+
+    def to_config(self) -> dict[str, Any]:
+        """Return plain lists, which `from_config` takes."""
+        plain = {"quantity": list(self.quantity), "source": self.source}
+        return plain | {key: np.asarray(getattr(self, key)).tolist() for key in ("z", "value", "covariance")}
+
+    @classmethod
+    def from_config(cls, stored: Mapping[str, Any]) -> "GaussianConstraints":
+        """Build from what `to_config` returned, or from a table of a configuration with the same keys."""
+        known = {item.name for item in dataclasses.fields(cls)} | {"sigma"}
+        unknown = set(stored) - known
+        if unknown:
+            raise DataError(f"constraints: expected the keys {', '.join(sorted(known))}; found {', '.join(unknown)}.")
+        columns = {key: np.asarray(value) for key, value in stored.items() if key != "source"}
+        return cls.from_columns(columns, source=str(stored.get("source", "")))
+
+
+def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike | None = None) -> GaussianConstraints:
+    """Read Gaussian constraints from a table.
+
+    Parameters
+    ----------
+    path
+        CSV, ECSV or FITS with the columns ``quantity``, ``value``, ``z``, and ``sigma`` where they are independent. Or
+        blank-separated text of rows ``z value quantity`` as the DESI collaboration publishes it, with
+        ``DM_over_rs`` and so on.
+    covariance
+        Text file of the covariance, where they are not.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file does not exist.
+    DataError
+        As `GaussianConstraints.from_columns`; the message begins with the path.
+    """
+    from hbm_jax.data.supernovae.dense_covariance import read_covariance
+
+    columns: dict[str, Any]
+    try:
+        if Path(path).suffix in (".txt", ".dat") and Path(path).exists():
+            rows = [line.split() for line in Path(path).read_text().splitlines() if line.strip() and line[0] != "#"]
+            if any(len(row) != 3 for row in rows):
+                raise DataError("expected rows of three entries, z value quantity.")
+            z, value, names = zip(*rows, strict=True)
+            columns = {"z": z, "value": value, "quantity": [name.replace("_over_rs", "_over_rd") for name in names]}
+        else:
+            table = read_table(path)
+            columns = {key: table.values(key) for key in COLUMNS if key in table.columns}
+        if covariance is not None:
+            columns.pop("sigma", None)
+            columns["covariance"] = read_covariance(covariance, len(columns.get("value", ())))
+        return GaussianConstraints.from_columns(columns, source=Path(path).name)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def planck2018_distance_priors() -> GaussianConstraints:
+    """Shift parameter, acoustic scale and baryon density of Planck 2018 (TT,TE,EE+lowE).
+
+    Chen, Huang & Wang 2019, JCAP 02, 028 (arXiv:1808.05724), for flat LCDM: R = 1.7502 +- 0.0046, l_A = 301.471 +-
+    0.090, Ob0 h^2 = 0.02236 +- 0.00015, with the inverse covariance that goes with the paper.
+    """
+    precision = np.array(
+        [
+            [94392.3971, -1360.4913, 1664517.2916],
+            [-1360.4913, 161.4349, 3671.6180],
+            [1664517.2916, 3671.6180, 79719182.5162],
+        ]
+    )
+    columns = {
+        "quantity": ["R", "l_A", "omega_b"],
+        "value": [1.750235, 301.4707, 0.02235976],
+        "covariance": np.linalg.inv(precision),
+    }
+    return GaussianConstraints.from_columns(columns, source="Planck 2018, compressed: Chen, Huang & Wang 2019")
+
+
+def desi2024_bao() -> GaussianConstraints:
+    """Distances of baryon acoustic oscillations of the first year of DESI, in units of the sound horizon.
+
+    DESI Collaboration 2024 (arXiv:2404.03002), table 1: values, errors and correlations as printed there.
+    """
+    pairs = [  # z, D_M / r_d, error, D_H / r_d, error, correlation
+        (0.510, 13.62, 0.25, 20.98, 0.61, -0.445),
+        (0.706, 16.85, 0.32, 20.08, 0.60, -0.420),
+        (0.930, 21.71, 0.28, 17.88, 0.35, -0.389),
+        (1.317, 27.79, 0.69, 13.82, 0.42, -0.444),
+        (2.330, 39.71, 0.94, 8.52, 0.17, -0.477),
+    ]
+    columns: dict[str, list] = {"quantity": ["DV_over_rd"] * 2, "z": [0.295, 1.491], "value": [7.93, 26.07]}
+    blocks = [np.array([[0.15**2]]), np.array([[0.67**2]])]
+    for z, across, sigma_across, along, sigma_along, correlation in pairs:
+        columns["quantity"] += ["DM_over_rd", "DH_over_rd"]
+        columns["z"] += [z, z]
+        columns["value"] += [across, along]
+        cross = correlation * sigma_across * sigma_along
+        blocks.append(np.array([[sigma_across**2, cross], [cross, sigma_along**2]]))
+    covariance = np.zeros((len(columns["z"]),) * 2)
+    place = 0
+    for block in blocks:
+        covariance[place : place + len(block), place : place + len(block)] = block
+        place += len(block)
+    return GaussianConstraints.from_columns(
+        columns | {"covariance": covariance}, source="DESI 2024, arXiv:2404.03002, table 1"
+    )

@@ -1,0 +1,174 @@
+"""Published samples that cannot ship with the package, fetched by name, checked, and kept."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
+from hbm_jax.data.supernovae.distance_tables import read_distance_moduli
+from hbm_jax.names import did_you_mean
+
+__all__ = ["DOWNLOADS", "DownloadError", "fetch_distance_moduli", "load_distance_moduli"]
+
+FOLDER = "HBM_JAX_DATA"  # environment variable that names another folder than the user's cache
+
+
+class DownloadError(OSError):
+    """A published sample could not be fetched; the message says from where, and what to do without a network."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """Files of a release.
+
+    Attributes
+    ----------
+    url : str
+        Folder they are in.
+    table, covariance : (file name, SHA-256 or None)
+        None where we could not verify a checksum: then the file is taken as it comes, once, and its own checksum is
+        printed for keeping.
+    citation : str
+        What to cite.
+    """
+
+    url: str
+    table: tuple[str, str | None]
+    covariance: tuple[str, str | None] | None
+    citation: str
+
+
+# Checksums of the tables are those of copies at hand. The covariances we could not verify.
+DOWNLOADS: dict[str, Download] = {
+    "pantheon+": Download(
+        "https://raw.githubusercontent.com/PantheonPlusSH0ES/DataRelease/main/Pantheon%2B_Data/4_DISTANCES_AND_COVAR/",
+        ("Pantheon+SH0ES.dat", "1cb0fc379ef066afdc2ffd1857681cc478024570d8a3eba284fb645775198cf8"),
+        ("Pantheon+SH0ES_STAT+SYS.cov", None),
+        "Scolnic et al. 2022, ApJ 938, 113; Brout et al. 2022, ApJ 938, 110",
+    ),
+    "des-sn5yr": Download(
+        "https://raw.githubusercontent.com/des-science/DES-SN5YR/main/4_DISTANCES_COVMAT/",
+        ("DES-SN5YR_HD.csv", "95ab1e9f5460a056de37d2b4e28df73ce0c7fd471baba9fb37f1667f41b7901c"),
+        ("STAT+SYS.txt.gz", None),
+        "DES Collaboration 2024, ApJL 973, L14",
+    ),
+    "union3": Download(
+        "https://raw.githubusercontent.com/rubind/union3_release/main/",
+        ("mu_mat_union3_cosmo=2_mu.fits", None),
+        None,
+        "Rubin et al. 2025, ApJ 986, 231",
+    ),
+    "pantheon2018": Download(
+        "https://raw.githubusercontent.com/dscolnic/Pantheon/master/",
+        ("lcparam_full_long_zhel.txt", None),
+        ("sys_full_long.txt", None),
+        "Scolnic et al. 2018, ApJ 859, 101",
+    ),
+}
+
+
+def fetch_distance_moduli(
+    name: str, *, folder: str | os.PathLike | None = None, known_hash: dict[str, str | None] | None = None
+) -> dict[str, Path]:
+    """Fetch the files of a published sample, or find them where they were put before.
+
+    Parameters
+    ----------
+    name : str
+        ``"pantheon+"``, ``"des-sn5yr"``, ``"union3"``, ``"pantheon2018"``.
+    folder : path, optional
+        Where to keep them; by default the folder that the environment variable HBM_JAX_DATA names, else the user's
+        cache. Files that are there are not fetched again.
+    known_hash : dict of str to str or None
+        Checksums (SHA-256) by file name, in place of ours; None: any content is taken.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        ``"table"`` and, where it is a file of its own, ``"covariance"``.
+
+    Raises
+    ------
+    DownloadError
+        Without a network, or if a file is not what its checksum says.
+    ModuleNotFoundError
+        Without pooch, which ``hbm_jax[download]`` brings.
+    ValueError
+        For an unknown name.
+    """
+    if name not in DOWNLOADS:
+        hint = did_you_mean(name, DOWNLOADS)
+        raise ValueError(f"Unknown sample {name!r}: expected one of {', '.join(DOWNLOADS)}{hint}.")
+    try:
+        import pooch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "fetch_distance_moduli: expected the package pooch; found it is not installed. Install hbm_jax[download]: "
+            "pip install 'hbm_jax[download]'.",
+            name=error.name,
+        ) from error
+    entry = DOWNLOADS[name]
+    place = Path(folder or os.environ.get(FOLDER) or pooch.os_cache("hbm_jax")) / name
+    found = {}
+    for kind, file in (("table", entry.table), ("covariance", entry.covariance)):
+        if file is None:
+            continue
+        filename, digest = file
+        digest = (known_hash or {}).get(filename, digest)
+        url = entry.url + filename.replace("+", "%2B").replace("=", "%3D")
+        found[kind] = _retrieve(pooch, url, filename, digest, place)
+    return found
+
+
+def _retrieve(pooch: Any, url: str, filename: str, digest: str | None, place: Path) -> Path:
+    target = place / filename
+    try:
+        if digest is None and target.exists():
+            return target
+        pooch.get_logger().setLevel("WARNING")  # it would print what it does, and ask for the checksum to be kept
+        return Path(pooch.retrieve(url, known_hash=digest and f"sha256:{digest}", fname=filename, path=place))
+    except ValueError as error:  # pooch's word for a checksum that does not match
+        raise DownloadError(
+            f"{filename}: expected the file with SHA-256 {digest}; found another at {url} ({error}). If the release "
+            f"was revised, look at it and pass known_hash={{{filename!r}: None}}."
+        ) from error
+    except Exception as error:  # requests has many, none of which says what to do
+        raise DownloadError(
+            f"{filename}: expected to fetch it from {url}; found that this failed ({type(error).__name__}: {error}). "
+            f"Without a network, put the file at {target}, or set {FOLDER} to the folder that has "
+            f"{place.name}/{filename}."
+        ) from error
+
+
+def load_distance_moduli(name: str, *, folder: str | os.PathLike | None = None, **options: Any) -> DistanceModuli:
+    """Fetch a published sample by name and read it.
+
+    Parameters
+    ----------
+    name : str
+        As `fetch_distance_moduli`.
+    folder : path, optional
+        As `fetch_distance_moduli`.
+    **options
+        Of `read_distance_moduli`, such as ``z_min`` and ``calibrators``.
+
+    Returns
+    -------
+    DistanceModuli
+
+    Raises
+    ------
+    DownloadError, DataError
+        As `fetch_distance_moduli` and `read_distance_moduli`.
+
+    Examples
+    --------
+    >>> load_distance_moduli("union3")  # doctest: +SKIP
+    DistanceModuli(22 objects)
+    """
+    files = fetch_distance_moduli(name, folder=folder)
+    covariance = files.get("covariance")
+    return read_distance_moduli(
+        files["table"], format=name, **({"covariance": str(covariance)} if covariance else {}) | options
+    )

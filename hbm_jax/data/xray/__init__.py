@@ -1,0 +1,1 @@
+"""X-ray afterglows and single spectra: catalogues, files, and simulated populations."""

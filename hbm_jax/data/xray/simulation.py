@@ -1,0 +1,273 @@
+"""Simulated populations of X-ray afterglows: from redshifts and luminosities to counts in channels."""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hbm_jax import constants
+from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
+from hbm_jax.precomputation import precomputed
+from hbm_jax.spectra.folding.compression import neutral_at, whim_at
+from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.folding.panels import absorption_edges, integrals_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.validation import DataError
+
+__all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
+
+BAND = (0.3, 10.0)  # keV, of flux, luminosity and the count limit
+_BRIGHTEST = 200  # draws for each source wanted, before a count limit is taken for impossible
+
+
+class SimulatedAfterglows(NamedTuple):
+    """What was drawn.
+
+    Attributes
+    ----------
+    spectra : list of Spectrum
+        With background and response, not grouped; named ``sim001`` and so on.
+    columns : dict of str to (N,) array
+        ``name, z, nh_mw``, as a catalogue has them.
+    truth : dict of str to array
+        ``photon_index, log10_flux, log10_luminosity, log10_nh`` of each source, the parameters of the population, and
+        ``num_drawn``: how many sources were drawn until enough of them had the counts.
+    """
+
+    spectra: list[Spectrum]
+    columns: dict[str, Any]
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterglowPopulation:
+    """A population of absorbed power laws.
+
+    Parameters
+    ----------
+    redshift : str or (float, float) or sequence of float
+        ``"star formation"``: the rate of Madau & Dickinson (2014, ARA&A 52, 415) times comoving volume over 1 + z, from
+        0.1 to 8. Two numbers: uniform between them. More: exactly those, in turn.
+    photon_index : (float, float)
+        Mean and standard deviation.
+    log10_flux : (float, float), optional
+        Of the unabsorbed flux, 0.3 to 10 keV as observed [erg/cm^2/s]; instead of a luminosity.
+    log10_luminosity : (float, float)
+        Of the luminosity, 0.3 to 10 keV at rest [erg/s].
+    host : str
+        ``"log-normal"``: log10_nh gives mean and standard deviation of the column's logarithm. ``"cloud"``: sources at
+        random places in a uniform spherical cloud, seen from a random side; log10_nh is that of its diameter.
+    log10_nh, log10_nh_mw : (float, float)
+        Columns of host and Milky Way [1e22 cm^-2].
+    log10_n0, log10_T, metallicity : float
+        Of the WHIM; none where log10_n0 is None.
+    exposure : float
+        [s].
+    background : float
+        Counts per second in the source region, 0.3 to 10 keV.
+    background_ratio : float
+        Size of the background region relative to the source region.
+    min_counts : int
+        Sources with fewer counts, background included, are not in the sample.
+    abundances : str
+        Of all absorbers.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind of redshift or host, or numbers out of range.
+
+    Examples
+    --------
+    >>> sample = AfterglowPopulation(log10_n0=-7.0).draw(10, seed=1)
+    >>> len(sample.spectra)
+    10
+    """
+
+    redshift: str | Sequence[float] = "star formation"
+    photon_index: tuple[float, float] = (2.0, 0.15)
+    log10_flux: tuple[float, float] | None = None
+    log10_luminosity: tuple[float, float] = (47.3, 0.5)
+    host: str = "log-normal"
+    log10_nh: tuple[float, float] = (-0.3, 0.5)
+    log10_nh_mw: tuple[float, float] = (-1.4, 0.3)
+    log10_n0: float | None = None
+    log10_T: float = 6.0
+    metallicity: float = 0.3
+    exposure: float = 20_000.0
+    background: float = 1e-3
+    background_ratio: float = 20.0
+    min_counts: int = 100
+    abundances: str = "wilm"
+
+    def __post_init__(self):
+        if isinstance(self.redshift, str) and self.redshift != "star formation":
+            raise ValueError(
+                f"AfterglowPopulation: redshift: expected 'star formation', a range or a list; found {self.redshift!r}."
+            )
+        if self.host not in ("log-normal", "cloud"):
+            raise ValueError(f"AfterglowPopulation: host: expected 'log-normal' or 'cloud'; found {self.host!r}.")
+        for name in ("exposure", "background_ratio"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"AfterglowPopulation: {name}: expected a positive number; found {getattr(self, name)}."
+                )
+        for name in ("photon_index", "log10_flux", "log10_luminosity", "log10_nh", "log10_nh_mw"):
+            value = getattr(self, name)
+            if value is not None and (len(value) != 2 or not value[1] >= 0):
+                raise ValueError(f"AfterglowPopulation: {name}: expected mean and standard deviation; found {value}.")
+
+    def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
+        """Draw a sample.
+
+        Parameters
+        ----------
+        num : int
+            Number of sources in it.
+        seed : int
+            Seed.
+        response : Response, optional
+            Of the instrument; an idealised one like that of Swift's XRT by default.
+
+        Returns
+        -------
+        SimulatedAfterglows
+
+        Raises
+        ------
+        DataError
+            If next to no source has enough counts.
+
+        Notes
+        -----
+        Spectra are folded by six nodes in panels of 2.5 % at most, cut at every edge: finer than any fit does it.
+        """
+        if num < 1:
+            raise ValueError(f"AfterglowPopulation.draw: expected at least one source; found {num}.")
+        response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
+        rng = np.random.default_rng(seed)
+        spectra: list[Spectrum] = []
+        kept: list[dict[str, float]] = []
+        num_drawn = 0
+        inside = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
+        while len(spectra) < num:
+            if num_drawn >= _BRIGHTEST * num:
+                raise DataError(
+                    f"min_counts: expected some sources with {self.min_counts} counts; found {len(spectra)} of "
+                    f"{num_drawn} drawn. Make them brighter, or the exposure longer."
+                )
+            source = self._source(rng, num_drawn)
+            num_drawn += 1
+            spectrum = self._spectrum(rng, source, response, f"sim{len(spectra) + 1:03d}")
+            if spectrum.counts[inside].sum() >= self.min_counts:
+                spectra.append(spectrum)
+                kept.append(source)
+        drawn = {key: np.array([one[key] for one in kept]) for key in kept[0]}
+        columns = {"name": [s.name for s in spectra], "z": drawn.pop("z"), "nh_mw": drawn.pop("nh_mw")}
+        return SimulatedAfterglows(spectra, columns, drawn | self._parameters() | {"num_drawn": num_drawn})
+
+    def _parameters(self) -> dict[str, float]:
+        """Parameters of the population by the names that the model gives them."""
+        found: dict[str, float] = {}
+        for key in ("photon_index", "log10_flux", *(["log10_nh"] if self.host == "log-normal" else [])):
+            pair = getattr(self, key)
+            if pair is not None:
+                found |= {f"{key}_mean": pair[0], f"{key}_std": pair[1]}
+        if self.log10_n0 is not None:
+            found |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T, "metallicity": self.metallicity}
+        return found
+
+    def _source(self, rng, number: int) -> dict[str, float]:
+        """Draw what a source is."""
+        z = self._redshift(rng, number)
+        index = rng.normal(*self.photon_index)
+        with jax.enable_x64(True):
+            distance = float(luminosity_distance(z, _universe())) * constants.megaparsec * 100.0  # cm
+        # Flux and luminosity in the same band, of frames a factor 1 + z apart.
+        offset = math.log10(4.0 * math.pi * distance**2) + (index - 2.0) * math.log10(1.0 + z)
+        if self.log10_flux is not None:
+            flux = rng.normal(*self.log10_flux)
+        else:
+            flux = rng.normal(*self.log10_luminosity) - offset
+        column = rng.normal(*self.log10_nh)
+        if self.host == "cloud":
+            column += math.log10(_path_out_of_a_sphere(rng))
+        return {
+            "z": z,
+            "photon_index": index,
+            "log10_flux": flux,
+            "log10_luminosity": flux + offset,
+            "log10_nh": column,
+            "nh_mw": 10.0 ** rng.normal(*self.log10_nh_mw),
+        }
+
+    def _redshift(self, rng, number: int) -> float:
+        if not isinstance(self.redshift, str):
+            values = [float(v) for v in self.redshift]
+            return rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
+        z, share = _bursts_within()
+        return float(np.interp(rng.uniform(0.0, share[-1]), share, z))
+
+    def _spectrum(self, rng, source: dict[str, float], response: Response, name: str) -> Spectrum:
+        """Fold a source and draw its counts, and those of a background region."""
+        z, low, high = source["z"], *(float(e) for e in response.energy[[0, -1]])
+        with_whim = self.log10_n0 is not None
+        jumps, kinks = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z) if with_whim else ()
+        panels = panel_edges(low, high, jumps, kinks, width=0.025, gap=0.0)
+        E, integrals = integrals_of(response.energy, panels, 6)
+        tau = source["nh_mw"] * neutral_at(E, self.abundances)
+        tau += 10.0 ** source["log10_nh"] * neutral_at(E * (1.0 + z), self.abundances)
+        if self.log10_n0 is not None:
+            tau += whim_at(E, z, [self.log10_n0], [self.log10_T], [self.metallicity], self.abundances)[0]
+        a, length = 2.0 - source["photon_index"], math.log(BAND[1] / BAND[0])
+        unit = BAND[0] ** a * (math.expm1(a * length) / a if a else length) * constants.electron_volt * 1e10
+        density = 10.0 ** source["log10_flux"] / unit * E ** -source["photon_index"] * np.exp(-tau)
+        rate = np.maximum(response.fold(integrals @ density), 0.0)
+        # Flat, and rising towards low energies.
+        width = response.e_max - response.e_min
+        shape = width * (1.0 + 0.5 / np.maximum(0.5 * (response.e_min + response.e_max), 0.2))
+        inside = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
+        behind = self.background * shape / shape[inside].sum()
+        num = len(rate)
+        ones, none = np.ones(num), np.zeros(num, int)
+        common: dict[str, Any] = {
+            "channels": response.channels,
+            "exposure": self.exposure,
+            "areascal": ones,
+            "quality": none,
+        }
+        background = Spectrum(
+            name=f"{name} background",
+            counts=rng.poisson(behind * self.background_ratio * self.exposure).astype(float),
+            backscal=ones * self.background_ratio,
+            grouping=none,
+            **common,
+        )
+        counts = rng.poisson((rate + behind) * self.exposure).astype(float)
+        return Spectrum(
+            name=name, counts=counts, backscal=ones, grouping=none, background=background, response=response, **common
+        )
+
+
+@functools.cache
+def _bursts_within() -> tuple[np.ndarray, np.ndarray]:
+    """Redshifts, and a number in proportion to that of bursts below each."""
+    z = np.linspace(0.1, 8.0, 400)
+    volume = precomputed(lambda: np.asarray(jax.jit(lambda z: differential_comoving_volume(z, _universe()))(z)))
+    rate = (1.0 + z) ** 2.7 / (1.0 + ((1.0 + z) / 2.9) ** 5.6) * volume / (1.0 + z)
+    return z, np.append(0.0, np.cumsum(0.5 * (rate[1:] + rate[:-1])))
+
+
+def _universe() -> Cosmology:
+    return Cosmology.flat(H0=70.0, Om0=0.3)
+
+
+def _path_out_of_a_sphere(rng) -> float:
+    """Way out of a sphere from a random place in a random direction, relative to its diameter."""
+    radius, cosine = rng.uniform() ** (1.0 / 3.0), rng.uniform(-1.0, 1.0)
+    return 0.5 * (math.sqrt(1.0 - radius**2 * (1.0 - cosine**2)) - radius * cosine)

@@ -1,0 +1,1 @@
+"""Linear relations between latent variables, with the points integrated out."""

@@ -1,0 +1,1 @@
+"""Correlated and grouped normal distributions, with latents integrated out."""

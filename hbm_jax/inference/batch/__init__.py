@@ -1,0 +1,1 @@
+"""Many independent posteriors, sampled at once."""

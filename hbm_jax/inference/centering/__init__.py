@@ -1,0 +1,1 @@
+"""Partial non-centring of latents, chosen by a pilot run."""

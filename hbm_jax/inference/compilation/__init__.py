@@ -1,0 +1,1 @@
+"""What is compiled, for which device, and where compiled programs are kept."""

@@ -1,0 +1,1 @@
+"""Maximum likelihood, with Gaussian latents integrated out, and profiles."""

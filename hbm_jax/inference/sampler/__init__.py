@@ -1,0 +1,1 @@
+"""Markov chains: initialisation, adaptation, the sampling loop, its checkpoints and stopping rules."""

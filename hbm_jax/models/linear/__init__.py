@@ -1,0 +1,1 @@
+"""Linear relations with errors in both variables, and the normal hierarchical family."""

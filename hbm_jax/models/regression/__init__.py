@@ -1,0 +1,1 @@
+"""Hierarchical regressions, and rates that change in time."""

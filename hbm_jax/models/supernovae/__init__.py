@@ -1,0 +1,1 @@
+"""Models of Type Ia supernovae and of Hubble diagrams."""

@@ -1,0 +1,380 @@
+"""X-ray afterglows: a population of power laws behind host galaxy, warm-hot intergalactic medium and Milky Way.
+
+Source i has a photon index, an energy flux and a host column,
+
+    photon_index_i ~ N(photon_index_mean, photon_index_std^2),    log10_flux_i ~ N(log10_flux_mean, log10_flux_std^2),
+    log10_nh_i ~ N(log10_nh_mean, log10_nh_std^2), or skew-normal of that mean and standard deviation,
+
+and its photon spectrum K_i E^-photon_index_i exp[-nh_i sigma(E (1 + z_i)) - nh_mw_i sigma(E) - tau(E, z_i; n0, T)] is
+folded through the response of its instrument and compared with counts. (Starling et al. 2013, MNRAS 431, 3159.)
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.absorption import ABUNDANCES, MODES
+from hbm_jax.data import Afterglows, DataError
+from hbm_jax.distributions import CoordinatePriors, LogOrLinear
+from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.skew_normal import SkewNormal
+from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
+from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, Medium
+from hbm_jax.models.xray.source_information import OwnSpectra
+from hbm_jax.names import choose
+from hbm_jax.spectra.folding.compression import TOLERANCE
+from hbm_jax.spectra.statistics.statistic import STATISTICS
+
+OF_SOURCES = ("photon_index", "log10_flux", "log10_nh")
+GALACTIC = ("fixed", "error", "free")
+HOSTS = ("normal", "skew-normal")
+COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
+
+# Broad, but of what there can be: published samples have columns about 10^21.7 cm^-2, with a spread of half a dex
+# (Campana et al. 2012, MNRAS 421, 1697); behind more than 10^25 cm^-2 no afterglow would be seen.
+POPULATION: dict[str, Prior] = {
+    "photon_index_mean": dist.Normal(2.0, 0.5),
+    "photon_index_std": dist.HalfNormal(0.3),
+    "log10_flux_mean": dist.Normal(-11.5, 0.75),
+    "log10_flux_std": dist.HalfNormal(0.5),
+    "log10_nh_mean": dist.Normal(-0.5, 0.75),
+    "log10_nh_std": dist.HalfNormal(0.5),
+}
+SKEW: dict[str, Prior] = {"log10_nh_shape": dist.Normal(0.0, 3.0)}
+# The cosmic density of hydrogen is 1.9e-7 cm^-3, log10 -6.7; a third to half of it is expected in the WHIM.
+WHIM: dict[str, Prior] = {"log10_n0": dist.Normal(-7.0, 0.5)}
+SIGHTLINES: dict[str, Prior] = {"log10_n0_mean": dist.Normal(-7.0, 0.5), "log10_n0_std": dist.HalfNormal(0.3)}
+GAS: dict[str, Prior] = {"log10_T": dist.Uniform(4.5, 7.5), "log10_xi": 0.0, "metallicity": 0.3}
+FREE_GALACTIC: dict[str, Prior] = {"nh_mw": dist.LogNormal(-2.6, 1.0)}
+
+UNITS = {
+    "log10_flux": "erg/cm^2/s",
+    "log10_flux_mean": "erg/cm^2/s",
+    "log10_flux_std": "dex",
+    "log10_nh": "1e22/cm^2",
+    "log10_nh_mean": "1e22/cm^2",
+    "log10_nh_std": "dex",
+    "nh_mw": "1e22/cm^2",
+    "log10_n0": "1/cm^3",
+    "log10_n0_mean": "1/cm^3",
+    "log10_n0_std": "dex",
+    "log10_T": "K",
+    "log10_xi": "erg cm/s",
+}
+
+
+# What was worked out for a sample, as long as that lives: a program is traced many times.
+_PREPARED: weakref.WeakKeyDictionary[Afterglows, dict[Any, AbsorbedCounts]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Afterglow:
+    """Hierarchical model of absorbed afterglow spectra; calling it with data is a NumPyro program.
+
+    Parameters
+    ----------
+    whim : bool
+        Whether the warm-hot intergalactic medium absorbs: log10_n0 (density of hydrogen at redshift 0) and log10_T are
+        parameters of all lines of sight together; log10_xi and metallicity are held at 0 and 0.3 unless given priors.
+    sightlines : bool
+        Whether each line of sight has its own log10_n0, normal with mean log10_n0_mean and standard deviation
+        log10_n0_std.
+    galactic : str
+        Column of the Milky Way: ``"fixed"`` at the catalogue's value, ``"error"`` with its error, ``"free"`` with the
+        prior ``nh_mw`` for each source.
+    host : str
+        Population of log10_nh: ``"normal"`` or ``"skew-normal"``, which adds log10_nh_shape.
+    statistic : str, optional
+        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default the one that
+        the backgrounds ask for: ``marginal`` where any was counted.
+    abundances : str
+        Table shared by host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
+    ionization : str
+        What ionises the WHIM: ``"photo+collisional"``, ``"photo"`` or ``"collisional"``.
+    band : (float, float)
+        Range of the flux [keV], in the observer's frame, unabsorbed.
+    H0, Om0 : float
+        The flat universe along the line of sight.
+    priors : mapping of str to Distribution, float or str
+        Overrides by parameter name; a number holds the parameter fixed. See `Afterglow.all_priors` for the defaults.
+
+    Raises
+    ------
+    ValueError
+        For an unknown choice or prior name; the nearest known one is offered.
+
+    Notes
+    -----
+    Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
+    Spectra are folded by few energies; the largest change of a log likelihood by that is measured for every source
+    (``AbsorbedCounts.errors``) and kept below 1e-4, for columns up to 1e25 cm^-2; the table of the WHIM changes it
+    by some 4e-4 more (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and along a curve
+    with T.
+
+    Examples
+    --------
+    >>> Afterglow(whim=True, priors={"metallicity": "Uniform(0, 1)"}).all_priors["log10_T"].low
+    4.5
+    """
+
+    whim: bool = field(default=False, metadata={"help": "whether the warm-hot intergalactic medium absorbs"})
+    sightlines: bool = field(default=False, metadata={"help": "whether each line of sight has a density of its own"})
+    galactic: str = field(default="fixed", metadata={"help": ", ".join(GALACTIC)})
+    host: str = field(default="normal", metadata={"help": ", ".join(HOSTS)})
+    statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
+    abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
+    ionization: str = field(default="photo+collisional", metadata={"help": ", ".join(MODES)})
+    band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "keV, of the flux"})
+    H0: float = field(default=70.0, metadata={"help": "km/s/Mpc"})
+    Om0: float = field(default=0.3, metadata={"help": "matter density"})
+    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        choose("treatment of the Galactic column", self.galactic, GALACTIC)
+        choose("population of host columns", self.host, HOSTS)
+        choose("table of abundances", self.abundances, ABUNDANCES)
+        choose("ionisation", self.ionization, MODES)
+        if self.statistic is not None:
+            choose("statistic", self.statistic, COUNTS)
+        if self.sightlines and not self.whim:
+            raise ValueError("Afterglow: expected whim=True with sightlines=True; found whim=False.")
+        low, high = self.band
+        if not 0 < low < high:
+            raise ValueError(f"Afterglow: band: expected two positive energies [keV] in order; found {self.band}.")
+        object.__setattr__(self, "band", (float(low), float(high)))
+        object.__setattr__(self, "priors", dict(self.priors))
+        self.all_priors  # noqa: B018 - raises for unknown names
+
+    @property
+    def all_priors(self) -> dict[str, Prior]:
+        """Every parameter with its prior; a number is a parameter held fixed."""
+        defaults = dict(POPULATION)
+        if self.host == "skew-normal":
+            defaults |= SKEW
+        if self.whim:
+            defaults |= (SIGHTLINES if self.sightlines else WHIM) | GAS
+        if self.galactic == "free":
+            defaults |= FREE_GALACTIC
+        return complete_priors(defaults, self.priors, "Afterglow")
+
+    @property
+    def medium(self) -> Medium:
+        """What absorbs, for the kernels."""
+        fixed = {k: v if isinstance(v, float | int) else None for k, v in self.all_priors.items() if k in GAS}
+        return Medium(
+            abundances=self.abundances,
+            whim=self.whim,
+            mode=self.ionization,
+            log10_xi=fixed.get("log10_xi"),
+            metallicity=fixed.get("metallicity"),
+            H0=self.H0,
+            Om0=self.Om0,
+        )
+
+    def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
+        """Work out what depends on the data alone: few energies to fold by, cross sections there, tables of the WHIM.
+
+        Done by itself when the model is called with data. What it returns can take their place, also where its arrays
+        are traced (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+
+        Parameters
+        ----------
+        data : Afterglows
+            The sample.
+        tolerance : float
+            Largest change of a source's log likelihood by the choice of energies.
+
+        Raises
+        ------
+        DataError
+            If a Galactic column or its error is needed and missing.
+        """
+        self._require_columns(data)
+        return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
+
+    def _prepared(self, data) -> AbsorbedCounts:
+        if isinstance(data, AbsorbedCounts):
+            return data
+        self._require_columns(data)
+        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
+        if choices not in kept:
+            kept[choices] = self.prepare(data)
+        return kept[choices]
+
+    def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
+        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        errors = self._prepared(data).errors
+        return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
+
+    def _require_columns(self, data: Afterglows) -> None:
+        if self.galactic == "free":
+            return
+        missing = ~np.isfinite(np.asarray(data.nh_mw))
+        if missing.any():
+            raise DataError(
+                f"Afterglow(galactic={self.galactic!r}): expected the Galactic column nh_mw of every source; found "
+                f"none for {int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. "
+                "Give them, or use galactic='free'."
+            )
+        if self.galactic == "error" and (np.asarray(data.sigma_nh_mw) <= 0).any():
+            one = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
+            raise DataError(
+                f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {one}. "
+                "Give it, or use galactic='fixed'."
+            )
+
+    def __call__(self, data: Afterglows | AbsorbedCounts, observed: bool = True, recover: bool = False):
+        """Run the NumPyro program.
+
+        Parameters
+        ----------
+        data : Afterglows or AbsorbedCounts
+            The sample, or what `prepare` returned. With ``observed=False`` everything but the counts of the source
+            regions is the design, and these are drawn.
+        observed : bool
+            Whether to condition on the observed counts.
+        recover : bool
+            Without effect: no latent is integrated out.
+        """
+        prepared = self._prepared(data)
+        priors = self.all_priors
+        along = self._along_the_ridge(priors)
+        p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n not in ("nh_mw", *along)}
+        p |= self._sample_whim({name: priors[name] for name in along}, prepared)
+        num, num_groups = np.shape(prepared.statistic.counts)
+        with numpyro.plate("source", num, dim=-1):
+            own: dict[str, Any] = {"nh_mw": self._galactic(prepared)}
+            if self.sightlines:
+                own["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
+            own |= self._sample_sources(p | own, prepared)
+        own["z"] = self._redshifts(prepared)
+        expected = prepared.expected(p | own, self.band)
+        values = prepared.statistic.counts if observed else None
+        with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
+            numpyro.sample("counts", Counts(expected, prepared.statistic), obs=values)
+
+    def _along_the_ridge(self, priors) -> tuple[str, ...]:
+        """Temperature and density of the WHIM, where both are free: one follows the other along a curve."""
+        names = ("log10_T", "log10_n0_mean" if self.sightlines else "log10_n0")
+        return names if self.whim and all(isinstance(priors[name], dist.Distribution) for name in names) else ()
+
+    def _sample_whim(self, priors, prepared: AbsorbedCounts) -> dict[str, Any]:
+        """Sample them in coordinates that follow the density of equal optical depth."""
+        if in_stated_parameters() or not priors:
+            return {name: numpyro.sample(name, prior) for name, prior in priors.items()}
+        _, density = priors
+
+        def ridge(before):
+            return -7.0 + prepared.ridge(before["log10_T"]) - prepared.ridge(6.0), 1.0
+
+        chart = LogOrLinear.of(jnp.sum(prepared.own.density) ** -0.5, 1.0)
+        coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: chart.inv})
+        found = coordinates.parameters(numpyro.sample("_whim", coordinates))
+        return {name: numpyro.deterministic(name, found[name]) for name in priors}
+
+    def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
+        """Sample photon index, flux and host column of every source, all three by what its counts say of them."""
+        means, stds = ([p[f"{name}_{part}"] for name in OF_SOURCES] for part in ("mean", "std"))
+        depth = None
+        if prepared.depth is not None:
+            n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(prepared.z))
+            depth = prepared.depth(n0, p["log10_T"])
+            if prepared.medium.metallicity is None:
+                depth = depth * p["metallicity"] / prepared.medium.guided
+        population: Any = dist.Normal(means[2], stds[2])
+        if self.host == "skew-normal":
+            population = SkewNormal.standardised(means[2], stds[2], p["log10_nh_shape"])
+        index, flux, column = prepared.own.sample(depth, p["nh_mw"], means, stds, population)
+        return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
+
+    def _galactic(self, prepared: AbsorbedCounts):
+        """Columns of the Milky Way; called in the plate of the sources."""
+        if self.galactic == "fixed":
+            return jnp.asarray(prepared.nh_mw)
+        if self.galactic == "error":
+            catalogue = dist.TruncatedNormal(prepared.nh_mw, prepared.sigma_nh_mw, low=0.0)
+            return numpyro.sample("nh_mw", catalogue)
+        return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(prepared.z))
+
+    def _redshifts(self, prepared: AbsorbedCounts):
+        if prepared.uncertain is None:
+            return prepared.z
+        rows, (low, high) = prepared.uncertain.rows, prepared.redshift_range
+        with numpyro.plate("uncertain_redshift", len(rows)):
+            drawn = numpyro.sample(
+                "z", dist.TruncatedNormal(prepared.z[rows], prepared.sigma_z[rows], low=low, high=high)
+            )
+        known = np.delete(np.asarray(prepared.z), rows)
+        return jnp.concatenate([known, drawn])[prepared.order]
+
+    def simulate(self, key, data: Afterglows, parameters: Mapping[str, float] | None = None):
+        """Draw a simulated sample on the design of ``data``.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key.
+        data : Afterglows
+            Gives redshifts, Galactic columns, instruments, exposures and backgrounds.
+        parameters : mapping of str to float, optional
+            True values by name; those not named are drawn from their priors.
+
+        Returns
+        -------
+        Afterglows, dict
+            The sample with new counts, and the true value of every parameter and latent.
+        """
+        observed, truth = simulated(self, key, data, parameters)
+        return data.replace_observations(observed["counts"]), truth
+
+    # What the inference and the surfaces ask of a program, beside calling it.
+
+    def observing(self, values: Mapping[str, Any], data: Afterglows | AbsorbedCounts) -> tuple[AbsorbedCounts]:
+        """Arguments with other counts, and coordinates chosen by these."""
+        prepared = self._prepared(data)
+        with jax.enable_x64(True):
+            statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
+        prepared = dataclasses.replace(prepared, statistic=statistic)
+        return (dataclasses.replace(prepared, own=OwnSpectra.of(prepared, self.band)),)
+
+    @property
+    def dims(self) -> dict[str, list[str]]:
+        """Dimensions of the data site, which are those of its plates."""
+        return {"counts": ["source", "group"]}
+
+    def coords(self, data: Afterglows) -> dict[str, list]:
+        """Labels of the dimensions."""
+        uncertain = [name for name, known in zip(data.name, data.knows_redshift, strict=True) if not known]
+        return {"source": list(data.name)} | ({"uncertain_redshift": uncertain} if uncertain else {})
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the parameters; absent where dimensionless."""
+        return UNITS
+
+    @property
+    def chooses_centering(self) -> bool:
+        """Whether `hbm_jax.sample` is to choose the form of the density of each line of sight."""
+        return self.sightlines
+
+    @property
+    def description(self) -> str:
+        """One line for reports."""
+        whim = "WHIM of each line of sight" if self.sightlines else "global WHIM" if self.whim else "no WHIM"
+        return (
+            f"X-ray afterglows, absorbed power laws, {self.host} host columns, {whim}, Galactic columns {self.galactic}"
+        )
+
+    def to_config(self) -> dict:
+        """Choices as plain values, priors as text; ``Afterglow(**config)`` is the same model."""
+        return configuration(self)

@@ -1,0 +1,1 @@
+"""Figures of burst fits."""

@@ -1,0 +1,1 @@
+"""Figures of linear relations and of normal hierarchies."""

@@ -1,0 +1,187 @@
+"""Figures of the expansion history: contours of its parameters with their priors, and the equation of state."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import distributions as dist
+
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.cosmology.expansion import dark_energy_density
+from hbm_jax.inference import Fit
+from hbm_jax.inference.results import model_of
+from hbm_jax.models import HubbleDiagram, Supernova, expansion
+from hbm_jax.plotting.contours import joint_posterior, levels_of, shown_range, smoothed
+from hbm_jax.plotting.draws import parameter, spread
+from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
+
+PLANES = (("w0", "wa"), ("Om0", "w0"), ("Om0", "Ode0"))
+NUM_GRID = 200
+NUM_DRAWS = 1000
+BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
+
+
+def expansion_contour(
+    fit: Fit, names: tuple[str, str] | None = None, others: Mapping[str, Fit] | None = None, name: str = ""
+) -> Figure:
+    """Contours of two parameters of the expansion history, with the prior over them.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program.
+    names : pair of str, optional
+        Parameters; by default w0 and wa, Om0 and w0, or Om0 and Ode0, the first that are free.
+    others : mapping of str to Fit, optional
+        Other fits with the same parameters, by what the legend is to call them: their contours as lines.
+    name : str
+        What the legend is to call the fit itself.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Contours hold 68 and 95 % of the posterior. Dashed, those of the prior, or its edges where it is flat. Beside
+        them the marginal densities, and again the priors.
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of these models, or has no two such parameters.
+
+    Examples
+    --------
+    >>> expansion_contour(fit, ("Om0", "w0")).savefig("contour.pdf")  # doctest: +SKIP
+    """
+    model = _model(fit, "expansion_contour")
+    free = [key for key, prior in model.all_priors.items() if isinstance(prior, dist.Distribution)]
+    planes = [pair for pair in PLANES if set(pair) <= set(free)]
+    chosen = tuple(names) if names is not None else (planes[0] if planes else ())
+    if len(chosen) != 2 or not set(chosen) <= set(free):
+        raise ValueError(
+            f"expansion_contour: expected two free parameters, such as {', '.join(free)}; found "
+            f"{', '.join(chosen) or 'none chosen'}."
+        )
+    draws = np.stack([parameter(fit, key) for key in chosen])
+    priors = [model.all_priors[key] for key in chosen]
+    more = {text: np.stack([parameter(other, key) for key in chosen]) for text, other in (others or {}).items()}
+    together = np.concatenate([draws, *more.values()], axis=1)
+    ranges = [shown_range(values, prior) for values, prior in zip(together, priors, strict=True)]
+    joint = joint_posterior(draws, priors, ranges)
+    with house_style():
+        edges = [np.linspace(*limits, 61) for limits in ranges]
+        centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
+        for index, (text, values) in enumerate(more.items()):
+            colour = SERIES[(index + 1) % len(SERIES)]
+            density = smoothed(values, edges)
+            joint.main.contour(*centres, density.T, levels_of(density), colors=[colour], linewidths=1.2)
+            joint.main.plot([], [], color=colour, label=text)
+            for axis, place, kind in ((joint.above, 0, "vertical"), (joint.beside, 1, "horizontal")):
+                marginal = np.histogram(values[place], edges[place][::2], density=True)
+                axis.stairs(*marginal, color=colour, lw=1.0, orientation=kind)
+        if name or more:
+            joint.main.plot([], [], color=BLUE, lw=4, alpha=0.75, label=name or "this fit")
+            joint.main.legend(loc="best")
+        joint.main.set_xlabel(label(chosen[0], fit.units.get(chosen[0], "")))
+        joint.main.set_ylabel(label(chosen[1], fit.units.get(chosen[1], "")))
+        joint.above.legend(loc="best")
+    return joint.figure
+
+
+def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM_DRAWS) -> Figure:
+    """Equation of state of dark energy against redshift, with that of the prior.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program and data.
+    z_max : float, optional
+        Largest redshift shown; by default that of the data.
+    num_draws : int
+        Draws behind the bands.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Median, 68 and 95 % bands of w(z) at every redshift; dashed, the 95 % band of the prior. Whatever the dark
+        energy, w is the slope of its density: w = -1 + (1/3) d log(density) / d log(1 + z).
+
+    Raises
+    ------
+    ValueError
+        If the fit is not one of these models, or its cosmology has no dark energy with an equation of state.
+
+    Examples
+    --------
+    >>> equation_of_state(fit).savefig("w.pdf")  # doctest: +SKIP
+    """
+    model = _model(fit, "equation_of_state")
+    z = np.linspace(0.0, float(np.max(fit.data.z_cmb)) if z_max is None else z_max, NUM_GRID)
+    names = ("H0", *expansion.named(model.cosmology).parameters)
+    values = {key: parameter(fit, key) for key in names}
+    total = max(len(v) for v in values.values())
+    rows = spread(total, num_draws)
+    posterior = _w(model, z, {key: np.broadcast_to(v, (total,))[rows] for key, v in values.items()})
+    keys = jax.random.split(jax.random.key(0), len(names))
+    with jax.enable_x64(True):
+        prior = {
+            key: np.asarray(p.sample(k, (num_draws,))) if isinstance(p, dist.Distribution) else np.full(num_draws, p)
+            for k, key in zip(keys, names, strict=True)
+            for p in [model.all_priors[key]]
+        }
+    before = _w(model, z, prior)
+    low, lower, middle, upper, high = np.quantile(posterior, BANDS, axis=0)
+    with house_style():
+        figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+        axis = figure.subplots()
+        axis.fill_between(z, low, high, color=BAND_95, lw=0, label="95 %")
+        axis.fill_between(z, lower, upper, color=BAND_68, lw=0, label="68 %")
+        axis.plot(z, middle, color=BLACK, lw=1.2, label="posterior median")
+        for edge, text in zip(np.quantile(before, (0.025, 0.975), axis=0), ("prior, 95 %", ""), strict=True):
+            axis.plot(z, edge, "--", color=GREY, lw=0.9, label=text)
+        axis.axhline(-1.0, color=BLUE, lw=0.8, ls=":", label="cosmological constant")
+        axis.set_xlim(z[0], z[-1])
+        axis.set_xlabel("redshift $z$")
+        axis.set_ylabel("equation of state $w$")
+        axis.legend(loc="best", ncols=2)
+    return figure
+
+
+def has_equation_of_state(model: Any) -> bool:
+    """Whether some parameter of a model's dark energy is free."""
+    chosen = expansion.named(model.cosmology)
+    free = [key for key in chosen.parameters if isinstance(model.all_priors[key], dist.Distribution)]
+    return isinstance(_built(chosen), Cosmology) and bool(set(free) - {"Om0", "Ode0"})
+
+
+def _built(chosen):
+    return chosen.build({"H0": 70.0} | dict.fromkeys(chosen.parameters, 0.3))
+
+
+def _w(model, z, values) -> np.ndarray:
+    """Equation of state at redshifts for many draws, (draw, z)."""
+    chosen = expansion.named(model.cosmology)
+    if not isinstance(_built(chosen), Cosmology):
+        raise ValueError(
+            f"equation_of_state: expected a cosmology with dark energy; found {chosen.name}, which knows distances "
+            "only."
+        )
+    with jax.enable_x64(True):
+        u = jnp.log1p(jnp.asarray(z))
+
+        def of(draw):
+            cosmology = chosen.build(draw)
+            slope = jax.vmap(jax.grad(lambda at: jnp.log(dark_energy_density(at, cosmology))))(u)
+            return -1.0 + slope / 3.0
+
+        return np.asarray(jax.jit(jax.vmap(of))({key: jnp.asarray(v) for key, v in values.items()}))
+
+
+def _model(fit: Fit, what: str) -> Any:
+    model = model_of(fit)
+    if not isinstance(model, HubbleDiagram | Supernova):
+        found = fit.run.get("program", "none") if model is not None else "a fit loaded without its program"
+        raise ValueError(f"{what}: expected a fit of HubbleDiagram or Supernova with its program; found {found}.")
+    return model

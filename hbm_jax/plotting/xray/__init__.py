@@ -1,0 +1,1 @@
+"""Figures of X-ray fits, and of absorption."""

@@ -1,0 +1,1 @@
+"""From photons to counts: spectra, responses, grouping, and integration over energy bins."""

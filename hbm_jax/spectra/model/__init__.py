@@ -1,0 +1,1 @@
+"""Spectral models: components, absorbers, expressions of them, energetics."""

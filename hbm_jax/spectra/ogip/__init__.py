@@ -1,0 +1,1 @@
+"""Spectra and responses in OGIP files, read and written."""
