@@ -65,7 +65,7 @@ def in_stated_parameters() -> bool:
     """Whether the program is to sample the parameters that its priors are stated for, and no coordinates of them.
 
     Coordinates are for samplers. A NumPyro handler that wants the parameters answers the message
-    ``stated_parameters`` with True, as that of `hbm_jax.inference.likelihood.profile` does; their joint density is the
+    ``stated_parameters`` with True, as that of `hbm_jax.inference.maximum_likelihood` does; their joint density is the
     same.
     """
     return bool(apply_stack({"type": "stated_parameters", "value": False})["value"])

@@ -181,7 +181,7 @@ def test_a_run_with_proposals_goes_on_from_its_warm_up_to_the_same_draws(propose
 
 
 def test_proposals_that_are_seldom_accepted_are_given_up(monkeypatch):
-    monkeypatch.setattr(independence, "LEAST_ACCEPTED", 1.0)  # the program is that of `proposed`
+    monkeypatch.setattr(chains_module, "LEAST_ACCEPTED", 1.0)  # the program is that of `proposed`
     fit = hbm.sample(skewed, num_samples=100, **PROPOSALS)
     assert not fit.run["proposals_used"]
     assert (fit.tree["sample_stats"]["n_steps"] > 0).all()

@@ -7,13 +7,13 @@ from numpyro import distributions as dist
 from numpyro.infer.util import log_density
 
 from hbm_jax.distributions import CoordinatePriors
-from hbm_jax.models.expansion import expansion
+from hbm_jax.models.expansion import named
 from hbm_jax.models.supernovae.degeneracy import supernova_ridge
 
 
 def coordinates_of(model, ridge=supernova_ridge):
     """Return the coordinates of the free parameters of a model's expansion history; None if there are none."""
-    values = {name: model.all_priors[name] for name in expansion(model.cosmology).parameters}
+    values = {name: model.all_priors[name] for name in named(model.cosmology).parameters}
     free = {name: prior for name, prior in values.items() if isinstance(prior, dist.Distribution)}
     fixed = {name: value for name, value in values.items() if name not in free}
     return CoordinatePriors(free, *(ridge(free, fixed) if ridge else ({}, {}))) if free else None

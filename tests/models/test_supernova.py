@@ -219,7 +219,7 @@ def test_without_a_big_bang_the_density_is_zero_and_gradients_elsewhere_are_fini
         ({"latents": "noncentered"}, "Unknown treatment of latents 'noncentered'.*did you mean 'noncentred'?"),
         (
             {"priors": {"Om": 0.3}},
-            r"'lcdm'\) has no parameter 'Om' .did you mean 'Om0'...: expected one of H0, ",
+            r"'lcdm'\) has no parameter 'Om' .did you mean 'Om0'..: expected one of H0, ",
         ),
         ({"priors": {"w0": -1.0}}, "has no parameter 'w0'"),
         ({"priors": {"delta_M": 0.0}, "mass_step": False}, "has no parameter 'delta_M'"),

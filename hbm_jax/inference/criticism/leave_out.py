@@ -109,7 +109,7 @@ def _advice(result: Loo) -> str:
     tries = []
     if any("are sampled" in note for note in result.notes):
         tries.append("integrate the latents out;")
-    tries.append("refit without them, with hbm_jax.inference.criticism.refit, if they are few;")
+    tries.append("refit without them, with hbm_jax.inference.refit, if they are few;")
     tries.append("a likelihood with heavier tails, if they are outliers.")
     return " ".join(tries)
 

@@ -7,7 +7,7 @@ from monte_carlo import seed
 from numpyro import handlers
 from scipy import stats
 
-from hbm_jax.models.expansion import FREE, cosmology_from, default_priors, expansion, sample_cosmology
+from hbm_jax.models.expansion import FREE, cosmology_from, default_priors, named, sample_cosmology
 from hbm_jax.models.supernovae.degeneracy import supernova_ridge
 
 KEY = np.zeros(2, np.uint32)
@@ -71,5 +71,5 @@ def test_universes_have_the_values_of_their_parameters():
     energy = jax.jit(lambda: cosmology_from("binned(0.2, 0.5)", values).dark_energy)()
     assert energy.edges == (0.2, 0.5)
     np.testing.assert_array_equal(energy.w, [-1.1, -0.8, -0.5])
-    assert expansion("binned").description == "flat, w constant in bins cut at z = 0.3, 0.7"
-    assert expansion("wcdm").to_config() == "wcdm"
+    assert named("binned").description == "flat, w constant in bins cut at z = 0.3, 0.7"
+    assert named("wcdm").to_config() == "wcdm"
