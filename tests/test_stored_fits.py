@@ -9,6 +9,16 @@ def test_every_stored_fit_has_a_recipe():
 
 
 # That of afterglows is compared beside its figures, which fold the same spectra.
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "afterglow"])
+SLOW_TO_COMPILE = ("relation_of_two", "golenetskii")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in SLOW_TO_COMPILE else [])
+        for name in RECIPES
+        if name != "afterglow"
+    ],
+)
 def test_a_stored_fit_is_not_stale(name):
     assert_not_stale(name)

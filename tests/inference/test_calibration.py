@@ -57,6 +57,7 @@ def right():
     return run(max_num_samples=400)
 
 
+@pytest.mark.long
 def test_a_right_program_passes(right, monte_carlo):
     assert list(right.table.index) == ["slope", "error", LOG_DENSITY]
     assert right.ranks.to_numpy().min() >= 0
@@ -199,6 +200,7 @@ def test_another_program_may_be_fitted(monkeypatch):
 # The certificate
 
 
+@pytest.mark.long
 def test_certificate(right, tmp_path):
     path = right.save(tmp_path / "deep" / "certificate.json")
     content = json.loads(path.read_text())

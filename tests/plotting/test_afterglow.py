@@ -44,6 +44,7 @@ def test_every_figure_of_the_report_is_drawn(fit):
         assert len(np.unique(np.asarray(decoded(draw(fit)).convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.long
 def test_folded_model_is_that_of_the_fits_own_program(fit):
     # Independently of `parameters`: the log likelihood that the inference computes by running the program again.
     found = folded_draws.folded(fit, num_draws=10**6)

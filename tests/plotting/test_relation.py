@@ -33,6 +33,7 @@ def test_shrinkage_shows_groups_and_population():
     assert len(axis.patches) == 2
 
 
+@pytest.mark.long
 def test_shrinkage_begins_where_groups_stand_alone():
     fit, none = load("relation"), load("relation_unpooled")
     axis = shrinkage_of_lines(fit, alone=none).axes[0]
