@@ -163,16 +163,15 @@ def _say_missing(codes: Sequence[float]) -> str:
 def isolated_values(values: Floats, what: str) -> list[str]:
     """Warn of one value that several rows have and that is far from all others, as -99 for "not measured" is."""
     finite = values[np.isfinite(values)]
-    found, times = np.unique(finite, return_counts=True)
-    for place in (0, -1):
-        rest = np.delete(found, place)
-        if len(rest) < 3 or not 2 <= times[place] < len(finite) / 2:
+    for value in (finite.min(), finite.max()) if finite.size else ():
+        times = int(np.sum(finite == value))
+        if not 2 <= times < len(finite) / 2:
             continue
-        away = np.min(np.abs(rest - found[place]))
-        if away > (FAR_NINES if _is_code(found[place]) else FAR) * np.ptp(rest):
-            others = f"and between {rest.min():g} and {rest.max():g} in the others"
-            hint = _say_missing([float(found[place])])
-            return [f"{what} is {found[place]:g} in {times[place]} rows {others}; {hint}"]
+        rest = np.unique(finite[finite != value])
+        away = FAR_NINES if _is_code(value) else FAR
+        if len(rest) >= 3 and np.min(np.abs(rest - value)) > away * np.ptp(rest):
+            others = f"and between {rest[0]:g} and {rest[-1]:g} in the others"
+            return [f"{what} is {value:g} in {times} rows {others}; {_say_missing([float(value)])}"]
     return []
 
 
@@ -261,7 +260,7 @@ def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
 
 def places_within(of: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many entries of the same group come before each entry."""
-    order = np.argsort(of, kind="stable")
+    order = np.argsort(of.astype(np.min_scalar_type(of.max())), kind="stable")  # 16 bits are sorted in linear time
     sizes = np.bincount(of)
     within = np.empty(len(of), dtype=np.int64)
     within[order] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
