@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from hbm_jax.validation import DataError, listed, reject_rows
 
 __all__ = [
+    "BURST_REDSHIFT",
+    "ERROR",
+    "POSITIVE_ERROR",
     "REDSHIFT",
+    "TEXT",
     "Column",
     "Unusual",
     "check_frames",
@@ -46,15 +50,22 @@ class Column:
         Open interval; what is not in it cannot be right.
     usual : (float, float)
         Closed interval; what is not in it is warned of.
+    zero : bool
+        Whether 0 is right, too, where what is allowed begins there.
     """
 
     unit: str | None = ""
     what: str = "a number"
     allowed: tuple[float, float] = EVERYTHING
     usual: tuple[float, float] = EVERYTHING
+    zero: bool = False
 
 
-REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))
+TEXT = Column(None)
+ERROR = Column("", "an error", (0.0, np.inf), zero=True)
+POSITIVE_ERROR = replace(ERROR, zero=False)
+REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))  # of supernovae
+BURST_REDSHIFT = replace(REDSHIFT, usual=(0.0, 10.0))
 # Redshifts in two frames differ by our motion of 370 km/s and, where that was corrected, by the host's.
 FRAMES_DIFFER = 0.01  # times 1 + z
 
@@ -112,11 +123,11 @@ def check_values(
         if column is None:
             continue
         low, high = column.allowed
-        bad = (values <= low) | (values >= high)
+        bad = (values >= high) | ((values < low) if column.zero else (values <= low))
         if bad.any():
             codes = sorted({float(value) for value in values[bad] if _is_code(value)})
             hint = f" ({_say_missing(codes)})" if codes else ""
-            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(low, high)}{hint}", names)
+            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names)
         low, high = column.usual
         odd = np.flatnonzero((values < low) | (values > high))
         if odd.size:
@@ -143,7 +154,10 @@ def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: S
     reject_rows(apart, found, both, expected, names)
 
 
-def _between(low: float, high: float) -> str:
+def _between(column: Column) -> str:
+    low, high = column.allowed
+    if column.zero:
+        return "of 0 or more" if np.isinf(high) else f"from 0 to {high:g}"
     if np.isinf(high):
         return f"above {low:g}"
     return f"below {high:g}" if np.isinf(low) else f"between {low:g} and {high:g}"

@@ -220,7 +220,9 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
                 f"columns={{{keys[0]!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
             )
     texts = ("name", "survey")
-    found: dict[str, Any] = {key: table.values(name, text=key in texts) for key, name in names.items()}
+    found: dict[str, Any] = {
+        key: table.values(name, COLUMNS[key].unit, text=key in texts) for key, name in names.items()
+    }
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in found:
         found["survey"] = [survey_name(number) for number in found["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in found:

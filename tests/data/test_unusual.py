@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from astropy import units
+from astropy.table import QTable, Table
 
 from hbm_jax.data import (
     Bursts,
     DataError,
     DataWarning,
     DistanceModuli,
+    afterglows,
+    distance_moduli,
     load_jla,
     read_bursts,
     read_correlated_supernovae,
@@ -15,7 +19,10 @@ from hbm_jax.data import (
     read_regression,
     read_relation,
     read_values,
+    supernova_columns,
 )
+from hbm_jax.data.bursts import columns_of
+from hbm_jax.data.columns import EVERYTHING, REDSHIFT, TEXT
 from hbm_jax.data.spectrum_folders import read_catalogue
 
 RNG = np.random.default_rng(1)
@@ -117,6 +124,46 @@ def test_impossible_values_are_refused():
         read_bursts(BURST | {"log10_flux": [-5.5, -6.1, 1.5]})
 
 
+@pytest.mark.parametrize(
+    "declared",
+    [supernova_columns.COLUMNS, distance_moduli.COLUMNS, columns_of("flux"), columns_of("fluence"), afterglows.COLUMNS],
+)
+def test_every_column_declares_its_unit_and_what_is_usual_within_what_is_allowed(declared):
+    for key, column in declared.items():
+        assert column.allowed[0] <= column.usual[0] < column.usual[1] <= column.allowed[1] or column.usual == EVERYTHING
+        if column.unit is None:
+            assert column.allowed == EVERYTHING, key
+        else:
+            units.Unit(column.unit)
+
+
+@pytest.mark.parametrize("quantity", ["flux", "fluence"])
+def test_units_of_bursts_are_converted_whether_logarithms_or_not(quantity):
+    per_time = " s-1" if quantity == "flux" else ""
+    plain = {"burst": ["one"], "z": [1.0]}
+    linear = QTable(plain)
+    linear["E_peak"] = [0.3] * units.MeV
+    linear["flux"] = [1e-9] * units.Unit(f"J m-2{per_time}")  # 1e-6 erg / cm2
+    for side in ("lo", "hi"):
+        linear[f"E_peak_err_{side}"] = [20.0] * units.keV
+        linear[f"flux_err_{side}"] = [1e-10] * units.Unit(f"J m-2{per_time}")
+    logarithms = Table(plain | {"log10_E_peak": [np.log10(0.3)], "log10_flux": [-9.0]})
+    logarithms["log10_E_peak"].unit, logarithms["log10_flux"].unit = "dex(MeV)", f"dex(J m-2{per_time})"
+    logarithms["sigma_log10_E_peak"] = logarithms["sigma_log10_flux"] = [0.03]
+    for table in (linear, logarithms):
+        bursts = read_bursts(table, quantity=quantity)
+        np.testing.assert_allclose(bursts.log10_E_peak, np.log10([[300.0]]), rtol=1e-12)
+        np.testing.assert_allclose(bursts.log10_flux, [[-6.0]], rtol=1e-12)
+    with pytest.raises(DataError, match=r"column 'flux': expected a unit that converts to erg"):
+        read_bursts(linear, quantity="flux" if quantity == "fluence" else "fluence")
+
+
+def test_units_of_moduli_are_converted():
+    table = Table(MODULI)
+    table["mu"], table["mu"].unit = 1000.0 * table["mu"], "mmag"
+    np.testing.assert_allclose(read_distance_moduli(table).mu, MODULI["mu"])
+
+
 def test_what_is_there_twice_is_told():
     with pytest.warns(DataWarning, match="p is in the table more than once"):
         data = read_distance_moduli(MODULI | {"name": ["p", "p", "r"]})
@@ -149,8 +196,8 @@ def test_blocks_of_a_covariance_lose_the_rows_that_are_left_out(tmp_path):
 
 def test_a_catalogue_has_numbers_that_mean_nothing(tmp_path):
     catalogue = read_catalogue(
-        {"name": ["a", "-9"], "z": [1.0, -9.0]}, ["name", "z"], columns=None, format=None, missing=-9,
-        spectra=tmp_path, leave_out=(), aliases={}, units={},
+        {"name": ["a", "-9"], "z": [1.0, -9.0]}, {"name": TEXT, "z": REDSHIFT}, columns=None, format=None, missing=-9,
+        spectra=tmp_path, leave_out=(), aliases={},
     )  # fmt: skip
     assert catalogue.names == ("a", "-9")
     assert catalogue.values["z"].mask.tolist() == [False, True]
