@@ -29,7 +29,7 @@ from hbm_jax.validation import (
     text_tuple,
 )
 
-__all__ = ["COLUMNS", "checked_fields"]
+__all__ = ["COLUMNS", "UNMEASURED_MASS_ERROR", "checked_fields"]
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
+UNMEASURED_MASS_ERROR = 2.0  # dex; of placeholders for masses that were not measured, in JLA 5 and more
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
 
 # Every column that `Supernovae.from_columns` takes. A fit of a light curve gives parameters far outside what is usual

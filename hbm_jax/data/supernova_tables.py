@@ -121,7 +121,8 @@ def load_jla() -> Supernovae:
     definite (smallest fit error 0.0122 mag, median 0.035 mag), with `z_hel` 21 are not and 6 variances are negative.
 
     `m_b` contains the published selection-bias correction. Hosts without a measured mass carry the published
-    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194.
+    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194, with which the published
+    analysis counts them as hosts of low mass.
 
     Returns
     -------
