@@ -91,7 +91,7 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
     -------
     TableColumns
         With ``cov_m_x1`` and ``cov_m_c``: m_B is a constant - 2.5 log10 x0, so that they are -2.5 / (x0 ln 10) times
-        the covariances with x0.
+        the covariances with x0. An error of 0 of a host's mass is none.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is None or {".csv", ".fits"} & set(path.suffixes):
@@ -108,6 +108,9 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
     codes = (MISSING, *np.atleast_1d(np.asarray(missing, float)))
     known = TableColumns(table.origin, found, codes)
     more = {key: found[name] for key, name in COLUMNS.items() if name in found and key not in found}
+    if "sigma_log10_mass" in more:  # 0 and below: the error is not known
+        error = np.ma.asarray(known.values(COLUMNS["sigma_log10_mass"])).astype(float)
+        more["sigma_log10_mass"] = np.ma.masked_where(error <= 0.0, error)
     if "IDSURVEY" in found and "survey" not in found:
         more["survey"] = [survey_name(number) for number in found["IDSURVEY"]]
     for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():

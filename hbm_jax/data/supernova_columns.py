@@ -40,9 +40,9 @@ MASSES = ("log10_mass", "sigma_log10_mass")
 UNMEASURED_MASS_ERROR = 2.0  # dex; of placeholders for masses that were not measured, in JLA 5 and more
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
 
-# Every column that `Supernovae.from_columns` takes. A fit of a light curve gives parameters far outside what is usual
-# where it has failed, and none beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+, Union3), with large
-# errors, stand for "not measured".
+# Every column that `Supernovae.from_columns` takes. A fit of a light curve that has failed gives parameters outside
+# what is usual or, as two of Union3 (m_b = -261), beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+,
+# Union3), with large errors, stand for "not measured".
 COLUMNS: dict[str, Column] = {
     "name": TEXT,
     "survey": TEXT,

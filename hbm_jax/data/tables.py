@@ -221,6 +221,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
     # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
+        if isinstance(error, KeyError):
+            text = f"expected {text} in it, found none"
         raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
 
 
@@ -255,7 +257,12 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
         raise DataError("the file is empty: expected a line with the column names, found none.")
     delimiter = next((mark for mark in (",", "\t", ";") if mark in lines[0]), ",")
     quoted = '"' in text
-    rows = list(csv.reader(lines, skipinitialspace=delimiter != "\t", delimiter=delimiter)) if quoted else []
+    rows: list[list[str]] = []
+    if quoted:
+        ended = (f"{line}\n" for line in lines)  # a quoted entry may go on in the next line
+        reader = csv.reader(ended, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
+        pairs = [(numbers[reader.line_num - 1], row) for row in reader]
+        numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(

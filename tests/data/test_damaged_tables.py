@@ -31,6 +31,15 @@ def test_whatever_stands_between_columns(tmp_path, suffix, mark):
 def test_quoted_entries_may_hold_commas(tmp_path):
     (tmp_path / "t.csv").write_text('name,x\n"GRB 1, early",1.5\nGRB 2,2.5\n')
     assert list(read_table(tmp_path / "t.csv").values("name")) == ["GRB 1, early", "GRB 2"]
+    (tmp_path / "t.csv").write_text('name,x\n"GRB\n1",1.5\nGRB 2,2.5\n"GRB 3"\n')
+    with pytest.raises(DataError, match="line 5: expected 2 fields, as in the header, found 1"):
+        read_table(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text('name,x\n"GRB\n1",1.5\nGRB 2,2.5\n')
+    assert list(read_table(tmp_path / "t.csv").values("name")) == ["GRB\n1", "GRB 2"]
+    # An entry that is not closed would swallow all rows that follow.
+    (tmp_path / "t.csv").write_text('x,name\n1.5,"GRB 1\n2.5,GRB 2\n')
+    with pytest.raises(DataError, match=r"t\.csv: could not be read as csv: unexpected end of data"):
+        read_table(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("lost", [1, 40, -30])
@@ -77,11 +86,12 @@ def test_snana_has_its_codes_and_its_covariances(tmp_path):
     x0, x1, c = 2.6e-3, 0.4, -0.05
     names = "CID zHD zHEL mB mBERR x1 x1ERR c cERR x0 x0ERR COV_x1_c COV_x1_x0 COV_c_x0 HOST_LOGMASS HOST_LOGMASS_ERR"
     row = f"{0.05} {0.051} 17.1 0.03 {x1} 0.1 {c} 0.02 {x0} 7e-5 2e-4 -1e-6 -4e-7"
-    text = f"NVAR: 15\nVARNAMES: {names}\nSN: a {row} 10.5 0.1\nSN: b {row} -9 -9\n"
+    text = f"NVAR: 15\nVARNAMES: {names}\nSN: a {row} 10.5 0.1\nSN: b {row} -9 -9\nSN: d {row} 9.5 0\n"
     (tmp_path / "t.FITRES").write_text(text)
     sne = read_supernovae(tmp_path / "t.FITRES", format="snana")
-    assert sne.name == ("a", "b")
-    np.testing.assert_array_equal(sne.has_host_mass, [True, False])
+    assert sne.name == ("a", "b", "d")
+    np.testing.assert_array_equal(sne.log10_mass, [10.5, np.nan, 9.5])
+    np.testing.assert_array_equal(sne.sigma_log10_mass, [0.1, np.nan, np.nan])
     # m_B = const - 2.5 log10 x0, so that d m_B = -1.0857 d x0 / x0.
     step = 1e-6 * x0
     slope = (-2.5 * np.log10(x0 + step) + 2.5 * np.log10(x0 - step)) / (2 * step)
