@@ -1,5 +1,6 @@
 """Afterglows from a catalogue of redshifts and a folder of OGIP spectra."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,7 @@ def read_afterglows(
     refuse_bad(catalogue, named, leave_out, "source")
     rows = [row for row in read if row not in bad]
     stack = SpectrumStack.of([read[row] for row in rows], [masks[row] for row in rows])
+    stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
     picked = {key: np.array([numbers[row][key] for row in rows]) for key in COLUMNS if key in values}
     try:
         return Afterglows.from_spectra(

@@ -161,7 +161,9 @@ def read_burst_spectra(
         except DataError as error:
             bad.append((name, str(error)))
     refuse_bad(catalogue, bad, leave_out, "burst")
-    return BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
+    data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
+    stack = dataclasses.replace(data.spectra, warnings=(*data.spectra.warnings, *catalogue.warnings))
+    return dataclasses.replace(data, spectra=stack)
 
 
 def _read(

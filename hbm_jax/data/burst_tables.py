@@ -10,6 +10,7 @@ import numpy as np
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts import FLUX_UNITS, Bursts, columns_of
+from hbm_jax.data.columns import unused_errors
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
 from hbm_jax.spectra.energetics import log10_sphere
 from hbm_jax.validation import DataError, float_vector, listed, tell
@@ -84,7 +85,8 @@ def read_bursts(
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    return replace(data, warnings=tell([*left_out, *data.warnings], origin=table.origin))
+    unused = unused_errors(found, table.columns, ("z",))
+    return replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def _quantity(source: Any) -> str:

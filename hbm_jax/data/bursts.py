@@ -87,7 +87,7 @@ def columns_of(quantity: str) -> dict[str, Column]:
         "covariance": Column(None),
         "correlation": Column("", "a correlation", (-1.0, 1.0)),
         "alpha": Column("", "a photon index", (-2.0, 10.0), (-2.0, 4.0)),
-        "beta": Column("", "a photon index", (-1000.0, 0.0), (-20.0, -1.0)),
+        "beta": Column("", "a photon index", (-50.0, 0.0), (-20.0, -1.0)),
         "band_low": Column("keV", "an energy in keV", (0.0, 1e9)),
         "band_high": Column("keV", "an energy in keV", (0.0, 1e12)),
     }

@@ -22,6 +22,7 @@ __all__ = [
     "check_plain",
     "check_values",
     "leave_out_rows",
+    "listed_names",
     "places_of",
     "places_within",
     "repeated_names",
@@ -241,6 +242,12 @@ def _names_of_errors(column: str) -> set[str]:
     return {start + column for start in starts} | {column + end for end in ends}
 
 
+def listed_names(leave_out: Any) -> list[str]:
+    """Return names to leave out as a list, also where there is only one."""
+    several = isinstance(leave_out, Iterable) and not isinstance(leave_out, str)
+    return [str(name) for name in (leave_out if several else [leave_out])]
+
+
 def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows to keep.
 
@@ -256,7 +263,7 @@ def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[st
     DataError
         For a name that no row has.
     """
-    wanted = {leave_out} if isinstance(leave_out, str) else {str(name) for name in leave_out}
+    wanted = set(listed_names(leave_out))
     unknown = wanted - {label for row in labels for label in row}
     if unknown:
         raise DataError(

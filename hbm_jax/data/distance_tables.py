@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.columns import repeated_names
+from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.dense_covariance import read_covariance
 from hbm_jax.data.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.snana import MISSING, blank_separated, snana_text, survey_name
-from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
 from hbm_jax.validation import DataError, did_you_mean, listed, tell
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
@@ -190,7 +190,7 @@ def read_distance_moduli(
     try:
         table = chosen.read(Path(source)) if format != "table" else read_table(source, missing=missing)
         if format != "table":
-            table = dataclasses.replace(table, missing=(MISSING, *np.atleast_1d(np.asarray(missing, float))))
+            table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
         found, more, called = _columns(table, chosen, columns or {})
         warnings = repeated_names(found["name"], "objects") if "name" in found else []
         if "name" in found:
@@ -200,7 +200,9 @@ def read_distance_moduli(
         data, left_out, _ = make_from_rows(
             both, partial(_of_rows, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
         )
-        told = [*left_out, *(warnings if "sigma" in found else ()), *data.warnings]
+        # Errors of redshifts are part of those of the moduli.
+        unused = unused_errors(called, table.columns, ("mu_calibrator",))
+        told = [*left_out, *unused, *(warnings if "sigma" in found else ()), *data.warnings]
         data = dataclasses.replace(data, warnings=tell(told, origin=origin))
     except DataError as error:
         text = str(error)

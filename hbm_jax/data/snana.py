@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.tables import TableColumns, read_table
+from hbm_jax.data.tables import TableColumns, missing_codes, read_table
 from hbm_jax.validation import DataError, listed
 
 __all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
@@ -105,12 +105,12 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
         except (DataError, OSError, EOFError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
     found = dict(table.columns)
-    codes = (MISSING, *np.atleast_1d(np.asarray(missing, float)))
+    codes = (MISSING, *missing_codes(missing))
     known = TableColumns(table.origin, found, codes)
     more = {key: found[name] for key, name in COLUMNS.items() if name in found and key not in found}
     if "sigma_log10_mass" in more:  # 0 and below: the error is not known
-        error = np.ma.asarray(known.values(COLUMNS["sigma_log10_mass"])).astype(float)
-        more["sigma_log10_mass"] = np.ma.masked_where(error <= 0.0, error)
+        sigma = np.ma.asarray(known.values(COLUMNS["sigma_log10_mass"])).astype(float)
+        more["sigma_log10_mass"] = np.ma.masked_where(sigma <= 0.0, sigma)
     if "IDSURVEY" in found and "survey" not in found:
         more["survey"] = [survey_name(number) for number in found["IDSURVEY"]]
     for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():

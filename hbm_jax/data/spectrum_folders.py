@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hbm_jax.data.columns import Column, check_values
+from hbm_jax.data.columns import Column, check_values, listed_names, unused_errors
 from hbm_jax.data.tables import read_table
 from hbm_jax.validation import DataError, did_you_mean, tell, text_tuple
 
@@ -34,6 +34,8 @@ class Catalogue(NamedTuple):
         Those to read.
     left_out : list of (str, str)
         The others, and why.
+    warnings : tuple of str
+        Of columns that look like errors and are not used.
     """
 
     origin: str
@@ -44,6 +46,7 @@ class Catalogue(NamedTuple):
     names: tuple[str, ...]
     rows: list[int]
     left_out: list[tuple[str, str]]
+    warnings: tuple[str, ...]
 
 
 def read_catalogue(
@@ -78,14 +81,16 @@ def read_catalogue(
     units = {key: declared[key].unit for key in found}
     values = {key: table.values(name, units[key], text=units[key] is None) for key, name in found.items()}
     names = text_tuple(values["name"], found["name"], "row {row}")
-    asked = [] if leave_out == "bad" else [leave_out] if isinstance(leave_out, str) else list(leave_out)
+    asked = [name for name in listed_names(leave_out) if name != "bad"]
     for name in asked:
         if name not in names:
             raise DataError(
                 f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
             )
     rows = [row for row, name in enumerate(names) if name not in asked]
-    return Catalogue(table.origin, folder, declared, found, values, names, rows, [(name, "by name") for name in asked])
+    left_out = [(name, "by name") for name in asked]
+    unused = tell(unused_errors(found, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
+    return Catalogue(table.origin, folder, declared, found, values, names, rows, left_out, unused)
 
 
 def numbers_of(catalogue: Catalogue, row: int) -> dict[str, float]:
@@ -115,7 +120,7 @@ def numbers_of(catalogue: Catalogue, row: int) -> dict[str, float]:
 def refuse_bad(catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str) -> None:
     """Raise a DataError that names every source that cannot be read and why, unless the bad ones are to be left out."""
     num = len(catalogue.rows)
-    if bad and leave_out != "bad":
+    if bad and "bad" not in listed_names(leave_out):
         listing = "\n".join(f"  {name}: {why}" for name, why in bad)
         raise DataError(
             f"{catalogue.origin}: expected {num} {what}s that can be read; found {len(bad)} that cannot:\n{listing}\n"

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hbm_jax.data.columns import leave_out_rows
+from hbm_jax.data.columns import leave_out_rows, listed_names
 from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
 
-__all__ = ["TableColumns", "make_from_rows", "read_table"]
+__all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
 
 MAX_BYTES = 1 << 30  # that a compressed table may hold
 Made = TypeVar("Made")
@@ -162,8 +162,15 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     >>> read_table({"z_cmb": [0.1, 0.2]}).values("z_cmb")
     array([0.1, 0.2])
     """
-    codes = tuple(float(code) for code in np.atleast_1d(np.asarray(missing, float)))
-    return replace(_read(source, format), missing=codes)
+    return replace(_read(source, format), missing=missing_codes(missing))
+
+
+def missing_codes(missing: Any) -> tuple[float, ...]:
+    """Return the numbers that mean that there is no value; refuses what is none."""
+    try:
+        return tuple(np.atleast_1d(np.asarray(missing, float)).tolist())
+    except (TypeError, ValueError):
+        raise DataError(f"missing: expected numbers, such as -9 or (-99, -999); found {missing!r}.") from None
 
 
 def _read(source: Any, format: str | None) -> TableColumns:
@@ -381,7 +388,7 @@ def make_from_rows(
     DataError
         Of `make`, and for names that are not in the table.
     """
-    wanted = [leave_out] if isinstance(leave_out, str) else [str(one) for one in leave_out]
+    wanted = listed_names(leave_out)
     if not wanted:
         return make(dict(columns)), [], slice(None)
     num = max(len(value) for key, value in columns.items() if key not in whole)

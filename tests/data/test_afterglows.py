@@ -94,12 +94,16 @@ def test_values_that_cannot_be_name_the_source_and_unusual_ones_are_kept_with_th
     table.write(folder / "catalog.ecsv", overwrite=True)
     with pytest.raises(DataError, match=r"sim002: z, row 1 \(sim002\): expected a redshift from 0 to 10 .*missing=-1"):
         read(folder)
-    table["nh_mw"][2] = 7.0
+    table["nh_mw"][2], table["e_z"] = 7.0, 0.1
     table.write(folder / "catalog.ecsv", overwrite=True)
-    with pytest.warns(DataWarning, match="nh_mw of sim003 is 7, unusual for a column in units of 1e22 cm"):
+    with (
+        pytest.warns(DataWarning, match="column 'e_z'"),
+        pytest.warns(DataWarning, match="nh_mw of sim003 is 7, unusual for a column in units of 1e22 cm"),
+    ):
         data = read(folder, leave_out="bad")
     assert data.name == ("sim001", "sim003")
     assert "nh_mw of sim003 is 7, unusual" in data.describe()
+    assert "column 'e_z' looks like the error of 'z' and is not used" in data.describe()
     assert Afterglows.from_dict(data.to_dict()).warnings == data.warnings
 
 

@@ -115,11 +115,31 @@ def test_columns_that_look_like_errors_and_are_not_used(name):
         assert read_relation(table, columns={"sigma_x": name}).warnings == ()
 
 
+def test_errors_of_redshifts_and_calibrators_that_are_not_used():
+    with pytest.warns(DataWarning, match="column 'z_err' looks like the error of 'z' and is not used"):
+        assert "'z_err' looks like" in read_bursts(BURST | {"z_err": [0.1] * 3}).describe()
+    assert read_bursts(BURST | {"sigma_z": [0.1] * 3}).warnings == ()
+    calibrated = MODULI | {"mu_calibrator": [38.0, np.nan, np.nan], "mu_calibrator_err": [0.1] * 3}
+    with pytest.warns(DataWarning, match="column 'mu_calibrator_err' looks like the error of 'mu_calibrator'"):
+        read_distance_moduli(calibrated)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_options_that_are_none_are_refused(kind):
+    read, table, *_ = READERS[kind]
+    with pytest.raises(DataError, match=r"missing: expected numbers, such as -9 or \(-99, -999\); found 'NA'"):
+        read(table, missing="NA")
+    with pytest.raises(DataError, match=r"leave_out: expected names of the table's rows, or 'row 3' .* found 3"):
+        read(table, leave_out=3)
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(DataError, match=r"mu_calibrator, row 1 \(q\): expected a modulus .* missing=-1\), found -1"):
         DistanceModuli.from_columns(MODULI | {"mu_calibrator": [np.nan, -1.0, np.nan]})
     with pytest.raises(DataError, match=r"log10_flux, row 0 \(one\): .* missing=.-999, -99.*found -99.0 .2 such"):
         Bursts.from_columns(BURST | {"log10_flux": [-99.0, -999.0, -6.0]})
+    with pytest.raises(DataError, match=r"beta, row 2 \(three\): expected a photon index .*missing=-99"):
+        read_bursts(BURST | {"alpha": [-1.0] * 3, "beta": [-2.5, -2.3, -99.0]})
     with pytest.warns(DataWarning, match="log10_flux of three is 1.5, unusual"):
         read_bursts(BURST | {"log10_flux": [-5.5, -6.1, 1.5]})
 
