@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "hbm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = {
-    1: ("constants", "validation", "working_out", "cosmology", "absorption", "spectra", "data"),
+    1: ("constants", "validation", "files", "working_out", "cosmology", "absorption", "spectra", "data"),
     2: ("distributions", "models"),
     3: ("inference",),
     4: ("cli", "report", "plotting", "runs", "registry", "configuration", "doctor"),

@@ -15,6 +15,7 @@ from hbm_jax.data.dense_covariance import read_covariance
 from hbm_jax.data.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.snana import MISSING, blank_separated, snana_text, survey_name
 from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
+from hbm_jax.files import readable
 from hbm_jax.validation import DataError, did_you_mean, listed, tell
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
@@ -188,8 +189,11 @@ def read_distance_moduli(
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
     origin = str(source) if is_path else "the given columns"
     try:
-        table = chosen.read(Path(source)) if format != "table" else read_table(source, missing=missing)
-        if format != "table":
+        if format == "table":
+            table = read_table(source, missing=missing)
+        else:
+            with readable(Path(source), f"a table of the format {format!r}"):
+                table = chosen.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
         found, more, called = _columns(table, chosen, columns or {})
         warnings = repeated_names(found["name"], "objects") if "name" in found else []

@@ -1,12 +1,12 @@
 """Tables as SNANA writes them, and others of blank-separated text."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hbm_jax.data.tables import TableColumns, missing_codes, read_table
+from hbm_jax.files import read_text
 from hbm_jax.validation import DataError, listed
 
 __all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
@@ -26,13 +26,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def text_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, compressed or not."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        return file.read().splitlines()
-
-
 def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
     """Columns of rows of text."""
     for number, row in enumerate(rows):
@@ -48,7 +41,7 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
     With ``short``, all rows may lack the same last columns.
     """
-    lines = [line for line in text_lines(path) if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if names is None:
         if not lines:
             raise DataError("expected a line with the names of the columns, found an empty file.")
@@ -60,7 +53,8 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
 def snana_text(path: Path) -> TableColumns:
     """Text table of SNANA: a line VARNAMES: with the names, and lines SN: (or GAL:, ROW:) with the values."""
-    lines = [line.split() for line in text_lines(path) if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line.split() for line in read_text(path).splitlines()]
+    lines = [line for line in lines if line and not line[0].startswith("#")]
     header = [line for line in lines if line[0] == "VARNAMES:"]
     if len(header) != 1:
         raise DataError(f"expected one line 'VARNAMES: ...', as tables of SNANA have, found {len(header)}.")
@@ -100,9 +94,9 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
     else:
         try:
-            lines = [line.split()[0] for line in text_lines(path) if line.strip()]
+            lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             table = snana_text(path) if "VARNAMES:" in lines else blank_separated(path)
-        except (DataError, OSError, EOFError, UnicodeDecodeError) as error:
+        except DataError as error:
             raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
     found = dict(table.columns)
     codes = (MISSING, *missing_codes(missing))

@@ -1,7 +1,7 @@
 """Reading tables: CSV, ECSV, FITS, astropy tables, pandas frames and mappings, all seen through one small object."""
 
 import csv
-import gzip
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hbm_jax.data.columns import leave_out_rows, listed_names
+from hbm_jax.files import is_compressed, read_bytes, read_text
 from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
 
-MAX_BYTES = 1 << 30  # that a compressed table may hold
 Made = TypeVar("Made")
 
 
@@ -211,10 +211,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             f"found {suffix[0]!r}."
         )
     try:
-        if path.suffix.lower() == ".gz":
-            _refuse_huge(path)
         if chosen == "csv":
-            text = _text(path)
+            text = read_text(path)
             if not text.startswith("# %ECSV"):
                 return TableColumns(str(path), _csv_columns(text))
             chosen = "ascii.ecsv"
@@ -222,8 +220,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
         # NaN must arrive as NaN, to be reported as such; astropy would mask it
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
-        with path.open("rb") as file:
-            table = Table.read(file if chosen == "fits" else path, format=chosen, **options)
+        contents = read_bytes(path) if chosen == "fits" or is_compressed(path) else b""  # also refuses huge ones
+        table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
     # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
@@ -231,23 +229,6 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if isinstance(error, KeyError):
             text = f"expected {text} in it, found none"
         raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
-
-
-def _refuse_huge(path: Path) -> None:
-    """Refuse a compressed file of which more than `MAX_BYTES` come."""
-    total = 0
-    with gzip.open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            total += len(block)
-            if total > MAX_BYTES:
-                raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
-
-
-def _text(path: Path) -> str:
-    """Return the text of a UTF-8 file, compressed or not."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        return file.read()
 
 
 def _csv_columns(text: str) -> dict[str, np.ndarray]:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from hbm_jax.data import DataError, read_relation, read_supernovae, read_table, tables
+from hbm_jax import files
+from hbm_jax.data import (
+    DataError,
+    load_jla,
+    read_correlated_supernovae,
+    read_distance_moduli,
+    read_relation,
+    read_supernovae,
+    read_table,
+)
 
 ROWS = {"x": [1.0, 2.0, 4.0], "y": [1.1, 2.3, 3.8]}
 
@@ -73,13 +82,43 @@ def test_an_unknown_format_and_a_field_without_end(tmp_path):
 
 
 def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 22)
     path = tmp_path / "t.csv.gz"
     with gzip.open(path, "wb") as file:
         file.write(b"x,y\n" + b"1,2\n" * 2_000_000)
     assert path.stat().st_size < 20_000
     with pytest.raises(DataError, match=r"expected at most 4 MiB when it is decompressed, found more"):
         read_table(path)
+
+
+def test_damaged_files_of_published_formats_are_named(tmp_path):
+    text = "#name zcmb zhel mb dmb\na 0.1 0.1 19.0 0.1\n"
+    broken = {
+        "snana": gzip.compress(text.encode() * 50)[:-20],
+        "pantheon+": b"\xff\xfe\x00\x01",
+        "union3": b"SIMPLE  = no FITS",
+        "des-dovekie": gzip.compress(b"VARNAMES: CID zHD\n" * 50)[:30],
+    }
+    for name, content in broken.items():
+        path = tmp_path / "table.gz" if content[:2] == b"\x1f\x8b" else tmp_path / "table"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{path}: expected a table of the format .* found one that cannot"):
+            read_distance_moduli(path, format=name)
+    with pytest.raises(
+        DataError, match=r"table\.gz: could not be read as a table of SNANA: expected a whole gzip file"
+    ):
+        read_supernovae(tmp_path / "table.gz", format="snana")
+    np.savez(tmp_path / "whole.npz", v0=np.eye(2))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    table = {"z_cmb": [0.1, 0.2], "mu": [38.0, 39.9]}
+    half = whole[: len(whole) // 2]
+    cut = gzip.compress(b"1 0 0 1 " * 99)[:-9]
+    for name, content in {"c.npz": half, "c.npy": b"", "c.txt": b"1 0 x 1", "c.gz": cut}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: expected a covariance that can be read, found one that cannot"):
+            read_distance_moduli(table, covariance=str(tmp_path / name))
+    with pytest.raises(DataError, match=r"c\.npz: expected covariances that can be read"):
+        read_correlated_supernovae(load_jla().subset([0, 1]).to_table(), covariance=str(tmp_path / "c.npz"))
 
 
 def test_snana_has_its_codes_and_its_covariances(tmp_path):
