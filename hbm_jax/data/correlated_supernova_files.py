@@ -73,11 +73,13 @@ def read_correlated_supernovae(
     with readable(path, "covariances"):
         blocks, joint = _read_blocks(path)
     if published is None:
-        sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out)
+        sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out, tied=True)
         picked = _block_of(blocks, rows)
         return CorrelatedSupernovae.from_supernovae(sne, picked, blocks_hold_errors=joint)
     if columns:
         raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
+    if np.size(missing):
+        raise DataError(f"{source}: expected no missing for a published table, which has none; found {missing}.")
     sne, hold = published
     whole = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
     if not len(leave_out):

@@ -18,6 +18,7 @@ from hbm_jax.data import (
     read_distance_moduli,
     read_regression,
     read_relation,
+    read_supernovae,
     read_values,
     supernova_columns,
 )
@@ -212,6 +213,15 @@ def test_blocks_of_a_covariance_lose_the_rows_that_are_left_out(tmp_path):
         bad = read_correlated_supernovae(table, missing=-999, leave_out="bad", **options)
     assert bad.name == data.name == tuple(sne.name[i] for i in kept)
     assert type(bad).from_dict(bad.to_dict()).warnings == bad.warnings != ()
+
+
+def test_repeated_names_are_tied_by_blocks_of_a_covariance(tmp_path):
+    table = load_jla().subset(np.arange(4)).to_table()
+    table["name"][1] = table["name"][0]
+    np.savez(tmp_path / "blocks.npz", v0=0.01 * np.eye(4) + 0.001)
+    assert read_correlated_supernovae(table, covariance=str(tmp_path / "blocks.npz")).warnings == ()
+    with pytest.warns(DataWarning, match="03D1au is in the table more than once"):
+        read_supernovae(table)
 
 
 def test_a_catalogue_has_numbers_that_mean_nothing(tmp_path):
