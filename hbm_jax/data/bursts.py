@@ -27,6 +27,7 @@ from hbm_jax.spectra.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.energetics import k_correction
 from hbm_jax.validation import (
     DataError,
+    Labels,
     float_vector,
     frozen_array,
     listed,
@@ -467,10 +468,12 @@ def _covariance(rows, burst, called) -> Floats:
 
 def _one_each(values: Floats, of, names, what: str) -> Floats:
     """Return what all rows of a burst agree on."""
-    found = np.array([values[np.flatnonzero(of == i)[0]] for i in range(len(names))])
-    differs = ~((values == found[of]) | (np.isnan(values) & np.isnan(found[of])))
-    reject_rows(differs, values, what, "one value in all intervals of a burst", [names[i] for i in of])
-    return found
+    first = values[np.unique(of, return_index=True)[1]]
+    differs = ~((values == first[of]) | (np.isnan(values) & np.isnan(first[of])))
+    reject_rows(
+        differs, values, what, "one value in all intervals of a burst", Labels(len(of), lambda row: names[of[row]])
+    )
+    return first
 
 
 def _unit_where_padded(errors: Floats, used) -> Floats:

@@ -1,5 +1,6 @@
 """Columns of a table: their units, the range that physics allows and the range that is usual."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.validation import DataError, listed, reject_rows
+from hbm_jax.validation import DataError, Labels, listed, reject_rows
 
 __all__ = [
     "BURST_REDSHIFT",
@@ -149,7 +150,7 @@ def check_plain(numbers: Mapping[str, Floats], what: Mapping[str, str]) -> list[
 def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: Sequence[str]) -> None:
     """Refuse redshifts in two frames that cannot be of one object."""
     apart = np.abs(z_hel - z_cmb) > FRAMES_DIFFER * (1.0 + z_cmb)
-    found = [f"{one:g} and {two:g}" for one, two in zip(z_cmb, z_hel, strict=True)]
+    found = Labels(len(z_cmb), lambda row: f"{z_cmb[row]:g} and {z_hel[row]:g}")
     expected = f"redshifts of one object in two frames, no further apart than {FRAMES_DIFFER:g} (1 + z)"
     both = " and ".join(what.get(key, key) for key in ("z_cmb", "z_hel"))
     reject_rows(apart, found, both, expected, names)
@@ -248,13 +249,13 @@ def listed_names(leave_out: Any) -> list[str]:
     return [str(name) for name in (leave_out if several else [leave_out])]
 
 
-def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
+def leave_out_rows(names: Sequence[str], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows to keep.
 
     Parameters
     ----------
-    labels
-        For each row, what it may be called: the name of its object, ``"row 3"``.
+    names
+        Of the object of each row; a row is also called by its number, ``"row 3"``.
     leave_out
         Names to leave out.
 
@@ -264,13 +265,16 @@ def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[st
         For a name that no row has.
     """
     wanted = set(listed_names(leave_out))
-    unknown = wanted - {label for row in labels for label in row}
-    if unknown:
+    numbers = {name: int(name[4:]) for name in wanted if re.fullmatch(r"row \d+", name)}
+    rows = {name: row for name, row in numbers.items() if row < len(names)}
+    if unknown := wanted - rows.keys() - wanted.intersection(names):
         raise DataError(
             f"leave_out: expected names of the table's rows, or 'row 3' and so on counted from 0; found "
             f"{listed(sorted(unknown))}."
         )
-    return np.array([not wanted.intersection(row) for row in labels], dtype=bool)
+    keep = np.array([name not in wanted for name in names], dtype=bool)
+    keep[list(rows.values())] = False
+    return keep
 
 
 def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:

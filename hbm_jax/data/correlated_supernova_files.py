@@ -84,7 +84,7 @@ def read_correlated_supernovae(
     whole = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
     if not len(leave_out):
         return whole
-    return whole.subset(leave_out_rows([(name, f"row {row}") for row, name in enumerate(sne.name)], leave_out))
+    return whole.subset(leave_out_rows(sne.name, leave_out))
 
 
 def _block_of(blocks, rows):

@@ -284,7 +284,10 @@ def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
     """Return a column with the numbers masked that mean that there is no value."""
     plain = np.ma.getdata(values)
     if plain.dtype.kind in "OSU":
-        codes = np.array([_number(entry) in missing for entry in plain.ravel()], bool).reshape(plain.shape)
+        try:
+            codes = np.isin(plain.astype(np.float64), missing)
+        except (TypeError, ValueError):
+            codes = np.array([_number(entry) in missing for entry in plain.ravel()], bool).reshape(plain.shape)
     else:
         codes = np.isin(plain, missing) if plain.dtype.kind in "iuf" else np.zeros(plain.shape, bool)
     return np.ma.MaskedArray(plain, np.ma.getmaskarray(values) | codes) if codes.any() else values
@@ -373,9 +376,8 @@ def make_from_rows(
     if not wanted:
         return make(dict(columns)), [], slice(None)
     num = max(len(value) for key, value in columns.items() if key not in whole)
-    given = np.ma.asarray(columns[name]).tolist() if name in columns else [""] * num
-    labels = [f"row {i}" for i in range(num)]
-    keep = leave_out_rows(list(zip(map(str, given), labels, strict=True)), [one for one in wanted if one != "bad"])
+    given = list(map(str, np.ma.asarray(columns[name]).tolist())) if name in columns else [""] * num
+    keep = leave_out_rows(given, [one for one in wanted if one != "bad"])
     left_out: list[str] = []
     while True:
         rows = np.flatnonzero(keep)
@@ -390,12 +392,12 @@ def make_from_rows(
             for key, value in columns.items()
         }
         if "name" not in picked and name == "name":
-            picked["name"] = [labels[row] for row in rows]
+            picked["name"] = [f"row {row}" for row in rows]
         try:
             return make(picked), left_out, rows
         except DataError as error:
             if "bad" not in wanted or not error.rows or len(error.rows) == len(rows):
                 raise
-            bad = [str(given[row]) or labels[row] for row in rows[list(error.rows)]]
+            bad = [given[row] or f"row {row}" for row in rows[list(error.rows)]]
             left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
             keep[rows[list(error.rows)]] = False
