@@ -1,10 +1,12 @@
 """Tables of other forms and damaged files: read, or a named error, within a stated size."""
 
 import gzip
+import time
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from monte_carlo import seed
 
 from hbm_jax import files
 from hbm_jax.data import (
@@ -89,6 +91,19 @@ def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
     assert path.stat().st_size < 20_000
     with pytest.raises(DataError, match=r"expected at most 4 MiB when it is decompressed, found more"):
         read_table(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"missing": -99}, {"leave_out": "row 3"}])
+def test_the_time_of_reading_does_not_grow_with_the_square_of_the_rows(tmp_path, options):
+    """`benchmarks/read_tables.py` has a million rows: two seconds; where rows or groups met each other, minutes."""
+    x = np.random.default_rng(seed(1)).normal(size=100_000)
+    rows = (f"{value:.6f},{2 * value:.6f},g{i % 1000}\n" for i, value in enumerate(x))
+    (tmp_path / "t.csv").write_text("x,y,group\n" + "".join(rows))
+    began = time.process_time()
+    data = read_relation(tmp_path / "t.csv", **options)
+    assert time.process_time() - began < 3.0
+    assert data.num_points == 100_000 - ("leave_out" in options)
+    np.testing.assert_array_equal(data.values[data.name.index("g5"), 7, 0], round(x[7005], 6))
 
 
 def test_damaged_files_of_published_formats_are_named(tmp_path):
