@@ -161,7 +161,7 @@ class RegressionData(Unusual):
         if num < 2:
             raise DataError(f"{parsed.response}: expected 2 points or more; found {num}.")
         labels = text_tuple(columns[roles["name"]], roles["name"], "row {row}") if "name" in roles else None
-        name_of = labels or tuple(str(row) for row in range(num))
+        name_of = labels or tuple(map(str, range(num)))
         for column in needed:
             missing = frame[column].isna().to_numpy()
             reject_rows(missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())

@@ -259,10 +259,10 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
-    fields = list(map(len, rows)) if quoted else [1 + marks for marks in map(methodcaller("count", delimiter), lines)]
-    if set(fields) != {len(header)}:
-        number, found = next(pair for pair in zip(numbers, fields, strict=False) if pair[1] != len(header))
-        raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found}.")
+    marks = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
+    if set(marks) != {len(header) - 1}:
+        number, found = next(pair for pair in zip(numbers, marks, strict=False) if pair[1] != len(header) - 1)
+        raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found + 1}.")
     entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
     if len(lines) == 1:
         entries = []
