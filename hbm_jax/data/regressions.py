@@ -155,7 +155,7 @@ class RegressionData(Unusual):
                 )
         _refuse_empty_groups(columns, parsed)
         used = [key for key in columns if key in needed | set(roles.values())]
-        frame = formulas.frame_of({key: np.asarray(columns[key]) for key in used})
+        frame = formulas.frame_of({key: np.asanyarray(columns[key]) for key in used})
         formulas.require_numbers(parsed.numbers, frame)
         num = len(frame)
         if num < 2:
@@ -493,4 +493,6 @@ def _as_declared(table, name: str):
     if not np.ma.isMaskedArray(values):
         return values
     numbers = values.dtype.kind in "iuf"
-    return np.ma.filled(values.astype(float if numbers else object), np.nan if numbers else None)
+    # Not by `filled`, to which None is the default of the type, "?".
+    plain = np.ma.getdata(values).astype(float if numbers else object)
+    return np.where(np.ma.getmaskarray(values), np.nan if numbers else None, plain)

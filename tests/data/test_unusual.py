@@ -10,6 +10,7 @@ from hbm_jax.data import (
     DataError,
     DataWarning,
     DistanceModuli,
+    RegressionData,
     afterglows,
     distance_moduli,
     load_jla,
@@ -89,6 +90,24 @@ def test_numbers_that_mean_nothing_are_missing(kind):
     with pytest.warns(DataWarning, match="left out"):
         kept = read(coded, missing=-99, leave_out="bad")
     assert len(kept.to_table()) == len(table[column]) - 1
+
+
+@pytest.mark.parametrize("formula", ["y ~ C(k)", "y ~ k", "y ~ (1 | k)", "k ~ y"])
+@pytest.mark.parametrize("codes", [["1", "2", "-9"], [1, 2, -9], ["a", "b", "-9"]])
+def test_a_code_for_no_value_is_no_category(formula, codes):
+    if formula == "k ~ y" and codes[0] == "a":
+        return
+    table = {"k": codes * 10, "y": np.arange(30.0)}
+    masked = Table(table, masked=True)
+    masked["k"].mask = np.arange(30) % 3 == 2
+    for options in ({"table": table, "missing": -9}, {"table": masked}):
+        source = options.pop("table")
+        with pytest.raises(DataError, match=r"k, row 2 .*: expected a value, .* \(10 such rows of 30\)"):
+            read_regression(source, formula=formula, **options)
+        with pytest.warns(DataWarning, match="left out"):
+            assert len(read_regression(source, formula=formula, leave_out="bad", **options)) == 20
+    with pytest.raises(DataError, match=r"k, row 2 .*: expected a value"):
+        RegressionData.from_columns({key: masked[key] for key in table}, formula)
 
 
 @pytest.mark.parametrize("kind", ["relation", "values", "regression"])
