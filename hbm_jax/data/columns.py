@@ -36,6 +36,8 @@ EVERYTHING = (-np.inf, np.inf)
 # How far from all others, in units of their range, a value lies that several rows have and that is warned of; and how
 # far where it is written with nines alone, as -99 and 999 are.
 FAR, FAR_NINES = 2.0, 0.5
+# What tables with a single column of errors call it.
+BARE_ERRORS = {"sigma", "err", "error", "unc", "uncertainty", "stderr"}
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ def unused_errors(found: Mapping[str, str], table: Iterable[str], quantities: It
         if name in used:
             continue
         lower = name.lower()
+        if lower in BARE_ERRORS:
+            texts.append(f"column {name!r} looks like an error and is not used")
         for column, key in own.items():
             if lower in _names_of_errors(column) or any(
                 lower in (f"{start}_{column}_{other}", f"{start}_{other}_{column}")

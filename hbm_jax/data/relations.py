@@ -322,7 +322,8 @@ def _limits(columns, values, coordinates, labels, called):
     where = np.full(num, size - 1)
     limited = "no"
     if "threshold_y" in columns:
-        limit = np.asarray(columns["threshold_y"], float)
+        what = called.get("threshold_y", "threshold_y")
+        limit = float_vector(columns["threshold_y"], what, labels, allow_missing=True)
         if limit.shape != (num,):
             raise DataError(f"threshold_y: expected {num} values, as y has; found shape {limit.shape}.")
         limited = "y"

@@ -153,6 +153,18 @@ def test_options_that_are_none_are_refused(kind):
         read(table, leave_out=3)
 
 
+@pytest.mark.parametrize("name", ["sigma", "Error", "stderr"])
+def test_a_column_that_is_called_an_error_and_is_not_used(name):
+    with pytest.warns(DataWarning, match=f"column '{name}' looks like an error and is not used"):
+        read_values({"y": Y, name: np.full(20, 0.1)})
+    assert read_values({"y": Y, name: np.full(20, 0.1)}, columns={"sigma_y": name}).warnings == ()
+
+
+def test_thresholds_may_be_missing():
+    data = read_relation({"x": X, "y": Y, "sigma_y": X**2, "threshold_y": [-99.0, *Y[1:]]}, missing=-99)
+    np.testing.assert_array_equal(data.limit[0], [np.nan, *Y[1:]])
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(DataError, match=r"mu_calibrator, row 1 \(q\): expected a modulus .* missing=-1\), found -1"):
         DistanceModuli.from_columns(MODULI | {"mu_calibrator": [np.nan, -1.0, np.nan]})
