@@ -495,4 +495,5 @@ def _as_declared(table, name: str):
     numbers = values.dtype.kind in "iuf"
     # Not by `filled`, to which None is the default of the type, "?".
     plain = np.ma.getdata(values).astype(float if numbers else object)
-    return np.where(np.ma.getmaskarray(values), np.nan if numbers else None, plain)
+    plain[np.ma.getmaskarray(values)] = np.nan if numbers else None
+    return plain
