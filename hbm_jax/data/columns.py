@@ -1,24 +1,30 @@
 """Columns of a table: their units, the range that physics allows and the range that is usual."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
-from hbm_jax.validation import DataError, reject_rows
+from hbm_jax.validation import DataError, Labels, reject_rows
 
 __all__ = [
+    "BURST_REDSHIFT",
+    "ERROR",
+    "POSITIVE_ERROR",
     "REDSHIFT",
+    "TEXT",
     "Column",
     "Unusual",
     "check_frames",
     "check_plain",
     "check_values",
     "leave_out_rows",
+    "listed_names",
     "places_of",
     "places_within",
     "repeated_names",
@@ -31,6 +37,8 @@ EVERYTHING = (-np.inf, np.inf)
 # How far from all others, in units of their range, a value lies that several rows have and that is warned of; and how
 # far where it is written with nines alone, as -99 and 999 are.
 FAR, FAR_NINES = 2.0, 0.5
+# What tables with a single column of errors call it.
+BARE_ERRORS = {"sigma", "err", "error", "unc", "uncertainty", "stderr"}
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,22 @@ class Column:
         Open interval; what is not in it cannot be right.
     usual : (float, float)
         Closed interval; what is not in it is warned of.
+    zero : bool
+        Whether 0 is right, too, where what is allowed begins there.
     """
 
     unit: str | None = ""
     what: str = "a number"
     allowed: tuple[float, float] = EVERYTHING
     usual: tuple[float, float] = EVERYTHING
+    zero: bool = False
 
 
-REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))
+TEXT = Column(None)
+ERROR = Column("", "an error", (0.0, np.inf), zero=True)
+POSITIVE_ERROR = replace(ERROR, zero=False)
+REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))  # of supernovae
+BURST_REDSHIFT = replace(REDSHIFT, usual=(0.0, 10.0))
 # Redshifts in two frames differ by our motion of 370 km/s and, where that was corrected, by the host's.
 FRAMES_DIFFER = 0.01  # times 1 + z
 
@@ -113,11 +128,11 @@ def check_values(
         if column is None:
             continue
         low, high = column.allowed
-        bad = (values <= low) | (values >= high)
+        bad = (values >= high) | ((values < low) if column.zero else (values <= low))
         if bad.any():
             codes = sorted({float(value) for value in values[bad] if _is_code(value)})
             hint = f" ({_say_missing(codes)})" if codes else ""
-            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(low, high)}{hint}", names)
+            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names)
         low, high = column.usual
         odd = np.flatnonzero((values < low) | (values > high))
         if odd.size:
@@ -138,13 +153,16 @@ def check_plain(numbers: Mapping[str, Floats], what: Mapping[str, str]) -> list[
 def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: Sequence[str]) -> None:
     """Refuse redshifts in two frames that cannot be of one object."""
     apart = np.abs(z_hel - z_cmb) > FRAMES_DIFFER * (1.0 + z_cmb)
-    found = [f"{one:g} and {two:g}" for one, two in zip(z_cmb, z_hel, strict=True)]
+    found = Labels(len(z_cmb), lambda row: f"{z_cmb[row]:g} and {z_hel[row]:g}")
     expected = f"redshifts of one object in two frames, no further apart than {FRAMES_DIFFER:g} (1 + z)"
     both = " and ".join(what.get(key, key) for key in ("z_cmb", "z_hel"))
     reject_rows(apart, found, both, expected, names)
 
 
-def _between(low: float, high: float) -> str:
+def _between(column: Column) -> str:
+    low, high = column.allowed
+    if column.zero:
+        return "of 0 or more" if np.isinf(high) else f"from 0 to {high:g}"
     if np.isinf(high):
         return f"above {low:g}"
     return f"below {high:g}" if np.isinf(low) else f"between {low:g} and {high:g}"
@@ -164,16 +182,15 @@ def _say_missing(codes: Sequence[float]) -> str:
 def isolated_values(values: Floats, what: str) -> list[str]:
     """Warn of one value that several rows have and that is far from all others, as -99 for "not measured" is."""
     finite = values[np.isfinite(values)]
-    found, times = np.unique(finite, return_counts=True)
-    for place in (0, -1):
-        rest = np.delete(found, place)
-        if len(rest) < 3 or not 2 <= times[place] < len(finite) / 2:
+    for value in (finite.min(), finite.max()) if finite.size else ():
+        times = int(np.sum(finite == value))
+        if not 2 <= times < len(finite) / 2:
             continue
-        away = np.min(np.abs(rest - found[place]))
-        if away > (FAR_NINES if _is_code(found[place]) else FAR) * np.ptp(rest):
-            others = f"and between {rest.min():g} and {rest.max():g} in the others"
-            hint = _say_missing([float(found[place])])
-            return [f"{what} is {found[place]:g} in {times[place]} rows {others}; {hint}"]
+        rest = np.unique(finite[finite != value])
+        away = FAR_NINES if _is_code(value) else FAR
+        if len(rest) >= 3 and np.min(np.abs(rest - value)) > away * np.ptp(rest):
+            others = f"and between {rest[0]:g} and {rest[-1]:g} in the others"
+            return [f"{what} is {value:g} in {times} rows {others}; {_say_missing([float(value)])}"]
     return []
 
 
@@ -207,6 +224,8 @@ def unused_errors(found: Mapping[str, str], table: Iterable[str], quantities: It
         if name in used:
             continue
         lower = name.lower()
+        if lower in BARE_ERRORS:
+            texts.append(f"column {name!r} looks like an error and is not used")
         for column, key in own.items():
             if lower in _names_of_errors(column) or any(
                 lower in (f"{start}_{column}_{other}", f"{start}_{other}_{column}")
@@ -229,13 +248,19 @@ def _names_of_errors(column: str) -> set[str]:
     return {start + column for start in starts} | {column + end for end in ends}
 
 
-def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
+def listed_names(leave_out: Any) -> list[str]:
+    """Return names to leave out as a list, also where there is only one."""
+    several = isinstance(leave_out, Iterable) and not isinstance(leave_out, str)
+    return [str(name) for name in (leave_out if several else [leave_out])]
+
+
+def leave_out_rows(names: Sequence[str], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
     """Return which rows to keep.
 
     Parameters
     ----------
-    labels
-        For each row, what it may be called: the name of its object, ``"row 3"``.
+    names
+        Of the object of each row; a row is also called by its number, ``"row 3"``.
     leave_out
         Names to leave out.
 
@@ -244,14 +269,17 @@ def leave_out_rows(labels: Sequence[Sequence[str]], leave_out: str | Sequence[st
     DataError
         For a name that no row has.
     """
-    wanted = {leave_out} if isinstance(leave_out, str) else {str(name) for name in leave_out}
-    unknown = wanted - {label for row in labels for label in row}
-    if unknown:
+    wanted = set(listed_names(leave_out))
+    numbers = {name: int(name[4:]) for name in wanted if re.fullmatch(r"row \d+", name)}
+    rows = {name: row for name, row in numbers.items() if row < len(names)}
+    if unknown := wanted - rows.keys() - wanted.intersection(names):
         raise DataError(
             f"leave_out: expected names of the table's rows, or 'row 3' and so on counted from 0; found "
             f"{listed(sorted(unknown))}."
         )
-    return np.array([not wanted.intersection(row) for row in labels], dtype=bool)
+    keep = np.array([name not in wanted for name in names], dtype=bool)
+    keep[list(rows.values())] = False
+    return keep
 
 
 def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
@@ -262,7 +290,7 @@ def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
 
 def places_within(of: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many entries of the same group come before each entry."""
-    order = np.argsort(of, kind="stable")
+    order = np.argsort(of.astype(np.min_scalar_type(of.max())), kind="stable")  # 16 bits are sorted in linear time
     sizes = np.bincount(of)
     within = np.empty(len(of), dtype=np.int64)
     within[order] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

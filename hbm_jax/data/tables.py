@@ -1,23 +1,24 @@
 """Reading tables: CSV, ECSV, FITS, astropy tables, pandas frames and mappings, all seen through one small object."""
 
 import csv
-import gzip
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hbm_jax.data.columns import leave_out_rows
+from hbm_jax.data.columns import leave_out_rows, listed_names
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.reading import is_compressed, read_bytes, read_text
 from hbm_jax.validation import DataError, reject_unknown
 
-__all__ = ["TableColumns", "make_from_rows", "read_table"]
+__all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
 
-MAX_BYTES = 1 << 30  # that a compressed table may hold
 Made = TypeVar("Made")
 
 
@@ -162,8 +163,15 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     >>> read_table({"z_cmb": [0.1, 0.2]}).values("z_cmb")
     array([0.1, 0.2])
     """
-    codes = tuple(float(code) for code in np.atleast_1d(np.asarray(missing, float)))
-    return replace(_read(source, format), missing=codes)
+    return replace(_read(source, format), missing=missing_codes(missing))
+
+
+def missing_codes(missing: Any) -> tuple[float, ...]:
+    """Return the numbers that mean that there is no value; refuses what is none."""
+    try:
+        return tuple(np.atleast_1d(np.asarray(missing, float)).tolist())
+    except (TypeError, ValueError):
+        raise DataError(f"missing: expected numbers, such as -9 or (-99, -999); found {missing!r}.") from None
 
 
 def _read(source: Any, format: str | None) -> TableColumns:
@@ -204,56 +212,46 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             f"found {suffix[0]!r}."
         )
     try:
-        if path.suffix.lower() == ".gz":
-            _refuse_huge(path)
         if chosen == "csv":
-            lines = _text_lines(path)
-            if not lines or not lines[0].startswith("# %ECSV"):
-                return TableColumns(str(path), _csv_columns(lines))
+            text = read_text(path)
+            if not text.startswith("# %ECSV"):
+                return TableColumns(str(path), _csv_columns(text))
             chosen = "ascii.ecsv"
         from astropy.table import Table
 
         # NaN must arrive as NaN, to be reported as such; astropy would mask it
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
-        with path.open("rb") as file:
-            table = Table.read(file if chosen == "fits" else path, format=chosen, **options)
+        contents = read_bytes(path) if chosen == "fits" or is_compressed(path) else b""  # also refuses huge ones
+        table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
     # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
+        if isinstance(error, KeyError):
+            text = f"expected {text} in it, found none"
         raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
 
 
-def _refuse_huge(path: Path) -> None:
-    """Refuse a compressed file of which more than `MAX_BYTES` come."""
-    total = 0
-    with gzip.open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            total += len(block)
-            if total > MAX_BYTES:
-                raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
+def _csv_columns(text: str) -> dict[str, np.ndarray]:
+    """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for.
 
-
-def _text_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, compressed or not."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        return file.read().splitlines()
-
-
-def _csv_columns(lines: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for."""
-    plain = not any(line.startswith("#") or not line or line.isspace() for line in lines)
+    Nothing is done line by line in Python where the text as a whole tells that it is not needed: a million rows.
+    """
+    lines = text.splitlines()
     numbers: Sequence[int] = range(1, len(lines) + 1)
-    if not plain:
+    if "#" in text or not all(map(str.strip, lines)):
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
         numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
     if not lines:
         raise DataError("the file is empty: expected a line with the column names, found none.")
     delimiter = next((mark for mark in (",", "\t", ";") if mark in lines[0]), ",")
-    # Without quotes there is a quicker way, of a second for a million rows.
-    quoted = any('"' in line for line in lines)
-    rows = list(csv.reader(lines, skipinitialspace=delimiter != "\t", delimiter=delimiter)) if quoted else []
+    quoted = '"' in text
+    rows: list[list[str]] = []
+    if quoted:
+        ended = (f"{line}\n" for line in lines)  # a quoted entry may go on in the next line
+        reader = csv.reader(ended, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
+        pairs = [(numbers[reader.line_num - 1], row) for row in reader]
+        numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(
@@ -262,15 +260,15 @@ def _csv_columns(lines: Sequence[str]) -> dict[str, np.ndarray]:
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
-    fields = list(map(len, rows)) if quoted else [line.count(delimiter) + 1 for line in lines]
-    for number, found in zip(numbers, fields, strict=False):
-        if found != len(header):
-            raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found}.")
+    marks = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
+    if set(marks) != {len(header) - 1}:
+        number, found = next(pair for pair in zip(numbers, marks, strict=False) if pair[1] != len(header) - 1)
+        raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found + 1}.")
     entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
     if len(lines) == 1:
         entries = []
-    if quoted or any(" " in line for line in lines):
-        entries = [entry.strip() for entry in entries]
+    if quoted or " " in text:
+        entries = list(map(str.strip, entries))
     return {name: np.array(entries[place :: len(header)], dtype=object) for place, name in enumerate(header)}
 
 
@@ -287,7 +285,10 @@ def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
     """Return a column with the numbers masked that mean that there is no value."""
     plain = np.ma.getdata(values)
     if plain.dtype.kind in "OSU":
-        codes = np.array([_number(entry) in missing for entry in plain.ravel()], bool).reshape(plain.shape)
+        try:
+            codes = np.isin(plain.astype(np.float64), missing)
+        except (TypeError, ValueError):
+            codes = np.array([_number(entry) in missing for entry in plain.ravel()], bool).reshape(plain.shape)
     else:
         codes = np.isin(plain, missing) if plain.dtype.kind in "iuf" else np.zeros(plain.shape, bool)
     return np.ma.MaskedArray(plain, np.ma.getmaskarray(values) | codes) if codes.any() else values
@@ -372,13 +373,12 @@ def make_from_rows(
     DataError
         Of `make`, and for names that are not in the table.
     """
-    wanted = [leave_out] if isinstance(leave_out, str) else [str(one) for one in leave_out]
+    wanted = listed_names(leave_out)
     if not wanted:
         return make(dict(columns)), [], slice(None)
     num = max(len(value) for key, value in columns.items() if key not in whole)
-    given = np.ma.asarray(columns[name]).tolist() if name in columns else [""] * num
-    labels = [f"row {i}" for i in range(num)]
-    keep = leave_out_rows(list(zip(map(str, given), labels, strict=True)), [one for one in wanted if one != "bad"])
+    given = list(map(str, np.ma.asarray(columns[name]).tolist())) if name in columns else [""] * num
+    keep = leave_out_rows(given, [one for one in wanted if one != "bad"])
     left_out: list[str] = []
     while True:
         rows = np.flatnonzero(keep)
@@ -393,12 +393,12 @@ def make_from_rows(
             for key, value in columns.items()
         }
         if "name" not in picked and name == "name":
-            picked["name"] = [labels[row] for row in rows]
+            picked["name"] = [f"row {row}" for row in rows]
         try:
             return make(picked), left_out, rows
         except DataError as error:
             if "bad" not in wanted or not error.rows or len(error.rows) == len(rows):
                 raise
-            bad = [str(given[row]) or labels[row] for row in rows[list(error.rows)]]
+            bad = [given[row] or f"row {row}" for row in rows[list(error.rows)]]
             left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
             keep[rows[list(error.rows)]] = False

@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from astropy.table import Table
 from monte_carlo import seed
 
-from hbm_jax.data import AfterglowPopulation, Afterglows, DataError, read_afterglows, write_afterglows
+from hbm_jax.data import AfterglowPopulation, Afterglows, DataError, DataWarning, read_afterglows, write_afterglows
 from hbm_jax.spectra import SpectrumStack, group, noticed
 
 POPULATION = AfterglowPopulation(redshift=(0.5, 1.0, 2.0), log10_flux=(-11.3, 0.2), exposure=3000.0, min_counts=20)
@@ -84,6 +85,26 @@ def test_a_missing_redshift_names_the_source(copy):
     assert "redshift" in str(error.value) or "'z'" in str(error.value) or "z, row 2" in str(error.value)
     assert "leave_out=['sim002']" in str(error.value)
     assert read(folder, leave_out="bad").name == ("sim001", "sim003")
+
+
+def test_values_that_cannot_be_name_the_source_and_unusual_ones_are_kept_with_the_data(copy):
+    folder, _ = copy
+    table = Table.read(folder / "catalog.ecsv")
+    table["z"][1] = -1.0
+    table.write(folder / "catalog.ecsv", overwrite=True)
+    with pytest.raises(DataError, match=r"sim002: z, row 1 \(sim002\): expected a redshift from 0 to 10 .*missing=-1"):
+        read(folder)
+    table["nh_mw"][2], table["e_z"] = 7.0, 0.1
+    table.write(folder / "catalog.ecsv", overwrite=True)
+    with (
+        pytest.warns(DataWarning, match="column 'e_z'"),
+        pytest.warns(DataWarning, match="nh_mw of sim003 is 7, unusual for a column in units of 1e22 cm"),
+    ):
+        data = read(folder, leave_out="bad")
+    assert data.name == ("sim001", "sim003")
+    assert "nh_mw of sim003 is 7, unusual" in data.describe()
+    assert "column 'e_z' looks like the error of 'z' and is not used" in data.describe()
+    assert Afterglows.from_dict(data.to_dict()).warnings == data.warnings
 
 
 def test_bad_files_are_all_reported_at_once(copy):

@@ -202,12 +202,18 @@ def test_bad_catalogues_and_observations_are_named(sample, folder, tmp_path):
         read_burst_spectra(table, spectra=folder, leave_out=["sim003"])
     with pytest.raises(FileNotFoundError, match="expected a folder"):
         read_burst_spectra(table, spectra=tmp_path / "nowhere")
+    table["z"] = [1.0, -1.0]
+    with pytest.raises(DataError, match=r"sim002: z, row 1 \(sim002\): expected a redshift between 0 and 20"):
+        read_burst_spectra(table, spectra=folder)
+    table["z"] = [1.0, 12.0]
+    with pytest.warns(DataWarning, match="z of sim002 is 12, unusual for a redshift"):
+        assert "z of sim002 is 12" in read_burst_spectra(table, spectra=folder).describe()
     table["z"], table["intervals"] = [1.0, 1.0], ["1-9", "x"]
     with pytest.raises(DataError, match=r"(?s)numbers from 1 to 3; found 4.*such as '2-8'"):
         read_burst_spectra(table, spectra=folder)
     burst = sample.bursts[0]
     for change, message in (
-        ({"z": 0.0}, "z: expected a redshift above 0"),
+        ({"z": 0.0}, r"z, row 0 \(sim001\): expected a redshift between 0 and 20, found 0"),
         ({"stop": burst.start}, "intervals"),
         ({"spectra": {}}, "at least one detector"),
         ({"spectra": {"n0": burst.spectra["n0"][:2]}}, "expected 3 spectra"),

@@ -1,12 +1,23 @@
 """Tables of other forms and damaged files: read, or a named error, within a stated size."""
 
 import gzip
+import time
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from monte_carlo import seed
 
-from hbm_jax.data import DataError, read_relation, read_supernovae, read_table, tables
+from hbm_jax import reading
+from hbm_jax.data import (
+    DataError,
+    load_jla,
+    read_correlated_supernovae,
+    read_distance_moduli,
+    read_relation,
+    read_supernovae,
+    read_table,
+)
 
 ROWS = {"x": [1.0, 2.0, 4.0], "y": [1.1, 2.3, 3.8]}
 
@@ -31,6 +42,15 @@ def test_whatever_stands_between_columns(tmp_path, suffix, mark):
 def test_quoted_entries_may_hold_commas(tmp_path):
     (tmp_path / "t.csv").write_text('name,x\n"GRB 1, early",1.5\nGRB 2,2.5\n')
     assert list(read_table(tmp_path / "t.csv").values("name")) == ["GRB 1, early", "GRB 2"]
+    (tmp_path / "t.csv").write_text('name,x\n"GRB\n1",1.5\nGRB 2,2.5\n"GRB 3"\n')
+    with pytest.raises(DataError, match="line 5: expected 2 fields, as in the header, found 1"):
+        read_table(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text('name,x\n"GRB\n1",1.5\nGRB 2,2.5\n')
+    assert list(read_table(tmp_path / "t.csv").values("name")) == ["GRB\n1", "GRB 2"]
+    # An entry that is not closed would swallow all rows that follow.
+    (tmp_path / "t.csv").write_text('x,name\n1.5,"GRB 1\n2.5,GRB 2\n')
+    with pytest.raises(DataError, match=r"t\.csv: could not be read as csv: unexpected end of data"):
+        read_table(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("lost", [1, 40, -30])
@@ -64,7 +84,7 @@ def test_an_unknown_format_and_a_field_without_end(tmp_path):
 
 
 def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1 << 22)
     path = tmp_path / "t.csv.gz"
     with gzip.open(path, "wb") as file:
         file.write(b"x,y\n" + b"1,2\n" * 2_000_000)
@@ -73,15 +93,59 @@ def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
         read_table(path)
 
 
+@pytest.mark.parametrize("options", [{}, {"missing": -99}, {"leave_out": "row 3"}])
+def test_the_time_of_reading_does_not_grow_with_the_square_of_the_rows(tmp_path, options):
+    """`benchmarks/read_tables.py` has a million rows: two seconds; where rows or groups met each other, minutes."""
+    x = np.random.default_rng(seed(1)).normal(size=100_000)
+    rows = (f"{value:.6f},{2 * value:.6f},g{i % 1000}\n" for i, value in enumerate(x))
+    (tmp_path / "t.csv").write_text("x,y,group\n" + "".join(rows))
+    began = time.process_time()
+    data = read_relation(tmp_path / "t.csv", **options)
+    assert time.process_time() - began < 3.0
+    assert data.num_points == 100_000 - ("leave_out" in options)
+    np.testing.assert_array_equal(data.values[data.name.index("g5"), 7, 0], round(x[7005], 6))
+
+
+def test_damaged_files_of_published_formats_are_named(tmp_path):
+    text = "#name zcmb zhel mb dmb\na 0.1 0.1 19.0 0.1\n"
+    broken = {
+        "snana": gzip.compress(text.encode() * 50)[:-20],
+        "pantheon+": b"\xff\xfe\x00\x01",
+        "union3": b"SIMPLE  = no FITS",
+        "des-dovekie": gzip.compress(b"VARNAMES: CID zHD\n" * 50)[:30],
+    }
+    for name, content in broken.items():
+        path = tmp_path / "table.gz" if content[:2] == b"\x1f\x8b" else tmp_path / "table"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{path}: expected a table of the format .* found one that cannot"):
+            read_distance_moduli(path, format=name)
+    with pytest.raises(
+        DataError, match=r"table\.gz: could not be read as a table of SNANA: expected a whole gzip file"
+    ):
+        read_supernovae(tmp_path / "table.gz", format="snana")
+    np.savez(tmp_path / "whole.npz", v0=np.eye(2))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    table = {"z_cmb": [0.1, 0.2], "mu": [38.0, 39.9]}
+    half = whole[: len(whole) // 2]
+    cut = gzip.compress(b"1 0 0 1 " * 99)[:-9]
+    for name, content in {"c.npz": half, "c.npy": b"", "c.txt": b"1 0 x 1", "c.gz": cut}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: expected a covariance that can be read, found one that cannot"):
+            read_distance_moduli(table, covariance=str(tmp_path / name))
+    with pytest.raises(DataError, match=r"c\.npz: expected covariances that can be read"):
+        read_correlated_supernovae(load_jla().subset([0, 1]).to_table(), covariance=str(tmp_path / "c.npz"))
+
+
 def test_snana_has_its_codes_and_its_covariances(tmp_path):
     x0, x1, c = 2.6e-3, 0.4, -0.05
     names = "CID zHD zHEL mB mBERR x1 x1ERR c cERR x0 x0ERR COV_x1_c COV_x1_x0 COV_c_x0 HOST_LOGMASS HOST_LOGMASS_ERR"
     row = f"{0.05} {0.051} 17.1 0.03 {x1} 0.1 {c} 0.02 {x0} 7e-5 2e-4 -1e-6 -4e-7"
-    text = f"NVAR: 15\nVARNAMES: {names}\nSN: a {row} 10.5 0.1\nSN: b {row} -9 -9\n"
+    text = f"NVAR: 15\nVARNAMES: {names}\nSN: a {row} 10.5 0.1\nSN: b {row} -9 -9\nSN: d {row} 9.5 0\n"
     (tmp_path / "t.FITRES").write_text(text)
     sne = read_supernovae(tmp_path / "t.FITRES", format="snana")
-    assert sne.name == ("a", "b")
-    np.testing.assert_array_equal(sne.has_host_mass, [True, False])
+    assert sne.name == ("a", "b", "d")
+    np.testing.assert_array_equal(sne.log10_mass, [10.5, np.nan, 9.5])
+    np.testing.assert_array_equal(sne.sigma_log10_mass, [0.1, np.nan, np.nan])
     # m_B = const - 2.5 log10 x0, so that d m_B = -1.0857 d x0 / x0.
     step = 1e-6 * x0
     slope = (-2.5 * np.log10(x0 + step) + 2.5 * np.log10(x0 - step)) / (2 * step)

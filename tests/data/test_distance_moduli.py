@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
+import hbm_jax as hbm
 from hbm_jax.data import (
     DataError,
     DataWarning,
@@ -23,6 +25,7 @@ from hbm_jax.data import (
 )
 from hbm_jax.data.supernovae import downloads
 from hbm_jax.data.supernovae.dense_covariance import read_covariance
+from hbm_jax.models import HubbleDiagram
 
 RNG = np.random.default_rng(3)
 
@@ -93,6 +96,46 @@ def test_bad_samples(change, words):
         DistanceModuli.from_columns(columns() | change)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def without_distances(shared_data):
+    """Pantheon+ and SH0ES as a table of one's own, with -1 for the distance of all that are no calibrators."""
+    table = Table.read(shared_data("supernovae/pantheon_plus_sh0es.dat"), format="ascii")
+    calibrates = table["IS_CALIBRATOR"] == 1
+    table["CEPH_DIST"][~calibrates] = -1.0
+    table = table[(table["zHD"] > 0.01) | calibrates]
+    del table["IS_CALIBRATOR"]
+    names = {"name": "CID", "survey": "IDSURVEY", "z_cmb": "zHD", "z_hel": "zHEL", "m_b_corr": "m_b_corr"}
+    return table, {"columns": names | {"sigma": "m_b_corr_err_DIAG", "mu_calibrator": "CEPH_DIST"}}
+
+
+def test_a_distance_of_minus_one_is_refused_or_missing(shared_data, without_distances):
+    table, options = without_distances
+    message = r"CEPH_DIST, row \d+ \(2013E\): .* missing=-1\), found -1.0 \(1580 such rows of 1657\)"
+    with pytest.raises(DataError, match=message):
+        read_distance_moduli(table, **options)
+    with pytest.warns(DataWarning, match="in the table more than once"):
+        data = read_distance_moduli(table, missing=(-1,), **options)
+    path = shared_data("supernovae/pantheon_plus_sh0es.dat")
+    with pytest.warns(DataWarning, match="in the table more than once"):
+        same = read_distance_moduli(path, format="pantheon+", covariance="diagonal")
+    assert data.name == same.name
+    for key in ("z_cmb", "z_hel", "mu", "covariance", "mu_calibrator"):
+        np.testing.assert_array_equal(getattr(data, key), getattr(same, key), err_msg=key)
+
+
+@pytest.mark.long
+def test_the_hubble_constant_of_calibrators_is_that_published(without_distances):
+    """73.6 +- 1.1 and Om0 = 0.334 +- 0.018 (Brout et al. 2022) with all covariances, of which there is the diagonal."""
+    table, options = without_distances
+    with pytest.warns(DataWarning, match="in the table more than once"):
+        data = read_distance_moduli(table, missing=(-1,), **options)
+    model = HubbleDiagram(cosmology="lcdm", calibrated=True)
+    table = hbm.maximum_likelihood(model, data, num_starts=2, errors="curvature").table
+    for name, value, error in (("H0", 73.6, 1.1), ("Om0", 0.334, 0.018)):
+        assert abs(table.loc[name, "value"] - value) < error
+        assert error < table.loc[name, "std"] < 1.4 * error  # it has lost the correlations
 
 
 def test_pantheon_plus(shared_data, tmp_path):

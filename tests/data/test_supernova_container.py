@@ -162,7 +162,7 @@ BAD = {
     ),
     "variance": (
         columns(variance_lensing=[0.0, 0.0, -1.0]),
-        ["'variance_lensing', row 2 (sn_c): expected a variance of 0 or more, found -1.0"],
+        ["'variance_lensing', row 2 (sn_c): expected a variance of 0 or more", "missing=-1), found -1.0"],
     ),
     "not positive definite": (
         columns(cov_m_c=[0.0005, 0.01, 0.001]),

@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
+from scipy.stats import norm
 
 import hbm_jax.data
 from hbm_jax.data import (
@@ -23,6 +24,7 @@ from hbm_jax.data import (
     read_table,
     velocity_variance,
 )
+from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.models.supernovae.host import massive_hosts
 
 BUNDLED = hbm_jax.data.__path__[0] + "/bundled/jla.csv"
@@ -124,7 +126,13 @@ def test_jla_unmeasured_masses_are_kept_as_published():
     placeholder = jla.sigma_log10_mass >= 5
     values, counts = np.unique(jla.log10_mass[placeholder], return_counts=True)
     assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == {5.0: 27, 5.294: 1, 6.0: 16, 7.492: 1}
-    assert jla.sigma_log10_mass[~placeholder].max() < 2
+    assert jla.sigma_log10_mass[~placeholder].max() < UNMEASURED_MASS_ERROR < 5
+    # A sharp step takes them for low masses, as Betoule et al. 2014; the errors say that nothing is known.
+    assert not massive_hosts(jla, 10.0, 0.0, False)[placeholder].any()
+    shares = massive_hosts(jla, 10.0, 0.0, True)
+    np.testing.assert_array_equal(shares[placeholder], 0.5)
+    mass, error = jla.log10_mass[~placeholder], jla.sigma_log10_mass[~placeholder]
+    np.testing.assert_allclose(shares[~placeholder], norm.cdf((mass - 10.0) / error), rtol=1e-5)
 
 
 def test_bundled_jla_is_the_shared_file(shared_data):

@@ -11,12 +11,24 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import Column, Unusual, check_values, places_of, places_within, warnings_of
+from hbm_jax.data.columns import (
+    BURST_REDSHIFT,
+    ERROR,
+    POSITIVE_ERROR,
+    TEXT,
+    Column,
+    Unusual,
+    check_values,
+    places_of,
+    places_within,
+    warnings_of,
+)
 from hbm_jax.names import listed
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.model.energetics import k_correction
 from hbm_jax.validation import (
     DataError,
+    Labels,
     float_vector,
     frozen_array,
     reject_rows,
@@ -29,8 +41,8 @@ from hbm_jax.validation import (
 __all__ = ["Bursts"]
 
 Floats = NDArray[np.float64]
-MAX_REDSHIFT = 20.0
-QUANTITIES = ("flux", "fluence")
+MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
+FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
 BOLOMETRIC = (1.0, 1e4)  # keV, in the burst's frame
 ARRAYS = (
     "z",
@@ -46,19 +58,40 @@ ARRAYS = (
 )
 VALUES = {"log10_E_peak": "E_peak", "log10_flux": "flux"}
 OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high", "log10_flux_limit", "sigma_z")
-COLUMNS = (
-    "burst", "z", *VALUES, *(f"sigma_{key}" for key in VALUES), *VALUES.values(),
-    *(f"{name}_err_{side}" for name in VALUES.values() for side in ("lo", "hi")), *OPTIONAL,
-)  # fmt: skip
-# What physics allows; a peak energy is from 1 eV to 1 GeV.
-DECLARED = {
-    "log10_E_peak": Column("dex(keV)", "a logarithm of keV", (-3.0, 6.0), (0.0, 5.0)),
-    "log10_flux": Column(None, "a logarithm of erg/cm^2/s", (-25.0, 5.0), (-12.0, 0.0)),
-    "alpha": Column("", "a photon index", (-20.0, 10.0), (-4.0, 4.0)),
-    "beta": Column("", "a photon index", (-1000.0, 0.0), (-20.0, -1.0)),
-    "band_low": Column("keV", "an energy", (0.0, 1e9)),
-    "band_high": Column("keV", "an energy", (0.0, 1e12)),
-}
+
+
+def columns_of(quantity: str) -> dict[str, Column]:
+    """Return every column that `Bursts.from_columns` takes, of fluxes or of fluences.
+
+    A peak energy is from 0.1 keV to 1 GeV; without an index alpha above -2 there is no peak.
+    """
+    if quantity not in FLUX_UNITS:
+        raise DataError(f"quantity: expected one of {listed(FLUX_UNITS)}; found {quantity!r}.")
+    unit = FLUX_UNITS[quantity]
+    energy_error, flux_error = (dataclasses.replace(POSITIVE_ERROR, unit=one) for one in ("keV", unit))
+    log10_flux = Column(f"dex({unit})", f"a logarithm of a {quantity} in {unit}", (-25.0, 5.0), (-12.0, 0.0))
+    return {
+        "burst": TEXT,
+        "z": BURST_REDSHIFT,
+        "sigma_z": ERROR,
+        "log10_E_peak": Column("dex(keV)", "a logarithm of keV", (-1.0, 6.0), (0.0, 5.0)),
+        "sigma_log10_E_peak": dataclasses.replace(POSITIVE_ERROR, unit="dex"),
+        "E_peak": Column("keV", "a peak energy in keV", (0.1, 1e6), (1.0, 1e5)),
+        "E_peak_err_lo": energy_error,
+        "E_peak_err_hi": energy_error,
+        "log10_flux": log10_flux,
+        "sigma_log10_flux": dataclasses.replace(POSITIVE_ERROR, unit="dex"),
+        "log10_flux_limit": log10_flux,
+        "flux": Column(unit, f"a {quantity} in {unit}", (1e-25, 1e5), (1e-12, 1.0)),
+        "flux_err_lo": flux_error,
+        "flux_err_hi": flux_error,
+        "covariance": Column(None),
+        "correlation": Column("", "a correlation", (-1.0, 1.0)),
+        "alpha": Column("", "a photon index", (-2.0, 10.0), (-2.0, 4.0)),
+        "beta": Column("", "a photon index", (-50.0, 0.0), (-20.0, -1.0)),
+        "band_low": Column("keV", "an energy in keV", (0.0, 1e9)),
+        "band_high": Column("keV", "an energy in keV", (0.0, 1e12)),
+    }
 
 
 @register_dataclass
@@ -146,21 +179,23 @@ class Bursts(Unusual):
         Bursts(1 bursts, 2 intervals)
         """
         called = dict(called or {})
-        if quantity not in QUANTITIES:
-            raise DataError(f"quantity: expected one of {listed(QUANTITIES)}; found {quantity!r}.")
-        reject_unknown(columns, COLUMNS, "column")
+        declared = columns_of(quantity)
+        reject_unknown(columns, list(declared), "column")
         for key in ("burst", "z"):
             require_present(key, columns)
         burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
-        rows: dict[str, Floats] = {}
-        for key, linear in VALUES.items():
-            rows[key], rows[f"sigma_{key}"] = _logarithm(columns, key, linear, burst, called)
-        for key in ("z", *OPTIONAL):
-            if key in columns:
-                rows[key] = float_vector(columns[key], called.get(key, key), burst, allow_missing=True)
+        optional = [key for key in ("z", *OPTIONAL) if key in columns]
+        rows: dict[str, Floats] = {
+            key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
+            for key in (*_measured(columns), *optional)
+        }
         require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
+        warnings = check_values(rows, declared, called, burst)
+        for key, linear in VALUES.items():
+            if key not in rows:
+                rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
         _check_shapes(rows, burst, called)
-        warnings = check_values(rows, DECLARED, called, burst) + _repeated_intervals(rows, burst)
+        warnings += _repeated_intervals(rows, burst)
         covariance = _covariance(rows, burst, called)
         names = tuple(dict.fromkeys(burst))
         of = places_of(burst, names)
@@ -170,9 +205,6 @@ class Bursts(Unusual):
         }
         limit = _one_each(rows.get("log10_flux_limit", np.full(len(of), np.nan)), of, names, "log10_flux_limit")
         per_burst["log10_flux_limit"] = np.where(np.isnan(limit), -np.inf, limit)
-        z, sigma_z = per_burst["z"], per_burst["sigma_z"]
-        reject_rows((z <= 0) | (z > MAX_REDSHIFT), z, called.get("z", "z"), f"0 < z <= {MAX_REDSHIFT:g}", names)
-        reject_rows(sigma_z < 0, sigma_z, called.get("sigma_z", "sigma_z"), "an error of 0 or more", names)
         below = rows["log10_flux"] < per_burst["log10_flux_limit"][of]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
         place = places_within(of)
@@ -374,35 +406,28 @@ def _columns(names, of, used, arrays) -> dict[str, Any]:
     return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
 
 
-def _logarithm(columns, key: str, linear: str, burst, called) -> tuple[Floats, Floats]:
-    """Logarithm of a quantity and its standard deviation, from either kind of columns."""
-    if key in columns:
-        sigma = f"sigma_{key}"
-        require_present(sigma, columns)
-        value = float_vector(columns[key], called.get(key, key), burst)
-        error = float_vector(columns[sigma], called.get(sigma, sigma), burst)
-        reject_rows(error <= 0, error, called.get(sigma, sigma), "a positive error", burst)
-        return value, error
-    low, high = f"{linear}_err_lo", f"{linear}_err_hi"
-    if linear not in columns:
-        raise DataError(f"column {key!r} is missing: expected {key!r} or {linear!r}; found {listed(columns)}.")
-    for name in (low, high):
+def _measured(columns: Mapping[str, Any]) -> list[str]:
+    """Return the columns of peak energy and flux: the logarithms where they are there."""
+    names: list[str] = []
+    for key, linear in VALUES.items():
+        if key not in columns and linear not in columns:
+            raise DataError(f"column {key!r} is missing: expected {key!r} or {linear!r}; found {listed(columns)}.")
+        names += [key, f"sigma_{key}"] if key in columns else [linear, f"{linear}_err_lo", f"{linear}_err_hi"]
+    for name in names:
         require_present(name, columns)
-    value, down, up = (float_vector(columns[name], called.get(name, name), burst) for name in (linear, low, high))
-    reject_rows(value <= 0, value, called.get(linear, linear), "a positive number", burst)
-    for name, error in ((low, down), (high, up)):
-        reject_rows(error <= 0, error, called.get(name, name), "a positive error", burst)
+    return names
+
+
+def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
+    """Logarithm of a quantity and its standard deviation."""
+    low = f"{linear}_err_lo"
+    value, down, up = rows[linear], rows[low], rows[f"{linear}_err_hi"]
     reject_rows(down >= value, down, called.get(low, low), f"an error smaller than {linear}", burst)
     return np.log10(value), 0.5 * (np.log10(value + up) - np.log10(value - down))
 
 
 def _check_shapes(rows, burst, called) -> None:
     """Photon indices and bands that can be."""
-    peak = rows["log10_E_peak"]
-    reject_rows((peak < -1) | (peak > 6), peak, called.get("log10_E_peak", "log10_E_peak"), "log10 of keV", burst)
-    if "alpha" in rows:
-        bad = ~np.isnan(rows["alpha"]) & (rows["alpha"] <= -2.0)
-        reject_rows(bad, rows["alpha"], called.get("alpha", "alpha"), "an index above -2: else there is no peak", burst)
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
         reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha", burst)
@@ -410,7 +435,7 @@ def _check_shapes(rows, burst, called) -> None:
         raise DataError("band_low, band_high: expected both columns or none; found one of them.")
     if "band_low" in rows:
         low, high = rows["band_low"], rows["band_high"]
-        bad = (np.isnan(low) != np.isnan(high)) | (low <= 0) | (high <= low)
+        bad = (np.isnan(low) != np.isnan(high)) | (high <= low)
         reject_rows(bad, np.stack([low, high], -1), "band_low, band_high", "two energies [keV] in order", burst)
         if "alpha" not in rows or np.isnan(rows["alpha"][~np.isnan(low)]).any():
             raise DataError(
@@ -436,17 +461,19 @@ def _covariance(rows, burst, called) -> Floats:
         correlation, key = np.nan_to_num(rows["correlation"]), "correlation"
     else:
         correlation, key = np.nan_to_num(rows.get("covariance", np.zeros(len(product)))) / product, "covariance"
-    expected = "a correlation between -1 and 1" if key == "correlation" else "one of a positive definite matrix"
-    reject_rows(np.abs(correlation) >= 1, rows.get(key, correlation), called.get(key, key), expected, burst)
+    bad = np.abs(correlation) >= 1
+    reject_rows(bad, rows.get(key, correlation), called.get(key, key), "one of a positive definite matrix", burst)
     return correlation * product
 
 
 def _one_each(values: Floats, of, names, what: str) -> Floats:
     """Return what all rows of a burst agree on."""
-    found = np.array([values[np.flatnonzero(of == i)[0]] for i in range(len(names))])
-    differs = ~((values == found[of]) | (np.isnan(values) & np.isnan(found[of])))
-    reject_rows(differs, values, what, "one value in all intervals of a burst", [names[i] for i in of])
-    return found
+    first = values[np.unique(of, return_index=True)[1]]
+    differs = ~((values == first[of]) | (np.isnan(values) & np.isnan(first[of])))
+    reject_rows(
+        differs, values, what, "one value in all intervals of a burst", Labels(len(of), lambda row: names[of[row]])
+    )
+    return first
 
 
 def _unit_where_padded(errors: Floats, used) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import BURST_REDSHIFT, check_values
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.spectrum import Spectrum
@@ -17,7 +18,6 @@ from hbm_jax.validation import DataError, frozen_array
 
 __all__ = ["BurstObservation", "BurstSpectra", "default_range"]
 
-MAX_REDSHIFT = 20.0
 RANGES = {"n": (8.0, 900.0), "b": (250.0, 40000.0)}  # keV, of NaI and BGO detectors, by the first letter of the name
 SAME_TIME = 1e-3  # s, between the intervals of two detectors, or that part of the interval if it is more
 INTEGERS = ("interval_burst", "detector_burst", "spectrum_interval", "spectrum_detector", "reference")
@@ -164,10 +164,12 @@ class BurstSpectra:
             columns["start"] += [float(t) for t in np.atleast_1d(burst.start)]
             columns["stop"] += [float(t) for t in np.atleast_1d(burst.stop)]
             columns["interval_burst"] += [number] * np.size(burst.start)
+        unusual = check_values({"z": np.array(columns["z"])}, {"z": BURST_REDSHIFT}, {}, names)
+        stack = SpectrumStack.of(stacked, masks)
         return cls(
             name=tuple(names),
             detector=tuple(detectors),
-            spectra=SpectrumStack.of(stacked, masks),
+            spectra=dataclasses.replace(stack, warnings=(*stack.warnings, *unusual)),
             left_out=tuple(left_out),
             **{key: _frozen(key, value) for key, value in columns.items()},
         )
@@ -180,7 +182,7 @@ class BurstSpectra:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual in the files, a sentence each."""
+        """What is unusual in the redshifts and the files, a sentence each."""
         return self.spectra.warnings
 
     @property
@@ -317,8 +319,8 @@ def _checked(burst: BurstObservation, names: Sequence[str]) -> str:
     name, num = burst.name, np.size(burst.start)
     if name in names:
         raise DataError(f"name: expected different names; found {name!r} twice.")
-    if not (np.ndim(burst.z) == 0 and 0 < float(burst.z) <= MAX_REDSHIFT):
-        raise DataError(f"{name}: z: expected a redshift above 0, to {MAX_REDSHIFT:g}; found {burst.z}.")
+    if not (np.ndim(burst.z) == 0 and np.isfinite(burst.z)):
+        raise DataError(f"{name}: z: expected a redshift; found {burst.z}.")
     start, stop = (np.atleast_1d(np.asarray(t, float)) for t in (burst.start, burst.stop))
     if start.ndim != 1 or not num or start.shape != stop.shape or not (stop > start).all():
         raise DataError(f"{name}: expected intervals (start, stop) in which time goes on; found {start} to {stop}.")

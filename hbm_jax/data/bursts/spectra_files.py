@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.bursts.spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
-from hbm_jax.data.catalogues import read_catalogue, refuse_bad
+from hbm_jax.data.catalogues import numbers_of, read_catalogue, refuse_bad
+from hbm_jax.data.columns import BURST_REDSHIFT, TEXT
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
@@ -24,6 +25,7 @@ __all__ = ["read_burst", "read_burst_spectra"]
 FILES = ("spectrum", "background", "rmf", "arf")
 SUFFIXES = (".pha", ".pha2", ".pi", ".fits", ".fit")
 NOT_SPECTRA = re.compile(r"(bak|bkg|back|background)$", re.IGNORECASE)  # at the end of a file's stem
+COLUMNS = {"name": TEXT, "z": BURST_REDSHIFT, "detectors": TEXT, "reference": TEXT, "intervals": TEXT}
 ALIASES = {"name": "burst", "z": "redshift"}
 Files = Mapping[str, str | Path | Mapping[str, str | Path]] | Sequence[str | Path]
 
@@ -138,8 +140,8 @@ def read_burst_spectra(
     >>> read_burst_spectra("bursts.ecsv", energies={"n3": (10.0, 900.0)})  # doctest: +SKIP
     """
     catalogue = read_catalogue(
-        source, ["name", "z", "detectors", "reference", "intervals"], columns=columns, format=format, missing=missing,
-        spectra=spectra, leave_out=leave_out, aliases=ALIASES, units={},
+        source, COLUMNS, columns=columns, format=format, missing=missing, spectra=spectra, leave_out=leave_out,
+        aliases=ALIASES,
     )  # fmt: skip
     found, values = catalogue.found, catalogue.values
     read: list[BurstObservation] = []
@@ -151,7 +153,7 @@ def read_burst_spectra(
         try:
             text = {key: _text(values[key][row]) for key in ("detectors", "reference", "intervals") if key in values}
             files = _files_of(name, catalogue.folder, text.get("detectors", ""))
-            z = _number(values["z"][row], f"{found['z']}, row {row}")
+            z = numbers_of(catalogue, row)["z"]
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
             rows = _rows(text.get("intervals", ""), f"{found.get('intervals')}, row {row}")
             burst = _read(files, name, z, ranges, rows, text.get("reference") or None, shared)
@@ -160,7 +162,9 @@ def read_burst_spectra(
         except DataError as error:
             bad.append((name, str(error)))
     refuse_bad(catalogue, bad, leave_out, "burst")
-    return BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
+    data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
+    stack = dataclasses.replace(data.spectra, warnings=(*data.spectra.warnings, *catalogue.warnings))
+    return dataclasses.replace(data, spectra=stack)
 
 
 def _read(
@@ -294,16 +298,6 @@ def _files_of(name: str, folder: Path, detectors: str) -> dict[str, Path]:
 
 def _text(value: Any) -> str:
     return "" if value is None or value is np.ma.masked else str(value).strip()
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(np.nan if value is np.ma.masked else value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not np.isfinite(number):
-        raise DataError(f"{where}: expected a redshift; found {'none' if value is np.ma.masked else value}.")
-    return number
 
 
 def _rows(text: str, where: str) -> list[int] | None:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.data.bursts.bursts import COLUMNS, QUANTITIES, Bursts
+from hbm_jax.data.bursts.bursts import FLUX_UNITS, Bursts, columns_of
+from hbm_jax.data.columns import unused_errors
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
 from hbm_jax.names import listed
 from hbm_jax.spectra.model.energetics import log10_sphere
@@ -20,8 +21,6 @@ __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 KONUS_COSMOLOGY: dict[str, Any] = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
 KONUS_RELATIONS = ("amati", "yonetoku")
 ALIASES = {"burst": "name", "z": "redshift", "sigma_z": "redshift_error"}
-UNITS = {"E_peak": "keV", "flux": "erg / (cm2 s)", "band_low": "keV", "band_high": "keV"}
-UNITS |= {f"{key}_err_{side}": UNITS[key] for key in ("E_peak", "flux") for side in ("lo", "hi")}
 
 
 def read_bursts(
@@ -75,29 +74,30 @@ def read_bursts(
     """
     table = read_table(source, format=format, missing=missing)
     try:
-        found = table.resolve(COLUMNS, columns, ALIASES)
+        kind = quantity or _quantity(source)
+        declared = columns_of(kind)
+        found = table.resolve(list(declared), columns, ALIASES)
         table.require(found, "burst", "z")
-        units = UNITS if quantity != "fluence" else {k: "erg / cm2" if "flux" in k else u for k, u in UNITS.items()}
-        kind = quantity or _quantity(source, table)
         data, left_out, _ = make_from_rows(
-            {key: table.values(name, units.get(key), text=key == "burst") for key, name in found.items()},
+            {key: table.values(name, declared[key].unit, text=key == "burst") for key, name in found.items()},
             lambda rows: Bursts.from_columns(rows, quantity=kind, called=found),
             name="burst",
             leave_out=leave_out,
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    return replace(data, warnings=tell([*left_out, *data.warnings], origin=table.origin))
+    unused = unused_errors(found, table.columns, ("z",))
+    return replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
-def _quantity(source: Any, table: TableColumns) -> str:
+def _quantity(source: Any) -> str:
     """Return what a table of ours says of itself."""
     found = getattr(source, "meta", {}).get("quantity")
     if found is None and str(source).endswith(".ecsv"):
         from astropy.table import Table
 
         found = Table.read(source, format="ascii.ecsv").meta.get("quantity")
-    return found if found in QUANTITIES else "flux"
+    return found if found in FLUX_UNITS else "flux"
 
 
 def load_konus(relation: str = "amati") -> Bursts:

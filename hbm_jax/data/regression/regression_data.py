@@ -147,13 +147,13 @@ class RegressionData(Unusual):
                 )
         _refuse_empty_groups(columns, parsed)
         used = [key for key in columns if key in needed | set(roles.values())]
-        frame = formulas.frame_of({key: np.asarray(columns[key]) for key in used})
+        frame = formulas.frame_of({key: np.asanyarray(columns[key]) for key in used})
         formulas.require_numbers(parsed.numbers, frame)
         num = len(frame)
         if num < 2:
             raise DataError(f"{parsed.response}: expected 2 points or more; found {num}.")
         labels = text_tuple(columns[roles["name"]], roles["name"], "row {row}") if "name" in roles else None
-        name_of = labels or tuple(str(row) for row in range(num))
+        name_of = labels or tuple(map(str, range(num)))
         for column in needed:
             missing = frame[column].isna().to_numpy()
             reject_rows(missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())
@@ -485,4 +485,7 @@ def _as_declared(table, name: str):
     if not np.ma.isMaskedArray(values):
         return values
     numbers = values.dtype.kind in "iuf"
-    return np.ma.filled(values.astype(float if numbers else object), np.nan if numbers else None)
+    # Not by `filled`, to which None is the default of the type, "?".
+    plain = np.ma.getdata(values).astype(float if numbers else object)
+    plain[np.ma.getmaskarray(values)] = np.nan if numbers else None
+    return plain

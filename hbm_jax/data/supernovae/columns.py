@@ -1,18 +1,27 @@
 """The columns of a supernova table, and the checks that turn them into the fields of `Supernovae`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hbm_jax.data.columns import REDSHIFT, Column, check_frames, check_values, repeated_names
+from hbm_jax.data.columns import (
+    ERROR,
+    POSITIVE_ERROR,
+    REDSHIFT,
+    TEXT,
+    Column,
+    check_frames,
+    check_values,
+    repeated_names,
+)
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
     float_vector,
     frozen_array,
-    reject_rows,
     reject_unknown,
     require_covariances,
     require_present,
@@ -20,7 +29,7 @@ from hbm_jax.validation import (
     text_tuple,
 )
 
-__all__ = ["COLUMNS", "checked_fields"]
+__all__ = ["COLUMNS", "UNMEASURED_MASS_ERROR", "checked_fields"]
 
 Floats = NDArray[np.float64]
 
@@ -28,22 +37,23 @@ QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
+UNMEASURED_MASS_ERROR = 2.0  # dex; of placeholders for masses that were not measured, in JLA 5 and more
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
 
-# Every column that `Supernovae.from_columns` takes. A fit of a light curve gives parameters far outside what is usual
-# where it has failed, and none beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+, Union3), with large
-# errors, stand for "not measured".
+# Every column that `Supernovae.from_columns` takes. A fit of a light curve that has failed gives parameters outside
+# what is usual or, as two of Union3 (m_b = -261), beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+,
+# Union3), with large errors, stand for "not measured".
 COLUMNS: dict[str, Column] = {
-    "name": Column(None),
-    "survey": Column(None),
+    "name": TEXT,
+    "survey": TEXT,
     "z_cmb": REDSHIFT,
     "z_hel": REDSHIFT,
     "m_b": Column("mag", "a magnitude", (-10.0, 40.0), (5.0, 30.0)),
     "x1": Column("", "a stretch x1", (-50.0, 50.0), (-10.0, 10.0)),
     "c": Column("mag", "a colour", (-10.0, 10.0), (-1.5, 3.0)),
-    "sigma_m_b": Column("mag", "an error", (0.0, np.inf)),
-    "sigma_x1": Column("", "an error", (0.0, np.inf)),
-    "sigma_c": Column("mag", "an error", (0.0, np.inf)),
+    "sigma_m_b": replace(POSITIVE_ERROR, unit="mag"),
+    "sigma_x1": POSITIVE_ERROR,
+    "sigma_c": replace(POSITIVE_ERROR, unit="mag"),
     "var_m_b": Column("mag2", "a variance", (0.0, np.inf)),
     "var_x1": Column("", "a variance", (0.0, np.inf)),
     "var_c": Column("mag2", "a variance", (0.0, np.inf)),
@@ -51,12 +61,10 @@ COLUMNS: dict[str, Column] = {
     "cov_m_c": Column("mag2"),
     "cov_x1_c": Column("mag"),
     "covariance": Column(None),
-    "variance_coherent": Column("mag2", "a variance"),
-    "variance_lensing": Column("mag2", "a variance"),
-    "variance_velocity": Column("mag2", "a variance"),
+    **{key: Column("mag2", "a variance", (0.0, np.inf), zero=True) for key in VARIANCES},
     "log10_mass": Column("dex(solMass)", "a logarithm of solar masses", (0.0, 14.0), (2.0, 13.0)),
-    "sigma_log10_mass": Column("dex", "an error", (0.0, np.inf)),
-    "sigma_z": Column("", "an error"),
+    "sigma_log10_mass": replace(POSITIVE_ERROR, unit="dex"),
+    "sigma_z": ERROR,
     "sensitivity": Column(None),
     "offset_name": Column(None),
 }
@@ -85,10 +93,6 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
 
     warnings = check_values(numbers, COLUMNS, what, names) + repeated_names(names, "supernovae")
     check_frames(numbers["z_cmb"], numbers["z_hel"], what, names)
-    for key in [key for key in VARIANCES if key in numbers]:
-        reject_rows(numbers[key] < 0, numbers[key], what[key], "a variance of 0 or more", names)
-    if "sigma_z" in numbers:
-        reject_rows(numbers["sigma_z"] < 0, numbers["sigma_z"], what["sigma_z"], "an error of 0 or more", names)
     if "covariance" in columns:
         covariance = _given_covariance(columns, what["covariance"], num, names)
     else:

@@ -12,6 +12,7 @@ from hbm_jax.data.supernovae.magnitude_errors import velocity_variance
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.data.supernovae.tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.names import listed
+from hbm_jax.reading import read_text, readable
 from hbm_jax.validation import DataError
 
 __all__ = ["read_correlated_supernovae"]
@@ -70,18 +71,21 @@ def read_correlated_supernovae(
     if not path.exists():
         raise FileNotFoundError(f"covariance: expected a file or a folder; found nothing at {covariance}.")
     published = _published(source)
-    blocks, joint = _read_blocks(path)
+    with readable(path, "covariances"):
+        blocks, joint = _read_blocks(path)
     if published is None:
-        sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out)
+        sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out, tied=True)
         picked = _block_of(blocks, rows)
         return CorrelatedSupernovae.from_supernovae(sne, picked, blocks_hold_errors=joint)
     if columns:
         raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
+    if np.size(missing):
+        raise DataError(f"{source}: expected no missing for a published table, which has none; found {missing}.")
     sne, hold = published
     whole = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
     if not len(leave_out):
         return whole
-    return whole.subset(leave_out_rows([(name, f"row {row}") for row, name in enumerate(sne.name)], leave_out))
+    return whole.subset(leave_out_rows(sne.name, leave_out))
 
 
 def _block_of(blocks, rows):
@@ -134,7 +138,8 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
             raise DataError(f"{path}: expected files *v0_covmatrix.dat and so on, or C_*.fits; found neither.")
         return {name: _text(file) for name, file in found.items()}, False
     if path.suffix == ".npz":
-        with np.load(path) as stored:
+        with path.open("rb") as file:
+            stored = np.load(file)
             blocks = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}
         if "v0" not in blocks:
             raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, whole or <name>_tril; found no v0.")
@@ -145,14 +150,13 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
 def _fits(path: Path) -> np.ndarray:
     from astropy.io import fits
 
-    try:
+    with readable(path, "a FITS image"):
         return np.asarray(fits.getdata(path), dtype=np.float64)
-    except OSError as error:
-        raise DataError(f"{path}: expected a FITS image; found something else ({error}).") from None
 
 
 def _text(path: Path) -> np.ndarray:
-    numbers = np.array(path.read_text().split(), dtype=float)
+    with readable(path, "numbers"):
+        numbers = np.array(read_text(path).split(), dtype=float)
     num = int(numbers[0]) if numbers.size else 0
     if numbers.size != num * num + 1:
         raise DataError(f"{path}: expected {num} and then its square of numbers; found {numbers.size - 1} more.")

@@ -1,6 +1,5 @@
 """Dense covariances of whole samples: read in the forms in which they are published, and checked."""
 
-import gzip
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.reading import read_text, readable
 from hbm_jax.validation import SMALLEST_CORRELATION_EIGENVALUE, DataError, Floats, reject_rows
 
 __all__ = ["checked_covariance", "read_covariance"]
@@ -81,18 +81,15 @@ def read_covariance(path: str | os.PathLike, num: int) -> Floats:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a covariance file, found no such file.")
-    if path.suffix in (".npz", ".npy"):
-        stored = np.load(path)
-        arrays = [stored[name] for name in stored.files] if path.suffix == ".npz" else [stored]
-        values = max((np.asarray(array, float) for array in arrays), key=lambda array: array.size).ravel()
-    else:
-        opener = gzip.open if path.suffix == ".gz" else open
-        try:
-            with opener(path, "rt", encoding="utf-8") as file:
-                text = "".join(line for line in file if not line.lstrip().startswith("#"))
-            values = np.array(text.replace(",", " ").split(), dtype=np.float64)
-        except (ValueError, UnicodeDecodeError, OSError) as error:
-            raise DataError(f"{path}: expected numbers, found something else: {error}.") from error
+    with readable(path, "a covariance"):
+        if path.suffix in (".npz", ".npy"):
+            with path.open("rb") as file:
+                stored = np.load(file)
+                arrays = [stored[name] for name in stored.files] if path.suffix == ".npz" else [stored]
+            values = max((np.asarray(array, float) for array in arrays), key=lambda array: array.size).ravel()
+        else:
+            lines = [line for line in read_text(path).splitlines() if not line.lstrip().startswith("#")]
+            values = np.array(" ".join(lines).replace(",", " ").split(), dtype=np.float64)
     if values.size == num**2 + 1 and values[0] == num:
         values = values[1:]
     if values.size == num**2:

@@ -10,7 +10,17 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import REDSHIFT, Column, Unusual, check_frames, check_values, repeated_names, warnings_of
+from hbm_jax.data.columns import (
+    POSITIVE_ERROR,
+    REDSHIFT,
+    TEXT,
+    Column,
+    Unusual,
+    check_frames,
+    check_values,
+    repeated_names,
+    warnings_of,
+)
 from hbm_jax.data.supernovae.dense_covariance import checked_covariance
 from hbm_jax.names import listed
 from hbm_jax.validation import (
@@ -29,13 +39,13 @@ __all__ = ["DistanceModuli"]
 QUANTITIES = ("mu", "m_b_corr")
 # Moduli are known up to an offset.
 COLUMNS: dict[str, Column] = {
-    "name": Column(None),
-    "survey": Column(None),
+    "name": TEXT,
+    "survey": TEXT,
     "z_cmb": REDSHIFT,
     "z_hel": REDSHIFT,
     "mu": Column("mag", "a modulus, up to an offset", (-60.0, 60.0)),
     "m_b_corr": Column("mag", "a magnitude", (-10.0, 40.0), (5.0, 30.0)),
-    "sigma": Column("mag", "an error", (0.0, np.inf)),
+    "sigma": dataclasses.replace(POSITIVE_ERROR, unit="mag"),
     "covariance": Column(None),
     "mu_calibrator": Column("mag", "a modulus of a calibrator", (10.0, 50.0), (18.0, 40.0)),
 }

@@ -4,17 +4,19 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.columns import repeated_names
+from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.supernovae.dense_covariance import read_covariance
 from hbm_jax.data.supernovae.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, survey_name
-from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.reading import readable
 from hbm_jax.validation import DataError, tell
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
@@ -188,17 +190,24 @@ def read_distance_moduli(
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
     origin = str(source) if is_path else "the given columns"
     try:
-        table = chosen.read(Path(source)) if format != "table" else read_table(source, missing=missing)
-        if format != "table":
-            table = dataclasses.replace(table, missing=(MISSING, *np.atleast_1d(np.asarray(missing, float))))
-        found, more = _columns(table, chosen, columns or {})
+        if format == "table":
+            table = read_table(source, missing=missing)
+        else:
+            with readable(Path(source), f"a table of the format {format!r}"):
+                table = chosen.read(Path(source))
+            table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
+        found, more, called = _columns(table, chosen, columns or {})
         warnings = repeated_names(found["name"], "objects") if "name" in found else []
         if "name" in found:
             found["name"] = _distinct(found["name"], found.get("survey"))
         found = _with_covariance(found, chosen, covariance, covariance_is)
         both = found | {f"{COVARIATE}{key}": value for key, value in more.items()}
-        data, left_out, _ = make_from_rows(both, _of_rows, name="name", leave_out=leave_out, matrices=("covariance",))
-        told = [*left_out, *(warnings if "sigma" in found else ()), *data.warnings]
+        data, left_out, _ = make_from_rows(
+            both, partial(_of_rows, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
+        )
+        # Errors of redshifts are part of those of the moduli.
+        unused = unused_errors(called, table.columns, ("mu_calibrator",))
+        told = [*left_out, *unused, *(warnings if "sigma" in found else ()), *data.warnings]
         data = dataclasses.replace(data, warnings=tell(told, origin=origin))
     except DataError as error:
         text = str(error)
@@ -206,8 +215,8 @@ def read_distance_moduli(
     return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
 
 
-def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, str]) -> tuple[dict, dict]:
-    """Columns and covariates of a table by their standard names."""
+def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, str]) -> tuple[dict, dict, dict]:
+    """Columns and covariates of a table by their standard names, and what the table calls the columns."""
     standard = [key for key in COLUMNS if key != "covariance"]
     usual = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
     if any(key in given for key in QUANTITIES):
@@ -221,7 +230,9 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
                 f"columns={{{keys[0]!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
             )
     texts = ("name", "survey")
-    found: dict[str, Any] = {key: table.values(name, text=key in texts) for key, name in names.items()}
+    found: dict[str, Any] = {
+        key: table.values(name, COLUMNS[key].unit, text=key in texts) for key, name in names.items()
+    }
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in found:
         found["survey"] = [survey_name(number) for number in found["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in found:
@@ -236,7 +247,7 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
         found["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
     own = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
     wanted = {key: name for key, name in (dict(chosen.covariates) | own).items() if name in table.columns}
-    return found, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in wanted.items()}
+    return found, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in wanted.items()}, names
 
 
 def _numbers(values: Any) -> np.ma.MaskedArray:
@@ -246,10 +257,12 @@ def _numbers(values: Any) -> np.ma.MaskedArray:
     return np.ma.MaskedArray(some.astype(float), np.ma.getmaskarray(plain))
 
 
-def _of_rows(columns: Mapping[str, Any]) -> DistanceModuli:
+def _of_rows(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceModuli:
     covariates = {key.removeprefix(COVARIATE): value for key, value in columns.items() if key.startswith(COVARIATE)}
     return DistanceModuli.from_columns(
-        {key: value for key, value in columns.items() if not key.startswith(COVARIATE)}, covariates=covariates
+        {key: value for key, value in columns.items() if not key.startswith(COVARIATE)},
+        covariates=covariates,
+        called=called,
     )
 
 

@@ -1,13 +1,13 @@
 """Tables as SNANA writes them, and others of blank-separated text."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.tables import TableColumns, read_table
+from hbm_jax.data.tables import TableColumns, missing_codes, read_table
 from hbm_jax.names import listed
+from hbm_jax.reading import read_text
 from hbm_jax.validation import DataError
 
 __all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
@@ -27,13 +27,6 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def text_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, compressed or not."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        return file.read().splitlines()
-
-
 def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
     """Columns of rows of text."""
     for number, row in enumerate(rows):
@@ -49,7 +42,7 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
     With ``short``, all rows may lack the same last columns.
     """
-    lines = [line for line in text_lines(path) if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if names is None:
         if not lines:
             raise DataError("expected a line with the names of the columns, found an empty file.")
@@ -61,7 +54,8 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
 def snana_text(path: Path) -> TableColumns:
     """Text table of SNANA: a line VARNAMES: with the names, and lines SN: (or GAL:, ROW:) with the values."""
-    lines = [line.split() for line in text_lines(path) if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line.split() for line in read_text(path).splitlines()]
+    lines = [line for line in lines if line and not line[0].startswith("#")]
     header = [line for line in lines if line[0] == "VARNAMES:"]
     if len(header) != 1:
         raise DataError(f"expected one line 'VARNAMES: ...', as tables of SNANA have, found {len(header)}.")
@@ -92,7 +86,7 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
     -------
     TableColumns
         With ``cov_m_x1`` and ``cov_m_c``: m_B is a constant - 2.5 log10 x0, so that they are -2.5 / (x0 ln 10) times
-        the covariances with x0.
+        the covariances with x0. An error of 0 of a host's mass is none.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is None or {".csv", ".fits"} & set(path.suffixes):
@@ -101,14 +95,17 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
     else:
         try:
-            lines = [line.split()[0] for line in text_lines(path) if line.strip()]
+            lines = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
             table = snana_text(path) if "VARNAMES:" in lines else blank_separated(path)
-        except (DataError, OSError, EOFError, UnicodeDecodeError) as error:
+        except DataError as error:
             raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
     found = dict(table.columns)
-    codes = (MISSING, *np.atleast_1d(np.asarray(missing, float)))
+    codes = (MISSING, *missing_codes(missing))
     known = TableColumns(table.origin, found, codes)
     more = {key: found[name] for key, name in COLUMNS.items() if name in found and key not in found}
+    if "sigma_log10_mass" in more:  # 0 and below: the error is not known
+        sigma = np.ma.asarray(known.values(COLUMNS["sigma_log10_mass"])).astype(float)
+        more["sigma_log10_mass"] = np.ma.masked_where(sigma <= 0.0, sigma)
     if "IDSURVEY" in found and "survey" not in found:
         more["survey"] = [survey_name(number) for number in found["IDSURVEY"]]
     for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():

@@ -53,7 +53,8 @@ class Supernovae(Unusual):
     log10_mass, sigma_log10_mass : (N,)
         Stellar mass of the host and its error [log10 solar masses], as published. NaN where there is no value, in the
         error also where the table has no column for it. Some tables publish placeholders instead, which are kept: JLA
-        writes 5 or 6 with error 10 or 5 for "not measured", which counts as a (barely constrained) low mass.
+        writes 5 or 6 with error 10 or 5 for "not measured". A sharp step takes that for a low mass, as the published
+        analysis does; a model of the errors of masses takes it for none (`UNMEASURED_MASS_ERROR`).
     sigma_z : (N,)
         Error of both redshifts, as of photometric ones; zero where they are spectroscopic.
     offset_name : J strings

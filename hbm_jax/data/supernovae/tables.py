@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.columns import unused_errors
+from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
@@ -84,9 +84,12 @@ def read_supernovae(
 
 
 def supernovae_and_rows(
-    source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None
+    source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None, *, tied: bool = False
 ) -> tuple[Supernovae, np.ndarray | slice]:
-    """Return what `read_supernovae` does, and the rows of the table that these are."""
+    """Return what `read_supernovae` does, and the rows of the table that these are.
+
+    With ``tied``, a covariance of all rows tells that several are of one supernova: repeated names are not warned of.
+    """
     table = read_snana(source, missing) if format == "snana" else read_table(source, format=format, missing=missing)
     try:
         found = _resolve(table, columns or {})
@@ -104,7 +107,9 @@ def supernovae_and_rows(
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(found, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
-    told = tell([*left_out, *unused, *supernovae.warnings], origin=table.origin, stacklevel=4)
+    repeated = repeated_names(supernovae.name, "supernovae") if tied else []
+    found_in_values = [text for text in supernovae.warnings if text not in repeated]
+    told = tell([*left_out, *unused, *found_in_values], origin=table.origin, stacklevel=4)
     return replace(supernovae, warnings=told), rows
 
 
@@ -121,7 +126,8 @@ def load_jla() -> Supernovae:
     definite (smallest fit error 0.0122 mag, median 0.035 mag), with `z_hel` 21 are not and 6 variances are negative.
 
     `m_b` contains the published selection-bias correction. Hosts without a measured mass carry the published
-    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194.
+    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194, with which the published
+    analysis counts them as hosts of low mass.
 
     Returns
     -------

@@ -9,14 +9,20 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.columns import ERROR, Column, check_values
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
 
 __all__ = ["Afterglows"]
 
 Floats = NDArray[np.float64]
-COLUMNS = ("z", "sigma_z", "nh_mw", "sigma_nh_mw")
-MAX_REDSHIFT, MAX_GALACTIC = 10.0, 50.0  # a column of 50e22 cm^-2 is more than any in the Galaxy: other units
+# A column of 50e22 cm^-2 is more than any in the Galaxy: other units.
+COLUMNS: dict[str, Column] = {
+    "z": Column("", "a redshift", (0.0, 10.0), zero=True),
+    "sigma_z": ERROR,
+    "nh_mw": Column("1e22 cm-2", "a column in units of 1e22 cm^-2", (0.0, 50.0), (0.0, 5.0), zero=True),
+    "sigma_nh_mw": dataclasses.replace(ERROR, unit="1e22 cm-2"),
+}
 
 
 @register_dataclass
@@ -101,13 +107,8 @@ class Afterglows:
         for row, one in enumerate(names):
             if one in names[:row]:
                 raise DataError(f"name, row {row}: expected different names; found {one!r} twice.")
-        outside = (columns["z"] < 0) | (columns["z"] > MAX_REDSHIFT)
-        reject_rows(outside, columns["z"], called.get("z", "z"), f"a redshift from 0 to {MAX_REDSHIFT:g}", names)
-        bad = (columns["nh_mw"] < 0) | (columns["nh_mw"] > MAX_GALACTIC)
-        expected = f"a column in units of 1e22 cm^-2, 0 to {MAX_GALACTIC:g}"
-        reject_rows(bad, columns["nh_mw"], called.get("nh_mw", "nh_mw"), expected, names)
-        for key in ("sigma_z", "sigma_nh_mw"):
-            reject_rows(columns[key] < 0, columns[key], called.get(key, key), "an error of 0 or more", names)
+        unusual = check_values(columns, COLUMNS, called, names)
+        spectra = dataclasses.replace(spectra, warnings=tuple(dict.fromkeys([*spectra.warnings, *unusual])))
         empty = np.asarray(spectra.counts).sum(axis=1) + np.asarray(spectra.background).sum(axis=1) == 0
         reject_rows(empty, np.zeros(num), "counts", "a count in some channel, of source or background", names)
         frozen = {key: frozen_array(value) for key, value in columns.items()}
@@ -121,7 +122,7 @@ class Afterglows:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual in the files, a sentence each."""
+        """What is unusual in the catalogue and the files, a sentence each."""
         return self.spectra.warnings
 
     @property

@@ -1,12 +1,14 @@
 """Afterglows from a catalogue of redshifts and a folder of OGIP spectra."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.catalogues import read_catalogue, refuse_bad
+from hbm_jax.data.catalogues import numbers_of, read_catalogue, refuse_bad
+from hbm_jax.data.columns import TEXT
 from hbm_jax.data.xray.afterglows import COLUMNS, Afterglows
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
@@ -18,7 +20,6 @@ from hbm_jax.validation import DataError
 __all__ = ["read_afterglows"]
 
 FILES = ("spectrum", "background", "rmf", "arf")
-UNITS = {"nh_mw": "1e22 cm-2", "sigma_nh_mw": "1e22 cm-2"}
 ALIASES = {"name": "source", "z": "redshift", "sigma_z": "redshift_error", "nh_mw": "nh_gal", "spectrum": "pha"}
 SUFFIXES = (".pha", ".pi", ".fits", ".fit", ".ds")
 
@@ -85,10 +86,11 @@ def read_afterglows(
     >>> read_afterglows("catalog.ecsv", spectra="spectra", leave_out=["GRB 060607A"])  # doctest: +SKIP
     """
     catalogue = read_catalogue(
-        source, ["name", *COLUMNS, *FILES], columns=columns, format=format, missing=missing, spectra=spectra,
-        leave_out=leave_out, aliases=ALIASES, units=UNITS,
+        source, {"name": TEXT, **COLUMNS, **dict.fromkeys(FILES, TEXT)}, columns=columns, format=format,
+        missing=missing, spectra=spectra, leave_out=leave_out, aliases=ALIASES,
     )  # fmt: skip
-    found, values, names = catalogue.found, catalogue.values, catalogue.names
+    values, names = catalogue.values, catalogue.names
+    numbers: dict[int, dict[str, float]] = {}
     read: dict[int, Spectrum] = {}
     masks: dict[int, Any] = {}
     bad: dict[int, str] = {}
@@ -99,35 +101,25 @@ def read_afterglows(
             masks[row] = noticed(spectrum, energies, keep_bad=bad_channels)
             read[row] = group(spectrum, grouping, group_by, noticed=masks[row])
             SpectrumStack.of([read[row]], [masks[row]])
-            _redshift(values["z"][row], f"{found['z']}, row {row}")
+            numbers[row] = numbers_of(catalogue, row)
         except DataError as error:
             bad[row] = str(error)
     named = [(names[row], why) for row, why in bad.items()]
     refuse_bad(catalogue, named, leave_out, "source")
     rows = [row for row in read if row not in bad]
     stack = SpectrumStack.of([read[row] for row in rows], [masks[row] for row in rows])
-    picked = {
-        key: np.ma.filled(np.ma.asarray(values[key]).astype(float), np.nan)[rows] for key in COLUMNS if key in values
-    }
+    stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
+    picked = {key: np.array([numbers[row][key] for row in rows]) for key in COLUMNS if key in values}
     try:
         return Afterglows.from_spectra(
             stack,
             name=[names[row] for row in rows],
             left_out=[*catalogue.left_out, *named],
-            called=found,
+            called=catalogue.found,
             **picked,
         )
     except DataError as error:
         raise DataError(f"{catalogue.origin}: {error}") from error
-
-
-def _redshift(value: Any, where: str) -> None:
-    try:
-        number = float(np.nan if value is np.ma.masked else value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not np.isfinite(number):
-        raise DataError(f"{where}: expected a redshift; found {'none' if value is np.ma.masked else value}.")
 
 
 def _read(row: int, name: str, values: Mapping[str, Any], folder: Path, rmf: str | None, cache: dict) -> Spectrum:

@@ -80,7 +80,7 @@ class MaximumLikelihood:
                 value, lower, upper = (f"{number:.5g}" for number in (row["value"], *ends))
             left, right = "(" * bool(row["lower_open"]), ")" * bool(row["upper_open"])
             interval = f"{left}{lower} to {upper}{right}" if not np.isnan(ends).all() else "-"
-            lines.append(f"{name:<20} {value:>12} {interval:>26} {row['std']:>10.3g}")
+            lines.append(f"{name:<20} {value:>12} {interval:>26} {row['std']:>10.4g}")
         data = "" if self.num_data is None else f" of {self.num_data} data"
         state = "converged" if self.converged else "NOT CONVERGED"
         lines.append(f"log likelihood{data} {self.log_likelihood:.4f}; {state}: {self.note}")

@@ -6,6 +6,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 
 from hbm_jax.data import DataError, Supernovae
+from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 
 __all__ = ["massive_hosts"]
 
@@ -23,7 +24,8 @@ def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_er
         Standard deviation of the normal distribution function that the step follows [dex]; 0 is a sharp step.
     mass_error : bool
         Whether the error of each mass counts: the probability that the host is massive, the true mass being
-        N(log10_mass, sigma_log10_mass^2); 0.5 where there is no mass.
+        N(log10_mass, sigma_log10_mass^2); 0.5 where there is no mass, or a placeholder with an error of
+        `UNMEASURED_MASS_ERROR` or more.
 
     Raises
     ------
@@ -34,7 +36,7 @@ def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_er
     if not isinstance(mass, jax.core.Tracer):
         _require_masses(data, mass_error)
     if mass_error:
-        known = ~jnp.isnan(mass)
+        known = ~jnp.isnan(mass) & (data.sigma_log10_mass < UNMEASURED_MASS_ERROR)
         width = jnp.sqrt(jnp.where(known, data.sigma_log10_mass, 1.0) ** 2 + step_width**2)
         return jnp.where(known, ndtr((jnp.where(known, mass, step_mass) - step_mass) / width), 0.5)
     return ndtr((mass - step_mass) / step_width) if step_width > 0 else (mass > step_mass) * 1.0

@@ -80,7 +80,8 @@ class Supernova:
         without a measured mass counts as low mass, as in Betoule et al. 2014.
     mass_error : bool
         Whether each host's side of the step is unknown, with the probability that its mass and error give
-        (`massive_hosts`): a mixture of both sides, integrated out. Hosts without a mass count for either.
+        (`massive_hosts`): a mixture of both sides, integrated out. Hosts without a mass count for either, and so do
+        JLA's placeholders.
     step_mass, step_width : float
         Where the step is [log10 solar masses], and its width [dex]: the offset follows a normal distribution function,
         with ``mass_error`` the probability does. 0 is a sharp step.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hbm_jax.data import Supernovae
+from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.inference import Fit, Fits
 from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import program_of
@@ -48,8 +49,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     residual = points.mu - np.median(modulus_draws(fit, data), axis=0)
     covariates = {text: np.asarray(getattr(data, name)) for name, text in COVARIATES.items()}
     if data.has_host_mass.any():
-        # Masses that were not measured carry placeholders with errors of many dex.
-        measured = data.has_host_mass & ~(data.sigma_log10_mass >= 2.0)
+        measured = data.has_host_mass & ~(data.sigma_log10_mass >= UNMEASURED_MASS_ERROR)
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     reach = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():

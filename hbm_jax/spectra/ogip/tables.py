@@ -1,6 +1,5 @@
 """FITS tables as the OGIP readers take them: files, extensions, columns and keywords, each with its errors."""
 
-import gzip
 import io
 import os
 import re
@@ -15,6 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
+from hbm_jax.reading import read_bytes
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
@@ -48,9 +48,10 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
 
 def _contents(path: Path) -> bytes:
     """Read a file, unpacked. Astropy, given the name, leaves broken files open and takes a cut end of gzip as it is."""
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+    try:
+        data = read_bytes(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     for key, found in re.findall(rb"(NAXIS   |TFIELDS )= *(\d+)", data):
         if int(found) > LARGEST_COUNT:  # astropy would make as many columns, for minutes
             name = key.decode().strip()

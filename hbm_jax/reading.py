@@ -1,0 +1,69 @@
+"""Contents of files that may be compressed, up to a stated size, and damaged."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hbm_jax.validation import DataError
+
+__all__ = ["MAX_BYTES", "is_compressed", "read_bytes", "read_text", "readable"]
+
+MAX_BYTES = 1 << 30  # that a compressed file may hold: 100 kB of gzip can be 100 MB of zeros
+GZIP = b"\x1f\x8b"
+
+
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Name a damaged file: whatever a library raises on one becomes a `DataError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DataError) and str(path) in str(error):
+            raise
+        kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+        raise DataError(f"{path}: expected {what} that can be read, found one that cannot: {kind}{error}") from error
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether a file is gzip, by its name or its first bytes."""
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".gz" or file.read(len(GZIP)) == GZIP
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the contents of a file, decompressed.
+
+    Raises
+    ------
+    DataError
+        For a compressed file that is damaged or holds more than `MAX_BYTES`. The caller names the file.
+    """
+    if not is_compressed(path):
+        return path.read_bytes()
+    blocks, total = [], 0
+    try:
+        with gzip.open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                blocks.append(block)
+                total += len(block)
+                if total > MAX_BYTES:
+                    raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"expected a whole gzip file, found one that cannot be decompressed: {error}.") from error
+    return b"".join(blocks)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, decompressed.
+
+    Raises
+    ------
+    DataError
+        As `read_bytes`, and for bytes that are no UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"expected text in UTF-8, found bytes that do not decode: {error}.") from error
