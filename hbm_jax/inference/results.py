@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from hbm_jax.inference.storing import tree_of
 from hbm_jax.inference.target import support_bounds
 
 INTERVAL = (0.16, 0.5, 0.84)
+MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # of what a result file holds: times its size, or bytes if those are more
 FORMAT = 1
 
 
@@ -219,6 +221,19 @@ def _require_room(path: Path, needed: int) -> None:
         ) from error
 
 
+def _refuse_expansion(path: Path) -> None:
+    """Raise ResultFileError where a small file holds so much that reading it takes all the memory there is."""
+    sizes: list[int] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    size, most = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
+    if sum(sizes) > most:
+        raise ResultFileError(
+            f"{path}: expected at most {most / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
+            f"found {sum(sizes) / 2**20:.0f} MB."
+        )
+
+
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Write a median and its interval with two significant digits of the smaller half-width.
 
@@ -378,6 +393,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             "a copy of it, or put it together again from the checkpoint of the run with hbm_jax.resume."
         )
     try:
+        _refuse_expansion(path)
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
         attributes = tree.attrs
@@ -387,6 +403,8 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if written <= FORMAT:
             verdict = _judged(tree, {}, run.get("max_tree_depth"))
+    except ResultFileError:
+        raise
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."

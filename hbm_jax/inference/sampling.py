@@ -13,7 +13,7 @@ import numpy as np
 
 from hbm_jax.inference.centering import centre
 from hbm_jax.inference.chains import Chains, Draws
-from hbm_jax.inference.checkpoint import START, Checkpoint, CheckpointError
+from hbm_jax.inference.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
 from hbm_jax.inference.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
 from hbm_jax.inference.identity import differences, identify
@@ -310,7 +310,7 @@ def _run(
         lap("trace")
         if stored is not None:
             try:
-                start = Start.from_arrays(stored)
+                start, _ = Start.from_arrays(stored), stored["potential"]
             except KeyError as error:
                 raise CheckpointError(
                     f"{START}: expected starting points and metric; found no {error}. It is damaged."
@@ -374,7 +374,7 @@ def _run(
                     **({"centering_note": chosen} if chosen else {}),
                     "stopped": stopped,
                 }
-                | ({} if store is None else {"checkpoint": str(store.folder)}),
+                | ({} if store is None else {"checkpoint": str(store.folder), RUN_ID: store.run_id}),
             )
             lap("judging")
             fit.note_timing(timing)
