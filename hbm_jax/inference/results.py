@@ -26,6 +26,7 @@ from hbm_jax.inference.target import support_bounds
 INTERVAL = (0.16, 0.5, 0.84)
 MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # of what a result file holds: times its size, or bytes if those are more
 FORMAT = 1
+UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
 
 
 class ResultFileError(OSError):
@@ -293,11 +294,8 @@ def assemble(
         dims=dims,
         coords=coords,
     )
-    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
-    bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
-    verdict = _judged(tree, bounds, run.get("max_tree_depth"))
-    unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
-    verdict = replace(verdict, notes=(*cautions, *own_cautions(program, args), *unusual, *verdict.notes))
+    verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
+    verdict = replace(verdict, notes=(*cautions, *notes_before(program, args), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -307,6 +305,18 @@ def assemble(
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
     }
     return Fit(tree, verdict, program, args, run, timing)
+
+
+def bounds_of(program: Callable, target) -> dict[str, Any]:
+    """Lower and upper bound of the prior of each site, of priors that a model states too."""
+    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
+    return target.bounds | {name: support_bounds(support) for name, support in stated.items()}
+
+
+def notes_before(program: Callable, args: tuple) -> tuple[str, ...]:
+    """Return the notes that do not depend on draws: of the program on itself, and what is unusual in the data."""
+    unusual = (f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ()))
+    return (*own_cautions(program, args), *unusual)
 
 
 def own_cautions(program: Callable, args: tuple) -> tuple[str, ...]:

@@ -21,16 +21,13 @@ from hbm_jax.inference.location_scale import with_forms
 from hbm_jax.inference.loop import Interrupted, Loop
 from hbm_jax.inference.many_chains import operations
 from hbm_jax.inference.progress import LiveLine
-from hbm_jax.inference.results import Fit, ResultsError, assemble, describe, provenance
+from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.start import Start, choose_start
 from hbm_jax.inference.stopping import StopRule, real_number, whole_number
 from hbm_jax.inference.storing import arrays_of, plain_labels, rehearse
 from hbm_jax.inference.target import build_target
 
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
-
-
-UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
 
 
 @dataclass(frozen=True)
