@@ -295,15 +295,19 @@ def _run(
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
         as_given = program
-        program, chosen = _centred(program, args, options, stored, live, processes)
+
+        def check(target):
+            rule.check_names(target.names)
+            rehearse(program, args, target, labels["dims"], labels["coords"])
+            describe(program, args[0] if args else None)
+
+        program, chosen = _centred(program, args, options, stored, live, processes, check)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
-        rule.check_names(target.names)
-        rehearse(program, args, target, labels["dims"], labels["coords"])
-        describe(program, args[0] if args else None)
+        check(target)
         lap("trace")
         if stored is not None:
             try:
@@ -425,13 +429,17 @@ def _advice(target, options: Options) -> str:
     return advice(platform, operations(slopes, target.size, options.num_chains))
 
 
-def _centred(program, args, options: Options, stored, live, processes) -> tuple[Callable, str]:
-    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why."""
+def _centred(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
+    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why.
+
+    What cannot be stored is found by ``check`` before the pilot draws.
+    """
     wanted = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
     if not wanted:
         return program, ""
     if stored is not None:
         return with_forms(program, stored), "as chosen when the run was begun"
+    check(build_target(program, args, None))
     live.show("choosing how centred each latent is sampled")
 
     def pilot():
