@@ -3,9 +3,14 @@
 Messages are one paragraph that names the thing, what was expected and what was found. Rows count from 0.
 """
 
+import contextlib
 import difflib
+import gzip
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,9 @@ Floats = NDArray[np.float64]
 SMALLEST_CORRELATION_EIGENVALUE = 1e-12
 
 
+MAX_EXPANDED = 1 << 30  # bytes that a compressed file may hold
+
+
 class DataError(ValueError):
     """A table, column or value that a data container cannot take; the message says which, and what was expected."""
 
@@ -29,6 +37,31 @@ class DataError(ValueError):
 
 class DataWarning(UserWarning):
     """Something unusual in data that were read: which, where, and what it would mean if it is a mistake."""
+
+
+def refuse_expansion(path: Path) -> None:
+    """Refuse a compressed file that holds more than 1 GiB, whatever its name; astropy and NumPy unpack all they meet.
+
+    Raises
+    ------
+    DataError
+        Also for bzip2 and xz. Damage is left for the reader of the file to find.
+    """
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start.startswith((b"BZh", b"\xfd7zXZ", b"\x1f\x9d")):
+        raise DataError(f"{path}: expected a file as it is or compressed by gzip; found one by bzip2, xz or compress.")
+    total = 0
+    with contextlib.suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile):
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as members:
+                total = sum(member.file_size for member in members.infolist())
+        elif start.startswith(b"\x1f\x8b"):
+            with gzip.open(path, "rb") as unpacked:
+                while total <= MAX_EXPANDED and (block := unpacked.read(1 << 22)):
+                    total += len(block)
+    if total > MAX_EXPANDED:
+        raise DataError(f"{path}: expected at most {MAX_EXPANDED >> 20} MiB when it is decompressed, found more.")
 
 
 def tell(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hbm_jax.data.correlated_supernovae import BLOCKS, CorrelatedSupernovae, blo
 from hbm_jax.data.magnitude_errors import velocity_variance
 from hbm_jax.data.supernova_tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.data.supernovae import Supernovae
-from hbm_jax.validation import DataError, listed
+from hbm_jax.validation import DataError, listed, refuse_expansion
 
 __all__ = ["read_correlated_supernovae"]
 
@@ -132,6 +132,7 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
         if "v0" not in found:
             raise DataError(f"{path}: expected files *v0_covmatrix.dat and so on, or C_*.fits; found neither.")
         return {name: _text(file) for name, file in found.items()}, False
+    refuse_expansion(path)
     if path.suffix == ".npz":
         with np.load(path) as stored:
             blocks = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}

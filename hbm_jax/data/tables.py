@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hbm_jax.data.columns import leave_out_rows
-from hbm_jax.validation import DataError, did_you_mean, listed, reject_unknown
+from hbm_jax.validation import DataError, did_you_mean, listed, refuse_expansion, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "read_table"]
 
-MAX_BYTES = 1 << 30  # that a compressed table may hold
 Made = TypeVar("Made")
 
 
@@ -202,9 +202,9 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, "
             f"found {suffix[0]!r}."
         )
+    if path.is_file():
+        refuse_expansion(path)
     try:
-        if path.suffix.lower() == ".gz":
-            _refuse_huge(path)
         if chosen == "csv":
             lines = _text_lines(path)
             if not lines or not lines[0].startswith("# %ECSV"):
@@ -214,6 +214,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
         # NaN must arrive as NaN, to be reported as such; astropy would mask it
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
+        if chosen == "fits":
+            _refuse_repetition(path)
         with path.open("rb") as file:
             table = Table.read(file if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
@@ -223,14 +225,15 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
 
 
-def _refuse_huge(path: Path) -> None:
-    """Refuse a compressed file of which more than `MAX_BYTES` come."""
-    total = 0
-    with gzip.open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            total += len(block)
-            if total > MAX_BYTES:
-                raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
+def _refuse_repetition(path: Path) -> None:
+    """Refuse a FITS table of far more numbers than it has bytes."""
+    from astropy.io import fits
+
+    from hbm_jax.spectra.ogip_tables import refuse_repetition
+
+    with warnings.catch_warnings(), path.open("rb") as file, fits.open(file) as hdus:
+        warnings.simplefilter("ignore")  # which astropy repeats when the table is read
+        refuse_repetition(hdus, path)
 
 
 def _text_lines(path: Path) -> list[str]:

@@ -1,12 +1,17 @@
 """Tables of other forms and damaged files: read, or a named error, within a stated size."""
 
+import bz2
 import gzip
+import lzma
 
 import numpy as np
 import pytest
 from astropy.table import Table
 
-from hbm_jax.data import DataError, read_relation, read_supernovae, read_table, tables
+from hbm_jax import validation
+from hbm_jax.data import DataError, read_relation, read_supernovae, read_table
+from hbm_jax.data.correlated_supernova_files import _read_blocks
+from hbm_jax.spectra.ogip import read_pha
 
 ROWS = {"x": [1.0, 2.0, 4.0], "y": [1.1, 2.3, 3.8]}
 
@@ -63,13 +68,25 @@ def test_an_unknown_format_and_a_field_without_end(tmp_path):
         read_table(tmp_path / "t.csv")
 
 
-def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_BYTES", 1 << 22)
-    path = tmp_path / "t.csv.gz"
-    with gzip.open(path, "wb") as file:
-        file.write(b"x,y\n" + b"1,2\n" * 2_000_000)
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.ecsv", "t.fits", "t.pha", "t.npz"])
+def test_a_compressed_file_has_a_limit_whatever_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "MAX_EXPANDED", 1 << 22)
+    path = tmp_path / name
+    if name == "t.npz":
+        np.savez_compressed(path, v0=np.zeros(10**6))
+    else:
+        path.write_bytes(gzip.compress(b"x,y\n" + b"1,2\n" * 2_000_000))
     assert path.stat().st_size < 20_000
+    read = {"t.pha": read_pha, "t.npz": _read_blocks}.get(name, read_table)
     with pytest.raises(DataError, match=r"expected at most 4 MiB when it is decompressed, found more"):
+        read(path)
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_a_file_that_is_compressed_in_another_way_is_refused(compress, tmp_path):
+    path = tmp_path / "t.ecsv"
+    path.write_bytes(compress(b"x,y\n1,2\n"))
+    with pytest.raises(DataError, match=r"t\.ecsv: expected a file as it is or compressed by gzip; found one by bzip2"):
         read_table(path)
 
 
