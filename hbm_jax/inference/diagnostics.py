@@ -263,6 +263,12 @@ def judge(
     reasons, advice = [], []
 
     broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
+    if positions is not None:
+        bad = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()
+        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[bad])
+        broken += [site for site in dict.fromkeys(sites) if site not in broken]
+    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
+        broken.append("the log density")
     if broken:
         reasons.append(f"draws that are not finite in {_listed(broken)}")
         advice.append("Check the priors' supports and the data for impossible values.")

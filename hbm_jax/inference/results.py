@@ -222,6 +222,16 @@ def _require_room(path: Path, needed: int) -> None:
         ) from error
 
 
+def _require_kinds(run, timing, notes) -> None:
+    """Raise TypeError where what is stored about a run is not of the kind that is written."""
+    parts = [run, timing, *(run[name] for name in ("config", "versions") if name in run)]
+    texts = [run["program"], *notes]
+    if not (all(isinstance(part, dict) for part in parts) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("expected tables and text about the run")
+    if not all(isinstance(seconds, int | float) for seconds in timing.values()):
+        raise TypeError("expected numbers of seconds")
+
+
 def _refuse_expansion(path: Path) -> None:
     """Raise ResultFileError where a small file holds so much that reading it takes all the memory there is."""
     sizes: list[int] = []
@@ -409,6 +419,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         attributes = tree.attrs
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
+        _require_kinds(run, timing, notes)
         written = int(attributes["hbm_jax_format"])
         about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if written <= FORMAT:
