@@ -59,7 +59,8 @@ def ragged_axes(program: Callable, stack: Stack) -> dict[str, Axes]:
             except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise ValueError(
                     "fit_each: the objects differ in their number of data; expected a program that runs with padded "
-                    f"data; found that with those of object {row} it does not: {type(error).__name__}: {error}. {ADVICE}"
+                    f"data; found that it does not with those of object {row}: {type(error).__name__}: {error}. "
+                    f"{ADVICE}"
                 ) from error
             axes = {n: tuple(dict.fromkeys((*axes.get(n, ()), *found))) for n, found in comparison.axes.items()}
             if finite_density:
