@@ -104,3 +104,20 @@ def test_snana_has_its_codes_and_its_covariances(tmp_path):
     slope = (-2.5 * np.log10(x0 + step) + 2.5 * np.log10(x0 - step)) / (2 * step)
     np.testing.assert_allclose(sne.covariance[0, 0, 1:], [slope * -1e-6, slope * -4e-7], rtol=1e-6)
     np.testing.assert_allclose(sne.covariance[0, 1, 2], 2e-4)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        "!!python/object/apply:os.system ['touch TRAP']",
+        "!!omap\n# - __serialized_columns__:\n#     z: {__class__: os.system, command: touch TRAP}",
+        "!!omap\n# - __serialized_columns__:\n#     z: {__class__: subprocess.Popen, args: touch TRAP, shell: true}",
+    ],
+)
+def test_nothing_that_the_metadata_of_a_table_names_is_run(meta, tmp_path):
+    trap, path = tmp_path / "trap", tmp_path / "t.ecsv"
+    head = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: x, datatype: float64}\n# meta: "
+    path.write_text(head + meta.replace("TRAP", str(trap)) + "\nx\n1\n")
+    with pytest.raises(DataError, match=r"t\.ecsv: could not be read as ascii\.ecsv"):
+        read_table(path)
+    assert not trap.exists()
