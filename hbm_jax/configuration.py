@@ -120,7 +120,7 @@ def read_toml(path: str | Path) -> dict:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: expected a TOML file, found none that can be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what is no TOML, no text, a number too long, nested too deeply
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
 
 

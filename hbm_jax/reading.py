@@ -1,20 +1,21 @@
 """Contents of files that may be compressed, up to a stated size, and damaged."""
 
+import contextlib
 import gzip
+import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hbm_jax.validation import DataError
 
-__all__ = ["MAX_BYTES", "is_compressed", "read_bytes", "read_text", "readable"]
+__all__ = ["MAX_BYTES", "is_compressed", "read_bytes", "read_text", "readable", "refuse_expansion"]
 
 MAX_BYTES = 1 << 30  # that a compressed file may hold: 100 kB of gzip can be 100 MB of zeros
 GZIP = b"\x1f\x8b"
 
 
-@contextmanager
+@contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
     """Name a damaged file: whatever a library raises on one becomes a `DataError`."""
     try:
@@ -30,6 +31,31 @@ def is_compressed(path: Path) -> bool:
     """Return whether a file is gzip, by its name or its first bytes."""
     with path.open("rb") as file:
         return path.suffix.lower() == ".gz" or file.read(len(GZIP)) == GZIP
+
+
+def refuse_expansion(path: Path) -> None:
+    """Refuse a compressed file that holds more than `MAX_BYTES`, which astropy and NumPy would unpack.
+
+    Raises
+    ------
+    DataError
+        Also for bzip2 and xz. Damage is left for the reader of the file to find.
+    """
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start.startswith((b"BZh", b"\xfd7zXZ", b"\x1f\x9d")):
+        raise DataError(f"{path}: expected a file as it is or compressed by gzip; found one by bzip2, xz or compress.")
+    total = 0
+    with contextlib.suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile):
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as members:
+                total = sum(member.file_size for member in members.infolist())
+        elif start.startswith(b"\x1f\x8b"):
+            with gzip.open(path, "rb") as unpacked:
+                while total <= MAX_BYTES and (block := unpacked.read(1 << 22)):
+                    total += len(block)
+    if total > MAX_BYTES:
+        raise DataError(f"{path}: expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
 
 
 def read_bytes(path: Path) -> bytes:

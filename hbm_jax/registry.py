@@ -128,7 +128,9 @@ class Entry:
         `hbm_jax.models.protocol.configuration`.
         """
         options = {"priors", "class", *(item.name for item in dataclasses.fields(self.model))}
-        return name == self.model.__name__ and config.get("class") == full_name(self.model) and set(config) <= options
+        if name != self.model.__name__ or not isinstance(config, Mapping):
+            return False
+        return config.get("class") == full_name(self.model) and set(config) <= options
 
     def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
         """Return model and container as they were stored: `to_config` of the one, `to_dict` of the other."""

@@ -1,9 +1,11 @@
 """What a run folder holds; how a run is read, continued and written: for the command line, the report and Python."""
 
 import contextlib
+import hashlib
 import os
 import shlex
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import tomli_w
 
 from hbm_jax import inference
+from hbm_jax.configuration import ConfigError
 from hbm_jax.inference import results
+from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.results import Fit, ResultFileError
-from hbm_jax.inference.sampler.checkpoint import RUN, START, Checkpoint, CheckpointError
+from hbm_jax.inference.sampler.checkpoint import RUN, RUN_ID, START, Checkpoint, CheckpointError, read_run
 from hbm_jax.registry import of_stored
 
 POSTERIOR = "posterior.nc"
@@ -22,6 +26,7 @@ SUMMARY = "summary.csv"
 REPORT = "report.html"
 FIGURES = "figures"
 CHECKPOINT = "checkpoint"
+SUM = "# sha256 "  # how a configuration begins, before the checksum of the rest
 REPLACED = ".checkpoint-replaced"  # the checkpoint of a run that is being replaced, until the new one has begun
 
 
@@ -45,6 +50,11 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     ResultFileError
         If there is no such file, or it is not a fit, or it is damaged.
 
+    Warns
+    -----
+    DamageWarning
+        If it has no checksum, or a run folder has the checkpoint of another run beside it.
+
     Examples
     --------
     >>> load("runs/jla").verdict  # doctest: +SKIP
@@ -57,6 +67,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.{more}")
         path = path / POSTERIOR
     fit = results.load(path, program, args)
+    _warn_of_another_run(fit, path)
     if program is not None:
         return fit
     entry = of_stored(fit.run["program"], fit.run.get("config"))
@@ -65,13 +76,31 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         arrays = {str(name): variable.to_numpy() for name, variable in stored.items()}
         try:
             model, container = entry.restore(fit.run["config"], arrays)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ResultFileError(
                 f"{path}: expected model and data of the fit, {fit.run['program']}; found stored ones of which it "
                 f"cannot be made ({error}). Pass both: hbm_jax.load(path, program, (data,))."
             ) from error
         fit.attach(model, (container,))
     return fit
+
+
+def _warn_of_another_run(fit: Fit, path: Path) -> None:
+    """Warn where the checkpoint beside a posterior is not that of its run."""
+    checkpoint = path.parent / CHECKPOINT
+    if path.name != POSTERIOR or not (checkpoint / RUN).is_file():
+        return
+    try:
+        begun = read_run(checkpoint).get(RUN_ID)
+    except CheckpointError:  # which whoever resumes it is told
+        return
+    if begun != fit.run.get(RUN_ID):
+        warnings.warn(
+            f"{path}: expected the posterior of the run in {checkpoint}; found that of another run, which that one was "
+            "begun to replace, or whose file was put there.",
+            DamageWarning,
+            stacklevel=3,
+        )
 
 
 def resume(
@@ -165,7 +194,7 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
         )
     try:
         model, container = entry.restore(about["config"], stored)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: expected model and data of the run, {about['name']}; found stored ones of which it cannot be "
             f"made ({error})."
@@ -233,9 +262,37 @@ def settle_checkpoint(folder: Path) -> None:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a configuration as TOML, leaving out what is None."""
+    """Write a configuration as TOML, leaving out what is None, with its checksum in a comment."""
     known = {section: {k: v for k, v in content.items() if v is not None} for section, content in config.items()}
-    (folder / CONFIG).write_text(tomli_w.dumps({section: content for section, content in known.items() if content}))
+    text = tomli_w.dumps({section: content for section, content in known.items() if content})
+    (folder / CONFIG).write_text(f"{SUM}{_digest(text)}\n{text}", encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_of(folder: Path) -> Path | None:
+    """Return the configuration of a run folder or checkpoint; None for a run begun in Python.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not as it was written. One of an older version has no checksum, and is believed.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    except ValueError as error:
+        raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
+    if first.startswith(SUM) and first.removeprefix(SUM) != _digest(rest):
+        raise ConfigError(
+            f"{path}: expected the configuration of the run as it was written; found one that was changed or is "
+            "damaged: its checksum differs. Put a copy of it in its place, or remove it."
+        )
+    return path
 
 
 def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
@@ -256,11 +313,10 @@ def write_report(fit: Fit, folder: Path) -> Path:
     from hbm_jax import report
 
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    configuration = folder / CONFIG
     return report.write_report(
         fit,
         folder / REPORT,
         posterior=folder / POSTERIOR,
-        configuration=configuration if configuration.exists() else None,
+        configuration=config_of(folder),
         figure_folder=folder / FIGURES,
     )

@@ -7,21 +7,28 @@ is read is what an independent reader finds in the same bytes.
 import contextlib
 import csv
 import io
+import json
 import resource
 import shutil
 import signal
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
 from monte_carlo import seed
 from spectra.small_ogip import small_spectrum, spoilt
-from stored_fits import load
 
 import hbm_jax
+from hbm_jax import runs
+from hbm_jax.configuration import ConfigError, defaults, read_toml
 from hbm_jax.data import DataError, RegressionData, read_relation
-from hbm_jax.inference import ResultFileError
+from hbm_jax.inference import CheckpointError, ResultFileError
+from hbm_jax.inference.sampler.chains import Chains
+from hbm_jax.inference.sampler.checkpoint import Checkpoint
+from hbm_jax.inference.sampler.fingerprint import differences, identify
+from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.spectra.ogip.pha import read_pha
 from hbm_jax.spectra.ogip.writing import write_pha
 
@@ -184,34 +191,127 @@ def test_spectra(tmp_path):
     assert NUM / 10 < read < NUM
 
 
-def test_run_folders(tmp_path):
+GROUPS = ("posterior", "unconstrained_posterior", "sample_stats", "constant_data")
+NAMED = (ResultFileError, CheckpointError, ConfigError)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Run folders of the same model and data with two seeds, in several blocks."""
+    model, schools = hbm_jax.models.Normal(latents="noncentred"), hbm_jax.data.load_eight_schools()
+    folders = [tmp_path_factory.mktemp("runs") / name for name in ("sound", "other")]
+    advance = Chains.advance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "advance", lambda self, num_draws: advance(self, min(num_draws, 20)))
+        for number, folder in enumerate(folders):
+            options = {"seed": number, "num_chains": 2, "num_warmup": 40, "num_samples": 60, "trajectory_length": 1.5}
+            config = defaults() | {"model": {"name": "normal"}, "sample": defaults()["sample"] | options}
+            with runs.new_checkpoint(folder, config) as checkpoint:
+                fit = hbm_jax.sample(model, schools, checkpoint=checkpoint, progress=False, **options)
+            runs.write(fit, folder, config)
+    return folders
+
+
+def of_posterior(folder):
+    """What `hbm_jax.load` makes of a run folder, as plain values."""
+    fit = hbm_jax.load(folder)
+    arrays = {f"{group}/{name}": v.to_numpy() for group in GROUPS for name, v in fit.tree[group].to_dataset().items()}
+    return arrays | {"model": fit.program.to_config(), "run": fit.run, "verdict": str(fit.verdict)}
+
+
+def of_checkpoint(folder):
+    """What `hbm_jax.resume` makes of it before it draws, as plain values."""
+    program, args = runs.rebuilt(runs.checkpoint_of(folder) or folder)
+    with contextlib.closing(Checkpoint.existing(runs.checkpoint_of(folder))) as store:
+        run, start = store.run, store.read_start()
+        blocks = [saved._replace(block=saved.block._asdict()) for saved in store.blocks()]
+    assert not differences(identify(program, args, run["options"]), run)
+    if start is not None:
+        start = Start.from_arrays(start).to_arrays() | {"potential": start["potential"]}
+    return {"model": program.to_config(), "run": run, "start": start, "blocks": blocks}
+
+
+def of_configuration(folder):
+    """What the report shows and `hbm-jax resume` goes by."""
+    texts = {}
+    for part in (folder, folder / "checkpoint"):
+        path = runs.config_of(part)
+        texts[part.name] = None if path is None else read_toml(path)
+    return {"texts": [text for text in texts.values() if text is not None]}
+
+
+def mutated(path, kind, rng, other):
+    """Change one file of a run folder."""
+    content = bytearray(path.read_bytes())
+    if kind == "bits":
+        for at in rng.integers(0, max(len(content), 1), int(rng.choice([1, 6])) if content else 0):
+            content[at] ^= 1 << int(rng.integers(0, 8))
+    elif kind == "cut":
+        del content[int(rng.integers(0, len(content) + 1)) :]
+    elif kind == "removed":
+        path.unlink()
+        return
+    elif kind == "of another run":
+        content = (other / path.relative_to(path.parents[0 if path.parent.name == "changed" else 1])).read_bytes()
+    elif kind == "another file":
+        files = sorted(file for file in path.parent.iterdir() if file.suffix == path.suffix)
+        content = files[rng.integers(0, len(files))].read_bytes()
+    elif path.suffix == ".json":
+        run = json.loads(content)
+        table = run[rng.choice(["program", "options", "stop", "data"])] if rng.uniform() < 0.5 else run
+        del table[rng.choice(list(table))]
+        content = json.dumps(run, indent=1).encode()
+    elif path.suffix == ".npz":
+        with np.load(path) as arrays:
+            kept = {name: arrays[name] for name in arrays.files}
+        del kept[rng.choice(list(kept))]
+        np.savez(path, **kept)
+        return
+    elif path.suffix == ".nc":
+        with h5py.File(path, "r+") as file:
+            group = file[rng.choice(list(file))] if rng.uniform() < 0.5 else file.attrs
+            del group[rng.choice(list(group))]
+        return
+    else:
+        lines = content.splitlines(keepends=True)
+        del lines[rng.integers(0, max(len(lines), 1)) :][:1]
+        content = b"".join(lines)
+    path.write_bytes(content)
+
+
+def test_run_folders(tmp_path, two_runs):
     rng = np.random.default_rng(seed(4))
-    fit = load("relation")
-    sound = tmp_path / "sound"
-    sound.mkdir()
-    fit.save(sound / "posterior.nc")
-    expected = hbm_jax.load(sound).posterior
-    changed, read, named = tmp_path / "changed", 0, 0
-    for _ in range(NUM):
+    sound, other = two_runs
+    parts, read_well = ({of_posterior: 0, of_checkpoint: 0, of_configuration: 0} for _ in range(2))
+    expected = {read: read(sound) for read in parts}
+    of_other = of_posterior(other)
+    files = [path.relative_to(sound) for path in sorted(sound.rglob("*")) if path.is_file()]
+    kinds = ("bits", "cut", "removed", "of another run", "another file", "keys")
+    changed = tmp_path / "changed"
+    for number in range(NUM):
         shutil.rmtree(changed, ignore_errors=True)
         shutil.copytree(sound, changed)
-        path = changed / "posterior.nc"
-        data = bytearray(path.read_bytes())
-        kind = rng.integers(0, 3)
-        if kind == 0:
-            del data[int(rng.integers(1, len(data))) :]
-        else:
-            for at in rng.integers(0, len(data), 1 if kind == 1 else 6):
-                data[at] ^= 1 << int(rng.integers(0, 8))
-        path.write_bytes(bytes(data))
-        with limits():
-            try:
-                posterior = hbm_jax.load(changed).posterior
-            except ResultFileError as error:
-                named += str(path) in str(error)
+        which, kind = files[number % len(files)], str(rng.choice(kinds))
+        mutated(changed / which, kind, rng, other)
+        for read in parts:
+            with limits(), warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                try:
+                    found = read(changed)
+                except NAMED as error:
+                    parts[read] += str(changed) in str(error)
+                    continue
+            read_well[read] += 1
+            right = expected[read]
+            if any("found that of another run" in str(warning.message) for warning in told):
+                assert (which.name, kind) in [(name, "of another run") for name in ("posterior.nc", "run.json")]
+                right = of_other if which.name == "posterior.nc" else right
+            if read is of_configuration and kind == "of another run":  # which a reader is trusted to see
                 continue
-        read += 1
-        for name, values in expected.items():
-            np.testing.assert_array_equal(posterior[name], values)
-    assert read + named == NUM
-    assert read < NUM / 10
+            for some in {"blocks", "texts"} & set(found):  # from a damaged block on, all are set aside
+                assert some == "texts" or told or len(found[some]) >= len(right[some]) - 1
+                right = right | {some: right[some][: len(found[some])]}
+            np.testing.assert_equal(found, right, err_msg=f"{which}, {kind}")
+    for read, errors in parts.items():
+        assert errors + read_well[read] == NUM
+        assert NUM / 30 < errors < NUM / 2

@@ -229,3 +229,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"write_report: expected the package jinja2.*hbm_jax\[plots\]"):
         write_report(load("own"), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_text_of_a_result_are_no_markup(tmp_path):
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 191 }}'
+    fit = load("own")
+    changed = dict.fromkeys(("description", "data", "program", "device"), evil)
+    changed |= {"config": {"priors": {evil: evil}, evil: evil}, "versions": {evil: evil}}
+    fit = dataclasses.replace(fit, run=fit.run | changed, verdict=dataclasses.replace(fit.verdict, notes=(evil,)))
+
+    def fail(fit):
+        raise ValueError(evil)
+
+    text = write_report(fit, tmp_path / "report", {"evil": (evil, fail)}, posterior=evil).read_text("utf-8")
+    assert "alert(1)" in text
+    assert not re.search(r"<script>alert|<img src=x|1337", text)

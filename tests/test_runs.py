@@ -4,14 +4,16 @@ import dataclasses
 import json
 import resource
 
+import h5py
 import numpy as np
 import pytest
 from stored_fits import load, own_model
 
 import hbm_jax as hbm
 from hbm_jax import runs
-from hbm_jax.configuration import defaults
+from hbm_jax.configuration import ConfigError, defaults
 from hbm_jax.inference import CheckpointError, ResultFileError
+from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.sampler.fingerprint import identify
 
 
@@ -198,6 +200,44 @@ def test_folder_without_a_posterior(tmp_path):
 def test_missing_run(tmp_path):
     with pytest.raises(ResultFileError, match="found no such file"):
         hbm.load(tmp_path / "nothing")
+
+
+def test_a_posterior_beside_the_checkpoint_of_another_run(tmp_path):
+    schools, model = hbm.data.load_eight_schools(), hbm.models.Normal(priors={"mu": 8.0, "tau": "HalfNormal(5)"})
+    for name in ("run", "other"):
+        fit = hbm.sample(model, schools, num_samples=5, checkpoint=tmp_path / name / "checkpoint", **OPTIONS)
+        runs.write(fit, tmp_path / name, defaults())
+    assert hbm.load(tmp_path / "run").posterior.equals(fit.posterior)
+    (tmp_path / "other" / "posterior.nc").rename(tmp_path / "run" / "posterior.nc")
+    with pytest.warns(DamageWarning, match=r"run/posterior\.nc: expected the posterior of the run in .* another run"):
+        hbm.load(tmp_path / "run")
+
+
+def test_a_small_file_that_holds_too_much(tmp_path):
+    path = tmp_path / "posterior.nc"
+    with h5py.File(path, "w") as file:  # zeros that are not written take no room
+        file.create_dataset("x", (10**6, 10**6), float)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(
+        ResultFileError, match=r"expected at most 1024 MB of numbers in a result file of .* MB; found 76"
+    ):
+        hbm.load(path)
+
+
+def test_a_configuration_that_was_changed_is_not_shown_as_that_of_the_run(folder):
+    path = folder / "config.toml"
+    text = path.read_text()
+    assert runs.config_of(folder) == path
+    for changed in (text.replace("seed = 0", "seed = 1"), text[:-9]):
+        path.write_text(changed)
+        with pytest.raises(ConfigError, match=r"config\.toml: expected the configuration of the run as it was written"):
+            runs.config_of(folder)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"config\.toml: expected TOML, found something else"):
+        runs.config_of(folder)
+    path.write_text(text.partition("\n")[2])  # as an older version wrote it
+    assert runs.config_of(folder) == path
+    path.write_text(text)
 
 
 # What is not overwritten

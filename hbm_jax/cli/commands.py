@@ -235,16 +235,16 @@ def _resume(arguments) -> int:
         set_key(wanted, key, value)
     changed = wanted["sample"]
     program, args = runs.rebuilt(checkpoint)
-    config = _configuration_of(checkpoint / runs.CONFIG, changed)
+    config = _configuration_of(runs.config_of(checkpoint), changed)
     _before_drawing(arguments, program, *args)
     with _kept(folder):
         fit = runs.resume(checkpoint, program, *args, progress=not arguments.quiet, **changed)
     return _after_drawing(arguments, fit, folder, config)
 
 
-def _configuration_of(path: Path, changed: dict) -> dict | None:
+def _configuration_of(path: Path | None, changed: dict) -> dict | None:
     """Read what a run was begun with, and give it the end that was asked for now; None for a run begun in Python."""
-    if not path.exists():
+    if path is None:
         return None
     config = merged(defaults(), read_toml(path), str(path))
     if changed.keys() & {"num_samples", "until"}:

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import methodcaller
@@ -14,7 +15,7 @@ import numpy as np
 
 from hbm_jax.data.columns import leave_out_rows, listed_names
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.reading import is_compressed, read_bytes, read_text
+from hbm_jax.reading import is_compressed, read_bytes, read_text, refuse_expansion
 from hbm_jax.validation import DataError, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
@@ -211,6 +212,8 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             f"{path}: expected a name ending in {', '.join(by_suffix)} (or .gz after it), or format=, "
             f"found {suffix[0]!r}."
         )
+    if path.is_file():
+        refuse_expansion(path)
     try:
         if chosen == "csv":
             text = read_text(path)
@@ -221,7 +224,9 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
         # NaN must arrive as NaN, to be reported as such; astropy would mask it
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
-        contents = read_bytes(path) if chosen == "fits" or is_compressed(path) else b""  # also refuses huge ones
+        contents = read_bytes(path) if chosen == "fits" or is_compressed(path) else b""
+        if chosen == "fits":
+            _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
     # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
@@ -230,6 +235,17 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if isinstance(error, KeyError):
             text = f"expected {text} in it, found none"
         raise DataError(f"{path}: could not be read as {chosen}: {text}") from error
+
+
+def _refuse_repetition(path: Path, contents: bytes) -> None:
+    """Refuse a FITS table of far more numbers than it has bytes."""
+    from astropy.io import fits
+
+    from hbm_jax.spectra.ogip.tables import refuse_repetition
+
+    with warnings.catch_warnings(), fits.open(io.BytesIO(contents)) as hdus:
+        warnings.simplefilter("ignore")  # which astropy repeats when the table is read
+        refuse_repetition(hdus, path)
 
 
 def _csv_columns(text: str) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 
 import numpyro.distributions as dist
 from numpyro.distributions.truncated import LeftTruncatedDistribution, RightTruncatedDistribution
@@ -44,7 +45,9 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     >>> distribution_from_text("Uniform(-3, 0)").high
     0.0
     """
-    expected = f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r}"
+    expected = (
+        f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r:.200}"
+    )
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -60,9 +63,13 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     args = [_number(arg, expected) for arg in node.args]
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:
-        return known[node.func.id](*args, **kwargs, validate_args=True)
+        prior = known[node.func.id](*args, **kwargs, validate_args=True)
+        size = math.prod(prior.shape())
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
+    if size != 1:
+        raise ValueError(f"{expected}, which is of {size:.0f} numbers and not of one.")
+    return prior
 
 
 def _number(node, expected) -> float:
@@ -70,7 +77,9 @@ def _number(node, expected) -> float:
         value = ast.literal_eval(node)
         if isinstance(value, bool | str):
             raise TypeError
-        return float(value)
+        if not math.isfinite(number := float(value)):
+            raise ValueError
+        return number
     except (ValueError, TypeError, SyntaxError, OverflowError):
         raise ValueError(f"{expected}, where {ast.unparse(node)!r} is not a number.") from None
 

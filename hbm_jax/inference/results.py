@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import pandas as pd
@@ -24,7 +25,9 @@ from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge
 
 INTERVAL = (0.16, 0.5, 0.84)
+MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # of what a result file holds: times its size, or bytes if those are more
 FORMAT = 1
+UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
 
 
 class ResultFileError(OSError):
@@ -216,6 +219,29 @@ def _require_room(path: Path, needed: int) -> None:
         ) from error
 
 
+def _require_kinds(run, timing, notes) -> None:
+    """Raise TypeError where what is stored about a run is not of the kind that is written."""
+    parts = [run, timing, *(run[name] for name in ("config", "versions") if name in run)]
+    texts = [run["program"], *notes]
+    if not (all(isinstance(part, dict) for part in parts) and all(isinstance(text, str) for text in texts)):
+        raise TypeError("expected tables and text about the run")
+    if not all(isinstance(seconds, int | float) for seconds in timing.values()):
+        raise TypeError("expected numbers of seconds")
+
+
+def _refuse_expansion(path: Path) -> None:
+    """Raise ResultFileError where a small file holds so much that reading it takes all the memory there is."""
+    sizes: list[int] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    size, most = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
+    if sum(sizes) > most:
+        raise ResultFileError(
+            f"{path}: expected at most {most / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
+            f"found {sum(sizes) / 2**20:.0f} MB."
+        )
+
+
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Write a median and its interval with two significant digits of the smaller half-width.
 
@@ -275,11 +301,8 @@ def assemble(
         dims=dims,
         coords=coords,
     )
-    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
-    bounds = target.bounds | {name: support_bounds(support) for name, support in stated.items()}
-    verdict = _judged(tree, bounds, run.get("max_tree_depth"))
-    unusual = [f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ())]
-    verdict = replace(verdict, notes=(*cautions, *own_cautions(program, args), *unusual, *verdict.notes))
+    verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
+    verdict = replace(verdict, notes=(*cautions, *notes_before(program, args), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -289,6 +312,18 @@ def assemble(
         "hbm_jax_notes": json.dumps(list(verdict.notes)),
     }
     return Fit(tree, verdict, program, args, run, timing)
+
+
+def bounds_of(program: Callable, target) -> dict[str, Any]:
+    """Lower and upper bound of the prior of each site, of priors that a model states too."""
+    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
+    return target.bounds | {name: support_bounds(support) for name, support in stated.items()}
+
+
+def notes_before(program: Callable, args: tuple) -> tuple[str, ...]:
+    """Return the notes that do not depend on draws: of the program on itself, and what is unusual in the data."""
+    unusual = (f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ()))
+    return (*own_cautions(program, args), *unusual)
 
 
 def own_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
@@ -375,15 +410,19 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             "a copy of it, or put it together again from the checkpoint of the run with hbm_jax.resume."
         )
     try:
+        _refuse_expansion(path)
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()
         attributes = tree.attrs
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
+        _require_kinds(run, timing, notes)
         written = int(attributes["hbm_jax_format"])
         about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if written <= FORMAT:
             verdict = _judged(tree, {}, run.get("max_tree_depth"))
+    except ResultFileError:
+        raise
     except KeyError as error:
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."

@@ -16,9 +16,9 @@ from hbm_jax.inference.centering.location_scale import with_forms
 from hbm_jax.inference.centering.pilot import centre
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
-from hbm_jax.inference.results import Fit, ResultsError, assemble, describe, provenance
+from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.sampler.chains import Chains, Draws
-from hbm_jax.inference.sampler.checkpoint import START, Checkpoint, CheckpointError
+from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
 from hbm_jax.inference.sampler.fingerprint import differences, identify
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
@@ -28,9 +28,6 @@ from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.inference.storage import arrays_of, plain_labels, rehearse
 
 SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
-
-
-UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
 
 
 @dataclass(frozen=True)
@@ -298,19 +295,23 @@ def _run(
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
         as_given = program
-        program, chosen = _centred(program, args, options, stored, live, processes)
+
+        def check(target):
+            rule.check_names(target.names)
+            rehearse(program, args, target, labels["dims"], labels["coords"])
+            describe(program, args[0] if args else None)
+
+        program, chosen = _centred(program, args, options, stored, live, processes, check)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
         if split is not None:
             target = split_over_processes(target, number_of_objects(program, args, split), processes)
-        rule.check_names(target.names)
-        rehearse(program, args, target, labels["dims"], labels["coords"])
-        describe(program, args[0] if args else None)
+        check(target)
         lap("trace")
         if stored is not None:
             try:
-                start = Start.from_arrays(stored)
+                start, _ = Start.from_arrays(stored), stored["potential"]
             except KeyError as error:
                 raise CheckpointError(
                     f"{START}: expected starting points and metric; found no {error}. It is damaged."
@@ -374,7 +375,7 @@ def _run(
                     **({"centering_note": chosen} if chosen else {}),
                     "stopped": stopped,
                 }
-                | ({} if store is None else {"checkpoint": str(store.folder)}),
+                | ({} if store is None else {"checkpoint": str(store.folder), RUN_ID: store.run_id}),
             )
             lap("judging")
             fit.note_timing(timing)
@@ -428,13 +429,17 @@ def _advice(target, options: Options) -> str:
     return advice(platform, operations(slopes, target.size, options.num_chains))
 
 
-def _centred(program, args, options: Options, stored, live, processes) -> tuple[Callable, str]:
-    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why."""
+def _centred(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
+    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why.
+
+    What cannot be stored is found by ``check`` before the pilot draws.
+    """
     wanted = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
     if not wanted:
         return program, ""
     if stored is not None:
         return with_forms(program, stored), "as chosen when the run was begun"
+    check(build_target(program, args, None))
     live.show("choosing how centred each latent is sampled")
 
     def pilot():

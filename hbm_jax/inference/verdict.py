@@ -1,7 +1,7 @@
 """The verdict: is this posterior usable, and if not, which parameter fails, why, and what to try."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -263,6 +263,12 @@ def judge(
     reasons, advice = [], []
 
     broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
+    if positions is not None:
+        bad = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()  # type: ignore[call-overload]
+        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[bad])
+        broken += [site for site in dict.fromkeys(sites) if site not in broken]
+    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
+        broken.append("the log density")
     if broken:
         reasons.append(f"draws that are not finite in {_listed(broken)}")
         advice.append("Check the priors' supports and the data for impossible values.")
@@ -384,21 +390,23 @@ def _listed(names, most=5):
 def _edges(posterior, bounds):
     """Yield notes on parameters whose posterior leans on a bound of their prior."""
     for name, ends in bounds.items():
-        if name not in posterior or posterior[name].size > MAX_EDGE_SIZE:
-            continue
-        variable = posterior[name]
-        values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
-        values = values.reshape(values.shape[0] * values.shape[1], -1)
-        labels = _element_labels(str(name), variable)
-        for bound in ends:
-            if np.isfinite(bound):
-                leaning = [label for label, draws in zip(labels, values.T, strict=True) if _leans(draws, bound)]
-                if leaning:
-                    verb = "leans" if len(leaning) == 1 else "lean"
-                    yield (
-                        f"{_listed(leaning)} {verb} on the edge of the prior at {bound:g}: the density there is more "
-                        f"than {100 * PINNED:.0f} % of its peak"
-                    )
+        if name in posterior and posterior[name].size <= MAX_EDGE_SIZE:
+            values = posterior[name].transpose("chain", "draw", ...).to_numpy()
+            yield from edge_notes(_element_labels(str(name), posterior[name]), values, ends)
+
+
+def edge_notes(labels: Sequence[str], values: np.ndarray, ends: Iterable[float]) -> Iterator[str]:
+    """Yield notes on elements of (chain, draw, ...) that lean on a bound of their prior."""
+    elements = values.reshape(values.shape[0] * values.shape[1], -1).astype(float).T
+    for bound in ends:
+        if np.isfinite(bound):
+            leaning = [label for label, draws in zip(labels, elements, strict=True) if _leans(draws, bound)]
+            if leaning:
+                verb = "leans" if len(leaning) == 1 else "lean"
+                yield (
+                    f"{_listed(leaning)} {verb} on the edge of the prior at {bound:g}: the density there is more "
+                    f"than {100 * PINNED:.0f} % of its peak"
+                )
 
 
 def _leans(draws, bound) -> bool:

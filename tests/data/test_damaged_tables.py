@@ -1,6 +1,8 @@
 """Tables of other forms and damaged files: read, or a named error, within a stated size."""
 
+import bz2
 import gzip
+import lzma
 import time
 
 import numpy as np
@@ -18,6 +20,8 @@ from hbm_jax.data import (
     read_supernovae,
     read_table,
 )
+from hbm_jax.data.supernovae.correlated_tables import _read_blocks
+from hbm_jax.spectra.ogip.pha import read_pha
 
 ROWS = {"x": [1.0, 2.0, 4.0], "y": [1.1, 2.3, 3.8]}
 
@@ -83,13 +87,25 @@ def test_an_unknown_format_and_a_field_without_end(tmp_path):
         read_table(tmp_path / "t.csv")
 
 
-def test_a_compressed_file_has_a_limit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.ecsv", "t.fits", "t.pha", "t.npz"])
+def test_a_compressed_file_has_a_limit_whatever_its_name(name, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_BYTES", 1 << 22)
-    path = tmp_path / "t.csv.gz"
-    with gzip.open(path, "wb") as file:
-        file.write(b"x,y\n" + b"1,2\n" * 2_000_000)
+    path = tmp_path / name
+    if name == "t.npz":
+        np.savez_compressed(path, v0=np.zeros(10**6))
+    else:
+        path.write_bytes(gzip.compress(b"x,y\n" + b"1,2\n" * 2_000_000))
     assert path.stat().st_size < 20_000
+    read = {"t.pha": read_pha, "t.npz": _read_blocks}.get(name, read_table)
     with pytest.raises(DataError, match=r"expected at most 4 MiB when it is decompressed, found more"):
+        read(path)
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_a_file_that_is_compressed_in_another_way_is_refused(compress, tmp_path):
+    path = tmp_path / "t.ecsv"
+    path.write_bytes(compress(b"x,y\n1,2\n"))
+    with pytest.raises(DataError, match=r"t\.ecsv: expected a file as it is or compressed by gzip; found one by bzip2"):
         read_table(path)
 
 
@@ -151,3 +167,20 @@ def test_snana_has_its_codes_and_its_covariances(tmp_path):
     slope = (-2.5 * np.log10(x0 + step) + 2.5 * np.log10(x0 - step)) / (2 * step)
     np.testing.assert_allclose(sne.covariance[0, 0, 1:], [slope * -1e-6, slope * -4e-7], rtol=1e-6)
     np.testing.assert_allclose(sne.covariance[0, 1, 2], 2e-4)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        "!!python/object/apply:os.system ['touch TRAP']",
+        "!!omap\n# - __serialized_columns__:\n#     z: {__class__: os.system, command: touch TRAP}",
+        "!!omap\n# - __serialized_columns__:\n#     z: {__class__: subprocess.Popen, args: touch TRAP, shell: true}",
+    ],
+)
+def test_nothing_that_the_metadata_of_a_table_names_is_run(meta, tmp_path):
+    trap, path = tmp_path / "trap", tmp_path / "t.ecsv"
+    head = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: x, datatype: float64}\n# meta: "
+    path.write_text(head + meta.replace("TRAP", str(trap)) + "\nx\n1\n")
+    with pytest.raises(DataError, match=r"t\.ecsv: could not be read as ascii\.ecsv"):
+        read_table(path)
+    assert not trap.exists()

@@ -3,6 +3,8 @@
 import os
 import signal
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 
 import jax
@@ -43,6 +45,47 @@ def ragged():
 
 
 # What comes out
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["y"], meta_fields=["warnings"])
+@dataclass(frozen=True)
+class Fluxes:
+    """Data with what is unusual in them."""
+
+    y: np.ndarray
+    warnings: tuple[str, ...] = ()
+
+
+class Level:
+    """A flux below 1, which says of few data that they are few."""
+
+    def cautions(self, data):
+        return ("few data",) if len(data.y) < 3 else ()
+
+    def __call__(self, data):
+        level = numpyro.sample("level", dist.Uniform(0.0, 1.0))
+        with numpyro.plate("datum", len(data.y)):
+            numpyro.sample("y", dist.Normal(level, 0.1), obs=jnp.asarray(data.y))
+
+
+def test_each_object_has_the_notes_of_a_single_fit():
+    objects = [Fluxes(np.array([0.4, 0.5, 0.6])), Fluxes(np.array([1.4, 1.6]), ("y = 1.6 is unusual",))]
+    fits = few(Level(), objects)
+    leaning = "level leans on the edge of the prior at 1: the density there is more than 40 % of its peak"
+    assert list(fits.verdicts["notes"]) == ["", f"few data; in the data, y = 1.6 is unusual; {leaning}"]
+    example = fits.verdicts["notes"][1]
+    assert str(fits) == f"2 of 2 posteriors are usable. Posteriors with notes: 1, for example 1: {example}."
+    alone = hbm.sample(Level(), objects[1], trajectory_length=1.0, num_samples=400, progress=False)
+    assert "; ".join(alone.verdict.notes) == fits.verdicts["notes"][1]
+
+
+def nothing_observed(data):
+    numpyro.sample("x", dist.Normal(data, 1.0))
+
+
+def test_programs_that_observe_nothing_are_noted():
+    (note,) = set(few(nothing_observed, [1.0, 2.0], num_samples=50).verdicts["notes"])
+    assert note.startswith("no site of the program is observed")
 
 
 def test_ragged_objects_have_their_exact_posteriors(ragged, monte_carlo):

@@ -24,7 +24,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, Interrupted, resume, sampling
-from hbm_jax.inference.checksum import DamageWarning
+from hbm_jax.inference.checksum import DamageWarning, append_checksum
 from hbm_jax.inference.sampler import chains, checkpoint, loop
 
 HERE = Path(__file__).parent
@@ -253,30 +253,92 @@ def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
 def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
     kept = copied.parent / "kept.npz"
     (copied / "block-000005.npz").rename(kept)
+    later = (copied / "block-000006.npz").read_bytes()
     with pytest.warns(
         DamageWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
     ):
         fit = go_on(copied, num_samples=50)  # a first block of 10 draws, which are half of the missing one
     assert_same_draws(fit, whole, 50)
-    shutil.copy(kept, copied / "block-000006.npz")  # as a tool that restores files may do
+    (copied / "block-000006.npz").write_bytes(later)  # as a tool that restores files may do
     with pytest.warns(
         DamageWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
     ):
+        fit = go_on(copied, num_samples=80)
+    assert_same_draws(fit, whole, 80)
+    shutil.copy(kept, copied / "block-000007.npz")
+    with pytest.warns(DamageWarning, match=r"block-000007\.npz: .* \(it was written as block-000005\.npz\)"):
         fit = go_on(copied, num_samples=90)
     assert_same_draws(fit, whole, 90)
 
 
 @pytest.mark.parametrize("name", ["start.npz", "data.npz"])
-@pytest.mark.parametrize("keep", [0, 0.5, None])
-def test_damaged_arrays_are_named(name, keep, copied):
-    content = bytearray((copied / "start.npz").read_bytes())
-    if keep is None:  # a date, that the sums of zip files do not cover
+@pytest.mark.parametrize(
+    ("damage", "why"), [("emptied", ""), ("cut", ""), ("date", "its checksum differs"), ("sum cut", "checksum differs")]
+)
+def test_damaged_arrays_are_named(name, damage, why, copied):
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
+        store._write_arrays(name, {"x": np.arange(3.0)})
+    content = bytearray((copied / name).read_bytes())
+    if damage == "date":  # that the sums of zip files do not cover
         content[10] ^= 1
-    (copied / name).write_bytes(content if keep is None else content[: int(keep * len(content))])
+    else:
+        content = content[: {"emptied": 0, "cut": len(content) // 2, "sum cut": -1}[damage]]
+    (copied / name).write_bytes(content)
     with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
         read = store.read_data if name == "data.npz" else store.read_start
-        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays written by hbm_jax; found .* damaged"):
+        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays of this run .* damaged, .*{why}.* Put"):
             read()
+
+
+@pytest.fixture
+def of_another_run(finished, tmp_path, monkeypatch):
+    """Return a function that exchanges a file of a folder for the same file of another run, with all its numbers."""
+
+    def exchange(folder, name):
+        with contextlib.closing(checkpoint.Checkpoint(tmp_path / "other")) as other:
+            (tmp_path / "other" / "run.json").unlink(missing_ok=True)
+            other.begin({"program": {}, "data": {}, "options": {}}, None)
+            with np.load(folder / name) as arrays:
+                other._write_arrays(name, {key: arrays[key] for key in arrays.files if key != checkpoint.RUN_ID})
+        shutil.copy(tmp_path / "other" / name, folder / name)
+
+    return exchange
+
+
+def test_files_of_another_run_are_not_taken_for_its_own(whole, copied, of_another_run):
+    of_another_run(copied, "block-000005.npz")
+    with pytest.warns(DamageWarning, match=r"block-000005\.npz: .* cannot be used \(it is of another run\)"):
+        assert_same_draws(go_on(copied), whole, 90)
+    of_another_run(copied, "start.npz")
+    with pytest.raises(CheckpointError, match=r"start\.npz: expected arrays of this run .*\(it is of another run\)"):
+        go_on(copied)
+
+
+def without_run_id(path):
+    """Write a file of a checkpoint as older versions did."""
+    if path.suffix == ".json":
+        run = json.loads(path.read_text())
+        path.write_text(json.dumps({name: run[name] for name in run if name not in ("sha256", checkpoint.RUN_ID)}))
+        return
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in arrays.files if name != checkpoint.RUN_ID}
+    np.savez(path, **kept)
+
+
+def test_checkpoints_of_older_versions_go_on(whole, copied):
+    for path in [copied / "run.json", *copied.glob("*.npz")]:
+        without_run_id(path)
+    assert_same_draws(go_on(copied, num_samples=110), whole, 110)
+
+
+def test_arrays_that_are_compressed_are_refused(copied):
+    np.savez_compressed(copied / "start.npz", points=np.zeros(10**6))
+    assert (copied / "start.npz").stat().st_size < 10**4
+    with (
+        contextlib.closing(checkpoint.Checkpoint(copied)) as store,
+        pytest.raises(CheckpointError, match=r"start\.npz: .*\(its arrays are compressed\)"),
+    ):
+        store.read_start()
 
 
 def test_a_start_that_is_gone_is_not_searched_anew(copied):
@@ -297,6 +359,8 @@ def test_a_start_that_is_gone_is_not_searched_anew(copied):
 )
 def test_a_changed_description_of_the_run_is_named(changed, message, copied):
     run = json.loads((copied / "run.json").read_text()) | changed
+    if "sha256" in changed:  # as of an older version
+        del run[checkpoint.RUN_ID]
     (copied / "run.json").write_text(json.dumps({name: value for name, value in run.items() if value is not None}))
     with pytest.raises(CheckpointError, match=message):
         go_on(copied)
@@ -305,6 +369,10 @@ def test_a_changed_description_of_the_run_is_named(changed, message, copied):
 def test_a_description_without_a_checksum_is_that_of_an_older_version(copied):
     run = json.loads((copied / "run.json").read_text())
     assert len(run.pop("sha256")) == 64
+    (copied / "run.json").write_text(json.dumps(run))
+    with contextlib.closing(checkpoint.Checkpoint(copied)) as store, pytest.raises(CheckpointError, match="checksum"):
+        _ = store.run
+    del run[checkpoint.RUN_ID]
     (copied / "run.json").write_text(json.dumps(run))
     with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
         assert store.run == run
@@ -380,6 +448,7 @@ def test_what_no_fingerprint_sees_is_seen_in_the_density(copied):
     was = arrays["potential"][2]
     arrays["potential"][2] += 1e-4 * abs(was)
     np.savez(copied / "start.npz", **arrays)
+    append_checksum(copied / "start.npz")
     with pytest.raises(
         CheckpointError, match=r"expected a log density of .* at the starting point of chain 2, as"
     ) as told:
@@ -427,6 +496,9 @@ def test_no_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_that_is_no_json_or_newer_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"run\.json: expected JSON written by hbm_jax; found something else: "):
+        go_on(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run\.json: expected JSON written by hbm_jax; found something else: "):
         go_on(tmp_path)

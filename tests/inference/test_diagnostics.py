@@ -165,9 +165,19 @@ def test_draws_that_are_not_finite(value):
     broken = draws(12)
     broken[3, 500:503] = value
     seen = positions({"good": draws(1), "broken": broken, "_whole": np.full(SHAPE, value)})
-    for verdict in (judge(posterior(good=draws(1), broken=broken), stats(), positions=p) for p in (None, seen)):
+    for p, where in ((None, "broken"), (seen, "broken, _whole")):
+        verdict = judge(posterior(good=draws(1), broken=broken), stats(), positions=p)
         assert not verdict.usable
-        assert verdict.reasons[0] == "draws that are not finite in broken"
+        assert verdict.reasons[0] == f"draws that are not finite in {where}"
+
+
+def test_what_the_sampler_saw_has_to_be_finite_too():
+    good, position, lp = draws(1), draws(1), draws(2)
+    position[2, 7] = lp[0, 3] = np.nan
+    verdict = judge(posterior(good=good), stats().assign(lp=(("chain", "draw"), lp)))
+    assert verdict.reasons == ("draws that are not finite in the log density",)
+    verdict = judge(posterior(good=good), stats(), positions=positions({"good": position}))
+    assert verdict.reasons[0] == "draws that are not finite in good"
 
 
 def test_energy_that_is_not_finite_is_not_usable():

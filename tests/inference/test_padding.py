@@ -5,6 +5,7 @@ import numpy as np
 import numpyro
 import pytest
 from numpyro import distributions as dist
+from numpyro.contrib.control_flow import scan
 
 from hbm_jax.inference.batch.padding import ragged_axes
 from hbm_jax.inference.batch.slots import Lanes
@@ -136,3 +137,17 @@ def test_objects_without_a_finite_density_prove_nothing():
     ragged_axes(sum_of_latents, stack([broken, RAGGED[1]]))  # which is marked, and the other is not padded
     with pytest.raises(ValueError, match="whether this program counts the padding is not known: 5 of the shorter ones"):
         ragged_axes(latents, stack([*([broken] * 6), RAGGED[1]]))
+
+
+def chain_of_latents(y):
+    def step(before, datum):
+        now = numpyro.sample("z", dist.Normal(before, 1.0))
+        numpyro.sample("y", dist.Normal(now, 0.5), obs=datum)
+        return now, None
+
+    scan(step, numpyro.sample("first", dist.Normal(0.0, 1.0)), y)
+
+
+def test_a_program_that_does_not_run_with_padding_is_refused_by_name():
+    with pytest.raises(ValueError, match="runs with padded data; found that it does not with those of"):
+        ragged_axes(chain_of_latents, stack(RAGGED))

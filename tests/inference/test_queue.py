@@ -22,7 +22,7 @@ class Places:
 
     def __init__(self, num_lanes, num_warmup, diverging=None, impossible=(), num_chains=4):
         self.num_lanes, self.num_chains = num_lanes, num_chains
-        self.target = SimpleNamespace(labels=("x",))
+        self.target = SimpleNamespace(labels=("x",), observed=True)
         self.options = chees.Options(num_warmup, 0.8, 256)
         self.object, self.filled = np.full(num_lanes, -1), []
         self.block = np.zeros(num_lanes, int)
@@ -55,7 +55,7 @@ class Places:
         return chees.Draw(x[..., None], potential, energy, 0.9 + 0 * x, diverging, steps), {"x": x, "y": -x}
 
     def drain(self, num_objects, **options):
-        defaults = {"num_samples": None, "max_num_samples": 2000, "until": 400.0, "keep_draws": True}
+        defaults = {"num_samples": None, "max_num_samples": 2000, "until": 400.0, "keep_draws": True, "bounds": {}}
         self.queue = fit_each._Queue(self, range(num_objects), **(defaults | options))
         done = []
         while len(done) < num_objects:

@@ -1,5 +1,6 @@
 """What comes out of a fit: numbers, text, and a file that comes back exactly or says what is wrong with it."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -85,6 +86,26 @@ def test_loading_and_saving_again_changes_nothing(fit, saved, tmp_path):
     again = load(load(saved).save(tmp_path / "again.nc"))
     xr.testing.assert_equal(again.tree, load(saved).tree)
     assert again.run == load(saved).run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("run", []),
+        ("run", {"program": 3}),
+        ("run", {"config": "text"}),
+        ("timing", {"sampling": "long"}),
+        ("timing", [1.0]),
+        ("notes", [1]),
+        ("notes", None),
+    ],
+)
+def test_what_is_stored_about_a_run_is_of_its_kind(name, value, fit, tmp_path):
+    tree = fit.tree.copy()
+    about = json.loads(tree.attrs["hbm_jax_run"]) | value if isinstance(value, dict) and name == "run" else value
+    tree.attrs[f"hbm_jax_{name}"] = json.dumps(about)
+    with pytest.raises(ResultFileError, match=r"run\.nc: expected a result file written by Fit\.save"):
+        load(dataclasses.replace(fit, tree=tree).save(tmp_path / "run.nc"))
 
 
 def test_the_suffix_may_be_left_out(saved):

@@ -76,6 +76,13 @@ def in_a_plate():
         numpyro.sample("x", dist.Normal(0.0, 1.0))
 
 
+def in_schools(y):
+    mu, tau = numpyro.sample("mu", dist.Normal(0.0, 1.0)), numpyro.sample("tau", dist.HalfNormal(1.0))
+    with numpyro.plate("school", len(y)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
 @pytest.mark.parametrize(
     ("program", "args", "options", "message"),
     [
@@ -100,6 +107,19 @@ def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options
     monkeypatch.setattr(sampling, "choose_start", None)
     with pytest.raises((ValueError, OSError), match=message):
         hbm.sample(program, *args, **(SHORT | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coords": {"school": ["A", "B"]}}, "draws can be stored; found: conflicting sizes"),
+        ({"num_samples": None, "until": {"sigma": 100}}, "until names 'sigma'; expected one of mu, "),
+    ],
+)
+def test_it_is_refused_before_the_pilot_of_the_centering(options, message, monkeypatch):
+    monkeypatch.setattr(sampling, "centre", None)
+    with pytest.raises(ValueError, match=message):
+        hbm.sample(in_schools, np.zeros(3), centering=True, **(SHORT | options))
 
 
 @pytest.mark.parametrize(

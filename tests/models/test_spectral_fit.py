@@ -357,6 +357,7 @@ def test_what_cannot_be_written_or_read():
         ("PowerLaw(slope=1)", "which PowerLaw refuses"),
         ("__import__('os').remove", "is no component"),
         ("PowerLaw() - PowerLaw()", "is no component"),
+        ("*".join(["Absorption()"] * 2500), "of more components than can be read|cannot be read"),
     ):
         with pytest.raises(ValueError, match=words):
             spectrum_from_text(text)

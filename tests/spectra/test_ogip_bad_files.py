@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 from small_ogip import NUM_CHANNELS, NUM_ENERGIES, small_arf, small_rmf, small_spectrum, spoilt
 
-from hbm_jax.data import read_afterglows
+from hbm_jax.data import read_afterglows, read_table
 from hbm_jax.spectra.ogip.pha import read_arf, read_pha, read_rmf, read_spectrum
 from hbm_jax.spectra.ogip.writing import write_arf, write_pha, write_rmf
 from hbm_jax.validation import DataError
@@ -331,3 +331,27 @@ def test_files_that_do_not_belong_together_are_refused(sound, tmp_path):
     write_arf(tmp_path / "c.arf", type(arf)(arf.energy[:-1], arf.area[:-1], "short"), overwrite=True)
     with pytest.raises(DataError, match=r"c\.arf\[SPECRESP\]: expected the 8 energy bins of .*; found 7"):
         read_spectrum(path, arf=tmp_path / "c.arf")
+
+
+def table_of_one_column(path, form, rows, data=b"", length=0):
+    """Write a table by hand, as no library would."""
+    width = {"J": 4}.get(form[-1], 8) if form[0] != "0" else 0
+    cards = {"XTENSION": "BINTABLE", "BITPIX": 8, "NAXIS": 2, "NAXIS1": width, "NAXIS2": rows, "PCOUNT": length}
+    cards |= {"GCOUNT": 1, "TFIELDS": 1, "TTYPE1": "COUNTS", "TFORM1": form, "EXTNAME": "SPECTRUM", "EXPOSURE": 1.0}
+    content = fits.PrimaryHDU().header.tostring() + fits.Header(cards.items()).tostring()
+    content = content.encode() + data
+    path.write_bytes(content + b"\0" * (-len(content) % 2880))
+
+
+@pytest.mark.parametrize("read", [read_pha, read_table])
+def test_small_tables_of_very_many_numbers_are_refused(read, tmp_path):
+    path = tmp_path / "a.fits"
+    table_of_one_column(path, "0J", 10**10)
+    with pytest.raises(DataError, match=r"a\.fits.*expected rows of some width; found 10000000000 of none"):
+        read(path)
+    rows, length = 4000, 250_000  # each row has the same array
+    shared = np.tile(np.array([length, 0], ">i4"), (rows, 1)).tobytes() + np.ones(length, ">f4").tobytes()
+    table_of_one_column(path, f"1PE({length})", rows, shared, 4 * length)
+    assert path.stat().st_size < 1.1e6
+    with pytest.raises(DataError, match=r"COUNTS: expected arrays of about as many .* found 1000000000, because"):
+        read(path)

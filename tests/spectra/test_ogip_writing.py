@@ -24,6 +24,7 @@ def assert_same(found, expected):
 
 
 RNG = np.random.default_rng(4)
+BAD = np.where(np.arange(NUM_CHANNELS) % 4, 0, 5)
 SPECTRA = {
     "plain": small_spectrum(),
     "first channel 0": small_spectrum(first=0),
@@ -33,6 +34,14 @@ SPECTRA = {
     "scales that vary": small_spectrum(backscal=RNG.uniform(0.1, 1, NUM_CHANNELS), areascal=RNG.random(NUM_CHANNELS)),
     "no noise": small_spectrum(counts=RNG.uniform(0, 4, NUM_CHANNELS)),
     "Gaussian": small_spectrum(counts=RNG.normal(1, 1, NUM_CHANNELS), error=RNG.uniform(0, 1, NUM_CHANNELS)),
+    "NaN in bad channels": small_spectrum(
+        counts=np.where(np.arange(NUM_CHANNELS) % 4, np.arange(NUM_CHANNELS), np.nan), quality=BAD
+    ),
+    "NaN in bad channels, Gaussian": small_spectrum(
+        counts=np.where(BAD, np.nan, RNG.normal(1, 1, NUM_CHANNELS)),
+        error=np.where(np.arange(NUM_CHANNELS) % 8, 0.25, np.nan),
+        quality=BAD,
+    ),
     "many": small_spectrum(counts=np.arange(NUM_CHANNELS) * 1e9, channels=np.arange(40000, 40000 + NUM_CHANNELS)),
 }
 
@@ -210,3 +219,18 @@ def test_explicit_zeros_of_a_matrix_survive(tmp_path):
     (low, high) = (Arf(rmf.energy, np.array([0.0, 1e40])), Arf(rmf.energy, np.array([1.0, 1e-300])))
     for arf in (low, high):
         np.testing.assert_array_equal(read_arf(write_arf(tmp_path / "a.arf", arf, overwrite=True)).area, arf.area)
+
+
+def test_counts_that_a_file_does_not_hold_come_back_as_none(shared_data, tmp_path):
+    whole = np.where(BAD, np.nan, np.arange(NUM_CHANNELS))  # as RATE, because whole COUNTS are taken for Poisson
+    spectrum = small_spectrum(counts=whole, error=np.where(BAD, np.nan, 0.5), quality=BAD)
+    (found,) = read_pha(write_pha(tmp_path / "a.pha", spectrum))
+    np.testing.assert_allclose(found.counts, whole, rtol=1e-15)
+    np.testing.assert_allclose(found.error, spectrum.error, rtol=1e-15)
+    for name in ("counts", "error"):
+        known = {"counts": np.ones(NUM_CHANNELS), "error": np.full(NUM_CHANNELS, 0.5), "quality": BAD}
+        with pytest.raises(DataError, match=f"{name}: expected 12 finite numbers"):
+            write_pha(tmp_path / "b.pha", small_spectrum(**known | {name: np.where(BAD, np.inf, 1.0)}))
+    for spectrum in read_pha(shared_data("xray/integral_isgri/phaI.fits.gz")):
+        assert np.isnan(spectrum.counts).any()
+        assert_same(read_pha(write_pha(tmp_path / "c.pha", spectrum, overwrite=True))[0], spectrum)

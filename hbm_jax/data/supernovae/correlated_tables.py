@@ -12,7 +12,7 @@ from hbm_jax.data.supernovae.magnitude_errors import velocity_variance
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.data.supernovae.tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.names import listed
-from hbm_jax.reading import read_text, readable
+from hbm_jax.reading import read_text, readable, refuse_expansion
 from hbm_jax.validation import DataError
 
 __all__ = ["read_correlated_supernovae"]
@@ -137,6 +137,7 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
         if "v0" not in found:
             raise DataError(f"{path}: expected files *v0_covmatrix.dat and so on, or C_*.fits; found neither.")
         return {name: _text(file) for name, file in found.items()}, False
+    refuse_expansion(path)
     if path.suffix == ".npz":
         with path.open("rb") as file:
             stored = np.load(file)

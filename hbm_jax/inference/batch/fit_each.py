@@ -18,9 +18,10 @@ from hbm_jax.inference import verdict
 from hbm_jax.inference.batch import executor as tasks
 from hbm_jax.inference.batch.chees import Options
 from hbm_jax.inference.batch.diagnostics import diagnose_many
-from hbm_jax.inference.batch.results import Fits
+from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Lanes
-from hbm_jax.inference.batch.stacking import Stack, stack
+from hbm_jax.inference.batch.stacking import Stack, objects_of, stack
+from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_before
 from hbm_jax.inference.sampler.progress import LiveLine
 
 INTERRUPTED = "interrupted before it was done"
@@ -47,6 +48,8 @@ class Done(NamedTuple):
         Leapfrog steps a draw.
     why : str
         Empty if usable.
+    notes : tuple of str
+        As of a `Verdict`.
     draws : dict of str to array or None
         (chain, draw, ...), where they were asked for.
     """
@@ -59,6 +62,7 @@ class Done(NamedTuple):
     num_steps: float
     why: str
     draws: dict[str, np.ndarray] | None
+    notes: tuple[str, ...] = ()
 
 
 def fit_each(
@@ -151,13 +155,15 @@ def fit_each(
     30.0
     """
     _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)
-    whole = stack(data)
+    objects = objects_of(data)
+    whole = stack(objects)
     labels = list(range(len(whole))) if names is None else [str(name) for name in names]
     if len(labels) != len(whole) or len(set(labels)) != len(labels):
         raise ValueError(
             f"fit_each: expected {len(whole)} different names, one for each object; found {len(labels)}, "
             f"{len(set(labels))} of them different."
         )
+    notes = [notes_before(program, args) for args in objects]
     options = Options(num_warmup, target_accept_prob, max_steps)
     work = functools.partial(
         _fit_share,
@@ -182,6 +188,7 @@ def fit_each(
         live.close(
             f"{sum(not d.why for d in done)} of {len(whole)} objects usable in {time.perf_counter() - began:.1f} s"
         )
+    done = [d._replace(notes=(*notes[d.number], *d.notes)) for d in done]
     return Fits.assemble(labels, done, cost, {"seed": seed, "num_chains": num_chains, "num_warmup": num_warmup})
 
 
@@ -231,7 +238,7 @@ def _fit_share(
                 raise ValueError(
                     f"fit_each: expected keep_draws among {', '.join(lanes.target.names)}; found {', '.join(unknown)}."
                 )
-        queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws)
+        queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws, bounds_of(program, lanes.target))
         done: list[Done] = []
         compiled = None
         try:
@@ -258,8 +265,8 @@ def _fit_share(
 class _Queue:
     """Objects on their way through the lanes."""
 
-    def __init__(self, lanes: Lanes, keys, num_samples, max_num_samples, until, keep_draws):
-        self.lanes, self.keys, self.until = lanes, keys, until
+    def __init__(self, lanes: Lanes, keys, num_samples, max_num_samples, until, keep_draws, bounds):
+        self.lanes, self.keys, self.until, self.bounds = lanes, keys, until, bounds
         self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or max_num_samples) // BLOCK) * BLOCK
@@ -348,16 +355,25 @@ class _Queue:
             cut = functools.partial(self.lanes.without_padding, number=int(self.lanes.object[lane]))
             own = {name: cut(name, values[i], first=0) for name, values in table.items()}
             divergences = int(draws.diverging[i].sum())
-            kept = {
+            drawn = {
                 name: cut(name, np.swapaxes(values[i], 0, 1), first=2)
                 for name, values in (*sites.items(), ("lp", -draws.potential_energy))
-                if self.keep is None or name in self.keep
+                if self.keep is None or name in self.keep or name in self.bounds
             }
+            kept = {name: values for name, values in drawn.items() if self.keep is None or name in self.keep}
             total = int(np.prod(draws.energy[i].shape))
             judged = own | {name: values[i] for name, values in hidden.items()}
             why = ", ".join(filter(None, (unresolved[i], _why(judged, divergences, float(bfmi[i]), self.until))))
+            notes = () if self.lanes.target.observed else (UNOBSERVED,)
+            leaning = (
+                text
+                for name, ends in self.bounds.items()
+                if name in drawn
+                for text in verdict.edge_notes(element_labels(name, drawn[name].shape[2:]), drawn[name], ends)
+            )
+            steps = float(draws.num_steps[i].mean())
             results.append(
-                Done(-1, own, total, divergences, float(bfmi[i]), float(draws.num_steps[i].mean()), why, kept or None)
+                Done(-1, own, total, divergences, float(bfmi[i]), steps, why, kept or None, (*notes, *leaning))
             )
         return results
 

@@ -53,9 +53,17 @@ def ragged_axes(program: Callable, stack: Stack) -> dict[str, Axes]:
         for row in rows[:ROWS]:
             if seen[which]:
                 break
-            comparison = _Comparison(program, stack, int(row))
+            try:
+                comparison = _Comparison(program, stack, int(row))
+                finite_density = comparison.finite()
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise ValueError(
+                    "fit_each: the objects differ in their number of data; expected a program that runs with padded "
+                    f"data; found that it does not with those of object {row}: {type(error).__name__}: {error}. "
+                    f"{ADVICE}"
+                ) from error
             axes = {n: tuple(dict.fromkeys((*axes.get(n, ()), *found))) for n, found in comparison.axes.items()}
-            if comparison.finite():
+            if finite_density:
                 seen |= short[row]
         # Without a finite density an object has no starting point, and is marked.
         if not seen[which] and len(rows) > ROWS:

@@ -13,6 +13,11 @@ STATISTICS = ("lower_68", "median", "upper_68", "mean", "sd", "r_hat", "ess_bulk
 ORDER = ["median", "lower_68", "upper_68", "mean", "sd", "r_hat", "ess_bulk", "ess_tail"]
 
 
+def element_labels(parameter: str, shape: Sequence[int]) -> list[str]:
+    """Return ``name``, or ``name[i, j]`` for each element of an array."""
+    return [f"{parameter}[{', '.join(map(str, place))}]" if place else parameter for place in np.ndindex(*shape)]
+
+
 @dataclass(frozen=True)
 class Fits:
     """What `fit_each` returns.
@@ -22,7 +27,8 @@ class Fits:
     names : list
         Names of the objects.
     verdicts : pandas.DataFrame
-        One row an object: ``usable, why, num_draws, num_divergences, bfmi, num_steps`` (leapfrog steps a draw).
+        One row an object: ``usable, why, num_draws, num_divergences, bfmi, num_steps`` (leapfrog steps a draw), and
+        ``notes`` as of a single fit: on the prior's edges, what is unusual in the data, cautions of the model.
     cost : dict of str to float
         ``seconds``, ``compile_seconds``, ``lanes``; ``steps`` taken, and ``steps_waited_for``: what the same
         trajectories cost side by side, where all wait for the longest.
@@ -46,8 +52,10 @@ class Fits:
     def assemble(cls, names: Sequence, done: Sequence, cost: dict[str, float], run: dict[str, Any]) -> "Fits":
         """Put together what came out of every object, in the order of the objects."""
         done = sorted(done, key=lambda d: d.number)
-        rows = [(not d.why, d.why, d.num_draws, d.num_divergences, d.bfmi, d.num_steps) for d in done]
-        columns = ["usable", "why", "num_draws", "num_divergences", "bfmi", "num_steps"]
+        rows = [
+            (not d.why, d.why, d.num_draws, d.num_divergences, d.bfmi, d.num_steps, "; ".join(d.notes)) for d in done
+        ]
+        columns = ["usable", "why", "num_draws", "num_divergences", "bfmi", "num_steps", "notes"]
         verdicts = pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="object"))
         sites = {name: d.sites for name, d in zip(names, done, strict=True)}
         draws = {name: d.draws for name, d in zip(names, done, strict=True) if d.draws is not None}
@@ -85,9 +93,8 @@ class Fits:
             for parameter, values in sites.items():
                 if parameters is not None and parameter not in parameters:
                     continue
-                for place in np.ndindex(values.shape[:-1]):
-                    index.append((name, f"{parameter}[{', '.join(map(str, place))}]" if place else parameter))
-                    rows.append(values[place])
+                index += [(name, label) for label in element_labels(parameter, values.shape[:-1])]
+                rows += list(values.reshape(-1, values.shape[-1]))
         table = pd.DataFrame(
             np.reshape(rows, (-1, len(STATISTICS))),
             columns=list(STATISTICS),
@@ -114,4 +121,7 @@ class Fits:
         if usable < total:
             common = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
             text += f"; of the others most often: {common.mode().iloc[0]}"
+        noted = self.verdicts.loc[self.verdicts["notes"] != "", "notes"]
+        if len(noted):
+            text += f". Posteriors with notes: {len(noted)}, for example {noted.index[0]}: {noted.iloc[0]}"
         return text + "."

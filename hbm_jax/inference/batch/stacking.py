@@ -70,11 +70,9 @@ def stack(data: Any) -> Stack:
     ValueError
         If there are no objects, or they do not have the same structure; the object is named.
     """
-    if not isinstance(data, list):
-        data = _unstacked(data)
-    if not data:
+    objects = objects_of(data)
+    if not objects:
         raise ValueError("fit_each: expected at least one object, found none.")
-    objects = [entry if isinstance(entry, tuple) else (entry,) for entry in data]
     flat = [jax.tree_util.tree_flatten_with_path(entry)[0] for entry in objects]
     paths = [jax.tree_util.keystr(path) for path, _ in flat[0]]
     for number, entry in enumerate(flat):
@@ -124,6 +122,12 @@ def stack(data: Any) -> Stack:
     structure = jax.tree.structure(objects[0])
     lengths = np.stack(ragged, axis=1) if ragged else np.zeros((len(objects), 0), int)
     return Stack(jax.tree.unflatten(structure, first), leaves, tuple(varying), lengths, tuple(padded))
+
+
+def objects_of(data: Any) -> list[tuple]:
+    """Return the arguments of the program for each object, of data as `stack` takes them."""
+    entries = data if isinstance(data, list) else _unstacked(data)
+    return [entry if isinstance(entry, tuple) else (entry,) for entry in entries]
 
 
 def _unstacked(data) -> list[tuple]:

@@ -3,14 +3,18 @@
 A checkpoint folder holds ``run.json`` (who this run is), ``data.npz`` (its data, where they can be stored),
 ``start.npz`` (starting points and metric) and one ``block-000000.npz`` a block: the raw draws, and the whole state of
 the sampler after them. Each file is written under another name, flushed to the disk and renamed, so it is there in full
-or not at all, and a run that is killed loses the block in flight. Arrays and JSON only, no code.
+or not at all, and a run that is killed loses the block in flight. All bear the random number of the run, so that a file
+of another one is not taken for its own. Arrays and JSON only, no code.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import secrets
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +27,7 @@ from hbm_jax.inference.sampler.chains import Block
 
 FORMAT = 1
 SUM = "sha256"  # of what else run.json says
+RUN_ID = "run_id"  # in each file, in arrays together with its name
 RUN, DATA, START, BLOCK, LOCK = "run.json", "data.npz", "start.npz", "block-{:06d}.npz", "lock"
 
 
@@ -108,9 +113,10 @@ class Checkpoint:
                 f"{self.folder}: expected a new or empty checkpoint folder; found another run in it. "
                 f'Continue that one with hbm_jax.resume("{self.folder}"), or choose another folder.'
             )
+        self.run_id = secrets.token_hex(8)
         if data is not None:
-            self._write(DATA, lambda file: np.savez(file, **data))
-        self._write_run({"format": FORMAT} | dict(run))
+            self._write_arrays(DATA, data)
+        self._write_run({"format": FORMAT, RUN_ID: self.run_id} | dict(run))
 
     def update(self, **changed):
         """Change part of what `run` says."""
@@ -130,30 +136,16 @@ class Checkpoint:
         CheckpointError
             If the file is damaged or of a newer version.
         """
-        path = self.folder / RUN
-        try:
-            run = json.loads(path.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found something else: {error}.") from None
-        if not isinstance(run, dict) or not isinstance(run.get("format"), int):
-            raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found other JSON, without a format.")
-        if run["format"] > FORMAT:
-            raise CheckpointError(f"{path}: expected format {FORMAT}; found {run['format']}, of a newer hbm_jax.")
-        checksum = run.pop(SUM, None)  # older versions wrote none
-        text = json.dumps(run, indent=1)
-        if checksum is not None and checksum != hashlib.sha256(text.encode()).hexdigest():
-            raise CheckpointError(
-                f"{path}: expected the file as it was written; found one that was changed or is damaged: its checksum "
-                "differs. Put a copy of it in its place."
-            )
-        missing = [name for name in ("program", "data", "options") if not isinstance(run.get(name), dict)]
-        if missing:
-            raise CheckpointError(f"{path}: expected what the run is; found none of its {' and '.join(missing)}.")
-        return run
+        return read_run(self.folder)
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """Random number of the run; empty for those of older versions."""
+        return self.run.get(RUN_ID, "")
 
     def write_start(self, arrays: dict[str, Any]):
         """Write starting points and metric."""
-        self._write(START, lambda file: np.savez(file, **arrays))
+        self._write_arrays(START, arrays)
 
     def read_start(self) -> dict[str, np.ndarray] | None:
         """Return starting points and metric; None if the run was stopped before it had any.
@@ -185,11 +177,11 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            return _arrays(path)
+            return _arrays(path, self.run_id)
         except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
             raise CheckpointError(
-                f"{path}: expected arrays written by hbm_jax; found a file that is damaged or cut short ({error}). Put "
-                "a copy of it in its place, or begin the run again."
+                f"{path}: expected arrays of this run written by hbm_jax; found a file that is damaged, cut short or "
+                f"of another run ({error}). Put a copy of it in its place, or begin the run again."
             ) from None
 
     def write_block(self, saved: Saved):
@@ -198,7 +190,7 @@ class Checkpoint:
         arrays |= {f"state/{name}": value for name, value in saved.state.items()}
         arrays |= {f"progress/{name}": np.asarray(value) for name, value in saved.progress.items()}
         arrays |= {"warmup": np.asarray(saved.warmup), "draws_before": np.asarray(self.num_draws)}
-        self._write(BLOCK.format(self.num_blocks), lambda file: np.savez(file, **arrays))
+        self._write_arrays(BLOCK.format(self.num_blocks), arrays)
         self.num_blocks += 1
         self.num_draws += saved.block.energy.shape[1]
 
@@ -212,7 +204,7 @@ class Checkpoint:
         self.num_blocks = self.num_draws = 0
         while (path := self.folder / BLOCK.format(self.num_blocks)).exists():
             try:
-                arrays = _arrays(path)
+                arrays = _arrays(path, self.run_id)
                 if arrays.get("draws_before", self.num_draws) != self.num_draws:  # older versions wrote none
                     raise ValueError("it follows other draws")
                 saved = Saved(
@@ -243,6 +235,10 @@ class Checkpoint:
                 stacklevel=2,
             )
 
+    def _write_arrays(self, name: str, arrays: Mapping[str, Any]):
+        mine = {RUN_ID: np.asarray(f"{name} of {self.run_id}")} if self.run_id else {}
+        self._write(name, lambda file: np.savez(file, **arrays, **mine))  # type: ignore[arg-type]
+
     def _write(self, name: str, write):
         """Write a file in full or not at all."""
         try:
@@ -262,12 +258,55 @@ class Checkpoint:
             ) from error
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays; ValueError where the checksum differs, which older versions did not write."""
-    if checksum_holds(path) is False:
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what the run of a checkpoint folder is; see `Checkpoint.run`."""
+    path = folder / RUN
+    try:
+        run = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found something else: {error}.") from None
+    if not isinstance(run, dict) or not isinstance(run.get("format"), int):
+        raise CheckpointError(f"{path}: expected JSON written by hbm_jax; found other JSON, without a format.")
+    if run["format"] > FORMAT:
+        raise CheckpointError(f"{path}: expected format {FORMAT}; found {run['format']}, of a newer hbm_jax.")
+    checksum = run.pop(SUM, None)
+    text = json.dumps(run, indent=1)
+    written = checksum is not None or RUN_ID in run  # older versions wrote neither
+    if written and checksum != hashlib.sha256(text.encode()).hexdigest():
+        raise CheckpointError(
+            f"{path}: expected the file as it was written; found one that was changed or is damaged: its checksum "
+            "differs. Put a copy of it in its place."
+        )
+    missing = [name for name in ("program", "data", "options") if not isinstance(run.get(name), dict)]
+    if missing:
+        raise CheckpointError(f"{path}: expected what the run is; found none of its {' and '.join(missing)}.")
+    return run
+
+
+def _arrays(path: Path, run_id: str) -> dict[str, np.ndarray]:
+    """Read all arrays.
+
+    Raises
+    ------
+    ValueError
+        Where the checksum differs, or the run; older versions wrote neither. For compressed arrays, which hbm_jax does
+        not write, and which may be a thousand times as large as their file.
+    """
+    whole = checksum_holds(path)
+    with zipfile.ZipFile(path) as members:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+            raise ValueError("its arrays are compressed")
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+        arrays = {name: members[name] for name in members.files}
+    of = str(arrays.pop(RUN_ID, ""))
+    if whole is False or (of and not whole):
         raise ValueError("its checksum differs")
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    name, _, of_run = of.partition(" of ")
+    if of_run != run_id:
+        raise ValueError("it is of another run")
+    if of and name != path.name:
+        raise ValueError(f"it was written as {name}")
+    return arrays
 
 
 def _section(arrays, prefix):

@@ -153,7 +153,7 @@ class Target:
         return {name: value for name, value in self.sites(flat).items() if not name.startswith("_")}
 
 
-def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
+def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Target:
     """Trace a program once and return its density.
 
     Parameters
@@ -162,8 +162,9 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
         A NumPyro program without discrete latent sites.
     args : tuple
         What it is called with. Closed over, so that whatever depends on data alone is computed once, while tracing.
-    key : jax.Array
-        Random key for the starting point.
+    key : jax.Array, optional
+        Random key for the starting point. None: there is none, nothing is compiled, and only names, shapes, dimensions
+        and labels are those of the program.
 
     Raises
     ------
@@ -191,7 +192,11 @@ def build_target(program: Callable, args: tuple, key: jax.Array) -> Target:
         }
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
-    draws = jax.jit(jax.vmap(start))(jax.random.split(key, PRIOR_DRAWS))
+    keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
+    if key is None:
+        draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
+    else:
+        draws = jax.jit(jax.vmap(start))(keys)
     for kind, names in (
         ("site", structure["dims"]),
         ("plate", {d for dims in structure["dims"].values() for d in dims}),

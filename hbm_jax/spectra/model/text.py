@@ -96,12 +96,15 @@ def spectrum_from_text(text: str) -> Component:
     >>> spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw").parts[1]
     Absorption(label='host', z=1.3)
     """
-    expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r}"
+    expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r:.200}"
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{expected}, which cannot be read.") from None
-    return _composed(node, expected)
+    try:
+        return _composed(node, expected)
+    except RecursionError:
+        raise ValueError(f"{expected}, of more components than can be read.") from None
 
 
 def _composed(node: ast.expr, expected: str) -> Component:

@@ -14,7 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from hbm_jax.names import listed
-from hbm_jax.reading import read_bytes
+from hbm_jax.reading import MAX_BYTES, read_bytes, refuse_expansion
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
@@ -22,6 +22,7 @@ KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # of TUNIT; headers with
 
 
 LARGEST_COUNT = 999  # of axes and columns in a header
+MAX_REPETITION = 20  # numbers in the arrays of a table, for each of its bytes
 
 
 @contextmanager
@@ -37,6 +38,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
             warnings.filterwarnings("error", message=r"(?s).*(truncated|Error validating header|not multiple of)")
             with fits.open(io.BytesIO(_contents(path))) as hdus:
                 len(hdus)  # reads all headers, so that a file cut short anywhere is noticed
+                refuse_repetition(hdus, path)
                 yield hdus
     except DataError:
         raise
@@ -48,6 +50,7 @@ def opened(path: Path) -> Iterator[fits.HDUList]:
 
 def _contents(path: Path) -> bytes:
     """Read a file, unpacked. Astropy, given the name, leaves broken files open and takes a cut end of gzip as it is."""
+    refuse_expansion(path)
     try:
         data = read_bytes(path)
     except DataError as error:
@@ -57,6 +60,23 @@ def _contents(path: Path) -> bytes:
             name = key.decode().strip()
             raise DataError(f"{path}: {name}: expected at most {LARGEST_COUNT}, as FITS allows; found {int(found)}.")
     return data
+
+
+def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
+    """Refuse tables of far more numbers than they have bytes: rows of no width, rows that share their arrays."""
+    for hdu in hdus:
+        columns = getattr(hdu, "columns", None) or ()
+        size = max(hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + hdu.header.get("PCOUNT", 0), 1) if len(columns) else 0
+        if len(columns) and hdu.header["NAXIS2"] > size:
+            raise DataError(f"{path}[{hdu.name}]: expected rows of some width; found {hdu.header['NAXIS2']} of none.")
+        for one in columns:
+            if re.match(r"\d*[PQ]", str(one.format)) and hdu.header["NAXIS2"]:
+                length = hdu.data.view(hdu.data.dtype, np.ndarray)[one.name][..., 0].astype(float).sum()
+                if length > max(MAX_REPETITION * size, MAX_BYTES / 8):
+                    raise DataError(
+                        f"{path}[{hdu.name}], {one.name}: expected arrays of about as many numbers as the table has "
+                        f"bytes, {size}; found {length:.0f}, because rows share them."
+                    )
 
 
 def extension(hdus: fits.HDUList, path: Path, names: Sequence[str], kind: str) -> fits.BinTableHDU:

@@ -56,8 +56,8 @@ def write_pha(
     FileExistsError
         If there is a file and `overwrite` is false.
     DataError
-        For values that such a file cannot hold: arrays of other lengths, values that are not finite, names that are not
-        ASCII.
+        For values that such a file cannot hold: arrays of other lengths, values that are not finite (counts of bad
+        channels may be NaN), names that are not ASCII.
 
     Notes
     -----
@@ -67,12 +67,14 @@ def write_pha(
     num = len(spectrum.counts)
     for name in ("counts", "channels", "backscal", "areascal", "quality", "grouping", "error"):
         values = getattr(spectrum, name)
-        if values is not None and not (np.shape(values) == (num,) and num and np.isfinite(values).all()):
+        if values is None:
+            continue
+        if np.shape(values) != (num,) or not num or not (np.isfinite(values) | _may_be_nan(spectrum, name)).all():
             raise DataError(f"{spectrum.name}: {name}: expected {num or 'some'} finite numbers; found {values}.")
     if not 0 < spectrum.exposure < np.inf:
         raise DataError(f"{spectrum.name}: exposure: expected a positive time [s]; found {spectrum.exposure:g}.")
     poisson = spectrum.error is None
-    as_rate = not poisson and bool((spectrum.counts % 1 == 0).all())
+    as_rate = not poisson and _are_whole(spectrum.counts)
     divisor = spectrum.exposure if as_rate else 1.0
     columns = [_column("CHANNEL", spectrum.channels)]
     if as_rate:
@@ -227,6 +229,11 @@ def write_arf(
     return _written(path, [_table("SPECRESP", columns, header)], overwrite)
 
 
+def _may_be_nan(spectrum: Spectrum, name: str) -> NDArray[np.bool_] | bool:
+    """Whether NaN stands for no value: of counts in channels of bad quality, and of their errors."""
+    return name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
+
+
 def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
     if not np.isfinite(values).all():
         raise DataError(f"{path}: {name}: expected finite numbers; found some that are not.")
@@ -240,8 +247,13 @@ def _identity(first: str, second: str, third: str, version: str, telescope: str,
 
 
 def _integers_if_whole(counts: NDArray[np.float64]) -> NDArray[Any]:
-    is_whole = bool((counts % 1 == 0).all()) and bool((np.abs(counts) < 2**31).all())
-    return counts.astype(np.int32) if is_whole else counts
+    return counts.astype(np.int32) if np.isfinite(counts).all() and _are_whole(counts, 2**31) else counts
+
+
+def _are_whole(counts: NDArray[np.float64], below: float = np.inf) -> bool:
+    """Whether all counts, as far as there are any, are whole numbers of a size."""
+    known = counts[~np.isnan(counts)]
+    return bool((known % 1 == 0).all() and (np.abs(known) < below).all())
 
 
 def _format(values: NDArray[Any]) -> str:
@@ -249,7 +261,7 @@ def _format(values: NDArray[Any]) -> str:
     if values.dtype.kind in "iub":
         return "J" if values.size and (values.min() < -(2**15) or values.max() >= 2**15) else "I"
     with np.errstate(over="ignore", under="ignore"):
-        return "E" if (values.astype(np.float32) == values).all() else "D"
+        return "E" if np.array_equal(values.astype(np.float32), values, equal_nan=True) else "D"
 
 
 def _column(name: str, values: NDArray[Any], unit: str | None = None) -> fits.Column:
