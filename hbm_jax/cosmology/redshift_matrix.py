@@ -21,8 +21,8 @@ FULL = jax.lax.Precision.HIGHEST  # accelerators compute matrix products with a 
 # Largest relative errors for z <= 2.4: for Om0 = 0.3 and a cosmological constant 2e-10 (16 nodes), 4e-15 (24); over all
 # flat universes with w0 in [-3, 0] 1e-3 (16), 1e-5 (24), 1e-7 (32), 2e-9 (40), reached at Om0 < 0.01, w0 < -2.5.
 NUM_NODES = 32
-# Beyond this redshift the singularities of 1/E are closer relative to the width of the interval. NUM_NODES more nodes for
-# each unit of log(1 + z) keep the errors stated in the docstring: 70 nodes at z = 10. The density of nodes at lower
+# Beyond this redshift the singularities of 1/E are closer relative to the width of the interval. NUM_NODES more nodes
+# for each unit of log(1 + z) keep the errors stated in the docstring: 70 nodes at z = 10. The density of nodes at lower
 # redshift, 26 per unit, would be too low where wa is free: an error of 2e-4 at z = 5.
 _Z_OF_NUM_NODES = 2.4
 NODES_OF_A_PANEL = 16
