@@ -101,7 +101,7 @@ def _unknown_ion(ion, known) -> str:
         return f"Z: expected the nuclear charge of an element from H (1) to Zn (30); found {Z}."
     if not 1 <= num_electrons <= Z:
         return f"num_electrons of {ELEMENTS[Z - 1]}: expected 1 to {Z}; found {num_electrons}."
-    return f"{ELEMENTS[Z - 1]} with {num_electrons} electrons: expected the neutral atom, the only one with fits."
+    return f"{ELEMENTS[Z - 1]} with {num_electrons} electrons: there are fits for the neutral atom only."
 
 
 def evaluate(energy: Any, fits: Fits, xp: Any = jnp) -> Any:
