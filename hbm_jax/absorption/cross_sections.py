@@ -68,7 +68,7 @@ def fits_of(ions: tuple[tuple[int, int], ...]) -> Fits:
         If there is no fit for an ion.
     """
     by_shell = rows_of("verner_yakovlev_1995", ("Z", "N_electrons"), _SHELL)
-    principal = rows_of("verner_yakovlev_1995", ("Z", "N_electrons"), ("n", "l"))
+    quantum_numbers = rows_of("verner_yakovlev_1995", ("Z", "N_electrons"), ("n", "l"))
     outer_fits = rows_of("verner_1996", ("Z", "N_electrons"), _OUTER)
     for ion in ions:
         if ion not in by_shell:
@@ -82,7 +82,7 @@ def fits_of(ions: tuple[tuple[int, int], ...]) -> Fits:
         shells[:, i, : len(by_shell[ion])] = np.transpose(by_shell[ion])
         if ion in outer_fits:
             outer[:, i] = np.transpose(outer_fits[ion])
-            switch[i] = _inner_edge(ion[1], principal[ion], by_shell[ion])
+            switch[i] = _inner_edge(ion[1], quantum_numbers[ion], by_shell[ion])
     return Fits(ions, shells, outer, switch)
 
 

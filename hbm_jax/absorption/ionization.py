@@ -137,7 +137,7 @@ def _fractions(log10_T, log_photo_rates, *, mode, rates):
 
 @functools.cache
 def _layout():
-    """Return where each ratio is in `ABSORBING`, (elements, steps), which states exist, and the indices of `IONS`."""
+    """Return where each ratio is in `ABSORBING`, (elements, steps), which states exist, and where `IONS` are there."""
     ratio_index = np.full((len(BALANCE), _MAX_Z), -1, np.int32)
     exists = np.zeros((len(BALANCE), _MAX_Z + 1), bool)
     for row, Z in enumerate(BALANCE):

@@ -29,8 +29,8 @@ class Recombination:
     Attributes
     ----------
     four : (6, ions)
-        a, b, T0, T1, C, T2 of the form of Badnell, of which that of Verner & Ferland is a special case; a is 0 for
-        ions with another form.
+        a, b, T0, T1, C, T2 of the form of Badnell, of which that of Verner & Ferland is a special case; a is 0 for ions
+        with another form.
     power : (2, ions)
         A and eta of a power law; A is 0 for ions with another form.
     hydrogenic : (ions,)
@@ -73,7 +73,7 @@ def recombination(rates: str) -> Recombination:
     names = ("a", "b", "T0", "T1")
     badnell = rows_of("recombination_radiative_badnell_2006", _PAIR, ("A", "B", "T0", "T1", "C", "T2"))
     ferland = rows_of("recombination_radiative_verner_ferland_1996", _PAIR, names)
-    laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
+    power_laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
     num = len(ABSORBING)
     four, power, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
     four[0], four[4], four[5] = 0.0, 0.0, 0.0
@@ -85,7 +85,7 @@ def recombination(rates: str) -> Recombination:
         elif ion[1] == 1:
             hydrogenic[i] = ion[0]
         else:
-            power[:, i] = laws[ion][0]
+            power[:, i] = power_laws[ion][0]
     terms = _dielectronic(rates)
     num_terms = max(len(t) for t in terms)
     dielectronic = np.zeros((2, num, num_terms))

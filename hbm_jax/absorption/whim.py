@@ -21,7 +21,7 @@ from hbm_jax.cosmology.expansion import guarded_inverse_e
 NUM_CELLS = 20
 MAX_REDSHIFT = 10.0
 _NODES = 8  # Gauss-Legendre nodes per cell
-# From 1e-22 cm^2 times cm^-3 times c / H0 to an optical depth; divide by H0 [km/s/Mpc]
+# n0 sigma c / H0 for n0 = 1 cm^-3, sigma = 1e-22 cm^2 and H0 = 1 km/s/Mpc
 COLUMN = 1e-22 * constants.megaparsec * 100.0 * constants.speed_of_light_km_s
 PLACES = np.array([IONS.index(ion) for ion in ABSORBING], np.int32)
 _Z = np.array([Z for Z, _ in ABSORBING], np.int32)
@@ -52,8 +52,8 @@ def cells_of(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     """Return least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
 
     Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
-    the end of the last cell contributes, and there they are wrong by 1e-3. No expression divides by the width
-    of a cell, so that value and gradient are finite at redshift 0.
+    the end of the last cell contributes, and there they are wrong by 1e-3. No expression divides by the width of a
+    cell, so that value and gradient are finite at redshift 0.
     """
     x, w = (a.astype(z.dtype) for a in np.polynomial.legendre.leggauss(_NODES))
     edge = jnp.log1p(z) * np.linspace(0.0, 1.0, num_cells + 1).astype(z.dtype)
@@ -217,13 +217,14 @@ def whim_optical_depth(
 
     Notes
     -----
-    tau = n0 c / H0 times the sum over ions of A_Z X_ion and the integral from 0 to z of
-    sigma_ion(E (1 + z')) (1 + z')^2 / E(z') dz' (Starling et al. 2013, MNRAS 431, 3159). It is computed by product
-    integration: the weight is a parabola in each cell, and the cross section enters through its running integrals, so
-    edges cause no error. Largest relative error over 0.3 to 9.9 keV, z from 0.01 to 9, all T, xi and modes: 5e-5; 2e-4
-    where the temperature evolves (``tests/absorption/test_whim.py``). The integral is a difference of running
-    integrals. It is therefore computed in double precision, whatever JAX's default, and returned in the precision of
-    the arguments.
+    tau = n0 c / H0 sum_ion A_Z int_0^z X_ion sigma_ion(E (1 + z')) (1 + z')^2 / E(z') dz'
+
+    for a constant comoving density (Starling et al. 2013, MNRAS 431, 3159), with abundances A_Z and ion fractions
+    X_ion. It is computed by product integration: the weight is a parabola in each cell, and the cross section enters
+    through its running integrals, so edges cause no error. Largest relative error over 0.3 to 9.9 keV, z from 0.01 to
+    9, all T, xi and modes: 5e-5; 2e-4 where the temperature evolves (``tests/absorption/test_whim.py``). The integral
+    is a difference of running integrals. It is therefore computed in double precision, whatever JAX's default, and
+    returned in the precision of the arguments.
 
     n0 and the metallicity are degenerate except for the absorption by H and He; with collisional ionisation, n0 and T
     are degenerate along a curve. Not included: resonance lines and the fine structure of edges.

@@ -173,8 +173,8 @@ def age(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     z : array of any shape
         Redshift, at least 0. Accuracy: see the module.
     cosmology : Cosmology
-        E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature;
-        the integral is cut at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
+        E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature; the
+        integral is truncated at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
 
     Returns
     -------

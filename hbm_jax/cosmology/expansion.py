@@ -39,8 +39,8 @@ class Cosmology:
     radiation : Radiation, optional
         Photons and neutrinos. None: no radiation.
     dark_energy : object, optional
-        Dark energy with another equation of state, instead of w0 and wa: `BinnedDarkEnergy`, `CustomDarkEnergy`, or
-        any object with their ``density`` and ``breaks``.
+        Dark energy with another equation of state, instead of w0 and wa: `BinnedDarkEnergy`, `CustomDarkEnergy`, or any
+        object with their ``density`` and ``breaks``.
 
     Notes
     -----

@@ -55,9 +55,9 @@ def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) 
     Returns
     -------
     ModulusBasis
-        With 32 nodes up to z = 2.4, and 32 more for each unit of log(1 + z) beyond. Largest error of a modulus
-        relative to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default
-        priors of flat wCDM (``tests/cosmology/test_modulus_basis.py``).
+        With 32 nodes up to z = 2.4, and 32 more for each unit of log(1 + z) beyond. Largest error of a modulus relative
+        to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default priors of
+        flat wCDM (``tests/cosmology/test_modulus_basis.py``).
 
     Examples
     --------
