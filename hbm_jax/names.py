@@ -14,7 +14,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'm_b'?)"`` for the nearest known name, or an empty string."""
+    """Return ``" (did you mean 'm_b'?)"`` for the nearest known name, or an empty string if none is similar."""
     near = nearest(name, known)
     return f" (did you mean {near!r}?)" if near else ""
 

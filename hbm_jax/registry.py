@@ -51,7 +51,7 @@ class Entry:
         ``simulate(config, folder, num=, rmf=, arf=, overwrite=)`` for populations that can be simulated without a
         design. It writes the file or folder and returns the text to print.
     takes_design : bool
-        Whether a sample can be simulated with the design of another; not if a sample does not fit in one table.
+        Whether a sample can be simulated with the design of another, which requires that a sample is a single table.
     """
 
     model: Any
@@ -136,8 +136,8 @@ class Entry:
         return self.build(options, config.get("priors", {})), self.container.from_dict(stored)
 
 
-def _names(given) -> str:
-    return ", ".join(given)
+def _names(names) -> str:
+    return ", ".join(names)
 
 
 def _supernova_figures(fit) -> Figures:

@@ -81,7 +81,7 @@ def require_present(name: str, columns: Mapping[str, Any]) -> None:
         )
 
 
-def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected: str, names: Sequence[str]) -> None:
+def reject_rows(bad: Any, values: Sequence[Any] | np.ndarray, what: str, expected: str, names: Sequence[str]) -> None:
     """Raise `DataError` if `bad` is true anywhere; name the first such row, its object, and the number of such rows."""
     rows = np.flatnonzero(bad)
     if rows.size:
@@ -89,8 +89,8 @@ def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected
         name = str(names[first]) if first < len(names) else ""
         named = name and not name.startswith("row ")
         label = f"row {first} ({name if named else 'counted from 0'})"
-        others = f" ({rows.size} such rows of {len(found)})" if rows.size > 1 else ""
-        value = found[first]
+        others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
+        value = values[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value
         error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.")
         error.rows = tuple(rows.tolist())

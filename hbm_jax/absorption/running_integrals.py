@@ -57,7 +57,7 @@ def running_integrals() -> Running:
     node = node[np.append(True, np.diff(node) > 1e-9)]
     lower, upper = node[:-1], node[1:]
     for _ in range(ROUNDS):
-        inaccurate = _to_halve(lower, upper, fits)
+        inaccurate = _inaccurate(lower, upper, fits)
         middle = 0.5 * (lower + upper)[inaccurate]
         node = np.sort(np.concatenate([node, middle]))
         lower, upper = np.concatenate([lower[inaccurate], middle]), np.concatenate([middle, upper[inaccurate]])
@@ -67,30 +67,32 @@ def running_integrals() -> Running:
     sigma = evaluate(np.exp(log_energy), fits, np)
     width, offset = np.diff(node)[:, None], log_energy - node[:-1, None]
     moments = [np.einsum("lij,ij->il", sigma, half * w * offset**k) for k in range(3)]
-    S1 = _from_the_end(moments[0])
-    S2 = _from_the_end(S1[1:] * width + moments[1])
-    S3 = _from_the_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
-    right, left = _beside(node, fits)
+    S1 = _sum_from_end(moments[0])
+    S2 = _sum_from_end(S1[1:] * width + moments[1])
+    S3 = _sum_from_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
+    right, left = _one_sided_sigma(node, fits)
     return Running(node, S1, S2, S3, right, left)
 
 
-def _beside(node, fits):
+def _one_sided_sigma(node, fits):
     """Return the cross sections just above and just below each node, (nodes, ions)."""
     return evaluate(np.exp(node) * (1.0 + 1e-13), fits, np).T, evaluate(np.exp(node) * (1.0 - 1e-13), fits, np).T
 
 
-def _to_halve(lower, upper, fits):
+def _inaccurate(lower, upper, fits):
     """Return whether the cubic of each interval is too inaccurate for some ion."""
     x, w = np.polynomial.legendre.leggauss(GAUSS_NODES)
     quarter = 0.25 * (upper - lower)[:, None, None]
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
     halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits, np), w)
-    whole = halves.sum(axis=1)
-    cubic = 0.5 * whole + 0.5 * quarter[..., 0] * (_beside(lower, fits)[0] - _beside(upper, fits)[1])
-    return (np.abs(cubic - halves[:, 0]) > TOLERANCE * whole).any(axis=1)
+    integral = halves.sum(axis=1)
+    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (
+        _one_sided_sigma(lower, fits)[0] - _one_sided_sigma(upper, fits)[1]
+    )
+    return (np.abs(cubic - halves[:, 0]) > TOLERANCE * integral).any(axis=1)
 
 
-def _from_the_end(steps):
+def _sum_from_end(steps):
     """Return the sums of steps from each node to the last."""
     return np.concatenate([np.cumsum(steps[::-1], axis=0)[::-1], np.zeros((1, steps.shape[1]))])
 
