@@ -55,7 +55,7 @@ def set_key(config: dict, key: str, value: Any) -> None:
     Parameters
     ----------
     config : dict
-        As from `defaults`.
+        Configuration, as returned by `defaults`.
     key : str
         For example ``prior.w0``, ``sample.num_chains``, or, for one entry of a table, ``sample.until.Om0``.
     value

@@ -104,7 +104,7 @@ class Entry:
         bundled = f"a bundled sample ({', '.join(self.bundled)}) or a file" if self.bundled else "a file"
         if not source:
             flag = "--catalog" if "spectra" in self.reader_flags else "--data"
-            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none named.")
+            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none.")
         if source in self.bundled:
             for what, settings in (("columns", columns), ("options of [data]", options)):
                 if settings:
@@ -131,7 +131,7 @@ class Entry:
         return name == self.model.__name__ and config.get("class") == full_name(self.model) and set(config) <= options
 
     def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
-        """Return the model and the container that were stored by `to_config` and `to_dict`."""
+        """Return the stored model and container, from `config` and from the result of `to_dict`."""
         options = {name: value for name, value in config.items() if name not in ("class", "priors")}
         return self.build(options, config.get("priors", {})), self.container.from_dict(stored)
 
@@ -322,8 +322,8 @@ def flags() -> dict[str, tuple[Any, str]]:
         helps = {item.name: str(item.metadata.get("help", "")) for item in dataclasses.fields(entry.model)}
         for name, type_ in entry.options.items():
             known_type, known_help = options.get(name, (type_, ""))
-            # If two models have different types for one name, the flag takes text, which each model parses.
             text = "; ".join(filter(None, dict.fromkeys([known_help, helps[name]])))
+            # If two models have different types for one name, the flag takes text, which each model parses.
             options[name] = (type_ if known_type == type_ else str, text)
     return options
 

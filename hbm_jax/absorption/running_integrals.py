@@ -70,11 +70,11 @@ def running_integrals() -> Running:
     S1 = _sum_from_end(moments[0])
     S2 = _sum_from_end(S1[1:] * width + moments[1])
     S3 = _sum_from_end(S2[1:] * width + 0.5 * S1[1:] * width**2 + 0.5 * moments[2])
-    right, left = _one_sided_sigma(node, fits)
+    right, left = _one_sided(node, fits)
     return Running(node, S1, S2, S3, right, left)
 
 
-def _one_sided_sigma(node, fits):
+def _one_sided(node, fits):
     """Return the cross sections just above and just below each node, (nodes, ions)."""
     return evaluate(np.exp(node) * (1.0 + 1e-13), fits, np).T, evaluate(np.exp(node) * (1.0 - 1e-13), fits, np).T
 
@@ -86,9 +86,7 @@ def _inaccurate(lower, upper, fits):
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
     halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits, np), w)
     integral = halves.sum(axis=1)
-    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (
-        _one_sided_sigma(lower, fits)[0] - _one_sided_sigma(upper, fits)[1]
-    )
+    cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (_one_sided(lower, fits)[0] - _one_sided(upper, fits)[1])
     return (np.abs(cubic - halves[:, 0]) > TOLERANCE * integral).any(axis=1)
 
 

@@ -16,7 +16,7 @@ from hbm_jax.cosmology.line_of_sight import LinesOfSight
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RedshiftGrid(LinesOfSight):
-    """Fixed redshifts with their positions in a table precomputed, for distances in many cosmologies.
+    """Fixed redshifts, prepared for computing distances in many cosmologies.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ class RedshiftGrid(LinesOfSight):
     z_hel : array of the shape of z, optional
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_panels : int, optional
-        Panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, or 512 panels if z is traced.
+        Number of panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, or 512 panels if z is
+        traced.
 
     Raises
     ------

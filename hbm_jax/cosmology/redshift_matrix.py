@@ -45,8 +45,8 @@ class RedshiftMatrix(LinesOfSight):
     z_hel : array (N,), optional
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_nodes : int, optional
-        Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit of
-        log(1 + z) beyond z = 2.4; for traced redshifts 70, the number for z = 10.
+        Number of Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit
+        of log(1 + z) beyond z = 2.4; for traced redshifts 70, the number for z = 10.
     breaks : tuple of float
         Redshifts at which the expansion history is not smooth, such as the edges of `BinnedDarkEnergy`. Nodes are
         divided among the panels between them, at least 16 per panel, so that the errors stated below still hold.
