@@ -114,5 +114,5 @@ def _cache() -> str:
         return f"compiled each time ({VARIABLE}=off)"
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        return f"compiled each time: {folder} is not writable; set {VARIABLE} to another folder"
+        return f"compiled each time: {folder} cannot be written; set {VARIABLE} to another folder"
     return f"cached in {folder} ({size(folder) / 1024**2:.0f} MB); {VARIABLE}=off disables the cache"
