@@ -1,6 +1,6 @@
 """Hierarchical Bayesian models for populations of astrophysical objects, in JAX.
 
-From the data of a whole population, with real errors, to a judged posterior of the population's parameters:
+Fit the data of a whole population, with their errors, and check the posterior of the population parameters:
 
 >>> import hbm_jax as hbm
 >>> sne = hbm.data.load_jla()
@@ -8,7 +8,7 @@ From the data of a whole population, with real errors, to a judged posterior of 
 >>> fit = hbm.sample(model, sne, seed=1)  # doctest: +SKIP
 >>> print(fit.verdict)  # doctest: +SKIP
 
-Names are imported on first use; importing the package computes nothing and sets no JAX option.
+Submodules are imported on first use. Importing the package computes nothing and sets no JAX option.
 """
 
 import importlib

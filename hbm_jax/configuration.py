@@ -1,4 +1,4 @@
-"""What a run can be told, whether by flags, by ``--set`` or by a TOML file: one nested dictionary of known keys."""
+"""Configuration of a run, from flags, ``--set`` or a TOML file: a nested dictionary of known keys."""
 
 import collections.abc
 import dataclasses
@@ -11,8 +11,8 @@ from typing import Any
 
 from hbm_jax.names import choose, did_you_mean
 
-# Sections whose keys are fixed, with their defaults and types; the others take any name, which the model, its data
-# container or its reader checks.
+# Sections with fixed keys and their defaults. The sections of `OPEN` accept any key; the model, its data container or
+# its reader checks it.
 FIXED: dict[str, dict[str, Any]] = {
     "sample": {
         "seed": 0,
@@ -41,11 +41,11 @@ _TYPES = {
 
 
 class ConfigError(ValueError):
-    """An unknown key or a value of the wrong kind."""
+    """An unknown key, or a value of the wrong type."""
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """Return a fresh configuration with every default."""
+    """Return a new configuration with all defaults."""
     return {name: dict(section) for name, section in FIXED.items()} | {name: {} for name in OPEN}
 
 
@@ -55,16 +55,16 @@ def set_key(config: dict, key: str, value: Any) -> None:
     Parameters
     ----------
     config : dict
-        As from `defaults`.
+        Configuration, as returned by `defaults`.
     key : str
         For example ``prior.w0``, ``sample.num_chains``, or, for one entry of a table, ``sample.until.Om0``.
     value
-        Text is turned into what the key expects.
+        Text is converted to the type of the key.
 
     Raises
     ------
     ConfigError
-        For an unknown section or key (the nearest one is offered), or a value that does not fit.
+        For an unknown section or key (the message suggests the nearest), or a value of the wrong type.
     """
     section, dot, name = key.partition(".")
     sections = (*FIXED, *OPEN)
@@ -79,8 +79,8 @@ def set_key(config: dict, key: str, value: Any) -> None:
             f"{', '.join(f'{section}.{known}' for known in FIXED[section])}."
         )
     if entry:
-        there = config[section].get(name)
-        value = (dict(there) if isinstance(there, Mapping) else {}) | {entry: value}
+        current = config[section].get(name)
+        value = (dict(current) if isinstance(current, Mapping) else {}) | {entry: value}
     if section in FIXED:
         value = read_value(value, _TYPES.get(name, int), key)
     elif section == "prior":
@@ -89,12 +89,12 @@ def set_key(config: dict, key: str, value: Any) -> None:
 
 
 def merged(config: dict, other: dict, where: str) -> dict:
-    """Return a configuration with the keys of another in their place, each checked.
+    """Return a configuration updated with the keys of another, each of which is checked.
 
     Raises
     ------
     ConfigError
-        As `set_key`, naming ``where`` the keys come from.
+        As in `set_key`; the message begins with ``where``, the origin of the keys.
     """
     result = {name: dict(section) for name, section in config.items()}
     for section, content in other.items():
@@ -114,7 +114,7 @@ def read_toml(path: str | Path) -> dict:
     Raises
     ------
     ConfigError
-        If it is missing or not TOML.
+        If the file cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -125,37 +125,38 @@ def read_toml(path: str | Path) -> dict:
 
 
 def read_value(value: Any, hint: Any, where: str) -> Any:
-    """Return a value as the kind that an option is annotated with.
+    """Return a value converted to the type of an option.
 
     Parameters
     ----------
     value
-        A value of a TOML file, or text from the command line, which is read as a TOML value unless text is wanted.
+        A value from a TOML file, or text from the command line, which is parsed as TOML unless the type is text.
     hint : type
-        ``bool, int, float, str``, tuples, lists and mappings of them, unions (text is what no other kind fits),
-        ``Literal``, a dataclass (from a table of its fields), or any other class, whose instances pass.
+        ``bool, int, float, str``, tuples, lists and mappings of them, unions (text matches last), ``Literal``, a
+        dataclass (from a table of its fields), or any other class, whose instances are accepted as they are.
     where : str
-        The key, named in errors.
+        The key, for error messages.
 
     Raises
     ------
     ConfigError
-        If the value is of another kind.
+        If the value is of another type.
 
     Examples
     --------
     >>> read_value("[1, 2.5]", tuple[float, ...], "model.breaks")
     (1.0, 2.5)
     """
-    for reading in _readings(value):
+    for interpretation in _interpretations(value):
         try:
-            return _fitted(reading, hint)
+            return _converted(interpretation, hint)
         except (TypeError, ValueError, OverflowError):
             continue
-    raise ConfigError(f"{where}: expected {_kind(hint)}, found {value!r}.")
+    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}.")
 
 
-def _readings(value: Any) -> Iterator[Any]:
+def _interpretations(value: Any) -> Iterator[Any]:
+    """Yield the value and, if it is text, the TOML value that it represents."""
     yield value
     if isinstance(value, str):
         text = value.strip()
@@ -165,21 +166,21 @@ def _readings(value: Any) -> Iterator[Any]:
             return
 
 
-def _fitted(value: Any, hint: Any) -> Any:
-    """Return the value as the hint wants it; TypeError or ValueError where it does not fit."""
-    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+def _converted(value: Any, hint: Any) -> Any:
+    """Return the value converted to the type; raise TypeError or ValueError if it does not match."""
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        # Text fits text always; what reads as one of the other kinds, such as '["a", "b"]', is taken for that.
-        for option in sorted(inner, key=lambda kind: kind is str):
+        # Text always matches str, so str is last: '["a", "b"]' is a list if the union allows lists.
+        for option in sorted(args, key=lambda kind: kind is str):
             try:
                 return read_value(value, option, "")
             except ConfigError:
                 continue
         raise TypeError
     if origin is typing.Literal:
-        return inner[inner.index(value)]
+        return args[args.index(value)]
     if origin in (int, float):
         if isinstance(value, bool) or not isinstance(value, int | float) or origin(value) != value == value:
             raise TypeError
@@ -191,39 +192,39 @@ def _fitted(value: Any, hint: Any) -> Any:
     if not isinstance(origin, type):
         return value
     if issubclass(origin, Mapping) and isinstance(value, Mapping):
-        kind = inner[1] if inner else Any
+        kind = args[1] if args else Any
         return {str(name): read_value(part, kind, str(name)) for name, part in value.items()}
     if issubclass(origin, Sequence) and not issubclass(origin, str) and isinstance(value, list | tuple):
-        kinds = inner if origin is tuple and inner and inner[-1] is not Ellipsis else [*inner, Any][:1] * len(value)
+        kinds = args if origin is tuple and args and args[-1] is not Ellipsis else [*args, Any][:1] * len(value)
         parts = [read_value(part, kind, "") for part, kind in zip(value, kinds, strict=True)]
         return tuple(parts) if issubclass(tuple, origin) else parts
-    # Text is a sequence to Python; nobody who asks for a list of numbers means that.
+    # A str is a Sequence in Python, but not a valid list.
     if not isinstance(value, origin) or (isinstance(value, str) and origin is Sequence):
         raise TypeError
     return value
 
 
-def _kind(hint: Any) -> str:
-    """Say in words what a hint accepts."""
+def _description(hint: Any) -> str:
+    """Return a description of the values that a type accepts."""
     simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
-    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in simple:
         return simple[origin]
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_kind(option) for option in inner if not _holds_functions(option))
+        return " or ".join(_description(option) for option in args if not _has_functions(option))
     if origin is typing.Literal:
-        return f"one of {', '.join(map(repr, inner))}"
+        return f"one of {', '.join(map(repr, args))}"
     if dataclasses.is_dataclass(origin):
         return f"a table of {', '.join(field.name for field in dataclasses.fields(origin))}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"a table, each entry {_kind(inner[1])}" if inner else "a table"
+        return f"a table, each entry {_description(args[1])}" if args else "a table"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list, each entry {_kind(inner[0])}" if inner else "a list"
+        return f"a list, each entry {_description(args[0])}" if args else "a list"
     return getattr(origin, "__name__", str(origin))
 
 
-def _holds_functions(hint: Any) -> bool:
-    """Whether a kind has functions among its fields, so that no table can stand for it."""
+def _has_functions(hint: Any) -> bool:
+    """Return whether a dataclass has functions among its fields, which no TOML table can represent."""
     if not dataclasses.is_dataclass(hint):
         return False
     kinds = typing.get_type_hints(hint).values()
@@ -231,27 +232,27 @@ def _holds_functions(hint: Any) -> bool:
 
 
 def model_options(kind: type) -> dict[str, Any]:
-    """Return the choices of a kind of model other than its priors, with their types."""
+    """Return the options of a model class other than its priors, with their types."""
     hints = typing.get_type_hints(kind)
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.name != "priors"}
 
 
 def build_model(kind: Any, options: Mapping[str, Any], priors: Mapping[str, Any]):
-    """Return the model of a configuration's ``[model]`` and ``[prior]`` sections.
+    """Return the model described by the ``[model]`` and ``[prior]`` sections of a configuration.
 
     Raises
     ------
     ConfigError
-        For an option of the wrong kind.
+        For an option of the wrong type, or a missing option without default.
     ValueError
-        For an unknown option or prior, and what the model refuses.
+        For an unknown option or prior, or a value that the model rejects.
     """
     known = model_options(kind)
     for name in options:
         choose(f"option of the model {kind.__name__}", name, known)
-    read = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
+    values = {name: read_value(value, known[name], f"model.{name}") for name, value in options.items()}
     for item in dataclasses.fields(kind):
-        if item.default is item.default_factory is dataclasses.MISSING and item.name not in read:
-            wanted, flag = item.metadata.get("help", "which has no default"), f"--{item.name.replace('_', '-')}"
-            raise ConfigError(f"model.{item.name}: expected one, {wanted}; found none. Give {flag}.")
-    return kind(**read, priors=dict(priors))
+        if item.default is item.default_factory is dataclasses.MISSING and item.name not in values:
+            description, flag = item.metadata.get("help", "which has no default"), f"--{item.name.replace('_', '-')}"
+            raise ConfigError(f"model.{item.name}: expected a value, {description}; found none. Use {flag}.")
+    return kind(**values, priors=dict(priors))

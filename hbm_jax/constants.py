@@ -1,4 +1,4 @@
-"""Physical constants, SI unless the name says otherwise. Every value is the one astropy uses."""
+"""Physical constants in SI units, unless the name says otherwise, with the values of astropy."""
 
 import math
 
@@ -15,7 +15,7 @@ julian_year = 365.25 * 86400.0  # s, exact (IAU)
 gigayear = 1e9 * julian_year  # s
 
 speed_of_light_km_s = speed_of_light / 1e3  # km s^-1, so that c / H0 is in Mpc
-hubble_time_gyr = megaparsec / 1e3 / gigayear  # Gyr km s^-1 Mpc^-1: divide by H0 [km/s/Mpc] for 1/H0 in Gyr
+hubble_time_gyr = megaparsec / 1e3 / gigayear  # Gyr km s^-1 Mpc^-1; divided by H0 [km/s/Mpc] it is 1/H0 in Gyr
 boltzmann_constant_ev = boltzmann_constant / electron_volt  # eV K^-1
 
 # J m^-3 K^-4, exact: 8 pi^5 k^4 / (15 h^3 c^3)

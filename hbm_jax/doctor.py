@@ -1,4 +1,4 @@
-"""Examine an installation: versions, devices, precision, known bad combinations."""
+"""Check of an installation: versions, devices, precision, known incompatibilities."""
 
 import os
 import platform
@@ -24,30 +24,30 @@ PLOTS = ("arviz-plots", "matplotlib", "corner", "jinja2")
 
 
 def installed() -> dict[str, str | None]:
-    """Version of each package hbm_jax uses; None where it is not installed."""
-    found: dict[str, str | None] = {}
+    """Return the version of each package that hbm_jax uses, None where it is not installed."""
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions
 
 
 def known_problems(versions: Mapping[str, str | None], platforms: set[str]) -> list[str]:
-    """List combinations that are known not to work.
+    """Return known incompatibilities of package versions and devices.
 
     Parameters
     ----------
     versions : mapping of str to str or None
-        As from `installed`.
+        Result of `installed`.
     platforms : set of str
         Platforms of the JAX devices.
 
     Returns
     -------
     list of str
-        One sentence each, with what to do.
+        One sentence for each problem, with its solution.
     """
     problems = []
 
@@ -75,15 +75,15 @@ def examine() -> tuple[list[str], list[str]]:
     from hbm_jax.inference.compilation.devices import no_devices
 
     versions = installed()
-    problem = no_devices()
-    devices = [] if problem else jax.devices()
+    device_problem = no_devices()
+    devices = [] if device_problem else jax.devices()
     lines = [f"python        {platform.python_version()} on {platform.system()} {platform.machine()}"]
-    lines += [f"{name:<13} {found or 'not installed'}" for name, found in versions.items()]
+    lines += [f"{name:<13} {release or 'not installed'}" for name, release in versions.items()]
     lines.append(f"cores         {os.cpu_count()}")
     lines += [f"device {device.id}      {device.platform}, {device.device_kind}" for device in devices]
     lines.append(f"programs      {_cache()}")
-    if problem:
-        return lines, [problem]
+    if device_problem:
+        return lines, [device_problem]
     with jax.enable_x64(True):
         double = jnp.zeros(1).dtype == jnp.float64 and abs(float(jnp.sum(jnp.asarray([1.0, 1e-12]))) - 1.0) > 0
     default = "on" if jax.config.read("jax_enable_x64") else "off (sample switches it on for itself)"
@@ -97,16 +97,16 @@ def examine() -> tuple[list[str], list[str]]:
     from hbm_jax.cosmology import Cosmology, luminosity_distance
 
     with jax.enable_x64(True):
-        ours = float(luminosity_distance(1.0, Cosmology.flat(H0=70.0, Om0=1.0)))
+        distance = float(luminosity_distance(1.0, Cosmology.flat(H0=70.0, Om0=1.0)))
     exact = 2.0 * 299792.458 / 70.0 * 2.0 * (1.0 - 2.0**-0.5)  # Einstein-de Sitter, closed form
-    lines.append(f"kernels       luminosity distance at z = 1 off by {abs(ours / exact - 1.0):.1g} relative")
-    if not abs(ours / exact - 1.0) < 1e-12:
+    lines.append(f"kernels       relative error of the luminosity distance at z = 1: {abs(distance / exact - 1.0):.1g}")
+    if not abs(distance / exact - 1.0) < 1e-12:
         problems.append("the distance kernel is not accurate on this device.")
     return lines, problems
 
 
 def _cache() -> str:
-    """Say where compiled programs are kept between runs of the command line."""
+    """Return a line about the cache of compiled programs that the command line uses."""
     from hbm_jax.inference.compilation.cache import VARIABLE, cache_folder, size
 
     folder = cache_folder()
@@ -114,5 +114,5 @@ def _cache() -> str:
         return f"compiled each time ({VARIABLE}=off)"
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
-        return f"compiled each time: {folder} cannot be written; {VARIABLE} names another folder"
-    return f"kept once compiled in {folder} ({size(folder) / 1024**2:.0f} MB); {VARIABLE}=off turns that off"
+        return f"compiled each time: {folder} cannot be written; set {VARIABLE} to another folder"
+    return f"cached in {folder} ({size(folder) / 1024**2:.0f} MB); {VARIABLE}=off disables the cache"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a path in the same folder to write to; the file takes the place of `path` when the block ends.
+    """Yield a temporary path in the same folder, which replaces `path` when the block ends.
 
-    If the block raises, an existing file at `path` stays as it was, and nothing is left beside it.
+    If the block raises, an existing file at `path` is unchanged and the temporary file is removed.
 
     Examples
     --------

@@ -1,26 +1,26 @@
-"""Names that a user gives, compared with those that are known."""
+"""Checks of names given by a user, with suggestions for misspelled ones."""
 
 import difflib
 from collections.abc import Iterable
 
-CUTOFF = 0.5  # of `difflib.get_close_matches`: below it, a name is not taken for a misspelling of another
+CUTOFF = 0.5  # similarity of `difflib.get_close_matches` below which a name is not a misspelling of another
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, upper and lower case alike; None where none is like it."""
+    """Return the known name most similar to `name`, ignoring case; None if none is similar."""
     by_lower = {str(candidate).lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=CUTOFF)
     return by_lower[close[0]] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'm_b'?)"`` for the nearest known name, or an empty string."""
+    """Return ``" (did you mean 'm_b'?)"`` for the nearest known name, or an empty string if none is similar."""
     near = nearest(name, known)
     return f" (did you mean {near!r}?)" if near else ""
 
 
 def listed(names: Iterable[str], limit: int = 30) -> str:
-    """Return the names separated by commas, the first `limit` of them."""
+    """Return the first `limit` names separated by commas, and how many there are if there are more."""
     names = list(names)
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
@@ -31,16 +31,16 @@ def choose(kind: str, value: str, known: Iterable[str]) -> str:
     Parameters
     ----------
     kind : str
-        What is named, for the message: "model", "cosmology".
+        Kind of thing named, for the message: "model", "cosmology".
     value : str
-        The name given.
+        Name to check.
     known : iterable of str
-        The names it may be.
+        Known names.
 
     Raises
     ------
     ValueError
-        Otherwise; with all known names, and the nearest.
+        If the name is unknown; the message lists the known names and suggests the nearest.
     """
     known = tuple(known)
     if value in known:

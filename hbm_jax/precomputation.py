@@ -1,4 +1,4 @@
-"""Numbers that are worked out once, before or while a program is traced."""
+"""Computation of constants before or while a program is traced."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,15 +8,15 @@ from typing import Any
 import jax
 from threadpoolctl import threadpool_limits
 
-MAX_WORKERS = 8  # cores that work out folds, of some 200 MB each
+MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
 
 
 def precomputed(work: Callable[[], Any]) -> Any:
-    """Return what a function of numbers gives, in double precision, whatever is being traced.
+    """Return the result of a function of known numbers, in double precision, also while another function is traced.
 
-    A thread traces for itself, so that its compiled programs run as at any other time. Within
-    `jax.ensure_compile_time_eval` each operation on numbers is compiled by itself, those of compiled functions too:
-    hundreds of programs of a few hundredths of a second.
+    A new thread has its own trace context, so compiled functions run in it as usual. Within
+    `jax.ensure_compile_time_eval`, every operation is compiled separately, also those of compiled functions: hundreds
+    of programs of a few hundredths of a second each.
     """
 
     def in_double_precision():
@@ -28,14 +28,14 @@ def precomputed(work: Callable[[], Any]) -> Any:
 
 
 def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
-    """Return the results of work that is mostly linear algebra, an item a core.
+    """Return the results of a function dominated by linear algebra, one item per core.
 
-    Matrices of a thousand rows are no faster by several threads of the BLAS, which in two processes at once wait for
-    each other.
+    BLAS uses one thread per item: for matrices of a thousand rows several threads are no faster, and two processes with
+    several threads each slow each other down.
     """
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))
-        except BaseException:  # Ctrl-C too: what has not begun is not waited for
+        except BaseException:  # including KeyboardInterrupt: do not wait for items that have not started
             pool.shutdown(cancel_futures=True)
             raise

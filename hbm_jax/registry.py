@@ -1,4 +1,4 @@
-"""The models that can be named on the command line, each with its container, readers, options and figures."""
+"""Models that can be named on the command line, each with its container, readers, options and figures."""
 
 import dataclasses
 import functools
@@ -26,32 +26,32 @@ def _no_figures(fit) -> Figures:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that can be named on the command line: all that the surfaces know about its domain.
+    """A model that can be named on the command line, with everything that command line and reports need for it.
 
     Attributes
     ----------
     model : type
-        Frozen dataclass of choices, as `hbm_jax.models.protocol.Model` describes; its fields other than ``priors`` are
-        its options, of the types they are annotated with. A field's metadata may hold its ``help``.
+        Frozen dataclass of options, as described in `hbm_jax.models.protocol.Model`. Its fields other than ``priors``
+        are the options of the model, with the annotated types. The metadata of a field may contain its ``help``.
     container : type
-        Its data container, as `hbm_jax.data.protocol.Container` describes.
+        Data container, as described in `hbm_jax.data.protocol.Container`.
     read : callable
-        ``read(path, *, columns=None, ...)`` for a user's table; further keyword-only arguments are the options of the
-        configuration's ``[data]`` section.
+        ``read(path, *, columns=None, ...)`` for a table of the user. Further keyword-only arguments are the options of
+        the ``[data]`` section of the configuration.
     bundled : dict of str to callable
-        Data sets that ship with the package.
+        Data sets that are part of the package.
     default_source : str, optional
-        The data set taken where none is named.
+        Data set that is used if none is named.
     figures : callable
-        ``figures(fit)`` returns the domain's own figures for the report of a fit, name to caption and function of a
-        fit; called when a report is written, so that it may import matplotlib.
+        ``figures(fit)`` returns the figures of this domain for the report of a fit, a mapping of name to caption and
+        function of a fit. It is called when a report is written, so it may import matplotlib.
     reader_flags : dict of str to str
-        Those of the reader's options that have a flag of their own on the command line, with their help.
+        Reader options that have a command-line flag, with their help.
     simulate : callable, optional
-        ``simulate(config, folder, num=, rmf=, arf=, overwrite=)``, where a population can be simulated without a
-        design: writes the file or folder and returns what to print.
+        ``simulate(config, folder, num=, rmf=, arf=, overwrite=)`` for populations that can be simulated without a
+        design. It writes the file or folder and returns the text to print.
     takes_design : bool
-        Whether a sample can be simulated on the design of another: not where it does not fit one table.
+        Whether a sample can be simulated with the design of another, which requires that a sample is a single table.
     """
 
     model: Any
@@ -66,7 +66,7 @@ class Entry:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Choices of the model other than its priors, with their types."""
+        """Options of the model other than its priors, with their types."""
         return model_options(self.model)
 
     @property
@@ -78,54 +78,54 @@ class Entry:
         return {name: hints.get(name, Any) for name in names}
 
     def build(self, options: Mapping[str, Any], priors: Mapping[str, Any]):
-        """Return the model of a configuration's ``[model]`` and ``[prior]`` sections.
+        """Return the model described by the ``[model]`` and ``[prior]`` sections of a configuration.
 
         Raises
         ------
         ConfigError
-            For an option of the wrong kind.
+            For an option of the wrong type, or a missing option without default.
         ValueError
-            For an unknown option or prior, and what the model refuses.
+            For an unknown option or prior, or a value that the model rejects.
         """
         return build_model(self.model, options, priors)
 
     def load(self, section: Mapping[str, Any], columns: Mapping[str, str]):
-        """Return the container of a configuration's ``[data]`` and ``[columns]`` sections.
+        """Return the container described by the ``[data]`` and ``[columns]`` sections of a configuration.
 
         Raises
         ------
         ConfigError
-            If there is no such source, or options where none apply.
+            If the source does not exist, or for options or columns of a bundled sample.
         ValueError, OSError
-            From the reader.
+            As raised by the reader.
         """
         options = {name: value for name, value in section.items() if name != "source"}
         source = str(section.get("source") or self.default_source or "")
         bundled = f"a bundled sample ({', '.join(self.bundled)}) or a file" if self.bundled else "a file"
         if not source:
             flag = "--catalog" if "spectra" in self.reader_flags else "--data"
-            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none named.")
+            raise ConfigError(f"data: expected {bundled}, as in {flag} FILE, found none.")
         if source in self.bundled:
-            for what, given in (("columns", columns), ("options of [data]", options)):
-                if given:
+            for what, settings in (("columns", columns), ("options of [data]", options)):
+                if settings:
                     raise ConfigError(
-                        f"{what}: expected none for the bundled sample {source!r}, found {_names(given)}."
+                        f"{what}: expected none for the bundled sample {source!r}, found {_names(settings)}."
                     )
             return self.bundled[source]()
         known = self.reader_options
         for name in options:
             choose("option of [data]", name, ("source", *known))
-        read = {name: read_value(value, known[name], f"data.{name}") for name, value in options.items()}
+        values = {name: read_value(value, known[name], f"data.{name}") for name, value in options.items()}
         if not Path(source.partition("{")[0]).exists():  # name.pha{3} is a row of a file
-            neither = "neither" if self.bundled else "not there"
-            raise ConfigError(f"data: expected {bundled}, found {source!r}, which is {neither}.")
-        return self.read(source, columns=dict(columns) or None, **read)
+            reason = "is neither" if self.bundled else "does not exist"
+            raise ConfigError(f"data: expected {bundled}, found {source!r}, which {reason}.")
+        return self.read(source, columns=dict(columns) or None, **values)
 
     def made(self, name: str, config: Mapping[str, Any]) -> bool:
-        """Whether a program stored under a class name with its configuration is of this model, not of a namesake.
+        """Return whether a stored program is of this model and not of another class with the same name.
 
-        Models of hbm_jax are stored under the bare name of their class, others with their full name as ``class``; see
-        `hbm_jax.models.protocol.configuration`.
+        Models of hbm_jax are stored under the name of their class. Other models also store their full name as
+        ``class``; see `hbm_jax.models.protocol.configuration`.
         """
         options = {"priors", "class", *(item.name for item in dataclasses.fields(self.model))}
         if name != self.model.__name__ or not isinstance(config, Mapping):
@@ -133,13 +133,13 @@ class Entry:
         return config.get("class") == full_name(self.model) and set(config) <= options
 
     def restore(self, config: Mapping[str, Any], stored: Mapping[str, Any]):
-        """Return model and container as they were stored: `to_config` of the one, `to_dict` of the other."""
+        """Return the stored model and container, from `config` and from the result of `to_dict`."""
         options = {name: value for name, value in config.items() if name not in ("class", "priors")}
         return self.build(options, config.get("priors", {})), self.container.from_dict(stored)
 
 
-def _names(given) -> str:
-    return ", ".join(given)
+def _names(names) -> str:
+    return ", ".join(names)
 
 
 def _supernova_figures(fit) -> Figures:
@@ -185,10 +185,10 @@ def _regression_figures(fit) -> Figures:
 
 
 TABLE_FLAGS = {
-    "missing": "number that means that there is no value, such as -9; may be repeated",
-    "leave_out": "source or row to leave out, by name; may be repeated; 'bad' leaves out all that cannot be used",
+    "missing": "number that stands for a missing value, such as -9; may be repeated",
+    "leave_out": "name of a source or row to leave out; may be repeated; 'bad' leaves out all that are unusable",
 }
-SPECTRA_FLAGS = {"spectra": "folder of the spectra; that of the catalogue where omitted"} | TABLE_FLAGS
+SPECTRA_FLAGS = {"spectra": "folder of the spectra; default: the folder of the catalogue"} | TABLE_FLAGS
 MODELS = {
     "supernova": Entry(
         models.Supernova,
@@ -225,7 +225,7 @@ MODELS = {
         SpectrumStack,
         data.read_grouped_spectra,
         figures=_spectra_figures,
-        reader_flags={"also": "another spectrum to fit together with that of --data; may be repeated"},
+        reader_flags={"also": "another spectrum to fit jointly with that of --data; may be repeated"},
         simulate=spectra.simulate,
         takes_design=False,
     ),
@@ -287,12 +287,12 @@ MODELS = {
 
 
 def named(name: str | None) -> Entry:
-    """Return the entry of a model's name.
+    """Return the entry of a model by name.
 
     Raises
     ------
     ValueError
-        If none has that name; the nearest is offered.
+        If no model has that name; the message suggests the nearest.
     """
     if not name:
         raise ConfigError(
@@ -302,7 +302,7 @@ def named(name: str | None) -> Entry:
 
 
 def of_fit(fit) -> Entry | None:
-    """Return the entry whose model, or a subclass of it, and whose data a fit holds; None for a user's program."""
+    """Return the entry that matches the model (or a base class of it) and the data of a fit; None if none does."""
     for entry in MODELS.values():
         if isinstance(model_of(fit), entry.model) and isinstance(fit.data, entry.container):
             return entry
@@ -310,7 +310,7 @@ def of_fit(fit) -> Entry | None:
 
 
 def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
-    """Return the entry whose model was stored under a class name with its configuration; None for any other program."""
+    """Return the entry that matches the class name and configuration of a stored model; None if none does."""
     for entry in MODELS.values():
         if config is not None and entry.made(name, config):
             return entry
@@ -318,19 +318,20 @@ def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
 
 
 def flags() -> dict[str, tuple[Any, str]]:
-    """Options of all models that have a flag of their own, name to type and help; a model refuses those of another."""
-    found: dict[str, tuple[Any, str]] = {}
+    """Return the model options with a command-line flag, name to type and help; other models reject them."""
+    options: dict[str, tuple[Any, str]] = {}
     for entry in MODELS.values():
-        texts = {item.name: str(item.metadata.get("help", "")) for item in dataclasses.fields(entry.model)}
-        for name, kind in entry.options.items():
-            both, text = found.get(name, (kind, ""))
-            # Text, which either model reads its own way, where two models mean different kinds by one name.
-            found[name] = (kind if both == kind else str, "; ".join(filter(None, dict.fromkeys([text, texts[name]]))))
-    return found
+        helps = {item.name: str(item.metadata.get("help", "")) for item in dataclasses.fields(entry.model)}
+        for name, type_ in entry.options.items():
+            known_type, known_help = options.get(name, (type_, ""))
+            text = "; ".join(filter(None, dict.fromkeys([known_help, helps[name]])))
+            # If two models have different types for one name, the flag takes text, which each model parses.
+            options[name] = (type_ if known_type == type_ else str, text)
+    return options
 
 
 def reader_flags() -> dict[str, tuple[Any, str]]:
-    """Options of all readers that have a flag of their own, name to type and help; other readers refuse them."""
+    """Return the reader options with a command-line flag, name to type and help; other readers reject them."""
     return {
         name: (entry.reader_options[name], text)
         for entry in MODELS.values()

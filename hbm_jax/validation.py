@@ -1,6 +1,6 @@
-"""The checks at the border of every data container, and the error they raise.
+"""Checks of the values in data containers, and the error that they raise.
 
-Messages are one paragraph that names the thing, what was expected and what was found. Rows count from 0.
+A message is one paragraph that names the column or value, what was expected and what was found. Rows count from 0.
 """
 
 import warnings
@@ -16,55 +16,55 @@ __all__ = ["DataError", "DataWarning"]
 
 Floats = NDArray[np.float64]
 
-# Smallest eigenvalue of a correlation matrix that still counts as positive. Rounding leaves a perfectly correlated pair
-# at +-1e-16; the most correlated usable fit of the 2588 of Union3 has 3e-7.
+# A correlation matrix is positive definite if its smallest eigenvalue exceeds this. Rounding gives +-1e-16 for a
+# perfectly correlated pair; among the 2588 fits of Union3, the smallest of a usable one is 3e-7.
 SMALLEST_CORRELATION_EIGENVALUE = 1e-12
 
 
 class DataError(ValueError):
-    """A table, column or value that a data container cannot take; the message says which, and what was expected."""
+    """A table, column or value that a data container rejects; the message says which, and what was expected."""
 
     rows: tuple[int, ...] = ()
-    """Rows that the message is about, where it is about rows."""
+    """Rows that cause the error, if it is due to rows."""
 
 
 class DataWarning(UserWarning):
-    """Something unusual in data that were read: which, where, and what it would mean if it is a mistake."""
+    """Unusual data; the message says which, where, and what the consequence is if they are a mistake."""
 
 
 def tell(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:
-    """Warn of what is unusual in data; returns the texts, to be kept with the data.
+    """Issue a `DataWarning` for each unusual property of data; return the texts, to be kept with the data.
 
     Parameters
     ----------
     texts
-        A sentence each, without a full stop.
+        One sentence for each property, without a full stop.
     origin
-        The table or file, told before each warning.
+        The table or file, with which each warning begins.
     stacklevel
-        As of `warnings.warn`: 3 is the caller of the function that calls this one.
+        As in `warnings.warn`: 3 is the caller of the function that calls this one.
     """
-    kept = tuple(dict.fromkeys(texts))
-    for text in kept:
+    unique = tuple(dict.fromkeys(texts))
+    for text in unique:
         warnings.warn(f"{origin}: {text}." if origin else f"{text}.", DataWarning, stacklevel=stacklevel)
-    return kept
+    return unique
 
 
 class Labels(Sequence):
-    """What messages call the rows of a table: worked out for those that are named, not for a million."""
+    """Labels of the rows of a table for messages, computed only for the rows that are named."""
 
-    def __init__(self, num: int, of: Callable[[int], str]):
-        self.num, self.of = num, of
+    def __init__(self, num: int, label: Callable[[int], str]):
+        self.num, self.label = num, label
 
     def __len__(self) -> int:
         return self.num
 
     def __getitem__(self, row):
-        return self.of(row)
+        return self.label(row)
 
 
 def reject_unknown(names: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Raise `DataError` at the first of `names` that is not in `known`."""
+    """Raise `DataError` for the first of `names` that is not in `known`."""
     for name in names:
         if name not in known:
             raise DataError(
@@ -73,7 +73,7 @@ def reject_unknown(names: Iterable[str], known: Sequence[str], what: str) -> Non
 
 
 def require_present(name: str, columns: Mapping[str, Any]) -> None:
-    """Raise `DataError` when the column `name` is not in `columns`."""
+    """Raise `DataError` if the column `name` is missing."""
     if name not in columns:
         raise DataError(
             f"column {name!r} is missing{did_you_mean(name, columns)}: "
@@ -81,16 +81,16 @@ def require_present(name: str, columns: Mapping[str, Any]) -> None:
         )
 
 
-def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected: str, names: Sequence[str]) -> None:
-    """Raise `DataError` naming the first row where `bad` is true, its object, and how many rows there are like it."""
+def reject_rows(bad: Any, values: Sequence[Any] | np.ndarray, what: str, expected: str, names: Sequence[str]) -> None:
+    """Raise `DataError` if `bad` is true anywhere; name the first such row, its object, and the number of such rows."""
     rows = np.flatnonzero(bad)
     if rows.size:
         first = int(rows[0])
         name = str(names[first]) if first < len(names) else ""
         named = name and not name.startswith("row ")
-        label = f"row {first} ({name if named else 'the first is row 0'})"
-        others = f" ({rows.size} such rows of {len(found)})" if rows.size > 1 else ""
-        value = found[first]
+        label = f"row {first} ({name if named else 'counted from 0'})"
+        others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
+        value = values[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value
         error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.")
         error.rows = tuple(rows.tolist())
@@ -98,7 +98,7 @@ def reject_rows(bad: Any, found: Sequence[Any] | np.ndarray, what: str, expected
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether one entry of a column of objects or strings holds no value."""
+    """Return whether an entry of a column of objects or strings is missing."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     return (
@@ -107,7 +107,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _all_numbers(array: np.ndarray) -> Floats | None:
-    """Return a column of text as numbers, None if some entry is none."""
+    """Return a column of text as numbers, None if an entry is not a number."""
     if set(map(type, array.tolist())) != {str}:
         return None
     try:
@@ -117,18 +117,18 @@ def _all_numbers(array: np.ndarray) -> Floats | None:
 
 
 def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_missing: bool = False) -> Floats:
-    """Return a fresh, native float64 vector of a column of numbers or of their text.
+    """Return a new float64 vector from a column of numbers or of text.
 
     Parameters
     ----------
     values
         One-dimensional array-like, masked or not; text is parsed.
     what
-        What messages call it.
+        Name of the column in messages.
     names
-        Object names for messages.
+        Names of the objects in messages.
     allow_missing
-        Masked, empty and NaN entries become NaN instead of an error. Infinities never pass.
+        Whether masked, empty and NaN entries become NaN instead of raising an error. Infinities always raise.
 
     Raises
     ------
@@ -145,12 +145,12 @@ def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_mis
     if array.dtype.kind in "iuf":
         numbers = array.astype(np.float64)
     elif array.dtype.kind in "OSU":
-        plain = _all_numbers(array) if not missing.any() else None
-        numbers = np.full(array.shape, np.nan) if plain is None else plain
-        entries = array.tolist() if plain is None else []
+        parsed = _all_numbers(array) if not missing.any() else None
+        numbers = np.full(array.shape, np.nan) if parsed is None else parsed
+        entries = array.tolist() if parsed is None else []
         for row, value in enumerate(entries):
             if missing[row] or _is_missing(value):
-                # NaN in an array of objects is reported as NaN below, not as an empty field
+                # NaN in an array of objects is reported below as NaN, not as an empty entry
                 missing[row] |= not isinstance(value, float)
                 continue
             try:
@@ -168,7 +168,7 @@ def float_vector(values: Any, what: str, names: Sequence[str] = (), *, allow_mis
 
 
 def text_tuple(values: Any, what: str, default: str) -> tuple[str, ...]:
-    """Return a column as a tuple of strings; missing entries become `default` with ``{row}`` filled in."""
+    """Return a column as a tuple of strings; missing entries become `default`, formatted with ``{row}``."""
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     array = np.asarray(np.ma.getdata(values) if mask is not None else values)
     if array.ndim != 1:
@@ -186,7 +186,7 @@ def text_tuple(values: Any, what: str, default: str) -> tuple[str, ...]:
 
 
 def require_same_length(lengths: Mapping[str, int]) -> int:
-    """Return the common length of the columns; raise `DataError` when they differ or are zero."""
+    """Return the common length of the columns; raise `DataError` if lengths differ or are zero."""
     length = next(iter(lengths.values()))
     if any(other != length for other in lengths.values()):
         raise DataError(
@@ -200,10 +200,10 @@ def require_same_length(lengths: Mapping[str, int]) -> int:
 
 
 def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> Floats:
-    """Return (N, K, K) covariances made exactly symmetric; raise `DataError` for any that is not positive definite.
+    """Return (N, K, K) covariances made exactly symmetric; raise `DataError` if one is not positive definite.
 
-    Symmetry is asked to 1e-10 of the product of the two errors. Positive definite means that every eigenvalue of the
-    correlation matrix exceeds 1e-12, so that the answer does not depend on the units.
+    The asymmetry may be at most 1e-10 of the product of the two standard deviations. Positive definite means that every
+    eigenvalue of the correlation matrix exceeds 1e-12, which does not depend on the units.
     """
     num, size = covariance.shape[0], covariance.shape[-1]
     reject_rows(~np.isfinite(covariance).all(axis=(1, 2)), covariance, what, "finite numbers", names)
@@ -218,12 +218,12 @@ def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> 
     bad = smallest <= SMALLEST_CORRELATION_EIGENVALUE
     if bad.any():
         eigenvalues = np.linalg.eigvalsh(symmetric)
-        found = [
+        descriptions = [
             f"the eigenvalues {', '.join(f'{e:.4g}' for e in eigenvalues[row])} "
             f"(smallest of its correlation matrix {smallest[row]:.3g})"
             for row in range(num)
         ]
-        reject_rows(bad, found, what, f"a positive definite {size} x {size} matrix", names)
+        reject_rows(bad, descriptions, what, f"a positive definite {size} x {size} matrix", names)
     return symmetric
 
 

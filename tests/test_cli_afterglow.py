@@ -76,7 +76,7 @@ def test_fit_without_a_source_that_cannot_be_read(sample, tmp_path, capsys):
     ("options", "words"),
     [
         (["--spectra", "spectra"], ["expected a file, as in --catalog FILE"]),
-        (["--catalog", "nowhere.ecsv"], ["nowhere.ecsv", "not there"]),
+        (["--catalog", "nowhere.ecsv"], ["nowhere.ecsv", "does not exist"]),
         (["--catalog", "{sample}/catalog.ecsv", "--spectra", "{sample}/nowhere"], ["nowhere"]),
         (["--catalog", "{sample}/catalog.ecsv", "--spectra", "{sample}/spectra", "--leave-out", "sim009"], ["sim009"]),
         (["--set", "model.host=skewed"], ["'skewed'", "skew-normal"]),

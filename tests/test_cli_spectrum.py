@@ -62,9 +62,9 @@ def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data", "{0}/source.pha"], ["model.spectrum: expected one", "tbabs", "--spectrum"]),
+        (["--data", "{0}/source.pha"], ["model.spectrum: expected a value", "tbabs", "--spectrum"]),
         (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean"]),
-        (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "not there"]),
+        (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "does not exist"]),
         (["--data", "{0}/source.pha", "--also", "nowhere.pha", "--spectrum", MODEL], ["nowhere.pha"]),
         (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["number 2 asked for"]),
         (["--data", "{0}/response.rmf", "--spectrum", MODEL], ["response.rmf", "expected an extension SPECTRUM"]),
@@ -83,7 +83,7 @@ def test_bad_options_of_a_fit(options, words, folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["model.spectrum: expected one"]),
+        ([], ["model.spectrum: expected a value"]),
         (["--spectrum", MODEL, "--set", "truth.photon_index=2"], ["truth.log10_amplitude=1", "mw_nh (column of"]),
         (["--spectrum", MODEL, *TRUTH, "--set", "truth.index=2"], ["'index'", "photon_index"]),
         (["--spectrum", MODEL, *TRUTH, "--num", "3"], ["--num: expected none"]),

@@ -175,9 +175,9 @@ def test_readers_take_their_own_options(lines, points_csv):
         lines.load(section | {"scal": 3}, {})
     with pytest.raises(ConfigError, match=r"data\.scale: expected a number, found 'big'"):
         lines.load(section | {"scale": "big"}, {})
-    with pytest.raises(ConfigError, match=r"data: expected a file, as in --data FILE, found none named"):
+    with pytest.raises(ConfigError, match=r"data: expected a file, as in --data FILE, found none"):
         lines.load({}, {})
-    with pytest.raises(ConfigError, match=r"data: expected a file, found 'jla', which is not there"):
+    with pytest.raises(ConfigError, match=r"data: expected a file, found 'jla', which does not exist"):
         lines.load({"source": "jla"}, {})
 
 

@@ -1,6 +1,7 @@
-"""Absorption of X-rays: by single ions, by cold interstellar matter, and by the warm-hot intergalactic medium.
+"""X-ray absorption by single ions, by cold interstellar matter, and by the warm-hot intergalactic medium.
 
-Energies in keV, cross sections in 1e-22 cm^2, columns in 1e22 cm^-2, so that an optical depth is their product.
+Energies are in keV, cross sections in 1e-22 cm^2 and column densities in 1e22 cm^-2, so that an optical depth is the
+product of a cross section and a column density.
 """
 
 from hbm_jax.absorption.abundances import ABUNDANCES, ELEMENTS, abundance_table

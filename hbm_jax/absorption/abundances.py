@@ -1,4 +1,4 @@
-"""Elemental abundances by number relative to hydrogen, from H to Zn."""
+"""Elemental abundances from H to Zn, by number relative to hydrogen."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ def abundance_table(name: str = "wilm") -> np.ndarray:
     name : str
         ``"wilm"`` Wilms, Allen & McCray 2000; ``"angr"`` Anders & Grevesse 1989; ``"aspl"`` Asplund et al. 2009;
         ``"lodd"`` Lodders 2003; ``"grsa"`` Grevesse & Sauval 1998; ``"feld"`` Feldman 1992; ``"aneb"`` Anders & Ebihara
-        1982. XSPEC's names and values.
+        1982. Names and values are those of XSPEC.
 
     Returns
     -------
     (30,) array
-        Number of atoms for each hydrogen atom, H to Zn (`ELEMENTS`); 0 where the table has no value.
+        Number of atoms per hydrogen atom, H to Zn (`ELEMENTS`); 0 where the table has no value.
 
     Raises
     ------
     ValueError
-        For an unknown name; the message offers the nearest.
+        For an unknown name; the message suggests the nearest known one.
 
     Examples
     --------
@@ -45,12 +45,12 @@ def abundance_table(name: str = "wilm") -> np.ndarray:
 
 
 def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
-    """Return 30 abundances, given the name of a table or the values themselves; traced ones below 0 become NaN.
+    """Return 30 abundances from the name of a table or from values; traced values below 0 become NaN.
 
     Raises
     ------
     ValueError
-        For an unknown name, another shape, or (if not traced) values that are negative or not finite.
+        For an unknown name, a wrong shape, or known values that are negative or not finite.
     """
     if isinstance(abundances, str):
         return abundance_table(abundances)
@@ -62,8 +62,8 @@ def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
     if isinstance(abundances, jax.core.Tracer):
         return jnp.where(abundances >= 0, abundances, jnp.nan)
     values = np.asarray(abundances, dtype=float)
-    wrong = ~(np.isfinite(values) & (values >= 0))
-    if wrong.any():
-        i = int(np.flatnonzero(wrong)[0])
+    invalid = ~(np.isfinite(values) & (values >= 0))
+    if invalid.any():
+        i = int(np.flatnonzero(invalid)[0])
         raise ValueError(f"abundances[{i}] ({ELEMENTS[i]}): expected a number not below 0; found {values[i]}.")
     return values

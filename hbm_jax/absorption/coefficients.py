@@ -1,4 +1,4 @@
-"""Published coefficients, read from `tables/` once, when they are first needed."""
+"""Published coefficients in the files of `tables/`, each read on first use."""
 
 import csv
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 
 @functools.cache
 def table(name: str) -> dict[str, np.ndarray]:
-    """Columns of one file of `tables/`, by name: float64 where every entry is a number, text otherwise."""
+    """Return the columns of a file of `tables/` by name: float64 where all entries are numbers, text otherwise."""
     text = (resources.files("hbm_jax.absorption") / "tables" / f"{name}.csv").read_text()
     rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
     columns = {}
@@ -24,7 +24,7 @@ def table(name: str) -> dict[str, np.ndarray]:
 
 @functools.cache
 def rows_of(name: str, key: tuple[str, str], values: tuple[str, ...]) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Rows of a file, grouped by two integer columns: for each pair, the ``values`` of its rows in order."""
+    """Return the `values` columns of a file as a list of rows for each pair of two integer columns."""
     columns = table(name)
     grouped: dict[tuple[int, int], list[np.ndarray]] = {}
     for i, pair in enumerate(zip(*(columns[k].astype(int).tolist() for k in key), strict=True)):

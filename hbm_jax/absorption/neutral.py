@@ -1,6 +1,6 @@
 """Absorption by cold interstellar matter: atoms, molecules and dust grains.
 
-`tbabs` after Wilms, Allen & McCray 2000 (ApJ 542, 914), `phabs` as the sum over neutral atoms.
+`tbabs` follows Wilms, Allen & McCray 2000 (ApJ 542, 914); `phabs` is the sum over neutral atoms.
 """
 
 import functools
@@ -21,11 +21,11 @@ from hbm_jax.absorption.cross_sections import MEGABARN, evaluate, fits_of
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, as_constants, masked, one_of, within
 
 MODELS = ("tbabs", "phabs")
-H2_FRACTION = 0.2  # of the hydrogen nuclei, Wilms et al.
+H2_FRACTION = 0.2  # fraction of hydrogen nuclei in H2, Wilms et al.
 ATOMIC_MASS = 1.660565e-24  # g, the value in the reference tables
-# XSPEC's phabs adds up these; the others of the 30 are too rare to matter.
+# Elements in XSPEC's phabs; the others of the 30 are too rare to matter.
 PHABS_ELEMENTS = ("H", "He", "C", "N", "O", "Ne", "Na", "Mg", "Al", "Si", "S", "Cl", "Ar", "Ca", "Cr", "Fe", "Co", "Ni")
-# keV: edges whose fine structure is not in the fits, and which an overlay has to cover.
+# keV, ranges with fine structure that the fits do not include; an overlay must cover them
 FINE_STRUCTURE = {"O": (0.490, 0.585), "Ne": (0.865, 0.871), "Fe": (0.700, 0.795)}
 _HYDROGEN, _HELIUM = 13.599, 24.58  # eV, thresholds of the fits in this file
 _RYDBERG = 13.598  # eV, of the helium resonances
@@ -35,21 +35,21 @@ Overlay = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 @dataclass(frozen=True)
 class Grains:
-    """Dust grains: spheres with a power law of radii.
+    """Spherical dust grains with a power-law distribution of radii.
 
     Parameters
     ----------
     radius_min, radius_max : float
-        Smallest and largest radius [um].
+        Smallest and largest radius [um], 0 < radius_min < radius_max.
     index : float
-        p of n(a) ~ a^-p, between 3 and 4.
+        Index p of the distribution n(a) ~ a^-p, between 3 and 4.
     density : float
-        Mass density of a grain [g/cm^3].
+        Mass density of the grains [g/cm^3], positive.
 
     Raises
     ------
     ValueError
-        For values that make no grains.
+        For radii, an index or a density outside these ranges.
     """
 
     radius_min: float = 0.025
@@ -77,44 +77,46 @@ def neutral_cross_section(
     molecules: bool | float = True,
     overlay: Overlay | None = None,
 ) -> jax.Array:
-    """Cross section of cold interstellar matter for each hydrogen nucleus.
+    """Return the cross section of cold interstellar matter per hydrogen nucleus.
 
     Parameters
     ----------
     energy : array of any shape
-        Photon energy in the frame of the absorber [keV], 0.03 to 500; the fits are made for 50 keV and less.
+        Photon energy in the rest frame of the absorber [keV], 0.03 to 500; the fits were made for 50 keV and less.
     model : str
-        ``"tbabs"``: gas, molecules and grains, with better cross sections of H and He. ``"phabs"``: atoms only.
+        ``"tbabs"``: gas, molecules and grains, with improved cross sections of H and He. ``"phabs"``: neutral atoms.
     abundances : str or (30,) array
-        The largest systematic there is, up to 50 %: the name of a table, or numbers relative to hydrogen, H to Zn,
-        which may be traced (`hbm_jax.absorption.abundance_table`).
+        Name of a table (see `hbm_jax.absorption.abundance_table`), or numbers relative to hydrogen, H to Zn, which may
+        be traced. This choice is the largest systematic uncertainty, up to 50 %.
     grains : bool or Grains
-        Of tbabs: whether the depleted part of the elements is in grains, which shade their own inside, or all is gas.
+        tbabs only. Whether the depleted part of the elements is in grains, which shield their interior; False: all of
+        it is gas.
     molecules : bool or float
-        Of tbabs: whether 20 % of the hydrogen is in H2, or which fraction.
+        tbabs only. Fraction of the hydrogen in H2; True: 20 %, False: none.
     overlay : mapping, optional
-        For ``"O"``, ``"Ne"`` or ``"Fe"``: energies [keV] in increasing order, and cross sections [1e-22 cm^2] of the
-        neutral atom there, which replace the fit between the first and the last of them (linear interpolation).
+        For ``"O"``, ``"Ne"`` or ``"Fe"``: increasing energies [keV], and cross sections [1e-22 cm^2] of the neutral
+        atom at these energies. Their linear interpolation replaces the fit between the first and the last energy.
 
     Returns
     -------
     array of the shape of energy
-        [1e-22 cm^2 per H]: times a column in 1e22 cm^-2 it is the optical depth. NaN where a traced energy is out of
-        its domain.
+        [1e-22 cm^2 per H]; its product with a column density in 1e22 cm^-2 is the optical depth. NaN where a traced
+        energy is outside its domain.
 
     Raises
     ------
     ValueError
-        For energies out of their domain, an unknown model or table, or an overlay that does not cover the fine
+        For energies outside their domain, an unknown model or table, or an overlay that does not cover the fine
         structure of its edge.
 
     Notes
     -----
-    Linear in the abundances but for the grains, whose self-shielding is a closed form of them (Wilms et al. 2000,
-    equations 4 to 8). The fine structure of the O K, Fe L and Ne K edges (0.490 to 0.585, 0.700 to 0.795 and 0.865 to
-    0.871 keV) is not in the fits: at a resolution of 70 eV a folded spectrum is off by 1.6 % for a column of 1e21
-    cm^-2, 5 % for 3e21 and 15 % for 1e22, which is what ``overlay`` is for. Outside these ranges tables made with XSPEC
-    are reproduced to 1e-6 in the median and 2e-4 at 95 % (``tests/absorption/test_neutral.py``).
+    The cross section is linear in the abundances except for self-shielding in grains, which has a closed form (Wilms et
+    al. 2000, equations 4 to 8). The fits do not include the fine structure of the O K, Fe L and Ne K edges (0.490 to
+    0.585, 0.700 to 0.795 and 0.865 to 0.871 keV). Without an ``overlay``, a folded spectrum with a resolution of 70 eV
+    is wrong by 1.6 % for a column density of 1e21 cm^-2, 5 % for 3e21 and 15 % for 1e22. Outside these ranges, tables
+    made with XSPEC are reproduced to 1e-6 in the median and 2e-4 at the 95th percentile
+    (``tests/absorption/test_neutral.py``).
 
     Examples
     --------
@@ -136,20 +138,20 @@ def neutral_cross_section(
 
 @functools.partial(jax.jit, static_argnames=("model", "grains", "fraction"))
 def _cross_section(energy, inside, values, overlay, *, model, grains=False, fraction=0.0):
-    """Cross section of known choices, one program instead of one for each of some fifty operations."""
+    """Return the cross section, compiled as one program instead of some fifty single operations."""
     energy = jnp.where(inside, energy, 1.0)
     dust = table("ism_depletion_wilms_2000")
     elements = PHABS_ELEMENTS if model == "phabs" else tuple(dust["element"].tolist())
-    places = np.array([ELEMENTS.index(e) for e in elements])
-    numbers = jnp.asarray(values)[places].astype(jnp.result_type(energy, values))
-    sigma = evaluate(energy, fits_of(tuple((int(p) + 1, int(p) + 1) for p in places)))
+    indices = np.array([ELEMENTS.index(e) for e in elements])
+    numbers = jnp.asarray(values)[indices].astype(jnp.result_type(energy, values))
+    sigma = evaluate(energy, fits_of(tuple((int(p) + 1, int(p) + 1) for p in indices)))
     sigma = _overlaid(sigma, energy, elements, overlay)
     if model == "phabs":
         return masked(jnp.tensordot(numbers, sigma, 1), inside)
     sigma = sigma.at[0].set(_hydrogen(energy)).at[1].set(_helium(energy))
-    gas = dust["gas_fraction"].copy() if grains else np.ones(len(elements))
-    gas[0] = 1.0 - fraction
-    total = jnp.tensordot(numbers * gas, sigma, 1) + 0.5 * fraction * numbers[0] * _molecular_hydrogen(energy)
+    gas_fraction = dust["gas_fraction"].copy() if grains else np.ones(len(elements))
+    gas_fraction[0] = 1.0 - fraction
+    total = jnp.tensordot(numbers * gas_fraction, sigma, 1) + 0.5 * fraction * numbers[0] * _molecular_hydrogen(energy)
     if grains:
         depleted = (numbers * (1.0 - dust["gas_fraction"]))[1:]
         total = total + _in_grains(
@@ -159,67 +161,73 @@ def _cross_section(energy, inside, values, overlay, *, model, grains=False, frac
 
 
 def _hydrogen(energy):
-    """Band et al. 1990, ApJ 362, 90."""
+    """Return the cross section of atomic hydrogen (Band et al. 1990, ApJ 362, 90)."""
     y = 2e3 * energy / _HYDROGEN
     return jnp.where(1e3 * energy >= _HYDROGEN, 605.0 * MEGABARN * y**-1.5 * (1.0 + jnp.sqrt(y)) ** -4, 0.0)
 
 
 def _helium(energy):
-    """Yan, Sadeghpour & Dalgarno 1998, ApJ 496, 1044, equation 14, with four resonances near 60 eV."""
-    terms = _yan("He")
+    """Return the cross section of helium with four resonances near 60 eV.
+
+    Yan, Sadeghpour & Dalgarno 1998, ApJ 496, 1044, equation 14.
+    """
+    coefficients = _yan("He")
     x = 1e3 * energy / _HELIUM
-    smooth = sum(float(a) * x ** (-0.5 * i) for i, a in enumerate(terms["a"]))
-    for q, nu, gamma in zip(terms["q"], terms["nu"], terms["gamma_Ry"], strict=True):
+    profile = sum(float(a) * x ** (-0.5 * i) for i, a in enumerate(coefficients["a"]))
+    for q, nu, gamma in zip(coefficients["q"], coefficients["nu"], coefficients["gamma_Ry"], strict=True):
         X = 2.0 * (1e3 * energy / _RYDBERG - (3.0 - 1.0 / nu**2 + 1.807317)) / gamma
-        smooth = smooth * (X - q) ** 2 / (1.0 + X**2)
-    return jnp.where(x >= 1.0, 733e-6 * MEGABARN * energy**-3.5 * smooth, 0.0)
+        profile = profile * (X - q) ** 2 / (1.0 + X**2)
+    return jnp.where(x >= 1.0, 733e-6 * MEGABARN * energy**-3.5 * profile, 0.0)
 
 
 def _molecular_hydrogen(energy):
-    """Yan et al. 1998, for each molecule, above 30 eV."""
-    terms = _yan("H2")
+    """Return the cross section per H2 molecule, above 30 eV (Yan et al. 1998)."""
+    coefficients = _yan("H2")
     x = 1e3 * energy / 15.4
     powers = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-    high = sum(float(c) * x**-p for c, p in zip(terms["above_85eV"], powers, strict=True))
-    low = sum(float(c) * x**-i for i, c in enumerate(terms["30_85eV"]))
+    high = sum(float(c) * x**-p for c, p in zip(coefficients["above_85eV"], powers, strict=True))
+    low = sum(float(c) * x**-i for i, c in enumerate(coefficients["30_85eV"]))
     return MEGABARN * jnp.where(energy > 0.085, 45.57e-6 * energy**-3.5 * high, low)
 
 
 def _yan(species) -> dict[str, list[float]]:
+    """Return the coefficients of Yan et al. 1998 for a species, by term."""
     columns = table("he_h2_yan_1998")
-    found: dict[str, list[float]] = {}
+    coefficients: dict[str, list[float]] = {}
     for name, term, value in zip(columns["species"], columns["term"], columns["value"], strict=True):
         if name == species:
-            found.setdefault(str(term), []).append(float(value))
-    return found
+            coefficients.setdefault(str(term), []).append(float(value))
+    return coefficients
 
 
 def _in_grains(sigma, depleted, mass_number, grains: Grains):
-    """Cross section of the grains for each hydrogen nucleus; sigma (elements, ...), depleted (elements,)."""
+    """Return the cross section of the grains per hydrogen nucleus; sigma (elements, ...), depleted (elements,)."""
     p, a0, a1 = grains.index, 1e-4 * grains.radius_min, 1e-4 * grains.radius_max  # cm
     mass = jnp.sum(depleted * mass_number) * ATOMIC_MASS
-    some = mass > 0
-    safe_mass = jnp.where(some, mass, 1.0)
-    # Mean optical depth through a grain over its radius [1/cm]; atoms times cross section over mass.
+    has_dust = mass > 0
+    safe_mass = jnp.where(has_dust, mass, 1.0)
+    # Mean optical depth of a grain divided by its radius [1/cm]
     t = 4.0 / 3.0 * grains.density * jnp.tensordot(depleted, sigma, 1) * 1e-22 / safe_mass
-    t = jnp.where(some, t, 1.0)
+    t = jnp.where(has_dust, t, 1.0)
     k = (1.0 - p) / (a1 ** (1.0 - p) - a0 ** (1.0 - p))
-    number = safe_mass / (grains.density * 4.0 * math.pi / 3.0 * k) * (4.0 - p) / (a1 ** (4.0 - p) - a0 ** (4.0 - p))
+    grains_per_hydrogen = (
+        safe_mass / (grains.density * 4.0 * math.pi / 3.0 * k) * (4.0 - p) / (a1 ** (4.0 - p) - a0 ** (4.0 - p))
+    )
     ends = a0 ** (3.0 - p) * -jnp.expm1(-t * a0) - a1 ** (3.0 - p) * -jnp.expm1(-t * a1)
     integral = (ends + t ** (p - 3.0) * (_gamma(4.0 - p, t * a1) - _gamma(4.0 - p, t * a0))) / (p - 3.0)
-    # Zero where there is no dust, with the slope of the first of it, before it shades itself.
-    return jnp.where(some, number * math.pi * k * integral * 1e22, jnp.tensordot(depleted, sigma, 1))
+    # Without dust: zero, with the gradient of grains too few to shield their interior.
+    return jnp.where(has_dust, grains_per_hydrogen * math.pi * k * integral * 1e22, jnp.tensordot(depleted, sigma, 1))
 
 
 def _gamma(s, x):
-    """Lower incomplete gamma function; for the usual grains an error function."""
+    """Return the lower incomplete gamma function; for the default index, s = 0.5, an error function."""
     if s == 0.5:
         return math.sqrt(math.pi) * erf(jnp.sqrt(x))
     return math.gamma(s) * gammainc(s, x)
 
 
 def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Tables of an overlay as arrays."""
+    """Return the tables of an overlay as arrays; raise ValueError if one is not valid."""
     checked = {}
     for element, pair in (overlay or {}).items():
         one_of("element of an overlay", element, tuple(FINE_STRUCTURE))
@@ -233,7 +241,8 @@ def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.
             )
         if not (np.diff(table_energy) > 0).all() or not (np.isfinite(table_sigma) & (table_sigma >= 0)).all():
             raise ValueError(
-                f"overlay of {element}: expected increasing energies and cross sections not below 0; found others."
+                f"overlay of {element}: expected increasing energies and cross sections not below 0; found energies "
+                "that do not increase, or cross sections that are negative or not finite."
             )
         low, high = FINE_STRUCTURE[element]
         if table_energy[0] > low or table_energy[-1] < high:
@@ -246,10 +255,10 @@ def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.
 
 
 def _overlaid(sigma, energy, elements, overlay):
-    """Replace the fit of some elements inside the range of a table."""
+    """Return cross sections with the overlay in place of the fits, within its range of energies."""
     for element, (table_energy, table_sigma) in overlay.items():
-        place = elements.index(element)
-        within_it = (energy >= table_energy[0]) & (energy <= table_energy[-1])
-        own = jnp.interp(energy, table_energy, table_sigma)
-        sigma = sigma.at[place].set(jnp.where(within_it, own, sigma[place]))
+        index = elements.index(element)
+        in_range = (energy >= table_energy[0]) & (energy <= table_energy[-1])
+        interpolated = jnp.interp(energy, table_energy, table_sigma)
+        sigma = sigma.at[index].set(jnp.where(in_range, interpolated, sigma[index]))
     return sigma

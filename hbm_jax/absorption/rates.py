@@ -1,7 +1,7 @@
-"""Rates of recombination and of ionisation by electrons, of every ion of the balance, as functions of temperature.
+"""Rates of recombination and collisional ionisation of all ions in the balance, as functions of temperature.
 
-Each recombination rate is a radiative fit in one of three forms plus a dielectronic sum; which fit an ion has is set by
-the named collection, *modern* or *older*.
+Each recombination rate is the sum of a radiative fit, which has one of three forms, and of dielectronic terms. The
+collection of rates, *modern* or *older*, decides which fits an ion has.
 """
 
 import functools
@@ -16,7 +16,7 @@ from hbm_jax.absorption.coefficients import rows_of
 from hbm_jax.absorption.cross_sections import all_ions
 
 BALANCE = (1, 2, 6, 7, 8, 10, 12, 14, 16, 26)  # H He C N O Ne Mg Si S Fe
-# An ion with an electron, and the step between it and the next charge: photo-ionised or hit, or recombined into.
+# Ions with at least one electron; each also stands for the transitions between it and the next charge state
 ABSORBING = all_ions(BALANCE)
 RATES = ("modern", "older")
 _PAIR = ("Z", "N_final")
@@ -24,18 +24,19 @@ _PAIR = ("Z", "N_final")
 
 @dataclass(frozen=True)
 class Recombination:
-    """Coefficients of all ions of `ABSORBING`.
+    """Coefficients of the recombination into each ion of `ABSORBING`.
 
     Attributes
     ----------
     four : (6, ions)
-        a, b, T0, T1, C, T2 of Badnell's form, of which Verner & Ferland's is a special case; a is 0 for others.
+        a, b, T0, T1, C, T2 of the form of Badnell, of which that of Verner & Ferland is a special case; a is 0 for ions
+        with another form.
     power : (2, ions)
-        A, eta of a power law; A is 0 for others.
+        A and eta of a power law; A is 0 for ions with another form.
     hydrogenic : (ions,)
-        Nuclear charge of those with the hydrogenic formula, 0 for others.
+        Nuclear charge of ions with the hydrogenic formula, 0 for others.
     dielectronic : (2, ions, terms)
-        c and E of the sum.
+        c and E of the dielectronic sum.
     """
 
     four: np.ndarray
@@ -44,7 +45,7 @@ class Recombination:
     dielectronic: np.ndarray
 
     def __call__(self, T: jax.Array) -> jax.Array:
-        """Rates [cm^3/s] at a temperature [K], scalar to (ions,)."""
+        """Return the rates (ions,) [cm^3/s] at a temperature [K]."""
         dtype = T.dtype
         a, b, T0, T1, C, T2 = self.four.astype(dtype)
         root0, root1 = jnp.sqrt(T / T0), jnp.sqrt(T / T1)
@@ -63,16 +64,16 @@ class Recombination:
 
 @functools.cache
 def recombination(rates: str) -> Recombination:
-    """Recombination coefficients of a named collection.
+    """Return the recombination coefficients of a collection of rates.
 
-    ``"modern"``: Badnell 2006 and the dielectronic series of Badnell et al. 2003; where they have none (S into 16
-    electrons, Fe into 21 and more), Verner & Ferland 1996, or for S the power law, and Mazzotta et al. 1998.
-    ``"older"``: the hydrogenic formula, the power laws and Arnaud & Rothenflug 1985.
+    ``"modern"``: Badnell 2006 and the dielectronic series of Badnell et al. 2003. For recombination into ions of S with
+    16 electrons and of Fe with 21 or more, where they have no fits: Verner & Ferland 1996, or the power law for S, and
+    Mazzotta et al. 1998. ``"older"``: the hydrogenic formula, the power laws and Arnaud & Rothenflug 1985.
     """
     names = ("a", "b", "T0", "T1")
     badnell = rows_of("recombination_radiative_badnell_2006", _PAIR, ("A", "B", "T0", "T1", "C", "T2"))
     ferland = rows_of("recombination_radiative_verner_ferland_1996", _PAIR, names)
-    laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
+    power_laws = rows_of("recombination_radiative_power_law", _PAIR, ("A", "eta"))
     num = len(ABSORBING)
     four, power, hydrogenic = np.ones((6, num)), np.zeros((2, num)), np.zeros(num)
     four[0], four[4], four[5] = 0.0, 0.0, 0.0
@@ -84,41 +85,42 @@ def recombination(rates: str) -> Recombination:
         elif ion[1] == 1:
             hydrogenic[i] = ion[0]
         else:
-            power[:, i] = laws[ion][0]
+            power[:, i] = power_laws[ion][0]
     terms = _dielectronic(rates)
-    most = max(len(t) for t in terms)
-    dielectronic = np.zeros((2, num, most))
+    num_terms = max(len(t) for t in terms)
+    dielectronic = np.zeros((2, num, num_terms))
     dielectronic[1] = 1.0
-    for i, found in enumerate(terms):
-        if len(found):
-            dielectronic[:, i, : len(found)] = np.transpose(found)
+    for i, ion_terms in enumerate(terms):
+        if len(ion_terms):
+            dielectronic[:, i, : len(ion_terms)] = np.transpose(ion_terms)
     return Recombination(four, power, hydrogenic, dielectronic)
 
 
 def _dielectronic(rates: str) -> list[list[np.ndarray]]:
-    """Terms (c, E) of each ion."""
+    """Return the terms (c, E) of each ion."""
     if rates == "modern":
         modern = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
         others = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
         return [modern.get(ion, others.get(ion, [])) for ion in ABSORBING]
     older = rows_of("recombination_dielectronic_arnaud_rothenflug_1985", _PAIR, ("A_di", "B_di", "T0", "T1"))
-    found = []
+    terms_of_ions = []
     for ion in ABSORBING:
         # A exp(-T0/T) (1 + B exp(-T1/T)) is a sum of two terms.
-        found.append([term for A, B, T0, T1 in older.get(ion, []) for term in ((A, T0), (A * B, T0 + T1))])
-    return [[np.array(term) for term in terms] for terms in found]
+        terms_of_ions.append([term for A, B, T0, T1 in older.get(ion, []) for term in ((A, T0), (A * B, T0 + T1))])
+    return [[np.array(term) for term in terms] for terms in terms_of_ions]
 
 
 @functools.cache
 def _voronov() -> np.ndarray:
+    """Return the coefficients of Voronov 1997, (5, ions)."""
     rows = rows_of("collisional_ionization_voronov_1997", ("Z", "N_electrons"), ("dE_eV", "P", "A", "X", "K"))
     return np.stack([rows[ion][0] for ion in ABSORBING], axis=-1)
 
 
 def log_collisional_ionization(T: jax.Array) -> jax.Array:
-    """Logarithm of the rates [cm^3/s] of ionisation by electrons (Voronov 1997), at T [K], scalar to (ions,).
+    """Return the logarithm of the collisional ionisation rates (ions,) [cm^3/s] (Voronov 1997) at a temperature [K].
 
-    The logarithm, because the rate itself underflows where the ion is cold.
+    The rate itself underflows for highly charged ions at low temperature.
     """
     dE, P, A, X, K = _voronov().astype(T.dtype)
     U = dE / (constants.boltzmann_constant_ev * T)

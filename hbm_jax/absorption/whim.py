@@ -1,4 +1,4 @@
-"""Absorption along the line of sight by the warm-hot intergalactic medium."""
+"""Absorption by the warm-hot intergalactic medium along a line of sight."""
 
 import functools
 import math
@@ -20,8 +20,8 @@ from hbm_jax.cosmology.expansion import guarded_inverse_e
 
 NUM_CELLS = 20
 MAX_REDSHIFT = 10.0
-_NODES = 8  # of Gauss and Legendre in a cell
-# 1e-22 cm^2 times cm^-3 times c / H0 in km/s over km/s/Mpc
+_NODES = 8  # Gauss-Legendre nodes per cell
+# n0 sigma c / H0 for n0 = 1 cm^-3, sigma = 1e-22 cm^2 and H0 = 1 km/s/Mpc
 COLUMN = 1e-22 * constants.megaparsec * 100.0 * constants.speed_of_light_km_s
 PLACES = np.array([IONS.index(ion) for ion in ABSORBING], np.int32)
 _Z = np.array([Z for Z, _ in ABSORBING], np.int32)
@@ -29,15 +29,15 @@ METAL = _Z > 2
 
 
 class Cells(NamedTuple):
-    """The line of sight in cells of u = log(1 + z), in each of which the weight is a parabola.
+    """Cells of u = log(1 + z) along the line of sight, with a weight that is a parabola in each cell.
 
-    The integral of sigma(L + u) against it is the sum over the cells' ends of S1, S2 and S3 there, times what the
-    parabola and its two derivatives jump by. The last axis may hold several ions.
+    The integral of sigma(L + u) times the weight is the sum over cell edges of S1, S2 and S3 there, times the jumps of
+    the weight, its slope and its curvature. The last axis may be that of several ions.
 
     Attributes
     ----------
     edge : (cells + 1,)
-        u at the cells' ends.
+        u at the edges of the cells.
     first, second, third : (cells + 1, ...)
         Jumps of the value, the slope and the curvature.
     """
@@ -49,62 +49,66 @@ class Cells(NamedTuple):
 
 
 def cells_of(z: jax.Array, weight: Any, num_cells: int) -> Cells:
-    """Least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
+    """Return least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
 
-    Straight lines would do for the sum of all ions, but just above the edge of a hot gas's iron at the source only the
-    end of the last cell counts, and they are off by 1e-3 there. Without a quotient by the width of a cell, so that
-    redshift 0 has its value and its gradient.
+    Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
+    the end of the last cell contributes, and there they are wrong by 1e-3. No expression divides by the width of a
+    cell, so that value and gradient are finite at redshift 0.
     """
     x, w = (a.astype(z.dtype) for a in np.polynomial.legendre.leggauss(_NODES))
     edge = jnp.log1p(z) * np.linspace(0.0, 1.0, num_cells + 1).astype(z.dtype)
     half = 0.5 * (edge[1:] - edge[:-1])
     u = 0.5 * (edge[1:] + edge[:-1])[:, None] + half[:, None] * x
 
-    def with_rise(u):
+    def with_slope(u):
         return jax.jvp(weight, (u,), (jnp.ones_like(u),))
 
-    (values, rises), (_, bends) = jax.jvp(with_rise, (u,), (jnp.ones_like(u),))
+    (values, slopes), (_, curvatures) = jax.jvp(with_slope, (u,), (jnp.ones_like(u),))
 
-    def summed(what, by):
-        return jnp.einsum("cn...,n->c...", what, by)
+    def project(values_at_nodes, weights):
+        return jnp.einsum("cn...,n->c...", values_at_nodes, weights)
 
     # Projections on the Legendre polynomials, integrated by parts.
-    mean = 0.5 * summed(values, w)
-    slope = 0.75 * summed(rises, w * (1.0 - x**2))
-    bend = 15.0 / 16.0 * summed(bends, w * (1.0 - x**2) ** 2)
+    mean = 0.5 * project(values, w)
+    linear = 0.75 * project(slopes, w * (1.0 - x**2))
+    quadratic = 15.0 / 16.0 * project(curvatures, w * (1.0 - x**2) ** 2)
     half = half.reshape(-1, *(1,) * (mean.ndim - 1))
-    level = mean + bend * half**2 / 3.0
-    ends = ((level - slope * half, level + slope * half), (slope - bend * half, slope + bend * half), (bend, bend))
-    none = jnp.zeros_like(mean[:1])
-    jumps = (jnp.concatenate([low, none]) - jnp.concatenate([none, high]) for low, high in ends)
+    centre = mean + quadratic * half**2 / 3.0
+    ends = (
+        (centre - linear * half, centre + linear * half),
+        (linear - quadratic * half, linear + quadratic * half),
+        (quadratic, quadratic),
+    )
+    zero = jnp.zeros_like(mean[:1])
+    jumps = (jnp.concatenate([low, zero]) - jnp.concatenate([zero, high]) for low, high in ends)
     return Cells(edge, *jumps)
 
 
 def along(cells: Cells, table: Running, log_energy: jax.Array) -> jax.Array:
-    """Integral of sigma times the weight, at log energies of any shape, for one combination of ions."""
+    """Return the integral of sigma times the weight at log energies of any shape, for one combination of ions."""
     first, second, third = look_up(table, log_energy[..., None] + cells.edge)
     return jnp.sum(cells.first * first + cells.second * second + cells.third * third, axis=-1)
 
 
 def along_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
-    """Sum over ions of the integrals of sigma times the ion's own weight; the cells' jumps are (cells + 1, ions)."""
+    """Return the sum over ions of the integrals of sigma times the weight of each ion; jumps are (cells + 1, ions)."""
     table = combine(cells.first, cells.edge.dtype)
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
-    # Of each running integral its own jumps, and so of its slope, which is the running integral before it.
-    kinds = (
+    # Each running integral, and its slope (minus the integral of one order less), is combined with its own jumps.
+    tables = (
         Running(table.node, table.first, table.first, table.first, table.right, table.left),
         Running(table.node, second.first, second.second, second.second, second.right, second.left),
         Running(table.node, third.first, third.second, third.third, third.right, third.left),
     )
     axes = Running(None, 0, 0, 0, 0, 0)  # type: ignore[arg-type]
-    each = jax.vmap(look_up, in_axes=(axes, -1), out_axes=-1)
+    look_up_ions = jax.vmap(look_up, in_axes=(axes, -1), out_axes=-1)
     L = log_energy[..., None] + cells.edge
-    parts = [each(kind, L)[place] for place, kind in enumerate(kinds)]
+    parts = [look_up_ions(running, L)[order] for order, running in enumerate(tables)]
     return jnp.sum(parts[0] + parts[1] + parts[2], axis=-1)
 
 
 def combine(weights: jax.Array, dtype: Any) -> Running:
-    """Tables of sums over ions with the weights (..., ions); (..., nodes)."""
+    """Return tables of sums over ions with weights (..., ions); their columns are (..., nodes)."""
     table = running_integrals()
 
     def summed(column):
@@ -115,7 +119,7 @@ def combine(weights: jax.Array, dtype: Any) -> Running:
 
 
 def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slope):
-    """Weights along u = log(1 + z) of hydrogen and helium, and of everything heavier."""
+    """Return the weights along u = log(1 + z) of hydrogen and helium, and of metals."""
 
     def weight(u):
         inverse_e, positive = guarded_inverse_e(u, cosmology)
@@ -128,9 +132,9 @@ def weights_of(cosmology: Cosmology, density_slope, metallicity, metallicity_slo
 
 
 def weights_along(z: float, cosmology: Cosmology, density_slope, metallicity_slope, num_cells: int) -> list[Cells]:
-    """Cells of either group, in NumPy."""
-    found = _weights_along(jnp.asarray(z), cosmology, density_slope, metallicity_slope, num_cells=num_cells)
-    return jax.tree.map(np.asarray, found)
+    """Return the cells of hydrogen and helium, and of metals, as NumPy arrays."""
+    cells = _weights_along(jnp.asarray(z), cosmology, density_slope, metallicity_slope, num_cells=num_cells)
+    return jax.tree.map(np.asarray, cells)
 
 
 @functools.partial(jax.jit, static_argnames="num_cells")
@@ -140,14 +144,14 @@ def _weights_along(z, cosmology, density_slope, metallicity_slope, *, num_cells)
 
 
 def one_number(name: str, value: ArrayLike) -> ArrayLike:
-    """Return a value, or raise ValueError if it is an array."""
+    """Return a scalar; raise ValueError if the value is an array."""
     if jnp.ndim(value):
         raise ValueError(f"{name}: expected one number (for several, jax.vmap); found shape {jnp.shape(value)}.")
     return value
 
 
 def checked_cells(num_cells: int) -> int:
-    """Return a number of cells, or raise ValueError if it is none."""
+    """Return the number of cells; raise ValueError if it is not a positive whole number."""
     if not isinstance(num_cells, int | np.integer) or num_cells < 1:
         raise ValueError(f"num_cells: expected a whole number, 1 or more; found {num_cells!r}.")
     return int(num_cells)
@@ -171,57 +175,59 @@ def whim_optical_depth(
     temperature_slope: ArrayLike = 0.0,
     num_cells: int = NUM_CELLS,
 ) -> jax.Array:
-    """Optical depth of a homogeneous ionised medium between the observer and redshift z.
+    """Return the optical depth of a homogeneous ionised medium between the observer and redshift z.
 
     Parameters
     ----------
     energy : array of any shape
-        Observed photon energy [keV], 0.03 to 500 with its redshift.
+        Observed photon energy [keV], 0.03 to 500 / (1 + z).
     z : scalar
         Redshift of the source, 0 to 10. For several sources, `jax.vmap`.
     n0 : scalar
         Density of hydrogen nuclei at redshift 0 [cm^-3]; at redshift z it is n0 (1 + z)^(3 + density_slope).
     log10_T : scalar
-        Logarithm of the temperature [K] at redshift 0; T ~ (1 + z)^temperature_slope, 4 to 8 all along the line of
+        Logarithm of the temperature [K] at redshift 0; T ~ (1 + z)^temperature_slope. 4 to 8 along the whole line of
         sight.
     cosmology : Cosmology
-        The universe.
+        Cosmology of the line of sight.
     log10_xi : scalar
         Logarithm of the ionisation parameter [erg cm/s], see `ion_fractions`.
     metallicity : scalar
-        Of everything heavier than helium, relative to the abundance table, at redshift 0, not negative; it changes by a
-        factor 10^(metallicity_slope z).
+        Abundance of elements heavier than helium at redshift 0 relative to the abundance table, at least 0. At redshift
+        z it is multiplied by 10^(metallicity_slope z).
     abundances : str or (30,) array
         As in `neutral_cross_section`.
     mode, rates, photon_index
         As in `ion_fractions`.
     density_slope, metallicity_slope, temperature_slope : scalar
-        Evolution besides that of a constant comoving density. A temperature that evolves takes some 20 times longer:
-        each ion then has its own weight along the line of sight.
+        Evolution with redshift, as defined above. An evolving temperature takes some 20 times longer, because each ion
+        then has a different weight along the line of sight.
     num_cells : int
-        Cells of log(1 + z).
+        Number of cells in log(1 + z).
 
     Returns
     -------
     array of the shape of energy
-        0 at redshift 0, NaN where a traced argument is out of its domain or the universe has no such redshift.
+        0 at redshift 0; NaN where a traced argument is outside its domain, or where E^2 is not positive up to z.
 
     Raises
     ------
     ValueError
-        For arguments out of their domain, unknown names.
+        For arguments outside their domain, or unknown names.
 
     Notes
     -----
-    tau = n0 c / H0 times the sum over ions of A_Z X_ion and the integral from 0 to z of
-    sigma_ion(E (1 + z')) (1 + z')^2 / E(z') dz' (Starling et al. 2013, MNRAS 431, 3159). The integral is a product
-    integration: the weight is a parabola in each cell, the cross section enters through its running integrals, so
-    that edges do no harm. Largest relative error over 0.3 to 9.9 keV, z from 0.01 to 9, all T, xi and modes: 5e-5; 2e-4
-    where the temperature evolves (``tests/absorption/test_whim.py``). The integral is worked out in double precision
-    whatever JAX's default, because it is a difference of running integrals, and returned in that of the arguments.
+    tau = n0 c / H0 sum_ion A_Z int_0^z X_ion sigma_ion(E (1 + z')) (1 + z')^2 / E(z') dz'
 
-    n0 and the metallicity are degenerate but for H and He, and with collisions n0 and T are along a curve. Left out:
-    resonance lines and the fine structure of edges.
+    for a constant comoving density (Starling et al. 2013, MNRAS 431, 3159), with abundances A_Z and ion fractions
+    X_ion. It is computed by product integration: the weight is a parabola in each cell, and the cross section enters
+    through its running integrals, so edges cause no error. Largest relative error over 0.3 to 9.9 keV, z from 0.01 to
+    9, all T, xi and modes: 5e-5; 2e-4 where the temperature evolves (``tests/absorption/test_whim.py``). The integral
+    is a difference of running integrals. It is therefore computed in double precision, whatever JAX's default, and
+    returned in the precision of the arguments.
+
+    n0 and the metallicity are degenerate except for the absorption by H and He; with collisional ionisation, n0 and T
+    are degenerate along a curve. Not included: resonance lines and the fine structure of edges.
 
     Examples
     --------
@@ -250,17 +256,17 @@ def whim_optical_depth(
     z, in_z = within("z", z, 0.0, MAX_REDSHIFT)
     n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
     metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
-    most = MAX_ENERGY / (1.0 + (float(z) if not isinstance(z, jax.core.Tracer) else 0.0))
-    energy, in_energy = within("energy", energy, MIN_ENERGY, most, "keV")
+    highest = MAX_ENERGY / (1.0 + (float(z) if not isinstance(z, jax.core.Tracer) else 0.0))
+    energy, in_energy = within("energy", energy, MIN_ENERGY, highest, "keV")
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
     values = (energy, z, n0, log10_T, log10_xi, metallicity)
-    more = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
+    others = (photon_index, density_slope, metallicity_slope, temperature_slope, numbers, cosmology)
     within("log10_T", log10_T, *LOG10_T)
-    at_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
-    within("log10_T at the source", at_source, *LOG10_T)
+    log10_T_source = jnp.add(log10_T, temperature_slope * jnp.log10(1.0 + z))
+    within("log10_T at the source", log10_T_source, *LOG10_T)
     evolving = not (isinstance(temperature_slope, int | float) and temperature_slope == 0)
     with jax.enable_x64(True):
-        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *more))
+        doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *others))
         domains = (in_energy, in_z, in_n0 & in_metallicity)
         static = {"mode": mode, "rates": rates, "evolving": evolving, "num_cells": num_cells, "dtype": dtype}
         return _integral(domains, *doubles, **static)
@@ -271,7 +277,7 @@ def _integral(
     domains, energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, numbers,
     cosmology, *, mode, rates, evolving, num_cells, dtype,
 ):  # fmt: skip
-    """Optical depth, of arguments in double precision; `domains` says which are within theirs."""
+    """Return the optical depth of arguments in double precision; `domains` are the masks of their domains."""
     in_energy, in_z, inside = domains
     in_energy = in_energy & (energy * (1.0 + z) <= MAX_ENERGY)
     inside = in_energy & in_z & inside & (cosmology.H0 > 0)
@@ -282,13 +288,13 @@ def _integral(
     if evolving:
 
         def ion_weight(u):
-            both = jnp.where(METAL, metal_weight(u)[..., None], weight(u)[..., None])
-            return both * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., PLACES] * per_hydrogen
+            weights = jnp.where(METAL, metal_weight(u)[..., None], weight(u)[..., None])
+            return weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., PLACES] * per_hydrogen
 
         tau = along_ions(cells_of(z, ion_weight, num_cells), log_energy)
     else:
-        shares = fractions(T, xi)[PLACES] * per_hydrogen
-        light, metals = (combine(jnp.where(heavy == METAL, shares, 0.0), T.dtype) for heavy in (False, True))
+        ion_abundances = fractions(T, xi)[PLACES] * per_hydrogen
+        light, metals = (combine(jnp.where(metal == METAL, ion_abundances, 0.0), T.dtype) for metal in (False, True))
         tau = along(cells_of(z, weight, num_cells), light, log_energy)
         tau = tau + along(cells_of(z, metal_weight, num_cells), metals, log_energy)
     return masked((n0 * COLUMN / cosmology.H0 * tau).astype(dtype), inside)

@@ -1,4 +1,4 @@
-"""The warm-hot intergalactic medium towards sources of known redshift, with every ion's integral stored."""
+"""Optical depth of the warm-hot intergalactic medium from precomputed integrals of every ion."""
 
 import dataclasses
 from dataclasses import KW_ONLY, InitVar, dataclass, field
@@ -23,11 +23,12 @@ from hbm_jax.precomputation import precomputed
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class WhimIons:
-    """Optical depth of the intergalactic medium whose ionisation parameter is sampled too.
+    """Optical depth of the warm-hot intergalactic medium with a free ionisation parameter.
 
-    Like `WhimTable`, but the integral of each ion's cross section along each line of sight is kept, and the ion
-    fractions are worked out at every evaluation: once, because temperature and ionisation parameter are the same for
-    all lines of sight. Thirteen times the multiply-adds of a table, without its error, and half its memory.
+    Like `WhimTable`, but with the integral of the cross section of each ion along each line of sight, and ion fractions
+    computed at every evaluation. The fractions are computed once per evaluation, because temperature and ionisation
+    parameter are the same for all lines of sight. It takes thirteen times as many multiply-adds as a table and half the
+    memory, and has no interpolation error.
 
     Parameters
     ----------
@@ -36,14 +37,14 @@ class WhimIons:
     z : (num_sources,)
         Redshifts, 0 to 10.
     cosmology : Cosmology
-        The universe.
+        Cosmology of the lines of sight.
     abundances, mode, rates, photon_index, num_cells
         As in `whim_optical_depth`; the first four are fixed.
 
     Attributes
     ----------
     integrals : (102, num_sources, num_energies)
-        Of each ion, times its element's abundance, [1 per n0 in cm^-3].
+        Integral of each ion times the abundance of its element, [1 per n0 in cm^-3].
 
     Examples
     --------
@@ -73,41 +74,41 @@ class WhimIons:
         numbers = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))[charges - 1]
         table = running_integrals()
         basis = np.concatenate(list(table[1:]))  # (5 nodes, ions)
-        shares = [numbers * ~METAL, numbers * METAL]
+        group_numbers = [numbers * ~METAL, numbers * METAL]
         energy, z = np.asarray(self.energy, float), np.asarray(self.z, float)
-        combinations = np.stack([basis * share for share in shares], axis=1)
-        found = along_lines(energy, z, cosmology, combinations, 1.0, num_cells=num_cells)[:, :, 0]
-        for name, value in (("energy", energy), ("z", z), ("integrals", found)):
+        combinations = np.stack([basis * group for group in group_numbers], axis=1)
+        integrals = along_lines(energy, z, cosmology, combinations, 1.0, num_cells=num_cells)[:, :, 0]
+        for name, value in (("energy", energy), ("z", z), ("integrals", integrals)):
             object.__setattr__(self, name, value)
 
     def __repr__(self):
         return f"WhimIons({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
 
     def only(self, row: int) -> "WhimIons":
-        """Return those of one line of sight, which keep the first axis of every array."""
+        """Return the object of one line of sight, keeping the axis of sources."""
         energy, z = (np.asarray(array)[row : row + 1] for array in (self.energy, self.z))
         return dataclasses.replace(self, energy=energy, z=z, integrals=np.asarray(self.integrals)[:, row : row + 1])
 
     def __call__(
         self, n0: ArrayLike, log10_T: ArrayLike, log10_xi: ArrayLike, metallicity: ArrayLike = 1.0
     ) -> jax.Array:
-        """Optical depth.
+        """Return the optical depth.
 
         Parameters
         ----------
         n0 : scalar or (num_sources,)
             As in `whim_optical_depth`.
         log10_T, log10_xi, metallicity : scalar
-            As there, the same for all lines of sight.
+            As in `whim_optical_depth`, the same for all lines of sight.
 
         Returns
         -------
         (num_sources, num_energies)
-            NaN where a traced temperature is out of its domain.
+            NaN where a traced temperature is outside its domain.
         """
         T, inside = within("log10_T", log10_T, *LOG10_T)
         T = jnp.where(inside, T, 6.0)
         fractions = ion_fractions(T, log10_xi, mode=self.mode, rates=self.rates, photon_index=self.photon_index)
-        shares = fractions[PLACES] * jnp.where(METAL, metallicity, 1.0)
-        tau = jnp.einsum("i,ink->nk", shares.astype(jnp.float32), jnp.asarray(self.integrals)).astype(T.dtype)
+        weights = fractions[PLACES] * jnp.where(METAL, metallicity, 1.0)
+        tau = jnp.einsum("i,ink->nk", weights.astype(jnp.float32), jnp.asarray(self.integrals)).astype(T.dtype)
         return masked(jnp.asarray(n0)[..., None] * tau, inside)

@@ -1,4 +1,4 @@
-"""The warm-hot intergalactic medium towards sources of known redshift, tabulated over temperature once."""
+"""Optical depth of the warm-hot intergalactic medium, tabulated over temperature for sources of known redshift."""
 
 import dataclasses
 import functools
@@ -22,8 +22,9 @@ from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLAC
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import on_every_core, precomputed
 
-# A step of 1/48 in log10 T. In collisional gas an ion comes and goes within 0.3: a step of 0.05 is wrong by 2e-4 in a
-# transmission, one of 1/32 by 1e-4, and by 1e-2 in the slope of ln(tau). The error falls as the fourth power.
+# A step of 1/48 in log10 T. In collisional gas an ion appears and disappears within 0.3 in log10 T. A step of 0.05 has
+# an error of 2e-4 in a transmission; a step of 1/32 has 1e-4, and 1e-2 in the slope of ln(tau). The error falls as the
+# fourth power of the step.
 NUM_TEMPERATURES = 193
 _STEP = (LOG10_T[1] - LOG10_T[0]) / (NUM_TEMPERATURES - 1)
 
@@ -33,8 +34,8 @@ _STEP = (LOG10_T[1] - LOG10_T[0]) / (NUM_TEMPERATURES - 1)
 class WhimTable:
     """Optical depth of the warm-hot intergalactic medium for fixed energies, redshifts and cosmology.
 
-    The precomputed form of `whim_optical_depth`: what does not depend on density, temperature and metallicity is
-    worked out once, and an optical depth costs eight multiply-adds, or four where the metallicity is fixed too.
+    The precomputed form of `whim_optical_depth`: everything that does not depend on density, temperature and
+    metallicity is computed once. An optical depth then costs eight multiply-adds, or four if the metallicity is fixed.
 
     Parameters
     ----------
@@ -43,31 +44,30 @@ class WhimTable:
     z : scalar or (num_sources,)
         Redshifts, 0 to 10.
     cosmology : Cosmology
-        The universe.
+        Cosmology of the lines of sight.
     metallicity : float, optional
-        A metallicity that is fixed as well: half the memory and half the work. Without it, it is an argument of each
-        evaluation.
+        Fixed metallicity, which halves memory and work. None: the metallicity is an argument of each evaluation.
     log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
         As in `whim_optical_depth`.
 
     Attributes
     ----------
     coefficients : (195, ..., 2, num_energies) or (195, ..., 1, num_energies)
-        Of cubic B-splines in log10 T, for hydrogen and helium and for everything heavier, or for the sum of both at a
-        fixed metallicity, [1 per n0 in cm^-3].
+        Coefficients of cubic B-splines in log10 T, for hydrogen and helium and for metals, or for their sum at a fixed
+        metallicity, [1 per n0 in cm^-3].
 
     Raises
     ------
     ValueError
-        For arguments out of their domain, unknown names, shapes that do not fit.
+        For arguments outside their domain, unknown names, or shapes that do not match.
 
     Notes
     -----
     A transmission exp(-tau) differs from that of `whim_optical_depth` by less than 1e-4, for all modes, log10 T from 4
     to 8, energies from 0.3 keV and any density (``tests/absorption/test_whim.py``). A temperature that evolves with
-    redshift needs `whim_optical_depth`. Set-up is done in double precision whatever JAX's default, coefficients are
-    kept in single precision, and the evaluation is done in the precision of its arguments. The object is a pytree:
-    pass it to a compiled function as an argument.
+    redshift needs `whim_optical_depth`. The table is computed in double precision, whatever JAX's default, and stored
+    in single precision; it is evaluated in the precision of the arguments. The object is a pytree: pass it to a
+    compiled function as an argument.
 
     Examples
     --------
@@ -105,15 +105,15 @@ class WhimTable:
         metallicity_slope,
         num_cells,
     ):
-        # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
+        # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.coefficients is not None or self.energy is None:
             return
         if not isinstance(cosmology, Cosmology):
             raise ValueError(f"WhimTable: expected a Cosmology; found {cosmology!r}.")
-        given = (self.energy, self.z, cosmology, metallicity, log10_xi, abundances, photon_index)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        arguments = (self.energy, self.z, cosmology, metallicity, log10_xi, abundances, photon_index)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
             raise ValueError(
-                "WhimTable: expected numbers, because it is worked out once, before anything is compiled; found a "
+                "WhimTable: expected numbers, because the table is computed once, before compilation; found a "
                 "traced value. Use whim_optical_depth for a redshift, a cosmology or an xi that is a parameter."
             )
         num_cells = checked_cells(num_cells)
@@ -133,16 +133,16 @@ class WhimTable:
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
         basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
-        found = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
-        shape = (found.shape[0], *z.shape, *found.shape[2:])
-        for name, value in (("energy", energy), ("z", z), ("coefficients", found.reshape(shape))):
+        coefficients = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
+        shape = (coefficients.shape[0], *z.shape, *coefficients.shape[2:])
+        for name, value in (("energy", energy), ("z", z), ("coefficients", coefficients.reshape(shape))):
             object.__setattr__(self, name, value)
 
     def __repr__(self):
         return f"WhimTable({np.size(self.z)} lines of sight, {np.shape(self.energy)[-1]} energies)"
 
     def only(self, row: int) -> "WhimTable":
-        """Return that of one line of sight of several, which keeps the axis of the sources."""
+        """Return the table of one line of sight, keeping the axis of sources."""
         energy = np.asarray(self.energy)
         return dataclasses.replace(
             self,
@@ -152,43 +152,43 @@ class WhimTable:
         )
 
     def __call__(self, n0: ArrayLike, log10_T: ArrayLike, metallicity: ArrayLike | None = None) -> jax.Array:
-        """Optical depth.
+        """Return the optical depth.
 
         Parameters
         ----------
         n0, log10_T, metallicity : scalar or (num_sources,)
-            As in `whim_optical_depth`; one for all lines of sight, or one for each. The metallicity is 1 unless given,
-            and is not to be given where the table has it fixed.
+            As in `whim_optical_depth`; one for all lines of sight, or one for each. The metallicity is 1 by default,
+            and must be None if it is fixed in the table.
 
         Returns
         -------
         (num_energies,) or (num_sources, num_energies)
-            NaN where a traced argument is out of its domain.
+            NaN where a traced argument is outside its domain.
 
         Raises
         ------
         ValueError
-            For arguments out of their domain, or a metallicity where the table has it fixed.
+            For arguments outside their domain, or for a metallicity if it is fixed in the table.
         """
         fixed = jnp.shape(self.coefficients)[-2] == 1
         if fixed and metallicity is not None:
             raise ValueError(
-                "WhimTable: this table was set up for one metallicity; expected none at its evaluation; found one. "
-                "Leave `metallicity` out of WhimTable(...) to give it here."
+                "WhimTable: expected no metallicity, because this table was set up for one metallicity; found one. "
+                "Omit `metallicity` in WhimTable(...) to pass it here."
             )
         for name, value in (("n0", n0), ("log10_T", log10_T), ("metallicity", metallicity)):
             if value is not None and jnp.shape(value) not in ((), jnp.shape(self.z)):
-                one_each = f", or one for each line of sight, {jnp.shape(self.z)}" if jnp.ndim(self.z) else ""
-                raise ValueError(f"{name}: expected one number{one_each}; found shape {jnp.shape(value)}.")
+                or_each = f", or one for each line of sight, {jnp.shape(self.z)}" if jnp.ndim(self.z) else ""
+                raise ValueError(f"{name}: expected one number{or_each}; found shape {jnp.shape(value)}.")
         n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
         log10_T, in_T = within("log10_T", log10_T, *LOG10_T)
         metallicity, in_metallicity = within("metallicity", 1.0 if metallicity is None else metallicity, 0.0, math.inf)
         T = jnp.where(in_T, log10_T, 6.0)
         dtype = jnp.result_type(n0, T, metallicity)
         coefficients = jnp.asarray(self.coefficients)
-        of_all = jax.vmap(_spline, in_axes=(1, 0)) if T.ndim else _spline
-        # One group after the other: XLA makes one loop of this, and four times slower ones of both together.
-        tau, *metals = (of_all(coefficients[..., group, :], T.astype(dtype)) for group in range(coefficients.shape[-2]))
+        spline = jax.vmap(_spline, in_axes=(1, 0)) if T.ndim else _spline
+        # One group of elements after the other: XLA fuses this into one loop; both at once are four times slower.
+        tau, *metals = (spline(coefficients[..., group, :], T.astype(dtype)) for group in range(coefficients.shape[-2]))
         if metals:
             tau = tau + metallicity[..., None] * metals[0]
         tau = n0[..., None] * tau
@@ -196,7 +196,7 @@ class WhimTable:
 
 
 def _spline(coefficients, T):
-    """Sum of the four B-splines that are not zero at T; coefficients (knots, ...)."""
+    """Return the sum of the four B-splines that are not zero at T; coefficients (knots, ...)."""
     position = (T - LOG10_T[0]) / _STEP
     interval = jnp.clip(jnp.floor(jax.lax.stop_gradient(position)).astype(jnp.int32), 0, NUM_TEMPERATURES - 2)
     t = position - interval
@@ -217,7 +217,7 @@ def _spline(coefficients, T):
 
 @functools.cache
 def _interpolation() -> np.ndarray:
-    """From values at the nodes to coefficients of uniform cubic B-splines, (nodes + 2, nodes); not-a-knot ends."""
+    """Return the matrix (nodes + 2, nodes) from values to coefficients of uniform cubic B-splines; not-a-knot ends."""
     num = NUM_TEMPERATURES
     matrix = np.zeros((num + 2, num + 2))
     for i in range(num):
@@ -229,7 +229,7 @@ def _interpolation() -> np.ndarray:
 
 @functools.lru_cache(maxsize=32)
 def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Shares of all ions at the nodes in temperature."""
+    """Return the fractions of all ions at the nodes in temperature."""
 
     def fractions():
         nodes = np.linspace(*LOG10_T, NUM_TEMPERATURES)
@@ -239,17 +239,17 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
 
 
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
-    """Give the running integrals of the spline coefficients of either group, (5 nodes, 2, knots)."""
+    """Return the running integrals of the spline coefficients of each group, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
-    shares = _interpolation() @ (fractions[:, PLACES] * numbers[charges - 1])  # (knots, ions)
-    groups = np.stack([np.where(METAL, 0.0, shares), np.where(METAL, shares, 0.0)])
+    ion_splines = _interpolation() @ (fractions[:, PLACES] * numbers[charges - 1])  # (knots, ions)
+    groups = np.stack([np.where(METAL, 0.0, ion_splines), np.where(METAL, ion_splines, 0.0)])
     table = running_integrals()
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
 
 
 def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS) -> np.ndarray:
-    """Integrals along lines of sight of combinations of cross sections, in single precision.
+    """Return integrals of combinations of cross sections along lines of sight, in single precision.
 
     Parameters
     ----------
@@ -258,13 +258,13 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     z : () or (num_sources,)
         Redshifts.
     cosmology : Cosmology
-        The universe.
+        Cosmology of the lines of sight.
     basis : (5 nodes, 2, num_combinations)
-        Running integrals of every combination, of its light ions and of its metals.
+        Running integrals of every combination, for its ions of H and He and for its metals.
     metallicity : float or None
-        By which the second is multiplied and added to the first, or None to keep both.
+        Factor of the metals in the sum of both groups; None: both groups are kept.
     slopes : (float, float)
-        Of density and metallicity.
+        ``density_slope`` and ``metallicity_slope``.
     num_cells : int
         As in `whim_optical_depth`.
 
@@ -273,43 +273,43 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     (num_combinations, num_sources, 2 or 1, num_energies)
         [1 per n0 in cm^-3].
     """
-    rows = precomputed(
-        lambda: [weights_along(one, cosmology, slopes[0], slopes[1], num_cells) for one in np.atleast_1d(z)]
+    weights = precomputed(
+        lambda: [weights_along(redshift, cosmology, slopes[0], slopes[1], num_cells) for redshift in np.atleast_1d(z)]
     )
     scale = COLUMN / float(cosmology.H0)
     energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
-    work = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
-    return np.stack(on_every_core(lambda given: work(*given), zip(energies, rows, strict=True)), axis=1)
+    integrate = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
+    return np.stack(on_every_core(lambda source: integrate(*source), zip(energies, weights, strict=True)), axis=1)
 
 
 def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
-    """Coefficients of one source, (knots, 2, energies); (knots, 1, energies) where the metallicity is known."""
-    found = []
+    """Return the coefficients of a source, (knots, 2, energies), or (knots, 1, energies) at a fixed metallicity."""
+    coefficients = []
     for group, cells in enumerate(weights):
         functional = _functional(np.log(energy)[:, None] + cells.edge, *cells[1:])
-        found.append(scale * (functional @ basis[:, group]))
+        coefficients.append(scale * (functional @ basis[:, group]))
     if metallicity is not None:
-        found = [found[0] + float(metallicity) * found[1]]
-    # Rounded at the end, an error of 6e-8: reading the table is what an evaluation costs.
-    return np.ascontiguousarray(np.stack(found).transpose(2, 0, 1), dtype=np.float32)
+        coefficients = [coefficients[0] + float(metallicity) * coefficients[1]]
+    # Single precision, an error of 6e-8: the cost of an evaluation is reading the table.
+    return np.ascontiguousarray(np.stack(coefficients).transpose(2, 0, 1), dtype=np.float32)
 
 
-def _functional(L, of_first, of_second, of_third) -> sparse.csr_matrix:
-    """Matrix that takes S1, S2, S3 and the cross sections at the nodes to the integral; L is (energies, edges)."""
+def _functional(L, first, second, third) -> sparse.csr_matrix:
+    """Return the matrix from S1, S2, S3 and cross sections at the nodes to the integral; L is (energies, edges)."""
     node = running_integrals().node
     interval, (v0, v1), (s0, s1) = hermite_weights(L, node, np)
     num = len(node)
     entries = (
-        (0, 0, of_first * v0 - of_second * s0),
-        (0, 1, of_first * v1 - of_second * s1),
-        (1, 0, of_second * v0 - of_third * s0),
-        (1, 1, of_second * v1 - of_third * s1),
-        (2, 0, of_third * v0),
-        (2, 1, of_third * v1),
-        (3, 0, -of_first * s0),
-        (4, 1, -of_first * s1),
+        (0, 0, first * v0 - second * s0),
+        (0, 1, first * v1 - second * s1),
+        (1, 0, second * v0 - third * s0),
+        (1, 1, second * v1 - third * s1),
+        (2, 0, third * v0),
+        (2, 1, third * v1),
+        (3, 0, -first * s0),
+        (4, 1, -first * s1),
     )
-    columns = np.stack([interval + which * num + side for which, side, _ in entries], axis=-1)
+    columns = np.stack([interval + column * num + end for column, end, _ in entries], axis=-1)
     values = np.stack([value for _, _, value in entries], axis=-1)
     rows = np.repeat(np.arange(len(L)), columns[0].size)
     return sparse.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(L), 5 * num))

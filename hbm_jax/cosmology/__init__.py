@@ -1,4 +1,4 @@
-"""Distances and times in homogeneous universes, differentiable and fast."""
+"""Distances, times and volumes in homogeneous universes, as differentiable JAX functions."""
 
 from hbm_jax.cosmology.dark_energy import BinnedDarkEnergy, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.cosmology.distances import (

@@ -1,7 +1,8 @@
-"""Dark energy other than w0 + wa z / (1 + z): its equation of state in bins of redshift, or any function of a user's.
+"""Dark energy beyond w0 + wa z / (1 + z): w in bins of redshift, or any user-defined function.
 
-An object of this module is a cosmology's ``dark_energy``. All that distances need of it is ``density(u)``, the density
-at u = log(1 + z) over that of today, exp(3 int_0^u (1 + w) du'), and ``breaks``, the redshifts where w is not smooth.
+`BinnedDarkEnergy` and `CustomDarkEnergy` are passed as the ``dark_energy`` of a cosmology. Distances use only
+``density(u)``, the density at u = log(1 + z) relative to today, exp(3 int_0^u (1 + w) du'), and ``breaks``, the
+redshifts at which w is not smooth. `DistanceFunction` replaces a cosmology altogether.
 """
 
 import itertools
@@ -13,27 +14,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Gauss-Legendre nodes on [0, u] of the integral of a user's w: 1e-12 of the density for w0 + wa z / (1 + z) out to
-# z = 1100, and 1e-8 for a step of w smoothed over 0.1 in log(1 + z), out to z = 3.
+# Gauss-Legendre nodes for the integral of a user-defined w. Relative error of the density: 1e-12 for
+# w0 + wa z / (1 + z) up to z = 1100, and 1e-8 for a step of w smoothed over 0.1 in log(1 + z), up to z = 3.
 NUM_NODES = 64
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BinnedDarkEnergy:
-    """Dark energy whose equation of state is constant in bins of redshift.
+    """Dark energy with an equation of state that is constant in bins of redshift.
 
     Parameters
     ----------
     edges : tuple of float
-        Redshifts that separate the bins, increasing and above 0; the first bin begins at 0, the last has no end.
+        Redshifts that separate the bins, increasing and above 0. The first bin begins at z = 0, the last is open.
     w : array (len(edges) + 1,)
         Equation of state in each bin.
 
     Notes
     -----
-    The density is exact: the product over bins of the factors exp(3 (1 + w_k) du_k), du_k being how much of log(1 + z)
-    lies in bin k. It is continuous; its slope is not.
+    The density is exact: the product over bins of exp(3 (1 + w_k) du_k), where du_k is the part of [0, log(1 + z)] in
+    bin k. It is continuous, with a discontinuous slope at the edges.
 
     Examples
     --------
@@ -46,35 +47,35 @@ class BinnedDarkEnergy:
 
     @property
     def breaks(self) -> tuple[float, ...]:
-        """Redshifts at which the equation of state jumps."""
+        """Redshifts at which the equation of state is discontinuous."""
         return self.edges
 
     def density(self, u: Any) -> jax.Array:
-        """Density over today's at u = log(1 + z), any shape."""
-        ends = np.log1p(np.array([0.0, *self.edges]))
-        widths = np.append(np.diff(ends), np.inf)
-        least = np.where(ends == 0.0, -np.inf, 0.0)  # no corner at today, where the slope of clip would be half of it
-        inside = jnp.clip(jnp.asarray(u)[..., None] - ends, least, widths)
-        return jnp.exp(3.0 * jnp.sum((1.0 + jnp.asarray(self.w)) * inside, axis=-1))
+        """Return the density at u = log(1 + z), of any shape, relative to today."""
+        edges = np.log1p(np.array([0.0, *self.edges]))
+        widths = np.append(np.diff(edges), np.inf)
+        lower = np.where(edges == 0.0, -np.inf, 0.0)  # no lower bound at u = 0, where clip would halve the gradient
+        du = jnp.clip(jnp.asarray(u)[..., None] - edges, lower, widths)
+        return jnp.exp(3.0 * jnp.sum((1.0 + jnp.asarray(self.w)) * du, axis=-1))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CustomDarkEnergy:
-    """Dark energy with an equation of state of the user's own.
+    """Dark energy with a user-defined equation of state.
 
     Parameters
     ----------
     function : callable
         ``w(z, parameters)``, written with jax.numpy, for z of any shape.
     parameters : mapping of str to scalar
-        What the function takes, possibly traced.
+        Second argument of the function; values may be traced.
     breaks : tuple of float
-        Redshifts at which w is not smooth, if any: panels of the distance integral end there.
+        Redshifts at which w is not smooth, if any. Integrals over redshift are split there.
 
     Notes
     -----
-    The integral of 1 + w over log(1 + z) is by 64 Gauss-Legendre nodes on [0, log(1 + z)], cut at the breaks.
+    The integral of 1 + w over log(1 + z) uses 64 Gauss-Legendre nodes in each interval between breaks.
 
     Examples
     --------
@@ -87,12 +88,12 @@ class CustomDarkEnergy:
     breaks: tuple[float, ...] = field(default=(), metadata={"static": True})
 
     def density(self, u: Any) -> jax.Array:
-        """Density over today's at u = log(1 + z), any shape."""
+        """Return the density at u = log(1 + z), of any shape, relative to today."""
         x, weights = np.polynomial.legendre.leggauss(NUM_NODES)
         u = jnp.asarray(u)
-        ends = np.log1p(np.array([0.0, *self.breaks, np.inf]))
+        edges = np.log1p(np.array([0.0, *self.breaks, np.inf]))
         exponent = jnp.zeros_like(u)
-        for low, high in itertools.pairwise(ends):
+        for low, high in itertools.pairwise(edges):
             width = jnp.clip(u - low, 0.0 if low else -np.inf, high - low)
             nodes = low + width[..., None] * (0.5 * (x + 1.0))
             values = 1.0 + self.function(jnp.expm1(nodes), self.parameters)
@@ -103,10 +104,10 @@ class CustomDarkEnergy:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DistanceFunction:
-    """A universe known by its distances alone, by a function of the user's own: cosmography, or another gravity.
+    """A user-defined distance-redshift relation, such as a cosmographic series or modified gravity.
 
-    Takes the place of a `Cosmology` where distances are asked for (`distmod`, `luminosity_distance` and so on, of
-    functions, `RedshiftGrid` and `RedshiftMatrix`); times and volumes it does not know.
+    It replaces a `Cosmology` in distance functions (`distmod`, `luminosity_distance` and so on) and in the methods of
+    `RedshiftGrid` and `RedshiftMatrix` with the same names. Times and volumes are not available.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ class DistanceFunction:
         ``transverse_comoving_distance(z, parameters)`` [Mpc], written with jax.numpy, for z of any shape. It must go to
         zero with z.
     parameters : mapping of str to scalar
-        What the function takes, possibly traced.
+        Second argument of the function; values may be traced.
     breaks : tuple of float
         Redshifts at which the function is not smooth, if any.
 
@@ -128,11 +129,11 @@ class DistanceFunction:
     breaks: tuple[float, ...] = field(default=(), metadata={"static": True})
 
     def transverse_comoving_distance(self, z: Any) -> jax.Array:
-        """Transverse comoving distance [Mpc] at z of any shape."""
+        """Return the transverse comoving distance [Mpc] at redshifts of any shape."""
         return jnp.asarray(self.function(z, self.parameters))
 
 
 def breaks_of(cosmology: Any) -> tuple[float, ...]:
-    """Redshifts at which the expansion of a universe is not smooth."""
+    """Return the redshifts at which the expansion history of a cosmology is not smooth."""
     dark_energy = getattr(cosmology, "dark_energy", None)
     return tuple(getattr(cosmology if dark_energy is None else dark_energy, "breaks", ()))

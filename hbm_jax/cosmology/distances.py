@@ -1,16 +1,16 @@
-"""Distances and times for any redshift, known or traced, in any cosmology.
+"""Distances, times and volumes at any redshift in any cosmology.
 
-Every function takes ``(z, cosmology)``, both possibly traced, with z of any shape.
+Every function takes ``(z, cosmology)``. Both may be traced, and z may have any shape.
 
-- Domain: z >= 0, and E(z)^2 > 0 on the whole way (from 0 to z; for `age` from z to infinity). Elsewhere the result is
-  NaN, as a value: no gradient with respect to another redshift or to the cosmology becomes NaN because of it, once the
-  caller has masked it. With more than `FEW` redshifts the way is cut into panels of about 0.005 in log(1 + z), and the
-  whole panel in which E^2 vanishes is NaN.
+- Domain: z >= 0, and E(z)^2 > 0 along the line of sight (from 0 to z; for `age` from z to infinity). Outside it the
+  result is NaN. Once the caller has masked it, gradients with respect to the cosmology and to other redshifts are
+  finite. With more than `FEW` redshifts the line of sight is divided into panels of about 0.005 in log(1 + z), and all
+  redshifts in the panel where E^2 vanishes give NaN.
 - Accuracy: relative error below 1e-10 for 0 < z <= 10, Om0 in [0.05, 1], Ode0 in [0, 1.2], w0 in [-2, -0.3], wa in
-  [-1, 1] wherever E^2 > 0.01 on the way to the largest z (``tests/cosmology/test_accuracy.py``); 1e-13 is typical.
-  (Beyond the antipode of a closed universe the error is relative to the largest transverse distance.)
-- Differentiable to second order in both arguments, forward and reverse, at z = 0 and at zero curvature too.
-- Fast with arrays. Batch by passing arrays; `vmap` over single redshifts repeats the whole integral for each.
+  [-1, 1] wherever E^2 > 0.01 up to the largest z (``tests/cosmology/test_accuracy.py``); 1e-13 is typical. Beyond the
+  antipode of a closed universe the error is relative to the largest transverse distance.
+- Differentiable to second order in both arguments, in forward and reverse mode, also at z = 0 and at zero curvature.
+- Batching: pass arrays. `vmap` over single redshifts repeats the whole integral for each of them.
 
 Equations are those of Hogg 1999 (arXiv:astro-ph/9905116).
 """
@@ -22,10 +22,11 @@ from hbm_jax.cosmology.expansion import Cosmology, as_floating
 from hbm_jax.cosmology.line_of_sight import FewLinesOfSight, LinesOfSight
 from hbm_jax.cosmology.redshift_grid import RedshiftGrid
 
-FEW = 8  # redshifts up to which 320 nodes each are fewer than the 512 x 6 of the panels
+FEW = 8  # up to 8 redshifts, 320 nodes for each are fewer than the 512 x 6 nodes of the panels
 
 
 def _lines_of_sight(z: ArrayLike, cosmology: Cosmology, z_hel: ArrayLike | None = None) -> LinesOfSight:
+    """Choose the quadrature by the number of redshifts."""
     z = as_floating(z, cosmology)
     if z_hel is not None:
         z_hel = as_floating(z_hel, cosmology)
@@ -33,12 +34,12 @@ def _lines_of_sight(z: ArrayLike, cosmology: Cosmology, z_hel: ArrayLike | None 
 
 
 def comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Line-of-sight comoving distance, D_C = (c / H0) int_0^z dz' / E(z') (Hogg 1999, equation 15).
+    """Return the line-of-sight comoving distance, D_C = (c / H0) int_0^z dz' / E(z') (Hogg 1999, equation 15).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for domain and accuracy.
+        Redshift, at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
 
     Returns
@@ -54,19 +55,19 @@ def comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def transverse_comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Transverse comoving distance D_M: comoving size over angle (Hogg 1999, equation 16).
+    """Return the transverse comoving distance D_M: comoving size over angle (Hogg 1999, equation 16).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for domain and accuracy.
+        Redshift, at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
 
     Returns
     -------
     array of the shape of z
         [Mpc]; D_C S(Ok0 (H0 D_C / c)^2) with S(k) = sinh(sqrt k) / sqrt k, which is sin(sqrt -k) / sqrt(-k) for k < 0.
-        S is evaluated as one entire function, so every derivative is right through zero curvature
+        S is evaluated as one entire function, so derivatives of all orders are correct at zero curvature too
         (``tests/cosmology/test_derivatives.py``). Negative beyond the antipode of a closed universe.
 
     Examples
@@ -77,15 +78,15 @@ def transverse_comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Arra
 
 
 def luminosity_distance(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike | None = None) -> jax.Array:
-    """Luminosity distance, D_L = (1 + z_hel) D_M(z) (Hogg 1999, equation 21).
+    """Return the luminosity distance, D_L = (1 + z_hel) D_M(z) (Hogg 1999, equation 21).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift of the expansion (in the CMB frame), at least 0. See the module for domain and accuracy.
+        Redshift of the expansion (in the CMB frame), at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
     z_hel : array of the shape of z, optional
-        Observed (heliocentric) redshift, which sets how much light is redshifted and diluted. None: z.
+        Observed (heliocentric) redshift, which sets the energy loss and time dilation of photons. None: z.
 
     Returns
     -------
@@ -100,12 +101,12 @@ def luminosity_distance(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike 
 
 
 def angular_diameter_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Angular diameter distance, D_A = D_M / (1 + z) (Hogg 1999, equation 18).
+    """Return the angular diameter distance, D_A = D_M / (1 + z) (Hogg 1999, equation 18).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for domain and accuracy.
+        Redshift, at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
 
     Returns
@@ -121,12 +122,12 @@ def angular_diameter_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def distmod(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike | None = None) -> jax.Array:
-    """Distance modulus, mu = 5 log10(D_L / 10 pc) (Hogg 1999, equation 25).
+    """Return the distance modulus, mu = 5 log10(D_L / 10 pc) (Hogg 1999, equation 25).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift of the expansion (in the CMB frame), at least 0. See the module for domain and accuracy.
+        Redshift of the expansion (in the CMB frame), at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
     z_hel : array of the shape of z, optional
         Observed (heliocentric) redshift. None: z.
@@ -144,12 +145,12 @@ def distmod(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike | None = Non
 
 
 def lookback_time(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Lookback time, (1 / H0) int_0^z dz' / ((1 + z') E(z')) (Hogg 1999, equation 30).
+    """Return the lookback time, (1 / H0) int_0^z dz' / ((1 + z') E(z')) (Hogg 1999, equation 30).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for domain and accuracy.
+        Redshift, at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
 
     Returns
@@ -165,15 +166,15 @@ def lookback_time(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def age(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Age of the universe at a redshift, (1 / H0) int_z^inf dz' / ((1 + z') E(z')).
+    """Return the age of the universe at a redshift, (1 / H0) int_z^inf dz' / ((1 + z') E(z')).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for accuracy.
+        Redshift, at least 0. Accuracy: see the module.
     cosmology : Cosmology
-        E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature;
-        the integral is cut at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
+        E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature; the
+        integral is truncated at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
 
     Returns
     -------
@@ -188,12 +189,12 @@ def age(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def differential_comoving_volume(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Comoving volume per unit redshift and solid angle, (c / H0) D_M^2 / E(z) (Hogg 1999, equation 28).
+    """Return the comoving volume per unit redshift and solid angle, (c / H0) D_M^2 / E(z) (Hogg 1999, equation 28).
 
     Parameters
     ----------
     z : array of any shape
-        Redshift, at least 0. See the module for domain and accuracy.
+        Redshift, at least 0. Domain and accuracy: see the module.
     cosmology : Cosmology
 
     Returns

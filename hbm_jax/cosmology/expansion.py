@@ -1,8 +1,8 @@
-"""The homogeneous universe: its parameters, and the expansion rate E(z) that follows from them.
+"""Cosmological parameters and the expansion rate E(z).
 
-The structure of a cosmology is static, its values are free. Whether space is flat (`FlatCosmology`) and whether there
-is radiation (`radiation=None`) belong to the type of the object, so that JAX compiles no term that cannot contribute.
-The same holds for ``w0`` and ``wa`` while they are the plain Python numbers -1 and 0.
+The structure of a cosmology is static; its values may be traced. Whether space is flat (`FlatCosmology`) and whether
+there is radiation (``radiation=None``) are part of the type of the object, so JAX compiles no term that is always zero.
+The same holds for ``w0`` and ``wa`` while they are the Python numbers -1 and 0.
 """
 
 from dataclasses import dataclass
@@ -19,34 +19,33 @@ from hbm_jax.cosmology.radiation import Radiation, Scalar
 if TYPE_CHECKING:
     from astropy.cosmology import FLRW
 
-# Classes of astropy.cosmology that can be converted.
+# Classes of astropy.cosmology that can be converted
 REPRESENTABLE = ("LambdaCDM", "FlatLambdaCDM", "wCDM", "FlatwCDM", "w0waCDM", "Flatw0waCDM")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cosmology:
-    """A Friedmann-Lemaitre-Robertson-Walker universe with dark energy of equation of state w0 + wa z / (1 + z).
+    """A Friedmann-Lemaitre-Robertson-Walker cosmology with dark energy of w(z) = w0 + wa z / (1 + z).
 
     Parameters
     ----------
     H0 : scalar
         Hubble constant [km/s/Mpc], above 0.
     Om0, Ode0 : scalar
-        Densities of non-relativistic matter (without neutrinos) and of dark energy over the critical density today.
+        Density parameters today of non-relativistic matter (without neutrinos) and of dark energy.
     w0, wa : scalar
-        Dark energy's equation of state (Chevallier & Polarski 2001, Linder 2003).
+        Equation of state of dark energy (Chevallier & Polarski 2001, Linder 2003).
     radiation : Radiation, optional
-        Photons and neutrinos. None: there are none.
+        Photons and neutrinos. None: no radiation.
     dark_energy : object, optional
-        Another dark energy, in place of that of w0 and wa: `BinnedDarkEnergy`, `CustomDarkEnergy`, or anything with
-        their ``density`` and ``breaks``.
+        Dark energy with another equation of state, instead of w0 and wa: `BinnedDarkEnergy`, `CustomDarkEnergy`, or any
+        object with their ``density`` and ``breaks``.
 
     Notes
     -----
-    Every field may be a traced JAX value, so values are not checked: where the expansion rate squared is not positive,
-    everything computed from it is NaN. A field left at a Python number is a constant of the compiled program as long
-    as the object is built inside it.
+    Every field may be a traced JAX value, so values are not validated: where E(z)^2 is not positive, results are NaN. A
+    field that is a Python number is a constant of the compiled program if the object is built inside that program.
 
     With x = 1 + z,
 
@@ -54,7 +53,7 @@ class Cosmology:
 
     See Also
     --------
-    Cosmology.flat : no curvature, exactly. `Cosmology.from_astropy`, `Cosmology.to_astropy` : conversion.
+    Cosmology.flat : exactly zero curvature. `Cosmology.from_astropy`, `Cosmology.to_astropy` : conversion.
 
     Examples
     --------
@@ -79,7 +78,7 @@ class Cosmology:
         radiation: Radiation | None = None,
         dark_energy: Any = None,
     ) -> "FlatCosmology":
-        """Build a universe whose curvature is exactly zero; its Ode0 follows from the other densities."""
+        """Return a cosmology with exactly zero curvature, whose Ode0 follows from the other densities."""
         return FlatCosmology(H0=H0, Om0=Om0, w0=w0, wa=wa, radiation=radiation, dark_energy=dark_energy)  # type: ignore[call-arg]
 
     @staticmethod
@@ -93,37 +92,37 @@ class Cosmology:
 
     @property
     def Ogamma0(self) -> Scalar:
-        """Photon density over the critical density today."""
+        """Density parameter of photons today."""
         return 0.0 if self.radiation is None else self.radiation.photon_density(self.H0)
 
     @property
     def Onu0(self) -> Scalar:
-        """Neutrino density over the critical density today."""
+        """Density parameter of neutrinos today."""
         return 0.0 if self.radiation is None else self.Ogamma0 * self.radiation.neutrinos_per_photon(1.0)
 
     @property
     def Ok0(self) -> Scalar:
-        """Curvature's share of the expansion rate squared today; positive for an open universe."""
+        """Density parameter of curvature today, positive for an open universe."""
         return 1.0 - self.Om0 - self.Ode0 - self.Ogamma0 - self.Onu0
 
     @property
     def hubble_distance(self) -> Scalar:
-        """Speed of light over the Hubble constant [Mpc]."""
+        """Hubble distance c / H0 [Mpc]."""
         return constants.speed_of_light_km_s / self.H0
 
     @property
     def hubble_time(self) -> Scalar:
-        """Inverse of the Hubble constant [Gyr]."""
+        """Hubble time 1 / H0 [Gyr]."""
         return constants.hubble_time_gyr / self.H0
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class FlatCosmology(Cosmology):
-    """A universe without curvature: a `Cosmology` whose Ode0 is no parameter but follows from the other densities.
+    """A spatially flat `Cosmology`; Ode0 is not a field but follows from the other densities.
 
-    Being flat is part of the type, so distances compile without curvature, and gradients with respect to the object
-    are those along flat universes. Build it with `Cosmology.flat`; fields are those of `Cosmology` less Ode0.
+    Flatness is part of the type, so distances compile without curvature, and gradients with respect to the object keep
+    the universe flat. Build it with `Cosmology.flat`. Its fields are those of `Cosmology` except Ode0.
 
     Examples
     --------
@@ -131,20 +130,20 @@ class FlatCosmology(Cosmology):
     0.7
     """
 
-    # A class variable takes the inherited field out of the constructor and out of the pytree.
+    # A ClassVar removes the inherited field from the constructor and from the pytree.
     Ode0: ClassVar[Any] = property(  # type: ignore[misc]
-        lambda self: 1.0 - self.Om0 - self.Ogamma0 - self.Onu0, doc="Dark energy's share: what the others leave."
+        lambda self: 1.0 - self.Om0 - self.Ogamma0 - self.Onu0, doc="Density parameter of dark energy today."
     )
     Ok0: ClassVar[Any] = 0.0
 
 
 def is_exactly(value: Any, number: float) -> bool:
-    """Whether a field is a Python number with this value, so that code may depend on it."""
+    """Return whether a field is a Python number equal to `number`, so that code may branch on it."""
     return isinstance(value, int | float) and value == number
 
 
 def e_squared(u: Scalar, cosmology: Cosmology) -> Scalar:
-    """E(z)^2 at ``u = log(1 + z)``, any shape, unguarded."""
+    """Return E(z)^2 at ``u = log(1 + z)``, any shape; it may be negative."""
     x = jnp.exp(u)
     lower_powers = cosmology.Om0 * x
     if not is_exactly(cosmology.Ok0, 0):
@@ -156,7 +155,7 @@ def e_squared(u: Scalar, cosmology: Cosmology) -> Scalar:
 
 
 def dark_energy_density(u: Scalar, cosmology: Cosmology) -> Scalar:
-    """Density of dark energy over that of today at ``u = log(1 + z)``, any shape."""
+    """Return the density of dark energy at ``u = log(1 + z)``, any shape, relative to today."""
     if cosmology.dark_energy is not None:
         return cosmology.dark_energy.density(u)
     w0, wa = cosmology.w0, cosmology.wa
@@ -166,19 +165,19 @@ def dark_energy_density(u: Scalar, cosmology: Cosmology) -> Scalar:
 
 
 def guarded_inverse_e(u: Scalar, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """1/E at ``u = log(1 + z)`` and whether E^2 > 0 there; 1 where it is not, so that no gradient is NaN."""
+    """Return 1/E at ``u = log(1 + z)`` and whether E^2 > 0; 1 where it is not, so that no gradient is NaN."""
     squared = jnp.asarray(e_squared(u, cosmology))
     positive = squared > 0
     return 1.0 / jnp.sqrt(jnp.where(positive, squared, 1.0)), positive
 
 
 def as_floating(z: ArrayLike, cosmology: Cosmology | None = None) -> jax.Array:
-    """Redshifts as a JAX array, in the floating type that they and the cosmology call for."""
+    """Return redshifts as a JAX array of the floating type that they and the cosmology promote to."""
     return jnp.asarray(z, jnp.result_type(float, jnp.result_type(z, *jax.tree.leaves(cosmology))))
 
 
 def inv_efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Inverse of the expansion rate, 1/E(z) = H0/H(z).
+    """Return the inverse of the expansion rate, 1/E(z) = H0/H(z).
 
     Parameters
     ----------
@@ -200,7 +199,7 @@ def inv_efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Expansion rate in units of today's, E(z) = H(z)/H0 (Hogg 1999, arXiv:astro-ph/9905116, equation 14).
+    """Return the expansion rate relative to today, E(z) = H(z)/H0 (Hogg 1999, arXiv:astro-ph/9905116, equation 14).
 
     Parameters
     ----------
@@ -221,7 +220,7 @@ def efunc(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
 
 def from_astropy(cosmology: "FLRW") -> Cosmology:
-    """Convert an `astropy.cosmology` object, its radiation and neutrinos included.
+    """Convert an `astropy.cosmology` object, including its radiation and neutrinos.
 
     Parameters
     ----------
@@ -231,13 +230,13 @@ def from_astropy(cosmology: "FLRW") -> Cosmology:
     Returns
     -------
     Cosmology
-        A `FlatCosmology` for astropy's flat classes. The baryon share Ob0, the name and the metadata are dropped: no
-        distance depends on them.
+        A `FlatCosmology` for flat astropy classes. Ob0, the name and the metadata are dropped: no distance depends on
+        them.
 
     Raises
     ------
     TypeError
-        If the class is another one: its dark energy, or what a subclass may have changed, is not representable.
+        For any other class, including subclasses: its dark energy, or what it overrides, cannot be represented.
 
     Examples
     --------
@@ -269,7 +268,7 @@ def from_astropy(cosmology: "FLRW") -> Cosmology:
 
 
 def to_astropy(cosmology: Cosmology) -> "FLRW":
-    """Convert to the simplest `astropy.cosmology` class that holds the cosmology.
+    """Convert to the simplest `astropy.cosmology` class that represents the cosmology.
 
     Parameters
     ----------
@@ -279,12 +278,12 @@ def to_astropy(cosmology: Cosmology) -> "FLRW":
     Returns
     -------
     astropy.cosmology.FLRW
-        LambdaCDM if w0 = -1 and wa = 0, wCDM if wa = 0, else w0waCDM; with Flat in front for a `FlatCosmology`.
+        LambdaCDM if w0 = -1 and wa = 0, wCDM if only wa = 0, otherwise w0waCDM; the Flat class for a `FlatCosmology`.
 
     Raises
     ------
     ValueError
-        If a field is not a scalar: an astropy object holds one universe. If the dark energy is not that of w0 and wa.
+        If a field is not a scalar, or if the dark energy is not described by w0 and wa.
 
     Examples
     --------
@@ -295,7 +294,7 @@ def to_astropy(cosmology: Cosmology) -> "FLRW":
 
     if cosmology.dark_energy is not None:
         raise ValueError(
-            "dark_energy: expected none, because astropy's classes hold w0 and wa; found "
+            "dark_energy: expected none, because the astropy classes describe it by w0 and wa; found "
             f"{type(cosmology.dark_energy).__name__}."
         )
     flat = isinstance(cosmology, FlatCosmology)

@@ -1,6 +1,6 @@
-"""From the two integrals along the line of sight to every distance and time: each formula once.
+"""Distances, times and volumes as functions of two integrals along the line of sight.
 
-`LinesOfSight` knows its redshifts and how to integrate to them; `distances` and `RedshiftGrid` choose the rule.
+`LinesOfSight` contains each formula once; its subclasses hold the redshifts and choose the quadrature.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from hbm_jax.cosmology import quadrature
 from hbm_jax.cosmology.dark_energy import DistanceFunction
 from hbm_jax.cosmology.expansion import Cosmology, efunc, guarded_inverse_e, is_exactly
 
-# With three doublings the series is summed at an eighth of the angle; 12 terms reach 25 rad with 1e-13, and no universe
-# with E^2 > 0.01 comes near that.
+# Three doublings: the series is summed at an eighth of the angle. 12 terms are accurate to 1e-13 up to 25 rad, far more
+# than any universe with E^2 > 0.01 needs.
 _SERIES_TERMS = 12
 _DOUBLINGS = 3
 _SINE_SERIES = 1.0 / np.cumprod([1.0, *[2.0 * n * (2 * n + 1) for n in range(1, _SERIES_TERMS)]])
@@ -22,10 +22,10 @@ _COSINE_SERIES = 1.0 / np.cumprod([1.0, *[2.0 * n * (2 * n - 1) for n in range(1
 
 
 def curvature_factor(k: jax.Array) -> jax.Array:
-    """Sinh(sqrt k) / sqrt k, which for negative k is sin(sqrt -k) / sqrt(-k): one entire function of k.
+    """Return sinh(sqrt k) / sqrt k, equal to sin(sqrt -k) / sqrt(-k) for negative k: one entire function of k.
 
-    Summed as a series at k / 64 and doubled back three times. There is no branch, no square root and no quotient, so
-    every derivative is right for every sign of k and at zero. Accurate to 1e-13 for |k| < 600.
+    The series is summed at k / 64 and doubled back three times. It has no branch, square root or quotient, so all
+    derivatives are correct for either sign of k and at zero. Accurate to 1e-13 for |k| < 600.
     """
     small = k / 4.0**_DOUBLINGS
     sine = cosine = jnp.zeros_like(small)
@@ -39,65 +39,66 @@ def curvature_factor(k: jax.Array) -> jax.Array:
 
 
 class LinesOfSight:
-    """Redshifts, and the nine quantities at them. Out of the domain everything is NaN (see `distances`)."""
+    """Redshifts and the nine quantities at them, NaN outside the domain (see `distances`)."""
 
     z: Any
     z_hel: Any
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
         raise NotImplementedError
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
         raise NotImplementedError
 
     def efunc(self, cosmology: Cosmology) -> jax.Array:
-        """Expansion rate H(z)/H0, as `hbm_jax.cosmology.efunc`."""
+        """Return the expansion rate H(z)/H0, as `hbm_jax.cosmology.efunc`."""
         return efunc(self.z, cosmology)
 
     def comoving_distance(self, cosmology: Cosmology) -> jax.Array:
-        """Line-of-sight comoving distance [Mpc], as `hbm_jax.cosmology.comoving_distance`."""
+        """Return the line-of-sight comoving distance [Mpc], as `hbm_jax.cosmology.comoving_distance`."""
         value, exists = self.integral(1, cosmology)
         return _where(exists, cosmology.hubble_distance * value)
 
     def transverse_comoving_distance(self, cosmology: Cosmology) -> jax.Array:
-        """Transverse comoving distance [Mpc], as `hbm_jax.cosmology.transverse_comoving_distance`."""
+        """Return the transverse comoving distance [Mpc], as `hbm_jax.cosmology.transverse_comoving_distance`."""
         value, exists = self._transverse(cosmology)
         return _where(exists, value)
 
     def luminosity_distance(self, cosmology: Cosmology) -> jax.Array:
-        """Luminosity distance [Mpc], as `hbm_jax.cosmology.luminosity_distance`."""
+        """Return the luminosity distance [Mpc], as `hbm_jax.cosmology.luminosity_distance`."""
         value, exists = self._transverse(cosmology)
         return _where(exists, (1.0 + self.z_hel) * value)
 
     def angular_diameter_distance(self, cosmology: Cosmology) -> jax.Array:
-        """Angular diameter distance [Mpc], as `hbm_jax.cosmology.angular_diameter_distance`."""
+        """Return the angular diameter distance [Mpc], as `hbm_jax.cosmology.angular_diameter_distance`."""
         value, exists = self._transverse(cosmology)
         return _where(exists, value / (1.0 + self.z))
 
     def distmod(self, cosmology: Cosmology) -> jax.Array:
-        """Distance modulus [mag], as `hbm_jax.cosmology.distmod`."""
+        """Return the distance modulus [mag], as `hbm_jax.cosmology.distmod`."""
         value, exists = self._transverse(cosmology)
         return _where(exists, 5.0 * jnp.log10((1.0 + self.z_hel) * value) + 25.0)
 
     def lookback_time(self, cosmology: Cosmology) -> jax.Array:
-        """Lookback time [Gyr], as `hbm_jax.cosmology.lookback_time`."""
+        """Return the lookback time [Gyr], as `hbm_jax.cosmology.lookback_time`."""
         value, exists = self.integral(0, cosmology)
         return _where(exists, cosmology.hubble_time * value)
 
     def age(self, cosmology: Cosmology) -> jax.Array:
-        """Age of the universe [Gyr], as `hbm_jax.cosmology.age`."""
+        """Return the age of the universe [Gyr], as `hbm_jax.cosmology.age`."""
         value, exists = self.integral_to_infinity(cosmology)
         return _where(exists, cosmology.hubble_time * value)
 
     def differential_comoving_volume(self, cosmology: Cosmology) -> jax.Array:
-        """Comoving volume [Mpc^3/sr] per redshift, as `hbm_jax.cosmology.differential_comoving_volume`."""
+        """Return the comoving volume [Mpc^3/sr] per redshift, as `hbm_jax.cosmology.differential_comoving_volume`."""
         value, exists = self._transverse(cosmology)
         inverse_e, positive = guarded_inverse_e(jnp.log1p(self.z), cosmology)
         return _where(exists & positive, cosmology.hubble_distance * value**2 * inverse_e)
 
     def _transverse(self, cosmology: Any) -> tuple[jax.Array, jax.Array]:
+        """Return the transverse comoving distance [Mpc], and whether it exists."""
         if isinstance(cosmology, DistanceFunction):
             return cosmology.transverse_comoving_distance(self.z), jnp.asarray(True)
         value, exists = self.integral(1, cosmology)
@@ -107,7 +108,7 @@ class LinesOfSight:
 
 
 class FewLinesOfSight(LinesOfSight):
-    """A few redshifts, each integrated by itself."""
+    """A few redshifts, each with its own quadrature."""
 
     def __init__(self, z: jax.Array, z_hel: jax.Array | None = None):
         self.z = z
@@ -115,16 +116,17 @@ class FewLinesOfSight(LinesOfSight):
         self._u, self._inside = quadrature.log_redshift(z, jnp)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
         value, positive = quadrature.integral_direct(self._u, power, cosmology)
         return value, positive & self._inside
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
         value, positive = quadrature.tail_direct(self._u, cosmology)
         return value, positive & self._inside
 
 
 def _where(exists: jax.Array, value: jax.Array) -> jax.Array:
-    # Always the last step: 0 times a NaN is NaN, so a NaN met on the way back would spoil even a masked gradient.
+    # Must be the last step: 0 times NaN is NaN, so a NaN earlier in the program would spoil even a masked gradient.
+    """Return NaN where a value does not exist."""
     return jnp.where(exists, value, np.nan)

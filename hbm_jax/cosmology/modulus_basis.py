@@ -1,8 +1,8 @@
-"""Distance moduli of known redshifts as a constant matrix times their values at a few nodes.
+"""Distance moduli of known redshifts as a constant matrix times values at a few nodes.
 
-What is left of mu once its steep part is taken out, 5 log10(D_M / log(1 + z)), is as smooth in log(1 + z) as 1/E. Its
-values at some thirty Chebyshev nodes therefore hold the moduli of any number of objects, and whatever is linear in the
-moduli, such as their projection on the eigenvectors of a covariance, can be worked out for the nodes once and for all.
+5 log10(D_M / log(1 + z)), the modulus without its steep dependence on redshift, is as smooth in log(1 + z) as 1/E. Its
+values at some thirty Chebyshev nodes determine the moduli of any number of objects. Linear functions of the moduli,
+such as their projection on the eigenvectors of a covariance, can be precomputed for the nodes.
 """
 
 from typing import Any, NamedTuple
@@ -21,13 +21,13 @@ class ModulusBasis(NamedTuple):
     Attributes
     ----------
     fixed : (N,)
-        5 log10((1 + z_hel) log(1 + z)) + 25 [mag], which no cosmology changes.
+        5 log10((1 + z_hel) log(1 + z)) + 25 [mag], independent of cosmology.
     matrix : (N, K)
-        Interpolation from the nodes.
+        Interpolation matrix from the nodes to the objects.
     distances : RedshiftMatrix
-        Of the K nodes.
+        Distances to the K nodes.
     log_u : (K,)
-        5 log10 log(1 + z) of the nodes.
+        5 log10 log(1 + z) at the nodes.
     """
 
     fixed: np.ndarray
@@ -36,12 +36,12 @@ class ModulusBasis(NamedTuple):
     log_u: np.ndarray
 
     def values(self, cosmology: Any) -> jax.Array:
-        """5 log10(D_M / Mpc / log(1 + z)) at the nodes, (K,); NaN where there is no such universe."""
+        """Return 5 log10(D_M / Mpc / log(1 + z)) at the nodes, (K,); NaN where E^2 is not positive."""
         return 5.0 * jnp.log10(self.distances.transverse_comoving_distance(cosmology)) - self.log_u
 
 
 def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) -> ModulusBasis:
-    """Prepare moduli of redshifts that are data.
+    """Precompute the interpolation of distance moduli at fixed redshifts.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) 
     z_hel : array (N,), optional
         Observed redshift; None: z.
     breaks : tuple of float
-        Redshifts at which the expansion is not smooth, see `RedshiftMatrix`.
+        Redshifts at which the expansion history is not smooth, as in `RedshiftMatrix`.
 
     Returns
     -------
     ModulusBasis
-        Of 32 nodes up to z = 2.4, and as many more a unit of log(1 + z) beyond. Largest error of a modulus against
-        `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance universe, and over the default priors of flat
-        wCDM 1e-6 mag (``tests/cosmology/test_modulus_basis.py``).
+        With 32 nodes up to z = 2.4, and 32 more for each unit of log(1 + z) beyond. Largest error of a modulus relative
+        to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default priors of
+        flat wCDM (``tests/cosmology/test_modulus_basis.py``).
 
     Examples
     --------
@@ -67,24 +67,23 @@ def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) 
     z = np.asarray(z, dtype=np.float64)
     z_hel = z if z_hel is None else np.asarray(z_hel, dtype=np.float64)
     u = np.log1p(z)
-    # A little beyond the largest redshift, so that the nodes' own distances need no extrapolation either.
-    u_max = max(float(u.max()), 1e-3)
+    u_max = max(float(u.max()), 1e-3)  # an interval of positive width
     u_breaks = np.log1p(np.array(breaks, dtype=float))
     u_breaks = u_breaks[u_breaks < u_max]
-    ends = np.concatenate([[0.0], u_breaks, [u_max]])
+    edges = np.concatenate([[0.0], u_breaks, [u_max]])
     panel = np.searchsorted(u_breaks, u, side="right")
     blocks, nodes = [], []
     for index, count in enumerate(nodes_per_panel(_enough_nodes(u_max), u_breaks, u_max)):
-        low, high = ends[index], ends[index + 1]
+        low, high = edges[index], edges[index + 1]
         points = chebyshev_points(count)
-        inside = np.clip(2.0 * (u - low) / (high - low) - 1.0, -1.0, 1.0)
-        block = chebyshev.chebvander(inside, count - 1) @ np.linalg.inv(chebyshev.chebvander(points, count - 1))
-        blocks.append(np.where((panel == index)[:, None], block, 0.0))
+        x = np.clip(2.0 * (u - low) / (high - low) - 1.0, -1.0, 1.0)
+        interpolation = chebyshev.chebvander(x, count - 1) @ np.linalg.inv(chebyshev.chebvander(points, count - 1))
+        blocks.append(np.where((panel == index)[:, None], interpolation, 0.0))
         nodes.append(low + 0.5 * (high - low) * (1.0 + points))
-    at = np.concatenate(nodes)
+    node_u = np.concatenate(nodes)
     return ModulusBasis(
         5.0 * np.log10((1.0 + z_hel) * u) + 25.0,
         np.concatenate(blocks, axis=1),
-        RedshiftMatrix(np.expm1(at), breaks=tuple(breaks)),
-        5.0 * np.log10(at),
+        RedshiftMatrix(np.expm1(node_u), breaks=tuple(breaks)),
+        5.0 * np.log10(node_u),
     )

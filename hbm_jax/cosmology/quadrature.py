@@ -1,15 +1,15 @@
-"""Fixed quadrature of e^(power u) / E along u = log(1 + z), for one redshift and for very many.
+"""Fixed quadrature of e^(power u) / E over u = log(1 + z), for a few or for many redshifts.
 
-Two rules, because they are fast in opposite cases and neither is fast in both:
+Two rules, each fast where the other is slow:
 
-- `integral_direct`: Gauss-Legendre nodes on each [0, u]. Its cost is (number of redshifts) x `DIRECT_NODES`.
-- `integral_in_panels`: [0, u_max] is cut into panels, in each the integrand is interpolated at `PANEL_NODES`
-  Chebyshev nodes, and the antiderivative is a polynomial table; a redshift costs one look-up and one Horner sum.
+- `integral_direct`: Gauss-Legendre nodes on each [0, u]. The cost is (number of redshifts) x `DIRECT_NODES`.
+- `integral_in_panels`: [0, u_max] is divided into panels. In each panel the integrand is interpolated at `PANEL_NODES`
+  Chebyshev nodes, and the antiderivative is a table of polynomials. Each redshift costs one look-up and one Horner sum.
 
-Universes that loitered decide the sizes: 1/E has a branch point where E^2 = 0, as close to the real axis as E^2 gets
-to 0. One rule over all of [0, log 11] needs 48 nodes for ordinary universes but 256 for 1e-10 at E^2 > 0.01, whatever
-the variable; short panels see the branch point from further away. NaN is never used inside: both rules return a finite
-integral and whether it means anything.
+Loitering universes set the number of nodes: 1/E has a branch point where E^2 = 0, which approaches the real axis as the
+minimum of E^2 approaches 0. A single rule over [0, log 11] needs 48 nodes for ordinary universes but 256 for 1e-10 at
+E^2 > 0.01, in any variable; for short panels the branch point is relatively further away. NaN is never used internally:
+both rules return a finite integral and whether it is valid.
 """
 
 import functools
@@ -22,42 +22,42 @@ import numpy as np
 from hbm_jax.cosmology.dark_energy import breaks_of
 from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 
-# Measured on universes with min E^2 in [0.01, 0.02], z = 10: 192 nodes give 1e-8, 256 give 4e-11, 320 give 2e-13.
+# Relative errors for universes with min E^2 in [0.01, 0.02], z = 10: 1e-8 (192 nodes), 4e-11 (256), 2e-13 (320).
 DIRECT_NODES = 320
-# Largest relative error there, of the integral and of its derivative: 8 nodes and width 0.01: 8e-15 and 1e-11, 6 and
-# 0.005: 2e-13 and 8e-11. Look-ups cost more than nodes, so the narrower panels are the faster.
+# Largest relative errors for the same universes, of the integral and of its derivative: 8e-15 and 1e-11 (8 nodes, width
+# 0.01), 2e-13 and 8e-11 (6 nodes, width 0.005). Look-ups cost more than nodes, so narrower panels are faster.
 PANEL_NODES = 6
 PANEL_WIDTH = 0.005
-# For traced redshifts the range is not known when the size is chosen: this is width 0.005 up to z = 10.
+# The largest traced redshift is unknown when the number of panels is chosen; 512 have width 0.005 up to z = 10.
 TRACED_PANELS = 512
-# log(1 + z) that separates panels of one rule from the next on the way to infinite redshift, and where it is cut:
-# 1/E falls at least as fast as e^-u, and e^-45 = 3e-20.
+# Panel edges in log(1 + z) for the integral to infinite redshift. It is truncated at 45: 1/E falls at least as fast as
+# e^-u, and e^-45 = 3e-20.
 _TAIL_EDGES = np.concatenate([np.linspace(0.0, 5.0, 41), np.linspace(10.0, 45.0, 8)])
 _TAIL_NODES = 16
-_SMALLEST_RANGE = 1e-3  # keeps the panels of a set of redshifts that are all zero from having no width
+_SMALLEST_RANGE = 1e-3  # smallest u_max, so that panels have a positive width even if all redshifts are zero
 
 
 class Panels(NamedTuple):
-    """Where each of many redshifts lies in the panels of [0, u_max]."""
+    """Positions of redshifts in the panels of [0, u_max]."""
 
-    panel: jax.Array | np.ndarray  # the panel, integer, shape of z
-    offset: jax.Array | np.ndarray  # position within it, 0 at its left edge, 1 at its right
+    panel: jax.Array | np.ndarray  # index of the panel, shape of z
+    offset: jax.Array | np.ndarray  # position within the panel, from 0 at its lower edge to 1 at its upper edge
     u_max: jax.Array | np.ndarray  # scalar
-    inside: jax.Array | np.ndarray  # whether the redshift is one: finite and not negative
+    inside: jax.Array | np.ndarray  # whether the redshift is finite and not negative
 
 
 def log_redshift(z, xp):
-    """Give log(1 + z) and whether z is a redshift, finite and not negative; 0 where it is not."""
+    """Return log(1 + z), and whether z is finite and not negative; the logarithm is 0 where it is not."""
     inside = (z >= 0) & xp.isfinite(z)
     return xp.log1p(xp.where(inside, z, 0.0)), inside
 
 
 def locate(z, num_panels: int, xp) -> Panels:
-    """Place redshifts in panels; `xp` is numpy for known redshifts and jax.numpy for traced ones."""
+    """Return the positions of redshifts in panels; `xp` is numpy for known redshifts, jax.numpy for traced ones."""
     u, inside = log_redshift(z, xp)
     u_max = xp.max(u, initial=_SMALLEST_RANGE)
     if xp is jnp:
-        # The integral to u does not depend on how far the panels reach.
+        # The integral up to u does not depend on u_max.
         u_max = jax.lax.stop_gradient(u_max)
     position = u * (num_panels / u_max)
     index = xp.minimum(position.astype(np.int32), num_panels - 1)
@@ -65,14 +65,15 @@ def locate(z, num_panels: int, xp) -> Panels:
 
 
 def _unit_chebyshev(num: int) -> np.ndarray:
+    """Return Chebyshev nodes of the first kind on [0, 1]."""
     return (1.0 - np.cos(np.pi * (np.arange(num) + 0.5) / num)) / 2.0
 
 
 def _mean_matrix(num: int) -> np.ndarray:
-    """From values at the unit Chebyshev nodes to the mean over [0, t], as coefficients of powers of 2 t - 1.
+    """Return the matrix from values at the unit Chebyshev nodes to the mean over [0, t], in powers of 2 t - 1.
 
-    The mean, not the integral: t times it keeps its relative accuracy as t goes to 0. Powers of 2 t - 1, not of t:
-    those have coefficients of 1e5, which cost as many digits.
+    The mean, not the integral: multiplied by t it keeps its relative accuracy as t goes to 0. Powers of 2 t - 1, not of
+    t: the latter have coefficients of 1e5 and lose as many digits.
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))
@@ -82,32 +83,37 @@ def _mean_matrix(num: int) -> np.ndarray:
 
 @functools.cache
 def _unit_legendre(num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return Gauss-Legendre nodes and weights on [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(num)
     return (x + 1.0) / 2.0, w / 2.0
 
 
 def _integrand(u, power: int, cosmology: Cosmology):
+    """Return e^(power u) / E, and whether E^2 > 0."""
     inverse_e, positive = guarded_inverse_e(u, cosmology)
     return (jnp.exp(power * u) * inverse_e if power else inverse_e), positive
 
 
 def integral_direct(u: jax.Array, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """Integral from 0 to each u, cut where the expansion is not smooth, and whether E^2 > 0 on the way."""
+    """Return the integral from 0 to each u, split at the breaks of the expansion, and whether E^2 > 0 on [0, u]."""
     nodes, weights = (a.astype(u.dtype) for a in _unit_legendre(DIRECT_NODES))
     value, exists = jnp.zeros_like(u), jnp.ones(u.shape, bool)
-    ends = [0.0, *np.log1p(breaks_of(cosmology))]
-    for place, low in enumerate(ends):
-        width = u if len(ends) == 1 else jnp.clip(u - low, 0.0, [*ends, np.inf][place + 1] - low)
-        at = width[..., None] * nodes
-        values, positive = _integrand(at + low if low else at, power, cosmology)
-        # A factor u outside keeps relative accuracy, and the derivative at u = 0.
+    edges = [0.0, *np.log1p(breaks_of(cosmology))]
+    for index, low in enumerate(edges):
+        width = u if len(edges) == 1 else jnp.clip(u - low, 0.0, [*edges, np.inf][index + 1] - low)
+        offsets = width[..., None] * nodes
+        values, positive = _integrand(offsets + low if low else offsets, power, cosmology)
+        # The width as a factor outside keeps relative accuracy, and the derivative at u = 0.
         value = value + width * jnp.sum(values * weights, axis=-1)
         exists = exists & jnp.all(positive, axis=-1)
     return value, exists
 
 
 def tail_direct(u: jax.Array, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-    """Integral of 1/E from each u to infinity, and whether E^2 > 0 all the way; E must grow at least as 1 + z."""
+    """Return the integral of 1/E from each u to infinity, and whether E^2 > 0 there.
+
+    E must grow at least as fast as 1 + z.
+    """
     x, w = _unit_legendre(_TAIL_NODES)
     width = np.diff(_TAIL_EDGES)[:, None]
     nodes = (_TAIL_EDGES[:-1, None] + width * x).ravel().astype(u.dtype)
@@ -117,22 +123,25 @@ def tail_direct(u: jax.Array, cosmology: Cosmology) -> tuple[jax.Array, jax.Arra
 
 
 def _table(u_max, num_panels: int, power: int, cosmology: Cosmology):
+    """Return the polynomials of each panel (nodes, panels), its integral, and whether E^2 <= 0 at one of its nodes."""
     dtype = u_max.dtype
     width = u_max / num_panels
     nodes = np.arange(num_panels)[:, None] + _unit_chebyshev(PANEL_NODES)
     values, positive = _integrand(nodes.astype(dtype) * width, power, cosmology)
     matrix = _mean_matrix(PANEL_NODES).astype(dtype)
-    # Full precision: an accelerator's default matrix product would round to a few digits.
+    # Accelerators compute matrix products with a few digits by default.
     coefficients = jnp.matmul(matrix, values.T * width, precision=jax.lax.Precision.HIGHEST)
     return coefficients, jnp.sum(coefficients, axis=0), ~jnp.all(positive, axis=-1)
 
 
 def _look_up(row, panels: Panels):
-    # `locate` keeps panels in bounds, so no look-up has to check and mask again.
+    # `locate` keeps indices in bounds, so look-ups need no check.
+    """Return the entry of a row of the table for the panel of each redshift."""
     return row.at[panels.panel].get(mode="promise_in_bounds")
 
 
 def _within_panel(coefficients, panels: Panels):
+    """Return the integral from the lower edge of its panel to each redshift."""
     centred = 2.0 * panels.offset - 1.0
     mean = _look_up(coefficients[-1], panels)
     for row in coefficients[-2::-1]:
@@ -141,21 +150,24 @@ def _within_panel(coefficients, panels: Panels):
 
 
 def integral_in_panels(panels: Panels, num_panels: int, power: int, cosmology: Cosmology):
-    """Integral from 0 to each redshift, and whether E^2 > 0 from 0 to the far edge of its panel."""
-    coefficients, whole, broken = _table(jnp.asarray(panels.u_max), num_panels, power, cosmology)
-    before = jnp.concatenate([jnp.zeros_like(whole[:1]), jnp.cumsum(whole)[:-1]])
+    """Return the integral from 0 to each redshift, and whether E^2 > 0 from 0 to the upper edge of its panel."""
+    coefficients, panel_integrals, broken = _table(jnp.asarray(panels.u_max), num_panels, power, cosmology)
+    below = jnp.concatenate([jnp.zeros_like(panel_integrals[:1]), jnp.cumsum(panel_integrals)[:-1]])
     first_broken = jnp.min(jnp.where(broken, np.arange(num_panels), num_panels))
-    value = _look_up(before, panels) + _within_panel(coefficients, panels)
+    value = _look_up(below, panels) + _within_panel(coefficients, panels)
     return value, (panels.panel < first_broken) & panels.inside
 
 
 def tail_in_panels(panels: Panels, num_panels: int, cosmology: Cosmology):
-    """Integral of 1/E from each redshift to infinity, and whether E^2 > 0 from the near edge of its panel on."""
+    """Return the integral of 1/E from each redshift to infinity, and whether E^2 > 0 there.
+
+    E^2 must be positive from the lower edge of the panel of the redshift.
+    """
     u_max = jnp.asarray(panels.u_max)
-    coefficients, whole, broken = _table(u_max, num_panels, 0, cosmology)
+    coefficients, panel_integrals, broken = _table(u_max, num_panels, 0, cosmology)
     tail, tail_positive = tail_direct(u_max, cosmology)
-    # Summed from the far end: differences of two long integrals would lose digits at high redshift.
-    beyond = tail + jnp.cumsum(whole[::-1])[::-1]
+    # Summed from infinity down: differences of two long integrals would lose digits at high redshift.
+    above = tail + jnp.cumsum(panel_integrals[::-1])[::-1]
     last_broken = jnp.max(jnp.where(broken, np.arange(num_panels), -1))
-    value = _look_up(beyond, panels) - _within_panel(coefficients, panels)
+    value = _look_up(above, panels) - _within_panel(coefficients, panels)
     return value, (panels.panel > last_broken) & tail_positive & panels.inside

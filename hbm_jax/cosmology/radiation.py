@@ -1,4 +1,4 @@
-"""Densities of photons and of neutrinos, with or without mass."""
+"""Energy densities of photons and of massless or massive neutrinos."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hbm_jax import constants
 
 Scalar = jax.Array | float
 
-# Digits as in astropy, so that a converted cosmology agrees to rounding.
+# Digits as in astropy, so that a converted cosmology agrees to rounding
 _NEUTRINO_TO_PHOTON = 0.22710731766  # 7/8 (4/11)^(4/3)
 _NEUTRINO_TEMPERATURE = 0.7137658555036082  # (4/11)^(1/3)
 _KOMATSU_K = 0.3173
@@ -32,7 +32,7 @@ _PHOTON_DENSITY = (
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Radiation:
-    """Photons, and neutrinos with or without mass.
+    """Photons and massless or massive neutrinos.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Radiation:
 
     Notes
     -----
-    Massive neutrinos follow the fitting form of Komatsu et al. 2011 (ApJS 192, 18), equation 26, applied to each
+    Massive neutrinos follow the fitting formula of Komatsu et al. 2011 (ApJS 192, 18), equation 26, applied to each
     species as `astropy.cosmology` does. E(z) of astropy's presets is reproduced to 1e-13
     (``tests/cosmology/test_astropy.py``).
 
@@ -60,11 +60,11 @@ class Radiation:
     m_nu: Any = None
 
     def photon_density(self, H0: Scalar) -> Scalar:
-        """Photon density today over the critical density, for a Hubble constant [km/s/Mpc]."""
+        """Return the density parameter of photons today, for a Hubble constant [km/s/Mpc]."""
         return _PHOTON_DENSITY * self.Tcmb0**4 / H0**2
 
     def neutrinos_per_photon(self, x: Scalar) -> Scalar:
-        """Ratio of neutrino to photon density at ``x = 1 + z``, any shape."""
+        """Return the ratio of neutrino to photon energy density at ``x = 1 + z``, any shape."""
         if self.m_nu is None:
             return _NEUTRINO_TO_PHOTON * self.Neff
         masses = self.m_nu if isinstance(self.m_nu, tuple | list) else [self.m_nu[i] for i in range(len(self.m_nu))]

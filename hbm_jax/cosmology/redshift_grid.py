@@ -1,4 +1,4 @@
-"""Distances to many redshifts through one table of panels, prepared once where the redshifts are data."""
+"""Distances to many fixed redshifts from a table of panels in log(1 + z)."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,16 +16,17 @@ from hbm_jax.cosmology.line_of_sight import LinesOfSight
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RedshiftGrid(LinesOfSight):
-    """Redshifts known as data, with everything about them that no cosmology changes worked out in advance.
+    """Fixed redshifts, prepared for computing distances in many cosmologies.
 
     Parameters
     ----------
     z : array of any shape
-        Redshift of the expansion (in the CMB frame), finite and not negative. Need not be sorted.
+        Redshift of the expansion (in the CMB frame), finite and not negative, in any order.
     z_hel : array of the shape of z, optional
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_panels : int, optional
-        Panels of log(1 + z), each interpolated at 6 nodes. None: of width 0.005 at most, or 512 if z is traced.
+        Number of panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, or 512 panels if z is
+        traced.
 
     Raises
     ------
@@ -34,13 +35,13 @@ class RedshiftGrid(LinesOfSight):
 
     Notes
     -----
-    The object is a pytree and can be an argument of a compiled function. It stores where each redshift lies among
-    panels of log(1 + z); a cosmology then costs 1/E at 6 nodes a panel, and a redshift one look-up and a sum of 6
-    terms. A matrix (redshifts x nodes) applied to 1/E would need 256 columns for the same accuracy; one with 16 takes
-    four times as long for 1e5 redshifts, because memory has to deliver it.
+    The object is a pytree and can be an argument of a compiled function. It stores the position of each redshift in the
+    panels. Each cosmology costs 1/E at 6 nodes per panel; each redshift costs one look-up and a sum of 6 terms. A
+    matrix (redshifts x nodes) applied to 1/E would need 256 columns for the same accuracy. With as few as 16 columns it
+    takes four times as long for 1e5 redshifts, limited by memory bandwidth.
 
-    Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as only argument, and
-    agree with them to 1e-10 where E^2 > 0.01 up to the largest redshift, z <= 10
+    Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as the only argument.
+    They agree to 1e-10 where E^2 > 0.01 up to the largest redshift, for z <= 10
     (``tests/cosmology/test_redshift_grid.py``).
 
     Examples
@@ -54,7 +55,7 @@ class RedshiftGrid(LinesOfSight):
     panels: Any = field(default=None, repr=False)
 
     def __post_init__(self):
-        # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
+        # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.panels is not None or self.z is None:
             return
         traced = isinstance(self.z, jax.core.Tracer)
@@ -73,28 +74,30 @@ class RedshiftGrid(LinesOfSight):
 
     @staticmethod
     def traced(z: jax.Array, z_hel: jax.Array | None = None) -> "RedshiftGrid":
-        """Build one inside a compiled program, without looking at values: out of the domain is NaN, not an error."""
+        """Return a grid inside a compiled program, without validation: outside the domain results are NaN."""
         panels = quadrature.locate(z, quadrature.TRACED_PANELS, jnp)
         return RedshiftGrid(z, z if z_hel is None else z_hel, quadrature.TRACED_PANELS, panels)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
         return quadrature.integral_in_panels(self.panels, self.num_panels, power, cosmology)
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
         return quadrature.tail_in_panels(self.panels, self.num_panels, cosmology)
 
 
 def _panels_needed(z: np.ndarray) -> int:
+    """Return the number of panels at most `PANEL_WIDTH` wide up to the largest redshift."""
     return max(1, math.ceil(np.log1p(np.max(z, initial=0.0)) / quadrature.PANEL_WIDTH))
 
 
 def _checked_redshifts(z: Any, name: str, above: float | None = None) -> np.ndarray:
+    """Return redshifts as float64; raise ValueError at the first that is not finite or below its bound."""
     z = np.asarray(z, dtype=np.float64)
-    good = np.isfinite(z) & ((z >= 0) if above is None else (z > above))
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
+    valid = np.isfinite(z) & ((z >= 0) if above is None else (z > above))
+    if not valid.all():
+        index = tuple(int(i) for i in np.argwhere(~valid)[0])
         expected = "not negative" if above is None else f"above {above:g}"
         raise ValueError(
             f"{name}{list(index) if index else ''}: expected a finite redshift {expected}; found {z[index]}."

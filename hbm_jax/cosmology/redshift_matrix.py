@@ -1,4 +1,4 @@
-"""Distances to the redshifts of one sample by a single small matrix: what a sampler's gradient wants."""
+"""Distances to the redshifts of a sample by one small constant matrix, for gradient-based samplers."""
 
 import functools
 import itertools
@@ -16,27 +16,27 @@ from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
 from hbm_jax.cosmology.redshift_grid import _checked_redshifts
 
-FULL = jax.lax.Precision.HIGHEST  # an accelerator's default matrix product would round to a few digits
+FULL = jax.lax.Precision.HIGHEST  # accelerators compute matrix products with a few digits by default
 
-# Largest relative errors for z <= 2.4: at Om0 = 0.3 with a cosmological constant 2e-10 (16 nodes), 4e-15 (24); over all
-# flat universes with w0 in [-3, 0] 1e-3 (16), 1e-5 (24), 1e-7 (32), 2e-9 (40), the largest where Om0 < 0.01, w0 < -2.5.
+# Largest relative errors for z <= 2.4: for Om0 = 0.3 and a cosmological constant 2e-10 (16 nodes), 4e-15 (24); over all
+# flat universes with w0 in [-3, 0] 1e-3 (16), 1e-5 (24), 1e-7 (32), 2e-9 (40), reached at Om0 < 0.01, w0 < -2.5.
 NUM_NODES = 32
-# Beyond that redshift the singularities of 1/E are closer, for the width of the interval, and as many nodes more a unit
-# of log(1 + z) keep the bounds of the docstring: 70 at z = 10. The density of below, 26 a unit, would be too few where
-# wa is free: 2e-4 at z = 5.
+# Beyond this redshift the singularities of 1/E are closer relative to the width of the interval. NUM_NODES more nodes
+# for each unit of log(1 + z) keep the errors stated in the docstring: 70 nodes at z = 10. The density of nodes at lower
+# redshift, 26 per unit, would be too low where wa is free: an error of 2e-4 at z = 5.
 _Z_OF_NUM_NODES = 2.4
 NODES_OF_A_PANEL = 16
-_TRACED_Z_MAX = 10.0  # reckoned with where redshifts are traced and the largest is not known
+_TRACED_Z_MAX = 10.0  # largest redshift assumed where redshifts are traced
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RedshiftMatrix(LinesOfSight):
-    """Redshifts known as data, whose distances are one constant matrix times 1/E at a few Chebyshev nodes.
+    """Fixed redshifts whose distances are one constant matrix times 1/E at a few Chebyshev nodes.
 
-    The alternative to `RedshiftGrid` for a fit: no look-up in the forward pass and so no scatter in the gradient, and
-    much less to compile. The price is a bound that depends on the universe: the error falls geometrically with the
-    number of nodes, the slower the closer E^2 comes to zero somewhere up to the largest redshift.
+    An alternative to `RedshiftGrid` for fits: it has no look-up in the forward pass, hence no scatter in the gradient,
+    and much less to compile. In exchange, the error depends on the cosmology. It falls geometrically with the number of
+    nodes, but more slowly the closer E^2 comes to zero below the largest redshift.
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ class RedshiftMatrix(LinesOfSight):
     z_hel : array (N,), optional
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_nodes : int, optional
-        Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit of
-        log(1 + z) beyond z = 2.4; where redshifts are traced, as many as z = 10 needs, which is 70.
+        Number of Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit
+        of log(1 + z) beyond z = 2.4; for traced redshifts 70, the number for z = 10.
     breaks : tuple of float
-        Redshifts at which the expansion is not smooth, such as the edges of `BinnedDarkEnergy`: nodes are shared out
-        among the panels between them, 16 to a panel at least, and the bounds below hold again.
+        Redshifts at which the expansion history is not smooth, such as the edges of `BinnedDarkEnergy`. Nodes are
+        divided among the panels between them, at least 16 per panel, so that the errors stated below still hold.
 
     Raises
     ------
@@ -58,12 +58,11 @@ class RedshiftMatrix(LinesOfSight):
 
     Notes
     -----
-    Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as only argument.
-    Up to z = 10, over the default priors of the supernova model, distances agree with them to 1e-7 in flat universes
-    with constant w0, 1e-4 with wa, and 3e-5 with curvature where E^2 > 0.2 up to the largest redshift, each at the
-    worst corner of the priors (phantom energy); near the concordance universe to 1e-14 for z <= 2.4 and 1e-13 for
-    z <= 10 (``tests/cosmology/test_redshift_matrix.py``). Where E^2 is not positive at some node, every distance is
-    NaN.
+    Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as the only argument.
+    Largest relative differences of distances for z <= 10 over the default priors of the supernova model, reached for
+    phantom dark energy: 1e-7 in flat universes with constant w0, 1e-4 with wa, and 3e-5 with curvature where E^2 > 0.2
+    up to the largest redshift. Near the concordance cosmology: 1e-14 for z <= 2.4 and 1e-13 for z <= 10
+    (``tests/cosmology/test_redshift_matrix.py``). If E^2 is not positive at some node, all distances are NaN.
 
     Examples
     --------
@@ -78,7 +77,7 @@ class RedshiftMatrix(LinesOfSight):
     nodes: Any = field(default=None, repr=False)  # (num_nodes,): log(1 + z)
 
     def __post_init__(self):
-        # JAX rebuilds the object from its parts, which may then be anything; only a new one is worked out.
+        # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.matrix is not None or self.z is None:
             return
         xp = jnp if isinstance(self.z, jax.core.Tracer) else np
@@ -96,15 +95,15 @@ class RedshiftMatrix(LinesOfSight):
         if xp is np:
             u_breaks = u_breaks[u_breaks < u_max]
             counts = nodes_per_panel(num_nodes, u_breaks, u_max)
-        ends = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
+        edges = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
         blocks: list = []
         nodes: list = []
-        for count, (low, high) in zip(counts, itertools.pairwise(ends), strict=True):
+        for count, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
             width = high - low if xp is np else xp.maximum(high - low, 1e-6)
             points = chebyshev_points(count)
             reach = xp.clip(u - low, 0.0, width)
             block = _mean_matrix(points, 2.0 * reach / width - 1.0, xp)
-            if len(ends) > 2:
+            if len(edges) > 2:
                 block = block * xp.where(u > 0, reach / xp.where(u > 0, u, 1.0), float(not blocks))[:, None]
             blocks.append(block)
             nodes.append(low + 0.5 * width * (1.0 + points))
@@ -116,26 +115,26 @@ class RedshiftMatrix(LinesOfSight):
             object.__setattr__(self, name, value)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of e^(power u) / E over u = log(1 + z) from 0, and whether it exists."""
+        """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
         inverse_e, positive = guarded_inverse_e(self.nodes, cosmology)
-        # Constants of the program where the redshifts are data; traced where they, or the object, are an argument.
+        # NumPy makes these constants of the program where the redshifts are data; otherwise they may be traced.
         xp = np if isinstance(self.z, np.ndarray) else jnp
         integrand = inverse_e if power == 0 else xp.exp(power * self.nodes) * inverse_e
         u = xp.log1p(self.z)
         return u * jnp.matmul(self.matrix, integrand, precision=FULL), jnp.all(positive)
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
-        """Integral of 1 / E over u = log(1 + z) to infinity, and whether it exists."""
+        """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
         return quadrature.tail_direct(jnp.log1p(jnp.asarray(self.z)), cosmology)
 
 
 def chebyshev_points(num: int) -> np.ndarray:
-    """Chebyshev nodes of the first kind on [-1, 1]."""
+    """Return Chebyshev nodes of the first kind on [-1, 1]."""
     return np.cos(np.pi * (np.arange(num) + 0.5) / num)
 
 
 def nodes_per_panel(num_nodes: int, u_breaks: np.ndarray, u_max: float) -> list[int]:
-    """Share nodes out among panels of log(1 + z): in proportion to their width, but no fewer than keep the bounds."""
+    """Return the number of nodes in each panel of log(1 + z), proportional to its width and at least 16."""
     if not len(u_breaks):
         return [num_nodes]
     widths = np.diff(np.concatenate([[0.0], u_breaks, [u_max]]))
@@ -143,21 +142,21 @@ def nodes_per_panel(num_nodes: int, u_breaks: np.ndarray, u_max: float) -> list[
 
 
 def _enough_nodes(u_max: float) -> int:
-    """Nodes that keep the documented bounds up to log(1 + z) = u_max."""
+    """Return the number of nodes that keeps the documented errors up to log(1 + z) = u_max."""
     return NUM_NODES + math.ceil(NUM_NODES * max(u_max - math.log1p(_Z_OF_NUM_NODES), 0.0))
 
 
 def _mean_matrix(points: np.ndarray, x, xp):
-    """From values at Chebyshev points to the mean of their interpolant over [-1, x], (len(x), len(points)).
+    """Return the matrix (len(x), len(points)) from values at Chebyshev points to means of the interpolant over [-1, x].
 
-    The mean, not the integral, so that relative accuracy survives as x goes to -1.
+    The mean, not the integral, keeps relative accuracy as x goes to -1.
     """
     num = len(points)
-    # Chebyshev coefficients from values, then the mean over [-1, x] of each T_k by Gauss-Legendre, which is exact.
+    # Chebyshev coefficients from values, then the mean over [-1, x] of each T_k by Gauss-Legendre quadrature, exactly.
     coefficients = np.linalg.inv(chebyshev.chebvander(points, num - 1))
     nodes, weights = np.polynomial.legendre.leggauss(num // 2 + 1)
-    inside = -1.0 + 0.5 * (x[..., None] + 1.0) * (nodes + 1.0)
-    angle = xp.arccos(xp.clip(inside, -1.0, 1.0))
-    product = np.matmul if xp is np else functools.partial(jnp.matmul, precision=FULL)
-    means = xp.stack([product(xp.cos(k * angle), 0.5 * weights) for k in range(num)], axis=-1)
-    return product(means, coefficients)
+    abscissae = -1.0 + 0.5 * (x[..., None] + 1.0) * (nodes + 1.0)
+    angle = xp.arccos(xp.clip(abscissae, -1.0, 1.0))
+    matmul = np.matmul if xp is np else functools.partial(jnp.matmul, precision=FULL)
+    means = xp.stack([matmul(xp.cos(k * angle), 0.5 * weights) for k in range(num)], axis=-1)
+    return matmul(means, coefficients)

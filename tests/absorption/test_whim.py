@@ -324,7 +324,7 @@ def test_table_is_worked_out_where_a_function_is_compiled_or_refuses_to():
     inside = jax.jit(lambda n0: WhimTable(ENERGY, 2.0, cosmology=FLAT)(n0, 6.0))
     outside = evaluated(WhimTable(ENERGY, 2.0, cosmology=FLAT), 1e-7, 6.0, 1.0)
     np.testing.assert_allclose(inside(1e-7), outside, rtol=1e-12)
-    with pytest.raises(ValueError, match=r"worked out once.* found a traced value\. Use whim_optical_depth"):
+    with pytest.raises(ValueError, match=r"computed once.* found a traced value\. Use whim_optical_depth"):
         jax.jit(lambda z: WhimTable(ENERGY, z, cosmology=FLAT)(1e-7, 6.0))(1.0)
     with pytest.raises(TypeError, match="positional"):
         WhimTable(ENERGY, 2.0, FLAT)

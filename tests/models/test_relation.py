@@ -384,7 +384,7 @@ def test_tables_come_back(tmp_path, monkeypatch):
         ({"limit_y": ["above"] * 36}, ["limit_y", "'upper', 'lower'", "above"]),
         ({"limit_y": ["upper"] * 36, "limit_x": ["upper"] * 36}, ["one limit"]),
         ({"sigma_x": np.full(36, -1.0)}, ["sigma_x", "0 or more"]),
-        ({"group": ["", *["g"] * 35]}, ["group", "row 0 (the first is row 0)", "the name of a group"]),
+        ({"group": ["", *["g"] * 35]}, ["group", "row 0 (counted from 0)", "the name of a group"]),
         ({"sigma_x": np.zeros(36), "correlation": np.full(36, 0.5)}, ["correlation", "row 0", "one of the two errors"]),
         ({"y": [np.nan, *[1.0] * 35], "limit_y": ["upper"] * 36}, ["y, row 0", "finite number"]),
     ],
