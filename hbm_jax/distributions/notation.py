@@ -1,4 +1,4 @@
-"""Priors written as text, such as ``Normal(0, 1)``: what the command line and run folders understand."""
+"""Priors written as text, such as ``Normal(0, 1)``, for the command line and run folders."""
 
 import ast
 import inspect
@@ -12,9 +12,9 @@ from hbm_jax.names import did_you_mean
 
 def _known() -> dict:
     classes = {
-        name: obj
-        for name, obj in vars(dist).items()
-        if inspect.isclass(obj) and issubclass(obj, dist.Distribution) and obj is not dist.Distribution
+        name: value
+        for name, value in vars(dist).items()
+        if inspect.isclass(value) and issubclass(value, dist.Distribution) and value is not dist.Distribution
     }
     return classes | {"TruncatedNormal": dist.TruncatedNormal}
 
@@ -28,7 +28,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         ``"Normal(0, 1)"``, ``"Uniform(low=-3, high=0)"``, ``"TruncatedNormal(0, 1, low=0)"``: the name of any NumPyro
         distribution with numbers as arguments; or a bare number, which fixes the parameter.
     name : str
-        What the text is for, named in errors.
+        Name of the parameter, for error messages.
 
     Returns
     -------
@@ -37,14 +37,14 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     Raises
     ------
     ValueError
-        For text that is not of this form; it is never evaluated as code.
+        If the text does not have this form. It is never evaluated as code.
 
     Examples
     --------
     >>> distribution_from_text("Uniform(-3, 0)").high
     0.0
     """
-    expected = f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r}"
+    expected = f"{name}: expected a number or a NumPyro distribution such as 'Normal(0, 1)'; found {text!r}"
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -55,14 +55,14 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         raise ValueError(f"{expected}.")
     known = _known()
     if node.func.id not in known:
-        near = did_you_mean(node.func.id, known)
-        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{near}.")
+        suggestion = did_you_mean(node.func.id, known)
+        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{suggestion}.")
     args = [_number(arg, expected) for arg in node.args]
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:
         return known[node.func.id](*args, **kwargs, validate_args=True)
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
+        raise ValueError(f"{expected}, which NumPyro rejects: {error}") from None
 
 
 def _number(node, expected) -> float:
@@ -81,7 +81,7 @@ def distribution_to_text(prior) -> str:
     Raises
     ------
     ValueError
-        For distributions that are not a name with numbers (mixtures, transformed distributions, arrays).
+        For distributions whose arguments are not all numbers (mixtures, transformed distributions, arrays).
 
     Examples
     --------
@@ -103,10 +103,10 @@ def distribution_to_text(prior) -> str:
         if name not in _known():
             raise TypeError
         text = f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
-        distribution_from_text(text)  # a mixture or a transformed distribution has parts that text does not show
+        distribution_from_text(text)  # raises for mixtures and transformed distributions
     except (TypeError, ValueError):
         raise ValueError(
-            f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution of numbers such as "
-            f"Normal(0, 1), found {type(prior).__name__}."
+            f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution with numbers as arguments "
+            f"such as Normal(0, 1); found {type(prior).__name__}."
         ) from None
     return text
