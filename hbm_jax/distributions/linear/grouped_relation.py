@@ -282,13 +282,14 @@ def _backward(saved, cotangent):
 
 
 def _scale_derivative(score, posterior: _Integrated, index: int):
-    """Return the derivative with respect to half the prior variance of m (index 0) or c (index 1)."""
+    """Return the derivative with respect to half the prior variance of m (index 0) or c (index 1).
+
+    It is the square of the score minus its expectation.
+    """
     information, cov = posterior.information, posterior.covariance
     a, b = (information.xx, information.xy) if index == 0 else (information.xy, information.yy)
-    information_left = (information.xx, information.yy)[index] - (
-        a * a * cov.xx + 2.0 * a * b * cov.xy + b * b * cov.yy
-    )
-    return score * score - information_left
+    expected_square = (information.xx, information.yy)[index] - (a * a * cov.xx + 2.0 * a * b * cov.xy + b * b * cov.yy)
+    return score * score - expected_square
 
 
 _log_density.defvjp(_forward, _backward)
