@@ -62,7 +62,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     try:
         return known[node.func.id](*args, **kwargs, validate_args=True)
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ValueError(f"{expected}, which NumPyro rejects: {error}") from None
+        raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
 
 
 def _number(node, expected) -> float:

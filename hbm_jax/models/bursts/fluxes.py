@@ -81,21 +81,15 @@ class BurstFluxes(dist.Distribution):
 
     def flux(self, value):
         """Return log10 of the fluxes [erg/cm^2/s] at coordinates ``value``, (I,)."""
-        coordinates = self.coordinates
-        ratio, center = self.line.scatter / coordinates.reference, coordinates.guess - coordinates.trend
-        return (
-            center
-            + ratio ** (1.0 - coordinates.centredness) * (value - coordinates.centredness * center)
-            + coordinates.trend
-        )
+        guess, trend, c, reference = self.coordinates
+        ratio, center = self.line.scatter / reference, guess - trend
+        return center + ratio ** (1.0 - c) * (value - c * center) + trend
 
     def value(self, flux):
         """Return the coordinates of log10 of the fluxes, the inverse of `flux`."""
-        coordinates = self.coordinates
-        ratio, center = self.line.scatter / coordinates.reference, coordinates.guess - coordinates.trend
-        return coordinates.centredness * center + ratio ** (coordinates.centredness - 1.0) * (
-            flux - coordinates.trend - center
-        )
+        guess, trend, c, reference = self.coordinates
+        ratio, center = self.line.scatter / reference, guess - trend
+        return c * center + ratio ** (c - 1.0) * (flux - trend - center)
 
     def log_prob(self, value):
         """Return the log density of coordinates (I,), a scalar."""
@@ -108,9 +102,8 @@ class BurstFluxes(dist.Distribution):
         chi2 = deviation**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
         num = jnp.sum(self.of_burst, axis=0)
         log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
-        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.centredness) * jnp.log(
-            line.scatter / coordinates.reference
-        )
+        log_ratio = jnp.log(line.scatter / coordinates.reference)
+        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.centredness) * log_ratio
 
     def sample(self, key, sample_shape=()):
         """Draw values, ``(*sample_shape, I)``."""
