@@ -34,9 +34,9 @@ class CoordinatePriors(dist.Distribution):
     priors : mapping of str to numpyro.distributions.Distribution
         Scalar continuous priors by parameter name. A ridge may depend on the parameters before its own in this order.
     ridges : mapping of str to callable, optional
-        ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns the expected
-        location of the posterior and its width (up to a constant), in units of the parameter. The location may lie
-        outside the support of the prior; the width must be positive.
+        Degeneracies: ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns
+        the expected location of the posterior and its width (up to a constant), in units of the parameter. The location
+        may lie outside the support of the prior; the width must be positive.
     warps : mapping of str to transform, optional
         The functions W_j: NumPyro transforms of the real line onto itself, applied before the shift and the scale.
     bijections : mapping of str to bijection, optional
@@ -87,6 +87,7 @@ class CoordinatePriors(dist.Distribution):
         super().__init__((), (len(self.priors),), validate_args=False)
 
     def _location_and_scale(self, name, parameters):
+        """Return the shift and the scale of the coordinate of a parameter."""
         return self.ridges[name](parameters) if name in self.ridges else (0.0, 1.0)
 
     def _transform(self, value):
@@ -147,7 +148,7 @@ class SoftClip:
 
     @classmethod
     def onto(cls, support) -> "SoftClip":
-        """Return the map onto the support of a prior; the hinge is 0.05 times the distance of two bounds, or 0.05."""
+        """Return the map onto the support of a prior; the hinge is 0.05 times the finite interval, or 0.05."""
         low, high = (
             float(getattr(support, f"{end}_bound", sign * np.inf)) for end, sign in (("lower", -1), ("upper", 1))
         )

@@ -87,4 +87,5 @@ class SoftScale(Transform):
 
 @biject_to.register(SoftlyPositive)
 def _coordinate(support):
+    """Return the transform onto the support."""
     return SoftScale(support.size)

@@ -14,10 +14,10 @@ _FAR = 20.0  # beyond it the asymptotic form holds: ln(1 + e^-20) is e^-20 to ni
 class LogOrLinear(Transform):
     """Transform of log10 of a positive quantity to a coordinate V with an approximately normal posterior.
 
-    The data measure a column density (or a density) with an error that does not depend on its value, and its prior has
-    a width in the logarithm. Well above the error the posterior is normal in the quantity, well below in its logarithm.
-    The quantity is therefore written s ln(1 + e^(w V)), with w = width ln 10 and s = error / w: V grows by 1 per error
-    at large values, and by 1 per width at small values.
+    A column density (or a density) is measured with an error that does not depend on its value, and its prior has a
+    given width in the logarithm. Far above the error the posterior is normal in the quantity, far below it is normal in
+    the logarithm. The quantity is therefore written s ln(1 + e^(w V)), with w = width ln 10 and s = error / w: V grows
+    by 1 per error at large values, and by 1 per width at small values.
 
     Parameters
     ----------

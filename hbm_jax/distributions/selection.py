@@ -68,5 +68,6 @@ def detected_share(room, variance, half_line: HalfLine | None = None, along=None
 
 
 def _log_sum_exp(values):
+    """Return log(sum(exp(values))) over the last axis."""
     maximum = jnp.max(values, axis=-1, keepdims=True)
     return (maximum + jnp.log(jnp.sum(jnp.exp(values - maximum), axis=-1, keepdims=True)))[..., 0]

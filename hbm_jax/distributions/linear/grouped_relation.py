@@ -74,14 +74,13 @@ class GroupedLinearRelation(dist.Distribution):
         shapes += [np.shape(used)[:-1], np.shape(x_shift)[:-1], np.shape(intercept)[:-1], np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), (np.shape(used)[-1], 2), validate_args=validate_args)
 
-    def _points(self, group, offset) -> LinearRelation:
+    def _points(self, m, c) -> LinearRelation:
         """Return the distribution of single points given m and c of their groups, (...) each."""
-        group, offset, slope, x_scale, scatter = (
-            jnp.broadcast_to(a, self.batch_shape)[..., None]
-            for a in (group, offset, self.slope, self.x_scale, self.scatter)
+        m, c, slope, x_scale, scatter = (
+            jnp.broadcast_to(a, self.batch_shape)[..., None] for a in (m, c, self.slope, self.x_scale, self.scatter)
         )
-        intercept = self.intercept + offset - slope * self.x_shift
-        return LinearRelation(self.x_shift + group, x_scale, intercept, slope, scatter, self.errors)
+        intercept = self.intercept + c - slope * self.x_shift
+        return LinearRelation(self.x_shift + m, x_scale, intercept, slope, scatter, self.errors)
 
     @property
     def mean(self):

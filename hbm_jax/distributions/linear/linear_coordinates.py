@@ -45,7 +45,7 @@ class LinearCoordinates(dist.Distribution):
     Notes
     -----
     The density of z is the product of the stated priors times the determinant of the matrix. A matrix that
-    orthogonalises the predictors removes the posterior correlations of z (Stan User's Guide, "The QR
+    orthogonalises the predictors makes the posterior of z nearly uncorrelated (Stan User's Guide, "The QR
     reparameterization").
 
     Examples

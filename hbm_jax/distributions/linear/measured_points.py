@@ -100,7 +100,7 @@ class MeasuredPoints(dist.Distribution):
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
 
-    def _scatters(self):
+    def _scatter_mixture(self):
         """Return log weights (S,) and variances (..., S, 1) of the normals whose mixture is the scatter."""
         variance = jnp.broadcast_to(self.scatter, self.batch_shape)[..., None] ** 2
         if self.outliers is not None:
@@ -125,7 +125,7 @@ class MeasuredPoints(dist.Distribution):
         x = jnp.broadcast_to(self.x_loc, (*y.shape, slope.shape[-1]))
         loc = jnp.concatenate([x, y[..., None]], axis=-1)
         xy = (self.x_cov * slope[..., None, :]).sum(-1)
-        log_scatter_weights, variance = self._scatters()
+        log_scatter_weights, variance = self._scatter_mixture()
         yy = (xy * slope).sum(-1)[..., None, :] + variance
         log_weights = (log_scatter_weights[:, None] + self.log_weights).reshape(-1)
         num = (*shape, len(log_weights))
@@ -215,14 +215,14 @@ class MeasuredPoints(dist.Distribution):
         true = (one_hot[..., None, None] * cov).sum(-3)
         measured = true + self.errors
         if self.limits is not None:
-            value = self._unlimited(keys[1], value, loc, measured)
+            value = self._draw_censored(keys[1], value, loc, measured)
         gain = jnp.swapaxes(jnp.linalg.solve(measured, true), -1, -2)
         mean = loc + (gain @ (value - loc)[..., None])[..., 0]
         conditional_cov = true - gain @ true
         return mean + (_root(conditional_cov) @ random.normal(keys[2], (*mean.shape, 1)))[..., 0]
 
-    def _unlimited(self, key, value, loc, measured):
-        """Replace the limits by values drawn beyond them."""
+    def _draw_censored(self, key, value, loc, measured):
+        """Return measured values with limits replaced by values drawn beyond them."""
         side, order = self.limits.side, self.limits.order
         order = jnp.eye(value.shape[-1]) if order is None else order
         residual = (order * (value - loc)[..., None, :]).sum(-1)

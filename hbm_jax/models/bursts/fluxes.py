@@ -146,13 +146,13 @@ class BurstFluxes(dist.Distribution):
         spread = weight * ((self.x - of_burst @ mean) ** 2 @ of_burst)
         a11 = spread + a01 * mean
         determinant = 1.0 + v0 * a00 + v1 * a11 + v0 * v1 * a00 * spread
-        elements = (
+        covariance = (
             (1.0 + v1 * a11) * v0 / determinant,
             -v0 * v1 * a01 / determinant,
             (1.0 + v0 * a00) * v1 / determinant,
         )
-        solved = (
+        solution = (
             ((1.0 + v1 * a11) * b0 - v1 * a01 * b1) / determinant,
             ((1.0 + v0 * a00) * b1 - v0 * a01 * b0) / determinant,
         )
-        return determinant, elements, solved
+        return determinant, covariance, solution

@@ -25,7 +25,7 @@ from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-2  # of `FoldedBursts.errors`, in standard deviations
 PIVOT = 100.0  # keV
-LEAST = 1e-20  # lower bound of expected counts
+MIN_EXPECTED = 1e-20  # lower bound of expected counts
 SHAPES = ("band", "cutoff")
 FRAMES = ("rest", "observer")
 # Number of nodes per panel and panel width in ln E, from coarse to fine. The reference has 6 nodes in panels of half
@@ -201,7 +201,7 @@ class FoldedBursts:
         log10_flux : (I,)
             log10 of the energy flux in the band [erg/cm^2/s].
         effective_area : (F,), optional
-            Effective areas of the other detectors relative to the reference detectors; 1 where omitted.
+            Effective areas of the non-reference detectors relative to the reference detectors; 1 where omitted.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class FoldedBursts:
         if effective_area is not None:
             factor = factor * (self.of_detector @ (self.reference + self.of_free @ effective_area))
         # Far above a cut-off the interpolating polynomial can be negative, by 1e-8 counts.
-        counts = jnp.maximum(counts * factor[:, None], LEAST)
+        counts = jnp.maximum(counts * factor[:, None], MIN_EXPECTED)
         return counts if self.in_order else counts[self.order]
 
     def per_interval(self, values) -> jax.Array:

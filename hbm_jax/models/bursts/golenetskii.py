@@ -2,9 +2,10 @@
 
 In interval j of burst i, with x_ij = log10 of the rest-frame peak energy over 100 keV,
 
-    log10 flux_ij = log10_N_i - log10(4 pi d_L(z_i)^2) + gamma_i x_ij + N(0, intrinsic_scatter^2), gamma_i ~
-    N(gamma_mean, gamma_std^2),    log10_N_i ~ N(log10_N_mean, log10_N_std^2), x_ij + 2 ~ N(log10_E_peak_burst_i,
-    log10_E_peak_scatter^2), log10_E_peak_burst_i ~ N(log10_E_peak_mean, log10_E_peak_std^2),
+    log10 flux_ij = log10_N_i - log10(4 pi d_L(z_i)^2) + gamma_i x_ij + N(0, intrinsic_scatter^2),
+    gamma_i ~ N(gamma_mean, gamma_std^2),    log10_N_i ~ N(log10_N_mean, log10_N_std^2),
+    x_ij + 2 ~ N(log10_E_peak_burst_i, log10_E_peak_scatter^2),
+    log10_E_peak_burst_i ~ N(log10_E_peak_mean, log10_E_peak_std^2),
 
 and flux and peak energy are measured with errors. With ``pooling="complete"`` all points share one line, as in the
 relations of Amati and of Yonetoku, which have one point per burst. (Golenetskii et al. 1983, Nature 306, 451; Burgess
@@ -232,6 +233,7 @@ class Golenetskii:
 
     @property
     def _fixed_cosmology(self) -> Cosmology:
+        """The flat cosmology with the values of H0 and Om0."""
         return Cosmology.flat(H0=self.H0, Om0=self.Om0)
 
     def _flux_over_luminosity(self, data: Bursts, z, cosmology: Cosmology):
@@ -245,7 +247,8 @@ class Golenetskii:
         """Return all redshifts (B,); unknown and uncertain ones are sampled."""
         unknown = np.flatnonzero(np.isnan(data.z))
         measured = np.flatnonzero(np.asarray(data.sigma_z) > 0)
-        parts, order = [jnp.asarray(data.z)[np.flatnonzero(data.knows_redshift)]], [np.flatnonzero(data.knows_redshift)]
+        known = np.flatnonzero(data.knows_redshift)
+        parts, order = [jnp.asarray(data.z)[known]], [known]
         if len(unknown):
             with numpyro.plate("unknown_redshift", len(unknown)):
                 parts.append(jnp.broadcast_to(sample_prior("z", priors["z"]), (len(unknown),)))

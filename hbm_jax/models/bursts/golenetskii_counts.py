@@ -117,7 +117,7 @@ _PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = 
 def _lines_and_forms(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a line through the fluxes of each burst, and the partial non-centring of each site from single fits."""
+    """Return a line through the fluxes of each burst, and the partial non-centring of each site, from single fits."""
     names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
     forms = {}
     for k, name in enumerate(names[:-1]):
@@ -163,8 +163,8 @@ class GolenetskiiCounts:
         ``"marginal"``: gamma_i and log10_N_i are integrated out, and drawn by `hbm_jax.latents`. ``"sampled"``: they
         are sampled; without scatter they always are. Both give the same posterior.
     calibration : bool
-        Whether each detector, except the reference detector of its burst, has a free factor of the effective area of
-        its response, with the prior ``effective_area``.
+        Whether the effective area of each detector, except the reference detector of its burst, has a free factor with
+        the prior ``effective_area``.
     statistic : str, optional
         ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default it
         follows the background: ``"pgstat"`` for Gaussian errors, ``"marginal"`` for counts.
@@ -190,7 +190,7 @@ class GolenetskiiCounts:
     The sampled coordinates follow from fits of single intervals (``PreparedBursts``): alpha, beta and flux are sampled
     minus their linear trend with the parameters before them in the interval, and the line of a burst is sampled at its
     mean peak energy instead of at 100 keV. These shifts do not change the density. Each of these sites has a location
-    and a scale, and its partial non-centring is chosen from the fits.
+    and a scale, and its partial non-centring is centering from the fits.
 
     Examples
     --------
@@ -326,8 +326,8 @@ class GolenetskiiCounts:
             flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
             with numpyro.plate("interval", len(prepared.center), dim=-1):
                 if self.scatter:
-                    chosen, trend = prepared.forms["log10_flux"], prepared.trend(spectra)
-                    spectra["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], chosen, trend)
+                    centering, trend = prepared.forms["log10_flux"], prepared.trend(spectra)
+                    spectra["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], centering, trend)
                 else:
                     spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)
         expected = self.expected(folded, spectra | self._effective_areas(folded, priors))
@@ -341,8 +341,8 @@ class GolenetskiiCounts:
         spectra: dict[str, Any] = {}
         with numpyro.plate("interval", len(prepared.center), dim=-1):
             for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
-                chosen, trend = prepared.forms[name], prepared.trend(spectra)
-                spectra[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], chosen, trend)
+                centering, trend = prepared.forms[name], prepared.trend(spectra)
+                spectra[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
         return spectra
 
     def _sample_fluxes(self, p, spectra, prepared: PreparedBursts, draw_lines: bool):

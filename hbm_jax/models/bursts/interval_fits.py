@@ -48,7 +48,7 @@ def fit_intervals(folded: FoldedBursts, effective_area: ArrayLike | None = None)
     folded : FoldedBursts
         Spectra of all bursts with precomputed responses.
     effective_area : (F,), optional
-        Effective areas of the other detectors relative to the reference detectors; 1 by default.
+        Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def _fit(folded: FoldedBursts, area):
     num, P = len(folded.middle), folded.num_parameters
     mean, std = (np.array(column) for column in zip(*WEAK[: P - 1], strict=True))
     precision = jnp.append(1.0 / std**2, 0.0)
-    of_spectra = jnp.asarray(folded.of_interval)[folded.order]  # (N, I)
+    of_interval = jnp.asarray(folded.of_interval)[folded.order]  # (N, I)
 
     def expected(theta):
         beta = theta[:, 2] if P == 4 else jnp.zeros(num)
@@ -76,17 +76,17 @@ def _fit(folded: FoldedBursts, area):
         beta = theta[:, 2] if P == 4 else -3.0
         prior_chi2 = jnp.sum(((theta[:, :-1] - mean) / std) ** 2, axis=1)
         inside = folded.inside(theta[:, 1], beta)
-        safe = jnp.where(inside[:, None], theta, theta_of(2.6))
+        safe = jnp.where(inside[:, None], theta, parameters_at(2.6))
         log_likelihood = folded.per_interval(statistic.log_likelihood(expected(safe)))
         return jnp.where(inside, log_likelihood - 0.5 * prior_chi2, -jnp.inf)
 
-    def theta_of(peak, flux=-6.0):
+    def parameters_at(peak, flux=-6.0):
         start = jnp.concatenate([jnp.array([peak]), mean[1:], jnp.array([0.0])])
         return jnp.broadcast_to(start, (num, P)).at[:, -1].set(flux)
 
     background, background_variance = statistic.background_moments()
-    net = of_spectra.T @ jnp.sum(statistic.counts - background, axis=1)
-    net = jnp.maximum(net, jnp.sqrt(1.0 + of_spectra.T @ jnp.sum(statistic.counts, axis=1)))
+    net = of_interval.T @ jnp.sum(statistic.counts - background, axis=1)
+    net = jnp.maximum(net, jnp.sqrt(1.0 + of_interval.T @ jnp.sum(statistic.counts, axis=1)))
 
     def information(theta):
         def derivative(k):
@@ -97,11 +97,11 @@ def _fit(folded: FoldedBursts, area):
         derivatives = jax.lax.map(derivative, jnp.arange(P))  # (P, N, G)
         weights = jnp.where(statistic.used, 1.0 / jnp.maximum(mu + background + background_variance, 1e-6), 0.0)
         products = jnp.einsum("kng,lng,ng->nkl", derivatives, derivatives, weights)
-        return jnp.einsum("ni,nkl->ikl", of_spectra, products) + jnp.diag(precision)
+        return jnp.einsum("ni,nkl->ikl", of_interval, products) + jnp.diag(precision)
 
     def scaled_start(peak):
-        theta = theta_of(peak)
-        counts = of_spectra.T @ jnp.sum(jnp.where(statistic.used, expected(theta), 0.0), axis=1)
+        theta = parameters_at(peak)
+        counts = of_interval.T @ jnp.sum(jnp.where(statistic.used, expected(theta), 0.0), axis=1)
         theta = theta.at[:, -1].add(jnp.log10(net / counts))
         return theta, objective(theta)
 
@@ -112,8 +112,8 @@ def _fit(folded: FoldedBursts, area):
     def step(_, state):
         theta, value, damping = state
         score = jax.grad(lambda t: jnp.sum(objective(t)))(theta)
-        H = information(theta)
-        damped = H + damping[:, None, None] * (H * jnp.eye(P))
+        fisher_information = information(theta)
+        damped = fisher_information + damping[:, None, None] * (fisher_information * jnp.eye(P))
         new = theta + jnp.clip(jnp.linalg.solve(damped, score[..., None])[..., 0], -0.5, 0.5)
         new_value = objective(new)
         better = new_value >= value
@@ -144,7 +144,7 @@ def interval_fits(
     spectrum, band, frame, statistic
         As in `GolenetskiiCounts`.
     effective_area : (F,), optional
-        Effective areas of the other detectors relative to the reference detectors; 1 by default.
+        Effective areas of the non-reference detectors relative to the reference detectors; 1 by default.
 
     Returns
     -------
@@ -175,8 +175,7 @@ def interval_fits(
         table[name], table[f"sigma_{name}"] = fits.values[:, k], error[:, k]
     interval = np.asarray(data.spectrum_interval)
     table["deviance"] = np.bincount(interval, fits.deviance, minlength=len(table))
-    table["num_groups"] = np.bincount(interval, np.asarray(data.spectra.used).sum(axis=1), minlength=len(table)).astype(
-        int
-    )
+    num_groups = np.asarray(data.spectra.used).sum(axis=1)
+    table["num_groups"] = np.bincount(interval, num_groups, minlength=len(table)).astype(int)
     table.meta |= {"band_low": float(band[0]), "band_high": float(band[1]), "band_frame": frame, "spectrum": spectrum}
     return table

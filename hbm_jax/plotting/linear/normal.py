@@ -49,7 +49,7 @@ def forest(fit: Fit) -> Figure:
     mean, error = _unpooled(fit, model, data)
     mu = _vector(fit, model, data, "mu")
     shown = spread(len(data), MAX_GROUPS)
-    row = np.arange(len(shown), 0, -1)
+    rows = np.arange(len(shown), 0, -1)
     size = len(data.components)
     with house_style():
         figure = Figure(figsize=(1.4 + 3.4 * size, 1.2 + 0.24 * len(shown)), layout="constrained")
@@ -59,18 +59,18 @@ def forest(fit: Fit) -> Figure:
             axis.axvspan(low, high, color=BAND_95, alpha=0.35, lw=0)
             axis.axvspan(lower, upper, color=BAND_68, alpha=0.45, lw=0, label=r"$\mu$, 68 and 95 %")
             style: Any = {"fmt": "o", "color": GREY, "mfc": "white", "ms": 3.6, "elinewidth": 0.7, "mew": 0.7}
-            axis.errorbar(mean[shown, d], row + 0.16, xerr=error[shown, d], label="no pooling", zorder=2, **style)
+            axis.errorbar(mean[shown, d], rows + 0.16, xerr=error[shown, d], label="no pooling", zorder=2, **style)
             low, lower, middle, upper, high = np.quantile(theta[:, shown, d], (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-            axis.hlines(row - 0.16, low, high, color=BLUE, lw=0.8, zorder=3)
-            axis.hlines(row - 0.16, lower, upper, color=BLUE, lw=2.0, zorder=3)
-            axis.plot(middle, row - 0.16, "o", color=BLUE, ms=3.6, mew=0.0, zorder=4, label="partial pooling")
+            axis.hlines(rows - 0.16, low, high, color=BLUE, lw=0.8, zorder=3)
+            axis.hlines(rows - 0.16, lower, upper, color=BLUE, lw=2.0, zorder=3)
+            axis.plot(middle, rows - 0.16, "o", color=BLUE, ms=3.6, mew=0.0, zorder=4, label="partial pooling")
             axis.set_xlabel(rf"$\theta$ of {data.components[d]}" if size > 1 else r"$\theta$")
             axis.tick_params(axis="y", which="both", length=0)
             axis.yaxis.set_minor_locator(NullLocator())
-        axes[0].set_yticks(row, [data.name[k].replace("$", r"\$") for k in shown])
+        axes[0].set_yticks(rows, [data.name[k].replace("$", r"\$") for k in shown])
         axes[0].set_ylim(0.3, len(shown) + 0.7)
         if model.latents == "mixed":
-            _label_centredness(axes[-1], model, data, shown, row)
+            _label_centredness(axes[-1], model, data, shown, rows)
         handles, labels = axes[0].get_legend_handles_labels()
         order = [labels.index(text) for text in ("no pooling", "partial pooling", r"$\mu$, 68 and 95 %")]
         handles, labels = [handles[i] for i in order], [labels[i] for i in order]
@@ -78,12 +78,12 @@ def forest(fit: Fit) -> Figure:
     return figure
 
 
-def _label_centredness(axis, model, data, shown, row) -> None:
+def _label_centredness(axis, model, data, shown, rows) -> None:
     """Label the right axis with the weight of partial non-centring of each group."""
     table = model.centring(data)[MIXED].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
-    right.set_yticks(row, [", ".join(f"{c:.2f}" for c in table[:, k]) for k in shown])
+    right.set_yticks(rows, [", ".join(f"{c:.2f}" for c in table[:, k]) for k in shown])
     right.tick_params(axis="y", which="both", length=0)
     right.yaxis.set_minor_locator(NullLocator())
     right.set_ylabel(MIXED)
@@ -155,7 +155,7 @@ def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int =
 
 
 def _funnel_draws(fit: Fit, group: str | int, component: int):
-    """Return theta, ln tau and divergence of thinned draws (all divergent ones kept), all ln tau, and the group index."""
+    """Return theta, ln tau and divergence flag of thinned draws, ln tau of all draws, and the index of the group."""
     model, data = _model_and_data(fit, "funnel")
     if isinstance(group, str) and group not in data.name:
         raise ValueError(f"funnel: expected a group, one of {', '.join(data.name[:20])}; found {group!r}.")
@@ -176,10 +176,10 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
     return theta[:, row, component], log_tau[keep], diverging[keep], log_tau, row
 
 
-def _model_and_data(fit: Fit, what: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``what``."""
+def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:
+    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
     kind: Any = NormalVectors if isinstance(model_of(fit), NormalVectors) else Normal
-    return program_of(fit, kind, ValuesInGroups, what), cast(ValuesInGroups, fit.data)
+    return program_of(fit, kind, ValuesInGroups, figure_name), cast(ValuesInGroups, fit.data)
 
 
 def _flat(fit: Fit, name: str) -> np.ndarray:

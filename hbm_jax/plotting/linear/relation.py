@@ -137,15 +137,17 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     index = _predictor_index(data, predictor, "shrinkage_of_lines")
     slopes, intercepts = _lines(fit, model, data)
     alpha, beta = slopes[..., index].mean(axis=0), intercepts.mean(axis=0)
-    starts = _unpooled_lines(alone, model, data, index)
+    unpooled = _unpooled_lines(alone, model, data, index)
     with house_style():
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         axis = figure.subplots()
         for j in range(len(data)):
-            colour, start = SERIES[j % len(SERIES)], starts[j]
-            if start is not None:
-                axis.plot(*start, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, zorder=1)
-                axis.plot([start[0], alpha[j]], [start[1], beta[j]], color=GREY, lw=0.5, alpha=0.7, zorder=1)
+            colour, unpooled_line = SERIES[j % len(SERIES)], unpooled[j]
+            if unpooled_line is not None:
+                axis.plot(*unpooled_line, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, zorder=1)
+                axis.plot(
+                    [unpooled_line[0], alpha[j]], [unpooled_line[1], beta[j]], color=GREY, lw=0.5, alpha=0.7, zorder=1
+                )
             axis.plot(alpha[j], beta[j], "o", color=colour, ms=4.0, mew=0.0, zorder=3)
         names = ("alpha_mean", "alpha_std", "beta_mean", "beta_std")
         values = {name: _mean(fit, name, index) for name in names}
@@ -165,17 +167,19 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     return figure
 
 
-def _model_and_data(fit: Fit, what: str) -> tuple[Relation, PointsInGroups]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``what``."""
-    return program_of(fit, Relation, PointsInGroups, what), cast(PointsInGroups, fit.data)
+def _model_and_data(fit: Fit, figure_name: str) -> tuple[Relation, PointsInGroups]:
+    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
+    return program_of(fit, Relation, PointsInGroups, figure_name), cast(PointsInGroups, fit.data)
 
 
-def _predictor_index(data: PointsInGroups, predictor: str | None, what: str) -> int:
-    """Return the index of a predictor, or raise an error that names the figure ``what``."""
+def _predictor_index(data: PointsInGroups, predictor: str | None, figure_name: str) -> int:
+    """Return the index of a predictor, or raise an error that names the figure ``figure_name``."""
     if predictor is None:
         return 0
     if predictor not in data.predictors:
-        raise ValueError(f"{what}: expected a predictor, one of {', '.join(data.predictors)}; found {predictor!r}.")
+        raise ValueError(
+            f"{figure_name}: expected a predictor, one of {', '.join(data.predictors)}; found {predictor!r}."
+        )
     return data.predictors.index(predictor)
 
 
@@ -274,8 +278,8 @@ FIGURES: dict[str, tuple[str, Callable[..., Figure]]] = {
         lines,
     ),
     "shrinkage_of_lines": (
-        "Slope and intercept of each group without pooling (open circles) and with partial pooling (dots). Ellipses: 68 "
-        "and 95 % of the population.",
+        "Slope and intercept of each group without pooling (open circles) and with partial pooling (dots). Ellipses: "
+        "68 and 95 % of the population.",
         shrinkage_of_lines,
     ),
 }

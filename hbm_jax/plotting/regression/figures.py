@@ -180,13 +180,13 @@ def _shrinkage(size, unpooled, draws, labels, middle: float) -> Figure:
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axis = figure.subplots()
-    spread = np.ptp(size) > 0
-    wide = bool(np.max(size) > 10.0 * np.min(size))
+    sizes_differ = np.ptp(size) > 0
+    log_scale = bool(np.max(size) > 10.0 * np.min(size))
     # Groups of the same size are plotted side by side.
     order = np.argsort(np.argsort(unpooled, kind="stable"))
     offset = order / max(len(unpooled) - 1, 1) - 0.5
-    x = size * (1.0 + 0.06 * offset) if wide else size + 0.02 * np.ptp(size) * offset
-    x = x if spread else order.astype(float)
+    x = size * (1.0 + 0.06 * offset) if log_scale else size + 0.02 * np.ptp(size) * offset
+    x = x if sizes_differ else order.astype(float)
     axis.vlines(x, np.minimum(unpooled, median), np.maximum(unpooled, median), color=GREY, lw=0.4, alpha=0.6)
     axis.plot(x, unpooled, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="no pooling")
     axis.errorbar(
@@ -200,8 +200,8 @@ def _shrinkage(size, unpooled, draws, labels, middle: float) -> Figure:
         label="partial pooling",
     )
     axis.axhline(middle, color=ORANGE, lw=0.9, ls="--")
-    axis.set(xlabel=labels[0] if spread else "groups, sorted", ylabel=labels[1])
-    if wide:
+    axis.set(xlabel=labels[0] if sizes_differ else "groups, sorted", ylabel=labels[1])
+    if log_scale:
         axis.set_xscale("log")
     axis.legend()
     return figure
@@ -288,18 +288,18 @@ def _draw_bins(axis, y: np.ndarray, drawn: np.ndarray) -> None:
     axis.plot(predicted_mean, observed, "o", color=BLACK, ms=3.6, zorder=3)
 
 
-def _model_and_data(fit: Fit, what: str) -> tuple[Regression, RegressionData]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``what``."""
-    return program_of(fit, Regression, RegressionData, what), cast(RegressionData, fit.data)
+def _model_and_data(fit: Fit, figure_name: str) -> tuple[Regression, RegressionData]:
+    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
+    return program_of(fit, Regression, RegressionData, figure_name), cast(RegressionData, fit.data)
 
 
-def _group_term(data: RegressionData, name: str | None, what: str) -> GroupDesign:
-    """Return the group term of this name, or the first; the error names the figure ``what``."""
+def _group_term(data: RegressionData, name: str | None, figure_name: str) -> GroupDesign:
+    """Return the group term of this name, or the first; the error names the figure ``figure_name``."""
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
         actual = repr(name) if names else f"{data.source.formula}, which has none"
         raise ValueError(
-            f"{what}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
+            f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )
     return data.groups[names.index(name) if name is not None else 0]
 
@@ -336,12 +336,12 @@ def figures(fit: Fit):
         caption = f"Effects of {group.factor}: medians with 68 and 95 % intervals. Band: population standard deviation."
         if group.walk:
             caption = f"Coefficients against {group.factor}: medians with 68 and 95 % intervals."
-        figures_of_fit[f"group_effects_{group.name}"] = (caption, _named(group_effects, group.name))
+        figures_of_fit[f"group_effects_{group.name}"] = (caption, _for_term(group_effects, group.name))
         if not group.walk:
-            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _named(shrinkage, group.name))
+            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _for_term(shrinkage, group.name))
     return figures_of_fit | {"predictive_check": CHECK}
 
 
-def _named(function, name: str):
+def _for_term(function, name: str):
     """Return the figure function of a fit for the group term of this name."""
     return lambda fit: function(fit, name)
