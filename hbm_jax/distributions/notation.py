@@ -10,7 +10,8 @@ from numpyro.distributions.truncated import TwoSidedTruncatedDistribution as Two
 from hbm_jax.names import did_you_mean
 
 
-def _known() -> dict:
+def _distributions() -> dict:
+    """Return the distributions of NumPyro by name."""
     classes = {
         name: value
         for name, value in vars(dist).items()
@@ -53,19 +54,20 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         return _number(node, expected)
     if not isinstance(node.func, ast.Name):
         raise ValueError(f"{expected}.")
-    known = _known()
-    if node.func.id not in known:
-        suggestion = did_you_mean(node.func.id, known)
+    distributions = _distributions()
+    if node.func.id not in distributions:
+        suggestion = did_you_mean(node.func.id, distributions)
         raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{suggestion}.")
     args = [_number(arg, expected) for arg in node.args]
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:
-        return known[node.func.id](*args, **kwargs, validate_args=True)
+        return distributions[node.func.id](*args, **kwargs, validate_args=True)
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
 
 
 def _number(node, expected) -> float:
+    """Return the number of a syntax node, or raise an error that begins with ``expected``."""
     try:
         value = ast.literal_eval(node)
         if isinstance(value, bool | str):
@@ -100,7 +102,7 @@ def distribution_to_text(prior) -> str:
     else:
         name, arguments = type(prior).__name__, {key: getattr(prior, key) for key in type(prior).arg_constraints}
     try:
-        if name not in _known():
+        if name not in _distributions():
             raise TypeError
         text = f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
         distribution_from_text(text)  # raises for mixtures and transformed distributions

@@ -108,7 +108,7 @@ class ObservedMixture(dist.Distribution):
         """Return element i of the mean of the observed vectors without the positive latent, (..., K)."""
         return self.loc[i] + self.offset[..., i, None]
 
-    def _parts(self, value):
+    def _component_log_density(self, value):
         """Return the log density of each component without its weight, and b and q of its half line, (..., K) each.
 
         The factorisation is written out element by element without stacking, so that XLA fuses it into one pass over
@@ -134,16 +134,16 @@ class ObservedMixture(dist.Distribution):
         density = density - 0.5 * (jnp.log(math.prod(pivot)) + size * math.log(2.0 * math.pi))
         if self.half_line is None:
             return density, None, None
-        along = whiten(self.half_line.direction)
-        linear = sum(r * a / p for r, a, p in zip(residual, along, pivot, strict=True))
-        quadratic = sum(a * a / p for a, p in zip(along, pivot, strict=True))
+        direction = whiten(self.half_line.direction)
+        linear = sum(r * a / p for r, a, p in zip(residual, direction, pivot, strict=True))
+        quadratic = sum(a * a / p for a, p in zip(direction, pivot, strict=True))
         return density + self.half_line.log_integral(linear, quadratic), linear, quadratic
 
     @validate_sample
     def log_prob(self, value):
         """Return the log density of observed values (..., n) among detected objects."""
         value = jnp.asarray(value)
-        density = logsumexp(self.log_weights + self._parts(value)[0], axis=-1)
+        density = logsumexp(self.log_weights + self._component_log_density(value)[0], axis=-1)
         if self.selection is None:
             return density
         return density + self.selection.log_probability(value) - self.log_detected
@@ -166,7 +166,7 @@ class ObservedMixture(dist.Distribution):
 
     def probabilities(self, value):
         """Return the probability of each component given observed values (..., n), (..., K)."""
-        joint = self.log_weights + self._parts(jnp.asarray(value))[0]
+        joint = self.log_weights + self._component_log_density(jnp.asarray(value))[0]
         return jnp.exp(joint - logsumexp(joint, axis=-1, keepdims=True))
 
     def sample(self, key, sample_shape=()):
@@ -207,9 +207,8 @@ class ObservedMixture(dist.Distribution):
             return jax.vmap(self._selected)(component)
 
         def pick(array):
-            return jnp.take_along_axis(jnp.broadcast_to(array, self._component_shape), component[..., None], axis=-1)[
-                ..., 0
-            ]
+            array = jnp.broadcast_to(array, self._component_shape)
+            return jnp.take_along_axis(array, component[..., None], axis=-1)[..., 0]
 
         loc = jnp.stack([pick(entry) for entry in self.loc], axis=-1)
         rows = [jnp.stack([pick(entry) for entry in row], axis=-1) for row in self.scale_tril]
@@ -227,14 +226,14 @@ class ObservedMixture(dist.Distribution):
         """
         keys = random.split(key, 3)
         value = jnp.asarray(value)
-        density, linear, quadratic = self._parts(value)
+        density, linear, quadratic = self._component_log_density(value)
         joint = jnp.broadcast_to(self.log_weights + density, self._component_shape)
         component = random.categorical(keys[0], joint)
         loc, scale, half_line = self._selected(component)
         if half_line is not None:
-            parts = (jnp.broadcast_to(part, self._component_shape) for part in (linear, quadratic))
-            chosen = [jnp.take_along_axis(part, component[..., None], -1)[..., 0] for part in parts]
-            loc = loc + half_line.direction * half_line.conditional(keys[1], *chosen)[..., None]
+            arrays = (jnp.broadcast_to(array, self._component_shape) for array in (linear, quadratic))
+            coefficients = [jnp.take_along_axis(array, component[..., None], -1)[..., 0] for array in arrays]
+            loc = loc + half_line.direction * half_line.conditional(keys[1], *coefficients)[..., None]
         gaussian = LinearGaussian(loc, scale, self.noise_covariance, offset=self.offset)
         return component, gaussian.conditional(value).sample(keys[2])
 

@@ -45,7 +45,7 @@ class Whitening(NamedTuple):
 
 
 # Keyed by the identity of the covariance array, because containers are rebuilt from their arrays during every tracing.
-_KNOWN: dict[tuple[int, bytes], tuple[weakref.ref, Whitening]] = {}
+_WHITENINGS: dict[tuple[int, bytes], tuple[weakref.ref, Whitening]] = {}
 
 
 def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whitening:
@@ -64,7 +64,7 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
         If the covariance is not positive definite.
     """
     key = (id(covariance), b"" if weights is None else np.asarray(weights, float).tobytes())
-    cached = _KNOWN.get(key)
+    cached = _WHITENINGS.get(key)
     if cached is not None and cached[0]() is covariance:
         return cached[1]
     matrix = np.asarray(covariance, dtype=np.float64)
@@ -83,7 +83,7 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
             spread, axes = np.linalg.eigh((inverse * np.asarray(weights, float)) @ inverse.T)
             result = Whitening(axes.T @ inverse, np.maximum(spread, 0.0), log_det)
     if isinstance(covariance, np.ndarray):
-        _KNOWN[key] = (weakref.ref(covariance, lambda _: _KNOWN.pop(key, None)), result)
+        _WHITENINGS[key] = (weakref.ref(covariance, lambda _: _WHITENINGS.pop(key, None)), result)
     return result
 
 
@@ -144,7 +144,7 @@ class ProjectedNormal(dist.Distribution):
         """Return T (y - fixed) for a value; here the value itself."""
         return value
 
-    def _parts(self, value):
+    def _residual_and_weight(self, value):
         """Return transformed residuals about the mean at the offset's prior mean, and their inverse variances."""
         p = self.projection
         residual = self.project(value) - self.offset.loc * p.ones
@@ -157,7 +157,7 @@ class ProjectedNormal(dist.Distribution):
         arrays = [p.basis, p.ones, p.spread, self.project(value), self.scatter, self.offset.loc]
         if not any(isinstance(array, jax.Array) for array in arrays) and len(p.ones) > p.basis.shape[1] + 2:
             return self._compressed_sums(value)
-        residual, weight = self._parts(value)
+        residual, weight = self._residual_and_weight(value)
         weighted = weight * p.ones
         log_det = jnp.sum(jnp.log1p(self.scatter**2 * p.spread))
         return jnp.sum(weight * residual**2), jnp.sum(weighted * residual), jnp.sum(weighted * p.ones), log_det
@@ -240,7 +240,7 @@ class CorrelatedNormal(ProjectedNormal):
         is normal with variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari
         2020, Computational Statistics 36, 1243).
         """
-        residual, weight = self._parts(value)
+        residual, weight = self._residual_and_weight(value)
         transform, ones = self.whitening.transform, self.projection.ones
         variance = self.offset.scale**2
         posterior_variance = variance / (1.0 + variance * jnp.sum(weight * ones**2))

@@ -76,10 +76,10 @@ def golenetskii_planes(fit: Fit) -> Figure:
     with house_style():
         figure = Figure(figsize=(8.2, 4.0), layout="constrained")
         left, right = figure.subplots(1, 2)
-        at_rest = [burst.x + burst.shift for burst in bursts if np.isfinite(burst.shift)]
-        if at_rest:
-            every = np.concatenate(at_rest)
-            _draw_population(right, fit, model, partial_pooling, every.min() - 0.2, every.max() + 0.2)
+        rest_frame_x = [burst.x + burst.shift for burst in bursts if np.isfinite(burst.shift)]
+        if rest_frame_x:
+            x = np.concatenate(rest_frame_x)
+            _draw_population(right, fit, model, partial_pooling, x.min() - 0.2, x.max() + 0.2)
         for i, burst in enumerate(bursts):
             known = np.isfinite(burst.shift)
             colour = BLUE if not partial_pooling else SERIES[i % MAX_COLOURED] if known else GREY
@@ -90,11 +90,11 @@ def golenetskii_planes(fit: Fit) -> Figure:
                 continue
             right.errorbar(burst.x + burst.shift, burst.y + burst.log10_area, burst.y_error, burst.x_error, **style)
             if burst.line is not None:
-                level, gamma = burst.line
-                at = np.array([burst.x.min() - 0.05, burst.x.max() + 0.05]) + burst.shift
-                line = level + gamma * (at - PIVOT)
-                left.plot(at - burst.shift, line - burst.log10_area.mean(), color=colour, lw=0.9, zorder=2)
-                right.plot(at, line, color=colour, lw=0.9, zorder=2)
+                log10_N, gamma = burst.line
+                x = np.array([burst.x.min() - 0.05, burst.x.max() + 0.05]) + burst.shift
+                line = log10_N + gamma * (x - PIVOT)
+                left.plot(x - burst.shift, line - burst.log10_area.mean(), color=colour, lw=0.9, zorder=2)
+                right.plot(x, line, color=colour, lw=0.9, zorder=2)
         observed, intrinsic = QUANTITY[quantity]
         left.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}$ [keV]", ylabel=observed, title="observed")
         right.set(xlabel=r"$\log_{10}\,E_\mathrm{peak}(1+z)$ [keV]", ylabel=intrinsic, title="rest frame")
@@ -132,11 +132,11 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
         in_burst = np.asarray(data.interval_burst) == i
         x, y = (drawn[name].to_numpy()[:, in_burst] for name in ("log10_E_peak", "log10_flux"))
         shift = float(np.log10(1.0 + z[i]))
-        level, gamma = (float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
+        log10_N, gamma = (float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
         errors = x.std(axis=0), y.std(axis=0)
         log10_area = np.full(in_burst.sum(), sphere[i])
         median = np.median(x, axis=0) - shift, np.median(y, axis=0)
-        bursts.append(_Burst(*median, *errors, shift, log10_area, (level, gamma)))
+        bursts.append(_Burst(*median, *errors, shift, log10_area, (log10_N, gamma)))
     return bursts
 
 
@@ -172,15 +172,15 @@ def _draw_population(axis, fit: Fit, model: Any, partial_pooling: bool, low: flo
     if partial_pooling:
         r = p.get("correlation", 0.0)
         gamma = p["gamma_mean"] + p["gamma_std"] * u
-        level = p["log10_N_mean"] + p["log10_N_std"] * (r * u + np.sqrt(1.0 - np.square(r)) * v)
+        log10_N = p["log10_N_mean"] + p["log10_N_std"] * (r * u + np.sqrt(1.0 - np.square(r)) * v)
     else:
-        gamma, level = p["gamma"], p["log10_N"]
-    at = np.linspace(low, high, 60)
-    drawn = level[:, None] + gamma[:, None] * (at - PIVOT) + (p["intrinsic_scatter"] * w)[:, None]
+        gamma, log10_N = p["gamma"], p["log10_N"]
+    x = np.linspace(low, high, 60)
+    drawn = log10_N[:, None] + gamma[:, None] * (x - PIVOT) + (p["intrinsic_scatter"] * w)[:, None]
     lowest, lower, median, upper, highest = np.quantile(drawn, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-    axis.fill_between(at, lowest, highest, color=BAND_95, alpha=0.6, lw=0, zorder=0, label="95 %")
-    axis.fill_between(at, lower, upper, color=BAND_68, alpha=0.6, lw=0, zorder=0.5, label="68 %")
-    axis.plot(at, median, color=BLACK, lw=1.0, zorder=1, label="population")
+    axis.fill_between(x, lowest, highest, color=BAND_95, alpha=0.6, lw=0, zorder=0, label="95 %")
+    axis.fill_between(x, lower, upper, color=BAND_68, alpha=0.6, lw=0, zorder=0.5, label="68 %")
+    axis.plot(x, median, color=BLACK, lw=1.0, zorder=1, label="population")
     axis.legend(loc="upper left")
 
 
@@ -214,7 +214,9 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
     draws = fit.posterior["z"].transpose("chain", "draw", ...).to_numpy().reshape(-1, len(names))
     quantiles = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
     true_z = None if truth is None else _truth(truth, names)
-    expected = np.quantile(np.asarray(prior.sample(jax.random.key(0), (20_000,))), (0.025, 0.16, 0.5, 0.84, 0.975))
+    prior_quantiles = np.quantile(
+        np.asarray(prior.sample(jax.random.key(0), (20_000,))), (0.025, 0.16, 0.5, 0.84, 0.975)
+    )
     order = np.argsort(true_z if true_z is not None else quantiles[2])
     with house_style():
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
@@ -223,16 +225,16 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
         if true_z is None:
             x[order] = np.arange(len(names))
         low, lower, median, upper, high = np.log(quantiles)
-        bounds = np.log(expected)
+        bounds = np.log(prior_quantiles)
         axis.axhspan(bounds[0], bounds[4], color=BAND_95, alpha=0.45, lw=0, zorder=0, label="prior, 95 %")
         axis.axhspan(bounds[1], bounds[3], color=BAND_68, alpha=0.45, lw=0, zorder=0.5, label="prior, 68 %")
         axis.vlines(x, low, high, color=BLUE, lw=0.8, zorder=2)
         axis.vlines(x, lower, upper, color=BLUE, lw=2.4, zorder=2, label="posterior")
         axis.plot(x, median, "o", color=BLUE, ms=3.5, zorder=3)
         ticks = FixedLocator(list(np.log(SHOWN_Z)))
-        text = FuncFormatter(lambda u, _: f"{np.exp(u):.3g}")
+        formatter = FuncFormatter(lambda u, _: f"{np.exp(u):.3g}")
         axis.yaxis.set_major_locator(ticks)
-        axis.yaxis.set_major_formatter(text)
+        axis.yaxis.set_major_formatter(formatter)
         axis.yaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_ylabel("predicted redshift")
@@ -242,7 +244,7 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
             pad = 0.08 * (x.max() - x.min()) + 0.05
             axis.set_xlim(x.min() - pad, x.max() + pad)
             axis.xaxis.set_major_locator(FixedLocator(list(np.log(SHOWN_Z))))
-            axis.xaxis.set_major_formatter(text)
+            axis.xaxis.set_major_formatter(formatter)
             axis.set_xlabel("true redshift")
         else:
             axis.set_xticks(np.arange(len(names)), [names[i] for i in order], rotation=60, ha="right", fontsize=8)

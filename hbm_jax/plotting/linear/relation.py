@@ -57,14 +57,14 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     values = _partial_residuals(model, data, slopes, index)
     rows = _rows(data, names)
     columns = min(COLUMNS, len(rows))
-    height = -(-len(rows) // columns)
-    size = (5.0, 3.8) if len(rows) == 1 else (2.1 * columns + 0.6, 1.9 * height + 0.6)
+    num_rows = -(-len(rows) // columns)
+    size = (5.0, 3.8) if len(rows) == 1 else (2.1 * columns + 0.6, 1.9 * num_rows + 0.6)
     pivot = _pivot(model, data)[index]
     used_values = values[np.asarray(data.used)]
     pad = 0.08 * np.ptp(used_values, axis=0)
     with house_style():
         figure = Figure(figsize=size, layout="constrained")
-        axes = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True)).ravel()
+        axes = np.atleast_1d(figure.subplots(num_rows, columns, sharex=True, sharey=True)).ravel()
         x = np.linspace(used_values[:, 0].min() - pad[0], used_values[:, 0].max() + pad[0], 60)
         for axis, row in zip(axes, rows, strict=False):
             drawn = alpha[:, row, None] * (x - pivot) + beta[:, row, None]
