@@ -14,7 +14,8 @@ from scipy import stats
 
 import hbm_jax
 from hbm_jax.distributions import CoordinatePriors, LogOrLinear, SoftClip
-from hbm_jax.models.supernovae import degeneracy, expansion
+from hbm_jax.models import expansion
+from hbm_jax.models.supernovae import degeneracy
 
 LOWEST, HIGHEST = 0.05, 5.0
 

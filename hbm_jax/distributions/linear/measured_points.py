@@ -80,7 +80,7 @@ class MeasuredPoints(dist.Distribution):
     >>> loc, cov, errors = np.zeros((1, 1)), np.ones((1, 1, 1)), 0.1 * np.eye(2)
     >>> points = MeasuredPoints(loc, cov, np.zeros(1), 2.0, np.array([1.5]), 0.0, errors)
     >>> round(float(points.log_prob(np.array([1.0, 3.5]))), 4)
-    -1.7046
+    -1.7761
     """
 
     arg_constraints: dict = {}  # noqa: RUF012 - NumPyro's own convention
