@@ -130,23 +130,23 @@ class ObservedMixture(dist.Distribution):
             return whitened
 
         residual = whiten([value[..., i, None] - self._mean(i) for i in range(size)])
-        density = -0.5 * sum(r * r / p for r, p in zip(residual, pivot, strict=True))
-        density = density - 0.5 * (jnp.log(math.prod(pivot)) + size * math.log(2.0 * math.pi))
+        log_density = -0.5 * sum(r * r / p for r, p in zip(residual, pivot, strict=True))
+        log_density = log_density - 0.5 * (jnp.log(math.prod(pivot)) + size * math.log(2.0 * math.pi))
         if self.half_line is None:
-            return density, None, None
+            return log_density, None, None
         direction = whiten(self.half_line.direction)
         linear = sum(r * a / p for r, a, p in zip(residual, direction, pivot, strict=True))
         quadratic = sum(a * a / p for a, p in zip(direction, pivot, strict=True))
-        return density + self.half_line.log_integral(linear, quadratic), linear, quadratic
+        return log_density + self.half_line.log_integral(linear, quadratic), linear, quadratic
 
     @validate_sample
     def log_prob(self, value):
         """Return the log density of observed values (..., n) among detected objects."""
         value = jnp.asarray(value)
-        density = logsumexp(self.log_weights + self._component_log_density(value)[0], axis=-1)
+        log_density = logsumexp(self.log_weights + self._component_log_density(value)[0], axis=-1)
         if self.selection is None:
-            return density
-        return density + self.selection.log_probability(value) - self.log_detected
+            return log_density
+        return log_density + self.selection.log_probability(value) - self.log_detected
 
     @property
     def log_detected(self):
@@ -226,8 +226,8 @@ class ObservedMixture(dist.Distribution):
         """
         keys = random.split(key, 3)
         value = jnp.asarray(value)
-        density, linear, quadratic = self._component_log_density(value)
-        joint = jnp.broadcast_to(self.log_weights + density, self._component_shape)
+        log_density, linear, quadratic = self._component_log_density(value)
+        joint = jnp.broadcast_to(self.log_weights + log_density, self._component_shape)
         component = random.categorical(keys[0], joint)
         loc, scale, half_line = self._selected(component)
         if half_line is not None:

@@ -211,15 +211,15 @@ def _integrated(lines: Lines, points: Points, used) -> _Integrated:
     f, e = _residuals(lines, points, lines.group_loc, lines.offset_loc)
     u, v = precision.xx * f + precision.xy * e, precision.xy * f + precision.yy * e
     num = np.shape(f)[0] if used is None else jnp.sum(used, axis=0)
-    density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(det)) - LOG_2PI * num
+    log_density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(det)) - LOG_2PI * num
     t = lines.offset_scale
     cc, score_c = _sum(precision.yy), t * _sum(v)
     if lines.group_scale is None:
         shrinkage = 1.0 / (1.0 + t**2 * cc)
-        density = density + 0.5 * (score_c**2 * shrinkage + jnp.log(shrinkage))
+        log_density = log_density + 0.5 * (score_c**2 * shrinkage + jnp.log(shrinkage))
         zero = jnp.zeros_like(cc)
         return _Integrated(
-            density, zero, t * score_c * shrinkage, Pair(zero, zero, t**2 * shrinkage), Pair(zero, zero, cc)
+            log_density, zero, t * score_c * shrinkage, Pair(zero, zero, t**2 * shrinkage), Pair(zero, zero, cc)
         )
     # Solve in units of the prior standard deviations of m and c, which may be zero.
     s = lines.group_scale
@@ -227,10 +227,10 @@ def _integrated(lines: Lines, points: Points, used) -> _Integrated:
     system = Pair(1.0 + s**2 * information.xx, s * t * information.xy, 1.0 + t**2 * cc)
     score_m = s * _sum(u)
     m, c = system.solve(score_m, score_c)
-    density = density + 0.5 * (score_m * m + score_c * c - jnp.log(system.det))
+    log_density = log_density + 0.5 * (score_m * m + score_c * c - jnp.log(system.det))
     inverse = 1.0 / system.det
     covariance = Pair(s**2 * system.yy * inverse, -s * t * system.xy * inverse, t**2 * system.xx * inverse)
-    return _Integrated(density, s * m, t * c, covariance, information)
+    return _Integrated(log_density, s * m, t * c, covariance, information)
 
 
 @jax.custom_vjp

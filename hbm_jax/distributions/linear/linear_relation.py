@@ -107,11 +107,11 @@ class LinearRelation(dist.Distribution):
         residual = value - self.mean
         x, y = residual[..., 0], residual[..., 1]
         a, b = covariance.solve(x, y)
-        density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
+        log_density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
         if self.limit is None:
-            return density
-        density = density - log_ndtr((self.mean[..., 1] - self.limit) / jnp.sqrt(covariance.yy))
-        return jnp.where(value[..., 1] >= self.limit, density, -jnp.inf)
+            return log_density
+        log_density = log_density - log_ndtr((self.mean[..., 1] - self.limit) / jnp.sqrt(covariance.yy))
+        return jnp.where(value[..., 1] >= self.limit, log_density, -jnp.inf)
 
     def sample(self, key, sample_shape=()):
         """Draw measured values above the limit, ``(*sample_shape, ..., 2)``."""

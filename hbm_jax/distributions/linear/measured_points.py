@@ -154,11 +154,11 @@ class MeasuredPoints(dist.Distribution):
             residual = (order * residual[..., None, :]).sum(-1)
             cov = order @ cov @ jnp.swapaxes(order, -1, -2)
         z, diagonal = _whitened(cov, residual)
-        density = [-0.5 * a**2 - jnp.log(d) - HALF_LOG_2PI for a, d in zip(z, diagonal, strict=True)]
+        log_densities = [-0.5 * a**2 - jnp.log(d) - HALF_LOG_2PI for a, d in zip(z, diagonal, strict=True)]
         if self.limits is not None:
             side = self.limits.side[..., None]
-            density[-1] = jnp.where(self._beyond(value)[..., None], log_ndtr(side * z[-1]), density[-1])
-        return log_weights + sum(density)
+            log_densities[-1] = jnp.where(self._beyond(value)[..., None], log_ndtr(side * z[-1]), log_densities[-1])
+        return log_weights + sum(log_densities)
 
     def _beyond(self, value):
         """Return whether a measured value is at its limit or beyond it."""

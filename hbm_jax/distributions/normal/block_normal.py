@@ -83,11 +83,11 @@ class BlockNormal(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of values (..., N)."""
         residual = jnp.asarray(value - self.loc)
-        parts = tuple(jnp.asarray(part) for part in (self.diagonal, self.coefficients, self.blocks))
+        covariance_parts = tuple(jnp.asarray(array) for array in (self.diagonal, self.coefficients, self.blocks))
         if residual.ndim == 1:
-            return _log_density(residual, *parts)
+            return _log_density(residual, *covariance_parts)
         flat = residual.reshape(-1, residual.shape[-1])
-        return jax.vmap(lambda row: _log_density(row, *parts))(flat).reshape(residual.shape[:-1])
+        return jax.vmap(lambda row: _log_density(row, *covariance_parts))(flat).reshape(residual.shape[:-1])
 
 
 def _covariance(diagonal, coefficients, blocks):

@@ -131,25 +131,21 @@ class FoldedBursts:
             Upper limit of ``errors``. Where no level meets it, the finest is used.
         """
         stack = data.spectra
-        instruments: dict[Any, list[int]] = {}
-        for row in range(len(stack)):
-            response, scale = stack.responses[row], np.asarray(stack.areascal[row])
-            key = (id(response.rmf), response.area.tobytes(), stack.grouping[row].tobytes(), scale.tobytes())
-            instruments.setdefault(key, []).append(row)
+        instruments = _spectra_by_instrument(stack)
         folds, errors = [], np.zeros(len(stack))
         cache: dict[Any, np.ndarray] = {}
-        for rows in instruments.values():
+        for rows in instruments:
             fold, fold_errors = _converged_fold(data, rows, shape, tolerance, cache)
             folds.append(fold)
             errors[rows] = fold_errors
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(stack.counts)[1]
-        max_spectra = max(map(len, instruments.values()))
+        max_spectra = max(map(len, instruments))
         matrix = np.zeros((len(folds), num_nodes, num_groups))
         energy = np.stack([np.pad(f.energy, (0, num_nodes - len(f.energy)), mode="edge") for f in folds])
         for index, fold in enumerate(folds):
             matrix[index, : fold.matrix.shape[1], : fold.matrix.shape[0]] = fold.matrix.T
         table = np.full((len(folds), max_spectra), -1)
-        for index, rows in enumerate(instruments.values()):
+        for index, rows in enumerate(instruments):
             table[index, : len(rows)] = rows
         slots = table.ravel()
         used = slots >= 0
@@ -228,6 +224,16 @@ class FoldedBursts:
     def per_interval(self, values) -> jax.Array:
         """Return the sum over spectra and groups of each interval, (..., N, G) -> (..., I)."""
         return jnp.sum(values, axis=-1) @ self.of_interval[self.order]
+
+
+def _spectra_by_instrument(stack) -> list[list[int]]:
+    """Return the indices of the spectra that share response, effective area, grouping and area scaling."""
+    instruments: dict[Any, list[int]] = {}
+    for row in range(len(stack)):
+        response, scale = stack.responses[row], np.asarray(stack.areascal[row])
+        key = (id(response.rmf), response.area.tobytes(), stack.grouping[row].tobytes(), scale.tobytes())
+        instruments.setdefault(key, []).append(row)
+    return list(instruments.values())
 
 
 def _functions(shape: str) -> tuple[Callable, Callable]:

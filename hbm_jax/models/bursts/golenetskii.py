@@ -271,7 +271,7 @@ class Golenetskii:
     def _sample_lines(self, p, gamma, N_loc, N_scale, shift, intercept, data: Bursts):
         """Sample the mean peak energy and log10_N of each burst.
 
-        The luminosity at the mean peak energy, which the data constrain best, is sampled in place of log10_N.
+        The sampled variable is the luminosity at the mean peak energy, where the data constrain the line best.
         """
         used, errors = np.asarray(data.used), jnp.asarray(data.errors)
         num = used.sum(axis=1)

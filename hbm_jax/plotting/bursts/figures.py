@@ -141,7 +141,7 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
 
 
 def _log10_area(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
-    """Return log10 of luminosity over measured flux, (B, J), at the posterior median of a free cosmology."""
+    """Return log10 of luminosity over measured flux, (B, J), at the posterior medians of H0 and Om0."""
     values = {name: float(np.median(parameter(fit, name, default))) for name, default in
               (("H0", model.H0), ("Om0", model.Om0))}  # fmt: skip
     with jax.enable_x64(True):

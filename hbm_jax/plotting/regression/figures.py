@@ -104,8 +104,8 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
                 _draw_walk(axis, fit, data, group, c, draws[..., c])
             axes[-1].set_xlabel(group.factor)
             return figure
-        many = len(group.labels) > MAX_GROUPS
-        height = 5.2 if many else 0.2 * len(group.labels) + 1.2
+        unlabelled = len(group.labels) > MAX_GROUPS
+        height = 5.2 if unlabelled else 0.2 * len(group.labels) + 1.2
         figure = Figure(figsize=(3.4 * columns + 1.0, height), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, columns))
         for axis, c in zip(axes, range(columns), strict=True):
@@ -116,7 +116,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
                 axis.axvspan(-width, width, color=BAND_95, alpha=0.5, lw=0, zorder=0)
             axis.axvline(0.0, color=GREY, lw=0.7, ls=":")
             axis.set_title(group.columns[c])
-            if many:
+            if unlabelled:
                 axis.set_yticks([])
         figure.supylabel(group.factor)
         figure.supxlabel("effect")
@@ -175,7 +175,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
         return _shrinkage(counts, unpooled, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
 
 
-def _shrinkage(size, unpooled, draws, labels, middle: float) -> Figure:
+def _shrinkage(size, unpooled, draws, labels, population_mean: float) -> Figure:
     """Plot unpooled estimates and posteriors of groups against their size."""
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
@@ -199,7 +199,7 @@ def _shrinkage(size, unpooled, draws, labels, middle: float) -> Figure:
         elinewidth=0.8,
         label="partial pooling",
     )
-    axis.axhline(middle, color=ORANGE, lw=0.9, ls="--")
+    axis.axhline(population_mean, color=ORANGE, lw=0.9, ls="--")
     axis.set(xlabel=labels[0] if sizes_differ else "groups, sorted", ylabel=labels[1])
     if log_scale:
         axis.set_xscale("log")
