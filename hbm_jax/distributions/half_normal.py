@@ -68,6 +68,7 @@ class SoftScale(Transform):
         return self.size * jax.nn.softplus(x)
 
     def _inverse(self, y):
+        """Return V at a scale."""
         ratio = y / self.size
         return ratio + jnp.log(-jnp.expm1(-ratio))
 

@@ -53,6 +53,7 @@ class LogOrLinear(Transform):
         return jnp.where(small, log_u, u + jnp.log(-jnp.expm1(-u))) / self.w
 
     def _inverse(self, y):
+        """Return log10 of the quantity at V."""
         v = self.w * y
         small = v < -_FAR
         log_u = jnp.where(small, v, jnp.log(jax.nn.softplus(jnp.where(small, 0.0, v))))

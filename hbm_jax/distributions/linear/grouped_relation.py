@@ -235,10 +235,12 @@ def _integrated(lines: Lines, points: Points, used) -> _Integrated:
 
 @jax.custom_vjp
 def _log_density(lines: Lines, points: Points, used):
+    """Return the log density of the points of each group, with derivatives by `_backward`."""
     return _integrated(lines, points, used).log_density
 
 
 def _forward(lines, points, used):
+    """Return the log density and the residuals for the backward pass."""
     posterior = _integrated(lines, points, used)
     return posterior.log_density, (lines, points, used, posterior)
 

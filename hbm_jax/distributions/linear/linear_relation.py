@@ -98,6 +98,7 @@ class LinearRelation(dist.Distribution):
 
     @property
     def _covariance(self) -> Pair:
+        """Covariance of the measured (x, y)."""
         return _measured(_true(self.x_scale, self.slope, self.scatter), self.errors)
 
     @validate_sample

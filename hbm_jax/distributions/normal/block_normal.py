@@ -91,6 +91,7 @@ class BlockNormal(dist.Distribution):
 
 
 def _covariance(diagonal, coefficients, blocks):
+    """Return diag(diagonal) + sum_k coefficients_k blocks_k."""
     covariance = jnp.tensordot(coefficients, blocks, axes=1, precision=FULL)
     index = np.arange(covariance.shape[-1])
     return covariance.at[index, index].add(diagonal)
@@ -98,6 +99,7 @@ def _covariance(diagonal, coefficients, blocks):
 
 @jax.custom_jvp
 def _log_density(residual, diagonal, coefficients, blocks):
+    """Return the log density of a residual (N,), with derivatives by `_derivative`."""
     return _factored(residual, diagonal, coefficients, blocks)[0]
 
 
