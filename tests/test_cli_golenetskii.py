@@ -37,7 +37,7 @@ def test_fit_of_the_bundled_bursts(tmp_path, capsys):
     assert "usable" in text
     assert "gamma" in text
     assert "golenetskii_planes" in {path.stem for path in (out / "figures").iterdir()}
-    assert "Flux against peak energy as observed" in (out / "report.html").read_text()
+    assert "flux against observed peak energy" in (out / "report.html").read_text()
 
 
 def test_a_simulated_catalogue_reaches_the_sampler(tmp_path, capsys, monkeypatch):

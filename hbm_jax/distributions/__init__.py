@@ -1,4 +1,8 @@
-"""Distributions: Gaussian latents integrated out, also on lines; mixtures, selection; coordinates; priors as text."""
+"""NumPyro distributions of hierarchical models.
+
+Gaussian and linear models with their latents integrated out, mixtures with selection effects, reparametrised priors,
+and priors written as text.
+"""
 
 from hbm_jax.distributions.coordinates import CoordinatePriors, SoftClip
 from hbm_jax.distributions.counts import Counts

@@ -1,14 +1,13 @@
-"""Independent priors, sampled in coordinates where the posterior is easier to walk.
+"""Independent priors sampled in reparametrised, unconstrained coordinates.
 
-A sampler sees an unconstrained vector y; the parameters theta are what the priors are stated for. A parameter whose
-posterior follows those before it along a curved ridge is moved and scaled by that ridge before it is mapped into its
-support,
+The priors are stated for the parameters theta; the sampler moves in an unconstrained vector y. A parameter that is
+degenerate with those before it is shifted and scaled along the degeneracy before it is mapped into its support,
 
     theta_j = T_j( loc_j + scale_j W_j(y_j) ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
 
-W_j being the identity unless another function of the parameter is better walked, as of a density that is bounded from
-above only. The Jacobian of this is known, so the density of theta is exactly the product of the stated priors
-whatever the ridge is, while the posterior of y is straight and evenly wide where the ridge was guessed well.
+W_j is the identity, or a bijection of the real line that brings the posterior of y_j closer to a normal distribution,
+for example where the data give only an upper limit. The Jacobian is included, so that theta has exactly the stated
+priors for any choice of ridge_j and W_j. A good choice leaves the components of y uncorrelated and of constant width.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,40 +20,40 @@ from jax import random
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-# Width over which a soft clip bends from straight to flat, as a fraction of the distance between two bounds. Narrow
-# keeps the interior straight; much narrower makes a kink that costs the sampler divergences at a populated edge.
+# Width over which a soft clip turns from the identity to the bound, as a fraction of the distance between two bounds.
+# A narrow hinge keeps the interior linear; a much narrower one is nearly a discontinuity in slope, which causes
+# divergences where the posterior reaches the bound.
 HINGE = 0.05
 
 
 class CoordinatePriors(dist.Distribution):
-    """Product of one-dimensional priors expressed in unconstrained coordinates, straightened along ridges.
+    """Product of one-dimensional priors in unconstrained coordinates that follow degeneracies.
 
     Parameters
     ----------
     priors : mapping of str to numpyro.distributions.Distribution
-        Scalar continuous priors by parameter name, in the order in which ridges may depend on each other.
+        Scalar continuous priors by parameter name. A ridge may depend on the parameters before its own in this order.
     ridges : mapping of str to callable, optional
-        ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns, in the
-        parameter's own units, where the posterior is expected and how wide it is (up to a constant). The place may
-        leave the prior's support; the width must be positive.
+        Degeneracies: ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns
+        the expected location of the posterior and its width (up to a constant), in units of the parameter. The location
+        may lie outside the support of the prior; the width must be positive.
     warps : mapping of str to transform, optional
-        Bend the coordinates of parameters with a ridge before that moves and scales them: NumPyro transforms of the
-        real line onto itself.
+        The functions W_j: NumPyro transforms of the real line onto itself, applied before the shift and the scale.
     bijections : mapping of str to bijection, optional
-        Maps from the real line onto a prior's support, in place of the usual ones: objects that are called, and have
-        ``inv`` and ``log_abs_det_jacobian``, as NumPyro's transforms.
+        Maps from the real line onto the support of a prior, in place of the default ones: callables with ``inv`` and
+        ``log_abs_det_jacobian``, like the transforms of NumPyro.
 
     Raises
     ------
     ValueError
-        If a prior is discrete or not over one number.
+        If a prior is discrete or not scalar.
 
     Notes
     -----
     The event is the coordinate vector, shape (number of priors,). `parameters` turns it into the named parameters,
-    `coordinates` is the inverse. A parameter with a ridge is mapped into its support by a `SoftClip`, straight inside
-    and bent near the bounds; one without by NumPyro's bijection. That the priors are what they say is tested by
-    integrating the density, by its draws, and by sampling it (``tests/distributions/test_coordinates.py``).
+    `coordinates` is the inverse. A parameter with a ridge is mapped into its support by a `SoftClip`, a parameter
+    without a ridge by the bijection of NumPyro. The induced priors are tested by integrating the density, by its draws,
+    and by MCMC (``tests/distributions/test_coordinates.py``).
 
     Examples
     --------
@@ -80,67 +79,68 @@ class CoordinatePriors(dist.Distribution):
                     f"The prior of {name} must be a continuous distribution of one number; found "
                     f"{type(prior).__name__} with batch shape {prior.batch_shape} and event shape {prior.event_shape}."
                 )
-        usual = {
+        defaults = {
             name: SoftClip.onto(prior.support) if name in self.ridges else dist.biject_to(prior.support)
             for name, prior in self.priors.items()
         }
-        self._bijections = usual | dict(bijections or {})
+        self._bijections = defaults | dict(bijections or {})
         super().__init__((), (len(self.priors),), validate_args=False)
 
-    def _ridge(self, name, parameters):
+    def _location_and_scale(self, name, parameters):
+        """Return the shift and the scale of the coordinate of a parameter."""
         return self.ridges[name](parameters) if name in self.ridges else (0.0, 1.0)
 
-    def _walk(self, value):
-        """Return parameters by name and the log Jacobian of coordinates -> parameters."""
+    def _transform(self, value):
+        """Return the parameters by name and the log Jacobian of coordinates -> parameters."""
         parameters: dict[str, Any] = {}
         log_jacobian = 0.0
         for index, (name, bijection) in enumerate(self._bijections.items()):
-            loc, scale = self._ridge(name, parameters)
+            loc, scale = self._location_and_scale(name, parameters)
             y = value[..., index]
             if name in self.warps:
-                bent = self.warps[name](y)
-                log_jacobian = log_jacobian + self.warps[name].log_abs_det_jacobian(y, bent)
-                y = bent
+                warped = self.warps[name](y)
+                log_jacobian = log_jacobian + self.warps[name].log_abs_det_jacobian(y, warped)
+                y = warped
             unconstrained = loc + scale * y
             parameters[name] = bijection(unconstrained)
-            log_slope = bijection.log_abs_det_jacobian(unconstrained, parameters[name])
-            log_jacobian = log_jacobian + log_slope + jnp.log(scale)
+            log_derivative = bijection.log_abs_det_jacobian(unconstrained, parameters[name])
+            log_jacobian = log_jacobian + log_derivative + jnp.log(scale)
         return parameters, log_jacobian
 
     def parameters(self, value):
         """Return the named parameters at coordinates ``value``, shape (..., number of priors)."""
-        return self._walk(value)[0]
+        return self._transform(value)[0]
 
     def coordinates(self, parameters):
         """Return the coordinates (..., number of priors) of named parameters, the inverse of `parameters`."""
         columns = []
         for name, bijection in self._bijections.items():
-            loc, scale = self._ridge(name, parameters)
+            loc, scale = self._location_and_scale(name, parameters)
             y = (bijection.inv(jnp.asarray(parameters[name])) - loc) / scale
             columns.append(self.warps[name].inv(y) if name in self.warps else y)
         return jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
 
     def log_prob(self, value):
-        """Log density of coordinates: the stated priors times the Jacobian."""
-        parameters, log_jacobian = self._walk(value)
+        """Return the log density of coordinates: the stated priors times the Jacobian."""
+        parameters, log_jacobian = self._transform(value)
         return sum((prior.log_prob(parameters[name]) for name, prior in self.priors.items()), log_jacobian)
 
     def sample(self, key, sample_shape=()):
-        """Draw parameters from the stated priors, as coordinates ``(*sample_shape, number of priors)``."""
+        """Draw parameters from the stated priors; return their coordinates ``(*sample_shape, number of priors)``."""
         keys = random.split(key, len(self.priors))
         draws = {n: p.sample(k, sample_shape) for k, (n, p) in zip(keys, self.priors.items(), strict=True)}
         return self.coordinates(draws)
 
 
 class SoftClip:
-    """Bijection of the real line onto an interval, a half line or the line, straight away from the bounds.
+    """Smooth bijection of the real line onto an interval, a half line or the line; the identity far from the bounds.
 
     Parameters
     ----------
     low, high : float
-        Bounds, infinite where there is none.
+        Bounds; infinite for no bound.
     hinge : float
-        Width over which it bends from straight to flat.
+        Width over which the map turns from the identity to the bound.
     """
 
     def __init__(self, low: float, high: float, hinge: float):
@@ -148,7 +148,7 @@ class SoftClip:
 
     @classmethod
     def onto(cls, support) -> "SoftClip":
-        """Build one for the support of a prior; the hinge is 0.05 of the distance of two bounds, else 0.05."""
+        """Return the map onto the support of a prior; the hinge is 0.05 times the finite interval, or 0.05."""
         low, high = (
             float(getattr(support, f"{end}_bound", sign * np.inf)) for end, sign in (("lower", -1), ("upper", 1))
         )
@@ -156,7 +156,7 @@ class SoftClip:
         return cls(low, high, HINGE * (width if np.isfinite(width) else 1.0))
 
     def __call__(self, y):
-        """Map the real line into the bounds."""
+        """Return the image of a real number between the bounds."""
         if np.isinf(self.low) and np.isinf(self.high):
             return y
         if np.isinf(self.low):
@@ -165,12 +165,12 @@ class SoftClip:
         if np.isinf(self.high):
             return x
         x = x - self.hinge * jax.nn.softplus((y - self.high) / self.hinge)
-        # The same, measured from the upper bound: near it, rounding must not carry x beyond.
+        # The same value computed from the upper bound, so that rounding cannot carry x past that bound.
         fall = jax.nn.softplus((self.high - y) / self.hinge) - jax.nn.softplus((self.low - y) / self.hinge)
         return jnp.where(y < 0.5 * (self.low + self.high), x, self.high - self.hinge * fall)
 
     def inv(self, x):
-        """Map back."""
+        """Return the real number that is mapped to x."""
         rise = np.inf if np.isinf(self.low) else (x - self.low) / self.hinge
         fall = np.inf if np.isinf(self.high) else (self.high - x) / self.hinge
         if np.isinf(self.low) and np.isinf(self.high):
@@ -183,7 +183,7 @@ class SoftClip:
         return self.low + self.hinge * (_log_expm1(rise) - jnp.log(-jnp.expm1(-fall)))
 
     def log_abs_det_jacobian(self, y, x):
-        """Log of the slope at y."""
+        """Return the log of the derivative at y."""
         log_rise = 0.0 if np.isinf(self.low) else jax.nn.log_sigmoid((y - self.low) / self.hinge)
         log_fall = 0.0 if np.isinf(self.high) else jax.nn.log_sigmoid((self.high - y) / self.hinge)
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)); b - a does not depend on y.
@@ -192,5 +192,5 @@ class SoftClip:
 
 
 def _log_expm1(x):
-    """log(e^x - 1) for x > 0, without overflow."""
+    """Return log(e^x - 1) for x > 0, without overflow."""
     return x + jnp.log(-jnp.expm1(-x))

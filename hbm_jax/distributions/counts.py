@@ -1,4 +1,4 @@
-"""Counts in channels, with whatever statistic their background asks for, as a distribution."""
+"""Observed counts of X-ray spectra as a NumPyro distribution, for any statistic."""
 
 import numpy as np
 from numpyro import distributions as dist
@@ -8,21 +8,21 @@ from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 
 class Counts(dist.Distribution):
-    """Counts in the channels of many spectra, given those expected of the sources alone.
+    """Counts in groups of channels of N spectra, given the expected counts of the sources.
 
     Parameters
     ----------
     expected : array (N, G)
-        Expected counts of the source.
+        Expected counts of the source, without background.
     statistic : Statistic or JointStatistic
-        From `hbm_jax.spectra.prepare`, of the same shape: it holds backgrounds, and which entries are padding. The
-        log probability of padding is 0 and its draws are 0.
+        Returned by `hbm_jax.spectra.prepare`, with the same shape (N, G): it holds the backgrounds and the mask of
+        padding. The log probability of padding is 0 and its draws are 0.
 
     Notes
     -----
-    What depends on the counts that the statistic was prepared with was worked out then; for other counts, such as those
-    of a simulated sample, it is worked out at every evaluation. Draws are of the counts in the source region, with the
-    background drawn as `Statistic.draw` says.
+    Terms that depend only on the counts held by the statistic are precomputed; for other counts, such as those of a
+    simulated sample, they are computed at every evaluation. Draws are counts in the source region, background
+    included; see `Statistic.draw`.
     """
 
     arg_constraints = {"expected": constraints.real}  # noqa: RUF012 - NumPyro's own convention
@@ -35,9 +35,9 @@ class Counts(dist.Distribution):
         super().__init__(np.shape(expected), (), validate_args=validate_args)
 
     def log_prob(self, value):
-        """Log probability of counts, (N, G)."""
-        own = value is self.statistic.counts
-        return (self.statistic if own else self.statistic.with_counts(value)).log_likelihood(self.expected)
+        """Return the log probability of counts, (N, G)."""
+        is_prepared = value is self.statistic.counts
+        return (self.statistic if is_prepared else self.statistic.with_counts(value)).log_likelihood(self.expected)
 
     def sample(self, key, sample_shape=()):
         """Draw counts, (N, G)."""

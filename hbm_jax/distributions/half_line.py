@@ -1,11 +1,11 @@
-"""A positive latent beside Gaussian ones: exponential, half normal or truncated normal, integrated out exactly.
+"""Exact marginalisation of a positive latent: exponential, half normal or truncated normal.
 
-Along a direction d a positive t is added to a Gaussian vector y ~ N(m, C), with density proportional to
-exp(-rate t - precision t^2 / 2). Then
+A latent t > 0 with density proportional to exp(-rate t - precision t^2 / 2) is added along a direction d to a Gaussian
+vector y ~ N(m, C). Then
 
     p(y) = N(y; m, C) int_0^inf p(t) exp(b t - q t^2 / 2) dt,   q = d . C^-1 d,   b = d . C^-1 (y - m),
 
-which is a normal distribution function whatever the size of y.
+and the integral is a normal distribution function, for y of any dimension.
 """
 
 import math
@@ -17,27 +17,28 @@ from jax import random
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 NUM_NODES = 32
-_REACH = 9.0  # standard deviations
+_REACH = 9.0  # range of the quadrature about the mean, in standard deviations
 
 
 def log_half_line(linear, quadratic):
-    """Log of the integral of exp(linear t - quadratic t^2 / 2) over t > 0; quadratic > 0."""
-    root = jnp.sqrt(quadratic)
-    z = linear / root
-    return 0.5 * math.log(2.0 * math.pi) - jnp.log(root) + 0.5 * z * z + log_ndtr(z)
+    """Return the log of the integral of exp(linear t - quadratic t^2 / 2) over t > 0, for quadratic > 0."""
+    sqrt_quadratic = jnp.sqrt(quadratic)
+    z = linear / sqrt_quadratic
+    return 0.5 * math.log(2.0 * math.pi) - jnp.log(sqrt_quadratic) + 0.5 * z * z + log_ndtr(z)
 
 
 class HalfLine(NamedTuple):
-    """Distribution of a positive latent t, density proportional to exp(-rate t - precision t^2 / 2), and its direction.
+    """Distribution of a positive latent t with density proportional to exp(-rate t - precision t^2 / 2).
 
     Attributes
     ----------
     direction : array (..., n)
-        What t adds to the observed vector (and to the true one).
+        Change of the true and of the observed vector per unit of t.
     rate : array (...)
-        Positive if there is no precision: the exponential distribution of mean 1 / rate.
+        Inverse mean of the exponential distribution, positive, where ``precision`` is omitted.
     precision : array (...), optional
-        1 with a rate of 0 is the half normal distribution, whose direction may hold the scale.
+        Quadratic coefficient. Precision 1 with rate 0 is the half normal distribution of unit scale; ``direction`` can
+        carry another scale.
     """
 
     direction: Any
@@ -46,13 +47,13 @@ class HalfLine(NamedTuple):
 
     @property
     def log_norm(self):
-        """Log of the density at t = 0."""
+        """Log density at t = 0."""
         return jnp.log(self.rate) if self.precision is None else -log_half_line(-self.rate, self.precision)
 
     def log_integral(self, linear, quadratic):
-        """Log of the mean of exp(linear t - quadratic t^2 / 2) over the distribution; quadratic > 0."""
-        more = 0.0 if self.precision is None else self.precision
-        return self.log_norm + log_half_line(linear - self.rate, quadratic + more)
+        """Return the log of the mean of exp(linear t - quadratic t^2 / 2) over t, for quadratic > 0."""
+        precision = 0.0 if self.precision is None else self.precision
+        return self.log_norm + log_half_line(linear - self.rate, quadratic + precision)
 
     def sample(self, key, shape):
         """Draw t."""
@@ -61,31 +62,31 @@ class HalfLine(NamedTuple):
         return truncated(key, -self.rate / self.precision, 1.0 / jnp.sqrt(self.precision), shape)
 
     def conditional(self, key, linear, quadratic):
-        """Draw t from its distribution times exp(linear t - quadratic t^2 / 2)."""
-        total = quadratic + (0.0 if self.precision is None else self.precision)
-        mean = (linear - self.rate) / total
-        return truncated(key, mean, 1.0 / jnp.sqrt(total), jnp.shape(mean))
+        """Draw t with density proportional to p(t) exp(linear t - quadratic t^2 / 2)."""
+        total_precision = quadratic + (0.0 if self.precision is None else self.precision)
+        mean = (linear - self.rate) / total_precision
+        return truncated(key, mean, 1.0 / jnp.sqrt(total_precision), jnp.shape(mean))
 
     def nodes(self):
-        """Nodes (..., NUM_NODES) and log weights of a Gauss rule for the mean of a smooth function of t."""
+        """Return nodes (..., NUM_NODES) and log weights of a Gauss quadrature for means over t."""
         if self.precision is None:
-            x, w = np.polynomial.laguerre.laggauss(NUM_NODES)
-            return x / jnp.asarray(self.rate)[..., None], np.log(w)
-        x, w = np.polynomial.legendre.leggauss(NUM_NODES)
+            points, weights = np.polynomial.laguerre.laggauss(NUM_NODES)
+            return points / jnp.asarray(self.rate)[..., None], np.log(weights)
+        points, weights = np.polynomial.legendre.leggauss(NUM_NODES)
         mean, std = -self.rate / self.precision, 1.0 / jnp.sqrt(self.precision)
         low = jnp.maximum(mean - _REACH * std, 0.0)
-        half = 0.5 * (jnp.maximum(mean, 0.0) + _REACH * std - low)
-        t = (low + half)[..., None] + half[..., None] * x
+        half_width = 0.5 * (jnp.maximum(mean, 0.0) + _REACH * std - low)
+        t = (low + half_width)[..., None] + half_width[..., None] * points
         rate, precision = jnp.asarray(self.rate)[..., None], jnp.asarray(self.precision)[..., None]
         log_density = jnp.asarray(self.log_norm)[..., None] - rate * t - 0.5 * precision * t * t
-        return t, log_density + jnp.log(half)[..., None] + np.log(w)
+        return t, log_density + jnp.log(half_width)[..., None] + np.log(weights)
 
 
 def truncated(key, mean, std, shape):
-    """Draw from the normal distribution above 0."""
-    least = -mean / std
-    # From the upper tail, which keeps its digits: 1 - u is as uniform as u.
-    share = random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).tiny)
-    normal = jnp.maximum(-ndtri(share * ndtr(-least)), least)
-    # Beyond the reach of ndtr the tail is exponential.
-    return jnp.where(least < 30.0, mean + std * normal, -jnp.log(share) * std / jnp.maximum(least, 1.0))
+    """Draw from a normal distribution truncated to positive values."""
+    lower = -mean / std
+    # Inverting the upper tail probability avoids the cancellation in 1 - cdf; 1 - u is as uniform as u.
+    uniform = random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).tiny)
+    standard = jnp.maximum(-ndtri(uniform * ndtr(-lower)), lower)
+    # Where ndtr underflows, the tail is exponential.
+    return jnp.where(lower < 30.0, mean + std * standard, -jnp.log(uniform) * std / jnp.maximum(lower, 1.0))

@@ -1,4 +1,4 @@
-"""The half normal prior of a scale, sampled in a coordinate that is straight whether the scale is measured or not."""
+"""Half normal prior of a scale, sampled in a coordinate between the scale and its logarithm."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,15 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
-BEND = 0.3  # of the prior's scale: where the coordinate turns from the scale to its logarithm
+BEND = 0.3  # scale at which the coordinate turns from linear to logarithmic, in units of the prior's scale
 
 
 class SoftHalfNormal(dist.HalfNormal):
-    """A half normal prior whose coordinate is the scale itself, and its logarithm far below ``BEND`` of the prior's.
+    """Half normal prior sampled in a coordinate that is linear in the scale, and logarithmic far below ``BEND``.
 
-    In its logarithm a scale that may be zero has a long tail on one side and a wall on the other, where the likelihood
-    falls like that of a normal in the scale. The density is that of `numpyro.distributions.HalfNormal`.
+    ``BEND`` is in units of the prior's scale. Where the data allow a scale of zero, the posterior of its logarithm has
+    a long tail to small values and falls steeply to large values, because the likelihood falls like a normal
+    distribution in the scale itself. The density is that of `numpyro.distributions.HalfNormal`.
     """
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
@@ -23,12 +24,12 @@ class SoftHalfNormal(dist.HalfNormal):
 
 
 class SoftlyPositive(constraints.Constraint):
-    """Positive numbers, for NumPyro to choose `SoftScale` for.
+    """Constraint to positive numbers for which ``biject_to`` returns a `SoftScale`.
 
     Parameters
     ----------
     size : (...)
-        Where the coordinate turns into the logarithm.
+        Value below which the coordinate is logarithmic.
     """
 
     lower_bound = 0.0
@@ -37,24 +38,24 @@ class SoftlyPositive(constraints.Constraint):
         self.size = size
 
     def __call__(self, x):
-        """Whether a number is positive."""
+        """Return whether a number is positive."""
         return x > 0
 
     def feasible_like(self, prototype):
-        """Return a positive number for each of a prototype."""
+        """Return positive numbers in the shape of a prototype."""
         return jnp.broadcast_to(self.size, jnp.shape(prototype))
 
     def eq(self, other, static=False):
-        """Whether another is the same."""
+        """Return whether another constraint is the same."""
         return isinstance(other, SoftlyPositive) and constraints.array_equiv(self.size, other.size, static=static)
 
     def tree_flatten(self):
-        """Parts, for JAX."""
+        """Return the parts of the pytree, as NumPyro expects them."""
         return (self.size,), (("size",), {})
 
 
 class SoftScale(Transform):
-    """From a coordinate V to size ln(1 + e^V)."""
+    """Transform of a real coordinate V to the scale, size ln(1 + e^V)."""
 
     domain = constraints.real
     codomain = constraints.positive
@@ -67,15 +68,16 @@ class SoftScale(Transform):
         return self.size * jax.nn.softplus(x)
 
     def _inverse(self, y):
+        """Return V at a scale."""
         ratio = y / self.size
         return ratio + jnp.log(-jnp.expm1(-ratio))
 
     def log_abs_det_jacobian(self, x, y, intermediates=None):
-        """Logarithm of the slope."""
+        """Return the log of the derivative of the scale with respect to V."""
         return jnp.log(self.size) + jax.nn.log_sigmoid(x)
 
     def tree_flatten(self):
-        """Parts, for JAX."""
+        """Return the parts of the pytree, as NumPyro expects them."""
         return (self.size,), (("size",), {})
 
     def __eq__(self, other):
@@ -86,4 +88,5 @@ class SoftScale(Transform):
 
 @biject_to.register(SoftlyPositive)
 def _coordinate(support):
+    """Return the transform onto the support."""
     return SoftScale(support.size)

@@ -1,4 +1,4 @@
-"""Priors written as text, such as ``Normal(0, 1)``: what the command line and run folders understand."""
+"""Priors written as text, such as ``Normal(0, 1)``, for the command line and run folders."""
 
 import ast
 import inspect
@@ -12,10 +12,11 @@ from hbm_jax.names import did_you_mean
 
 
 def _known() -> dict:
+    """Return the distributions of NumPyro by name."""
     classes = {
-        name: obj
-        for name, obj in vars(dist).items()
-        if inspect.isclass(obj) and issubclass(obj, dist.Distribution) and obj is not dist.Distribution
+        name: value
+        for name, value in vars(dist).items()
+        if inspect.isclass(value) and issubclass(value, dist.Distribution) and value is not dist.Distribution
     }
     return classes | {"TruncatedNormal": dist.TruncatedNormal}
 
@@ -29,7 +30,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         ``"Normal(0, 1)"``, ``"Uniform(low=-3, high=0)"``, ``"TruncatedNormal(0, 1, low=0)"``: the name of any NumPyro
         distribution with numbers as arguments; or a bare number, which fixes the parameter.
     name : str
-        What the text is for, named in errors.
+        Name of the parameter, for error messages.
 
     Returns
     -------
@@ -38,7 +39,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     Raises
     ------
     ValueError
-        For text that is not of this form; it is never evaluated as code.
+        If the text does not have this form. It is never evaluated as code.
 
     Examples
     --------
@@ -56,14 +57,14 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         return _number(node, expected)
     if not isinstance(node.func, ast.Name):
         raise ValueError(f"{expected}.")
-    known = _known()
-    if node.func.id not in known:
-        near = did_you_mean(node.func.id, known)
-        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{near}.")
+    distributions = _known()
+    if node.func.id not in distributions:
+        suggestion = did_you_mean(node.func.id, distributions)
+        raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{suggestion}.")
     args = [_number(arg, expected) for arg in node.args]
     kwargs = {str(keyword.arg): _number(keyword.value, expected) for keyword in node.keywords}
     try:
-        prior = known[node.func.id](*args, **kwargs, validate_args=True)
+        prior = distributions[node.func.id](*args, **kwargs, validate_args=True)
         size = math.prod(prior.shape())
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
@@ -73,6 +74,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
 
 
 def _number(node, expected) -> float:
+    """Return the number of a syntax node, or raise an error that begins with ``expected``."""
     try:
         value = ast.literal_eval(node)
         if isinstance(value, bool | str):
@@ -90,7 +92,7 @@ def distribution_to_text(prior) -> str:
     Raises
     ------
     ValueError
-        For distributions that are not a name with numbers (mixtures, transformed distributions, arrays).
+        For distributions whose arguments are not all numbers (mixtures, transformed distributions, arrays).
 
     Examples
     --------
@@ -112,10 +114,10 @@ def distribution_to_text(prior) -> str:
         if name not in _known():
             raise TypeError
         text = f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
-        distribution_from_text(text)  # a mixture or a transformed distribution has parts that text does not show
+        distribution_from_text(text)  # raises for mixtures and transformed distributions
     except (TypeError, ValueError):
         raise ValueError(
-            f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution of numbers such as "
-            f"Normal(0, 1), found {type(prior).__name__}."
+            f"The prior {prior!r} cannot be written as text: expected a NumPyro distribution with numbers as arguments "
+            f"such as Normal(0, 1); found {type(prior).__name__}."
         ) from None
     return text

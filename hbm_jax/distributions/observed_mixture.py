@@ -1,10 +1,12 @@
-"""Observed vectors from a mixture of Gaussian populations, with errors of their own, of which only some are detected.
+"""Mixture of Gaussian populations observed with measurement errors and a selection function.
 
-Component k of an object has true values x ~ N(loc_k + t direction_k, S_k S_k^T), with a positive t or none, and
+An object of component k has true values x ~ N(loc_k + t direction_k, S_k S_k^T), optionally with a positive latent t,
+and observed values
 
     y = offset + x + noise,   noise ~ N(0, noise_covariance),
 
-is in the data with the probability of a `ProbitSelection` in y. Everything is integrated out, and can be drawn back.
+which are detected with the probability of a `ProbitSelection` in y. All latents are integrated out; they can be drawn
+from their posterior afterwards.
 """
 
 import math
@@ -22,32 +24,32 @@ from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian, _cholesky
 from hbm_jax.distributions.selection import ProbitSelection, detected_share
 
-MAX_TRIES = 20_000  # of a draw that has to be detected
+MAX_TRIES = 20_000  # of the rejection sampling of a detected object
 
 
 class ObservedMixture(dist.Distribution):
-    """Mixture of Gaussian populations observed with errors, exactly normalised over what is detected.
+    """Mixture of Gaussian populations observed with errors, normalised over the detected objects.
 
     Parameters
     ----------
     log_weights : array (..., K)
-        Of the components, whose exponentials add up to 1.
+        Log weights of the components; their exponentials add up to 1.
     loc : array (..., K, n), or a tuple of n arrays (..., K)
-        Mean of the true values. Tuples are what is fast.
+        Means of the true values. Tuples are faster.
     scale_tril : array (..., K, n, n), or a tuple of rows
-        Lower-triangular factor of their covariance; zeros on the diagonal are allowed.
+        Lower-triangular factors S_k of their covariances; zeros on the diagonal are allowed.
     noise_covariance : array (..., n, n)
-        Of the errors, positive definite.
+        Covariance of the measurement errors, positive definite.
     offset : array (..., n), optional
         Added to the true values by the measurement.
     half_line : HalfLine, optional
-        A positive latent of each component, direction as loc, rate and precision (..., K).
+        Positive latent of each component: ``direction`` shaped like ``loc``, ``rate`` and ``precision`` (..., K).
     selection : ProbitSelection, optional
-        In the observed values; the density is that of detected objects.
+        Detection probability in the observed values; the density is then that of detected objects.
 
     Notes
     -----
-    Values are (..., n). Draws of a selection are made by rejection, so that they use nothing of the normalisation; an
+    Values are (..., n). Detected objects are drawn by rejection, independently of the normalisation of the density; an
     object not detected in ``MAX_TRIES`` tries is NaN.
 
     References
@@ -57,12 +59,12 @@ class ObservedMixture(dist.Distribution):
 
     Examples
     --------
-    >>> one = ObservedMixture(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None], np.eye(2))
-    >>> round(float(one.log_prob(np.zeros(2))), 4)
+    >>> mixture = ObservedMixture(np.zeros(1), np.zeros((1, 2)), np.eye(2)[None], np.eye(2))
+    >>> round(float(mixture.log_prob(np.zeros(2))), 4)
     -2.531
     """
 
-    # A weight may be none: of minus infinity, which no vector of real numbers has.
+    # A log weight may be minus infinity (an empty component), which ``constraints.real_vector`` excludes.
     arg_constraints = {  # noqa: RUF012 - NumPyro's own convention
         "log_weights": constraints.independent(constraints.less_than(np.inf), 1)
     }
@@ -92,24 +94,25 @@ class ObservedMixture(dist.Distribution):
         super().__init__(batch, (size,), validate_args=validate_args)
 
     @property
-    def _all(self):
+    def _component_shape(self):
         """Batch shape and number of components."""
         return (*self.batch_shape, self._components[-1])
 
     def _covariance(self, i, j):
-        """Element of the covariance of the observed vectors, (..., K)."""
-        one, other = self.scale_tril[i], self.scale_tril[j]
+        """Return element (i, j) of the covariance of the observed vectors, (..., K)."""
+        row_i, row_j = self.scale_tril[i], self.scale_tril[j]
         noise = self.noise_covariance[..., i, j]
-        return noise[..., None] + sum(one[k] * other[k] for k in range(min(i, j) + 1))
+        return noise[..., None] + sum(row_i[k] * row_j[k] for k in range(min(i, j) + 1))
 
     def _mean(self, i):
+        """Return element i of the mean of the observed vectors without the positive latent, (..., K)."""
         return self.loc[i] + self.offset[..., i, None]
 
-    def _parts(self, value):
-        """Log density of each component without its weight (..., K), and of its half line what is linear, quadratic.
+    def _component_log_density(self, value):
+        """Return the log density of each component without its weight, and b and q of its half line, (..., K) each.
 
-        The factorisation is written out in components without stacking them, so that XLA fuses it into one pass over
-        objects and components: ten times faster than arrays of matrices.
+        The factorisation is written out element by element without stacking, so that XLA fuses it into one pass over
+        objects and components: ten times faster than batched matrices.
         """
         size = len(self.loc)
         factor: dict = {}
@@ -120,50 +123,50 @@ class ObservedMixture(dist.Distribution):
                 factor[i, j] = unscaled / pivot[j]
             pivot.append(self._covariance(i, i) - sum(factor[i, m] ** 2 * pivot[m] for m in range(i)))
 
-        def whitened(vector):
-            found: list = []
+        def whiten(vector):
+            whitened: list = []
             for i in range(size):
-                found.append(vector[i] - sum(factor[i, m] * found[m] for m in range(i)))
-            return found
+                whitened.append(vector[i] - sum(factor[i, m] * whitened[m] for m in range(i)))
+            return whitened
 
-        residual = whitened([value[..., i, None] - self._mean(i) for i in range(size)])
-        density = -0.5 * sum(r * r / p for r, p in zip(residual, pivot, strict=True))
-        density = density - 0.5 * (jnp.log(math.prod(pivot)) + size * math.log(2.0 * math.pi))
+        residual = whiten([value[..., i, None] - self._mean(i) for i in range(size)])
+        log_density = -0.5 * sum(r * r / p for r, p in zip(residual, pivot, strict=True))
+        log_density = log_density - 0.5 * (jnp.log(math.prod(pivot)) + size * math.log(2.0 * math.pi))
         if self.half_line is None:
-            return density, None, None
-        along = whitened(self.half_line.direction)
-        linear = sum(r * a / p for r, a, p in zip(residual, along, pivot, strict=True))
-        quadratic = sum(a * a / p for a, p in zip(along, pivot, strict=True))
-        return density + self.half_line.log_integral(linear, quadratic), linear, quadratic
+            return log_density, None, None
+        direction = whiten(self.half_line.direction)
+        linear = sum(r * a / p for r, a, p in zip(residual, direction, pivot, strict=True))
+        quadratic = sum(a * a / p for a, p in zip(direction, pivot, strict=True))
+        return log_density + self.half_line.log_integral(linear, quadratic), linear, quadratic
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of detected objects."""
+        """Return the log density of observed values (..., n) among detected objects."""
         value = jnp.asarray(value)
-        density = logsumexp(self.log_weights + self._parts(value)[0], axis=-1)
+        log_density = logsumexp(self.log_weights + self._component_log_density(value)[0], axis=-1)
         if self.selection is None:
-            return density
-        return density + self.selection.log_probability(value) - self.log_detected
+            return log_density
+        return log_density + self.selection.log_probability(value) - self.log_detected
 
     @property
     def log_detected(self):
-        """Log of the probability that an object is detected, (...)."""
+        """Log probability that an object is detected, (...)."""
         if self.selection is None:
             return jnp.zeros(self.batch_shape)
         limit, width, slope = (jnp.asarray(part) for part in self.selection)
-        size = range(len(self.loc))
-        slopes = [slope[..., i, None] for i in size]
-        mean = sum(slopes[i] * self._mean(i) for i in size)
-        variance = sum(slopes[i] * slopes[j] * self._covariance(i, j) for i in size for j in size)
+        elements = range(len(self.loc))
+        slopes = [slope[..., i, None] for i in elements]
+        mean = sum(slopes[i] * self._mean(i) for i in elements)
+        variance = sum(slopes[i] * slopes[j] * self._covariance(i, j) for i in elements for j in elements)
         along = None
         if self.half_line is not None:
-            along = sum(slopes[i] * self.half_line.direction[i] for i in size)
-        share = detected_share(limit[..., None] - mean, variance + width[..., None] ** 2, self.half_line, along)
-        return logsumexp(self.log_weights + share, axis=-1)
+            along = sum(slopes[i] * self.half_line.direction[i] for i in elements)
+        log_fraction = detected_share(limit[..., None] - mean, variance + width[..., None] ** 2, self.half_line, along)
+        return logsumexp(self.log_weights + log_fraction, axis=-1)
 
     def probabilities(self, value):
-        """Probability of each component given an object's observed values, (..., K)."""
-        joint = self.log_weights + self._parts(jnp.asarray(value))[0]
+        """Return the probability of each component given observed values (..., n), (..., K)."""
+        joint = self.log_weights + self._component_log_density(jnp.asarray(value))[0]
         return jnp.exp(joint - logsumexp(joint, axis=-1, keepdims=True))
 
     def sample(self, key, sample_shape=()):
@@ -174,36 +177,38 @@ class ObservedMixture(dist.Distribution):
         if selection is None:
             return self._draw(key, shape, noise_tril)
 
-        def missing(state):
-            _, tries, _, found = state
-            return (tries < MAX_TRIES) & ~jnp.all(found)
+        def some_undetected(state):
+            _, tries, _, detected = state
+            return (tries < MAX_TRIES) & ~jnp.all(detected)
 
-        def again(state):
-            key, tries, value, found = state
-            key, key_draw, key_chance = random.split(key, 3)
+        def try_again(state):
+            key, tries, value, detected = state
+            key, key_draw, key_uniform = random.split(key, 3)
             drawn = self._draw(key_draw, shape, noise_tril)
-            new = ~found & (random.uniform(key_chance, shape) < selection.probability(drawn))
-            return key, tries + 1, jnp.where(new[..., None], drawn, value), found | new
+            new = ~detected & (random.uniform(key_uniform, shape) < selection.probability(drawn))
+            return key, tries + 1, jnp.where(new[..., None], drawn, value), detected | new
 
-        nothing = jnp.full(shape + self.event_shape, jnp.nan)
-        return lax.while_loop(missing, again, (key, 0, nothing, jnp.zeros(shape, bool)))[2]
+        start = jnp.full(shape + self.event_shape, jnp.nan)
+        return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
     def _draw(self, key, shape, noise_tril):
+        """Draw observed values without selection, shape + (n,)."""
         keys = random.split(key, 4)
-        which = random.categorical(keys[0], jnp.broadcast_to(self.log_weights, self._all), shape=shape)
-        loc, scale, half_line = self._of(which)
+        component = random.categorical(keys[0], jnp.broadcast_to(self.log_weights, self._component_shape), shape=shape)
+        loc, scale, half_line = self._selected(component)
         if half_line is not None:
             loc = loc + half_line.direction * half_line.sample(keys[1], shape)[..., None]
         standard = random.normal(keys[2], (2, *shape, *self.event_shape))
-        return self.offset + loc + _times(scale, standard[0]) + _times(noise_tril, standard[1])
+        return self.offset + loc + _matvec(scale, standard[0]) + _matvec(noise_tril, standard[1])
 
-    def _of(self, which):
-        """Mean, scale and half line of one component of each object."""
-        if which.shape != self.batch_shape:  # several draws of each object
-            return jax.vmap(self._of)(which)
+    def _selected(self, component):
+        """Return mean, scale and half line of the given component of each object."""
+        if component.shape != self.batch_shape:  # several draws of each object
+            return jax.vmap(self._selected)(component)
 
         def pick(array):
-            return jnp.take_along_axis(jnp.broadcast_to(array, self._all), which[..., None], axis=-1)[..., 0]
+            array = jnp.broadcast_to(array, self._component_shape)
+            return jnp.take_along_axis(array, component[..., None], axis=-1)[..., 0]
 
         loc = jnp.stack([pick(entry) for entry in self.loc], axis=-1)
         rows = [jnp.stack([pick(entry) for entry in row], axis=-1) for row in self.scale_tril]
@@ -215,33 +220,34 @@ class ObservedMixture(dist.Distribution):
         return loc, jnp.stack(rows, axis=-2), half_line
 
     def conditional_sample(self, key, value):
-        """Draw the true values given observed ones: component (...) and true values (..., n).
+        """Draw the component (...) and the true values (..., n) of each object given its observed values.
 
-        Whether an object is detected says nothing beyond its observed values.
+        The selection does not enter, because detection depends on the observed values alone.
         """
         keys = random.split(key, 3)
         value = jnp.asarray(value)
-        density, linear, quadratic = self._parts(value)
-        joint = jnp.broadcast_to(self.log_weights + density, self._all)
-        which = random.categorical(keys[0], joint)
-        loc, scale, half_line = self._of(which)
+        log_density, linear, quadratic = self._component_log_density(value)
+        joint = jnp.broadcast_to(self.log_weights + log_density, self._component_shape)
+        component = random.categorical(keys[0], joint)
+        loc, scale, half_line = self._selected(component)
         if half_line is not None:
-            parts = (jnp.broadcast_to(part, self._all) for part in (linear, quadratic))
-            chosen = [jnp.take_along_axis(part, which[..., None], -1)[..., 0] for part in parts]
-            loc = loc + half_line.direction * half_line.conditional(keys[1], *chosen)[..., None]
+            arrays = (jnp.broadcast_to(array, self._component_shape) for array in (linear, quadratic))
+            coefficients = [jnp.take_along_axis(array, component[..., None], -1)[..., 0] for array in arrays]
+            loc = loc + half_line.direction * half_line.conditional(keys[1], *coefficients)[..., None]
         gaussian = LinearGaussian(loc, scale, self.noise_covariance, offset=self.offset)
-        return which, gaussian.conditional(value).sample(keys[2])
+        return component, gaussian.conditional(value).sample(keys[2])
 
 
 def _entries(vector):
-    """Entries along the last axis as a tuple."""
+    """Return the entries along the last axis as a tuple."""
     return tuple(vector) if isinstance(vector, tuple | list) else tuple(vector[..., i] for i in range(vector.shape[-1]))
 
 
 def _rows(matrix):
-    """Rows of a matrix as a tuple."""
+    """Return the rows of a matrix as a sequence."""
     return matrix if isinstance(matrix, tuple | list) else [matrix[..., i, :] for i in range(matrix.shape[-2])]
 
 
-def _times(matrix, vector):
+def _matvec(matrix, vector):
+    """Return the product of batched matrices and vectors."""
     return jnp.einsum("...ij,...j->...i", matrix, vector)

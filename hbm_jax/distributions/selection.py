@@ -1,4 +1,4 @@
-"""Which objects are detected: a probability in what was observed, and its normalisation."""
+"""Selection functions: the detection probability of an observed vector, and the detected fraction."""
 
 from typing import Any, NamedTuple
 
@@ -14,18 +14,19 @@ class ProbitSelection(NamedTuple):
     Attributes
     ----------
     limit, width : array (...)
-        Where half of the objects are detected, and how wide the transition is (positive).
+        Value of slope . y at which half of the objects are detected, and width of the transition (positive).
     slope : array (..., n)
         Direction in y.
 
     Notes
     -----
-    Under y ~ N(m, C) the detected share is Phi((limit - slope . m) / sqrt(width^2 + slope . C slope)), exactly.
+    The detected fraction of objects with y ~ N(m, C) is exactly
+    Phi((limit - slope . m) / sqrt(width^2 + slope . C slope)).
 
     Examples
     --------
-    >>> half = ProbitSelection(24.0, 0.2, jnp.array([0.0, 0.0, 1.0]))
-    >>> float(half.probability(jnp.array([0.0, 0.0, 24.0])))
+    >>> selection = ProbitSelection(24.0, 0.2, jnp.array([0.0, 0.0, 1.0]))
+    >>> float(selection.probability(jnp.array([0.0, 0.0, 24.0])))
     0.5
     """
 
@@ -34,38 +35,39 @@ class ProbitSelection(NamedTuple):
     slope: Any
 
     def log_probability(self, value):
-        """Log probability that an object observed at ``value`` (..., n) is detected."""
+        """Return the log probability that an object observed at ``value`` (..., n) is detected."""
         return log_ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
 
     def probability(self, value):
-        """Probability that an object observed at ``value`` (..., n) is detected."""
+        """Return the probability that an object observed at ``value`` (..., n) is detected."""
         return ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
 
 
 def detected_share(room, variance, half_line: HalfLine | None = None, along=None):
-    """Log of the mean of Phi((room - along t - e) / width), e normal: the share of objects that are detected.
+    """Return the log of the detected fraction, the mean of Phi((room - along t - e) / width) over normal e and over t.
 
     Parameters
     ----------
     room : array (...)
-        Limit less the mean of what is compared with it.
+        Limit minus the mean of slope . y.
     variance : array (...)
-        Of e, and the squared width.
+        Variance of e plus the squared width.
     half_line : HalfLine, optional
-        The distribution of a positive latent t; the mean over it is a Gauss rule, whose error is below 1e-8 while it
-        moves the compared by less than a few times the root of the variance
+        Distribution of a positive latent t, without which t = 0. The mean over t is a Gauss quadrature with an error
+        below 1e-8 where t changes slope . y by less than a few times the square root of the variance
         (``tests/distributions/test_observed_mixture.py``).
     along : array (...), optional
-        What one unit of t adds to the compared.
+        Change of slope . y per unit of t.
     """
     scale = jnp.sqrt(variance)
     if half_line is None:
         return log_ndtr(room / scale)
     nodes, log_weights = half_line.nodes()
-    inside = (room[..., None] - along[..., None] * nodes) / scale[..., None]
-    return _log_sum_exp(log_weights + log_ndtr(inside))
+    standardised = (room[..., None] - along[..., None] * nodes) / scale[..., None]
+    return _log_sum_exp(log_weights + log_ndtr(standardised))
 
 
 def _log_sum_exp(values):
-    top = jnp.max(values, axis=-1, keepdims=True)
-    return (top + jnp.log(jnp.sum(jnp.exp(values - top), axis=-1, keepdims=True)))[..., 0]
+    """Return log(sum(exp(values))) over the last axis."""
+    maximum = jnp.max(values, axis=-1, keepdims=True)
+    return (maximum + jnp.log(jnp.sum(jnp.exp(values - maximum), axis=-1, keepdims=True)))[..., 0]

@@ -1,4 +1,4 @@
-"""The skew-normal distribution of Azzalini."""
+"""Skew-normal distribution of Azzalini."""
 
 import math
 
@@ -11,14 +11,14 @@ from numpyro.distributions.util import promote_shapes, validate_sample
 
 
 class SkewNormal(dist.Distribution):
-    """Normal density times twice a normal distribution function, 2 phi(t) Phi(shape t) / scale; t = (x - loc) / scale.
+    """Skew-normal distribution with density 2 phi(t) Phi(shape t) / scale, t = (x - loc) / scale.
 
     Parameters
     ----------
     loc, scale : array
-        Location and scale; not mean and standard deviation, see `SkewNormal.standardised`.
+        Location and scale. They are not the mean and the standard deviation; see `SkewNormal.standardised`.
     shape : array
-        0 is the normal distribution, positive values have their tail to the right.
+        0 is the normal distribution; positive values have a tail to the right.
 
     References
     ----------
@@ -26,7 +26,7 @@ class SkewNormal(dist.Distribution):
 
     Examples
     --------
-    >>> SkewNormal.standardised(mean=1.0, std=2.0, shape=3.0).mean
+    >>> round(float(SkewNormal.standardised(mean=1.0, std=2.0, shape=3.0).mean), 6)
     1.0
     """
 
@@ -37,7 +37,7 @@ class SkewNormal(dist.Distribution):
     }
     support = constraints.real
     reparametrized_params = ("loc", "scale", "shape_parameter")
-    location_scale = True  # so that inference may choose how centred it is sampled
+    location_scale = True  # lets inference choose its partial non-centring
 
     def __init__(self, loc=0.0, scale=1.0, shape_parameter=0.0, *, validate_args=None):
         self.loc, self.scale, self.shape_parameter = promote_shapes(loc, scale, shape_parameter)
@@ -46,35 +46,35 @@ class SkewNormal(dist.Distribution):
 
     @classmethod
     def standardised(cls, mean, std, shape) -> "SkewNormal":
-        """Return the distribution of a given mean and standard deviation."""
-        lean = _lean(shape)
-        scale = std / jnp.sqrt(1.0 - lean**2)
-        return cls(mean - scale * lean, scale, shape)
+        """Return the distribution with this mean and standard deviation."""
+        standard_mean = _standard_mean(shape)
+        scale = std / jnp.sqrt(1.0 - standard_mean**2)
+        return cls(mean - scale * standard_mean, scale, shape)
 
     @validate_sample
     def log_prob(self, value):
-        """Log density."""
+        """Return the log density."""
         t = (value - self.loc) / self.scale
         normal = -0.5 * t * t - 0.5 * math.log(2.0 * math.pi) - jnp.log(self.scale)
         return math.log(2.0) + normal + log_ndtr(self.shape_parameter * t)
 
     def sample(self, key, sample_shape=()):
-        """Draw: a normal number, and the absolute value of another."""
-        one, other = jax.random.normal(key, (2, *sample_shape, *self.batch_shape))
+        """Draw as a weighted sum of a normal and a half normal deviate."""
+        half, normal = jax.random.normal(key, (2, *sample_shape, *self.batch_shape))
         delta = self.shape_parameter / jnp.sqrt(1.0 + self.shape_parameter**2)
-        return self.loc + self.scale * (delta * jnp.abs(one) + jnp.sqrt(1.0 - delta**2) * other)
+        return self.loc + self.scale * (delta * jnp.abs(half) + jnp.sqrt(1.0 - delta**2) * normal)
 
     @property
     def mean(self):
         """Mean."""
-        return self.loc + self.scale * _lean(self.shape_parameter)
+        return self.loc + self.scale * _standard_mean(self.shape_parameter)
 
     @property
     def variance(self):
         """Variance."""
-        return self.scale**2 * (1.0 - _lean(self.shape_parameter) ** 2)
+        return self.scale**2 * (1.0 - _standard_mean(self.shape_parameter) ** 2)
 
 
-def _lean(shape):
-    """Mean of the standard distribution."""
+def _standard_mean(shape):
+    """Return the mean at location 0 and scale 1."""
     return math.sqrt(2.0 / math.pi) * shape / jnp.sqrt(1.0 + jnp.asarray(shape) ** 2)

@@ -1,1 +1,1 @@
-"""Linear relations between latent variables, with the points integrated out."""
+"""Linear relations with measurement errors in all variables, with the true values integrated out."""

@@ -1,4 +1,4 @@
-"""Independent priors of coefficients, sampled in other linear coordinates."""
+"""Independent priors of coefficients, sampled in linearly transformed coordinates."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from numpyro.distributions import constraints
 
 
 class Piece(NamedTuple):
-    """The prior of some coefficients.
+    """Prior of a subset of the coefficients.
 
     Attributes
     ----------
     places : (n,) int
-        Which coefficients.
+        Indices of the coefficients.
     prior : Distribution or None
-        Of batch shape (n,); None for an improper uniform one.
+        Prior of batch shape (n,); None for an improper uniform prior.
     width : (n,)
-        From whose double the draws of an improper prior are, from which searches start.
+        Scale of starting points under an improper prior: they are drawn uniformly from -2 to 2 times ``width``.
     """
 
     places: np.ndarray
@@ -29,23 +29,23 @@ class Piece(NamedTuple):
 
 
 class LinearCoordinates(dist.Distribution):
-    """Distribution of z where c = loc + matrix z has independent priors.
+    """Distribution of coordinates z for which the coefficients c = loc + matrix z have independent priors.
 
     Parameters
     ----------
     pieces : sequence of Piece
-        Priors of c, each coefficient in one of them.
+        Priors of c; each coefficient belongs to exactly one piece.
     matrix : (K, K)
-        From coordinates to coefficients.
+        Matrix from coordinates to coefficients.
     loc : (K,)
         Coefficients at z = 0.
     bounds : (K,), (K,), optional
-        Of z, where they are given by those of the priors; infinite where there is none.
+        Lower and upper bounds of z that follow from the supports of the priors; infinite for no bound.
 
     Notes
     -----
-    The density of z is the product of the stated priors times the determinant, whatever the matrix is; one that takes
-    orthogonal predictors to the given ones makes a posterior that is round (Stan User's Guide, "The QR
+    The density of z is the product of the stated priors times the determinant of the matrix. A matrix that
+    orthogonalises the predictors makes the posterior of z nearly uncorrelated (Stan User's Guide, "The QR
     reparameterization").
 
     Examples
@@ -61,7 +61,7 @@ class LinearCoordinates(dist.Distribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self):
-        """All real vectors, or those within the bounds."""
+        """Real vectors, within the bounds if there are any."""
         if self.bounds is None:
             return constraints.real_vector
         return constraints.independent(constraints.interval(*map(jnp.asarray, self.bounds)), 1)
@@ -71,22 +71,22 @@ class LinearCoordinates(dist.Distribution):
         return self.loc + value @ self.matrix.T
 
     def log_prob(self, value):
-        """Log density of coordinates (..., K)."""
+        """Return the log density of coordinates (..., K)."""
         c = self.coefficients(value)
-        total = jnp.linalg.slogdet(self.matrix)[1] + jnp.zeros(value.shape[:-1])
-        for places, prior, _ in self.pieces:
+        log_density = jnp.linalg.slogdet(self.matrix)[1] + jnp.zeros(value.shape[:-1])
+        for indices, prior, _ in self.pieces:
             if prior is not None:
-                total = total + prior.log_prob(c[..., places]).sum(-1)
-        return total
+                log_density = log_density + prior.log_prob(c[..., indices]).sum(-1)
+        return log_density
 
     def sample(self, key, sample_shape=()):
-        """Draw coordinates ``(*sample_shape, K)``."""
+        """Draw coordinates, ``(*sample_shape, K)``."""
         c = jnp.zeros((*sample_shape, *self.event_shape))
-        for key_piece, (places, prior, width) in zip(random.split(key, len(self.pieces)), self.pieces, strict=True):
+        for key_piece, (indices, prior, width) in zip(random.split(key, len(self.pieces)), self.pieces, strict=True):
             if prior is None:
-                shape = (*sample_shape, len(places))
+                shape = (*sample_shape, len(indices))
                 drawn = width * random.uniform(key_piece, shape, minval=-2.0, maxval=2.0)
             else:
                 drawn = prior.sample(key_piece, sample_shape)
-            c = c.at[..., places].set(drawn)
+            c = c.at[..., indices].set(drawn)
         return jnp.linalg.solve(self.matrix, (c - self.loc)[..., None])[..., 0]

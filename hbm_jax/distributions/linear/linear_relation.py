@@ -1,7 +1,7 @@
-"""Points with errors in both variables on a straight line, the true ones integrated out.
+"""Linear relation with errors in x and y and the true values integrated out.
 
-A point has a true x ~ N(x_loc, x_scale^2) and a true y = intercept + slope x + N(0, scatter^2), both measured with a
-Gaussian error. Given the parameters the two measured values are a bivariate normal, written out in components here.
+A point has a true x ~ N(x_loc, x_scale^2) and a true y = intercept + slope x + N(0, scatter^2), both measured with
+Gaussian errors. Given the parameters, the measured (x, y) is bivariate normal, written out element by element here.
 """
 
 import math
@@ -31,50 +31,50 @@ class Pair(NamedTuple):
         return self.xx * self.yy - self.xy * self.xy
 
     def solve(self, x, y):
-        """Product of the inverse with a vector."""
-        inverse = 1.0 / self.det  # one division, and none in the derivative
+        """Return the product of the inverse with the vector (x, y)."""
+        inverse = 1.0 / self.det  # a single division, and none in the derivative
         return (self.yy * x - self.xy * y) * inverse, (self.xx * y - self.xy * x) * inverse
 
 
 def _true(x_scale, slope, scatter) -> Pair:
-    """Covariance of the true (x, y)."""
+    """Return the covariance of the true (x, y)."""
     variance = x_scale**2
     return Pair(variance, slope * variance, slope**2 * variance + scatter**2)
 
 
 def _measured(true: Pair, errors) -> Pair:
-    """Covariance of the measured (x, y); errors (..., 3) are those of x, of x with y, and of y."""
+    """Return the covariance of the measured (x, y); errors (..., 3) are var(x), cov(x, y) and var(y)."""
     return Pair(true.xx + errors[..., 0], true.xy + errors[..., 1], true.yy + errors[..., 2])
 
 
 class LinearRelation(dist.Distribution):
-    """Measured (x, y) of points on a line, each on its own.
+    """Distribution of the measured (x, y) of independent points on a line.
 
     Parameters
     ----------
     x_loc, x_scale : array (...)
         Mean and standard deviation of the true x.
     intercept, slope, scatter : array (...)
-        Of the line; the scatter is that of y about it, 0 or more.
+        Intercept and slope of the line, and standard deviation of the true y about it, 0 or more.
     errors : array (..., 3)
-        Variance of the error of x, covariance, variance of the error of y; those of a positive definite matrix.
+        Variance of the error of x, covariance of the errors, variance of the error of y; a positive definite matrix.
     limit : array (...), optional
-        Points with a measured y below are not in the data: the density is divided by the probability to be above.
-        -inf, or none, for all are.
+        Truncation limit: points with a measured y below it are not in the data, and the density is divided by the
+        probability of a measured y above it. -inf or None for no truncation.
 
     Notes
     -----
-    Values are (..., 2). The probability to be above the limit is that of the measured y, whose distribution is normal.
+    Values are (..., 2).
 
     References
     ----------
-    Kelly 2007, ApJ 665, 1489, eq. 16-24; and 5.1.2 there for the truncation.
+    Kelly 2007, ApJ 665, 1489, eq. 16-24, and sect. 5.1.2 for the truncation.
 
     Examples
     --------
-    >>> one = LinearRelation(0.0, 1.0, 2.0, 1.5, 0.0, np.array([0.1, 0.0, 0.1]))
-    >>> round(float(one.log_prob(np.array([1.0, 3.5]))), 4)
-    -1.7046
+    >>> relation = LinearRelation(0.0, 1.0, 2.0, 1.5, 0.0, np.array([0.1, 0.0, 0.1]))
+    >>> round(float(relation.log_prob(np.array([1.0, 3.5]))), 4)
+    -1.7761
     """
 
     arg_constraints = {"slope": constraints.real}  # noqa: RUF012 - NumPyro's own convention
@@ -92,26 +92,27 @@ class LinearRelation(dist.Distribution):
 
     @property
     def mean(self):
-        """Mean of the measured values, the limit aside, (..., 2)."""
+        """Mean of the measured values without truncation, (..., 2)."""
         x = jnp.broadcast_to(self.x_loc, self.batch_shape)
         return jnp.stack([x, jnp.broadcast_to(self.intercept + self.slope * x, self.batch_shape)], axis=-1)
 
     @property
     def _covariance(self) -> Pair:
+        """Covariance of the measured (x, y)."""
         return _measured(_true(self.x_scale, self.slope, self.scatter), self.errors)
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of measured values (..., 2)."""
+        """Return the log density of measured values (..., 2)."""
         covariance = self._covariance
         residual = value - self.mean
         x, y = residual[..., 0], residual[..., 1]
         a, b = covariance.solve(x, y)
-        density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
+        log_density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
         if self.limit is None:
-            return density
-        density = density - log_ndtr((self.mean[..., 1] - self.limit) / jnp.sqrt(covariance.yy))
-        return jnp.where(value[..., 1] >= self.limit, density, -jnp.inf)
+            return log_density
+        log_density = log_density - log_ndtr((self.mean[..., 1] - self.limit) / jnp.sqrt(covariance.yy))
+        return jnp.where(value[..., 1] >= self.limit, log_density, -jnp.inf)
 
     def sample(self, key, sample_shape=()):
         """Draw measured values above the limit, ``(*sample_shape, ..., 2)``."""
@@ -120,28 +121,29 @@ class LinearRelation(dist.Distribution):
         covariance, mean = self._covariance, self.mean
         scale = jnp.sqrt(covariance.yy)
         if self.limit is None:
-            normal = random.normal(key_y, shape)
+            standard = random.normal(key_y, shape)
         else:
-            # From the upper tail, which keeps its digits: 1 - u is as uniform as u.
-            least = (self.limit - mean[..., 1]) / scale
-            share = random.uniform(key_y, shape, minval=jnp.finfo(scale.dtype).tiny)
-            normal = jnp.maximum(-ndtri(share * ndtr(-least)), least)
-        y = mean[..., 1] + scale * normal
-        left = covariance.xx - covariance.xy**2 / covariance.yy
+            # Inverting the upper tail probability avoids the cancellation in 1 - cdf; 1 - u is as uniform as u.
+            lower = (self.limit - mean[..., 1]) / scale
+            uniform = random.uniform(key_y, shape, minval=jnp.finfo(scale.dtype).tiny)
+            standard = jnp.maximum(-ndtri(uniform * ndtr(-lower)), lower)
+        y = mean[..., 1] + scale * standard
+        variance_x = covariance.xx - covariance.xy**2 / covariance.yy
         x = mean[..., 0] + covariance.xy / covariance.yy * (y - mean[..., 1])
-        x = x + jnp.sqrt(jnp.maximum(left, 0.0)) * random.normal(key_x, shape)
+        x = x + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * random.normal(key_x, shape)
         return jnp.stack([x, y], axis=-1)
 
     def conditional(self, value):
-        """Exact distribution of the true (x, y) given measured ones, (..., 2); the limit does not matter to it."""
+        """Return the exact conditional distribution of the true (x, y), (..., 2); it does not depend on the limit."""
         return _conditional(self.mean, _true(self.x_scale, self.slope, self.scatter), self._covariance, value)
 
 
 def _conditional(mean, true: Pair, measured: Pair, value):
+    """Return the distribution of the true (x, y) given measured values and both covariances."""
     residual = value - mean
     a, b = measured.solve(residual[..., 0], residual[..., 1])
     loc = mean + jnp.stack([true.xx * a + true.xy * b, true.xy * a + true.yy * b], axis=-1)
-    # T - T M^-1 T, of the true and the measured covariance.
+    # Conditional covariance T - T M^-1 T, with T the true and M the measured covariance.
     p, q = measured.solve(true.xx, true.xy)
     r, s = measured.solve(true.xy, true.yy)
     xx = jnp.maximum(true.xx - true.xx * p - true.xy * q, 0.0)
@@ -151,10 +153,10 @@ def _conditional(mean, true: Pair, measured: Pair, value):
 
 
 def bivariate(loc, covariance: Pair):
-    """Bivariate normal, singular ones too."""
-    first = jnp.sqrt(covariance.xx)
-    some = first > 0
-    below = jnp.where(some, covariance.xy / jnp.where(some, first, 1.0), 0.0)
-    last = jnp.sqrt(jnp.maximum(covariance.yy - below**2, 0.0))
-    rows = [jnp.stack(jnp.broadcast_arrays(first, 0.0 * first), -1), jnp.stack(jnp.broadcast_arrays(below, last), -1)]
+    """Return a bivariate normal distribution; the covariance may be singular."""
+    l00 = jnp.sqrt(covariance.xx)
+    positive = l00 > 0
+    off_diagonal = jnp.where(positive, covariance.xy / jnp.where(positive, l00, 1.0), 0.0)
+    l11 = jnp.sqrt(jnp.maximum(covariance.yy - off_diagonal**2, 0.0))
+    rows = [jnp.stack(jnp.broadcast_arrays(l00, 0.0 * l00), -1), jnp.stack(jnp.broadcast_arrays(off_diagonal, l11), -1)]
     return dist.MultivariateNormal(loc, scale_tril=jnp.stack(rows, axis=-2), validate_args=False)

@@ -1,9 +1,9 @@
-"""Points on a line or plane with errors in all coordinates: mixtures, outliers, limits; the truth integrated out.
+"""Linear relation in P predictors with errors in all coordinates, outliers and limits; true values integrated out.
 
-A point has true predictors x, from a mixture of normals, and a true y = intercept + slope . x + N(0, scatter^2), or
-Student's t in place of this normal, as a mixture of normals over a grid of its scales. Measured are D = P + 1
-coordinates, the response last, with a Gaussian error. Of a point whose measured value in one coordinate is below (or
-above) a limit, only that is known.
+A point has true predictors x, from a mixture of normal distributions, and a true y = intercept + slope . x +
+N(0, scatter^2). Student's t distribution can take the place of this normal; it is a mixture of normals on a grid of
+scales. The D = P + 1 coordinates, with the response last, are measured with Gaussian errors. One coordinate of a point
+may be an upper or a lower limit.
 """
 
 import math
@@ -19,20 +19,22 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-NODES = 48  # of the scales of Student's t: 1e-5 of the density for 1 degree of freedom, 1e-7 for 2, up to 50 scales out
+# Scales in the mixture for Student's t. Relative error of the density out to 50 scales: 1e-5 for 1 degree of freedom,
+# 1e-7 for 2.
+NODES = 48
 
 
 class Limits(NamedTuple):
-    """Limits of points, at most one each.
+    """Upper or lower limits, at most one coordinate per point.
 
     Attributes
     ----------
     at : array (...)
-        Where; NaN for none. A measured value there or beyond is one of which only that is known.
+        Value of the limit; NaN for none. A point with a measured value at the limit or beyond it is censored.
     side : array (...)
-        1 where values below the limit are not seen (upper limits), -1 where those above are not.
+        1 for upper limits (values below are not detected), -1 for lower limits.
     order : array (..., D, D), optional
-        Permutation that brings the coordinate with the limit to the end; None where it is the response everywhere.
+        Permutation matrix that moves the coordinate with the limit to the end; None where it is always the response.
     """
 
     at: jnp.ndarray
@@ -41,33 +43,33 @@ class Limits(NamedTuple):
 
 
 class MeasuredPoints(dist.Distribution):
-    """Measured coordinates of points on a line or plane.
+    """Distribution of the measured coordinates of points on a line or plane.
 
     Parameters
     ----------
     x_loc : array (..., K, P)
-        Means of the true predictors in the K components of their population.
+        Means of the true predictors in the K components of the mixture.
     x_cov : array (..., K, P, P)
-        Their covariances; may be zero.
+        Covariances of the true predictors in each component; zero is allowed.
     log_weights : array (K,)
-        Logarithms of the components' shares.
+        Log weights of the components.
     intercept, scatter : array (...)
-        Of the response.
+        Intercept of the relation, and standard deviation of the true response about it.
     slope : array (..., P)
-        Its derivatives.
+        Slopes.
     errors : array (..., D, D)
-        Covariance of the errors; positive definite.
+        Covariance of the measurement errors; positive definite.
     limits : Limits, optional
-        Of the measured values.
+        Upper and lower limits.
     outliers : (array, array), optional
-        Share of points whose response has another scatter, and the standard deviation that is added to it there.
+        Fraction of outliers, and the additional scatter of their response, in quadrature.
     nu : array, optional
-        Degrees of freedom of Student's t, 1 or more, of which ``scatter`` is then the scale. None: normal.
+        Degrees of freedom of Student's t distribution, 1 or more; ``scatter`` is then its scale. None: normal.
 
     Notes
     -----
-    Values are (..., D). The density of a point at its limit is the probability to be beyond, times the density of the
-    other coordinates. Draws beyond a limit are put on it.
+    Values are (..., D). The density of a censored point is the probability of a value beyond the limit times the
+    density of the other coordinates. Draws beyond a limit are set to the limit.
 
     References
     ----------
@@ -76,9 +78,9 @@ class MeasuredPoints(dist.Distribution):
     Examples
     --------
     >>> loc, cov, errors = np.zeros((1, 1)), np.ones((1, 1, 1)), 0.1 * np.eye(2)
-    >>> one = MeasuredPoints(loc, cov, np.zeros(1), 2.0, np.array([1.5]), 0.0, errors)
-    >>> round(float(one.log_prob(np.array([1.0, 3.5]))), 4)
-    -1.7046
+    >>> points = MeasuredPoints(loc, cov, np.zeros(1), 2.0, np.array([1.5]), 0.0, errors)
+    >>> round(float(points.log_prob(np.array([1.0, 3.5]))), 4)
+    -1.7761
     """
 
     arg_constraints: dict = {}  # noqa: RUF012 - NumPyro's own convention
@@ -98,24 +100,24 @@ class MeasuredPoints(dist.Distribution):
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
 
-    def _scatters(self):
-        """Logarithms of shares (S,) and variances (..., S, 1) of the normals of which the scatter is a mixture."""
+    def _scatter_mixture(self):
+        """Return log weights (S,) and variances (..., S, 1) of the normals whose mixture is the scatter."""
         variance = jnp.broadcast_to(self.scatter, self.batch_shape)[..., None] ** 2
         if self.outliers is not None:
-            share, scale = self.outliers
-            logs = jnp.stack([jnp.log1p(-share), jnp.log(share)])
-            variance = variance + scale**2 * np.array([0.0, 1.0])
+            fraction, extra_scatter = self.outliers
+            log_weights = jnp.stack([jnp.log1p(-fraction), jnp.log(fraction)])
+            variance = variance + extra_scatter**2 * np.array([0.0, 1.0])
         elif self.nu is not None:
-            logs, precision = _student_t(self.nu)
+            log_weights, precision = _student_t(self.nu)
             variance = variance / precision
         else:
-            logs = jnp.zeros(1)
-        return logs, variance[..., None]
+            log_weights = jnp.zeros(1)
+        return log_weights, variance[..., None]
 
     def _components(self):
-        """Logarithms of shares (C,), means (..., C, D), covariances of the true coordinates (..., C, D, D).
+        """Return log weights (C,), means (..., C, D) and covariances (..., C, D, D) of the true coordinates.
 
-        C = S K: for each normal of the scatter, all components of the population.
+        C = S K: each normal of the scatter combined with each component of the predictors.
         """
         shape = self.batch_shape
         slope = jnp.broadcast_to(self.slope, (*shape, np.shape(self.slope)[-1]))[..., None, :]
@@ -123,73 +125,76 @@ class MeasuredPoints(dist.Distribution):
         x = jnp.broadcast_to(self.x_loc, (*y.shape, slope.shape[-1]))
         loc = jnp.concatenate([x, y[..., None]], axis=-1)
         xy = (self.x_cov * slope[..., None, :]).sum(-1)
-        shares, variance = self._scatters()
+        log_scatter_weights, variance = self._scatter_mixture()
         yy = (xy * slope).sum(-1)[..., None, :] + variance
-        logs = (shares[:, None] + self.log_weights).reshape(-1)
-        num = (*shape, len(logs))
+        log_weights = (log_scatter_weights[:, None] + self.log_weights).reshape(-1)
+        num = (*shape, len(log_weights))
 
-        def each(a, size):  # (..., K, size...) for every normal of the scatter
+        def repeated(a, size):  # (..., K, size...) repeated for every normal of the scatter
             return jnp.broadcast_to(a[(..., None, *(slice(None),) * (len(size) + 1))], (*yy.shape, *size)).reshape(
                 *num, *size
             )
 
         size = loc.shape[-1]
         xx = jnp.broadcast_to(self.x_cov, (*xy.shape, xy.shape[-1]))
-        upper = jnp.concatenate([each(xx, xx.shape[-2:]), each(xy, xy.shape[-1:])[..., None]], axis=-1)
-        lower = jnp.concatenate([each(xy, xy.shape[-1:]), yy.reshape(num)[..., None]], axis=-1)[..., None, :]
-        return logs, each(loc, (size,)), jnp.concatenate([upper, lower], axis=-2)
+        upper = jnp.concatenate([repeated(xx, xx.shape[-2:]), repeated(xy, xy.shape[-1:])[..., None]], axis=-1)
+        lower = jnp.concatenate([repeated(xy, xy.shape[-1:]), yy.reshape(num)[..., None]], axis=-1)[..., None, :]
+        return log_weights, repeated(loc, (size,)), jnp.concatenate([upper, lower], axis=-2)
 
     def _measured(self, cov):
+        """Return the covariances of the measured coordinates of each component."""
         return cov + self.errors[..., None, :, :]
 
-    def _of_components(self, value):
-        """Log density of each component with its share, (..., C)."""
-        logs, loc, cov = self._components()
+    def _component_log_density(self, value):
+        """Return the log density of each component including its weight, (..., C)."""
+        log_weights, loc, cov = self._components()
         residual, cov = value[..., None, :] - loc, self._measured(cov)
         if self.limits is not None and self.limits.order is not None:
             order = self.limits.order[..., None, :, :]
             residual = (order * residual[..., None, :]).sum(-1)
             cov = order @ cov @ jnp.swapaxes(order, -1, -2)
         z, diagonal = _whitened(cov, residual)
-        density = [-0.5 * a**2 - jnp.log(d) - HALF_LOG_2PI for a, d in zip(z, diagonal, strict=True)]
+        log_densities = [-0.5 * a**2 - jnp.log(d) - HALF_LOG_2PI for a, d in zip(z, diagonal, strict=True)]
         if self.limits is not None:
             side = self.limits.side[..., None]
-            density[-1] = jnp.where(self._beyond(value)[..., None], log_ndtr(side * z[-1]), density[-1])
-        return logs + sum(density)
+            log_densities[-1] = jnp.where(self._beyond(value)[..., None], log_ndtr(side * z[-1]), log_densities[-1])
+        return log_weights + sum(log_densities)
 
     def _beyond(self, value):
-        """Whether a measured value is at the limit or beyond."""
+        """Return whether a measured value is at its limit or beyond it."""
         at, side, order = self.limits
         last = value[..., -1] if order is None else (order[..., -1, :] * value).sum(-1)
-        return side * last <= side * at  # False where there is none
+        return side * last <= side * at  # False where the limit is NaN
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of measured values (..., D)."""
-        return logsumexp(self._of_components(value), axis=-1)
+        """Return the log density of measured values (..., D)."""
+        return logsumexp(self._component_log_density(value), axis=-1)
 
     def outlier_probability(self, value):
-        """Probability of each point to be an outlier, given measured values, (...)."""
-        each = self._of_components(value)
-        half = each.shape[-1] // 2
-        return jnp.exp(logsumexp(each[..., half:], axis=-1) - logsumexp(each, axis=-1))
+        """Return the probability that each point is an outlier given its measured values, (...)."""
+        log_density = self._component_log_density(value)
+        half = log_density.shape[-1] // 2
+        return jnp.exp(logsumexp(log_density[..., half:], axis=-1) - logsumexp(log_density, axis=-1))
 
     def weight(self, value):
-        """Mean weight of each point, given measured values, (...): 1 in the bulk of Student's t, 0 far out.
+        """Return the posterior mean weight of each point, (...): 1 in the core of Student's t, 0 far in its tails.
 
-        Student's t is a normal whose variance is divided by a weight, from a gamma distribution of mean 1.
+        Student's t is a normal distribution whose variance is divided by a weight, which has a gamma prior of mean 1.
         """
-        logs = self._of_components(value)
+        log_density = self._component_log_density(value)
         _, precision = _student_t(self.nu)
-        each = logsumexp(logs.reshape(*logs.shape[:-1], NODES, -1), axis=-1)
-        return jnp.exp(logsumexp(each + jnp.log(precision), axis=-1) - logsumexp(each, axis=-1))
+        log_density = logsumexp(log_density.reshape(*log_density.shape[:-1], NODES, -1), axis=-1)
+        return jnp.exp(logsumexp(log_density + jnp.log(precision), axis=-1) - logsumexp(log_density, axis=-1))
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values, those beyond a limit put on it, ``(*sample_shape, ..., D)``."""
+        """Draw measured values, ``(*sample_shape, ..., D)``; values beyond a limit are set to it."""
         key_component, key_normal = random.split(key)
-        logs, loc, cov = self._components()
+        log_weights, loc, cov = self._components()
         shape = (*sample_shape, *self.batch_shape)
-        mean, tril = _picked(key_component, jnp.broadcast_to(logs, (*shape, len(logs))), loc, self._measured(cov))
+        mean, tril = _draw_component(
+            key_component, jnp.broadcast_to(log_weights, (*shape, len(log_weights))), loc, self._measured(cov)
+        )
         value = mean + (tril @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
         if self.limits is None:
             return value
@@ -200,72 +205,73 @@ class MeasuredPoints(dist.Distribution):
         return jnp.where(beyond & (where > 0), at[..., None], value)
 
     def draw_true(self, key, value):
-        """Draw the true coordinates of every point given measured values, (..., D), exactly."""
+        """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""
         keys = random.split(key, 3)
-        logs = self._of_components(value)
+        log_density = self._component_log_density(value)
         _, loc, cov = self._components()
-        picked = random.categorical(keys[0], logs)
-        one = (picked[..., None] == jnp.arange(logs.shape[-1])).astype(loc.dtype)
-        loc = (one[..., None] * loc).sum(-2)
-        true = (one[..., None, None] * cov).sum(-3)
+        component = random.categorical(keys[0], log_density)
+        one_hot = (component[..., None] == jnp.arange(log_density.shape[-1])).astype(loc.dtype)
+        loc = (one_hot[..., None] * loc).sum(-2)
+        true = (one_hot[..., None, None] * cov).sum(-3)
         measured = true + self.errors
         if self.limits is not None:
-            value = self._unlimited(keys[1], value, loc, measured)
+            value = self._draw_censored(keys[1], value, loc, measured)
         gain = jnp.swapaxes(jnp.linalg.solve(measured, true), -1, -2)
         mean = loc + (gain @ (value - loc)[..., None])[..., 0]
-        left = true - gain @ true
-        return mean + (_root(left) @ random.normal(keys[2], (*mean.shape, 1)))[..., 0]
+        conditional_cov = true - gain @ true
+        return mean + (_root(conditional_cov) @ random.normal(keys[2], (*mean.shape, 1)))[..., 0]
 
-    def _unlimited(self, key, value, loc, measured):
-        """Draw what was beyond the limit."""
+    def _draw_censored(self, key, value, loc, measured):
+        """Return measured values with limits replaced by values drawn beyond them."""
         side, order = self.limits.side, self.limits.order
         order = jnp.eye(value.shape[-1]) if order is None else order
-        turned = (order * (value - loc)[..., None, :]).sum(-1)
-        z, diagonal = _whitened(order @ measured @ jnp.swapaxes(order, -1, -2), turned)
-        # The last whitened coordinate is normal, below its limit (above it where side is -1).
-        u = random.uniform(key, z[-1].shape, minval=jnp.finfo(value.dtype).tiny)
-        drawn = side * ndtri(u * ndtr(side * z[-1]))
-        last = turned[..., -1] + diagonal[-1] * (drawn - z[-1])
-        turned = jnp.concatenate([turned[..., :-1], last[..., None]], axis=-1)
-        back = loc + (jnp.swapaxes(order, -1, -2) * turned[..., None, :]).sum(-1)
-        return jnp.where(self._beyond(value)[..., None], back, value)
+        residual = (order * (value - loc)[..., None, :]).sum(-1)
+        z, diagonal = _whitened(order @ measured @ jnp.swapaxes(order, -1, -2), residual)
+        # The last whitened coordinate is normal, truncated to values below its limit (above it where side is -1).
+        uniform = random.uniform(key, z[-1].shape, minval=jnp.finfo(value.dtype).tiny)
+        z_beyond = side * ndtri(uniform * ndtr(side * z[-1]))
+        last = residual[..., -1] + diagonal[-1] * (z_beyond - z[-1])
+        residual = jnp.concatenate([residual[..., :-1], last[..., None]], axis=-1)
+        uncensored = loc + (jnp.swapaxes(order, -1, -2) * residual[..., None, :]).sum(-1)
+        return jnp.where(self._beyond(value)[..., None], uncensored, value)
 
 
 def _student_t(nu):
-    """Logarithms of shares, and precisions, of the normals of unit scale whose mixture is Student's t, (NODES,).
+    """Return log weights and precisions of the normals whose mixture is Student's t of unit scale, (NODES,) each.
 
-    The precision w has the density of Gamma(nu / 2, nu / 2): the trapezoidal rule in its logarithm, which converges
-    exponentially. At the ends what a value 50 scales out, or none, asks for has fallen to 1e-7.
+    The precision has the distribution Gamma(nu / 2, nu / 2). The nodes are a trapezoidal rule in its logarithm, which
+    converges exponentially. At the ends of the grid the integrand has fallen to 1e-7 of its maximum, for values from 0
+    to 50 scales.
     """
     tail = 32.0 / (nu + 1.0)
     low, high = jnp.log((2500.0 + nu) / (nu + 1.0)) + tail, jnp.log1p(tail + jnp.sqrt(2.0 * tail) + jnp.log1p(tail))
-    at = -low + (low + high) * jnp.linspace(0.0, 1.0, NODES)
-    logs = 0.5 * nu * (at - jnp.exp(at))
-    return logs - logsumexp(logs), jnp.exp(at)
+    log_precision = -low + (low + high) * jnp.linspace(0.0, 1.0, NODES)
+    log_weights = 0.5 * nu * (log_precision - jnp.exp(log_precision))
+    return log_weights - logsumexp(log_weights), jnp.exp(log_precision)
 
 
 def _whitened(cov, residual):
-    """Solve L z = residual with the Cholesky factor L of small matrices, by element; z and the diagonal of L."""
+    """Return z = L^-1 residual and the diagonal of the Cholesky factor L of small matrices, element by element."""
     num = cov.shape[-1]
     factor: dict[tuple[int, int], jnp.ndarray] = {}
     z: list[jnp.ndarray] = []
     for i in range(num):
         for j in range(i):
-            done = sum(factor[i, k] * factor[j, k] for k in range(j))
-            factor[i, j] = (cov[..., i, j] - done) / factor[j, j]
+            explained = sum(factor[i, k] * factor[j, k] for k in range(j))
+            factor[i, j] = (cov[..., i, j] - explained) / factor[j, j]
         factor[i, i] = jnp.sqrt(cov[..., i, i] - sum(factor[i, k] ** 2 for k in range(i)))
         z.append((residual[..., i] - sum(factor[i, k] * z[k] for k in range(i))) / factor[i, i])
     return z, [factor[i, i] for i in range(num)]
 
 
-def _picked(key, logs, loc, cov):
-    """Mean and Cholesky factor of a component drawn for each point."""
-    picked = random.categorical(key, logs)
-    one = (picked[..., None] == jnp.arange(logs.shape[-1])).astype(loc.dtype)
-    return (one[..., None] * loc).sum(-2), jnp.linalg.cholesky((one[..., None, None] * cov).sum(-3))
+def _draw_component(key, log_weights, loc, cov):
+    """Draw a component for each point; return its mean and Cholesky factor."""
+    component = random.categorical(key, log_weights)
+    one_hot = (component[..., None] == jnp.arange(log_weights.shape[-1])).astype(loc.dtype)
+    return (one_hot[..., None] * loc).sum(-2), jnp.linalg.cholesky((one_hot[..., None, None] * cov).sum(-3))
 
 
 def _root(cov):
-    """Square root of a covariance that may be singular."""
+    """Return a square root of a covariance, which may be singular."""
     values, vectors = jnp.linalg.eigh(0.5 * (cov + jnp.swapaxes(cov, -1, -2)))
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]

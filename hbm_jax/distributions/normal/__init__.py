@@ -1,1 +1,1 @@
-"""Correlated and grouped normal distributions, with latents integrated out."""
+"""Multivariate normal distributions: linear Gaussian, grouped, and with structured covariances."""

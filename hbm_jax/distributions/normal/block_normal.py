@@ -1,4 +1,4 @@
-"""A large normal distribution whose covariance is a few constant matrices with coefficients that are parameters."""
+"""Multivariate normal distribution whose covariance is a linear combination of constant matrices."""
 
 import math
 
@@ -21,22 +21,27 @@ class BlockNormal(dist.Distribution):
     Parameters
     ----------
     loc, diagonal : array (N,)
-        Mean, and what is added to the diagonal of the covariance.
+        Mean, and variances added to the diagonal of the covariance.
     coefficients : array (K,)
-        One for each block.
+        Coefficients of the blocks.
     blocks : array (K, N, N)
-        Symmetric; the covariance has to be positive definite, otherwise the log density is NaN.
+        Symmetric matrices. Where the covariance is not positive definite, the log density is NaN.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree.
 
     Notes
     -----
-    A gradient costs one Cholesky factorisation and one inverse, however many parameters the coefficients and the
-    diagonal depend on: derivatives are traces with the inverse, and nothing is differentiated through the factorisation
-    (second derivatives are).
+    A gradient costs one Cholesky factorisation and one inverse, for any number of parameters behind the coefficients
+    and the diagonal: first derivatives are traces of products with the inverse, not derivatives of the factorisation.
+    Second derivatives differentiate through the factorisation.
 
     Examples
     --------
-    >>> one = BlockNormal(np.zeros(2), np.ones(2), np.ones(1), np.ones((1, 2, 2)))
-    >>> round(float(one.log_prob(np.zeros(2))), 4)
+    >>> normal = BlockNormal(np.zeros(2), np.ones(2), np.ones(1), np.ones((1, 2, 2)))
+    >>> round(float(normal.log_prob(np.zeros(2))), 4)
     -2.3872
     """
 
@@ -70,22 +75,23 @@ class BlockNormal(dist.Distribution):
         return jnp.diagonal(self.covariance_matrix)
 
     def sample(self, key, sample_shape=()):
-        """Draw ``(*sample_shape, N)``."""
+        """Draw values, ``(*sample_shape, N)``."""
         tril = jnp.linalg.cholesky(self.covariance_matrix)
         return self.loc + jnp.matmul(random.normal(key, sample_shape + self.event_shape), tril.T, precision=FULL)
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of (..., N)."""
+        """Return the log density of values (..., N)."""
         residual = jnp.asarray(value - self.loc)
-        parts = tuple(jnp.asarray(part) for part in (self.diagonal, self.coefficients, self.blocks))
+        covariance_parts = tuple(jnp.asarray(array) for array in (self.diagonal, self.coefficients, self.blocks))
         if residual.ndim == 1:
-            return _log_density(residual, *parts)
+            return _log_density(residual, *covariance_parts)
         flat = residual.reshape(-1, residual.shape[-1])
-        return jax.vmap(lambda one: _log_density(one, *parts))(flat).reshape(residual.shape[:-1])
+        return jax.vmap(lambda row: _log_density(row, *covariance_parts))(flat).reshape(residual.shape[:-1])
 
 
 def _covariance(diagonal, coefficients, blocks):
+    """Return diag(diagonal) + sum_k coefficients_k blocks_k."""
     covariance = jnp.tensordot(coefficients, blocks, axes=1, precision=FULL)
     index = np.arange(covariance.shape[-1])
     return covariance.at[index, index].add(diagonal)
@@ -93,10 +99,12 @@ def _covariance(diagonal, coefficients, blocks):
 
 @jax.custom_jvp
 def _log_density(residual, diagonal, coefficients, blocks):
+    """Return the log density of a residual (N,), with derivatives by `_derivative`."""
     return _factored(residual, diagonal, coefficients, blocks)[0]
 
 
 def _factored(residual, diagonal, coefficients, blocks):
+    """Return the log density, the Cholesky factor L of the covariance, and the whitened residual L^-1 r."""
     tril = jnp.linalg.cholesky(_covariance(diagonal, coefficients, blocks))
     whitened = solve_triangular(tril, residual, lower=True)
     log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(tril)))
@@ -105,6 +113,7 @@ def _factored(residual, diagonal, coefficients, blocks):
 
 
 def _derivative(primals, tangents):
+    """Return the log density and its directional derivative."""
     residual, _, coefficients, blocks = primals
     value, tril, whitened = _factored(*primals)
     inverse_tril = solve_triangular(tril, jnp.eye(residual.shape[0]), lower=True)
@@ -117,11 +126,11 @@ def _derivative(primals, tangents):
         tangent = tangent + 0.5 * (weighted**2 - jnp.sum(inverse_tril**2, axis=0)) @ d_diagonal
     if not (isinstance(d_coefficients, SymbolicZero) and isinstance(d_blocks, SymbolicZero)):
         inverse = jnp.matmul(inverse_tril.T, inverse_tril, precision=FULL)
-        slope = 0.5 * (jnp.outer(weighted, weighted) - inverse)
+        gradient = 0.5 * (jnp.outer(weighted, weighted) - inverse)
         if not isinstance(d_coefficients, SymbolicZero):
-            tangent = tangent + jnp.tensordot(blocks, slope, axes=2, precision=FULL) @ d_coefficients
+            tangent = tangent + jnp.tensordot(blocks, gradient, axes=2, precision=FULL) @ d_coefficients
         if not isinstance(d_blocks, SymbolicZero):
-            tangent = tangent + jnp.sum(slope * jnp.tensordot(coefficients, d_blocks, axes=1, precision=FULL))
+            tangent = tangent + jnp.sum(gradient * jnp.tensordot(coefficients, d_blocks, axes=1, precision=FULL))
     return value, tangent
 
 

@@ -1,14 +1,14 @@
-"""A normal with one dense covariance and a scatter of free size, without a factorisation a step.
+"""Normal distribution with a dense constant covariance and a free intrinsic scatter, factorised only once.
 
-For N values y with the mean ``fixed + basis @ coefficients + offset``, covariance C, and a scatter s that some or all
-of them share beyond it (weights w, ones or zeros),
+N values y have the mean ``fixed + basis @ coefficients + offset``, the covariance C, and an additional scatter s with
+weights w (0 or more for each value),
 
     y ~ N(mean, C + s^2 diag(w)).
 
-One decomposition of C and w, made once, gives a matrix T with T C T' = 1 and T diag(w) T' = diag(spread): in the
-coordinates T y the covariance is diagonal for every s. Only coefficients, s and the offset change from step to step, so
-that what a step costs is N times the number of coefficients, not N^3 and not even N^2. The offset, whose prior is
-normal, is integrated out in closed form.
+A single decomposition of C and w gives a matrix T with T C T' = 1 and T diag(w) T' = diag(spread), so that the
+covariance of T y is diagonal for every s. Only the coefficients, s and the offset change from one evaluation to the
+next; an evaluation costs N times the number of coefficients, instead of N^3. The offset, which has a normal prior, is
+integrated out in closed form.
 """
 
 import math
@@ -23,18 +23,18 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
 LOG_2PI = math.log(2.0 * math.pi)
-FULL = jax.lax.Precision.HIGHEST  # an accelerator's default matrix product would round to a few digits
+FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
 
 
 class Whitening(NamedTuple):
-    """Coordinates in which a covariance and its scatter are diagonal together; see `whiten`.
+    """Linear transform that diagonalises a covariance and the scatter simultaneously; see `whiten`.
 
     Attributes
     ----------
     transform : (N, N)
-        T.
+        The matrix T.
     spread : (N,)
-        Diagonal of T diag(w) T'; zeros where there is no scatter.
+        Diagonal of T diag(w) T'; zeros without scatter.
     log_det : float
         Log determinant of C.
     """
@@ -44,19 +44,19 @@ class Whitening(NamedTuple):
     log_det: float
 
 
-# By the identity of the covariance: containers are rebuilt from their arrays again and again while a program is traced.
-_KNOWN: dict[tuple[int, bytes], tuple[weakref.ref, Whitening]] = {}
+# Keyed by the identity of the covariance array, because containers are rebuilt from their arrays during every tracing.
+_WHITENINGS: dict[tuple[int, bytes], tuple[weakref.ref, Whitening]] = {}
 
 
 def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whitening:
-    """Decompose a covariance once; what was decomposed is remembered as long as the array lives.
+    """Compute the whitening of a covariance; the result is cached for the lifetime of the array.
 
     Parameters
     ----------
     covariance : (N, N)
-        Positive definite, concrete.
+        Positive definite matrix, not traced.
     weights : (N,), optional
-        How much each element takes part in the scatter's variance, 0 or more. None: there is no scatter.
+        Weight of each value in the variance of the scatter, 0 or more. None: no scatter.
 
     Raises
     ------
@@ -64,14 +64,14 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
         If the covariance is not positive definite.
     """
     key = (id(covariance), b"" if weights is None else np.asarray(weights, float).tobytes())
-    found = _KNOWN.get(key)
-    if found is not None and found[0]() is covariance:
-        return found[1]
+    cached = _WHITENINGS.get(key)
+    if cached is not None and cached[0]() is covariance:
+        return cached[1]
     matrix = np.asarray(covariance, dtype=np.float64)
     if weights is not None and np.all(np.asarray(weights) == 1.0):
         variance, axes = np.linalg.eigh(matrix)
         if variance[0] <= 0:
-            raise np.linalg.LinAlgError(f"expected a positive definite covariance; its least eigenvalue: {variance[0]}")
+            raise np.linalg.LinAlgError(f"expected a positive definite covariance; found the eigenvalue {variance[0]}")
         result = Whitening(axes.T / np.sqrt(variance)[:, None], 1.0 / variance, float(np.log(variance).sum()))
     else:
         factor = np.linalg.cholesky(matrix)
@@ -83,32 +83,32 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
             spread, axes = np.linalg.eigh((inverse * np.asarray(weights, float)) @ inverse.T)
             result = Whitening(axes.T @ inverse, np.maximum(spread, 0.0), log_det)
     if isinstance(covariance, np.ndarray):
-        _KNOWN[key] = (weakref.ref(covariance, lambda _: _KNOWN.pop(key, None)), result)
+        _WHITENINGS[key] = (weakref.ref(covariance, lambda _: _WHITENINGS.pop(key, None)), result)
     return result
 
 
 class Offset(NamedTuple):
-    """Normal prior of an offset common to all values; a scale of zero holds it at its place."""
+    """Normal prior of an offset common to all values; a scale of zero fixes it at ``loc``."""
 
     loc: Any = 0.0
     scale: Any = 0.0
 
 
 class Projection(NamedTuple):
-    """A mean and its covariance in the coordinates of a `Whitening`.
+    """The linear mean and the covariance in the coordinates of a `Whitening`.
 
     Attributes
     ----------
     basis : (N, K)
-        T times the matrix of the coefficients.
+        T times the basis of the mean.
     ones : (N,)
         T times the vector of ones.
     spread : (N,)
-        As of `Whitening`.
+        As in `Whitening`.
     log_det : scalar
         Log determinant of C.
     num : scalar
-        Number of values; rows beyond it, of zeros, count for nothing.
+        Number of values; further rows are padding with zeros, which do not contribute.
     """
 
     basis: Any
@@ -119,14 +119,14 @@ class Projection(NamedTuple):
 
 
 class ProjectedNormal(dist.Distribution):
-    """Distribution of T (y - fixed): the density of y, evaluated in coordinates in which it is diagonal.
+    """Distribution of values y given as T (y - fixed); the log density is that of y.
 
     Parameters
     ----------
     projection : Projection
-        Of N rows.
+        Basis and covariance, with N rows.
     coefficients : (K,)
-        Of the mean.
+        Coefficients of the mean.
     scatter : scalar
         Standard deviation s of the scatter.
     offset : Offset
@@ -141,40 +141,40 @@ class ProjectedNormal(dist.Distribution):
         super().__init__((), (np.shape(projection.ones)[0],), validate_args=False)
 
     def project(self, value):
-        """Return the coordinates of a value: it is in them already."""
+        """Return T (y - fixed) for a value; here the value itself."""
         return value
 
-    def _parts(self, value):
-        """Residuals about the mean without offset, in coordinates, and the weight of each."""
+    def _residual_and_weight(self, value):
+        """Return transformed residuals about the mean at the offset's prior mean, and their inverse variances."""
         p = self.projection
         residual = self.project(value) - self.offset.loc * p.ones
         weight = 1.0 / (1.0 + self.scatter**2 * p.spread)
         return residual - jnp.matmul(p.basis, self.coefficients, precision=FULL), weight
 
     def _sums(self, value):
-        """Return sums of squares: of residuals, with the ones, and of the ones; and log det beyond C's."""
+        """Return r . r, r . 1 and 1 . 1, weighted by inverse variances, and the log determinant less that of C."""
         p = self.projection
-        concrete = [p.basis, p.ones, p.spread, self.project(value), self.scatter, self.offset.loc]
-        if not any(isinstance(array, jax.Array) for array in concrete) and len(p.ones) > p.basis.shape[1] + 2:
+        arrays = [p.basis, p.ones, p.spread, self.project(value), self.scatter, self.offset.loc]
+        if not any(isinstance(array, jax.Array) for array in arrays) and len(p.ones) > p.basis.shape[1] + 2:
             return self._compressed_sums(value)
-        residual, weight = self._parts(value)
+        residual, weight = self._residual_and_weight(value)
         weighted = weight * p.ones
         log_det = jnp.sum(jnp.log1p(self.scatter**2 * p.spread))
         return jnp.sum(weight * residual**2), jnp.sum(weighted * residual), jnp.sum(weighted * p.ones), log_det
 
     def _compressed_sums(self, value):
-        """Give the same where the scatter is known: all sums follow from a triangle of K + 2 rows."""
+        """Return the same as `_sums` for a constant scatter, from a QR factor with K + 2 rows."""
         p = self.projection
-        root = 1.0 / np.sqrt(1.0 + self.scatter**2 * p.spread)
+        inverse_std = 1.0 / np.sqrt(1.0 + self.scatter**2 * p.spread)
         columns = np.column_stack([p.basis, p.ones, self.project(value) - self.offset.loc * p.ones])
-        triangle = np.asarray(np.linalg.qr(root[:, None] * columns, mode="r"))
+        triangle = np.asarray(np.linalg.qr(inverse_std[:, None] * columns, mode="r"))
         residual = triangle[:, -1] - jnp.matmul(triangle[:, :-2], self.coefficients, precision=FULL)
         ones = triangle[:, -2]
         log_det = np.log1p(self.scatter**2 * p.spread).sum()
         return jnp.sum(residual**2), jnp.sum(ones * residual), np.sum(ones**2), log_det
 
     def log_prob(self, value):
-        """Log density of y, the offset integrated out."""
+        """Return the log density of y with the offset integrated out."""
         square, cross, ones, log_det = self._sums(value)
         p, variance = self.projection, self.offset.scale**2
         square = square - cross**2 * (variance / (1.0 + variance * ones))
@@ -182,30 +182,31 @@ class ProjectedNormal(dist.Distribution):
         return -0.5 * (square + log_det + p.num * LOG_2PI)
 
     def offset_given(self, value) -> dist.Normal:
-        """Exact conditional of the offset, given y and everything else."""
+        """Return the exact conditional distribution of the offset given y and the parameters."""
         _, cross, ones, _ = self._sums(value)
         variance = self.offset.scale**2
-        shrunk = variance / (1.0 + variance * ones)
-        return dist.Normal(self.offset.loc + shrunk * cross, jnp.sqrt(shrunk))
+        posterior_variance = variance / (1.0 + variance * ones)
+        return dist.Normal(self.offset.loc + posterior_variance * cross, jnp.sqrt(posterior_variance))
 
 
 class CorrelatedNormal(ProjectedNormal):
-    """Normal of N values with a dense covariance, a free scatter and an offset integrated out; see the module.
+    """Normal distribution of N values with a dense covariance, a free scatter and an offset integrated out.
 
     Parameters
     ----------
     whitening : Whitening
-        Of the covariance.
+        Whitening of the covariance.
     fixed : (N,)
-        Part of the mean that does not change.
+        Constant part of the mean.
     projection : Projection
-        Of the basis of the mean; see `projected`.
+        Basis of the mean and covariance in whitened coordinates; see `projected`.
     coefficients, scatter, offset
-        As of `ProjectedNormal`.
+        As in `ProjectedNormal`.
 
     Notes
     -----
-    Agrees with a dense evaluation to 1e-9 (``tests/distributions/test_correlated_normal.py``).
+    The model is given in the docstring of the module. The log density agrees with a dense evaluation to 1e-9
+    (``tests/distributions/test_correlated_normal.py``).
     """
 
     def __init__(self, whitening: Whitening, fixed, projection: Projection, coefficients, scatter=0.0, offset=None):
@@ -213,43 +214,45 @@ class CorrelatedNormal(ProjectedNormal):
         super().__init__(projection, coefficients, scatter, offset)
 
     def project(self, value):
-        """Return T (value - fixed): a constant of the program where the value is data."""
+        """Return T (value - fixed), computed with NumPy where both are constants."""
         if isinstance(value, np.ndarray) and isinstance(self.fixed, np.ndarray):
             return self.whitening.transform @ (value - self.fixed)
         return jnp.matmul(self.whitening.transform, value - self.fixed, precision=FULL)
 
     def sample(self, key, sample_shape=()):
-        """Draw values, the offset drawn from its prior with them."""
+        """Draw values ``(*sample_shape, N)``, with the offset drawn from its prior."""
         assert isinstance(self.projection.spread, np.ndarray)
-        one, other = random.split(key)
+        key_noise, key_offset = random.split(key)
         num = len(self.projection.ones)
-        deviates = random.normal(one, (*sample_shape, num)) * jnp.sqrt(1.0 + self.scatter**2 * self.projection.spread)
-        shift = self.offset.loc + self.offset.scale * random.normal(other, (*sample_shape, 1))
+        deviates = random.normal(key_noise, (*sample_shape, num)) * jnp.sqrt(
+            1.0 + self.scatter**2 * self.projection.spread
+        )
+        shift = self.offset.loc + self.offset.scale * random.normal(key_offset, (*sample_shape, 1))
         projected = deviates + shift * self.projection.ones + jnp.matmul(self.projection.basis, self.coefficients)
-        # T is orthogonal but for a scale, or triangular but for a rotation: well conditioned either way.
+        # T is a scaled orthogonal matrix, or a rotated triangular one: well conditioned in both cases.
         inverse = np.linalg.inv(self.whitening.transform)
         return self.fixed + jnp.matmul(projected, inverse.T, precision=FULL)
 
     def log_prob_given_others(self, value):
-        """Log density of each value given all others (and the parameters), (N,).
+        """Return the log density of each value given all others and the parameters, (N,).
 
-        With P the inverse of the covariance, the offset's part included, and g = P (y - mean), value i is normal with
-        variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari 2020,
-        Computational Statistics 36, 1243).
+        With P the inverse of the covariance of y (including the variance of the offset) and g = P (y - mean), value i
+        is normal with variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari
+        2020, Computational Statistics 36, 1243).
         """
-        residual, weight = self._parts(value)
+        residual, weight = self._residual_and_weight(value)
         transform, ones = self.whitening.transform, self.projection.ones
         variance = self.offset.scale**2
-        shrunk = variance / (1.0 + variance * jnp.sum(weight * ones**2))
-        mean = shrunk * jnp.sum(weight * ones * residual)
-        g = jnp.matmul(weight * (residual - mean * ones), transform, precision=FULL)
-        through = jnp.matmul(weight * ones, transform, precision=FULL)
-        diagonal = jnp.matmul(weight, transform**2, precision=FULL) - shrunk * through**2
+        posterior_variance = variance / (1.0 + variance * jnp.sum(weight * ones**2))
+        offset = posterior_variance * jnp.sum(weight * ones * residual)
+        g = jnp.matmul(weight * (residual - offset * ones), transform, precision=FULL)
+        weighted_ones = jnp.matmul(weight * ones, transform, precision=FULL)
+        diagonal = jnp.matmul(weight, transform**2, precision=FULL) - posterior_variance * weighted_ones**2
         return 0.5 * (jnp.log(diagonal) - LOG_2PI - g**2 / diagonal)
 
 
 def projected(whitening: Whitening, basis: np.ndarray) -> Projection:
-    """Project the basis of a mean, (N, K), on the coordinates of a whitening."""
+    """Return the basis of a mean, (N, K), in the coordinates of a whitening."""
     transform = whitening.transform
     num = len(transform)
     return Projection(transform @ basis, transform @ np.ones(num), whitening.spread, whitening.log_det, float(num))

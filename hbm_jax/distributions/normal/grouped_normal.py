@@ -1,9 +1,11 @@
-"""Values of groups whose true value is normal and integrated out: the normal hierarchical model, exactly.
+"""Normal hierarchical model with the true value of each group integrated out exactly.
 
-    theta ~ N(loc, S S^T),    y_m ~ N(theta, C_m),    m = 1 ... M,
+The M measured values of a group scatter about its true value, all with D components,
 
-of D components each. The values of a group enter by their mean, weighted with the inverse C_m, and its covariance V:
-log p(y) is that of y about this mean, which no theta changes, and of the mean in N(loc, S S^T + V).
+    theta ~ N(loc, S S^T),    y_m ~ N(theta, C_m),    m = 1 ... M.
+
+With ybar the mean weighted by the inverse C_m and V its covariance, log p(y) is the sum of the log density of y about
+ybar, which does not depend on loc and S, and of log N(ybar; loc, S S^T + V).
 """
 
 import math
@@ -21,22 +23,23 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class GroupedNormal(dist.Distribution):
-    """Measured values (M, D) of a group, the true value of the group integrated out.
+    """Distribution of the measured values (M, D) of a group, with its true value integrated out.
 
     Parameters
     ----------
     loc : array (..., D)
-        Mean of the true values of groups.
+        Population mean of the true values.
     scale_tril : array (..., D, D)
-        Cholesky factor S of their covariance; zero is allowed, and is a true value that is known.
+        Cholesky factor S of their covariance. Zero is allowed: all true values are then equal to ``loc``.
     noise : array (..., M, D, D)
-        Covariance of each value about the true one, positive definite.
+        Covariance of each measured value about the true value, positive definite.
     used : array (..., M)
-        False for padding, which counts for nothing. Draws there are zero.
+        False for padding, which does not contribute. Draws there are zero.
 
     Notes
     -----
-    Against SciPy's normal of all values of a group: ``tests/distributions/test_grouped_normal.py``.
+    Tested against the joint normal distribution of all values of a group in SciPy:
+    ``tests/distributions/test_grouped_normal.py``.
 
     References
     ----------
@@ -44,8 +47,8 @@ class GroupedNormal(dist.Distribution):
 
     Examples
     --------
-    >>> one = GroupedNormal(np.zeros(1), np.eye(1), np.ones((2, 1, 1)), np.array([True, True]))
-    >>> round(float(one.log_prob(np.array([[1.0], [3.0]]))), 4)
+    >>> group = GroupedNormal(np.zeros(1), np.eye(1), np.ones((2, 1, 1)), np.array([True, True]))
+    >>> round(float(group.log_prob(np.array([[1.0], [3.0]]))), 4)
     -4.7205
     """
 
@@ -60,35 +63,39 @@ class GroupedNormal(dist.Distribution):
         super().__init__(lax.broadcast_shapes(*shapes), event, validate_args=validate_args)
 
     def _whiteners(self):
-        """Inverse Cholesky factors of the noise (..., M, D, D), zero in padding, and the sum of their log pivots."""
+        """Return inverse Cholesky factors of the noise (..., M, D, D), zero in padding, and their total log det."""
         eye = np.eye(self.event_shape[-1])
-        if isinstance(self.noise, np.ndarray):  # known errors: once, not at every step
+        if isinstance(self.noise, np.ndarray):  # constant errors are factorised once, not at every evaluation
             inverse = np.linalg.inv(np.linalg.cholesky(self.noise))
-            logs = np.log(np.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
+            log_dets = np.log(np.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
         else:
             inverse = _solve_lower(_cholesky(self.noise), eye)
-            logs = jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
-        return inverse * self.used[..., None, None], (logs * self.used).sum(-1)
+            log_dets = jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
+        return inverse * self.used[..., None, None], (log_dets * self.used).sum(-1)
 
     def _mean(self, inverse, value):
-        """Weighted mean of the values (..., D), its covariance, and the log determinant of its Cholesky factor."""
+        """Return the weighted mean (..., D), its covariance, and the log determinant of the Cholesky factor of that."""
         transposed = jnp.swapaxes(inverse, -1, -2)
         precision = (transposed @ inverse).sum(-3)
         weighted = (transposed @ (inverse @ value[..., None])).sum(-3)
-        root = _cholesky(precision)
-        inner = _solve_lower(root, np.eye(self.event_shape[-1]))
-        covariance = jnp.swapaxes(inner, -1, -2) @ inner
-        return (covariance @ weighted)[..., 0], covariance, -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+        tril = _cholesky(precision)
+        inverse_tril = _solve_lower(tril, np.eye(self.event_shape[-1]))
+        covariance = jnp.swapaxes(inverse_tril, -1, -2) @ inverse_tril
+        return (
+            (covariance @ weighted)[..., 0],
+            covariance,
+            -jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1),
+        )
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of measured values (..., M, D)."""
-        inverse, logs = self._whiteners()
-        mean, covariance, log_root = self._mean(inverse, value)
-        away = (inverse @ (value - mean[..., None, :])[..., None])[..., 0]
+        """Return the log density of measured values (..., M, D)."""
+        inverse, log_det = self._whiteners()
+        mean, covariance, log_det_mean = self._mean(inverse, value)
+        whitened = (inverse @ (value - mean[..., None, :])[..., None])[..., 0]
         count = self.used.sum(-1)
         size = self.event_shape[-1]
-        within = logs + log_root - 0.5 * (away**2).sum((-2, -1)) - (count - 1) * size * HALF_LOG_2PI
+        within = log_det + log_det_mean - 0.5 * (whitened**2).sum((-2, -1)) - (count - 1) * size * HALF_LOG_2PI
         return within + LinearGaussian(self.loc, self.scale_tril, covariance).log_prob(mean)
 
     def sample(self, key, sample_shape=()):
@@ -101,7 +108,7 @@ class GroupedNormal(dist.Distribution):
         return jnp.where(self.used[..., None], true[..., None, :] + noise, 0.0)
 
     def conditional(self, value):
-        """Exact distribution of the true value (..., D) of each group, given measured values."""
+        """Return the exact conditional distribution of the true values (..., D) given measured values."""
         inverse, _ = self._whiteners()
         mean, covariance, _ = self._mean(inverse, value)
         return LinearGaussian(self.loc, self.scale_tril, covariance).conditional(mean)

@@ -1,12 +1,12 @@
-"""Small observed vectors whose Gaussian latents are integrated out in closed form, and drawn back afterwards.
+"""Linear Gaussian model with its latents integrated out in closed form.
 
-One object has latents x (k of them) and data y (n of them):
+An object has k latents x and n observed components y:
 
     x ~ N(latent_loc, S S^T)        the population, S = latent_scale_tril
     y = offset + A x + noise        A = loading, noise ~ N(0, noise_covariance)
 
-so that y ~ N(offset + A latent_loc, (A S)(A S)^T + noise_covariance), whatever k. Supernovae (stretch, colour,
-magnitude), the intervals of a burst and the points of a linear relation are all of this form.
+so that y ~ N(offset + A latent_loc, (A S)(A S)^T + noise_covariance). Supernovae (stretch, colour, magnitude), the
+intervals of a burst and the points of a linear relation all have this form.
 """
 
 import math
@@ -19,33 +19,38 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-# Up to this many observed components the Cholesky factor is written out component by component, which XLA fuses
-# into one pass over the objects; a batched LAPACK call on 740 blocks of 3x3 is some thirty times slower on CPU.
+# Up to this many observed components the Cholesky factor is written out element by element, which XLA fuses into one
+# pass over the objects; a batched LAPACK call on 740 matrices of 3 x 3 is about thirty times slower on CPU.
 MAX_UNROLLED = 6
 
 
 class LinearGaussian(dist.Distribution):
-    """Gaussian data whose Gaussian latents are integrated out exactly.
+    """Normal distribution of data with Gaussian latents integrated out exactly.
 
     Parameters
     ----------
     latent_loc : array (..., k), or a tuple of k arrays (...)
-        Mean of the latents. Components kept apart are read in one stride each: the gradient over 740 supernovae then
-        takes half as long on a CPU.
+        Mean of the latents. Separate components are contiguous in memory: the gradient over 740 supernovae then takes
+        half as long on a CPU.
     latent_scale_tril : array (..., k, k)
-        Lower-triangular S with S S^T the covariance of the latents. Zeros on its diagonal are allowed: the
-        marginal density has no trouble where an intrinsic scatter vanishes.
+        Lower-triangular S with S S^T the covariance of the latents. Zeros on its diagonal (no intrinsic scatter) are
+        allowed.
     noise_covariance : array (..., n, n)
         Covariance of the measurement errors, positive definite.
     loading : array (..., n, k), optional
-        The matrix A from latents to data, per object or shared. The identity where omitted (then n = k).
+        The matrix A, for each object or shared by all. The identity where omitted (then n = k).
     offset : array (..., n), optional
-        Added to A x. Zero where omitted.
+        Added to A x; zero where omitted.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not agree.
 
     Notes
     -----
-    All leading dimensions broadcast; they are the batch shape. Pass constants as NumPy arrays: they stay constants
-    of the compiled program. Outside the domain (a covariance that is not positive definite) the log density is NaN.
+    All leading dimensions broadcast to the batch shape. Constants passed as NumPy arrays remain constants of the
+    compiled program. Where the covariance is not positive definite, the log density is NaN.
     The closed form for n <= 6 agrees with `numpyro.distributions.MultivariateNormal` and with SciPy to 1e-12
     relative (``tests/distributions/test_linear_gaussian.py``).
 
@@ -112,7 +117,7 @@ class LinearGaussian(dist.Distribution):
         return jnp.broadcast_to(loc, self.batch_shape + self.event_shape)
 
     def _residuals(self, value) -> list:
-        """Subtract the mean from the data; one array for each component."""
+        """Return the data minus their mean, as a list of components."""
         if self.components is None:
             residual = value - self.mean
             return [residual[..., i] for i in range(self.event_shape[0])]
@@ -123,7 +128,7 @@ class LinearGaussian(dist.Distribution):
 
     @property
     def _scale(self):
-        """A S, (..., n, k): from standard normal latents to data."""
+        """The matrix A S, (..., n, k)."""
         return self.latent_scale_tril if self.loading is None else jnp.matmul(self.loading, self.latent_scale_tril)
 
     @property
@@ -153,7 +158,7 @@ class LinearGaussian(dist.Distribution):
 
     @validate_sample
     def log_prob(self, value):
-        """Log density of data (..., n), the latents integrated out."""
+        """Return the log density of data (..., n)."""
         if self.event_shape[0] > MAX_UNROLLED:
             residual = value - self.mean
             tril = jnp.linalg.cholesky(self.covariance_matrix)
@@ -166,13 +171,13 @@ class LinearGaussian(dist.Distribution):
         return -0.5 * (chi2 + log_det + self.event_shape[0] * np.log(2.0 * np.pi))
 
     def _chi2_and_log_det(self, residual):
-        """Quadratic form and log determinant by an L D L^T factorisation written out in components."""
+        """Return the quadratic form and the log determinant by an unrolled L D L^T factorisation."""
         scale, noise = self._scale, self.noise_covariance
         lower_triangular = self.loading is None
 
         def covariance(i, j):  # i >= j
-            shared = range(j + 1) if lower_triangular else range(scale.shape[-1])
-            return noise[..., i, j] + sum(scale[..., i, k] * scale[..., j, k] for k in shared)
+            latents = range(j + 1) if lower_triangular else range(scale.shape[-1])
+            return noise[..., i, j] + sum(scale[..., i, k] * scale[..., j, k] for k in latents)
 
         factor: dict = {}
         pivot: list = []
@@ -184,12 +189,12 @@ class LinearGaussian(dist.Distribution):
             pivot.append(covariance(i, i) - sum(factor[i, m] ** 2 * pivot[m] for m in range(i)))
             whitened.append(residual[i] - sum(factor[i, m] * whitened[m] for m in range(i)))
         chi2 = sum(w**2 / p for w, p in zip(whitened, pivot, strict=True))
-        # One logarithm of the product: a product of up to six pivots leaves the range of a double only where a typical
-        # standard deviation is below 1e-25 or above 1e25 in the data's units.
+        # A single logarithm of the product of pivots is cheaper. The product of up to six pivots over- or underflows
+        # only where a typical standard deviation is below 1e-25 or above 1e25 in the units of the data.
         return chi2, jnp.log(math.prod(pivot))
 
     def conditional(self, value):
-        """Exact distribution of the latents given data.
+        """Return the exact conditional distribution of the latents given data.
 
         Parameters
         ----------
@@ -200,8 +205,8 @@ class LinearGaussian(dist.Distribution):
         -------
         numpyro.distributions.MultivariateNormal
             Over latents (..., k), with mean S (1 + G^T G)^-1 G^T r + latent_loc and covariance
-            S (1 + G^T G)^-1 S^T, where G = C^-1/2 A S and r is the residual whitened by C^-1/2, C being the noise
-            covariance. This form loses no digits where the noise is small, and holds where S is singular.
+            S (1 + G^T G)^-1 S^T, where C is the noise covariance, G = C^-1/2 A S, and r is the residual whitened by
+            C^-1/2. This form is accurate for small noise and holds for singular S.
         """
         noise_tril = _cholesky(self.noise_covariance)
         residual = value - self.mean
@@ -210,20 +215,21 @@ class LinearGaussian(dist.Distribution):
         whitened_residual = _solve_lower(noise_tril, residual[..., None])
         transposed = jnp.swapaxes(whitened_scale, -1, -2)
         precision = jnp.eye(scale.shape[-1]) + transposed @ whitened_scale
-        # precision = U U^T with U upper triangular (a Cholesky factor of the reversed matrix, reversed), so that
-        # S U^-T is again lower triangular and its product with itself is the covariance wanted.
+        # precision = U U^T with U upper triangular (the reversed Cholesky factor of the reversed matrix), so that S
+        # U^-T is lower triangular and a factor of the conditional covariance.
         reversed_factor = _cholesky(jnp.flip(precision, (-2, -1)))
         inverse = jnp.flip(_solve_lower(reversed_factor, jnp.eye(scale.shape[-1])), (-2, -1))
         scale_tril = self.latent_scale_tril @ jnp.swapaxes(inverse, -1, -2)
         loc = self.latent_loc + (scale_tril @ (inverse @ (transposed @ whitened_residual)))[..., 0]
-        # A zero on the diagonal (a latent without scatter) is meant; NumPyro's check would refuse it.
+        # The validation of NumPyro would reject a zero on the diagonal (a latent without scatter).
         return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
 def _cholesky(matrix):
-    """Lower Cholesky factor (..., n, n), written out in components up to `MAX_UNROLLED`.
+    """Return the lower Cholesky factor (..., n, n), written out element by element up to `MAX_UNROLLED`.
 
-    Not only for speed: batches of small LAPACK calls inside one program were seen to wait forever on two cores.
+    Besides speed, this avoids batches of small LAPACK calls in one program, which were observed to deadlock on two
+    cores.
     """
     size = np.shape(matrix)[-1]
     if size > MAX_UNROLLED:
@@ -232,16 +238,16 @@ def _cholesky(matrix):
     for i in range(size):
         row: list = []
         for j in range(i + 1):
-            left = matrix[..., i, j] - sum(row[m] * (row if i == j else rows[j])[m] for m in range(j))
-            row.append(jnp.sqrt(left) if i == j else left / rows[j][j])
+            remainder = matrix[..., i, j] - sum(row[m] * (row if i == j else rows[j])[m] for m in range(j))
+            row.append(jnp.sqrt(remainder) if i == j else remainder / rows[j][j])
         rows.append(row)
     zero = jnp.zeros_like(rows[0][0]) if rows else 0.0
-    filled = [jnp.stack(row + [zero] * (size - len(row)), axis=-1) for row in rows]
-    return jnp.stack(filled, axis=-2) if rows else jnp.zeros(np.shape(matrix))
+    full_rows = [jnp.stack(row + [zero] * (size - len(row)), axis=-1) for row in rows]
+    return jnp.stack(full_rows, axis=-2) if rows else jnp.zeros(np.shape(matrix))
 
 
 def _solve_lower(tril, right):
-    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution written out up to `MAX_UNROLLED`."""
+    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution, unrolled up to `MAX_UNROLLED`."""
     size = tril.shape[-1]
     if size > MAX_UNROLLED:
         batch = jnp.broadcast_shapes(tril.shape[:-2], right.shape[:-2])
@@ -249,6 +255,6 @@ def _solve_lower(tril, right):
         return solve_triangular(tril, right, lower=True)
     rows: list = []
     for i in range(size):
-        left = right[..., i, :] - sum(tril[..., i, j, None] * rows[j] for j in range(i))
-        rows.append(left / tril[..., i, i, None])
+        remainder = right[..., i, :] - sum(tril[..., i, j, None] * rows[j] for j in range(i))
+        rows.append(remainder / tril[..., i, i, None])
     return jnp.stack(rows, axis=-2) if rows else right

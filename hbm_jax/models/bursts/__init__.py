@@ -1,1 +1,1 @@
-"""Models of gamma-ray bursts: the Golenetskii relation, from fluxes or from counts."""
+"""Models of gamma-ray bursts: the Golenetskii relation from catalogue values or from counts."""

@@ -1,8 +1,9 @@
-"""Fluxes of the intervals of bursts, with the line of each burst integrated out, and drawn back afterwards.
+"""Joint distribution of the fluxes of the intervals of bursts, with the line of each burst integrated out.
 
 In burst i the fluxes follow a line in the peak energy, y_ij ~ N(log10_N_i + gamma_i x_ij, scatter^2), whose two
-coefficients are normal in the population. Given the peak energies that is a Gaussian in all fluxes of the burst
-together, of covariance X diag(variances) X^T + scatter^2: no latent is left whose width may shrink to nothing.
+coefficients are normal in the population. Given the peak energies, the fluxes of a burst are jointly Gaussian with the
+covariance X diag(variances) X^T + scatter^2. This avoids the funnel of log10_N_i and gamma_i at small population
+widths.
 """
 
 from typing import ClassVar, NamedTuple
@@ -17,7 +18,7 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 
 
 class Line(NamedTuple):
-    """Population of the lines of bursts, log10_N + gamma x: means, standard deviations, and the scatter about them."""
+    """Population of the lines log10_N + gamma x: means, standard deviations, and the intrinsic scatter about a line."""
 
     log10_N_mean: jax.Array
     log10_N_std: jax.Array
@@ -27,18 +28,19 @@ class Line(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """In which the fluxes are sampled; it changes no density of theirs.
+    """Reparametrisation of log10 of the fluxes for sampling; it does not change their density.
 
     Attributes
     ----------
     guess : (I,)
-        Flux near which an interval's is expected.
+        Approximate flux of each interval.
     trend : (I,)
-        What a flux is less of, when it is sampled.
+        Part of each flux that is subtracted before sampling.
     centredness : (I,)
-        1 for the flux itself, 0 for its distance from the guess in units of the scatter.
+        Weight of partial non-centring: 1 for the flux itself, 0 for its distance from ``guess`` in units of the
+        scatter.
     reference : float
-        Scatter at which both have the same width.
+        Scatter at which the centred and the non-centred coordinate have the same width.
     """
 
     guess: jax.Array
@@ -48,7 +50,7 @@ class Coordinates(NamedTuple):
 
 
 class BurstFluxes(dist.Distribution):
-    """Logarithms of the fluxes of I intervals of B bursts, in the coordinates of a sampler.
+    """Distribution of log10 of the fluxes of I intervals of B bursts, in the coordinates of the sampler.
 
     Parameters
     ----------
@@ -57,15 +59,15 @@ class BurstFluxes(dist.Distribution):
     sphere : (I,)
         log10 of 4 pi d_L^2 [cm^2].
     of_burst : (I, B)
-        1 where an interval is of a burst.
+        1 where an interval belongs to a burst, else 0.
     line : Line
-        Of the population.
+        Population of lines.
     coordinates : Coordinates
-        In which values are.
+        Coordinates of the values.
 
     Notes
     -----
-    Where a variance is 0, the line has that coefficient in all bursts; no matrix is inverted that could be singular.
+    Variances of 0 are allowed: all bursts then share that coefficient. No possibly singular matrix is inverted.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -78,77 +80,79 @@ class BurstFluxes(dist.Distribution):
         super().__init__((), (np.shape(x)[0],), validate_args=validate_args)
 
     def flux(self, value):
-        """Return log10 of the fluxes [erg/cm^2/s] of a value in the sampler's coordinates, (I,)."""
-        at = self.coordinates
-        ratio, near = self.line.scatter / at.reference, at.guess - at.trend
-        return near + ratio ** (1.0 - at.centredness) * (value - at.centredness * near) + at.trend
+        """Return log10 of the fluxes [erg/cm^2/s] at coordinates ``value``, (I,)."""
+        guess, trend, c, reference = self.coordinates
+        ratio, center = self.line.scatter / reference, guess - trend
+        return center + ratio ** (1.0 - c) * (value - c * center) + trend
 
     def value(self, flux):
-        """Inverse of `flux`."""
-        at = self.coordinates
-        ratio, near = self.line.scatter / at.reference, at.guess - at.trend
-        return at.centredness * near + ratio ** (at.centredness - 1.0) * (flux - at.trend - near)
+        """Return the coordinates of log10 of the fluxes, the inverse of `flux`."""
+        guess, trend, c, reference = self.coordinates
+        ratio, center = self.line.scatter / reference, guess - trend
+        return c * center + ratio ** (c - 1.0) * (flux - trend - center)
 
     def log_prob(self, value):
-        """Log probability of a value, ()."""
-        line, at = self.line, self.coordinates
-        rest = self._rest(self.flux(value))
-        determinant, _, (w0, w1) = self._solved(rest)
-        # Sums of squares: the difference of two, where a search has gone astray, could become negative.
+        """Return the log density of coordinates (I,), a scalar."""
+        line, coordinates = self.line, self.coordinates
+        residual = self._residual(self.flux(value))
+        determinant, _, (w0, w1) = self._solve(residual)
+        # chi^2 as a sum of squares: the equivalent difference can become negative by rounding far from the maximum.
         best = self.of_burst @ jnp.stack([w0 * line.log10_N_std**2, w1 * line.gamma_std**2], axis=1)
-        left = (rest - best[:, 0] - best[:, 1] * self.x) / line.scatter
-        distance = left**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
+        deviation = (residual - best[:, 0] - best[:, 1] * self.x) / line.scatter
+        chi2 = deviation**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
         num = jnp.sum(self.of_burst, axis=0)
-        of_bursts = -0.5 * (distance + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
-        return jnp.sum(of_bursts) + jnp.sum(1.0 - at.centredness) * jnp.log(line.scatter / at.reference)
+        log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
+        log_ratio = jnp.log(line.scatter / coordinates.reference)
+        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.centredness) * log_ratio
 
     def sample(self, key, sample_shape=()):
-        """Draw values, sample_shape + (I,)."""
+        """Draw values, ``(*sample_shape, I)``."""
         line = self.line
-        of_lines, of_intervals = jax.random.split(key)
-        first, second = jax.random.normal(of_lines, (2, *sample_shape, np.shape(self.of_burst)[1]))
-        log10_N, gamma = line.log10_N_mean + line.log10_N_std * first, line.gamma_mean + line.gamma_std * second
-        scatter = line.scatter * jax.random.normal(of_intervals, (*sample_shape, *np.shape(self.x)))
+        key_lines, key_scatter = jax.random.split(key)
+        noise_N, noise_gamma = jax.random.normal(key_lines, (2, *sample_shape, np.shape(self.of_burst)[1]))
+        log10_N, gamma = line.log10_N_mean + line.log10_N_std * noise_N, line.gamma_mean + line.gamma_std * noise_gamma
+        scatter = line.scatter * jax.random.normal(key_scatter, (*sample_shape, *np.shape(self.x)))
         flux = log10_N @ self.of_burst.T + gamma @ self.of_burst.T * self.x - self.sphere + scatter
         return self.value(flux)
 
     def lines(self, flux, noise):
-        """Return log10_N and gamma of each burst given its fluxes (I,), by standard normal noise (2, B)."""
+        """Return a draw of log10_N and gamma of each burst given its fluxes (I,), from standard normal noise (2, B)."""
         line = self.line
-        determinant, (m00, m01, m11), (w0, w1) = self._solved(self._rest(flux))
-        first = jnp.sqrt(m00)
-        some = m00 > 0
-        cross = jnp.where(some, m01 / jnp.where(some, first, 1.0), 0.0)
-        # The determinant of the conditional covariance over its first element: nothing cancels.
-        left = (line.log10_N_std * line.gamma_std) ** 2 / determinant / jnp.where(some, m00, 1.0)
-        second = jnp.sqrt(jnp.where(some, left, m11))
-        log10_N = line.log10_N_mean + line.log10_N_std**2 * w0 + first * noise[0]
-        gamma = line.gamma_mean + line.gamma_std**2 * w1 + cross * noise[0] + second * noise[1]
+        determinant, (m00, m01, m11), (w0, w1) = self._solve(self._residual(flux))
+        l00 = jnp.sqrt(m00)
+        positive = m00 > 0
+        l10 = jnp.where(positive, m01 / jnp.where(positive, l00, 1.0), 0.0)
+        # Conditional variance of gamma given log10_N as a ratio, without cancellation.
+        variance = (line.log10_N_std * line.gamma_std) ** 2 / determinant / jnp.where(positive, m00, 1.0)
+        l11 = jnp.sqrt(jnp.where(positive, variance, m11))
+        log10_N = line.log10_N_mean + line.log10_N_std**2 * w0 + l00 * noise[0]
+        gamma = line.gamma_mean + line.gamma_std**2 * w1 + l10 * noise[0] + l11 * noise[1]
         return log10_N, gamma
 
-    def _rest(self, flux):
+    def _residual(self, flux):
+        """Return log10 of the luminosities relative to the mean line of the population, (I,)."""
         return flux + self.sphere - self.line.log10_N_mean - self.line.gamma_mean * self.x
 
-    def _solved(self, rest):
-        """Return the determinant of 1 + A V, V (1 + A V)^-1, and (1 + A V)^-1 b, for each burst.
+    def _solve(self, residual):
+        """Return for each burst the determinant of 1 + A V, the matrix V (1 + A V)^-1, and the vector (1 + A V)^-1 b.
 
-        With V the variances, A = X^T X / scatter^2 and b = X^T rest / scatter^2.
+        V is the diagonal matrix of variances, A = X^T X / scatter^2 and b = X^T residual / scatter^2.
         """
-        line, of = self.line, self.of_burst
+        line, of_burst = self.line, self.of_burst
         weight, v0, v1 = 1.0 / line.scatter**2, line.log10_N_std**2, line.gamma_std**2
-        columns = jnp.stack([jnp.ones_like(rest), self.x, rest, rest * self.x], axis=1)
-        a00, a01, b0, b1 = weight * (of.T @ columns).T
+        columns = jnp.stack([jnp.ones_like(residual), self.x, residual, residual * self.x], axis=1)
+        a00, a01, b0, b1 = weight * (of_burst.T @ columns).T
         mean = a01 / a00
-        spread = weight * ((self.x - of @ mean) ** 2 @ of)
+        spread = weight * ((self.x - of_burst @ mean) ** 2 @ of_burst)
         a11 = spread + a01 * mean
         determinant = 1.0 + v0 * a00 + v1 * a11 + v0 * v1 * a00 * spread
-        elements = (
+        covariance = (
             (1.0 + v1 * a11) * v0 / determinant,
             -v0 * v1 * a01 / determinant,
             (1.0 + v0 * a00) * v1 / determinant,
         )
-        solved = (
+        solution = (
             ((1.0 + v1 * a11) * b0 - v1 * a01 * b1) / determinant,
             ((1.0 + v0 * a00) * b1 - v0 * a01 * b0) / determinant,
         )
-        return determinant, elements, solved
+        return determinant, covariance, solution

@@ -1,14 +1,14 @@
-"""The rest-frame Golenetskii relation from counts: every interval of every burst in every detector, fitted together.
+"""Rest-frame Golenetskii relation of gamma-ray bursts from counts, in all intervals and detectors simultaneously.
 
-In burst i at interval j the spectrum is Band's function, or a power law with an exponential cut-off, whose energy flux
-follows its peak energy (at rest, E_peak),
+The spectrum in interval j of burst i is a Band function, or a power law with an exponential cut-off. Its energy flux
+follows its rest-frame peak energy E_peak,
 
     log10_flux_ij ~ N(log10_N_i - log10(4 pi d_L(z_i)^2) + gamma_i (log10_E_peak_ij - 2), intrinsic_scatter^2),
     gamma_i ~ N(gamma_mean, gamma_std^2),    log10_N_i ~ N(log10_N_mean, log10_N_std^2),
-    log10_E_peak_ij ~ N(log10_E_peak_mean, log10_E_peak_std^2),    alpha_ij, beta_ij likewise,
+    log10_E_peak_ij ~ N(log10_E_peak_mean, log10_E_peak_std^2),    alpha_ij, beta_ij likewise.
 
-folded through the response of every detector, times the detector's effective area, and compared with counts.
-(Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.)
+The spectrum is folded through the response of every detector and multiplied by the effective-area factor of the
+detector. (Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.)
 """
 
 import weakref
@@ -64,33 +64,36 @@ UNITS = {
 
 
 NAMES_CUTOFF = ("log10_E_peak", "alpha", "log10_flux")
-HINGE = 0.05  # width over which an index bends at the bound of its domain
+HINGE = 0.05  # width of the smooth clip of an index at the bound of its domain
 
 
-def _bent(x):
-    """Return the softplus function: x where it is well above 0, and next to 0 where it is below."""
+def _soft_positive(x):
+    """Return a smooth positive function, about x for x well above 0 and about 0 for x below 0 (softplus)."""
     return HINGE * jnp.logaddexp(x / HINGE, 0.0)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class PreparedBursts:
-    """What `GolenetskiiCounts.prepare` returns: all that depends on the data alone.
+    """Precomputed quantities of `GolenetskiiCounts` that depend on the data alone.
 
     Attributes
     ----------
     folded : FoldedBursts
-        Responses, folded, and the statistic.
+        Responses on quadrature nodes, and the fit statistic.
     center : (I, P)
-        Where single fits have peak energy, alpha, (beta,) and flux. It steers the sampler and nothing else.
+        Peak energy, alpha, (beta,) and flux in fits of single intervals. They change the coordinates of the sampler
+        only.
     slopes : (I, P, P)
-        How each of these follows those before it, by the covariance of the single fits: lower triangles.
+        Regression coefficients of each parameter on those before it, from the covariance of the single fits; strictly
+        lower triangular.
     level : (B,)
         Mean of log10_E_peak - 2 in each burst.
     lines : (B, 2)
-        log10 of the luminosity there, and slope, of a line through each burst's fluxes.
+        log10 of the luminosity at ``level``, and slope, of a line fitted to the fluxes of each burst.
     forms : dict of str to (array, float)
-        Centredness of each element of a site, and the scale it refers to; see `hbm_jax.inference.centre`.
+        Weight of partial non-centring of each element of a site, and the reference scale; see
+        `hbm_jax.inference.centre`.
     """
 
     folded: FoldedBursts
@@ -100,90 +103,94 @@ class PreparedBursts:
     lines: Any
     forms: dict[str, tuple[Any, Any]]
 
-    def trend(self, own: Mapping[str, Any]) -> Any:
-        """How the parameter that comes after those in ``own`` follows them, in order, (I,)."""
-        k = len(own)
-        away = (value - self.center[:, j] for j, value in enumerate(own.values()))
-        return sum(self.slopes[:, k, j] * one for j, one in enumerate(away))
+    def trend(self, values: Mapping[str, Any]) -> Any:
+        """Return the linear trend of the next parameter with the ``values`` of those before it, (I,)."""
+        k = len(values)
+        deviations = (value - self.center[:, j] for j, value in enumerate(values.values()))
+        return sum(self.slopes[:, k, j] * deviation for j, deviation in enumerate(deviations))
 
 
-# What was worked out for a sample, as long as that lives: a program is traced many times.
+# Cache for the lifetime of a sample, because a program is traced many times.
 _PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
 
 
-def _forms(folded: FoldedBursts, values, covariance, left, level) -> tuple[np.ndarray, dict[str, Any]]:
-    """Lines through the fluxes, and how centred each element is to be, by what single fits know of it."""
+def _lines_and_forms(
+    folded: FoldedBursts, values, covariance, conditional_variance, level
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return a line through the fluxes of each burst, and the partial non-centring of each site, from single fits."""
     names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
     forms = {}
     for k, name in enumerate(names[:-1]):
-        own = np.var(values[:, k]) - np.median(covariance[:, k, k])
-        forms[name] = form(1.0 / left[:, k], np.sqrt(max(own, 0.05**2)))
-    # A line for each burst, of one slope, through its fluxes.
-    of = np.asarray(folded.of_burst)
-    num = of.sum(axis=0)
-    x = values[:, 0] - 2.0 - of @ level
-    bright = values[:, -1] + np.asarray(folded.log10_sphere)
-    mean = of.T @ bright / num
-    y = bright - of @ mean
+        variance = np.var(values[:, k]) - np.median(covariance[:, k, k])
+        forms[name] = form(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
+    # Lines with a common slope give the scatter.
+    of_burst = np.asarray(folded.of_burst)
+    num = of_burst.sum(axis=0)
+    x = values[:, 0] - 2.0 - of_burst @ level
+    luminosity = values[:, -1] + np.asarray(folded.log10_sphere)
+    mean = of_burst.T @ luminosity / num
+    y = luminosity - of_burst @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
-    variance = max(np.mean((y - slope * x) ** 2) - np.median(left[:, -1]), 0.03**2)
-    forms["log10_flux"] = form(1.0 / left[:, -1], np.sqrt(variance))
-    known = np.maximum(of.T @ x**2 / variance, 1e-6)
-    slopes = of.T @ (x * y) / np.maximum(of.T @ x**2, 1e-12)
-    weights = known / known.sum()
-    excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / known.sum()
-    forms["gamma"] = form(known, np.sqrt(max(excess, 0.1**2)), few=True)
-    forms["log10_luminosity"] = form(num / variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
-    drawn_in = known * max(excess, 0.1**2)
-    slopes = weights @ slopes + drawn_in / (1.0 + drawn_in) * (slopes - weights @ slopes)
+    scatter_variance = max(np.mean((y - slope * x) ** 2) - np.median(conditional_variance[:, -1]), 0.03**2)
+    forms["log10_flux"] = form(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
+    # Slopes of single bursts, shrunk to their mean.
+    information = np.maximum(of_burst.T @ x**2 / scatter_variance, 1e-6)
+    slopes = of_burst.T @ (x * y) / np.maximum(of_burst.T @ x**2, 1e-12)
+    weights = information / information.sum()
+    excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / information.sum()
+    forms["gamma"] = form(information, np.sqrt(max(excess, 0.1**2)), few=True)
+    forms["log10_luminosity"] = form(num / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
+    signal_to_noise = information * max(excess, 0.1**2)
+    slopes = weights @ slopes + signal_to_noise / (1.0 + signal_to_noise) * (slopes - weights @ slopes)
     return np.stack([mean, slopes], axis=1), forms
 
 
 @dataclass(frozen=True, kw_only=True)
 class GolenetskiiCounts:
-    """Hierarchical model of the spectra of gamma-ray bursts; calling it with data is a NumPyro program.
+    """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
 
     Parameters
     ----------
     spectrum : str
-        ``"band"``: the function of Band et al. 1993, or ``"cutoff"``: a power law with exponential cut-off (no beta).
+        ``"band"``: Band function (Band et al. 1993). ``"cutoff"``: power law with an exponential cut-off (no beta).
     band : (float, float)
         Band of the energy flux [keV].
     frame : str
-        Whether it is a band at rest (``"rest"``, seen at E / (1 + z)) or as observed (``"observer"``).
+        Frame of ``band``: ``"rest"`` (observed at E / (1 + z)) or ``"observer"``.
     scatter : bool
-        Whether fluxes scatter about a burst's relation, with standard deviation intrinsic_scatter.
+        Whether fluxes scatter about the line of their burst, with the standard deviation intrinsic_scatter.
     latents : str
-        ``"marginal"``: gamma_i and log10_N_i are integrated out, and drawn by `hbm_jax.latents`; ``"sampled"``: they
-        are sampled, as they always are without scatter. Both have the same posterior.
+        ``"marginal"``: gamma_i and log10_N_i are integrated out, and drawn by `hbm_jax.latents`. ``"sampled"``: they
+        are sampled; without scatter they always are. Both give the same posterior.
     calibration : bool
-        Whether each detector but the reference of its burst has an effective area of its own, relative to that of its
-        response, with the prior ``effective_area``.
+        Whether the effective area of each detector, except the reference detector of its burst, has a free factor with
+        the prior ``effective_area``.
     statistic : str, optional
-        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default the one that
-        the backgrounds ask for: ``"pgstat"`` where they have Gaussian errors, ``"marginal"`` where they are counts.
+        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default it
+        follows the background: ``"pgstat"`` for Gaussian errors, ``"marginal"`` for counts.
     H0, Om0 : float
-        The universe, flat.
+        Hubble constant [km/s/Mpc] and matter density of a flat universe.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name; a number holds the parameter fixed.
+        Priors by parameter name that replace the defaults; a number fixes the parameter.
 
     Raises
     ------
     ValueError
-        For an unknown choice, parameter or prior, or a band that is none.
+        For an unknown option, parameter or prior, or an invalid band.
 
     Notes
     -----
-    The peak energies of all intervals are one population: ``log10_E_peak_std`` is their total scatter, where that of
-    `Golenetskii` is of the bursts' means.
+    The peak energies of all intervals form one population: ``log10_E_peak_std`` is their total scatter, while in
+    `Golenetskii` it is the scatter of the means of the bursts.
 
-    There is a spectrum of that peak energy only where alpha_ij > -2, and beta_ij < alpha_ij; the normal populations go
-    beyond. There the spectrum is the one at the bound: alpha + 2 and alpha - beta are bent to stay above 0, by less
-    than 3e-6 where they are above 0.5, so that the density is smooth everywhere. How the sampler walks follows from
-    fits of single intervals (``PreparedBursts``): alpha, beta, flux are sampled less their trend with what comes
-    before them in an interval, and a burst's relation at its mean peak energy instead of at 100 keV. These are shifts,
-    so no density changes, and all of them are sites with a location and a scale, of which `hbm_jax.sample` chooses how
-    centred each is.
+    The spectrum is defined for alpha_ij > -2 and beta_ij < alpha_ij, but the normal populations extend further. Outside
+    the domain the spectrum at its bound is used: alpha + 2 and alpha - beta are softly clipped to positive values. The
+    clip changes them by less than 3e-6 where they are above 0.5, and the density is smooth everywhere.
+
+    The sampled coordinates follow from fits of single intervals (``PreparedBursts``): alpha, beta and flux are sampled
+    minus their linear trend with the parameters before them in the interval, and the line of a burst is sampled at its
+    mean peak energy instead of at 100 keV. These shifts do not change the density. Each of these sites has a location
+    and a scale, and its partial non-centring is centering from the fits.
 
     Examples
     --------
@@ -194,9 +201,9 @@ class GolenetskiiCounts:
     spectrum: str = field(default="band", metadata={"help": ", ".join(SHAPES)})
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "of the energy flux [keV]"})
     frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
-    scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about a burst's relation"})
+    scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about the line of their burst"})
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
-    calibration: bool = field(default=True, metadata={"help": "whether detectors have effective areas of their own"})
+    calibration: bool = field(default=True, metadata={"help": "whether the effective areas of detectors are free"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
     H0: float = 70.0
     Om0: float = 0.3
@@ -219,7 +226,7 @@ class GolenetskiiCounts:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number is a parameter held fixed."""
+        """Priors of all parameters; a number fixes a parameter."""
         defaults = dict(POPULATION)
         defaults |= BETA if self.spectrum == "band" else {}
         defaults |= SCATTER if self.scatter else {}
@@ -227,21 +234,21 @@ class GolenetskiiCounts:
         return complete_priors(defaults, self.priors, "GolenetskiiCounts")
 
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
-        """Work out what depends on the data alone: few energies to fold by, and fits of single intervals.
+        """Precompute what depends on the data alone: responses on quadrature nodes, and fits of single intervals.
 
-        Done by itself when the model is called with data. What it returns can take their place.
+        A call of the model does this automatically and accepts the result in place of the data.
 
         Parameters
         ----------
         data : BurstSpectra
             The bursts.
         tolerance : float
-            Largest distance between the fold and a finer one, in standard deviations: ``FoldedBursts.errors``.
+            Largest error of the expected counts in standard deviations; see ``FoldedBursts.errors``.
 
         Raises
         ------
         DataError
-            For something else than burst spectra.
+            If ``data`` are not burst spectra.
         """
         if not isinstance(data, BurstSpectra):
             raise DataError(
@@ -260,27 +267,29 @@ class GolenetskiiCounts:
         )
         values, covariance, _ = fit_intervals(folded)
         slopes = np.zeros_like(covariance)
-        left = np.diagonal(covariance, axis1=1, axis2=2).copy()  # variances, what comes before being known
+        conditional_variance = np.diagonal(covariance, axis1=1, axis2=2).copy()  # given the parameters before
         for k in range(1, covariance.shape[1]):
             slopes[:, k, :k] = np.linalg.solve(covariance[:, :k, :k], covariance[:, :k, k, None])[..., 0]
-            left[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
+            conditional_variance[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
         weights = np.asarray(folded.of_burst)
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
-        return PreparedBursts(folded, values, slopes, level, *_forms(folded, values, covariance, left, level))
+        lines, forms = _lines_and_forms(folded, values, covariance, conditional_variance, level)
+        return PreparedBursts(folded, values, slopes, level, lines, forms)
 
     def _prepared(self, data) -> PreparedBursts:
+        """Return the precomputed quantities of the data, from the cache if possible."""
         if isinstance(data, PreparedBursts):
             return data
         if not isinstance(data, BurstSpectra):
-            return self.prepare(data)  # which says what is wrong
-        kept = _PREPARED.setdefault(data, {})
-        choices = (self.spectrum, self.band, self.frame, self.statistic, self.H0, self.Om0)
-        if choices not in kept:
-            kept[choices] = self.prepare(data)
-        return kept[choices]
+            return self.prepare(data)  # raises a DataError
+        cache = _PREPARED.setdefault(data, {})
+        options = (self.spectrum, self.band, self.frame, self.statistic, self.H0, self.Om0)
+        if options not in cache:
+            cache[options] = self.prepare(data)
+        return cache[options]
 
     def cautions(self, data: BurstSpectra | PreparedBursts) -> tuple[str, ...]:
-        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        """Return warnings for the verdict about responses whose error exceeds the tolerance."""
         errors = self._prepared(data).folded.errors
         return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
 
@@ -290,8 +299,8 @@ class GolenetskiiCounts:
         Parameters
         ----------
         data : BurstSpectra or PreparedBursts
-            The sample, or what `prepare` returned. With ``observed=False`` everything but the counts of the source
-            regions is the design, and these are drawn.
+            The sample, or the result of `prepare`. With ``observed=False`` the counts in the source regions are drawn,
+            on the design of the sample.
         observed : bool
             Whether to condition on the observed counts.
         recover : bool
@@ -302,48 +311,48 @@ class GolenetskiiCounts:
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
         if self.scatter and self.latents == "marginal":
-            own = self._sample_spectra(p, prepared)
-            own["log10_flux"] = self._sample_fluxes(p, own, prepared, draw_lines=recover or not observed)
+            spectra = self._sample_spectra(p, prepared)
+            spectra["log10_flux"] = self._sample_fluxes(p, spectra, prepared, draw_lines=recover or not observed)
         else:
             with numpyro.plate("burst", len(prepared.level), dim=-1):
                 gamma = sample_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
-                location = p["log10_N_mean"] + gamma * prepared.level
-                at_level = sample_centred(
-                    "log10_luminosity", location, p["log10_N_std"], prepared.forms["log10_luminosity"]
+                loc = p["log10_N_mean"] + gamma * prepared.level
+                luminosity = sample_centred(
+                    "log10_luminosity", loc, p["log10_N_std"], prepared.forms["log10_luminosity"]
                 )
-                log10_N = numpyro.deterministic("log10_N", at_level - gamma * prepared.level)
-            own = self._sample_spectra(p, prepared)
+                log10_N = numpyro.deterministic("log10_N", luminosity - gamma * prepared.level)
+            spectra = self._sample_spectra(p, prepared)
             flux = folded.of_burst @ log10_N - folded.log10_sphere
-            flux += folded.of_burst @ gamma * (own["log10_E_peak"] - 2.0)
+            flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
             with numpyro.plate("interval", len(prepared.center), dim=-1):
                 if self.scatter:
-                    chosen, trend = prepared.forms["log10_flux"], prepared.trend(own)
-                    own["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], chosen, trend)
+                    centering, trend = prepared.forms["log10_flux"], prepared.trend(spectra)
+                    spectra["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], centering, trend)
                 else:
-                    own["log10_flux"] = numpyro.deterministic("log10_flux", flux)
-        expected = self.expected(folded, own | self._effective_areas(folded, priors))
+                    spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)
+        expected = self.expected(folded, spectra | self._effective_areas(folded, priors))
         num, num_groups = np.shape(folded.statistic.counts)
         values = folded.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
     def _sample_spectra(self, p, prepared: PreparedBursts) -> dict[str, Any]:
-        """Sample peak energy and indices of each interval, each less its trend with those before it."""
-        own: dict[str, Any] = {}
+        """Sample peak energy and indices of each interval, each minus its trend with those before it."""
+        spectra: dict[str, Any] = {}
         with numpyro.plate("interval", len(prepared.center), dim=-1):
             for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
-                chosen, trend = prepared.forms[name], prepared.trend(own)
-                own[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], chosen, trend)
-        return own
+                centering, trend = prepared.forms[name], prepared.trend(spectra)
+                spectra[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
+        return spectra
 
-    def _sample_fluxes(self, p, own, prepared: PreparedBursts, draw_lines: bool):
-        """Sample the fluxes of each burst together, and with them known its line."""
-        x, of_burst = own["log10_E_peak"] - 2.0, prepared.folded.of_burst
+    def _sample_fluxes(self, p, spectra, prepared: PreparedBursts, draw_lines: bool):
+        """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
+        x, of_burst = spectra["log10_E_peak"] - 2.0, prepared.folded.of_burst
         sphere = prepared.folded.log10_sphere
         level, slope = prepared.lines.T
         guess = of_burst @ (level - slope * prepared.level) + of_burst @ slope * x - sphere
         line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
-        coordinates = Coordinates(guess, prepared.trend(own), *prepared.forms["log10_flux"])
+        coordinates = Coordinates(guess, prepared.trend(spectra), *prepared.forms["log10_flux"])
         fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
         flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
         with numpyro.plate("interval", len(prepared.center), dim=-1):
@@ -356,6 +365,7 @@ class GolenetskiiCounts:
         return flux
 
     def _effective_areas(self, folded: FoldedBursts, priors) -> dict[str, Any]:
+        """Sample the free effective areas."""
         num = np.shape(folded.of_free)[1]
         if not (self.calibration and num):
             return {}
@@ -364,17 +374,17 @@ class GolenetskiiCounts:
             return {"effective_area": jnp.broadcast_to(area, num)}
 
     def expected(self, folded: FoldedBursts, values: Mapping[str, Any]):
-        """Return the counts expected of the bursts in each spectrum's groups, without background, (N, G).
+        """Return the expected counts of the bursts in all spectra and groups, without background, (N, G).
 
         Parameters
         ----------
         folded : FoldedBursts
-            Of `prepare`.
+            Precomputed responses, from `prepare`.
         values : mapping of str to array
-            ``log10_E_peak, alpha, beta, log10_flux`` (I,) of the intervals, ``effective_area`` (F,) if it is free.
+            ``log10_E_peak, alpha, beta, log10_flux`` (I,), and ``effective_area`` (F,) if it is free.
         """
-        alpha = -2.0 + _bent(values["alpha"] + 2.0)
-        beta = alpha - _bent(alpha - values.get("beta", -3.0))
+        alpha = -2.0 + _soft_positive(values["alpha"] + 2.0)
+        beta = alpha - _soft_positive(alpha - values.get("beta", -3.0))
         area = values.get("effective_area")
         return folded.expected(values["log10_E_peak"], alpha, beta, values["log10_flux"], area)
 
@@ -386,9 +396,9 @@ class GolenetskiiCounts:
         key : jax.Array
             Random key.
         data : BurstSpectra
-            Gives redshifts, intervals, instruments, exposures and backgrounds.
+            Design of the sample: redshifts, intervals, instruments, exposures and backgrounds.
         parameters : mapping of str to float, optional
-            True values by name; those not named are drawn from their priors.
+            True values by name. The other parameters are drawn from their priors.
 
         Returns
         -------
@@ -398,39 +408,39 @@ class GolenetskiiCounts:
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["counts"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
+    # Interface to inference, command line and report.
 
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, which are those of its plates."""
+        """Dimensions of the data site, the same as its plates."""
         return {"counts": ["spectrum", "group"]}
 
     def coords(self, data: BurstSpectra) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         if not isinstance(data, BurstSpectra):
             return {}
-        free = [n for n, of in zip(data.detector_name, data.reference, strict=True) if not of]
+        free = [name for name, fixed in zip(data.detector_name, data.reference, strict=True) if not fixed]
         labels = {"burst": list(data.name), "interval": list(data.interval_name), "spectrum": list(data.spectra.name)}
         return labels | ({"calibrated_detector": free} if self.calibration and free else {})
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters; absent where dimensionless."""
+        """Units of the parameters that are not dimensionless."""
         return UNITS
 
     @property
     def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
+        """Default for `hbm_jax.sample`: short steps, because few bursts allow population widths near zero."""
         return 0.9
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` is to choose the form of the latents; single fits have said what a pilot would."""
+        """Whether a pilot run chooses the partial non-centring; fits of single intervals determine it already."""
         return False
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """Description of the model in one line, for reports."""
         shape = "Band functions" if self.spectrum == "band" else "cut-off power laws"
         scatter = "with intrinsic scatter" if self.scatter else "without scatter"
         band = f"{self.band[0]:g} to {self.band[1]:g} keV ({self.frame} frame)"
@@ -438,5 +448,5 @@ class GolenetskiiCounts:
         return f"Rest-frame Golenetskii relation from counts, {shape}, flux {band}, {scatter}{areas}"
 
     def to_config(self) -> dict:
-        """Choices as plain values, priors as text; ``GolenetskiiCounts(**config)`` is the same model."""
+        """Return the options as plain values, priors as text; ``GolenetskiiCounts(**config)`` is the same model."""
         return configuration(self)

@@ -1,4 +1,4 @@
-"""Figures of regressions: coefficients, effects of groups and what pooling does to them, the fit against the data."""
+"""Figures of regressions: coefficients, group effects, shrinkage, and posterior predictive checks."""
 
 from typing import Any, cast
 
@@ -14,31 +14,32 @@ from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
-MAX_GROUPS = 60  # in one panel; more cannot be read
+MAX_GROUPS = 60  # groups with labels; more are illegible
 NUM_DRAWS = 400
 NUM_BINS = 12
 
 
 def coefficients(fit: Fit) -> Figure:
-    """Posterior of every coefficient but the intercept: median, 68 and 95 %.
+    """Plot the posterior of every coefficient except the intercept.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression`, with its program and data.
+        Fit of `hbm_jax.models.Regression`, with its program and data.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Coefficients times the standard deviation of their predictor, so that they can be compared; of a categorical
-        response, one panel a category. Where there is only an intercept, that is shown.
+        Medians with 68 and 95 % intervals of the coefficients, multiplied by the standard deviations of their
+        predictors to make them comparable. A categorical response has one panel per category. The intercept is shown
+        only if there is no other coefficient.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model.
     """
-    _, data = _of(fit, "coefficients")
+    _, data = _model_and_data(fit, "coefficients")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
     values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
@@ -48,8 +49,8 @@ def coefficients(fit: Fit) -> Figure:
     with house_style():
         figure = Figure(figsize=(4.8 * min(len(panels), 3), 0.32 * len(names) + 1.2), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-        for axis, panel, one in zip(axes, panels, np.moveaxis(values, 1, 0), strict=True):
-            _forest(axis, names, one)
+        for axis, panel, panel_draws in zip(axes, panels, np.moveaxis(values, 1, 0), strict=True):
+            _forest(axis, names, panel_draws)
             axis.axvline(0.0, color=GREY, lw=0.7, ls=":")
             axis.set_title(panel)
         figure.supxlabel("coefficient x standard deviation of the predictor", fontsize=10)
@@ -57,7 +58,7 @@ def coefficients(fit: Fit) -> Figure:
 
 
 def _forest(axis, names, draws: np.ndarray, colour: str = BLUE) -> None:
-    """Median and intervals of each column, (draw, n), from top to bottom."""
+    """Draw the median and the intervals of each column of draws (draw, n), from top to bottom."""
     rows = np.arange(len(names))[::-1]
     low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
     axis.hlines(rows, low, high, color=colour, lw=0.9)
@@ -69,29 +70,29 @@ def _forest(axis, names, draws: np.ndarray, colour: str = BLUE) -> None:
 
 
 def group_effects(fit: Fit, name: str | None = None) -> Figure:
-    """Effects of every group, in the order of their size, or along their walk.
+    """Plot the effects of every group, sorted by size, or against time for a random walk.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression` with a term of groups, with its program and data.
+        Fit of `hbm_jax.models.Regression` with a group term, with its program and data.
     name : str, optional
-        Term of groups; the first where omitted.
+        Group term; the first where omitted.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each column that varies: medians with 68 and 95 %, and for at most 60 groups their names. The shaded
-        band is one standard deviation of the population. For a walk, coefficient (effect and what all share) against
-        time.
+        A panel for each varying coefficient: medians with 68 and 95 % intervals, labelled for up to 60 groups. The
+        shaded band is one standard deviation of the population. For a random walk, the coefficient (common value plus
+        effect) against time.
 
     Raises
     ------
     ValueError
-        If the fit has no such term.
+        If the fit is of another model or has no such term.
     """
-    _, data = _of(fit, "group_effects")
-    group = _group(data, name, "group_effects")
+    _, data = _model_and_data(fit, "group_effects")
+    group = _group_term(data, name, "group_effects")
     draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
     sd = _flat(fit, f"{group.name}_sd").reshape(-1, len(group.columns)) if f"{group.name}_sd" in fit.posterior else None
     columns = len(group.columns)
@@ -103,8 +104,8 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
                 _draw_walk(axis, fit, data, group, c, draws[..., c])
             axes[-1].set_xlabel(group.factor)
             return figure
-        many = len(group.labels) > MAX_GROUPS
-        height = 5.2 if many else 0.2 * len(group.labels) + 1.2
+        unlabelled = len(group.labels) > MAX_GROUPS
+        height = 5.2 if unlabelled else 0.2 * len(group.labels) + 1.2
         figure = Figure(figsize=(3.4 * columns + 1.0, height), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, columns))
         for axis, c in zip(axes, range(columns), strict=True):
@@ -115,7 +116,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
                 axis.axvspan(-width, width, color=BAND_95, alpha=0.5, lw=0, zorder=0)
             axis.axvline(0.0, color=GREY, lw=0.7, ls=":")
             axis.set_title(group.columns[c])
-            if many:
+            if unlabelled:
                 axis.set_yticks([])
         figure.supylabel(group.factor)
         figure.supxlabel("effect")
@@ -123,6 +124,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
 
 
 def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int, draws: np.ndarray) -> None:
+    """Draw a coefficient that is a random walk against time."""
     column = group.columns[c]
     if column in data.terms:
         draws = draws + _flat(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
@@ -135,25 +137,25 @@ def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int,
 
 
 def shrinkage(fit: Fit, name: str | None = None) -> Figure:
-    """Estimate of each group alone, and its posterior, against what the group knows.
+    """Plot the estimate of each group without pooling, and its posterior, against the size of the group.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a term of groups.
+        Fit of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a group term.
     name : str, optional
-        Term of groups; the first where omitted.
+        Group term; the first where omitted.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Open circles: rates of single groups, or mean residual of a group's points from what all share, on the scale of
-        the response. Dots with bars: posterior, 68 %.
+        Open circles: observed rates of the groups, or for a regression the mean working residual of the points of a
+        group from the common part of the model. Dots with bars: posterior median with 68 % interval.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model.
     """
     program: Any = model_of(fit)
     with house_style():
@@ -163,31 +165,32 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
             draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
             return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
-        _, data = _of(fit, "shrinkage")
-        group = _group(data, name, "shrinkage")
+        _, data = _model_and_data(fit, "shrinkage")
+        group = _group_term(data, name, "shrinkage")
         if group.walk:
-            raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a walk.")
+            raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a random walk.")
         draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
         counts = np.bincount(group.index, minlength=len(group.labels)).astype(float)
-        alone = _alone(fit, data, group)
-        return _shrinkage(counts, alone, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
+        unpooled = _unpooled(fit, data, group)
+        return _shrinkage(counts, unpooled, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
 
 
-def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
+def _shrinkage(size, unpooled, draws, labels, population_mean: float) -> Figure:
+    """Plot unpooled estimates and posteriors of groups against their size."""
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axis = figure.subplots()
-    spread = np.ptp(size) > 0
-    wide = bool(np.max(size) > 10.0 * np.min(size))
-    # Groups of one size side by side.
-    order = np.argsort(np.argsort(alone, kind="stable"))
-    aside = order / max(len(alone) - 1, 1) - 0.5
-    at = size * (1.0 + 0.06 * aside) if wide else size + 0.02 * np.ptp(size) * aside
-    at = at if spread else order.astype(float)
-    axis.vlines(at, np.minimum(alone, median), np.maximum(alone, median), color=GREY, lw=0.4, alpha=0.6)
-    axis.plot(at, alone, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="alone")
+    sizes_differ = np.ptp(size) > 0
+    log_scale = bool(np.max(size) > 10.0 * np.min(size))
+    # Groups of the same size are plotted side by side.
+    order = np.argsort(np.argsort(unpooled, kind="stable"))
+    offset = order / max(len(unpooled) - 1, 1) - 0.5
+    x = size * (1.0 + 0.06 * offset) if log_scale else size + 0.02 * np.ptp(size) * offset
+    x = x if sizes_differ else order.astype(float)
+    axis.vlines(x, np.minimum(unpooled, median), np.maximum(unpooled, median), color=GREY, lw=0.4, alpha=0.6)
+    axis.plot(x, unpooled, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="no pooling")
     axis.errorbar(
-        at,
+        x,
         median,
         [median - lower, upper - median],
         fmt="o",
@@ -196,49 +199,49 @@ def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
         elinewidth=0.8,
         label="partial pooling",
     )
-    axis.axhline(middle, color=ORANGE, lw=0.9, ls="--")
-    axis.set(xlabel=labels[0] if spread else "groups, in order", ylabel=labels[1])
-    if wide:
+    axis.axhline(population_mean, color=ORANGE, lw=0.9, ls="--")
+    axis.set(xlabel=labels[0] if sizes_differ else "groups, sorted", ylabel=labels[1])
+    if log_scale:
         axis.set_xscale("log")
     axis.legend()
     return figure
 
 
-def _alone(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
-    """Working residuals of every group's points, weighted, at the posterior mean of what all share."""
+def _unpooled(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
+    """Return the weighted mean working residual of each group at the posterior mean of the common coefficients."""
     from hbm_jax.models.regression.families import working
 
     model: Any = model_of(fit)
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
-    left = response - np.asarray(data.offset) - np.asarray(data.X) @ coef
+    residual = response - np.asarray(data.offset) - np.asarray(data.X) @ coef
     num = len(group.labels)
-    return np.bincount(group.index, weights * left, num) / np.bincount(group.index, weights, num)
+    return np.bincount(group.index, weights * residual, num) / np.bincount(group.index, weights, num)
 
 
 def predictive_check(fit: Fit) -> Figure:
-    """Compare the data with replicated data: is what the model predicts like what was seen.
+    """Compare the data with replicated data of the posterior predictive distribution.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression` or `hbm_jax.models.Rates`, with its program and data.
+        Fit of `hbm_jax.models.Regression` or `hbm_jax.models.Rates`, with its program and data.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Left, the distribution of the response over all points, observed (black) and replicated (68 and 95 %). Right,
-        means of the response in bins of the predicted mean, with the 95 % that replications scatter: points off the
-        bands are misfit.
+        Left: distribution of the response over all points, observed (black) and replicated (68 and 95 %). Right: mean
+        response in bins of the predicted mean, with 95 % bands of the replications. Points outside the bands indicate a
+        misfit.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model.
     """
     program: Any = model_of(fit)
     if not isinstance(program, Rates):
-        _of(fit, "predictive_check")
+        _model_and_data(fit, "predictive_check")
     data: Any = fit.data
     drawn = posterior_predictive(fit, num_draws=NUM_DRAWS)["observed"].to_numpy().astype(float)
     y = np.asarray(data.y)
@@ -247,19 +250,20 @@ def predictive_check(fit: Fit) -> Figure:
         left, right = figure.subplots(1, 2)
         _draw_distribution(left, y, drawn, data)
         _draw_bins(right, y, drawn)
-        left.set(xlabel=data.response.replace("$", r"\$"), ylabel="share of points")
-        right.set(xlabel="predicted mean", ylabel="mean of the points")
+        left.set(xlabel=data.response.replace("$", r"\$"), ylabel="fraction of points")
+        right.set(xlabel="predicted mean", ylabel="mean response")
     return figure
 
 
 def _draw_distribution(axis, y: np.ndarray, drawn: np.ndarray, data: RegressionData) -> None:
+    """Draw histograms of the observed and the replicated response."""
     low, high = min(y.min(), np.quantile(drawn, 0.001)), max(y.max(), np.quantile(drawn, 0.999))
-    whole = bool((y == np.round(y)).all() and (drawn == np.round(drawn)).all())
-    width = max(np.ceil((high - low + 1) / 25), 1.0) if whole else (high - low) / 25
-    edges = np.arange(low - 0.5, high + 0.5 + width, width) if whole else np.linspace(low, high, 26)
-    shares = np.stack([np.histogram(row, edges)[0] for row in drawn]) / len(y)
-    shares = np.concatenate([shares, shares[:, -1:]], axis=1)  # a step needs its end
-    lows, lowers, _, uppers, highs = np.quantile(shares, LEVELS, axis=0)
+    integer = bool((y == np.round(y)).all() and (drawn == np.round(drawn)).all())
+    width = max(np.ceil((high - low + 1) / 25), 1.0) if integer else (high - low) / 25
+    edges = np.arange(low - 0.5, high + 0.5 + width, width) if integer else np.linspace(low, high, 26)
+    fractions = np.stack([np.histogram(row, edges)[0] for row in drawn]) / len(y)
+    fractions = np.concatenate([fractions, fractions[:, -1:]], axis=1)  # fill_between with steps needs the last edge
+    lows, lowers, _, uppers, highs = np.quantile(fractions, LEVELS, axis=0)
     axis.fill_between(edges, lows, highs, color=BAND_95, alpha=0.7, lw=0, step="post", label="replicated")
     axis.fill_between(edges, lowers, uppers, color=BAND_68, alpha=0.7, lw=0, step="post")
     axis.stairs(np.histogram(y, edges)[0] / len(y), edges, color=BLACK, lw=1.0, label="observed")
@@ -269,70 +273,75 @@ def _draw_distribution(axis, y: np.ndarray, drawn: np.ndarray, data: RegressionD
 
 
 def _draw_bins(axis, y: np.ndarray, drawn: np.ndarray) -> None:
+    """Draw the mean response in bins of the predicted mean."""
     predicted = drawn.mean(axis=0)
     order = np.argsort(predicted, kind="stable")
     parts = np.array_split(order, min(NUM_BINS, max(len(y) // 5, 2), len(y)))
-    at = np.array([predicted[part].mean() for part in parts])
-    seen = np.array([y[part].mean() for part in parts])
+    predicted_mean = np.array([predicted[part].mean() for part in parts])
+    observed = np.array([y[part].mean() for part in parts])
     replicated = np.stack([drawn[:, part].mean(axis=1) for part in parts], axis=1)
     low, high = np.quantile(replicated, (0.025, 0.975), axis=0)
-    axis.fill_between(at, low, high, color=BAND_95, alpha=0.8, lw=0)
+    axis.fill_between(predicted_mean, low, high, color=BAND_95, alpha=0.8, lw=0)
     if len(y) <= 400:
         axis.plot(predicted, y, ".", color=SERIES[4], ms=2.5, alpha=0.6, zorder=1)
-    axis.plot(at, at, color=GREY, lw=0.8)
-    axis.plot(at, seen, "o", color=BLACK, ms=3.6, zorder=3)
+    axis.plot(predicted_mean, predicted_mean, color=GREY, lw=0.8)
+    axis.plot(predicted_mean, observed, "o", color=BLACK, ms=3.6, zorder=3)
 
 
-def _of(fit: Fit, what: str) -> tuple[Regression, RegressionData]:
-    return program_of(fit, Regression, RegressionData, what), cast(RegressionData, fit.data)
+def _model_and_data(fit: Fit, figure_name: str) -> tuple[Regression, RegressionData]:
+    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
+    return program_of(fit, Regression, RegressionData, figure_name), cast(RegressionData, fit.data)
 
 
-def _group(data: RegressionData, name: str | None, what: str) -> GroupDesign:
+def _group_term(data: RegressionData, name: str | None, figure_name: str) -> GroupDesign:
+    """Return the group term of this name, or the first; the error names the figure ``figure_name``."""
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
-        found = repr(name) if names else f"{data.source.formula}, which has none"
+        actual = repr(name) if names else f"{data.source.formula}, which has none"
         raise ValueError(
-            f"{what}: expected a term of groups{', one of ' + ', '.join(names) if names else ''}; found {found}."
+            f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )
     return data.groups[names.index(name) if name is not None else 0]
 
 
 def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Draws (draw, ...) of all chains."""
+    """Return the draws of all chains, (draw, ...)."""
     variable: xr.DataArray = fit.posterior[name]
     values = variable.transpose("chain", "draw", ...).to_numpy()
     return values.reshape(-1, *values.shape[2:])
 
 
 COEFFICIENTS = (
-    "Coefficients times the standard deviation of their predictor: median, 68 and 95 %.",
+    "Coefficients times the standard deviations of their predictors: medians with 68 and 95 % intervals.",
     coefficients,
 )
 CHECK = (
-    "Left, distribution of the response, observed and replicated (68 and 95 %). Right, means of the response in bins "
-    "of the predicted mean, with the 95 % that replications scatter.",
+    "Left: distribution of the response, observed and replicated (68 and 95 %). Right: mean response in bins of the "
+    "predicted mean, with 95 % bands of the replications.",
     predictive_check,
 )
-SHRINKAGE = ("Estimates of groups alone (open circles) and with partial pooling (dots, 68 %).", shrinkage)
+SHRINKAGE = (
+    "Estimates of the groups without pooling (open circles) and with partial pooling (dots with 68 % intervals).",
+    shrinkage,
+)
 
 
 def figures(fit: Fit):
-    """Figures of a fit of a regression, or of rates: those that its terms have."""
+    """Return the figures of a fit of a regression or of rates, according to its terms."""
     program: Any = model_of(fit)
     if isinstance(program, Rates):
         return {"shrinkage": SHRINKAGE, "predictive_check": CHECK}
-    found: dict[str, Any] = {"coefficients": COEFFICIENTS}
+    figures_of_fit: dict[str, Any] = {"coefficients": COEFFICIENTS}
     for group in cast(RegressionData, fit.data).groups:
-        caption = (
-            f"Effects of {group.factor}: median, 68 and 95 %; the band is one standard deviation of the population."
-        )
+        caption = f"Effects of {group.factor}: medians with 68 and 95 % intervals. Band: population standard deviation."
         if group.walk:
-            caption = f"Coefficients along {group.factor}: median, 68 and 95 %."
-        found[f"group_effects_{group.name}"] = (caption, _named(group_effects, group.name))
+            caption = f"Coefficients against {group.factor}: medians with 68 and 95 % intervals."
+        figures_of_fit[f"group_effects_{group.name}"] = (caption, _for_term(group_effects, group.name))
         if not group.walk:
-            found[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _named(shrinkage, group.name))
-    return found | {"predictive_check": CHECK}
+            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _for_term(shrinkage, group.name))
+    return figures_of_fit | {"predictive_check": CHECK}
 
 
-def _named(function, name: str):
+def _for_term(function, name: str):
+    """Return the figure function of a fit for the group term of this name."""
     return lambda fit: function(fit, name)
