@@ -8,7 +8,7 @@ try:
     import matplotlib as _matplotlib  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"hbm_jax.plotting: the package {error.name} is not installed. "
+        f"hbm_jax.plotting: expected the package {error.name}, which is not installed. "
         "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
         name=error.name,
     ) from error

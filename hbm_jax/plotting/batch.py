@@ -53,14 +53,14 @@ def population(fits: Fits, parameter: str) -> Figure:
         position = np.arange(len(table), 0, -1) if named else np.arange(1, len(table) + 1)
         marker_size = 3.6 if named else float(np.clip(450.0 / len(table), 1.3, 3.2))
         styles = (("usable", usable, BLUE, BLUE), ("not usable", ~usable, VERMILION, "white"))
-        for layer, (status, selected, colour, facecolour) in enumerate(styles):
-            if not selected.any():
+        for layer, (status, mask, colour, facecolour) in enumerate(styles):
+            if not mask.any():
                 continue
-            median, lower, upper = table[selected].to_numpy().T
+            median, lower, upper = table[mask].to_numpy().T
             bars = axes.hlines if named else axes.vlines
             width = float(np.clip(200.0 / len(table), 0.4, 1.4))
-            bars(position[selected], lower, upper, color=colour, lw=width, alpha=1.0 if named else 0.5, zorder=2 + layer)
-            points = (median, position[selected]) if named else (position[selected], median)
+            bars(position[mask], lower, upper, color=colour, lw=width, alpha=1.0 if named else 0.5, zorder=2 + layer)
+            points = (median, position[mask]) if named else (position[mask], median)
             axes.plot(
                 *points,
                 "o",
@@ -69,7 +69,7 @@ def population(fits: Fits, parameter: str) -> Figure:
                 markeredgewidth=0.7,
                 markersize=max(marker_size, 1.6) + 0.8 if facecolour == "white" else marker_size,
                 zorder=4 + layer,
-                label=f"{status} ({selected.sum()})",
+                label=f"{status} ({mask.sum()})",
             )
         if len(table) < len(fits):
             axes.plot([], [], "x", color=GREY, markersize=4.0, label=f"without a posterior ({len(fits) - len(table)})")

@@ -52,15 +52,17 @@ def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[flo
         main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
         main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
         _draw_prior(main, priors, ranges, centres, curves)
-        for axis, values, centre, curve, is_horizontal in (
+        for axis, values, centre, curve, on_side in (
             (above, draws[0], centres[0], curves[0], False), (beside, draws[1], centres[1], curves[1], True),
         ):  # fmt: skip
             marginal = np.histogram(values, np.linspace(*_cell_edges(centre), len(centre) // 2 + 1), density=True)
-            axis.stairs(*marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if is_horizontal else "vertical")
-            line = (curve, centre) if is_horizontal else (centre, curve)
+            axis.stairs(
+                *marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if on_side else "vertical"
+            )
+            line = (curve, centre) if on_side else (centre, curve)
             axis.plot(*line, "--", color=GREY, lw=0.9, label="prior")
             axis.tick_params(labelbottom=False, labelleft=False)
-            (axis.xaxis if is_horizontal else axis.yaxis).set_ticks([])
+            (axis.xaxis if on_side else axis.yaxis).set_ticks([])
         main.set_xlim(*ranges[0])
         main.set_ylim(*ranges[1])
     return Joint(figure, main, above, beside)

@@ -88,7 +88,7 @@ def program_of(fit: Fit, model: type[Model], container: type, what: str) -> Mode
     program: Any = model_of(fit)
     if isinstance(program, model) and isinstance(fit.data, container):
         return program
-    found = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
+    description = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
     raise ValueError(
-        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {found}."
+        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {description}."
     )

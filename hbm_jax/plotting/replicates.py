@@ -43,11 +43,11 @@ def replicates(fits: Mapping[str, Fits], truth: Mapping[str, float]) -> Figure:
                     )
                 intervals = table.xs(parameter, level="parameter").sort_values("median")
                 inside = ((intervals["lower_68"] < value) & (value < intervals["upper_68"])).to_numpy()
-                position = np.arange(len(intervals))
+                y = np.arange(len(intervals))
                 for mask, alpha in ((inside, 1.0), (~inside, 0.35)):
                     subset = intervals[mask]
-                    axes.hlines(position[mask], subset["lower_68"], subset["upper_68"], color=colour, alpha=alpha, lw=1.1)
-                    axes.plot(subset["median"], position[mask], ".", color=colour, alpha=alpha, ms=3.0)
+                    axes.hlines(y[mask], subset["lower_68"], subset["upper_68"], color=colour, alpha=alpha, lw=1.1)
+                    axes.plot(subset["median"], y[mask], ".", color=colour, alpha=alpha, ms=3.0)
                 axes.axvline(value, color=BLACK, lw=1.0)
                 axes.set_title(f"{name}: {int(inside.sum())} of {len(intervals)} contain the truth", fontsize=8.0)
                 axes.set_yticks([])

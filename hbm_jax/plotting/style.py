@@ -19,7 +19,14 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#6b6b6b"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)  # for categories, in this order; without yellow, which is faint on white
+SERIES = (
+    BLUE,
+    ORANGE,
+    GREEN,
+    PURPLE,
+    SKY,
+    VERMILION,
+)  # for categories, in this order; yellow is too faint
 BAND_95, BAND_68 = "#c9c9c9", "#9a9a9a"
 
 _STYLE = {

@@ -167,7 +167,7 @@ def test_whim_contours_hold_their_shares(fit):
     assert figure.axes[0].get_xlabel() == r"$\log_{10}\,n_0$ [cm$^{-3}$]"
     assert figure.axes[0].get_ylabel() == r"$\log_{10}\,T$ [K]"
     held = dataclasses.replace(fit, program=hbm.models.Afterglow(whim=True, priors={"log10_T": 6.0}))
-    for program, words in ((held.program, "one that holds them"), (hbm.models.Afterglow(), "one without WHIM")):
+    for program, words in ((held.program, "fixed values"), (hbm.models.Afterglow(), "a fit without WHIM")):
         other = dataclasses.replace(fit, program=program)
         assert "whim_contour" not in report.figures_for(other)
         with pytest.raises(ValueError, match=words):

@@ -43,7 +43,7 @@ def test_shrinkage_goes_with_the_number_of_points():
     pooled = axis.containers[0].lines[0]
     assert len(alone.get_xdata()) == len(pooled.get_xdata()) == 5
     assert np.ptp(pooled.get_ydata()) < np.ptp(alone.get_ydata())
-    with pytest.raises(ValueError, match="found t, a walk"):
+    with pytest.raises(ValueError, match="found t, a random walk"):
         shrinkage(fitted(), "t")
 
 

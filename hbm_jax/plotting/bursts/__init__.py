@@ -1,1 +1,1 @@
-"""Figures of burst fits."""
+"""Figures of gamma-ray burst fits."""

@@ -1,4 +1,4 @@
-"""Figures of linear relations: points with errors and lines of groups, and what pooling does to the lines."""
+"""Figures of linear relations: points with errors and the line of each group, and shrinkage of the lines."""
 
 import functools
 from collections.abc import Callable
@@ -17,156 +17,156 @@ from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, 
 NUM_DRAWS = 400
 MAX_PANELS = 12
 COLUMNS = 4
-FEW = 3  # points below which a group has no line of its own
-LEAST = 0.3  # share of the variance of x that its errors have to leave, for a group to have a line of its own
+MIN_POINTS = 3  # fewer points give no line without pooling
+MIN_TRUE_VARIANCE = 0.3  # smallest fraction of the variance of x, less that of its errors, for a line without pooling
 
 
 def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None) -> Figure:
-    """Points with their errors and the posterior of the line, a panel for each group.
+    """Draw the points with their errors and the posterior of the line, one panel per group.
 
     Parameters
     ----------
     fit : Fit
         Of `hbm_jax.models.Relation`, with its program and data.
     names : list of str, optional
-        Groups to show; by default the twelve with the most points, in the order of the data.
+        Groups to draw; by default the twelve with the most points, in the order of the data.
     predictor : str, optional
-        Of several, the one to draw against; the first by default. What the others add to y, by their measured values
-        and the posterior median of the slopes, is then taken off the points.
+        Predictor of the horizontal axis; the first by default. The contributions of the other predictors to y, at
+        their measured values and the posterior median of the slopes, are subtracted from the points.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Measured values, one standard deviation; arrows are limits. Lines: the posterior median, and the bands that hold
-        68 and 95 % of the line (not of points about it).
+        Points are measured values with one standard deviation; triangles are limits. Lines are posterior medians; bands
+        contain 68 and 95 % of the posterior of the line (not of the points around it).
 
     Raises
     ------
     ValueError
-        If the fit is not one of `Relation`, or for an unknown group or predictor.
+        If the fit is of another model, or for an unknown group or predictor.
 
     Examples
     --------
     >>> lines(fit).savefig("lines.pdf")  # doctest: +SKIP
     """
-    model, data = _of(fit, "lines")
-    place = _place(data, predictor, "lines")
-    slopes, beta = _lines(fit, model, data)
-    alpha = slopes[..., place]
-    values = _reduced(model, data, slopes, place)
-    rows = _rows(data, names)
-    columns = min(COLUMNS, len(rows))
-    height = -(-len(rows) // columns)
-    size = (5.0, 3.8) if len(rows) == 1 else (2.1 * columns + 0.6, 1.9 * height + 0.6)
-    pivot = _pivot(model, data)[place]
-    every = values[np.asarray(data.used)]
-    pad = 0.08 * np.ptp(every, axis=0)
+    model, data = _model_and_data(fit, "lines")
+    index = _predictor_index(data, predictor, "lines")
+    slopes, beta = _line_draws(fit, model, data)
+    alpha = slopes[..., index]
+    values = _partial_values(model, data, slopes, index)
+    rows = _group_indices(data, names)
+    num_columns = min(COLUMNS, len(rows))
+    num_rows = -(-len(rows) // num_columns)
+    size = (5.0, 3.8) if len(rows) == 1 else (2.1 * num_columns + 0.6, 1.9 * num_rows + 0.6)
+    pivot = _pivot(model, data)[index]
+    used_values = values[np.asarray(data.used)]
+    margin = 0.08 * np.ptp(used_values, axis=0)
     with house_style():
         figure = Figure(figsize=size, layout="constrained")
-        axes = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True)).ravel()
-        at = np.linspace(every[:, 0].min() - pad[0], every[:, 0].max() + pad[0], 60)
+        axes = np.atleast_1d(figure.subplots(num_rows, num_columns, sharex=True, sharey=True)).ravel()
+        grid = np.linspace(used_values[:, 0].min() - margin[0], used_values[:, 0].max() + margin[0], 60)
         for axis, row in zip(axes, rows, strict=False):
-            drawn = alpha[:, row, None] * (at - pivot) + beta[:, row, None]
-            low, lower, middle, upper, high = np.quantile(drawn, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-            axis.fill_between(at, low, high, color=BAND_95, alpha=0.6, lw=0)
-            axis.fill_between(at, lower, upper, color=BAND_68, alpha=0.7, lw=0)
-            axis.plot(at, middle, color=BLUE, lw=1.0)
-            _draw_points(axis, data, row, values[row], place)
+            draws = alpha[:, row, None] * (grid - pivot) + beta[:, row, None]
+            low, lower, middle, upper, high = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
+            axis.fill_between(grid, low, high, color=BAND_95, alpha=0.6, lw=0)
+            axis.fill_between(grid, lower, upper, color=BAND_68, alpha=0.7, lw=0)
+            axis.plot(grid, middle, color=BLUE, lw=1.0)
+            _draw_points(axis, data, row, values[row], index)
             if len(data) > 1:
                 axis.set_title(data.name[row].replace("$", r"\$"), fontsize=8.0, pad=2.5)
         for axis in axes[len(rows) :]:
             axis.set_visible(False)
-        axes[0].set_xlim(at[0], at[-1])
-        axes[0].set_ylim(every[:, 1].min() - pad[1], every[:, 1].max() + pad[1])
-        figure.supxlabel(data.predictors[place])
-        figure.supylabel("y" if len(data.predictors) == 1 else "y less what the other predictors add")
+        axes[0].set_xlim(grid[0], grid[-1])
+        axes[0].set_ylim(used_values[:, 1].min() - margin[1], used_values[:, 1].max() + margin[1])
+        figure.supxlabel(data.predictors[index])
+        figure.supylabel("y" if len(data.predictors) == 1 else "y minus the contributions of the other predictors")
     return figure
 
 
-def _draw_points(axis, data: PointsInGroups, row: int, values: np.ndarray, place: int) -> None:
+def _draw_points(axis, data: PointsInGroups, row: int, values: np.ndarray, index: int) -> None:
     used = np.asarray(data.used)[row]
     values = values[used]
-    both = np.array([place, -1])
-    errors = np.asarray(data.errors)[row, used][:, both[:, None], both]
+    pair = np.array([index, -1])
+    errors = np.asarray(data.errors)[row, used][:, pair[:, None], pair]
     order = np.asarray(data.order)[row, used]
-    in_y, in_x = order[:, -1, -1] > 0, order[:, -1, place] > 0
-    beyond = data.is_limit[row, used] & (in_y | in_x)
-    side = np.asarray(data.side)[row, used]
+    in_y, in_x = order[:, -1, -1] > 0, order[:, -1, index] > 0
+    limits = data.is_limit[row, used] & (in_y | in_x)
+    sides = np.asarray(data.side)[row, used]
     sigma = np.sqrt(np.diagonal(errors, axis1=1, axis2=2))
     style: Any = {"fmt": "o", "color": BLACK, "ms": 2.4, "elinewidth": 0.6, "mew": 0.0, "alpha": 0.8}
-    axis.errorbar(*values[~beyond].T, sigma[~beyond, 1], sigma[~beyond, 0], **style)
-    for i in np.flatnonzero(beyond):
+    axis.errorbar(*values[~limits].T, sigma[~limits, 1], sigma[~limits, 0], **style)
+    for i in np.flatnonzero(limits):
         x, y = values[i]
         marker = {(True, 1.0): "v", (True, -1.0): "^", (False, 1.0): "<", (False, -1.0): ">"}[
-            bool(in_y[i]), float(side[i])
+            bool(in_y[i]), float(sides[i])
         ]
         axis.plot(x, y, marker=marker, color=GREY, ms=4.0, mew=0.0, alpha=0.8)
 
 
 def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None = None) -> Figure:
-    """Slope and intercept of every group, from no pooling to partial pooling, and their population.
+    """Draw slope and intercept of every group without pooling and with partial pooling, and their population.
 
     Parameters
     ----------
     fit : Fit
         Of `hbm_jax.models.Relation` with partial pooling, with its program and data.
     alone : Fit, optional
-        Of the same data and pivot with ``pooling="none"``, to start from.
+        Fit of the same data and pivot with ``pooling="none"``.
     predictor : str, optional
-        Whose slope to show; the first by default.
+        Predictor whose slope is drawn; the first by default.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Open circles: posterior means of ``alone``; without it, and with one predictor, least squares of the group by
-        itself, the slope corrected for the errors of x, where it has three points or more and x varies by more than
-        its errors. Dots: posterior means with partial pooling. Ellipses: 68 and 95 % of the population of lines at the
-        posterior means of its parameters, for groups at the mean of what predicts them.
+        Open circles: posterior means of ``alone``. Without ``alone``, and with one predictor, least squares for each
+        group with the slope corrected for the errors of x, if the group has at least three points and x varies by more
+        than its errors. Dots: posterior means with partial pooling. Ellipses: 68 and 95 % of the population of lines at
+        the posterior means of its parameters, for groups at the mean of the group-level predictors.
 
     Raises
     ------
     ValueError
-        If the fits are not such ones, or for an unknown predictor.
+        If a fit is of another model or pooling, or for an unknown predictor.
     """
-    model, data = _of(fit, "shrinkage_of_lines")
+    model, data = _model_and_data(fit, "shrinkage_of_lines")
     if model.pooling != "partial":
         raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {model.pooling!r}.")
-    place = _place(data, predictor, "shrinkage_of_lines")
-    slopes, intercepts = _lines(fit, model, data)
-    alpha, beta = slopes[..., place].mean(axis=0), intercepts.mean(axis=0)
-    starts = _starts(alone, model, data, place)
+    index = _predictor_index(data, predictor, "shrinkage_of_lines")
+    slopes, intercepts = _line_draws(fit, model, data)
+    alpha, beta = slopes[..., index].mean(axis=0), intercepts.mean(axis=0)
+    unpooled_lines = _unpooled_lines(alone, model, data, index)
     with house_style():
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         axis = figure.subplots()
         for j in range(len(data)):
-            colour, start = SERIES[j % len(SERIES)], starts[j]
-            if start is not None:
-                axis.plot(*start, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, zorder=1)
-                axis.plot([start[0], alpha[j]], [start[1], beta[j]], color=GREY, lw=0.5, alpha=0.7, zorder=1)
+            colour, unpooled = SERIES[j % len(SERIES)], unpooled_lines[j]
+            if unpooled is not None:
+                axis.plot(*unpooled, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, zorder=1)
+                axis.plot([unpooled[0], alpha[j]], [unpooled[1], beta[j]], color=GREY, lw=0.5, alpha=0.7, zorder=1)
             axis.plot(alpha[j], beta[j], "o", color=colour, ms=4.0, mew=0.0, zorder=3)
         names = ("alpha_mean", "alpha_std", "beta_mean", "beta_std")
-        values = {name: _mean(fit, name, place) for name in names}
-        r = float(parameter(fit, "correlation").mean()) if model.correlated else 0.0
-        cross = r * values["alpha_std"] * values["beta_std"]
-        cov = np.array([[values["alpha_std"] ** 2, cross], [cross, values["beta_std"] ** 2]])
-        sizes, axes = np.linalg.eigh(cov)
-        angle = float(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])))
-        for share, colour in ((0.95, BAND_95), (0.68, BAND_68)):
-            reach = np.sqrt(-2.0 * np.log(1.0 - share))
-            width, height = 2.0 * reach * np.sqrt(np.maximum(sizes[::-1], 0.0))
+        values = {name: _posterior_mean(fit, name, index) for name in names}
+        correlation = float(parameter(fit, "correlation").mean()) if model.correlated else 0.0
+        covariance_term = correlation * values["alpha_std"] * values["beta_std"]
+        covariance = np.array([[values["alpha_std"] ** 2, covariance_term], [covariance_term, values["beta_std"] ** 2]])
+        variances, directions = np.linalg.eigh(covariance)
+        angle = float(np.degrees(np.arctan2(directions[1, 1], directions[0, 1])))
+        for fraction, colour in ((0.95, BAND_95), (0.68, BAND_68)):
+            radius = np.sqrt(-2.0 * np.log(1.0 - fraction))
+            width, height = 2.0 * radius * np.sqrt(np.maximum(variances[::-1], 0.0))
             center = (values["alpha_mean"], values["beta_mean"])
             axis.add_patch(Ellipse(center, width, height, angle=angle, color=colour, alpha=0.5, lw=0, zorder=0))
         axis.autoscale_view()
-        of = f" of {data.predictors[place]}" if len(data.predictors) > 1 else ""
-        axis.set(xlabel=rf"slope $\alpha_j${of}", ylabel=r"intercept $\beta_j$")
+        suffix = f" of {data.predictors[index]}" if len(data.predictors) > 1 else ""
+        axis.set(xlabel=rf"slope $\alpha_j${suffix}", ylabel=r"intercept $\beta_j$")
     return figure
 
 
-def _of(fit: Fit, what: str) -> tuple[Relation, PointsInGroups]:
+def _model_and_data(fit: Fit, what: str) -> tuple[Relation, PointsInGroups]:
     return program_of(fit, Relation, PointsInGroups, what), cast(PointsInGroups, fit.data)
 
 
-def _place(data: PointsInGroups, predictor: str | None, what: str) -> int:
+def _predictor_index(data: PointsInGroups, predictor: str | None, what: str) -> int:
     if predictor is None:
         return 0
     if predictor not in data.predictors:
@@ -179,103 +179,107 @@ def _pivot(model: Relation, data: PointsInGroups) -> np.ndarray:
     return np.asarray(data.center)[:num] if model.pivot is None else np.full(num, float(model.pivot))
 
 
-def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of the slopes (draw, J, P) and the intercept (draw, J) of each group."""
+def _line_draws(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray, np.ndarray]:
+    """Return draws of the slopes, (draw, J, P), and intercepts, (draw, J), of the groups."""
     shape = (len(data), len(data.predictors))
     if model.pooling == "complete":
-        alpha, beta = (_flat(fit, name) for name in ("alpha", "beta"))
-        keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
-        alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
-        alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
-        return alpha, np.broadcast_to(beta.reshape(len(keep), 1), (len(keep), len(data)))
-    drawn = latents(fit, num_draws=NUM_DRAWS)
-    alpha, beta = drawn["alpha"].to_numpy(), drawn["beta"].to_numpy()
+        alpha, beta = (_stacked_draws(fit, name) for name in ("alpha", "beta"))
+        indices = spread(max(len(alpha), len(beta)), NUM_DRAWS)
+        alpha, beta = (v[indices if len(v) > 1 else np.zeros(len(indices), int)] for v in (alpha, beta))
+        alpha = np.broadcast_to(alpha.reshape(len(indices), 1, -1), (len(indices), *shape))
+        return alpha, np.broadcast_to(beta.reshape(len(indices), 1), (len(indices), len(data)))
+    draws = latents(fit, num_draws=NUM_DRAWS)
+    alpha, beta = draws["alpha"].to_numpy(), draws["beta"].to_numpy()
     return alpha.reshape(len(alpha), *shape), beta
 
 
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Draws of a parameter, (draw, ...); a single one where it was held fixed."""
+def _stacked_draws(fit: Fit, name: str) -> np.ndarray:
+    """Return the draws of a parameter, (draw, ...); a single draw if it is fixed."""
     if name not in fit.posterior:
         return parameter(fit, name)
     values = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
     return values.reshape(-1, *values.shape[2:])
 
 
-def _mean(fit: Fit, name: str, place: int) -> float:
-    """Posterior mean of a parameter; of one with an element a predictor, that element's."""
-    mean = np.atleast_1d(_flat(fit, name).mean(axis=0))
-    return float(mean[place if len(mean) > 1 else 0])
+def _posterior_mean(fit: Fit, name: str, index: int) -> float:
+    """Return the posterior mean of a parameter, or of its element for a predictor."""
+    mean = np.atleast_1d(_stacked_draws(fit, name).mean(axis=0))
+    return float(mean[index if len(mean) > 1 else 0])
 
 
-def _reduced(model: Relation, data: PointsInGroups, slopes: np.ndarray, place: int) -> np.ndarray:
-    """Measured values of one predictor and of y less what the others add, (J, M, 2)."""
+def _partial_values(model: Relation, data: PointsInGroups, slopes: np.ndarray, index: int) -> np.ndarray:
+    """Return the measured values of one predictor, and y minus the contributions of the others, (J, M, 2)."""
     values = np.asarray(data.values)
-    away = (values[..., :-1] - _pivot(model, data)) * np.median(slopes, axis=0)[:, None, :]
-    others = away.sum(-1) - away[..., place]
-    return np.stack([values[..., place], values[..., -1] - others], axis=-1)
+    contributions = (values[..., :-1] - _pivot(model, data)) * np.median(slopes, axis=0)[:, None, :]
+    other_contributions = contributions.sum(-1) - contributions[..., index]
+    return np.stack([values[..., index], values[..., -1] - other_contributions], axis=-1)
 
 
-def _starts(alone: Fit | None, model: Relation, data: PointsInGroups, place: int) -> list:
-    """Slope and intercept of each group by itself; None where it has none."""
+def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, index: int) -> list:
+    """Return slope and intercept of each group without pooling; None where they are not determined."""
     if alone is None:
         if len(data.predictors) > 1:
             return [None] * len(data)
         return [_alone(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
-    other, points = _of(alone, "shrinkage_of_lines")
-    same = points.name == data.name and points.predictors == data.predictors
-    if other.pooling != "none" or not same or not np.allclose(_pivot(other, points), _pivot(model, data)):
+    model_alone, data_alone = _model_and_data(alone, "shrinkage_of_lines")
+    same_groups = data_alone.name == data.name and data_alone.predictors == data.predictors
+    if (
+        model_alone.pooling != "none"
+        or not same_groups
+        or not np.allclose(_pivot(model_alone, data_alone), _pivot(model, data))
+    ):
         raise ValueError(
             "shrinkage_of_lines: alone: expected a fit of the same groups, predictors and pivot with pooling='none'; "
-            f"found pooling={other.pooling!r}, {len(points)} groups, pivot {_pivot(other, points)}."
+            f"found pooling={model_alone.pooling!r}, {len(data_alone)} groups, pivot {_pivot(model_alone, data_alone)}."
         )
-    slopes, intercepts = _lines(alone, other, points)
-    return list(zip(slopes[..., place].mean(axis=0), intercepts.mean(axis=0), strict=True))
+    slopes, intercepts = _line_draws(alone, model_alone, data_alone)
+    return list(zip(slopes[..., index].mean(axis=0), intercepts.mean(axis=0), strict=True))
 
 
-def _rows(data: PointsInGroups, names) -> list[int]:
+def _group_indices(data: PointsInGroups, names) -> list[int]:
     if names is None:
         sizes = np.asarray(data.used).sum(axis=1)
         return sorted(int(j) for j in np.argsort(-sizes, kind="stable")[:MAX_PANELS])
     for name in names:
         if name not in data.name:
-            raise ValueError(f"lines: expected names of groups, some of {', '.join(data.name[:20])}; found {name!r}.")
+            raise ValueError(f"lines: expected names of groups, such as {', '.join(data.name[:20])}; found {name!r}.")
     return [data.name.index(name) for name in names]
 
 
 def _alone(data: PointsInGroups, j: int, pivot: float) -> tuple[float, float] | None:
-    """Least squares, with the variance of x less that of its errors; None where errors leave next to nothing of it."""
+    """Fit a line by least squares corrected for the errors of x; None if they dominate the variance of x."""
     used = np.asarray(data.used)[j] & ~data.is_limit[j]
-    if used.sum() < FEW:
+    if used.sum() < MIN_POINTS:
         return None
     x, y = np.asarray(data.values)[j, used].T
     errors = np.asarray(data.errors)[j, used]
     weights = 1.0 / (errors[:, 1, 1] + 0.01 * y.var() + 1e-12)
     weights /= weights.sum()
     mean_x, mean_y = weights @ x, weights @ y
-    square = weights @ (x - mean_x) ** 2 / (1.0 - weights @ weights)
-    true = square - weights @ errors[:, 0, 0]
-    if true <= LEAST * square:
+    observed_variance = weights @ (x - mean_x) ** 2 / (1.0 - weights @ weights)
+    true_variance = observed_variance - weights @ errors[:, 0, 0]
+    if true_variance <= MIN_TRUE_VARIANCE * observed_variance:
         return None
-    both = weights @ ((x - mean_x) * (y - mean_y)) / (1.0 - weights @ weights)
-    slope = (both - weights @ errors[:, 0, 1]) / true
+    covariance = weights @ ((x - mean_x) * (y - mean_y)) / (1.0 - weights @ weights)
+    slope = (covariance - weights @ errors[:, 0, 1]) / true_variance
     return float(slope), float(mean_y + slope * (pivot - mean_x))
 
 
 FIGURES: dict[str, tuple[str, Callable[..., Figure]]] = {
     "lines": (
-        "Points with their errors, and the line of each group: median, and bands that hold 68 and 95 % of the line.",
+        "Points with their errors, and the line of each group: median, and bands that contain 68 and 95 % of the line.",
         lines,
     ),
     "shrinkage_of_lines": (
-        "Slope and intercept of each group: alone (open circles) and with partial pooling (dots); ellipses hold 68 and "
-        "95 % of the population.",
+        "Slope and intercept of each group without pooling (open circles) and with partial pooling (dots); ellipses "
+        "contain 68 and 95 % of the population.",
         shrinkage_of_lines,
     ),
 }
 
 
 def figures(fit: Fit):
-    """Figures of a fit of a relation: those that its pooling has, of each predictor where there are several."""
+    """Return the figures of a fit of a relation, for each predictor if there are several."""
     model: Any = model_of(fit)
     predictors = cast(PointsInGroups, fit.data).predictors
     kinds = FIGURES if model.pooling == "partial" else {"lines": FIGURES["lines"]}

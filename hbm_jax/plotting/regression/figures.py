@@ -1,4 +1,4 @@
-"""Figures of regressions: coefficients, effects of groups and what pooling does to them, the fit against the data."""
+"""Figures of regressions: coefficients, group effects and their shrinkage, predictive check."""
 
 from typing import Any, cast
 
@@ -14,13 +14,13 @@ from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
-MAX_GROUPS = 60  # in one panel; more cannot be read
+MAX_GROUPS = 60  # groups labelled in one panel; more are illegible
 NUM_DRAWS = 400
 NUM_BINS = 12
 
 
 def coefficients(fit: Fit) -> Figure:
-    """Posterior of every coefficient but the intercept: median, 68 and 95 %.
+    """Draw the posterior of every coefficient except the intercept: median, 68 and 95 % intervals.
 
     Parameters
     ----------
@@ -30,46 +30,46 @@ def coefficients(fit: Fit) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Coefficients times the standard deviation of their predictor, so that they can be compared; of a categorical
-        response, one panel a category. Where there is only an intercept, that is shown.
+        Coefficients times the standard deviation of their predictor, so that they are comparable. For a categorical
+        response, one panel per category. A model with only an intercept shows the intercept.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model, or was loaded without its program and data.
     """
-    _, data = _of(fit, "coefficients")
+    _, data = _model_and_data(fit, "coefficients")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
-    shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
-    values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
+    columns = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
+    values = draws.to_numpy()[..., columns] * np.asarray(data.scales)[columns]
     values = values[:, None] if values.ndim == 2 else values
-    names = [data.terms[k] for k in shown]
+    names = [data.terms[k] for k in columns]
     panels = list(data.categories[1:]) if values.shape[1] > 1 or len(data.categories) > 2 else [""]
     with house_style():
         figure = Figure(figsize=(4.8 * min(len(panels), 3), 0.32 * len(names) + 1.2), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-        for axis, panel, one in zip(axes, panels, np.moveaxis(values, 1, 0), strict=True):
-            _forest(axis, names, one)
+        for axis, panel, panel_draws in zip(axes, panels, np.moveaxis(values, 1, 0), strict=True):
+            _draw_intervals(axis, names, panel_draws)
             axis.axvline(0.0, color=GREY, lw=0.7, ls=":")
             axis.set_title(panel)
         figure.supxlabel("coefficient x standard deviation of the predictor", fontsize=10)
     return figure
 
 
-def _forest(axis, names, draws: np.ndarray, colour: str = BLUE) -> None:
-    """Median and intervals of each column, (draw, n), from top to bottom."""
+def _draw_intervals(axis, names, draws: np.ndarray, colour: str = BLUE) -> None:
+    """Draw median and intervals of each column of draws, (draw, n), from top to bottom."""
     rows = np.arange(len(names))[::-1]
-    low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
+    low, lower, median, upper, high = np.quantile(draws, LEVELS, axis=0)
     axis.hlines(rows, low, high, color=colour, lw=0.9)
     axis.hlines(rows, lower, upper, color=colour, lw=2.6)
-    axis.plot(middle, rows, "o", color=colour, ms=4.0, mec="white", mew=0.6)
+    axis.plot(median, rows, "o", color=colour, ms=4.0, mec="white", mew=0.6)
     axis.set_yticks(rows, [name.replace("$", r"\$") for name in names])
     axis.tick_params(axis="y", which="minor", left=False, right=False)
     axis.set_ylim(-0.7, len(names) - 0.3)
 
 
 def group_effects(fit: Fit, name: str | None = None) -> Figure:
-    """Effects of every group, in the order of their size, or along their walk.
+    """Draw the effects of every group, sorted by size, or against time for a random walk.
 
     Parameters
     ----------
@@ -81,61 +81,65 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each column that varies: medians with 68 and 95 %, and for at most 60 groups their names. The shaded
-        band is one standard deviation of the population. For a walk, coefficient (effect and what all share) against
-        time.
+        One panel per column that varies between groups: medians with 68 and 95 % intervals, and the names of at most 60
+        groups. The shaded band is one standard deviation of the population. For a random walk, the coefficient
+        (population coefficient plus effect) against time.
 
     Raises
     ------
     ValueError
-        If the fit has no such term.
+        If the fit is of another model, or has no such term.
     """
-    _, data = _of(fit, "group_effects")
-    group = _group(data, name, "group_effects")
-    draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
-    sd = _flat(fit, f"{group.name}_sd").reshape(-1, len(group.columns)) if f"{group.name}_sd" in fit.posterior else None
-    columns = len(group.columns)
+    _, data = _model_and_data(fit, "group_effects")
+    group = _group_term(data, name, "group_effects")
+    draws = _stacked_draws(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+    sd = (
+        _stacked_draws(fit, f"{group.name}_sd").reshape(-1, len(group.columns))
+        if f"{group.name}_sd" in fit.posterior
+        else None
+    )
+    num_columns = len(group.columns)
     with house_style():
         if group.walk:
-            figure = Figure(figsize=(6.0, 2.2 * columns + 0.6), layout="constrained")
-            axes = np.atleast_1d(figure.subplots(columns, 1, sharex=True))
-            for axis, c in zip(axes, range(columns), strict=True):
-                _draw_walk(axis, fit, data, group, c, draws[..., c])
+            figure = Figure(figsize=(6.0, 2.2 * num_columns + 0.6), layout="constrained")
+            axes = np.atleast_1d(figure.subplots(num_columns, 1, sharex=True))
+            for axis, column in zip(axes, range(num_columns), strict=True):
+                _draw_random_walk(axis, fit, data, group, column, draws[..., column])
             axes[-1].set_xlabel(group.factor)
             return figure
-        many = len(group.labels) > MAX_GROUPS
-        height = 5.2 if many else 0.2 * len(group.labels) + 1.2
-        figure = Figure(figsize=(3.4 * columns + 1.0, height), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, columns))
-        for axis, c in zip(axes, range(columns), strict=True):
-            order = np.argsort(-np.median(draws[..., c], axis=0))
-            _forest(axis, [group.labels[j] for j in order], draws[:, order, c])
+        unlabelled = len(group.labels) > MAX_GROUPS
+        height = 5.2 if unlabelled else 0.2 * len(group.labels) + 1.2
+        figure = Figure(figsize=(3.4 * num_columns + 1.0, height), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, num_columns))
+        for axis, column in zip(axes, range(num_columns), strict=True):
+            order = np.argsort(-np.median(draws[..., column], axis=0))
+            _draw_intervals(axis, [group.labels[j] for j in order], draws[:, order, column])
             if sd is not None:
-                width = float(np.median(sd[:, c]))
+                width = float(np.median(sd[:, column]))
                 axis.axvspan(-width, width, color=BAND_95, alpha=0.5, lw=0, zorder=0)
             axis.axvline(0.0, color=GREY, lw=0.7, ls=":")
-            axis.set_title(group.columns[c])
-            if many:
+            axis.set_title(group.columns[column])
+            if unlabelled:
                 axis.set_yticks([])
         figure.supylabel(group.factor)
         figure.supxlabel("effect")
     return figure
 
 
-def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int, draws: np.ndarray) -> None:
-    column = group.columns[c]
+def _draw_random_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, index: int, draws: np.ndarray) -> None:
+    column = group.columns[index]
     if column in data.terms:
-        draws = draws + _flat(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
+        draws = draws + _stacked_draws(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
     times = np.array(group.labels, float)
-    low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
+    low, lower, median, upper, high = np.quantile(draws, LEVELS, axis=0)
     axis.fill_between(times, low, high, color=BAND_95, alpha=0.6, lw=0)
     axis.fill_between(times, lower, upper, color=BAND_68, alpha=0.7, lw=0)
-    axis.plot(times, middle, color=BLUE)
+    axis.plot(times, median, color=BLUE)
     axis.set_ylabel(column)
 
 
 def shrinkage(fit: Fit, name: str | None = None) -> Figure:
-    """Estimate of each group alone, and its posterior, against what the group knows.
+    """Draw the estimate of each group without pooling, and its posterior, against the size of the group.
 
     Parameters
     ----------
@@ -147,13 +151,13 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Open circles: rates of single groups, or mean residual of a group's points from what all share, on the scale of
-        the response. Dots with bars: posterior, 68 %.
+        Open circles: rate of each group, or mean residual of its points from the population-level prediction, on the
+        scale of the linear predictor. Dots with bars: posterior medians and 68 % intervals.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model, or was loaded without its program and data.
     """
     program: Any = model_of(fit)
     with house_style():
@@ -162,32 +166,34 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
             size = np.asarray(data.trials) if program.family == "binomial" else np.exp(np.asarray(data.offset))
             draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
-            return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
-        _, data = _of(fit, "shrinkage")
-        group = _group(data, name, "shrinkage")
+            return _draw_shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
+        _, data = _model_and_data(fit, "shrinkage")
+        group = _group_term(data, name, "shrinkage")
         if group.walk:
-            raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a walk.")
-        draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+            raise ValueError(f"shrinkage: expected exchangeable groups; found {group.factor}, a random walk.")
+        draws = _stacked_draws(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
         counts = np.bincount(group.index, minlength=len(group.labels)).astype(float)
-        alone = _alone(fit, data, group)
-        return _shrinkage(counts, alone, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
+        unpooled = _unpooled_effects(fit, data, group)
+        return _draw_shrinkage(
+            counts, unpooled, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0
+        )
 
 
-def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
+def _draw_shrinkage(size, unpooled, draws, labels, reference: float) -> Figure:
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axis = figure.subplots()
-    spread = np.ptp(size) > 0
-    wide = bool(np.max(size) > 10.0 * np.min(size))
-    # Groups of one size side by side.
-    order = np.argsort(np.argsort(alone, kind="stable"))
-    aside = order / max(len(alone) - 1, 1) - 0.5
-    at = size * (1.0 + 0.06 * aside) if wide else size + 0.02 * np.ptp(size) * aside
-    at = at if spread else order.astype(float)
-    axis.vlines(at, np.minimum(alone, median), np.maximum(alone, median), color=GREY, lw=0.4, alpha=0.6)
-    axis.plot(at, alone, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="alone")
+    has_range = np.ptp(size) > 0
+    logarithmic = bool(np.max(size) > 10.0 * np.min(size))
+    # Groups of equal size are drawn side by side.
+    order = np.argsort(np.argsort(unpooled, kind="stable"))
+    offset = order / max(len(unpooled) - 1, 1) - 0.5
+    positions = size * (1.0 + 0.06 * offset) if logarithmic else size + 0.02 * np.ptp(size) * offset
+    positions = positions if has_range else order.astype(float)
+    axis.vlines(positions, np.minimum(unpooled, median), np.maximum(unpooled, median), color=GREY, lw=0.4, alpha=0.6)
+    axis.plot(positions, unpooled, "o", mfc="none", mec=GREY, ms=4.0, mew=0.8, label="no pooling")
     axis.errorbar(
-        at,
+        positions,
         median,
         [median - lower, upper - median],
         fmt="o",
@@ -196,28 +202,28 @@ def _shrinkage(size, alone, draws, labels, middle: float) -> Figure:
         elinewidth=0.8,
         label="partial pooling",
     )
-    axis.axhline(middle, color=ORANGE, lw=0.9, ls="--")
-    axis.set(xlabel=labels[0] if spread else "groups, in order", ylabel=labels[1])
-    if wide:
+    axis.axhline(reference, color=ORANGE, lw=0.9, ls="--")
+    axis.set(xlabel=labels[0] if has_range else "groups, in order", ylabel=labels[1])
+    if logarithmic:
         axis.set_xscale("log")
     axis.legend()
     return figure
 
 
-def _alone(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
-    """Working residuals of every group's points, weighted, at the posterior mean of what all share."""
+def _unpooled_effects(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
+    """Return the weighted mean working residual of each group at the posterior mean of the coefficients."""
     from hbm_jax.models.regression.families import working
 
     model: Any = model_of(fit)
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
-    left = response - np.asarray(data.offset) - np.asarray(data.X) @ coef
-    num = len(group.labels)
-    return np.bincount(group.index, weights * left, num) / np.bincount(group.index, weights, num)
+    residuals = response - np.asarray(data.offset) - np.asarray(data.X) @ coef
+    num_groups = len(group.labels)
+    return np.bincount(group.index, weights * residuals, num_groups) / np.bincount(group.index, weights, num_groups)
 
 
 def predictive_check(fit: Fit) -> Figure:
-    """Compare the data with replicated data: is what the model predicts like what was seen.
+    """Draw the observed response compared with replicated responses (posterior predictive check).
 
     Parameters
     ----------
@@ -227,112 +233,116 @@ def predictive_check(fit: Fit) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Left, the distribution of the response over all points, observed (black) and replicated (68 and 95 %). Right,
-        means of the response in bins of the predicted mean, with the 95 % that replications scatter: points off the
-        bands are misfit.
+        Left: distribution of the response, observed (black) and replicated (68 and 95 % bands). Right: means of the
+        response in bins of the predicted mean, with the 95 % band of replications; points outside it indicate
+        misfit.
 
     Raises
     ------
     ValueError
-        If the fit is not such a one.
+        If the fit is of another model, or was loaded without its program and data.
     """
     program: Any = model_of(fit)
     if not isinstance(program, Rates):
-        _of(fit, "predictive_check")
+        _model_and_data(fit, "predictive_check")
     data: Any = fit.data
-    drawn = posterior_predictive(fit, num_draws=NUM_DRAWS)["observed"].to_numpy().astype(float)
+    replicated = posterior_predictive(fit, num_draws=NUM_DRAWS)["observed"].to_numpy().astype(float)
     y = np.asarray(data.y)
     with house_style():
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _draw_distribution(left, y, drawn, data)
-        _draw_bins(right, y, drawn)
-        left.set(xlabel=data.response.replace("$", r"\$"), ylabel="share of points")
-        right.set(xlabel="predicted mean", ylabel="mean of the points")
+        _draw_distribution(left, y, replicated, data)
+        _draw_bins(right, y, replicated)
+        left.set(xlabel=data.response.replace("$", r"\$"), ylabel="fraction of points")
+        right.set(xlabel="predicted mean", ylabel="mean response")
     return figure
 
 
-def _draw_distribution(axis, y: np.ndarray, drawn: np.ndarray, data: RegressionData) -> None:
-    low, high = min(y.min(), np.quantile(drawn, 0.001)), max(y.max(), np.quantile(drawn, 0.999))
-    whole = bool((y == np.round(y)).all() and (drawn == np.round(drawn)).all())
-    width = max(np.ceil((high - low + 1) / 25), 1.0) if whole else (high - low) / 25
-    edges = np.arange(low - 0.5, high + 0.5 + width, width) if whole else np.linspace(low, high, 26)
-    shares = np.stack([np.histogram(row, edges)[0] for row in drawn]) / len(y)
-    shares = np.concatenate([shares, shares[:, -1:]], axis=1)  # a step needs its end
-    lows, lowers, _, uppers, highs = np.quantile(shares, LEVELS, axis=0)
-    axis.fill_between(edges, lows, highs, color=BAND_95, alpha=0.7, lw=0, step="post", label="replicated")
-    axis.fill_between(edges, lowers, uppers, color=BAND_68, alpha=0.7, lw=0, step="post")
+def _draw_distribution(axis, y: np.ndarray, replicated: np.ndarray, data: RegressionData) -> None:
+    low, high = min(y.min(), np.quantile(replicated, 0.001)), max(y.max(), np.quantile(replicated, 0.999))
+    is_integer = bool((y == np.round(y)).all() and (replicated == np.round(replicated)).all())
+    width = max(np.ceil((high - low + 1) / 25), 1.0) if is_integer else (high - low) / 25
+    edges = np.arange(low - 0.5, high + 0.5 + width, width) if is_integer else np.linspace(low, high, 26)
+    fractions = np.stack([np.histogram(row, edges)[0] for row in replicated]) / len(y)
+    fractions = np.concatenate([fractions, fractions[:, -1:]], axis=1)  # the last step repeated at the right edge
+    lowest, lower, _, upper, highest = np.quantile(fractions, LEVELS, axis=0)
+    axis.fill_between(edges, lowest, highest, color=BAND_95, alpha=0.7, lw=0, step="post", label="replicated")
+    axis.fill_between(edges, lower, upper, color=BAND_68, alpha=0.7, lw=0, step="post")
     axis.stairs(np.histogram(y, edges)[0] / len(y), edges, color=BLACK, lw=1.0, label="observed")
     if data.categories:
         axis.set_xticks(range(len(data.categories)), data.categories)
     axis.legend()
 
 
-def _draw_bins(axis, y: np.ndarray, drawn: np.ndarray) -> None:
-    predicted = drawn.mean(axis=0)
+def _draw_bins(axis, y: np.ndarray, replicated: np.ndarray) -> None:
+    predicted = replicated.mean(axis=0)
     order = np.argsort(predicted, kind="stable")
-    parts = np.array_split(order, min(NUM_BINS, max(len(y) // 5, 2), len(y)))
-    at = np.array([predicted[part].mean() for part in parts])
-    seen = np.array([y[part].mean() for part in parts])
-    replicated = np.stack([drawn[:, part].mean(axis=1) for part in parts], axis=1)
-    low, high = np.quantile(replicated, (0.025, 0.975), axis=0)
-    axis.fill_between(at, low, high, color=BAND_95, alpha=0.8, lw=0)
+    bins = np.array_split(order, min(NUM_BINS, max(len(y) // 5, 2), len(y)))
+    centres = np.array([predicted[members].mean() for members in bins])
+    observed = np.array([y[members].mean() for members in bins])
+    replicated_means = np.stack([replicated[:, members].mean(axis=1) for members in bins], axis=1)
+    low, high = np.quantile(replicated_means, (0.025, 0.975), axis=0)
+    axis.fill_between(centres, low, high, color=BAND_95, alpha=0.8, lw=0)
     if len(y) <= 400:
         axis.plot(predicted, y, ".", color=SERIES[4], ms=2.5, alpha=0.6, zorder=1)
-    axis.plot(at, at, color=GREY, lw=0.8)
-    axis.plot(at, seen, "o", color=BLACK, ms=3.6, zorder=3)
+    axis.plot(centres, centres, color=GREY, lw=0.8)
+    axis.plot(centres, observed, "o", color=BLACK, ms=3.6, zorder=3)
 
 
-def _of(fit: Fit, what: str) -> tuple[Regression, RegressionData]:
+def _model_and_data(fit: Fit, what: str) -> tuple[Regression, RegressionData]:
     return program_of(fit, Regression, RegressionData, what), cast(RegressionData, fit.data)
 
 
-def _group(data: RegressionData, name: str | None, what: str) -> GroupDesign:
+def _group_term(data: RegressionData, name: str | None, what: str) -> GroupDesign:
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
-        found = repr(name) if names else f"{data.source.formula}, which has none"
+        value = repr(name) if names else f"{data.source.formula} without groups"
         raise ValueError(
-            f"{what}: expected a term of groups{', one of ' + ', '.join(names) if names else ''}; found {found}."
+            f"{what}: expected a term of groups{', one of ' + ', '.join(names) if names else ''}; found {value}."
         )
     return data.groups[names.index(name) if name is not None else 0]
 
 
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Draws (draw, ...) of all chains."""
+def _stacked_draws(fit: Fit, name: str) -> np.ndarray:
+    """Return the draws of all chains together, (draw, ...)."""
     variable: xr.DataArray = fit.posterior[name]
     values = variable.transpose("chain", "draw", ...).to_numpy()
     return values.reshape(-1, *values.shape[2:])
 
 
 COEFFICIENTS = (
-    "Coefficients times the standard deviation of their predictor: median, 68 and 95 %.",
+    "Coefficients times the standard deviation of their predictor: median, 68 and 95 % intervals.",
     coefficients,
 )
 CHECK = (
-    "Left, distribution of the response, observed and replicated (68 and 95 %). Right, means of the response in bins "
-    "of the predicted mean, with the 95 % that replications scatter.",
+    "Left: distribution of the response, observed and replicated (68 and 95 % bands). Right: means of the response in "
+    "bins of the predicted mean, with the 95 % band of replications.",
     predictive_check,
 )
-SHRINKAGE = ("Estimates of groups alone (open circles) and with partial pooling (dots, 68 %).", shrinkage)
+SHRINKAGE = (
+    "Estimates of groups without pooling (open circles) and with partial pooling (dots, 68 % intervals).",
+    shrinkage,
+)
 
 
 def figures(fit: Fit):
-    """Figures of a fit of a regression, or of rates: those that its terms have."""
+    """Return the figures of a fit of a regression or of rates, by its terms."""
     program: Any = model_of(fit)
     if isinstance(program, Rates):
         return {"shrinkage": SHRINKAGE, "predictive_check": CHECK}
-    found: dict[str, Any] = {"coefficients": COEFFICIENTS}
+    chosen: dict[str, Any] = {"coefficients": COEFFICIENTS}
     for group in cast(RegressionData, fit.data).groups:
         caption = (
-            f"Effects of {group.factor}: median, 68 and 95 %; the band is one standard deviation of the population."
+            f"Effects of {group.factor}: median, 68 and 95 % intervals; band, one standard deviation of the population."
         )
         if group.walk:
-            caption = f"Coefficients along {group.factor}: median, 68 and 95 %."
-        found[f"group_effects_{group.name}"] = (caption, _named(group_effects, group.name))
+            caption = f"Coefficients against {group.factor}: median, 68 and 95 % intervals."
+        chosen[f"group_effects_{group.name}"] = (caption, _with_name(group_effects, group.name))
         if not group.walk:
-            found[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _named(shrinkage, group.name))
-    return found | {"predictive_check": CHECK}
+            chosen[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _with_name(shrinkage, group.name))
+    return chosen | {"predictive_check": CHECK}
 
 
-def _named(function, name: str):
+def _with_name(function, name: str):
+    """Return a figure function of a fit for one term of groups."""
     return lambda fit: function(fit, name)

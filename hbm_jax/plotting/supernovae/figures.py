@@ -1,4 +1,4 @@
-"""The figures that a report of supernovae has beside those of every posterior."""
+"""Figures of supernova fits in a report, in addition to those of every posterior."""
 
 from hbm_jax.plotting.supernovae.hubble import hubble_diagram
 from hbm_jax.plotting.supernovae.populations import populations
@@ -6,20 +6,20 @@ from hbm_jax.plotting.supernovae.residuals import hubble_residuals
 
 FIGURES = {
     "hubble_diagram": (
-        "Hubble diagram. Above, the distance modulus of every supernova with the relation's parameters at their "
-        "posterior medians, and the posterior of the model (median, 68 and 95 % bands). Below, the same less the "
+        "Hubble diagram. Top: distance modulus of every supernova, with the standardisation parameters at their "
+        "posterior medians, and the posterior of the model (median, 68 and 95 % bands). Bottom: residuals from the "
         "posterior median, with weighted means in bins of redshift. Errors include the intrinsic scatter.",
         hubble_diagram,
     ),
     "populations": (
-        "Stretch and colour. Above, the observed values, the inferred population of true values, and that "
-        "population broadened by the measurement errors. Below, the posterior of each supernova's true value "
-        "against the observed one.",
+        "Stretch and colour. Top: observed values, the inferred population of true values, and that population "
+        "convolved with the measurement errors. Bottom: posterior of the true value of each supernova against the "
+        "observed value.",
         populations,
     ),
     "hubble_residuals": (
         "Hubble residuals against redshift, stretch, colour, host mass and survey, with weighted means in bins. A "
-        "trend is something that the model leaves out; against stretch and colour, errors in common make one too.",
+        "trend indicates an effect missing from the model; for stretch and colour, correlated errors also cause one.",
         hubble_residuals,
     ),
 }

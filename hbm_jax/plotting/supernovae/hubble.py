@@ -1,4 +1,4 @@
-"""The Hubble diagram of a supernova fit."""
+"""Hubble diagram of a supernova fit."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, SERIES, Figure, hous
 from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
-CHUNK = 50  # cosmologies evaluated side by side
+CHUNK = 50  # cosmologies evaluated in one batch
 BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 MIN_PER_BIN = 5  # fewer supernovae give no useful mean
 SURVEYS = {"sdss": "SDSS", "snls": "SNLS", "lowz": "low z", "hst": "HST"}
@@ -24,14 +24,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Standardised(NamedTuple):
-    """Distance moduli from light curves alone [mag]: value and error of each supernova."""
+    """Distance modulus [mag] of each supernova from its light curve, and its error."""
 
     mu: np.ndarray
     error: np.ndarray
 
 
 def standardise(fit: Fit) -> Standardised:
-    """Distance modulus of every supernova with the relation's parameters at their posterior medians.
+    """Return the distance modulus of every supernova with the standardisation parameters at their posterior medians.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def standardise(fit: Fit) -> Standardised:
     Returns
     -------
     Standardised
-        The standardised magnitude of `hbm_jax.models.Supernova.standardise` less M0, and its error.
+        Standardised magnitude of `hbm_jax.models.Supernova.standardise` minus M0, and its error.
     """
     model = program_of(fit, Supernova, Supernovae, "standardise")
     medians = {name: _median(fit, name) for name in model.relation_parameters}
@@ -50,35 +50,35 @@ def standardise(fit: Fit) -> Standardised:
 
 
 def _median(fit: Fit, name: str):
-    """Posterior median of a parameter, of each survey where each has its own."""
+    """Return the posterior median of a parameter, an array if the parameter has one value per survey."""
     if name in fit.posterior and fit.posterior[name].ndim > 2:
         return fit.posterior[name].median(["chain", "draw"]).to_numpy()
     return float(np.median(parameter(fit, name)))
 
 
 def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarray:
-    """Distance modulus of supernovae by the model's own rule, for posterior draws of the cosmology.
+    """Return the distance moduli of supernovae from ``model.distmod`` for posterior draws of the cosmology.
 
     Parameters
     ----------
     fit : Fit
         Of `hbm_jax.models.Supernova`, with its program and data.
     data : Supernovae
-        N supernovae: those of the fit, or others such as `at_redshifts` gives.
+        N supernovae: those of the fit, or others, for example from `at_redshifts`.
     num_draws : int
-        Posterior draws used, spread evenly over all of them.
+        Number of evenly spaced posterior draws used.
 
     Returns
     -------
     array (draw, N)
-        [mag] For the M0 of `standardise`: each draw has its own M0, and only mu + M0 is measured, so a draw's modulus
-        is shifted by its M0 less the median one.
+        [mag] Only mu + M0 is measured: the modulus of each draw is shifted by its M0 minus the median M0, the value
+        used in `standardise`.
     """
     model = program_of(fit, Supernova, Supernovae, "modulus_draws")
     values = {p: parameter(fit, p) for p in ("H0", *expansion.named(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
-    chosen = spread(total, num_draws)
-    values = {p: np.broadcast_to(v, total)[chosen] for p, v in values.items()}
+    indices = spread(total, num_draws)
+    values = {p: np.broadcast_to(v, total)[indices] for p, v in values.items()}
     offset = values.pop("M0") - np.median(parameter(fit, "M0"))
     with jax.enable_x64(True):
 
@@ -93,50 +93,54 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
 
 
 def at_redshifts(data: Supernovae, z: np.ndarray) -> Supernovae:
-    """Supernovae at given redshifts, in both frames, each otherwise like the one of the data that is nearest."""
+    """Return supernovae at redshifts z in both frames, otherwise equal to the supernova nearest in redshift."""
     nearest = np.abs(np.log(z)[:, None] - np.log(data.z_cmb)).argmin(axis=1)
     return dataclasses.replace(data.subset(nearest), z_cmb=z, z_hel=z)
 
 
 def binned(z: np.ndarray, residual: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Redshift, inverse-variance weighted mean and its error in bins equal in log redshift."""
+    """Return redshift, inverse-variance weighted mean and its error in bins of equal width in log redshift."""
     num_bins = int(np.clip(len(z) // 30, 4, 20))
     edges = np.geomspace(z.min(), z.max() * (1 + 1e-9), num_bins + 1)
     index = np.digitize(z, edges) - 1
-    weight = 1.0 / error**2
+    weights = 1.0 / error**2
     rows = [
-        (np.average(z[here], weights=weight[here]), np.average(residual[here], weights=weight[here]), here)
-        for here in (index == i for i in range(num_bins))
-        if here.sum() >= MIN_PER_BIN
+        (
+            np.average(z[mask], weights=weights[mask]),
+            np.average(residual[mask], weights=weights[mask]),
+            mask,
+        )
+        for mask in (index == i for i in range(num_bins))
+        if mask.sum() >= MIN_PER_BIN
     ]
     if not rows:
         return np.array([]), np.array([]), np.array([])
     centres, means, members = zip(*rows, strict=True)
-    return np.array(centres), np.array(means), np.array([weight[here].sum() ** -0.5 for here in members])
+    return np.array(centres), np.array(means), np.array([weights[mask].sum() ** -0.5 for mask in members])
 
 
 def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
-    """Hubble diagram and residuals with the posterior's band.
+    """Draw the Hubble diagram and its residuals, with posterior bands.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data. One of `hbm_jax.models.HubbleDiagram` gives
+        Of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, return
         `distance_diagram`.
     num_draws : int
-        Posterior draws behind the band.
+        Number of posterior draws for the bands.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Below, the distance modulus of every supernova (`standardise`) by survey less the posterior median of its model
-        (`modulus_draws`), with means in bins of redshift. Above, the same about the curve of the median for equal
-        redshifts in both frames. Grey: the posterior's 68 and 95 % band. All by the model's own ``distmod``.
+        Bottom: distance modulus of every supernova (`standardise`) by survey minus the posterior median of the model
+        (`modulus_draws`), with means in bins of redshift. Top: these residuals added to the posterior median at equal
+        redshifts in both frames. Grey: 68 and 95 % bands of the posterior. All moduli are from ``model.distmod``.
 
     Raises
     ------
     ValueError
-        If the fit is not one of supernovae or was loaded without its program and data.
+        If the fit is of another model, or was loaded without its program and data.
 
     Examples
     --------
@@ -149,7 +153,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     points = standardise(fit)
     z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
     bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), BANDS, axis=0)
-    # Each supernova has its own modulus (it dims by its own 1 + z_hel): above, its residual is drawn about the curve.
+    # The modulus depends on z_hel as well as z_cmb: the top panel shows residuals about the median curve.
     residual = points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0)
     mu = residual + np.interp(np.log(data.z_cmb), np.log(z), bands[2])
     with house_style():
@@ -157,7 +161,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
         survey = np.array(data.survey)
         for index, (name, count) in enumerate(data.survey_counts.items()):
-            here = survey == name
+            members = survey == name
             style = {
                 "fmt": MARKERS[index % len(MARKERS)],
                 "color": SERIES[index % len(SERIES)],
@@ -168,8 +172,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
                 "zorder": 2,
             }
             text = f"{SURVEYS.get(name, name)} ({count})"
-            upper.errorbar(data.z_cmb[here], mu[here], points.error[here], label=text, **style)
-            lower.errorbar(data.z_cmb[here], residual[here], points.error[here], **style | {"alpha": 0.3})
+            upper.errorbar(data.z_cmb[members], mu[members], points.error[members], label=text, **style)
+            lower.errorbar(data.z_cmb[members], residual[members], points.error[members], **style | {"alpha": 0.3})
         for axes, centre in ((upper, 0.0), (lower, bands[2])):
             axes.fill_between(z, bands[0] - centre, bands[4] - centre, color=BAND_95, zorder=3, lw=0, label="95 %")
             axes.fill_between(z, bands[1] - centre, bands[3] - centre, color=BAND_68, zorder=3, lw=0, label="68 %")
@@ -189,8 +193,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
         lower.set_xlabel(r"redshift $z_\mathrm{CMB}$")
         lower.set_xscale("log")
         lower.set_xlim(z[0] / 1.1, z[-1] * 1.1)
-        reach = 1.1 * np.quantile(np.abs(residual) + points.error, 0.99)
-        lower.set_ylim(-reach, reach)
+        limit = 1.1 * np.quantile(np.abs(residual) + points.error, 0.99)
+        lower.set_ylim(-limit, limit)
         _plain_decades(lower)
         handles, texts = upper.get_legend_handles_labels()
         order = [*range(3, len(handles)), 2, 1, 0]  # matplotlib lists bands and lines before points
@@ -202,7 +206,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
 
 
 def _plain_decades(axes) -> None:
-    """Write redshifts as 0.01, 0.02, 0.05, 0.1 and so on."""
+    """Label redshifts as 0.01, 0.02, 0.05, 0.1 and so on."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -1,4 +1,4 @@
-"""The populations of stretch and colour, and how the hierarchy pulls each supernova towards them."""
+"""Populations of stretch and colour, and shrinkage of the single supernovae towards them."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300) -> np.ndarray:
-    """Density of a population on a grid, for posterior draws of its mean and standard deviation.
+    """Return the density of a population on a grid, for posterior draws of its mean and standard deviation.
 
     Returns
     -------
@@ -23,32 +23,32 @@ def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300
     """
     mean, std = (parameter(fit, f"{name}_{what}") for what in ("mean", "std"))
     mean, std = np.broadcast_arrays(mean, std)
-    chosen = spread(len(mean), num_draws)
-    return _normal(grid, mean[chosen, None], std[chosen, None])
+    indices = spread(len(mean), num_draws)
+    return _normal(grid, mean[indices, None], std[indices, None])
 
 
 def populations(fit: Fit, num_draws: int = 300) -> Figure:
-    """Draw the populations of stretch and colour, and the shrinkage of the supernovae's own values.
+    """Draw the populations of stretch and colour, and the shrinkage of the values of single supernovae.
 
     Parameters
     ----------
     fit : Fit
         Of `hbm_jax.models.Supernova`, with its program and data.
     num_draws : int
-        Posterior draws behind the bands and the true values.
+        Number of posterior draws for the bands and the true values.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, the observed values, the inferred population of true values (68 and 95 % bands), and that population
-        broadened by the measurement errors, which is what the observed values should follow. Below, the posterior mean
-        and standard deviation of each true value against the observed one: the worse a value is measured, the further
-        it moves from equality towards the population.
+        Top: observed values, the inferred population of true values (68 and 95 % bands), and that population convolved
+        with the measurement errors, the predicted distribution of observed values. Bottom: posterior mean and standard
+        deviation of each true value against the observed value. Values with larger errors are drawn further from
+        equality towards the population mean.
 
     Raises
     ------
     ValueError
-        If the fit is not one of supernovae or was loaded without its program and data.
+        If the fit is of another model, or was loaded without its program and data.
 
     Examples
     --------
@@ -74,8 +74,8 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
 
 
 def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
-    reach = 0.05 * np.ptp(observed)
-    grid = np.linspace(observed.min() - reach, observed.max() + reach, NUM_GRID)
+    margin = 0.05 * np.ptp(observed)
+    grid = np.linspace(observed.min() - margin, observed.max() + margin, NUM_GRID)
     axes.hist(observed, bins="fd", density=True, color="#d9d9d9", edgecolor="white", lw=0.4, label="observed")
     bands = np.quantile(population_draws(fit, name, grid, num_draws), BANDS, axis=0)
     axes.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")

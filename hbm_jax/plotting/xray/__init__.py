@@ -1,1 +1,1 @@
-"""Figures of X-ray fits, and of absorption."""
+"""Figures of X-ray fits and of X-ray absorption."""
