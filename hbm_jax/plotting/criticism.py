@@ -20,7 +20,7 @@ def pareto_k(result: Loo) -> Figure:
     Parameters
     ----------
     result : Loo
-        From `hbm_jax.inference.criticism.loo`.
+        From `hbm_jax.inference.loo`.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def comparison(result: Comparison) -> Figure:
     Parameters
     ----------
     result : Comparison
-        From `hbm_jax.inference.criticism.compare`.
+        From `hbm_jax.inference.compare`.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def sensitivity(result: Sensitivity) -> Figure:
     Parameters
     ----------
     result : Sensitivity
-        From `hbm_jax.inference.criticism.prior_sensitivity`.
+        From `hbm_jax.inference.prior_sensitivity`.
 
     Returns
     -------

@@ -11,7 +11,8 @@ import hbm_jax as hbm
 from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting import contours, count_spectra, folded_draws, populations
+from hbm_jax.plotting import contours, count_spectra, folded_draws
+from hbm_jax.plotting.xray import populations
 from hbm_jax.spectra.statistics.marginal import prior_shape
 from plotting.test_figures import decoded, texts
 
@@ -176,7 +177,7 @@ def test_whim_contours_hold_their_shares(fit):
 
 def test_populations_are_densities(fit):
     grid = np.linspace(-8.0, 12.0, 1_000_001)  # a population may be narrow
-    density = populations._population(fit, fit.program, "photon_index", grid, 5)
+    density = populations._population_density(fit, fit.program, "photon_index", grid, 5)
     np.testing.assert_allclose(np.trapezoid(density, grid, axis=1), 1.0, rtol=2e-5)
     figure = hbm.plotting.afterglow_populations(fit)
     assert texts(figure)[0] == r"$\Gamma$"

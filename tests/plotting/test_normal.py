@@ -51,7 +51,7 @@ def test_vectors_have_a_panel_for_each_component_and_bad_requests_are_named(own_
     assert set(entry.figures(fit)) == {"forest", "funnel"}
     with pytest.raises(ValueError, match=r"funnel: expected a component from 0 to 1; found 2"):
         funnel(fit, component=2)
-    with pytest.raises(ValueError, match=r"funnel: expected a group, one of A, B.*found 'Z'"):
+    with pytest.raises(ValueError, match=r"funnel: expected the name of a group, such as A, B.*found 'Z'"):
         funnel(load("eight_schools"), "Z")
     with pytest.raises(ValueError, match=r"forest: expected a fit of hbm_jax.models.Normal"):
         forest(own_fit)
