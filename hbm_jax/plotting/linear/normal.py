@@ -79,6 +79,7 @@ def forest(fit: Fit) -> Figure:
 
 
 def _write_centring_weights(axis, model, data, shown, position) -> None:
+    """Write the weight of the centred parametrisation of each group at the right of the axes."""
     table = model.centring(data)[MIXED].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
@@ -176,11 +177,13 @@ def _thinned_draws(fit: Fit, group: str | int, component: int):
 
 
 def _model_and_data(fit: Fit, what: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:
+    """Return model and data of a fit; raise ValueError for a fit of another model."""
     kind: Any = NormalVectors if isinstance(model_of(fit), NormalVectors) else Normal
     return program_of(fit, kind, ValuesInGroups, what), cast(ValuesInGroups, fit.data)
 
 
 def _stacked_draws(fit: Fit, name: str) -> np.ndarray:
+    """Return the draws of all chains together, (draw, ...)."""
     values = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
     return values.reshape(-1, *values.shape[2:])
 

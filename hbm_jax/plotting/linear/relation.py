@@ -84,6 +84,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
 
 
 def _draw_points(axis, data: PointsInGroups, row: int, values: np.ndarray, index: int) -> None:
+    """Draw the points of a group with their errors, and limits as triangles."""
     used = np.asarray(data.used)[row]
     values = values[used]
     pair = np.array([index, -1])
@@ -163,10 +164,12 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
 
 
 def _model_and_data(fit: Fit, what: str) -> tuple[Relation, PointsInGroups]:
+    """Return model and data of a fit; raise ValueError for a fit of another model."""
     return program_of(fit, Relation, PointsInGroups, what), cast(PointsInGroups, fit.data)
 
 
 def _predictor_index(data: PointsInGroups, predictor: str | None, what: str) -> int:
+    """Return the index of a predictor, 0 by default."""
     if predictor is None:
         return 0
     if predictor not in data.predictors:
@@ -175,6 +178,7 @@ def _predictor_index(data: PointsInGroups, predictor: str | None, what: str) -> 
 
 
 def _pivot(model: Relation, data: PointsInGroups) -> np.ndarray:
+    """Return the pivot of each predictor."""
     num = len(data.predictors)
     return np.asarray(data.center)[:num] if model.pivot is None else np.full(num, float(model.pivot))
 
@@ -237,6 +241,7 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
 
 
 def _group_indices(data: PointsInGroups, names) -> list[int]:
+    """Return the indices of the named groups, by default of those with the most points."""
     if names is None:
         sizes = np.asarray(data.used).sum(axis=1)
         return sorted(int(j) for j in np.argsort(-sizes, kind="stable")[:MAX_PANELS])

@@ -74,9 +74,9 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression` with a term of groups, with its program and data.
+        Of `hbm_jax.models.Regression` with a group term, with its program and data.
     name : str, optional
-        Term of groups; the first where omitted.
+        Name of the group term; the first by default.
 
     Returns
     -------
@@ -93,11 +93,8 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     _, data = _model_and_data(fit, "group_effects")
     group = _group_term(data, name, "group_effects")
     draws = _stacked_draws(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
-    sd = (
-        _stacked_draws(fit, f"{group.name}_sd").reshape(-1, len(group.columns))
-        if f"{group.name}_sd" in fit.posterior
-        else None
-    )
+    sd_name = f"{group.name}_sd"
+    sd = _stacked_draws(fit, sd_name).reshape(-1, len(group.columns)) if sd_name in fit.posterior else None
     num_columns = len(group.columns)
     with house_style():
         if group.walk:
@@ -127,6 +124,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
 
 
 def _draw_random_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, index: int, draws: np.ndarray) -> None:
+    """Draw a coefficient that follows a random walk against time."""
     column = group.columns[index]
     if column in data.terms:
         draws = draws + _stacked_draws(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
@@ -144,9 +142,9 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a term of groups.
+        Of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a group term.
     name : str, optional
-        Term of groups; the first where omitted.
+        Name of the group term; the first by default.
 
     Returns
     -------
@@ -180,6 +178,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
 
 
 def _draw_shrinkage(size, unpooled, draws, labels, reference: float) -> Figure:
+    """Draw estimates without pooling and with partial pooling against the size of the groups."""
     lower, median, upper = np.quantile(draws, (0.16, 0.5, 0.84), axis=0)
     figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axis = figure.subplots()
@@ -259,6 +258,7 @@ def predictive_check(fit: Fit) -> Figure:
 
 
 def _draw_distribution(axis, y: np.ndarray, replicated: np.ndarray, data: RegressionData) -> None:
+    """Draw the distribution of the observed response and of replicated responses."""
     low, high = min(y.min(), np.quantile(replicated, 0.001)), max(y.max(), np.quantile(replicated, 0.999))
     is_integer = bool((y == np.round(y)).all() and (replicated == np.round(replicated)).all())
     width = max(np.ceil((high - low + 1) / 25), 1.0) if is_integer else (high - low) / 25
@@ -275,6 +275,7 @@ def _draw_distribution(axis, y: np.ndarray, replicated: np.ndarray, data: Regres
 
 
 def _draw_bins(axis, y: np.ndarray, replicated: np.ndarray) -> None:
+    """Draw the mean response in bins of the predicted mean, observed and replicated."""
     predicted = replicated.mean(axis=0)
     order = np.argsort(predicted, kind="stable")
     bins = np.array_split(order, min(NUM_BINS, max(len(y) // 5, 2), len(y)))
@@ -290,10 +291,12 @@ def _draw_bins(axis, y: np.ndarray, replicated: np.ndarray) -> None:
 
 
 def _model_and_data(fit: Fit, what: str) -> tuple[Regression, RegressionData]:
+    """Return model and data of a fit; raise ValueError for a fit of another model."""
     return program_of(fit, Regression, RegressionData, what), cast(RegressionData, fit.data)
 
 
 def _group_term(data: RegressionData, name: str | None, what: str) -> GroupDesign:
+    """Return the named group term of the data, by default the first."""
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
         value = repr(name) if names else f"{data.source.formula} without groups"

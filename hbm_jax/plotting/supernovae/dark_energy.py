@@ -172,12 +172,12 @@ def _w_draws(model, z, values) -> np.ndarray:
     with jax.enable_x64(True):
         u = jnp.log1p(jnp.asarray(z))
 
-        def equation_of_state(draw):
+        def w_at_redshifts(draw):
             cosmology = kind.build(draw)
             slope = jax.vmap(jax.grad(lambda log1p_z: jnp.log(dark_energy_density(log1p_z, cosmology))))(u)
             return -1.0 + slope / 3.0
 
-        return np.asarray(jax.jit(jax.vmap(equation_of_state))({key: jnp.asarray(v) for key, v in values.items()}))
+        return np.asarray(jax.jit(jax.vmap(w_at_redshifts))({key: jnp.asarray(v) for key, v in values.items()}))
 
 
 def _model(fit: Fit, what: str) -> Any:

@@ -74,6 +74,7 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
 
 
 def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
+    """Draw the observed values and the population, with and without measurement errors."""
     margin = 0.05 * np.ptp(observed)
     grid = np.linspace(observed.min() - margin, observed.max() + margin, NUM_GRID)
     axes.hist(observed, bins="fd", density=True, color="#d9d9d9", edgecolor="white", lw=0.4, label="observed")
@@ -88,6 +89,7 @@ def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
 
 
 def _draw_shrinkage(axes, values, observed, error, mean) -> None:
+    """Draw posterior means of true values against observed values."""
     centre, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
     axes.errorbar(
         observed, centre, sd, error, fmt="none", ecolor=BLUE, elinewidth=0.4, alpha=0.25, zorder=1, rasterized=True
@@ -99,4 +101,5 @@ def _draw_shrinkage(axes, values, observed, error, mean) -> None:
 
 
 def _normal(x, mean, std):
+    """Return the density of a normal distribution."""
     return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2.0 * np.pi))

@@ -71,6 +71,7 @@ def hubble_residuals(fit: Fit) -> Figure:
 
 
 def _draw_residuals(axes, values, residual, error) -> None:
+    """Draw residuals against a covariate, with weighted means in bins and the slope."""
     finite = np.isfinite(values)
     x, y, weights = values[finite], residual[finite], 1.0 / error[finite] ** 2
     axes.plot(x, y, ".", color=BLUE, ms=2.0, alpha=0.35, mew=0, rasterized=True)
@@ -98,6 +99,7 @@ def _draw_residuals(axes, values, residual, error) -> None:
 
 
 def _draw_surveys(axes, data, residual, error) -> None:
+    """Draw residuals by survey, with the weighted mean of each."""
     survey = np.array(data.survey)
     for index, name in enumerate(data.survey_counts):
         members = survey == name
