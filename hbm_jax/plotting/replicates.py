@@ -28,7 +28,7 @@ def replicates(fits: Mapping[str, Fits], truth: Mapping[str, float]) -> Figure:
     Raises
     ------
     ValueError
-        If the fits of a program do not have a parameter.
+        If the fits of a program have no parameter of that name.
     """
     with house_style():
         figure = Figure(figsize=(2.5 * len(truth) + 0.6, 1.9 * len(fits) + 0.6), layout="constrained")

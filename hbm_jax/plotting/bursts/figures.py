@@ -46,7 +46,7 @@ def golenetskii_planes(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Golenetskii` or `GolenetskiiCounts`, with its program and data.
+        Fit of `hbm_jax.models.Golenetskii` or `GolenetskiiCounts`, with its program and data.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Golenetskii` with bursts of unknown redshift, with its program and data.
+        Fit of `hbm_jax.models.Golenetskii` with bursts of unknown redshift, with its program and data.
     truth : mapping of str to float or array, optional
         True redshifts of these bursts, by name or in the order of the data.
 

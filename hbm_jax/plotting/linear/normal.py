@@ -25,7 +25,7 @@ def forest(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Normal` or `NormalVectors`, with its program and data.
+        Fit of `hbm_jax.models.Normal` or `NormalVectors`, with its program and data.
 
     Returns
     -------

@@ -27,7 +27,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Relation`, with its program and data.
+        Fit of `hbm_jax.models.Relation`, with its program and data.
     names : list of str, optional
         Groups to draw; by default the twelve with the most points, in the order of the data.
     predictor : str, optional
@@ -110,7 +110,7 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Relation` with partial pooling, with its program and data.
+        Fit of `hbm_jax.models.Relation` with partial pooling, with its program and data.
     alone : Fit, optional
         Fit of the same data and pivot with ``pooling="none"``.
     predictor : str, optional

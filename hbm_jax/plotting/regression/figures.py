@@ -25,7 +25,7 @@ def coefficients(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression`, with its program and data.
+        Fit of `hbm_jax.models.Regression`, with its program and data.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression` with a group term, with its program and data.
+        Fit of `hbm_jax.models.Regression` with a group term, with its program and data.
     name : str, optional
         Name of the group term; the first by default.
 
@@ -142,7 +142,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a group term.
+        Fit of `hbm_jax.models.Rates`, or of `hbm_jax.models.Regression` with a group term.
     name : str, optional
         Name of the group term; the first by default.
 
@@ -227,7 +227,7 @@ def predictive_check(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Regression` or `hbm_jax.models.Rates`, with its program and data.
+        Fit of `hbm_jax.models.Regression` or `hbm_jax.models.Rates`, with its program and data.
 
     Returns
     -------

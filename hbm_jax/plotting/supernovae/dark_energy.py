@@ -32,7 +32,7 @@ def expansion_contour(
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program.
+        Fit of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program.
     names : pair of str, optional
         Parameters; by default the first pair of (w0, wa), (Om0, w0), (Om0, Ode0) that is free.
     others : mapping of str to Fit, optional
@@ -96,7 +96,7 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program and data.
+        Fit of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program and data.
     z_max : float, optional
         Largest redshift of the figure; by default that of the data.
     num_draws : int

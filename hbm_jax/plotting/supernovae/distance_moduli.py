@@ -30,7 +30,7 @@ def modulus_draws(fit: Fit, data: DistanceModuli, num_draws: int = 200) -> tuple
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram`, with its program and data.
+        Fit of `hbm_jax.models.HubbleDiagram`, with its program and data.
     data : DistanceModuli
         N objects: those of the fit, or others.
     num_draws : int
@@ -68,7 +68,7 @@ def distance_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram`, with its program and data.
+        Fit of `hbm_jax.models.HubbleDiagram`, with its program and data.
     num_draws : int
         Number of posterior draws for the bands.
 
@@ -142,7 +142,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram`, with its program and data.
+        Fit of `hbm_jax.models.HubbleDiagram`, with its program and data.
     num_draws : int
         Number of posterior draws for the median.
 

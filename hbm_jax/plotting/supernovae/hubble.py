@@ -36,7 +36,7 @@ def standardise(fit: Fit) -> Standardised:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
     data : Supernovae
         N supernovae: those of the fit, or others, for example from `at_redshifts`.
     num_draws : int
@@ -125,7 +125,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, return
+        Fit of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, return
         `distance_diagram`.
     num_draws : int
         Number of posterior draws for the bands.

@@ -33,7 +33,7 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
     num_draws : int
         Number of posterior draws for the bands and the true values.
 

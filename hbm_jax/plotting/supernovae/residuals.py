@@ -23,7 +23,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
     Raises
     ------
     ValueError
-        If the fits do not have a parameter.
+        If the fits have no parameter of that name.
     """
     table = fits.summary(list(parameters))
     available = set(table.index.get_level_values("parameter"))

@@ -31,7 +31,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, with its program and data.
     other : Fit, optional
         Another fit of the same sources, for example with a WHIM; lines connect the two columns of a source.
 
@@ -137,7 +137,7 @@ def whim_contour(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow` with a WHIM whose density and temperature are free.
+        Fit of `hbm_jax.models.Afterglow` with a WHIM whose density and temperature are free.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, with its program and data.
     num_draws : int
         Number of posterior draws for the bands.
 
