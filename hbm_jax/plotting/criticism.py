@@ -164,8 +164,8 @@ def sensitivity(result: Sensitivity) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One row per parameter. Values to the right of the dashed line are sensitive. Parameters that are sensitive to
-        the priors are annotated with the diagnosis and the most influential prior.
+        One row per parameter. Symbols to the right of the dashed line show sensitivity. Parameters that are sensitive
+        to the priors are annotated with the diagnosis and the most influential prior.
 
     Examples
     --------

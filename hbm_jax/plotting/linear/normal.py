@@ -164,16 +164,16 @@ def _thinned_draws(fit: Fit, group: str | int, component: int):
         raise ValueError(f"funnel: expected a component from 0 to {len(data.components) - 1}; found {component}.")
     if "tau" not in fit.posterior:
         raise ValueError("funnel: expected a fit in which tau varies; found a fixed tau.")
-    tau = np.log(_component_draws(fit, model, data, "tau")[:, component])
+    log_tau = np.log(_component_draws(fit, model, data, "tau")[:, component])
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy().ravel()
-    keep = np.zeros(len(tau), bool)
-    keep[spread(len(tau), NUM_DRAWS)] = True
+    keep = np.zeros(len(log_tau), bool)
+    keep[spread(len(log_tau), NUM_DRAWS)] = True
     if "theta" in fit.posterior:
         keep |= diverging
-        theta = _stacked_draws(fit, "theta").reshape(len(tau), len(data), -1)[keep]
+        theta = _stacked_draws(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
     else:
         theta = _theta_draws(fit, data)
-    return theta[:, row, component], tau[keep], diverging[keep], tau, row
+    return theta[:, row, component], log_tau[keep], diverging[keep], log_tau, row
 
 
 def _model_and_data(fit: Fit, what: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:

@@ -301,7 +301,7 @@ def _group_term(data: RegressionData, name: str | None, what: str) -> GroupDesig
     if not names or (name is not None and name not in names):
         value = repr(name) if names else f"{data.source.formula} without groups"
         raise ValueError(
-            f"{what}: expected a term of groups{', one of ' + ', '.join(names) if names else ''}; found {value}."
+            f"{what}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {value}."
         )
     return data.groups[names.index(name) if name is not None else 0]
 
@@ -347,5 +347,5 @@ def figures(fit: Fit):
 
 
 def _with_name(function, name: str):
-    """Return a figure function of a fit for one term of groups."""
+    """Return a figure function of a fit for one group term."""
     return lambda fit: function(fit, name)

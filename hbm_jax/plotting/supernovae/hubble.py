@@ -125,8 +125,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Fit of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, return
-        `distance_diagram`.
+        Fit of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram` the
+        figure is that of `distance_diagram`.
     num_draws : int
         Number of posterior draws for the bands.
 
