@@ -1,5 +1,5 @@
-// The same posterior as afterglow_published_form.stan as a careful Stan user would write it: channels grouped and times
-// exposure beforehand, everything of a source vectorised, one Poisson statement for each.
+// The posterior of hbm_jax.models.Afterglow(whim=True), vectorised: channels grouped and responses multiplied by the
+// exposure beforehand, one vectorised Poisson statement per source.
 data {
   int<lower=1> N;  // sources
   int<lower=1> E;  // bins of energy

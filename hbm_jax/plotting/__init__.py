@@ -1,6 +1,6 @@
-"""Figures of a fit, ready to publish; each function returns a matplotlib Figure and leaves matplotlib's settings alone.
+"""Publication figures of fits. Each function returns a matplotlib Figure and does not change matplotlib's settings.
 
-Needs the optional packages of ``hbm_jax[plots]``.
+Requires the optional packages of ``hbm_jax[plots]``.
 """
 
 try:
@@ -8,7 +8,7 @@ try:
     import matplotlib as _matplotlib  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"hbm_jax.plotting: expected the package {error.name}; found it is not installed. "
+        f"hbm_jax.plotting: expected the package {error.name}, which is not installed. "
         "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
         name=error.name,
     ) from error

@@ -1,4 +1,4 @@
-"""The figure of simulation-based calibration: ranks of true values among posterior draws."""
+"""Simulation-based calibration: empirical distribution of the ranks of true values among posterior draws."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -9,12 +9,12 @@ from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_s
 
 COLUMNS = 4
 LIGHT, DARK = "#ededed", "#d2d2d2"
-TESTS = 3  # of each quantity, of which its curve is one; the level is shared between them
-MAX_PANELS = 24  # quantities with a panel of their own; more share the last one, the most even ones first
+TESTS = 3  # tests of each quantity (curve, mean, spread); they share the significance level
+MAX_PANELS = 24  # of more quantities, those with the largest p values are drawn together in the last panel
 
 
 def calibration(result: Calibration) -> Figure:
-    """How the ranks of the true values of every quantity differ from uniform ones.
+    """Draw the difference between the rank distribution of each quantity and the uniform distribution.
 
     Parameters
     ----------
@@ -24,11 +24,12 @@ def calibration(result: Calibration) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One panel a quantity: the fraction of true values below each fraction of their posterior, less that fraction
-        (Sailynoja, Burkner & Vehtari 2022, Statistics and Computing 32, 32). The dark band holds 95 % of the whole
-        curves of a right program; a curve that leaves the light one fails, as one may also by its mean or spread alone.
-        A hill is a posterior that lies too high, a dip one too low, a hill followed by a dip one too narrow. Quantities
-        that fail are vermilion, with their verdict in words.
+        One panel per quantity, with the empirical distribution function (ECDF) of the normalised ranks minus that of
+        the uniform distribution (Sailynoja, Burkner & Vehtari 2022, Statistics and Computing 32, 32). If the program
+        is calibrated, 95 % of the curves lie entirely within the dark band. A curve that leaves the light band fails;
+        a quantity can also fail by the mean or the spread of its ranks. A maximum above zero means that the posterior
+        is too high, a minimum below zero that it is too low, a maximum followed by a minimum that it is too narrow.
+        Quantities that fail are vermilion, with their verdict.
 
     Examples
     --------
@@ -36,56 +37,56 @@ def calibration(result: Calibration) -> Figure:
     """
     table = result.table
     failing = table["p"] < LEVEL / len(table)
-    own, shared = list(table.index), []
-    if len(own) > MAX_PANELS:
-        uneven = list(table.sort_values("p").index)
-        shared = uneven[max(MAX_PANELS - 1, int(failing.sum())) :]
-        own = [name for name in own if name not in set(shared)]
-    num_panels = len(own) + bool(shared)
-    columns = min(COLUMNS, num_panels)
-    rows = -(-num_panels // columns)
+    separate, pooled = list(table.index), []
+    if len(separate) > MAX_PANELS:
+        by_p_value = list(table.sort_values("p").index)
+        pooled = by_p_value[max(MAX_PANELS - 1, int(failing.sum())) :]
+        separate = [name for name in separate if name not in set(pooled)]
+    num_panels = len(separate) + bool(pooled)
+    num_columns = min(COLUMNS, num_panels)
+    num_rows = -(-num_panels // num_columns)
     bands = [_closed(*band(len(result.ranks), coverage)) for coverage in (1.0 - LEVEL / TESTS / len(table), 0.95)]
     curves = {name: _difference(result.ranks[name].to_numpy()) for name in table.index}
-    reach = 1.08 * max(float(np.abs(curve).max()) for _, *curve in (bands[0], *curves.values()))
+    limit = 1.08 * max(float(np.abs(curve).max()) for _, *curve in (bands[0], *curves.values()))
     with house_style():
-        figure = Figure(figsize=(max(1.8 * columns, 2.6) + 0.4, 0.5 + 1.75 * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        figure = Figure(figsize=(max(1.8 * num_columns, 2.6) + 0.4, 0.5 + 1.75 * num_rows), layout="constrained")
+        axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
         for panel in axes.flat[num_panels:]:
             panel.remove()
-        for panel in axes.flat[max(num_panels - columns, 0) : num_panels]:  # with none below them
+        for panel in axes.flat[max(num_panels - num_columns, 0) : num_panels]:  # the lowest panel of each column
             panel.tick_params(labelbottom=True)
         for panel in axes.flat[:num_panels]:
             for edges, colour in zip(bands, (LIGHT, DARK), strict=True):
                 panel.fill_between(*edges, color=colour, lw=0)
             panel.axhline(0.0, color=GREY, lw=0.6)
-        for name, panel in zip(own, axes.flat, strict=False):
+        for name, panel in zip(separate, axes.flat, strict=False):
             colour = VERMILION if failing[name] else BLUE
             panel.plot(*curves[name], color=colour, lw=1.2)
-            words = table.loc[name, "verdict"].replace(": ", ":\n") if failing[name] else ""
-            title = "\n".join(filter(None, [label(name), words]))
+            verdict = table.loc[name, "verdict"].replace(": ", ":\n") if failing[name] else ""
+            title = "\n".join(filter(None, [label(name), verdict]))
             panel.set_title(title, fontsize=9.0, color=VERMILION if failing[name] else BLACK)
-        if shared:
+        if pooled:
             panel = axes.flat[num_panels - 1]
-            for name in shared:
+            for name in pooled:
                 panel.plot(*curves[name], color=BLUE, lw=0.5, alpha=0.5)
-            panel.set_title(f"{len(shared)} others, uniform", fontsize=9.0)
-        first = axes[0, 0]
-        first.set_xlim(0.0, 1.0)
-        first.set_ylim(-reach, reach)
-        first.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
-        first.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
-        figure.supxlabel("fraction of the posterior below the true value", fontsize=10.0)
-        figure.supylabel("ECDF less uniform", fontsize=10.0)
+            panel.set_title(f"{len(pooled)} others, uniform", fontsize=9.0)
+        corner_panel = axes[0, 0]
+        corner_panel.set_xlim(0.0, 1.0)
+        corner_panel.set_ylim(-limit, limit)
+        corner_panel.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+        corner_panel.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+        figure.supxlabel("posterior probability below the true value", fontsize=10.0)
+        figure.supylabel("ECDF $-$ uniform", fontsize=10.0)
     return figure
 
 
 def _difference(ranks) -> tuple[np.ndarray, np.ndarray]:
-    """Share of all possible ranks, from none to all, and the ECDF of the ranks less that share."""
-    share = np.arange(RANKS + 1) / RANKS
+    """Return the normalised ranks from 0 to 1, and the ECDF of the ranks minus that of the uniform distribution."""
+    fraction = np.arange(RANKS + 1) / RANKS
     counts = np.bincount(ranks, minlength=RANKS).cumsum()
-    return share, np.concatenate([[0.0], counts / len(ranks)]) - share
+    return fraction, np.concatenate([[0.0], counts / len(ranks)]) - fraction
 
 
-def _closed(share, lower, upper) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Band with both its ends, where every ECDF is certain."""
-    return np.concatenate([[0.0], share, [1.0]]), np.pad(lower, 1), np.pad(upper, 1)
+def _closed(fraction, lower, upper) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Extend a band to its ends at 0 and 1, where the difference is zero by definition."""
+    return np.concatenate([[0.0], fraction, [1.0]]), np.pad(lower, 1), np.pad(upper, 1)

@@ -1,4 +1,4 @@
-"""The joint posterior of two parameters with their priors over it."""
+"""Joint posterior of two parameters, with the contours of their prior."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ NUM_GRID = 300
 
 
 class Joint(NamedTuple):
-    """A figure of two parameters: their plane, and the marginal densities above and beside it."""
+    """Figure of two parameters: axes of their plane, and of the marginal densities above and beside it."""
 
     figure: Figure
     main: Any
@@ -23,21 +23,21 @@ class Joint(NamedTuple):
 
 
 def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[float, float]]) -> Joint:
-    """Contours of the posterior and of the prior, and the marginal densities of both.
+    """Draw the contours and the marginal densities of posterior and prior.
 
     Parameters
     ----------
     draws : (2, N)
         Posterior draws.
     priors : list of two Distributions
-        Independent.
+        Independent priors of the parameters.
     ranges : list of two pairs
-        What is shown.
+        Range of each axis.
 
     Returns
     -------
     Joint
-        Contours hold 68 and 95 % of the posterior; dashed, those of the prior, or its edges where it is flat.
+        Contours contain 68 and 95 % of the posterior. Dashed: contours of the prior, or its bounds where it is uniform.
     """
     edges = [np.linspace(*limits, NUM_CELLS + 1) for limits in ranges]
     centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
@@ -52,75 +52,78 @@ def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[flo
         main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
         main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
         _draw_prior(main, priors, ranges, centres, curves)
-        for axis, values, centre, curve, flat in (
+        for axis, values, centre, curve, on_side in (
             (above, draws[0], centres[0], curves[0], False), (beside, draws[1], centres[1], curves[1], True),
         ):  # fmt: skip
-            marginal = np.histogram(values, np.linspace(*_ends(centre), len(centre) // 2 + 1), density=True)
-            axis.stairs(*marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if flat else "vertical")
-            line = (curve, centre) if flat else (centre, curve)
+            marginal = np.histogram(values, np.linspace(*_cell_edges(centre), len(centre) // 2 + 1), density=True)
+            axis.stairs(
+                *marginal, color=BLUE, fill=True, alpha=0.6, orientation="horizontal" if on_side else "vertical"
+            )
+            line = (curve, centre) if on_side else (centre, curve)
             axis.plot(*line, "--", color=GREY, lw=0.9, label="prior")
             axis.tick_params(labelbottom=False, labelleft=False)
-            (axis.xaxis if flat else axis.yaxis).set_ticks([])
+            (axis.xaxis if on_side else axis.yaxis).set_ticks([])
         main.set_xlim(*ranges[0])
         main.set_ylim(*ranges[1])
     return Joint(figure, main, above, beside)
 
 
 def _draw_prior(main, priors, ranges, centres, curves) -> None:
-    """Contours of the prior; its edges where it is flat in both parameters, so that there are none."""
-    outer_grids = [_all_of(prior, limits) for prior, limits in zip(priors, ranges, strict=True)]
-    of_all = [density_of(prior, grid) for prior, grid in zip(priors, outer_grids, strict=True)]
-    if all(np.ptp(curve) <= 1e-9 * curve.max() for curve in of_all):
-        for prior, limits, draw in zip(priors, ranges, (main.axvline, main.axhline), strict=True):
+    """Draw contours of the prior; its bounds where it is uniform in both parameters and has no contours."""
+    full_grids = [_prior_grid(prior, limits) for prior, limits in zip(priors, ranges, strict=True)]
+    full_curves = [density_of(prior, grid) for prior, grid in zip(priors, full_grids, strict=True)]
+    if all(np.ptp(curve) <= 1e-9 * curve.max() for curve in full_curves):
+        for prior, limits, draw_line in zip(priors, ranges, (main.axvline, main.axhline), strict=True):
             for edge in (getattr(prior, "low", np.nan), getattr(prior, "high", np.nan)):
                 if limits[0] <= float(edge) <= limits[1]:
-                    draw(float(edge), color=GREY, lw=1.2, ls="--")
+                    draw_line(float(edge), color=GREY, lw=1.2, ls="--")
         return
-    # The figure may show a part of the prior only; its contours are those of all of it.
+    # The axes may show only part of the prior; the contour levels are those of the whole prior.
     shown = np.outer(*curves)
-    levels = [level for level in levels_of(np.outer(*of_all)) if shown.min() < level < shown.max()]
+    levels = [level for level in levels_of(np.outer(*full_curves)) if shown.min() < level < shown.max()]
     if levels:
         main.contour(*centres, shown.T, levels, colors=[GREY], linewidths=0.9, linestyles="--")
 
 
 def smoothed(draws, edges) -> np.ndarray:
-    """Density of draws (2, N) in cells, smoothed by two of them."""
+    """Return a histogram of draws (2, N), smoothed by a Gaussian of two cells."""
     return gaussian_filter(np.histogram2d(draws[0], draws[1], bins=[*edges])[0], 2.0, mode="nearest")
 
 
 def shown_range(values, prior) -> tuple[float, float]:
-    """Range of the posterior with some room, within the support of a prior that has ends."""
+    """Return the range of the posterior with a margin, within the bounds of the prior."""
     low, high = np.quantile(values, (0.002, 0.998))
-    room = 0.15 * (high - low)
+    margin = 0.15 * (high - low)
     lowest = float(getattr(prior, "low", -np.inf))
     highest = float(getattr(prior, "high", np.inf))
-    return max(low - room, lowest), min(high + room, highest)
+    return max(low - margin, lowest), min(high + margin, highest)
 
 
-def _all_of(prior, otherwise: tuple[float, float]) -> np.ndarray:
-    """Grid over next to all of a prior; over the range shown where its ends cannot be told."""
+def _prior_grid(prior, default_range: tuple[float, float]) -> np.ndarray:
+    """Return a grid over six standard deviations of a prior; over the default range where it has no finite moments."""
     try:
         mean, std = float(prior.mean), float(prior.variance) ** 0.5
     except (NotImplementedError, TypeError):
-        return np.linspace(*otherwise, NUM_GRID)
+        return np.linspace(*default_range, NUM_GRID)
     low, high = (float(getattr(prior, name, mean + sign * 6.0 * std)) for name, sign in (("low", -1), ("high", 1)))
-    return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*otherwise, NUM_GRID)
+    return np.linspace(low, high, NUM_GRID) if np.isfinite([low, high]).all() else np.linspace(*default_range, NUM_GRID)
 
 
-def _ends(centres) -> tuple[float, float]:
+def _cell_edges(centres) -> tuple[float, float]:
+    """Return the outer edges of cells with these centres."""
     half = 0.5 * (centres[1] - centres[0])
     return centres[0] - half, centres[-1] + half
 
 
 def density_of(prior, grid) -> np.ndarray:
-    """Density of a prior on a grid."""
+    """Return the density of a prior on a grid."""
     with jax.enable_x64(True):
         return np.exp(np.asarray(prior.log_prob(grid)))
 
 
 def levels_of(density) -> list[float]:
-    """Densities above which the shares of `LEVELS` lie, the outer contour first."""
-    ordered = np.sort(density.ravel())[::-1]
-    share = np.cumsum(ordered) / ordered.sum()
-    found = [float(ordered[np.searchsorted(share, level)]) for level in LEVELS]
-    return [found[1], max(found[0], found[1] * (1.0 + 1e-9))]
+    """Return the densities whose contours contain the fractions `LEVELS`, the outer contour first."""
+    sorted_density = np.sort(density.ravel())[::-1]
+    cumulative = np.cumsum(sorted_density) / sorted_density.sum()
+    levels = [float(sorted_density[np.searchsorted(cumulative, level)]) for level in LEVELS]
+    return [levels[1], max(levels[0], levels[1] * (1.0 + 1e-9))]

@@ -1,4 +1,4 @@
-"""Figures of model criticism: Pareto k with the worst objects named, models compared, sensitivity to priors."""
+"""Figures of model criticism: Pareto k, comparison of models, sensitivity to the priors."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -9,13 +9,13 @@ from hbm_jax.inference.criticism.sensitivity import THRESHOLD
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, Figure, house_style
 
-FEW = 12  # units that have room for their names at the axis
-NAMED = 5  # of the units with a bad Pareto k, or the largest one where none is bad
+MAX_TICKS = 12  # units up to which each is named at the axis
+NAMED = 5  # largest number of units with a bad Pareto k that are named
 SHADE = "#e4e4e4"
 
 
 def pareto_k(result: Loo) -> Figure:
-    """Pareto k of every unit left out, in the order of the data.
+    """Draw the Pareto k of every unit that was left out, in the order of the data.
 
     Parameters
     ----------
@@ -25,8 +25,8 @@ def pareto_k(result: Loo) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Above the dashed line importance sampling is not to be trusted; the worst units there are named. Refitted units
-        are open circles.
+        Above the dashed line importance sampling is unreliable; the units with the largest k there are named. Open
+        circles are units that were refitted.
 
     Examples
     --------
@@ -42,15 +42,15 @@ def pareto_k(result: Loo) -> Figure:
         axes = figure.subplots()
         size = 3.5 if len(k) < 200 else 2.0
         position = np.arange(1, len(k) + 1)
-        kinds = (
+        styles = (
             ("good", ~bad & ~refitted, {"color": BLUE}),
             ("bad", bad, {"color": VERMILION, "markersize": size + 1.0}),
             ("refitted", refitted, {"color": BLUE, "markerfacecolor": "white"}),
         )
-        for text, chosen, look in kinds:
-            if chosen.any():
-                marks = {"markersize": size, "markeredgewidth": 0.6} | look
-                axes.plot(position[chosen], k[chosen], "o", label=f"{text} ({chosen.sum()})", **marks)
+        for text, selected, style in styles:
+            if selected.any():
+                markers = {"markersize": size, "markeredgewidth": 0.6} | style
+                axes.plot(position[selected], k[selected], "o", label=f"{text} ({selected.sum()})", **markers)
         axes.axhline(result.good_k, color=BLACK, lw=0.9, ls="--")
         axes.annotate(
             f"{result.good_k:.2f}",
@@ -65,37 +65,37 @@ def pareto_k(result: Loo) -> Figure:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
         axes.set_xlim(0.5 - 0.01 * len(k), len(k) + 0.5 + 0.01 * len(k))
         axes.xaxis.set_minor_locator(NullLocator())
-        if len(k) <= FEW:
+        if len(k) <= MAX_TICKS:
             axes.set_xticks(position, [str(name).replace("$", r"\$") for name in names])
             axes.set_xlabel(result.unit)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            _name_the_worst(axes, position, k, names, bad if bad.any() else k == np.nanmax(k))
+            _annotate_largest(axes, position, k, names, bad if bad.any() else k == np.nanmax(k))
             axes.set_xlabel(f"{result.unit} (in the order of the data)")
         axes.set_ylabel("Pareto $k$")
         axes.legend(loc="upper left", ncols=3)
     return figure
 
 
-def _name_the_worst(axes, position, k, names, chosen) -> None:
-    """Write names beside the largest values, neighbours below each other."""
-    worst = np.flatnonzero(chosen)
-    worst = worst[np.argsort(-k[worst])][:NAMED]
+def _annotate_largest(axes, position, k, names, selected) -> None:
+    """Write names beside the largest values, shifted downwards where they would overlap."""
+    indices = np.flatnonzero(selected)
+    indices = indices[np.argsort(-k[indices])][:NAMED]
     low, high = axes.get_ylim()
     step = 0.055 * (high - low)
-    taken: list[tuple[int, float]] = []
-    for index in worst:
+    placed: list[tuple[int, float]] = []
+    for index in indices:
         height = k[index]
-        while any(abs(height - y) < step and abs(position[index] - x) < 0.25 * len(k) for x, y in taken):
+        while any(abs(height - y) < step and abs(position[index] - x) < 0.25 * len(k) for x, y in placed):
             height -= step
-        taken.append((position[index], height))
-        to_the_left = position[index] > 0.7 * len(k)
+        placed.append((position[index], height))
+        on_left = position[index] > 0.7 * len(k)
         axes.annotate(
             str(names[index]).replace("$", r"\$"),
             (position[index], k[index]),
-            xytext=(-8 if to_the_left else 8, (height - k[index]) / (high - low) * 180),
+            xytext=(-8 if on_left else 8, (height - k[index]) / (high - low) * 180),
             textcoords="offset points",
-            ha="right" if to_the_left else "left",
+            ha="right" if on_left else "left",
             va="center",
             fontsize=8.0,
             arrowprops={"arrowstyle": "-", "lw": 0.4, "color": GREY, "shrinkA": 0.5, "shrinkB": 1.5},
@@ -103,7 +103,7 @@ def _name_the_worst(axes, position, k, names, chosen) -> None:
 
 
 def comparison(result: Comparison) -> Figure:
-    """Differences of the log predictive density to the best model, with their standard errors.
+    """Draw the difference of the expected log predictive density (elpd) from that of the best model, for each model.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def comparison(result: Comparison) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One row a model, the best above. Thick lines are one standard error of the difference, thin ones two; within
-        the grey band a difference is small whatever its error. Open circles: units with a bad Pareto k.
+        One row per model, the best at the top. Thick lines are one standard error of the difference, thin lines two.
+        Differences within the grey band are small whatever their error. Open circles mark models with a bad Pareto k.
 
     Examples
     --------
@@ -132,12 +132,12 @@ def comparison(result: Comparison) -> Figure:
             if row != rows[0]:
                 axes.plot(difference + 2 * error * np.array([-1, 1]), [row, row], color=BLUE, lw=0.9)
                 axes.plot(difference + error * np.array([-1, 1]), [row, row], color=BLUE, lw=2.6, solid_capstyle="butt")
-            face = "white" if model["num_bad_k"] else BLUE
-            axes.plot(difference, row, "o", color=BLUE, markerfacecolor=face, markersize=5.5, zorder=3)
+            facecolour = "white" if model["num_bad_k"] else BLUE
+            axes.plot(difference, row, "o", color=BLUE, markerfacecolor=facecolour, markersize=5.5, zorder=3)
             bad = f"; {int(model['num_bad_k'])} bad $k$" if model["num_bad_k"] else ""
-            number = "best" if row == rows[0] else f"${difference:.1f} \\pm {error:.1f}$"
+            text = "best" if row == rows[0] else f"${difference:.1f} \\pm {error:.1f}$"
             axes.annotate(
-                f"{number}, weight {model['weight']:.2f}{bad}",
+                f"{text}, weight {model['weight']:.2f}{bad}",
                 (1.0, row),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
@@ -149,12 +149,12 @@ def comparison(result: Comparison) -> Figure:
         axes.tick_params(axis="y", which="both", length=0)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(-0.6, len(table) - 0.4)
-        axes.set_xlabel("elpd less that of the best model")
+        axes.set_xlabel(r"elpd $-$ elpd of the best model")
     return figure
 
 
 def sensitivity(result: Sensitivity) -> Figure:
-    """Sensitivity of every parameter to the priors and to the likelihood.
+    """Draw the sensitivity of every parameter to the priors and to the likelihood.
 
     Parameters
     ----------
@@ -164,8 +164,8 @@ def sensitivity(result: Sensitivity) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One row a parameter. Right of the dashed line prior or likelihood matter; for parameters whose prior does, the
-        strongest prior and the diagnosis are written beside.
+        One row per parameter. Symbols to the right of the dashed line show sensitivity. Parameters that are sensitive
+        to the priors are annotated with the diagnosis and the most influential prior.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def sensitivity(result: Sensitivity) -> Figure:
     """
     table = result.table
     rows = np.arange(len(table))[::-1]
-    floor = 1e-3  # what is smaller is drawn there: it is noise
+    floor = 1e-3  # smaller values are noise and are drawn at the floor
     prior, likelihood = (np.maximum(table[column].to_numpy(), floor) for column in ("prior", "likelihood"))
     with house_style():
         figure = Figure(figsize=(7.2, 1.3 + 0.27 * len(table)), layout="constrained")
@@ -201,6 +201,6 @@ def sensitivity(result: Sensitivity) -> Figure:
         axes.tick_params(axis="y", which="both", length=0)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(-0.7, len(table) - 0.3)
-        axes.set_xlabel(f"sensitivity to power scaling (below {floor:g} drawn there)")
+        axes.set_xlabel(f"sensitivity to power scaling (smaller values drawn at {floor:g})")
         figure.legend(loc="outside upper left", ncols=2)
     return figure

@@ -1,4 +1,4 @@
-"""Posterior draws by label, as the figures want them."""
+"""Posterior draws by parameter label, and the program of a fit."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -10,19 +10,20 @@ from hbm_jax.inference.results import model_of
 
 Model = TypeVar("Model")
 
-MAX_ELEMENTS = 20  # of a vector parameter that stands in where a fit has no scalar parameter
+MAX_ELEMENTS = 20  # largest vector parameter that is shown by default where a fit has no scalar parameter
 
 
 def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Draws of parameters, one entry for each scalar or element.
+    """Return the draws of parameters, one entry for each scalar parameter or element.
 
     Parameters
     ----------
     fit : Fit
         A sampled posterior.
     names : iterable of str, optional
-        Parameters (every element of those that are not scalar) or single elements such as ``"theta[3]"``. None: every
-        scalar parameter that varies, in the model's order; where there is none, the elements of the small ones.
+        Names of parameters (all elements of those that are not scalar), or of single elements such as ``"theta[3]"``.
+        By default every scalar parameter that varies, in the order of the model; if there is none, the elements of
+        parameters with at most 20 elements.
 
     Returns
     -------
@@ -31,7 +32,7 @@ def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.nd
     Raises
     ------
     ValueError
-        For a name the fit does not have.
+        If the fit has no parameter of that name.
     """
     posterior = fit.posterior
     labels = iter(fit.verdict.table.index)
@@ -41,27 +42,27 @@ def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.nd
         values = values.reshape(*values.shape[:2], -1)
         elements[str(name)] = {next(labels): values[..., index] for index in range(values.shape[2])}
     if names is not None:
-        everything = elements | {label: {label: v} for group in elements.values() for label, v in group.items()}
-        wanted = [names] if isinstance(names, str) else list(names)
-        for name in wanted:
-            if name not in everything:
+        available = elements | {label: {label: v} for group in elements.values() for label, v in group.items()}
+        requested = [names] if isinstance(names, str) else list(names)
+        for name in requested:
+            if name not in available:
                 raise ValueError(f"the fit has no parameter {name!r}: expected some of {', '.join(elements)}.")
-        return {label: values for name in wanted for label, values in everything[name].items()}
-    order = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
-    ordered = sorted(elements, key=lambda name: order.get(name, len(order)))
+        return {label: values for name in requested for label, values in available[name].items()}
+    position = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
+    ordered = sorted(elements, key=lambda name: position.get(name, len(position)))
     scalars = [name for name in ordered if posterior[name].ndim == 2]
-    chosen = scalars or [name for name in ordered if len(elements[name]) <= MAX_ELEMENTS]
-    draws = {label: values for name in chosen for label, values in elements[name].items()}
+    selected = scalars or [name for name in ordered if len(elements[name]) <= MAX_ELEMENTS]
+    draws = {label: values for name in selected for label, values in elements[name].items()}
     return {label: values for label, values in draws.items() if np.isfinite(values).any() and np.ptp(values) != 0}
 
 
 def unit_of(fit: Fit, label: str) -> str:
-    """Return the unit of a parameter or of an element's parameter; empty where it has none."""
+    """Return the unit of a parameter or of an element of it; empty if it has no unit."""
     return fit.units.get(label.partition("[")[0], "")
 
 
 def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
-    """Draws of a scalar parameter, flat; where it was held fixed, its value as a single draw.
+    """Return the draws of a scalar parameter, all chains together; for a fixed parameter, its value as a single draw.
 
     Raises
     ------
@@ -78,16 +79,16 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
 
 
 def spread(total: int, wanted: int) -> np.ndarray:
-    """Return the indices of at most ``wanted`` draws, spread evenly over all of them."""
+    """Return the indices of at most ``wanted`` draws, evenly spaced."""
     return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
 
 
 def program_of(fit: Fit, model: type[Model], container: type, what: str) -> Model:
-    """Return the model of a fit; ValueError unless it is one of a model, with its data in a container of its own."""
+    """Return the model of a fit; raise ValueError unless model and data have the expected classes."""
     program: Any = model_of(fit)
     if isinstance(program, model) and isinstance(fit.data, container):
         return program
-    found = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
+    description = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
     raise ValueError(
-        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {found}."
+        f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {description}."
     )

@@ -1,4 +1,4 @@
-"""How a parameter is written in a figure: its symbol, unit, and a number with the digits its error allows."""
+"""Symbols and units of parameters for figures, and values rounded to the digits of their errors."""
 
 import math
 from typing import NamedTuple
@@ -86,7 +86,7 @@ LABELS = {
     "log10_luminosity": r"$\log_{10}\,L$",
     "intrinsic_scatter": r"$\sigma_\mathrm{int}$",
     "correlation": r"$\rho$",
-    # names that users' own models share
+    # common names in users' models
     "gamma": r"$\gamma$",
     "delta": r"$\delta$",
     "theta": r"$\theta$",
@@ -107,19 +107,19 @@ UNIT_SYMBOLS = {
 
 
 def label(name: str, unit: str = "") -> str:
-    """Symbol and unit of a parameter.
+    """Return the symbol and unit of a parameter.
 
     Parameters
     ----------
     name : str
-        A parameter's name, or that of one of its elements such as ``"theta[3]"``.
+        Name of a parameter, or of an element such as ``"theta[3]"``.
     unit : str
-        Its unit; empty where it has none.
+        Unit of the parameter; empty if it has none.
 
     Returns
     -------
     str
-        For matplotlib. A name without a symbol in `LABELS` is written as it is.
+        Text for matplotlib. A name without a symbol in `LABELS` is returned unchanged.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def label(name: str, unit: str = "") -> str:
 
 
 class Quoted(NamedTuple):
-    """A median with its distances to both ends of an interval, as text with the same number of decimals."""
+    """Median and its distances to the ends of an interval, as text with the same number of decimals."""
 
     median: str
     plus: str
@@ -144,18 +144,18 @@ class Quoted(NamedTuple):
 
 
 def quote(median: float, lower: float, upper: float) -> Quoted:
-    """Write a median and its interval with two significant digits of the smaller error.
+    """Round a median and its interval to two significant digits of the smaller error.
 
     Parameters
     ----------
     median, lower, upper : float
-        A value and the ends of its interval.
+        Median and ends of the interval.
 
     Returns
     -------
     Quoted
-        Numbers to be multiplied by ten to the ``exponent``, which is zero unless they would be awkwardly long. Where
-        there is no error, six significant digits of the median; what is not finite is written ``nan`` or ``inf``.
+        Numbers in units of 10 to the power ``exponent``, which is zero unless the numbers would be very long. Without
+        an error, six significant digits of the median; values that are not finite are written ``nan`` or ``inf``.
 
     Examples
     --------
@@ -176,6 +176,6 @@ def quote(median: float, lower: float, upper: float) -> Quoted:
 
 
 def quoted_math(quoted: Quoted) -> str:
-    """Matplotlib's mathematical notation of a quoted number."""
+    """Return a quoted number in matplotlib's mathematical notation."""
     numbers = f"{quoted.median}^{{+{quoted.plus}}}_{{-{quoted.minus}}}"
     return f"${numbers}$" if not quoted.exponent else rf"$({numbers}) \times 10^{{{quoted.exponent}}}$"

@@ -1,4 +1,4 @@
-"""Figures of any posterior: the corner plot, and traces with ranks."""
+"""Figures of any posterior: corner plot, trace plot and rank histograms."""
 
 from collections.abc import Iterable
 
@@ -14,32 +14,32 @@ from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_styl
 
 LEVELS = (0.68, 0.95)
 INTERVAL = (0.16, 0.5, 0.84)
-SPAN = (0.001, 0.999)  # quantiles that an axis shows, so that one stray draw does not shrink the rest
+SPAN = (0.001, 0.999)  # quantiles that limit an axis, so that single outlying draws do not set its range
 RANK_BINS = 20
-LABEL_INCHES = 0.45  # from a panel of the corner plot to its label, past the slanted numbers
-MAX_LEGEND = 7  # entries that fit in one line; more chains are shades without names
+LABEL_INCHES = 0.45  # from a panel of the corner plot to its label, outside the slanted tick labels
+MAX_LEGEND = 7  # entries that fit in one line; with more there is no legend
 
 
 def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
-    """Marginal posteriors of parameters and of every pair of them.
+    """Draw the marginal posteriors of parameters and of every pair of them.
 
     Parameters
     ----------
     fit : Fit
-        Of any model.
+        Fit of any model.
     names : iterable of str, optional
-        Parameters; an element is ``"theta[3]"``. None: every scalar parameter that varies.
+        Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Contours hold 68 and 95 % of the posterior; titles give the median and the 68 % interval, which dashed lines
-        mark. Draws that are not finite are left out.
+        Contours contain 68 and 95 % of the posterior. Titles give the median and the 68 % interval, marked by dashed
+        lines. Draws that are not finite are omitted.
 
     Raises
     ------
     ValueError
-        For a name the fit does not have, or if no parameter varies.
+        If the fit has no parameter of that name, or if no parameter varies.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
     table = table[np.isfinite(table).all(axis=1)]
     constant = [name for name, column in zip(draws, table.T, strict=True) if np.ptp(column) == 0]
     if constant or not table.size:
-        raise ValueError(f"corner: expected parameters that vary; found {', '.join(constant) or 'none'} that do not.")
+        raise ValueError(f"corner: expected parameters that vary; found constant: {', '.join(constant) or 'none'}.")
     size = len(draws)
     panel = 1.9 if size <= 4 else 1.1
     ranges = []
@@ -101,33 +101,34 @@ def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
     return figure
 
 
-def _inner_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values away from both ends, where numbers would run into those of the next panel."""
-    room = 0.1 * (high - low)
-    return [tick for tick in MaxNLocator(most).tick_values(low, high) if low + room <= tick <= high - room]
+def _inner_ticks(low: float, high: float, max_ticks: int) -> list[float]:
+    """Return round tick values away from both ends, where labels would overlap those of the next panel."""
+    margin = 0.1 * (high - low)
+    return [tick for tick in MaxNLocator(max_ticks).tick_values(low, high) if low + margin <= tick <= high - margin]
 
 
 def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
-    """Every chain's draws in order, and the ranks of its draws among all chains' draws.
+    """Draw the trace of every chain, and the ranks of its draws among the draws of all chains.
 
     Parameters
     ----------
     fit : Fit
-        Of any model.
+        Fit of any model.
     names : iterable of str, optional
-        Parameters; an element is ``"theta[3]"``. None: every scalar parameter that varies.
+        Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One row a parameter. Left, draws by chain; ticks at the foot mark divergent transitions. Right, how often each
-        chain's draws have which rank (Vehtari et al. 2021, Bayesian Analysis 16, 667): chains that agree are flat
-        within the grey band, which holds 95 % of the counts of a chain with the observed effective sample size.
+        One row per parameter. Left: draws of each chain; ticks at the bottom mark divergent transitions. Right:
+        histogram of the ranks of each chain (Vehtari et al. 2021, Bayesian Analysis 16, 667). Chains that agree have
+        flat histograms within the grey band, which contains 95 % of the counts of a chain with the observed effective
+        sample size.
 
     Raises
     ------
     ValueError
-        For a name the fit does not have, or if no parameter varies.
+        If the fit has no parameter of that name, or if no parameter varies.
 
     Examples
     --------
@@ -165,7 +166,7 @@ def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
 
 
 def _chain_colours(num_chains: int) -> list:
-    """Colours of the chains: the palette, then shades where there are more."""
+    """Return the colours of the chains: the palette, or a colour map for more chains."""
     if num_chains <= len(SERIES):
         return list(SERIES[:num_chains])
     from matplotlib import colormaps
@@ -174,13 +175,14 @@ def _chain_colours(num_chains: int) -> list:
 
 
 def _draw_traces(axes, values, diverging) -> None:
+    """Draw the chains of one parameter, and ticks at divergent transitions."""
     for chain, colour in zip(values, _chain_colours(len(values)), strict=True):
         axes.plot(chain, color=colour, lw=0.4, alpha=0.75, rasterized=True)
     if diverging.any():
-        where = np.nonzero(diverging)[1]
+        positions = np.nonzero(diverging)[1]
         axes.plot(
-            where,
-            np.full(len(where), 0.02),
+            positions,
+            np.full(len(positions), 0.02),
             "|",
             color=BLACK,
             markersize=7.0,
@@ -191,6 +193,7 @@ def _draw_traces(axes, values, diverging) -> None:
 
 
 def _draw_ranks(axes, values, efficiency) -> None:
+    """Draw the rank histogram of each chain, and the band expected for the ratio of effective to actual draws."""
     if not np.isfinite(values).all():
         axes.text(0.5, 0.5, "draws that are not finite", transform=axes.transAxes, ha="center", va="center")
         return
@@ -198,9 +201,9 @@ def _draw_ranks(axes, values, efficiency) -> None:
     edges = np.linspace(0.5, values.size + 0.5, RANK_BINS + 1)
     expected = values.shape[1] / RANK_BINS
     inflation = 1.0 / np.clip(efficiency, 1e-3, 1.0) if np.isfinite(efficiency) else 1.0
-    # Draws of one chain that follow a draw closely share its rank; a chain's share of the whole is fixed.
-    reach = 1.96 * np.sqrt(expected * (1.0 - 1.0 / RANK_BINS) * inflation)
-    axes.axhspan(max(expected - reach, 0.0), expected + reach, color="#e4e4e4", lw=0)
+    # Autocorrelated draws have similar ranks, which inflates the variance; 1 - 1 / bins, since their total is fixed.
+    half_width = 1.96 * np.sqrt(expected * (1.0 - 1.0 / RANK_BINS) * inflation)
+    axes.axhspan(max(expected - half_width, 0.0), expected + half_width, color="#e4e4e4", lw=0)
     axes.axhline(expected, color=GREY, lw=0.6)
     for chain, colour in zip(ranks, _chain_colours(len(ranks)), strict=True):
         axes.stairs(np.histogram(chain, edges)[0], edges, color=colour, lw=1.0)

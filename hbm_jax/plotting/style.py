@@ -1,4 +1,4 @@
-"""The look of every figure, applied to our figures alone."""
+"""Style of the figures, applied without changing the settings of matplotlib."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from io import BytesIO
 import matplotlib as mpl
 from matplotlib.figure import Figure as _Figure
 
-# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color/): eight colours told apart under every common colour blindness.
+# Okabe & Ito 2008 (https://jfly.uni-koeln.de/color/): colours distinguishable with any common colour vision deficiency.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
@@ -19,11 +19,18 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 GREY = "#6b6b6b"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)  # for categories, in this order; yellow is faint on white
+SERIES = (
+    BLUE,
+    ORANGE,
+    GREEN,
+    PURPLE,
+    SKY,
+    VERMILION,
+)  # for categories, in this order; yellow is too faint
 BAND_95, BAND_68 = "#c9c9c9", "#9a9a9a"
 
 _STYLE = {
-    "font.family": ["STIXGeneral", "DejaVu Sans"],  # the second where the first lacks a letter of a user's label
+    "font.family": ["STIXGeneral", "DejaVu Sans"],  # DejaVu for glyphs that STIX lacks
     "mathtext.fontset": "stix",
     "font.size": 10.0,
     "axes.labelsize": 11.0,
@@ -41,54 +48,55 @@ _STYLE = {
     "axes.linewidth": 0.8,
     "lines.linewidth": 1.2,
     "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # text stays text: journals refuse the bitmapped type 3
+    "pdf.fonttype": 42,  # TrueType: journals reject bitmapped type 3 fonts
     "ps.fonttype": 42,
 }
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's defaults with our style on top, for the duration of the block."""
+    """Apply matplotlib's defaults and then the style of this package, within the block."""
     defaults = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
     with mpl.rc_context(defaults | _STYLE):
         yield
 
 
 class Figure(_Figure):
-    """A matplotlib Figure that is drawn and saved in our style whatever the user's settings are.
+    """Matplotlib Figure that is drawn and saved in the style of this package whatever the user's settings.
 
-    It is unknown to pyplot, so that it needs no display, is shown once in a notebook and is freed when dropped.
+    It is not registered with pyplot: it needs no display, is shown once in a notebook, and is freed when no longer
+    referenced.
     """
 
     def draw(self, renderer):
-        """Draw in our style; ticks and fonts are resolved only now."""
+        """Draw in the style of this package; ticks and fonts are resolved only here."""
         with house_style():
             super().draw(renderer)
 
     def savefig(self, *args, **kwargs):
-        """Save in our style; see `matplotlib.figure.Figure.savefig`."""
+        """Save in the style of this package; see `matplotlib.figure.Figure.savefig`."""
         with house_style():
             super().savefig(*args, **kwargs)
 
     def _repr_png_(self):
-        """Picture for notebooks in which pyplot has not been set up."""
+        """Return a PNG image for notebooks without pyplot."""
         return to_png(self, dpi=110)
 
 
 def to_png(figure: _Figure, dpi: float = 150) -> bytes:
-    """PNG file of a figure."""
+    """Return a figure as the bytes of a PNG file."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()
 
 
 def in_few_colours(png: bytes, colours: int) -> bytes:
-    """PNG file of the same picture in so many colours, which makes a figure several times smaller."""
+    """Return a PNG image with its colours reduced to a number, several times smaller."""
     from PIL import Image
 
-    few = BytesIO()
+    buffer = BytesIO()
     with Image.open(BytesIO(png)) as image:
-        # Of Pillow's ways the one that keeps rare colours: median cut turns nine pink points among 700 others grey.
+        # Maximum coverage keeps rare colours: median cut turns nine pink points among 700 others grey.
         method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
-        image.convert("RGB").quantize(colours, method, dither=dither).save(few, "PNG", optimize=True)
-    return few.getvalue()
+        image.convert("RGB").quantize(colours, method, dither=dither).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
