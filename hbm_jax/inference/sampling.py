@@ -51,6 +51,8 @@ class Options:
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         object.__setattr__(self, "independent_proposals", bool(self.independent_proposals))
         object.__setattr__(self, "centering", None if self.centering is None else bool(self.centering))
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"sample: expected a seed of at most 64 bits; found {self.seed}.")
         if self.num_chains < 1:
             raise ValueError(f"sample: expected num_chains >= 1; found {self.num_chains}.")
         if self.num_warmup is not None and self.num_warmup < 0:

@@ -99,6 +99,7 @@ def in_schools(y):
         (of_a_pair, (), {}, "expected site 'pair' to be an array; found a tuple"),
         (of_anything, (DescribedBadly(),), {}, "no description"),
         (in_a_plate, (), {"seed": 1.5}, "expected seed to be a whole number; found 1.5"),
+        (in_a_plate, (), {"seed": 2**70}, "expected a seed of at most 64 bits; found 1180591620717411303424"),
         (in_a_plate, (), {"max_num_samples": "many"}, "expected max_num_samples to be a whole number; found 'many'"),
         (in_a_plate, (), {"max_seconds": "long"}, "expected max_seconds to be a number; found 'long'"),
     ],
