@@ -67,7 +67,7 @@ def supernova_ridge(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tupl
         Values of the fixed parameters.
     """
     if "w0" not in free or "Om0" not in free or "Ode0" in free:
-        # With free curvature the JLA posterior reaches the bounds of the priors, and sampling in these coordinates was worse.
+        # With free curvature the JLA posterior reaches the bounds of the priors; these coordinates made sampling worse.
         return {}, {}
     low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
     bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}
