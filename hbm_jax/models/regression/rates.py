@@ -33,7 +33,7 @@ PARAMETERS = ("mean", "shape")
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Counts of groups whose rates come from a beta or gamma population; calling it with data is a NumPyro program.
+    """Counts of groups whose rates come from a beta or gamma population; a call with data is a NumPyro program.
 
     Every row of the data is a group: `RegressionData` of a formula such as ``"deaths ~ 1"`` with ``trials`` or
     ``exposure``. `hbm_jax.latents` draws the rates back, as ``rate``.
@@ -55,7 +55,7 @@ class Rates:
     Raises
     ------
     ValueError
-        For an unknown choice or prior name.
+        For an unknown option or prior name.
 
     Examples
     --------
@@ -139,34 +139,32 @@ class Rates:
             reject_rows((data.y < 0) | (data.y != np.round(data.y)), data.y, data.response, "a count", data.name)
 
     def simulate(self, key, data: RegressionData, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``; see `Regression.simulate`."""
+        """Draw a simulated sample with the design of ``data``; see `Regression.simulate`."""
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["observed"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
-
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
+        """Dimensions of sites that their plates do not name."""
         return {"observed": ["point"]}
 
     def coords(self, data: RegressionData) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         return {"point": list(data.name)}
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters: those of the data, which it does not know."""
+        """Units of the parameters: empty, because they are those of the data."""
         return {}
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         population = "beta" if self.family == "binomial" else "gamma"
         return f"Rates of groups from a {population} population, {self.family} counts"
 
     def to_config(self) -> dict:
-        """Choices as plain values, overridden priors as text; ``Rates(**config)`` is the same model."""
+        """Return options as plain values and overridden priors as text; ``Rates(**config)`` is the same model."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }

@@ -38,7 +38,7 @@ GROUPS: dict[str, Prior] = {"sd": dist.HalfNormal(1.5)}
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Generalised linear model with varying effects; calling it with data is a NumPyro program.
+    """Generalised linear model with varying effects; a call with data is a NumPyro program.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Regression:
     Raises
     ------
     ValueError
-        For an unknown choice or prior name.
+        For an unknown option or prior name.
 
     Examples
     --------
@@ -96,7 +96,7 @@ class Regression:
 
     @property
     def all_priors(self) -> dict[str, Any]:
-        """Every parameter with its prior: overrides in the units of the data, defaults of standardised variables."""
+        """Every parameter with its prior: overrides in the units of the data, defaults for standardised variables."""
         defaults: dict[str, Any] = COEFFICIENTS | GROUPS | dict(self._family.parameters)
         singles = {name: FLAT for name in self.priors if ONE.fullmatch(name)}
         given = {name: prior for name, prior in self.priors.items() if not is_flat(prior)}
@@ -249,7 +249,7 @@ class Regression:
             )
 
     def simulate(self, key, data: RegressionData, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
+        """Draw a simulated sample with the design of ``data``.
 
         Parameters
         ----------
@@ -269,15 +269,13 @@ class Regression:
         observed, truth = simulated(model, key, data, parameters)
         return data.replace_observations(observed["observed"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
-
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
+        """Dimensions of sites that their plates do not name."""
         return {"observed": ["point"]}
 
     def coords(self, data: RegressionData) -> dict[str, list]:
-        """Labels of the dimensions: points, coefficients, groups."""
+        """Return the labels of the dimensions: points, coefficients, groups."""
         found: dict[str, list] = {"point": list(data.name), "term": list(data.terms)}
         if self.family == "categorical":
             found["category"] = list(data.categories[1:])
@@ -290,7 +288,7 @@ class Regression:
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters: those of the data, which it does not know."""
+        """Units of the parameters: empty, because they are those of the data."""
         return {}
 
     @property
@@ -300,11 +298,11 @@ class Regression:
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         return f"Regression, family {self.family}, link {self.link}"
 
     def to_config(self) -> dict:
-        """Choices as plain values, overridden priors as text; ``Regression(**config)`` is the same model."""
+        """Return options as plain values and overridden priors as text; ``Regression(**config)`` is the same model."""
         priors = {name: self.all_priors[name] for name in self.priors}
         text = {name: FLAT if is_flat(prior) else distribution_to_text(prior) for name, prior in priors.items()}
         names = [item.name for item in dataclasses.fields(self) if item.name != "priors"]
