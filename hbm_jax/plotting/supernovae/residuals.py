@@ -133,7 +133,7 @@ def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
     available = set(table.index.get_level_values("parameter"))
     for name in parameters:
         if name not in available:
-            raise ValueError(f"influence: expected one of {', '.join(sorted(available))}; found {name!r}.")
+            raise ValueError(f"influence: expected parameters of the fits; found {name!r}, which they do not have.")
     names = [name for name in fits.names if name in table.index.get_level_values("object")]
     position = np.arange(len(names))[::-1]
     with house_style():
