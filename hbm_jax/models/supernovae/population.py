@@ -77,32 +77,32 @@ def populations(
     """
     # Axes of the components: supernova, redshift, host, stretch, side of the broken colour law, outlier.
     p = {name: jnp.reshape(jnp.asarray(value), (-1, 1, 1, 1, 1, 1)) for name, value in p.items()}
-    weights = [_along(log_nodes, 1)]
+    log_weights = [_along(log_nodes, 1)]
     host: Any = 0.0
     if massive is not None and model.mass_error:
         host = _axis([0.0, 1.0], 2)
         probability = jnp.stack([1.0 - massive, massive], axis=-1)
         positive = probability > 0.0
-        weights.append(_along(jnp.where(positive, jnp.log(jnp.where(positive, probability, 1.0)), -jnp.inf), 2))
+        log_weights.append(_along(jnp.where(positive, jnp.log(jnp.where(positive, probability, 1.0)), -jnp.inf), 2))
     elif massive is not None:
         host = jnp.reshape(massive, (-1, 1, 1, 1, 1, 1))
     p |= host_relation(model, p, host)
     side: Any = 1.0
     if model.colour == "broken":
         side = _axis([-1.0, 1.0], 4)
-        weights.append(log_ndtr(side * p["c_mean"] / p["c_std"]))
+        log_weights.append(log_ndtr(side * p["c_mean"] / p["c_std"]))
         p["beta"] = jnp.where(side > 0, p["beta_red"], p["beta"])
-    x1_loc, x1_scale, stretch_weight = _stretch(model, p)
-    sigma: Any = p["sigma_int"]
-    outlier_weight: Any = 0.0
+    x1_loc, x1_scale, stretch_log_weight = _stretch(model, p)
+    scatter: Any = p["sigma_int"]
+    outlier_log_weight: Any = 0.0
     if model.outliers:
         is_outlier = _axis([0.0, 1.0], 5)
-        sigma = jnp.sqrt(sigma**2 + is_outlier * p["outlier_scatter"] ** 2)
-        outlier_weight = jnp.log(jnp.where(is_outlier > 0, p["outlier_fraction"], 1.0 - p["outlier_fraction"]))
-    weights += [stretch_weight, outlier_weight]
-    half, x1_loc, x1_scale, c_loc, c_scale = _half_line(model, p, side, x1_loc, x1_scale)
+        scatter = jnp.sqrt(scatter**2 + is_outlier * p["outlier_scatter"] ** 2)
+        outlier_log_weight = jnp.log(jnp.where(is_outlier > 0, p["outlier_fraction"], 1.0 - p["outlier_fraction"]))
+    log_weights += [stretch_log_weight, outlier_log_weight]
+    latent, x1_loc, x1_scale, c_loc, c_scale = _half_line(model, p, side, x1_loc, x1_scale)
     mean_m_b = _along(magnitude, 1) + p["host_magnitude"] + tripp(p, x1_loc, c_loc)
-    shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, sigma, x1_scale, c_scale, *weights)))
+    shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, scatter, x1_scale, c_scale, *log_weights)))
 
     def flat(array):
         # Arrays common to all supernovae keep a first axis of length 1, so that they are not computed N times.
@@ -110,13 +110,13 @@ def populations(
         return jnp.broadcast_to(array, (array.shape[0], *shape[1:])).reshape(array.shape[0], -1)
 
     half_line = None
-    if half is not None:
-        precision = None if half.precision is None else flat(half.precision)
-        half_line = HalfLine(tuple(flat(part) for part in half.direction), flat(half.rate), precision)
+    if latent is not None:
+        precision = None if latent.precision is None else flat(latent.precision)
+        half_line = HalfLine(tuple(flat(part) for part in latent.direction), flat(latent.rate), precision)
     zero, alpha, beta = 0.0, p["alpha"], p["beta"]
-    rows = ((x1_scale, zero, zero), (zero, c_scale, zero), (-alpha * x1_scale, beta * c_scale, sigma))
+    rows = ((x1_scale, zero, zero), (zero, c_scale, zero), (-alpha * x1_scale, beta * c_scale, scatter))
     observed = ObservedMixture(
-        flat(sum(weights[1:], weights[0])),
+        flat(sum(log_weights[1:], log_weights[0])),
         tuple(flat(part) for part in (x1_loc, c_loc, mean_m_b)),
         tuple(tuple(flat(entry) for entry in row) for row in rows),
         noise,
