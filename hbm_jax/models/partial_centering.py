@@ -57,11 +57,11 @@ def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
     -------
     array (...)
     """
-    wide = jnp.sqrt(1.0 + own.information * scale**2)
-    error = scale / wide
-    pull = error * own.information * (own.estimate - location)
-    x = numpyro.sample(f"_{name}", dist.Normal(-pull, wide))
-    value = location + error * (x + pull)
+    x_scale = jnp.sqrt(1.0 + own.information * scale**2)
+    error = scale / x_scale
+    x_shift = error * own.information * (own.estimate - location)
+    x = numpyro.sample(f"_{name}", dist.Normal(-x_shift, x_scale))
+    value = location + error * (x + x_shift)
     return numpyro.deterministic(name, value) if record else value
 
 

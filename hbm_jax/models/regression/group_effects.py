@@ -14,7 +14,7 @@ STEPS = 6  # iterations of reweighted least squares, enough for the accuracy tha
 
 
 def group_forms(link: str, unit: float, data: RegressionData) -> list[list[Form]]:
-    """Return the weights of the partial non-centring of the effects of every term and column.
+    """Return the partial non-centring of the effects of every term and column.
 
     The residuals of a fit without groups, by reweighted least squares, are fitted in each group. For traced data all
     groups have the same weight.
@@ -65,7 +65,7 @@ def _residuals(link: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _precision(data, residuals: np.ndarray) -> np.ndarray:
-    """Return the precision of each point: from its error or the scatter within groups."""
+    """Return the precision of each point, from the larger of its error and the scatter in groups of the first term."""
     group = data.groups[0]
     num = len(group.labels)
     count = np.maximum(np.bincount(group.index, minlength=num), 1)
@@ -77,7 +77,7 @@ def _precision(data, residuals: np.ndarray) -> np.ndarray:
 
 
 def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[Form]:
-    """Return the weights of every column of a term, from least squares of the residuals in each group."""
+    """Return the partial non-centring of every column of a term, from least squares of the residuals in each group."""
     values, index = np.asarray(group.values), np.asarray(group.index)
     num, size = len(group.labels), values.shape[1]
     if group.walk:
@@ -104,11 +104,11 @@ def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[Form]:
 
 
 def _walk_form(group: GroupDesign, value, residuals, weights, unit: float) -> Form:
-    """Return the weight of every mode of a random walk, which are nearly independent."""
+    """Return the partial non-centring of the modes of a random walk, treating their amplitudes as independent."""
     modes = np.asarray(group.modes)
-    weighted_modes = value[:, None] * modes[group.index]
-    information = (weights[:, None] * weighted_modes**2).sum(axis=0)
-    estimates = (weights[:, None] * weighted_modes * residuals[:, None]).sum(axis=0) / np.maximum(information, 1e-300)
+    predictors = value[:, None] * modes[group.index]
+    information = (weights[:, None] * predictors**2).sum(axis=0)
+    estimates = (weights[:, None] * predictors * residuals[:, None]).sum(axis=0) / np.maximum(information, 1e-300)
     chosen, reference = form_of_some(estimates / unit, unit**2 * information, information > 0)
     return chosen, reference * unit
 

@@ -31,7 +31,7 @@ from hbm_jax.models.regression.group_effects import group_forms
 from hbm_jax.names import choose, did_you_mean, listed
 from hbm_jax.validation import DataError, reject_rows
 
-ONE = re.compile(r"(coef|sd)\[(.+)\]")  # name of the prior of a single coefficient or term of groups
+SINGLE_PRIOR = re.compile(r"(coef|sd)\[(.+)\]")  # name of the prior of a single coefficient or term of groups
 
 GROUPS: dict[str, Prior] = {"sd": dist.HalfNormal(1.5)}
 
@@ -99,7 +99,7 @@ class Regression:
     def all_priors(self) -> dict[str, Any]:
         """Every parameter with its prior: overrides in the units of the data, defaults for standardised variables."""
         defaults: dict[str, Any] = COEFFICIENTS | GROUPS | dict(self._family.parameters)
-        singles = {name: FLAT for name in self.priors if ONE.fullmatch(name)}
+        singles = {name: FLAT for name in self.priors if SINGLE_PRIOR.fullmatch(name)}
         proper = {name: prior for name, prior in self.priors.items() if not is_flat(prior)}
         priors = complete_priors(defaults | singles, proper, "Regression")
         for name in self.priors.keys() - proper.keys():
@@ -148,7 +148,7 @@ class Regression:
             )
 
     def _effects(self, group: GroupDesign, coef, unit, forms: list[Form]):
-        """Sample the effects of a term, and return them with their means, (J, Q)."""
+        """Sample the effects of a term, record them, and return them plus their means, (J, Q)."""
         num, size = len(group.labels), len(group.columns)
         units = unit / jnp.stack([_spread(group.values, c) for c in range(size)])
         units = units / np.sqrt(num) if group.walk else units
@@ -224,7 +224,7 @@ class Regression:
                 "hbm_jax.data.read_regression, or use RegressionData.from_columns or from_arrays."
             )
         for name in self.priors:
-            match = ONE.fullmatch(name)
+            match = SINGLE_PRIOR.fullmatch(name)
             if match is None:
                 continue
             known = data.terms if match[1] == "coef" else tuple(group.name for group in data.groups)
