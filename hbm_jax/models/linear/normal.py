@@ -105,8 +105,8 @@ class _Hierarchy:
             )
         if self.sigma == "inferred" and not data.has_errors and np.shape(data.used)[1] < 2:
             raise DataError(
-                f"{what}: sigma='inferred' expects errors, or groups of several values, to tell sigma from tau; found "
-                "neither."
+                f"{what}: sigma='inferred' expects errors, or groups of several values, to separate sigma from tau; "
+                "found neither."
             )
 
     def _sample(self, name: str, data: ValuesInGroups, center: Any = 0.0):

@@ -15,7 +15,7 @@ from hbm_jax.distributions import SoftClip
 
 # Degeneracy curve of supernova distances in flat universes, fitted to the JLA posterior: the location and width of w0
 # for a given Om0. They affect the efficiency of the sampler only.
-_RIDGE = (-0.126, -0.408, -2.0)  # w0 = -0.126 - 0.408 (1 - Om0)^(-2)
+_DEGENERACY = (-0.126, -0.408, -2.0)  # w0 = -0.126 - 0.408 (1 - Om0)^(-2)
 _WIDTH_POWER = -2.8
 # Along the curve the posterior is close to a Gaussian in a power of 1 - 0.9 Om0, clipped softly at the bounds. For JLA
 # its excess kurtosis is 0.3 and its skewness -0.3; with the power -1.5 and a hinge of 0.3 they are 2.4 and -0.9. With a
@@ -27,7 +27,7 @@ _HINGE = 0.2
 def _w0_ridge(parameters):
     """Return w0 on the degeneracy curve, and the posterior width about it up to a constant."""
     dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.2)  # the minimum keeps the curve finite at Om0 = 1
-    loc = _RIDGE[0] + _RIDGE[1] * dark_energy ** _RIDGE[2] - 0.2 * parameters.get("wa", 0.0)
+    loc = _DEGENERACY[0] + _DEGENERACY[1] * dark_energy ** _DEGENERACY[2] - 0.2 * parameters.get("wa", 0.0)
     return loc, dark_energy**_WIDTH_POWER
 
 
