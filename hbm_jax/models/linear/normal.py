@@ -95,7 +95,7 @@ class _Hierarchy:
             )
         if len(data) < 2:
             raise DataError(
-                f"{what}: expected two or more groups, which a population needs; found {len(data)}. Name the groups in "
+                f"{what}: expected two groups or more, which a population needs; found {len(data)}. Name the groups in "
                 "a column group."
             )
         if self.sigma == "known" and not data.has_errors:

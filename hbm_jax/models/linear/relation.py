@@ -203,7 +203,7 @@ class Relation:
         self._check_errors(data)
         if self.pooling == "partial" and len(data) < 2:
             raise DataError(
-                f"Relation: pooling='partial' expects two or more groups; found {len(data)}. Name the groups in a "
+                f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
                 "column group, or use pooling='complete'."
             )
 
