@@ -87,7 +87,7 @@ class Expansion:
             ``w(z, parameters)``, written with jax.numpy for z of any shape.
         priors : mapping of str to Distribution or float
             Priors of the parameters of ``function``. Om0 (and Ode0 with curvature) have their default priors unless
-            function_name here.
+            named here.
         curvature : bool
             Whether Ode0 is free.
         breaks : tuple of float
@@ -106,13 +106,12 @@ class Expansion:
 
         def build(values):
             energy = CustomDarkEnergy(function, {name: values[name] for name in names}, tuple(breaks))
-            fixed_background = {name: values[name] for name in ("H0", *densities)}
-            return (Cosmology if curvature else Cosmology.flat)(**fixed_background, dark_energy=energy)
+            background = {name: values[name] for name in ("H0", *densities)}
+            return (Cosmology if curvature else Cosmology.flat)(**background, dark_energy=energy)
 
         function_name = _full_name(function)
-        return Expansion(
-            function_name, parameters, build, f"dark energy of {function_name}{', with curvature' if curvature else ''}"
-        )
+        description = f"dark energy of {function_name}{', with curvature' if curvature else ''}"
+        return Expansion(function_name, parameters, build, description)
 
     @staticmethod
     def from_distance(
@@ -153,6 +152,7 @@ class Expansion:
 
 
 def _full_name(function) -> str:
+    """Return module and qualified name of a function."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 

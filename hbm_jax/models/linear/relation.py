@@ -273,7 +273,7 @@ class Relation:
         p["offset"], p["spread"] = offset, spread
         if self._integrates(data):
             return alpha, None
-        likelihood = _intercepts(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
+        likelihood = _intercept_likelihood(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
         with numpyro.plate("group", len(data), dim=-1):
             beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, likelihood)
         return alpha, beta
@@ -289,7 +289,7 @@ class Relation:
 
     def _slopes(self, data, location, std, factor, scalar: bool, num: int):
         """Sample the slopes, predictor by predictor; return them and their standardised values, (J, P)."""
-        estimates = _slopes(data)
+        estimates = _slope_sums(data)
         std = jnp.reshape(std, (num,))
         slopes = list(location.reshape(len(data), num).T)  # means, replaced by sampled values in turn
         standard: list[Any] = []
@@ -310,7 +310,7 @@ class Relation:
         return alpha, jnp.stack(standard, axis=-1)
 
     def _integrates(self, data: PointsInGroups) -> bool:
-        """Whether the intercepts are integrated out."""
+        """Return whether the intercepts are integrated out."""
         normal = self.num_components == 1 and not self.outliers and not self.student_t
         simple = normal and data.limited == "no"
         return self.pooling == "partial" and self.latents == "marginal" and simple and len(data.predictors) == 1
@@ -441,13 +441,13 @@ def _record(true, num: int, x: bool = True) -> None:
     numpyro.deterministic("y", true[..., -1])
 
 
-def _slopes(data: PointsInGroups) -> Slopes:
+def _slope_sums(data: PointsInGroups) -> Slopes:
     """Return the sums that estimate the slopes of each group from its own points."""
     noise = data.errors.diagonal(axis1=-2, axis2=-1)[..., :-1]
     return slopes_of_groups(data.values[..., :-1], data.values[..., -1], noise, np.asarray(data.used))
 
 
-def _intercepts(data: PointsInGroups, alpha, pivot, scatter) -> Own:
+def _intercept_likelihood(data: PointsInGroups, alpha, pivot, scatter) -> Own:
     """Return the Gaussian likelihood of the intercept of each group from its own points, for slopes (J, P)."""
     used = np.asarray(data.used)
     num = used.sum(axis=1)

@@ -51,7 +51,7 @@ def redshift_nodes(data: Supernovae, sigma_v: float, prior: str, cosmology: Cosm
     velocity = sigma_v / SPEED_OF_LIGHT * (1.0 + data.z_cmb)
     sigma = xp.sqrt(data.sigma_z**2 + velocity**2)
     if xp is np:
-        expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} of it"
+        expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"
         reject_rows(sigma > _MAX_ERROR * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
     z_cmb = data.z_cmb[:, None] + sigma[:, None] * _NODES
     inside = z_cmb > _MIN_NODE * data.z_cmb[:, None]
@@ -61,7 +61,7 @@ def redshift_nodes(data: Supernovae, sigma_v: float, prior: str, cosmology: Cosm
     z_hel = data.z_hel[:, None] + xp.where(data.sigma_z[:, None] > 0, z_cmb - data.z_cmb[:, None], 0.0)
     log_weights = xp.where(inside, -0.5 * _NODES**2, -np.inf)
     if prior == "volume":
-        lines = RedshiftMatrix(z_cmb.reshape(-1))
-        volume = lines.differential_comoving_volume(cosmology).reshape(z_cmb.shape)
+        redshifts = RedshiftMatrix(z_cmb.reshape(-1))
+        volume = redshifts.differential_comoving_volume(cosmology).reshape(z_cmb.shape)
         log_weights = log_weights + jnp.log(volume / (1.0 + z_cmb))
     return RedshiftNodes(z_cmb, z_hel, log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True))
