@@ -1,4 +1,4 @@
-"""Models: each a frozen dataclass of its choices whose call is an ordinary NumPyro program."""
+"""Population models: frozen dataclasses of options whose call is an ordinary NumPyro program."""
 
 from hbm_jax.models.bursts.golenetskii import Golenetskii
 from hbm_jax.models.bursts.golenetskii_counts import GolenetskiiCounts

@@ -1,4 +1,4 @@
-"""The expansion history as model parameters: which are free, what their priors are, and how they are walked."""
+"""Expansion histories as model parameters: free parameters, default priors and sampling coordinates."""
 
 import ast
 import itertools
@@ -15,7 +15,7 @@ from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
 from hbm_jax.names import choose
 
-# Free parameters of each named expansion history, the one that follows the others along the ridge last.
+# Free parameters of each named expansion history. The last is sampled relative to the others along a degeneracy.
 FREE = {
     "lcdm": ("Om0",),
     "olcdm": ("Om0", "Ode0"),
@@ -32,7 +32,7 @@ DEFAULT_PRIORS: dict[str, Prior] = {
 }
 BINNED_PRIOR: Prior = dist.Uniform(-3.0, 1.0)
 BINNED_EDGES = (0.3, 0.7)
-H0 = 70.0  # km/s/Mpc, held there by default: without an anchor it is degenerate with M0
+H0 = 70.0  # km/s/Mpc, fixed by default: without an anchor H0 is degenerate with M0
 
 DESCRIPTIONS = {
     "lcdm": "flat LCDM",
@@ -47,23 +47,22 @@ HELP = f"{', '.join(FREE)}, binned or binned(z1, z2, ...): w constant in bins of
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
-    """An expansion history: its free parameters with their priors, and the universe that they make.
+    """An expansion history: its parameters with their priors, and the cosmology built from their values.
 
-    What a model takes as its ``cosmology`` where a name does not do. `from_w` and `from_distance` build one of a
-    user's own.
+    A model accepts one as its ``cosmology`` in place of a name. `from_w` and `from_distance` define new ones.
 
     Attributes
     ----------
     name : str
-        For reports and run folders.
+        Name in reports and run folders.
     parameters : dict of str to Distribution or float
-        Besides H0, in order; a number is held fixed.
+        Priors of the parameters other than H0, in order; a number fixes a parameter.
     build : callable
-        Values of H0 and the parameters -> `hbm_jax.cosmology.Cosmology` or `DistanceFunction`.
+        Maps values of H0 and the parameters to a `hbm_jax.cosmology.Cosmology` or `DistanceFunction`.
     description : str
-        In words.
+        Short description for reports.
     own : bool
-        Whether it is a user's, which no name stands for.
+        Whether it is user-defined: it cannot be restored from its name.
     """
 
     name: str
@@ -80,14 +79,15 @@ class Expansion:
         curvature: bool = False,
         breaks: tuple[float, ...] = (),
     ) -> "Expansion":
-        """Build one with dark energy of an equation of state of the user's own.
+        """Return an expansion history with a user-defined equation of state of dark energy.
 
         Parameters
         ----------
         function : callable
             ``w(z, parameters)``, written with jax.numpy for z of any shape.
         priors : mapping of str to Distribution or float
-            Of the function's parameters. Om0 (and Ode0 with curvature) have their usual ones unless named here.
+            Priors of the parameters of ``function``. Om0 (and Ode0 with curvature) have their default priors unless
+            named here.
         curvature : bool
             Whether Ode0 is free.
         breaks : tuple of float
@@ -102,15 +102,16 @@ class Expansion:
         densities = {name: DEFAULT_PRIORS[name] for name in (("Om0", "Ode0") if curvature else ("Om0",))}
         parameters = densities | {name: prior for name, prior in priors.items() if name in densities}
         parameters |= {name: prior for name, prior in priors.items() if name not in densities}
-        own = [name for name in parameters if name not in densities]
+        names = [name for name in parameters if name not in densities]
 
         def build(values):
-            energy = CustomDarkEnergy(function, {name: values[name] for name in own}, tuple(breaks))
-            first = {name: values[name] for name in ("H0", *densities)}
-            return (Cosmology if curvature else Cosmology.flat)(**first, dark_energy=energy)
+            energy = CustomDarkEnergy(function, {name: values[name] for name in names}, tuple(breaks))
+            background = {name: values[name] for name in ("H0", *densities)}
+            return (Cosmology if curvature else Cosmology.flat)(**background, dark_energy=energy)
 
-        named = _full_name(function)
-        return Expansion(named, parameters, build, f"dark energy of {named}{', with curvature' if curvature else ''}")
+        function_name = _full_name(function)
+        description = f"dark energy of {function_name}{', with curvature' if curvature else ''}"
+        return Expansion(function_name, parameters, build, description)
 
     @staticmethod
     def from_distance(
@@ -119,17 +120,17 @@ class Expansion:
         *,
         breaks: tuple[float, ...] = (),
     ) -> "Expansion":
-        """Build one of which only the distances are known.
+        """Return an expansion history defined by its transverse comoving distance alone.
 
         Parameters
         ----------
         function : callable
             ``transverse_comoving_distance(z, parameters)`` [Mpc], written with jax.numpy for z of any shape;
-            ``parameters`` has H0 too.
+            ``parameters`` includes H0.
         priors : mapping of str to Distribution or float
-            Of the function's parameters.
+            Priors of the other parameters of ``function``.
         breaks : tuple of float
-            Redshifts at which it is not smooth.
+            Redshifts at which the distance is not smooth.
 
         Examples
         --------
@@ -142,32 +143,33 @@ class Expansion:
         def build(values):
             return DistanceFunction(function, {name: values[name] for name in names}, tuple(breaks))
 
-        named = _full_name(function)
-        return Expansion(named, dict(priors), build, f"distances of {named}")
+        function_name = _full_name(function)
+        return Expansion(function_name, dict(priors), build, f"distances of {function_name}")
 
     def to_config(self) -> str:
-        """Name, as run folders have it."""
+        """Return the name stored in run folders."""
         return f"own: {self.name}" if self.own else self.name
 
 
 def _full_name(function) -> str:
+    """Return module and qualified name of a function."""
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def named(choice: str | Expansion) -> Expansion:
-    """Return the expansion history of a name.
+    """Return the expansion history with this name.
 
     Parameters
     ----------
     choice : str or Expansion
-        ``lcdm, olcdm, wcdm, owcdm, w0wacdm``; ``binned``: flat, the equation of state constant in bins of redshift,
-        whose edges may be given as in ``"binned(0.2, 0.5, 1)"``, with parameters ``w_1, w_2, ...``. An `Expansion` is
-        returned as it is.
+        ``lcdm, olcdm, wcdm, owcdm`` or ``w0wacdm``; or ``binned``, a flat universe whose equation of state is constant
+        in bins of redshift, with parameters ``w_1, w_2, ...`` and optional edges, as in ``"binned(0.2, 0.5, 1)"``. An
+        `Expansion` is returned unchanged.
 
     Raises
     ------
     ValueError
-        For an unknown name; the nearest is offered.
+        For an unknown name; the message suggests the nearest one.
     """
     if isinstance(choice, Expansion):
         return choice
@@ -177,19 +179,19 @@ def named(choice: str | Expansion) -> Expansion:
     parameters = {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
 
     def build(values):
-        own = {parameter: values[parameter] for parameter in ("H0", *FREE[name])}
-        return Cosmology(**own) if "Ode0" in own else Cosmology.flat(**own)
+        arguments = {parameter: values[parameter] for parameter in ("H0", *FREE[name])}
+        return Cosmology(**arguments) if "Ode0" in arguments else Cosmology.flat(**arguments)
 
     return Expansion(name, parameters, build, DESCRIPTIONS[name], own=False)
 
 
 def _binned(text: str) -> Expansion:
-    """Flat universe with w constant in bins of redshift."""
+    """Return a flat expansion history with w constant in bins of redshift."""
     edges: tuple[float, ...] = BINNED_EDGES
     if text != "binned":
         try:
-            given = ast.literal_eval(text.removeprefix("binned"))
-            edges = tuple(float(edge) for edge in (given if isinstance(given, tuple) else (given,)))
+            literal = ast.literal_eval(text.removeprefix("binned"))
+            edges = tuple(float(edge) for edge in (literal if isinstance(literal, tuple) else (literal,)))
         except (ValueError, SyntaxError, TypeError):
             edges = ()
     if not edges or min(edges) <= 0 or any(b <= a for a, b in itertools.pairwise(edges)):
@@ -203,36 +205,38 @@ def _binned(text: str) -> Expansion:
         return Cosmology.flat(H0=values["H0"], Om0=values["Om0"], dark_energy=BinnedDarkEnergy(edges, w))
 
     parameters = {"Om0": DEFAULT_PRIORS["Om0"]} | dict.fromkeys(names, BINNED_PRIOR)
-    cuts = ", ".join(f"{edge:g}" for edge in edges)
-    return Expansion(f"binned({cuts})", parameters, build, f"flat, w constant in bins cut at z = {cuts}", own=False)
+    listed = ", ".join(f"{edge:g}" for edge in edges)
+    return Expansion(f"binned({listed})", parameters, build, f"flat, w constant in bins cut at z = {listed}", own=False)
 
 
 def default_priors(choice: str | Expansion) -> dict[str, Prior]:
-    """Priors of an expansion history, H0 held at 70 km/s/Mpc (it is degenerate with M0 without an anchor)."""
+    """Return the default priors of an expansion history, with H0 fixed at 70 km/s/Mpc."""
     return {"H0": H0} | dict(named(choice).parameters)
 
 
-Ridge: TypeAlias = Callable[[Mapping[str, dist.Distribution], Mapping[str, float]], tuple[dict, dict]]
+Degeneracy: TypeAlias = Callable[[Mapping[str, dist.Distribution], Mapping[str, float]], tuple[dict, dict]]
 
 
-def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], ridge: Ridge | None = None) -> Any:
-    """Sample sites of an expansion history.
+def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], degeneracy: Degeneracy | None = None) -> Any:
+    """Sample the parameters of an expansion history and return the cosmology.
+
+    The parameters are recorded as ``Om0, Ode0, w0, wa`` and so on, and ``Ok0`` where the curvature is free.
 
     Parameters
     ----------
     choice : str or Expansion
-        As `expansion`.
+        Expansion history, as for `named`.
     priors : mapping of str to Distribution or float
-        H0 and the parameters of the expansion; a number fixes a parameter.
-    ridge : callable, optional
-        Given the free parameters' priors and the fixed ones' values, returns the ridges and bijections of
-        `hbm_jax.distributions.CoordinatePriors`: coordinates that follow the ridge which the model's kind of data
-        leaves in the posterior. It steers the sampler and cannot change what is sampled.
+        Priors of H0 and the parameters of the expansion; a number fixes a parameter.
+    degeneracy : callable, optional
+        Maps the priors of the free parameters and the values of the fixed ones to the ridges and bijections of
+        `hbm_jax.distributions.CoordinatePriors`: coordinates along the degeneracy direction of the posterior. They
+        affect the efficiency of the sampler only; the priors stay as stated.
 
     Returns
     -------
     Cosmology or DistanceFunction
-        With traced parameters. Named sites such as ``Om0, Ode0, w0, wa`` are recorded (and ``Ok0`` where it is free).
+        Built from the sampled parameters.
     """
     chosen = named(choice)
     hubble = priors["H0"]
@@ -243,7 +247,7 @@ def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], ridge
         values |= {parameter: numpyro.sample(parameter, prior) for parameter, prior in free.items()}
     elif free:
         fixed = {p: value for p, value in values.items() if p not in free}
-        coordinates = CoordinatePriors(free, *(ridge(free, fixed) if ridge is not None else ({}, {})))
+        coordinates = CoordinatePriors(free, *(degeneracy(free, fixed) if degeneracy is not None else ({}, {})))
         values |= coordinates.parameters(numpyro.sample("_cosmology", coordinates))
         for parameter in free:
             numpyro.deterministic(parameter, values[parameter])
@@ -254,14 +258,14 @@ def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], ridge
 
 
 def cosmology_from(choice: str | Expansion, values: Mapping[str, Any]) -> Any:
-    """Cosmology of an expansion history at given parameter values.
+    """Return the cosmology of an expansion history for these parameter values.
 
     Parameters
     ----------
     choice : str or Expansion
-        As `expansion`.
+        Expansion history, as for `named`.
     values : mapping of str to number
-        H0 and the parameters of the expansion; others are ignored.
+        Values of H0 and the parameters of the expansion; others are ignored.
 
     Returns
     -------

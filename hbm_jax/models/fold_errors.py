@@ -1,4 +1,4 @@
-"""What verdicts say of folds that are not as good as they should be."""
+"""Notes of a verdict about spectra whose folding through the response is less accurate than its tolerance."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ import numpy as np
 
 
 def fold_cautions(errors: Any, tolerance: float, names: Any, changes: str) -> tuple[str, ...]:
-    """Say which fold has an error above its tolerance; nothing where none has.
+    """Return a sentence about the spectrum with the largest folding error, if any error is above the tolerance.
 
     Parameters
     ----------
     errors : (N,)
-        Of the fold of each spectrum; inf or NaN where it is of no use for some of the spectra tried.
+        Folding error of each spectrum; inf or NaN where the fold failed for some of the trial parameters.
     tolerance : float
-        Largest error that is no matter.
+        Largest error that needs no caution.
     names : sequence of str
-        Of the spectra; their numbers are told where there are none.
+        Names of the spectra; numbers are written in their place where this is empty.
     changes : str
-        What is changed by as much, such as ``"the log likelihood"``.
+        The quantity that the error changes, such as ``"the log likelihood"``.
 
     Returns
     -------
     tuple of str
-        A sentence at most, for the notes of a verdict.
+        At most one sentence, for the notes of a verdict.
     """
     errors = np.asarray(errors, float)
     above = ~(errors <= tolerance)
@@ -31,8 +31,8 @@ def fold_cautions(errors: Any, tolerance: float, names: Any, changes: str) -> tu
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
     name = names[worst] if len(names) == len(errors) else f"number {worst + 1}"
     others = f", one of {above.sum()} such spectra of {len(errors)}" if above.sum() > 1 else ""
-    size = f"up to {errors[worst]:.2g}" if np.isfinite(errors[worst]) else "more than can be told"
+    size = f"up to {errors[worst]:.2g}" if np.isfinite(errors[worst]) else "an amount that cannot be measured"
     return (
-        f"the fold of spectrum {name} changes {changes} by {size}, measured over trial parameters, where {tolerance:g} "
-        f"is aimed at{others}; narrow the priors, or judge by another model whether it matters",
+        f"the fold of spectrum {name} changes {changes} by {size} over trial parameters, above the tolerance of "
+        f"{tolerance:g}{others}; narrow the priors, or check the result with another model",
     )

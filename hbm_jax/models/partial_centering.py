@@ -1,13 +1,14 @@
-"""Normal latents sampled by what their own data say of them, where a model can tell from the data alone.
+"""Partial non-centring of normal latents, with weights computed from the data.
 
-An element u ~ N(m, t^2), of which its own data say N(estimate, 1 / information), is expected at g with an error s,
-where 1 / s^2 = 1 / t^2 + information. Sampled is (u - g) / s: were the data's word exactly normal, it would be standard
-normal whatever m and t are. That is the centred form where the data say much, and the non-centred where they say
-little, for each element and for each value of t. The density is not approximated: g and s only choose coordinates.
+For a latent u ~ N(m, t^2) whose own data give a likelihood N(estimate, 1 / information), the conditional posterior is
+normal, with mean g and standard deviation s, where 1 / s^2 = 1 / t^2 + information. `sample_whitened` samples
+(u - g) / s, whose posterior is standard normal for every m and t if that likelihood is exactly normal. This is close to
+the centred parametrisation where the data are informative and to the non-centred one where they are not, for each
+element and each value of t. The density is exact: g and s only define the coordinate.
 
-Where there is no estimate, there is the fixed form between the two: x ~ N(c m, t0^2 (t / t0)^(2c)) with
-u = m + (t / t0)^(1 - c) (x - c m), whatever c and t0; data of information I ask for c = t^2 I / (1 + t^2 I). See
-`hbm_jax.inference.centre`, which finds c by a pilot run.
+Where there is no estimate, `sample_centred` uses a constant weight c between the two (0 non-centred, 1 centred):
+x ~ N(c m, t0^2 (t / t0)^(2c)) with u = m + (t / t0)^(1 - c) (x - c m). The distribution of u does not depend on c and
+t0; for data of information I, c = t^2 I / (1 + t^2 I). `hbm_jax.inference.centre` instead estimates c from a pilot run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,16 @@ from numpyro.distributions.transforms import AffineTransform
 
 
 class Own(NamedTuple):
-    """What the data of each element say of it, were it alone: a value and the inverse square of its error.
+    """Gaussian approximation of each element's likelihood: its maximum and its information.
 
-    Both may depend on parameters sampled before; no information, 0, is the non-centred form.
+    Both may depend on parameters sampled before. Zero information gives the non-centred parametrisation.
+
+    Attributes
+    ----------
+    estimate : (...)
+        Value of the latent at the maximum.
+    information : (...)
+        Inverse variance of the estimate.
     """
 
     estimate: Any
@@ -32,36 +40,40 @@ class Own(NamedTuple):
 
 
 def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
-    """Sample a normal latent by its distance from where it is expected, as site ``_name``; its value.
+    """Sample a normal latent in units of its conditional posterior, as site ``_name``, and return its value.
 
     Parameters
     ----------
     name : str
-        Of the latent.
+        Name of the latent.
     location, scale : (...)
-        Of its distribution.
+        Mean and standard deviation of its distribution.
     own : Own
-        Of each element, (...).
+        Gaussian approximation of each element's likelihood, (...).
     record : bool
-        Whether the value is recorded as ``name``.
+        Whether the value is recorded as a deterministic site ``name``.
+
+    Returns
+    -------
+    array (...)
     """
-    wide = jnp.sqrt(1.0 + own.information * scale**2)
-    error = scale / wide
-    pull = error * own.information * (own.estimate - location)
-    x = numpyro.sample(f"_{name}", dist.Normal(-pull, wide))
-    value = location + error * (x + pull)
+    x_scale = jnp.sqrt(1.0 + own.information * scale**2)
+    error = scale / x_scale
+    x_shift = error * own.information * (own.estimate - location)
+    x = numpyro.sample(f"_{name}", dist.Normal(-x_shift, x_scale))
+    value = location + error * (x + x_shift)
     return numpyro.deterministic(name, value) if record else value
 
 
 class Coordinate(NamedTuple):
-    """A coordinate V of a latent in which its posterior is about normal.
+    """A coordinate V of a latent in which its posterior is approximately normal.
 
     Attributes
     ----------
     prior : Distribution
-        Of V, (n,).
+        Prior of V, (n,).
     latent : callable
-        The latent's value at V.
+        The latent as a function of V.
     """
 
     prior: Any
@@ -69,26 +81,31 @@ class Coordinate(NamedTuple):
 
 
 def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> list[Any]:
-    """Sample latents of each element by what its data and the population say of all together; their values.
+    """Sample the latents of each element whitened by their joint posterior, and return their values.
 
-    Were the posterior of the coordinates V normal, as its precision P and slope at 0 say, R V less R^-T slope were
-    standard normal, with P = R^T R. These numbers are sampled, as sites ``_name``; R is lower
-    triangular, so that each of them needs the ones before it only. The density is that of the priors, exactly.
+    If the posterior of the coordinates V were normal, with precision P = R^T R and gradient ``slope`` at V = 0, then
+    R V - R^-T slope would be standard normal. Its components are sampled, as sites ``_name``. R is lower triangular, so
+    each component depends on the previous ones only. The density is exactly that of the priors.
 
     Parameters
     ----------
     coordinates : mapping of str to Coordinate
-        Of the K latents, which are recorded by these names.
+        Coordinates of the K latents, by the names under which the latents are recorded.
     precision : (n, K, K)
-        Minus the second derivatives of the log posterior of an element, in the coordinates.
+        Negative Hessian of the log posterior of each element, in the coordinates.
     slope : (n, K)
-        The first derivatives.
+        Gradient of the log posterior at V = 0.
+
+    Returns
+    -------
+    list of array (n,)
+        Values of the K latents.
     """
     K = len(coordinates)
     P = [[precision[:, i, j] for j in range(K)] for i in range(K)]
     expected = [slope[:, i] for i in range(K)]
     R: list[list[Any]] = [[0.0] * K for _ in range(K)]
-    for k in reversed(range(K)):  # the last latent, given all others, has its own curvature
+    for k in reversed(range(K)):  # from the last latent, whose diagonal element of R is the root of its own precision
         R[k][k] = jnp.sqrt(P[k][k])
         expected[k] = expected[k] / R[k][k]
         for i in range(k):
@@ -101,23 +118,23 @@ def sample_together(coordinates: Mapping[str, Coordinate], precision, slope) -> 
     values = []
     for k, (name, (prior, latent)) in enumerate(coordinates.items()):
         shift = sum((R[k][i] * V[i] for i in range(k)), -expected[k])
-        moved = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
-        V.append((numpyro.sample(f"_{name}", moved, infer={"start": 0.0}) - shift) / R[k][k])
+        whitened_prior = dist.TransformedDistribution(prior, AffineTransform(shift, R[k][k]))
+        V.append((numpyro.sample(f"_{name}", whitened_prior, infer={"start": 0.0}) - shift) / R[k][k])
         values.append(numpyro.deterministic(name, latent(V[k])))
     return values
 
 
 class Slopes(NamedTuple):
-    """Sums over the points of each group about their means: what they say of the slopes of y in P predictors.
+    """Centred sums over the points of each of J groups, which estimate the slopes of y in P predictors.
 
     Attributes
     ----------
     square : (J, P, P)
-        Of products of predictors, those with themselves less the variances of their errors.
+        Sums of products of predictors, less the variances of their errors on the diagonal.
     product : (J, P)
-        Of predictors with y.
+        Sums of products of predictors and y.
     weight : (J, P)
-        Inverse variance of y about the lines; 0 where a group says nothing of a slope.
+        Inverse variance of y about the lines; 0 where a group does not constrain the slope.
     """
 
     square: Any
@@ -125,16 +142,16 @@ class Slopes(NamedTuple):
     weight: Any
 
     def own(self, k: int, slopes: Sequence[Any]) -> Own:
-        """Return what each group says of its slope in predictor k, the others having those ``slopes``, P of (J,)."""
-        known = self.square[:, k, k]
+        """Return each group's estimate of its slope in predictor k, given the other ``slopes``, P arrays of (J,)."""
+        square = self.square[:, k, k]
         others = sum(self.square[:, k, i] * slope for i, slope in enumerate(slopes) if i != k)
-        return Own((self.product[:, k] - others) / known, known * self.weight[:, k])
+        return Own((self.product[:, k] - others) / square, square * self.weight[:, k])
 
 
 def slopes_of_groups(x, y, noise, used) -> Slopes:
-    """Return sums over points, of which each group has its own line; see `Slopes`.
+    """Return the sums that estimate a separate line in each group; see `Slopes`.
 
-    Of numbers the sums are numbers, by NumPy; of anything that is traced they are traced.
+    Concrete arrays are summed by NumPy, traced ones by JAX.
 
     Parameters
     ----------
@@ -143,58 +160,64 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     y : (J, M)
         Measured responses.
     noise : (J, M, P)
-        Variances of the errors of x, which flatten a line of least squares.
+        Variances of the errors of x, which bias a least-squares slope towards zero.
     used : (J, M)
         False for padding.
     """
     xp: Any = jnp if any(isinstance(a, jax.core.Tracer) for a in (x, y, noise, used)) else np
     x, y, noise = (xp.asarray(a) for a in (x, y, noise))
-    some = used[..., None]
+    mask = used[..., None]
     num = xp.maximum(used.sum(axis=1), 1)[:, None]
 
-    def away(v):
-        v = xp.where(some, v, 0.0)
-        return xp.where(some, v - (v.sum(axis=1) / num)[:, None], 0.0)
+    def centred(v):
+        v = xp.where(mask, v, 0.0)
+        return xp.where(mask, v - (v.sum(axis=1) / num)[:, None], 0.0)
 
-    dx, dy = away(x), away(y[..., None])[..., 0]
+    dx, dy = centred(x), centred(y[..., None])[..., 0]
     square, product = xp.einsum("jmk,jml->jkl", dx, dx), xp.einsum("jmk,jm->jk", dx, dy)
-    own = xp.diagonal(square, axis1=1, axis2=2)
-    error = xp.where(some, noise, 0.0).sum(axis=1) * (num - 1) / num
-    # About the line of least squares in one predictor, the best for each group.
-    left = (dy**2).sum(axis=1)[:, None] - product**2 / xp.where(own > 0, own, 1.0)
-    free = xp.maximum(num - 2, 0)
-    variance = xp.maximum(left.min(axis=1).sum() / xp.maximum(free.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
-    tells = (num > 2) & (own - error > 0.2 * own) & (own > 0)
-    true = xp.where(tells, own - error, 1.0)
+    measured = xp.diagonal(square, axis1=1, axis2=2)
+    error = xp.where(mask, noise, 0.0).sum(axis=1) * (num - 1) / num
+    # Residual variance of y about the least-squares line in one predictor, the best predictor of each group.
+    residual = (dy**2).sum(axis=1)[:, None] - product**2 / xp.where(measured > 0, measured, 1.0)
+    freedom = xp.maximum(num - 2, 0)
+    variance = xp.maximum(residual.min(axis=1).sum() / xp.maximum(freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
+    informative = (num > 2) & (measured - error > 0.2 * measured) & (measured > 0)
+    true = xp.where(informative, measured - error, 1.0)
     square = xp.where(np.eye(x.shape[-1], dtype=bool), true[..., None], square)
-    return Slopes(square, product, xp.where(tells, 1.0 / variance, 0.0))
+    return Slopes(square, product, xp.where(informative, 1.0 / variance, 0.0))
 
 
-Form = tuple[np.ndarray, Any]  # centredness of each element, and the scale it refers to
+Form = tuple[np.ndarray, Any]  # weight c of the partial non-centring of each element, and its reference scale t0
 
 
 def form(information, scale: float, few: bool = False) -> Form:
-    """Centredness of each element, and the scale t0 it refers to.
+    """Return the weight c of the partial non-centring of each element, and the reference scale t0.
 
     Parameters
     ----------
     information : (...)
-        Of the data about each element: the inverse square of its error.
+        Inverse variance of each element's estimate from its own data.
     scale : float
-        Standard deviation of the population, as well as it is known.
+        Estimated standard deviation of the population, t0.
     few : bool
-        Of few elements the scale may be next to 0: take the mean centredness over scales up to twice that.
+        Whether c is averaged over scales up to twice ``scale``: with few elements the scale may be close to 0.
     """
     scales = scale * (np.linspace(0.05, 1.95, 20) if few else np.ones(1))
-    known = np.maximum(information, 0.0) * scales.reshape(-1, *(1,) * np.ndim(information)) ** 2
-    return np.mean(known / (1.0 + known), axis=0), float(scale)
+    ratio = np.maximum(information, 0.0) * scales.reshape(-1, *(1,) * np.ndim(information)) ** 2
+    return np.mean(ratio / (1.0 + ratio), axis=0), float(scale)
 
 
 def form_of(estimates, information) -> Form:
-    """Centredness by estimates of the elements with their information, (n,) both, and what they say of the scale.
+    """Return weights of the partial non-centring, and the reference scale, from estimates with their information.
 
-    That of the smallest scale t the estimates leave, their 1 per cent quantile under a prior that is flat up to twice
-    their spread: where t may be next to 0, nothing is centred and there is no funnel.
+    The scale t of the population has a posterior under a prior that is flat up to twice the spread of the estimates.
+    The weights are those of its 1 per cent quantile: where t may be close to 0, every element is non-centred and there
+    is no funnel. The reference scale is the posterior's geometric mean.
+
+    Parameters
+    ----------
+    estimates, information : (n,)
+        Estimate of each element from its own data, and the inverse variance of that estimate.
     """
     information = np.maximum(np.asarray(information, float), 1e-12)
     variance = 1.0 / information
@@ -202,37 +225,37 @@ def form_of(estimates, information) -> Form:
     scales = largest * (np.arange(60) + 0.5) / 60
     total = scales[:, None] ** 2 + variance
     mean = (estimates / total).sum(axis=1) / (1.0 / total).sum(axis=1)
-    log = -0.5 * (np.log(total) + (estimates - mean[:, None]) ** 2 / total).sum(axis=1)
-    log -= 0.5 * np.log((1.0 / total).sum(axis=1))
-    weights = np.exp(log - log.max())
+    log_posterior = -0.5 * (np.log(total) + (estimates - mean[:, None]) ** 2 / total).sum(axis=1)
+    log_posterior -= 0.5 * np.log((1.0 / total).sum(axis=1))
+    weights = np.exp(log_posterior - log_posterior.max())
     weights /= weights.sum()
-    known = scales[np.searchsorted(np.cumsum(weights), 0.01)] ** 2 * information
-    return known / (1.0 + known), float(np.exp(weights @ np.log(scales)))
+    ratio = scales[np.searchsorted(np.cumsum(weights), 0.01)] ** 2 * information
+    return ratio / (1.0 + ratio), float(np.exp(weights @ np.log(scales)))
 
 
 def form_of_some(estimates, information, some) -> Form:
-    """Centredness where only the data of ``some`` elements, (n,) bool, tell something; the others are not centred."""
+    """Return weights as `form_of` where ``some``, (n,) bool, marks informative data, and 0 (non-centred) elsewhere."""
     if some.sum() < 3:
         return form(np.where(some, information, 0.0), 0.3, few=True)
     chosen, reference = form_of(estimates[some], information[some])
-    every = np.zeros(len(information))
-    every[some] = chosen
-    return every, reference
+    weights = np.zeros(len(information))
+    weights[some] = chosen
+    return weights, reference
 
 
 def sample_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
-    """Sample a normal latent in that form, as site ``_name``; its value, recorded as ``name``.
+    """Sample a partially non-centred normal latent, as site ``_name``, and record and return its value as ``name``.
 
     Parameters
     ----------
     name : str
-        Of the latent.
+        Name of the latent.
     location, scale : (...)
-        Of its distribution.
+        Mean and standard deviation of its distribution.
     chosen : Form
-        Of `form`.
+        Weight and reference scale, from `form`.
     shift : (...)
-        A part of the location that is not to depend on the centredness, such as the data's own estimate.
+        Part of the location that is not scaled by the weight, such as an estimate from the data.
     """
     c, reference = chosen
     ratio = scale / reference

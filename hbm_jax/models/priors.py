@@ -1,4 +1,4 @@
-"""What every model shares about its parameters: default priors, overrides by name, fixed values, and their text."""
+"""Priors of model parameters: defaults, overrides by name, fixed values, and their text form."""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -16,22 +16,22 @@ Prior: TypeAlias = dist.Distribution | float
 def complete_priors(
     defaults: Mapping[str, Prior], overrides: Mapping[str, Prior | str], model: str
 ) -> dict[str, Prior]:
-    """Defaults with a user's overrides in their place.
+    """Return the default priors, replaced by the user's overrides where there are any.
 
     Parameters
     ----------
     defaults : mapping of str to Distribution or float
-        Every parameter of the model; a number is a parameter held fixed.
+        Prior of every parameter of the model; a number fixes a parameter.
     overrides : mapping of str to Distribution, float or str
-        By the same names; text such as ``"Normal(0, 1)"`` is read by `distribution_from_text`.
+        Priors by parameter name; text such as ``"Normal(0, 1)"`` is read by `distribution_from_text`.
     model : str
-        What the parameters belong to, named in errors.
+        Name of the model in error messages.
 
     Raises
     ------
     ValueError
-        For a name the model does not have (the nearest one is offered), text that is no distribution, and a prior
-        that is not over one number.
+        For a parameter name that the model does not have (the message suggests the nearest), text that does not
+        describe a distribution, or a prior that is not scalar.
     """
     for name, prior in overrides.items():
         if name not in defaults:
@@ -41,12 +41,12 @@ def complete_priors(
             )
         if not isinstance(prior, dist.Distribution | int | float | str) or isinstance(prior, bool):
             raise ValueError(
-                f"prior.{name}: expected a NumPyro distribution, its text, or a number; found {prior!r}, which is "
+                f"prior.{name}: expected a NumPyro distribution, its text, or a number; found {prior!r} of type "
                 f"{type(prior).__name__}."
             )
         if isinstance(prior, dist.Distribution) and (prior.batch_shape or prior.event_shape):
             raise ValueError(
-                f"prior.{name}: expected a distribution of one number; found {type(prior).__name__} with batch shape "
+                f"prior.{name}: expected a scalar distribution; found {type(prior).__name__} with batch shape "
                 f"{prior.batch_shape} and event shape {prior.event_shape}."
             )
     read = {
@@ -57,22 +57,22 @@ def complete_priors(
 
 
 def sample_prior(name: str, prior: Prior):
-    """Sample site of a prior; a number is a parameter held fixed and makes no site."""
+    """Sample a parameter from its prior, or return its value, without a site, where it is fixed."""
     return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
 
 
 def in_stated_parameters() -> bool:
-    """Whether the program is to sample the parameters that its priors are stated for, and no coordinates of them.
+    """Return whether the program should sample its parameters directly, without reparametrisation.
 
-    Coordinates are for samplers. A NumPyro handler that wants the parameters answers the message
-    ``stated_parameters`` with True, as that of `hbm_jax.inference.maximum_likelihood` does; their joint density is the
-    same.
+    Reparametrisation makes sampling efficient and leaves the joint density of the parameters unchanged. A NumPyro
+    handler that needs the parameters themselves, such as that of `hbm_jax.inference.maximum_likelihood`, answers the
+    message ``stated_parameters`` with True.
     """
     return bool(apply_stack({"type": "stated_parameters", "value": False})["value"])
 
 
 def standardised(prior: dist.Distribution, unit, center) -> dist.Distribution:
-    """Prior in the units of the data of one for a standardised quantity: normal and half-normal ones move and scale."""
+    """Return the normal or half-normal prior of a standardised quantity, transformed to the units of the data."""
     if isinstance(prior, dist.Normal):
         return dist.Normal(center + unit * prior.loc, unit * prior.scale)
     if isinstance(prior, dist.HalfNormal):
@@ -81,5 +81,5 @@ def standardised(prior: dist.Distribution, unit, center) -> dist.Distribution:
 
 
 def priors_to_text(priors: Mapping[str, Prior]) -> dict[str, str]:
-    """Every prior as text, for run folders and reports."""
+    """Return every prior as text, for run folders and reports."""
     return {name: distribution_to_text(prior) for name, prior in priors.items()}

@@ -138,7 +138,7 @@ def test_statistic_is_that_of_the_textbook(sample, data, prepared):
     assert GolenetskiiCounts().cautions(prepared) == ()
     worse = dataclasses.replace(prepared.folded, errors=np.full(len(data.spectra), 0.5))
     told = GolenetskiiCounts().cautions(dataclasses.replace(prepared, folded=worse))[0]
-    assert f"up to 0.5, measured over trial parameters, where 0.01 is aimed at, one of {len(data.spectra)}" in told
+    assert f"up to 0.5 over trial parameters, above the tolerance of 0.01, one of {len(data.spectra)}" in told
     for row in (0, 5, 9):
         used = np.asarray(data.spectra.used)[row]
         S, b, error = (

@@ -432,7 +432,7 @@ def test_what_is_refused():
     ):
         with pytest.raises(DataError, match=words):
             traced(model, sample)
-    with pytest.raises(DataError, match=r"found traced ones.*HubbleDiagram.without_each_survey"):
+    with pytest.raises(DataError, match=r"found traced arrays.*HubbleDiagram.without_each_survey"):
         jax.eval_shape(lambda sample: HubbleDiagram()(sample), flow)
     for options, words in (
         ({"cosmology": "wdcm"}, "did you mean 'wcdm'"),

@@ -410,10 +410,10 @@ def test_bad_choices(tmp_path):
     with pytest.raises(ValueError, match="student_t=True expects scatter=True and outliers=False; found outliers=True"):
         Relation(outliers=True, student_t=True)
     exact = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y", "group")})
-    with pytest.raises(DataError, match="expected an error of x in every point"):
+    with pytest.raises(DataError, match="expected an error of x for every point"):
         Relation(latents="sampled")(exact)
     bare = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_x", "group")})
-    with pytest.raises(DataError, match="expected an error of y in every point"):
+    with pytest.raises(DataError, match="expected errors of y for every point"):
         Relation(scatter=False)(bare)
     one = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y")})
     with pytest.raises(DataError, match="two groups or more; found 1"):

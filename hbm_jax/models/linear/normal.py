@@ -1,13 +1,13 @@
-"""The normal hierarchical model, of one component and of several, in every parametrisation.
+"""Normal hierarchical models of one or several quantities, with a choice of parametrisations.
 
 For value m of group k,
 
     theta_k ~ N(mu, tau^2),    y_km ~ N(theta_k, sigma_km^2),
 
-with errors sigma_km that are known, or one sigma that is inferred, or both added; of vectors, N(mu, Sigma) with
-standard deviations tau and a correlation matrix. Where data say little about a theta_k, the pair (theta_k, log tau) is
-a funnel that the centred form cannot enter, and where they say much, the non-centred form is slow (Betancourt and
-Girolami 2013, arXiv:1312.0906). The marginal form has neither trouble.
+where the errors sigma_km are known, or a common sigma is inferred, or both are added in quadrature. Vectors have a
+population N(mu, Sigma) with standard deviations tau and a correlation matrix. Where the data constrain theta_k weakly,
+the posterior of (theta_k, log tau) is a funnel that a centred parametrisation explores poorly; where they constrain it
+well, the non-centred one is slow (Betancourt & Girolami 2013, arXiv:1312.0906). The marginal form avoids both.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ from hbm_jax.validation import DataError
 
 LATENTS = ("marginal", "centred", "noncentred", "mixed")
 SIGMA = ("known", "inferred")
-NEAR = 0.05  # of 0 or 1: what a table calls non-centred or centred
+NEAR = 0.05  # weights this close to 0 or 1 are called non-centred or centred in the table of `centring`
 
-# Of standardised values: in standard deviations of all of them, from their mean.
+# Priors for standardised values, from which the mean of all values is subtracted in units of their standard deviation.
 DEFAULTS: dict[str, Prior] = {"mu": dist.Normal(0.0, 3.0), "tau": dist.HalfNormal(2.0)}
 WITHIN: dict[str, Prior] = {"sigma": dist.HalfNormal(2.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Hierarchy:
-    """What the two models share; sites of vectors have the dimension ``component``."""
+    """Common part of `Normal` and `NormalVectors`; sites of vectors have the dimension ``component``."""
 
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     sigma: str = field(default="known", metadata={"help": ", ".join(SIGMA)})
@@ -55,7 +55,7 @@ class _Hierarchy:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior: overrides in the units of the data, defaults of standardised values."""
+        """Every parameter with its prior: overrides in the units of the data, defaults for standardised values."""
         defaults = DEFAULTS | (WITHIN if self.sigma == "inferred" else {})
         return complete_priors(defaults, self.priors, type(self).__name__)
 
@@ -65,11 +65,11 @@ class _Hierarchy:
         Parameters
         ----------
         data : ValuesInGroups
-            The values. With ``observed=False`` everything but these is the design, and they are drawn.
+            The values and their errors. With ``observed=False`` the values are drawn.
         observed : bool
             Whether to condition on the measured values.
         recover : bool
-            Whether to draw the true values of the groups, where they were integrated out.
+            Whether to draw the true values of the groups where they are integrated out.
         """
         self._check(data)
         mu, tril = self._population(data)
@@ -86,6 +86,7 @@ class _Hierarchy:
                 numpyro.deterministic("theta", self._plain(theta))
 
     def _check(self, data) -> None:
+        """Raise an error where the data do not determine the model."""
         what = type(self).__name__
         if not isinstance(data, ValuesInGroups):
             raise DataError(
@@ -94,8 +95,8 @@ class _Hierarchy:
             )
         if len(data) < 2:
             raise DataError(
-                f"{what}: expected two groups or more, else there is no population; found {len(data)}. Name the groups "
-                "in a column group."
+                f"{what}: expected two groups or more, which a population needs; found {len(data)}. Name the groups in "
+                "a column group."
             )
         if self.sigma == "known" and not data.has_errors:
             columns = ", ".join(f"sigma_{key}" for key in data.components)
@@ -104,59 +105,60 @@ class _Hierarchy:
             )
         if self.sigma == "inferred" and not data.has_errors and np.shape(data.used)[1] < 2:
             raise DataError(
-                f"{what}: sigma='inferred' expects errors, or groups of several values, to tell sigma from tau; found "
-                "neither."
+                f"{what}: sigma='inferred' expects errors, or groups of several values, to separate sigma from tau; "
+                "found neither."
             )
 
     def _sample(self, name: str, data: ValuesInGroups, center: Any = 0.0):
-        """Sample a parameter, (D,), of which the default prior is of standardised values."""
+        """Sample a parameter, (D,); a default prior is transformed to the units of the data."""
         prior, size = self.all_priors[name], len(data.components)
         if not isinstance(prior, dist.Distribution):
             return jnp.full(size, float(prior))
         center = jnp.broadcast_to(jnp.asarray(center), (size,))
-        each = prior.expand((size,)) if name in self.priors else standardised(prior, jnp.asarray(data.unit), center)
-        return jnp.asarray(numpyro.sample(name, each.to_event(1)))
+        scaled = prior.expand((size,)) if name in self.priors else standardised(prior, jnp.asarray(data.unit), center)
+        return jnp.asarray(numpyro.sample(name, scaled.to_event(1)))
 
     def _population(self, data: ValuesInGroups):
-        """Mean (D,) of the population, and the Cholesky factor (D, D) of its covariance."""
+        """Sample the population; return its mean (D,) and the Cholesky factor (D, D) of its covariance."""
         mu, tau = self._sample("mu", data, data.center), self._sample("tau", data)
         return mu, tau[:, None] * self._correlation("correlation", data)
 
     def _noise(self, data: ValuesInGroups):
-        """Covariance of each value about the true one of its group, (K, M, D, D)."""
+        """Return the covariance of each value about the true value of its group, (K, M, D, D)."""
         if self.sigma == "known":
             return data.errors
         factor = self._sample("sigma", data)[:, None] * self._correlation("sigma_correlation", data)
         return jnp.asarray(data.errors) + factor @ factor.T
 
     def _correlation(self, name: str, data: ValuesInGroups):
-        """Cholesky factor (D, D) of a correlation matrix."""
+        """Return the Cholesky factor (D, D) of a correlation matrix."""
         return jnp.eye(len(data.components))
 
     def _plain(self, theta):
+        """Return true values as they are recorded: a single quantity has no axis of components."""
         return theta
 
     def _theta(self, data: ValuesInGroups, mu, tril):
-        """Sample the true values of the groups, (K, D), one component after the other."""
+        """Sample the true values of the groups, (K, D), component by component."""
         forms = _forms(self.latents, data, self.sigma)
         size = len(data.components)
         with numpyro.plate("group", len(data)):
             if self.latents == "centred":
-                whole = dist.MultivariateNormal(mu, scale_tril=tril) if size > 1 else dist.Normal(mu[0], tril[0, 0])
-                return jnp.reshape(jnp.asarray(numpyro.sample("theta", whole)), (-1, size))
+                joint = dist.MultivariateNormal(mu, scale_tril=tril) if size > 1 else dist.Normal(mu[0], tril[0, 0])
+                return jnp.reshape(jnp.asarray(numpyro.sample("theta", joint)), (-1, size))
             if size == 1:
                 return sample_centred("theta", mu[0], tril[0, 0], forms[0])[:, None]
-            drawn: list = []
-            steps: list = []
+            theta: list = []
+            standard: list = []
             for i, key in enumerate(data.components):
-                # Given the components before, the next one is normal.
-                location = mu[i] + sum((tril[i, j] * step for j, step in enumerate(steps)), jnp.zeros(len(data)))
-                drawn.append(sample_centred(f"_theta_{key}", location, tril[i, i], forms[i]))
-                steps.append((drawn[-1] - location) / tril[i, i])
-            return numpyro.deterministic("theta", jnp.stack(drawn, axis=-1))
+                # Conditional on the previous components, the next one is normal.
+                location = mu[i] + sum((tril[i, j] * z for j, z in enumerate(standard)), jnp.zeros(len(data)))
+                theta.append(sample_centred(f"_theta_{key}", location, tril[i, i], forms[i]))
+                standard.append((theta[-1] - location) / tril[i, i])
+            return numpyro.deterministic("theta", jnp.stack(theta, axis=-1))
 
     def centring(self, data: ValuesInGroups) -> pd.DataFrame:
-        """Say how centred each true value is sampled, and why.
+        """Return the partial non-centring with which each true value is sampled.
 
         Parameters
         ----------
@@ -166,14 +168,14 @@ class _Hierarchy:
         Returns
         -------
         pandas.DataFrame
-            One row an element, as in `hbm_jax.inference.Centering`: ``site, element, prior_scale, information,
-            centredness, form``. Information is the inverse variance of the group's mean by its own values;
-            the prior scale is what the means of all groups say of tau. 1 is centred, 0 non-centred.
+            One row per element, as in `hbm_jax.inference.Centering`: ``site, element, prior_scale, information,
+            centredness, form``. ``information`` is the inverse variance of the mean of the group, ``prior_scale`` the
+            estimate of tau from the means of all groups, and ``centredness`` the weight: 1 centred, 0 non-centred.
 
         Raises
         ------
         ValueError
-            In the marginal form, which samples no true values.
+            With ``latents="marginal"``, where true values are not sampled.
         """
         self._check(data)
         if self.latents == "marginal":
@@ -189,16 +191,16 @@ class _Hierarchy:
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
 
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
+        """Draw a simulated sample with the design of ``data``.
 
         Parameters
         ----------
         key : jax.Array
             Random key.
         data : ValuesInGroups
-            Gives groups, numbers of values and errors.
+            Groups, numbers of values and errors.
         parameters : mapping of str to float, optional
-            True values by name; those not named are drawn from their priors.
+            True values by name; parameters not named are drawn from their priors.
 
         Returns
         -------
@@ -208,29 +210,27 @@ class _Hierarchy:
         observed, truth = simulated(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
         return data.replace_observations(observed["y"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
-
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
+        """Dimensions of sites that their plates do not name."""
         return {"y": ["group", "value", "component"]}
 
     def coords(self, data: ValuesInGroups) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         return {"group": list(data.name), "component": list(data.components)}
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters: those of the data, which it does not know."""
+        """Units of the parameters: empty, because they are those of the data."""
         return {}
 
     @property
     def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps, for few groups whose spread may be next to nothing."""
+        """Default of `hbm_jax.sample`: above 0.8, because tau may be close to 0 where there are few groups."""
         return 0.9
 
     def to_config(self) -> dict:
-        """Choices as plain values, overridden priors as text; the class with these is the same model."""
+        """Return options as plain values and overridden priors as text; the class with these is the same model."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }
@@ -238,26 +238,27 @@ class _Hierarchy:
 
 @dataclass(frozen=True, kw_only=True)
 class Normal(_Hierarchy):
-    """The normal hierarchical model of one quantity; calling it with data is a NumPyro program.
+    """Normal hierarchical model of one quantity; a call with data is a NumPyro program.
 
     Parameters
     ----------
     latents : str
-        ``"marginal"``: the true values theta of the groups are integrated out exactly, and `hbm_jax.latents` draws them
-        back. ``"centred"``: theta ~ N(mu, tau) as written. ``"noncentred"``: in units of tau from mu. ``"mixed"``:
-        each group in between, as its data ask for, see `centring`. All have the same posterior.
+        ``"marginal"``: the true values theta of the groups are integrated out exactly; `hbm_jax.latents` draws them
+        from their conditional posterior. ``"centred"``: theta ~ N(mu, tau) is sampled directly. ``"noncentred"``:
+        (theta - mu) / tau is sampled. ``"mixed"``: a partial non-centring of each group with a weight computed from its
+        data, see `centring`. All have the same posterior.
     sigma : str
-        Of the values about the true one: ``"known"``, their errors; ``"inferred"``, a parameter ``sigma``, which is
-        added in quadrature to the errors where there are some.
+        Standard deviation of values about the true value of their group: ``"known"``, their errors; or ``"inferred"``,
+        a parameter ``sigma``, added in quadrature to the errors if there are any.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name, in the units of the data; a number holds the parameter fixed. The defaults,
-        `all_priors`, are those of standardised values, moved and scaled to the mean and standard deviation of all
-        measured values (`ValuesInGroups.center` and ``unit``).
+        Overrides by parameter name, in the units of the data; a number fixes the parameter. The defaults,
+        `all_priors`, are for standardised values and are transformed by the mean and standard deviation of all measured
+        values (`ValuesInGroups.center` and ``unit``).
 
     Raises
     ------
     ValueError
-        For an unknown choice or prior name.
+        For an unknown option or prior name.
 
     Examples
     --------
@@ -286,33 +287,33 @@ class Normal(_Hierarchy):
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         return f"Normal hierarchical model, {self.sigma} sigma, {self.latents} latents"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalVectors(_Hierarchy):
-    """The normal hierarchical model of several quantities at once; calling it with data is a NumPyro program.
+    """Normal hierarchical model of several quantities; a call with data is a NumPyro program.
 
-    The true values of a group come from a multivariate normal of means mu, standard deviations tau and a correlation
-    matrix, with measurements whose errors may be correlated too.
+    The true values of a group are drawn from a multivariate normal with means mu, standard deviations tau and a
+    correlation matrix. Errors of the measurements may be correlated too.
 
     Parameters
     ----------
-    latents, sigma
-        As of `Normal`; an inferred scatter has a standard deviation for each component, and correlations.
+    latents, sigma : str
+        As for `Normal`; an inferred scatter has a standard deviation for each component, and correlations.
     correlated : bool
         Whether components are correlated, in the population and in an inferred scatter.
     concentration : float
-        Of the prior of Lewandowski, Kurowicka & Joe for correlation matrices: 1 is uniform, more favours small
-        correlations.
+        Concentration of the prior of Lewandowski, Kurowicka & Joe for correlation matrices: 1 is uniform, and larger
+        values favour small correlations.
     priors : mapping of str to Distribution, float or str
-        As of `Normal`; one prior for all components.
+        As for `Normal`; each applies to all components.
 
     Raises
     ------
     ValueError
-        For an unknown choice or prior name, or a concentration that is not positive.
+        For an unknown option or prior name, or a concentration that is not positive.
 
     Examples
     --------
@@ -321,7 +322,7 @@ class NormalVectors(_Hierarchy):
     """
 
     correlated: bool = field(default=True, metadata={"help": "whether components are correlated"})
-    concentration: float = field(default=2.0, metadata={"help": "of the prior of correlations; 1 is uniform"})
+    concentration: float = field(default=2.0, metadata={"help": "of the prior of correlations (LKJ); 1 is uniform"})
 
     def __post_init__(self):
         super().__post_init__()
@@ -338,46 +339,46 @@ class NormalVectors(_Hierarchy):
 
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
+        """Dimensions of sites that their plates do not name."""
         vectors = {name: ["component"] for name in (*DEFAULTS, *WITHIN)}
         pairs = {name: ["pair"] for name in ("correlation", "sigma_correlation")}
         return super().dims | vectors | pairs | {"theta": ["group", "component"]}
 
     def coords(self, data: ValuesInGroups) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         pairs = zip(*np.tril_indices(len(data.components), -1), strict=True)
         return super().coords(data) | {"pair": [f"{data.components[j]}-{data.components[i]}" for i, j in pairs]}
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         kind = "correlated" if self.correlated else "independent"
         return f"Normal hierarchical model of vectors, {kind} components, {self.sigma} sigma, {self.latents} latents"
 
 
 def _forms(latents: str, data: ValuesInGroups, sigma: str) -> list[Form]:
-    """Centredness of each group, and the scale it refers to, for each component."""
+    """Return the weights of the partial non-centring of the groups, and their reference scale, for each component."""
     num, size = len(data), len(data.components)
     if latents != "mixed":
         return [(np.full(num, 1.0 if latents == "centred" else 0.0), 1.0)] * size
     if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        return [form(np.full(num, 3.0), 1.0, few=True)] * size  # traced: the same in all groups
+        return [form(np.full(num, 3.0), 1.0, few=True)] * size  # traced data: the same weight for all groups
     mean, information = _estimates(data, sigma)
     return [form_of(mean[:, d], information[:, d]) for d in range(size)]
 
 
 def _estimates(data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each group by its own values alone, and the inverse square of its error, (K, D) each."""
+    """Return the weighted mean of each group and its inverse variance, (K, D) each."""
     used, values = np.asarray(data.used), np.asarray(data.values)
     variance = np.where(used[..., None], np.diagonal(np.asarray(data.errors), axis1=-2, axis2=-1), 0.0)
     count = used.sum(axis=1)
     if sigma == "inferred":
-        away = np.where(used[..., None], values - (values.sum(axis=1) / count[:, None])[:, None], 0.0)
+        deviation = np.where(used[..., None], values - (values.sum(axis=1) / count[:, None])[:, None], 0.0)
         freedom = int((count - 1).sum())
-        # Where no group has two values, half of all scatter is taken for that within groups.
-        within = (away**2).sum((0, 1)) / freedom if freedom else 0.5 * np.asarray(data.unit) ** 2
-        known = variance.sum((0, 1)) / count.sum()
-        variance = variance + np.maximum(within - known, 1e-6 * within + 1e-300)
+        # If no group has two values, half of the total variance is assumed to be within groups.
+        within = (deviation**2).sum((0, 1)) / freedom if freedom else 0.5 * np.asarray(data.unit) ** 2
+        mean_variance = variance.sum((0, 1)) / count.sum()
+        variance = variance + np.maximum(within - mean_variance, 1e-6 * within + 1e-300)
     weights = np.where(used[..., None], 1.0 / np.where(used[..., None], variance, 1.0), 0.0)
     information = weights.sum(axis=1)
     return (weights * values).sum(axis=1) / information, information

@@ -1,13 +1,13 @@
 """A linear relation with errors in both variables and groups: y = alpha_j (x - pivot) + beta_j.
 
-For point i of group j, with true predictors x_i from a population of their own,
+For point i of group j, with true predictors x_i drawn from a population,
 
     y_i ~ N(alpha_j . (x_i - pivot) + beta_j, intrinsic_scatter^2),
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
     x_i ~ N(x_mean, x_std^2), or a mixture of normals,
 
-and x and y are measured with errors; the scatter may have outliers, or the tails of Student's t. (Kelly 2007, ApJ 665,
-1489; Gelman & Hill 2007, ch. 13.)
+and x and y are measured with errors. The scatter may have outliers, or follow a Student's t distribution (Kelly 2007,
+ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from hbm_jax.validation import DataError
 POOLING = ("partial", "none", "complete")
 LATENTS = ("marginal", "sampled")
 
-# Of standardised variables: y in standard deviations from its mean, x likewise.
+# Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
 PARTIAL: dict[str, Prior] = {
     "alpha_mean": dist.Normal(0.0, 3.0),
@@ -51,43 +51,43 @@ POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.H
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """Linear relation between quantities that both have errors; calling it with data is a NumPyro program.
+    """Linear relation with errors in both variables; a call with data is a NumPyro program.
 
     Parameters
     ----------
     pooling : str
-        ``"partial"``: slope and intercept of each group come from a population; ``"none"``: each group for itself;
-        ``"complete"``: one line for all.
+        ``"partial"``: slopes and intercepts of the groups are drawn from a population; ``"none"``: each group has an
+        independent line; ``"complete"``: all groups have the same line.
     latents : str
-        ``"marginal"``: true values are integrated out exactly, and with partial pooling, where no mixture and no limit
-        forbids it, so are the intercepts of the groups; `hbm_jax.latents` draws them back. ``"sampled"``: the true
-        predictors and the intercepts are sites. Both have the same posterior.
+        ``"marginal"``: true values are integrated out exactly. With partial pooling of one predictor, without mixtures,
+        Student's t and limits, so are the intercepts of the groups. `hbm_jax.latents` draws them from their conditional
+        posterior. ``"sampled"``: the true predictors and the intercepts are sampled. Both have the same posterior.
     correlated : bool
         Whether slopes and intercept of a group are correlated (partial pooling). The prior is that of Lewandowski,
         Kurowicka & Joe with concentration 1: with one predictor, ``correlation`` is uniform.
     scatter : bool
-        Whether y scatters about the line beyond its errors.
+        Whether y has intrinsic scatter about the line.
     num_components : int
-        Of the population of true predictors, a mixture of normals (one predictor if it is more than 1).
+        Number of normal components in the population of true predictors. More than 1 requires a single predictor.
     outliers : bool
-        Whether a share ``outlier_fraction`` of the points scatters by ``outlier_scatter`` in addition.
-        `hbm_jax.latents` then has each point's ``outlier_probability``.
+        Whether a fraction ``outlier_fraction`` of the points has an additional scatter ``outlier_scatter``.
+        `hbm_jax.latents` then returns the ``outlier_probability`` of each point.
     student_t : bool
-        Whether the scatter has Student's t of ``nu`` degrees of freedom instead of a normal, ``intrinsic_scatter``
-        being its scale: no point is of another kind, some are far. `hbm_jax.latents` then has each point's ``weight``,
-        about 1 in the bulk and near 0 for an outlier.
+        Whether the scatter follows Student's t with ``nu`` degrees of freedom and scale ``intrinsic_scatter`` instead
+        of a normal distribution. `hbm_jax.latents` then returns a ``weight`` of each point, about 1 in the bulk and
+        close to 0 for an outlier.
     pivot : float, optional
-        Where beta is the response [units of x, of every predictor]; by default the mean of the measured values, where
-        the data tell slope and intercept apart.
+        Value of every predictor at which the response is beta [units of x]; by default the mean of the measured values,
+        where slope and intercept are least correlated.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name, in the units of the data; a number holds the parameter fixed. The defaults,
-        `Relation.all_priors`, are those of standardised variables, and are moved and scaled to the mean and standard
-        deviation of the measured values (`PointsInGroups.center` and ``unit``).
+        Overrides by parameter name, in the units of the data; a number fixes the parameter. The defaults,
+        `Relation.all_priors`, are for standardised variables and are transformed by the mean and standard deviation of
+        the measured values (`PointsInGroups.center` and ``unit``).
 
     Raises
     ------
     ValueError
-        For an unknown choice or prior name, and choices that exclude each other.
+        For an unknown option or prior name, and for incompatible options.
 
     Examples
     --------
@@ -98,11 +98,11 @@ class Relation:
     pooling: str = field(default="partial", metadata={"help": ", ".join(POOLING)})
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     correlated: bool = field(default=False, metadata={"help": "whether slope and intercept are correlated"})
-    scatter: bool = field(default=True, metadata={"help": "whether there is scatter beyond the errors"})
+    scatter: bool = field(default=True, metadata={"help": "whether there is intrinsic scatter"})
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
-    student_t: bool = field(default=False, metadata={"help": "whether the scatter has the tails of Student's t"})
-    pivot: float | None = field(default=None, metadata={"help": "where the intercept is; the mean by default"})
+    student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
+    pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -111,8 +111,8 @@ class Relation:
         if self.correlated and self.pooling != "partial":
             raise ValueError(f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}.")
         if self.student_t and (self.outliers or not self.scatter):
-            found = "outliers=True" if self.outliers else "scatter=False"
-            raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {found}.")
+            conflict = "outliers=True" if self.outliers else "scatter=False"
+            raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
         object.__setattr__(self, "priors", dict(self.priors))
@@ -120,7 +120,7 @@ class Relation:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior: overrides in the units of the data, defaults of standardised variables."""
+        """Every parameter with its prior: overrides in the units of the data, defaults for standardised variables."""
         defaults = dict(PARTIAL | GROUPS) if self.pooling == "partial" else dict(LINE)
         defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {}) | POPULATION
         if self.num_components > 1:
@@ -134,7 +134,7 @@ class Relation:
         return complete_priors(defaults, self.priors, "Relation")
 
     def _sample(self, name: str, unit: Any = 1.0, center: Any = 0.0, shape: tuple[int, ...] = ()):
-        """Sample a parameter, of which the default prior is of standardised variables."""
+        """Sample a parameter; a default prior is transformed to the units of the data."""
         prior = self.all_priors.get(name, GROUPS.get(name))
         if isinstance(prior, float | int):
             return jnp.broadcast_to(jnp.asarray(float(prior)), shape)
@@ -145,7 +145,7 @@ class Relation:
             elif isinstance(prior, dist.HalfNormal):
                 prior = dist.HalfNormal(unit * prior.scale)
         if isinstance(prior, dist.HalfNormal):
-            prior = SoftHalfNormal(prior.scale)  # a spread may be anything from nothing to most of what is seen
+            prior = SoftHalfNormal(prior.scale)  # the posterior may extend from 0 to the total variance
         return jnp.asarray(numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior))
 
     def __call__(self, data: PointsInGroups, observed: bool = True, recover: bool = False):
@@ -154,20 +154,20 @@ class Relation:
         Parameters
         ----------
         data : PointsInGroups
-            The points. With ``observed=False`` everything but the measured values is the design, and these are drawn.
+            The points. With ``observed=False`` the measured values are drawn, and everything else is the design.
         observed : bool
             Whether to condition on the measured values.
         recover : bool
-            Whether to draw what was integrated out.
+            Whether to draw the latents that are integrated out.
         """
         self._check(data)
         num = len(data.predictors)
         unit, center = jnp.asarray(data.unit), jnp.asarray(data.center)
         pivot = center[:-1] if self.pivot is None else jnp.full(num, float(self.pivot))
-        # One predictor is a number, several are a vector.
-        plain = num == 1
-        x_unit, x_center = (unit[0], center[0]) if plain else (unit[:-1], center[:-1])
-        p = self._population(plain, num, x_unit, x_center)
+        # The parameters of a single predictor are scalars, those of several are vectors.
+        scalar = num == 1
+        x_unit, x_center = (unit[0], center[0]) if scalar else (unit[:-1], center[:-1])
+        p = self._population(scalar, num, x_unit, x_center)
         scatter = self._sample("intrinsic_scatter", unit[-1]) if self.scatter else jnp.zeros(())
         p |= {"intrinsic_scatter": scatter}
         if self.outliers:
@@ -175,15 +175,16 @@ class Relation:
         if self.student_t:
             p["nu"] = self._sample("nu")
         values = jnp.asarray(data.values) if observed else None
-        alpha, beta = self._lines(data, p, plain, num, unit, x_unit, pivot)
+        alpha, beta = self._lines(data, p, scalar, num, unit, x_unit, pivot)
         if beta is None:
             self._grouped(data, p, alpha, pivot, values, recover)
             return
-        slope = alpha.reshape(-1, 1, num) if plain else jnp.broadcast_to(alpha, (len(data), num))[:, None, :]
+        slope = alpha.reshape(-1, 1, num) if scalar else jnp.broadcast_to(alpha, (len(data), num))[:, None, :]
         intercept = jnp.broadcast_to(beta, (len(data),))[:, None] - (slope * pivot).sum(-1)
         self._points(data, p, slope, intercept, num, values, recover)
 
     def _check(self, data) -> None:
+        """Raise an error where the data do not fit the options."""
         if not isinstance(data, PointsInGroups):
             raise DataError(
                 f"Relation: expected PointsInGroups; found {type(data).__name__}. Read them with "
@@ -207,34 +208,35 @@ class Relation:
             )
 
     def _check_errors(self, data: PointsInGroups) -> None:
-        """See that no density is infinite, where the errors are numbers."""
+        """Raise an error where a missing error makes the density infinite. Traced errors are not checked."""
         if isinstance(data.errors, jax.core.Tracer) or isinstance(data.used, jax.core.Tracer):
             return
         variances = np.diagonal(np.asarray(data.errors)[np.asarray(data.used)], axis1=-2, axis2=-1)
-        missing = [name for name, own in zip((*data.predictors, "y"), variances.T, strict=True) if not own.all()]
+        missing = [name for name, values in zip((*data.predictors, "y"), variances.T, strict=True) if not values.all()]
         for name in missing:
             if name == "y" and not self.scatter:
-                raise DataError("Relation(scatter=False): expected an error of y in every point; found points without.")
+                raise DataError("Relation(scatter=False): expected errors of y for every point; found points without.")
             if name != "y" and self.latents == "sampled":
                 raise DataError(
-                    f"Relation(latents='sampled'): expected an error of {name} in every point; found points without, "
-                    "whose true values are not free. Use latents='marginal'."
+                    f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
+                    "whose true values are known exactly. Use latents='marginal'."
                 )
 
-    def _population(self, plain: bool, num: int, unit, center) -> dict[str, Any]:
-        """Means, covariances and shares of the components of the true predictors."""
+    def _population(self, scalar: bool, num: int, unit, center) -> dict[str, Any]:
+        """Sample the population of true predictors; return means, covariances and log weights of its components."""
         if self.num_components > 1:
             k = self.num_components
-            # Of standardised variables: the first is N(0, 2^2), the distances to the next are log-normal about 1.
+            # For standardised variables the first mean is N(0, 2^2), and differences of successive means are log-normal
+            # with median 1.
             loc, scale = jnp.append(center, jnp.full(k - 1, jnp.log(unit))), jnp.append(2.0 * unit, jnp.ones(k - 1))
             base = dist.Normal(loc, scale).to_event(1)
-            first = numpyro.sample("x_mean", dist.TransformedDistribution(base, transforms.OrderedTransform()))
+            means = numpyro.sample("x_mean", dist.TransformedDistribution(base, transforms.OrderedTransform()))
             std = self._sample("x_std", unit, shape=(k,))
-            share = self._sample("x_weight")
-            return {"loc": first[:, None], "cov": (std**2)[:, None, None], "log_weights": jnp.log(share)}
-        shape = () if plain else (num,)
+            weights = self._sample("x_weight")
+            return {"loc": means[:, None], "cov": (std**2)[:, None, None], "log_weights": jnp.log(weights)}
+        shape = () if scalar else (num,)
         mean, std = self._sample("x_mean", unit, center, shape), self._sample("x_std", unit, shape=shape)
-        if plain:
+        if scalar:
             loc, cov = mean[None, None], (std**2)[None, None, None]
         else:
             factor = numpyro.sample("x_correlation_factor", dist.LKJCholesky(num, 2.0))
@@ -242,10 +244,10 @@ class Relation:
             loc, cov = mean[None], (factor @ factor.T)[None]
         return {"loc": loc, "cov": cov, "log_weights": jnp.zeros(1), "mean": mean, "std": std}
 
-    def _lines(self, data: PointsInGroups, p, plain: bool, num: int, unit, x_unit, pivot):
-        """Slopes and intercepts of the groups; None for these where they are to be integrated out."""
+    def _lines(self, data: PointsInGroups, p, scalar: bool, num: int, unit, x_unit, pivot):
+        """Sample slopes and intercepts of the groups; intercepts are None where they are integrated out."""
         slope_unit = unit[-1] / x_unit
-        shape = () if plain else (num,)
+        shape = () if scalar else (num,)
         y_center = jnp.asarray(data.center)[-1]
         if self.pooling == "complete":
             return self._sample("alpha", slope_unit, 0.0, shape), self._sample("beta", unit[-1], y_center)
@@ -259,25 +261,25 @@ class Relation:
         location, offset = mean, self._sample("beta_mean", unit[-1], y_center)
         spread = self._sample("beta_std", unit[-1])
         if data.group_predictor_names:
-            each = jnp.asarray(data.group_predictors)
-            size = each.shape[1]
-            more = self._sample("alpha_group", slope_unit, 0.0, (size, *shape))
-            location = location + each @ more
-            offset = offset + each @ self._sample("beta_group", unit[-1], 0.0, (size,))
+            group_predictors = jnp.asarray(data.group_predictors)
+            size = group_predictors.shape[1]
+            coefficients = self._sample("alpha_group", slope_unit, 0.0, (size, *shape))
+            location = location + group_predictors @ coefficients
+            offset = offset + group_predictors @ self._sample("beta_group", unit[-1], 0.0, (size,))
         factor = self._correlation(num)
-        alpha, standard = self._slopes(data, jnp.broadcast_to(location, (len(data), *shape)), std, factor, plain, num)
+        alpha, standard = self._slopes(data, jnp.broadcast_to(location, (len(data), *shape)), std, factor, scalar, num)
         offset = offset + spread * (standard @ factor[-1, :num])
         spread = spread * factor[-1, num]
         p["offset"], p["spread"] = offset, spread
         if self._integrates(data):
             return alpha, None
-        own = _intercepts(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
+        likelihood = _intercept_likelihood(data, alpha.reshape(len(data), num), pivot, p["intrinsic_scatter"])
         with numpyro.plate("group", len(data), dim=-1):
-            beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, own)
+            beta = sample_whitened("beta", jnp.broadcast_to(offset, (len(data),)), spread, likelihood)
         return alpha, beta
 
     def _correlation(self, num: int):
-        """Cholesky factor of the correlations of slopes and intercept, (P + 1, P + 1)."""
+        """Sample the Cholesky factor of the correlation matrix of slopes and intercept, (P + 1, P + 1)."""
         if not self.correlated:
             return jnp.eye(num + 1)
         if num > 1:
@@ -285,35 +287,36 @@ class Relation:
         r = self._sample("correlation")
         return jnp.array([[1.0, 0.0], [r, jnp.sqrt(1.0 - r**2)]])
 
-    def _slopes(self, data, location, std, factor, plain: bool, num: int):
-        """Sample the slopes, one predictor after the other; also their independent standard normals, (J, P)."""
-        slopes = _slopes(data)
+    def _slopes(self, data, location, std, factor, scalar: bool, num: int):
+        """Sample the slopes, predictor by predictor; return them and their standardised values, (J, P)."""
+        estimates = _slope_sums(data)
         std = jnp.reshape(std, (num,))
-        at = list(location.reshape(len(data), num).T)
+        slopes = list(location.reshape(len(data), num).T)  # means, replaced by sampled values in turn
         standard: list[Any] = []
         for k, predictor in enumerate(data.predictors):
-            mean = at[k] + std[k] * sum(factor[k, i] * one for i, one in enumerate(standard))
+            mean = slopes[k] + std[k] * sum(factor[k, i] * z for i, z in enumerate(standard))
             scale = std[k] * factor[k, k]
             with numpyro.plate("group", len(data), dim=-1):
-                name = "alpha" if plain else f"alpha_{predictor}"
-                one = sample_whitened(name, mean, scale, slopes.own(k, at), record=False)
-            at[k] = one
-            standard.append((one - mean) / scale)
-        alpha = at[0] if plain else jnp.stack(at, axis=-1)
-        dims = ("group",) if plain else ("group", "predictor")
+                name = "alpha" if scalar else f"alpha_{predictor}"
+                slope = sample_whitened(name, mean, scale, estimates.own(k, slopes), record=False)
+            slopes[k] = slope
+            standard.append((slope - mean) / scale)
+        alpha = slopes[0] if scalar else jnp.stack(slopes, axis=-1)
+        dims = ("group",) if scalar else ("group", "predictor")
         with contextlib.ExitStack() as plates:
-            for place, dim in enumerate(dims):
-                plates.enter_context(numpyro.plate(dim, np.shape(alpha)[place], dim=place - len(dims)))
+            for axis, dim in enumerate(dims):
+                plates.enter_context(numpyro.plate(dim, np.shape(alpha)[axis], dim=axis - len(dims)))
             numpyro.deterministic("alpha", alpha)
         return alpha, jnp.stack(standard, axis=-1)
 
     def _integrates(self, data: PointsInGroups) -> bool:
-        """Whether the intercepts are integrated out."""
+        """Return whether the intercepts are integrated out."""
         normal = self.num_components == 1 and not self.outliers and not self.student_t
         simple = normal and data.limited == "no"
         return self.pooling == "partial" and self.latents == "marginal" and simple and len(data.predictors) == 1
 
     def _grouped(self, data, p, alpha, pivot, values, recover):
+        """Sample the observed values with true values and intercepts integrated out."""
         errors = jnp.asarray(data.errors)
         triple = jnp.stack([errors[..., 0, 0], errors[..., 0, 1], errors[..., 1, 1]], axis=-1)
         zero = jnp.zeros((len(data), 1))
@@ -330,20 +333,21 @@ class Relation:
             _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
 
     def _points(self, data: PointsInGroups, p, slope, intercept, num: int, values, recover):
-        rows, most = np.shape(data.used)
-        loc, cov, shares = p["loc"], p["cov"], p["log_weights"]
+        """Sample the observed values for these slopes and intercepts."""
+        rows, columns = np.shape(data.used)
+        loc, cov, log_weights = p["loc"], p["cov"], p["log_weights"]
         if self.latents == "sampled":
-            loc, cov = self._true_predictors(data, p, num, rows, most)[..., None, :], jnp.zeros((1, num, num))
-            shares = jnp.zeros(1)
+            loc, cov = self._true_predictors(data, p, num, rows, columns)[..., None, :], jnp.zeros((1, num, num))
+            log_weights = jnp.zeros(1)
         limits = None
         if data.limited != "no":
             order = jnp.asarray(data.order) if data.limited == "both" else None
             limits = Limits(jnp.asarray(data.limit), jnp.asarray(data.side), order)
         points = MeasuredPoints(
-            loc, cov, shares, intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
+            loc, cov, log_weights, intercept, slope, p["intrinsic_scatter"], jnp.asarray(data.errors), limits,
             p.get("outliers"), p.get("nu"),
         )  # fmt: skip
-        with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
+        with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
             with handlers.mask(mask=np.asarray(data.used)):
                 drawn = numpyro.sample("observed", points, obs=values)
             if recover:
@@ -353,33 +357,35 @@ class Relation:
                 if self.student_t:
                     numpyro.deterministic("weight", points.weight(drawn))
 
-    def _true_predictors(self, data, p, num: int, rows: int, most: int):
+    def _true_predictors(self, data, p, num: int, rows: int, columns: int):
         """Sample the true predictors, (J, M, P)."""
         if num > 1:
-            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
+            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
                 return numpyro.sample("x", dist.MultivariateNormal(p["loc"][0], covariance_matrix=p["cov"][0]))
         if self.num_components > 1:
-            each = dist.Normal(p["loc"][:, 0], jnp.sqrt(p["cov"][:, 0, 0]))
-            shares = dist.Categorical(logits=p["log_weights"])
-            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
-                return numpyro.sample("x", dist.MixtureSameFamily(shares, each))[..., None]
-        least = 1e-6 * jnp.asarray(data.unit)[0] ** 2
-        known = jnp.where(np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], least), 0.0)
-        with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", most, dim=-1):
-            own = Own(jnp.asarray(data.values)[..., 0], known)
-            return sample_whitened("x", p["mean"], p["std"], own)[..., None]
+            components = dist.Normal(p["loc"][:, 0], jnp.sqrt(p["cov"][:, 0, 0]))
+            mixing = dist.Categorical(logits=p["log_weights"])
+            with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+                return numpyro.sample("x", dist.MixtureSameFamily(mixing, components))[..., None]
+        min_variance = 1e-6 * jnp.asarray(data.unit)[0] ** 2
+        information = jnp.where(
+            np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], min_variance), 0.0
+        )
+        with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+            likelihood = Own(jnp.asarray(data.values)[..., 0], information)
+            return sample_whitened("x", p["mean"], p["std"], likelihood)[..., None]
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
+        """Draw a simulated sample with the design of ``data``.
 
         Parameters
         ----------
         key : jax.Array
             Random key.
         data : PointsInGroups
-            Gives groups, errors and limits: a response drawn beyond a point's limit becomes that limit.
+            Groups, errors and limits; a response drawn beyond the limit of its point is replaced by the limit.
         parameters : mapping of str to float, optional
-            True values by name; those not named are drawn from their priors.
+            True values by name; parameters not named are drawn from their priors.
 
         Returns
         -------
@@ -389,47 +395,45 @@ class Relation:
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["observed"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
-
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
-        found = {"observed": ["group", "point", "coordinate"]}
+        """Dimensions of sites that their plates do not name."""
+        dims = {"observed": ["group", "point", "coordinate"]}
         if self.num_components > 1:
-            found |= {name: ["component"] for name in ("x_mean", "x_std", "x_weight")}
-        return found
+            dims |= {name: ["component"] for name in ("x_mean", "x_std", "x_weight")}
+        return dims
 
     def coords(self, data: PointsInGroups) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         return {"group": list(data.name), "coordinate": [*data.predictors, "y"], "predictor": list(data.predictors)}
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters: those of the data, which it does not know."""
+        """Units of the parameters: empty, because they are those of the data."""
         return {}
 
     @property
     def target_accept_prob(self) -> float:
-        """What `hbm_jax.sample` takes by default: short steps for groups alone, as few points say little of a slope."""
+        """Default of `hbm_jax.sample`; higher without pooling, where few points constrain a slope weakly."""
         return 0.9 if self.pooling == "none" else 0.8
 
     @property
     def description(self) -> str:
-        """One line for reports."""
-        more = ", correlated lines" if self.correlated else ""
-        more += f", {self.num_components} populations of x" if self.num_components > 1 else ""
-        more += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
-        return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{more}"
+        """One-line description for reports."""
+        options = ", correlated lines" if self.correlated else ""
+        options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
+        options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
+        return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"
 
     def to_config(self) -> dict:
-        """Choices as plain values, overridden priors as text; ``Relation(**config)`` is the same model."""
+        """Return options as plain values and overridden priors as text; ``Relation(**config)`` is the same model."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }
 
 
 def _record(true, num: int, x: bool = True) -> None:
-    """Record true predictors and responses, (J, M, P + 1)."""
+    """Record the true predictors and responses, (J, M, P + 1)."""
     if x and num == 1:
         numpyro.deterministic("x", true[..., 0])
     elif x:
@@ -437,20 +441,20 @@ def _record(true, num: int, x: bool = True) -> None:
     numpyro.deterministic("y", true[..., -1])
 
 
-def _slopes(data: PointsInGroups) -> Slopes:
-    """Return what the points of each group say of its slopes."""
+def _slope_sums(data: PointsInGroups) -> Slopes:
+    """Return the sums that estimate the slopes of each group from its own points."""
     noise = data.errors.diagonal(axis1=-2, axis2=-1)[..., :-1]
     return slopes_of_groups(data.values[..., :-1], data.values[..., -1], noise, np.asarray(data.used))
 
 
-def _intercepts(data: PointsInGroups, alpha, pivot, scatter) -> Own:
-    """Return what the points of each group say of its intercept, given its slopes (J, P)."""
+def _intercept_likelihood(data: PointsInGroups, alpha, pivot, scatter) -> Own:
+    """Return the Gaussian likelihood of the intercept of each group from its own points, for slopes (J, P)."""
     used = np.asarray(data.used)
     num = used.sum(axis=1)
 
     def mean(a):
-        some = used.reshape(*used.shape, *(1,) * (np.ndim(a) - 2))
-        return jnp.where(some, jnp.asarray(a), 0.0).sum(axis=1) / num.reshape(-1, *(1,) * (np.ndim(a) - 2))
+        mask = used.reshape(*used.shape, *(1,) * (np.ndim(a) - 2))
+        return jnp.where(mask, jnp.asarray(a), 0.0).sum(axis=1) / num.reshape(-1, *(1,) * (np.ndim(a) - 2))
 
     values, errors = mean(data.values), mean(jnp.diagonal(jnp.asarray(data.errors), axis1=-2, axis2=-1))
     variance = scatter**2 + errors[:, -1] + (alpha**2 * errors[:, :-1]).sum(-1)

@@ -1,4 +1,4 @@
-"""Coefficients of a regression with their stated priors, sampled where the predictors are orthogonal."""
+"""Coefficients of a regression, sampled in coordinates in which the predictors are orthogonal."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from hbm_jax.distributions.linear.linear_coordinates import LinearCoordinates, P
 from hbm_jax.models.priors import in_stated_parameters
 
 FLAT = "flat"  # an improper uniform prior
-# Of standardised variables: in units of the linear predictor, over the standard deviation of the predictor.
+# Priors for standardised variables: in units of the linear predictor over the standard deviation of the predictor.
 COEFFICIENTS: dict[str, Any] = {"intercept": dist.Normal(0.0, 2.5), "coef": dist.Normal(0.0, 2.5)}
 
 
 def is_flat(prior: Any) -> bool:
-    """Whether a prior is the improper uniform one."""
+    """Return whether a prior is the improper uniform one."""
     return isinstance(prior, str) and prior.strip().lower() == FLAT
 
 
@@ -29,45 +29,48 @@ def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit
     Parameters
     ----------
     data : RegressionData
+        Points with K terms.
     priors : mapping of str to Distribution, float or "flat"
-        ``intercept``, ``coef`` and perhaps ``coef[x]``.
+        Priors ``intercept`` and ``coef``, and optionally ``coef[x]`` of single coefficients.
     overrides : container of str
-        Which of them are a user's, in the units of the data; the others are normal, of standardised variables.
+        Names of the priors set by the user, in the units of the data; the others are normal priors for standardised
+        variables.
     unit, centre : scalar
-        Unit of the linear predictor, and its value where the default prior of the intercept is centred.
+        Unit of the linear predictor, and its value at the centre of the default prior of the intercept.
     qr : bool
-        Whether to sample in coordinates of orthogonal predictors.
+        Whether to sample in coordinates in which the predictors are orthogonal.
     num : int
-        Number of such vectors; 0 for one that is not in a plate.
+        Number of coefficient vectors; 0 for a single one outside of a plate.
 
     Returns
     -------
-    (K,), or (num, K)
+    array (K,) or (num, K)
     """
     size = len(data.terms)
-    place = data.terms.index(INTERCEPT) if INTERCEPT in data.terms else None
-    keys = [_key(term, k == place, priors) for k, term in enumerate(data.terms)]
-    # Of c are the priors: c is the coefficients, but for a default prior the intercept is that at the mean predictors.
-    at_mean = place is not None and keys[place] not in overrides
+    intercept = data.terms.index(INTERCEPT) if INTERCEPT in data.terms else None
+    keys = [_key(term, k == intercept, priors) for k, term in enumerate(data.terms)]
+    # The priors are those of a vector c: the coefficients b, except that an intercept with the default prior is
+    # replaced by the linear predictor at the mean of the predictors.
+    at_mean = intercept is not None and keys[intercept] not in overrides
     means = jnp.asarray(data.means)
-    to_c = jnp.eye(size).at[place].add(means) if at_mean else jnp.eye(size)
-    to_b = jnp.eye(size).at[place].add(-means) if at_mean else jnp.eye(size)
+    to_c = jnp.eye(size).at[intercept].add(means) if at_mean else jnp.eye(size)
+    to_b = jnp.eye(size).at[intercept].add(-means) if at_mean else jnp.eye(size)
     width = unit / jnp.asarray(data.scales)
-    centres = jnp.zeros(size).at[place].set(centre) if at_mean else jnp.zeros(size)
+    centres = jnp.zeros(size).at[intercept].set(centre) if at_mean else jnp.zeros(size)
     fixed = np.array([isinstance(priors[key], float | int) for key in keys])
     free = np.flatnonzero(~fixed)
-    held = jnp.array([float(priors[key]) if is_held else 0.0 for key, is_held in zip(keys, fixed, strict=True)])
+    constants = jnp.array([float(priors[key]) if is_fixed else 0.0 for key, is_fixed in zip(keys, fixed, strict=True)])
     pieces = _pieces([keys[k] for k in free], priors, overrides, width[free], centres[free])
     if not len(free):
-        c = jnp.broadcast_to(held, (num, size) if num else (size,))
+        c = jnp.broadcast_to(constants, (num, size) if num else (size,))
         return _record(c @ to_b.T, num, size)
     if in_stated_parameters():
-        held_part = (to_c @ held)[free]
-        prior = LinearCoordinates(pieces, to_c[np.ix_(free, free)], held_part, _bounds(pieces, len(free)))
+        shift = (to_c @ constants)[free]
+        prior = LinearCoordinates(pieces, to_c[np.ix_(free, free)], shift, _bounds(pieces, len(free)))
         infer = {"labels": tuple(data.terms[k] for k in free)}
         with numpyro.plate("category", num, dim=-1) if num else contextlib.nullcontext():
             b = numpyro.sample("coef", prior, infer=infer)
-        return jnp.broadcast_to(held, (*b.shape[:-1], size)).at[..., free].set(b)
+        return jnp.broadcast_to(constants, (*b.shape[:-1], size)).at[..., free].set(b)
     matrix = to_c @ jnp.asarray(data.basis) if qr and not fixed.any() else jnp.diag(width[free])
     prior = LinearCoordinates(pieces, matrix, centres[free])
     if num:
@@ -75,20 +78,21 @@ def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit
             z = numpyro.sample("_coef", prior)
     else:
         z = numpyro.sample("_coef", prior)
-    c = jnp.broadcast_to(held, (*z.shape[:-1], size)).at[..., free].set(prior.coefficients(z))
+    c = jnp.broadcast_to(constants, (*z.shape[:-1], size)).at[..., free].set(prior.coefficients(z))
     return _record(c @ to_b.T, num, size)
 
 
 def _bounds(pieces, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of coefficients by the supports of their priors, infinite where there are none."""
+    """Return the bounds of the coefficients from the supports of their priors, infinite where unbounded."""
     low, high = np.full(size, -np.inf), np.full(size, np.inf)
-    for places, prior, _ in pieces:
-        low[places] = getattr(getattr(prior, "support", None), "lower_bound", -np.inf)
-        high[places] = getattr(getattr(prior, "support", None), "upper_bound", np.inf)
+    for indices, prior, _ in pieces:
+        low[indices] = getattr(getattr(prior, "support", None), "lower_bound", -np.inf)
+        high[indices] = getattr(getattr(prior, "support", None), "upper_bound", np.inf)
     return low, high
 
 
 def _record(coef, num: int, size: int):
+    """Record the coefficients as a deterministic site, in their plates."""
     if num:
         with numpyro.plate("category", num, dim=-2), numpyro.plate("term", size, dim=-1):
             return numpyro.deterministic("coef", coef)
@@ -97,21 +101,22 @@ def _record(coef, num: int, size: int):
 
 
 def _key(term: str, is_intercept: bool, priors) -> str:
-    own = f"coef[{term}]"
-    return own if own in priors else "intercept" if is_intercept else "coef"
+    """Return the name of the prior of a term."""
+    single = f"coef[{term}]"
+    return single if single in priors else "intercept" if is_intercept else "coef"
 
 
 def _pieces(keys, priors, overrides, width, centres) -> list[Piece]:
-    """Priors of c, those of one kind together."""
+    """Return the priors of c, with the coefficients that share a prior as one piece."""
     pieces = []
     for key in dict.fromkeys(keys):
-        places = np.array([k for k, other in enumerate(keys) if other == key])
+        indices = np.array([k for k, other in enumerate(keys) if other == key])
         prior = priors[key]
         if is_flat(prior):
-            pieces.append(Piece(places, None, width[places]))
+            pieces.append(Piece(indices, None, width[indices]))
         elif key in overrides:
-            pieces.append(Piece(places, prior.expand((len(places),))))
+            pieces.append(Piece(indices, prior.expand((len(indices),))))
         else:
-            scale = width[places]
-            pieces.append(Piece(places, dist.Normal(centres[places] + scale * prior.loc, scale * prior.scale)))
+            scale = width[indices]
+            pieces.append(Piece(indices, dist.Normal(centres[indices] + scale * prior.loc, scale * prior.scale)))
     return pieces

@@ -1,4 +1,4 @@
-"""Families of responses: their distribution about a linear predictor, its link, and their working response."""
+"""Families of a generalised linear model: distribution of the response, link, and working response."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ SIGMA: dict[str, Prior] = {"sigma": dist.HalfNormal(1.0)}
 
 @dataclass(frozen=True)
 class Family:
-    """How a response scatters about the linear predictor eta.
+    """Distribution of the response for a linear predictor eta.
 
     Attributes
     ----------
     links : tuple of str
-        Links that can be chosen; the first is the default.
+        Available links; the first is the default.
     values : str
-        What a response may be: ``"real"``, ``"count"``, ``"binary"`` or ``"category"``.
+        Type of the response: ``"real"``, ``"count"``, ``"binary"`` or ``"category"``.
     distribution : callable
-        ``distribution(eta, link, parameters, data)``.
+        ``distribution(eta, link, parameters, data)`` returns the NumPyro distribution of the response.
     parameters : dict
-        Default priors of parameters beside the coefficients.
+        Default priors of the parameters other than the coefficients.
     scaled : bool
-        Whether the coefficients' unit is that of the response.
+        Whether the linear predictor is in the units of the response.
     """
 
     links: tuple[str, ...]
@@ -84,7 +84,7 @@ FAMILIES = {
 
 
 def centre_of(family: Family, link: str, data: Any):
-    """Linear predictor of the mean response, where the default prior of the intercept is centred."""
+    """Return the linear predictor of the mean response: the centre of the default prior of the intercept."""
     mean, offset = jnp.asarray(data.y_mean), jnp.asarray(data.offset)
     if link == "identity":
         return mean - offset.mean()
@@ -95,21 +95,21 @@ def centre_of(family: Family, link: str, data: Any):
     num = offset.shape[0] * jnp.asarray(data.trials).mean()
     rate = jnp.clip(mean / jnp.asarray(data.trials).mean(), 0.5 / num, 1.0 - 0.5 / num)
     centre = jnp.log(rate / (1.0 - rate))
-    # The probit is about the logit over 1.6.
+    # The probit is approximately the logit over 1.6.
     return (centre / 1.6 if link == "probit" else centre) - offset.mean()
 
 
 def working(link: str, y: np.ndarray, trials: np.ndarray, eta: np.ndarray | None = None):
-    """Working response and weights of iteratively reweighted least squares at a linear predictor.
+    """Return the working response and the weights of iteratively reweighted least squares at a linear predictor.
 
     Parameters
     ----------
     link : str
-        Of the family.
+        Link of the family.
     y, trials : (N,)
-        Response and trials.
+        Response, and number of trials.
     eta : (N,), optional
-        Linear predictor; that of the data themselves, moved away from the edge, where omitted.
+        Linear predictor; by default that of the response itself, for counts shifted from the edge of their range.
 
     Returns
     -------

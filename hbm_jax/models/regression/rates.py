@@ -1,4 +1,4 @@
-"""Rates of groups that come from a population, integrated out exactly by conjugacy.
+"""Counts of groups whose rates have a beta or gamma population; the rates are integrated out in closed form.
 
     y_j ~ Binomial(trials_j, rate_j),      rate_j ~ Beta(alpha, beta),
     y_j ~ Poisson(exposure_j rate_j),      rate_j ~ Gamma(alpha, beta),
@@ -33,29 +33,30 @@ PARAMETERS = ("mean", "shape")
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Counts of groups whose rates come from a beta or gamma population; calling it with data is a NumPyro program.
+    """Model of counts of groups whose rates have a beta or gamma population; a call with data is a NumPyro program.
 
-    Every row of the data is a group: `RegressionData` of a formula such as ``"deaths ~ 1"`` with ``trials`` or
-    ``exposure``. `hbm_jax.latents` draws the rates back, as ``rate``.
+    Every row of the data is a group: `RegressionData` with a formula such as ``"deaths ~ 1"`` and a column of
+    ``trials`` or ``exposure``. `hbm_jax.latents` draws the rates from their conditional posterior, as ``rate``.
 
     Parameters
     ----------
     family : str
         ``"binomial"`` (beta population) or ``"poisson"`` (gamma population).
     parameters : str
-        Of which the priors are. ``"mean"``: ``mean`` of the rates, and ``dispersion``, which is (alpha + beta)^(-1/2)
-        of the beta population and alpha^(-1/2), the standard deviation over the mean, of the gamma population.
-        ``"shape"``: ``alpha`` and ``beta``.
+        Parameters of the population that have priors. ``"mean"``: the ``mean`` of the rates and the ``dispersion``,
+        which is (alpha + beta)^(-1/2) for the beta population and alpha^(-1/2), the standard deviation divided by the
+        mean, for the gamma population. ``"shape"``: ``alpha`` and ``beta``.
     priors : mapping of str to Distribution, float or str
-        Overrides by name. The defaults: ``mean`` and ``dispersion`` of the binomial uniform from 0 to 1, which is the
-        density (alpha + beta)^(-5/2) of Gelman et al., section 5.3, cut off at alpha + beta = 1; of the Poisson, mean
-        LogNormal(0, 2) times the mean of all data and dispersion HalfNormal(1). ``alpha`` Exponential(1) and ``beta``
-        Gamma(0.1, 1) of the Poisson (as George, Makov & Smith), Exponential(0.1) both of the binomial.
+        Overrides by name. For ``"binomial"`` the default priors of ``mean`` and ``dispersion`` are uniform from 0 to 1,
+        which is the density (alpha + beta)^(-5/2) of Gelman et al., section 5.3, truncated to alpha + beta > 1; those
+        of ``alpha`` and ``beta`` are Exponential(0.1). For ``"poisson"`` they are LogNormal(0, 2) times the mean of all
+        data for ``mean``, HalfNormal(1) for ``dispersion``, and Exponential(1) and Gamma(0.1, 1) for ``alpha`` and
+        ``beta`` (as George, Makov & Smith).
 
     Raises
     ------
     ValueError
-        For an unknown choice or prior name.
+        For an unknown option or prior name.
 
     Examples
     --------
@@ -64,7 +65,7 @@ class Rates:
     """
 
     family: str = field(default="binomial", metadata={"help": ", ".join(FAMILIES)})
-    parameters: str = field(default="mean", metadata={"help": "what has priors: mean (and dispersion) or shape"})
+    parameters: str = field(default="mean", metadata={"help": "parameters with priors: mean (and dispersion) or shape"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -75,7 +76,7 @@ class Rates:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; the default of the mean of Poisson rates is over the mean of all data."""
+        """Every parameter with its prior; that of the mean of Poisson rates is relative to the mean of all data."""
         return complete_priors(PRIORS[self.family, self.parameters], self.priors, "Rates")
 
     def __call__(self, data: RegressionData, observed: bool = True, recover: bool = False):
@@ -84,11 +85,11 @@ class Rates:
         Parameters
         ----------
         data : RegressionData
-            A row a group. With ``observed=False`` the counts are drawn.
+            Groups, one per row. With ``observed=False`` the counts are drawn.
         observed : bool
             Whether to condition on the counts.
         recover : bool
-            Whether to draw the rates, which were integrated out.
+            Whether to draw the rates, which are integrated out.
         """
         self._check(data)
         size = jnp.asarray(data.trials) if self.family == "binomial" else jnp.exp(jnp.asarray(data.offset))
@@ -107,7 +108,7 @@ class Rates:
                 numpyro.deterministic("rate", posterior.sample(numpyro.prng_key()))
 
     def _shape(self, data: RegressionData, size):
-        """Sample the population; returns alpha and beta."""
+        """Sample the parameters of the population; return alpha and beta."""
         priors = self.all_priors
         if self.parameters == "shape":
             return sample_prior("alpha", priors["alpha"]), sample_prior("beta", priors["beta"])
@@ -122,6 +123,7 @@ class Rates:
         return total, total / mean
 
     def _check(self, data) -> None:
+        """Raise an error where the data do not fit the family."""
         if not isinstance(data, RegressionData):
             raise DataError(
                 f"Rates: expected RegressionData; found {type(data).__name__}. Read them with "
@@ -139,34 +141,32 @@ class Rates:
             reject_rows((data.y < 0) | (data.y != np.round(data.y)), data.y, data.response, "a count", data.name)
 
     def simulate(self, key, data: RegressionData, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``; see `Regression.simulate`."""
+        """Draw a simulated sample with the design of ``data``; see `Regression.simulate`."""
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["observed"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
-
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites, beyond what the plates say."""
+        """Dimensions of sites that their plates do not name."""
         return {"observed": ["point"]}
 
     def coords(self, data: RegressionData) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         return {"point": list(data.name)}
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters: those of the data, which it does not know."""
+        """Units of the parameters: empty, because they are those of the data."""
         return {}
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         population = "beta" if self.family == "binomial" else "gamma"
         return f"Rates of groups from a {population} population, {self.family} counts"
 
     def to_config(self) -> dict:
-        """Choices as plain values, overridden priors as text; ``Rates(**config)`` is the same model."""
+        """Return options as plain values and overridden priors as text; ``Rates(**config)`` is the same model."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }

@@ -1,9 +1,9 @@
-"""Supernova cosmology from corrected magnitudes whose dense covariance depends on alpha and beta.
+"""Supernova cosmology from peak magnitudes with a dense covariance that depends on alpha and beta.
 
-    m_b = M0 + mu(z; cosmology) - alpha x1 + beta c + delta_M [host mass > 1e10 Msun] + N(0, C(alpha, beta))
+    m_b = M0 + mu(z; cosmology) - alpha x1 + beta c + delta_M [host mass > 1e10 Msun] + N(0, C(alpha, beta)),
 
-with the observed x1 and c, and C as `hbm_jax.data.CorrelatedSupernovae` describes: the likelihood of SNLS3 (Conley et
-al. 2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568, A22), normalised.
+where x1 and c are the observed values and C is defined in `hbm_jax.data.CorrelatedSupernovae`. This is the likelihood
+of SNLS3 (Conley et al. 2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568, A22), normalised.
 """
 
 import dataclasses
@@ -41,24 +41,24 @@ UNITS = {"H0": "km/s/Mpc", "M0": "mag", "delta_M": "mag", "sigma_int": "mag"}
 
 @dataclass(frozen=True, kw_only=True)
 class CorrelatedSupernova:
-    """Corrected magnitudes with a covariance in alpha and beta; calling it with data is a NumPyro program.
+    """Model of supernovae with a covariance that depends on alpha and beta; a call with data is a NumPyro program.
 
     Parameters
     ----------
     cosmology : str or Expansion
-        As of `hbm_jax.models.Supernova`.
+        Expansion history, as for `hbm_jax.models.Supernova`.
     scatter : str
-        Intrinsic scatter: ``"published"``, what the data carry for each survey (``variance_coherent``); or sigma_int,
-        ``"common"`` or one for each ``"survey"``, in its place.
+        Intrinsic scatter: ``"published"`` takes that of the data (``variance_coherent``); ``"common"`` and ``"survey"``
+        replace it by a parameter sigma_int, the same for all supernovae or one for each survey.
     mass_step : bool
-        Whether hosts above 1e10 solar masses have their own magnitude offset delta_M.
+        Whether the magnitudes of supernovae in hosts above 1e10 solar masses are offset by delta_M.
     tabulate : bool
-        Whether the likelihood is interpolated in a table of alpha and beta, made once, where the scatter is published,
-        the cosmology is one of those by name without bins, and there are 200 supernovae or more. It agrees with the
-        factorisation to 1e-8 in the log density and makes a step a hundred times as fast; alpha and beta are confined
-        to where the likelihood is above exp(-32) of its highest, and more.
+        Whether the likelihood is interpolated in a precomputed table of alpha and beta. This needs the published
+        scatter, a named cosmology without bins, and at least 200 supernovae. The log density agrees with the
+        factorisation to 1e-8, and a step is a hundred times as fast. Alpha and beta are confined to the table, which
+        contains every point where the likelihood exceeds exp(-32) of its maximum.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name; a number holds the parameter fixed.
+        Overrides by parameter name; a number fixes the parameter.
 
     Raises
     ------
@@ -67,9 +67,9 @@ class CorrelatedSupernova:
 
     Notes
     -----
-    x1 and c are taken as observed, without a population: their errors are in C, which is a good approximation where
-    they are small beside the populations. `hbm_jax.models.Supernova` needs no such approximation, but takes its
-    systematics as calibration offsets.
+    x1 and c have no population model. Their errors enter C, which is a good approximation where these errors are small
+    compared with the width of the populations. `hbm_jax.models.Supernova` does not need this approximation, but
+    represents systematic errors by calibration offsets.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class CorrelatedSupernova:
 
     cosmology: str | expansion.Expansion = field(default="lcdm", metadata={"help": expansion.HELP})
     scatter: str = field(default="published", metadata={"help": f"intrinsic scatter: {', '.join(SCATTERS)}"})
-    mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude of their own"})
+    mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude offset"})
     tabulate: bool = field(default=True, metadata={"help": "whether the likelihood is interpolated in a table"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -91,13 +91,13 @@ class CorrelatedSupernova:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number is a parameter held fixed."""
-        own = dict(DEFAULT_PRIORS)
+        """Every parameter with its prior; a number fixes a parameter."""
+        relation = dict(DEFAULT_PRIORS)
         if not self.mass_step:
-            del own["delta_M"]
+            del relation["delta_M"]
         if self.scatter == "published":
-            del own["sigma_int"]
-        defaults = expansion.default_priors(self.cosmology) | own
+            del relation["sigma_int"]
+        defaults = expansion.default_priors(self.cosmology) | relation
         return complete_priors(defaults, self.priors, f"CorrelatedSupernova(cosmology={self.cosmology!r})")
 
     def __call__(self, data: CorrelatedSupernovae, observed: bool = True):
@@ -106,7 +106,7 @@ class CorrelatedSupernova:
         Parameters
         ----------
         data : CorrelatedSupernovae
-            The sample. With ``observed=False`` all but m_b is the design, and m_b is drawn.
+            The sample. With ``observed=False`` m_b is drawn, and everything else is the design.
         observed : bool
             Whether to condition on the observed magnitudes.
         """
@@ -119,8 +119,8 @@ class CorrelatedSupernova:
         massive: Any = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
         concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data))
         table = None
-        smooth = self.cosmology in expansion.FREE
-        if self.tabulate and smooth and self.scatter == "published" and observed and concrete:
+        named = self.cosmology in expansion.FREE
+        if self.tabulate and named and self.scatter == "published" and observed and concrete:
             table = table_of(data, massive, self._diagonal(data, None))
         cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_ridge)
         p: dict[str, Any] = {"delta_M": 0.0}
@@ -133,22 +133,23 @@ class CorrelatedSupernova:
             return
         modulus = RedshiftMatrix(sne.z_cmb, sne.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
         if observed:
-            possible = jnp.all(jnp.isfinite(modulus))
-            numpyro.factor("_big_bang", jnp.where(possible, 0.0, -jnp.inf))
-            modulus = jnp.where(possible, modulus, 0.0)
+            finite = jnp.all(jnp.isfinite(modulus))
+            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
+            modulus = jnp.where(finite, modulus, 0.0)
         loc = modulus + p["M0"] + p["delta_M"] * massive - p["alpha"] * sne.x1 + p["beta"] * sne.c
         kappa = coefficients(jnp.asarray(p["alpha"]), jnp.asarray(p["beta"]))
         normal = BlockNormal(loc, self._diagonal(data, p.get("sigma_int")), kappa, data.total_blocks)
         numpyro.sample("observed", normal, obs=sne.m_b if observed else None)
 
     def _sample(self, name, prior, data, table):
+        """Sample a parameter of the relation; return a number, or (N,) where it differs between surveys."""
         if name == "sigma_int" and self.scatter == "survey" and isinstance(prior, dist.Distribution):
             surveys = list(data.sne.survey_counts)
             with numpyro.plate("survey", len(surveys)):
-                each = jnp.asarray(numpyro.sample(name, prior))
-            return each[np.array([surveys.index(survey) for survey in data.survey])]
+                per_survey = jnp.asarray(numpyro.sample(name, prior))
+            return per_survey[np.array([surveys.index(survey) for survey in data.survey])]
         if table is not None and name in ("alpha", "beta") and isinstance(prior, dist.Distribution):
-            # Confined to the table; the density is that of the prior all the same.
+            # A uniform site keeps the value inside the table; the factor restores the density of the prior.
             low, high = getattr(table, name)
             value = jnp.asarray(numpyro.sample(name, dist.Uniform(low, high)))
             numpyro.factor(f"_{name}_prior", prior.log_prob(value) + np.log(high - low))
@@ -156,13 +157,13 @@ class CorrelatedSupernova:
         return sample_prior(name, prior)
 
     def _diagonal(self, data, sigma_int):
-        """Return what is added to the diagonal of the covariance, (N,)."""
+        """Return the variances of lensing, peculiar velocity and intrinsic scatter, (N,)."""
         sne = data.sne
         scatter = sne.variance_coherent if sigma_int is None else sigma_int**2
         return sne.variance_lensing + sne.variance_velocity + scatter
 
     def simulate(self, key, data: CorrelatedSupernovae, parameters: Mapping[str, float] | None = None):
-        """Draw simulated magnitudes on the design of ``data``; returns the sample and the true parameters."""
+        """Draw magnitudes with the design of ``data``; return the simulated sample and the true parameters."""
         observed, truth = simulated(self, key, data, parameters)
         sne = data.sne
         return data.replace_observations(m_b=observed["observed"], x1=sne.x1, c=sne.c), truth
@@ -173,24 +174,24 @@ class CorrelatedSupernova:
         return {"observed": ["supernova"]}
 
     def coords(self, data: CorrelatedSupernovae) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         labels: dict[str, list] = {"supernova": list(data.name)}
         return labels | ({"survey": list(data.sne.survey_counts)} if self.scatter == "survey" else {})
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters; absent where dimensionless."""
+        """Units of the parameters, without the dimensionless ones."""
         return UNITS
 
     @property
     def description(self) -> str:
-        """One line for reports."""
+        """One-line description for reports."""
         return f"Type Ia supernovae with correlated errors, {expansion.named(self.cosmology).description}"
 
     def to_config(self) -> dict:
-        """Choices as plain values, priors as text; ``CorrelatedSupernova(**config)`` is the same model."""
+        """Return options as plain values and priors as text; ``CorrelatedSupernova(**config)`` is the same model."""
         return configuration(self)
 
     def dense(self) -> "CorrelatedSupernova":
-        """Return the same model without a table, as predictions and simulations use it."""
+        """Return the same model without the table, as used for predictions and simulations."""
         return dataclasses.replace(self, tabulate=False)

@@ -1,7 +1,8 @@
-"""The ridge that supernovae leave in (Om0, w0), and coordinates in which it is straight.
+"""Reparametrisation of (Om0, w0) along the degeneracy of supernova distances.
 
-Models along it predict nearly the same relative distances. NUTS takes short steps on a curved ridge, so the parameters
-are sampled in coordinates that follow it, while the priors on the parameters themselves stay exactly as stated.
+Models along the degeneracy curve predict nearly the same relative distances. NUTS takes short steps where a posterior
+is narrow and curved, so the parameters are sampled in coordinates in which it is close to a Gaussian. The priors of the
+parameters themselves stay exactly as stated.
 """
 
 import math
@@ -12,61 +13,61 @@ import jax.numpy as jnp
 
 from hbm_jax.distributions import SoftClip
 
-# The ridge of supernova distances in flat universes, fitted to JLA's posterior: where w0 is and how wide, given Om0.
-# It steers the sampler and cannot change what is sampled.
-_RIDGE = (-0.126, -0.408, -2.0)  # w0 = -0.126 - 0.408 (1 - Om0)^(-2)
+# Degeneracy curve of supernova distances in flat universes, fitted to the JLA posterior: the location and width of w0
+# for a given Om0. They affect the efficiency of the sampler only.
+_DEGENERACY = (-0.126, -0.408, -2.0)  # w0 = -0.126 - 0.408 (1 - Om0)^(-2)
 _WIDTH_POWER = -2.8
-# Along it the posterior is close to a Gaussian in a power of 1 - 0.9 Om0 that bends close to the bounds only: of JLA it
-# has an excess kurtosis of 0.3 and a skewness of -0.3; with the power -1.5 and a hinge of 0.3, 2.4 and -0.9. A narrower
-# hinge makes divergences where some 30 supernovae leave Om0 free between its bounds.
+# Along the curve the posterior is close to a Gaussian in a power of 1 - 0.9 Om0, clipped softly at the bounds. For JLA
+# its excess kurtosis is 0.3 and its skewness -0.3; with the power -1.5 and a hinge of 0.3 they are 2.4 and -0.9. With a
+# narrower hinge NUTS diverges for samples of some 30 supernovae, which leave Om0 free between its bounds.
 _MATTER_POWER = -1.8
 _HINGE = 0.2
 
 
 def _w0_ridge(parameters):
-    """w0 at which supernova distances stay about the same, and the width of the posterior about it up to a constant."""
-    dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.2)  # a floor, to stay finite at the end of the prior's range
-    loc = _RIDGE[0] + _RIDGE[1] * dark_energy ** _RIDGE[2] - 0.2 * parameters.get("wa", 0.0)
+    """Return w0 on the degeneracy curve, and the posterior width about it up to a constant."""
+    dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.2)  # the minimum keeps the curve finite at Om0 = 1
+    loc = _DEGENERACY[0] + _DEGENERACY[1] * dark_energy ** _DEGENERACY[2] - 0.2 * parameters.get("wa", 0.0)
     return loc, dark_energy**_WIDTH_POWER
 
 
 class _MatterBijection:
-    """Om0 in [low, high] from a real number, straight in a power of 1 - 0.9 Om0 away from the bounds, high <= 1.
+    """Bijection from the real line to Om0 in [low, high], high <= 1: a power of 1 - 0.9 Om0 away from the bounds.
 
-    The factor 0.9 bounds the range for high = 1, without which a sample that says little would wander off towards 1.
+    The factor 0.9 keeps the power finite at Om0 = 1. Otherwise the chain of a weakly constraining sample drifts to 1.
     """
 
     def __init__(self, low: float, high: float):
-        self._clip = SoftClip(self._straight(low), self._straight(high), _HINGE)
+        self._clip = SoftClip(self._power(low), self._power(high), _HINGE)
 
     @staticmethod
-    def _straight(matter):
+    def _power(matter):
         return (1.0 - 0.9 * matter) ** _MATTER_POWER
 
     def __call__(self, y):
         return (1.0 - self._clip(y) ** (1.0 / _MATTER_POWER)) / 0.9
 
     def inv(self, x):
-        return self._clip.inv(self._straight(x))
+        return self._clip.inv(self._power(x))
 
     def log_abs_det_jacobian(self, y, x):
-        straight = self._clip(y)
-        log_slope = -math.log(-0.9 * _MATTER_POWER) + (1.0 / _MATTER_POWER - 1.0) * jnp.log(straight)
-        return self._clip.log_abs_det_jacobian(y, straight) + log_slope
+        power = self._clip(y)
+        log_slope = -math.log(-0.9 * _MATTER_POWER) + (1.0 / _MATTER_POWER - 1.0) * jnp.log(power)
+        return self._clip.log_abs_det_jacobian(y, power) + log_slope
 
 
 def supernova_ridge(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tuple[dict, dict]:
-    """Ridges and bijections for the free parameters, as `hbm_jax.distributions.CoordinatePriors` takes them.
+    """Return the ridges and bijections of `hbm_jax.distributions.CoordinatePriors` for the free parameters.
 
     Parameters
     ----------
     free : mapping of str to Distribution
-        Parameters of the expansion history that have a prior.
+        Priors of the free parameters of the expansion history.
     fixed : mapping of str to float
-        Those held fixed.
+        Values of the fixed parameters.
     """
     if "w0" not in free or "Om0" not in free or "Ode0" in free:
-        # With curvature too, JLA's posterior fills the priors' box; following a ridge into its walls was worse.
+        # With free curvature the JLA posterior reaches the bounds of the priors; these coordinates made sampling worse.
         return {}, {}
     low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
     bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}

@@ -1,4 +1,4 @@
-"""On which side of the host-mass step a supernova is."""
+"""The host-mass step: probability that a supernova has a massive host."""
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +12,26 @@ __all__ = ["massive_hosts"]
 
 
 def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_error: bool):
-    """Return the share of the high-mass side that each host counts for, (N,).
+    """Return the weight of the high-mass side of the step for each host, (N,): 0 or 1 for a sharp step.
 
     Parameters
     ----------
     data : Supernovae
-        With host masses.
+        Supernovae with host masses.
     step_mass : float
-        Where the step is [log10 solar masses].
+        Mass at the step [log10 solar masses].
     step_width : float
-        Standard deviation of the normal distribution function that the step follows [dex]; 0 is a sharp step.
+        Width of the step [dex]: standard deviation of the normal distribution function that it follows. 0 is a sharp
+        step.
     mass_error : bool
-        Whether the error of each mass counts: the probability that the host is massive, the true mass being
-        N(log10_mass, sigma_log10_mass^2); 0.5 where there is no mass, or a placeholder with an error of
+        Whether the weight is the probability that the host is massive, for a true mass distributed as
+        N(log10_mass, sigma_log10_mass^2); 0.5 where the mass is missing, or a placeholder with an error of
         `UNMEASURED_MASS_ERROR` or more.
 
     Raises
     ------
     DataError
-        If a mass is missing, and not by ``mass_error``; with it, if a mass has no error.
+        If a mass is missing and ``mass_error`` is False, or if a mass has no error and ``mass_error`` is True.
     """
     mass = data.log10_mass
     if not isinstance(mass, jax.core.Tracer):
@@ -43,18 +44,19 @@ def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_er
 
 
 def _require_masses(data: Supernovae, mass_error: bool) -> None:
-    """Refuse hosts of which there is not what the step needs."""
-    none = np.isnan(data.log10_mass)
-    without_error = ~none & np.isnan(data.sigma_log10_mass)
+    """Raise an error where a host lacks the mass, or the error of the mass, that the step needs."""
+    without_mass = np.isnan(data.log10_mass)
+    without_error = ~without_mass & np.isnan(data.sigma_log10_mass)
     if mass_error and without_error.any():
         raise DataError(
             f"Supernova(mass_error=True) needs the error of every host mass; found none for {int(without_error.sum())} "
             f"of {len(data)}, the first being {data.name[int(without_error.argmax())]}. Give them, or use "
             "mass_error=False."
         )
-    if not mass_error and none.any():
+    if not mass_error and without_mass.any():
         raise DataError(
-            f"Supernova(mass_step=True) needs the host mass of every supernova; found none for {int(none.sum())} of "
-            f"{len(data)}, the first being {data.name[int(none.argmax())]}. Give them, or use mass_error=True, which "
-            "takes these for either, or mass_step=False."
+            "Supernova(mass_step=True) needs the host mass of every supernova; found none for "
+            f"{int(without_mass.sum())} of {len(data)}, the first being {data.name[int(without_mass.argmax())]}. Give "
+            "them, or use mass_error=True, which marginalises over both sides of the step where the mass is missing, "
+            "or mass_step=False."
         )

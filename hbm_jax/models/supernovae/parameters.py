@@ -1,10 +1,10 @@
-"""Parameters of the supernova model beside the cosmology's: default priors and units."""
+"""Default priors and units of the supernova model's parameters, without those of the cosmology."""
 
 from numpyro import distributions as dist
 
 from hbm_jax.models.priors import Prior
 
-# Weakly informative: some ten times wider than what any modern sample finds, except where a scale is known.
+# Weakly informative: some ten times wider than the constraints of modern samples, except where a scale is known.
 DEFAULT_PRIORS: dict[str, Prior] = {
     "M0": dist.Normal(-19.3, 1.0),
     "alpha": dist.Normal(0.0, 0.5),
@@ -59,5 +59,5 @@ UNITS = {
 
 
 def outlier_priors() -> dict[str, Prior]:
-    """Return the default priors of outliers; a function, because making a Beta starts JAX, which an import must not."""
+    """Return the default priors of outliers. Not a constant, because creating a Beta initialises JAX at import."""
     return {"outlier_fraction": dist.Beta(1.0, 19.0), "outlier_scatter": dist.LogNormal(0.0, 0.5)}

@@ -1,4 +1,4 @@
-"""Redshifts that are not known exactly: nodes in the true redshift of each supernova, at which distances are exact."""
+"""Uncertain redshifts: quadrature nodes in the true redshift of each supernova."""
 
 from typing import Any, NamedTuple
 
@@ -13,15 +13,15 @@ from hbm_jax.validation import reject_rows
 SPEED_OF_LIGHT = 299792.458  # km/s, exact (SI)
 PRIORS = ("flat", "volume")
 
-# Equal steps of 0.31 standard deviations: the sum over them converges like exp(-2 (pi s / 0.31)^2) for an integrand of
-# s standard deviations, 1e-9 where the redshift error moves the magnitude by 3 times its scatter.
+# Equal steps of 0.31 standard deviations. The error of the sum is exp(-2 (pi s / 0.31)^2) for an integrand of a width
+# of s standard deviations: 1e-9 where the redshift error changes the magnitude by 3 times its scatter.
 _NODES = np.linspace(-5.0, 5.0, 33)
-_MOST = 0.25  # largest error relative to the redshift that these steps resolve
-_LEAST = 0.01  # of the redshift; nodes below have no weight
+_MAX_ERROR = 0.25  # largest error relative to the redshift that these steps resolve
+_MIN_NODE = 0.01  # times the observed redshift: nodes below have no weight
 
 
 class RedshiftNodes(NamedTuple):
-    """True redshifts (N, Z) in both frames and the log of their weights, which add up to 1 for each supernova."""
+    """True redshifts (N, Z) in both frames and the logarithms of their weights, which sum to 1 for each supernova."""
 
     z_cmb: Any
     z_hel: Any
@@ -29,39 +29,39 @@ class RedshiftNodes(NamedTuple):
 
 
 def redshift_nodes(data: Supernovae, sigma_v: float, prior: str, cosmology: Cosmology) -> RedshiftNodes:
-    """Return nodes for the true redshift of each supernova given the observed one.
+    """Return quadrature nodes in the true redshift of each supernova, weighted by its posterior given the observed one.
 
     Parameters
     ----------
     data : Supernovae
-        With ``sigma_z``.
+        Supernovae with redshift errors ``sigma_z``.
     sigma_v : float
-        Scatter of the line-of-sight velocity that counts as an error of the redshift [km/s].
+        Dispersion of line-of-sight velocities that is added to the redshift error [km/s].
     prior : str
-        Density of supernovae in redshift: ``"flat"``, or ``"volume"``, that of a constant rate
-        in the comoving volume.
+        Distribution of true redshifts: ``"flat"``, or ``"volume"`` for a constant rate per comoving volume.
     cosmology : Cosmology
-        Of the volume.
+        Cosmology that determines the volume.
 
     Raises
     ------
     DataError
-        If an error is larger than a quarter of its redshift: distances then change too much from node to node.
+        If an error exceeds a quarter of its redshift: the nodes then do not resolve the change of the distance.
     """
     xp = jnp if isinstance(data.z_cmb + data.sigma_z, jax.core.Tracer) else np
     velocity = sigma_v / SPEED_OF_LIGHT * (1.0 + data.z_cmb)
     sigma = xp.sqrt(data.sigma_z**2 + velocity**2)
     if xp is np:
-        expected = f"an error of the redshift, velocities included, of at most {_MOST} of it"
-        reject_rows(sigma > _MOST * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
+        expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"
+        reject_rows(sigma > _MAX_ERROR * data.z_cmb, sigma / data.z_cmb, "error relative to z_cmb", expected, data.name)
     z_cmb = data.z_cmb[:, None] + sigma[:, None] * _NODES
-    inside = z_cmb > _LEAST * data.z_cmb[:, None]
+    inside = z_cmb > _MIN_NODE * data.z_cmb[:, None]
     z_cmb = xp.where(inside, z_cmb, data.z_cmb[:, None])
-    # A peculiar velocity is seen in both frames as one redshift, which is measured; only a distance goes with z_cmb.
+    # A peculiar velocity changes the measured redshift in both frames, so z_hel is exact; only the distance, computed
+    # from z_cmb, is uncertain. A measurement error applies to both redshifts.
     z_hel = data.z_hel[:, None] + xp.where(data.sigma_z[:, None] > 0, z_cmb - data.z_cmb[:, None], 0.0)
     log_weights = xp.where(inside, -0.5 * _NODES**2, -np.inf)
     if prior == "volume":
-        lines = RedshiftMatrix(z_cmb.reshape(-1))
-        volume = lines.differential_comoving_volume(cosmology).reshape(z_cmb.shape)
+        redshifts = RedshiftMatrix(z_cmb.reshape(-1))
+        volume = redshifts.differential_comoving_volume(cosmology).reshape(z_cmb.shape)
         log_weights = log_weights + jnp.log(volume / (1.0 + z_cmb))
     return RedshiftNodes(z_cmb, z_hel, log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Figures of the expansion history: contours of its parameters with their priors, and the equation of state."""
+"""Figures of the expansion history: contours of its parameters, and the equation of state of dark energy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,29 +27,29 @@ BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 def expansion_contour(
     fit: Fit, names: tuple[str, str] | None = None, others: Mapping[str, Fit] | None = None, name: str = ""
 ) -> Figure:
-    """Contours of two parameters of the expansion history, with the prior over them.
+    """Draw the joint posterior of two parameters of the expansion history, with their priors.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program.
+        Fit of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program.
     names : pair of str, optional
-        Parameters; by default w0 and wa, Om0 and w0, or Om0 and Ode0, the first that are free.
+        Parameters; by default the first free pair of w0 and wa, Om0 and w0, and Om0 and Ode0.
     others : mapping of str to Fit, optional
-        Other fits with the same parameters, by what the legend is to call them: their contours as lines.
+        Other fits with the same parameters, by legend entry, drawn as contour lines.
     name : str
-        What the legend is to call the fit itself.
+        Legend entry of ``fit``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Contours hold 68 and 95 % of the posterior. Dashed, those of the prior, or its edges where it is flat. Beside
-        them the marginal densities, and again the priors.
+        Contours contain 68 and 95 % of the posterior. Dashed: contours of the prior, or its edges where it is flat. The
+        side panels show the marginal posterior and prior densities.
 
     Raises
     ------
     ValueError
-        If the fit is not one of these models, or has no two such parameters.
+        If the fit is not of one of these models, or does not have two such free parameters.
 
     Examples
     --------
@@ -66,22 +66,22 @@ def expansion_contour(
         )
     draws = np.stack([parameter(fit, key) for key in chosen])
     priors = [model.all_priors[key] for key in chosen]
-    more = {text: np.stack([parameter(other, key) for key in chosen]) for text, other in (others or {}).items()}
-    together = np.concatenate([draws, *more.values()], axis=1)
-    ranges = [shown_range(values, prior) for values, prior in zip(together, priors, strict=True)]
+    other_draws = {text: np.stack([parameter(other, key) for key in chosen]) for text, other in (others or {}).items()}
+    combined = np.concatenate([draws, *other_draws.values()], axis=1)
+    ranges = [shown_range(values, prior) for values, prior in zip(combined, priors, strict=True)]
     joint = joint_posterior(draws, priors, ranges)
     with house_style():
         edges = [np.linspace(*limits, 61) for limits in ranges]
         centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
-        for index, (text, values) in enumerate(more.items()):
+        for index, (text, values) in enumerate(other_draws.items()):
             colour = SERIES[(index + 1) % len(SERIES)]
             density = smoothed(values, edges)
             joint.main.contour(*centres, density.T, levels_of(density), colors=[colour], linewidths=1.2)
             joint.main.plot([], [], color=colour, label=text)
-            for axis, place, kind in ((joint.above, 0, "vertical"), (joint.beside, 1, "horizontal")):
-                marginal = np.histogram(values[place], edges[place][::2], density=True)
-                axis.stairs(*marginal, color=colour, lw=1.0, orientation=kind)
-        if name or more:
+            for axes, row, orientation in ((joint.above, 0, "vertical"), (joint.beside, 1, "horizontal")):
+                marginal = np.histogram(values[row], edges[row][::2], density=True)
+                axes.stairs(*marginal, color=colour, lw=1.0, orientation=orientation)
+        if name or other_draws:
             joint.main.plot([], [], color=BLUE, lw=4, alpha=0.75, label=name or "this fit")
             joint.main.legend(loc="best")
         joint.main.set_xlabel(label(chosen[0], fit.units.get(chosen[0], "")))
@@ -91,27 +91,27 @@ def expansion_contour(
 
 
 def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM_DRAWS) -> Figure:
-    """Equation of state of dark energy against redshift, with that of the prior.
+    """Draw the posterior and the prior of the equation of state of dark energy as a function of redshift.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program and data.
+        Fit of `hbm_jax.models.HubbleDiagram` or `Supernova`, with its program and data.
     z_max : float, optional
-        Largest redshift shown; by default that of the data.
+        Largest redshift; by default that of the data.
     num_draws : int
-        Draws behind the bands.
+        Number of draws from which the bands are computed.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Median, 68 and 95 % bands of w(z) at every redshift; dashed, the 95 % band of the prior. Whatever the dark
-        energy, w is the slope of its density: w = -1 + (1/3) d log(density) / d log(1 + z).
+        Median and 68 and 95 % bands of w(z) at every redshift. Dashed: the 95 % band of the prior. For any dark energy
+        w is computed from its density: w = -1 + (1/3) d log(density) / d log(1 + z).
 
     Raises
     ------
     ValueError
-        If the fit is not one of these models, or its cosmology has no dark energy with an equation of state.
+        If the fit is not of one of these models, or its cosmology is defined by distances only.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
     values = {key: parameter(fit, key) for key in names}
     total = max(len(v) for v in values.values())
     rows = spread(total, num_draws)
-    posterior = _w(model, z, {key: np.broadcast_to(v, (total,))[rows] for key, v in values.items()})
+    posterior_w = _w(model, z, {key: np.broadcast_to(v, (total,))[rows] for key, v in values.items()})
     keys = jax.random.split(jax.random.key(0), len(names))
     with jax.enable_x64(True):
         prior = {
@@ -131,15 +131,15 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
             for k, key in zip(keys, names, strict=True)
             for p in [model.all_priors[key]]
         }
-    before = _w(model, z, prior)
-    low, lower, middle, upper, high = np.quantile(posterior, BANDS, axis=0)
+    prior_w = _w(model, z, prior)
+    low, lower, middle, upper, high = np.quantile(posterior_w, BANDS, axis=0)
     with house_style():
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axis = figure.subplots()
         axis.fill_between(z, low, high, color=BAND_95, lw=0, label="95 %")
         axis.fill_between(z, lower, upper, color=BAND_68, lw=0, label="68 %")
         axis.plot(z, middle, color=BLACK, lw=1.2, label="posterior median")
-        for edge, text in zip(np.quantile(before, (0.025, 0.975), axis=0), ("prior, 95 %", ""), strict=True):
+        for edge, text in zip(np.quantile(prior_w, (0.025, 0.975), axis=0), ("prior, 95 %", ""), strict=True):
             axis.plot(z, edge, "--", color=GREY, lw=0.9, label=text)
         axis.axhline(-1.0, color=BLUE, lw=0.8, ls=":", label="cosmological constant")
         axis.set_xlim(z[0], z[-1])
@@ -150,38 +150,39 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
 
 
 def has_equation_of_state(model: Any) -> bool:
-    """Whether some parameter of a model's dark energy is free."""
+    """Return whether the dark energy of a model has a free parameter."""
     chosen = expansion.named(model.cosmology)
     free = [key for key in chosen.parameters if isinstance(model.all_priors[key], dist.Distribution)]
     return isinstance(_built(chosen), Cosmology) and bool(set(free) - {"Om0", "Ode0"})
 
 
 def _built(chosen):
+    """Return the cosmology of an expansion history for arbitrary parameter values, to inspect its type."""
     return chosen.build({"H0": 70.0} | dict.fromkeys(chosen.parameters, 0.3))
 
 
 def _w(model, z, values) -> np.ndarray:
-    """Equation of state at redshifts for many draws, (draw, z)."""
+    """Return the equation of state at redshifts z, (draw, z), for draws of the parameters."""
     chosen = expansion.named(model.cosmology)
     if not isinstance(_built(chosen), Cosmology):
         raise ValueError(
-            f"equation_of_state: expected a cosmology with dark energy; found {chosen.name}, which knows distances "
-            "only."
+            f"equation_of_state: expected a cosmology with dark energy; found {chosen.name}, which only has distances."
         )
     with jax.enable_x64(True):
         u = jnp.log1p(jnp.asarray(z))
 
-        def of(draw):
+        def w(draw):
             cosmology = chosen.build(draw)
-            slope = jax.vmap(jax.grad(lambda at: jnp.log(dark_energy_density(at, cosmology))))(u)
+            slope = jax.vmap(jax.grad(lambda log1p_z: jnp.log(dark_energy_density(log1p_z, cosmology))))(u)
             return -1.0 + slope / 3.0
 
-        return np.asarray(jax.jit(jax.vmap(of))({key: jnp.asarray(v) for key, v in values.items()}))
+        return np.asarray(jax.jit(jax.vmap(w))({key: jnp.asarray(v) for key, v in values.items()}))
 
 
-def _model(fit: Fit, what: str) -> Any:
+def _model(fit: Fit, figure: str) -> Any:
+    """Return the model of a fit, or raise an error for one without a cosmology."""
     model = model_of(fit)
     if not isinstance(model, HubbleDiagram | Supernova):
-        found = fit.run.get("program", "none") if model is not None else "a fit loaded without its program"
-        raise ValueError(f"{what}: expected a fit of HubbleDiagram or Supernova with its program; found {found}.")
+        program = fit.run.get("program", "none") if model is not None else "a fit loaded without its program"
+        raise ValueError(f"{figure}: expected a fit of HubbleDiagram or Supernova with its program; found {program}.")
     return model

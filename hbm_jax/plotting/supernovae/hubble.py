@@ -1,9 +1,8 @@
-"""The Hubble diagram of a supernova fit."""
+"""Hubble diagram of a fit of supernovae with light-curve parameters."""
 
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from hbm_jax.data import Supernovae
@@ -12,36 +11,40 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, SERIES, Figure, house_style
+from hbm_jax.plotting.style import BLACK, SERIES, Figure, house_style
+from hbm_jax.plotting.supernovae.diagram import (
+    BANDS,
+    MARKERS,
+    NUM_GRID,
+    draw_band,
+    label_redshifts,
+    means_in_bins,
+    moduli_of_draws,
+)
 from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram
 
-NUM_GRID = 120  # redshifts at which the band is evaluated
-CHUNK = 50  # cosmologies evaluated side by side
-BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
-MIN_PER_BIN = 5  # fewer supernovae give no useful mean
 SURVEYS = {"sdss": "SDSS", "snls": "SNLS", "lowz": "low z", "hst": "HST"}
-MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 class Standardised(NamedTuple):
-    """Distance moduli from light curves alone [mag]: value and error of each supernova."""
+    """Distance modulus of each supernova from its light curve, and its error [mag]."""
 
     mu: np.ndarray
     error: np.ndarray
 
 
 def standardise(fit: Fit) -> Standardised:
-    """Distance modulus of every supernova with the relation's parameters at their posterior medians.
+    """Return the distance modulus of every supernova, with the relation at the posterior medians of its parameters.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
 
     Returns
     -------
     Standardised
-        The standardised magnitude of `hbm_jax.models.Supernova.standardise` less M0, and its error.
+        The standardised magnitude of `hbm_jax.models.Supernova.standardise` minus M0, and its error.
     """
     model = program_of(fit, Supernova, Supernovae, "standardise")
     medians = {name: _median(fit, name) for name in model.relation_parameters}
@@ -50,93 +53,75 @@ def standardise(fit: Fit) -> Standardised:
 
 
 def _median(fit: Fit, name: str):
-    """Posterior median of a parameter, of each survey where each has its own."""
+    """Return the posterior median of a parameter, one value for each survey where it differs between surveys."""
     if name in fit.posterior and fit.posterior[name].ndim > 2:
         return fit.posterior[name].median(["chain", "draw"]).to_numpy()
     return float(np.median(parameter(fit, name)))
 
 
 def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarray:
-    """Distance modulus of supernovae by the model's own rule, for posterior draws of the cosmology.
+    """Return distance moduli of supernovae for posterior draws of the cosmology.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
     data : Supernovae
-        N supernovae: those of the fit, or others such as `at_redshifts` gives.
+        N supernovae: those of the fit, or others, for example from `at_redshifts`.
     num_draws : int
-        Posterior draws used, spread evenly over all of them.
+        Number of posterior draws, evenly spaced among all of them.
 
     Returns
     -------
     array (draw, N)
-        [mag] For the M0 of `standardise`: each draw has its own M0, and only mu + M0 is measured, so a draw's modulus
-        is shifted by its M0 less the median one.
+        Moduli of the model's ``distmod`` plus the M0 of the draw minus the median M0 [mag]. They are comparable with
+        those of `standardise`, because the data constrain only mu + M0.
     """
     model = program_of(fit, Supernova, Supernovae, "modulus_draws")
     values = {p: parameter(fit, p) for p in ("H0", *expansion.named(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
-    chosen = spread(total, num_draws)
-    values = {p: np.broadcast_to(v, total)[chosen] for p, v in values.items()}
+    rows = spread(total, num_draws)
+    values = {p: np.broadcast_to(v, total)[rows] for p, v in values.items()}
     offset = values.pop("M0") - np.median(parameter(fit, "M0"))
-    with jax.enable_x64(True):
-
-        @jax.jit
-        def moduli(draws):
-            def modulus(draw):
-                return model.distmod(data, expansion.cosmology_from(model.cosmology, draw))
-
-            return jax.lax.map(modulus, draws, batch_size=CHUNK)
-
-        return np.asarray(moduli(values)) + offset[:, None]
+    return moduli_of_draws(model, data, values) + offset[:, None]
 
 
 def at_redshifts(data: Supernovae, z: np.ndarray) -> Supernovae:
-    """Supernovae at given redshifts, in both frames, each otherwise like the one of the data that is nearest."""
+    """Return supernovae at redshifts z in both frames, each a copy of the one in the data nearest in log redshift."""
     nearest = np.abs(np.log(z)[:, None] - np.log(data.z_cmb)).argmin(axis=1)
     return dataclasses.replace(data.subset(nearest), z_cmb=z, z_hel=z)
 
 
 def binned(z: np.ndarray, residual: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Redshift, inverse-variance weighted mean and its error in bins equal in log redshift."""
+    """Return redshift, inverse-variance weighted mean and its error in bins of equal width in log redshift."""
     num_bins = int(np.clip(len(z) // 30, 4, 20))
     edges = np.geomspace(z.min(), z.max() * (1 + 1e-9), num_bins + 1)
-    index = np.digitize(z, edges) - 1
-    weight = 1.0 / error**2
-    rows = [
-        (np.average(z[here], weights=weight[here]), np.average(residual[here], weights=weight[here]), here)
-        for here in (index == i for i in range(num_bins))
-        if here.sum() >= MIN_PER_BIN
-    ]
-    if not rows:
-        return np.array([]), np.array([]), np.array([])
-    centres, means, members = zip(*rows, strict=True)
-    return np.array(centres), np.array(means), np.array([weight[here].sum() ** -0.5 for here in members])
+    return means_in_bins(z, residual, error, np.digitize(z, edges) - 1, num_bins)
 
 
 def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
-    """Hubble diagram and residuals with the posterior's band.
+    """Draw the Hubble diagram and its residuals, with the posterior band of the model.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data. One of `hbm_jax.models.HubbleDiagram` gives
+        Fit of `hbm_jax.models.Supernova`, with its program and data. For a fit of `hbm_jax.models.HubbleDiagram`, draw
         `distance_diagram`.
     num_draws : int
-        Posterior draws behind the band.
+        Number of posterior draws from which the band is computed.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Below, the distance modulus of every supernova (`standardise`) by survey less the posterior median of its model
-        (`modulus_draws`), with means in bins of redshift. Above, the same about the curve of the median for equal
-        redshifts in both frames. Grey: the posterior's 68 and 95 % band. All by the model's own ``distmod``.
+        Lower panel: the distance modulus of every supernova (`standardise`), by survey, minus the posterior median of
+        the model (`modulus_draws`), with means in bins of redshift. Upper panel: these residuals added to the median
+        curve for equal redshifts in both frames. Grey: 68 and 95 % bands of the posterior. Moduli are those of the
+        model's ``distmod``.
 
     Raises
     ------
     ValueError
-        If the fit is not one of supernovae or was loaded without its program and data.
+        If the fit is not one of supernovae, or was loaded without its program and data.
 
     Examples
     --------
@@ -149,7 +134,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     points = standardise(fit)
     z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
     bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), BANDS, axis=0)
-    # Each supernova has its own modulus (it dims by its own 1 + z_hel): above, its residual is drawn about the curve.
+    # The modulus also depends on z_hel, so in the upper panel residuals are added to a curve for z_hel = z_cmb.
     residual = points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0)
     mu = residual + np.interp(np.log(data.z_cmb), np.log(z), bands[2])
     with house_style():
@@ -157,7 +142,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
         survey = np.array(data.survey)
         for index, (name, count) in enumerate(data.survey_counts.items()):
-            here = survey == name
+            mask = survey == name
             style = {
                 "fmt": MARKERS[index % len(MARKERS)],
                 "color": SERIES[index % len(SERIES)],
@@ -168,12 +153,10 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
                 "zorder": 2,
             }
             text = f"{SURVEYS.get(name, name)} ({count})"
-            upper.errorbar(data.z_cmb[here], mu[here], points.error[here], label=text, **style)
-            lower.errorbar(data.z_cmb[here], residual[here], points.error[here], **style | {"alpha": 0.3})
+            upper.errorbar(data.z_cmb[mask], mu[mask], points.error[mask], label=text, **style)
+            lower.errorbar(data.z_cmb[mask], residual[mask], points.error[mask], **style | {"alpha": 0.3})
         for axes, centre in ((upper, 0.0), (lower, bands[2])):
-            axes.fill_between(z, bands[0] - centre, bands[4] - centre, color=BAND_95, zorder=3, lw=0, label="95 %")
-            axes.fill_between(z, bands[1] - centre, bands[3] - centre, color=BAND_68, zorder=3, lw=0, label="68 %")
-            axes.plot(z, bands[2] - centre, color=BLACK, lw=1.0, zorder=4, label="posterior median")
+            draw_band(axes, z, bands - centre, zorders=(3, 3, 4))
         lower.errorbar(
             *binned(data.z_cmb, residual, points.error),
             fmt="o",
@@ -189,9 +172,9 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
         lower.set_xlabel(r"redshift $z_\mathrm{CMB}$")
         lower.set_xscale("log")
         lower.set_xlim(z[0] / 1.1, z[-1] * 1.1)
-        reach = 1.1 * np.quantile(np.abs(residual) + points.error, 0.99)
-        lower.set_ylim(-reach, reach)
-        _plain_decades(lower)
+        half_range = 1.1 * np.quantile(np.abs(residual) + points.error, 0.99)
+        lower.set_ylim(-half_range, half_range)
+        label_redshifts(lower)
         handles, texts = upper.get_legend_handles_labels()
         order = [*range(3, len(handles)), 2, 1, 0]  # matplotlib lists bands and lines before points
         upper.legend([handles[i] for i in order], [texts[i] for i in order], loc="upper left")
@@ -199,13 +182,3 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
         lower.legend(handles[-1:], texts[-1:], loc="lower left")
         figure.align_ylabels()
     return figure
-
-
-def _plain_decades(axes) -> None:
-    """Write redshifts as 0.01, 0.02, 0.05, 0.1 and so on."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)))
-    axes.xaxis.set_minor_formatter(NullFormatter())

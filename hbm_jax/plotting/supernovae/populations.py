@@ -1,4 +1,4 @@
-"""The populations of stretch and colour, and how the hierarchy pulls each supernova towards them."""
+"""Figure of the populations of stretch and colour, and of the shrinkage of each supernova towards them."""
 
 import numpy as np
 
@@ -15,40 +15,51 @@ BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300) -> np.ndarray:
-    """Density of a population on a grid, for posterior draws of its mean and standard deviation.
-
-    Returns
-    -------
-    array (draw, grid)
-    """
-    mean, std = (parameter(fit, f"{name}_{what}") for what in ("mean", "std"))
-    mean, std = np.broadcast_arrays(mean, std)
-    chosen = spread(len(mean), num_draws)
-    return _normal(grid, mean[chosen, None], std[chosen, None])
-
-
-def populations(fit: Fit, num_draws: int = 300) -> Figure:
-    """Draw the populations of stretch and colour, and the shrinkage of the supernovae's own values.
+    """Return the density of a normal population on a grid, for posterior draws of its mean and standard deviation.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`.
+    name : str
+        Quantity: ``"x1"`` or ``"c"``.
+    grid : (G,)
+        Values of the quantity.
     num_draws : int
-        Posterior draws behind the bands and the true values.
+        Number of posterior draws, evenly spaced among all of them.
+
+    Returns
+    -------
+    array (draw, G)
+    """
+    mean, std = (parameter(fit, f"{name}_{what}") for what in ("mean", "std"))
+    mean, std = np.broadcast_arrays(mean, std)
+    rows = spread(len(mean), num_draws)
+    return _normal(grid, mean[rows, None], std[rows, None])
+
+
+def populations(fit: Fit, num_draws: int = 300) -> Figure:
+    """Draw the populations of stretch and colour, and the shrinkage of the observed values.
+
+    Parameters
+    ----------
+    fit : Fit
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
+    num_draws : int
+        Number of posterior draws of the bands and the true values.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, the observed values, the inferred population of true values (68 and 95 % bands), and that population
-        broadened by the measurement errors, which is what the observed values should follow. Below, the posterior mean
-        and standard deviation of each true value against the observed one: the worse a value is measured, the further
-        it moves from equality towards the population.
+        Upper panels: the observed values; the inferred population of true values (68 and 95 % bands); and this
+        population convolved with the measurement errors, which is the expected distribution of the observed values.
+        Lower panels: posterior mean and standard deviation of each true value against the observed one. The larger the
+        error of a value, the closer its posterior mean is to the population.
 
     Raises
     ------
     ValueError
-        If the fit is not one of supernovae or was loaded without its program and data.
+        If the fit is not one of supernovae, or was loaded without its program and data.
 
     Examples
     --------
@@ -74,8 +85,9 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
 
 
 def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
-    reach = 0.05 * np.ptp(observed)
-    grid = np.linspace(observed.min() - reach, observed.max() + reach, NUM_GRID)
+    """Draw the observed values with the inferred population."""
+    margin = 0.05 * np.ptp(observed)
+    grid = np.linspace(observed.min() - margin, observed.max() + margin, NUM_GRID)
     axes.hist(observed, bins="fd", density=True, color="#d9d9d9", edgecolor="white", lw=0.4, label="observed")
     bands = np.quantile(population_draws(fit, name, grid, num_draws), BANDS, axis=0)
     axes.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
@@ -88,6 +100,7 @@ def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
 
 
 def _draw_shrinkage(axes, values, observed, error, mean) -> None:
+    """Draw posterior means and standard deviations of the true values against the observed values."""
     centre, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
     axes.errorbar(
         observed, centre, sd, error, fmt="none", ecolor=BLUE, elinewidth=0.4, alpha=0.25, zorder=1, rasterized=True

@@ -1,4 +1,4 @@
-"""Hubble residuals against everything that they should not depend on, and what each survey does to the answer."""
+"""Figures of Hubble residuals against redshift, light-curve parameters, host mass and survey; influence of groups."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,12 @@ from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.plotting.supernovae.hubble import MARKERS, SURVEYS, modulus_draws, standardise
+from hbm_jax.plotting.supernovae.diagram import MARKERS
+from hbm_jax.plotting.supernovae.hubble import SURVEYS, modulus_draws, standardise
 
 COVARIATES = {"z_cmb": "redshift $z_\\mathrm{CMB}$", "x1": label("x1"), "c": label("c", "mag")}
 NUM_BINS = 8
-TRIM = 0.005  # share of the supernovae at either end of a covariate that its panel does not show
+TRIM = 0.005  # fraction of the supernovae at either end of a covariate outside the range of its panel
 
 
 def hubble_residuals(fit: Fit) -> Figure:
@@ -24,20 +25,21 @@ def hubble_residuals(fit: Fit) -> Figure:
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Supernova`, with its program and data.
+        Fit of `hbm_jax.models.Supernova`, with its program and data.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Standardised distance modulus less the posterior median of the model, all parameters at their medians. Black:
-        weighted means in bins of equally many supernovae. Written above is the slope by weighted least squares in
-        standard errors; that of a covariate with errors of its own (x1, c) is not zero where the model is right,
-        because the residual has the same errors: hold it against simulated samples. Last, the mean of each survey.
+        Standardised distance modulus, with all parameters at their posterior medians, minus the posterior median of the
+        model. Black: weighted means in bins of equal numbers of supernovae. The title is the weighted least-squares
+        slope in units of its standard error. For a covariate with errors (x1, c) it differs from zero even for a
+        correct model, because the residual contains the same errors: compare it with simulated samples. The last panel
+        shows the mean of each survey.
 
     Raises
     ------
     ValueError
-        If the fit is not one of supernovae or was loaded without its program and data.
+        If the fit is not one of supernovae, or was loaded without its program and data.
 
     Examples
     --------
@@ -51,7 +53,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     if data.has_host_mass.any():
         measured = data.has_host_mass & ~(data.sigma_log10_mass >= UNMEASURED_MASS_ERROR)
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
-    reach = 1.15 * np.quantile(np.abs(residual), 0.99)
+    half_range = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():
         figure = Figure(figsize=(7.2, 5.0), layout="constrained")
         grid = figure.subplots(2, 3, sharey=True).ravel()
@@ -63,22 +65,23 @@ def hubble_residuals(fit: Fit) -> Figure:
         for axes in grid[len(covariates) + 1 :]:
             axes.set_visible(False)
         _draw_surveys(grid[len(covariates)], data, residual, points.error)
-        grid[0].set_ylim(-reach, reach)
+        grid[0].set_ylim(-half_range, half_range)
         for axes in (grid[0], grid[3]):
             axes.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
     return figure
 
 
 def _draw_residuals(axes, values, residual, error) -> None:
-    here = np.isfinite(values)
-    x, y, weight = values[here], residual[here], 1.0 / error[here] ** 2
+    """Draw residuals against a covariate, with means in bins and the slope."""
+    finite = np.isfinite(values)
+    x, y, weight = values[finite], residual[finite], 1.0 / error[finite] ** 2
     axes.plot(x, y, ".", color=BLUE, ms=2.0, alpha=0.35, mew=0, rasterized=True)
     order = np.argsort(x, kind="stable")
-    rows = [part for part in np.array_split(order, NUM_BINS) if len(part)]
-    mean = [np.average(y[part], weights=weight[part]) for part in rows]
-    middle = [np.median(x[part]) for part in rows]
+    bins = [rows for rows in np.array_split(order, NUM_BINS) if len(rows)]
+    mean = [np.average(y[rows], weights=weight[rows]) for rows in bins]
+    middle = [np.median(x[rows]) for rows in bins]
     axes.errorbar(
-        middle, mean, [weight[part].sum() ** -0.5 for part in rows], fmt="o", color=BLACK, ms=3.4, mfc="white", zorder=3
+        middle, mean, [weight[rows].sum() ** -0.5 for rows in bins], fmt="o", color=BLACK, ms=3.4, mfc="white", zorder=3
     )
     axes.axhline(0.0, color=GREY, lw=0.8, zorder=1)
     low, high = np.quantile(x, (TRIM, 1.0 - TRIM))
@@ -90,14 +93,15 @@ def _draw_residuals(axes, values, residual, error) -> None:
 
 
 def _draw_surveys(axes, data, residual, error) -> None:
+    """Draw the residuals of each survey with their mean."""
     survey = np.array(data.survey)
     for index, name in enumerate(data.survey_counts):
-        here = survey == name
-        weight = 1.0 / error[here] ** 2
-        jitter = np.random.default_rng(index).uniform(-0.25, 0.25, here.sum())
+        in_survey = survey == name
+        weight = 1.0 / error[in_survey] ** 2
+        jitter = np.random.default_rng(index).uniform(-0.25, 0.25, in_survey.sum())
         colour = SERIES[index % len(SERIES)]
-        axes.plot(index + jitter, residual[here], ".", color=colour, ms=2.0, alpha=0.4, mew=0, rasterized=True)
-        mean, sigma = np.average(residual[here], weights=weight), weight.sum() ** -0.5
+        axes.plot(index + jitter, residual[in_survey], ".", color=colour, ms=2.0, alpha=0.4, mew=0, rasterized=True)
+        mean, sigma = np.average(residual[in_survey], weights=weight), weight.sum() ** -0.5
         axes.errorbar([index], [mean], [sigma], fmt="o", color=BLACK, ms=3.4, mfc="white", zorder=3)
     axes.axhline(0.0, color=GREY, lw=0.8, zorder=1)
     axes.set_xticks(range(len(data.survey_counts)), [SURVEYS.get(name, name) for name in data.survey_counts])
@@ -105,47 +109,47 @@ def _draw_surveys(axes, data, residual, error) -> None:
 
 
 def influence(fits: Fits, parameters: Sequence[str]) -> Figure:
-    """Draw how each group moves the answer: posteriors without it, beside that of all.
+    """Draw the posteriors without each group beside that of all groups.
 
     Parameters
     ----------
     fits : Fits
-        What `hbm_jax.leave_groups_out` returned.
+        Result of `hbm_jax.leave_groups_out`.
     parameters : sequence of str
-        Which to draw.
+        Parameters to draw.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Medians with 68 % intervals, a panel for each parameter. The band is the interval of all groups together. A
-        posterior that is not usable is drawn open.
+        Medians with 68 % intervals, one panel per parameter. The band is the interval for all groups together. Open
+        symbols mark fits whose verdict is not usable.
 
     Raises
     ------
     ValueError
-        If a parameter is not among the fits'.
+        If a parameter is not one of the fits.
     """
     table = fits.summary(list(parameters))
-    found = set(table.index.get_level_values("parameter"))
+    available = set(table.index.get_level_values("parameter"))
     for name in parameters:
-        if name not in found:
-            raise ValueError(f"influence: expected parameters of the fits; found {name!r}, which is none.")
+        if name not in available:
+            raise ValueError(f"influence: expected parameters of the fits; found {name!r}, which they do not have.")
     names = [name for name in fits.names if name in table.index.get_level_values("object")]
-    place = np.arange(len(names))[::-1]
+    position = np.arange(len(names))[::-1]
     with house_style():
         figure = Figure(figsize=(2.3 * len(parameters) + 1.4, 0.36 * len(names) + 1.0), layout="constrained")
         grid = figure.subplots(1, len(parameters), squeeze=False, sharey=True)[0]
         for axes, name in zip(grid, parameters, strict=True):
             rows = table.xs(name, level="parameter").loc[names]
-            every = rows.iloc[0]
-            axes.axvspan(every["lower_68"], every["upper_68"], color=BLUE, alpha=0.15, lw=0)
-            for y, (key, row) in zip(place, rows.iterrows(), strict=True):
+            total = rows.iloc[0]
+            axes.axvspan(total["lower_68"], total["upper_68"], color=BLUE, alpha=0.15, lw=0)
+            for y, (key, row) in zip(position, rows.iterrows(), strict=True):
                 errors = [[row["median"] - row["lower_68"]], [row["upper_68"] - row["median"]]]
                 face = BLUE if fits.usable[key] else "white"
-                colour = BLACK if y == place[0] else BLUE
+                colour = BLACK if y == position[0] else BLUE
                 marker = MARKERS[0]
                 axes.errorbar([row["median"]], [y], xerr=errors, fmt=marker, color=colour, mfc=face, ms=4.0)
             axes.set_xlabel(label(name))
             axes.set_ylim(-0.6, len(names) - 0.4)
-        grid[0].set_yticks(place, names)
+        grid[0].set_yticks(position, names)
     return figure
