@@ -87,8 +87,8 @@ class SpectralFit:
     continuum is evaluated on a few quadrature nodes; the largest change of the log likelihood by this is measured for
     each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below 1e-3 if no feature has a free
     energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an absorber, which moves its
-    edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1, respectively. Errors above 1e-3 are
-    reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
+    edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1, respectively. Errors above 1e-3
+    are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
 
     Examples
     --------
@@ -99,9 +99,7 @@ class SpectralFit:
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
-    calibration: bool = field(
-        default=False, metadata={"help": "whether spectra after the first have a calibration factor"}
-    )
+    calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -115,7 +113,7 @@ class SpectralFit:
             choose("statistic", self.statistic, STATISTICS)
         reserved = [name for name in spectrum.parameters if name in RESERVED]
         if reserved:
-            raise ValueError(f"SpectralFit: {reserved[0]!r} is a reserved name; give its component a label.")
+            raise ValueError(f"SpectralFit: expected no parameter named {reserved[0]!r}; give its component a label.")
         untied = (self.own,) if isinstance(self.own, str) else tuple(self.own)
         for name in untied:
             choose("parameter of the spectrum", name, tuple(spectrum.parameters))
