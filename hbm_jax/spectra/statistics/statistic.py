@@ -287,7 +287,8 @@ def _check_options(name, background, ratio, background_error, prior_mean) -> Non
             raise ValueError(f"{name}: {what}: expected one number for each channel; found none.")
     if name == "cstat" and not (background is None and ratio is None):
         raise ValueError(
-            "cstat: background: expected none; found one. Use wstat or marginal, or add a known background to mu."
+            "cstat: background: expected none; found one. Use wstat or marginal, or add a known background to the "
+            "expected counts."
         )
     if name != "pgstat" and background_error is not None:
         raise ValueError(f"{name}: background_error: expected none; found one. Use pgstat.")
