@@ -72,24 +72,25 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     """
     model = folded(fit, "spectra")
     rows = rows_of(fit.data, names, max_num, "spectra")
-    columns = min(COLUMNS, len(rows))
-    lines = -(-len(rows) // columns)
-    width, cell = (7.4, 2.25) if columns > 1 else (5.0, 3.6)
-    height = cell * lines + 0.92
+    num_columns = min(COLUMNS, len(rows))
+    num_lines = -(-len(rows) // num_columns)
+    width, cell_height = (7.4, 2.25) if num_columns > 1 else (5.0, 3.6)
+    height = cell_height * num_lines + 0.92
     with house_style():
         figure = Figure(figsize=(width, height))
         cells = figure.add_gridspec(
-            lines, columns, left=0.62 / width, right=1.0 - 0.08 / width, bottom=0.42 / height, top=1.0 - 0.5 / height,
-            hspace=0.45 / (cell - 0.45), wspace=0.25 if columns > 1 else 0.0,
+            num_lines, num_columns, left=0.62 / width, right=1.0 - 0.08 / width,
+            bottom=0.42 / height, top=1.0 - 0.5 / height,
+            hspace=0.45 / (cell_height - 0.45), wspace=0.25 if num_columns > 1 else 0.0,
         )  # fmt: skip
         for index, row in enumerate(rows):
-            inner = cells[divmod(index, columns)].subgridspec(2, 1, height_ratios=(2.6, 1.0), hspace=0.0)
-            upper = figure.add_subplot(inner[0])
-            lower = figure.add_subplot(inner[1], sharex=upper)
+            panels = cells[divmod(index, num_columns)].subgridspec(2, 1, height_ratios=(2.6, 1.0), hspace=0.0)
+            upper = figure.add_subplot(panels[0])
+            lower = figure.add_subplot(panels[1], sharex=upper)
             _draw_counts(upper, lower, fit.data, row, model)
-            if index + columns >= len(rows):
+            if index + num_columns >= len(rows):
                 lower.set_xlabel("energy [keV]")
-            if index % columns == 0:
+            if index % num_columns == 0:
                 upper.set_ylabel(r"counts s$^{-1}$ keV$^{-1}$")
                 lower.set_ylabel("residual")
         handles: dict[str, Any] = {}
@@ -169,14 +170,14 @@ def _steps(axis, low, high, band) -> None:
     """Draw median and band of the model as step functions, constant in each group."""
     for start, stop in _runs(low, high):
         edges = np.append(low[start:stop], high[stop - 1])
-        last = [np.append(values[start:stop], values[stop - 1]) for values in band]
-        axis.fill_between(edges, last[0], last[2], step="post", color=MODEL, alpha=0.35, lw=0, zorder=4)
+        lower, median, upper = (np.append(values[start:stop], values[stop - 1]) for values in band)
+        axis.fill_between(edges, lower, upper, step="post", color=MODEL, alpha=0.35, lw=0, zorder=4)
         text = "model, median and 68 %" if start == 0 else None
-        axis.step(edges, last[1], where="post", color=MODEL, lw=0.9, label=text, zorder=5)
+        axis.step(edges, median, where="post", color=MODEL, lw=0.9, label=text, zorder=5)
 
 
 def _runs(low, high):
-    """Return start and stop of runs of groups without gaps in energy; single groups if energies are not in order."""
+    """Return start and stop of runs of groups without gaps in energy; single groups if energies are not increasing."""
     if (np.diff(low) < 0).any():
         return [(i, i + 1) for i in range(len(low))]
     gaps = np.flatnonzero(low[1:] > high[:-1] * (1.0 + 1e-6)) + 1
@@ -241,7 +242,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     low, high = binned.bins.low.min(), binned.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
     unabsorbed, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
-    total = np.divide(absorbed, unabsorbed, out=np.ones_like(unabsorbed), where=unabsorbed > 0)
+    transmission = np.divide(absorbed, unabsorbed, out=np.ones_like(unabsorbed), where=unabsorbed > 0)
     model = folded(fit, "unfolded_spectrum", num_draws)
     expected = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
     background = np.median(binned.bins.total(model.background[:, row, used]), axis=0)
@@ -274,7 +275,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
         upper.set_title(source_name + redshift)
         handles, texts = upper.get_legend_handles_labels()
         upper.legend(handles[::-1], texts[::-1], loc="lower right")
-        _draw_transmissions(lower, energy, transmissions | {ALL_ABSORBERS: total})
+        _draw_transmissions(lower, energy, transmissions | {ALL_ABSORBERS: transmission})
         lower.set_ylabel("transmission")
         _few_ticks(lower, low, high)
         lower.set_xlabel("observed energy [keV]")
@@ -283,7 +284,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
 
 
 def _draw_transmissions(axis, energy, transmissions: Mapping[str, Floats]) -> None:
-    """Draw medians and bands of the transmission of each absorber, and the median of the total."""
+    """Draw median and band of the transmission of each absorber, and the median of their product."""
     colours = iter((GREEN, ORANGE, PURPLE, BLUE, GREY))
     for name, values in transmissions.items():
         low, median, high = np.quantile(values, BAND, axis=0)

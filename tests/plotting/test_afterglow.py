@@ -47,7 +47,7 @@ def test_folded_model_is_that_of_the_fits_own_program(fit):
     # Independently of `parameters`: the log likelihood that the inference computes by running the program again.
     found = folded_draws.folded(fit, num_draws=10**6)
     statistic = fit.data.spectra.statistic()
-    own = hbm.inference.criticism.log_likelihood(fit)["counts"].transpose("chain", "draw", ...).to_numpy()
+    own = hbm.inference.log_likelihood(fit)["counts"].transpose("chain", "draw", ...).to_numpy()
     ours = np.asarray(statistic.log_likelihood(found.source))
     np.testing.assert_allclose(ours, own.reshape(ours.shape), rtol=1e-8, atol=1e-8)
 

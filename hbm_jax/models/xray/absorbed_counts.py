@@ -85,6 +85,7 @@ class Medium:
         return 0.3 if self.metallicity is None else self.metallicity
 
     def _table(self, energy, z, log10_xi: float, metallicity: float | None) -> WhimTable:
+        """Return a table of the WHIM at a fixed ionisation parameter."""
         return WhimTable(
             energy,
             z,
@@ -193,9 +194,9 @@ class KnownRedshifts:
 def positive(expected: jax.Array) -> jax.Array:
     """Return expected counts (n, G) with small negative values replaced by positive ones, smoothly.
 
-    Quadrature weights may be negative: for columns of 1e26 cm^-2 and more, outside the range for which the nodes were
-    chosen, groups without photons may have negative expected counts. Counts far above 1e-10 of the total of their
-    source are unchanged: a fraction of 1e-7 of the total changes by less than 1e-6 of itself.
+    Quadrature weights may be negative. For columns of 1e26 cm^-2 and more, beyond the range for which the nodes are
+    chosen, the expected counts of groups without photons may therefore be negative. Counts far above 1e-10 of the total
+    of their source are unchanged: expected counts of 1e-7 of the total change by less than one part in 10^6.
     """
     faint = FAINT * jnp.sum(jnp.abs(expected), axis=1, keepdims=True)
     faint = faint + jnp.sqrt(jnp.finfo(expected.dtype).tiny)  # where all expected counts are zero

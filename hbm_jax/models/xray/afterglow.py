@@ -206,13 +206,14 @@ class Afterglow:
         return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
     def _prepared(self, data) -> AbsorbedCounts:
+        """Return the precomputed sample, from the cache if it was prepared before."""
         if isinstance(data, AbsorbedCounts):
             return data
         self._require_columns(data)
-        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
-        if choices not in kept:
-            kept[choices] = self.prepare(data)
-        return kept[choices]
+        cache, options = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
+        if options not in cache:
+            cache[options] = self.prepare(data)
+        return cache[options]
 
     def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
@@ -220,6 +221,7 @@ class Afterglow:
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     def _require_columns(self, data: Afterglows) -> None:
+        """Raise DataError if a required Galactic column, or its error, is missing."""
         if self.galactic == "free":
             return
         missing = ~np.isfinite(np.asarray(data.nh_mw))
@@ -288,7 +290,7 @@ class Afterglow:
         return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
     def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
-        """Sample photon index, flux and host column of every source, in coordinates of its approximate likelihood."""
+        """Sample photon index, flux and host column of every source, in coordinates from `SourceInformation`."""
         means, stds = ([p[f"{name}_{part}"] for name in OF_SOURCES] for part in ("mean", "std"))
         depth = None
         if prepared.depth is not None:
@@ -312,6 +314,7 @@ class Afterglow:
         return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(prepared.z))
 
     def _redshifts(self, prepared: AbsorbedCounts):
+        """Return the redshifts of all sources; sample the uncertain ones."""
         if prepared.uncertain is None:
             return prepared.z
         rows, (low, high) = prepared.uncertain.rows, prepared.redshift_range

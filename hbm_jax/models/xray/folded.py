@@ -92,7 +92,7 @@ class FoldedSpectra:
         for row, (energy, response) in enumerate(responses):
             component = smooth.of_source(row)
             counts = np.asarray(data.counts[row])[: response.shape[1]]
-            fold, error = _fine_enough(component, energy, response, counts, trials, start, tolerance, computed)
+            fold, error = _coarsest_fold(component, energy, response, counts, trials, start, tolerance, computed)
             folds.append(fold)
             errors.append(error)
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.counts)[1]
@@ -146,7 +146,7 @@ def has_free_features(spectrum: Component) -> bool:
     return any(name == "z" or name.startswith("energy") for name in spectrum.own_parameters)
 
 
-def _fine_enough(spectrum, energy, response, counts, trials, start, tolerance, computed) -> tuple[Fold, float]:
+def _coarsest_fold(spectrum, energy, response, counts, trials, start, tolerance, computed) -> tuple[Fold, float]:
     """Return the coarsest fold within the tolerance and its error; ``computed`` caches the model at the trials."""
     sensitive = response.any(axis=0)  # other groups have no expected counts for any spectrum
     for level in LEVELS[start:]:

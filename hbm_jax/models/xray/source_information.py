@@ -28,15 +28,15 @@ _MEAN, _STD, _PRIOR_WEIGHT = np.array([2.0, -11.5, -0.5]), np.array([1.0, 3.0, 1
 _MIN_STD = np.array([0.1, 0.1, 0.2])
 _POPULATION_UPDATES, _SCORING_STEPS = 5, 12
 _TEMPERATURES = np.linspace(4.5, 7.5, 13)  # log10 of T [K]
-_THIN = -12.0  # log10 of a density [cm^-3] at which absorption is of first order
-_MIN_INFORMATION = 1e-6  # of a column: a standard deviation of 10^25 cm^-2
+_THIN = -12.0  # log10 of a density [cm^-3] low enough for an expansion of first order
+_MIN_INFORMATION = 1e-6  # on a column [1e22 cm^-2]: a standard deviation of 10^25 cm^-2
 _LN10 = float(np.log(10.0))
-# Grid in V of `LogOrLinear`: points, margin beyond the modes of likelihood and population, largest half width.
+# Grid in V of `LogOrLinear`: points, margin beyond the modes of likelihood and population, and largest half width.
 _GRID_POINTS, _MARGIN, _MAX_HALF_WIDTH = 33, 4.0, 20.0
 
 
 class Population(Protocol):
-    """Sources and their expected counts; `hbm_jax.models.xray.absorbed_counts.AbsorbedCounts` is one."""
+    """Sources and their expected counts, such as `hbm_jax.models.xray.absorbed_counts.AbsorbedCounts`."""
 
     @property
     def statistic(self) -> Any:
@@ -55,7 +55,7 @@ class Population(Protocol):
         """Table of the optical depth of the WHIM to each source at a few energies; None without a WHIM."""
 
     def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
-        """Return expected counts of the sources without background, (N, G)."""
+        """Return the expected counts of the sources without background, (N, G)."""
         ...
 
 
@@ -80,7 +80,8 @@ class SourceInformation:
     galactic : (N,)
         Column of the Milky Way at which ``information_vector`` was computed [1e22 cm^-2].
     density_information : (N,)
-        Fisher information of n0 of a WHIM of 10^6 K, marginalised over index, flux and column [1e14 cm^6].
+        Fisher information of n0 of a WHIM of 10^6 K, marginalised over index, flux and column [1e14 cm^6]; at least
+        1e-6.
     """
 
     fisher_information: Any
@@ -129,8 +130,9 @@ class SourceInformation:
         """Sample photon index, log10 flux and log10 column of every source and return their values.
 
         The column is sampled first, from the likelihood marginalised over index and flux. Its coordinate
-        (`LogOrLinear`) is the logarithm where the population determines it, and the column itself where the counts
-        do. Index and flux follow, in units of their population, given the column; there the approximation is normal.
+        (`LogOrLinear`) is the logarithm of the column where the population determines it, and the column itself where
+        the counts do. Index and flux are sampled next, in units of their population, from their approximately normal
+        distribution given the column.
 
         Parameters
         ----------
@@ -139,16 +141,16 @@ class SourceInformation:
         galactic : (N,)
             Columns of the Milky Way [1e22 cm^-2].
         means, stds : sequences of 3
-            Of the population of photon indices, log10 fluxes and log10 columns.
+            Means and standard deviations of the populations of photon index, log10 flux and log10 column.
         population : Distribution
-            Of log10 columns.
+            Population of log10 column.
         """
         vector = self.information_vector + self.vector_per_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:
             vector = vector + jnp.einsum("nkd,nd->nk", self.vector_per_depth, depth)
         information = jnp.asarray(self.fisher_information)
         spread = jnp.broadcast_to(jnp.stack(stds[:2]), (len(galactic), 2))
-        # Index and flux in units of their population: precision and score at the means, and covariance with the column.
+        # Index and flux in units of their population: precision and score at the means, cross information with the column.
         precision = spread[:, :, None] * information[:, :2, :2] * spread[:, None, :] + np.eye(2)
         score = vector - information[:, :, 0] * means[0] - information[:, :, 1] * means[1]
         scaled_score, cross = spread * score[:, :2], spread * information[:, :2, 2]

@@ -120,7 +120,7 @@ class SpectralFit:
         object.__setattr__(self, "spectrum", spectrum)
         object.__setattr__(self, "own", untied)
         object.__setattr__(self, "priors", dict(self.priors))
-        object.__setattr__(self, "_kept", {})
+        object.__setattr__(self, "_cache", {})
         self.all_priors  # noqa: B018 - raises for unknown names
 
     @property
@@ -156,7 +156,7 @@ class SpectralFit:
     def _trials(self) -> dict[str, np.ndarray]:
         """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
 
-        def drawn():
+        def draw():
             keys = jax.random.split(jax.random.key(0), len(self.all_priors))
             return {
                 name: np.asarray(prior.sample(key, (NUM_TRIALS,)))
@@ -165,16 +165,17 @@ class SpectralFit:
                 for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
             }
 
-        return precomputed(drawn)
+        return precomputed(draw)
 
     def _prepared(self, data) -> FoldedSpectra:
+        """Return the precomputed spectra; those of the last data are cached."""
         if isinstance(data, FoldedSpectra):
             return data
-        kept = self._kept.get("last")  # type: ignore[attr-defined]
-        if kept is None or kept[0]() is not data:
-            kept = weakref.ref(data), self.prepare(data)
-            self._kept["last"] = kept  # type: ignore[attr-defined]
-        return kept[1]
+        cached = self._cache.get("last")  # type: ignore[attr-defined]
+        if cached is None or cached[0]() is not data:
+            cached = weakref.ref(data), self.prepare(data)
+            self._cache["last"] = cached  # type: ignore[attr-defined]
+        return cached[1]
 
     def __call__(self, data: SpectrumStack | FoldedSpectra, observed: bool = True, recover: bool = False):
         """Run the NumPyro program.
@@ -231,6 +232,7 @@ class SpectralFit:
             return np.asarray(self._expected(prepared, parameters))
 
     def _expected(self, prepared: FoldedSpectra, parameters: Mapping[str, Any]):
+        """Return the expected counts at given values, with fixed parameters added."""
         fixed = {name: prior for name, prior in self.all_priors.items() if not isinstance(prior, dist.Distribution)}
         values = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
         factors, num = None, len(prepared.errors)

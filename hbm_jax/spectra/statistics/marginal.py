@@ -155,7 +155,7 @@ def background_integral(
     Returns
     -------
     BackgroundSeries
-        If up to 400 powers suffice: as many as there are counts, or as contain all but 1e-9 of P(S | mu) at every mu
+        If up to 400 powers suffice: as many as there are counts, or enough for all but 1e-9 of P(S | mu) at every mu
         whose deviance is within 100 of its minimum. At lower mu, P is too small.
     BackgroundQuadrature
         Otherwise: Gauss-Legendre quadrature in sqrt(b), with about 3.5 sqrt(S) + 25 nodes, accurate at every mu.
@@ -252,7 +252,7 @@ def neighbouring_mean(background: ArrayLike, enough: float = 25.0) -> np.ndarray
     Returns
     -------
     (G,)
-        Positive; one count divided by the number of channels if there are no counts.
+        Positive: one count divided by the number of channels if there are no counts at all.
     """
     background = np.asarray(background, float)
     num = len(background)
@@ -308,7 +308,7 @@ def background_posterior(
 
 
 def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
-    """Return the shape of the Gamma prior of the background, by maximum marginal likelihood.
+    """Return the shape of the Gamma prior of the background that maximises the marginal likelihood of the counts.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
 def _gamma_quadrature(max_power: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Gauss-Legendre nodes in x and log weights for moments of Gamma densities, up to ``max_power``.
 
-    As a function of v = sqrt(x), each power of x times the density is a peak of standard deviation 1/2.
+    As a function of v = sqrt(x), each power of x times the density has a peak of standard deviation 1/2.
     """
     margin = 3.5
     low, high = np.maximum(np.sqrt(shape) - margin, 0.0), np.sqrt(max_power + shape) + margin
