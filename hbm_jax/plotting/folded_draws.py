@@ -131,7 +131,7 @@ class Joined(NamedTuple):
     Attributes
     ----------
     low, high : (B,)
-        Energies of the edges [keV].
+        Lower and upper energies [keV].
     first : (B,)
         Index of the first group of each bin.
     """
@@ -145,7 +145,7 @@ class Joined(NamedTuple):
         return np.add.reduceat(np.asarray(values, float), self.first, axis=-1)
 
     def of_groups(self, values: Any, num: int) -> Floats:
-        """Return the values of the bins (..., B) for each of their ``num`` groups, (..., num)."""
+        """Return the values (..., B) of the bins at each of the ``num`` groups in them, (..., num)."""
         return np.repeat(values, np.diff(np.append(self.first, num)), axis=-1)
 
 
@@ -220,13 +220,9 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     posterior, data = fit.posterior, fit.data
     chosen = spread(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
     priors = program_of(fit, Afterglow, Afterglows, "parameters").all_priors
-    values: dict[str, Floats] = {}
-    for name in ("photon_index", "log10_flux", "log10_nh", "nh_mw", "z", "log10_n0", *GAS):
-        if name in posterior:
-            variable = posterior[name].transpose("chain", "draw", ...)
-            values[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
-        elif isinstance(priors.get(name), int | float):
-            values[name] = np.full(len(chosen), float(priors[name]))
+    names = ("photon_index", "log10_flux", "log10_nh", "nh_mw", "z", "log10_n0", *GAS)
+    fixed = {n: np.full(len(chosen), float(priors[n])) for n in names if isinstance(priors.get(n), int | float)}
+    values = fixed | _draws(fit, names, chosen)
     values["nh"] = 10.0 ** values.pop("log10_nh")
     galactic = values.get("nh_mw", data.nh_mw)
     by_draw = galactic[:, None] if "nh_mw" in values and galactic.ndim == 1 else galactic

@@ -150,7 +150,7 @@ class SourceInformation:
             vector = vector + jnp.einsum("nkd,nd->nk", self.vector_per_depth, depth)
         information = jnp.asarray(self.fisher_information)
         spread = jnp.broadcast_to(jnp.stack(stds[:2]), (len(galactic), 2))
-        # Index and flux in units of their population: precision and score at the means, cross information with the column.
+        # Index and flux in units of their population: precision, score at the means, cross information with the column.
         precision = spread[:, :, None] * information[:, :2, :2] * spread[:, None, :] + np.eye(2)
         score = vector - information[:, :, 0] * means[0] - information[:, :, 1] * means[1]
         scaled_score, cross = spread * score[:, :2], spread * information[:, :2, 2]

@@ -73,6 +73,11 @@ def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0))
         One panel for collisional ionisation and one for each ionisation parameter; abundant ions are labelled at their
         peaks.
 
+    Raises
+    ------
+    ValueError
+        For any other element.
+
     Examples
     --------
     >>> ionization("O").savefig("ionization.pdf")  # doctest: +SKIP
@@ -126,8 +131,8 @@ def whim_transmission(
     Parameters
     ----------
     vary : mapping of str to sequence
-        Arguments of `hbm_jax.absorption.whim_optical_depth` with their values, one panel for each, such as ``{"z": (1,
-        2)}`` or ``{"mode": ("photo", "collisional")}``; by default z, n0 and log10_T.
+        Arguments of `hbm_jax.absorption.whim_optical_depth` with their values, such as ``{"z": (1, 2)}`` or
+        ``{"mode": ("photo", "collisional")}``, one panel for each; by default z, n0 and log10_T.
     energy : (num_energies,)
         Observed energies [keV].
     **fixed

@@ -120,9 +120,10 @@ class Statistic:
         Returns
         -------
         Statistic
-            Statistic of the simulated data. For W and PG-statistic both regions are drawn, with the best background of
-            the present data at ``expected``. For the marginal statistic the background is drawn from its posterior, and
-            the background counts are kept. For chi-square the data are Gaussian, with the variance of the statistic.
+            Statistic of the simulated data. For W and PG-statistic both regions are drawn, with the background that is
+            best for the observed data at ``expected``. For the marginal statistic the background is drawn from its
+            posterior, and the background counts are kept. For chi-square the data are Gaussian, with the variance of
+            the statistic.
         """
         expected = self._without_padding(expected)
         source_key, background_key = jax.random.split(key)
@@ -146,7 +147,7 @@ class Statistic:
         """Return the statistic of other counts in the source region, (..., G), which may be traced.
 
         The integral over a marginal background keeps the number of powers or nodes that it was prepared with. It is
-        accurate near the best fit unless the counts are many times the background.
+        accurate near the best fit unless the counts contain many times the background of the original data.
         """
         drawn = dataclasses.replace(self, counts=jnp.where(self.used, floating(counts), 0.0))
         return drawn if self.name.startswith("chi2") else drawn._recomputed()
@@ -167,6 +168,7 @@ class Statistic:
         return jnp.where(self.used, floating(expected), 1.0)
 
     def _variance(self, expected) -> jax.Array:
+        """Return the variance of chi-square at expected counts of the source."""
         variance = jnp.asarray(self.variance, expected.dtype)
         return variance + expected if self.name == "chi2_model" else variance
 
