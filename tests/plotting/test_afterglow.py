@@ -11,7 +11,8 @@ import hbm_jax as hbm
 from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.plotting import contours, count_spectra, folded_draws, populations
+from hbm_jax.plotting import contours, count_spectra, folded_draws
+from hbm_jax.plotting.xray import populations
 from hbm_jax.spectra.statistics.marginal import prior_shape
 from plotting.test_figures import decoded, texts
 
