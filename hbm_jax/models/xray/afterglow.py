@@ -305,7 +305,7 @@ class Afterglow:
         return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
 
     def _galactic(self, prepared: AbsorbedCounts):
-        """Return the columns of the Milky Way; called within the plate of the sources."""
+        """Return the columns of the Milky Way, sampled unless fixed; to be called within the plate of the sources."""
         if self.galactic == "fixed":
             return jnp.asarray(prepared.nh_mw)
         if self.galactic == "error":

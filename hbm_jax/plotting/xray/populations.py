@@ -57,8 +57,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     models = [program_of(each, Afterglow, Afterglows, "host_columns") for each in fits]
     names = [_name_of(model) for model in models]
     names = names if len(set(names)) == len(names) else ["fit", "other"]
-    redshift = {name: float(z) for name, z in zip(fit.data.name, fit.data.z, strict=True)}
-    if other is not None and not redshift.keys() & set(other.data.name):
+    if other is not None and not set(fit.data.name) & set(other.data.name):
         raise ValueError("host_columns: expected two fits of the same sources; found none in common.")
     with house_style():
         figure = Figure(figsize=(6.4, 4.3), layout="constrained")
@@ -88,6 +87,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
 
 
 def _name_of(model: Afterglow) -> str:
+    """Return the label of a model in the legend."""
     return "with WHIM" if model.whim else "without WHIM"
 
 

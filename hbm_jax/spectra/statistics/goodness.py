@@ -51,6 +51,7 @@ class Goodness:
 
     @staticmethod
     def _p_value(observed, simulated):
+        """Return the fraction of simulations that are at least as far from the model as the data."""
         # Deviances of equal counts differ by rounding errors between compiled programs.
         exceeds = simulated >= observed - 1e-9 * (1.0 + np.abs(observed))
         return (exceeds.sum(axis=0) + 1.0) / (len(simulated) + 1.0)
@@ -84,7 +85,7 @@ def goodness_of_fit(
     ------
     ValueError
         For expected counts of another shape, for values that are negative or not finite in a used channel, and for
-        less than 1 simulation.
+        fewer than 1 simulation.
 
     Notes
     -----

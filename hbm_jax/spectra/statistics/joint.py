@@ -71,6 +71,7 @@ class JointStatistic:
 
     @staticmethod
     def _total(values: Any) -> Any:
+        """Return the sum over the parts."""
         return functools.reduce(operator.add, values)
 
 

@@ -1,8 +1,8 @@
 """Deviance of Poisson counts with a known or a profiled background.
 
 The functions broadcast. They return the deviance D of each channel, twice the log likelihood ratio of the saturated
-model and the model, which XSPEC prints as C, W and PG-statistic. The normalised log likelihood is that of the saturated
-model less D / 2. The saturated part depends on the data alone, so gradients evaluate no gamma function: see
+model to the model, which XSPEC prints as C, W and PG-statistic. The normalised log likelihood is that of the saturated
+model less D / 2. The saturated model depends on the data alone, so gradients evaluate no gamma function: see
 `hbm_jax.spectra.Statistic`.
 
 S counts are observed in the source region, where mu counts are expected from the source and b from the background.
@@ -21,7 +21,7 @@ def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
     counts : (...)
         Observed counts S, 0 or more; not necessarily integers.
     expected : (...)
-        Expected counts, source and known background together.
+        Expected counts mu of source and known background together.
 
     Returns
     -------

@@ -327,9 +327,9 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
 
 
 def _gamma_quadrature(max_power: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Gauss-Legendre nodes in x and log weights for moments of Gamma densities, up to ``max_power``.
+    """Return nodes and log weights for integrals of powers of x, up to ``max_power``, over Gamma densities of x.
 
-    As a function of v = sqrt(x), each power of x times the density has a peak of standard deviation 1/2.
+    The rule is Gauss-Legendre quadrature in v = sqrt(x), where each integrand is a peak of standard deviation 1/2.
     """
     margin = 3.5
     low, high = np.maximum(np.sqrt(shape) - margin, 0.0), np.sqrt(max_power + shape) + margin

@@ -271,9 +271,9 @@ def prepare(
             prior_mean = _checked(name, "prior_mean", prior_mean, used, padding=1.0, positive=True)
         shape, rate = np.ones(size), np.ones(size)
         for row in np.ndindex(size[:-1]):
-            valid = used[row]
-            mean = neighbouring_mean(B[row][valid]) if prior_mean is None else prior_mean[row][valid]
-            shape[row][valid], rate[row][valid] = background_posterior(B[row][valid], r[row][valid], prior_mean=mean)
+            mask = used[row]
+            mean = neighbouring_mean(B[row][mask]) if prior_mean is None else prior_mean[row][mask]
+            shape[row][mask], rate[row][mask] = background_posterior(B[row][mask], r[row][mask], prior_mean=mean)
         integral = background_integral(S, shape, rate)
         statistic = dataclasses.replace(statistic, shape=shape, rate=rate, integral=integral)
     return dataclasses.replace(statistic, saturated=_saturated(statistic, np, gammaln))
