@@ -1,4 +1,4 @@
-"""Figures of single afterglows: counts with the folded model, and the spectrum as it arrives with what absorbs it."""
+"""Figures of single spectra: counts with the folded model, and the unfolded spectrum with its absorbers."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -27,39 +27,39 @@ from hbm_jax.plotting.folded_draws import (
     values_of,
 )
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
-from hbm_jax.plotting.xray.absorption import _energy_axis
+from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, _energy_axis
 from hbm_jax.spectra.folding.compression import neutral_at
 from hbm_jax.spectra.model.composition import Product
 from hbm_jax.spectra.statistics.kernels import cash
 
 BAND = (0.16, 0.5, 0.84)
-MAX_NUM = 12  # sources that can be read on one page
+MAX_NUM = 12  # sources that are legible on one page
 COLUMNS = 3
 NUM_ENERGIES = 600
-LOWEST = 2e-4  # of the highest point; what is below is not shown
+LOWEST = 2e-4  # lower limit of the axis relative to the highest point
 MODEL, BACKGROUND, UNABSORBED = VERMILION, GREY, BLUE
 
 
 def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM) -> Figure:
-    """Draw counts, folded model and residuals of several sources.
+    """Plot counts, folded model and residuals of several sources.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
     names : iterable of str, optional
-        Sources to show; by default those with the most counts. Of bursts, names of spectra (``fit.data.spectra.name``);
-        by default the brightest interval of the brightest bursts, in all detectors.
+        Sources to show; by default those with the most counts. For bursts, names of spectra
+        (``fit.data.spectra.name``); by default the brightest interval of the brightest bursts, in all detectors.
     max_num : int
-        No more than so many.
+        Largest number of sources.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A cell for each source. Above, counts per second and keV with errors of one standard deviation (Gehrels 1986);
-        groups of channels are joined to bins of at least 5 counts, and of the root of all counts. Red, the posterior
-        median and 68 % band of source and background in the source region; grey, the scaled counts of the background
-        region. Below, the root of each bin's C, with the sign of data less median.
+        Two panels for each source. Upper panel: counts per second and keV with errors of one standard deviation
+        (Gehrels 1986), in bins of at least 5 counts and at least the square root of the total counts. Red: posterior
+        median and 68 % band of source and background in the source region; grey: scaled counts of the background
+        region. Lower panel: square root of Cash's C of each bin, with the sign of data minus median.
 
     Raises
     ------
@@ -72,108 +72,112 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     """
     model = folded(fit, "spectra")
     rows = rows_of(fit.data, names, max_num, "spectra")
-    columns = min(COLUMNS, len(rows))
-    lines = -(-len(rows) // columns)
-    width, cell = (7.4, 2.25) if columns > 1 else (5.0, 3.6)
-    height = cell * lines + 0.92
+    num_columns = min(COLUMNS, len(rows))
+    num_lines = -(-len(rows) // num_columns)
+    width, cell_height = (7.4, 2.25) if num_columns > 1 else (5.0, 3.6)
+    height = cell_height * num_lines + 0.92
     with house_style():
         figure = Figure(figsize=(width, height))
         cells = figure.add_gridspec(
-            lines, columns, left=0.62 / width, right=1.0 - 0.08 / width, bottom=0.42 / height, top=1.0 - 0.5 / height,
-            hspace=0.45 / (cell - 0.45), wspace=0.25 if columns > 1 else 0.0,
+            num_lines, num_columns, left=0.62 / width, right=1.0 - 0.08 / width,
+            bottom=0.42 / height, top=1.0 - 0.5 / height,
+            hspace=0.45 / (cell_height - 0.45), wspace=0.25 if num_columns > 1 else 0.0,
         )  # fmt: skip
-        for place, row in enumerate(rows):
-            inner = cells[divmod(place, columns)].subgridspec(2, 1, height_ratios=(2.6, 1.0), hspace=0.0)
-            upper = figure.add_subplot(inner[0])
-            lower = figure.add_subplot(inner[1], sharex=upper)
+        for index, row in enumerate(rows):
+            panels = cells[divmod(index, num_columns)].subgridspec(2, 1, height_ratios=(2.6, 1.0), hspace=0.0)
+            upper = figure.add_subplot(panels[0])
+            lower = figure.add_subplot(panels[1], sharex=upper)
             _draw_counts(upper, lower, fit.data, row, model)
-            if place + columns >= len(rows):
+            if index + num_columns >= len(rows):
                 lower.set_xlabel("energy [keV]")
-            if place % columns == 0:
+            if index % num_columns == 0:
                 upper.set_ylabel(r"counts s$^{-1}$ keV$^{-1}$")
                 lower.set_ylabel("residual")
-        found: dict[str, Any] = {}
+        handles: dict[str, Any] = {}
         for axes in figure.axes:
-            found |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-        texts = [text for start in ("data", "model", "background") for text in found if text.startswith(start)]
-        figure.legend([found[text] for text in texts], texts, loc="upper center", ncols=len(texts))
+            handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        texts = [text for start in ("data", "model", "background") for text in handles if text.startswith(start)]
+        figure.legend([handles[text] for text in texts], texts, loc="upper center", ncols=len(texts))
         figure.align_ylabels()
     return figure
 
 
 def residuals(counts: Floats, expected: Floats) -> Floats:
-    """Root of Cash's C of each bin, with the sign of data less model."""
+    """Return the square root of Cash's C of each bin, with the sign of data minus model."""
     with jax.enable_x64(True):
         deviance = np.asarray(cash(counts, expected))
     return np.sign(counts - expected) * np.sqrt(np.maximum(deviance, 0.0))
 
 
 def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
+    """Draw counts, model and background of one spectrum in the upper axes, and residuals in the lower."""
     s = stack_of(data)
     used = np.asarray(s.used[row])
     low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
-    seen = points(s, row)
-    time = float(s.exposure[row])
-    per_bin = 1.0 / (time * seen.bins.total(high - low))
-    _draw_points(upper, seen, per_bin)
-    # The background of single groups is next to nothing and all noise; that of the bins is spread over their groups.
-    behind = seen.bins.total(model.background[:, row, used])
-    each = seen.bins.of_groups(behind * per_bin, len(low))
-    band = np.quantile(model.source[:, row, used] / (time * (high - low)) + each, BAND, axis=0)
+    binned = points(s, row)
+    exposure = float(s.exposure[row])
+    per_bin = 1.0 / (exposure * binned.bins.total(high - low))
+    _draw_points(upper, binned, per_bin)
+    # The background of single groups is noisy, so the background of each bin is distributed over its groups.
+    background = binned.bins.total(model.background[:, row, used])
+    background_density = binned.bins.of_groups(background * per_bin, len(low))
+    source_density = model.source[:, row, used] / (exposure * (high - low))
+    band = np.quantile(source_density + background_density, BAND, axis=0)
     _steps(upper, low, high, band)
     top = np.max(band[1])
     floor = 0.3 * np.min(band[1])
-    if seen.background.any():
-        values = np.where(seen.background > 0, seen.background, np.nan) * per_bin
-        _outline(upper, seen.bins.low, seen.bins.high, values, color=BACKGROUND, lw=0.8, label="background, scaled")
+    if binned.background.any():
+        values = np.where(binned.background > 0, binned.background, np.nan) * per_bin
+        _outline(upper, binned.bins.low, binned.bins.high, values, color=BACKGROUND, lw=0.8, label="background, scaled")
         floor = min(floor, 0.6 * np.nanmin(values))
-    expected = np.median(seen.bins.total(model.source[:, row, used]) + behind, axis=0)
-    found = residuals(seen.counts, expected)
-    middle = np.sqrt(seen.bins.low * seen.bins.high)
+    expected = np.median(binned.bins.total(model.source[:, row, used]) + background, axis=0)
+    residual = residuals(binned.counts, expected)
+    middle = np.sqrt(binned.bins.low * binned.bins.high)
     lower.axhline(0.0, color=MODEL, lw=0.9)
     lower.errorbar(
-        middle, found, 1.0, (middle - seen.bins.low, seen.bins.high - middle),
+        middle, residual, 1.0, (middle - binned.bins.low, binned.bins.high - middle),
         fmt="o", color=BLACK, markersize=1.6, elinewidth=0.6, markeredgewidth=0,
     )  # fmt: skip
     lower.set_yticks([-2, 0, 2])
-    reach = max(3.4, 1.1 * float(np.abs(found).max()) + 1.0)
-    lower.set_ylim(-reach, reach)
+    limit = max(3.4, 1.1 * float(np.abs(residual).max()) + 1.0)
+    lower.set_ylim(-limit, limit)
     upper.set_yscale("log")
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
     total = int(np.asarray(s.counts[row]).sum())
     name = (s.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
-    at = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
-    upper.set_title(f"{name}{at}, {total} counts", fontsize=8.0, pad=2.5)
+    redshift = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
+    upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5)
     _few_ticks(lower, low.min(), high.max())
 
 
-def _draw_points(axis, seen: Points, scale: Floats, label="data") -> None:
-    """Draw the bins that hold counts; an arrow, from the upper error, where a bin holds none."""
-    low, high = seen.bins.low, seen.bins.high
+def _draw_points(axis, data: Points, scale: Floats, label="data") -> None:
+    """Draw bins with counts as points with errors, and empty bins as arrows at the upper error."""
+    low, high = data.bins.low, data.bins.high
     middle = np.sqrt(low * high)
-    some = seen.counts > 0
+    occupied = data.counts > 0
     axis.errorbar(
-        middle[some], (seen.counts * scale)[some], ((seen.below * scale)[some], (seen.above * scale)[some]),
-        ((middle - low)[some], (high - middle)[some]),
+        middle[occupied], (data.counts * scale)[occupied],
+        ((data.below * scale)[occupied], (data.above * scale)[occupied]),
+        ((middle - low)[occupied], (high - middle)[occupied]),
         fmt="o", color=BLACK, markersize=1.8, markeredgewidth=0, elinewidth=0.6, label=label, zorder=3,
     )  # fmt: skip
-    if not some.all():
-        axis.plot(middle[~some], (seen.above * scale)[~some], "v", color=BLACK, markersize=2.5, zorder=3)
+    if not occupied.all():
+        axis.plot(middle[~occupied], (data.above * scale)[~occupied], "v", color=BLACK, markersize=2.5, zorder=3)
 
 
 def _steps(axis, low, high, band) -> None:
-    """Median and band of the model, constant in each group."""
+    """Draw median and band of the model as step functions, constant in each group."""
     for start, stop in _runs(low, high):
         edges = np.append(low[start:stop], high[stop - 1])
-        last = [np.append(values[start:stop], values[stop - 1]) for values in band]
-        axis.fill_between(edges, last[0], last[2], step="post", color=MODEL, alpha=0.35, lw=0, zorder=4)
+        lower, median, upper = (np.append(values[start:stop], values[stop - 1]) for values in band)
+        axis.fill_between(edges, lower, upper, step="post", color=MODEL, alpha=0.35, lw=0, zorder=4)
         text = "model, median and 68 %" if start == 0 else None
-        axis.step(edges, last[1], where="post", color=MODEL, lw=0.9, label=text, zorder=5)
+        axis.step(edges, median, where="post", color=MODEL, lw=0.9, label=text, zorder=5)
 
 
 def _runs(low, high):
-    """Return first and last of the groups that follow each other without a gap; each alone where energies fall."""
+    """Return start and stop of runs of groups without gaps in energy; single groups if energies are not increasing."""
     if (np.diff(low) < 0).any():
         return [(i, i + 1) for i in range(len(low))]
     gaps = np.flatnonzero(low[1:] > high[:-1] * (1.0 + 1e-6)) + 1
@@ -181,43 +185,44 @@ def _runs(low, high):
     return list(itertools.pairwise(ends))
 
 
-def _outline(axis, low, high, values, **look) -> None:
+def _outline(axis, low, high, values, **style) -> None:
+    """Draw the outline of a histogram."""
     edges = np.column_stack([low, high]).ravel()
-    axis.plot(edges, np.repeat(values, 2), zorder=2, **look)
+    axis.plot(edges, np.repeat(values, 2), zorder=2, **style)
 
 
 def _few_ticks(axis, low: float, high: float) -> None:
-    """Logarithmic energies with few plain numbers, for small axes."""
+    """Set up a logarithmic energy axis with few plain numbers, for small axes."""
     _energy_axis(axis, low / 1.05, high * 1.05, label="")
     if high > 4 * low:
         threes = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
         twos = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if low / 1.05 <= m * 10.0**k <= high * 1.05]
-        wanted = threes if len(threes) > 2 else twos
-        axis.set_xticks(wanted, [f"{tick:g}" for tick in wanted])
+        major = threes if len(threes) > 2 else twos
+        axis.set_xticks(major, [f"{tick:g}" for tick in major])
         minor = [m * 10.0**k for k in range(-2, 3) for m in range(2, 10)]
-        axis.set_xticks([e for e in minor if low / 1.05 < e < high * 1.05 and e not in wanted], minor=True)
+        axis.set_xticks([e for e in minor if low / 1.05 < e < high * 1.05 and e not in major], minor=True)
         axis.tick_params(which="minor", labelbottom=False)
 
 
 def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -> Figure:
-    """Energy spectrum of one source as it arrives, with and without absorption, and what each absorber lets through.
+    """Plot the unfolded spectrum of one source, with and without absorption, and the transmission of each absorber.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow` or `SpectralFit`, with its program and data.
     name : str, optional
-        The source, or the spectrum; by default the one with the most counts.
+        Name of the source or spectrum; by default the one with the most counts.
     num_draws : int
-        Posterior draws behind the bands.
+        Number of posterior draws from which the bands are computed.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, E^2 dN/dE: the absorbed model, the same without absorbers (medians and 68 % bands), and the data, counts
-        less background over those expected times the absorbed model, which therefore depend on the model. Below, what
-        each absorber lets through (of afterglows the Milky Way, the host and the WHIM; of a spectral fit, those that
-        multiply the whole spectrum), and all together.
+        Upper panel: E^2 dN/dE of the absorbed and of the unabsorbed model (medians and 68 % bands), and of the data.
+        The data are the ratio of the counts less background to the expected counts, times the absorbed model, and so
+        depend on the model. Lower panel: transmission of each absorber (for afterglows the Milky Way, the host and the
+        WHIM; for a spectral fit, absorbers that multiply the whole expression), and of all of them.
 
     Raises
     ------
@@ -233,31 +238,31 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
     s = stack_of(fit.data)
     used = np.asarray(s.used[row])
-    seen = points(s, row)
-    low, high = seen.bins.low.min(), seen.bins.high.max()
+    binned = points(s, row)
+    low, high = binned.bins.low.min(), binned.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
-    bare, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
-    together = np.divide(absorbed, bare, out=np.ones_like(bare), where=bare > 0)
-    counts = folded(fit, "unfolded_spectrum", num_draws)
-    expected = np.median(seen.bins.total(counts.source[:, row, used]), axis=0)
-    behind = np.median(seen.bins.total(counts.background[:, row, used]), axis=0)
+    unabsorbed, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
+    transmission = np.divide(absorbed, unabsorbed, out=np.ones_like(unabsorbed), where=unabsorbed > 0)
+    model = folded(fit, "unfolded_spectrum", num_draws)
+    expected = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
+    background = np.median(binned.bins.total(model.background[:, row, used]), axis=0)
     cumulative = np.append(
         0.0, np.cumsum(np.diff(energy) * 0.5 * (absorbed[:, 1:] + absorbed[:, :-1]), axis=1).mean(axis=0)
     )
-    at = [np.interp(edge, energy, cumulative) for edge in (seen.bins.low, seen.bins.high)]
-    scale = (at[1] - at[0]) / (seen.bins.high - seen.bins.low) / np.maximum(expected, 1e-300)
-    shifted = seen._replace(counts=np.where(seen.counts > behind, seen.counts - behind, 0.0))
+    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
+    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(expected, 1e-300)
+    net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
     with house_style():
         figure = Figure(figsize=(5.6, 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.9, 1.0))
-        _draw_points(upper, shifted, scale, "data, unfolded by the model")
-        for text, values, colour in (("without absorbers", bare, UNABSORBED), ("as it arrives", absorbed, MODEL)):
+        _draw_points(upper, net, scale, "data, unfolded with the model")
+        for text, values, colour in (("unabsorbed", unabsorbed, UNABSORBED), ("absorbed", absorbed, MODEL)):
             band = np.quantile(values, BAND, axis=0)
             upper.fill_between(energy, band[0], band[2], color=colour, alpha=0.3, lw=0)
             upper.plot(energy, band[1], color=colour, lw=1.1, label=text)
         upper.set_yscale("log")
-        shown = (shifted.counts * scale)[shifted.counts > 0]
-        top = max(np.quantile(bare, 0.84, axis=0).max(), shown.max(initial=0.0))
+        shown = (net.counts * scale)[net.counts > 0]
+        top = max(np.quantile(unabsorbed, 0.84, axis=0).max(), shown.max(initial=0.0))
         bottom = max(0.4 * shown.min(initial=top), LOWEST * top)
         upper.set_ylim(bottom, 2.0 * top)
         if top < 30.0 * bottom:
@@ -265,12 +270,12 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
             upper.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(10.0, 10.0)))
             upper.yaxis.set_minor_formatter(NullFormatter())
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
-        written = fit.data.name[row].replace("$", r"\$")
-        distance = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
-        upper.set_title(written + distance)
+        source_name = fit.data.name[row].replace("$", r"\$")
+        redshift = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
+        upper.set_title(source_name + redshift)
         handles, texts = upper.get_legend_handles_labels()
         upper.legend(handles[::-1], texts[::-1], loc="lower right")
-        _draw_transmissions(lower, energy, transmissions | {"together": together})
+        _draw_transmissions(lower, energy, transmissions | {ALL_ABSORBERS: transmission})
         lower.set_ylabel("transmission")
         _few_ticks(lower, low, high)
         lower.set_xlabel("observed energy [keV]")
@@ -279,10 +284,11 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
 
 
 def _draw_transmissions(axis, energy, transmissions: Mapping[str, Floats]) -> None:
+    """Draw median and band of the transmission of each absorber, and the median of their product."""
     colours = iter((GREEN, ORANGE, PURPLE, BLUE, GREY))
     for name, values in transmissions.items():
         low, median, high = np.quantile(values, BAND, axis=0)
-        if name == "together":
+        if name == ALL_ABSORBERS:
             axis.plot(energy, median, color=BLACK, lw=1.2, label=name)
             continue
         colour = next(colours, GREY)
@@ -293,14 +299,14 @@ def _draw_transmissions(axis, energy, transmissions: Mapping[str, Floats]) -> No
 
 
 class Unfolded(NamedTuple):
-    """Spectrum of one source at posterior draws.
+    """Photon spectrum of one source at posterior draws.
 
     Attributes
     ----------
     bare, absorbed : (draw, E)
-        E^2 dN/dE without absorbers and as it arrives [erg/cm^2/s].
+        Unabsorbed and absorbed E^2 dN/dE [erg/cm^2/s].
     transmissions : dict of str to (draw, E)
-        Of each absorber by itself.
+        Transmission of each absorber.
     """
 
     bare: Floats
@@ -309,45 +315,46 @@ class Unfolded(NamedTuple):
 
 
 def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
-    """Return the spectrum of a source of a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
+    """Return the spectrum of a source in a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
     program: Any = model_of(fit)
     if isinstance(program, SpectralFit):
         return _of_expression(program, values_of(fit, program.all_priors, num_draws, row), row, energy)
     p = of_source(fit, row, num_draws)
-    bare = power_law(p, energy, program.band)
+    unabsorbed = power_law(p, energy, program.band)
     transmissions = {name: np.exp(-depth) for name, depth in optical_depths(program, p, energy).items()}
-    return Unfolded(bare, bare * np.prod(list(transmissions.values()), axis=0), transmissions)
+    return Unfolded(unabsorbed, unabsorbed * np.prod(list(transmissions.values()), axis=0), transmissions)
 
 
 def _of_expression(program: SpectralFit, values: Mapping[str, Floats], row: int, energy: Floats) -> Unfolded:
-    """Return the same of an expression of components."""
+    """Return the photon spectrum of a model expression at posterior draws of its parameters."""
     spectrum = program.spectrum.of_source(row)
     parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)
     absorbers = {part.label or type(part).__name__: part for part in parts if part.absorbs}
     with jax.enable_x64(True):
-        bare, absorbed = (
-            constants.kev_in_erg * energy**2 * np.asarray(one.on(energy)(values))
-            for one in (spectrum.unabsorbed, spectrum)
+        unabsorbed, absorbed = (
+            constants.kev_in_erg * energy**2 * np.asarray(component.on(energy)(values))
+            for component in (spectrum.unabsorbed, spectrum)
         )
-        return Unfolded(bare, absorbed, {n: np.asarray(one.on(energy)(values)) for n, one in absorbers.items()})
+        transmissions = {name: np.asarray(part.on(energy)(values)) for name, part in absorbers.items()}
+        return Unfolded(unabsorbed, absorbed, transmissions)
 
 
 def power_law(p: Mapping[str, Floats], energy: Floats, band: tuple[float, float]) -> Floats:
-    """E^2 dN/dE without absorbers [erg/cm^2/s], (draw, E)."""
+    """Return E^2 dN/dE of the unabsorbed power law of an afterglow [erg/cm^2/s], (draw, E)."""
     with jax.enable_x64(True):
         log_norm = np.asarray(log_amplitude(p["photon_index"], p["log10_flux"], band))
     return constants.kev_in_erg * np.exp(log_norm[:, None] + (2.0 - p["photon_index"][:, None]) * np.log(energy))
 
 
 def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) -> dict[str, Floats]:
-    """Optical depth of each absorber of one source, (draw, E), by the model's own rules.
+    """Return the optical depth of each absorber of one afterglow, (draw, E), computed as in the model.
 
     Parameters
     ----------
     model : Afterglow
-        Says what absorbs.
+        Model with the options of the absorbers.
     p : mapping of str to (draw,)
-        From `hbm_jax.plotting.folded_draws.of_source`. The WHIM is that of the median redshift.
+        From `hbm_jax.plotting.folded_draws.of_source`. The WHIM is evaluated at the median redshift.
     energy : (E,)
         Observed energies [keV].
     """
@@ -356,7 +363,7 @@ def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) ->
         host = neutral_at(energy * (1.0 + z[0]), model.abundances)[None]
     else:
         host = neutral_at(energy * (1.0 + z[:, None]), model.abundances)
-    found = {
+    depths = {
         "Milky Way": p["nh_mw"][:, None] * neutral_at(energy, model.abundances),
         "host": p["nh"][:, None] * host,
     }
@@ -365,10 +372,10 @@ def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) ->
         with jax.enable_x64(True):
             table: Any = medium.towards(energy[None], np.array([float(np.median(z))]))
 
-            def depth(one):
-                return medium.optical_depth(table, one, np.zeros(1, int))[0]
+            def depth(draw):
+                return medium.optical_depth(table, draw, np.zeros(1, int))[0]
 
             names = ("log10_n0", "log10_T", "log10_xi", "metallicity")
             draws = {name: np.asarray(p[name]) for name in names}
-            found["WHIM"] = np.asarray(jax.jit(lambda every: jax.lax.map(depth, every, batch_size=20))(draws))
-    return found
+            depths["WHIM"] = np.asarray(jax.jit(lambda draws: jax.lax.map(depth, draws, batch_size=20))(draws))
+    return depths

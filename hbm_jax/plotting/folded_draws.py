@@ -1,4 +1,4 @@
-"""Numbers behind the figures of spectra: the folded model at posterior draws, channels joined to be seen."""
+"""Data of the figures of spectra: the folded model at posterior draws, and rebinned counts."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,20 +18,20 @@ from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_bac
 
 Floats = NDArray[np.float64]
 NUM_DRAWS = 100
-FEWEST = 5.0  # counts in a bin of a figure
+FEWEST = 5.0  # smallest number of counts in a bin of a figure
 GAS = ("log10_T", "log10_xi", "metallicity")
-CHUNK = 10  # draws folded side by side
+CHUNK = 10  # draws folded in one batch
 
 
 class Folded(NamedTuple):
-    """Expected counts of the groups of every source at posterior draws, (draw, N, G), as the statistic has them.
+    """Expected counts of every source at posterior draws, in the groups of channels of the statistic.
 
     Attributes
     ----------
     source : (draw, N, G)
-        Of the sources alone.
+        Expected counts of the sources without background.
     background : (draw, N, G)
-        In the source region.
+        Expected background counts in the source region.
     """
 
     source: Floats
@@ -39,22 +39,22 @@ class Folded(NamedTuple):
 
 
 def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded:
-    """Return expected counts at posterior draws, by the model's own kernels.
+    """Return the expected counts at posterior draws, computed as in the model.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, `SpectralFit` or `GolenetskiiCounts`, with its program and data.
     what : str
-        Who asks, for messages.
+        Name of the calling function, for error messages.
     num_draws : int
-        Posterior draws, spread evenly over all of them.
+        Number of posterior draws, spread evenly over the chains.
 
     Returns
     -------
     Folded
-        The background is the best one for each draw (wstat, pgstat), the mean of its posterior given the background
-        region (marginal), that region's counts, scaled (chi-square), or none (cstat).
+        The background is the best one at each draw (wstat, pgstat), its posterior mean given the background region
+        (marginal), the scaled counts of the background region (chi-square), or 0 (cstat).
     """
     chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
     program: Any = model_of(fit)
@@ -88,30 +88,31 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
 
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
-    """Those of the names that the posterior has, each (draw, ...)."""
-    found = {}
+    """Return the chosen draws of all ``names`` that are in the posterior, (draw, ...) each."""
+    draws = {}
     for name in set(names) & set(fit.posterior):
         variable = fit.posterior[name].transpose("chain", "draw", ...)
-        found[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
-    return found
+        draws[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
+    return draws
 
 
 def values_of(fit: Fit, priors: Mapping[str, Any], num_draws: int, row: int) -> dict[str, Floats]:
-    """Values of the parameters of one spectrum of a `SpectralFit` at posterior draws, each (draw,)."""
+    """Return the parameters of one spectrum of a `SpectralFit` at posterior draws, (draw,) each."""
     chosen = spread(fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"], num_draws)
-    drawn = _draws(fit, priors, chosen)
-    held = {name: np.full(len(chosen), float(prior)) for name, prior in priors.items() if name not in drawn}
-    return held | {n: v[:, row] if v.ndim == 2 else v for n, v in drawn.items() if n != "calibration"}
+    draws = _draws(fit, priors, chosen)
+    fixed = {name: np.full(len(chosen), float(prior)) for name, prior in priors.items() if name not in draws}
+    return fixed | {n: v[:, row] if v.ndim == 2 else v for n, v in draws.items() if n != "calibration"}
 
 
 def stack_of(data: Any) -> SpectrumStack:
-    """Spectra of a sample of afterglows or bursts, or those that are the sample."""
+    """Return the spectra of a sample of afterglows or bursts, or the sample itself if it is a `SpectrumStack`."""
     return data if isinstance(data, SpectrumStack) else data.spectra
 
 
-def _background(s: AnyStatistic, source: Floats, seen: SpectrumStack) -> Floats:
+def _background(s: AnyStatistic, source: Floats, stack: SpectrumStack) -> Floats:
+    """Return the expected background counts of a statistic at expected counts of the source, (draw, N, G)."""
     if isinstance(s, JointStatistic):
-        return np.sum([np.where(part.used, _background(part, source, seen), 0.0) for part in s.parts], axis=0)
+        return np.sum([np.where(part.used, _background(part, source, stack), 0.0) for part in s.parts], axis=0)
     with jax.enable_x64(True):
         if s.name == "wstat":
             return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])
@@ -120,19 +121,19 @@ def _background(s: AnyStatistic, source: Floats, seen: SpectrumStack) -> Floats:
     if s.name == "marginal":
         return np.broadcast_to(s.shape / s.rate, source.shape)
     if s.name.startswith("chi2"):
-        return np.broadcast_to(np.asarray(seen.background) / np.asarray(seen.ratio), source.shape)
+        return np.broadcast_to(np.asarray(stack.background) / np.asarray(stack.ratio), source.shape)
     return np.zeros_like(source)
 
 
 class Joined(NamedTuple):
-    """Groups of channels of one spectrum, joined to bins that hold enough counts to be seen.
+    """Bins of a figure, each of one or several groups of channels of one spectrum.
 
     Attributes
     ----------
     low, high : (B,)
-        Energies [keV].
+        Lower and upper energies [keV].
     first : (B,)
-        First group of each bin.
+        Index of the first group of each bin.
     """
 
     low: Floats
@@ -140,45 +141,45 @@ class Joined(NamedTuple):
     first: NDArray[np.int64]
 
     def total(self, values: Any) -> Floats:
-        """Sum over the groups of each bin, (..., G of the spectrum) to (..., B)."""
+        """Return sums over the groups of each bin, (..., B), of values of the groups, (..., G)."""
         return np.add.reduceat(np.asarray(values, float), self.first, axis=-1)
 
     def of_groups(self, values: Any, num: int) -> Floats:
-        """Value of its bin for each of ``num`` groups, (..., B) to (..., num)."""
+        """Return the values (..., B) of the bins at each of the ``num`` groups in them, (..., num)."""
         return np.repeat(values, np.diff(np.append(self.first, num)), axis=-1)
 
 
 def joined(counts: Floats, e_min: Floats, e_max: Floats) -> Joined:
-    """Join neighbouring groups until a bin holds enough counts; what remains at the end goes to the last one.
+    """Join neighbouring groups to bins of enough counts; the remainder at the end is added to the last bin.
 
     Parameters
     ----------
     counts, e_min, e_max : (G,)
-        Of the groups in use of one spectrum.
+        Counts and energies [keV] of the used groups of one spectrum.
     """
-    enough = max(float(np.sqrt(counts.sum())), FEWEST)  # as many counts in a bin as there are bins
-    first, held = [0], 0.0
-    for place, number in enumerate(counts):
-        if held >= enough:
-            first, held = [*first, place], 0.0
-        held += number
-    if held < enough and len(first) > 1:
+    min_counts = max(float(np.sqrt(counts.sum())), FEWEST)  # at the square root, about as many bins as counts per bin
+    first, in_bin = [0], 0.0
+    for index, number in enumerate(counts):
+        if in_bin >= min_counts:
+            first, in_bin = [*first, index], 0.0
+        in_bin += number
+    if in_bin < min_counts and len(first) > 1:
         first.pop()
     start = np.array(first)
     return Joined(np.minimum.reduceat(e_min, start), np.maximum.reduceat(e_max, start), start)
 
 
 class Points(NamedTuple):
-    """Data of one spectrum in joined bins.
+    """Data of one spectrum in the bins of a figure.
 
     Attributes
     ----------
     bins : Joined
         The bins.
     counts : (B,)
-        Of the source region.
+        Counts of the source region.
     below, above : (B,)
-        Their errors (Gehrels 1986, ApJ 303, 336, equations 7 and 11 at one standard deviation).
+        Lower and upper errors of the counts (Gehrels 1986, ApJ 303, 336, equations 7 and 11 at one standard deviation).
     background : (B,)
         Counts of the background region, scaled to the source region.
     """
@@ -191,60 +192,57 @@ class Points(NamedTuple):
 
 
 def points(s: SpectrumStack, row: int) -> Points:
-    """Join the groups of one source."""
+    """Return the data of one source, rebinned for a figure."""
     used = np.asarray(s.used[row])
     counts = np.asarray(s.counts[row])[used]
     bins = joined(counts, np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used])
     total = bins.total(counts)
-    behind = bins.total((np.asarray(s.background[row]) / np.asarray(s.ratio[row]))[used])
+    background = bins.total((np.asarray(s.background[row]) / np.asarray(s.ratio[row]))[used])
     below = total - _lower_limit(total)
-    return Points(bins, total, below, 1.0 + np.sqrt(total + 0.75), behind)
+    return Points(bins, total, below, 1.0 + np.sqrt(total + 0.75), background)
 
 
 def _lower_limit(n: Floats) -> Floats:
+    """Return the lower limit of a Poisson mean from n counts, at one standard deviation; 0 for no counts."""
     safe = np.maximum(n, 1.0)
     return np.where(n > 0, safe * (1.0 - 1.0 / (9.0 * safe) - 1.0 / (3.0 * np.sqrt(safe))) ** 3, 0.0)
 
 
 def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
-    """Parameters of all sources at posterior draws, by the names that the kernels give them.
+    """Return the parameters of all afterglows at posterior draws, by their names in `AbsorbedCounts.expected`.
 
     Returns
     -------
     dict of str to array
         ``photon_index, log10_flux, nh, nh_mw, z`` (draw, N); with a WHIM ``log10_T, log10_xi, metallicity`` (draw,) and
-        ``log10_n0`` (draw,), or (draw, N) where each line of sight has its own.
+        ``log10_n0`` (draw,), or (draw, N) if it differs between lines of sight.
     """
     posterior, data = fit.posterior, fit.data
     chosen = spread(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
     priors = program_of(fit, Afterglow, Afterglows, "parameters").all_priors
-    found: dict[str, Floats] = {}
-    for name in ("photon_index", "log10_flux", "log10_nh", "nh_mw", "z", "log10_n0", *GAS):
-        if name in posterior:
-            variable = posterior[name].transpose("chain", "draw", ...)
-            found[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
-        elif isinstance(priors.get(name), int | float):
-            found[name] = np.full(len(chosen), float(priors[name]))
-    found["nh"] = 10.0 ** found.pop("log10_nh")
-    galactic = found.get("nh_mw", data.nh_mw)
-    held = galactic[:, None] if "nh_mw" in found and galactic.ndim == 1 else galactic
-    found["nh_mw"] = np.broadcast_to(held, found["nh"].shape)
-    z = np.array(np.broadcast_to(data.z, found["nh"].shape))
-    if "z" in found:
-        z[:, ~data.knows_redshift] = found["z"]
-    return found | {"z": z}
+    names = ("photon_index", "log10_flux", "log10_nh", "nh_mw", "z", "log10_n0", *GAS)
+    fixed = {n: np.full(len(chosen), float(priors[n])) for n in names if isinstance(priors.get(n), int | float)}
+    values = fixed | _draws(fit, names, chosen)
+    values["nh"] = 10.0 ** values.pop("log10_nh")
+    galactic = values.get("nh_mw", data.nh_mw)
+    by_draw = galactic[:, None] if "nh_mw" in values and galactic.ndim == 1 else galactic
+    values["nh_mw"] = np.broadcast_to(by_draw, values["nh"].shape)
+    z = np.array(np.broadcast_to(data.z, values["nh"].shape))
+    if "z" in values:
+        z[:, ~data.knows_redshift] = values["z"]
+    return values | {"z": z}
 
 
 def of_source(fit: Fit, row: int, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
-    """Parameters of one source at posterior draws, each (draw,); see `parameters`."""
+    """Return the parameters of one afterglow at posterior draws, (draw,) each; see `parameters`."""
     return {name: v[:, row] if v.ndim == 2 else v for name, v in parameters(fit, num_draws).items()}
 
 
 def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
-    """Rows of sources by name, in the order of the data; by default those with the most counts.
+    """Return the indices of sources by name; by default of those with the most counts, in the order of the data.
 
-    Of bursts, names are those of spectra, and by default the brightest intervals in all their detectors are taken, one
-    a burst.
+    For bursts, the names are those of spectra; the default is the brightest interval of each of the brightest bursts,
+    in all detectors.
 
     Raises
     ------
@@ -257,23 +255,23 @@ def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
     if names is None:
         total = np.asarray(stack_of(data).counts).sum(axis=1)
         return sorted(int(row) for row in np.argsort(-total, kind="stable")[:max_num])
-    wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
+    selected = [names] if isinstance(names, str) else list(names)
+    for name in selected:
         if name not in known:
             raise ValueError(f"{what}: expected names of sources, some of {', '.join(known[:20])}; found {name!r}.")
-    return [known.index(name) for name in wanted[:max_num]]
+    return [known.index(name) for name in selected[:max_num]]
 
 
 def _brightest(data: BurstSpectra, max_num: int) -> list[int]:
-    """All spectra of the brightest interval of each burst, the brightest bursts first, as long as they fit."""
-    s, of = data.spectra, np.asarray(data.spectrum_interval)
-    counts = np.bincount(of, np.asarray(s.counts).sum(axis=1)) / np.bincount(of, np.asarray(s.exposure))
+    """Return all spectra of the brightest interval of each burst, brightest bursts first, up to ``max_num`` spectra."""
+    s, interval_of = data.spectra, np.asarray(data.spectrum_interval)
+    rate = np.bincount(interval_of, np.asarray(s.counts).sum(axis=1)) / np.bincount(interval_of, np.asarray(s.exposure))
     burst = np.asarray(data.interval_burst)
-    best = [max(np.flatnonzero(burst == b), key=lambda i: counts[i]) for b in range(len(data))]
+    brightest = [max(np.flatnonzero(burst == b), key=lambda i: rate[i]) for b in range(len(data))]
     rows: list[int] = []
-    for interval in sorted(best, key=lambda i: -counts[i]):
-        own = np.flatnonzero(of == interval)
-        if rows and len(rows) + len(own) > max_num:
+    for interval in sorted(brightest, key=lambda i: -rate[i]):
+        in_interval = np.flatnonzero(interval_of == interval)
+        if rows and len(rows) + len(in_interval) > max_num:
             break
-        rows += [int(row) for row in own]
+        rows += [int(row) for row in in_interval]
     return rows[:max_num]

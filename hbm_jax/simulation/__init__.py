@@ -1,1 +1,1 @@
-"""``hbm-jax simulate``: populations drawn as a configuration says, and written to files."""
+"""Simulation of populations from a configuration (``hbm-jax simulate``), written to files."""

@@ -1,4 +1,4 @@
-"""``hbm-jax simulate golenetskii`` and ``golenetskii-counts``: bursts as a table, or as a folder of OGIP files."""
+"""Simulation of bursts (``hbm-jax simulate golenetskii``, ``golenetskii-counts``), as a table or as OGIP files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ from hbm_jax.simulation.configuration import (
     write_table,
 )
 
-NUM, NUM_SPECTRA = 30, 10
-PAIRS = ("gamma", "log10_N", "log10_E_peak")
+NUM, NUM_SPECTRA = 30, 10  # default numbers of bursts
+PAIRS = ("gamma", "log10_N", "log10_E_peak")  # quantities given by mean and standard deviation
 
 
 def simulate(
@@ -27,28 +27,28 @@ def simulate(
     Parameters
     ----------
     config : mapping
-        Of the command line: ``[population]`` holds fields of `BurstPopulation`, ``[truth]`` parameters by the names of
-        the model.
+        Configuration of the command line: ``[population]`` contains fields of `BurstPopulation`, ``[truth]`` parameters
+        of the model.
     table : path
-        To write: CSV, ECSV or FITS.
+        Output file: CSV, ECSV or FITS.
     num : int, optional
-        Number of bursts, 30 by default.
+        Number of bursts; 30 by default.
     rmf, arf
-        None: a catalogue has no instrument.
+        Must be None: a catalogue has no instrument.
     overwrite : bool
-        Whether to replace a file that is there.
+        Whether to replace an existing file.
 
     Returns
     -------
     str
-        What was written where, the truth, and the command that fits it.
+        Report: file written, true values, and the command that fits it.
 
     Raises
     ------
     ConfigError
-        For an unknown name, a value of the wrong kind, a response.
+        For an unknown name, a value of the wrong type, or a response.
     FileExistsError
-        If the file is there.
+        If the file exists.
     """
     from hbm_jax.data import BurstPopulation
 
@@ -57,11 +57,11 @@ def simulate(
     scalars = ("correlation", "intrinsic_scatter", "log10_E_peak_scatter")
     fields = fields_of(config, BurstPopulation, what="bursts", pairs=PAIRS, scalars=scalars)
     refuse_bad_table(table, overwrite)
-    drawn_from = BurstPopulation(**fields)
-    sample = drawn_from.draw(num, seed=config["sample"]["seed"])
+    population = BurstPopulation(**fields)
+    sample = population.draw(num, seed=config["sample"]["seed"])
     write_table(sample.data.to_table(), sample.truth, table)
-    truncated = " --truncated" if drawn_from.log10_flux_limit is not None else ""
-    correlated = " --correlated" if drawn_from.correlation else ""
+    truncated = " --truncated" if population.log10_flux_limit is not None else ""
+    correlated = " --correlated" if population.correlation else ""
     return (
         f"{len(sample.data)} simulated bursts with {sample.data.num_intervals} intervals in {table}\n"
         f"{in_words(sample.truth)}\n"
@@ -72,61 +72,63 @@ def simulate(
 def simulate_spectra(
     config: Mapping[str, Any], folder: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
 ) -> str:
-    """Draw a population of bursts as counts and write them as a catalogue and a folder for each.
+    """Draw a population of bursts with counts and write a catalogue and one folder of OGIP files for each burst.
 
     Parameters
     ----------
     config : mapping
-        As in `simulate`, with fields of `BurstSpectraPopulation` and the model's ``spectrum``.
+        As in `simulate`, with fields of `BurstSpectraPopulation` and the option ``spectrum`` of the model.
     folder : path
-        To write into; new or empty unless to be overwritten.
+        Output folder; must be new or empty unless ``overwrite``.
     num : int, optional
-        Number of bursts, 10 by default.
+        Number of bursts; 10 by default.
     rmf, arf
-        None: the detectors are idealised ones.
+        Must be None: the detectors are idealised.
     overwrite : bool
-        Whether to replace files that are there.
+        Whether to replace existing files.
 
     Returns
     -------
     str
-        What was written where, the truth, and the command that fits it.
+        Report: files written, true values, and the command that fits them.
 
     Raises
     ------
     ConfigError
-        For a design, an unknown name, a value of the wrong kind, a response.
+        For a design, an unknown name, a value of the wrong type, or a response.
     FileExistsError
-        If there is something in the folder.
+        If the folder is not empty.
     """
     from hbm_jax.data import BurstSpectraPopulation, write_burst_spectra
 
     refuse_design(
         config,
         "simulate golenetskii-counts: expected no --design; found {found}. Simulate a population (--num, --set "
-        "population.num_intervals=8), or draw in Python with hbm_jax.models.GolenetskiiCounts().simulate(key, data), "
-        "whose sample can be fitted.",
+        "population.num_intervals=8), or draw a sample in Python with "
+        "hbm_jax.models.GolenetskiiCounts().simulate(key, data).",
     )
-    _refuse_response(rmf, arf, "golenetskii-counts, whose detectors are idealised ones")
+    _refuse_response(rmf, arf, "golenetskii-counts, whose detectors are idealised")
     num = number_of(num, NUM_SPECTRA)
-    given = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
-    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **given)
+    known = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
+    fields = fields_of(config, BurstSpectraPopulation, what="bursts", **known)
     if "spectrum" in config["model"]:
         fields["spectrum"] = read_value(config["model"]["spectrum"], str, "model.spectrum")
     refuse_full_folder(folder, overwrite)
-    drawn_from = BurstSpectraPopulation(**fields)
-    sample = drawn_from.draw(num, seed=config["sample"]["seed"])
+    population = BurstSpectraPopulation(**fields)
+    sample = population.draw(num, seed=config["sample"]["seed"])
     catalog = write_burst_spectra(folder, sample, overwrite=overwrite)
-    spectrum = "" if drawn_from.spectrum == "band" else f" --spectrum {drawn_from.spectrum}"
+    spectrum = "" if population.spectrum == "band" else f" --spectrum {population.spectrum}"
     return (
-        f"{len(sample.bursts)} simulated bursts in {catalog}, a folder for each beside it\n"
-        f"of {int(sample.truth['num_drawn'])} drawn, those of signal to noise {drawn_from.threshold:g} or more\n"
+        f"{len(sample.bursts)} simulated bursts in {catalog}, with one folder for each next to it\n"
+        f"kept those of {int(sample.truth['num_drawn'])} drawn with a signal-to-noise ratio of at least "
+        f"{population.threshold:g}\n"
         f"{in_words(sample.truth)}\n"
         f"fit them with: hbm-jax fit golenetskii-counts --catalog {catalog}{spectrum}"
     )
 
 
 def _refuse_response(rmf: str | None, arf: str | None, what: str) -> None:
+    """Raise ConfigError for --rmf or --arf."""
     for flag, value in (("--rmf", rmf), ("--arf", arf)):
         if value is not None:
             raise ConfigError(f"{flag}: expected none for {what}; found {value!r}.")

@@ -1,4 +1,4 @@
-"""What the commands that simulate a population without a design have in common: reading it, and where it goes."""
+"""Common parts of the simulation of populations without a design: configuration and output files."""
 
 import json
 import typing
@@ -10,7 +10,7 @@ from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.files import written_whole
 from hbm_jax.names import choose
 
-TABLES = (".csv", ".ecsv", ".fits")  # that simulate writes
+TABLES = (".csv", ".ecsv", ".fits")  # formats of simulated tables
 
 
 def fields_of(
@@ -22,28 +22,28 @@ def fields_of(
     scalars: Sequence[str],
     shared: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the fields of a population that a configuration sets.
+    """Return the fields of a population from a configuration.
 
     Parameters
     ----------
     config : mapping
-        Of the command line: ``[population]`` holds fields, ``[truth]`` parameters by the names of the model,
+        Configuration of the command line: ``[population]`` contains fields, ``[truth]`` parameters of the model,
         ``[model]`` its options.
     population : type
-        A dataclass with defaults.
+        Dataclass with defaults.
     what : str
-        What is simulated, in the plural, for messages.
+        Name of the simulated objects, in the plural, for error messages.
     pairs : sequence of str
-        Fields that are a mean and a standard deviation, which ``[truth]`` names ``{field}_mean`` and ``{field}_std``.
+        Fields with a mean and a standard deviation, which are ``{field}_mean`` and ``{field}_std`` in ``[truth]``.
     scalars : sequence of str
-        Fields that ``[truth]`` may name as they are.
+        Fields that have the same name in ``[truth]``.
     shared : sequence of str
-        Options of the model that mean something without data; the caller reads them.
+        Options of the model that also apply to a population; the caller reads them.
 
     Raises
     ------
     ConfigError
-        For an option or value that a population has no place for.
+        For an option or value that does not apply to a population.
     ValueError
         For an unknown name.
     """
@@ -57,47 +57,47 @@ def fields_of(
         if name != "name" and name not in shared:
             only = f"only {' and '.join(shared)}" if shared else "none"
             raise ConfigError(
-                f"model.{name}: expected {only} of the model's options for simulated {what}; found {value!r}. What a "
-                f"population may be told is population.{', '.join(hints)}."
+                f"model.{name}: expected {only} of the options of the model for simulated {what}; found {value!r}. The "
+                f"options of a population are population.{', '.join(hints)}."
             )
     return fields | _true_values(config["truth"], fields, population, what, pairs, scalars)
 
 
 def _true_values(truth, fields, population, what, pairs, scalars) -> dict[str, Any]:
-    """Fields of the population that parameters of the model set."""
+    """Return the fields of the population that are set by parameters of the model."""
     names = tuple(f"{pair}_{part}" for pair in pairs for part in ("mean", "std"))
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in truth.items():
         choose(f"true value of simulated {what}", key, (*names, *scalars))
         number = read_value(value, float, f"truth.{key}")
         if key in scalars:
-            found[key] = number
+            values[key] = number
             continue
         name, _, part = key.rpartition("_")
-        before = found.get(name, fields.get(name, getattr(population, name)))
-        if before is None and not {f"{name}_mean", f"{name}_std"} <= truth.keys():
+        mean_and_std = values.get(name, fields.get(name, getattr(population, name)))
+        if mean_and_std is None and not {f"{name}_mean", f"{name}_std"} <= truth.keys():
             raise ConfigError(f"truth.{key}: expected both {name}_mean and {name}_std; found one.")
-        mean, std = before or (0.0, 0.0)
-        found[name] = (number, std) if part == "mean" else (mean, number)
-    return found
+        mean, std = mean_and_std or (0.0, 0.0)
+        values[name] = (number, std) if part == "mean" else (mean, number)
+    return values
 
 
 def number_of(num: int | None, default: int) -> int:
-    """Return how many to draw; ConfigError below 1."""
+    """Return the number of objects to draw; raise ConfigError below 1."""
     if num is not None and num < 1:
         raise ConfigError(f"--num: expected 1 or more; found {num}.")
     return num or default
 
 
 def refuse_design(config: Mapping[str, Any], message: str) -> None:
-    """Refuse a design, with what to do instead; ``{found}`` in the message is what was given."""
+    """Raise ConfigError if the configuration has a design; ``{found}`` in ``message`` stands for the design."""
     if config["data"]:
-        given = config["data"].get("source") or ", ".join(f"data.{name}" for name in config["data"])
-        raise ConfigError(message.format(found=repr(given)))
+        design = config["data"].get("source") or ", ".join(f"data.{name}" for name in config["data"])
+        raise ConfigError(message.format(found=repr(design)))
 
 
 def refuse_full_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder with something in it, unless that may be replaced."""
+    """Raise FileExistsError if the folder is not empty, unless ``overwrite``."""
     if folder.exists() and not (folder.is_dir() and (overwrite or not any(folder.iterdir()))):
         raise FileExistsError(
             f"{folder}: expected a new or empty folder, found something there. Choose another --out, or pass "
@@ -106,32 +106,33 @@ def refuse_full_folder(folder: Path, overwrite: bool) -> None:
 
 
 def refuse_bad_table(out: Path, overwrite: bool) -> None:
-    """Refuse a table of another kind, or one that is there and is not to be replaced."""
+    """Raise ConfigError for an unknown table format, and FileExistsError for an existing file unless ``overwrite``."""
     if out.suffix not in TABLES:
         raise ConfigError(f"{out}: expected a table name ending in {', '.join(TABLES)}, found {out.suffix!r}.")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: expected a new file, found one that is there. Pass --overwrite to replace it.")
+        raise FileExistsError(f"{out}: expected a new file, found an existing one. Pass --overwrite to replace it.")
 
 
 def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
-    """Write a simulated table whole or not at all, with the true values of the population in its header."""
-    known = _of_the_population(truth)
-    if out.suffix == ".csv":  # has no columns of vectors
+    """Write a simulated table atomically, with the true values of the population in its header."""
+    population_truth = _of_the_population(truth)
+    if out.suffix == ".csv":  # CSV has no vector columns
         for name in [name for name in table.colnames if table[name].ndim == 2]:
             for index in range(table[name].shape[1]):
                 table[f"{name}_{index}"] = table[name][:, index]
             del table[name]
-    # A FITS header holds no table of names, but any text.
-    table.meta["truth"] = json.dumps(known) if out.suffix == ".fits" else known
+    # A FITS header cannot contain a mapping, but it can contain text.
+    table.meta["truth"] = json.dumps(population_truth) if out.suffix == ".fits" else population_truth
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as part:
         table.write(part, overwrite=True)
 
 
 def _of_the_population(truth: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scalar true values, without those of single objects."""
     return {key: float(value) for key, value in truth.items() if not getattr(value, "shape", ()) and key != "num_drawn"}
 
 
 def in_words(truth: Mapping[str, Any]) -> str:
-    """Return the true values of the population, without those of single objects."""
+    """Return the true values of the population as text, without those of single objects."""
     return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _of_the_population(truth).items())}"

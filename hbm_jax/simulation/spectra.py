@@ -1,4 +1,4 @@
-"""``hbm-jax simulate spectrum``: counts of one composed spectrum, written as OGIP files."""
+"""Simulation of the counts of a model expression (``hbm-jax simulate spectrum``), written as OGIP files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,41 +11,41 @@ from hbm_jax.names import choose
 from hbm_jax.simulation.afterglows import response_of
 from hbm_jax.simulation.configuration import in_words, refuse_design, refuse_full_folder
 
-EXPOSURE = 20_000.0  # s
-OPTIONS = ("exposure",)  # of [population]
+EXPOSURE = 20_000.0  # default [s]
+OPTIONS = ("exposure",)  # options of [population]
 NAMES = "source.pha", "response.rmf", "response.arf"
 
 
 def simulate(
     config: Mapping[str, Any], folder: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
 ) -> str:
-    """Draw the counts of a spectrum, without background, and write them with the response.
+    """Draw the counts of a model expression, without background, and write them with the response.
 
     Parameters
     ----------
     config : mapping
-        Of the command line: ``[model]`` holds the spectrum, ``[truth]`` or numbers in ``[prior]`` its parameters, and
-        ``population.exposure`` the time [s].
+        Configuration of the command line: ``[model]`` contains the model expression, ``[truth]`` or numbers in
+        ``[prior]`` its parameters, and ``population.exposure`` the exposure [s].
     folder : path
-        To write into; new or empty unless to be overwritten.
+        Output folder; must be new or empty unless ``overwrite``.
     num : int, optional
-        None: one spectrum is drawn.
+        Must be None: one spectrum is drawn.
     rmf, arf : path, optional
-        Response of the instrument; an idealised one by default.
+        Response of the instrument; by default an idealised response.
     overwrite : bool
-        Whether to replace files that are there.
+        Whether to replace existing files.
 
     Returns
     -------
     str
-        What was written where, the truth, and the command that fits it.
+        Report: files written, true values, and the command that fits them.
 
     Raises
     ------
     ConfigError
-        For a design, a number, an unknown option, a parameter without a value.
+        For a design, a number of spectra, an unknown option, or a parameter without a value.
     FileExistsError
-        If there is something in the folder.
+        If the folder is not empty.
     """
     from hbm_jax.models import SpectralFit
     from hbm_jax.spectra import write_arf, write_pha, write_rmf
@@ -53,7 +53,7 @@ def simulate(
 
     refuse_design(
         config,
-        "simulate spectrum: expected no --design; found {found}. Name the response (--rmf, --arf) and the time "
+        "simulate spectrum: expected no --design; found {found}. Set the response (--rmf, --arf) and the exposure "
         "(--set population.exposure=5000).",
     )
     if num is not None:
@@ -80,26 +80,28 @@ def simulate(
     )
 
 
-def _values(model, given: Mapping[str, Any]) -> dict[str, np.float64]:
-    """Return a value of every parameter of the spectrum: a true value, or what its prior holds it at."""
-    known = model.spectrum.parameters
-    for name in given:
-        choose("true value of a simulated spectrum", name, tuple(known))
-    held = {name: prior for name, prior in model.all_priors.items() if isinstance(prior, float | int)}
-    found = held | {name: read_value(value, float, f"truth.{name}") for name, value in given.items()}
-    missing = [name for name in known if name not in found]
+def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
+    """Return a value of every parameter of the spectrum: its true value, or the number at which it is fixed."""
+    parameters = model.spectrum.parameters
+    for name in truth:
+        choose("true value of a simulated spectrum", name, tuple(parameters))
+    fixed = {name: prior for name, prior in model.all_priors.items() if isinstance(prior, float | int)}
+    values = fixed | {name: read_value(value, float, f"truth.{name}") for name, value in truth.items()}
+    missing = [name for name in parameters if name not in values]
     if missing:
-        about = "; ".join(
-            f"{name} ({known[name].help}{', ' * bool(known[name].unit)}{known[name].unit})" for name in missing
+        descriptions = "; ".join(
+            f"{name} ({parameters[name].help}{', ' * bool(parameters[name].unit)}{parameters[name].unit})"
+            for name in missing
         )
         raise ConfigError(
-            f"truth: expected a value of every parameter, as in --set truth.{missing[0]}=1; found none of {about}."
+            f"truth: expected a value of every parameter, as in --set truth.{missing[0]}=1; found none of "
+            f"{descriptions}."
         )
-    return {name: np.float64(found[name]) for name in known}
+    return {name: np.float64(values[name]) for name in parameters}
 
 
 def _drawn(model, truth, response, exposure: float, seed: int):
-    """Draw the counts in all channels."""
+    """Return a spectrum with counts drawn in all channels."""
     import jax
 
     from hbm_jax.spectra import Spectrum, photons

@@ -456,11 +456,14 @@ def test_simulation_is_repeatable(data):
 def test_other_observations_move_the_coordinates(prepared):
     model = Afterglow()
     (same,) = model.observing({"counts": prepared.statistic.counts}, prepared)
-    np.testing.assert_allclose(same.own.weighted, prepared.own.weighted, rtol=1e-6)
+    np.testing.assert_allclose(
+        same.source_information.information_vector, prepared.source_information.information_vector, rtol=1e-6
+    )
     (more,) = model.observing({"counts": 2.0 * np.asarray(prepared.statistic.counts)}, prepared)
     np.testing.assert_array_equal(more.statistic.counts, 2.0 * np.asarray(prepared.statistic.counts))
     # Twice the counts: twice the information, about, and log10 of the flux more by 0.3.
-    best = [np.linalg.solve(one.own.precision, one.own.weighted[..., None])[..., 0] for one in (prepared, more)]
+    both = [sources.source_information for sources in (prepared, more)]
+    best = [np.linalg.solve(s.fisher_information, s.information_vector[..., None])[..., 0] for s in both]
     assert (np.abs(best[1][:, 1] - best[0][:, 1] - np.log10(2.0)) < 0.1).all()
 
 

@@ -52,14 +52,14 @@ def test_whim_one_parameter_after_the_other():
     energy, shown = curves(modes.axes[0])["mode collisional"]
     expected = np.exp(-whim_optical_depth(energy, 2.0, n0=1e-7, log10_T=6.0, cosmology=flat, mode="collisional"))
     np.testing.assert_allclose(shown, expected, rtol=1e-10)
-    with pytest.raises(ValueError, match=r"whim_transmission: z: expected several values, as \(1, 2\); found 2"):
+    with pytest.raises(ValueError, match=r"whim_transmission: z: expected several values, such as \(1, 2\); found 2"):
         whim_transmission({"z": 2})
 
 
 def test_transmissions_and_their_product():
     energy = np.geomspace(0.3, 10.0, 50)
     axis = transmissions(energy, {"host": energy**-3.0, "Milky Way": 0.1 * energy**-3.0}).axes[0]
-    np.testing.assert_allclose(curves(axis)["together"][1], np.exp(-1.1 * energy**-3.0))
+    np.testing.assert_allclose(curves(axis)["all absorbers"][1], np.exp(-1.1 * energy**-3.0))
     assert list(curves(transmissions(energy, {"host": energy**-3.0}).axes[0])) == ["host"]
     # What absorbs nothing is left out; of many absorbers every one is drawn.
     none = {"host": energy**-3.0, "Milky Way": 0.0 * energy}

@@ -131,7 +131,7 @@ def test_unfolded_spectrum_by_hand(fit):
     )  # fmt: skip
     np.testing.assert_allclose(depths["WHIM"][2], whim, rtol=2e-3)
     upper, lower = hbm.plotting.unfolded_spectrum(fit, "sim002").axes
-    assert [line.get_label() for line in lower.get_lines()] == ["Milky Way", "host", "WHIM", "together"]
+    assert [line.get_label() for line in lower.get_lines()] == ["Milky Way", "host", "WHIM", "all absorbers"]
     assert "sim002" in upper.get_title()
     # The unfolded data lie on the model where the counts are those expected.
     assert constants.kev_in_erg == pytest.approx(1.602e-9, rel=1e-3)
@@ -169,7 +169,7 @@ def test_whim_contours_hold_their_shares(fit):
     assert figure.axes[0].get_xlabel() == r"$\log_{10}\,n_0$ [cm$^{-3}$]"
     assert figure.axes[0].get_ylabel() == r"$\log_{10}\,T$ [K]"
     held = dataclasses.replace(fit, program=hbm.models.Afterglow(whim=True, priors={"log10_T": 6.0}))
-    for program, words in ((held.program, "one that holds them"), (hbm.models.Afterglow(), "one without WHIM")):
+    for program, words in ((held.program, "found fixed values"), (hbm.models.Afterglow(), "one without WHIM")):
         other = dataclasses.replace(fit, program=program)
         assert "whim_contour" not in report.figures_for(other)
         with pytest.raises(ValueError, match=words):
@@ -218,4 +218,4 @@ def test_a_spectral_fit_is_unfolded_by_its_own_expression():
     np.testing.assert_allclose(transmissions["mw"], np.broadcast_to(through, absorbed.shape), rtol=1e-6)
     upper, lower = hbm.plotting.unfolded_spectrum(one, "sim001").axes
     assert upper.get_title() == "sim001"
-    assert [line.get_label() for line in lower.get_lines()] == ["mw", "together"]
+    assert [line.get_label() for line in lower.get_lines()] == ["mw", "all absorbers"]

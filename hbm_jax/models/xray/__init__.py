@@ -1,1 +1,1 @@
-"""Models of X-ray spectra: populations of absorbed afterglows, and single or joint fits."""
+"""Models of X-ray spectra: populations of absorbed afterglows, and fits of one or several spectra."""

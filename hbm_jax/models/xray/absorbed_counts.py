@@ -1,8 +1,8 @@
-"""Expected counts of absorbed power laws in a population of spectra: what depends on the data alone, worked out once.
+"""Expected counts of a population of absorbed power laws, with precomputed responses and absorption tables.
 
-Sources of known redshift are folded by few energies (`hbm_jax.spectra.compress`). Where the redshift is a parameter the
-edges of the host move, so those sources are folded on all bins of their response, with cross sections averaged over
-each bin wherever its edges are.
+For sources of known redshift the response is reduced to a few quadrature nodes (`hbm_jax.spectra.compress`). Where the
+redshift is a parameter the absorption edges of the host move, so those sources are folded on all energy bins of their
+response, with cross sections averaged over each bin.
 """
 
 import dataclasses
@@ -21,36 +21,36 @@ from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
-from hbm_jax.models.xray.source_information import OwnSpectra
+from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra.folding.compression import TOLERANCE, compress, neutral_at
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
-NUM_BLOCKS = 8  # of a fold
-FAINT = 1e-10  # share of a source's expected counts that is as good as none
-NUM_REDSHIFTS = 6  # at which the medium is tabulated along an uncertain redshift
-REACH = 4.0  # standard deviations of an uncertain redshift
-_CELLS = 16384  # of ln E in the running integral of the neutral cross section
+NUM_BLOCKS = 8  # of groups, in a response on nodes
+FAINT = 1e-10  # fraction of a source's expected counts below which the counts of a group are negligible
+NUM_REDSHIFTS = 6  # nodes at which the WHIM is tabulated over the range of an uncertain redshift
+REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
+_CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
 
 
 @dataclass(frozen=True)
 class Medium:
-    """Choices about what absorbs, shared by host, Milky Way and WHIM.
+    """Options of the absorbers: host galaxy, Milky Way and WHIM.
 
     Attributes
     ----------
     abundances : str
-        Of all three.
+        Abundance table of all three absorbers.
     whim : bool
-        Whether there is a WHIM.
+        Whether the WHIM absorbs.
     mode : str
-        What ionises it.
+        Ionisation of the WHIM, as in `hbm_jax.absorption.whim_optical_depth`.
     log10_xi : float or None
-        Its ionisation parameter, None where it is sampled.
+        Ionisation parameter of the WHIM; None if it is sampled.
     metallicity : float or None
-        Its metallicity, None where it is sampled.
+        Metallicity of the WHIM; None if it is sampled.
     H0, Om0 : float
-        The universe along the line of sight.
+        Flat cosmology of the line-of-sight integral.
     """
 
     abundances: str = "wilm"
@@ -62,7 +62,7 @@ class Medium:
     Om0: float = 0.3
 
     def towards(self, energy: np.ndarray, z: np.ndarray) -> WhimTable | WhimIons | None:
-        """Tables of the WHIM for energies (N, K) and redshifts (N,)."""
+        """Return tables of the WHIM for energies (N, K) and redshifts (N,); None without a WHIM."""
         if not self.whim:
             return None
         if self.log10_xi is None:
@@ -71,17 +71,21 @@ class Medium:
         return self._table(energy, z, self.log10_xi, self.metallicity)
 
     def guide(self, z: np.ndarray) -> WhimTable | None:
-        """Table for a few energies at which the WHIM is seen, at the fixed parameters or near those that are not."""
+        """Return a table of the WHIM at five energies between 0.4 and 1.3 keV; None without a WHIM.
+
+        Sampled parameters are fixed: log10_xi at 0 and the metallicity at `guided`.
+        """
         if not self.whim:
             return None
         return self._table(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), z, self.log10_xi or 0.0, self.guided)
 
     @property
     def guided(self) -> float:
-        """Metallicity of that table."""
+        """Metallicity of the table that `guide` returns."""
         return 0.3 if self.metallicity is None else self.metallicity
 
     def _table(self, energy, z, log10_xi: float, metallicity: float | None) -> WhimTable:
+        """Return a table of the WHIM at a fixed ionisation parameter."""
         return WhimTable(
             energy,
             z,
@@ -93,7 +97,7 @@ class Medium:
         )
 
     def optical_depth(self, table: WhimTable | WhimIons, p: dict[str, Any], rows: Any) -> jax.Array:
-        """Optical depth of the lines of sight in a table, whose sources are ``rows`` of the population."""
+        """Return the optical depth of the WHIM for a table whose sources are ``rows`` of the population."""
         n0 = 10.0 ** p["log10_n0"]
         n0 = n0[rows] if jnp.ndim(n0) else n0
         if isinstance(table, WhimIons):
@@ -104,23 +108,24 @@ class Medium:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class KnownRedshifts:
-    """Sources folded by few energies: n of them, K nodes, G groups.
+    """n sources whose responses to G groups are given on K quadrature nodes.
 
     Attributes
     ----------
     rows : (n,)
-        Which of the population.
+        Indices of the sources in the population.
     log_energy : (n, K)
-        Nodes.
+        Natural logarithm of the energy [keV] of the nodes.
     blocks : tuple of (n, G_b, K - first_b)
-        The fold. Photons are not counted far above their energy, and most nodes are at low ones, so that blocks of
-        groups without the nodes below them hold less than half of the whole matrix.
+        Response in blocks of groups, each without the nodes of low energy to which it does not respond. Photons are not
+        counted far above their energy and most nodes have low energies, so the blocks hold less than half of the
+        matrix.
     first : tuple of int
         First node of each block.
     galactic, host : (n, K)
-        Cross sections.
+        Cross sections at the nodes, in the observer's and in the host's frame [1e-22 cm^2].
     whim : WhimTable or WhimIons or None
-        Tables at the nodes.
+        Tables of the WHIM at the nodes.
     """
 
     rows: Any
@@ -135,7 +140,7 @@ class KnownRedshifts:
     def of(
         cls, data: Afterglows, rows: np.ndarray, medium: Medium, tolerance: float
     ) -> "tuple[KnownRedshifts, np.ndarray]":
-        """Fold; also returns the error of each source."""
+        """Reduce the responses to quadrature nodes; return them and the error of each log likelihood, (n,)."""
 
         def compressed(row):
             energy, response = data.spectra.grouped_response(row)
@@ -153,17 +158,17 @@ class KnownRedshifts:
                 metallicity=medium.metallicity,
             )
 
-        found = on_every_core(compressed, rows)
-        folds, errors = [f.fold for f in found], [f.error for f in found]
+        results = on_every_core(compressed, rows)
+        folds, errors = [result.fold for result in results], [result.error for result in results]
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
-        # Padded in front: the nodes of high energy are then in the same places, and blocks leave out more.
+        # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
         energy = np.stack([np.append(np.full(num_nodes - len(f.energy), f.energy[0]), f.energy) for f in folds])
         matrix = np.zeros((len(rows), num_groups, num_nodes))
-        for place, f in enumerate(folds):
-            matrix[place, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
+        for index, f in enumerate(folds):
+            matrix[index, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
         z = np.asarray(data.z)[rows]
         blocks, first = in_blocks(matrix)
-        one = cls(
+        sources = cls(
             rows=rows,
             log_energy=np.log(energy),
             blocks=blocks,
@@ -172,10 +177,10 @@ class KnownRedshifts:
             host=neutral_at(energy * (1.0 + z[:, None]), medium.abundances),
             whim=medium.towards(energy, z),
         )
-        return one, np.array(errors)
+        return sources, np.array(errors)
 
     def expected(self, p: dict[str, Any], log_norm: jax.Array, medium: Medium) -> jax.Array:
-        """Return expected counts, (n, G)."""
+        """Return the expected counts of the sources without background, (n, G)."""
         rows = self.rows
         tau = p["nh_mw"][rows, None] * self.galactic + p["nh"][rows, None] * self.host
         if self.whim is not None:
@@ -187,19 +192,20 @@ class KnownRedshifts:
 
 
 def positive(expected: jax.Array) -> jax.Array:
-    """Bring expected counts (n, G) above zero: weights of a fold may be negative, and a spectrum none it was made for.
+    """Return expected counts (n, G) with small negative values replaced by positive ones, smoothly.
 
-    Behind 1e26 cm^-2 and more, groups without photons may come out below zero. What is far above 1e-10 of all counts of
-    its source stays as it is: 1e-7 of them is changed by less than 1e-6 of itself.
+    Quadrature weights may be negative. For columns of 1e26 cm^-2 and more, beyond the range for which the nodes are
+    chosen, the expected counts of groups without photons may therefore be negative. Counts far above 1e-10 of the total
+    of their source are unchanged: expected counts of 1e-7 of the total change by less than one part in 10^6.
     """
     faint = FAINT * jnp.sum(jnp.abs(expected), axis=1, keepdims=True)
-    faint = faint + jnp.sqrt(jnp.finfo(expected.dtype).tiny)  # where all are zero
+    faint = faint + jnp.sqrt(jnp.finfo(expected.dtype).tiny)  # where all expected counts are zero
     size = jnp.abs(expected) + jnp.sqrt(expected**2 + faint**2)
     return 0.5 * jnp.where(expected > 0, size, faint**2 / size)
 
 
 def in_blocks(matrix: np.ndarray, num: int = NUM_BLOCKS) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
-    """Blocks of groups of a fold (n, G, K), each without the nodes before the first that any of its groups counts."""
+    """Divide responses on nodes (n, G, K) into blocks of groups, without the leading nodes of zero weight."""
     ends = np.linspace(0, matrix.shape[1], min(num, matrix.shape[1]) + 1).astype(int)
     blocks, first = [], []
     for low, high in itertools.pairwise(ends):
@@ -212,7 +218,25 @@ def in_blocks(matrix: np.ndarray, num: int = NUM_BLOCKS) -> tuple[tuple[np.ndarr
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class UncertainRedshifts:
-    """Sources whose redshift is a parameter, folded on all bins of their responses: n of them, K bins, G groups."""
+    """n sources whose redshift is a parameter, folded on all K energy bins of their responses to G groups.
+
+    Attributes
+    ----------
+    rows : (n,)
+        Indices of the sources in the population.
+    log_edges : (n, K + 1)
+        Natural logarithm of the energy [keV] of the bin edges.
+    matrix : (n, G, K)
+        Expected counts for 1 photon/cm^2/s/keV in each bin.
+    galactic : (n, K)
+        Mean cross section of neutral matter in each bin, in the observer's frame [1e-22 cm^2].
+    integral : (16385,)
+        From `neutral_integral`.
+    whim : WhimTable or WhimIons or None
+        Tables of the WHIM at the bin centres, for ``NUM_REDSHIFTS`` redshifts of each source.
+    log_redshifts : (n, NUM_REDSHIFTS)
+        ln(1 + z) of those redshifts: Chebyshev nodes.
+    """
 
     rows: Any
     log_edges: Any
@@ -224,13 +248,13 @@ class UncertainRedshifts:
 
     @classmethod
     def of(cls, data: Afterglows, rows: np.ndarray, medium: Medium) -> "UncertainRedshifts":
-        """Set up the bins."""
-        found = [data.spectra.grouped_response(row) for row in rows]
-        num_bins, num_groups = max(len(e) - 1 for e, _ in found), np.shape(data.spectra.counts)[1]
-        edges = np.stack([np.append(e, e[-1] * 1.01 ** np.arange(1, num_bins + 2 - len(e))) for e, _ in found])
+        """Precompute edges, responses, cross sections and tables of the WHIM."""
+        responses = [data.spectra.grouped_response(row) for row in rows]
+        num_bins, num_groups = max(len(e) - 1 for e, _ in responses), np.shape(data.spectra.counts)[1]
+        edges = np.stack([np.append(e, e[-1] * 1.01 ** np.arange(1, num_bins + 2 - len(e))) for e, _ in responses])
         matrix = np.zeros((len(rows), num_groups, num_bins))
-        for place, (energy, response) in enumerate(found):
-            matrix[place, : response.shape[1], : response.shape[0]] = (response * np.diff(energy)[:, None]).T
+        for index, (energy, response) in enumerate(responses):
+            matrix[index, : response.shape[1], : response.shape[0]] = (response * np.diff(energy)[:, None]).T
         low, high = redshift_range(data, rows)
         chebyshev = 0.5 - 0.5 * np.cos(np.pi * (np.arange(NUM_REDSHIFTS) + 0.5) / NUM_REDSHIFTS)
         u = np.log1p(low)[:, None] + (np.log1p(high) - np.log1p(low))[:, None] * chebyshev
@@ -246,14 +270,14 @@ class UncertainRedshifts:
         )
 
     def expected(self, p: dict[str, Any], log_norm: jax.Array, medium: Medium) -> jax.Array:
-        """Return expected counts, (n, G)."""
+        """Return the expected counts of the sources without background, (n, G)."""
         rows, u = self.rows, jnp.log1p(p["z"][self.rows])
         host = bin_average(self.integral, self.log_edges + u[:, None], jnp)
         tau = p["nh_mw"][rows, None] * self.galactic + p["nh"][rows, None] * host
         if self.whim is not None:
-            of_all = medium.optical_depth(self.whim, p, np.repeat(rows, NUM_REDSHIFTS))
+            at_nodes = medium.optical_depth(self.whim, p, np.repeat(rows, NUM_REDSHIFTS))
             weights = _lagrange(self.log_redshifts, u)
-            tau = tau + jnp.einsum("nr,nrk->nk", weights, of_all.reshape(*weights.shape, -1))
+            tau = tau + jnp.einsum("nr,nrk->nk", weights, at_nodes.reshape(*weights.shape, -1))
         middle = 0.5 * (self.log_edges[:, 1:] + self.log_edges[:, :-1])
         density = jnp.exp(log_norm[rows, None] - p["photon_index"][rows, None] * middle - tau)
         return jnp.einsum("ngk,nk->ng", self.matrix, density)
@@ -262,26 +286,27 @@ class UncertainRedshifts:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class AbsorbedCounts:
-    """A population ready to be compared with power laws behind host, WHIM and Milky Way.
+    """Counts of a population, with all that is precomputed for power laws absorbed by host, WHIM and Milky Way.
 
     Attributes
     ----------
     statistic : Statistic or JointStatistic
-        Of all sources, with the data.
+        Statistic of all sources, with the data.
     known, uncertain : KnownRedshifts, UncertainRedshifts
-        The sources of either kind, None where there are none.
+        Sources of known and of uncertain redshift; None if there are no such sources.
     order : (N,)
-        Where each source stands in both together.
+        Index of each source in the concatenation of ``known`` and ``uncertain``.
     z, sigma_z, nh_mw, sigma_nh_mw : (N,)
-        Of the catalogue.
+        Redshifts and Galactic columns of the catalogue [1e22 cm^-2], with standard deviations.
     errors : (N,)
-        Largest change of the log likelihood by the compression, 0 where there is none.
+        Largest change of the log likelihood by the reduction to quadrature nodes; 0 for uncertain redshifts.
     depth : WhimTable or None
-        Of the WHIM to all sources at a few energies, by which the sampler's coordinates are chosen.
-    own : OwnSpectra
-        What the counts of each source say of it alone, for the same.
+        Table of the optical depth to all sources at five energies, for the choice of the sampler's coordinates; None
+        without a WHIM.
+    source_information : SourceInformation
+        Gaussian approximation of each source's likelihood, for the same choice.
     medium : Medium
-        What absorbs.
+        Options of the absorbers.
     """
 
     statistic: AnyStatistic
@@ -294,7 +319,7 @@ class AbsorbedCounts:
     sigma_nh_mw: Any
     errors: Any
     depth: WhimTable | None
-    own: OwnSpectra
+    source_information: SourceInformation
     medium: Medium = field(metadata={"static": True})
 
     @classmethod
@@ -306,9 +331,23 @@ class AbsorbedCounts:
         statistic: str | None = None,
         tolerance: float = TOLERANCE,
     ) -> "AbsorbedCounts":
-        """Work everything out; the band [keV] is that of the fluxes."""
-        knows = data.knows_redshift
-        rows = np.flatnonzero(knows), np.flatnonzero(~knows)
+        """Precompute all that depends on the data alone.
+
+        Parameters
+        ----------
+        data : Afterglows
+            The sample.
+        medium : Medium
+            Options of the absorbers.
+        band : (float, float)
+            Energy range of the fluxes [keV].
+        statistic : str, optional
+            As in `SpectrumStack.statistic`.
+        tolerance : float
+            As in `hbm_jax.spectra.compress`.
+        """
+        is_known = data.knows_redshift
+        rows = np.flatnonzero(is_known), np.flatnonzero(~is_known)
         known, errors = KnownRedshifts.of(data, rows[0], medium, tolerance) if len(rows[0]) else (None, np.zeros(0))
         all_errors = np.zeros(len(data))
         all_errors[rows[0]] = errors
@@ -320,24 +359,27 @@ class AbsorbedCounts:
             **{key: np.asarray(getattr(data, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw")},
             errors=all_errors,
             depth=medium.guide(np.asarray(data.z)),
-            own=None,  # type: ignore[arg-type] # which needs all the rest
+            source_information=None,  # type: ignore[arg-type] # computed from all other fields
             medium=medium,
         )
-        return dataclasses.replace(prepared, own=OwnSpectra.of(prepared, band))
+        return dataclasses.replace(prepared, source_information=SourceInformation.of(prepared, band))
 
-    def ridge(self, log10_T) -> jax.Array:
-        """Logarithm of the density that gives the WHIM the same mean optical depth at every temperature."""
+    def degenerate_density(self, log10_T) -> jax.Array:
+        """Return log10 of the density at which the mean optical depth of the WHIM is 1, by temperature.
+
+        Density and temperature are degenerate along this curve.
+        """
         return jnp.vectorize(lambda T: -jnp.log10(jnp.mean(self.depth(1.0, T))))(log10_T)  # type: ignore[misc]
 
     @property
     def redshift_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest value of the uncertain redshifts."""
+        """Lowest and highest value of each uncertain redshift."""
         if self.uncertain is None:
             raise ValueError("AbsorbedCounts.redshift_range: expected uncertain redshifts; found none.")
         return redshift_range(self, self.uncertain.rows)
 
     def each(self) -> "list[AbsorbedCounts]":
-        """Every source on its own, all of one shape, for `hbm_jax.fit_each`.
+        """Return one `AbsorbedCounts` for each source, all of the same shapes, for `hbm_jax.fit_each`.
 
         Raises
         ------
@@ -348,22 +390,22 @@ class AbsorbedCounts:
         if self.uncertain is not None or all_known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
 
-        def one(row):
-            def own(leaf):
+        def single(row):
+            def select(leaf):
                 return np.asarray(leaf)[row : row + 1]
 
-            known = jax.tree.map(own, dataclasses.replace(all_known, whim=None, rows=np.arange(len(self.z))))
+            known = jax.tree.map(select, dataclasses.replace(all_known, whim=None, rows=np.arange(len(self.z))))
             whim = None if all_known.whim is None else all_known.whim.only(row)
             known = dataclasses.replace(known, rows=np.zeros(1, int), whim=whim)
-            rest = {key: own(getattr(self, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw", "errors")}
-            rest |= {key: jax.tree.map(own, getattr(self, key)) for key in ("statistic", "own")}
+            fields = {key: select(getattr(self, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw", "errors")}
+            fields |= {key: jax.tree.map(select, getattr(self, key)) for key in ("statistic", "source_information")}
             depth = None if self.depth is None else self.depth.only(row)
-            return dataclasses.replace(self, known=known, depth=depth, order=np.zeros(1, int), **rest)
+            return dataclasses.replace(self, known=known, depth=depth, order=np.zeros(1, int), **fields)
 
-        return [one(row) for row in range(len(self.z))]
+        return [single(row) for row in range(len(self.z))]
 
     def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
-        """Return expected counts of the sources alone.
+        """Return the expected counts of the sources without background.
 
         Parameters
         ----------
@@ -371,7 +413,7 @@ class AbsorbedCounts:
             ``photon_index, log10_flux, nh, nh_mw`` (N,), and with uncertain redshifts ``z`` (N,); with a WHIM
             ``log10_n0`` () or (N,), ``log10_T, log10_xi, metallicity`` ().
         band : (float, float)
-            Of the flux [keV].
+            Energy range of the flux [keV].
 
         Returns
         -------
@@ -385,7 +427,7 @@ class AbsorbedCounts:
 
 
 def log_amplitude(photon_index, log10_flux, band: tuple[float, float]):
-    """Logarithm of a power law at 1 keV [photons/cm^2/s/keV], from its energy flux in a band [erg/cm^2/s].
+    """Return ln of a power law at 1 keV [photons/cm^2/s/keV], from its energy flux in a band [erg/cm^2/s, keV].
 
     The integral of E^(1 - photon_index) is low^a (e^(a L) - 1) / a with a = 2 - photon_index and L = ln(high / low).
     """
@@ -399,31 +441,31 @@ def log_amplitude(photon_index, log10_flux, band: tuple[float, float]):
 
 
 def exprel(x):
-    """(e^x - 1) / x, 1 at 0."""
-    near = jnp.abs(x) < 1e-4
-    safe = jnp.where(near, 1.0, x)
-    return jnp.where(near, 1.0 + x / 2.0 + x * x / 6.0, jnp.expm1(safe) / safe)
+    """Return (e^x - 1) / x, with its limit 1 at 0."""
+    small = jnp.abs(x) < 1e-4
+    safe = jnp.where(small, 1.0, x)
+    return jnp.where(small, 1.0 + x / 2.0 + x * x / 6.0, jnp.expm1(safe) / safe)
 
 
 def redshift_range(data: Any, rows) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest redshift that uncertain ones may have."""
+    """Return the bounds of uncertain redshifts: four standard deviations from the catalogue, within 0 and 10."""
     z, sigma = np.asarray(data.z)[rows], np.asarray(data.sigma_z)[rows]
     return np.maximum(z - REACH * sigma, 0.0), np.minimum(z + REACH * sigma, 10.0)
 
 
 @functools.cache
 def neutral_integral(abundances: str) -> np.ndarray:
-    """Integral over ln E of the neutral cross section from each node of a uniform grid to its end, (16385,)."""
+    """Integrate the neutral cross section over ln E, from each node of a uniform grid to its end, (16385,)."""
     edges = np.linspace(np.log(MIN_ENERGY), np.log(MAX_ENERGY), _CELLS + 1)
     x, w = np.polynomial.legendre.leggauss(3)
     half = 0.5 * (edges[1] - edges[0])
-    inside = np.exp(0.5 * (edges[1:] + edges[:-1])[:, None] + half * x)
-    parts = half * neutral_at(np.clip(inside, MIN_ENERGY, MAX_ENERGY), abundances) @ w
-    return np.append(np.cumsum(parts[::-1])[::-1], 0.0)
+    energy = np.exp(0.5 * (edges[1:] + edges[:-1])[:, None] + half * x)
+    cells = half * neutral_at(np.clip(energy, MIN_ENERGY, MAX_ENERGY), abundances) @ w
+    return np.append(np.cumsum(cells[::-1])[::-1], 0.0)
 
 
 def bin_average(integral, log_edges, xp):
-    """Mean over ln E of the neutral cross section in bins, (..., K) of edges (..., K + 1)."""
+    """Return the mean over ln E of the neutral cross section in bins, (..., K), from their edges, (..., K + 1)."""
     step = (math.log(MAX_ENERGY) - math.log(MIN_ENERGY)) / _CELLS
     position = (log_edges - math.log(MIN_ENERGY)) / step
     cell = xp.clip(xp.floor(position).astype(int), 0, _CELLS - 1)
@@ -434,7 +476,7 @@ def bin_average(integral, log_edges, xp):
 
 
 def _lagrange(nodes, u):
-    """Weights of the polynomial through nodes (n, R) at u (n,), (n, R)."""
+    """Return Lagrange weights (n, R) of nodes (n, R) for interpolation at u (n,)."""
     nodes = jnp.asarray(nodes)
     products = []
     for i in range(nodes.shape[1]):

@@ -1,12 +1,13 @@
-"""X-ray afterglows: a population of power laws behind host galaxy, warm-hot intergalactic medium and Milky Way.
+"""Population of X-ray afterglows: power laws absorbed by host galaxy, warm-hot intergalactic medium and Milky Way.
 
 Source i has a photon index, an energy flux and a host column,
 
     photon_index_i ~ N(photon_index_mean, photon_index_std^2),    log10_flux_i ~ N(log10_flux_mean, log10_flux_std^2),
-    log10_nh_i ~ N(log10_nh_mean, log10_nh_std^2), or skew-normal of that mean and standard deviation,
+    log10_nh_i ~ N(log10_nh_mean, log10_nh_std^2), or skew-normal with that mean and standard deviation,
 
 and its photon spectrum K_i E^-photon_index_i exp[-nh_i sigma(E (1 + z_i)) - nh_mw_i sigma(E) - tau(E, z_i; n0, T)] is
-folded through the response of its instrument and compared with counts. (Starling et al. 2013, MNRAS 431, 3159.)
+folded through the response of the instrument and compared with the observed counts (Starling et al. 2013, MNRAS 431,
+3159).
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, Medium
-from hbm_jax.models.xray.source_information import OwnSpectra
+from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
 from hbm_jax.spectra.folding.compression import TOLERANCE
 from hbm_jax.spectra.statistics.statistic import STATISTICS
@@ -40,8 +41,8 @@ GALACTIC = ("fixed", "error", "free")
 HOSTS = ("normal", "skew-normal")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 
-# Broad, but of what there can be: published samples have columns about 10^21.7 cm^-2, with a spread of half a dex
-# (Campana et al. 2012, MNRAS 421, 1697); behind more than 10^25 cm^-2 no afterglow would be seen.
+# Broad within the physical range: published samples have columns of about 10^21.7 cm^-2 with a spread of half a dex
+# (Campana et al. 2012, MNRAS 421, 1697); no afterglow would be detected through more than 10^25 cm^-2.
 POPULATION: dict[str, Prior] = {
     "photon_index_mean": dist.Normal(2.0, 0.5),
     "photon_index_std": dist.HalfNormal(0.3),
@@ -73,7 +74,7 @@ UNITS = {
 }
 
 
-# What was worked out for a sample, as long as that lives: a program is traced many times.
+# Precomputed samples, kept as long as their data: a program is traced many times.
 _PREPARED: weakref.WeakKeyDictionary[Afterglows, dict[Any, AbsorbedCounts]] = weakref.WeakKeyDictionary()
 
 
@@ -84,42 +85,44 @@ class Afterglow:
     Parameters
     ----------
     whim : bool
-        Whether the warm-hot intergalactic medium absorbs: log10_n0 (density of hydrogen at redshift 0) and log10_T are
-        parameters of all lines of sight together; log10_xi and metallicity are held at 0 and 0.3 unless given priors.
+        Whether the warm-hot intergalactic medium absorbs. Its parameters log10_n0 (density of hydrogen at redshift 0)
+        and log10_T are common to all lines of sight; log10_xi and metallicity are fixed at 0 and 0.3 unless they have
+        priors.
     sightlines : bool
-        Whether each line of sight has its own log10_n0, normal with mean log10_n0_mean and standard deviation
+        Whether log10_n0 differs between lines of sight, normal with mean log10_n0_mean and standard deviation
         log10_n0_std.
     galactic : str
-        Column of the Milky Way: ``"fixed"`` at the catalogue's value, ``"error"`` with its error, ``"free"`` with the
-        prior ``nh_mw`` for each source.
+        Column of the Milky Way: ``"fixed"`` at the value of the catalogue, ``"error"`` normal about it with the
+        error of the catalogue, ``"free"`` with the prior ``nh_mw`` for each source.
     host : str
         Population of log10_nh: ``"normal"`` or ``"skew-normal"``, which adds log10_nh_shape.
     statistic : str, optional
-        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. By default the one that
-        the backgrounds ask for: ``marginal`` where any was counted.
+        ``"cstat"``, ``"wstat"``, ``"pgstat"`` or ``"marginal"``, see `hbm_jax.spectra.prepare`. The default depends on
+        the backgrounds: ``marginal`` where background counts were measured.
     abundances : str
-        Table shared by host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
+        Abundance table of host, Milky Way and WHIM; see `hbm_jax.absorption.abundance_table`.
     ionization : str
         What ionises the WHIM: ``"photo+collisional"``, ``"photo"`` or ``"collisional"``.
     band : (float, float)
-        Range of the flux [keV], in the observer's frame, unabsorbed.
+        Energy range of the unabsorbed flux [keV], in the observer's frame.
     H0, Om0 : float
-        The flat universe along the line of sight.
+        Flat cosmology of the line-of-sight integral of the WHIM.
     priors : mapping of str to Distribution, float or str
-        Overrides by parameter name; a number holds the parameter fixed. See `Afterglow.all_priors` for the defaults.
+        Priors that replace the defaults, by parameter name; a number fixes the parameter. The defaults are in
+        `Afterglow.all_priors`.
 
     Raises
     ------
     ValueError
-        For an unknown choice or prior name; the nearest known one is offered.
+        For an unknown option or prior name; the message suggests the nearest known one.
 
     Notes
     -----
     Redshifts with an error in the catalogue are parameters ``z``, normal and truncated at four standard deviations.
-    Spectra are folded by few energies; the largest change of a log likelihood by that is measured for every source
-    (``AbsorbedCounts.errors``) and kept below 1e-4, for columns up to 1e25 cm^-2; the table of the WHIM changes it
-    by some 4e-4 more (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and along a curve
-    with T.
+    Responses are reduced to a few quadrature nodes. The largest change of the log likelihood by this is measured for
+    every source (``AbsorbedCounts.errors``) and kept below 1e-4 for columns up to 1e25 cm^-2; the table of the WHIM
+    changes it by another 4e-4 or so (``tests/models/test_afterglow.py``). n0 is degenerate with the metallicity, and
+    with T along a curve.
 
     Examples
     --------
@@ -128,13 +131,13 @@ class Afterglow:
     """
 
     whim: bool = field(default=False, metadata={"help": "whether the warm-hot intergalactic medium absorbs"})
-    sightlines: bool = field(default=False, metadata={"help": "whether each line of sight has a density of its own"})
+    sightlines: bool = field(default=False, metadata={"help": "whether the density differs between lines of sight"})
     galactic: str = field(default="fixed", metadata={"help": ", ".join(GALACTIC)})
     host: str = field(default="normal", metadata={"help": ", ".join(HOSTS)})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
     ionization: str = field(default="photo+collisional", metadata={"help": ", ".join(MODES)})
-    band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "keV, of the flux"})
+    band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "energy range of the flux [keV]"})
     H0: float = field(default=70.0, metadata={"help": "km/s/Mpc"})
     Om0: float = field(default=0.3, metadata={"help": "matter density"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -157,7 +160,7 @@ class Afterglow:
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number is a parameter held fixed."""
+        """Prior of every parameter by name; a number is a fixed parameter."""
         defaults = dict(POPULATION)
         if self.host == "skew-normal":
             defaults |= SKEW
@@ -169,7 +172,7 @@ class Afterglow:
 
     @property
     def medium(self) -> Medium:
-        """What absorbs, for the kernels."""
+        """Options of the absorbers."""
         fixed = {k: v if isinstance(v, float | int) else None for k, v in self.all_priors.items() if k in GAS}
         return Medium(
             abundances=self.abundances,
@@ -182,41 +185,43 @@ class Afterglow:
         )
 
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
-        """Work out what depends on the data alone: few energies to fold by, cross sections there, tables of the WHIM.
+        """Precompute all that depends on the data alone: responses on nodes, cross sections, tables of the WHIM.
 
-        Done by itself when the model is called with data. What it returns can take their place, also where its arrays
-        are traced (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+        Calling the model with data does this automatically. The result can be passed in place of the data, also with
+        traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
 
         Parameters
         ----------
         data : Afterglows
             The sample.
         tolerance : float
-            Largest change of a source's log likelihood by the choice of energies.
+            Largest change of the log likelihood of a source by the choice of nodes.
 
         Raises
         ------
         DataError
-            If a Galactic column or its error is needed and missing.
+            If a required Galactic column, or its error, is missing.
         """
         self._require_columns(data)
         return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
     def _prepared(self, data) -> AbsorbedCounts:
+        """Return the precomputed sample, from the cache if it was prepared before."""
         if isinstance(data, AbsorbedCounts):
             return data
         self._require_columns(data)
-        kept, choices = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
-        if choices not in kept:
-            kept[choices] = self.prepare(data)
-        return kept[choices]
+        cache, options = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
+        if options not in cache:
+            cache[options] = self.prepare(data)
+        return cache[options]
 
     def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
-        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        """Return notes for the verdict, on folds whose error exceeds the tolerance."""
         errors = self._prepared(data).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     def _require_columns(self, data: Afterglows) -> None:
+        """Raise DataError if a required Galactic column, or its error, is missing."""
         if self.galactic == "free":
             return
         missing = ~np.isfinite(np.asarray(data.nh_mw))
@@ -224,13 +229,13 @@ class Afterglow:
             raise DataError(
                 f"Afterglow(galactic={self.galactic!r}): expected the Galactic column nh_mw of every source; found "
                 f"none for {int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. "
-                "Give them, or use galactic='free'."
+                "Add the columns, or use galactic='free'."
             )
         if self.galactic == "error" and (np.asarray(data.sigma_nh_mw) <= 0).any():
-            one = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
+            name = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
             raise DataError(
-                f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {one}. "
-                "Give it, or use galactic='fixed'."
+                f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {name}. "
+                "Add it, or use galactic='fixed'."
             )
 
     def __call__(self, data: Afterglows | AbsorbedCounts, observed: bool = True, recover: bool = False):
@@ -239,51 +244,53 @@ class Afterglow:
         Parameters
         ----------
         data : Afterglows or AbsorbedCounts
-            The sample, or what `prepare` returned. With ``observed=False`` everything but the counts of the source
-            regions is the design, and these are drawn.
+            The sample, or the result of `prepare`. With ``observed=False`` the counts of the source regions are drawn
+            and everything else is the design.
         observed : bool
             Whether to condition on the observed counts.
         recover : bool
-            Without effect: no latent is integrated out.
+            No effect: no latent parameter is integrated out.
         """
         prepared = self._prepared(data)
         priors = self.all_priors
-        along = self._along_the_ridge(priors)
-        p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n not in ("nh_mw", *along)}
-        p |= self._sample_whim({name: priors[name] for name in along}, prepared)
+        degenerate = self._degenerate_parameters(priors)
+        separate = {"nh_mw", *degenerate}
+        p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in separate}
+        p |= self._sample_whim({name: priors[name] for name in degenerate}, prepared)
         num, num_groups = np.shape(prepared.statistic.counts)
         with numpyro.plate("source", num, dim=-1):
-            own: dict[str, Any] = {"nh_mw": self._galactic(prepared)}
+            latents: dict[str, Any] = {"nh_mw": self._galactic(prepared)}
             if self.sightlines:
-                own["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
-            own |= self._sample_sources(p | own, prepared)
-        own["z"] = self._redshifts(prepared)
-        expected = prepared.expected(p | own, self.band)
-        values = prepared.statistic.counts if observed else None
+                latents["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
+            latents |= self._sample_sources(p | latents, prepared)
+        latents["z"] = self._redshifts(prepared)
+        expected = prepared.expected(p | latents, self.band)
+        counts = prepared.statistic.counts if observed else None
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            numpyro.sample("counts", Counts(expected, prepared.statistic), obs=values)
+            numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
 
-    def _along_the_ridge(self, priors) -> tuple[str, ...]:
-        """Temperature and density of the WHIM, where both are free: one follows the other along a curve."""
+    def _degenerate_parameters(self, priors) -> tuple[str, ...]:
+        """Return the names of temperature and density of the WHIM, which are degenerate, if both are free."""
         names = ("log10_T", "log10_n0_mean" if self.sightlines else "log10_n0")
         return names if self.whim and all(isinstance(priors[name], dist.Distribution) for name in names) else ()
 
     def _sample_whim(self, priors, prepared: AbsorbedCounts) -> dict[str, Any]:
-        """Sample them in coordinates that follow the density of equal optical depth."""
+        """Sample temperature and density of the WHIM, the density relative to the curve of their degeneracy."""
         if in_stated_parameters() or not priors:
             return {name: numpyro.sample(name, prior) for name, prior in priors.items()}
         _, density = priors
 
-        def ridge(before):
-            return -7.0 + prepared.ridge(before["log10_T"]) - prepared.ridge(6.0), 1.0
+        def location_and_scale(sampled):
+            curve = prepared.degenerate_density
+            return -7.0 + curve(sampled["log10_T"]) - curve(6.0), 1.0
 
-        chart = LogOrLinear.of(jnp.sum(prepared.own.density) ** -0.5, 1.0)
-        coordinates = CoordinatePriors(priors, {density: ridge}, warps={density: chart.inv})
-        found = coordinates.parameters(numpyro.sample("_whim", coordinates))
-        return {name: numpyro.deterministic(name, found[name]) for name in priors}
+        to_v = LogOrLinear.of(jnp.sum(prepared.source_information.density_information) ** -0.5, 1.0)
+        coordinates = CoordinatePriors(priors, {density: location_and_scale}, warps={density: to_v.inv})
+        values = coordinates.parameters(numpyro.sample("_whim", coordinates))
+        return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
     def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
-        """Sample photon index, flux and host column of every source, all three by what its counts say of them."""
+        """Sample photon index, flux and host column of every source, in coordinates from `SourceInformation`."""
         means, stds = ([p[f"{name}_{part}"] for name in OF_SOURCES] for part in ("mean", "std"))
         depth = None
         if prepared.depth is not None:
@@ -294,11 +301,11 @@ class Afterglow:
         population: Any = dist.Normal(means[2], stds[2])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[2], stds[2], p["log10_nh_shape"])
-        index, flux, column = prepared.own.sample(depth, p["nh_mw"], means, stds, population)
+        index, flux, column = prepared.source_information.sample(depth, p["nh_mw"], means, stds, population)
         return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
 
     def _galactic(self, prepared: AbsorbedCounts):
-        """Columns of the Milky Way; called in the plate of the sources."""
+        """Return the columns of the Milky Way, sampled unless fixed; to be called within the plate of the sources."""
         if self.galactic == "fixed":
             return jnp.asarray(prepared.nh_mw)
         if self.galactic == "error":
@@ -307,6 +314,7 @@ class Afterglow:
         return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(prepared.z))
 
     def _redshifts(self, prepared: AbsorbedCounts):
+        """Return the redshifts of all sources; sample the uncertain ones."""
         if prepared.uncertain is None:
             return prepared.z
         rows, (low, high) = prepared.uncertain.rows, prepared.redshift_range
@@ -318,53 +326,53 @@ class Afterglow:
         return jnp.concatenate([known, drawn])[prepared.order]
 
     def simulate(self, key, data: Afterglows, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
+        """Draw a sample with the design of ``data``.
 
         Parameters
         ----------
         key : jax.Array
             Random key.
         data : Afterglows
-            Gives redshifts, Galactic columns, instruments, exposures and backgrounds.
+            Design: redshifts, Galactic columns, instruments, exposures and backgrounds.
         parameters : mapping of str to float, optional
-            True values by name; those not named are drawn from their priors.
+            True values by name; all other parameters are drawn from their priors.
 
         Returns
         -------
         Afterglows, dict
-            The sample with new counts, and the true value of every parameter and latent.
+            The sample with simulated counts, and the true value of every parameter and latent parameter.
         """
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["counts"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
+    # The remaining members of the protocol that inference, command line and reports use.
 
     def observing(self, values: Mapping[str, Any], data: Afterglows | AbsorbedCounts) -> tuple[AbsorbedCounts]:
-        """Arguments with other counts, and coordinates chosen by these."""
+        """Return the model's arguments with other counts, and coordinates chosen for these."""
         prepared = self._prepared(data)
         with jax.enable_x64(True):
             statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
         prepared = dataclasses.replace(prepared, statistic=statistic)
-        return (dataclasses.replace(prepared, own=OwnSpectra.of(prepared, self.band)),)
+        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared, self.band)),)
 
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, which are those of its plates."""
+        """Dimensions of the data site: the names of its plates."""
         return {"counts": ["source", "group"]}
 
     def coords(self, data: Afterglows) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         uncertain = [name for name, known in zip(data.name, data.knows_redshift, strict=True) if not known]
         return {"source": list(data.name)} | ({"uncertain_redshift": uncertain} if uncertain else {})
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters; absent where dimensionless."""
+        """Units of the parameters; dimensionless ones are absent."""
         return UNITS
 
     @property
     def chooses_centering(self) -> bool:
-        """Whether `hbm_jax.sample` is to choose the form of the density of each line of sight."""
+        """Whether `hbm_jax.sample` chooses the partial non-centring of the densities of the lines of sight."""
         return self.sightlines
 
     @property
@@ -376,5 +384,5 @@ class Afterglow:
         )
 
     def to_config(self) -> dict:
-        """Choices as plain values, priors as text; ``Afterglow(**config)`` is the same model."""
+        """Return the options as plain values, priors as text; ``Afterglow(**config)`` is the same model."""
         return configuration(self)

@@ -1,7 +1,7 @@
-"""Any composed spectrum on one observed spectrum or on several together: the everyday fit of X-ray astronomy.
+"""Fit of a model expression to one observed spectrum or to several jointly.
 
-Parameters of the spectrum are shared by all observed spectra, but for those that each has for itself; each spectrum
-after the first may have a factor of its own, for the calibration of one instrument against another.
+Parameters are tied between the observed spectra except for those that are declared untied. Each spectrum after the
+first may have a calibration factor relative to the first.
 """
 
 import weakref
@@ -31,23 +31,23 @@ from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError
 
 CALIBRATION: dict[str, Prior] = {"calibration": dist.LogNormal(0.0, 0.1)}
-NUM_TRIALS = 32  # draws of the prior at which the error of the folds is measured
+NUM_TRIALS = 32  # draws from the prior at which the error of the folds is measured
 RESERVED = ("calibration", "counts", "spectrum", "group", "calibrated_spectrum")  # sites and plates of the program
 
 
 class Deviance(NamedTuple):
-    """How far data are from a model.
+    """Deviance of data from a model.
 
     Attributes
     ----------
     groups : (N, G)
         Statistic of each group, as XSPEC prints it; 0 in padding.
     spectra : (N,)
-        Sum of each spectrum.
+        Sum over the groups of each spectrum.
     total : float
-        Sum of all.
+        Sum over all spectra.
     degrees_of_freedom : int
-        Groups less free parameters.
+        Number of groups less number of free parameters.
     """
 
     groups: np.ndarray
@@ -58,36 +58,37 @@ class Deviance(NamedTuple):
 
 @dataclass(frozen=True)
 class SpectralFit:
-    """One composed spectrum on one or several observed ones; calling it with data is a NumPyro program.
+    """Model expression fitted to one or several observed spectra; calling it with data is a NumPyro program.
 
     Parameters
     ----------
     spectrum : Component or str
-        Of `hbm_jax.spectra`, with light in it; or its text, ``"PowerLaw() * Absorption('mw')"``, see
+        Additive model expression of `hbm_jax.spectra`, or its text, ``"PowerLaw() * Absorption('mw')"``; see
         `hbm_jax.spectra.model.text.spectrum_from_text`.
     statistic : str, optional
-        As in `hbm_jax.spectra.prepare`, chi-square included. By default the one that suits the backgrounds, see
+        As in `hbm_jax.spectra.prepare`, including chi-square. The default depends on the backgrounds, see
         `SpectrumStack.default_statistic`.
     calibration : bool
-        Whether each spectrum after the first has a factor, ``calibration``.
+        Whether each spectrum after the first has a calibration factor, ``calibration``.
     own : sequence of str, or str
-        Parameters that every spectrum has for itself.
+        Untied parameters, with one value for each spectrum.
     priors : mapping of str to Distribution, float or str
-        Overrides of the components' priors by parameter name; a number holds the parameter fixed.
+        Priors that replace those of the components, by parameter name; a number fixes the parameter.
 
     Raises
     ------
     ValueError
-        For a spectrum without light, an unknown statistic, parameter or prior.
+        For an expression without additive component, or an unknown statistic, parameter or prior.
 
     Notes
     -----
-    Sample it with `hbm_jax.sample`, or take `hbm_jax.maximum_likelihood`, which leaves out all priors, also that of the
-    calibration. Lines are folded on all bins of the response, as exactly as it has them. Everything else is folded by
-    few energies; the largest change of a log likelihood by that is measured for each spectrum at 32 draws of the prior
-    (``prepare(data).errors``) and kept below 1e-3, where no feature has a free energy. A free break, and still more a
-    free redshift of an absorber, whose edges then lie within panels, is folded by up to 5000 energies; with 10^4
-    counts 5e-4 and 0.1 were left. What is above 1e-3 is told in the notes of verdicts and maxima (`cautions`).
+    Sample the model with `hbm_jax.sample`, or maximise its likelihood with `hbm_jax.maximum_likelihood`, which ignores
+    all priors, also that of the calibration. Lines are folded on all bins of the response, without further error. The
+    continuum is evaluated on a few quadrature nodes; the largest change of the log likelihood by this is measured for
+    each spectrum at 32 draws from the prior (``prepare(data).errors``) and is below 1e-3 if no feature has a free
+    energy. A free break energy takes up to 5000 nodes, and so does a free redshift of an absorber, which moves its
+    edges within the panels; with 10^4 counts the remaining errors were 5e-4 and 0.1, respectively. Errors above 1e-3
+    are reported in the notes of verdicts and of maximum-likelihood fits (`cautions`).
 
     Examples
     --------
@@ -98,8 +99,8 @@ class SpectralFit:
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
-    calibration: bool = field(default=False, metadata={"help": "whether each spectrum after the first has a factor"})
-    own: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters that every spectrum has for itself"})
+    calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
+    own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -110,52 +111,52 @@ class SpectralFit:
             raise ValueError(f"SpectralFit: expected a spectrum with an additive component; found {spectrum}.")
         if self.statistic is not None:
             choose("statistic", self.statistic, STATISTICS)
-        taken = [name for name in spectrum.parameters if name in RESERVED]
-        if taken:
-            raise ValueError(f"SpectralFit: expected a parameter not called {taken[0]!r}; give its component a label.")
-        own = (self.own,) if isinstance(self.own, str) else tuple(self.own)
-        for name in own:
+        reserved = [name for name in spectrum.parameters if name in RESERVED]
+        if reserved:
+            raise ValueError(f"SpectralFit: expected no parameter named {reserved[0]!r}; give its component a label.")
+        untied = (self.own,) if isinstance(self.own, str) else tuple(self.own)
+        for name in untied:
             choose("parameter of the spectrum", name, tuple(spectrum.parameters))
         object.__setattr__(self, "spectrum", spectrum)
-        object.__setattr__(self, "own", own)
+        object.__setattr__(self, "own", untied)
         object.__setattr__(self, "priors", dict(self.priors))
-        object.__setattr__(self, "_kept", {})
+        object.__setattr__(self, "_cache", {})
         self.all_priors  # noqa: B018 - raises for unknown names
 
     @property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number is a parameter held fixed."""
+        """Prior of every parameter by name; a number is a fixed parameter."""
         table = self.spectrum.parameters.items()
         defaults: dict[str, Prior] = {name: distribution_from_text(p.prior, f"prior.{name}") for name, p in table}
         return complete_priors(defaults | (CALIBRATION if self.calibration else {}), self.priors, "SpectralFit")
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
-        """Work out what depends on the data alone: few energies to fold by, cross sections and tables there.
+        """Precompute all that depends on the data alone: responses on nodes, cross sections and tables.
 
-        Done by itself when the model is called with data. What it returns can take their place.
+        Calling the model with data does this automatically. The result can be passed in place of the data.
 
         Parameters
         ----------
         data : SpectrumStack
             The spectra.
         tolerance : float
-            Largest change of a log likelihood by the choice of energies.
+            Largest change of the log likelihood of a spectrum by the choice of nodes.
 
         Raises
         ------
         DataError
-            For something else than a stack of spectra.
+            If ``data`` is not a `SpectrumStack`.
         """
         if not isinstance(data, SpectrumStack):
             raise DataError(
-                f"SpectralFit: expected a SpectrumStack; found {type(data).__name__}. Make one with SpectrumStack.of."
+                f"SpectralFit: expected a SpectrumStack; found {type(data).__name__}. Build one with SpectrumStack.of."
             )
         return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials(), tolerance=tolerance)
 
     def _trials(self) -> dict[str, np.ndarray]:
-        """Draws of the prior of the spectrum's parameters, (NUM_TRIALS,)."""
+        """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""
 
-        def drawn():
+        def draw():
             keys = jax.random.split(jax.random.key(0), len(self.all_priors))
             return {
                 name: np.asarray(prior.sample(key, (NUM_TRIALS,)))
@@ -164,16 +165,17 @@ class SpectralFit:
                 for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
             }
 
-        return precomputed(drawn)
+        return precomputed(draw)
 
     def _prepared(self, data) -> FoldedSpectra:
+        """Return the precomputed spectra; those of the last data are cached."""
         if isinstance(data, FoldedSpectra):
             return data
-        kept = self._kept.get("last")  # type: ignore[attr-defined]
-        if kept is None or kept[0]() is not data:
-            kept = weakref.ref(data), self.prepare(data)
-            self._kept["last"] = kept  # type: ignore[attr-defined]
-        return kept[1]
+        cached = self._cache.get("last")  # type: ignore[attr-defined]
+        if cached is None or cached[0]() is not data:
+            cached = weakref.ref(data), self.prepare(data)
+            self._cache["last"] = cached  # type: ignore[attr-defined]
+        return cached[1]
 
     def __call__(self, data: SpectrumStack | FoldedSpectra, observed: bool = True, recover: bool = False):
         """Run the NumPyro program.
@@ -181,12 +183,12 @@ class SpectralFit:
         Parameters
         ----------
         data : SpectrumStack or FoldedSpectra
-            The spectra, or what `prepare` returned. With ``observed=False`` everything but the counts of the source
-            regions is the design, and these are drawn.
+            The spectra, or the result of `prepare`. With ``observed=False`` the counts of the source regions are drawn
+            and everything else is the design.
         observed : bool
             Whether to condition on the observed counts.
         recover : bool
-            Without effect: no latent is integrated out.
+            No effect: no latent parameter is integrated out.
         """
         prepared = self._prepared(data)
         num, num_groups = np.shape(prepared.statistic.counts)
@@ -203,7 +205,7 @@ class SpectralFit:
             numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
 
     def _factors(self, num: int):
-        """One factor a spectrum, 1 for the first; None where there are none."""
+        """Return the calibration factors of the spectra, 1 for the first; None without calibration."""
         if not self.calibration or num < 2:
             return None
         with numpyro.plate("calibrated_spectrum", num - 1, dim=-1):
@@ -211,25 +213,26 @@ class SpectralFit:
         return jnp.append(1.0, jnp.broadcast_to(factors, num - 1))
 
     def expected(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Fold the spectrum: expected counts of the source alone, (N, G).
+        """Return the expected counts of the source without background, (N, G).
 
         Parameters
         ----------
         data : SpectrumStack or FoldedSpectra
             The spectra.
         parameters : mapping of str to () or (N,) array
-            Values by name; ``calibration`` is (N - 1,). Those held fixed may be left out.
+            Values by name; ``calibration`` is (N - 1,). Fixed parameters may be omitted.
 
         Raises
         ------
         ValueError
-            For a value that is missing.
+            For a missing value.
         """
         prepared = self._prepared(data)
         with jax.enable_x64(True):
             return np.asarray(self._expected(prepared, parameters))
 
     def _expected(self, prepared: FoldedSpectra, parameters: Mapping[str, Any]):
+        """Return the expected counts at given values, with fixed parameters added."""
         fixed = {name: prior for name, prior in self.all_priors.items() if not isinstance(prior, dist.Distribution)}
         values = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
         factors, num = None, len(prepared.errors)
@@ -240,12 +243,12 @@ class SpectralFit:
         return _fold(prepared, values, factors)
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
-        """How far the data are from the model.
+        """Return the deviance of the data from the model.
 
         Parameters
         ----------
         data, parameters
-            As for `expected`; for example the ``parameters`` that `hbm_jax.maximum_likelihood` found.
+            As for `expected`; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
 
         Returns
         -------
@@ -254,12 +257,12 @@ class SpectralFit:
         prepared = self._prepared(data)
         with jax.enable_x64(True):
             groups = np.asarray(_deviance(prepared.statistic, self._expected(prepared, parameters)))
-        num, free = len(groups), 0
+        num, num_free = len(groups), 0
         for name, prior in self.all_priors.items():
             if isinstance(prior, dist.Distribution):
-                free += num if name in self.own else num - 1 if name == "calibration" else 1
+                num_free += num if name in self.own else num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
-        return Deviance(groups, spectra, float(spectra.sum()), self.num_data(prepared) - free)
+        return Deviance(groups, spectra, float(spectra.sum()), self.num_data(prepared) - num_free)
 
     def goodness(
         self,
@@ -276,7 +279,7 @@ class SpectralFit:
         data, parameters
             As for `expected`.
         seed, num_simulations : int
-            As in `hbm_jax.spectra.statistics.goodness.goodness_of_fit`, whose notes say what such p-values miss.
+            As in `hbm_jax.spectra.statistics.goodness.goodness_of_fit`, whose notes state the limits of these p-values.
 
         Returns
         -------
@@ -288,58 +291,58 @@ class SpectralFit:
             return goodness_of_fit(prepared.statistic, expected, seed=seed, num_simulations=num_simulations)
 
     def num_data(self, data: SpectrumStack | FoldedSpectra) -> int:
-        """Count the groups of channels, without the padding."""
+        """Return the number of groups of channels, without padding."""
         return int(np.asarray(self._prepared(data).statistic.used).sum())
 
     def simulate(self, key, data: SpectrumStack, parameters: Mapping[str, float] | None = None):
-        """Draw simulated spectra on the design of ``data``.
+        """Draw spectra with the design of ``data``.
 
         Parameters
         ----------
         key : jax.Array
             Random key.
         data : SpectrumStack
-            Gives instruments, exposures and backgrounds.
+            Design: instruments, exposures and backgrounds.
         parameters : mapping of str to float, optional
-            True values by name, the same for all spectra; those not named are drawn from their priors.
+            True values by name, the same for all spectra; all other parameters are drawn from their priors.
 
         Returns
         -------
         SpectrumStack, dict
-            The spectra with new counts, and the true value of every parameter.
+            The spectra with simulated counts, and the true value of every parameter.
 
         Raises
         ------
         ValueError
-            With a chi-square statistic: its data are no counts.
+            With a chi-square statistic, whose data are not counts.
         """
         if (self.statistic or "").startswith("chi2"):
             raise ValueError(
-                f"simulate: expected a statistic of counts; found {self.statistic}, whose data are normal."
+                f"simulate: expected a statistic of counts; found {self.statistic}, whose data are Gaussian."
             )
         observed, truth = simulated(self, key, data, parameters)
         return data.replace_observations(observed["counts"]), truth
 
-    # What the inference and the surfaces ask of a program, beside calling it.
+    # The remaining members of the protocol that inference, command line and reports use.
 
     def cautions(self, data: SpectrumStack | FoldedSpectra) -> tuple[str, ...]:
-        """Return notes for a verdict: a fold whose error is above its tolerance."""
+        """Return notes for the verdict, on folds whose error exceeds the tolerance."""
         errors = self._prepared(data).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     @property
     def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site, which are those of its plates."""
+        """Dimensions of the data site: the names of its plates."""
         return {"counts": ["spectrum", "group"]}
 
     def coords(self, data: SpectrumStack) -> dict[str, list]:
-        """Labels of the dimensions."""
+        """Return the labels of the dimensions."""
         names = list(getattr(data, "name", ()))
         return {"spectrum": names, "calibrated_spectrum": names[1:]} if names else {}
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the parameters; absent where dimensionless."""
+        """Units of the parameters; dimensionless ones are absent."""
         return {name: p.unit for name, p in self.spectrum.parameters.items() if p.unit}
 
     @property
@@ -349,20 +352,20 @@ class SpectralFit:
             text = spectrum_to_text(self.spectrum)
         except ValueError:
             text = str(self.spectrum)
-        own = f", {', '.join(self.own)} of each spectrum" if self.own else ""
-        return f"Spectral fit of {text}{own}{', with calibration factors' if self.calibration else ''}"
+        untied = f", {', '.join(self.own)} of each spectrum" if self.own else ""
+        return f"Spectral fit of {text}{untied}{', with calibration factors' if self.calibration else ''}"
 
     def to_config(self) -> dict:
-        """Choices as plain values, spectrum and priors as text; ``SpectralFit(**config)`` is the same model.
+        """Return the options as plain values, spectrum and priors as text; ``SpectralFit(**config)`` is the same model.
 
         Raises
         ------
         ValueError
-            For a component of one's own, and a prior that cannot be written as text.
+            For a user-defined component, or a prior that cannot be written as text.
         """
         return configuration(self) | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
 
 
-# Compiled once for the spectra of one shape.
+# Compiled once for all spectra of one shape.
 _fold = jax.jit(FoldedSpectra.expected)
 _deviance = jax.jit(lambda statistic, expected: statistic.deviance(expected))

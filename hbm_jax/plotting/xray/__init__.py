@@ -1,1 +1,1 @@
-"""Figures of X-ray fits, and of absorption."""
+"""Figures of fits to X-ray spectra, and of X-ray absorption."""

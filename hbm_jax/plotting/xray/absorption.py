@@ -1,4 +1,4 @@
-"""Figures of X-ray absorption: cross sections, ionisation, and what is left of a spectrum."""
+"""Figures of X-ray absorption: cross sections, ion fractions and transmission."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,24 +15,25 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.plotting.style import BLACK, SERIES, Figure, house_style
 
 ENERGY = np.geomspace(0.2, 10.0, 2000)  # keV
-SHOWN = 0.03  # an ion that is nowhere more abundant has no label
-LINES = ("-", "--", ":", "-.")  # one after the other where the colours are used up
+SHOWN = 0.03  # peak ion fraction below which an ion has no label
+ALL_ABSORBERS = "all absorbers"  # label of the product of all transmissions
+LINES = ("-", "--", ":", "-.")  # line styles, changed each time all colours have been used
 
 
 def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", "lodd"), *, model="tbabs") -> Figure:
-    """Cross section of cold interstellar matter for several abundance tables.
+    """Plot the cross section of cold interstellar matter for several abundance tables.
 
     Parameters
     ----------
     abundances : sequence of str
-        Names of tables, the first of which the others are compared with.
+        Names of abundance tables; the first is the reference of the lower panel.
     model : str
         ``"tbabs"`` or ``"phabs"``.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above, sigma E^3 against energy; below, where there are several, each relative to the first.
+        Upper panel: sigma E^3 against energy. Lower panel, if there are several tables: ratio to the first.
 
     Examples
     --------
@@ -45,10 +46,10 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
         rows = 2 if len(curves) > 1 else 1
         axes = figure.subplots(rows, 1, sharex=True, height_ratios=(2, 1)[:rows], squeeze=False)[:, 0]
         reference = curves[abundances[0]]
-        for (name, curve), look in zip(curves.items(), _looks(len(curves)), strict=True):
-            axes[0].plot(ENERGY, curve * ENERGY**3, label=name, lw=1.0, **look)
+        for (name, curve), style in zip(curves.items(), _line_styles(len(curves)), strict=True):
+            axes[0].plot(ENERGY, curve * ENERGY**3, label=name, lw=1.0, **style)
             if rows > 1:
-                axes[1].plot(ENERGY, curve / reference, lw=1.0, **look)
+                axes[1].plot(ENERGY, curve / reference, lw=1.0, **style)
                 axes[1].set_ylabel(f"relative to {abundances[0]}")
         axes[0].set_ylabel(r"$\sigma E^3$ [$10^{-22}$ cm$^2$ keV$^3$ / H]")
         axes[0].legend(title=model, ncols=2)
@@ -57,85 +58,91 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
 
 
 def ionization(element: str = "O", log10_xi: Sequence[float] = (-1.0, 1.0, 2.0)) -> Figure:
-    """Ion fractions of one element against temperature: by collisions alone, and with light of several strengths.
+    """Plot the ion fractions of an element against temperature, for collisional ionisation and with photoionisation.
 
     Parameters
     ----------
     element : str
         H, He, C, N, O, Ne, Mg, Si, S or Fe.
     log10_xi : sequence of float
-        Ionisation parameters [erg cm/s] of the panels with light.
+        log10 of the ionisation parameters [erg cm/s] of the panels with photoionisation.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One panel for no light and one for each xi; ions that matter are named at their peaks.
+        One panel for collisional ionisation and one for each ionisation parameter; abundant ions are labelled at their
+        peaks.
+
+    Raises
+    ------
+    ValueError
+        For any other element.
 
     Examples
     --------
     >>> ionization("O").savefig("ionization.pdf")  # doctest: +SKIP
     """
-    own = [i for i, (Z, _) in enumerate(IONS) if ELEMENTS[Z - 1] == element]
-    if not own:
+    ions = [i for i, (Z, _) in enumerate(IONS) if ELEMENTS[Z - 1] == element]
+    if not ions:
         known = ", ".join(dict.fromkeys(ELEMENTS[Z - 1] for Z, _ in IONS))
         raise ValueError(f"ionization: expected an element among {known}; found {element!r}.")
     log10_T = np.linspace(*LOG10_T, 401)
     with jax.enable_x64(True):
-        panels = {"no light": np.asarray(ion_fractions(log10_T, 0.0, mode="collisional"))[:, own]}
+        panels = {"collisional": np.asarray(ion_fractions(log10_T, 0.0, mode="collisional"))[:, ions]}
         for xi in log10_xi:
-            panels[rf"$\log_{{10}}\,\xi = {xi:g}$"] = np.asarray(ion_fractions(log10_T, xi))[:, own]
-    # From cold to hot where the few colours of categories do not tell the ions apart.
-    few = len(own) <= len(SERIES)
-    colours = list(SERIES[: len(own)]) if few else [*colormaps["turbo"](np.linspace(0.05, 0.95, len(own)))]
+            panels[rf"$\log_{{10}}\,\xi = {xi:g}$"] = np.asarray(ion_fractions(log10_T, xi))[:, ions]
+    # A continuous colour map where there are more ions than categorical colours.
+    few = len(ions) <= len(SERIES)
+    colours = list(SERIES[: len(ions)]) if few else [*colormaps["turbo"](np.linspace(0.05, 0.95, len(ions)))]
     with house_style():
         figure = Figure(figsize=(6.0, 0.6 + 1.5 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, (title, fractions) in zip(axes, panels.items(), strict=True):
             for column, colour in enumerate(colours):
                 axis.plot(log10_T, fractions[:, column], color=colour, lw=1.0)
-            _name_ions(axis, log10_T, fractions, [ion_name(*IONS[ion]).split()[1] for ion in own], colours)
+            _name_ions(axis, log10_T, fractions, [ion_name(*IONS[ion]).split()[1] for ion in ions], colours)
             axis.set_title(title, loc="right", pad=3.0, fontsize=9.0)
         axes[0].set_xlim(log10_T[0], log10_T[-1])
         axes[0].set_ylim(0.0, 1.18)
         axes[-1].set_xlabel(r"$\log_{10}\,T$ [K]")
-        figure.supylabel(f"share of {element}", fontsize=11.0)
+        figure.supylabel(f"ion fraction of {element}", fontsize=11.0)
     return figure
 
 
 def _name_ions(axis, log10_T, fractions, names, colours) -> None:
-    """Write the ions' names at their peaks, the most abundant first, and none over another."""
+    """Label the ions at their peaks, the most abundant first, without overlapping labels."""
     placed: list[tuple[float, float]] = []
     peaks = np.argmax(fractions, axis=0)
     for column in np.argsort(-fractions.max(axis=0)):
-        at, height = log10_T[peaks[column]], fractions[peaks[column], column]
-        at = float(np.clip(at, log10_T[0] + 0.15, log10_T[-1] - 0.15))
-        # Widths in units of the axes: a letter is some 0.04 of log T wide, a line 0.15 of a share high.
-        clear = all(abs(at - x) > 0.05 * len(names[column]) + 0.06 or abs(height - y) > 0.15 for x, y in placed)
-        if height > SHOWN and clear:
-            placed.append((at, float(height)))
-            axis.text(at, height + 0.03, names[column], color=colours[column], ha="center")
+        x, peak = log10_T[peaks[column]], fractions[peaks[column], column]
+        x = float(np.clip(x, log10_T[0] + 0.15, log10_T[-1] - 0.15))
+        # In data units a letter is about 0.04 wide in log T, and a line of text 0.15 high in ion fraction.
+        free = all(abs(x - u) > 0.05 * len(names[column]) + 0.06 or abs(peak - v) > 0.15 for u, v in placed)
+        if peak > SHOWN and free:
+            placed.append((x, float(peak)))
+            axis.text(x, peak + 0.03, names[column], color=colours[column], ha="center")
 
 
 def whim_transmission(
     vary: Mapping[str, Sequence[Any]] | None = None, *, energy: ArrayLike = ENERGY, **fixed
 ) -> Figure:
-    """Transmission of the warm-hot intergalactic medium, as one of its parameters after the other changes.
+    """Plot the transmission of the warm-hot intergalactic medium for several values of its parameters.
 
     Parameters
     ----------
     vary : mapping of str to sequence
-        Arguments of `hbm_jax.absorption.whim_optical_depth` and their values, a panel for each, as ``{"z": (1, 2)}`` or
-        ``{"mode": ("photo", "collisional")}``; by default z, n0 and log10_T.
+        Arguments of `hbm_jax.absorption.whim_optical_depth` with their values, such as ``{"z": (1, 2)}`` or
+        ``{"mode": ("photo", "collisional")}``, one panel for each; by default z, n0 and log10_T.
     energy : (num_energies,)
         Observed energies [keV].
     **fixed
-        Arguments of `hbm_jax.absorption.whim_optical_depth` otherwise; by default z = 2, n0 = 1e-7, log10_T = 6 and a
-        flat universe of Om0 = 0.3, H0 = 70.
+        All other arguments of `hbm_jax.absorption.whim_optical_depth`; by default z = 2, n0 = 1e-7, log10_T = 6 and a
+        flat cosmology with Om0 = 0.3, H0 = 70.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One panel for each parameter that varies.
+        One panel for each varied parameter.
 
     Raises
     ------
@@ -155,8 +162,8 @@ def whim_transmission(
     } | fixed
     for name, values in vary.items():
         if isinstance(values, str) or not np.iterable(values):
-            raise ValueError(f"whim_transmission: {name}: expected several values, as (1, 2); found {values!r}.")
-    names = {
+            raise ValueError(f"whim_transmission: {name}: expected several values, such as (1, 2); found {values!r}.")
+    symbols = {
         "z": "$z$ = {}", "log10_T": r"$\log_{{10}}\,T$ = {}", "log10_xi": r"$\log_{{10}}\,\xi$ = {}",
         "metallicity": "metallicity {}",
     }  # fmt: skip
@@ -164,14 +171,14 @@ def whim_transmission(
         figure = Figure(figsize=(5.5, 0.5 + 2.0 * len(vary)), layout="constrained")
         axes = figure.subplots(len(vary), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for axis, (name, values) in zip(axes, vary.items(), strict=True):
-            for value, look in zip(values, _looks(len(values)), strict=True):
+            for value, style in zip(values, _line_styles(len(values)), strict=True):
                 with jax.enable_x64(True):
                     options = common | {name: value}
                     tau = np.asarray(whim_optical_depth(np.asarray(energy), options.pop("z"), **options))
-                written = value if isinstance(value, str) else f"{value:g}"
-                text = names.get(name, name.replace("_", " ") + " {}").format(written)
+                formatted = value if isinstance(value, str) else f"{value:g}"
+                text = symbols.get(name, name.replace("_", " ") + " {}").format(formatted)
                 text = rf"$n_0$ = {_power(value)} cm$^{{-3}}$" if name == "n0" else text
-                axis.plot(energy, np.exp(-tau), label=text, lw=1.0, **look)
+                axis.plot(energy, np.exp(-tau), label=text, lw=1.0, **style)
             axis.legend(loc="lower right")
         axes[0].set_ylim(0.0, 1.03)
         figure.supylabel("transmission", fontsize=11.0)
@@ -180,7 +187,7 @@ def whim_transmission(
 
 
 def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figure:
-    """Transmission of several absorbers, and of all of them together.
+    """Plot the transmission of several absorbers and their product.
 
     Parameters
     ----------
@@ -192,12 +199,12 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
     Returns
     -------
     matplotlib.figure.Figure
-        One curve for each that absorbs anything, and the product in black.
+        One curve for each absorber with positive optical depth, and their product in black.
 
     Raises
     ------
     ValueError
-        Without an absorber.
+        If there is no absorber.
 
     Examples
     --------
@@ -210,10 +217,10 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
     with house_style():
         figure = Figure(figsize=(5.5, 3.4), layout="constrained")
         axis = figure.subplots()
-        for (name, tau), look in zip(shown.items(), _looks(len(shown)), strict=True):
-            axis.plot(energy, np.exp(-tau), label=name, lw=1.0, **look)
+        for (name, tau), style in zip(shown.items(), _line_styles(len(shown)), strict=True):
+            axis.plot(energy, np.exp(-tau), label=name, lw=1.0, **style)
         if len(shown) > 1:
-            axis.plot(energy, np.exp(-sum(shown.values())), color=BLACK, label="together", lw=1.4)
+            axis.plot(energy, np.exp(-sum(shown.values())), color=BLACK, label=ALL_ABSORBERS, lw=1.4)
         axis.set_ylim(0.0, 1.03)
         axis.set_ylabel("transmission")
         axis.legend(loc="lower right")
@@ -222,26 +229,26 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
 
 
 def _power(value: float) -> str:
-    """Write a number as 5 x 10^-8."""
+    """Return a number in scientific notation, 5 x 10^-8, as TeX."""
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     ten = rf"10^{{{int(exponent)}}}"
     return f"${ten}$" if float(mantissa) == 1 else rf"${float(mantissa):g}\times {ten}$"
 
 
-def _looks(num: int) -> list[dict[str, Any]]:
-    """Colours, and other kinds of line where there are not enough."""
+def _line_styles(num: int) -> list[dict[str, Any]]:
+    """Return colours, with another line style each time all colours have been used."""
     cycles = [divmod(i, len(SERIES)) for i in range(num)]
     return [{"color": SERIES[colour], "linestyle": LINES[cycle % len(LINES)]} for cycle, colour in cycles]
 
 
 def _energy_axis(axis, low=ENERGY[0], high=ENERGY[-1], label="observed energy [keV]"):
-    """Show a range of energies, with plain numbers at its ticks."""
+    """Set up an energy axis, logarithmic for wide ranges, with plain numbers at the ticks."""
     axis.set_xlabel(label)
     axis.set_xlim(low, high)
     if high < 4 * low:
         return
     axis.set_xscale("log")
     ticks = [m * 10.0**k for k in range(-2, 4) for m in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
-    axis.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    shown = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
+    axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
     axis.set_xticks([], minor=True)

@@ -1,4 +1,4 @@
-"""Figures of a population of afterglows: host columns against redshift, the WHIM, and the populations."""
+"""Figures of a population of afterglows: host columns against redshift, parameters of the WHIM, and distributions."""
 
 import jax
 import numpy as np
@@ -15,8 +15,8 @@ from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Figure, house_style
 
-UNIT_COLUMN = 22.0  # log10 of the unit of columns [cm^-2]
-FAR = 1.0  # dex below its median that the 95 % interval of a column reaches which is only bounded from above
+UNIT_COLUMN = 22.0  # log10 of the unit of column density [cm^-2]
+FAR = 1.0  # dex from the median to the lower end of the 95 % interval beyond which a column is an upper limit
 LIMIT = "upper limit, 95 %"
 BARYONS = 1.9e-7  # cm^-3, hydrogen at redshift 0 if all baryons were gas: 0.0224 x 1.88e-29 g cm^-3 x 0.76 / m_H
 SHOWN_Z = (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
@@ -26,21 +26,22 @@ SERIES = ((BLUE, "o"), (ORANGE, "s"))
 
 
 def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
-    """Column of every host against its redshift, with the population.
+    """Plot the column of every host against redshift, with the population.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, with its program and data.
     other : Fit, optional
-        Another fit of the same sources, for example with a WHIM where ``fit`` has none; columns are joined by source.
+        Another fit of the same sources, for example with a WHIM where ``fit`` has none; lines connect the two columns
+        of each source.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Medians with 68 % intervals. A column whose 95 % interval reaches more than a factor of ten below its median is
-        shown as an upper limit: an arrow from its 95 % quantile. Lines, the posterior median of the population's mean;
-        bands, its 68 % interval (dark) and one standard deviation of the population around it (light).
+        Medians with 68 % intervals. A column whose 95 % interval extends more than a factor of ten below the median is
+        shown as an upper limit, an arrow from its 95 % quantile. Lines: posterior median of the population mean. Bands:
+        its 68 % interval (dark) and one standard deviation of the population about it (light).
 
     Raises
     ------
@@ -53,29 +54,29 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     >>> host_columns(without, with_whim).savefig("columns.pdf")  # doctest: +SKIP
     """
     fits = [fit] if other is None else [fit, other]
-    models = [program_of(one, Afterglow, Afterglows, "host_columns") for one in fits]
+    models = [program_of(each, Afterglow, Afterglows, "host_columns") for each in fits]
     names = [_name_of(model) for model in models]
     names = names if len(set(names)) == len(names) else ["fit", "other"]
-    place = {name: float(z) for name, z in zip(fit.data.name, fit.data.z, strict=True)}
-    if other is not None and not place.keys() & set(other.data.name):
+    if other is not None and not set(fit.data.name) & set(other.data.name):
         raise ValueError("host_columns: expected two fits of the same sources; found none in common.")
     with house_style():
         figure = Figure(figsize=(6.4, 4.3), layout="constrained")
         axis = figure.subplots()
-        shown: list[dict[str, tuple[float, float]]] = []
-        reach = [float(np.log1p(z)) for one in fits for z in one.data.z]
-        pad = 0.04 * (max(reach) - min(reach)) + 0.02
-        # Two points of one source stand beside each other.
+        positions: list[dict[str, tuple[float, float]]] = []
+        log1p_z = [float(np.log1p(z)) for each in fits for z in each.data.z]
+        pad = 0.04 * (max(log1p_z) - min(log1p_z)) + 0.02
+        # The two points of a source are drawn side by side.
         shift = 0.0 if other is None else 0.12 * pad
-        for number, one in enumerate(fits):
+        for number, each in enumerate(fits):
             text = "host column" if other is None else names[number]
-            shown.append(_draw_columns(axis, one, number, (2 * number - 1) * shift, text))
-            _draw_mean(axis, one, SERIES[number][0], alone=other is None)
+            positions.append(_draw_columns(axis, each, number, (2 * number - 1) * shift, text))
+            _draw_mean(axis, each, SERIES[number][0], single=other is None)
         if other is not None:
-            for name in shown[0].keys() & shown[1].keys():
-                axis.plot(*zip(shown[0][name], shown[1][name], strict=True), color=GREY, lw=0.5, alpha=0.7, zorder=1.5)
-        axis.set_xlim(max(min(reach) - pad, 0.0), max(reach) + pad)
-        ticks = [z for z in SHOWN_Z if min(reach) - pad <= np.log1p(z) <= max(reach) + pad]
+            for name in positions[0].keys() & positions[1].keys():
+                ends = zip(positions[0][name], positions[1][name], strict=True)
+                axis.plot(*ends, color=GREY, lw=0.5, alpha=0.7, zorder=1.5)
+        axis.set_xlim(max(min(log1p_z) - pad, 0.0), max(log1p_z) + pad)
+        ticks = [z for z in SHOWN_Z if min(log1p_z) - pad <= np.log1p(z) <= max(log1p_z) + pad]
         axis.xaxis.set_major_locator(FixedLocator([float(np.log1p(z)) for z in ticks]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda u, _: f"{np.expm1(u):.3g}"))
         axis.xaxis.set_minor_locator(NullLocator())
@@ -86,61 +87,62 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
 
 
 def _name_of(model: Afterglow) -> str:
+    """Return the label of a model in the legend."""
     return "with WHIM" if model.whim else "without WHIM"
 
 
 def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[str, tuple[float, float]]:
-    """Draw the columns of one fit; returns where each source is."""
+    """Draw the columns of one fit and return the position of each source in the axes, by name."""
     colour, marker = SERIES[number]
     draws = fit.posterior["log10_nh"].transpose("chain", "draw", ...).to_numpy()
     draws = draws.reshape(-1, draws.shape[-1]) + UNIT_COLUMN
     low, lower, median, upper, high = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.95), axis=0)
     x = np.log1p(np.asarray(fit.data.z)) + shift
-    limit = median - low > FAR
+    is_limit = median - low > FAR
     error = np.asarray(fit.data.sigma_z) / (1.0 + np.asarray(fit.data.z))
     style = {"color": colour, "elinewidth": 0.8, "zorder": 3}
     axis.errorbar(
-        x[~limit], median[~limit], ((median - lower)[~limit], (upper - median)[~limit]),
-        error[~limit] if error.any() else None,
+        x[~is_limit], median[~is_limit], ((median - lower)[~is_limit], (upper - median)[~is_limit]),
+        error[~is_limit] if error.any() else None,
         fmt=marker, markersize=3.2, markeredgewidth=0, label=name, **style,
     )  # fmt: skip
-    if limit.any():
-        named = any(container.get_label() == LIMIT for container in axis.containers)
-        length = 0.06 * (high.max() - lower[~limit].min(initial=median.min()))
+    if is_limit.any():
+        in_legend = any(container.get_label() == LIMIT for container in axis.containers)
+        length = 0.06 * (high.max() - lower[~is_limit].min(initial=median.min()))
         axis.errorbar(
-            x[limit], high[limit], length, fmt="_", uplims=True, markersize=4.0, capsize=2.0,
-            label="" if named else LIMIT, **style | {"elinewidth": 0.7, "alpha": 0.7},
+            x[is_limit], high[is_limit], length, fmt="_", uplims=True, markersize=4.0, capsize=2.0,
+            label="" if in_legend else LIMIT, **style | {"elinewidth": 0.7, "alpha": 0.7},
         )  # fmt: skip
-    y = np.where(limit, high, median)
-    return {one: (float(x[i]), float(y[i])) for i, one in enumerate(fit.data.name)}
+    y = np.where(is_limit, high, median)
+    return {source: (float(x[i]), float(y[i])) for i, source in enumerate(fit.data.name)}
 
 
-def _draw_mean(axis, fit: Fit, colour: str, alone: bool) -> None:
-    """Draw the mean of a population, and the population itself where it is alone."""
+def _draw_mean(axis, fit: Fit, colour: str, single: bool) -> None:
+    """Draw the mean of a population, and its standard deviation if it is the only one in the figure."""
     mean, std = (parameter(fit, f"log10_nh_{what}") for what in ("mean", "std"))
     lower, median, upper = np.quantile(mean, (0.16, 0.5, 0.84)) + UNIT_COLUMN
-    if alone:
+    if single:
         width = float(np.median(std))
         text = "population, 1 s.d."
         axis.axhspan(median - width, median + width, color=colour, alpha=0.1, lw=0, zorder=0, label=text)
-    text = "population mean, 68 %" if alone else ""
+    text = "population mean, 68 %" if single else ""
     axis.axhspan(lower, upper, color=colour, alpha=0.25, lw=0, zorder=1, label=text)
     axis.axhline(median, color=colour, lw=0.9, zorder=1.2)
 
 
 def whim_contour(fit: Fit) -> Figure:
-    """Posterior of density and temperature of the WHIM.
+    """Plot the joint posterior of density and temperature of the WHIM.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow` with a WHIM whose density and temperature are free.
+        Fit of `hbm_jax.models.Afterglow` with a WHIM of free density and temperature.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Contours hold 68 and 95 % of the posterior; dashed, those of the prior. Beside them the marginal densities, and
-        again the priors. The vertical line is the density of hydrogen at redshift 0 if all baryons were gas.
+        Contours contain 68 and 95 % of the posterior, dashed contours of the prior; at the sides are the marginal
+        densities of both. The vertical line is the density of hydrogen at redshift 0 if all baryons were gas.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def whim_contour(fit: Fit) -> Figure:
     if not names:
         raise ValueError(
             "whim_contour: expected a fit with whim=True whose density and temperature are free; found "
-            + ("one that holds them." if model.whim else "one without WHIM.")
+            + ("fixed values." if model.whim else "one without WHIM.")
         )
     draws = np.stack([parameter(fit, name) for name in names])
     priors = [model.all_priors[name] for name in names]
@@ -179,27 +181,27 @@ def whim_contour(fit: Fit) -> Figure:
 
 
 def whim_parameters(model: Afterglow) -> tuple[str, ...]:
-    """Names of the WHIM's density and temperature where both are free; none else."""
+    """Return the names of density and temperature of the WHIM if both are free, else an empty tuple."""
     names = ("log10_n0_mean" if model.sightlines else "log10_n0", "log10_T")
     priors = model.all_priors
     return names if all(isinstance(priors.get(name), dist.Distribution) for name in names) else ()
 
 
 def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
-    """Draw the populations of photon index, flux and host column with the posteriors of the sources.
+    """Plot the populations of photon index, flux and host column with the posteriors of the sources.
 
     Parameters
     ----------
     fit : Fit
-        Of `hbm_jax.models.Afterglow`, with its program and data.
+        Fit of `hbm_jax.models.Afterglow`, with its program and data.
     num_draws : int
-        Posterior draws behind the bands.
+        Number of posterior draws from which the bands are computed.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each quantity: density of the population (68 and 95 % bands), the average of the sources' posteriors
-        (grey), and the median of each source (ticks at the foot).
+        One panel for each quantity: density of the population (68 and 95 % bands), average of the posteriors of the
+        sources (grey), and posterior median of each source (ticks at the bottom).
 
     Raises
     ------
@@ -219,7 +221,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
             low, high = np.quantile(draws, (0.001, 0.999))
             grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), NUM_GRID)
             bands = np.quantile(_population(fit, model, name, grid, num_draws), (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-            axis.hist(draws.ravel(), bins=40, density=True, color="#d9d9d9", label="sources' posteriors")
+            axis.hist(draws.ravel(), bins=40, density=True, color="#d9d9d9", label="posteriors of sources")
             axis.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
             axis.fill_between(grid, bands[1], bands[3], color=BLUE, alpha=0.6, lw=0, label="population, 68 %")
             medians = np.median(draws, axis=0)
@@ -239,12 +241,12 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
 
 
 def _population(fit: Fit, model: Afterglow, name: str, grid, num_draws: int) -> np.ndarray:
-    """Density of a population on a grid at posterior draws, (draw, grid)."""
-    shape = name == "log10_nh" and model.host == "skew-normal"
-    values = [parameter(fit, f"{name}_{what}") for what in ("mean", "std", *(["shape"] if shape else []))]
+    """Return the density of a population on a grid at posterior draws, (draw, grid)."""
+    is_skewed = name == "log10_nh" and model.host == "skew-normal"
+    values = [parameter(fit, f"{name}_{what}") for what in ("mean", "std", *(["shape"] if is_skewed else []))]
     values = list(np.broadcast_arrays(*values))
     chosen = spread(len(values[0]), num_draws)
-    mean, std, *lean = (v[chosen, None] for v in values)
+    mean, std, *shape = (v[chosen, None] for v in values)
     with jax.enable_x64(True):
-        population = SkewNormal.standardised(mean, std, lean[0]) if shape else dist.Normal(mean, std)
+        population = SkewNormal.standardised(mean, std, shape[0]) if is_skewed else dist.Normal(mean, std)
         return np.exp(np.asarray(population.log_prob(grid)))

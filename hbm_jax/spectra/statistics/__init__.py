@@ -1,1 +1,1 @@
-"""Statistics of counts with and without background, and goodness of fit."""
+"""Statistics of counts, with and without background, and goodness of fit."""

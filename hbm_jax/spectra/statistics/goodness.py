@@ -1,4 +1,4 @@
-"""Goodness of fit of counts: the deviance of the data among those of data simulated from the model."""
+"""Goodness of fit of counts, from the deviances of the data and of data simulated from the model."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from scipy import stats
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 Floats = NDArray[np.float64]
-BATCH = 64  # simulations at a time: of 50 spectra of 500 groups with 20 nodes, 250 MB
+BATCH = 64  # simulations at a time; 250 MB for 50 spectra of 500 groups with 20 nodes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,7 +22,7 @@ class Goodness:
     Attributes
     ----------
     observed : (num_simulations, ...)
-        Deviance of the data, at the expected counts of each simulation; all rows are the same for one best fit.
+        Deviance of the data at the expected counts of each simulation; all rows are equal for a single best fit.
     simulated : (num_simulations, ...)
         Deviance of the simulated data at the same expected counts.
     """
@@ -32,27 +32,29 @@ class Goodness:
 
     @property
     def p_value(self) -> Floats:
-        """Share of simulations at least as far from the model as the data, (...); small for a bad fit, never 0.
+        """p-value of each spectrum, (...): fraction of simulations whose deviance is at least that of the data.
 
-        The data count as one of the simulations, (k + 1) / (num_simulations + 1), which keeps the promise that p < x
-        happens with probability x or less (Davison & Hinkley 1997, Bootstrap Methods and their Application, 4.2).
+        It is small for a bad fit and never 0. The data count as one of the simulations, p = (k + 1) / (num_simulations
+        + 1), so that the probability of p < x is at most x (Davison & Hinkley 1997, Bootstrap Methods and their
+        Application, 4.2).
         """
-        return self._share(self.observed, self.simulated)
+        return self._p_value(self.observed, self.simulated)
 
     @property
     def total_p_value(self) -> float:
-        """The same for the sum over all spectra."""
+        """p-value of the sum over all spectra."""
 
         def total(x):
             return x.reshape(len(x), -1).sum(axis=1)
 
-        return float(self._share(total(self.observed), total(self.simulated)))
+        return float(self._p_value(total(self.observed), total(self.simulated)))
 
     @staticmethod
-    def _share(observed, simulated):
-        # Deviances of equal counts differ by rounding between one program and another.
-        further = simulated >= observed - 1e-9 * (1.0 + np.abs(observed))
-        return (further.sum(axis=0) + 1.0) / (len(simulated) + 1.0)
+    def _p_value(observed, simulated):
+        """Return the fraction of simulations that are at least as far from the model as the data."""
+        # Deviances of equal counts differ by rounding errors between compiled programs.
+        exceeds = simulated >= observed - 1e-9 * (1.0 + np.abs(observed))
+        return (exceeds.sum(axis=0) + 1.0) / (len(simulated) + 1.0)
 
     def __repr__(self) -> str:
         p = np.atleast_1d(self.p_value)
@@ -62,18 +64,18 @@ class Goodness:
 def goodness_of_fit(
     statistic: AnyStatistic, expected: ArrayLike, *, seed: int, num_simulations: int = 1000
 ) -> Goodness:
-    """Simulate data from a model and compare their deviances with that of the data.
+    """Compare the deviance of the data with the deviances of data simulated from the model.
 
     Parameters
     ----------
     statistic : Statistic or JointStatistic
         The statistic with the data, (..., G).
     expected : (..., G) or (num_draws, ..., G)
-        Expected counts of the source: of one best fit, or of draws from the posterior.
+        Expected counts of the source, at one best fit or at draws from the posterior.
     seed : int
-        Of the simulations.
+        Seed of the simulations.
     num_simulations : int
-        How many; with draws, they are taken in turn.
+        Number of simulations; posterior draws are used in turn.
 
     Returns
     -------
@@ -82,19 +84,19 @@ def goodness_of_fit(
     Raises
     ------
     ValueError
-        For expected counts of another shape, or negative or not finite in a channel that is used, and for a number
-        of simulations below 1.
+        For expected counts of another shape, for values that are negative or not finite in a used channel, and for
+        fewer than 1 simulation.
 
     Notes
     -----
-    With one best fit this is a parametric bootstrap without a refit: simulated data are compared with the model they
-    are drawn from, the data with a model fitted to them. p-values of good fits are then too large, more so the more
-    parameters are free for each spectrum. With posterior draws it is the posterior predictive p-value, which shares
-    that fault: both miss some bad fits, and a small p-value is a bad fit (Gelman, Meng & Stern 1996, Statistica Sinica
-    6, 733; Bayarri & Berger 2000, JASA 95, 1127).
+    With one best fit this is a parametric bootstrap without refitting: simulated data are compared with the model from
+    which they are drawn, but the observed data with a model fitted to them. The p-values of good fits are then too
+    large, the more so the more free parameters there are for each spectrum. With posterior draws it is the posterior
+    predictive p-value, which is biased in the same direction. Both miss some bad fits, but a small p-value does
+    indicate a bad fit (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733; Bayarri & Berger 2000, JASA 95, 1127).
 
-    What is drawn is what `Statistic.draw` says. The background under W and PG-statistic is the best one of the data at
-    hand, which is itself fitted.
+    Data are simulated by `Statistic.draw`. For W and PG-statistic the background is the best one for the observed data,
+    which is itself fitted.
 
     Examples
     --------
@@ -111,58 +113,60 @@ def goodness_of_fit(
             f"goodness_of_fit: expected: expected an array of shape {size}, or one for each draw; found "
             f"{expected.shape}."
         )
-    bad = ~(np.isfinite(draws) & (draws >= 0)) & np.asarray(statistic.used, bool)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
+    invalid = ~(np.isfinite(draws) & (draws >= 0)) & np.asarray(statistic.used, bool)
+    if invalid.any():
+        index = tuple(int(i) for i in np.argwhere(invalid)[0])
         raise ValueError(
-            f"goodness_of_fit: expected{list(place)}: expected numbers of 0 or more; found {draws[place]:g}."
+            f"goodness_of_fit: expected{list(index)}: expected numbers of 0 or more; found {draws[index]:g}."
         )
     if num_simulations < 1:
         raise ValueError(f"goodness_of_fit: num_simulations: expected 1 or more; found {num_simulations}.")
     keys = jax.random.split(jax.random.key(seed), num_simulations)
     observed, simulated = _simulate(statistic, jnp.asarray(draws), keys)
-    turn = np.arange(num_simulations) % len(draws)
-    return Goodness(np.asarray(observed)[turn], np.asarray(simulated))
+    draw_index = np.arange(num_simulations) % len(draws)
+    return Goodness(np.asarray(observed)[draw_index], np.asarray(simulated))
 
 
 @jax.jit
 def _simulate(statistic, draws, keys):
-    """Deviances of the data at each draw, and of one set of data simulated with each key."""
+    """Return the deviances of the data at each draw, and those of data simulated with each key."""
 
-    def one(at):
-        key, turn = at
-        expected = draws[turn]
+    def of_simulation(key_and_index):
+        key, index = key_and_index
+        expected = draws[index]
         return statistic.draw(key, expected).deviance(expected).sum(axis=-1)
 
     def of_data(expected):
         return statistic.deviance(expected).sum(axis=-1)
 
-    turn = jnp.arange(len(keys)) % len(draws)
-    return jax.lax.map(of_data, draws, batch_size=BATCH), jax.lax.map(one, (keys, turn), batch_size=BATCH)
+    draw_index = jnp.arange(len(keys)) % len(draws)
+    simulated = jax.lax.map(of_simulation, (keys, draw_index), batch_size=BATCH)
+    return jax.lax.map(of_data, draws, batch_size=BATCH), simulated
 
 
 def cash_moments(expected: ArrayLike) -> tuple[Floats, Floats]:
-    """Mean and variance of C in each channel, where the model is true.
+    """Return the mean and variance of Cash's C in each channel for the true model.
 
     Parameters
     ----------
     expected : (...)
-        Expected counts, source and background together, 0 or more; up to 10^6 in reasonable time.
+        Expected counts of source and background together, 0 or more; 10^6 still takes reasonable time.
 
     Returns
     -------
     mean, variance : (...)
-        Of `cash`, over Poisson counts. They tend to 1 and 2, and to 0 where next to nothing is expected. Summed over
-        channels they say how large C should be: mean +- sqrt(variance).
+        Moments of `cash` over Poisson counts. They tend to 1 and 2 for many expected counts, and to 0 for none. Summed
+        over channels they give the expected value of C, mean +- sqrt(variance).
 
     Raises
     ------
     ValueError
-        For numbers that are negative or not finite.
+        For values that are negative or not finite.
 
     Notes
     -----
-    The sum over all counts within ten standard deviations and 40 counts of the mean, not an approximation to it.
+    Computed as the sum over all counts within ten standard deviations plus 40 counts of the mean, without
+    approximation formulas.
 
     References
     ----------
@@ -175,17 +179,17 @@ def cash_moments(expected: ArrayLike) -> tuple[Floats, Floats]:
     [0.481, 1.152, 1.002]
     """
     expected = np.asarray(expected, float)
-    bad = ~(np.isfinite(expected) & (expected >= 0))
-    if bad.any():
+    invalid = ~(np.isfinite(expected) & (expected >= 0))
+    if invalid.any():
         raise ValueError(
-            f"cash_moments: expected: expected finite numbers of 0 or more; found {expected[bad].flat[0]:g}."
+            f"cash_moments: expected: expected finite numbers of 0 or more; found {expected[invalid].flat[0]:g}."
         )
     moments = np.array([_moments(mu) for mu in expected.ravel()]).reshape(*expected.shape, 2)
     return moments[..., 0], moments[..., 1]
 
 
 def _moments(mu: float) -> tuple[float, float]:
-    """Mean and variance of C at one mu."""
+    """Return the mean and variance of C for mu expected counts."""
     if mu == 0.0:
         return 0.0, 0.0
     reach = 10.0 * np.sqrt(mu) + 40.0

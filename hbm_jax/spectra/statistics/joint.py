@@ -1,4 +1,4 @@
-"""One statistic for spectra whose backgrounds ask for different ones: each spectrum keeps the one that suits it."""
+"""Joint statistic of spectra that need different statistics because their backgrounds differ."""
 
 import functools
 import operator
@@ -14,14 +14,14 @@ from hbm_jax.spectra.statistics.statistic import Statistic
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class JointStatistic:
-    """Sum of statistics, each of which has padding where another has data; used in place of a `Statistic`.
+    """Sum of statistics, each padded where another has data; has the interface of `Statistic`.
 
     Attributes
     ----------
     counts, used : (..., G)
-        Of all.
+        Counts of all parts, and False for padding of all parts.
     parts : tuple of Statistic
-        Each of the same shape.
+        Statistics, all of shape (..., G).
     """
 
     counts: Any
@@ -30,7 +30,7 @@ class JointStatistic:
 
     @classmethod
     def of(cls, parts: tuple[Statistic, ...]) -> "JointStatistic":
-        """Join statistics of one shape; no entry may be used by two of them."""
+        """Join statistics of one shape; an entry may be used by one of them only."""
         return cls(
             functools.reduce(operator.add, (part.counts for part in parts)),
             functools.reduce(operator.or_, (part.used for part in parts)),
@@ -42,35 +42,36 @@ class JointStatistic:
 
     @property
     def name(self) -> str:
-        """Names of all parts."""
+        """Names of the parts, joined by "and"."""
         return " and ".join(part.name for part in self.parts)
 
     def log_likelihood(self, expected: ArrayLike) -> jax.Array:
-        """As of `Statistic`."""
+        """Return the log likelihood, as `Statistic.log_likelihood`."""
         return self._total(part.log_likelihood(expected) for part in self.parts)
 
     def deviance(self, expected: ArrayLike) -> jax.Array:
-        """As of `Statistic`."""
+        """Return the deviance, as `Statistic.deviance`."""
         return self._total(part.deviance(expected) for part in self.parts)
 
     def background_moments(self) -> tuple[Any, Any]:
-        """As of `Statistic`."""
+        """Return mean and variance of the background, as `Statistic.background_moments`."""
         means, variances = zip(*(part.background_moments() for part in self.parts), strict=True)
         return self._total(means), self._total(variances)
 
     def draw(self, key: jax.Array, expected: ArrayLike) -> "JointStatistic":
-        """As of `Statistic`."""
+        """Draw data, as `Statistic.draw`."""
         keys = jax.random.split(key, len(self.parts))
-        drawn = tuple(part.draw(one, expected) for part, one in zip(self.parts, keys, strict=True))
+        drawn = tuple(part.draw(part_key, expected) for part, part_key in zip(self.parts, keys, strict=True))
         return replace(self, counts=self._total(part.counts for part in drawn), parts=drawn)
 
     def with_counts(self, counts: ArrayLike) -> "JointStatistic":
-        """As of `Statistic`."""
+        """Return the statistic of other counts, as `Statistic.with_counts`."""
         parts = tuple(part.with_counts(counts) for part in self.parts)
         return replace(self, counts=self._total(part.counts for part in parts), parts=parts)
 
     @staticmethod
     def _total(values: Any) -> Any:
+        """Return the sum over the parts."""
         return functools.reduce(operator.add, values)
 
 

@@ -1,10 +1,11 @@
-"""Kernels of the statistics of counts: the background known, profiled or integrated out.
+"""Deviance of Poisson counts with a known or a profiled background.
 
-They broadcast, and return for each channel the deviance D, twice the distance from a model that passes through every
-datum, which is what XSPEC prints as C, W and PG-statistic. The normalised log likelihood is that of the datum itself
-less D / 2; the first part is data, so a gradient evaluates no gamma function: see `hbm_jax.spectra.Statistic`.
+The functions broadcast. They return the deviance D of each channel, twice the log likelihood ratio of the saturated
+model to the model, which XSPEC prints as C, W and PG-statistic. The normalised log likelihood is that of the saturated
+model less D / 2. The saturated model depends on the data alone, so gradients evaluate no gamma function: see
+`hbm_jax.spectra.Statistic`.
 
-S counts are observed where the source alone is expected to give mu, and the background b.
+S counts are observed in the source region, where mu counts are expected from the source and b from the background.
 """
 
 import jax
@@ -13,20 +14,19 @@ from jax.typing import ArrayLike
 
 
 def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
-    """Deviance of Poisson counts, Cash's C.
+    """Return the deviance of Poisson counts, Cash's C.
 
     Parameters
     ----------
     counts : (...)
-        Observed counts S, 0 or more; need not be whole.
+        Observed counts S, 0 or more; not necessarily integers.
     expected : (...)
-        Expected counts, source and known background together.
+        Expected counts mu of source and known background together.
 
     Returns
     -------
     (...)
-        2 (mu - S + S ln(S / mu)); 2 mu where S = 0; inf where nothing is expected and something observed; NaN where
-        less than nothing is expected.
+        2 (mu - S + S ln(S / mu)), and 2 mu where S = 0; inf where mu = 0 and S > 0; NaN where mu < 0.
 
     References
     ----------
@@ -39,38 +39,38 @@ def cash(counts: ArrayLike, expected: ArrayLike) -> jax.Array:
     """
     expected = floating(expected)
     counts = jnp.asarray(counts, expected.dtype)
-    some = counts > 0
-    # Where there are no counts mu may be zero, and its logarithm must not reach the gradient.
-    quotient = jnp.where(some, expected, 1.0) / jnp.where(some, counts, 1.0)
-    value = 2.0 * (expected - counts - jnp.where(some, counts * jnp.log(quotient), 0.0))
+    observed = counts > 0
+    # mu may be 0 where there are no counts, and its logarithm must not enter the gradient.
+    quotient = jnp.where(observed, expected, 1.0) / jnp.where(observed, counts, 1.0)
+    value = 2.0 * (expected - counts - jnp.where(observed, counts * jnp.log(quotient), 0.0))
     return jnp.where(expected >= 0, value, jnp.nan)
 
 
 def profiled_background(
     counts: ArrayLike, expected: ArrayLike, background: ArrayLike, ratio: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Deviance of source and background region at the best background of each channel: XSPEC's W.
+    """Return the deviance of source and background region at the best background of each channel, XSPEC's W.
 
     Parameters
     ----------
     counts, background : (...)
-        Counts of the source region S and of the background region B, 0 or more.
+        Counts S of the source region and B of the background region, 0 or more.
     expected : (...)
-        Expected counts of the source alone in the source region, 0 or more; NaN where less.
+        Expected counts mu of the source in the source region, without background, 0 or more; negative values give NaN.
     ratio : (...)
-        Expected counts of the background region for each one that the background gives in the source region: the ratio
-        of exposure x BACKSCAL x AREASCAL of the two. Positive.
+        Ratio of the expected background counts in the background region to those in the source region: exposure x
+        BACKSCAL x AREASCAL of one over that of the other. Positive.
 
     Returns
     -------
     deviance, best : (...)
-        C(S | mu + b) + C(B | ratio b) at its minimum in b, and that b.
+        C(S | mu + b) + C(B | ratio b) at its minimum in b, and b at the minimum.
 
     Notes
     -----
-    b is the positive root of a quadratic, written so that no digits cancel. It is B / (1 + ratio) where S = 0; where
-    B = 0, S / (1 + ratio) - mu, or 0 if the source explains that much. Where B = 0 the best background is too low, and
-    a source fitted with W too bright: group to some background counts, or integrate over it (`marginal_background`).
+    b is the positive root of a quadratic equation, written without cancellation of digits. It is B / (1 + ratio) where
+    S = 0, and max(S / (1 + ratio) - mu, 0) where B = 0. Where B = 0 the best background is biased low, so W makes the
+    source too bright: group the channels to some background counts, or use `marginal_background`.
 
     References
     ----------
@@ -84,16 +84,16 @@ def profiled_background(
     """
     expected = floating(expected)
     counts, background, ratio = (jnp.asarray(x, expected.dtype) for x in (counts, background, ratio))
-    whole = 1.0 + ratio
-    q = counts + background - whole * expected
-    under = q * q + 4.0 * whole * background * expected
-    # Zero only where another branch is taken.
-    root = jnp.sqrt(jnp.where(under > 0, under, 1.0))
+    total = 1.0 + ratio
+    q = counts + background - total * expected
+    discriminant = q * q + 4.0 * total * background * expected
+    # The discriminant is 0 only where another branch is taken.
+    root = jnp.sqrt(jnp.where(discriminant > 0, discriminant, 1.0))
     negative = q < 0
     conjugate = 2.0 * background * expected / jnp.where(negative, root - q, 1.0)
-    general = jnp.where(negative, conjugate, (q + root) / (2.0 * whole))
-    nothing_behind = jnp.maximum(counts / whole - expected, 0.0)
-    best = jnp.where(counts > 0, jnp.where(background > 0, general, nothing_behind), background / whole)
+    general = jnp.where(negative, conjugate, (q + root) / (2.0 * total))
+    without_background = jnp.maximum(counts / total - expected, 0.0)
+    best = jnp.where(counts > 0, jnp.where(background > 0, general, without_background), background / total)
     value = cash(counts, expected + best) + cash(background, ratio * best)
     return jnp.where(expected >= 0, value, jnp.nan), best
 
@@ -101,26 +101,26 @@ def profiled_background(
 def gaussian_background(
     counts: ArrayLike, expected: ArrayLike, background: ArrayLike, error: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Deviance of Poisson counts on a background with a Gaussian error, at its best value: XSPEC's PG-statistic.
+    """Return the deviance of Poisson counts at the best value of a Gaussian background, XSPEC's PG-statistic.
 
     Parameters
     ----------
     counts : (...)
         Observed counts S, 0 or more.
     expected : (...)
-        Expected counts of the source alone, 0 or more; NaN where less.
+        Expected counts mu of the source without background, 0 or more; negative values give NaN.
     background, error : (...)
-        Background expected in the source region, and its standard deviation, 0 or more; 0 holds it there.
+        Background in the source region and its standard deviation, 0 or more; 0 fixes the background.
 
     Returns
     -------
     deviance, best : (...)
-        C(S | mu + b) + (background - b)^2 / error^2 at its minimum in b, and that b.
+        C(S | mu + b) + (background - b)^2 / error^2 at its minimum in b, and b at the minimum.
 
     Notes
     -----
-    b may be negative, as the Gaussian allows, as long as mu + b is not: where S = 0, it is background - error^2, or -mu
-    where that is larger. There XSPEC goes on below zero. Where the error is 0 and mu + background negative: NaN.
+    b may be negative, as the Gaussian allows, but not mu + b: where S = 0, b = max(background - error^2, -mu), whereas
+    XSPEC lets mu + b become negative. The deviance is NaN where error = 0 and mu + background < 0.
 
     References
     ----------
@@ -137,8 +137,8 @@ def gaussian_background(
     variance = error * error
     # t = mu + b solves t^2 - p t - variance S = 0.
     p = expected + background - variance
-    under = p * p + 4.0 * variance * counts
-    root = jnp.where(under > 0, jnp.sqrt(jnp.where(under > 0, under, 1.0)), 0.0)
+    discriminant = p * p + 4.0 * variance * counts
+    root = jnp.where(discriminant > 0, jnp.sqrt(jnp.where(discriminant > 0, discriminant, 1.0)), 0.0)
     negative = p < 0
     conjugate = 2.0 * variance * counts / jnp.where(negative, root - p, 1.0)
     total = jnp.where(error > 0, jnp.where(negative, conjugate, 0.5 * (p + root)), expected + background)
@@ -148,7 +148,7 @@ def gaussian_background(
 
 
 def floating(values: ArrayLike) -> jax.Array:
-    """Return numbers as an array of floating point."""
+    """Return values as an array of floating-point type."""
     values = jnp.asarray(values)
     return (
         values.astype(jnp.result_type(float, values.dtype))
