@@ -251,7 +251,7 @@ def test_bolometric_k_correction_of_bursts():
     [
         (lambda v: energy_flux(PowerLaw(), v, 10.0, 0.3), "band: expected two energies"),
         (lambda v: energy_flux(PowerLaw(), {}, 0.3, 10.0), "expected a value of 'photon_index'; found none"),
-        (lambda v: photon_flux(Absorption(), v, 0.3, 10.0), "expected one with an additive component"),
+        (lambda v: photon_flux(Absorption(), v, 0.3, 10.0), "expected a model with an additive component"),
         (lambda v: k_correction(PowerLaw(), v, 1.0, rest=(0.0, 1.0), observed=(1.0, 2.0)), "rest: expected two"),
         (lambda v: k_correction(PowerLaw(), v, 1.0, rest=(1.0, 2.0), observed=(2.0, 2.0)), "observed: expected two"),
         (lambda v: luminosity(PowerLaw(), v, 1.0, FLAT, rest=(2.0, 1.0)), "rest: expected two"),

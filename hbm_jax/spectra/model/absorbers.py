@@ -290,7 +290,9 @@ class Whim(_Multiplicative):
         The absorption of an ion is distributed over the redshifts between.
         """
         redshifts = np.unique(np.append(np.atleast_1d(self.z), 0.0))
-        return np.unique(np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts]))
+        return np.unique(
+            np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts])
+        )
 
     def of_source(self, index: int) -> "Whim":
         """Return the medium along the line of sight to one source."""

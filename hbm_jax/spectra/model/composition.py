@@ -354,7 +354,9 @@ def separated(spectrum: Component) -> tuple[Component | None, tuple[Line, ...]]:
         return (functools.reduce(operator.add, smooth_parts) if smooth_parts else None), lines
     factors = functools.reduce(operator.mul, [p for p in spectrum.parts if p.kind != "additive"])
     smooth_part = next(part for part, part_lines in split if part_lines)
-    absorbed_lines = tuple(Line(component, factors if factor is None else factors * factor) for component, factor in lines)
+    absorbed_lines = tuple(
+        Line(component, factors if factor is None else factors * factor) for component, factor in lines
+    )
     return (None if smooth_part is None else factors * smooth_part), absorbed_lines
 
 
@@ -385,7 +387,9 @@ def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
     for name in spectrum.parameters:
         if name not in values:
             near = did_you_mean(name, values)
-            raise ValueError(f"values of {spectrum}: expected a value of {name!r}; found {listed(values) or 'none'}{near}.")
+            raise ValueError(
+                f"values of {spectrum}: expected a value of {name!r}; found {listed(values) or 'none'}{near}."
+            )
         params[name] = values[name]
     dtype = jnp.result_type(float, *params.values())
     return {name: jnp.asarray(value, dtype) for name, value in params.items()}
