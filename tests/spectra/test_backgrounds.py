@@ -129,10 +129,10 @@ def test_a_joint_statistic_draws_and_knows_its_backgrounds(mixed):
 def test_a_statistic_that_suits_no_background_is_refused(mixed):
     poisson, gaussian = mixed.subset([0]), mixed.subset([1])
     for stack, name, words in (
-        (poisson, "pgstat", "pgstat: expected backgrounds with Gaussian errors; found a Poisson one, of small. Use w"),
-        (gaussian, "wstat", "wstat: expected Poisson backgrounds; found one with Gaussian errors, of gaussian. Use pg"),
-        (mixed, "chi2_gehrels", "chi2_gehrels: expected Poisson backgrounds; found one with Gaussian errors"),
-        (mixed, "cstat", "cstat: expected spectra without background; found one, of small"),
+        (poisson, "pgstat", "pgstat: expected backgrounds with Gaussian errors; found a Poisson background in small"),
+        (gaussian, "wstat", "wstat: expected Poisson backgrounds; found Gaussian errors in gaussian. Use pg"),
+        (mixed, "chi2_gehrels", "chi2_gehrels: expected Poisson backgrounds; found Gaussian errors"),
+        (mixed, "cstat", "cstat: expected spectra without a background; found one in small"),
     ):
         with pytest.raises(ValueError, match=words):
             stack.statistic(name)

@@ -91,7 +91,7 @@ def energy_flux(
 
     Notes
     -----
-    Relative error without absorbers: 1e-12 for bands of up to four decades, with cut-off energies and temperatures of at
+    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
     least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
     because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
 

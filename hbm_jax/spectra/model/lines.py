@@ -12,10 +12,8 @@ from hbm_jax.spectra.model.composition import Line
 
 Floats = NDArray[np.float64]
 _NODES = 2  # Gauss-Legendre nodes for the mean of a factor over a part of a bin
-_WIDTH, _MOST = (
-    0.02,
-    16,
-)  # width in ln E of the parts, exceeded in the widest tenth of the bins only; most parts per bin
+_WIDTH = 0.02  # of the parts of a bin in ln E; exceeded in the widest tenth of the bins
+_MOST = 16  # parts of a bin
 
 
 def in_bins(line: Line, low: Floats, high: Floats) -> Callable:
