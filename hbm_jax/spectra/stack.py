@@ -144,9 +144,10 @@ class SpectrumStack:
 
     @property
     def default_statistic(self) -> str:
-        """Default statistic: ``pgstat`` for Gaussian backgrounds, ``marginal`` for Poisson ones, ``cstat`` without.
+        """Statistic that suits the backgrounds.
 
-        ``pgstat and marginal`` if there are backgrounds of both kinds.
+        ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for Poisson backgrounds, ``pgstat and marginal``
+        if there are both, and ``cstat`` without backgrounds.
         """
         gaussian = self.has_gaussian_background
         if gaussian.any():
@@ -199,7 +200,7 @@ class SpectrumStack:
                 row, column = np.argwhere(mixed)[0]
                 raise ValueError(
                     f"{name}, {self.name[row]}: expected one ratio of background to source region in each group; "
-                    f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean in the group from "
+                    f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean from "
                     f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, or none "
                     "(grouping='none')."
                 )

@@ -24,8 +24,8 @@ LEVELS = (
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
     *((1e-9, 0.1, 1e-8), (1e-10, 0.1, 1e-9), (1e-11, 0.1, 0.0), (1e-13, 0.1, 0.0), (1e-15, 0.05, 0.0)),
 )
-# Nodes per panel and panel width, with a panel edge at every kink: the fold used if no level is accurate enough, and the
-# reference for its error.
+# Nodes per panel and panel width, with a panel edge at every kink: the fold if no level is accurate enough, and the
+# reference that measures its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 _SHARE = 0.5  # fraction of the tolerance for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
@@ -106,7 +106,8 @@ def compress(
     abundances, mode : str
         Abundance table of the absorbers; ionisation mode of the medium.
     log10_xi : float or None
-        Ionisation parameter of the medium. None if it is a free parameter: the subset of nodes is then not chosen.
+        Base-10 logarithm of the ionisation parameter of the medium. None if it is a free parameter: all nodes of the
+        level are then kept.
     metallicity : float or None
         Metallicity of the medium; None if it is a free parameter.
     tolerance : float
@@ -127,9 +128,9 @@ def compress(
 
     The error is measured on trial spectra, each scaled to the total observed counts: photon indices 0, 2 and 4, host
     columns up to 1e25 cm^-2, Milky Way columns up to 1e22 cm^-2 and, with ``whim``, media of up to five times the
-    cosmic baryon density at six temperatures. Each is compared with its uncompressed fold, and an uncompressed fold
-    with one of eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other brightness, and
-    ``tests/spectra/test_compression.py`` tests random spectra.
+    cosmic baryon density at six temperatures. Each is compared with its uncompressed fold. If that is the result, its
+    own error is measured against eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other
+    brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
     energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
     counts = np.asarray(counts, float)
