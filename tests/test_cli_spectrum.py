@@ -66,7 +66,7 @@ def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
         (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean"]),
         (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "not there"]),
         (["--data", "{0}/source.pha", "--also", "nowhere.pha", "--spectrum", MODEL], ["nowhere.pha"]),
-        (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["number 2 asked for"]),
+        (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["found number 2"]),
         (["--data", "{0}/response.rmf", "--spectrum", MODEL], ["response.rmf", "expected an extension SPECTRUM"]),
         (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "data.energies=[20, 30]"], ["20 to 30 keV"]),
         (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "prior.nh=0.1"], ["'nh'", "mw_nh"]),

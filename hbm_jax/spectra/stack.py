@@ -201,8 +201,8 @@ class SpectrumStack:
                 raise ValueError(
                     f"{name}, {self.name[row]}: expected one ratio of background to source region in each group; "
                     f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean from "
-                    f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, or none "
-                    "(grouping='none')."
+                    f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, "
+                    "or none (grouping='none')."
                 )
         return prepare(name, self.counts, **arguments)
 

@@ -214,7 +214,7 @@ def test_spectra_without_exposure_leave_the_others_of_their_file(tmp_path):
         with fits.open(tmp_path / name, mode="update") as hdus:
             hdus["SPECTRUM"].data["EXPOSURE"][bad] = -5.0
     path = tmp_path / "a.pha"
-    with pytest.warns(DataWarning, match=r"EXPOSURE: spectra without a positive time are left out: 2\."):
+    with pytest.warns(DataWarning, match=r"EXPOSURE: spectra without a positive exposure are left out: 2\."):
         found = read_pha(path)
     assert [one.name for one in found] == ["a.pha{1}", "a.pha{3}", "a.pha{4}"]
     with pytest.warns(DataWarning, match=r"[ab]\.pha\[SPECTRUM\], EXPOSURE: .* left out: [23]\."):
