@@ -381,7 +381,7 @@ def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
     if is_same_table:
         raise DataError(
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
-            "this file without such an extension. Name the background (background=PATH), or none "
+            "the file itself without such an extension. Name the background (background=PATH), or none "
             "(background='none')."
         )
 
