@@ -236,7 +236,7 @@ def test_type_two_files_refuse_what_they_cannot_hold(sample, tmp_path):
         ([], "at least one"),
         (mixed, "errors in all spectra or in none"),
         ([spectra[0], other, spectra[2]], "spectrum 2 .*channels of the first"),
-        (whole, "no whole numbers"),
+        (whole, "not all whole numbers"),
     ):
         with pytest.raises(DataError, match=message):
             write_pha2(path, bad, **{k: v[: len(bad)] for k, v in times.items()})

@@ -27,7 +27,7 @@ LEVELS = (
 # Nodes per panel and panel width, with a panel edge at every kink: the fold if no level is accurate enough, and the
 # reference that measures its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
-_SHARE = 0.5  # fraction of the tolerance for the level; the rest is for choosing a subset of its nodes
+_LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 _NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
 _STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
@@ -132,69 +132,97 @@ def compress(
     own error is measured against eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other
     brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
-    energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
-    counts = np.asarray(counts, float)
-
-    def folded(panels, num_nodes):
-        fold = fold_of(energy, matrix, panels, num_nodes)
-        return fold, trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
-
-    def likelihood_change(expected, reference):
-        reference_likelihood = _shape_likelihood(counts, reference)
-        changes = np.abs(_shape_likelihood(counts, expected) - reference_likelihood)
-        return float(np.max(changes)) if (expected[reference > 0] > 0).all() else np.inf  # weights may be negative
-
-    def compared(fold, expected, reference):
-        relative = expected.sum(axis=-1) / reference.sum(axis=-1) - 1.0
-        return Compressed(fold, likelihood_change(expected, reference), float(np.max(np.abs(relative))))
-
-    low, high = float(energy[0]), float(energy[-1])
-    edges = absorption_edges(low, high, (0.0, z))
-    kinks = whim_edges(low, high, z) if whim else np.zeros(0)
-    strength = _kink_strengths(kinks, z, abundances)
-
-    def panels_of(width, skipped):
-        gap = np.sqrt(skipped / strength)
-        kept = gap < width
-        return panel_edges(low, high, edges, kinks[kept], width=width, gap=gap[kept])
-
-    def at_level(number):
-        width, skipped = LEVELS[number][1:]
-        panels = panels_of(width, skipped)
-        fold, expected = folded(panels, num_nodes_of(panels, LEVELS[number][0]))
-        return compared(fold, expected, reference)
-
-    uncompressed, reference = folded(panels_of(_UNCOMPRESSED[1], 0.0), _UNCOMPRESSED[0])
-    best, coarser, finer = None, -1, len(LEVELS)  # bisection, as errors decrease from level to level
-    while finer - coarser > 1:
-        middle = (coarser + finer) // 2
-        candidate = at_level(middle)
-        if candidate.error <= _SHARE * tolerance:
-            best, finer = candidate, middle
-        else:
-            coarser = middle
+    trials = _Trials(energy, matrix, counts, z=z, whim=whim, abundances=abundances)
+    best = _coarsest_level(trials, _LEVEL_FRACTION * tolerance)
     if best is None:
-        _, finer_counts = folded(panels_of(_FINER[1], 0.0), _FINER[0])
-        return compared(uncompressed, reference, finer_counts)
+        return trials.uncompressed_error()
     if log10_xi is None:
         return best
     family = Family(
         best.fold.energy, z, whim=whim, abundances=abundances, mode=mode, log10_xi=log10_xi, metallicity=metallicity
     )
-    spectra, test_spectra = (s / (s @ best.fold.matrix.T).sum(axis=1, keepdims=True) for s in family.draw(_NUM_SPECTRA))
-    exact_counts, max_nodes = test_spectra @ best.fold.matrix.T, 0.7 * len(best.fold.energy)
-    for resolution in tolerance * RESOLUTIONS:
-        fold = interpolated(best.fold, spectra, resolution)
-        if len(fold.energy) > max_nodes:
-            break
-        trials = trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
-        interpolated_counts = test_spectra[:, np.isin(best.fold.energy, fold.energy)] @ fold.matrix.T
-        compressed = compared(fold, trials, reference)
-        error = max(compressed.error, best.error + likelihood_change(interpolated_counts, exact_counts))
-        if error <= tolerance:
-            relative = float(np.max(np.abs(interpolated_counts.sum(axis=1) / exact_counts.sum(axis=1) - 1.0)))
-            return compressed._replace(error=error, relative=max(compressed.relative, best.relative + relative))
+    return _subset_of_nodes(trials, best, family, tolerance) or best
+
+
+class _Trials:
+    """Trial spectra folded with a response, and the errors of folds with few nodes relative to an uncompressed fold."""
+
+    def __init__(self, energy, matrix, counts, *, z, whim, abundances):
+        self.energy, self.matrix, self.counts = (np.asarray(values, float) for values in (energy, matrix, counts))
+        self.band = float(self.energy[0]), float(self.energy[-1])
+        self.edges = absorption_edges(*self.band, (0.0, z))
+        self.kinks = whim_edges(*self.band, z) if whim else np.zeros(0)
+        self.strengths = _kink_strengths(self.kinks, z, abundances)
+        self.spectra = functools.partial(trial_spectra, z=z, whim=whim, abundances=abundances)
+        self.uncompressed, self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
+
+    def panels(self, width: float, kink_error: float = 0.0) -> Floats:
+        """Return panel edges at all absorption edges, and at the kinks whose error would exceed `kink_error`."""
+        gap = np.sqrt(kink_error / self.strengths)
+        kept = gap < width
+        return panel_edges(*self.band, self.edges, self.kinks[kept], width=width, gap=gap[kept])
+
+    def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Fold, Floats]:
+        """Return the fold with these panels and nodes, and the expected counts of the trial spectra."""
+        fold = fold_of(self.energy, self.matrix, panels, num_nodes)
+        return fold, self.expected(fold)
+
+    def expected(self, fold: Fold) -> Floats:
+        """Return the expected counts of the trial spectra, (num_trials, num_groups)."""
+        return self.spectra(fold.energy) @ fold.matrix.T
+
+    def at_level(self, level: int) -> Compressed:
+        """Return the fold of a level with its error."""
+        panel_error, width, kink_error = LEVELS[level]
+        panels = self.panels(width, kink_error)
+        return self.compared(*self.folded(panels, num_nodes_of(panels, panel_error)), self.reference)
+
+    def uncompressed_error(self) -> Compressed:
+        """Return the uncompressed fold with its error relative to a finer one."""
+        _, finer = self.folded(self.panels(_FINER[1]), _FINER[0])
+        return self.compared(self.uncompressed, self.reference, finer)
+
+    def compared(self, fold: Fold, expected: Floats, reference: Floats) -> Compressed:
+        """Return a fold with the error of its expected counts relative to a reference."""
+        relative = expected.sum(axis=-1) / reference.sum(axis=-1) - 1.0
+        return Compressed(fold, self.likelihood_change(expected, reference), float(np.max(np.abs(relative))))
+
+    def likelihood_change(self, expected: Floats, reference: Floats) -> float:
+        """Return the largest change of the log likelihood between two sets of expected counts."""
+        change = np.abs(_shape_likelihood(self.counts, expected) - _shape_likelihood(self.counts, reference))
+        return float(np.max(change)) if (expected[reference > 0] > 0).all() else np.inf  # weights may be negative
+
+
+def _coarsest_level(trials: _Trials, tolerance: float) -> Compressed | None:
+    """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
+    best, coarser, finer = None, -1, len(LEVELS)
+    while finer - coarser > 1:
+        middle = (coarser + finer) // 2
+        candidate = trials.at_level(middle)
+        if candidate.error <= tolerance:
+            best, finer = candidate, middle
+        else:
+            coarser = middle
     return best
+
+
+def _subset_of_nodes(trials: _Trials, level: Compressed, family: "Family", tolerance: float) -> Compressed | None:
+    """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
+    training, test = (
+        spectra / (spectra @ level.fold.matrix.T).sum(axis=1, keepdims=True) for spectra in family.draw(_NUM_SPECTRA)
+    )
+    exact_counts, max_nodes = test @ level.fold.matrix.T, 0.7 * len(level.fold.energy)
+    for resolution in tolerance * RESOLUTIONS:
+        fold = interpolated(level.fold, training, resolution)
+        if len(fold.energy) > max_nodes:
+            return None
+        compressed = trials.compared(fold, trials.expected(fold), trials.reference)
+        counts = test[:, np.isin(level.fold.energy, fold.energy)] @ fold.matrix.T
+        error = max(compressed.error, level.error + trials.likelihood_change(counts, exact_counts))
+        if error <= tolerance:
+            relative = float(np.max(np.abs(counts.sum(axis=1) / exact_counts.sum(axis=1) - 1.0)))
+            return compressed._replace(error=error, relative=max(compressed.relative, level.relative + relative))
+    return None
 
 
 class Family:
@@ -202,10 +230,7 @@ class Family:
 
     def __init__(self, energy, z, *, whim, abundances, mode, log10_xi, metallicity):
         self.log_energy = np.log(energy)
-        self.galactic_sigma, self.host_sigma = (
-            neutral_at(energy, abundances),
-            neutral_at(energy * (1.0 + z), abundances),
-        )
+        self.galactic, self.host = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
         self.depths = []
         self.metallicity = metallicity
         if whim:
@@ -222,12 +247,13 @@ class Family:
         samples = []
         for sample, size in enumerate((num, num // 2)):
             index = rng.uniform(-0.5, 4.5, size)[:, None]
-            column, galactic = (10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18)))
-            log_spectra = -index * self.log_energy - column * self.host_sigma - galactic * self.galactic_sigma
+            host_column, galactic_column = (
+                10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18))
+            )
+            log_spectra = -index * self.log_energy - host_column * self.host - galactic_column * self.galactic
             if self.depths:
-                row = (
-                    2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
-                )  # training and test spectra have different temperatures
+                # Training and test spectra have different temperatures.
+                row = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
                 n0, metallicity = 10.0 ** rng.uniform(-3.0, 0.3, size)[:, None], rng.uniform(0.0, 1.0, size)[:, None]
                 depth = self.depths[0][row]
                 if self.metallicity is None:
