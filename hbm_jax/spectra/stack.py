@@ -19,9 +19,7 @@ from hbm_jax.spectra.statistics.statistic import Statistic, prepare
 from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]
-NO_BACKGROUND = (
-    1e12  # ratio without a background: zero counts in so large a region mean no background in the source region
-)
+NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
 SAME_RATIO = 0.01  # largest relative spread within a group for which W and marginal use the mean ratio
 SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group for which the mean is used
 ARRAYS = (
@@ -93,7 +91,7 @@ class SpectrumStack:
         Parameters
         ----------
         spectra : sequence of Spectrum
-            Each with its response.
+            Spectra with their responses.
         noticed : sequence of (num_channels,) bool, optional
             Channels to use of each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
 
@@ -106,14 +104,14 @@ class SpectrumStack:
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
-        rows = [_summed_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        rows = [_grouped(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
         shared: dict[Any, Response] = {}
         responses = [_scaled_response(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
-        num = max(len(row["counts"]) for row in rows)
+        num_groups = max(len(row["counts"]) for row in rows)
         padding = {"ratio": 1.0, "background_error": np.nan, "background_mean": 1.0, "areascal": 1.0}
         padding |= {"e_min": np.nan, "e_max": np.nan}
         arrays = {
-            key: np.stack([_padded(row[key], num, padding.get(key, 0)) for row in rows])
+            key: np.stack([_padded(row[key], num_groups, padding.get(key, 0)) for row in rows])
             for key in ARRAYS
             if key != "exposure"
         }
@@ -323,7 +321,7 @@ class SpectrumStack:
         )  # fmt: skip
 
 
-def _summed_row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
+def _grouped(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
     """Return the quantities of one spectrum, summed or averaged over its groups."""
     name, num_groups = spectrum.name, int(grouping.max(initial=-1)) + 1
     if spectrum.response is None:
@@ -412,11 +410,13 @@ def _in_all_channels(used, values) -> Floats:
 
 
 def _padded(values, num: int, padding) -> np.ndarray:
+    """Return an array extended to `num` elements with a padding value."""
     values = np.asarray(values)
     return np.concatenate([values, np.full(num - len(values), padding, values.dtype)])
 
 
 def _frozen(values) -> np.ndarray:
-    out = np.array(values)
-    out.flags.writeable = False
-    return out
+    """Return a read-only copy of an array."""
+    copy = np.array(values)
+    copy.flags.writeable = False
+    return copy

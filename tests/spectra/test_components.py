@@ -509,7 +509,7 @@ def test_every_default_prior_can_be_read():
         for name, parameter in component.parameters.items():
             assert not isinstance(distribution_from_text(parameter.prior, name), float)
             assert parameter.help
-    assert Band().parameters["log10_flux"].help == "unabsorbed energy flux, 10 to 1000 keV as observed"
+    assert Band().parameters["log10_flux"].help == "unabsorbed energy flux in the observed band 10 to 1000 keV"
 
 
 @pytest.mark.parametrize(

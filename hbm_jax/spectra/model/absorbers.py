@@ -86,6 +86,7 @@ def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"))
 def _cross_section(energy, model, abundances, grains, molecules):
+    """Return the compiled `neutral_cross_section`, with hashable abundances."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
 
@@ -97,7 +98,7 @@ class Absorption(_Multiplicative):
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     z : float, tuple or None
         Redshift of the absorber. A tuple has one for each source, and energies then have one row per source. None makes
         the redshift a parameter ``z``: the cross section is computed at each evaluation, and the energies of the
@@ -141,7 +142,7 @@ class Absorption(_Multiplicative):
     @property
     def own_parameters(self) -> dict[str, Parameter]:
         """Column density, and the redshift if it is not fixed."""
-        column = {"nh": Parameter("1e22/cm^2", "LogNormal(-1.5, 1.5)", "column of hydrogen")}
+        column = {"nh": Parameter("1e22/cm^2", "LogNormal(-1.5, 1.5)", "hydrogen column density")}
         return column | (
             {"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {}
         )
@@ -193,7 +194,7 @@ class Whim(_Multiplicative):
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     z : float or tuple
         Redshift of the source. A tuple has one for each source, and energies then have one row per source.
     cosmology : Cosmology
@@ -206,7 +207,7 @@ class Whim(_Multiplicative):
     Raises
     ------
     ValueError
-        If an argument is outside its domain; `on` raises it for energies outside their domain.
+        If an argument is outside its domain; `on` raises it for energies outside the domain.
 
     Notes
     -----
@@ -249,7 +250,9 @@ class Whim(_Multiplicative):
             "log10_T": Parameter("K", "Uniform(4.0, 8.0)", "temperature"),
         }
         if self.metallicity is None:
-            parameters["metallicity"] = Parameter("solar", "LogNormal(-1.2, 1.0)", "of all that is heavier than helium")
+            parameters["metallicity"] = Parameter(
+                "solar", "LogNormal(-1.2, 1.0)", "abundance of elements heavier than helium"
+            )
         return parameters
 
     def _tables(self, energy):
@@ -274,20 +277,20 @@ class Whim(_Multiplicative):
         return table, np.zeros((*energy.shape[:-1], 0))
 
     def _evaluate(self, tables, values):
-        table, energy_shape = tables
+        table, empty = tables
         params = self._unprefixed(values)
         arguments = [10.0 ** params["log10_n0"], *(params[name] for name in list(params)[1:])]
-        rows = energy_shape.shape[:-1]
-        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in arguments), rows)
-        if all(not a.ndim for a in arguments):
+        rows = empty.shape[:-1]
+        shape = jnp.broadcast_shapes(*(jnp.shape(argument) for argument in arguments), rows)
+        if all(not argument.ndim for argument in arguments):
             return jnp.exp(-table(*arguments)).reshape(*rows, -1)
-        flat_arguments = [jnp.broadcast_to(a, shape).reshape(-1, math.prod(rows)) for a in arguments]
+        flat_arguments = [jnp.broadcast_to(argument, shape).reshape(-1, math.prod(rows)) for argument in arguments]
         return jnp.exp(-jax.vmap(table.__call__)(*flat_arguments)).reshape(*shape, -1)
 
     def kinks(self, low: float, high: float) -> np.ndarray:
-        """Return the edge energies [keV] of every ion at redshift 0 and at the sources.
+        """Return the energies [keV] of all ionic edges at redshift 0 and at the sources, in increasing order.
 
-        The absorption of an ion is distributed over the redshifts between.
+        Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.
         """
         redshifts = np.unique(np.append(np.atleast_1d(self.z), 0.0))
         return np.unique(

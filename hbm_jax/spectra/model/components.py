@@ -62,7 +62,7 @@ class _Additive(Component):
     pivot: float = 1.0
     flux_prior: ClassVar[str] = "Normal(-11.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter(
-        "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "density of the low-energy power law at the pivot energy"
+        "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
     unit: ClassVar[float] = 1.0  # shape per unit amplitude, with energies in units of the pivot
 
@@ -73,7 +73,7 @@ class _Additive(Component):
             return
         if isinstance(self.norm, str) or np.shape(self.norm) != (2,):
             raise ValueError(f"norm: expected 'amplitude' or a band (low, high) [keV]; found {self.norm!r}.")
-        low, high = (float(end) for end in self.norm)
+        low, high = (float(limit) for limit in self.norm)
         check_band(low, high, "norm")
         object.__setattr__(self, "norm", (low, high))
 
@@ -82,7 +82,7 @@ class _Additive(Component):
         if self.norm == "amplitude":
             return self._shape_parameters() | {"log10_amplitude": self.amplitude}
         band = f"{self.norm[0]:g} to {self.norm[1]:g} keV"
-        flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux, {band} as observed")
+        flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux in the observed band {band}")
         return self._shape_parameters() | {"log10_flux": flux}
 
     def _shape_parameters(self) -> dict[str, Parameter]:
@@ -100,13 +100,13 @@ class _Additive(Component):
         """Return the logarithm of the factor that normalises the shape."""
         if self.norm == "amplitude":
             return _LN10 * params["log10_amplitude"] + math.log(self.unit)
-        norm = params["log10_flux"]
-        band = _band(*self.norm, self.pivot, norm.dtype)
-        return _LN10 * norm - (_LOG_KEV + 2.0 * math.log(self.pivot)) - self._log_integral(*band, 1, params)
+        log10_flux = params["log10_flux"]
+        band = _band(*self.norm, self.pivot, log10_flux.dtype)
+        return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self.pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
-        logs = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
-        return logs(energy / self.pivot), energy / self.pivot
+        log = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
+        return log(energy / self.pivot), energy / self.pivot
 
     def _evaluate(self, tables, values):
         params = self._unprefixed(values)
@@ -150,7 +150,7 @@ class PowerLaw(_Additive):
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     norm : "amplitude" or (float, float)
         Normalisation parameter. ``"amplitude"``: ``log10_amplitude``, the photon flux density at the pivot energy
         [photons/cm^2/s/keV]. An observed band (low, high) [keV]: ``log10_flux``, the unabsorbed energy flux in that
@@ -211,7 +211,7 @@ class BrokenPowerLaw(_Additive):
         return {
             "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
             "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
-            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "energy of the break"),
+            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
         }
 
     def _arguments(self, params):
@@ -254,7 +254,7 @@ class CutoffPowerLaw(_Additive):
 
     def _shape_parameters(self):
         if not self.peak:
-            cut = Parameter("keV", "LogNormal(2.3, 1.5)", "energy of the cut-off")
+            cut = Parameter("keV", "LogNormal(2.3, 1.5)", "cut-off energy")
             return {"photon_index": _INDEX, "e_cut": cut}
         return {
             "photon_index": dataclasses.replace(_INDEX, prior="TruncatedNormal(1.0, 0.5, high=2.0)"),
@@ -349,7 +349,7 @@ class BlackBody(_Additive):
         return _BLACK_BODY * self.pivot**2
 
     def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature as observed")}
+        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the observer frame")}
 
     def _shape(self, x, energy, params):
         return shapes.black_body(x, energy, params["kT"] / self.pivot)
@@ -365,7 +365,7 @@ class GaussianLine(_Additive):
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     norm : "amplitude" or (float, float)
         ``"amplitude"`` (the default): ``log10_amplitude``, the photon flux of the whole line [photons/cm^2/s], as in
         XSPEC's gauss. A band, as in `PowerLaw`: ``log10_flux``, the energy flux of the line within that band.
@@ -390,7 +390,7 @@ class GaussianLine(_Additive):
     norm: Norm = "amplitude"
     narrow: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
-    amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photons of the whole line")
+    amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
 
     @property
     def unit(self) -> float:  # type: ignore[override]
@@ -399,8 +399,8 @@ class GaussianLine(_Additive):
 
     def _shape_parameters(self):
         return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the line as observed"),
-            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line as observed"),
+            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the observer frame"),
+            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the observer frame"),
         }
 
     def _arguments(self, params):

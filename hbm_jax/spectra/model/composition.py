@@ -179,6 +179,7 @@ class Component:
 
 
 def _terms(component: Component, kind: type) -> tuple[Component, ...]:
+    """Return the parts of a sum or product of this kind, else the component itself."""
     return component.parts if isinstance(component, _Composite) and type(component) is kind else (component,)
 
 
@@ -226,6 +227,7 @@ class _Composite(Component):
 
 
 def _example(part: Component) -> str:
+    """Return a class name for the example in a message."""
     return type(part.parts[0] if isinstance(part, _Composite) else part).__name__
 
 
@@ -317,8 +319,8 @@ class Product(_Composite):
                 return super().integral(values, low, high, power)
             params = floating(self, values)
             parts = [] if smooth is None else [smooth.integral(params, low, high, power)]
-            ends = np.asarray(low, float), np.asarray(high, float)
-            return functools.reduce(jnp.add, parts + [_line_integral(line, params, *ends, power) for line in lines])
+            limits = np.asarray(low, float), np.asarray(high, float)
+            return functools.reduce(jnp.add, parts + [_line_integral(line, params, *limits, power) for line in lines])
         params = floating(self, values)
         total = additive[0].integral(params, low, high, power)
         return functools.reduce(jnp.multiply, (part.on(np.ones(1))(params)[..., 0] for part in factors), total)
@@ -354,10 +356,11 @@ def separated(spectrum: Component) -> tuple[Component | None, tuple[Line, ...]]:
         return (functools.reduce(operator.add, smooth_parts) if smooth_parts else None), lines
     factors = functools.reduce(operator.mul, [p for p in spectrum.parts if p.kind != "additive"])
     smooth_part = next(part for part, part_lines in split if part_lines)
-    absorbed_lines = tuple(
-        Line(component, factors if factor is None else factors * factor) for component, factor in lines
+    multiplied_lines = tuple(
+        Line(line_component, factors if line_factor is None else factors * line_factor)
+        for line_component, line_factor in lines
     )
-    return (None if smooth_part is None else factors * smooth_part), absorbed_lines
+    return (None if smooth_part is None else factors * smooth_part), multiplied_lines
 
 
 def _line_integral(line: Line, values: Values, low: np.ndarray, high: np.ndarray, power: int) -> jax.Array:
@@ -402,7 +405,7 @@ def pieces(spectrum: Component, edges: np.ndarray) -> np.ndarray:
     """
     cuts = np.unique(np.concatenate([edges, spectrum.jumps(edges[0], edges[-1]), spectrum.kinks(edges[0], edges[-1])]))
     num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
-    parts = [np.geomspace(*ends, n + 1)[:-1] for ends, n in zip(itertools.pairwise(cuts), num, strict=True)]
+    parts = [np.geomspace(*limits, n + 1)[:-1] for limits, n in zip(itertools.pairwise(cuts), num, strict=True)]
     return np.concatenate([*parts, cuts[-1:]])
 
 
@@ -421,7 +424,7 @@ def _nodes(spectrum: Component, low: np.ndarray, high: np.ndarray) -> tuple[np.n
     check_band(low, high)
     quadratures = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
     num_nodes = max(energy.size for energy, _ in quadratures)
-    energy = [np.pad(e.ravel(), (0, num_nodes - e.size), mode="edge") for e, _ in quadratures]
+    energy = [np.pad(nodes.ravel(), (0, num_nodes - nodes.size), mode="edge") for nodes, _ in quadratures]
     weights = [np.pad(w.ravel(), (0, num_nodes - w.size)) for _, w in quadratures]
     return np.reshape(energy, (*low.shape, num_nodes)), np.reshape(weights, (*low.shape, num_nodes))
 

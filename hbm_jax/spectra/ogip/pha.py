@@ -83,11 +83,11 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
         rows: list[int | None] = [*range(len(table.hdu.data))] if is_type2 else [None]
         if number is not None and not 1 <= number <= len(rows):
             raise DataError(f"{table.where}: expected a spectrum number from 1 to {len(rows)}; found number {number}.")
-        picked = rows if number is None else [rows[number - 1]]
-        unexposed = [row for row in picked if row is not None and number is None and not _has_exposure(table, row)]
-        if len(unexposed) == len(picked):
-            unexposed = []  # all: read them, so that the error names the first
-        spectra = {row: _spectrum(table, row) for row in picked if row not in unexposed}
+        selected = rows if number is None else [rows[number - 1]]
+        unexposed = [row for row in selected if row is not None and number is None and not _has_exposure(table, row)]
+        if len(unexposed) == len(selected):
+            unexposed = []  # none has an exposure: reading the first raises an error that names it
+        spectra = {row: _spectrum(table, row) for row in selected if row not in unexposed}
         unused = [_unused_corrections(table, row, len(spectrum)) for row, spectrum in spectra.items()]
     texts = []
     for key in ("SYS_ERR", "CORRFILE"):
@@ -99,12 +99,12 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
         numbers = listed([f"{row + 1}" for row in unexposed], 10)
         texts.append(f"{table.where}, EXPOSURE: spectra without a positive exposure are left out: {numbers}")
     warnings = tell(texts, stacklevel=4)
-    return [None if row in unexposed else replace(spectra[row], warnings=warnings) for row in picked]
+    return [None if row in unexposed else replace(spectra[row], warnings=warnings) for row in selected]
 
 
 def _has_exposure(table: "_Table", row: int) -> bool:
     """Return whether a spectrum of type II has a positive exposure."""
-    times = table.of("EXPOSURE", np.nan, row, len(table.values(row)))
+    times = table.per_channel("EXPOSURE", np.nan, row, len(table.values(row)))
     return bool((times > 0).all())
 
 
@@ -118,7 +118,7 @@ class _Table:
         if not self.quantity:
             raise DataError(f"{self.where}: expected a column COUNTS or RATE; found {listed(self.columns)}.")
 
-    def at(self, row: int | None) -> str:
+    def location(self, row: int | None) -> str:
         """Return the location of a spectrum for messages."""
         return self.where if row is None else f"{self.where}, spectrum {row + 1}"
 
@@ -129,17 +129,17 @@ class _Table:
     def column(self, name: str, row: int | None) -> Floats:
         """Return a column, or its values in one row."""
         values = self.hdu.data[self.columns[name]]
-        return as_floats(values if row is None else values[row], f"{self.at(row)}, {name}")
+        return as_floats(values if row is None else values[row], f"{self.location(row)}, {name}")
 
-    def of(self, name: str, default: float, row: int | None, num: int) -> Floats:
+    def per_channel(self, name: str, default: float, row: int | None, num: int) -> Floats:
         """Return the values of all channels, from a column, a keyword or the default."""
-        at = f"{self.at(row)}, {name}"
+        where = f"{self.location(row)}, {name}"
         if name in self.columns:
             values = self.column(name, row)
         else:
             values = np.asarray(keyword(self.hdu.header, name, default, self.where))
         if values.shape not in ((), (1,), (num,)):
-            raise DataError(f"{at}: expected one number or {num}; found an array of shape {values.shape}.")
+            raise DataError(f"{where}: expected one number or {num}; found an array of shape {values.shape}.")
         return np.array(np.broadcast_to(values, num))
 
     def name(self, key: str, row: int | None) -> str:
@@ -152,32 +152,32 @@ class _Table:
 
 def _spectrum(table: _Table, row: int | None) -> Spectrum:
     """Build the spectrum of a type I table, or of one row of type II."""
-    at, values = table.at(row), table.values(row)
+    where, values = table.location(row), table.values(row)
     num = len(values)
     if values.ndim != 1 or num == 0:
         raise DataError(
-            f"{at}, {table.quantity}: expected one number per channel; found an array of shape {values.shape}."
+            f"{where}, {table.quantity}: expected one number per channel; found an array of shape {values.shape}."
         )
-    exposures = table.of("EXPOSURE", np.nan, row, num)
+    exposures = table.per_channel("EXPOSURE", np.nan, row, num)
     exposure = float(exposures[0])
     if not (0 < exposure < np.inf and (exposures == exposure).all()):
-        raise DataError(f"{at}, EXPOSURE: expected one positive time [s]; found {exposure:g}.")
+        raise DataError(f"{where}, EXPOSURE: expected one positive time [s]; found {exposure:g}.")
     if "CHANNEL" in table.columns:
-        channels = whole(table.of("CHANNEL", 1, row, num), f"{at}, CHANNEL", "a channel number")
+        channels = whole(table.per_channel("CHANNEL", 1, row, num), f"{where}, CHANNEL", "a channel number")
     else:
         channels = np.arange(1, num + 1)
-    scales = {name: table.of(name, 1.0, row, num) for name in ("BACKSCAL", "AREASCAL")}
+    scales = {name: table.per_channel(name, 1.0, row, num) for name in ("BACKSCAL", "AREASCAL")}
     for name, scale in scales.items():
-        reject(~(np.isfinite(scale) & (scale >= 0)), scale, f"{at}, {name}", "a scale of 0 or more")
-    quality = whole(table.of("QUALITY", 0, row, num), f"{at}, QUALITY", "a whole number")
+        reject(~(np.isfinite(scale) & (scale >= 0)), scale, f"{where}, {name}", "a scale of 0 or more")
+    quality = whole(table.per_channel("QUALITY", 0, row, num), f"{where}, QUALITY", "a whole number")
     counts, error = _counts(table, row, values, exposure, quality == 0)
-    grouping = whole(table.of("GROUPING", 0, row, num), f"{at}, GROUPING", "1, 0 or -1")
-    reject(np.abs(grouping) > 1, grouping, f"{at}, GROUPING", "1, 0 or -1")
+    grouping = whole(table.per_channel("GROUPING", 0, row, num), f"{where}, GROUPING", "1, 0 or -1")
+    reject(np.abs(grouping) > 1, grouping, f"{where}, GROUPING", "1, 0 or -1")
     files = {key: table.name(key, row) for key in OPTIONS}
     return Spectrum(
         name=table.path.name if row is None else f"{table.path.name}{{{row + 1}}}",
         counts=counts,
-        channels=consecutive(channels, f"{at}, CHANNEL"),
+        channels=consecutive(channels, f"{where}, CHANNEL"),
         exposure=exposure,
         backscal=scales["BACKSCAL"],
         areascal=scales["AREASCAL"],
@@ -191,12 +191,14 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
 def _unused_corrections(table: _Table, row: int | None, num: int) -> dict[str, str]:
     """Return messages for systematic errors and a correction file, which statistics of counts cannot use."""
     messages = {}
-    systematic = table.of("SYS_ERR", 0.0, row, num) != 0
+    systematic = table.per_channel("SYS_ERR", 0.0, row, num) != 0
     if systematic.any():
-        messages["SYS_ERR"] = f"{table.at(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are not used"
+        messages["SYS_ERR"] = (
+            f"{table.location(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are not used"
+        )
     name = table.name("CORRFILE", row)
-    if name.lower() not in NONE and (table.of("CORRSCAL", 1.0, row, num) != 0).any():
-        messages["CORRFILE"] = f"{table.at(row)}, CORRFILE: the correction {name!r} is not applied"
+    if name.lower() not in NONE and (table.per_channel("CORRSCAL", 1.0, row, num) != 0).any():
+        messages["CORRFILE"] = f"{table.location(row)}, CORRFILE: the correction {name!r} is not applied"
     return messages
 
 
@@ -204,9 +206,9 @@ def _counts(
     table: _Table, row: int | None, values: Floats, exposure: float, good: NDArray[np.bool_]
 ) -> tuple[Floats, Floats | None]:
     """Return counts, and errors unless they are Poisson; NaN in bad channels with invalid values."""
-    at, rate = table.at(row), table.quantity == "RATE"
+    where, rate = table.location(row), table.quantity == "RATE"
     counts = values * exposure if rate else values
-    reject(~np.isfinite(counts) & good, counts, f"{at}, {table.quantity}", "a finite number")
+    reject(~np.isfinite(counts) & good, counts, f"{where}, {table.quantity}", "a finite number")
     counts = np.where(np.isfinite(counts), counts, np.nan)
     nearest = np.round(counts)
     is_whole = bool((np.abs(counts - nearest) <= ROUNDING[0] + ROUNDING[1] * np.abs(counts))[~np.isnan(counts)].all())
@@ -214,15 +216,15 @@ def _counts(
     has_error = "STAT_ERR" in table.columns or "STAT_ERR" in table.hdu.header
     if poisserr is True or (is_whole and not (rate and poisserr is False and has_error)):
         counts = nearest if is_whole else counts
-        reject((counts < 0) & good, counts, f"{at}, {table.quantity}", "counts of 0 or more")
+        reject((counts < 0) & good, counts, f"{where}, {table.quantity}", "counts of 0 or more")
         return np.where(counts < 0, np.nan, counts + 0.0), None  # a rate of -0.0 is 0
     if not has_error:
         raise DataError(
-            f"{at}: expected whole numbers of counts, POISSERR = T, or errors in STAT_ERR; found none of these."
+            f"{where}: expected whole numbers of counts, POISSERR = T, or errors in STAT_ERR; found none of these."
         )
-    error = table.of("STAT_ERR", np.nan, row, len(counts)) * (exposure if rate else 1.0)
+    error = table.per_channel("STAT_ERR", np.nan, row, len(counts)) * (exposure if rate else 1.0)
     known = np.isfinite(error) & (error >= 0)
-    reject(~known & good, error, f"{at}, STAT_ERR", "an error of 0 or more")
+    reject(~known & good, error, f"{where}, STAT_ERR", "an error of 0 or more")
     return np.where(known, nearest if is_whole else counts, np.nan), np.where(known, error, np.nan)
 
 
@@ -358,9 +360,8 @@ def _file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | N
     header_name = spectrum.files.get(key)
     if header_name is None:
         return None
-    path, number = numbered(
-        re.sub(r"\[[^\]]*\]$", "", header_name)
-    )  # without the name of an extension, as in PN.rmf[MATRIX]
+    # Without the name of an extension, as in PN.rmf[MATRIX].
+    path, number = numbered(re.sub(r"\[[^\]]*\]$", "", header_name))
     for candidate in (base.parent / path, base.parent / path.name):
         for name in (str(candidate), f"{candidate}.gz"):
             if os.path.isfile(name):  # unlike Path.is_file, False for invalid file names

@@ -29,10 +29,8 @@ __all__ = ["read_arf", "read_rmf"]
 MATRICES = ("MATRIX", "SPECRESP MATRIX")
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision
 SAME_EDGE = 1e-6  # relative difference of bin edges that are equal in the parts of a split response
-LARGEST_OVERLAP = (
-    0.01,
-    1e-6,
-)  # of channels, relative to the width of the narrower one; relative to the energy, for single precision
+# Of channels: relative to the width of the narrower one, and to the energy because of single precision.
+LARGEST_OVERLAP = 0.01, 1e-6
 NEGLIGIBLE = 1e-4  # fraction of a response in negative elements below which there is no warning
 FIRST_EDGE = 1e-3  # lower edge of the first bin if it is 0 keV in the file, relative to its upper edge
 
@@ -106,14 +104,17 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
         if not 1 <= number <= len(matrix_parts):
             raise DataError(f"{path}: expected a matrix number from 1 to {len(matrix_parts)}; found number {number}.")
         bounds = extension(hdus, path, ("EBOUNDS",), "EBOUNDS")
-        at = f"{path}[{bounds.name}]"
+        bounds_where = f"{path}[{bounds.name}]"
         channels = consecutive(
-            whole(numbers(bounds, "CHANNEL", at), f"{at}, CHANNEL", "a channel number"), f"{at}, CHANNEL"
+            whole(numbers(bounds, "CHANNEL", bounds_where), f"{bounds_where}, CHANNEL", "a channel number"),
+            f"{bounds_where}, CHANNEL",
         )
-        e_min, e_max = energies(bounds, "E_MIN", at), energies(bounds, "E_MAX", at)
-        reject(~np.isfinite(e_min) | (e_min < 0), e_min, f"{at}, E_MIN", "a finite energy of 0 or more [keV]")
-        reject(~(np.isfinite(e_max) & (e_max >= e_min)), e_max, f"{at}, E_MAX", "an energy not below E_MIN [keV]")
-        _reject_overlaps(e_min, e_max, at)
+        e_min, e_max = energies(bounds, "E_MIN", bounds_where), energies(bounds, "E_MAX", bounds_where)
+        reject(~np.isfinite(e_min) | (e_min < 0), e_min, f"{bounds_where}, E_MIN", "a finite energy of 0 or more [keV]")
+        reject(
+            ~(np.isfinite(e_max) & (e_max >= e_min)), e_max, f"{bounds_where}, E_MAX", "an energy not below E_MIN [keV]"
+        )
+        _reject_overlaps(e_min, e_max, bounds_where)
         parts = []
         for hdu in matrix_parts[number - 1]:
             suffix = f", {hdu_list.index(hdu) + 1}" if len(hdu_list) > 1 else ""
@@ -240,31 +241,31 @@ def _matrix(hdu: fits.BinTableHDU, channels: NDArray[np.int64], edges: Floats, w
     empty = np.diff(edges) == 0
     indptr, indices, values = [0], [np.zeros(0, int)], [np.zeros(0)]
     for row, groups in enumerate(num_groups):
-        at = f"{where}, row {row}"
-        starts = _integers(firsts[row], f"{at}, F_CHAN") - first
-        widths = _integers(lengths[row], f"{at}, N_CHAN")
-        row_values = as_floats(elements[row], f"{at}, MATRIX").ravel()
+        location = f"{where}, row {row}"
+        starts = _integers(firsts[row], f"{location}, F_CHAN") - first
+        widths = _integers(lengths[row], f"{location}, N_CHAN")
+        row_values = as_floats(elements[row], f"{location}, MATRIX").ravel()
         if not 0 <= groups <= min(len(starts), len(widths)):
             raise DataError(
-                f"{at}, N_GRP: expected 0 to {min(len(starts), len(widths))} groups, as in F_CHAN and N_CHAN; found "
-                f"{groups}."
+                f"{location}, N_GRP: expected 0 to {min(len(starts), len(widths))} groups, as in F_CHAN and N_CHAN; "
+                f"found {groups}."
             )
         starts, widths = starts[:groups], widths[:groups]
         if (widths < 0).any() or (widths > num).any() or widths.sum() > len(row_values):
             raise DataError(
-                f"{at}, N_CHAN: expected groups of 0 to {num} channels, in total at most the {len(row_values)} values "
-                f"of MATRIX; found {widths.tolist()}."
+                f"{location}, N_CHAN: expected groups of 0 to {num} channels, in total at most the {len(row_values)} "
+                f"values of MATRIX; found {widths.tolist()}."
             )
         starts, widths = starts[widths > 0], widths[widths > 0]
         if ((starts < 0) | (starts + widths > num)).any():
             raise DataError(
-                f"{at}, F_CHAN: expected channels {first} to {first + num - 1}; found channels "
+                f"{location}, F_CHAN: expected channels {first} to {first + num - 1}; found channels "
                 f"{int(starts.min()) + first} to {int((starts + widths).max()) + first - 1}."
             )
         row_values = row_values[: widths.sum()]
         if not np.isfinite(row_values).all() or row_values.sum() < 0:
             raise DataError(
-                f"{at}, MATRIX: expected finite numbers with a sum of 0 or more; found {row_values.min():g}."
+                f"{location}, MATRIX: expected finite numbers with a sum of 0 or more; found {row_values.min():g}."
             )
         if not empty[row]:
             indices += [np.arange(a, a + n) for a, n in zip(starts, widths, strict=True)]
@@ -276,4 +277,5 @@ def _matrix(hdu: fits.BinTableHDU, channels: NDArray[np.int64], edges: Floats, w
 
 
 def _integers(values, where: str) -> NDArray[np.int64]:
+    """Return an element of an array column as integers."""
     return whole(as_floats(values, where).ravel(), where, "a whole number")

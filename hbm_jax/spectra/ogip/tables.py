@@ -161,7 +161,7 @@ def consecutive(channels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
     if breaks.size:
         row = int(breaks[0]) + 1
         raise DataError(
-            f"{where}, row {row}: expected channel {channels[row - 1] + 1}, as numbers go up by one; found "
+            f"{where}, row {row}: expected channel {channels[row - 1] + 1}, as channel numbers increase by one; found "
             f"{channels[row]}."
         )
     return channels

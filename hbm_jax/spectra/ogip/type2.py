@@ -146,30 +146,14 @@ def write_pha2(
     """
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
-    if not num:
-        raise DataError(f"{path}: expected at least one spectrum; found none.")
+    _check_rows(path, spectra, start, stop)
     first = spectra[0]
     poisson = first.error is None
-    for row, spectrum in enumerate(spectra):
-        at = f"{path}, spectrum {row + 1} ({spectrum.name})"
-        if not np.array_equal(spectrum.channels, first.channels):
-            raise DataError(f"{at}: expected the channels of the first spectrum; found different ones.")
-        if (spectrum.error is None) != poisson:
-            raise DataError(f"{at}: expected errors in all spectra or in none; found both.")
-        if not poisson and (spectrum.counts % 1 == 0).all():
-            raise DataError(
-                f"{at}: expected counts with errors that are not all whole numbers; found whole numbers only."
-            )
-        if not (np.isfinite(spectrum.counts).all() and 0 < spectrum.exposure < np.inf and start[row] < stop[row]):
-            raise DataError(
-                f"{at}: expected finite counts, a positive exposure and start < stop; found invalid values."
-            )
     num_channels = len(first)
     whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
-    each = np.array
 
-    def array(name: str, kind: str, values, unit: str | None = None) -> fits.Column:
-        return fits.Column(name, f"{num_channels}{kind}", unit=unit, array=each(values))
+    def array_column(name: str, kind: str, values, unit: str | None = None) -> fits.Column:
+        return fits.Column(name, f"{num_channels}{kind}", unit=unit, array=np.array(values))
 
     numbers = [f"{row}" for row in range(1, num + 1)]
     files = {
@@ -181,14 +165,16 @@ def write_pha2(
         fits.Column("TSTART", "D", unit="s", array=start),
         fits.Column("TSTOP", "D", unit="s", array=stop),
         fits.Column("SPEC_NUM", "J", array=np.arange(1, num + 1)),
-        array("CHANNEL", "J", [s.channels for s in spectra]),
-        array("COUNTS", "J" if whole else "D", [s.counts.astype(int) if whole else s.counts for s in spectra], "count"),
-        *([] if poisson else [array("STAT_ERR", "D", [s.error for s in spectra], "count")]),
+        array_column("CHANNEL", "J", [s.channels for s in spectra]),
+        array_column(
+            "COUNTS", "J" if whole else "D", [s.counts.astype(int) if whole else s.counts for s in spectra], "count"
+        ),
+        *([] if poisson else [array_column("STAT_ERR", "D", [s.error for s in spectra], "count")]),
         fits.Column("EXPOSURE", "D", unit="s", array=[s.exposure for s in spectra]),
-        array("QUALITY", "I", [s.quality for s in spectra]),
-        array("GROUPING", "I", [s.grouping for s in spectra]),
-        array("BACKSCAL", "D", [s.backscal for s in spectra]),
-        array("AREASCAL", "D", [s.areascal for s in spectra]),
+        array_column("QUALITY", "I", [s.quality for s in spectra]),
+        array_column("GROUPING", "I", [s.grouping for s in spectra]),
+        array_column("BACKSCAL", "D", [s.backscal for s in spectra]),
+        array_column("AREASCAL", "D", [s.areascal for s in spectra]),
         *(fits.Column(key, f"{max(map(len, file_names))}A", array=file_names) for key, file_names in files.items()),
     ]
     header = {
@@ -204,3 +190,25 @@ def write_pha2(
         "TLMAX4": int(first.channels[-1]),
     }
     return _write_file(path, [_table("SPECTRUM", columns, header)], overwrite)
+
+
+def _check_rows(path: Path, spectra: Sequence[Spectrum], start: Floats, stop: Floats) -> None:
+    """Raise DataError unless the spectra fit into one file of type II."""
+    if not len(spectra):
+        raise DataError(f"{path}: expected at least one spectrum; found none.")
+    first = spectra[0]
+    poisson = first.error is None
+    for row, spectrum in enumerate(spectra):
+        where = f"{path}, spectrum {row + 1} ({spectrum.name})"
+        if not np.array_equal(spectrum.channels, first.channels):
+            raise DataError(f"{where}: expected the channels of the first spectrum; found different ones.")
+        if (spectrum.error is None) != poisson:
+            raise DataError(f"{where}: expected errors in all spectra or in none; found both.")
+        if not poisson and (spectrum.counts % 1 == 0).all():
+            raise DataError(
+                f"{where}: expected counts with errors that are not all whole numbers; found whole numbers only."
+            )
+        if not (np.isfinite(spectrum.counts).all() and 0 < spectrum.exposure < np.inf and start[row] < stop[row]):
+            raise DataError(
+                f"{where}: expected finite counts, a positive exposure and start < stop; found invalid values."
+            )
