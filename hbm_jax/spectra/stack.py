@@ -153,10 +153,16 @@ class SpectrumStack:
         return "marginal" if self.has_background.any() else "cstat"
 
     def statistic(self, name: str | None = None) -> AnyStatistic:
-        """Prepare the statistic of all spectra together, by default the `default_statistic`.
+        """Prepare the statistic of all spectra together.
 
-        If some backgrounds have Gaussian errors and others are Poisson, the spectra with Gaussian backgrounds use
-        pgstat and the others the named statistic, by default marginal.
+        Parameters
+        ----------
+        name : str, optional
+            One of `hbm_jax.spectra.STATISTICS`; default: `default_statistic`.
+
+        Returns
+        -------
+        Statistic or JointStatistic
 
         Raises
         ------
@@ -164,6 +170,11 @@ class SpectrumStack:
             If the name is unknown or the statistic does not suit the backgrounds: cstat if any spectrum has one; wstat
             and marginal if all have Gaussian errors; pgstat if none has; chi-square if any has. For wstat and marginal
             also if the ratio of a Poisson background varies by more than 1 % within a group.
+
+        Notes
+        -----
+        If some backgrounds have Gaussian errors and others are Poisson, the spectra with Gaussian backgrounds use
+        pgstat and the others the named statistic, by default marginal.
         """
         gaussian = self.has_gaussian_background
         poisson = self.has_background & ~gaussian
@@ -210,9 +221,19 @@ class SpectrumStack:
             raise ValueError(f"{name}: expected {expected} in {self.name[int(bad.argmax())]}. Use {instead}.")
 
     def grouped_response(self, row: int) -> tuple[Floats, Floats]:
-        """Return the energy edges [keV], (E + 1,), and the grouped response of one spectrum times its exposure.
+        """Return the grouped response of one spectrum times its exposure.
 
-        The response [cm^2 s] has shape (E, number of groups of this spectrum).
+        Parameters
+        ----------
+        row : int
+            Index of the spectrum.
+
+        Returns
+        -------
+        energy : (num_energies + 1,)
+            Edges of the energy bins [keV].
+        matrix : (num_energies, num_groups)
+            Response in the groups of this spectrum, without padding [cm^2 s].
         """
         response, used = self.responses[row], np.asarray(self.used[row])
         matrix = response.grouped(self.grouping[row])

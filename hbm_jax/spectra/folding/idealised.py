@@ -20,6 +20,11 @@ def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
     combines a readout noise of 7 electrons with the Fano statistics of silicon: 63 eV (FWHM) at 0.3 keV, 133 eV at
     6 keV.
 
+    Parameters
+    ----------
+    num_energies, num_channels : int
+        Numbers of photon energy bins and of channels.
+
     Returns
     -------
     Rmf
@@ -42,6 +47,11 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
 
     It has the transmission of a filter below 1 keV, a drop at the M edges of gold (2.2 keV) and a falling reflectivity
     above 5 keV.
+
+    Parameters
+    ----------
+    rmf : Rmf, optional
+        Redistribution whose energy bins are used; default: that of `xrt_like_rmf`.
     """
     energy = (rmf or xrt_like_rmf()).energy
     middle = 0.5 * (energy[1:] + energy[:-1])

@@ -90,7 +90,14 @@ class Response:
 
     @classmethod
     def of(cls, rmf: Rmf, arf: Arf | None = None) -> "Response":
-        """Combine a redistribution matrix with an effective area; without `arf` the matrix includes the area.
+        """Combine a redistribution matrix with an effective area.
+
+        Parameters
+        ----------
+        rmf : Rmf
+            Redistribution matrix.
+        arf : Arf, optional
+            Effective area, in the same energy bins; None if the matrix includes the area.
 
         Raises
         ------
@@ -115,7 +122,13 @@ class Response:
 
     @classmethod
     def from_area(cls, rmf: Rmf, area: Floats) -> "Response":
-        """Combine a redistribution matrix with the effective area in each of its energy bins [cm^2]."""
+        """Combine a redistribution matrix with the effective area in each of its energy bins [cm^2].
+
+        Raises
+        ------
+        DataError
+            If the response is zero at all energies.
+        """
         used = np.flatnonzero(area * np.asarray(abs(rmf.matrix).sum(axis=1)).ravel())
         if not used.size:
             raise DataError(f"{rmf.name}: expected a response above 0 at some energy; found 0 at all energies.")

@@ -285,9 +285,22 @@ def read_spectra(
 ) -> list[Spectrum]:
     """Read all spectra of a PHA file of type II with their backgrounds and responses.
 
-    Parameters are those of `read_spectrum`. If a background or response file has several spectra or matrices, each row
-    uses the one with its number. For a file of type I the list has one spectrum. Rows without a positive exposure of
-    source or background are left out with a warning.
+    Parameters
+    ----------
+    path, background, rmf, arf
+        As for `read_spectrum`. If a background or response file has several spectra or matrices, each row uses the one
+        with its number.
+
+    Returns
+    -------
+    list of Spectrum
+        A single spectrum for a file of type I. Rows without a positive exposure of source or background are left out
+        with a warning.
+
+    Raises
+    ------
+    DataError
+        As for `read_spectrum`; also if no row remains.
     """
     rows = read_rows(path, background=background, rmf=rmf, arf=arf)
     spectra = [spectrum for spectrum in rows if spectrum is not None]
