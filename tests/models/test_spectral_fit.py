@@ -381,7 +381,7 @@ def test_bad_choices(arguments, words):
 def test_bad_data(two):
     with pytest.raises(DataError, match="expected a SpectrumStack; found list"):
         MODEL.prepare([two])
-    with pytest.raises(ValueError, match="expected one of 'host_nh'"):
+    with pytest.raises(ValueError, match="expected a value of 'host_nh'"):
         MODEL.expected(two, {"photon_index": 2.0, "log10_flux": -11.0})
     with pytest.raises(ValueError, match="expected a value of 'calibration'"):
         dataclasses.replace(MODEL, calibration=True).expected(two, TRUTH)

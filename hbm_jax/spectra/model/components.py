@@ -152,9 +152,8 @@ class PowerLaw(_Additive):
     label : str
         Prefix of the parameter names.
     norm : "amplitude" or (float, float)
-        Normalisation parameter. ``"amplitude"``: ``log10_amplitude``, the photon flux density at the pivot energy
-        [photons/cm^2/s/keV]. An observed band (low, high) [keV]: ``log10_flux``, the unabsorbed energy flux in that
-        band [erg/cm^2/s].
+        ``"amplitude"``: ``log10_amplitude``, photon flux density at the pivot energy [photons/cm^2/s/keV]. An observed
+        band (low, high) [keV]: ``log10_flux``, unabsorbed energy flux in that band [erg/cm^2/s].
     pivot : float
         Pivot energy [keV].
 
@@ -286,11 +285,10 @@ class Band(_Additive):
     -----
     Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
     the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
-    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere.
-
-    At alpha = -2 the cut-off and break energies are infinite; the limit is E^-2, with a finite gradient. At
-    alpha = beta the break energy is 0; the limit is E^beta. There the gradient is finite and correct for a norm by
-    flux. With a norm by amplitude the derivative is infinite, and its finite part is returned.
+    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At
+    alpha = -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break
+    is at 0; the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is
+    infinite, and its finite part is returned.
 
     Examples
     --------
@@ -374,11 +372,11 @@ class GaussianLine(_Additive):
 
     Notes
     -----
-    ``energy`` and ``sigma`` are observed values [keV], sigma above 0. For a line of any width, the photons in bins
-    (`photons`) have a closed form, multiplied by the mean transmission of the absorbers over each bin, and
-    `hbm_jax.models.SpectralFit` folds the line with all energy bins of the response. A response does not depend on the
-    energy of a photon within a bin. For a line much narrower than the bins, the likelihood is therefore constant in
-    ``energy`` within each bin: use a sigma of about one bin width if the line energy is a free parameter.
+    ``energy`` and ``sigma`` are observed values [keV], sigma above 0. For any width, the photons in bins (`photons`)
+    have a closed form, times the mean transmission over each bin, and `hbm_jax.models.SpectralFit` folds the line with
+    all energy bins of the response. As a response does not resolve energies within a bin, the likelihood of a line much
+    narrower than the bins is constant in ``energy`` within each bin: use a sigma of about one bin width if the line
+    energy is a free parameter.
 
     Examples
     --------
@@ -429,8 +427,7 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     Returns
     -------
     callable
-        Takes parameter values as `Component.on` describes and returns photons/cm^2/s in each bin, (..., num_bins). It
-        is a pytree.
+        A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
 
     Raises
     ------
@@ -439,12 +436,11 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
 
     Notes
     -----
-    Power laws, broken power laws, lines and their sums have closed forms. All other spectra are integrated in ln E with
-    four Gauss-Legendre nodes per bin; bins are divided at discontinuities of the spectrum in value and in slope, and
-    where they are wider than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin
-    where the optical depth is 5 or less, and below 1e-9 of the total photons in every bin. With a break at a free
-    energy it reaches 1e-4 (``tests/spectra/test_components.py`` and ``test_energetics.py``). The transmission of
-    absorbers is averaged over each bin for lines.
+    Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
+    four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
+    than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
+    is 5 or less, and below 1e-9 of the total photons in every bin; with a break at a free energy it reaches 1e-4
+    (``tests/spectra/test_components.py``, ``test_energetics.py``). Absorbers of lines are averaged over each bin.
 
     Examples
     --------

@@ -96,8 +96,8 @@ def spectrum_from_text(text: str) -> Component:
     --------
     >>> list(spectrum_from_text("(PowerLaw() + BlackBody('bb')) * Absorption()").parameters)
     ['photon_index', 'log10_flux', 'bb_kT', 'bb_log10_flux', 'nh']
-    >>> spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw").parts[1]
-    Absorption(label='host', z=1.3)
+    >>> spectrum_to_text(spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw"))
+    "Absorption(label='mw') * Absorption(label='host', z=1.3) * PowerLaw(norm='amplitude')"
     """
     expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r}"
     try:
