@@ -264,14 +264,12 @@ def _ends(spectrum: Spectrum, method: str, amount: float, used: Mask) -> Callabl
         return lambda start, stop: _until_enough(start, stop, net, variance, amount)
     if method == "width":
         response = _response(spectrum, "groups of a width in keV")
-        low_at, high_at = response.e_min.tolist(), response.e_max.tolist()
+        e_min, e_max = response.e_min.tolist(), response.e_max.tolist()
         return lambda start, stop: _while_narrow(
             start,
             stop,
             # Channel energies of grating spectra decrease.
-            lambda a, b: (
-                max(high_at[a], high_at[b]) * (1 - ROUNDING) - min(low_at[a], low_at[b]) * (1 + ROUNDING) <= amount
-            ),
+            lambda a, b: max(e_max[a], e_max[b]) * (1 - ROUNDING) - min(e_min[a], e_min[b]) * (1 + ROUNDING) <= amount,
         )
     allowed = np.floor(optimal_widths(spectrum, used) * (1 + ROUNDING))
     return lambda start, stop: _while_narrow(start, stop, lambda a, b: b - a + 1 <= allowed[a : b + 1].min())

@@ -183,7 +183,7 @@ def log10_luminosity(
 def luminosity(
     spectrum: Component, values: Values, z: ArrayLike, cosmology: Cosmology, *, rest: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Return the isotropic luminosity in a rest-frame band, 4 pi d_L^2 times the flux in the observed band.
+    """Return the isotropic luminosity in a rest-frame band, 4 pi d_L^2 times the flux in its observed band.
 
     Parameters
     ----------
