@@ -66,7 +66,7 @@ def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
         (["--data", "{0}/source.pha", "--spectrum", "powerlow"], ["'powerlow' is unknown", "did you mean"]),
         (["--data", "{0}/nowhere.pha", "--spectrum", MODEL], ["nowhere.pha", "does not exist"]),
         (["--data", "{0}/source.pha", "--also", "nowhere.pha", "--spectrum", MODEL], ["nowhere.pha"]),
-        (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["number 2 asked for"]),
+        (["--data", "{0}/source.pha{2}", "--spectrum", MODEL], ["found number 2"]),
         (["--data", "{0}/response.rmf", "--spectrum", MODEL], ["response.rmf", "expected an extension SPECTRUM"]),
         (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "data.energies=[20, 30]"], ["20 to 30 keV"]),
         (["--data", "{0}/source.pha", "--spectrum", MODEL, "--set", "prior.nh=0.1"], ["'nh'", "mw_nh"]),
@@ -84,7 +84,7 @@ def test_bad_options_of_a_fit(options, words, folder, tmp_path, capsys):
     ("options", "words"),
     [
         ([], ["model.spectrum: expected a value"]),
-        (["--spectrum", MODEL, "--set", "truth.photon_index=2"], ["truth.log10_amplitude=1", "mw_nh (column of"]),
+        (["--spectrum", MODEL, "--set", "truth.photon_index=2"], ["truth.log10_amplitude=1", "mw_nh (hydrogen column"]),
         (["--spectrum", MODEL, *TRUTH, "--set", "truth.index=2"], ["'index'", "photon_index"]),
         (["--spectrum", MODEL, *TRUTH, "--num", "3"], ["--num: expected none"]),
         (["--spectrum", MODEL, *TRUTH, "--design", "a.pha"], ["expected no --design"]),

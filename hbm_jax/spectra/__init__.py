@@ -1,6 +1,6 @@
-"""X-ray spectra: OGIP files, grouping, responses, models in photons, and statistics of the counts.
+"""X-ray spectra: OGIP files, grouping, responses, spectral models, and statistics of counts.
 
-Energies in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV, columns in 1e22 cm^-2.
+Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
 from hbm_jax.spectra.folding.compression import compress

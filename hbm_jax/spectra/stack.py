@@ -1,4 +1,4 @@
-"""Many spectra side by side: ragged numbers of groups padded to one shape, responses that are shared held once."""
+"""Several spectra as one pytree: grouped counts padded to a common shape, with shared responses stored once."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from hbm_jax.spectra.statistics.statistic import Statistic, prepare
 from hbm_jax.validation import DataError, frozen_array
 
 Floats = NDArray[np.float64]
-NO_BACKGROUND = 1e12  # ratio of a region so large that its zero counts leave none in the source region
-SAME_RATIO = 0.01  # largest relative spread of the ratio within a group that W and marginal take for one ratio
-SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group that is left to the mean
+NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
+SAME_RATIO = 0.01  # largest relative spread within a group for which W and marginal use the mean ratio
+SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group for which the mean is used
 ARRAYS = (
     "exposure", "counts", "background", "ratio", "ratio_spread", "background_error", "background_mean", "areascal",
     "e_min", "e_max", "used",
@@ -31,41 +31,41 @@ ARRAYS = (
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class SpectrumStack:
-    """Spectra in groups of channels, ready to be folded and compared together.
+    """Grouped spectra with their responses, stacked so that they can be folded and compared together.
 
-    Build one with `of`. N spectra; G groups, as many as the spectrum with the most of them has. A pytree: the arrays
-    are leaves, names, responses and the grouping are static.
+    Build with `SpectrumStack.of`. N is the number of spectra, G the largest number of groups of any of them. A pytree:
+    the arrays are leaves; names, responses, the grouping and warnings are static.
 
     Attributes
     ----------
     name : tuple of str
-        Of the spectra.
+        Names of the spectra.
     responses : tuple of Response
-        One each; those made of one redistribution matrix hold the same object. Where AREASCAL varies within a group,
-        the response of every channel is multiplied by it here.
+        Response of each spectrum; those with the same redistribution matrix share one object. Where AREASCAL varies
+        within a group, it is multiplied into the response, channel by channel.
     grouping : tuple of (num_channels,) int
-        Number of the group of each channel, -1 where it is not used.
+        Group number of each channel; -1 for unused channels.
     exposure : (N,)
-        [s].
+        Exposure times [s].
     counts, background : (N, G)
-        Counts of source and background region; 0 where a spectrum has no background.
+        Counts in the source and the background region; the background is 0 where a spectrum has none.
     ratio : (N, G)
-        Counts of the background region for each background count in the source region, mean over a group; 1e12
-        without background.
+        Background counts in the background region over those in the source region, averaged over a group; 1e12 without
+        a background.
     ratio_spread : (N, G)
-        Largest less smallest ratio of the channels of a group, relative to the mean.
+        Largest minus smallest ratio of the channels of a group, relative to the mean.
     background_error : (N, G)
-        Standard deviation of a background that is not Poisson; NaN where it is, or where there is none.
+        Standard deviation of a background with Gaussian errors; NaN if the background is Poisson or absent.
     background_mean : (N, G)
-        Background counts that the neighbourhood of the channels would lead one to expect.
+        Background counts expected from the mean of the neighbouring channels.
     areascal : (N, G)
-        Scale of the effective area of all channels of a group; 1 where the response has it already.
+        Scale of the effective area, averaged over a group; 1 where it is multiplied into the response.
     e_min, e_max : (N, G)
-        Nominal energies of the groups [keV].
+        Nominal energy limits of the groups [keV].
     used : (N, G)
         False for padding.
     warnings : tuple of str
-        What is unusual in the files, a sentence each.
+        Anomalies of the files, one sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -86,32 +86,32 @@ class SpectrumStack:
 
     @classmethod
     def of(cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None) -> "SpectrumStack":
-        """Stack spectra in the groups that they have.
+        """Stack spectra, summed in their groups of channels.
 
         Parameters
         ----------
         spectra : sequence of Spectrum
-            Each with its response.
+            Spectra with their responses.
         noticed : sequence of (num_channels,) bool, optional
-            Channels to use of each, from `hbm_jax.spectra.noticed`; all good ones by default.
+            Channels to use of each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
 
         Raises
         ------
         DataError
-            For no spectra, one without a response or without channels in use, counts that are not Poisson, a channel
-            in use without a number of counts, or a background scale of 0.
+            If there are no spectra; if a spectrum has no response, no used channels, or counts that are not Poisson; if
+            the counts of a used channel are NaN, or its background ratio is not positive.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
-        rows = [_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        rows = [_grouped(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
         shared: dict[Any, Response] = {}
-        responses = [_scaled(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
-        num = max(len(row["counts"]) for row in rows)
+        responses = [_scaled_response(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
+        num_groups = max(len(row["counts"]) for row in rows)
         padding = {"ratio": 1.0, "background_error": np.nan, "background_mean": 1.0, "areascal": 1.0}
         padding |= {"e_min": np.nan, "e_max": np.nan}
         arrays = {
-            key: np.stack([_padded(row[key], num, padding.get(key, 0)) for row in rows])
+            key: np.stack([_padded(row[key], num_groups, padding.get(key, 0)) for row in rows])
             for key in ARRAYS
             if key != "exposure"
         }
@@ -142,9 +142,10 @@ class SpectrumStack:
 
     @property
     def default_statistic(self) -> str:
-        """``pgstat`` where backgrounds have Gaussian errors, ``marginal`` where they are Poisson, else ``cstat``.
+        """Statistic that suits the backgrounds.
 
-        ``pgstat and marginal`` where there are both.
+        ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for Poisson backgrounds, ``pgstat and marginal``
+        if there are both, and ``cstat`` without backgrounds.
         """
         gaussian = self.has_gaussian_background
         if gaussian.any():
@@ -152,85 +153,112 @@ class SpectrumStack:
         return "marginal" if self.has_background.any() else "cstat"
 
     def statistic(self, name: str | None = None) -> AnyStatistic:
-        """Prepare a statistic of all spectra together; `default_statistic` where none is named.
+        """Prepare the statistic of all spectra together.
 
-        Where some backgrounds have Gaussian errors and others are Poisson, each spectrum keeps the statistic that suits
-        it: pgstat, and for the others the one that is named, or marginal.
+        Parameters
+        ----------
+        name : str, optional
+            One of `hbm_jax.spectra.STATISTICS`; default: `default_statistic`.
+
+        Returns
+        -------
+        Statistic or JointStatistic
 
         Raises
         ------
         ValueError
-            For an unknown name, or a statistic that does not suit the backgrounds: cstat with any; wstat or marginal
-            where all have Gaussian errors, pgstat where none has, chi-square where any has. For wstat and marginal
-            also where the ratio of a Poisson background differs by more than 1 % within a group.
+            If the name is unknown or the statistic does not suit the backgrounds: cstat if any spectrum has one; wstat
+            and marginal if all have Gaussian errors; pgstat if none has; chi-square if any has. For wstat and marginal
+            also if the ratio of a Poisson background varies by more than 1 % within a group.
+
+        Notes
+        -----
+        If some backgrounds have Gaussian errors and others are Poisson, the spectra with Gaussian backgrounds use
+        pgstat and the others the named statistic, by default marginal.
         """
         gaussian = self.has_gaussian_background
         poisson = self.has_background & ~gaussian
         name = name or ("marginal" if poisson.any() else self.default_statistic)
         if name == "cstat":
-            self._refuse(name, self.has_background, "spectra without background; found one", "wstat or marginal")
+            self._reject(name, self.has_background, "spectra without a background; found one", "wstat or marginal")
             return prepare(name, self.counts, used=self.used)
         if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson.any()):
-            self._refuse(name, gaussian, "Poisson backgrounds; found one with Gaussian errors", "pgstat")
+            self._reject(name, gaussian, "Poisson backgrounds; found Gaussian errors", "pgstat")
         if name == "pgstat" and not gaussian.any():
-            self._refuse(name, poisson, "backgrounds with Gaussian errors; found a Poisson one", "wstat or marginal")
+            self._reject(
+                name, poisson, "backgrounds with Gaussian errors; found a Poisson background", "wstat or marginal"
+            )
         if not gaussian.any():
-            return self._prepared(name, self.used)
+            return self._prepare(name, self.used)
         if not poisson.any():
-            return self._prepared("pgstat", self.used)
+            return self._prepare("pgstat", self.used)
         name = "marginal" if name == "pgstat" else name
         used = gaussian[:, None] & self.used
-        return JointStatistic.of((self._prepared("pgstat", used), self._prepared(name, self.used & ~used)))
+        return JointStatistic.of((self._prepare("pgstat", used), self._prepare(name, self.used & ~used)))
 
-    def _prepared(self, name: str, used: Any) -> Statistic:
-        """Prepare one statistic for some of the spectra."""
-        given = {"background": self.background, "ratio": self.ratio, "used": used}
+    def _prepare(self, name: str, used: Any) -> Statistic:
+        """Prepare a statistic of the groups in the mask `used`."""
+        arguments = {"background": self.background, "ratio": self.ratio, "used": used}
         if name == "pgstat":
-            given["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, 0.0)
+            arguments["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, 0.0)
         if name == "marginal":
-            given["prior_mean"] = self.background_mean
+            arguments["prior_mean"] = self.background_mean
         if name in ("wstat", "marginal"):
             mixed = (np.asarray(self.ratio_spread) > SAME_RATIO) & used
             if mixed.any():
-                row, place = np.argwhere(mixed)[0]
+                row, column = np.argwhere(mixed)[0]
                 raise ValueError(
-                    f"{name}, {self.name[row]}: expected one ratio of the background to the source region in each "
-                    f"group; found ratios that differ by {self.ratio_spread[row, place]:.3g} of their mean from "
-                    f"{self.e_min[row, place]:.4g} to {self.e_max[row, place]:.4g} keV. Group fewer channels, or none "
-                    "(grouping='none')."
+                    f"{name}, {self.name[row]}: expected one ratio of background to source region in each group; "
+                    f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean from "
+                    f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, "
+                    "or none (grouping='none')."
                 )
-        return prepare(name, self.counts, **given)
+        return prepare(name, self.counts, **arguments)
 
-    def _refuse(self, name: str, bad: NDArray[np.bool_], expected: str, instead: str) -> None:
+    def _reject(self, name: str, bad: NDArray[np.bool_], expected: str, instead: str) -> None:
+        """Raise ValueError for the first spectrum that a statistic does not suit."""
         if bad.any():
-            raise ValueError(f"{name}: expected {expected}, of {self.name[int(bad.argmax())]}. Use {instead}.")
+            raise ValueError(f"{name}: expected {expected} in {self.name[int(bad.argmax())]}. Use {instead}.")
 
     def grouped_response(self, row: int) -> tuple[Floats, Floats]:
-        """Energy edges [keV], (E + 1,), and the response of one spectrum in its groups [cm^2 s], (E, G of its own)."""
+        """Return the grouped response of one spectrum times its exposure.
+
+        Parameters
+        ----------
+        row : int
+            Index of the spectrum.
+
+        Returns
+        -------
+        energy : (num_energies + 1,)
+            Edges of the energy bins [keV].
+        matrix : (num_energies, num_groups)
+            Response in the groups of this spectrum, without padding [cm^2 s].
+        """
         response, used = self.responses[row], np.asarray(self.used[row])
         matrix = response.grouped(self.grouping[row])
         return response.energy, matrix * (self.exposure[row] * np.asarray(self.areascal[row])[used])
 
     def subset(self, rows: ArrayLike) -> "SpectrumStack":
-        """Return the spectra picked by integer indices."""
+        """Return the stack of the spectra with these integer indices."""
         index = [int(i) for i in np.asarray(rows)]
-        most = int(np.asarray(self.used)[index].sum(axis=1).max())
+        num_groups = int(np.asarray(self.used)[index].sum(axis=1).max())
         return dataclasses.replace(
             self,
             name=tuple(self.name[i] for i in index),
             responses=tuple(self.responses[i] for i in index),
             grouping=tuple(self.grouping[i] for i in index),
             exposure=_frozen(self.exposure[index]),
-            **{key: _frozen(getattr(self, key)[index][:, :most]) for key in ARRAYS if key != "exposure"},  # type: ignore[arg-type]
+            **{key: _frozen(getattr(self, key)[index][:, :num_groups]) for key in ARRAYS if key != "exposure"},  # type: ignore[arg-type]
         )
 
     def describe(self) -> str:
-        """Return one paragraph: how many spectra, with how many counts at which energies."""
+        """Return a summary of each spectrum in words: counts, exposure, groups and energy range; and the warnings."""
         counts, groups = np.asarray(self.counts).sum(axis=1), np.asarray(self.used).sum(axis=1)
         parts = [
-            f"{name}: {total:.0f} counts in {time:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
-            f"{', with a background' if behind else ''}"
-            for name, total, time, num, low, high, behind in zip(
+            f"{name}: {total:.0f} counts in {exposure:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
+            f"{', with a background' if has_background else ''}"
+            for name, total, exposure, num, low, high, has_background in zip(
                 self.name, counts, self.exposure, groups,
                 np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1), self.has_background, strict=True,
             )
@@ -238,7 +266,7 @@ class SpectrumStack:
         return " ".join(["; ".join(parts) + ".", *(f"Warning: {text}." for text in self.warnings)])
 
     def to_table(self):
-        """Return an astropy ``Table``, one row a spectrum."""
+        """Return an astropy ``Table`` with one row per spectrum."""
         from astropy.table import Table
 
         sums = {key: np.asarray(getattr(self, key)).sum(axis=1) for key in ("counts", "background", "used")}
@@ -250,12 +278,12 @@ class SpectrumStack:
         )
 
     def replace_observations(self, counts: ArrayLike) -> "SpectrumStack":
-        """Return a copy with other counts in the source region, (N, G).
+        """Return a copy with new counts in the source region, (N, G).
 
         Raises
         ------
         DataError
-            For another shape, or counts that are negative or not whole.
+            If the counts have another shape, or are negative or not whole numbers.
         """
         counts = np.asarray(counts, float)
         if counts.shape != np.shape(self.counts):
@@ -263,18 +291,18 @@ class SpectrumStack:
         bad = np.asarray(self.used) & ~((counts >= 0) & (counts % 1 == 0))
         if bad.any():
             row = int(bad.any(axis=1).argmax())
-            found = counts[bad][0]
-            raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {found:g}.")
+            first_bad = counts[bad][0]
+            raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {first_bad:g}.")
         return dataclasses.replace(self, counts=_frozen(np.where(self.used, counts, 0.0)))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays, redistributions once each, for storage."""
+        """Return the contents as NumPy arrays for storage, with each redistribution matrix stored once."""
         rmfs = list({id(r.rmf): r.rmf for r in self.responses}.values())
-        which = np.array([next(i for i, rmf in enumerate(rmfs) if rmf is r.rmf) for r in self.responses])
+        rmf_number = np.array([next(i for i, rmf in enumerate(rmfs) if rmf is r.rmf) for r in self.responses])
         num_bins, num_channels = (
-            max(len(v) for v in values) for values in ([r.area for r in self.responses], self.grouping)
+            max(len(row) for row in values) for values in ([r.area for r in self.responses], self.grouping)
         )
-        stored = {"spectrum_name": np.array(self.name), "rmf_number": which}
+        stored = {"spectrum_name": np.array(self.name), "rmf_number": rmf_number}
         stored |= {key: np.array(getattr(self, key)) for key in ARRAYS}
         if self.warnings:
             stored["warnings"] = np.array(self.warnings)
@@ -289,20 +317,24 @@ class SpectrumStack:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "SpectrumStack":
-        """Build the stack from what `to_dict` returned; every value comes back exactly."""
+        """Build a stack from the arrays of `to_dict`, which restores every value exactly."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
-            part = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in ("energy", "channels", "e_min", "e_max", "name")}
-            values, columns, starts = (stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts"))
-            shape = (len(part["energy"]) - 1, len(part["channels"]))
-            matrix = sparse.csr_matrix((values, columns, starts), shape=shape)
-            rmfs.append(Rmf(part["energy"], matrix, part["channels"], part["e_min"], part["e_max"], str(part["name"])))
+            fields = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in ("energy", "channels", "e_min", "e_max", "name")}
+            values, columns, row_starts = (
+                stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts")
+            )
+            shape = (len(fields["energy"]) - 1, len(fields["channels"]))
+            matrix = sparse.csr_matrix((values, columns, row_starts), shape=shape)
+            rmfs.append(
+                Rmf(fields["energy"], matrix, fields["channels"], fields["e_min"], fields["e_max"], str(fields["name"]))
+            )
         responses, grouping = [], []
         for number, area, group in zip(stored["rmf_number"], stored["area"], stored["grouping"], strict=True):
             rmf = rmfs[int(number)]
             responses.append(Response.from_area(rmf, np.asarray(area[: rmf.matrix.shape[0]])))
             grouping.append(np.asarray(group[: len(rmf.channels)]))
-        stored = {"ratio_spread": np.zeros(np.shape(stored["ratio"]))} | dict(stored)  # older ones are without it
+        stored = {"ratio_spread": np.zeros(np.shape(stored["ratio"]))} | dict(stored)  # absent in older files
         arrays = {key: _frozen(stored[key]) for key in ARRAYS}
         return cls(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
@@ -310,30 +342,30 @@ class SpectrumStack:
         )  # fmt: skip
 
 
-def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
-    """Everything of one spectrum, in its groups."""
-    name, num = spectrum.name, int(grouping.max(initial=-1)) + 1
+def _grouped(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the quantities of one spectrum, summed or averaged over its groups."""
+    name, num_groups = spectrum.name, int(grouping.max(initial=-1)) + 1
     if spectrum.response is None:
         raise DataError(f"{name}: expected a response; found none. Name one (rmf=PATH, arf=PATH).")
     if spectrum.error is not None:
-        raise DataError(f"{name}: expected counts, which are Poisson; found rates with errors of their own.")
-    if not num:
-        raise DataError(f"{name}: expected channels in use; found none.")
-    of = grouping >= 0
-    place = grouping[of]
+        raise DataError(f"{name}: expected Poisson counts; found counts with Gaussian errors.")
+    if not num_groups:
+        raise DataError(f"{name}: expected at least one used channel; found none.")
+    used = grouping >= 0
+    group = grouping[used]
 
-    for kind, one in (("", spectrum), (" of the background", spectrum.background)):
-        if one is not None and np.isnan(one.counts[of]).any():
-            channel = one.channels[of][np.isnan(one.counts[of])][0]
+    for kind, region in (("", spectrum), (" of the background", spectrum.background)):
+        if region is not None and np.isnan(region.counts[used]).any():
+            channel = region.channels[used][np.isnan(region.counts[used])][0]
             raise DataError(f"{name}: expected counts{kind} in every channel used; found NaN in channel {channel}.")
 
     def total(values):
-        return np.bincount(place, np.asarray(values, float)[of], minlength=num)
+        return np.bincount(group, np.asarray(values, float)[used], minlength=num_groups)
 
     def extent(values):
-        low, high = np.full(num, np.inf), np.full(num, -np.inf)
-        np.minimum.at(low, place, values[of])
-        np.maximum.at(high, place, values[of])
+        low, high = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
+        np.minimum.at(low, group, values[used])
+        np.maximum.at(high, group, values[used])
         return low, high
 
     width = total(np.ones(len(grouping)))
@@ -344,38 +376,38 @@ def _row(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
         "areascal": total(spectrum.areascal) / width,
         "e_min": e_min,
         "e_max": e_max,
-        "used": np.ones(num, bool),
-        "background": np.zeros(num),
-        "ratio": np.full(num, NO_BACKGROUND),
-        "ratio_spread": np.zeros(num),
-        "background_error": np.full(num, np.nan),
-        "background_mean": np.ones(num),
+        "used": np.ones(num_groups, bool),
+        "background": np.zeros(num_groups),
+        "ratio": np.full(num_groups, NO_BACKGROUND),
+        "ratio_spread": np.zeros(num_groups),
+        "background_error": np.full(num_groups, np.nan),
+        "background_mean": np.ones(num_groups),
     }
-    behind = spectrum.background
-    if behind is None:
+    background = spectrum.background
+    if background is None:
         return row
     ratio = spectrum.background_ratio
-    if not (np.isfinite(ratio[of]) & (ratio[of] > 0)).all():
+    if not (np.isfinite(ratio[used]) & (ratio[used] > 0)).all():
         raise DataError(
             f"{name}: expected positive BACKSCAL and AREASCAL of spectrum and background in every channel used; found "
-            f"a ratio of {ratio[of][~(ratio[of] > 0)][:1]}."
+            f"a ratio of {ratio[used][~(ratio[used] > 0)][:1]}."
         )
-    row["background"] = total(behind.counts)
+    row["background"] = total(background.counts)
     row["ratio"] = total(ratio) / width
     low, high = extent(ratio)
     row["ratio_spread"] = (high - low) / row["ratio"]
-    if behind.error is not None:
-        # Each channel by its own ratio.
-        share = _spread(of, row["ratio"][place] / ratio[of])
-        row["background"] = total(share * behind.counts)
-        row["background_error"] = np.sqrt(total((share * behind.error) ** 2))
+    if background.error is not None:
+        # Rescale each channel from its own ratio to the mean ratio of the group.
+        relative_scale = _in_all_channels(used, row["ratio"][group] / ratio[used])
+        row["background"] = total(relative_scale * background.counts)
+        row["background_error"] = np.sqrt(total((relative_scale * background.error) ** 2))
     else:
-        row["background_mean"] = total(_spread(of, neighbouring_mean(behind.counts[of])))
+        row["background_mean"] = total(_in_all_channels(used, neighbouring_mean(background.counts[used])))
     return row
 
 
-def _scaled(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:
-    """Response of a spectrum; multiplied by AREASCAL in each channel where that varies within a group."""
+def _scaled_response(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:
+    """Return the response of a spectrum, multiplied by AREASCAL if that varies within a group."""
     response, grouping = spectrum.response, row["grouping"]
     assert response is not None
     used = grouping >= 0
@@ -391,19 +423,21 @@ def _scaled(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]
     return shared[key]
 
 
-def _spread(of, values) -> Floats:
-    """Values of the channels in use, in an array of all channels."""
-    whole = np.zeros(len(of))
-    whole[of] = values
-    return whole
+def _in_all_channels(used, values) -> Floats:
+    """Return an array of all channels with the values in the used ones and 0 elsewhere."""
+    all_channels = np.zeros(len(used))
+    all_channels[used] = values
+    return all_channels
 
 
 def _padded(values, num: int, padding) -> np.ndarray:
+    """Return an array extended to `num` elements with a padding value."""
     values = np.asarray(values)
     return np.concatenate([values, np.full(num - len(values), padding, values.dtype)])
 
 
 def _frozen(values) -> np.ndarray:
-    out = np.array(values)
-    out.flags.writeable = False
-    return out
+    """Return a read-only copy of an array."""
+    copy = np.array(values)
+    copy.flags.writeable = False
+    return copy

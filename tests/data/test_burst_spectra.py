@@ -110,7 +110,9 @@ def test_spectra_without_exposure_are_left_out(sample, folder):
     for detector, intervals in (("n0", whole.start), ("b0", np.delete(whole.start, 1))):
         with fits.open(folder / "sim001" / f"{detector}.pha", mode="update") as hdus:
             hdus["SPECTRUM"].data["EXPOSURE"][1] = -1.0
-        with pytest.warns(DataWarning, match=r"[nb]0\.pha.*EXPOSURE: spectra without a positive time .* left out: 2\."):
+        with pytest.warns(
+            DataWarning, match=r"[nb]0\.pha.*EXPOSURE: spectra without a positive exposure .* left out: 2\."
+        ):
             data = read_burst_spectra(folder / "bursts.ecsv")
         np.testing.assert_array_equal(data.start, intervals)
         np.testing.assert_array_equal(data.spectra.counts, np.asarray(whole.spectra.counts)[left])
@@ -240,7 +242,7 @@ def test_type_two_files_refuse_what_they_cannot_hold(sample, tmp_path):
         ([], "at least one"),
         (mixed, "errors in all spectra or in none"),
         ([spectra[0], other, spectra[2]], "spectrum 2 .*channels of the first"),
-        (whole, "no whole numbers"),
+        (whole, "not all whole numbers"),
     ):
         with pytest.raises(DataError, match=message):
             write_pha2(path, bad, **{k: v[: len(bad)] for k, v in times.items()})

@@ -129,10 +129,10 @@ def test_a_joint_statistic_draws_and_knows_its_backgrounds(mixed):
 def test_a_statistic_that_suits_no_background_is_refused(mixed):
     poisson, gaussian = mixed.subset([0]), mixed.subset([1])
     for stack, name, words in (
-        (poisson, "pgstat", "pgstat: expected backgrounds with Gaussian errors; found a Poisson one, of small. Use w"),
-        (gaussian, "wstat", "wstat: expected Poisson backgrounds; found one with Gaussian errors, of gaussian. Use pg"),
-        (mixed, "chi2_gehrels", "chi2_gehrels: expected Poisson backgrounds; found one with Gaussian errors"),
-        (mixed, "cstat", "cstat: expected spectra without background; found one, of small"),
+        (poisson, "pgstat", "pgstat: expected backgrounds with Gaussian errors; found a Poisson background in small"),
+        (gaussian, "wstat", "wstat: expected Poisson backgrounds; found Gaussian errors in gaussian. Use pg"),
+        (mixed, "chi2_gehrels", "chi2_gehrels: expected Poisson backgrounds; found Gaussian errors"),
+        (mixed, "cstat", "cstat: expected spectra without a background; found one in small"),
     ):
         with pytest.raises(ValueError, match=words):
             stack.statistic(name)
@@ -214,7 +214,7 @@ def test_spectra_without_exposure_leave_the_others_of_their_file(tmp_path):
         with fits.open(tmp_path / name, mode="update") as hdus:
             hdus["SPECTRUM"].data["EXPOSURE"][bad] = -5.0
     path = tmp_path / "a.pha"
-    with pytest.warns(DataWarning, match=r"EXPOSURE: spectra without a positive time are left out: 2\."):
+    with pytest.warns(DataWarning, match=r"EXPOSURE: spectra without a positive exposure are left out: 2\."):
         found = read_pha(path)
     assert [one.name for one in found] == ["a.pha{1}", "a.pha{3}", "a.pha{4}"]
     with pytest.warns(DataWarning, match=r"[ab]\.pha\[SPECTRUM\], EXPOSURE: .* left out: [23]\."):

@@ -509,7 +509,7 @@ def test_every_default_prior_can_be_read():
         for name, parameter in component.parameters.items():
             assert not isinstance(distribution_from_text(parameter.prior, name), float)
             assert parameter.help
-    assert Band().parameters["log10_flux"].help == "unabsorbed energy flux, 10 to 1000 keV as observed"
+    assert Band().parameters["log10_flux"].help == "unabsorbed energy flux in the observed band 10 to 1000 keV"
 
 
 @pytest.mark.parametrize(
@@ -518,7 +518,7 @@ def test_every_default_prior_can_be_read():
         (lambda: PowerLaw() + PowerLaw(), r"'photon_index' belongs to both PowerLaw\(.*\) and PowerLaw\(.*label"),
         (lambda: PowerLaw() * Absorption() * Absorption(z=1.0), "'nh' belongs to both Absorption"),
         (lambda: PowerLaw() * BlackBody(), "at most one additive"),
-        (lambda: PowerLaw() + Absorption(), "multiplies"),
+        (lambda: PowerLaw() + Absorption(), "multiplicative"),
         (lambda: Absorption().unabsorbed, "with an additive component"),
         (lambda: PowerLaw(norm="flux"), "norm: expected 'amplitude' or a band"),
         (lambda: PowerLaw(norm=(10.0, 0.3)), "norm: expected two energies"),

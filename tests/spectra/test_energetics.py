@@ -163,7 +163,7 @@ def test_absorbed_fluxes_and_the_flux_without_absorbers():
     shape |= {"log10_amplitude": 0.0, "nh": 0.3}
     found, density = jax.jit(lambda v: (photon_flux(broken, v, 0.3, 10.0), broken.on(E)(v)))(shape)
     np.testing.assert_allclose(found, density @ weights, rtol=1e-4)
-    with pytest.raises(ValueError, match="expected a band of known energies"):
+    with pytest.raises(ValueError, match="expected a band of concrete energies"):
         jax.jit(lambda low: energy_flux(spectrum, values, low, 10.0))(0.3)
 
 
@@ -250,8 +250,8 @@ def test_bolometric_k_correction_of_bursts():
     ("wrong", "message"),
     [
         (lambda v: energy_flux(PowerLaw(), v, 10.0, 0.3), "band: expected two energies"),
-        (lambda v: energy_flux(PowerLaw(), {}, 0.3, 10.0), "expected one of 'photon_index'; found none"),
-        (lambda v: photon_flux(Absorption(), v, 0.3, 10.0), "expected one with an additive component"),
+        (lambda v: energy_flux(PowerLaw(), {}, 0.3, 10.0), "expected a value of 'photon_index'; found none"),
+        (lambda v: photon_flux(Absorption(), v, 0.3, 10.0), "expected a model with an additive component"),
         (lambda v: k_correction(PowerLaw(), v, 1.0, rest=(0.0, 1.0), observed=(1.0, 2.0)), "rest: expected two"),
         (lambda v: k_correction(PowerLaw(), v, 1.0, rest=(1.0, 2.0), observed=(2.0, 2.0)), "observed: expected two"),
         (lambda v: luminosity(PowerLaw(), v, 1.0, FLAT, rest=(2.0, 1.0)), "rest: expected two"),

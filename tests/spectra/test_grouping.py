@@ -295,7 +295,7 @@ def test_what_makes_no_sense_is_refused():
     bare = dataclasses.replace(spectrum, response=None)
     for method, amount, expected in (
         ("mincounts", 5, r"unknown method of grouping 'mincounts' \(did you mean 'min_counts'\?\)"),
-        ("min_counts", None, "expected the counts of a group, 1 or more; found None"),
+        ("min_counts", None, "expected the minimum counts per group, 1 or more; found None"),
         ("min_counts", 0, "1 or more; found 0"),
         ("min_counts", 0.5, "1 or more; found 0.5"),
         ("min_counts", np.nan, "found nan"),
@@ -313,9 +313,9 @@ def test_what_makes_no_sense_is_refused():
             group(bare, method, amount)
     with pytest.raises(DataError, match="expected a response, for ranges of energy; found none"):
         noticed(bare, (0.3, 10))
-    with pytest.raises(DataError, match=r"wholly within 20 to 30 keV; found none \(channels cover 0.5 to 6.5 keV\)"):
+    with pytest.raises(DataError, match=r"entirely within 20 to 30 keV; found none \(channels cover 0.5 to 6.5 keV\)"):
         noticed(spectrum, [(1, 2), (20, 30)])
-    with pytest.raises(DataError, match=r"wholly within 1.001 to 1.019 keV"):
+    with pytest.raises(DataError, match=r"entirely within 1.001 to 1.019 keV"):
         noticed(spectrum, (1.001, 1.019))
     for energies in ((2, 1), (1, 1), (1,), (1, 2, 3), [], "soft", [(1, 2), (3,)], (np.nan, 2), 5.0):
         with pytest.raises(DataError, match=r"energies: expected \(low, high\) in keV"):

@@ -239,7 +239,7 @@ def test_bursts_of_type_ii_are_read_row_by_row(shared_data):
 def test_which_of_several_is_never_guessed(shared_data, tmp_path):
     with pytest.raises(DataError, match=r"expected one spectrum; found 9 .*n1\.pha\{1\}.*read_spectra"):
         read_spectrum(shared_data(GBM + "n1.pha"))
-    with pytest.raises(DataError, match="number 1 to 9; found number 10"):
+    with pytest.raises(DataError, match="number from 1 to 9; found number 10"):
         read_spectrum(f"{shared_data(GBM + 'n1.pha')}{{10}}")
     path = write_pha(tmp_path / "one.pha", small_spectrum())
     with pytest.raises(DataError, match=r"found 9 matrices.*n1\.rsp\{1\}"):

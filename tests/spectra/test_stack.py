@@ -88,5 +88,5 @@ def test_errors_name_the_spectrum(spectra, stack):
     wrong[2, 3] = 0.5
     with pytest.raises(DataError, match=r"counts, third: expected whole numbers, 0 or more; found 0.5"):
         stack.replace_observations(wrong)
-    with pytest.raises(ValueError, match=r"expected spectra without background; found one, of small"):
+    with pytest.raises(ValueError, match=r"expected spectra without a background; found one in small"):
         stack.statistic("cstat")

@@ -1,1 +1,1 @@
-"""From photons to counts: spectra, responses, grouping, and integration over energy bins."""
+"""Folding of photon spectra with instrument responses: observed spectra, responses, grouping, quadrature."""

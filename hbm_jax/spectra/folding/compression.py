@@ -1,4 +1,7 @@
-"""How few energies will do: folds whose error in the log likelihood is measured where it is largest, and bounded."""
+"""Folding of absorbed power laws with few quadrature nodes, chosen for a given error of the log likelihood.
+
+The error is measured on trial spectra that bracket the population, and bounded for other brightnesses.
+"""
 
 import functools
 from typing import NamedTuple
@@ -15,36 +18,37 @@ from hbm_jax.spectra.folding.panels import Fold, absorption_edges, fold_of, num_
 from hbm_jax.spectra.folding.reduced_basis import interpolated
 
 Floats = NDArray[np.float64]
-TOLERANCE = 3e-5  # of the log likelihood of a spectrum
-# Error of a panel (`num_nodes_of`), its width, and the error of a kink that is not cut, from coarse to fine.
+TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
+# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error due to a kink within a panel.
 LEVELS = (
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
     *((1e-9, 0.1, 1e-8), (1e-10, 0.1, 1e-9), (1e-11, 0.1, 0.0), (1e-13, 0.1, 0.0), (1e-15, 0.05, 0.0)),
 )
-# Nodes of every panel and its width, cut at every kink: where no level will do, and what that is compared with.
+# Nodes per panel and panel width, with a panel edge at every kink: the fold if no level is accurate enough, and the
+# reference that measures its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
-_SHARE = 0.5  # of the tolerance, for the nodes that others are chosen from
-RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, for a tolerance of 1
+_LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
+RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 _NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
-_STEP = 3e-4  # in ln E, of the second differences by which a kink is known
-_CHUNK = 512  # energies a compiled evaluation takes
-# Spectra that bracket those of afterglows: photon index, columns of host and Milky Way [1e22 cm^-2].
+_STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
+_CHUNK = 512  # energies per compiled evaluation
+# Trial spectra that bracket those of afterglows: photon index, column densities of host and Milky Way [1e22 cm^-2].
 _INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3), (0.02, 1.0)
-# log10 of n0 [cm^-3], log10 of T [K], metallicity.
+# Trial media: log10 of n0 [cm^-3], log10 of T [K], metallicity.
 _WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
 
 
 class Compressed(NamedTuple):
-    """A fold and what it costs in accuracy.
+    """Fold on few nodes with its measured error.
 
     Attributes
     ----------
     fold : Fold
         Nodes and matrix.
     error : float
-        Largest change of the log likelihood over the spectra tried, each scaled to the observed counts.
+        Largest change of the log likelihood over the trial spectra, each scaled to the total observed counts.
     relative : float
-        Largest relative change of their expected counts in all.
+        Largest relative change of the total expected counts of the trial spectra.
     """
 
     fold: Fold
@@ -52,21 +56,22 @@ class Compressed(NamedTuple):
     relative: float
 
     def bound(self, expected: ArrayLike, observed: float) -> Floats:
-        """Largest change of the Poisson log likelihood of a spectrum tried, however bright.
+        """Return a bound on the change of the Poisson log likelihood of the trial spectra, scaled to any brightness.
 
         Parameters
         ----------
         expected : (...)
-            Counts in all that it is scaled to.
+            Total expected counts to which the spectra are scaled.
         observed : float
-            Counts observed in all.
+            Total observed counts.
 
         Returns
         -------
         (...)
-            ``error + observed relative^2 + abs(observed - expected) relative``. With expected counts M s_g of a shape
-            s_g, the log likelihood is the sum of the observed counts times ln s_g, plus C ln M - M: the first part
-            changes by at most the first term, the second by C ln(1 + relative) - M relative.
+            ``error + observed relative^2 + abs(observed - expected) relative``. For expected counts M s_g in group g,
+            with shape s_g and total M, and C observed counts in total, the log likelihood is
+            sum_g C_g ln s_g + C ln M - M. The sum changes by at most ``error``, the rest by
+            C ln(1 + relative) - M relative.
         """
         return self.error + observed * self.relative**2 + np.abs(observed - np.asarray(expected)) * self.relative
 
@@ -84,122 +89,152 @@ def compress(
     metallicity: float | None = 0.3,
     tolerance: float = TOLERANCE,
 ) -> Compressed:
-    """Fold an absorbed power law by as few energies as keep the log likelihood.
+    """Return a fold for absorbed power laws with few nodes that preserves the log likelihood within a tolerance.
 
     Parameters
     ----------
     energy : (num_energies + 1,)
-        Edges of the response's energy bins [keV].
+        Edges of the energy bins of the response [keV].
     matrix : (num_energies, num_groups)
         Response times exposure [cm^2 s].
     counts : (num_groups,)
-        Observed counts; at least one is assumed in all.
+        Observed counts, at least one in total.
     z : float
         Redshift of the host.
     whim : bool
-        Whether the warm-hot intergalactic medium absorbs too: it bends the spectrum at many more energies.
+        Whether the warm-hot intergalactic medium absorbs too; it adds slope discontinuities at many energies.
     abundances, mode : str
-        Of the trial spectra; what ionises the medium.
+        Abundance table of the absorbers; ionisation mode of the medium.
     log10_xi : float or None
-        Ionisation parameter of the medium; None where it is not known, and nodes are not chosen by a family of spectra.
+        Base-10 logarithm of the ionisation parameter of the medium. None if it is a free parameter: all nodes of the
+        level are then kept.
     metallicity : float or None
-        Of the medium; None where it is not known.
+        Metallicity of the medium; None if it is a free parameter.
     tolerance : float
-        Largest change of the log likelihood to allow.
+        Largest allowed change of the log likelihood.
 
     Returns
     -------
     Compressed
-        The coarsest level that keeps the tolerance over the trial spectra, and of its nodes those by which all spectra
-        of the family are known. Where no level does, there is no compression: six nodes in panels cut at every edge and
-        kink, 2.5 % wide at most.
+        A subset of the nodes of the coarsest level within the tolerance. If no level is, the fold is not compressed: it
+        has six nodes in each panel, with panels at most 2.5 % wide that end at every edge and kink.
 
     Notes
     -----
-    First a spectrum is a polynomial between absorption edges, with nodes in every piece (`fold_of`); then nodes are
-    chosen by 1200 spectra, of photon indices from -0.5 to 4.5, host columns up to 1e26 cm^-2, Milky Way columns up to
-    1.5e22 cm^-2, and media of densities up to 2e-6 cm^-3 and of 10^4 to 10^8 K (`interpolated`), and 600 others of that
-    family say what this changes. The error is measured, not estimated: photon indices 0, 2 and 4 times host columns up
-    to 1e25 cm^-2, Milky Way columns up to 1e22 cm^-2, and where asked for a medium of five times the cosmic density of
-    baryons, at six temperatures, each spectrum scaled to the observed counts, is compared with its uncompressed fold,
-    and that with one of eight nodes in panels half as wide. ``Compressed.bound`` is for spectra of another brightness,
-    and ``tests/spectra/test_compression.py`` for spectra drawn at random.
+    The first step represents the spectrum by polynomials between absorption edges (`fold_of`). The second
+    (`interpolated`) chooses a subset of their nodes from 1200 random spectra, with photon indices from -0.5 to 4.5,
+    host columns up to 1e26 cm^-2, Milky Way columns up to 1.5e22 cm^-2, and media of densities up to 2e-6 cm^-3 and
+    temperatures of 10^4 to 10^8 K; another 600 such spectra measure the error of this step.
+
+    The error is measured on trial spectra, each scaled to the total observed counts: photon indices 0, 2 and 4, host
+    columns up to 1e25 cm^-2, Milky Way columns up to 1e22 cm^-2 and, with ``whim``, media of up to five times the
+    cosmic baryon density at six temperatures. Each is compared with its uncompressed fold. If that is the result, its
+    own error is measured against eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other
+    brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
-    energy, matrix = np.asarray(energy, float), np.asarray(matrix, float)
-    counts = np.asarray(counts, float)
-
-    def folded(panels, num_nodes):
-        fold = fold_of(energy, matrix, panels, num_nodes)
-        return fold, trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
-
-    def change(found, truth):
-        exact = _shape_likelihood(counts, truth)
-        moved = np.abs(_shape_likelihood(counts, found) - exact)
-        return float(np.max(moved)) if (found[truth > 0] > 0).all() else np.inf  # weights may be negative
-
-    def compared(fold, found, truth):
-        relative = found.sum(axis=-1) / truth.sum(axis=-1) - 1.0
-        return Compressed(fold, change(found, truth), float(np.max(np.abs(relative))))
-
-    low, high = float(energy[0]), float(energy[-1])
-    edges = absorption_edges(low, high, (0.0, z))
-    kinks = whim_edges(low, high, z) if whim else np.zeros(0)
-    strength = _strength(kinks, z, abundances)
-
-    def panels_of(width, skipped):
-        gap = np.sqrt(skipped / strength)
-        some = gap < width
-        return panel_edges(low, high, edges, kinks[some], width=width, gap=gap[some])
-
-    def at_level(number):
-        width, skipped = LEVELS[number][1:]
-        panels = panels_of(width, skipped)
-        fold, found = folded(panels, num_nodes_of(panels, LEVELS[number][0]))
-        return compared(fold, found, truth)
-
-    whole, truth = folded(panels_of(_UNCOMPRESSED[1], 0.0), _UNCOMPRESSED[0])
-    best, below, above = None, -1, len(LEVELS)  # errors fall from level to level
-    while above - below > 1:
-        middle = (below + above) // 2
-        one = at_level(middle)
-        if one.error <= _SHARE * tolerance:
-            best, above = one, middle
-        else:
-            below = middle
+    trials = _Trials(energy, matrix, counts, z=z, whim=whim, abundances=abundances)
+    best = _coarsest_level(trials, _LEVEL_FRACTION * tolerance)
     if best is None:
-        _, finer = folded(panels_of(_FINER[1], 0.0), _FINER[0])
-        return compared(whole, truth, finer)
+        return trials.uncompressed_error()
     if log10_xi is None:
         return best
     family = Family(
         best.fold.energy, z, whim=whim, abundances=abundances, mode=mode, log10_xi=log10_xi, metallicity=metallicity
     )
-    spectra, others = (s / (s @ best.fold.matrix.T).sum(axis=1, keepdims=True) for s in family.draw(_NUM_SPECTRA))
-    exact, largest = others @ best.fold.matrix.T, 0.7 * len(best.fold.energy)
-    for resolution in tolerance * RESOLUTIONS:
-        fold = interpolated(best.fold, spectra, resolution)
-        if len(fold.energy) > largest:
-            break
-        trials = trial_spectra(fold.energy, z, whim=whim, abundances=abundances) @ fold.matrix.T
-        few = others[:, np.isin(best.fold.energy, fold.energy)] @ fold.matrix.T
-        found = compared(fold, trials, truth)
-        error = max(found.error, best.error + change(few, exact))
-        if error <= tolerance:
-            relative = float(np.max(np.abs(few.sum(axis=1) / exact.sum(axis=1) - 1.0)))
-            return found._replace(error=error, relative=max(found.relative, best.relative + relative))
+    return _subset_of_nodes(trials, best, family, tolerance) or best
+
+
+class _Trials:
+    """Trial spectra folded with a response, and the errors of folds with few nodes relative to an uncompressed fold."""
+
+    def __init__(self, energy, matrix, counts, *, z, whim, abundances):
+        self.energy, self.matrix, self.counts = (np.asarray(values, float) for values in (energy, matrix, counts))
+        self.band = float(self.energy[0]), float(self.energy[-1])
+        self.edges = absorption_edges(*self.band, (0.0, z))
+        self.kinks = whim_edges(*self.band, z) if whim else np.zeros(0)
+        self.strengths = _kink_strengths(self.kinks, z, abundances)
+        self.spectra = functools.partial(trial_spectra, z=z, whim=whim, abundances=abundances)
+        self.uncompressed, self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
+
+    def panels(self, width: float, kink_error: float = 0.0) -> Floats:
+        """Return panel edges at all absorption edges, and at the kinks whose error would exceed `kink_error`."""
+        gap = np.sqrt(kink_error / self.strengths)
+        kept = gap < width
+        return panel_edges(*self.band, self.edges, self.kinks[kept], width=width, gap=gap[kept])
+
+    def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Fold, Floats]:
+        """Return the fold with these panels and nodes, and the expected counts of the trial spectra."""
+        fold = fold_of(self.energy, self.matrix, panels, num_nodes)
+        return fold, self.expected(fold)
+
+    def expected(self, fold: Fold) -> Floats:
+        """Return the expected counts of the trial spectra, (num_trials, num_groups)."""
+        return self.spectra(fold.energy) @ fold.matrix.T
+
+    def at_level(self, level: int) -> Compressed:
+        """Return the fold of a level with its error."""
+        panel_error, width, kink_error = LEVELS[level]
+        panels = self.panels(width, kink_error)
+        return self.compared(*self.folded(panels, num_nodes_of(panels, panel_error)), self.reference)
+
+    def uncompressed_error(self) -> Compressed:
+        """Return the uncompressed fold with its error relative to a finer one."""
+        _, finer = self.folded(self.panels(_FINER[1]), _FINER[0])
+        return self.compared(self.uncompressed, self.reference, finer)
+
+    def compared(self, fold: Fold, expected: Floats, reference: Floats) -> Compressed:
+        """Return a fold with the error of its expected counts relative to a reference."""
+        relative = expected.sum(axis=-1) / reference.sum(axis=-1) - 1.0
+        return Compressed(fold, self.likelihood_change(expected, reference), float(np.max(np.abs(relative))))
+
+    def likelihood_change(self, expected: Floats, reference: Floats) -> float:
+        """Return the largest change of the log likelihood between two sets of expected counts."""
+        change = np.abs(_shape_likelihood(self.counts, expected) - _shape_likelihood(self.counts, reference))
+        return float(np.max(change)) if (expected[reference > 0] > 0).all() else np.inf  # weights may be negative
+
+
+def _coarsest_level(trials: _Trials, tolerance: float) -> Compressed | None:
+    """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
+    best, coarser, finer = None, -1, len(LEVELS)
+    while finer - coarser > 1:
+        middle = (coarser + finer) // 2
+        candidate = trials.at_level(middle)
+        if candidate.error <= tolerance:
+            best, finer = candidate, middle
+        else:
+            coarser = middle
     return best
 
 
+def _subset_of_nodes(trials: _Trials, level: Compressed, family: "Family", tolerance: float) -> Compressed | None:
+    """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
+    training, test = (
+        spectra / (spectra @ level.fold.matrix.T).sum(axis=1, keepdims=True) for spectra in family.draw(_NUM_SPECTRA)
+    )
+    exact_counts, max_nodes = test @ level.fold.matrix.T, 0.7 * len(level.fold.energy)
+    for resolution in tolerance * RESOLUTIONS:
+        fold = interpolated(level.fold, training, resolution)
+        if len(fold.energy) > max_nodes:
+            return None
+        compressed = trials.compared(fold, trials.expected(fold), trials.reference)
+        counts = test[:, np.isin(level.fold.energy, fold.energy)] @ fold.matrix.T
+        error = max(compressed.error, level.error + trials.likelihood_change(counts, exact_counts))
+        if error <= tolerance:
+            relative = float(np.max(np.abs(counts.sum(axis=1) / exact_counts.sum(axis=1) - 1.0)))
+            return compressed._replace(error=error, relative=max(compressed.relative, level.relative + relative))
+    return None
+
+
 class Family:
-    """Absorbed power laws drawn at random, at given energies [keV]; see `compress`."""
+    """Random absorbed power laws at fixed energies [keV]; see `compress`."""
 
     def __init__(self, energy, z, *, whim, abundances, mode, log10_xi, metallicity):
         self.log_energy = np.log(energy)
-        self.here, self.host = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
+        self.galactic, self.host = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
         self.depths = []
         self.metallicity = metallicity
         if whim:
-            # Of a medium of 1e-6 cm^-3: with its metals, or without any and what they add.
+            # Optical depths for 1e-6 cm^-3; if the metallicity is free, at 0 and 1, as they are linear in it.
             log10_T = np.linspace(*LOG10_T, 2 * _NUM_TEMPERATURES)
             media = np.full(len(log10_T), -6.0), log10_T
             args = {"abundances": abundances, "mode": mode, "log10_xi": log10_xi}
@@ -207,67 +242,70 @@ class Family:
             self.depths = [whim_at(energy, z, *media, np.full(len(log10_T), m), **args) for m in amounts]
 
     def draw(self, num: int) -> tuple[Floats, Floats]:
-        """Spectra to choose by, (num, num_energies), and half as many others to judge by; always the same."""
+        """Return training spectra, (num, num_energies), and half as many test spectra; the seed is fixed."""
         rng = np.random.default_rng(0)
-        both = []
-        for part, size in enumerate((num, num // 2)):
+        samples = []
+        for sample, size in enumerate((num, num // 2)):
             index = rng.uniform(-0.5, 4.5, size)[:, None]
-            column, galactic = (10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18)))
-            log = -index * self.log_energy - column * self.host - galactic * self.here
+            host_column, galactic_column = (
+                10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18))
+            )
+            log_spectra = -index * self.log_energy - host_column * self.host - galactic_column * self.galactic
             if self.depths:
-                place = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + part  # at other temperatures
+                # Training and test spectra have different temperatures.
+                row = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
                 n0, metallicity = 10.0 ** rng.uniform(-3.0, 0.3, size)[:, None], rng.uniform(0.0, 1.0, size)[:, None]
-                depth = self.depths[0][place]
+                depth = self.depths[0][row]
                 if self.metallicity is None:
-                    depth = depth + metallicity * (self.depths[1][place] - depth)
-                log = log - n0 * depth
-            both.append(np.exp(log - log.max(axis=1, keepdims=True)))
-        return both[0], both[1]
+                    depth = depth + metallicity * (self.depths[1][row] - depth)
+                log_spectra = log_spectra - n0 * depth
+            samples.append(np.exp(log_spectra - log_spectra.max(axis=1, keepdims=True)))
+        return samples[0], samples[1]
 
 
-def _strength(kinks: Floats, z: float, abundances: str) -> Floats:
-    """Change of slope of the transmitted spectrum in ln E at each kink, the largest of the trial media."""
+def _kink_strengths(kinks: Floats, z: float, abundances: str) -> Floats:
+    """Return the largest change of slope in ln E of the transmission at each kink, over the trial media."""
     if not len(kinks):
         return kinks
-    around = kinks * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
+    energy = kinks * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
     log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
-    tau = whim_at(around.ravel(), z, log10_n0, log10_T, metallicity, abundances).reshape(-1, *around.shape)
+    tau = whim_at(energy.ravel(), z, log10_n0, log10_T, metallicity, abundances).reshape(-1, *energy.shape)
     change = np.abs(tau[:, 0] - 2.0 * tau[:, 1] + tau[:, 2]) * np.exp(-tau[:, 1]) / _STEP
     return np.maximum(np.max(change, axis=0), 1e-12)
 
 
 def _shape_likelihood(counts: Floats, expected: Floats) -> Floats:
-    """Poisson log likelihood of spectra that are scaled to the observed counts, but for a constant."""
-    some = counts > 0
-    return np.log(expected[:, some] / expected.sum(axis=-1, keepdims=True)) @ counts[some]
+    """Return the Poisson log likelihood, up to a constant, of spectra scaled to the total observed counts."""
+    observed = counts > 0
+    return np.log(expected[:, observed] / expected.sum(axis=-1, keepdims=True)) @ counts[observed]
 
 
 def trial_spectra(energy: Floats, z: float, *, whim: bool, abundances: str = "wilm") -> Floats:
-    """Absorbed power laws that bracket those of afterglows, (num_trials, num_energies)."""
-    here, host = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
+    """Return absorbed power laws that bracket those of afterglows, (num_trials, num_energies)."""
+    galactic_sigma, host_sigma = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
     index, column, galactic = (a.ravel()[:, None] for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
-    cold = np.exp(-index * np.log(energy) - column * host - galactic * here)
+    neutral = np.exp(-index * np.log(energy) - column * host_sigma - galactic * galactic_sigma)
     if not whim:
-        return cold
+        return neutral
     log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
     tau = whim_at(energy, z, log10_n0, log10_T, metallicity, abundances)
-    # Every medium with the spectra of the middle index; all spectra without.
-    behind = cold[(index.ravel() == 2.0) & (galactic.ravel() == _GALACTIC[0])]
-    return np.concatenate([cold, (behind[:, None, :] * np.exp(-tau)).reshape(-1, len(energy))])
+    # All spectra without a medium, and those of the middle photon index with every medium.
+    middle_index = neutral[(index.ravel() == 2.0) & (galactic.ravel() == _GALACTIC[0])]
+    return np.concatenate([neutral, (middle_index[:, None, :] * np.exp(-tau)).reshape(-1, len(energy))])
 
 
 def neutral_at(energy: Floats, abundances: str) -> Floats:
-    """Cross section of `neutral_cross_section` in double precision, at energies of any number and shape."""
+    """Return `neutral_cross_section` in double precision, for energies of any shape."""
     energy = np.asarray(energy, float)
     flat = energy.ravel()
     num = -(-len(flat) // _CHUNK) * _CHUNK
     chunks = np.concatenate([flat, np.ones(num - len(flat))]).reshape(-1, _CHUNK)
-    found = precomputed(lambda: [np.asarray(_neutral(chunk, abundances)) for chunk in chunks])
-    return np.concatenate(found)[: len(flat)].reshape(energy.shape)
+    sigma = precomputed(lambda: [np.asarray(_neutral_cross_section(chunk, abundances)) for chunk in chunks])
+    return np.concatenate(sigma)[: len(flat)].reshape(energy.shape)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _neutral(energy, abundances):
+def _neutral_cross_section(energy, abundances):
     return neutral_cross_section(energy, abundances=abundances)
 
 
@@ -281,32 +319,37 @@ def whim_at(
     mode: str = "photo+collisional",
     log10_xi: float = 0.0,
 ) -> Floats:
-    """Optical depths of several media, (num_media, num_energies), by `whim_optical_depth` in double precision.
+    """Return `whim_optical_depth` in double precision for several media, (num_media, num_energies).
 
     Parameters
     ----------
     energy : (num_energies,)
-        [keV].
+        Observed photon energies [keV].
     z : float
-        Redshift of the source, in a flat universe of H0 = 70 km/s/Mpc and Om0 = 0.3.
+        Redshift of the source, in a flat LCDM cosmology with H0 = 70 km/s/Mpc and Om0 = 0.3.
     log10_n0, log10_T, metallicity : (num_media,)
-        As in `whim_optical_depth`.
+        Base-10 logarithms of the density [cm^-3] and temperature [K], and metallicity of each medium.
     abundances, mode : str
-        Table; what ionises.
+        Abundance table and ionisation mode.
     log10_xi : float
-        Ionisation parameter.
+        Base-10 logarithm of the ionisation parameter.
     """
     num = -(-len(energy) // _CHUNK) * _CHUNK
     chunks = np.concatenate([energy, np.full(num - len(energy), energy[-1])]).reshape(-1, _CHUNK)
     media = np.stack([10.0 ** np.asarray(log10_n0, float), log10_T, metallicity], axis=-1)
-    more = float(log10_xi), abundances, mode
-    # One medium and a chunk at a time: one program for any number of either.
-    found = precomputed(lambda: [[np.asarray(_whim(c, float(z), *one, *more)) for c in chunks] for one in media])
-    return np.reshape(found, (len(media), num))[:, : len(energy)]
+    options = float(log10_xi), abundances, mode
+    # One medium and one chunk at a time, so that a single program is compiled.
+    tau = precomputed(
+        lambda: [
+            [np.asarray(_whim_optical_depth(chunk, float(z), *medium, *options)) for chunk in chunks]
+            for medium in media
+        ]
+    )
+    return np.reshape(tau, (len(media), num))[:, : len(energy)]
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))
-def _whim(energy, z, n0, log10_T, metallicity, log10_xi, abundances, mode):
+def _whim_optical_depth(energy, z, n0, log10_T, metallicity, log10_xi, abundances, mode):
     return whim_optical_depth(
         energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances,
         mode=mode, cosmology=Cosmology.flat(H0=70.0, Om0=0.3),

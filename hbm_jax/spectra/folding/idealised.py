@@ -1,4 +1,4 @@
-"""Idealised responses of our own making: a focusing X-ray telescope with a CCD, a burst monitor with scintillators."""
+"""Idealised responses for simulations and tests: an X-ray telescope with a CCD, and a gamma-ray burst monitor."""
 
 from typing import Any
 
@@ -8,39 +8,50 @@ from scipy.special import ndtr
 
 from hbm_jax.spectra.folding.response import Arf, Rmf
 
-_FANO, _PAIR = 0.115, 3.68e-3  # of silicon; keV for an electron-hole pair
-_NOISE = 7.0  # electrons
-_SHELF = 0.02  # share of photons whose charge is not all collected
+_FANO, _PAIR = 0.115, 3.68e-3  # Fano factor of silicon; energy per electron-hole pair [keV]
+_NOISE = 7.0  # readout noise [electrons]
+_SHELF = 0.02  # fraction of photons whose charge is collected incompletely
 
 
 def xrt_like_rmf(num_energies: int = 1190, num_channels: int = 1024) -> Rmf:
-    """Redistribution of an idealised CCD: a Gaussian peak and a shelf below it.
+    """Return the redistribution of an idealised CCD: a Gaussian peak with a flat shelf at lower energies.
 
-    Photon energies of 0.1 to 12 keV, channels of 10 eV from 0, counted from 0. The width is that of 7 electrons of
-    noise and of the statistics of electron-hole pairs in silicon: 63 eV (FWHM) at 0.3 keV, 133 eV at 6 keV.
+    Photon energies are 0.1 to 12 keV; channels are 10 eV wide, start at 0 keV and are numbered from 0. The peak width
+    combines a readout noise of 7 electrons with the Fano statistics of silicon: 63 eV (FWHM) at 0.3 keV, 133 eV at
+    6 keV.
+
+    Parameters
+    ----------
+    num_energies, num_channels : int
+        Numbers of photon energy bins and of channels.
 
     Returns
     -------
     Rmf
-        Not that of any instrument: for simulations and tests.
+        For simulations and tests; it is not the response of a real instrument.
     """
     energy = np.linspace(0.1, 12.0, num_energies + 1)
     bounds = np.asarray(np.arange(num_channels + 1) * 0.01, float)
     middle = 0.5 * (energy[1:] + energy[:-1])
     sigma = _PAIR * np.sqrt(_NOISE**2 + _FANO * middle / _PAIR)
     peak = np.diff(ndtr((bounds - middle[:, None]) / sigma[:, None]), axis=1)
-    below = np.clip(middle[:, None] - bounds[:-1], 0.0, 0.01) / middle[:, None]
-    matrix = (1.0 - _SHELF) * peak + _SHELF * below
+    shelf = np.clip(middle[:, None] - bounds[:-1], 0.0, 0.01) / middle[:, None]
+    matrix = (1.0 - _SHELF) * peak + _SHELF * shelf
     matrix[matrix < 1e-6] = 0.0
     channels = np.arange(num_channels)
     return Rmf(energy, sparse.csr_matrix(matrix), channels, bounds[:-1], bounds[1:], "idealised XRT-like RMF")
 
 
 def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
-    """Effective area of an idealised mirror and detector, 110 cm^2 at its best.
+    """Return the effective area of an idealised mirror and CCD, at most 110 cm^2.
 
-    Rises with the transparency of a filter below 1 keV, drops at the M edges of gold (2.2 keV) and with the
-    reflectivity above 5 keV.
+    It has the transmission of a filter below 1 keV, a drop at the M edges of gold (2.2 keV) and a falling reflectivity
+    above 5 keV.
+
+    Parameters
+    ----------
+    rmf : Rmf, optional
+        Redistribution whose energy bins are used; default: that of `xrt_like_rmf`.
     """
     energy = (rmf or xrt_like_rmf()).energy
     middle = 0.5 * (energy[1:] + energy[:-1])
@@ -50,9 +61,9 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
     return Arf(energy, 132.0 * filter_ * gold * reflectivity, "idealised XRT-like ARF")
 
 
-# Of the two kinds of scintillators of a gamma-ray burst monitor: photon energies and channels [keV], the full width at
-# half maximum relative to the energy at 100 keV, the area [cm^2], and the energy [keV] above which most photons leave
-# a part of their energy only.
+# Scintillators of a gamma-ray burst monitor: ranges of photon energies and channels [keV], FWHM relative to the energy
+# at 100 keV, area [cm^2], energy at which the window becomes transparent [keV], energy above which most photons deposit
+# only a part of their energy [keV], and energy scale of the absorption in the crystal [keV].
 GBM_LIKE: dict[str, dict[str, Any]] = {
     "nai": {
         "energy": (5.0, 5e4),
@@ -77,71 +88,77 @@ _IODINE_EDGE, _ELECTRON = 33.17, 510.99895  # keV
 
 
 def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: int = 128) -> Rmf:
-    """Redistribution of an idealised scintillator of a gamma-ray burst monitor.
+    """Return the redistribution of an idealised scintillator of a gamma-ray burst monitor.
 
-    A Gaussian peak whose width goes with the root of the energy, and for photons that scatter once and escape a
-    continuum up to the Compton edge, the more the higher their energy. Energies and channels are equal steps of the
-    logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
+    A Gaussian peak, with a width proportional to the square root of the energy, and a continuum up to the Compton edge
+    from photons that scatter once and escape, whose fraction rises with energy. Energies and channels are spaced evenly
+    in logarithm: 5 keV to 50 MeV and 4 keV to 2 MeV (``"nai"``), 0.1 to 200 MeV and 0.1 to 50 MeV (``"bgo"``).
 
     Parameters
     ----------
     detector : str
         ``"nai"`` or ``"bgo"``.
     num_energies, num_channels : int
-        Bins of photon energy, and channels, counted from 0.
+        Numbers of photon energy bins and of channels; channels are numbered from 0.
 
     Returns
     -------
     Rmf
-        Not that of any instrument: for simulations and tests.
+        For simulations and tests; it is not the response of a real instrument.
 
     Raises
     ------
     ValueError
-        For another detector.
+        If the detector is unknown.
     """
-    of = _scintillator(detector)
+    parameters = _scintillator(detector)
     energy, bounds = (
-        np.geomspace(of[what][0], of[what][1], num + 1)
-        for what, num in (("energy", num_energies), ("channels", num_channels))
+        np.geomspace(parameters[quantity][0], parameters[quantity][1], num + 1)
+        for quantity, num in (("energy", num_energies), ("channels", num_channels))
     )
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
-    sigma = of["width"] * np.sqrt(100.0 * middle) / 2.3548
+    sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
-    edge = middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)  # energy left by a photon that turns back
-    continuum = np.diff(np.clip(bounds, 0.0, edge), axis=1) / edge
-    share = middle / (middle + of["partial"])
-    matrix = (1.0 - share) * peak + share * continuum
+    compton_edge = (
+        middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)
+    )  # energy deposited by a photon that scatters backwards and escapes
+    continuum = np.diff(np.clip(bounds, 0.0, compton_edge), axis=1) / compton_edge
+    continuum_fraction = middle / (middle + parameters["partial"])
+    matrix = (1.0 - continuum_fraction) * peak + continuum_fraction * continuum
     matrix[matrix < 1e-7] = 0.0
     name = f"idealised GBM-like {detector.upper()} RMF"
     return Rmf(energy, sparse.csr_matrix(matrix), np.arange(num_channels), bounds[:-1], bounds[1:], name)
 
 
 def gbm_like_arf(detector: str = "nai", rmf: Rmf | None = None) -> Arf:
-    """Effective area of an idealised scintillator that is seen face on: a window, its thickness, the edge of iodine.
+    """Return the effective area of an idealised scintillator at normal incidence.
+
+    It includes the transmission of the entrance window, the finite thickness of the crystal, and for ``"nai"`` the K
+    edge of iodine.
 
     Parameters
     ----------
     detector : str
         ``"nai"`` or ``"bgo"``.
     rmf : Rmf, optional
-        On whose energies; those of `gbm_like_rmf` by default.
+        Redistribution whose energy bins are used; default: that of `gbm_like_rmf`.
 
     Raises
     ------
     ValueError
-        For another detector.
+        If the detector is unknown.
     """
-    of = _scintillator(detector)
+    parameters = _scintillator(detector)
     energy = (rmf or gbm_like_rmf(detector)).energy
     middle = np.sqrt(energy[1:] * energy[:-1])
-    window = np.exp(-((of["window"] / middle) ** 2.5))
-    thickness = 1.0 - np.exp(-0.5 - np.sqrt(of["depth"] / middle))
+    window = np.exp(-((parameters["window"] / middle) ** 2.5))
+    thickness = 1.0 - np.exp(-0.5 - np.sqrt(parameters["depth"] / middle))
     iodine = np.where((middle > _IODINE_EDGE * 0.8) & (middle < _IODINE_EDGE), 0.85, 1.0) if detector == "nai" else 1.0
-    return Arf(energy, of["area"] * window * thickness * iodine, f"idealised GBM-like {detector.upper()} ARF")
+    return Arf(energy, parameters["area"] * window * thickness * iodine, f"idealised GBM-like {detector.upper()} ARF")
 
 
 def _scintillator(detector: str) -> dict[str, Any]:
+    """Return the parameters of a scintillator."""
     if detector not in GBM_LIKE:
         raise ValueError(f"detector: expected one of {', '.join(map(repr, GBM_LIKE))}; found {detector!r}.")
     return GBM_LIKE[detector]

@@ -1,9 +1,11 @@
-"""Fewer nodes still: a family of spectra with few parameters is known everywhere from its values at a few energies.
+"""Empirical interpolation: a subset of the nodes of a fold that suffices for a family of spectra with few parameters.
 
-Values of absorbed power laws at a hundred well chosen energies say what they are at all others, since whatever bends
-them is the same few things: two columns, one medium. So nodes are picked at which the family differs most, and the fold
-is the linear map from values there to counts that is best over many spectra of the family. (Empirical interpolation:
-Barrault et al. 2004, C. R. Math. 339, 667; points by pivoted QR: Drmac & Gugercin 2016, SIAM J. Sci. Comput. 38, A631.)
+Absorbed power laws depend on few parameters, so that their values at about a hundred well-chosen energies determine
+all others. The nodes are chosen by QR decomposition with column pivoting of many spectra of the family, and the fold is
+the least-squares linear map from the values at these nodes to the counts.
+
+References: Barrault et al. 2004, C. R. Math. 339, 667 (empirical interpolation); Drmac & Gugercin 2016, SIAM J. Sci.
+Comput. 38, A631 (choice of points by pivoted QR).
 """
 
 import itertools
@@ -15,31 +17,34 @@ from scipy.linalg import lstsq, qr
 from hbm_jax.spectra.folding.panels import Fold
 
 Floats = NDArray[np.float64]
-NUM_MIXTURES = 400  # of the spectra, by which nodes are picked
-FLOOR = 1e-9  # share of the largest counts in a block below which a spectrum is not fitted more closely
-NUM_BLOCKS = 16  # of groups, each of which sees photons above some energy only
+NUM_MIXTURES = 400  # random linear combinations of the spectra, from which nodes are chosen
+FLOOR = 1e-9  # of the largest counts in a block: spectra with fewer counts are fitted with the weight of this floor
+NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photons above a common energy
 
 
 def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
-    """Fold by fewer of the nodes, as well as a family of spectra allows.
+    """Return the fold on a subset of its nodes, fitted to a family of spectra.
 
     Parameters
     ----------
     fold : Fold
         Nodes and matrix.
     spectra : (num_spectra, num_nodes)
-        The family at the nodes, more of them than nodes are to be left, each scaled to the same counts in all.
+        Values of the family at the nodes, each spectrum scaled to the same total counts; more spectra than nodes are to
+        be kept.
     resolution : float
-        What a direction may contribute to the counts of a block, relative to the largest, and still be left out.
+        Nodes whose diagonal element of R in the pivoted QR decomposition is below this fraction of the largest are left
+        out.
 
     Returns
     -------
     Fold
-        No group takes nodes at energies below which it took none before. Weights may be negative.
+        The lowest node with a non-zero weight in a block is not below that of the original fold. Weights may be
+        negative.
     """
     counts = spectra @ fold.matrix.T
-    # Mixtures of the spectra at random span what they do, and are fewer.
-    directions = np.random.default_rng(0).normal(size=(NUM_MIXTURES, len(spectra))) @ spectra
+    # Random linear combinations of the spectra span the same space, and are fewer.
+    mixtures = np.random.default_rng(0).normal(size=(NUM_MIXTURES, len(spectra))) @ spectra
     ends = np.unique(np.linspace(0, len(fold.matrix), NUM_BLOCKS + 1).astype(int))
     blocks = []
     chosen = np.zeros(len(fold.energy), bool)
@@ -47,16 +52,16 @@ def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
         weight = np.abs(fold.matrix[low:high]).sum(axis=0)
         first = int(np.argmax(weight > 0))
         blocks.append((slice(low, high), first))
-        R, order = qr(directions[:, first:] * weight[first:], mode="r", pivoting=True, check_finite=False)
-        size = np.abs(np.diag(R))
-        chosen[first + order[: np.count_nonzero(size > resolution * size[0])]] = True
+        R, order = qr(mixtures[:, first:] * weight[first:], mode="r", pivoting=True, check_finite=False)
+        pivots = np.abs(np.diag(R))
+        chosen[first + order[: np.count_nonzero(pivots > resolution * pivots[0])]] = True
     nodes = np.flatnonzero(chosen)
     matrix = np.zeros((len(fold.matrix), len(nodes)))
     for rows, first in blocks:
         used = np.flatnonzero(nodes >= first)
-        share = counts[:, rows].sum(axis=1, keepdims=True)
-        if used.size and share.max() > 0:  # else the block counts nothing
-            weight = 1.0 / np.maximum(share, FLOOR * share.max())
-            both = weight * spectra[:, nodes[used]], weight * counts[:, rows]
-            matrix[rows, used] = lstsq(*both, cond=1e-13, lapack_driver="gelsy", check_finite=False)[0].T
+        block_counts = counts[:, rows].sum(axis=1, keepdims=True)
+        if used.size and block_counts.max() > 0:  # otherwise the block has no counts
+            weight = 1.0 / np.maximum(block_counts, FLOOR * block_counts.max())
+            system = weight * spectra[:, nodes[used]], weight * counts[:, rows]
+            matrix[rows, used] = lstsq(*system, cond=1e-13, lapack_driver="gelsy", check_finite=False)[0].T
     return Fold(fold.energy[nodes], matrix)

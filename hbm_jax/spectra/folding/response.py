@@ -1,4 +1,4 @@
-"""What an instrument makes of photons: effective area, redistribution over channels, and their product."""
+"""Instrument response: effective area (ARF), redistribution matrix (RMF), and their product."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ from scipy import sparse
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
-# Largest sum of a row of a redistribution without area: of each photon one count at most, but for the interpolation of
-# calibration files. An area in cm^2 is above that somewhere.
+# Largest row sum of a redistribution matrix without effective area: at most one count per photon, with a margin for
+# interpolation errors of calibration files. Effective areas in cm^2 exceed it at some energy.
 AREA_INCLUDED = 1.5
-SAME_ENERGY = 1e-3  # relative, between the energy grids of an ARF and an RMF, which are written in single precision
+SAME_ENERGY = 1e-3  # relative tolerance between the energy grids of ARF and RMF, which are stored in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +22,11 @@ class Arf:
     Attributes
     ----------
     energy : (num_energies + 1,)
-        Edges of the bins [keV].
+        Edges of the energy bins [keV].
     area : (num_energies,)
-        [cm^2].
+        Effective area [cm^2].
     name : str
-        For messages.
+        Name for messages.
     """
 
     energy: Floats = field(repr=False)
@@ -36,25 +36,25 @@ class Arf:
 
 @dataclass(frozen=True, eq=False)
 class Rmf:
-    """Redistribution of photons over the channels of a detector.
+    """Redistribution matrix: probability that a photon of a given energy is counted in a channel.
 
     Attributes
     ----------
     energy : (num_energies + 1,)
         Edges of the bins of photon energy [keV].
     matrix : sparse (num_energies, num_channels)
-        Probability that a photon of an energy bin is counted in a channel; or that times an area [cm^2], where a file
-        has it folded in.
+        Probability that a photon of an energy bin is counted in a channel, or that probability times the effective area
+        [cm^2] if the file includes the area.
     channels : (num_channels,)
-        Numbers of the channels, as files count them.
+        Channel numbers, as in the file.
     e_min, e_max : (num_channels,)
-        Nominal energies of the channels [keV].
+        Nominal energy limits of the channels [keV].
     name : str
-        For messages.
+        Name for messages.
     full : bool
-        Whether a file says that it has the effective area folded in (HDUCLAS3 = FULL).
+        Whether the file states that the effective area is included (HDUCLAS3 = FULL).
     warnings : tuple of str
-        What is unusual in the file, a sentence each.
+        Anomalies of the file, one sentence each.
     """
 
     energy: Floats = field(repr=False)
@@ -69,19 +69,19 @@ class Rmf:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Response:
-    """Counts for each photon per cm^2, in channels: effective area times redistribution.
+    """Response of an instrument: effective area times redistribution matrix.
 
-    Build one with `Response.of` or from files with `hbm_jax.spectra.read_spectrum`. The redistribution is kept as it
-    is, not multiplied, so that the sources of a population that share one hold it once.
+    Build it with `Response.of`, or read it with `hbm_jax.spectra.read_spectrum`. Area and redistribution are stored
+    separately, so that sources with the same redistribution share one matrix.
 
     Attributes
     ----------
     rmf : Rmf
-        The redistribution.
+        Redistribution matrix.
     area : (num_rmf_energies,)
-        Effective area in its bins [cm^2], 1 where it is folded in.
+        Effective area in the energy bins of the redistribution [cm^2]; 1 if the matrix includes the area.
     rows : slice
-        The bins from the first to the last that any photon is counted from.
+        Energy bins from the first to the last with a non-zero response.
     """
 
     rmf: Rmf
@@ -90,12 +90,19 @@ class Response:
 
     @classmethod
     def of(cls, rmf: Rmf, arf: Arf | None = None) -> "Response":
-        """Multiply a redistribution matrix by an effective area, or take one with the area folded in.
+        """Combine a redistribution matrix with an effective area.
+
+        Parameters
+        ----------
+        rmf : Rmf
+            Redistribution matrix.
+        arf : Arf, optional
+            Effective area, in the same energy bins; None if the matrix includes the area.
 
         Raises
         ------
         DataError
-            If the two have different energy grids, or no photon is counted.
+            If the energy grids differ, or the response is zero at all energies.
         """
         area = np.ones(rmf.matrix.shape[0])
         if arf is not None:
@@ -103,22 +110,28 @@ class Response:
                 raise DataError(
                     f"{arf.name}: expected the {len(area)} energy bins of {rmf.name}; found {len(arf.area)}."
                 )
-            apart = np.abs(arf.energy - rmf.energy) > SAME_ENERGY * np.maximum(rmf.energy, 1e-2)
-            if apart.any():
-                row = int(apart.argmax())
+            differs = np.abs(arf.energy - rmf.energy) > SAME_ENERGY * np.maximum(rmf.energy, 1e-2)
+            if differs.any():
+                row = int(differs.argmax())
                 raise DataError(
                     f"{arf.name}: expected the energy bins of {rmf.name}, the edge of row {row} at "
-                    f"{rmf.energy[row]:g} keV; found {arf.energy[row]:g} keV."
+                    f"{rmf.energy[row]:g} keV; found it at {arf.energy[row]:g} keV."
                 )
             area = np.asarray(arf.area, float)
         return cls.from_area(rmf, area)
 
     @classmethod
     def from_area(cls, rmf: Rmf, area: Floats) -> "Response":
-        """Multiply a redistribution matrix by an area in each of its bins of energy [cm^2]."""
+        """Combine a redistribution matrix with the effective area in each of its energy bins [cm^2].
+
+        Raises
+        ------
+        DataError
+            If the response is zero at all energies.
+        """
         used = np.flatnonzero(area * np.asarray(abs(rmf.matrix).sum(axis=1)).ravel())
         if not used.size:
-            raise DataError(f"{rmf.name}: expected a response to photons of some energy; found one to none.")
+            raise DataError(f"{rmf.name}: expected a response above 0 at some energy; found 0 at all energies.")
         return cls(rmf, area, slice(int(used[0]), int(used[-1]) + 1))
 
     def __repr__(self):
@@ -127,36 +140,36 @@ class Response:
 
     @property
     def energy(self) -> Floats:
-        """Edges of the bins of photon energy that are counted [keV], (num_energies + 1,)."""
+        """Edges of the energy bins with a non-zero response [keV], (num_energies + 1,)."""
         return self.rmf.energy[self.rows.start : self.rows.stop + 1]
 
     @property
     def matrix(self) -> sparse.csr_matrix:
-        """Area times redistribution [cm^2], sparse (num_energies, num_channels); worked out at every call."""
+        """Area times redistribution [cm^2], sparse (num_energies, num_channels); computed at every access."""
         return sparse.csr_matrix(sparse.diags(self.area[self.rows]) @ self.rmf.matrix[self.rows])
 
     @property
     def channels(self) -> NDArray[np.int64]:
-        """Numbers of the channels, (num_channels,)."""
+        """Channel numbers, (num_channels,)."""
         return self.rmf.channels
 
     @property
     def e_min(self) -> Floats:
-        """Lower nominal energy of the channels [keV], (num_channels,)."""
+        """Lower nominal energy limits of the channels [keV], (num_channels,)."""
         return self.rmf.e_min
 
     @property
     def e_max(self) -> Floats:
-        """Upper nominal energy of the channels [keV], (num_channels,)."""
+        """Upper nominal energy limits of the channels [keV], (num_channels,)."""
         return self.rmf.e_max
 
     def fold(self, photons: ArrayLike) -> Floats:
-        """Return the counts of a spectrum, per unit of exposure.
+        """Return the expected count rate of a photon spectrum in each channel.
 
         Parameters
         ----------
         photons : (..., num_energies)
-            Photons in each energy bin [1/cm^2/s].
+            Photon flux in each energy bin [photons/cm^2/s].
 
         Returns
         -------
@@ -164,16 +177,16 @@ class Response:
             [counts/s].
         """
         incident = np.asarray(photons, float) * self.area[self.rows]
-        flat = incident.reshape(-1, incident.shape[-1]) @ self.rmf.matrix[self.rows]
-        return np.asarray(flat).reshape(*incident.shape[:-1], -1)
+        counts = incident.reshape(-1, incident.shape[-1]) @ self.rmf.matrix[self.rows]
+        return np.asarray(counts).reshape(*incident.shape[:-1], -1)
 
     def grouped(self, groups: ArrayLike) -> Floats:
-        """Area times redistribution, summed over the channels of each group.
+        """Return the response summed over the channels of each group.
 
         Parameters
         ----------
         groups : (num_channels,)
-            Number of each channel's group, from 0; -1 for a channel that is not used.
+            Group number of each channel, from 0; -1 for an unused channel.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""One observed spectrum: counts in channels, what the exposure was, its background and its response."""
+"""Observed spectrum: counts in detector channels, with exposure, background and response."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -14,32 +14,34 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Spectrum:
-    """Counts in the channels of a detector.
+    """Observed counts in the channels of a detector.
 
     Attributes
     ----------
     name : str
-        Of the source or the file, for messages and labels.
+        Name of the source or file, for messages and labels.
     counts : (num_channels,)
-        Observed counts, 0 or more; NaN where a file holds none, which makes a channel of bad quality unusable.
+        Observed counts, 0 or more. NaN in channels of bad quality for which the file has no valid counts.
     channels : (num_channels,)
-        Numbers of the channels.
+        Channel numbers.
     exposure : float
-        [s].
+        Exposure time [s].
     backscal, areascal : (num_channels,)
-        Scale of the extraction region and of the effective area.
+        Scales of the extraction region and of the effective area.
     quality : (num_channels,)
         0 for good channels.
     grouping : (num_channels,)
-        1 where a group begins, -1 within one, 0 where a channel is not grouped.
+        1 where a group begins, -1 within a group, 0 for a channel that is not grouped.
     error : (num_channels,), optional
-        Standard deviation of the counts where they are not Poisson, as those of a modelled background.
+        Standard deviation of counts that are not Poisson, such as those of a modelled background.
     background : Spectrum, optional
-        Of a region without the source, on the same channels.
+        Spectrum of the background region, on the same channels.
     response : Response, optional
-        Of the source.
+        Response of the instrument to the source.
+    files : dict
+        File names from the header, by keyword (BACKFILE, RESPFILE, ANCRFILE).
     warnings : tuple of str
-        What is unusual in the files, a sentence each.
+        Anomalies of the files, one sentence each.
     """
 
     name: str
@@ -60,23 +62,25 @@ class Spectrum:
         return len(self.counts)
 
     def __repr__(self) -> str:
-        behind = "" if self.background is None else f", background {np.nansum(self.background.counts):g}"
-        return f"Spectrum({self.name}: {np.nansum(self.counts):g} counts in {self.exposure:g} s{behind})"
+        background = "" if self.background is None else f", background {np.nansum(self.background.counts):g}"
+        return f"Spectrum({self.name}: {np.nansum(self.counts):g} counts in {self.exposure:g} s{background})"
 
     @property
     def background_ratio(self) -> Floats:
-        """Counts that the background region has for each one that the background gives in the source region, (n,).
+        """Expected background counts in the background region over those in the source region, (num_channels,).
 
         Raises
         ------
         DataError
-            Without a background.
+            If there is no background.
         """
         if self.background is None:
             raise DataError(f"{self.name}: expected a background; found none.")
-        b = self.background
+        background = self.background
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (b.exposure * b.backscal * b.areascal) / (self.exposure * self.backscal * self.areascal)
+            return (background.exposure * background.backscal * background.areascal) / (
+                self.exposure * self.backscal * self.areascal
+            )
 
     def with_response(self, response: Response) -> "Spectrum":
         """Return a copy with another response.
@@ -84,11 +88,11 @@ class Spectrum:
         Raises
         ------
         DataError
-            If it has other channels.
+            If the response has other channels.
         """
         if not np.array_equal(response.channels, self.channels):
             raise DataError(
-                f"{self.name}: expected a response of the channels {self.channels[0]} to {self.channels[-1]}; found "
-                f"one of {response.channels[0]} to {response.channels[-1]}."
+                f"{self.name}: expected a response for channels {self.channels[0]} to {self.channels[-1]}; found "
+                f"channels {response.channels[0]} to {response.channels[-1]}."
             )
         return dataclasses.replace(self, response=response)

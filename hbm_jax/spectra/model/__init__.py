@@ -1,1 +1,1 @@
-"""Spectral models: components, absorbers, expressions of them, energetics."""
+"""Spectral models: components, absorbers, model expressions, fluxes and luminosities."""

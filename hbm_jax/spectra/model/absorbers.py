@@ -1,4 +1,4 @@
-"""Multiplicative components of photon spectra: what absorbs, and constant factors."""
+"""Multiplicative components of spectral models: absorbers and constant factors."""
 
 import dataclasses
 import functools
@@ -20,20 +20,20 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter
 
-_CHUNK = 1024  # energies a compiled evaluation of a cross section takes, so that there is one program of it
-_ROUNDING = 1e-6  # relative, of bounds of energies
+_CHUNK = 1024  # energies per evaluation of a cross section: a fixed shape compiles once
+_ROUNDING = 1e-6  # relative tolerance of the energy limits
 
 
 @dataclass(frozen=True)
-class _Factor(Component):
-    """A multiplicative component."""
+class _Multiplicative(Component):
+    """Multiplicative component."""
 
     kind: ClassVar[str] = "multiplicative"
 
 
 @dataclass(frozen=True)
-class Constant(_Factor):
-    """A factor without energy dependence, as between two instruments; no absorber.
+class Constant(_Multiplicative):
+    """Factor independent of energy, such as a cross-calibration constant between instruments.
 
     Examples
     --------
@@ -52,12 +52,12 @@ class Constant(_Factor):
         return np.ones(energy.shape)
 
     def _evaluate(self, tables, values):
-        factor = self._own(values)["factor"]
+        factor = self._unprefixed(values)["factor"]
         return factor[..., None] * jnp.asarray(tables, factor.dtype)
 
 
 def _redshift(z: Any) -> Any:
-    """Give a redshift as a number, those of several sources as a tuple, so that components can be compared."""
+    """Return a redshift as a float, or those of several sources as a tuple, so that components can be compared."""
     numbers = np.asarray(z, dtype=float)
     if numbers.ndim > 1 or not (np.isfinite(numbers) & (numbers > -1)).all() or numbers.size == 0:
         raise ValueError(f"z: expected one redshift above -1, or one for each source; found {z!r}.")
@@ -65,7 +65,7 @@ def _redshift(z: Any) -> Any:
 
 
 def _abundances(abundances: Any) -> Any:
-    """Give the name of a table, or its numbers as a tuple."""
+    """Return abundances as the name of a table, or as a tuple of numbers."""
     if isinstance(abundances, str):
         as_abundances(abundances)
         return abundances
@@ -73,46 +73,49 @@ def _abundances(abundances: Any) -> Any:
 
 
 def _at_redshift(energy: np.ndarray, z: Any) -> np.ndarray:
-    """Energies in the frame of an absorber; z one number or one for each row."""
+    """Return energies in the rest frame of an absorber, for one redshift or one per row."""
     if not isinstance(z, tuple):
         return energy * (1.0 + z)
     if energy.ndim < 2 or energy.shape[-2] != len(z):
         raise ValueError(
             f"energy: expected a row for each of {len(z)} redshifts; found an array of shape {energy.shape}. Use "
-            f"`of_source` for one of them."
+            f"`of_source` for a single source."
         )
     return energy * (1.0 + np.asarray(z))[:, None]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "abundances", "grains", "molecules"))
 def _cross_section(energy, model, abundances, grains, molecules):
+    """Return the compiled `neutral_cross_section`, with hashable abundances."""
     numbers = abundances if isinstance(abundances, str) else np.asarray(abundances)
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
 
 
 @dataclass(frozen=True)
-class Absorption(_Factor):
+class Absorption(_Multiplicative):
     """Absorption by cold interstellar matter, exp(-nh sigma(E (1 + z))), in the Milky Way or a host galaxy.
 
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     z : float, tuple or None
-        Redshift; one for each source, which then are the rows of the energies; or None for a parameter ``z``, of which
-        the edges are not known and the cross section is worked out at each evaluation.
+        Redshift of the absorber. A tuple has one for each source, and energies then have one row per source. None makes
+        the redshift a parameter ``z``: the cross section is computed at each evaluation, and the energies of the
+        absorption edges are not known in advance.
     model, abundances, grains, molecules
         As in `hbm_jax.absorption.neutral_cross_section`.
 
     Raises
     ------
     ValueError
-        For a redshift, a model or an abundance table that is none; from `on` for energies that are not within 0.03 to
-        500 keV at the absorber.
+        If the redshift, model or abundance table is invalid. `on` raises it for energies outside 0.03 to 500 keV in the
+        rest frame of the absorber.
 
     Notes
     -----
-    ``nh`` is the column of hydrogen [1e22 cm^-2]. Cross sections at known redshift are worked out in double precision.
+    ``nh`` is the hydrogen column density [1e22 cm^-2]. At a fixed redshift the cross section is precomputed in double
+    precision.
 
     Examples
     --------
@@ -138,8 +141,8 @@ class Absorption(_Factor):
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
-        """Column, and redshift where it is not known."""
-        column = {"nh": Parameter("1e22/cm^2", "LogNormal(-1.5, 1.5)", "column of hydrogen")}
+        """Column density, and the redshift if it is not fixed."""
+        column = {"nh": Parameter("1e22/cm^2", "LogNormal(-1.5, 1.5)", "hydrogen column density")}
         return column | (
             {"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {}
         )
@@ -151,7 +154,7 @@ class Absorption(_Factor):
         if self.z is None:
             return energy
         if isinstance(energy, jax.core.Tracer):
-            raise ValueError(f"{self}: expected known energies; found traced ones.")
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         energy = _at_redshift(energy, self.z)
         wrong = ~((energy >= MIN_ENERGY * (1 - _ROUNDING)) & (energy <= MAX_ENERGY * (1 + _ROUNDING)))
         if wrong.any():
@@ -164,20 +167,20 @@ class Absorption(_Factor):
         return sigma[: energy.size].reshape(energy.shape)
 
     def _evaluate(self, tables, values):
-        given = self._own(values)
-        nh = given["nh"][..., None]
+        params = self._unprefixed(values)
+        nh = params["nh"][..., None]
         sigma = jnp.asarray(tables, nh.dtype)
         if self.z is None:
-            sigma = self._sigma(sigma * (1.0 + given["z"][..., None]))
+            sigma = self._sigma(sigma * (1.0 + params["z"][..., None]))
         return jnp.exp(-nh * sigma)
 
     def jumps(self, low: float, high: float) -> np.ndarray:
-        """Edges of the absorbing atoms; none where the redshift is a parameter."""
-        found = [
+        """Return the energies of the absorption edges [keV]; none if the redshift is a parameter."""
+        edges = [
             edges_of_neutral_matter(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z)
             for z in ([] if self.z is None else np.atleast_1d(self.z))
         ]
-        return np.unique(np.concatenate([np.zeros(0), *found]))
+        return np.unique(np.concatenate([np.zeros(0), *edges]))
 
     def of_source(self, index: int) -> "Absorption":
         """Return the absorber with the redshift of one source."""
@@ -185,31 +188,31 @@ class Absorption(_Factor):
 
 
 @dataclass(frozen=True)
-class Whim(_Factor):
+class Whim(_Multiplicative):
     """Absorption by the warm-hot intergalactic medium, by `hbm_jax.absorption.WhimTable`.
 
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     z : float or tuple
-        Redshift of the source; or one for each source, which then are the rows of the energies.
+        Redshift of the source. A tuple has one for each source, and energies then have one row per source.
     cosmology : Cosmology
-        The universe.
+        Background cosmology.
     metallicity : float or None
-        Relative to the abundance table; None makes it a parameter.
+        Metallicity relative to the abundance table; None makes it a parameter.
     mode, abundances, log10_xi, rates, photon_index
         As in `hbm_jax.absorption.whim_optical_depth`.
 
     Raises
     ------
     ValueError
-        For arguments out of their domain, here or from `on`.
+        If an argument is outside its domain; `on` raises it for energies outside the domain.
 
     Notes
     -----
-    Set-up takes seconds for each hundred thousand energies, and 0.8 kB of memory each (1.6 kB where the metallicity is
-    a parameter).
+    `on` takes seconds per hundred thousand energies, and 0.8 kB of memory per energy (1.6 kB if the metallicity is a
+    parameter).
 
     Examples
     --------
@@ -241,23 +244,25 @@ class Whim(_Factor):
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
-        """Density and temperature, and metallicity where it is not known."""
-        found = {
+        """Density and temperature, and the metallicity if it is not fixed."""
+        parameters = {
             "log10_n0": Parameter("1/cm^3", "Normal(-7.0, 1.0)", "density of hydrogen nuclei at redshift 0"),
             "log10_T": Parameter("K", "Uniform(4.0, 8.0)", "temperature"),
         }
         if self.metallicity is None:
-            found["metallicity"] = Parameter("solar", "LogNormal(-1.2, 1.0)", "of all that is heavier than helium")
-        return found
+            parameters["metallicity"] = Parameter(
+                "solar", "LogNormal(-1.2, 1.0)", "abundance of elements heavier than helium"
+            )
+        return parameters
 
     def _tables(self, energy):
         if isinstance(energy, jax.core.Tracer):
-            raise ValueError(f"{self}: expected known energies; found traced ones.")
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         _at_redshift(energy, self.z)
         rows = energy.reshape(-1, energy.shape[-1])
         z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
         numbers = self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances)
-        # The table, and the shape of the rows, which is known also where the array is traced.
+        # The empty array carries the shape of the energies, which is static even if the array is traced.
         table = WhimTable(
             rows,
             z,
@@ -272,21 +277,26 @@ class Whim(_Factor):
         return table, np.zeros((*energy.shape[:-1], 0))
 
     def _evaluate(self, tables, values):
-        table, like = tables
-        given = self._own(values)
-        arguments = [10.0 ** given["log10_n0"], *(given[name] for name in list(given)[1:])]
-        rows = like.shape[:-1]
-        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in arguments), rows)
-        if all(not a.ndim for a in arguments):
+        table, empty = tables
+        params = self._unprefixed(values)
+        arguments = [10.0 ** params["log10_n0"], *(params[name] for name in list(params)[1:])]
+        rows = empty.shape[:-1]
+        shape = jnp.broadcast_shapes(*(jnp.shape(argument) for argument in arguments), rows)
+        if all(not argument.ndim for argument in arguments):
             return jnp.exp(-table(*arguments)).reshape(*rows, -1)
-        each = [jnp.broadcast_to(a, shape).reshape(-1, math.prod(rows)) for a in arguments]
-        return jnp.exp(-jax.vmap(table.__call__)(*each)).reshape(*shape, -1)
+        flat_arguments = [jnp.broadcast_to(argument, shape).reshape(-1, math.prod(rows)) for argument in arguments]
+        return jnp.exp(-jax.vmap(table.__call__)(*flat_arguments)).reshape(*shape, -1)
 
     def kinks(self, low: float, high: float) -> np.ndarray:
-        """Edges of every ion at the observer and at the sources, between which its absorption is spread."""
-        at = np.unique(np.append(np.atleast_1d(self.z), 0.0))
-        return np.unique(np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in at]))
+        """Return the energies [keV] of all ionic edges at redshift 0 and at the sources, in increasing order.
+
+        Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.
+        """
+        redshifts = np.unique(np.append(np.atleast_1d(self.z), 0.0))
+        return np.unique(
+            np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts])
+        )
 
     def of_source(self, index: int) -> "Whim":
-        """Return the medium towards one source."""
+        """Return the medium along the line of sight to one source."""
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self

@@ -1,4 +1,4 @@
-"""Components of photon spectra: what shines, what absorbs, and photons in bins of energy."""
+"""Additive components of spectral models, and the photons that a model emits in energy bins."""
 
 import dataclasses
 import functools
@@ -49,22 +49,22 @@ __all__ = [
 Norm = Literal["amplitude"] | tuple[float, float]
 _LN10 = math.log(10.0)
 _LOG_KEV = math.log(constants.kev_in_erg)
-# photons/cm^2/s/keV^3 for 1 km at 10 kpc, as XSPEC has it. The constants of nature make it 1.0380e-3, 0.35 % more.
+# photons/cm^2/s/keV^3 for a radius of 1 km at 10 kpc: XSPEC's value. Physical constants give 1.0380e-3, 0.35 % more.
 _BLACK_BODY = 1.0344e-3
 
 
 @dataclass(frozen=True)
-class _Light(Component):
-    """An additive component: a shape, and one of two normalisations."""
+class _Additive(Component):
+    """Additive component: a spectral shape, normalised by its amplitude or by its energy flux in a band."""
 
     _: KW_ONLY
     norm: Norm = (0.3, 10.0)
     pivot: float = 1.0
     flux_prior: ClassVar[str] = "Normal(-11.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter(
-        "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "density of the low-energy power law at the pivot energy"
+        "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
-    unit: ClassVar[float] = 1.0  # of the amplitude
+    unit: ClassVar[float] = 1.0  # shape per unit amplitude, with energies in units of the pivot
 
     def __post_init__(self):
         if not (np.ndim(self.pivot) == 0 and 0 < self.pivot < math.inf):
@@ -73,7 +73,7 @@ class _Light(Component):
             return
         if isinstance(self.norm, str) or np.shape(self.norm) != (2,):
             raise ValueError(f"norm: expected 'amplitude' or a band (low, high) [keV]; found {self.norm!r}.")
-        low, high = (float(end) for end in self.norm)
+        low, high = (float(limit) for limit in self.norm)
         check_band(low, high, "norm")
         object.__setattr__(self, "norm", (low, high))
 
@@ -82,57 +82,57 @@ class _Light(Component):
         if self.norm == "amplitude":
             return self._shape_parameters() | {"log10_amplitude": self.amplitude}
         band = f"{self.norm[0]:g} to {self.norm[1]:g} keV"
-        flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux, {band} as observed")
+        flux = Parameter("erg/cm^2/s", self.flux_prior, f"unabsorbed energy flux in the observed band {band}")
         return self._shape_parameters() | {"log10_flux": flux}
 
     def _shape_parameters(self) -> dict[str, Parameter]:
         raise NotImplementedError
 
-    def _shape(self, x: Any, energy: Any, given: dict[str, jax.Array]) -> jax.Array:
-        """Ln of the shape at x = ln(E / pivot) and energy = E / pivot."""
+    def _shape(self, x: Any, energy: Any, params: dict[str, jax.Array]) -> jax.Array:
+        """Return the logarithm of the shape at x = ln(E / pivot) and energy = E / pivot."""
         raise NotImplementedError
 
-    def _log_integral(self, middle: Any, width: Any, power: int, given: dict[str, jax.Array]) -> jax.Array:
-        """Ln of the integral of the shape over a band in x."""
+    def _log_integral(self, middle: Any, width: Any, power: int, params: dict[str, jax.Array]) -> jax.Array:
+        """Return the logarithm of the integral of energy^power times the shape over a band in x."""
         raise NotImplementedError
 
-    def _log_scale(self, given: dict[str, jax.Array]) -> jax.Array:
-        """Ln of what the shape is multiplied by."""
+    def _log_scale(self, params: dict[str, jax.Array]) -> jax.Array:
+        """Return the logarithm of the factor that normalises the shape."""
         if self.norm == "amplitude":
-            return _LN10 * given["log10_amplitude"] + math.log(self.unit)
-        norm = given["log10_flux"]
-        band = _band(*self.norm, self.pivot, norm.dtype)
-        return _LN10 * norm - (_LOG_KEV + 2.0 * math.log(self.pivot)) - self._log_integral(*band, 1, given)
+            return _LN10 * params["log10_amplitude"] + math.log(self.unit)
+        log10_flux = params["log10_flux"]
+        band = _band(*self.norm, self.pivot, log10_flux.dtype)
+        return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self.pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
-        logs = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
-        return logs(energy / self.pivot), energy / self.pivot
+        log = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
+        return log(energy / self.pivot), energy / self.pivot
 
     def _evaluate(self, tables, values):
-        given = self._own(values)
-        x, energy = (jnp.asarray(table, next(iter(given.values())).dtype) for table in tables)
-        scale = self._log_scale(given)[..., None]
-        return jnp.exp(scale + self._shape(x, energy, {name: value[..., None] for name, value in given.items()}))
+        params = self._unprefixed(values)
+        x, energy = (jnp.asarray(table, next(iter(params.values())).dtype) for table in tables)
+        scale = self._log_scale(params)[..., None]
+        return jnp.exp(scale + self._shape(x, energy, {name: value[..., None] for name, value in params.items()}))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
-        """As for every component; the band may be traced here."""
+        """Return the integral as in `Component.integral`; the band may be traced."""
         check_band(low, high)
-        given = self._own(values)
-        scale = self._log_scale(given)
-        log = self._log_integral(*_band(low, high, self.pivot, scale.dtype), power, given)
+        params = self._unprefixed(values)
+        scale = self._log_scale(params)
+        log = self._log_integral(*_band(low, high, self.pivot, scale.dtype), power, params)
         return jnp.exp(scale + log + (power + 1.0) * math.log(self.pivot))
 
     def _in_bins(self, bands, values):
-        """Integrals over bins given as middles and widths, (..., num_bins)."""
-        given = self._own(values)
-        scale = self._log_scale(given)[..., None] + math.log(self.pivot)
+        """Return the photons in bins, (..., num_bins); bins are middles and widths in ln(E / pivot)."""
+        params = self._unprefixed(values)
+        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
         middle, width = (jnp.asarray(column, scale.dtype) for column in bands)
-        log = self._log_integral(middle, width, 0, {name: value[..., None] for name, value in given.items()})
+        log = self._log_integral(middle, width, 0, {name: value[..., None] for name, value in params.items()})
         return jnp.exp(scale + log)
 
 
 def _band(low: Any, high: Any, pivot: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Middle and width of a band in ln(E / pivot); in double precision where it is known."""
+    """Return the middle and width of a band in ln(E / pivot), computed in float64 unless the band is traced."""
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
         low, high = jnp.log(jnp.asarray(low) / pivot), jnp.log(jnp.asarray(high) / pivot)
     else:
@@ -144,28 +144,28 @@ _INDEX = Parameter("", "Normal(2.0, 1.0)", "photon index: photons/keV fall as E^
 
 
 @dataclass(frozen=True)
-class PowerLaw(_Light):
-    """Power law, E^-photon_index.
+class PowerLaw(_Additive):
+    """Power law, N(E) proportional to E^-photon_index.
 
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     norm : "amplitude" or (float, float)
-        What the normalisation is: ``log10_amplitude``, the density at the pivot energy [photons/cm^2/s/keV]; or, for a
-        band (low, high) [keV], ``log10_flux``, the energy flux in it [erg/cm^2/s], unabsorbed and as observed.
+        ``"amplitude"``: ``log10_amplitude``, photon flux density at the pivot energy [photons/cm^2/s/keV]. An observed
+        band (low, high) [keV]: ``log10_flux``, unabsorbed energy flux in that band [erg/cm^2/s].
     pivot : float
-        [keV].
+        Pivot energy [keV].
 
     Raises
     ------
     ValueError
-        For a norm or a pivot that is none.
+        If the norm or the pivot energy is invalid.
 
     Notes
     -----
-    Every index is as good as the others: energy flux at index 2 and photons at index 1 have no 0/0, in value and in
-    every derivative.
+    Integrals are regular at every photon index: the energy flux at index 2 and the photon flux at index 1 have no 0/0,
+    neither in value nor in any derivative.
 
     Examples
     --------
@@ -178,26 +178,27 @@ class PowerLaw(_Light):
     def _shape_parameters(self):
         return {"photon_index": _INDEX}
 
-    def _shape(self, x, energy, given):
-        return shapes.power_law(x, given["photon_index"])
+    def _shape(self, x, energy, params):
+        return shapes.power_law(x, params["photon_index"])
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.power_law_integral(middle, width, power, given["photon_index"])
+    def _log_integral(self, middle, width, power, params):
+        return shapes.power_law_integral(middle, width, power, params["photon_index"])
 
 
 @dataclass(frozen=True)
-class BrokenPowerLaw(_Light):
-    """Two power laws that meet at a break.
+class BrokenPowerLaw(_Additive):
+    """Broken power law.
 
     Parameters
     ----------
     label, norm, pivot
-        As in `PowerLaw`; the amplitude is that of the lower power law at the pivot, as in XSPEC's bknpower, also where
-        the break lies below it.
+        As in `PowerLaw`. The amplitude is that of the low-energy power law at the pivot energy, as in XSPEC's bknpower,
+        even if the break lies below the pivot.
 
     Notes
     -----
-    Continuous. A density has a kink in ``energy_break`` where that is the energy itself; photons in a bin have none.
+    Continuous at the break. The derivative of the flux density at energy E with respect to ``energy_break`` is
+    discontinuous at ``energy_break`` = E; that of the photons in a bin is continuous.
 
     Examples
     --------
@@ -209,36 +210,37 @@ class BrokenPowerLaw(_Light):
         return {
             "photon_index": dataclasses.replace(_INDEX, help="photon index below the break"),
             "photon_index_high": dataclasses.replace(_INDEX, help="photon index above the break"),
-            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "energy of the break"),
+            "energy_break": Parameter("keV", "LogNormal(0.7, 1.0)", "break energy"),
         }
 
-    def _arguments(self, given):
-        log_break = jnp.log(given["energy_break"]) - math.log(self.pivot)
-        return given["photon_index"], given["photon_index_high"], log_break
+    def _arguments(self, params):
+        log_break = jnp.log(params["energy_break"]) - math.log(self.pivot)
+        return params["photon_index"], params["photon_index_high"], log_break
 
-    def _shape(self, x, energy, given):
-        return shapes.broken_power_law(x, *self._arguments(given))
+    def _shape(self, x, energy, params):
+        return shapes.broken_power_law(x, *self._arguments(params))
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.broken_power_law_integral(middle, width, power, *self._arguments(given))
+    def _log_integral(self, middle, width, power, params):
+        return shapes.broken_power_law_integral(middle, width, power, *self._arguments(params))
 
 
 @dataclass(frozen=True)
-class CutoffPowerLaw(_Light):
+class CutoffPowerLaw(_Additive):
     """Power law with an exponential cut-off, E^-photon_index exp(-E / e_cut).
 
     Parameters
     ----------
     label, norm, pivot
-        As in `PowerLaw`; the amplitude is that of the power law without its cut-off, as in XSPEC's cutoffpl.
+        As in `PowerLaw`. The amplitude is that of the power law without the cut-off, as in XSPEC's cutoffpl.
     peak : bool
-        Whether the parameter is ``e_peak`` = (2 - photon_index) e_cut, where E^2 N(E) is largest, in place of
-        ``e_cut``.
+        Whether to use the parameter ``e_peak`` = (2 - photon_index) e_cut, the energy at which E^2 N(E) is largest,
+        instead of ``e_cut``.
 
     Notes
     -----
-    With ``e_peak`` the domain is photon_index <= 2, and NaN beyond: there is no peak. At 2 the cut-off is gone. The
-    energy flux of ``norm`` is a quadrature of 64 nodes; for its error see ``tests/spectra/test_energetics.py``.
+    With ``e_peak`` the domain is photon_index <= 2: E^2 N(E) of a steeper spectrum has no peak, and the result is NaN.
+    At photon_index = 2 there is no cut-off. The energy flux in the band ``norm`` is computed with 64 quadrature nodes;
+    ``tests/spectra/test_energetics.py`` asserts its error.
 
     Examples
     --------
@@ -251,42 +253,42 @@ class CutoffPowerLaw(_Light):
 
     def _shape_parameters(self):
         if not self.peak:
-            cut = Parameter("keV", "LogNormal(2.3, 1.5)", "energy of the cut-off")
+            cut = Parameter("keV", "LogNormal(2.3, 1.5)", "cut-off energy")
             return {"photon_index": _INDEX, "e_cut": cut}
         return {
             "photon_index": dataclasses.replace(_INDEX, prior="TruncatedNormal(1.0, 0.5, high=2.0)"),
             "e_peak": Parameter("keV", "LogNormal(2.3, 1.5)", "energy at which E^2 N(E) is largest"),
         }
 
-    def _arguments(self, given):
-        index = given["photon_index"]
-        rate = (2.0 - index) / given["e_peak"] if self.peak else 1.0 / given["e_cut"]
+    def _arguments(self, params):
+        index = params["photon_index"]
+        rate = (2.0 - index) / params["e_peak"] if self.peak else 1.0 / params["e_cut"]
         return index, jnp.where(rate >= 0.0, rate, jnp.nan) * self.pivot
 
-    def _shape(self, x, energy, given):
-        return shapes.cutoff_power_law(x, energy, *self._arguments(given))
+    def _shape(self, x, energy, params):
+        return shapes.cutoff_power_law(x, energy, *self._arguments(params))
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.cutoff_power_law_integral(middle, width, power, *self._arguments(given))
+    def _log_integral(self, middle, width, power, params):
+        return shapes.cutoff_power_law_integral(middle, width, power, *self._arguments(params))
 
 
 @dataclass(frozen=True)
-class Band(_Light):
-    """The function of Band et al. 1993 (ApJ 413, 281) for bursts: E^alpha exp(-E / E_0) that goes over to E^beta.
+class Band(_Additive):
+    """Band function of gamma-ray bursts: E^alpha exp(-E / E_0) below a break and E^beta above it.
 
     Parameters
     ----------
     label, norm, pivot
-        As in `PowerLaw`; the amplitude is that of E^alpha at the pivot, as in XSPEC's grbm.
+        As in `PowerLaw`. The amplitude is that of E^alpha at the pivot energy, as in XSPEC's grbm.
 
     Notes
     -----
-    ``alpha`` and ``beta`` are photon indices with their sign, ``e_peak`` = (2 + alpha) E_0 is where E^2 N(E) is largest
-    if beta < -2. The break is at (alpha - beta) E_0; there the function and all first derivatives are continuous.
-    Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At alpha = -2 the cut-off and the break go to
-    infinity: the limit is E^-2, with finite gradient. At alpha = beta there is nothing below the break: the limit is
-    E^beta, whose gradient is finite and right with a norm by flux; an amplitude has an infinite slope there, of which
-    the finite part is returned.
+    Band et al. 1993, ApJ 413, 281. ``alpha`` and ``beta`` are signed photon indices; ``e_peak`` = (2 + alpha) E_0 is
+    the energy at which E^2 N(E) is largest, if beta < -2. The break is at (alpha - beta) E_0, where the function and
+    all its first derivatives are continuous. Domain: alpha >= -2, alpha >= beta, e_peak > 0; NaN elsewhere. At
+    alpha = -2 cut-off and break are at infinity; the limit is E^-2, with a finite gradient. At alpha = beta the break
+    is at 0; the limit is E^beta. Its gradient is finite and correct for a norm by flux; that of a norm by amplitude is
+    infinite, and its finite part is returned.
 
     Examples
     --------
@@ -298,7 +300,7 @@ class Band(_Light):
     norm: Norm = (10.0, 1000.0)
     pivot: float = 100.0
     flux_prior: ClassVar[str] = "Normal(-6.0, 2.0)"
-    amplitude: ClassVar[Parameter] = dataclasses.replace(_Light.amplitude, prior="Normal(-2.0, 2.0)")
+    amplitude: ClassVar[Parameter] = dataclasses.replace(_Additive.amplitude, prior="Normal(-2.0, 2.0)")
 
     def _shape_parameters(self):
         return {
@@ -307,28 +309,29 @@ class Band(_Light):
             "e_peak": Parameter("keV", "LogNormal(5.3, 1.0)", "energy at which E^2 N(E) is largest"),
         }
 
-    def _arguments(self, given):
-        return given["alpha"], given["beta"], given["e_peak"] / self.pivot
+    def _arguments(self, params):
+        return params["alpha"], params["beta"], params["e_peak"] / self.pivot
 
-    def _shape(self, x, energy, given):
-        return shapes.band(x, energy, *self._arguments(given))
+    def _shape(self, x, energy, params):
+        return shapes.band(x, energy, *self._arguments(params))
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.band_integral(middle, width, power, *self._arguments(given))
+    def _log_integral(self, middle, width, power, params):
+        return shapes.band_integral(middle, width, power, *self._arguments(params))
 
 
 @dataclass(frozen=True)
-class BlackBody(_Light):
+class BlackBody(_Additive):
     """Black body, A(E) = 1.0344e-3 K E^2 / (exp(E / kT) - 1).
 
     Parameters
     ----------
     label, norm, pivot
-        As in `PowerLaw`; the amplitude is K = (R / km)^2 / (D / 10 kpc)^2 as in XSPEC's bbodyrad, whatever the pivot.
+        As in `PowerLaw`. The amplitude is K = (R / km)^2 / (D / 10 kpc)^2, as in XSPEC's bbodyrad, for any pivot.
 
     Notes
     -----
-    The number is XSPEC's, so that K is; the constants of nature make it 1.0380e-3, and a radius 0.17 % smaller.
+    1.0344e-3 is the value of XSPEC, so that K is that of bbodyrad. Physical constants give 1.0380e-3, and with it a
+    radius 0.17 % smaller.
 
     Examples
     --------
@@ -340,40 +343,40 @@ class BlackBody(_Light):
 
     @property
     def unit(self) -> float:  # type: ignore[override]
-        """Of the amplitude, where energies are in units of the pivot."""
+        """Shape per unit amplitude, with energies in units of the pivot."""
         return _BLACK_BODY * self.pivot**2
 
     def _shape_parameters(self):
-        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature as observed")}
+        return {"kT": Parameter("keV", "LogNormal(-1.0, 1.0)", "temperature in the observer frame")}
 
-    def _shape(self, x, energy, given):
-        return shapes.black_body(x, energy, given["kT"] / self.pivot)
+    def _shape(self, x, energy, params):
+        return shapes.black_body(x, energy, params["kT"] / self.pivot)
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.black_body_integral(middle, width, power, given["kT"] / self.pivot)
+    def _log_integral(self, middle, width, power, params):
+        return shapes.black_body_integral(middle, width, power, params["kT"] / self.pivot)
 
 
 @dataclass(frozen=True)
-class GaussianLine(_Light):
-    """Emission line, normal in energy.
+class GaussianLine(_Additive):
+    """Emission line with a Gaussian profile in energy.
 
     Parameters
     ----------
     label : str
-        Prefix of the parameters' names.
+        Prefix of the parameter names.
     norm : "amplitude" or (float, float)
-        ``log10_amplitude`` [photons/cm^2/s] of the whole line, as in XSPEC's gauss, by default; or, for a band, as in
-        `PowerLaw`, ``log10_flux`` of what lies in it.
+        ``"amplitude"`` (the default): ``log10_amplitude``, the photon flux of the whole line [photons/cm^2/s], as in
+        XSPEC's gauss. A band, as in `PowerLaw`: ``log10_flux``, the energy flux of the line within that band.
     pivot : float
-        Without effect.
+        Has no effect.
 
     Notes
     -----
-    ``energy`` and ``sigma`` are as observed [keV]; sigma is above 0. However narrow the line is, its photons in bins
-    (`photons`) are those of a formula, times the mean of its absorbers over each bin, and it is folded on all bins of a
-    response (`hbm_jax.models.SpectralFit`). A response says nothing of where in a bin a photon is: for a line much
-    narrower than a bin, the likelihood is flat in ``energy`` within each bin, so give it a sigma of about a bin's width
-    where its energy is free.
+    ``energy`` and ``sigma`` are observed values [keV], sigma above 0. For any width, the photons in bins (`photons`)
+    have a closed form, times the mean transmission over each bin, and `hbm_jax.models.SpectralFit` folds the line with
+    all energy bins of the response. As a response does not resolve energies within a bin, the likelihood of a line much
+    narrower than the bins is constant in ``energy`` within each bin: use a sigma of about one bin width if the line
+    energy is a free parameter.
 
     Examples
     --------
@@ -385,59 +388,59 @@ class GaussianLine(_Light):
     norm: Norm = "amplitude"
     narrow: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
-    amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photons of the whole line")
+    amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
 
     @property
     def unit(self) -> float:  # type: ignore[override]
-        """Of the amplitude, where energies are in units of the pivot."""
+        """Shape per unit amplitude, with energies in units of the pivot."""
         return 1.0 / self.pivot
 
     def _shape_parameters(self):
         return {
-            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "energy of the line as observed"),
-            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line as observed"),
+            "energy": Parameter("keV", "LogNormal(1.5, 0.7)", "line energy in the observer frame"),
+            "sigma": Parameter("keV", "LogNormal(-2.3, 0.7)", "standard deviation of the line in the observer frame"),
         }
 
-    def _arguments(self, given):
-        return given["energy"] / self.pivot, given["sigma"] / self.pivot
+    def _arguments(self, params):
+        return params["energy"] / self.pivot, params["sigma"] / self.pivot
 
-    def _shape(self, x, energy, given):
-        return shapes.gaussian_line(energy, *self._arguments(given))
+    def _shape(self, x, energy, params):
+        return shapes.gaussian_line(energy, *self._arguments(params))
 
-    def _log_integral(self, middle, width, power, given):
-        return shapes.gaussian_line_integral(middle, width, power, *self._arguments(given))
+    def _log_integral(self, middle, width, power, params):
+        return shapes.gaussian_line_integral(middle, width, power, *self._arguments(params))
 
 
-CLOSED = PowerLaw | BrokenPowerLaw  # whose photons in a bin are a formula, beside those of lines
+CLOSED = PowerLaw | BrokenPowerLaw  # besides lines, the components with a closed form for the photons in a bin
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-    """Set up photons in bins of energy.
+    """Return a function that computes the photons in energy bins.
 
     Parameters
     ----------
     spectrum : Component
-        Additive; a factor alone is integrated all the same.
+        Additive. A multiplicative model is integrated in the same way.
     edges : (num_bins + 1,)
         Edges of the bins [keV], positive and increasing.
 
     Returns
     -------
     callable
-        Takes values as those of `Component.on`, and returns photons/cm^2/s in each bin, (..., num_bins). Also a pytree.
+        A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
 
     Raises
     ------
     ValueError
-        For edges that are not positive and increasing.
+        If the edges are not positive and increasing.
 
     Notes
     -----
-    Closed forms for power laws, broken or not, lines, and their sums; for everything else four Gauss nodes in ln E in
-    each bin, which is cut at jumps and kinks of the spectrum and where it is wider than 0.1 in ln E. The error of an
-    absorbed power law is below 1e-9 of the photons in a bin where the optical depth is 5 or less, and below 1e-9 of all
-    photons anywhere. A break at a free energy costs up to 1e-4 (``tests/spectra/test_components.py`` and
-    ``test_energetics.py``). Absorbers of a line are means over each bin.
+    Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
+    four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
+    than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
+    is 5 or less, and below 1e-9 of the total photons in every bin; with a break at a free energy it reaches 1e-4
+    (``tests/spectra/test_components.py``, ``test_energetics.py``). Absorbers of lines are averaged over each bin.
 
     Examples
     --------
@@ -448,36 +451,36 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     edges = np.asarray(edges, dtype=float)
     if edges.ndim != 1 or len(edges) < 2 or not edges[0] > 0 or not (np.diff(edges) > 0).all():
         raise ValueError(
-            f"edges: expected at least two positive energies [keV] that increase; found {edges.tolist()[:5]}."
+            f"edges: expected at least two positive, increasing energies [keV]; found {edges.tolist()[:5]}."
         )
     smooth, lines = separated(spectrum)
-    of_lines = tuple(in_bins(line, edges[:-1], edges[1:]) for line in lines)
+    line_terms = tuple(in_bins(line, edges[:-1], edges[1:]) for line in lines)
     if smooth is None:
-        return Partial(_total, of_lines)
-    parts = [part for part in _terms(smooth) if isinstance(part, CLOSED)]
-    if len(parts) == len(_terms(smooth)):
-        logs = [np.log(edges / part.pivot) for part in parts]
-        bands = [(0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in logs]
-        closed = tuple(Partial(part._in_bins, band) for part, band in zip(parts, bands, strict=True))
-        return Partial(_total, (*closed, *of_lines))
-    rest = _by_quadrature(smooth, edges)
-    return Partial(_total, (rest, *of_lines)) if lines else rest
+        return Partial(_total, line_terms)
+    smooth_parts = [part for part in _terms(smooth) if isinstance(part, CLOSED)]
+    if len(smooth_parts) == len(_terms(smooth)):
+        log_edges = [np.log(edges / part.pivot) for part in smooth_parts]
+        bands = [(0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in log_edges]
+        closed_forms = tuple(Partial(part._in_bins, band) for part, band in zip(smooth_parts, bands, strict=True))
+        return Partial(_total, (*closed_forms, *line_terms))
+    quadrature = _by_quadrature(smooth, edges)
+    return Partial(_total, (quadrature, *line_terms)) if lines else quadrature
 
 
 def _by_quadrature(spectrum: Component, edges: np.ndarray) -> Partial:
-    """Photons in bins by Gauss nodes."""
+    """Return a function that computes the photons in bins by Gauss-Legendre quadrature."""
     cuts = pieces(spectrum, edges)
     energy, weights = gauss(cuts)
-    # Bins of one piece take a sum over its nodes, the others a small matrix: no scatter.
+    # Bins of a single piece sum over its nodes; divided bins take a small matrix product, which avoids a scatter.
     bin_of_piece = np.searchsorted(edges, cuts[:-1], side="right") - 1
     num_pieces = np.bincount(bin_of_piece, minlength=len(edges) - 1)
-    plain = num_pieces[bin_of_piece] == 1
+    single = num_pieces[bin_of_piece] == 1
     split = np.flatnonzero(num_pieces > 1)
-    matrix = np.equal.outer(split, bin_of_piece[~plain])[:, :, None] * weights[~plain]
+    matrix = np.equal.outer(split, bin_of_piece[~single])[:, :, None] * weights[~single]
     order = np.argsort(np.concatenate([np.flatnonzero(num_pieces == 1), split]))
-    nodes = np.concatenate([energy[plain].ravel(), energy[~plain].ravel()])
+    nodes = np.concatenate([energy[single].ravel(), energy[~single].ravel()])
     return Partial(
-        _quadrature, spectrum.on(nodes), weights[plain], matrix.reshape(len(split), weights[~plain].size), order
+        _quadrature, spectrum.on(nodes), weights[single], matrix.reshape(len(split), weights[~single].size), order
     )
 
 
@@ -491,7 +494,7 @@ def _total(parts, values):
 
 def _quadrature(on_nodes, weights, matrix, order, values):
     density = on_nodes(values)
-    plain, split = density[..., : weights.size], density[..., weights.size :]
-    plain = jnp.sum(plain.reshape(*plain.shape[:-1], *weights.shape) * jnp.asarray(weights, density.dtype), axis=-1)
+    single, split = density[..., : weights.size], density[..., weights.size :]
+    single = jnp.sum(single.reshape(*single.shape[:-1], *weights.shape) * jnp.asarray(weights, density.dtype), axis=-1)
     split = jnp.matmul(split, jnp.asarray(matrix, density.dtype).T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.concatenate([plain, split], axis=-1)[..., order]
+    return jnp.concatenate([single, split], axis=-1)[..., order]

@@ -1,4 +1,4 @@
-"""What a photon spectrum is: a table of parameters and one pure function; and how two of them make one."""
+"""Base classes of spectral models: parameters, components, and their sums and products."""
 
 import functools
 import itertools
@@ -17,23 +17,23 @@ from jax.typing import ArrayLike
 from hbm_jax.names import did_you_mean, listed
 
 Values = Mapping[str, ArrayLike]
-_WIDTH = 0.1  # in ln E, of a piece of the quadrature
-_NODES = 4  # of Gauss and Legendre in a piece
-_LINE_WIDTH = 0.002  # in ln E, of the bins in which an absorbed line is integrated
+_WIDTH = 0.1  # largest width in ln E of a quadrature piece
+_NODES = 4  # Gauss-Legendre nodes per piece
+_LINE_WIDTH = 0.002  # width in ln E of the bins in which an absorbed line is integrated
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a spectrum.
+    """Parameter of a spectral model.
 
     Attributes
     ----------
     unit : str
-        Empty for a pure number; of a logarithm, the unit of its argument.
+        Unit, empty if dimensionless; for a logarithm, the unit of its argument.
     prior : str
-        A broad prior in NumPyro's notation.
+        Broad default prior, in NumPyro's notation.
     help : str
-        One line.
+        Description in one line.
     """
 
     unit: str
@@ -43,124 +43,126 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a spectrum; the base of all, also of sums and products.
+    """Base class of spectral models: components, and sums and products of them.
 
-    Additive components are photons, multiplicative ones factors. ``a + b`` adds photons, ``a * b`` absorbs or scales
-    them. Objects are frozen and hold choices only, no values of parameters.
+    An additive component is a photon spectrum, a multiplicative component a factor such as a transmission. ``a + b``
+    adds spectra, ``a * b`` multiplies. Instances are frozen and hold model choices only, no parameter values.
     """
 
     label: str = ""
     kind: ClassVar[str] = "additive"
     absorbs: ClassVar[bool] = False
     flat: ClassVar[bool] = False  # a factor without energy dependence
-    narrow: ClassVar[bool] = False  # may be narrower than any bin: its photons in bins are a formula
+    narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
-        """Parameters by the names that the component itself has for them."""
+        """Parameters by name, without the label."""
         raise NotImplementedError
 
     @property
     def parameters(self) -> dict[str, Parameter]:
         """Parameters by full name, ``label_name``, in order."""
-        return {self._full(name): parameter for name, parameter in self.own_parameters.items()}
+        return {self._prefixed(name): parameter for name, parameter in self.own_parameters.items()}
 
-    def _full(self, name: str) -> str:
+    def _prefixed(self, name: str) -> str:
         return f"{self.label}_{name}" if self.label else name
 
-    def _own(self, values: Values) -> dict[str, jax.Array]:
-        """Values by own name, as arrays of one floating type."""
-        given = floating(self, values)
-        return {name: given[self._full(name)] for name in self.own_parameters}
+    def _unprefixed(self, values: Values) -> dict[str, jax.Array]:
+        """Return parameter values by name without the label, as arrays of a common floating type."""
+        params = floating(self, values)
+        return {name: params[self._prefixed(name)] for name in self.own_parameters}
 
     def _tables(self, energy: Any) -> Any:
-        """All that depends on energy alone."""
+        """Precompute everything that depends on energy alone."""
         raise NotImplementedError
 
     def _evaluate(self, tables: Any, values: Values) -> jax.Array:
         raise NotImplementedError
 
     def on(self, energy: ArrayLike) -> Callable[[Values], jax.Array]:
-        """Set the spectrum up for known energies.
+        """Return the spectrum at the energies as a function of its parameters.
 
         Parameters
         ----------
         energy : (..., K)
-            Photon energies as observed [keV], positive. Known numbers: cross sections and tables are worked out here,
-            once, in double precision. (Without absorbers they may be traced.)
+            Observed photon energies [keV], positive. They may be traced only if the spectrum has no absorbers: cross
+            sections and tables are precomputed here in double precision.
 
         Returns
         -------
         callable
-            Takes a mapping of parameter names to values, numbers or arrays that broadcast against ``energy[..., 0]``,
-            and returns photons/cm^2/s/keV, or the factor of a multiplicative component, (..., K). It computes in the
-            floating type of the values. It is also a pytree whose leaves are the tables: pass it to a compiled
-            function as an argument and they are no constants of the program. Names it does not know are left alone.
+            Takes a mapping of parameter names to values, which are numbers or arrays that broadcast against
+            ``energy[..., 0]``. Returns photons/cm^2/s/keV, or the factor of a multiplicative component, (..., K), in
+            the floating type of the values. Names of other parameters are ignored. The callable is a pytree with the
+            tables as leaves: passed as an argument to a compiled function, they are not constants of its program.
 
         Raises
         ------
         ValueError
-            For energies that are not positive and finite or that an absorber does not cover; from the callable, for a
-            value that is missing.
+            If an energy is not positive and finite, or outside the domain of an absorber. The callable raises it if a
+            parameter value is missing.
         """
         if not isinstance(energy, jax.core.Tracer):
             energy = np.asarray(energy, dtype=float)
             wrong = ~(np.isfinite(energy) & (energy > 0))
             if wrong.any() or not energy.ndim:
-                found = energy[wrong][0] if energy.ndim else energy
-                raise ValueError(f"energy: expected an array of positive numbers [keV]; found {found}.")
+                first_wrong = energy[wrong][0] if energy.ndim else energy
+                raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first_wrong}.")
         return Partial(self._evaluate, self._tables(energy))
 
     def jumps(self, low: float, high: float) -> np.ndarray:
-        """Energies [keV] between two at which the spectrum jumps for known reasons, in order.
+        """Return the energies [keV] from low to high at which the spectrum is discontinuous, in increasing order.
 
-        These are the edges of absorbers at known redshifts; of an absorber for several sources, those of all.
+        These are the absorption edges at known redshifts; for an absorber of several sources, those of all sources.
         """
         return np.zeros(0)
 
     def kinks(self, low: float, high: float) -> np.ndarray:
-        """Energies [keV] between two at which the spectrum bends for known reasons, in order."""
+        """Return the energies [keV] from low to high at which the slope is discontinuous, in increasing order."""
         return np.zeros(0)
 
     def of_source(self, index: int) -> "Component":
-        """Return the spectrum of one source, where redshifts are given for several."""
+        """Return the spectrum of one source, for a model with the redshifts of several sources."""
         return self
 
     @property
     def unabsorbed(self) -> "Component":
-        """The same without its absorbers; constant factors stay.
+        """The spectrum without its absorbers; constant factors are kept.
 
         Raises
         ------
         ValueError
-            If nothing additive is left.
+            If no additive component remains.
         """
-        left = self._without_absorbers()
-        if left is None or left.kind != "additive":
+        remaining = self._without_absorbers()
+        if remaining is None or remaining.kind != "additive":
             raise ValueError(f"unabsorbed: expected a spectrum with an additive component; found {self}.")
-        return left
+        return remaining
 
     def _without_absorbers(self) -> "Component | None":
         return None if self.absorbs else self
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
-        """Integral over energy of energy^power times the spectrum.
+        """Return the integral over a band of energy^power times the spectrum.
 
         Parameters
         ----------
         values : mapping
-            As for `on`, of any shape (...).
+            Parameter names to values, of any shape (...).
         low, high : scalar or (...)
-            Of the band [keV], broadcast against the values. Where the spectrum has absorbers, known numbers.
+            Limits of the band [keV], broadcast against the values. They may be traced only if the spectrum has no
+            absorbers.
         power : int
-            0 for photons/cm^2/s, 1 for keV/cm^2/s.
+            0 for the photon flux, 1 for the energy flux.
 
         Returns
         -------
         (...)
+            [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
         """
         if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-            raise ValueError(f"integral of {self}: expected a band of known energies; found a traced one.")
+            raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
         energy, weights = _nodes(self, np.asarray(low, float), np.asarray(high, float))
         density = self.on(energy)(values)
         return jnp.sum(density * jnp.asarray(weights * energy**power, density.dtype), axis=-1)
@@ -176,13 +178,14 @@ class Component:
         return Product((*_terms(self, Product), *_terms(other, Product)))
 
 
-def _terms(one: Component, kind: type) -> tuple[Component, ...]:
-    return one.parts if isinstance(one, _Composite) and type(one) is kind else (one,)
+def _terms(component: Component, kind: type) -> tuple[Component, ...]:
+    """Return the parts of a sum or product of this kind, else the component itself."""
+    return component.parts if isinstance(component, _Composite) and type(component) is kind else (component,)
 
 
 @dataclass(frozen=True)
 class _Composite(Component):
-    """Several components."""
+    """Sum or product of components."""
 
     label: str = field(default="", init=False, repr=False)
     parts: tuple[Component, ...] = ()
@@ -219,22 +222,23 @@ class _Composite(Component):
         return type(self)(tuple(part.of_source(index) for part in self.parts))
 
     def _without_absorbers(self):
-        left = [part for part in (part._without_absorbers() for part in self.parts) if part is not None]
-        return type(self)(tuple(left)) if len(left) > 1 else (left[0] if left else None)
+        remaining = [part for part in (part._without_absorbers() for part in self.parts) if part is not None]
+        return type(self)(tuple(remaining)) if len(remaining) > 1 else (remaining[0] if remaining else None)
 
 
 def _example(part: Component) -> str:
+    """Return a class name for the example in a message."""
     return type(part.parts[0] if isinstance(part, _Composite) else part).__name__
 
 
 @dataclass(frozen=True)
 class Sum(_Composite):
-    """Photons of several components; made by ``+``.
+    """Sum of additive components, the result of ``a + b``.
 
     Raises
     ------
     ValueError
-        For a multiplicative part, or a parameter that two parts have.
+        If a part is multiplicative, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -247,27 +251,27 @@ class Sum(_Composite):
     def __post_init__(self):
         for part in self.parts:
             if part.kind != "additive":
-                raise ValueError(f"a sum: expected additive components; found {part}, which multiplies.")
+                raise ValueError(f"a sum: expected additive components; found the multiplicative {part}.")
         super().__post_init__()
 
     def _evaluate(self, tables, values):
-        given = floating(self, values)
-        return functools.reduce(jnp.add, (part(given) for part in tables))
+        params = floating(self, values)
+        return functools.reduce(jnp.add, (part(params) for part in tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
-        """Sum of the integrals of the parts."""
-        given = floating(self, values)
-        return functools.reduce(jnp.add, (part.integral(given, low, high, power) for part in self.parts))
+        """Return the sum of the integrals of the parts."""
+        params = floating(self, values)
+        return functools.reduce(jnp.add, (part.integral(params, low, high, power) for part in self.parts))
 
 
 @dataclass(frozen=True)
 class Product(_Composite):
-    """Factors, and what they are applied to; made by ``*``.
+    """Product of factors and at most one additive component, the result of ``a * b``.
 
     Raises
     ------
     ValueError
-        For two additive parts, or a parameter that two parts have.
+        If two parts are additive, or two parts have a parameter of the same name.
 
     Examples
     --------
@@ -289,47 +293,48 @@ class Product(_Composite):
 
     @property
     def kind(self) -> str:  # type: ignore[override]
-        """Additive with light, multiplicative without."""
+        """``"additive"`` if one of the parts is, else ``"multiplicative"``."""
         return "additive" if any(part.kind == "additive" for part in self.parts) else "multiplicative"
 
     @property
     def flat(self) -> bool:  # type: ignore[override]
-        """Whether all factors are constants."""
+        """Whether all parts are independent of energy."""
         return all(part.flat for part in self.parts)
 
     def _evaluate(self, tables, values):
-        given = floating(self, values)
-        return functools.reduce(jnp.multiply, (part(given) for part in tables))
+        params = floating(self, values)
+        return functools.reduce(jnp.multiply, (part(params) for part in tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
-        """As for every component; that of the additive part where all factors are constants.
+        """Return the integral as in `Component.integral`.
 
-        Absorbers of lines are averaged over bins of 0.2 % in energy.
+        If all factors are constants, they multiply the integral of the additive part. Absorbers of lines are averaged
+        over bins of 0.2 % in energy.
         """
-        light = [part for part in self.parts if part.kind == "additive"]
+        additive = [part for part in self.parts if part.kind == "additive"]
         factors = [part for part in self.parts if part.kind != "additive"]
-        if not light or not all(part.flat for part in factors):
+        if not additive or not all(part.flat for part in factors):
             smooth, lines = separated(self)
             if not lines:
                 return super().integral(values, low, high, power)
-            given = floating(self, values)
-            parts = [] if smooth is None else [smooth.integral(given, low, high, power)]
-            ends = np.asarray(low, float), np.asarray(high, float)
-            return functools.reduce(jnp.add, parts + [_line_integral(line, given, *ends, power) for line in lines])
-        given = floating(self, values)
-        total = light[0].integral(given, low, high, power)
-        return functools.reduce(jnp.multiply, (part.on(np.ones(1))(given)[..., 0] for part in factors), total)
+            params = floating(self, values)
+            parts = [] if smooth is None else [smooth.integral(params, low, high, power)]
+            limits = np.asarray(low, float), np.asarray(high, float)
+            return functools.reduce(jnp.add, parts + [_line_integral(line, params, *limits, power) for line in lines])
+        params = floating(self, values)
+        total = additive[0].integral(params, low, high, power)
+        return functools.reduce(jnp.multiply, (part.on(np.ones(1))(params)[..., 0] for part in factors), total)
 
 
 class Line(NamedTuple):
-    """A line and what multiplies it.
+    """Emission line and the factors that multiply it.
 
     Attributes
     ----------
     light : Component
-        Additive and `narrow`.
+        The line: an additive component with ``narrow`` set.
     factor : Component or None
-        Of absorbers and constants; None where there are none.
+        Product of its absorbers and constants; None if it has none.
     """
 
     light: Any
@@ -337,26 +342,29 @@ class Line(NamedTuple):
 
 
 def separated(spectrum: Component) -> tuple[Component | None, tuple[Line, ...]]:
-    """Split a spectrum into what is smooth, None where nothing is, and its lines."""
+    """Split a spectrum into its smooth part (None if it has none) and its lines."""
     if getattr(spectrum, "narrow", False):
         return None, (Line(spectrum, None),)
     if not isinstance(spectrum, Sum | Product):
         return spectrum, ()
     split = [separated(part) for part in spectrum.parts]
-    lines = tuple(line for _, found in split for line in found)
+    lines = tuple(line for _, part_lines in split for line in part_lines)
     if not lines:
         return spectrum, ()
     if isinstance(spectrum, Sum):
-        smooth = [part for part, _ in split if part is not None]
-        return (functools.reduce(operator.add, smooth) if smooth else None), lines
+        smooth_parts = [part for part, _ in split if part is not None]
+        return (functools.reduce(operator.add, smooth_parts) if smooth_parts else None), lines
     factors = functools.reduce(operator.mul, [p for p in spectrum.parts if p.kind != "additive"])
-    rest = next(part for part, found in split if found)
-    absorbed = tuple(Line(light, factors if own is None else factors * own) for light, own in lines)
-    return (None if rest is None else factors * rest), absorbed
+    smooth_part = next(part for part, part_lines in split if part_lines)
+    multiplied_lines = tuple(
+        Line(line_component, factors if line_factor is None else factors * line_factor)
+        for line_component, line_factor in lines
+    )
+    return (None if smooth_part is None else factors * smooth_part), multiplied_lines
 
 
 def _line_integral(line: Line, values: Values, low: np.ndarray, high: np.ndarray, power: int) -> jax.Array:
-    """Integrate a line with its factors over bands (...), in bins over which the factors are averaged."""
+    """Integrate an absorbed line over bands (...), with the factors averaged over narrow bins."""
     low, high = np.broadcast_arrays(low, high)
     check_band(low, high)
     num = int(np.ceil(np.max(np.log(high / low)) / _LINE_WIDTH))
@@ -365,39 +373,44 @@ def _line_integral(line: Line, values: Values, low: np.ndarray, high: np.ndarray
     middle, half = 0.5 * (edges[..., 1:] + edges[..., :-1]), 0.5 * np.diff(edges)
     nodes = middle[..., None] + half[..., None] * x
     factor = line.factor.on(nodes.reshape(*low.shape, -1))(values)  # type: ignore[union-attr]
-    given = {name: jnp.asarray(value)[..., None] for name, value in values.items()}
-    light = line.light.integral(given, edges[..., :-1], edges[..., 1:], power)
-    return jnp.sum(light * jnp.mean(factor.reshape(*factor.shape[:-1], num, 2), axis=-1), axis=-1)
+    params = {name: jnp.asarray(value)[..., None] for name, value in values.items()}
+    photons = line.light.integral(params, edges[..., :-1], edges[..., 1:], power)
+    return jnp.sum(photons * jnp.mean(factor.reshape(*factor.shape[:-1], num, 2), axis=-1), axis=-1)
 
 
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
-    """Return the values of a spectrum's parameters as arrays of one floating type.
+    """Return the parameter values of a spectrum as arrays of a common floating type.
 
     Raises
     ------
     ValueError
-        For one that is missing.
+        If a value is missing.
     """
-    given = {}
+    params = {}
     for name in spectrum.parameters:
         if name not in values:
             near = did_you_mean(name, values)
-            raise ValueError(f"values of {spectrum}: expected one of {name!r}; found {listed(values) or 'none'}{near}.")
-        given[name] = values[name]
-    dtype = jnp.result_type(float, *given.values())
-    return {name: jnp.asarray(value, dtype) for name, value in given.items()}
+            raise ValueError(
+                f"values of {spectrum}: expected a value of {name!r}; found {listed(values) or 'none'}{near}."
+            )
+        params[name] = values[name]
+    dtype = jnp.result_type(float, *params.values())
+    return {name: jnp.asarray(value, dtype) for name, value in params.items()}
 
 
 def pieces(spectrum: Component, edges: np.ndarray) -> np.ndarray:
-    """Cut at edges, where a spectrum jumps and bends, and where a piece would be too wide; (num_pieces + 1,)."""
+    """Return the edges of quadrature pieces, (num_pieces + 1,).
+
+    The pieces end at ``edges`` and at discontinuities of the spectrum in value and in slope; wide pieces are divided.
+    """
     cuts = np.unique(np.concatenate([edges, spectrum.jumps(edges[0], edges[-1]), spectrum.kinks(edges[0], edges[-1])]))
     num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
-    parts = [np.geomspace(*ends, n + 1)[:-1] for ends, n in zip(itertools.pairwise(cuts), num, strict=True)]
+    parts = [np.geomspace(*limits, n + 1)[:-1] for limits, n in zip(itertools.pairwise(cuts), num, strict=True)]
     return np.concatenate([*parts, cuts[-1:]])
 
 
 def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies and weights for integrals over energy between edges, in ln E; (num_pieces, nodes) each."""
+    """Return energies and weights, (num_pieces, num_nodes) each, of Gauss-Legendre quadrature in ln E between edges."""
     x, w = np.polynomial.legendre.leggauss(_NODES)
     logs = np.log(edges)
     half = 0.5 * np.diff(logs)[:, None]
@@ -406,18 +419,18 @@ def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nodes(spectrum: Component, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energies and weights for bands of any shape (...), (..., num_nodes); padded with weights of 0."""
+    """Return quadrature energies and weights of bands (...), each (..., num_nodes), padded with weights of 0."""
     low, high = np.broadcast_arrays(low, high)
     check_band(low, high)
-    found = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
-    most = max(energy.size for energy, _ in found)
-    energy = [np.pad(e.ravel(), (0, most - e.size), mode="edge") for e, _ in found]
-    weights = [np.pad(w.ravel(), (0, most - w.size)) for _, w in found]
-    return np.reshape(energy, (*low.shape, most)), np.reshape(weights, (*low.shape, most))
+    quadratures = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
+    num_nodes = max(energy.size for energy, _ in quadratures)
+    energy = [np.pad(nodes.ravel(), (0, num_nodes - nodes.size), mode="edge") for nodes, _ in quadratures]
+    weights = [np.pad(w.ravel(), (0, num_nodes - w.size)) for _, w in quadratures]
+    return np.reshape(energy, (*low.shape, num_nodes)), np.reshape(weights, (*low.shape, num_nodes))
 
 
 def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
-    """Raise ValueError unless 0 < low < high, both finite; traced ones are not looked at."""
+    """Raise ValueError unless 0 < low < high < infinity; traced limits are not checked."""
     if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
         return
     low, high = np.broadcast_arrays(np.asarray(low, float), np.asarray(high, float))

@@ -1,10 +1,9 @@
-"""Fluxes, luminosities and energies from a spectrum and values of its parameters, such as draws of a posterior.
+"""Fluxes, luminosities and energies of a spectral model, for parameter values such as posterior draws.
 
-Values may have any leading shape (...), the same for all or such that they broadcast, and z one that broadcasts with
-them; so has the result. Everything works inside compiled functions and has gradients. A band must be of known energies,
-and z a known number, only where a spectrum with absorbers is integrated; without, they may be traced.
+Parameter values and z broadcast against each other, and the result has their common shape (...). All functions can be
+compiled and differentiated. Band limits and z may be traced, unless a spectrum with absorbers is integrated.
 
-Fluxes of `PowerLaw` and `BrokenPowerLaw` are closed forms; see `Component.integral` for all others.
+Fluxes of `PowerLaw` and `BrokenPowerLaw` are closed forms; for other spectra see `Component.integral`.
 """
 
 import math
@@ -37,18 +36,18 @@ Band = tuple[ArrayLike, ArrayLike]
 def photon_flux(
     spectrum: Component, values: Values, low: ArrayLike, high: ArrayLike, *, unabsorbed: bool = False
 ) -> jax.Array:
-    """Photons in a band.
+    """Return the photon flux in a band.
 
     Parameters
     ----------
     spectrum : Component
-        With an additive part.
+        Spectral model with an additive component.
     values : mapping
         Parameter names to values (...).
     low, high : scalar or (...)
-        The band as observed [keV].
+        Limits of the observed band [keV].
     unabsorbed : bool
-        Whether to leave out the absorbers.
+        Whether to remove the absorbers.
 
     Returns
     -------
@@ -58,7 +57,7 @@ def photon_flux(
     Raises
     ------
     ValueError
-        For a band that is none, a value that is missing, or no additive component.
+        If the band is invalid, a parameter value is missing, or the spectrum has no additive component.
 
     Examples
     --------
@@ -67,13 +66,13 @@ def photon_flux(
     >>> round(float(photon_flux(PowerLaw(norm="amplitude"), values, 0.5, 1.0)), 6)  # 1/0.5 - 1/1
     1.0
     """
-    return _of(spectrum, unabsorbed).integral(values, low, high, 0)
+    return _additive(spectrum, unabsorbed).integral(values, low, high, 0)
 
 
 def energy_flux(
     spectrum: Component, values: Values, low: ArrayLike, high: ArrayLike, *, unabsorbed: bool = False
 ) -> jax.Array:
-    """Energy flux in a band.
+    """Return the energy flux in a band.
 
     Parameters
     ----------
@@ -92,42 +91,43 @@ def energy_flux(
 
     Notes
     -----
-    Relative error without absorbers: 1e-12 for bands of up to four decades, and cut-offs and temperatures from 0.03 of
-    their low end. With absorbers: 1e-9, or 1e-4 where the break of a `BrokenPowerLaw` lies in the band, because no
-    piece of the quadrature ends there (``tests/spectra/test_energetics.py``).
+    Relative error without absorbers: 1e-12 for bands of up to four decades, if cut-off energies and temperatures are at
+    least 0.03 times the lower limit. With absorbers: 1e-9, or 1e-4 if the break of a `BrokenPowerLaw` lies in the band,
+    because the quadrature does not divide its pieces there (``tests/spectra/test_energetics.py``).
 
     Examples
     --------
     >>> from hbm_jax.spectra.model.components import PowerLaw
     >>> values = {"photon_index": 1.7, "log10_flux": -11.0}
-    >>> round(float(energy_flux(PowerLaw(norm=(0.3, 10.0)), values, 0.3, 10.0)) * 1e11, 6)
+    >>> round(float(energy_flux(PowerLaw(norm=(0.3, 10.0)), values, 0.3, 10.0)) * 1e11, 5)
     1.0
     """
-    return constants.kev_in_erg * _of(spectrum, unabsorbed).integral(values, low, high, 1)
+    return constants.kev_in_erg * _additive(spectrum, unabsorbed).integral(values, low, high, 1)
 
 
 def k_correction(
     spectrum: Component, values: Values, z: ArrayLike, *, rest: Band, observed: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Energy flux of a band in the source's frame over that of a band as observed (Bloom, Frail & Sari 2001).
+    """Return the ratio of the energy flux in a rest-frame band to that in an observed band.
 
     Parameters
     ----------
     spectrum, values
         As in `photon_flux`.
     z : scalar or (...)
-        Redshift.
+        Redshift of the source.
     rest : (low, high)
-        Band in the source's frame [keV], seen at (low, high) / (1 + z).
+        Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
     observed : (low, high)
         Band in which the flux was measured [keV].
     unabsorbed : bool
-        Whether to leave out the absorbers.
+        Whether to remove the absorbers.
 
     Returns
     -------
     (...)
-        AJ 121, 2879, equation 4. (1 + z)^(photon_index - 2) for a power law and equal bands.
+        Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
+        (1 + z)^(photon_index - 2).
 
     Raises
     ------
@@ -141,20 +141,21 @@ def k_correction(
     >>> round(float(k_correction(PowerLaw(), values, 1.0, rest=(1.0, 9.0), observed=(1.0, 9.0))), 6)
     2.0
     """
-    light = _of(spectrum, unabsorbed)
+    source = _additive(spectrum, unabsorbed)
     check_band(*rest, "rest")
     check_band(*observed, "observed")
-    return light.integral(values, *_seen(rest, z), 1) / light.integral(values, *observed, 1)
+    return source.integral(values, *_observed(rest, z), 1) / source.integral(values, *observed, 1)
 
 
 def log10_sphere(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Logarithm of 4 pi d_L^2 [cm^2], which takes a flux to a luminosity.
+    """Return log10 of 4 pi d_L^2 [cm^2], the ratio of luminosity to flux.
 
     Parameters
     ----------
     z : (...)
         Redshift, above 0. See `hbm_jax.cosmology.distances`.
     cosmology : Cosmology
+        Background cosmology.
 
     Returns
     -------
@@ -166,38 +167,38 @@ def log10_sphere(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     >>> round(float(log10_sphere(1.0, Cosmology.flat(H0=70.0, Om0=0.3))), 3)
     57.718
     """
-    unit = math.log10(4.0 * math.pi) + 2.0 * math.log10(100.0 * constants.megaparsec)
-    return unit + 2.0 * jnp.log10(luminosity_distance(z, cosmology))
+    log10_cm2_per_mpc2 = math.log10(4.0 * math.pi) + 2.0 * math.log10(100.0 * constants.megaparsec)
+    return log10_cm2_per_mpc2 + 2.0 * jnp.log10(luminosity_distance(z, cosmology))
 
 
 def log10_luminosity(
     spectrum: Component, values: Values, z: ArrayLike, cosmology: Cosmology, *, rest: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Logarithm of `luminosity`, which also single precision can hold; the same parameters."""
+    """Return log10 of `luminosity` [erg/s], which does not overflow in single precision; same parameters."""
     check_band(*rest, "rest")
-    flux = energy_flux(spectrum, values, *_seen(rest, z), unabsorbed=unabsorbed)
+    flux = energy_flux(spectrum, values, *_observed(rest, z), unabsorbed=unabsorbed)
     return jnp.log10(flux) + log10_sphere(z, cosmology)
 
 
 def luminosity(
     spectrum: Component, values: Values, z: ArrayLike, cosmology: Cosmology, *, rest: Band, unabsorbed: bool = True
 ) -> jax.Array:
-    """Isotropic luminosity in a band in the source's frame, 4 pi d_L^2 times the flux in the band as it is seen.
+    """Return the isotropic luminosity in a rest-frame band, 4 pi d_L^2 times the flux in its observed band.
 
     Parameters
     ----------
     spectrum, values, z, unabsorbed
         As in `k_correction`.
     cosmology : Cosmology
-        The universe.
+        Background cosmology.
     rest : (low, high)
-        Band in the source's frame [keV], seen at (low, high) / (1 + z).
+        Band in the rest frame of the source [keV], observed at (low, high) / (1 + z).
 
     Returns
     -------
     (...)
-        [erg/s], in double precision whatever that of the session and of the values: single holds no more than 3e38.
-        Where parameters are in single precision, gradients by them overflow; those of `log10_luminosity` do not.
+        [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
+        parameters in single precision overflow; those of `log10_luminosity` do not.
 
     Raises
     ------
@@ -215,29 +216,29 @@ def luminosity(
     check_band(*rest, "rest")
     with jax.enable_x64(True):
         double = {name: jnp.asarray(value, float) for name, value in values.items() if name in spectrum.parameters}
-        flux = energy_flux(spectrum, double, *_seen(rest, z), unabsorbed=unabsorbed)
+        flux = energy_flux(spectrum, double, *_observed(rest, z), unabsorbed=unabsorbed)
         return flux * 10.0 ** log10_sphere(jnp.asarray(z, float), cosmology)
 
 
 def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: ArrayLike = 1.0) -> jax.Array:
-    """Isotropic energy released, 4 pi d_L^2 fluence k / (1 + z).
+    """Return the isotropic-equivalent energy, 4 pi d_L^2 fluence k / (1 + z).
 
     Parameters
     ----------
     fluence : (...)
-        Energy fluence in the band as observed [erg/cm^2].
+        Energy fluence in the observed band [erg/cm^2].
     z : (...)
-        Redshift.
+        Redshift of the source.
     cosmology : Cosmology
-        The universe.
+        Background cosmology.
     k : (...)
-        `k_correction` from that band to one in the source's frame.
+        `k_correction` from the observed band to a rest-frame band.
 
     Returns
     -------
     (...)
-        [erg]. The factor 1 / (1 + z) is for the time, which the fluence was gathered in (Bloom, Frail & Sari 2001, AJ
-        121, 2879, equation 1). In double precision, as `luminosity`.
+        [erg], in double precision as for `luminosity`. The factor 1 / (1 + z) corrects for the time dilation of the
+        interval over which the fluence accumulates (Bloom, Frail & Sari 2001, AJ 121, 2879, equation 1).
 
     Examples
     --------
@@ -249,14 +250,15 @@ def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: 
         return 10.0 ** log10_sphere(z, cosmology) * fluence * k / (1.0 + z)
 
 
-def _of(spectrum: Component, unabsorbed: bool) -> Component:
+def _additive(spectrum: Component, unabsorbed: bool) -> Component:
+    """Return an additive spectrum, without its absorbers if `unabsorbed`."""
     if spectrum.kind != "additive":
-        raise ValueError(f"spectrum: expected one with an additive component; found {spectrum}.")
+        raise ValueError(f"spectrum: expected a model with an additive component; found {spectrum}.")
     return spectrum.unabsorbed if unabsorbed else spectrum
 
 
-def _seen(rest: Band, z: ArrayLike) -> Band:
-    """Give a band in the source's frame, as it is seen."""
-    stretch = 1.0 + (z if isinstance(z, jax.core.Tracer) else np.asarray(z, dtype=float))
-    low, high = (np.asarray(end, dtype=float) / stretch for end in rest)
+def _observed(rest: Band, z: ArrayLike) -> Band:
+    """Return the observed band of a rest-frame band."""
+    one_plus_z = 1.0 + (z if isinstance(z, jax.core.Tracer) else np.asarray(z, dtype=float))
+    low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
     return low, high

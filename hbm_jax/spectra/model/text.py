@@ -1,4 +1,4 @@
-"""Composed spectra written as text, such as ``PowerLaw() * Absorption('mw')``: what configurations and fits store."""
+"""Text form of model expressions, such as ``PowerLaw() * Absorption('mw')``, as stored in configurations and fits."""
 
 import ast
 import dataclasses
@@ -11,11 +11,11 @@ from hbm_jax.spectra.model import components
 from hbm_jax.spectra.model.components import Component, Product, Sum
 
 CLASSES = {
-    name: thing
-    for name, thing in vars(components).items()
-    if name in components.__all__ and inspect.isclass(thing) and issubclass(thing, Component)
+    name: cls
+    for name, cls in vars(components).items()
+    if name in components.__all__ and inspect.isclass(cls) and issubclass(cls, Component)
 }
-# XSPEC's names of the components that have its normalisation.
+# XSPEC's names; components with these names have the normalisation of XSPEC.
 _AMPLITUDE = {"norm": "amplitude"}
 XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "powerlaw": ("PowerLaw", _AMPLITUDE),
@@ -31,16 +31,17 @@ XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "zphabs": ("Absorption", {"model": "phabs"}),
     "constant": ("Constant", {}),
 }
-ARGUMENTS = {one.__name__: one for one in (Cosmology, FlatCosmology, Radiation, Grains)}
+ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, Grains)}
 
 
 def spectrum_to_text(spectrum: Component) -> str:
-    """Write a spectrum as text that `spectrum_from_text` reads back.
+    """Return a model expression as text that `spectrum_from_text` reads.
 
     Raises
     ------
     ValueError
-        For a component that is not of `hbm_jax.spectra.model.components`, or holds something that text does not show.
+        If a component is not from `hbm_jax.spectra.model.components`, or has an attribute that cannot be written as
+        text.
 
     Examples
     --------
@@ -54,7 +55,9 @@ def spectrum_to_text(spectrum: Component) -> str:
     except ValueError as error:
         raise ValueError(f"The spectrum {spectrum} cannot be written as text: {error}") from None
     if not same:
-        raise ValueError(f"The spectrum {spectrum} cannot be written as text: {text} is another one.")
+        raise ValueError(
+            f"The spectrum {spectrum} cannot be written as text: {text} reads back as a different spectrum."
+        )
     return text
 
 
@@ -62,10 +65,10 @@ def _written(spectrum: Component) -> str:
     if isinstance(spectrum, Sum):
         return " + ".join(_written(part) for part in spectrum.parts)
     if isinstance(spectrum, Product):
-        inner = (f"({_written(part)})" if isinstance(part, Sum) else _written(part) for part in spectrum.parts)
-        return " * ".join(inner)
-    given = [(item, getattr(spectrum, item.name)) for item in dataclasses.fields(spectrum)]
-    changed = (f"{item.name}={value!r}" for item, value in given if not _is_default(item, value))
+        factors = (f"({_written(part)})" if isinstance(part, Sum) else _written(part) for part in spectrum.parts)
+        return " * ".join(factors)
+    attributes = [(item, getattr(spectrum, item.name)) for item in dataclasses.fields(spectrum)]
+    changed = (f"{item.name}={value!r}" for item, value in attributes if not _is_default(item, value))
     return f"{type(spectrum).__name__}({', '.join(changed)})"
 
 
@@ -74,27 +77,27 @@ def _is_default(item: dataclasses.Field, value) -> bool:
 
 
 def spectrum_from_text(text: str) -> Component:
-    """Read a spectrum from text; it is never evaluated as code.
+    """Read a model expression from text, without evaluating it as code.
 
     Parameters
     ----------
     text : str
-        Components by name, with plain values as arguments, sums and products of them, and parentheses. XSPEC's names
-        stand for the same components with XSPEC's normalisation (powerlaw, bknpower, cutoffpl, grbm, bbodyrad, gauss,
-        tbabs, phabs, constant, in capitals or not); abundances are ``"wilm"`` unless said. Empty parentheses, and
-        quotation marks around a label, may be left out.
+        Components by name with literal arguments, their sums and products, and parentheses. XSPEC's names (powerlaw,
+        bknpower, cutoffpl, grbm, bbodyrad, gauss, tbabs, phabs, constant; case-insensitive) are the same components
+        with the normalisation of XSPEC; the default abundances are ``"wilm"``. Empty parentheses, and quotation marks
+        around a label, may be omitted.
 
     Raises
     ------
     ValueError
-        For anything else, and for what a component refuses.
+        If the text is not such an expression, or a component rejects its arguments.
 
     Examples
     --------
     >>> list(spectrum_from_text("(PowerLaw() + BlackBody('bb')) * Absorption()").parameters)
     ['photon_index', 'log10_flux', 'bb_kT', 'bb_log10_flux', 'nh']
-    >>> spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw").parts[1]
-    Absorption(label='host', z=1.3)
+    >>> spectrum_to_text(spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw"))
+    "Absorption(label='mw') * Absorption(label='host', z=1.3) * PowerLaw(norm='amplitude')"
     """
     expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r:.200}"
     try:
@@ -102,46 +105,46 @@ def spectrum_from_text(text: str) -> Component:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{expected}, which cannot be read.") from None
     try:
-        return _composed(node, expected)
+        return _parsed(node, expected)
     except RecursionError:
         raise ValueError(f"{expected}, of more components than can be read.") from None
 
 
-def _composed(node: ast.expr, expected: str) -> Component:
+def _parsed(node: ast.expr, expected: str) -> Component:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
-        left, right = _composed(node.left, expected), _composed(node.right, expected)
+        left, right = _parsed(node.left, expected), _parsed(node.right, expected)
         return left + right if isinstance(node.op, ast.Add) else left * right
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise ValueError(f"{expected}, where {ast.unparse(node)} is no component.")
-    labelled = [ast.Constant(word.id) if isinstance(word, ast.Name) else word for word in node.args]
+        raise ValueError(f"{expected}, where {ast.unparse(node)} is not a component.")
+    arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in node.args]
     name = node.func.id
-    # PowerLaw is ours, POWERLAW is XSPEC's.
-    name, named = (name, {}) if name in CLASSES else XSPEC.get(name.lower(), (name, {}))
-    given = {word.arg for word in node.keywords}
-    more = [ast.keyword(key, ast.Constant(value)) for key, value in named.items() if key not in given]
-    return _called(ast.Call(ast.Name(name), labelled, [*node.keywords, *more]), CLASSES, expected)
+    # "PowerLaw" is a class of hbm_jax; any other capitalisation is the XSPEC name.
+    name, xspec_defaults = (name, {}) if name in CLASSES else XSPEC.get(name.lower(), (name, {}))
+    keywords = {argument.arg for argument in node.keywords}
+    defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
+    return _instantiated(ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults]), CLASSES, expected)
 
 
-def _called(node: ast.Call, known: dict, expected: str):
+def _instantiated(node: ast.Call, classes: dict, expected: str):
     name = ast.unparse(node.func)
-    if name not in known:
+    if name not in classes:
         raise ValueError(
-            f"{expected}, where {name!r} is unknown{did_you_mean(name, known)}: expected one of {listed(known)}."
+            f"{expected}, where {name!r} is unknown{did_you_mean(name, classes)}: expected one of {listed(classes)}."
         )
     arguments = [_value(argument, expected) for argument in node.args]
-    named = {str(word.arg): _value(word.value, expected) for word in node.keywords}
+    keywords = {str(keyword.arg): _value(keyword.value, expected) for keyword in node.keywords}
     try:
-        return known[name](*arguments, **named)
+        return classes[name](*arguments, **keywords)
     except TypeError as error:
-        raise ValueError(f"{expected}, which {name} refuses: {error}") from None
+        raise ValueError(f"{expected}, which {name} rejects: {error}") from None
 
 
 def _value(node: ast.expr, expected: str):
     if isinstance(node, ast.Call):
-        return _called(node, ARGUMENTS, expected)
+        return _instantiated(node, ARGUMENTS, expected)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
-        raise ValueError(f"{expected}, where {ast.unparse(node)} is no plain value.") from None
+        raise ValueError(f"{expected}, where {ast.unparse(node)} is not a literal value.") from None

@@ -1,1 +1,1 @@
-"""Spectra and responses in OGIP files, read and written."""
+"""Readers and writers of spectra and responses in OGIP files."""

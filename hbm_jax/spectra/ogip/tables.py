@@ -1,4 +1,4 @@
-"""FITS tables as the OGIP readers take them: files, extensions, columns and keywords, each with its errors."""
+"""FITS tables for the OGIP readers: validated access to files, extensions, columns and keywords."""
 
 import io
 import os
@@ -18,47 +18,48 @@ from hbm_jax.reading import MAX_BYTES, read_bytes, refuse_expansion
 from hbm_jax.validation import DataError
 
 Floats = NDArray[np.float64]
-KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # of TUNIT; headers without one mean keV
-
-
-LARGEST_COUNT = 999  # of axes and columns in a header
-MAX_REPETITION = 20  # numbers in the arrays of a table, for each of its bytes
+KEV = {"kev": 1.0, "ev": 1e-3, "mev": 1e3, "gev": 1e6}  # by TUNIT; keV if a header has none
+LARGEST_COUNT = 999  # most axes or columns that a header may have
+MAX_REPETITION = 20  # largest number of array elements of a table per byte
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file; everything that goes wrong inside names it."""
-    if not os.path.isfile(path):  # unlike Path.is_file, False for names that no file can have
+    """Open a FITS file; every error in the context becomes a `DataError` that names the file."""
+    if not os.path.isfile(path):  # unlike Path.is_file, False for invalid file names
         raise DataError(f"{path}: expected a FITS file; found {'a folder' if os.path.isdir(path) else 'no such file'}.")
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # Astropy warns of every oddity of a header. What it reads is checked here, value by value.
+            # Warnings of astropy about headers are ignored, as all values that are read are validated here.
             warnings.simplefilter("ignore")
-            # A file cut short, however, is read as far as it goes, with no more than a warning.
+            # Those about truncated files, of which astropy reads the available part, become errors.
             warnings.filterwarnings("error", message=r"(?s).*(truncated|Error validating header|not multiple of)")
             with fits.open(io.BytesIO(_contents(path))) as hdus:
-                len(hdus)  # reads all headers, so that a file cut short anywhere is noticed
+                len(hdus)  # reads all headers, to detect truncation anywhere
                 refuse_repetition(hdus, path)
                 yield hdus
     except DataError:
         raise
-    except Exception as error:  # astropy and NumPy fail in every way on a broken file
+    except Exception as error:  # astropy and NumPy raise many kinds of errors on a broken file
         raise DataError(
             f"{path}: expected a FITS file that can be read; found one that cannot: {type(error).__name__}: {error}"
         ) from error
 
 
 def _contents(path: Path) -> bytes:
-    """Read a file, unpacked. Astropy, given the name, leaves broken files open and takes a cut end of gzip as it is."""
+    """Return the decompressed contents of a file.
+
+    With a file name instead, astropy leaves broken files open and accepts truncated gzip data.
+    """
     refuse_expansion(path)
     try:
         data = read_bytes(path)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    for key, found in re.findall(rb"(NAXIS   |TFIELDS )= *(\d+)", data):
-        if int(found) > LARGEST_COUNT:  # astropy would make as many columns, for minutes
+    for key, value in re.findall(rb"(NAXIS   |TFIELDS )= *(\d+)", data):
+        if int(value) > LARGEST_COUNT:  # astropy would create that many columns, which takes minutes
             name = key.decode().strip()
-            raise DataError(f"{path}: {name}: expected at most {LARGEST_COUNT}, as FITS allows; found {int(found)}.")
+            raise DataError(f"{path}: {name}: expected at most {LARGEST_COUNT}, as FITS allows; found {int(value)}.")
     return data
 
 
@@ -80,26 +81,28 @@ def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
 
 
 def extension(hdus: fits.HDUList, path: Path, names: Sequence[str], kind: str) -> fits.BinTableHDU:
-    """Find the first table of one of the names, or else of the class `kind`."""
-    found = tables(hdus, names, kind)
-    if not found:
-        others = listed(str(h.name) or "(no name)" for h in hdus)
-        raise DataError(f"{path}: expected an extension {' or '.join(names)}; found {others}.")
-    return found[0]
+    """Return the first table with one of the names, or else of the HDU class `kind`."""
+    candidates = tables(hdus, names, kind)
+    if not candidates:
+        names_found = listed(str(h.name) or "(no name)" for h in hdus)
+        raise DataError(f"{path}: expected an extension {' or '.join(names)}; found {names_found}.")
+    return candidates[0]
 
 
 def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.BinTableHDU]:
-    """Return the tables of one of the names, or else those of the class `kind`."""
-    every = [h for h in hdus if getattr(h, "columns", None) is not None]
-    named = [h for h in every if str(h.name).strip().upper() in names]
-    return named or [h for h in every if kind in (str(h.header.get(f"HDUCLAS{i}", "")).strip() for i in (1, 2, 3))]
+    """Return the tables with one of the names, or else those of the HDU class `kind`."""
+    all_tables = [hdu for hdu in hdus if getattr(hdu, "columns", None) is not None]
+    named = [hdu for hdu in all_tables if str(hdu.name).strip().upper() in names]
+    return named or [
+        hdu for hdu in all_tables if kind in (str(hdu.header.get(f"HDUCLAS{i}", "")).strip() for i in (1, 2, 3))
+    ]
 
 
 def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
-    """Find the SPECTRUM extension: of several the first of a background, or else the first that is of none."""
+    """Return the SPECTRUM extension: the first that is a background or not, as requested, or else the first."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
-    same = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
-    return same[0] if same else first
+    matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
+    return matching[0] if matching else first
 
 
 def _is_background(hdu: fits.BinTableHDU) -> bool:
@@ -107,23 +110,23 @@ def _is_background(hdu: fits.BinTableHDU) -> bool:
 
 
 def column(hdu: fits.BinTableHDU, name: str, where: str) -> Any:
-    """Read a column, whatever the case of its name."""
-    for one in hdu.columns:
-        if one.name.upper() == name:
-            return hdu.data[one.name]
+    """Return a column; its name is case-insensitive."""
+    for fits_column in hdu.columns:
+        if fits_column.name.upper() == name:
+            return hdu.data[fits_column.name]
     raise DataError(f"{where}: expected a column {name}; found {listed(c.name for c in hdu.columns)}.")
 
 
 def numbers(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
-    """Read a column of one number a row."""
+    """Return a column with one number per row."""
     values = as_floats(column(hdu, name, where), f"{where}, {name}")
     if values.ndim != 1:
-        raise DataError(f"{where}, {name}: expected one number a row; found an array of shape {values.shape}.")
+        raise DataError(f"{where}, {name}: expected one number per row; found an array of shape {values.shape}.")
     return values
 
 
 def energies(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
-    """Read a column of energies as keV."""
+    """Return a column of energies in keV."""
     unit = str(next((c.unit for c in hdu.columns if c.name.upper() == name), None) or "keV").strip()
     if unit.lower() not in KEV:
         raise DataError(f"{where}, {name}: expected energies in eV, keV, MeV or GeV; found the unit {unit!r}.")
@@ -131,7 +134,7 @@ def energies(hdu: fits.BinTableHDU, name: str, where: str) -> Floats:
 
 
 def as_floats(values: Any, where: str) -> Floats:
-    """Return a fresh float64 array."""
+    """Return a new float64 array."""
     try:
         return np.array(values, dtype=float)
     except (TypeError, ValueError):
@@ -139,7 +142,7 @@ def as_floats(values: Any, where: str) -> Floats:
 
 
 def keyword(header: fits.Header, name: str, default: float, where: str) -> float:
-    """Read a number of a header; a number in quotes is one too, as for CFITSIO."""
+    """Return a number from a header; a number in quotes is accepted, as in CFITSIO."""
     value = header.get(name)
     if value is None or isinstance(value, fits.card.Undefined):
         return default
@@ -150,7 +153,7 @@ def keyword(header: fits.Header, name: str, default: float, where: str) -> float
 
 
 def first_channel(header: fits.Header, number: int, default: int, where: str) -> int:
-    """Read TLMIN of a column: the number of the first channel."""
+    """Return TLMIN of a column, the number of the first channel."""
     value = keyword(header, f"TLMIN{number}", default, where)
     if not (np.isfinite(value) and value % 1 == 0):
         raise DataError(f"{where}, TLMIN{number}: expected the number of the first channel; found {value:g}.")
@@ -158,7 +161,7 @@ def first_channel(header: fits.Header, number: int, default: int, where: str) ->
 
 
 def reject(bad: Any, values: Any, where: str, expected: str) -> None:
-    """Raise `DataError` naming the first row where `bad` is true, its value, and how many there are."""
+    """Raise `DataError` if `bad` is true anywhere, with the first such row, its value and the number of rows."""
     rows = np.flatnonzero(bad)
     if rows.size:
         others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
@@ -172,20 +175,20 @@ def whole(values: Floats, where: str, expected: str) -> NDArray[np.int64]:
 
 
 def consecutive(channels: NDArray[np.int64], where: str) -> NDArray[np.int64]:
-    """Check that channels are numbered one after the other."""
+    """Return the channels, or raise `DataError` unless their numbers are consecutive."""
     if not len(channels):
         raise DataError(f"{where}: expected channels; found none.")
-    jumps = np.flatnonzero(np.diff(channels) != 1)
-    if jumps.size:
-        row = int(jumps[0]) + 1
+    breaks = np.flatnonzero(np.diff(channels) != 1)
+    if breaks.size:
+        row = int(breaks[0]) + 1
         raise DataError(
-            f"{where}, row {row}: expected channel {channels[row - 1] + 1}, as numbers go up by one; found "
+            f"{where}, row {row}: expected channel {channels[row - 1] + 1}, as channel numbers increase by one; found "
             f"{channels[row]}."
         )
     return channels
 
 
 def numbered(path: str | Path) -> tuple[Path, int | None]:
-    """Split ``name{3}`` into name and number."""
+    """Split ``name{3}`` into name and number, which is None without braces."""
     match = re.fullmatch(r"(.*)\{(\d+)\}\s*", str(path), flags=re.DOTALL)
     return (Path(match[1]), int(match[2])) if match else (Path(path), None)

@@ -1,4 +1,4 @@
-"""PHA files of type II: many spectra of one detector in one file, a row each, with the times of the intervals."""
+"""PHA files of type II: spectra of one detector in time intervals, one per row; and times in OGIP files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import MATRICES
 from hbm_jax.spectra.ogip.tables import as_floats, keyword, opened, reject, spectrum_table, tables
-from hbm_jax.spectra.ogip.writing import _identity, _table, _written
+from hbm_jax.spectra.ogip.writing import _identity, _table, _write_file
 from hbm_jax.validation import DataError
 
 __all__ = ["read_detector", "read_intervals", "read_matrix_times", "write_pha2"]
@@ -20,22 +20,23 @@ Floats = NDArray[np.float64]
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
-    """Read begin and end of the interval of each spectrum of a PHA file.
+    """Read start and stop times of the spectra of a PHA file.
 
     Parameters
     ----------
     path : path
-        Of type I or II. Columns or keywords TSTART, and TSTOP or TELAPSE; less TRIGTIME where TSTART is not before it.
+        PHA file of type I or II. Times are columns or keywords: TSTART, and TSTOP or TELAPSE. TRIGTIME is subtracted
+        from mission times.
 
     Returns
     -------
     start, stop : (num_spectra,)
-        [s]; None where the file does not say.
+        Times [s]; the result is None if the file has none.
 
     Raises
     ------
     DataError
-        For a file that cannot be read, and for times that are not finite or do not increase.
+        If the file cannot be read, a time is not finite, or a stop time is not after its start time.
     """
     path = Path(path)
     with opened(path) as hdus:
@@ -62,35 +63,35 @@ def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
 
 
 def read_matrix_times(path: str | Path) -> tuple[Floats, Floats] | None:
-    """Read the times that the matrices of a response file (RSP II) are for, as `read_intervals` does.
+    """Read start and stop times of the matrices of a response file (RSP II), as `read_intervals` does.
 
     Returns
     -------
     start, stop : (num_matrices,)
-        [s]; None where the file does not say of each.
+        Times [s]; the result is None unless all matrices have them.
     """
     path = Path(path)
     with opened(path) as hdus:
-        found = tables(hdus, MATRICES, "RSP_MATRIX")
+        matrix_hdus = tables(hdus, MATRICES, "RSP_MATRIX")
         times = []
-        for number, hdu in enumerate(found, start=1):
+        for number, hdu in enumerate(matrix_hdus, start=1):
             where = f"{path}[{hdu.name}, {number}]"
-            pair = np.array([keyword(hdu.header, name, np.nan, where) for name in ("TSTART", "TSTOP")])
+            interval = np.array([keyword(hdu.header, name, np.nan, where) for name in ("TSTART", "TSTOP")])
             header = hdu.header if "TRIGTIME" in hdu.header else hdus[0].header
-            times.append(_since_trigger(header, pair, where))
-        both = np.array(times).reshape(-1, 2)
-    return (both[:, 0], both[:, 1]) if len(both) and np.isfinite(both).all() else None
+            times.append(_since_trigger(header, interval, where))
+        limits = np.array(times).reshape(-1, 2)
+    return (limits[:, 0], limits[:, 1]) if len(limits) and np.isfinite(limits).all() else None
 
 
 def _since_trigger(header: Any, times: Floats, where: str) -> Floats:
-    """Mission time to time since the trigger, where a header has both."""
+    """Return times since the trigger, if the header has TRIGTIME and the times are mission times."""
     trigger = keyword(header, "TRIGTIME", 0.0, where)
-    mission = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
-    return times - trigger if mission else times
+    is_mission_time = np.isfinite(times).all() and trigger > 1e6 and np.abs(times).min() > 0.5 * trigger
+    return times - trigger if is_mission_time else times
 
 
 def read_detector(path: str | Path) -> str:
-    """Name of the detector of a PHA file: DETNAM, else what INSTRUME has after its last ``_``, else the file's stem."""
+    """Return the detector name of a PHA file: DETNAM, the part of INSTRUME after its last ``_``, or the file stem."""
     path = Path(path)
     with opened(path) as hdus:
         header = spectrum_table(hdus, path).header
@@ -110,23 +111,22 @@ def write_pha2(
     telescope: str = "UNKNOWN",
     instrument: str = "UNKNOWN",
 ) -> Path:
-    """Write spectra of one detector as a PHA file of type II (OGIP/92-007); backgrounds and responses go elsewhere.
+    """Write spectra of one detector as a PHA file of type II (OGIP/92-007), without backgrounds and responses.
 
     Parameters
     ----------
     path : path
-        File to write. It appears whole or not at all.
+        File to write. It is written completely or not at all.
     spectra : sequence of Spectrum
-        All Poisson, or all with errors; on the same channels.
+        Spectra on the same channels, all Poisson or all with errors.
     start, stop : (num_spectra,)
-        Intervals [s].
+        Start and stop times of the intervals [s].
     overwrite : bool
-        Replace a file that is there.
+        Whether to replace an existing file.
     background, rmf : str, optional
-        For BACKFILE and RESPFILE: each row names its own row of the background, ``background{row}``, and the response
-        as given.
+        File names for BACKFILE and RESPFILE. The background of each row is written as ``background{row}``.
     telescope, instrument : str
-        For TELESCOP and INSTRUME.
+        Values of TELESCOP and INSTRUME.
 
     Returns
     -------
@@ -135,37 +135,25 @@ def write_pha2(
     Raises
     ------
     FileExistsError
-        If there is a file and `overwrite` is false.
+        If the file exists and `overwrite` is false.
     DataError
-        For no spectra, other channels, Poisson counts beside others, values that are not finite.
+        If there are no spectra, channels differ, only some spectra have errors, or values are not finite.
 
     Notes
     -----
-    Counts and errors come back bit by bit. Those with errors must not all be whole numbers within a row: COUNTS that
-    are whole are taken for Poisson.
+    Counts and errors are restored exactly when read. Counts with errors must not all be whole numbers within a row, as
+    whole COUNTS are read as Poisson.
     """
     path, num = Path(path), len(spectra)
-    start, stop = (np.broadcast_to(np.asarray(t, float), num) for t in (start, stop))
-    if not num:
-        raise DataError(f"{path}: expected at least one spectrum; found none.")
+    start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
+    _check_rows(path, spectra, start, stop)
     first = spectra[0]
     poisson = first.error is None
-    for row, one in enumerate(spectra):
-        at = f"{path}, spectrum {row + 1} ({one.name})"
-        if not np.array_equal(one.channels, first.channels):
-            raise DataError(f"{at}: expected the channels of the first spectrum; found others.")
-        if (one.error is None) != poisson:
-            raise DataError(f"{at}: expected errors in all spectra or in none; found both.")
-        if not poisson and (one.counts % 1 == 0).all():
-            raise DataError(f"{at}: expected counts with errors, some of them no whole numbers; found whole ones only.")
-        if not (np.isfinite(one.counts).all() and 0 < one.exposure < np.inf and start[row] < stop[row]):
-            raise DataError(f"{at}: expected finite counts, a positive exposure and start < stop; found others.")
-    width = len(first)
+    num_channels = len(first)
     whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
-    each = np.array
 
-    def array(name: str, kind: str, values, unit: str | None = None) -> fits.Column:
-        return fits.Column(name, f"{width}{kind}", unit=unit, array=each(values))
+    def array_column(name: str, kind: str, values, unit: str | None = None) -> fits.Column:
+        return fits.Column(name, f"{num_channels}{kind}", unit=unit, array=np.array(values))
 
     numbers = [f"{row}" for row in range(1, num + 1)]
     files = {
@@ -177,21 +165,23 @@ def write_pha2(
         fits.Column("TSTART", "D", unit="s", array=start),
         fits.Column("TSTOP", "D", unit="s", array=stop),
         fits.Column("SPEC_NUM", "J", array=np.arange(1, num + 1)),
-        array("CHANNEL", "J", [s.channels for s in spectra]),
-        array("COUNTS", "J" if whole else "D", [s.counts.astype(int) if whole else s.counts for s in spectra], "count"),
-        *([] if poisson else [array("STAT_ERR", "D", [s.error for s in spectra], "count")]),
+        array_column("CHANNEL", "J", [s.channels for s in spectra]),
+        array_column(
+            "COUNTS", "J" if whole else "D", [s.counts.astype(int) if whole else s.counts for s in spectra], "count"
+        ),
+        *([] if poisson else [array_column("STAT_ERR", "D", [s.error for s in spectra], "count")]),
         fits.Column("EXPOSURE", "D", unit="s", array=[s.exposure for s in spectra]),
-        array("QUALITY", "I", [s.quality for s in spectra]),
-        array("GROUPING", "I", [s.grouping for s in spectra]),
-        array("BACKSCAL", "D", [s.backscal for s in spectra]),
-        array("AREASCAL", "D", [s.areascal for s in spectra]),
-        *(fits.Column(key, f"{max(map(len, names))}A", array=names) for key, names in files.items()),
+        array_column("QUALITY", "I", [s.quality for s in spectra]),
+        array_column("GROUPING", "I", [s.grouping for s in spectra]),
+        array_column("BACKSCAL", "D", [s.backscal for s in spectra]),
+        array_column("AREASCAL", "D", [s.areascal for s in spectra]),
+        *(fits.Column(key, f"{max(map(len, file_names))}A", array=file_names) for key, file_names in files.items()),
     ]
     header = {
         **_identity("SPECTRUM", "TOTAL" if poisson else "BKG", "COUNT", "1.2.1", telescope, instrument),
         "HDUCLAS4": "TYPE:II",
         "CHANTYPE": "PHA",
-        "DETCHANS": width,
+        "DETCHANS": num_channels,
         "POISSERR": poisson,
         "SYS_ERR": 0,
         "CORRFILE": "none",
@@ -199,4 +189,26 @@ def write_pha2(
         "TLMIN4": int(first.channels[0]),
         "TLMAX4": int(first.channels[-1]),
     }
-    return _written(path, [_table("SPECTRUM", columns, header)], overwrite)
+    return _write_file(path, [_table("SPECTRUM", columns, header)], overwrite)
+
+
+def _check_rows(path: Path, spectra: Sequence[Spectrum], start: Floats, stop: Floats) -> None:
+    """Raise DataError unless the spectra fit into one file of type II."""
+    if not len(spectra):
+        raise DataError(f"{path}: expected at least one spectrum; found none.")
+    first = spectra[0]
+    poisson = first.error is None
+    for row, spectrum in enumerate(spectra):
+        where = f"{path}, spectrum {row + 1} ({spectrum.name})"
+        if not np.array_equal(spectrum.channels, first.channels):
+            raise DataError(f"{where}: expected the channels of the first spectrum; found different ones.")
+        if (spectrum.error is None) != poisson:
+            raise DataError(f"{where}: expected errors in all spectra or in none; found both.")
+        if not poisson and (spectrum.counts % 1 == 0).all():
+            raise DataError(
+                f"{where}: expected counts with errors that are not all whole numbers; found whole numbers only."
+            )
+        if not (np.isfinite(spectrum.counts).all() and 0 < spectrum.exposure < np.inf and start[row] < stop[row]):
+            raise DataError(
+                f"{where}: expected finite counts, a positive exposure and start < stop; found invalid values."
+            )

@@ -1,6 +1,7 @@
-"""OGIP files written: PHA of type I, RMF and ARF, as XSPEC and Sherpa read them.
+"""Writers of OGIP files that XSPEC and Sherpa read: PHA of type I, RMF and ARF.
 
-Numbers come back exactly: a column is single precision (E) where that holds its values, and double (D) otherwise.
+Values are restored exactly when read: a column is in single precision (E) if that represents its values exactly, and in
+double precision (D) otherwise.
 """
 
 from pathlib import Path
@@ -31,21 +32,21 @@ def write_pha(
 ) -> Path:
     """Write a spectrum as a PHA file of type I (OGIP/92-007).
 
-    The background and the response go to files of their own: ``write_pha(other, spectrum.background)``, `write_rmf` and
+    Background and response are written separately, with ``write_pha(other, spectrum.background)``, `write_rmf` and
     `write_arf`.
 
     Parameters
     ----------
     path : path
-        File to write. It appears whole or not at all.
+        File to write. It is written completely or not at all.
     spectrum : Spectrum
-        Poisson counts are written as whole numbers (or as real ones, if simulated without noise), others with STAT_ERR.
+        Poisson counts are written as whole numbers (real numbers if simulated without noise), others with STAT_ERR.
     overwrite : bool
-        Replace a file that is there.
+        Whether to replace an existing file.
     background, rmf, arf : path, optional
-        Names for BACKFILE, RESPFILE and ANCRFILE: by default those of ``spectrum.files``, or ``"none"``.
+        File names for BACKFILE, RESPFILE and ANCRFILE; default: those of ``spectrum.files``, or ``"none"``.
     telescope, instrument : str
-        For TELESCOP and INSTRUME.
+        Values of TELESCOP and INSTRUME.
 
     Returns
     -------
@@ -54,15 +55,16 @@ def write_pha(
     Raises
     ------
     FileExistsError
-        If there is a file and `overwrite` is false.
+        If the file exists and `overwrite` is false.
     DataError
-        For values that such a file cannot hold: arrays of other lengths, values that are not finite (counts of bad
-        channels may be NaN), names that are not ASCII.
+        If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
+        of bad channels, which may be NaN), names that are not
+        ASCII.
 
     Notes
     -----
-    `read_pha` returns the same values, bit by bit. Counts with Gaussian errors that all happen to be whole numbers are
-    written as RATE, since whole COUNTS are taken for Poisson; there the errors come back to one rounding.
+    `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are written as RATE,
+    because whole COUNTS are read as Poisson; their errors are then restored to rounding.
     """
     num = len(spectrum.counts)
     for name in ("counts", "channels", "backscal", "areascal", "quality", "grouping", "error"):
@@ -95,8 +97,8 @@ def write_pha(
         else:
             keywords[name] = 0
     files = {
-        key: spectrum.files.get(key, "none") if given is None else str(given)
-        for key, given in (("BACKFILE", background), ("RESPFILE", rmf), ("ANCRFILE", arf))
+        key: spectrum.files.get(key, "none") if file_name is None else str(file_name)
+        for key, file_name in (("BACKFILE", background), ("RESPFILE", rmf), ("ANCRFILE", arf))
     }
     header = {
         **_identity("SPECTRUM", "TOTAL", "RATE" if as_rate else "COUNT", "1.2.1", telescope, instrument),
@@ -115,7 +117,7 @@ def write_pha(
         "TLMIN1": int(spectrum.channels[0]),
         "TLMAX1": int(spectrum.channels[-1]),
     }
-    return _written(path, [_table("SPECTRUM", columns, header)], overwrite)
+    return _write_file(path, [_table("SPECTRUM", columns, header)], overwrite)
 
 
 def write_rmf(
@@ -127,17 +129,17 @@ def write_rmf(
     telescope: str = "UNKNOWN",
     instrument: str = "UNKNOWN",
 ) -> Path:
-    """Write a redistribution matrix, or a response with the area folded in (CAL/GEN/92-002).
+    """Write a redistribution matrix, or a response that includes the effective area (CAL/GEN/92-002).
 
     Parameters
     ----------
     path, overwrite, telescope, instrument
-        As of `write_pha`.
+        As for `write_pha`.
     rmf : Rmf or Response
-        A `Response` is written as a matrix with the area folded in, for a spectrum with ``arf="none"``.
+        A `Response` is written as a matrix that includes the area, for a spectrum with ``arf="none"``.
     area_included : bool, optional
-        Whether the matrix holds the area [cm^2], which calls its extension SPECRESP MATRIX instead of MATRIX. By
-        default where a row adds up to more than 1.5, where a file said so (``rmf.full``), and for a `Response`.
+        Whether the matrix includes the area [cm^2]; its extension is then SPECRESP MATRIX instead of MATRIX. Default:
+        true if a row sum exceeds 1.5, if the file it was read from states it (``rmf.full``), or for a `Response`.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def write_rmf(
     Raises
     ------
     FileExistsError, DataError
-        As `write_pha`.
+        As for `write_pha`.
     """
     matrix = rmf.matrix.tocsr(copy=True)
     matrix.sum_duplicates()
@@ -157,12 +159,12 @@ def write_rmf(
     first, last, num = int(rmf.channels[0]), int(rmf.channels[-1]), len(rmf.channels)
     starts, widths, values = [], [], []
     for low, high in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
-        at = matrix.indices[low:high]
-        begins = np.flatnonzero(np.diff(at, prepend=-2) != 1)
-        starts.append(at[begins] + first)
-        widths.append(np.diff(np.append(begins, len(at))))
+        indices = matrix.indices[low:high]
+        run_starts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
+        starts.append(indices[run_starts] + first)
+        widths.append(np.diff(np.append(run_starts, len(indices))))
         values.append(matrix.data[low:high])
-    groups = np.array([len(one) for one in starts])
+    groups = np.array([len(row) for row in starts])
     columns = [
         _column("ENERG_LO", rmf.energy[:-1], "keV"),
         _column("ENERG_HI", rmf.energy[1:], "keV"),
@@ -194,7 +196,7 @@ def write_rmf(
         _column("E_MAX", rmf.e_max, "keV"),
     ]
     name = "SPECRESP MATRIX" if area_included else "MATRIX"
-    return _written(path, [_table(name, columns, header), _table("EBOUNDS", energies, bounds)], overwrite)
+    return _write_file(path, [_table(name, columns, header), _table("EBOUNDS", energies, bounds)], overwrite)
 
 
 def write_arf(
@@ -205,7 +207,7 @@ def write_arf(
     Parameters
     ----------
     path, overwrite, telescope, instrument
-        As of `write_pha`.
+        As for `write_pha`.
     arf : Arf
         Effective area [cm^2].
 
@@ -216,7 +218,7 @@ def write_arf(
     Raises
     ------
     FileExistsError, DataError
-        As `write_pha`.
+        As for `write_pha`.
     """
     for name, values in (("energy", arf.energy), ("area", arf.area)):
         _require_finite(path, name, values)
@@ -226,7 +228,7 @@ def write_arf(
         _column("SPECRESP", arf.area, "cm**2"),
     ]
     header = {**_identity("RESPONSE", "SPECRESP", "", "1.1.0", telescope, instrument), "ARFVERSN": "1992a"}
-    return _written(path, [_table("SPECRESP", columns, header)], overwrite)
+    return _write_file(path, [_table("SPECRESP", columns, header)], overwrite)
 
 
 def _may_be_nan(spectrum: Spectrum, name: str) -> NDArray[np.bool_] | bool:
@@ -236,11 +238,11 @@ def _may_be_nan(spectrum: Spectrum, name: str) -> NDArray[np.bool_] | bool:
 
 def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: {name}: expected finite numbers; found some that are not.")
+        raise DataError(f"{path}: {name}: expected finite numbers; found invalid ones.")
 
 
 def _identity(first: str, second: str, third: str, version: str, telescope: str, instrument: str) -> dict[str, Any]:
-    """Keywords that say what an extension is."""
+    """Return the header keywords that identify an extension."""
     classes = {"HDUCLAS1": first, "HDUCLAS2": second} | ({"HDUCLAS3": third} if third else {})
     origin = {"TELESCOP": telescope, "INSTRUME": instrument, "FILTER": "NONE"}
     return {"HDUCLASS": "OGIP", **classes, "HDUVERS": version, **origin}
@@ -257,7 +259,7 @@ def _are_whole(counts: NDArray[np.float64], below: float = np.inf) -> bool:
 
 
 def _format(values: NDArray[Any]) -> str:
-    """Shortest of the formats that OGIP asks for in which values come back as they are."""
+    """Return the shortest FITS format of OGIP that represents the values exactly."""
     if values.dtype.kind in "iub":
         return "J" if values.size and (values.min() < -(2**15) or values.max() >= 2**15) else "I"
     with np.errstate(over="ignore", under="ignore"):
@@ -265,13 +267,13 @@ def _format(values: NDArray[Any]) -> str:
 
 
 def _column(name: str, values: NDArray[Any], unit: str | None = None) -> fits.Column:
-    # Counts are J everywhere; readers take it for granted.
+    # Integer counts are always J, as readers expect.
     kind = "J" if name == "COUNTS" and values.dtype.kind == "i" else _format(values)
     return fits.Column(name, kind, unit=unit, array=values)
 
 
 def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> fits.Column:
-    """Column of arrays of different lengths."""
+    """Return a variable-length array column."""
     kind = _format(np.concatenate([*rows, np.zeros(0, rows[0].dtype)]))
     array = np.empty(len(rows), dtype=object)
     array[:] = rows
@@ -288,13 +290,11 @@ def _table(name: str, columns: list[fits.Column], keywords: dict[str, Any]) -> f
     return table
 
 
-def _written(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) -> Path:
-    """Write all or nothing."""
+def _write_file(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) -> Path:
+    """Write a FITS file completely or not at all."""
     path = Path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{path}: expected a new file; found one that is there. Pass overwrite=True to replace it."
-        )
+        raise FileExistsError(f"{path}: expected a new file; found an existing one. Pass overwrite=True to replace it.")
     if not path.parent.is_dir():
         raise DataError(f"{path}: expected a folder to write to; found no folder {path.parent}.")
     with written_whole(path) as part:
