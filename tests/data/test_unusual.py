@@ -11,7 +11,6 @@ from hbm_jax.data import (
     DataWarning,
     DistanceModuli,
     RegressionData,
-    afterglows,
     distance_moduli,
     load_jla,
     read_bursts,
@@ -26,6 +25,7 @@ from hbm_jax.data import (
 from hbm_jax.data.bursts.bursts import columns_of
 from hbm_jax.data.catalogues import read_catalogue
 from hbm_jax.data.columns import EVERYTHING, REDSHIFT, TEXT
+from hbm_jax.data.xray import afterglows
 
 RNG = np.random.default_rng(1)
 X = np.round(RNG.normal(size=20), 3)

@@ -371,7 +371,7 @@ def test_what_cannot_be_written_or_read():
         (("PowerLaw()", "cash"), "Unknown statistic 'cash'"),
         (("PowerLaw()", None, False, ("index",)), "Unknown parameter of the spectrum 'index'"),
         (("PowerLaw()", None, False, (), {"calibration": 1.0}), "SpectralFit has no parameter 'calibration'"),
-        (("PowerLaw()", None, False, (), {"photon_index": dist.Normal(np.zeros(2))}), "expected a distribution of one"),
+        (("PowerLaw()", None, False, (), {"photon_index": dist.Normal(np.zeros(2))}), "expected a scalar distribution"),
     ],
 )
 def test_bad_choices(arguments, words):

@@ -56,7 +56,7 @@ def test_intervals_of_replicates():
     inside = int(((rows["lower_68"] < 2.0) & (rows["upper_68"] > 2.0)).sum())
     assert 0 < inside < 12
     (axes,) = figure.axes
-    assert axes.get_title() == f"right: {inside} of 12 hold the truth"
+    assert axes.get_title() == f"right: {inside} of 12 contain the truth"
     intervals = [len(collection.get_segments()) for collection in axes.collections]
     assert intervals == [inside, 12 - inside]
     assert axes.get_xlabel() == "mean"
