@@ -11,7 +11,6 @@ from hbm_jax.data import (
     DataWarning,
     DistanceModuli,
     RegressionData,
-    distance_moduli,
     load_jla,
     read_bursts,
     read_correlated_supernovae,
@@ -20,11 +19,11 @@ from hbm_jax.data import (
     read_relation,
     read_supernovae,
     read_values,
-    supernova_columns,
 )
 from hbm_jax.data.bursts.bursts import columns_of
 from hbm_jax.data.catalogues import read_catalogue
 from hbm_jax.data.columns import EVERYTHING, REDSHIFT, TEXT
+from hbm_jax.data.supernovae import columns, distance_moduli
 from hbm_jax.data.xray import afterglows
 
 RNG = np.random.default_rng(1)
@@ -178,7 +177,7 @@ def test_impossible_values_are_refused():
 
 @pytest.mark.parametrize(
     "declared",
-    [supernova_columns.COLUMNS, distance_moduli.COLUMNS, columns_of("flux"), columns_of("fluence"), afterglows.COLUMNS],
+    [columns.COLUMNS, distance_moduli.COLUMNS, columns_of("flux"), columns_of("fluence"), afterglows.COLUMNS],
 )
 def test_every_column_declares_its_unit_and_what_is_usual_within_what_is_allowed(declared):
     for key, column in declared.items():
