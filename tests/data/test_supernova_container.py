@@ -184,7 +184,7 @@ BAD = {
     ),
     "covariance twice": (columns(covariance=np.eye(3)), ["expected the errors either whole or by column"]),
     "linear mass": (columns(log10_mass=[1e10, np.nan, 9.0]), ["row 0 (sn_a)", "between 0 and 14, found 10000000000.0"]),
-    "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "say so: missing=-9", "found -9.0"]),
+    "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "pass missing=-9", "found -9.0"]),
     "missing magnitude": (columns(m_b=[-999.0, 99.0, 20.0]), ["'m_b', row 0 (sn_a)", "missing=(-999, 99)", "2 such"]),
     "missing stretch": (columns(x1=[0.0, 0.1, -9999.0]), ["'x1', row 2 (sn_c)", "missing=-9999), found -9999.0"]),
     "redshifts apart": (
