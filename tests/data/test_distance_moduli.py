@@ -80,7 +80,7 @@ def test_container_comes_back(tmp_path):
     [
         ({"covariance": np.eye(4)}, ["covariance", "(5, 5)", "(4, 4)"]),
         ({"covariance": np.eye(5) + np.tri(5, k=-1)}, ["symmetric", "sn", "at ("]),
-        ({"covariance": np.ones((5, 5))}, ["positive definite 5 x 5", "correlation matrix", "mostly sn"]),
+        ({"covariance": np.ones((5, 5))}, ["positive definite 5 x 5", "correlation matrix", "dominated by sn"]),
         ({"covariance": np.diag([1, 1, -1, 1, 1.0])}, ["diagonal", "row 2 (sn2)", "above 0"]),
         ({"covariance": np.full((5, 5), np.nan)}, ["covariance", "finite"]),
         ({"z_cmb": [0.1, 0.2, 0.0, 0.4, 0.5]}, ["z_cmb", "row 2 (sn2)", "between 0 and 20"]),

@@ -182,7 +182,7 @@ BAD = {
         {key: value for key, value in whole(np.eye(3)).items() if key != "covariance"} | {"covariance": np.eye(3)},
         ["'covariance': expected shape (3, 3, 3), found (3, 3)"],
     ),
-    "covariance twice": (columns(covariance=np.eye(3)), ["expected the errors either whole or by column"]),
+    "covariance twice": (columns(covariance=np.eye(3)), ["expected either this covariance or errors in separate columns"]),
     "linear mass": (columns(log10_mass=[1e10, np.nan, 9.0]), ["row 0 (sn_a)", "between 0 and 14, found 10000000000.0"]),
     "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "pass missing=-9", "found -9.0"]),
     "missing magnitude": (columns(m_b=[-999.0, 99.0, 20.0]), ["'m_b', row 0 (sn_a)", "missing=(-999, 99)", "2 such"]),
