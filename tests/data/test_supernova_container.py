@@ -332,7 +332,7 @@ def test_separate_error_parts(three):
     np.testing.assert_allclose(apart.variance_m_b_total, three.covariance[:, 0, 0], rtol=1e-14)
     np.testing.assert_array_equal(apart.variance_coherent, np.square([0.01, 0.01, 0.02]))
     np.testing.assert_array_equal(apart.covariance[:, 1:], three.covariance[:, 1:])
-    with pytest.raises(DataError, match="expected none apart yet, found variance_coherent, variance_lensing"):
+    with pytest.raises(DataError, match="expected no separate variances yet, found variance_coherent, variance_lensing"):
         apart.separate_error_parts(parts)
     with pytest.raises(DataError, match=r"no value for survey 'deep' \(did you mean 'Deep'\?\)"):
         three.separate_error_parts(MagnitudeErrorParts({"Deep": 0.1, "near": 0.1}))
@@ -347,5 +347,5 @@ def test_separate_error_parts(three):
 def test_describe(three):
     assert three.describe() == (
         "3 type Ia supernovae at redshift 0.02 to 0.5 (deep 2, near 1). Fit errors of m_b, x1 and c are correlated; "
-        "further variances of m_b carried apart: none; host masses: 2 of 3."
+        "separate variances of m_b: none; host masses: 2 of 3."
     )

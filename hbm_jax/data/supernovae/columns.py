@@ -38,13 +38,11 @@ COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
 UNMEASURED_MASS_ERROR = 2.0  # dex; larger errors mark placeholders for unmeasured masses (5 or more in JLA)
-SENSITIVITIES = tuple(
-    f"d_{quantity}_" for quantity in QUANTITIES
-)  # prefixes of table columns; the offset's name follows
+SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # column prefixes, before the offset name
 
-# All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range or,
-# for two supernovae of Union3 (m_b = -261), outside the allowed range. log10 masses of 5 (JLA) and 2 (Pantheon+,
-# Union3) with large errors are placeholders for unmeasured masses.
+# All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range
+# or, for two supernovae of Union3 (m_b = -261), outside the allowed range. log10 masses as small as 5 (JLA) and 2
+# (Pantheon+, Union3), with large errors, are placeholders for unmeasured masses.
 COLUMNS: dict[str, Column] = {
     "name": TEXT,
     "survey": TEXT,
@@ -124,7 +122,7 @@ def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
     if not np.isfinite(sensitivity).all():
         row, offset, _ = np.argwhere(~np.isfinite(sensitivity))[0]
         raise DataError(
-            f"sensitivity to {offsets[offset]!r}: expected finite numbers, found a value that is not finite in row {row}."
+            f"sensitivity to {offsets[offset]!r}: expected finite numbers, found NaN or infinity in row {row}."
         )
     if len(set(offsets)) < len(offsets):
         raise DataError(f"offset_name: expected distinct names, found {listed(offsets)}.")

@@ -91,15 +91,11 @@ class CorrelatedSupernovae:
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any]) -> "CorrelatedSupernovae":
         """Build the container from the columns of `Supernovae` and ``blocks``, ``blocks_hold_errors``."""
-        supernova_columns = {
-            name: value for name, value in columns.items() if name not in ("blocks", "blocks_hold_errors")
-        }
+        table = {name: value for name, value in columns.items() if name not in ("blocks", "blocks_hold_errors")}
         if "blocks" not in columns:
             raise DataError("blocks: expected the six blocks of the covariance; found none.")
         hold = bool(np.asarray(columns.get("blocks_hold_errors", False)).item())
-        return cls.from_supernovae(
-            Supernovae.from_columns(supernova_columns), columns["blocks"], blocks_hold_errors=hold
-        )
+        return cls.from_supernovae(Supernovae.from_columns(table), columns["blocks"], blocks_hold_errors=hold)
 
     @property
     def name(self) -> tuple[str, ...]:
@@ -132,10 +128,7 @@ class CorrelatedSupernovae:
 
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys and measured quantities."""
-        return (
-            self.sne.describe()
-            + " Errors are correlated between supernovae, with a covariance that depends on alpha and beta."
-        )
+        return self.sne.describe() + " Errors are correlated between supernovae, with a covariance in alpha and beta."
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -188,17 +181,8 @@ def blocks_from_joint(joint: ArrayLike) -> NDArray[np.float64]:
         raise DataError(f"joint covariance: expected shape (3N, 3N); found {joint.shape}.")
     m, x, c = range(3)
 
-    def symmetric_block(i, j):
-        block = joint[i::3, j::3]
-        return 0.5 * (block + block.T)
+    def block(i, j):
+        part = joint[i::3, j::3]
+        return 0.5 * (part + part.T)
 
-    return np.array(
-        [
-            symmetric_block(m, m),
-            symmetric_block(x, x),
-            symmetric_block(c, c),
-            symmetric_block(m, x),
-            symmetric_block(m, c),
-            symmetric_block(x, c),
-        ]
-    )
+    return np.array([block(m, m), block(x, x), block(c, c), block(m, x), block(m, c), block(x, c)])

@@ -12,8 +12,8 @@ from hbm_jax.validation import SMALLEST_CORRELATION_EIGENVALUE, DataError, Float
 
 __all__ = ["checked_covariance", "read_covariance"]
 
-# Largest allowed difference of elements (i, j) and (j, i), in units of the product of the errors: published text has six
-# digits or more.
+# Largest allowed difference of elements (i, j) and (j, i), in units of the product of the errors: published text has
+# six digits or more.
 ASYMMETRY = 1e-6
 
 
@@ -31,10 +31,8 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
     num = len(names)
     if matrix.shape != (num, num):
         raise DataError(f"{what}: expected shape ({num}, {num}), one row and column per object; found {matrix.shape}.")
-    not_finite = ~np.isfinite(matrix)
-    reject_rows(
-        not_finite.any(axis=1), [f"{row[~np.isfinite(row)][:1]}" for row in matrix], what, "finite numbers", names
-    )
+    bad = ~np.isfinite(matrix)
+    reject_rows(bad.any(axis=1), [f"{row[~np.isfinite(row)][:1]}" for row in matrix], what, "finite numbers", names)
     variance = np.diagonal(matrix)
     reject_rows(variance <= 0, variance, f"{what}, its diagonal", "a variance above 0", names)
     sigma = np.sqrt(variance)
