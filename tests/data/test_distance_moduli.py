@@ -255,7 +255,7 @@ def test_a_table_of_ones_own(tmp_path):
         read_distance_moduli(tmp_path / "x", format="Pantheon+ ")
     with pytest.raises(FileNotFoundError, match="expected a table file"):
         read_distance_moduli(tmp_path / "x.dat", format="pantheon+")
-    with pytest.raises(DataError, match="some object beyond; found none of 3 above 2"):
+    with pytest.raises(DataError, match="expected an object at a higher redshift; found none of 3 above 2"):
         read_distance_moduli(table, columns=names, z_min=2.0)
     with pytest.raises(FileNotFoundError, match="expected a covariance file"):
         read_covariance(tmp_path / "none.cov", 3)

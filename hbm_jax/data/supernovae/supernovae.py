@@ -217,7 +217,7 @@ class Supernovae(Unusual):
         lensing: ArrayLike | None = None,
         velocity: ArrayLike | None = None,
     ) -> "Supernovae":
-        """Return a copy with other separate variances of m_b [mag^2], each a number or (N,); None keeps the current one.
+        """Return a copy with other separate variances of m_b [mag^2], each a number or (N,); None changes nothing.
 
         Raises
         ------
@@ -254,7 +254,8 @@ class Supernovae(Unusual):
         separate = [key for key in VARIANCES if np.any(getattr(self, key))]
         if separate:
             raise DataError(
-                f"separating the parts of the magnitude error: expected no separate variances yet, found {listed(separate)}."
+                "separating the parts of the magnitude error: expected no separate variances yet, found "
+                f"{listed(separate)}."
             )
         scatter = parts.coherent_scatter
         if isinstance(scatter, Mapping):
@@ -284,7 +285,7 @@ class Supernovae(Unusual):
         return dataclasses.replace(separated, covariance=frozen_array(covariance))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage; absent optional fields are omitted."""
+        """Return plain arrays by field name, text as arrays of strings, for storage, without absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: np.array(value) for key, value in self._fields().items() if key not in absent} | self._stored()

@@ -98,7 +98,7 @@ def supernovae_and_rows(
         values |= _sensitivities(table)
         supernovae, left_out, rows = make_from_rows(
             values,
-            lambda rows_kept: Supernovae.from_columns(rows_kept, called=column_names),
+            lambda selected: Supernovae.from_columns(selected, called=column_names),
             name="name",
             leave_out=leave_out,
             whole=("offset_name",),
