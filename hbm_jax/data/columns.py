@@ -250,21 +250,8 @@ def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantit
 def _names_of_errors(column: str) -> set[str]:
     """Return common names of the error of a column, in lower case."""
     starts = ("e_", "err_", "error_", "sigma_", "s_", "d_", "unc_", "std_", "stderr_", "s", "d", "e", "err", "sigma")
-    endings = (
-        "_err",
-        "_error",
-        "_e",
-        "_sigma",
-        "_unc",
-        "_uncertainty",
-        "_std",
-        "_se",
-        "_sd",
-        "_stderr",
-        "err",
-        "error",
-    )
-    return {prefix + column for prefix in starts} | {column + suffix for suffix in endings}
+    ends = ("_err", "_error", "_e", "_sigma", "_unc", "_uncertainty", "_std", "_se", "_sd", "_stderr", "err", "error")
+    return {prefix + column for prefix in starts} | {column + suffix for suffix in ends}
 
 
 def listed_names(leave_out: Any) -> list[str]:

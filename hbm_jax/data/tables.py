@@ -267,8 +267,8 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
     quoted = '"' in text
     rows: list[list[str]] = []
     if quoted:
-        ended = (f"{line}\n" for line in lines)  # a quoted entry may continue on the next line
-        reader = csv.reader(ended, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
+        terminated = (f"{line}\n" for line in lines)  # a quoted entry may continue on the next line
+        reader = csv.reader(terminated, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
         pairs = [(numbers[reader.line_num - 1], row) for row in reader]
         numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
@@ -336,17 +336,17 @@ def _convert(values: np.ndarray, unit: Any, target: str, name: str) -> np.ndarra
     """Convert values from `unit` to the unit `target`."""
     from astropy import units
 
-    wanted = units.Unit(target)
+    target_unit = units.Unit(target)
     unit = units.Unit(unit)
-    if unit == units.dimensionless_unscaled or unit == wanted:
+    if unit == units.dimensionless_unscaled or unit == target_unit:
         return values
     logarithmic = hasattr(unit, "function_unit")
-    if logarithmic and not hasattr(wanted, "function_unit"):
+    if logarithmic and not hasattr(target_unit, "function_unit"):
         unit = unit.function_unit
-    elif hasattr(wanted, "function_unit") and not logarithmic:
-        wanted = wanted.function_unit
+    elif hasattr(target_unit, "function_unit") and not logarithmic:
+        target_unit = target_unit.function_unit
     try:
-        converted = unit.to(wanted, np.ma.getdata(values).astype(np.float64))
+        converted = unit.to(target_unit, np.ma.getdata(values).astype(np.float64))
     except (ValueError, TypeError) as error:  # UnitConversionError is a TypeError
         raise DataError(
             f"column {name!r}: expected a unit that converts to {target or 'a dimensionless number'}, "
@@ -405,13 +405,7 @@ def make_from_rows(
     while True:
         rows = np.flatnonzero(keep)
         selected = {
-            key: value
-            if key in whole
-            else np.asarray(value)[np.ix_(rows, rows)]
-            if key in matrices
-            else value.iloc[rows]
-            if hasattr(value, "iloc")
-            else (value if isinstance(value, np.ndarray) else np.asarray(value))[rows]
+            key: value if key in whole else _rows_of(value, rows, is_matrix=key in matrices)
             for key, value in columns.items()
         }
         if "name" not in selected and name == "name":
@@ -424,3 +418,12 @@ def make_from_rows(
             bad = [labels[row] or f"row {row}" for row in rows[list(error.rows)]]
             left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
             keep[rows[list(error.rows)]] = False
+
+
+def _rows_of(values: Any, rows: np.ndarray, *, is_matrix: bool) -> Any:
+    """Return the given rows of a column, or the given rows and columns of a matrix."""
+    if is_matrix:
+        return np.asarray(values)[np.ix_(rows, rows)]
+    if hasattr(values, "iloc"):  # pandas
+        return values.iloc[rows]
+    return (values if isinstance(values, np.ndarray) else np.asarray(values))[rows]

@@ -156,18 +156,7 @@ class PointsInGroups(Unusual):
         errors = _errors(columns, vector, coordinates, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else ("all",)
         group_index = places_of(group, names) if group else np.zeros(num, int)
-        centered = np.zeros((len(names), 0))
-        if group_predictors:
-            for key in group_predictors:
-                require_present(key, columns)
-            group_values = np.stack([vector(key) for key in group_predictors], axis=-1)
-            first = np.unique(group_index, return_index=True)[1]
-            for column, key in enumerate(group_predictors):
-                differs = group_values[:, column] != group_values[first, column][group_index]
-                reject_rows(
-                    differs, group_values[:, column], called.get(key, key), "one value in all points of a group", labels
-                )
-            centered = group_values[first] - group_values[first].mean(axis=0)
+        centered = _centered_by_group(columns, vector, group_predictors, group_index, len(names), labels, called)
         spread = values.std(axis=0)
         padded: dict[str, Any] = _padded(group_index, len(names), values, errors, limit, side, limit_index)
         return cls(
@@ -274,6 +263,20 @@ class PointsInGroups(Unusual):
             predictor = np.asarray(self.group_predictors)[:, column]
             table[key] = np.repeat(predictor, used.sum(axis=1))[order]
         return table
+
+
+def _centered_by_group(columns, vector, predictors, group_index, num_groups, labels, called):
+    """Return the predictors of groups, (J, Q), minus their means over the groups."""
+    if not predictors:
+        return np.zeros((num_groups, 0))
+    for key in predictors:
+        require_present(key, columns)
+    values = np.stack([vector(key) for key in predictors], axis=-1)
+    first = np.unique(group_index, return_index=True)[1]
+    for column, key in enumerate(predictors):
+        differs = values[:, column] != values[first, column][group_index]
+        reject_rows(differs, values[:, column], called.get(key, key), "one value in all points of a group", labels)
+    return values[first] - values[first].mean(axis=0)
 
 
 def _errors(columns, vector, coordinates, labels, called, num):

@@ -102,16 +102,16 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
             raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
     columns = dict(table.columns)
     codes = (MISSING, *missing_codes(missing))
-    table_values = TableColumns(table.origin, columns, codes)
+    with_codes = TableColumns(table.origin, columns, codes)
     added = {key: columns[name] for key, name in COLUMNS.items() if name in columns and key not in columns}
     if "sigma_log10_mass" in added:  # an error of 0 or below is unknown
-        sigma = np.ma.asarray(table_values.values(COLUMNS["sigma_log10_mass"])).astype(float)
+        sigma = np.ma.asarray(with_codes.values(COLUMNS["sigma_log10_mass"])).astype(float)
         added["sigma_log10_mass"] = np.ma.masked_where(sigma <= 0.0, sigma)
     if "IDSURVEY" in columns and "survey" not in columns:
         added["survey"] = [survey_name(number) for number in columns["IDSURVEY"]]
     for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():
         if name in columns and "x0" in columns and key not in columns:
-            x0, covariance = (np.ma.asarray(table_values.values(column)).astype(float) for column in ("x0", name))
+            x0, covariance = (np.ma.asarray(with_codes.values(column)).astype(float) for column in ("x0", name))
             added[key] = -2.5 / np.log(10.0) * covariance / x0
     used = {"COV_x1_c", "COV_x1_x0", "COV_c_x0"} if {"cov_x1_c", "cov_m_x1"} <= added.keys() else set()
     return TableColumns(table.origin, {key: value for key, value in columns.items() if key not in used} | added, codes)
