@@ -346,7 +346,7 @@ def test_separate_error_parts(three):
         DataError, match=r"row 1 \(sn_b\): expected a positive variance .* found -0.000425 mag\^2 left of 0.0016"
     ):
         three.separate_error_parts(MagnitudeErrorParts(0.045))
-    with pytest.raises(DataError, match=r"less the separated parts, row 2 \(sn_c\): expected a positive definite"):
+    with pytest.raises(DataError, match=r"minus the separated parts, row 2 \(sn_c\): expected a positive definite"):
         three.separate_error_parts(MagnitudeErrorParts({"deep": 0.0, "near": 0.1195}))
 
 

@@ -37,7 +37,7 @@ QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
-UNMEASURED_MASS_ERROR = 2.0  # dex; larger errors mark placeholders for unmeasured masses (5 or more in JLA)
+UNMEASURED_MASS_ERROR = 2.0  # dex; errors of this size or more mark unmeasured masses (5 or more in JLA)
 SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # column prefixes, before the offset name
 
 # All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range
@@ -168,7 +168,7 @@ def _host_masses(
     if not any(key in numbers for key in MASSES):
         return {key: np.full(num, np.nan) for key in MASSES}
     require_present("log10_mass", numbers)
-    if "sigma_log10_mass" not in numbers:  # enough for models with a sharp mass step
+    if "sigma_log10_mass" not in numbers:  # a sharp mass step does not need the errors
         return {"log10_mass": numbers["log10_mass"], "sigma_log10_mass": np.full(num, np.nan)}
     mass, sigma = (numbers[key] for key in MASSES)
     return {"log10_mass": mass, "sigma_log10_mass": np.where(np.isnan(mass), np.nan, sigma)}

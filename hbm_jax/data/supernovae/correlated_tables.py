@@ -59,8 +59,8 @@ def read_correlated_supernovae(
     -------
     CorrelatedSupernovae
         For SNLS3, ``x1`` is s - 1, and the ``variance_*`` fields contain the intrinsic scatter of each survey (Conley
-        et al. 2011) and peculiar velocities of 150 km/s. For JLA, coherent scatter, lensing and peculiar velocities
-        are separated from the published errors.
+        et al. 2011), peculiar velocities of 150 km/s and the redshift errors of the table. For JLA, coherent scatter,
+        lensing and peculiar velocities are separated from the published errors.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
             stored = np.load(file)
             blocks = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}
         if "v0" not in blocks:
-            raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, whole or <name>_tril; found no v0.")
+            raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, full or as <name>_tril; found no v0.")
         return blocks, False
     return blocks_from_joint(_fits(path)), True
 

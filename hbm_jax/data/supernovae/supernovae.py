@@ -276,11 +276,11 @@ class Supernovae(Unusual):
         reject_rows(
             fit <= 0,
             [f"{remainder:.4g} mag^2 left of {variance:.4g}" for remainder, variance in zip(fit, total, strict=True)],
-            "variance of m_b less its coherent, lensing and velocity parts",
+            "variance of m_b minus its coherent, lensing and velocity parts",
             "a positive variance for the light-curve fit",
             self.name,
         )
-        covariance = require_covariances(covariance, "covariance less the separated parts", self.name)
+        covariance = require_covariances(covariance, "covariance minus the separated parts", self.name)
         separated = self.with_variances(coherent=coherent, lensing=lensing, velocity=velocity)
         return dataclasses.replace(separated, covariance=frozen_array(covariance))
 
