@@ -1,4 +1,4 @@
-"""Data containers, each validated where it is built, and readers that fill them from tables."""
+"""Data containers, validated on construction, and the readers of tables that build them."""
 
 from hbm_jax.data.bursts.bursts import Bursts
 from hbm_jax.data.bursts.simulation import BurstPopulation

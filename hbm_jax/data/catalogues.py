@@ -1,4 +1,4 @@
-"""What readers of a catalogue with a folder of spectra have in common: its rows, and what cannot be read."""
+"""Reading catalogues of sources whose spectra are in a folder: the part common to afterglows and bursts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,23 +20,23 @@ class Catalogue(NamedTuple):
     Attributes
     ----------
     origin : str
-        For messages.
+        Path of the table, or the type of an object in memory, for messages.
     folder : path
-        Of the spectra.
+        Folder of the spectra.
     declared : mapping of str to Column
-        The columns that the reader knows.
+        Columns that the reader accepts, by standard name.
     found : dict of str to str
-        What the table calls each column that it has.
+        Name in the table of each column that is present, by standard name.
     values : dict of str to array
-        Those columns.
+        Values of these columns, by standard name.
     names : tuple of str
-        Of all sources.
+        Names of all sources.
     rows : list of int
-        Those to read.
+        Rows to read.
     left_out : list of (str, str)
-        The others, and why.
+        Name of each source that is left out, and the reason.
     warnings : tuple of str
-        Of columns that look like errors and are not used.
+        Warnings about columns that look like errors and are not used.
     """
 
     origin: str
@@ -61,72 +61,75 @@ def read_catalogue(
     leave_out: str | Sequence[str],
     aliases: Mapping[str, str],
 ) -> Catalogue:
-    """Read the catalogue; the declared columns are taken, of which name and z have to be there.
+    """Read the declared columns of a catalogue; the columns ``name`` and ``z`` are required.
 
     Raises
     ------
     FileNotFoundError
         If the catalogue or the folder does not exist.
     DataError
-        For a column that is missing, and a name to leave out that is not in the catalogue.
+        If a required column is missing, or a name in `leave_out` is not in the catalogue.
     """
     table = read_table(source, format=format, missing=missing)
     folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
     if not folder.is_dir():
-        raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which is not there.")
-    found = table.resolve(list(declared), columns, aliases)
+        raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which does not exist.")
+    column_names = table.resolve(list(declared), columns, aliases)
     try:
-        table.require(found, *REQUIRED)
+        table.require(column_names, *REQUIRED)
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    units = {key: declared[key].unit for key in found}
-    values = {key: table.values(name, units[key], text=units[key] is None) for key, name in found.items()}
-    names = text_tuple(values["name"], found["name"], "row {row}")
-    asked = [name for name in listed_names(leave_out) if name != "bad"]
-    for name in asked:
+    units = {key: declared[key].unit for key in column_names}
+    values = {key: table.values(name, units[key], text=units[key] is None) for key, name in column_names.items()}
+    names = text_tuple(values["name"], column_names["name"], "row {row}")
+    excluded = [name for name in listed_names(leave_out) if name != "bad"]
+    for name in excluded:
         if name not in names:
             raise DataError(
                 f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
             )
-    rows = [row for row, name in enumerate(names) if name not in asked]
-    left_out = [(name, "by name") for name in asked]
-    unused = tell(unused_errors(found, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
-    return Catalogue(table.origin, folder, declared, found, values, names, rows, left_out, unused)
+    rows = [row for row, name in enumerate(names) if name not in excluded]
+    left_out = [(name, "by name") for name in excluded]
+    unused = tell(unused_errors(column_names, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
+    return Catalogue(table.origin, folder, declared, column_names, values, names, rows, left_out, unused)
 
 
 def numbers_of(catalogue: Catalogue, row: int) -> dict[str, float]:
-    """Return the numbers of a source, NaN where there is none; warns of those that are unusual.
+    """Return the numerical columns of one source, NaN for missing values; warn of unusual values.
 
     Raises
     ------
     DataError
-        For what is no number, a value that cannot be, and a source without a redshift.
+        For an entry that is not a number, a value outside its allowed range, and a source without a redshift.
     """
     numbers = {}
     for key in [key for key in catalogue.found if catalogue.declared[key].unit is not None]:
-        value, where = catalogue.values[key][row], f"{catalogue.found[key]}, row {row}"
+        value, label = catalogue.values[key][row], f"{catalogue.found[key]}, row {row}"
         empty = value is None or value is np.ma.masked or not str(value).strip()
         try:
             numbers[key] = np.nan if empty else float(value)
         except (TypeError, ValueError):
-            raise DataError(f"{where}: expected a number; found {value!r}.") from None
+            raise DataError(f"{label}: expected a number; found {value!r}.") from None
         if key in REQUIRED and np.isnan(numbers[key]):
-            raise DataError(f"{where}: expected {catalogue.declared[key].what}; found {'none' if empty else value}.")
-        alone = np.where(np.arange(len(catalogue.names)) == row, numbers[key], np.nan)
-        unusual = check_values({key: alone}, catalogue.declared, catalogue.found, catalogue.names)
+            raise DataError(f"{label}: expected {catalogue.declared[key].what}; found {'none' if empty else value}.")
+        column = np.where(np.arange(len(catalogue.names)) == row, numbers[key], np.nan)
+        unusual = check_values({key: column}, catalogue.declared, catalogue.found, catalogue.names)
         tell(unusual, origin=catalogue.origin, stacklevel=4)
     return numbers
 
 
 def refuse_bad(catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str) -> None:
-    """Raise a DataError that names every source that cannot be read and why, unless the bad ones are to be left out."""
+    """Raise a DataError listing the unreadable sources and the reasons, unless `leave_out` contains ``"bad"``.
+
+    Also raise it if no source is readable.
+    """
     num = len(catalogue.rows)
     if bad and "bad" not in listed_names(leave_out):
         listing = "\n".join(f"  {name}: {why}" for name, why in bad)
         raise DataError(
             f"{catalogue.origin}: expected {num} {what}s that can be read; found {len(bad)} that cannot:\n{listing}\n"
-            f"Mend them, or leave them out by name: leave_out={[name for name, _ in bad]!r} "
-            "(leave_out='bad' for all)."
+            f"Correct them, or leave them out by name: leave_out={[name for name, _ in bad]!r} "
+            "(leave_out='bad' leaves out all of them)."
         )
     if num == len(bad):
         reasons = "\n".join(why for _, why in bad)

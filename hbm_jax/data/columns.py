@@ -1,4 +1,4 @@
-"""Columns of a table: their units, the range that physics allows and the range that is usual."""
+"""Columns of tables: units, physically allowed ranges, usual ranges, and the checks that use them."""
 
 import re
 from collections import Counter
@@ -34,29 +34,29 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 EVERYTHING = (-np.inf, np.inf)
-# How far from all others, in units of their range, a value lies that several rows have and that is warned of; and how
-# far where it is written with nines alone, as -99 and 999 are.
+# A value shared by several rows causes a warning if its distance from all other values exceeds this multiple of their
+# range. The second threshold is for values that look like missing-value codes, such as -99 and 999.
 FAR, FAR_NINES = 2.0, 0.5
-# What tables with a single column of errors call it.
+# Names of an error column in tables that have only one.
 BARE_ERRORS = {"sigma", "err", "error", "unc", "uncertainty", "stderr"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
+    """Unit and ranges of a column of a table.
 
     Attributes
     ----------
     unit : str or None
-        astropy unit, ``""`` for a number; None for text, or where the unit differs from entry to entry.
+        astropy unit; ``""`` for dimensionless numbers; None for text, or if the unit differs from entry to entry.
     what : str
-        What messages call a value, such as ``"a redshift"``.
+        Description of a value in messages, such as ``"a redshift"``.
     allowed : (float, float)
-        Open interval; what is not in it cannot be right.
+        Open interval; values outside it are errors.
     usual : (float, float)
-        Closed interval; what is not in it is warned of.
+        Closed interval; values outside it cause a warning.
     zero : bool
-        Whether 0 is right, too, where what is allowed begins there.
+        Whether 0 is allowed too, for an `allowed` interval that begins at 0.
     """
 
     unit: str | None = ""
@@ -71,56 +71,58 @@ ERROR = Column("", "an error", (0.0, np.inf), zero=True)
 POSITIVE_ERROR = replace(ERROR, zero=False)
 REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))  # of supernovae
 BURST_REDSHIFT = replace(REDSHIFT, usual=(0.0, 10.0))
-# Redshifts in two frames differ by our motion of 370 km/s and, where that was corrected, by the host's.
+# Heliocentric and CMB redshifts differ by the solar motion of 370 km/s and, if corrected for, the peculiar velocity of
+# the host.
 FRAMES_DIFFER = 0.01  # times 1 + z
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Unusual:
-    """What is unusual in the data of a container.
+    """Base class of containers that store warnings about unusual data.
 
     Attributes
     ----------
     warnings : tuple of str
-        A sentence each, without a full stop.
+        One sentence per warning, without a full stop.
     """
 
     warnings: tuple[str, ...] = field(default=(), kw_only=True, metadata={"static": True})
 
     def _told(self) -> str:
-        """Return the warnings as sentences after a description."""
+        """Return the warnings as sentences to append to a description."""
         return "".join(f" Warning: {text}." for text in self.warnings)
 
     def _stored(self) -> dict[str, np.ndarray]:
-        """Return what `to_dict` adds."""
+        """Return the entry of `to_dict` that holds the warnings, if there are any."""
         return {"warnings": np.array(self.warnings)} if self.warnings else {}
 
 
 def warnings_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the warnings that `to_dict` of a container stored."""
+    """Return the warnings stored by `to_dict` of a container."""
     return tuple(str(text) for text in np.atleast_1d(stored.get("warnings", ())))
 
 
 def check_values(
     numbers: Mapping[str, Floats], declared: Mapping[str, Column], what: Mapping[str, str], names: Sequence[str]
 ) -> list[str]:
-    """Refuse values that no measurement can have; returns warnings of those that are unusual.
+    """Reject values outside the allowed ranges and return warnings about values outside the usual ranges.
 
     Parameters
     ----------
     numbers
-        Columns by standard name; NaN is no value.
+        Arrays by standard column name; NaN means missing.
     declared
-        Columns as they should be.
+        Units and ranges by standard column name.
     what
-        What messages call a column.
+        Names of the columns in messages.
     names
-        Of the objects.
+        Names of the objects.
 
     Raises
     ------
     DataError
-        Naming column, row, object and value, and how to call the value missing.
+        If a value is outside its allowed range. The message names column, row, object and value; if the value looks
+        like a missing-value code, it also says how to declare it as one.
     """
     texts = []
     for key, values in numbers.items():
@@ -134,32 +136,33 @@ def check_values(
             hint = f" ({_say_missing(codes)})" if codes else ""
             reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names)
         low, high = column.usual
-        odd = np.flatnonzero((values < low) | (values > high))
-        if odd.size:
-            first = names[odd[0]] if odd[0] < len(names) else f"row {odd[0]}"
-            more = f" and {odd.size - 1} more" if odd.size > 1 else ""
+        unusual = np.flatnonzero((values < low) | (values > high))
+        if unusual.size:
+            first = names[unusual[0]] if unusual[0] < len(names) else f"row {unusual[0]}"
+            more = f" and {unusual.size - 1} more" if unusual.size > 1 else ""
             texts.append(
-                f"{what.get(key, key)} of {first}{more} is {values[odd[0]]:g}, unusual for {column.what}: "
+                f"{what.get(key, key)} of {first}{more} is {values[unusual[0]]:g}, unusual for {column.what}: "
                 f"{low:g} to {high:g} are usual"
             )
     return texts
 
 
 def check_plain(numbers: Mapping[str, Floats], what: Mapping[str, str]) -> list[str]:
-    """Return warnings of columns that may hold anything: of values that look like codes for no value."""
+    """Return warnings about values that look like missing-value codes, in columns without declared ranges."""
     return [text for key, values in numbers.items() for text in isolated_values(values, what.get(key, key))]
 
 
 def check_frames(z_cmb: Floats, z_hel: Floats, what: Mapping[str, str], names: Sequence[str]) -> None:
-    """Refuse redshifts in two frames that cannot be of one object."""
-    apart = np.abs(z_hel - z_cmb) > FRAMES_DIFFER * (1.0 + z_cmb)
-    found = Labels(len(z_cmb), lambda row: f"{z_cmb[row]:g} and {z_hel[row]:g}")
+    """Reject CMB and heliocentric redshifts that differ by more than 0.01 (1 + z)."""
+    inconsistent = np.abs(z_hel - z_cmb) > FRAMES_DIFFER * (1.0 + z_cmb)
+    pairs = Labels(len(z_cmb), lambda row: f"{z_cmb[row]:g} and {z_hel[row]:g}")
     expected = f"redshifts of one object in two frames, no further apart than {FRAMES_DIFFER:g} (1 + z)"
-    both = " and ".join(what.get(key, key) for key in ("z_cmb", "z_hel"))
-    reject_rows(apart, found, both, expected, names)
+    label = " and ".join(what.get(key, key) for key in ("z_cmb", "z_hel"))
+    reject_rows(inconsistent, pairs, label, expected, names)
 
 
 def _between(column: Column) -> str:
+    """Return the allowed range of a column in words."""
     low, high = column.allowed
     if column.zero:
         return "of 0 or more" if np.isinf(high) else f"from 0 to {high:g}"
@@ -169,129 +172,133 @@ def _between(column: Column) -> str:
 
 
 def _is_code(value: float) -> bool:
-    """Return whether a number is one of those that are written for "no value": nines alone, or -1."""
+    """Return whether a number looks like a missing-value code: nines only, or -1."""
     text = f"{value:g}"
     return text == "-1" or set(text.lstrip("-").replace(".", "")) == {"9"}
 
 
 def _say_missing(codes: Sequence[float]) -> str:
+    """Return advice to declare numbers as missing-value codes."""
     text = f"{codes[0]:g}" if len(codes) == 1 else f"({', '.join(f'{code:g}' for code in codes)})"
-    return f"where it means that there is no value, say so: missing={text}"
+    return f"if it stands for a missing value, pass missing={text}"
 
 
 def isolated_values(values: Floats, what: str) -> list[str]:
-    """Warn of one value that several rows have and that is far from all others, as -99 for "not measured" is."""
+    """Return a warning if several rows share a value far from all others, such as -99 for "not measured"."""
     finite = values[np.isfinite(values)]
     for value in (finite.min(), finite.max()) if finite.size else ():
-        times = int(np.sum(finite == value))
-        if not 2 <= times < len(finite) / 2:
+        count = int(np.sum(finite == value))
+        if not 2 <= count < len(finite) / 2:
             continue
-        rest = np.unique(finite[finite != value])
-        away = FAR_NINES if _is_code(value) else FAR
-        if len(rest) >= 3 and np.min(np.abs(rest - value)) > away * np.ptp(rest):
-            others = f"and between {rest[0]:g} and {rest[-1]:g} in the others"
-            return [f"{what} is {value:g} in {times} rows {others}; {_say_missing([float(value)])}"]
+        others = np.unique(finite[finite != value])
+        threshold = FAR_NINES if _is_code(value) else FAR
+        if len(others) >= 3 and np.min(np.abs(others - value)) > threshold * np.ptp(others):
+            range_text = f"and between {others[0]:g} and {others[-1]:g} in the other rows"
+            return [f"{what} is {value:g} in {count} rows {range_text}; {_say_missing([float(value)])}"]
     return []
 
 
 def repeated_names(names: Sequence[str], objects: str) -> list[str]:
-    """Warn of objects that are there twice: data that count twice make errors too small."""
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if not twice:
+    """Return a warning if names are repeated: objects counted twice make the errors too small."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if not repeated:
         return []
     return [
-        f"{listed(twice, 5)} {'are' if len(twice) > 1 else 'is'} in the table more than once; {objects} of one name "
-        "are taken as independent measurements of different objects"
+        f"{listed(repeated, 5)} {'are' if len(repeated) > 1 else 'is'} in the table more than once; {objects} with the "
+        "same name are treated as independent measurements of different objects"
     ]
 
 
-def unused_errors(found: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:
-    """Warn of columns that look like errors of a quantity in use and are not used.
+def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:
+    """Return warnings about unused columns that look like errors of the quantities in use.
 
     Parameters
     ----------
-    found
-        Standard name to the table's, of the columns that are used.
+    column_names
+        Names in the table of the columns that are used, by standard name.
     table
         Names of all columns of the table.
     quantities
-        Standard names of what has errors.
+        Standard names of the quantities that have errors.
     """
-    used = set(found.values())
+    used = set(column_names.values())
     texts = []
-    own = {found[key].lower(): key for key in quantities if key in found}
+    quantity_of = {column_names[key].lower(): key for key in quantities if key in column_names}
     for name in table:
         if name in used:
             continue
         lower = name.lower()
         if lower in BARE_ERRORS:
             texts.append(f"column {name!r} looks like an error and is not used")
-        for column, key in own.items():
+        for column, key in quantity_of.items():
             if lower in _names_of_errors(column) or any(
                 lower in (f"{start}_{column}_{other}", f"{start}_{other}_{column}")
                 for start in ("cov", "covariance", "corr", "correlation")
-                for other in (*own, "x0")
+                for other in (*quantity_of, "x0")
                 if other != column
             ):
                 kind = "covariance" if lower.startswith(("cov", "corr")) else "error"
-                if kind == "error" and any(name in found for name in (f"sigma_{key}", f"var_{key}", "covariance")):
+                if kind == "error" and any(
+                    name in column_names for name in (f"sigma_{key}", f"var_{key}", "covariance")
+                ):
                     break
-                texts.append(f"column {name!r} looks like the {kind} of {found[key]!r} and is not used")
+                texts.append(f"column {name!r} looks like the {kind} of {column_names[key]!r} and is not used")
                 break
     return texts
 
 
 def _names_of_errors(column: str) -> set[str]:
-    """Names that tables give to the error of a column, in lower case."""
+    """Return common names of the error of a column, in lower case."""
     starts = ("e_", "err_", "error_", "sigma_", "s_", "d_", "unc_", "std_", "stderr_", "s", "d", "e", "err", "sigma")
     ends = ("_err", "_error", "_e", "_sigma", "_unc", "_uncertainty", "_std", "_se", "_sd", "_stderr", "err", "error")
-    return {start + column for start in starts} | {column + end for end in ends}
+    return {prefix + column for prefix in starts} | {column + suffix for suffix in ends}
 
 
 def listed_names(leave_out: Any) -> list[str]:
-    """Return names to leave out as a list, also where there is only one."""
+    """Return the names to leave out as a list of strings; a single name becomes a list of length one."""
     several = isinstance(leave_out, Iterable) and not isinstance(leave_out, str)
     return [str(name) for name in (leave_out if several else [leave_out])]
 
 
 def leave_out_rows(names: Sequence[str], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
-    """Return which rows to keep.
+    """Return a mask of the rows to keep.
 
     Parameters
     ----------
     names
-        Of the object of each row; a row is also called by its number, ``"row 3"``.
+        Name of the object in each row.
     leave_out
-        Names to leave out.
+        Names of objects to leave out, or row numbers such as ``"row 3"``, counted from 0.
 
     Raises
     ------
     DataError
         For a name that no row has.
     """
-    wanted = set(listed_names(leave_out))
-    numbers = {name: int(name[4:]) for name in wanted if re.fullmatch(r"row \d+", name)}
+    excluded = set(listed_names(leave_out))
+    numbers = {name: int(name[4:]) for name in excluded if re.fullmatch(r"row \d+", name)}
     rows = {name: row for name, row in numbers.items() if row < len(names)}
-    if unknown := wanted - rows.keys() - wanted.intersection(names):
+    if unknown := excluded - rows.keys() - excluded.intersection(names):
         raise DataError(
             f"leave_out: expected names of the table's rows, or 'row 3' and so on counted from 0; found "
             f"{listed(sorted(unknown))}."
         )
-    keep = np.array([name not in wanted for name in names], dtype=bool)
+    keep = np.array([name not in excluded for name in names], dtype=bool)
     keep[list(rows.values())] = False
     return keep
 
 
 def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the place of each value among the names."""
-    place = {name: i for i, name in enumerate(names)}
-    return np.array([place[value] for value in values], dtype=np.int64)
+    """Return the index in `names` of each value."""
+    index = {name: i for i, name in enumerate(names)}
+    return np.array([index[value] for value in values], dtype=np.int64)
 
 
-def places_within(of: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many entries of the same group come before each entry."""
-    order = np.argsort(of.astype(np.min_scalar_type(of.max())), kind="stable")  # 16 bits are sorted in linear time
-    sizes = np.bincount(of)
-    within = np.empty(len(of), dtype=np.int64)
-    within[order] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return within
+def places_within(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of earlier entries of the same group, for each entry."""
+    # A stable sort of integers of 16 bits or fewer takes linear time.
+    order = np.argsort(group_index.astype(np.min_scalar_type(group_index.max())), kind="stable")
+    sizes = np.bincount(group_index)
+    rank = np.empty(len(group_index), dtype=np.int64)
+    rank[order] = np.arange(len(group_index)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return rank

@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a data container: written down once, for whoever adds one."""
+"""The interface of data containers that models, inference and reports rely on."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, Self, runtime_checkable
@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike
 
 @runtime_checkable
 class Container(Protocol):
-    """A validated sample of objects, one row each.
+    """Protocol of a validated sample of objects.
 
-    A container is a frozen dataclass registered with JAX as a pytree, holds read-only float64 NumPy arrays whose first
-    dimension is the object, and is built through one validating constructor, ``from_columns``, whose `DataError`\\ s
-    name the column, the row and the object. Units are in the field names or the docstring. It may have a static field
-    ``warnings``, a sentence for each thing that is unusual in the data, which the verdict takes up.
+    A container is a frozen dataclass registered with JAX as a pytree. Its arrays are read-only float64 NumPy arrays
+    whose first axis runs over the objects. Its validating constructor ``from_columns`` raises `DataError`\\ s that name
+    the column, the row and the object. Units are in the field names or in the docstring. An optional static field
+    ``warnings`` has one sentence for each unusual feature of the data; the verdict of a fit reports them.
     """
 
     name: tuple[str, ...]
@@ -25,15 +25,15 @@ class Container(Protocol):
         ...
 
     def describe(self) -> str:
-        """Return one paragraph: how many objects, from where, and what is known of them."""
+        """Return a one-paragraph summary: number of objects, origin and measured quantities."""
         ...
 
     def subset(self, rows: ArrayLike) -> Self:
-        """Return the objects picked by a boolean mask or by integer indices."""
+        """Return the objects selected by a boolean mask or by integer indices."""
         ...
 
     def replace_observations(self, **observed: ArrayLike) -> Self:
-        """Return a copy with other observed values, by field name; everything else is the design and stays."""
+        """Return a copy with other observed values, by field name; all other fields are unchanged."""
         ...
 
     def to_dict(self) -> dict[str, np.ndarray]:
@@ -42,9 +42,9 @@ class Container(Protocol):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
+        """Build the container from the output of `to_dict`; every value is restored exactly."""
         ...
 
     def to_table(self) -> Any:
-        """Return an astropy ``Table``, one row an object, that the container's reader takes."""
+        """Return an astropy ``Table`` with one row per object, which the reader of the container accepts."""
         ...

@@ -1,4 +1,4 @@
-"""Reading tables: CSV, ECSV, FITS, astropy tables, pandas frames and mappings, all seen through one small object."""
+"""Reader of tables: CSV, ECSV, FITS, astropy tables, pandas DataFrames, structured arrays and mappings."""
 
 import csv
 import io
@@ -25,16 +25,16 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Columns of a table as they were found.
+    """Columns of a table, unconverted.
 
     Attributes
     ----------
     origin
-        What messages call the table: the path, or the type of the object.
+        Name of the table in messages: its path, or the type of the object.
     columns
-        Columns by name, untouched; use `values` to read one.
+        Columns by name, as read; `values` returns their arrays.
     missing
-        Numbers that mean that there is no value.
+        Numbers that stand for missing values.
     """
 
     origin: str
@@ -42,51 +42,52 @@ class TableColumns:
     missing: tuple[float, ...] = ()
 
     def values(self, name: str, unit: str | None = None, *, text: bool = False) -> np.ndarray:
-        """Return one column as a plain or masked NumPy array.
+        """Return a column as a plain or masked NumPy array.
 
         Parameters
         ----------
         name
             Column name in the table.
         unit
-            astropy unit string to convert to; a column without a unit, or dimensionless, is taken to be in it already.
-            Logarithmic units work: ``mag(AB)`` is read as ``mag``, ``dex(kg)`` converts to ``dex(solMass)``.
+            astropy unit to convert to. Columns without a unit, and dimensionless ones, are assumed to be in it.
+            Logarithmic units are supported: ``mag(AB)`` is read as ``mag``, ``dex(kg)`` converts to ``dex(solMass)``.
         text
-            Whether the column holds names, in which no number means that there is none.
+            Whether the column holds text, to which the missing-value codes do not apply.
 
         Raises
         ------
         DataError
-            If the column's unit does not convert.
+            If the unit of the column cannot be converted.
         """
-        values, found = _plain(self.columns[name])
+        values, column_unit = _plain(self.columns[name])
         if self.missing and not text:
             values = _without(values, self.missing)
-        if unit is None or found is None or np.ma.getdata(values).dtype.kind not in "iuf":
+        if unit is None or column_unit is None or np.ma.getdata(values).dtype.kind not in "iuf":
             return values
-        return _convert(values, found, unit, name)
+        return _convert(values, column_unit, unit, name)
 
     def resolve(
         self, standard: Sequence[str], columns: Mapping[str, str] | None, aliases: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return the table's column for each standard name that it has.
+        """Return the column names of the table by standard name, for the columns that are present.
 
         Parameters
         ----------
         standard
-            Names a container knows.
+            Standard names of the columns of a container.
         columns
-            The user's mapping, standard name or its alias to the table's; it wins over names found by themselves.
+            Column names given by the user, by standard name or alias. They take precedence over columns of the table
+            that have a standard name or an alias.
         aliases
-            Other spellings that are found by themselves, standard name to alias.
+            Alternative column name, by standard name.
 
         Raises
         ------
         DataError
-            If `columns` has a key that is no standard name, or a value that is no column of the table.
+            If a key of `columns` is not a standard name, or a value is not a column of the table.
         """
-        meant = {alias: key for key, alias in aliases.items() if alias not in standard}
-        columns = {meant.get(key, key): name for key, name in (columns or {}).items()}
+        standard_of = {alias: key for key, alias in aliases.items() if alias not in standard}
+        columns = {standard_of.get(key, key): name for key, name in (columns or {}).items()}
         reject_unknown(columns, standard, "key in columns")
         for key, name in columns.items():
             if name not in self.columns:
@@ -94,31 +95,31 @@ class TableColumns:
                     f"columns[{key!r}] = {name!r} is not in the table{did_you_mean(str(name), self.columns)}: "
                     f"expected one of {listed(self.columns)}, found {name!r}."
                 )
-        found = {}
+        column_names = {}
         for key in standard:
             for candidate in (columns.get(key), key, aliases.get(key)):
                 if candidate is not None and candidate in self.columns:
-                    found[key] = candidate
+                    column_names[key] = candidate
                     break
-        return found
+        return column_names
 
-    def require(self, found: Mapping[str, str], *required: str | tuple[str, ...]) -> None:
-        """Complain of all columns at once that are not there.
+    def require(self, column_names: Mapping[str, str], *required: str | tuple[str, ...]) -> None:
+        """Raise a DataError that lists all required columns that are missing.
 
         Parameters
         ----------
-        found
-            From `resolve`.
+        column_names
+            Output of `resolve`.
         required
-            Standard names, or several of which one will do; the message proposes the first.
+            Standard names, or tuples of alternatives of which one is sufficient; the message suggests the first.
 
         Raises
         ------
         DataError
-            If one of `required` is not in `found`.
+            If an entry of `required` is not in `column_names`.
         """
-        each = [(keys,) if isinstance(keys, str) else keys for keys in required]
-        missing = [keys for keys in each if not any(key in found for key in keys)]
+        alternatives = [(keys,) if isinstance(keys, str) else keys for keys in required]
+        missing = [keys for keys in alternatives if not any(key in column_names for key in keys)]
         if not missing:
             return
         names = [f"{keys[0]!r}{did_you_mean(keys[0], self.columns)}" for keys in missing]
@@ -128,25 +129,26 @@ class TableColumns:
             what = f"column {key!r} is missing{did_you_mean(key, self.columns)}"
         expected = ", ".join(" or ".join(map(repr, keys)) for keys in missing)
         mapping = f"{missing[0][0]!r}: <its name in the table>" + ", ..." * (len(missing) > 1)
-        there = listed(self.columns) or "(none)"
-        raise DataError(f"{what}: expected {expected}, or columns={{{mapping}}}; found the columns {there}.")
+        present = listed(self.columns) or "(none)"
+        raise DataError(f"{what}: expected {expected}, or columns={{{mapping}}}; found the columns {present}.")
 
 
 def read_table(source: Any, *, format: str | None = None, missing: float | Sequence[float] = ()) -> TableColumns:
-    """Read a table from a file, or take one from an object in memory.
+    """Read a table from a file or an object in memory.
 
     Parameters
     ----------
     source
-        Path of a file: ``.csv`` or ``.tsv`` (lines that start with ``#`` are comments, the first other line names the
-        columns; commas, tabs or semicolons between them), ``.ecsv``, ``.fits`` (first table extension), each also with
-        ``.gz``, of at most 1 GiB when decompressed. Or an astropy ``Table`` or ``QTable``, a
-        pandas ``DataFrame``, a NumPy structured array, or a mapping of names to arrays.
+        Path of a ``.csv``, ``.tsv``, ``.ecsv`` or ``.fits`` file, optionally compressed (``.gz``; at most 1 GiB when
+        decompressed); or an astropy ``Table`` or ``QTable``, a pandas ``DataFrame``, a NumPy structured array, or a
+        mapping of names to arrays. In CSV and TSV files, lines that start with ``#`` are comments and the first other
+        line contains the column names; the separator is a comma, tab or semicolon. Of a FITS file, the first table
+        extension is read.
     format
         Overrides the suffix: ``"csv"``, or any format name of `astropy.table.Table.read`, such as ``"fits"``,
         ``"ascii.ecsv"`` or ``"ascii"`` (blank-separated).
     missing
-        Numbers that mean that there is no value, such as -9 or (-99, -999).
+        Numbers that stand for missing values, such as -9 or (-99, -999).
 
     Returns
     -------
@@ -157,7 +159,7 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     FileNotFoundError
         If the path does not exist.
     DataError
-        If the file cannot be read, or the object is of another kind.
+        If the file cannot be read, or the type of the object is not supported.
 
     Examples
     --------
@@ -168,7 +170,7 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
 
 
 def missing_codes(missing: Any) -> tuple[float, ...]:
-    """Return the numbers that mean that there is no value; refuses what is none."""
+    """Return the missing-value codes as a tuple of floats; raise a DataError if they are not numbers."""
     try:
         return tuple(np.atleast_1d(np.asarray(missing, float)).tolist())
     except (TypeError, ValueError):
@@ -176,7 +178,7 @@ def missing_codes(missing: Any) -> tuple[float, ...]:
 
 
 def _read(source: Any, format: str | None) -> TableColumns:
-    """Read a table from a file, or take one from an object in memory."""
+    """Read a table from a file or an object in memory, without missing-value codes."""
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), format)
     if format is not None:
@@ -200,7 +202,7 @@ def _read(source: Any, format: str | None) -> TableColumns:
 
 
 def _read_file(path: Path, format: str | None) -> TableColumns:
-    """Read a file in the format given or told by its suffix."""
+    """Read a file in `format`, by default the format of its suffix."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a table file, found no such file.")
     by_suffix = {".csv": "csv", ".tsv": "csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".fit": "fits"}
@@ -222,14 +224,14 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
             chosen = "ascii.ecsv"
         from astropy.table import Table
 
-        # NaN must arrive as NaN, to be reported as such; astropy would mask it
+        # NaN has to stay NaN, to be reported as NaN; by default astropy masks it.
         options: dict[str, Any] = {"mask_invalid": False} if chosen == "fits" else {}
         contents = read_bytes(path) if chosen == "fits" or is_compressed(path) else b""
         if chosen == "fits":
             _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
         return TableColumns(str(path), {name: table[name] for name in table.colnames})
-    # Whatever csv, gzip, zlib and astropy make of a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
+    # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
         if isinstance(error, KeyError):
@@ -238,20 +240,21 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
 
 
 def _refuse_repetition(path: Path, contents: bytes) -> None:
-    """Refuse a FITS table of far more numbers than it has bytes."""
+    """Reject a FITS file whose headers declare far more numbers than the file has bytes."""
     from astropy.io import fits
 
     from hbm_jax.spectra.ogip.tables import refuse_repetition
 
     with warnings.catch_warnings(), fits.open(io.BytesIO(contents)) as hdus:
-        warnings.simplefilter("ignore")  # which astropy repeats when the table is read
+        warnings.simplefilter("ignore")  # astropy repeats the warnings when it reads the table
         refuse_repetition(hdus, path)
 
 
 def _csv_columns(text: str) -> dict[str, np.ndarray]:
-    """Return the columns of CSV text as arrays of text; numbers are parsed, exactly, when a column is asked for.
+    """Return the columns of CSV text as arrays of strings; `float_vector` later parses numbers exactly.
 
-    Nothing is done line by line in Python where the text as a whole tells that it is not needed: a million rows.
+    For speed with a million rows, lines are processed one by one only if the text contains comments, empty lines or
+    quotes.
     """
     lines = text.splitlines()
     numbers: Sequence[int] = range(1, len(lines) + 1)
@@ -260,36 +263,36 @@ def _csv_columns(text: str) -> dict[str, np.ndarray]:
         numbers, lines = [n for n, _ in numbered], [line for _, line in numbered]
     if not lines:
         raise DataError("the file is empty: expected a line with the column names, found none.")
-    delimiter = next((mark for mark in (",", "\t", ";") if mark in lines[0]), ",")
+    delimiter = next((separator for separator in (",", "\t", ";") if separator in lines[0]), ",")
     quoted = '"' in text
     rows: list[list[str]] = []
     if quoted:
-        ended = (f"{line}\n" for line in lines)  # a quoted entry may go on in the next line
-        reader = csv.reader(ended, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
+        terminated = (f"{line}\n" for line in lines)  # a quoted entry may continue on the next line
+        reader = csv.reader(terminated, strict=True, skipinitialspace=delimiter != "\t", delimiter=delimiter)
         pairs = [(numbers[reader.line_num - 1], row) for row in reader]
         numbers, rows = [number for number, _ in pairs], [row for _, row in pairs]
     header = [name.strip() for name in (rows[0] if quoted else lines[0].split(delimiter))]
     if any(_is_number(name) for name in header):
         raise DataError(
-            f"line {numbers[0]}: expected the column names on the first line that is no comment, found {header}."
+            f"line {numbers[0]}: expected the column names on the first line that is not a comment, found {header}."
         )
     repeated = {name for name in header if header.count(name) > 1}
     if repeated:
         raise DataError(f"line {numbers[0]}: expected distinct column names, found {sorted(repeated)} more than once.")
-    marks = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
-    if set(marks) != {len(header) - 1}:
-        number, found = next(pair for pair in zip(numbers, marks, strict=False) if pair[1] != len(header) - 1)
-        raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {found + 1}.")
+    counts = [len(row) - 1 for row in rows] if quoted else list(map(methodcaller("count", delimiter), lines))
+    if set(counts) != {len(header) - 1}:
+        number, count = next(pair for pair in zip(numbers, counts, strict=False) if pair[1] != len(header) - 1)
+        raise DataError(f"line {number}: expected {len(header)} fields, as in the header, found {count + 1}.")
     entries = [entry for row in rows[1:] for entry in row] if quoted else delimiter.join(lines[1:]).split(delimiter)
     if len(lines) == 1:
         entries = []
     if quoted or " " in text:
         entries = list(map(str.strip, entries))
-    return {name: np.array(entries[place :: len(header)], dtype=object) for place, name in enumerate(header)}
+    return {name: np.array(entries[column :: len(header)], dtype=object) for column, name in enumerate(header)}
 
 
 def _is_number(text: str) -> bool:
-    """Return whether a piece of text reads as a number."""
+    """Return whether text represents a number other than NaN."""
     try:
         float(text)
     except ValueError:
@@ -298,7 +301,7 @@ def _is_number(text: str) -> bool:
 
 
 def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
-    """Return a column with the numbers masked that mean that there is no value."""
+    """Return a column with its missing-value codes masked."""
     plain = np.ma.getdata(values)
     if plain.dtype.kind in "OSU":
         try:
@@ -311,7 +314,7 @@ def _without(values: np.ndarray, missing: tuple[float, ...]) -> np.ndarray:
 
 
 def _number(entry: Any) -> float:
-    """Return the number that an entry of text is, NaN where it is none."""
+    """Convert an entry to a float, NaN if it is not a number."""
     try:
         return float(entry)
     except (TypeError, ValueError):
@@ -319,7 +322,7 @@ def _number(entry: Any) -> float:
 
 
 def _plain(column: Any) -> tuple[np.ndarray, Any]:
-    """Return the values of a column of any origin, masked where it is, and its unit or None."""
+    """Return the values of a column of any supported type, with its mask if it has one, and its unit or None."""
     if hasattr(column, "to_numpy"):  # pandas; extension types mark missing entries with their own NA
         plain = isinstance(column.dtype, np.dtype)
         return (column.to_numpy() if plain else column.to_numpy(dtype=object, na_value=None)), None
@@ -330,20 +333,20 @@ def _plain(column: Any) -> tuple[np.ndarray, Any]:
 
 
 def _convert(values: np.ndarray, unit: Any, target: str, name: str) -> np.ndarray:
-    """Return the values, in `unit`, in the unit `target`."""
+    """Convert values from `unit` to the unit `target`."""
     from astropy import units
 
-    wanted = units.Unit(target)
+    target_unit = units.Unit(target)
     unit = units.Unit(unit)
-    if unit == units.dimensionless_unscaled or unit == wanted:
+    if unit == units.dimensionless_unscaled or unit == target_unit:
         return values
     logarithmic = hasattr(unit, "function_unit")
-    if logarithmic and not hasattr(wanted, "function_unit"):
+    if logarithmic and not hasattr(target_unit, "function_unit"):
         unit = unit.function_unit
-    elif hasattr(wanted, "function_unit") and not logarithmic:
-        wanted = wanted.function_unit
+    elif hasattr(target_unit, "function_unit") and not logarithmic:
+        target_unit = target_unit.function_unit
     try:
-        converted = unit.to(wanted, np.ma.getdata(values).astype(np.float64))
+        converted = unit.to(target_unit, np.ma.getdata(values).astype(np.float64))
     except (ValueError, TypeError) as error:  # UnitConversionError is a TypeError
         raise DataError(
             f"column {name!r}: expected a unit that converts to {target or 'a dimensionless number'}, "
@@ -361,60 +364,66 @@ def make_from_rows(
     whole: Sequence[str] = (),
     matrices: Sequence[str] = (),
 ) -> tuple[Made, list[str], np.ndarray | slice]:
-    """Make a container of columns less the rows to leave out.
+    """Build a container from columns without the rows to leave out.
 
     Parameters
     ----------
     columns
-        By standard name.
+        Columns by standard name.
     make
-        Returns the container of some rows of the columns.
+        Builds the container from columns by standard name.
     name
-        Column with the names that rows are left out by; rows can also be called ``"row 3"``, counted from 0.
+        Standard name of the column with the names that `leave_out` refers to.
     leave_out
-        Names; ``"bad"`` leaves out the rows that `make` refuses.
-    whole, matrices
-        Columns that have no rows, and that have rows and columns of the objects.
+        Names, or row numbers such as ``"row 3"``, counted from 0; ``"bad"`` leaves out the rows that `make` rejects.
+    whole
+        Standard names of columns that are not indexed by row.
+    matrices
+        Standard names of matrices with one row and one column per object.
 
     Returns
     -------
-    made : the container
+    made
+        The container.
     left_out : list of str
-        Of rows that were left out because they are bad: which, and why.
+        One message for each set of rejected rows: their names and the reason.
     rows : array of int, or slice
-        Those that were kept.
+        Rows of the table that were kept.
 
     Raises
     ------
     DataError
-        Of `make`, and for names that are not in the table.
+        Raised by `make`, or for names that are not in the table.
     """
-    wanted = listed_names(leave_out)
-    if not wanted:
+    excluded = listed_names(leave_out)
+    if not excluded:
         return make(dict(columns)), [], slice(None)
     num = max(len(value) for key, value in columns.items() if key not in whole)
-    given = list(map(str, np.ma.asarray(columns[name]).tolist())) if name in columns else [""] * num
-    keep = leave_out_rows(given, [one for one in wanted if one != "bad"])
+    labels = list(map(str, np.ma.asarray(columns[name]).tolist())) if name in columns else [""] * num
+    keep = leave_out_rows(labels, [entry for entry in excluded if entry != "bad"])
     left_out: list[str] = []
     while True:
         rows = np.flatnonzero(keep)
-        picked = {
-            key: value
-            if key in whole
-            else np.asarray(value)[np.ix_(rows, rows)]
-            if key in matrices
-            else value.iloc[rows]
-            if hasattr(value, "iloc")
-            else (value if isinstance(value, np.ndarray) else np.asarray(value))[rows]
+        selected = {
+            key: value if key in whole else _rows_of(value, rows, is_matrix=key in matrices)
             for key, value in columns.items()
         }
-        if "name" not in picked and name == "name":
-            picked["name"] = [f"row {row}" for row in rows]
+        if "name" not in selected and name == "name":
+            selected["name"] = [f"row {row}" for row in rows]
         try:
-            return make(picked), left_out, rows
+            return make(selected), left_out, rows
         except DataError as error:
-            if "bad" not in wanted or not error.rows or len(error.rows) == len(rows):
+            if "bad" not in excluded or not error.rows or len(error.rows) == len(rows):
                 raise
-            bad = [given[row] or f"row {row}" for row in rows[list(error.rows)]]
+            bad = [labels[row] or f"row {row}" for row in rows[list(error.rows)]]
             left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
             keep[rows[list(error.rows)]] = False
+
+
+def _rows_of(values: Any, rows: np.ndarray, *, is_matrix: bool) -> Any:
+    """Return the given rows of a column, or the given rows and columns of a matrix."""
+    if is_matrix:
+        return np.asarray(values)[np.ix_(rows, rows)]
+    if hasattr(values, "iloc"):  # pandas
+        return values.iloc[rows]
+    return (values if isinstance(values, np.ndarray) else np.asarray(values))[rows]

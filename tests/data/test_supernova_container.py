@@ -141,7 +141,7 @@ BAD = {
     ),
     "negative error": (
         columns(sigma_c=[-1.0, 0.2, 0.1]),
-        ["'sigma_c', row 0 (sn_a): expected an error above 0 (where it means", "found -1.0"],
+        ["'sigma_c', row 0 (sn_a): expected an error above 0 (if it stands for a missing value", "found -1.0"],
     ),
     "lengths": (columns(m_b=[23.0, 21.0]), ["different length", "z_cmb 3", "m_b 2"]),
     "names too few": (columns(name=["a"]), ["different length", "name 1"]),
@@ -182,9 +182,12 @@ BAD = {
         {key: value for key, value in whole(np.eye(3)).items() if key != "covariance"} | {"covariance": np.eye(3)},
         ["'covariance': expected shape (3, 3, 3), found (3, 3)"],
     ),
-    "covariance twice": (columns(covariance=np.eye(3)), ["expected the errors either whole or by column"]),
+    "covariance twice": (
+        columns(covariance=np.eye(3)),
+        ["expected either this covariance or errors in separate"],
+    ),
     "linear mass": (columns(log10_mass=[1e10, np.nan, 9.0]), ["row 0 (sn_a)", "between 0 and 14, found 10000000000.0"]),
-    "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "say so: missing=-9", "found -9.0"]),
+    "missing mass": (columns(log10_mass=[9.0, -9.0, 9.0]), ["row 1 (sn_b)", "pass missing=-9", "found -9.0"]),
     "missing magnitude": (columns(m_b=[-999.0, 99.0, 20.0]), ["'m_b', row 0 (sn_a)", "missing=(-999, 99)", "2 such"]),
     "missing stretch": (columns(x1=[0.0, 0.1, -9999.0]), ["'x1', row 2 (sn_c)", "missing=-9999), found -9999.0"]),
     "redshifts apart": (
@@ -193,7 +196,10 @@ BAD = {
     ),
     "mass error": (
         columns(sigma_log10_mass=[-999.0, np.nan, 0.1]),
-        ["'sigma_log10_mass', row 0 (sn_a): expected an error above 0 (where it means", "found -999.0"],
+        [
+            "'sigma_log10_mass', row 0 (sn_a): expected an error above 0 (if it stands for a missing value",
+            "found -999.0",
+        ],
     ),
 }
 
@@ -332,7 +338,7 @@ def test_separate_error_parts(three):
     np.testing.assert_allclose(apart.variance_m_b_total, three.covariance[:, 0, 0], rtol=1e-14)
     np.testing.assert_array_equal(apart.variance_coherent, np.square([0.01, 0.01, 0.02]))
     np.testing.assert_array_equal(apart.covariance[:, 1:], three.covariance[:, 1:])
-    with pytest.raises(DataError, match="expected none apart yet, found variance_coherent, variance_lensing"):
+    with pytest.raises(DataError, match="no separate variances yet, found variance_coherent, variance_lensing"):
         apart.separate_error_parts(parts)
     with pytest.raises(DataError, match=r"no value for survey 'deep' \(did you mean 'Deep'\?\)"):
         three.separate_error_parts(MagnitudeErrorParts({"Deep": 0.1, "near": 0.1}))
@@ -340,12 +346,12 @@ def test_separate_error_parts(three):
         DataError, match=r"row 1 \(sn_b\): expected a positive variance .* found -0.000425 mag\^2 left of 0.0016"
     ):
         three.separate_error_parts(MagnitudeErrorParts(0.045))
-    with pytest.raises(DataError, match=r"less the separated parts, row 2 \(sn_c\): expected a positive definite"):
+    with pytest.raises(DataError, match=r"minus the separated parts, row 2 \(sn_c\): expected a positive definite"):
         three.separate_error_parts(MagnitudeErrorParts({"deep": 0.0, "near": 0.1195}))
 
 
 def test_describe(three):
     assert three.describe() == (
         "3 type Ia supernovae at redshift 0.02 to 0.5 (deep 2, near 1). Fit errors of m_b, x1 and c are correlated; "
-        "further variances of m_b carried apart: none; host masses: 2 of 3."
+        "separate variances of m_b: none; host masses: 2 of 3."
     )

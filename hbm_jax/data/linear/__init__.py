@@ -1,1 +1,1 @@
-"""Points with errors in groups, and values in groups."""
+"""Data of linear relations and of the normal hierarchy: points and values with errors, in groups."""

@@ -1,4 +1,4 @@
-"""The container of points on a line: predictors and a response, both with errors, in groups."""
+"""Data of a linear relation: grouped points with errors in the predictors and in the response."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,36 +35,37 @@ ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err"}
 class PointsInGroups(Unusual):
     """Points with P predictors x and a response y, measured with errors, in J groups of at most M points.
 
-    Build one with `from_columns` or `hbm_jax.data.read_relation`; the constructor itself checks nothing. A pytree.
+    Build it with `from_columns` or `hbm_jax.data.read_relation`; the constructor does not validate. Registered as a
+    pytree. Groups of fewer than M points are padded.
 
     Attributes
     ----------
     name : tuple of str
-        Of the groups.
+        Names of the groups.
     predictors, group_predictor_names : tuple of str
-        Names of the predictors of points, and of groups.
+        Names of the predictors of points and of the predictors of groups.
     values : (J, M, P + 1)
-        Measured predictors and, last, response; that of a limit is the limit. Zero in padding.
+        Measured predictors followed by the response; for a censored coordinate, its limit. Zero in padding.
     errors : (J, M, P + 1, P + 1)
-        Covariances of their errors; the unit matrix in padding.
+        Error covariances of the points; the unit matrix in padding.
     limit, side : (J, M)
-        A measured coordinate at the limit or beyond is only known to be there: below where side is 1, above where it is
-        -1. NaN for none.
+        Censoring of one coordinate per point. A value at or below an upper limit (side 1), or at or above a lower limit
+        (side -1), is censored: the true measurement is only known to lie there. NaN in `limit` if there is no limit.
     order : (J, M, P + 1, P + 1)
-        Permutation that brings the coordinate with the limit to the end.
+        Permutation matrix that moves the coordinate with the limit to the end.
     used : (J, M)
-        False for padding.
+        False in padding.
     row : (J, M)
-        Row of the table a point is from.
+        Row of each point in the table; -1 in padding.
     group_predictors : (J, Q)
-        Predictors of slope and intercept of a group, less their means.
+        Group-level predictors of slope and intercept, minus their means over the groups.
     center, unit : (P + 1,)
-        Mean and standard deviation of the measured values: the scale of the default priors of
-        `hbm_jax.models.Relation`. They belong to the design and stay when other values are put in.
+        Mean and standard deviation of the measured values, which scale the default priors of
+        `hbm_jax.models.Relation`. `replace_observations` does not change them.
     limited : str
-        Where limits are: ``"no"``, ``"y"`` or ``"both"`` (some in a predictor).
+        Which coordinates have limits: ``"no"``, ``"y"`` or ``"both"`` (at least one predictor).
     warnings : tuple of str
-        What is unusual in the data, a sentence each.
+        One sentence for each unusual feature of the data.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -91,28 +92,32 @@ class PointsInGroups(Unusual):
         group_predictors: Sequence[str] = (),
         called: Mapping[str, str] | None = None,
     ) -> "PointsInGroups":
-        """Check columns of one row a point, and build the container.
+        """Validate columns with one row per point and build the container.
 
         Parameters
         ----------
         columns : mapping of str to array (N,)
-            ``y`` and each predictor. Optional: ``sigma_`` and any of these names, standard deviations of the errors, 0
-            for a predictor without error; ``covariance`` or ``correlation`` of the errors of y and a single predictor,
-            of several ``covariance_a_b`` or ``correlation_a_b``, a and b two of the names in their order, y last;
-            ``group``, names; ``limit_`` and any of these names, ``"upper"``, ``"lower"`` or empty; ``threshold_y``,
-            below which a response is not seen, so that simulated ones become upper limits there.
+            Required: ``y`` and each predictor. Optional, with A and B any two coordinates in the order of the
+            predictors and then y:
+
+            - ``sigma_A``: standard deviation of the error of A; 0 for a predictor without error.
+            - ``covariance`` or ``correlation``: of the errors of y and a single predictor. With several predictors,
+              ``covariance_A_B`` or ``correlation_A_B``.
+            - ``group``: name of the group of each point.
+            - ``limit_A``: ``"upper"`` or ``"lower"`` if the value of A is a limit, otherwise empty.
+            - ``threshold_y``: detection threshold of the response; simulated responses below it become upper limits.
         predictors : sequence of str
             Names of the predictors.
         group_predictors : sequence of str
-            Names of columns, the same in all points of a group, that predict its slope and intercept.
+            Names of columns, constant within each group, that predict its slope and intercept.
         called : mapping, optional
-            What messages call the columns.
+            Column names to use in messages, by standard name.
 
         Raises
         ------
         DataError
-            For missing columns, values that are no numbers, errors that are not positive, correlations outside -1 to 1,
-            predictors that are all equal, limits without a value, two limits of one point.
+            For missing columns, values that are not numbers, errors that are not positive, correlations outside -1 to
+            1, a predictor with the same value in all points, limits without a value, and two limits for one point.
 
         Examples
         --------
@@ -128,47 +133,38 @@ class PointsInGroups(Unusual):
             require_present(key, columns)
         num = len(np.asarray(columns["y"]))
         group = text_tuple(columns["group"], called.get("group", "group"), "") if "group" in columns else ()
-        nothing = ["no value (masked or empty)"] * num
-        reject_rows([not name for name in group], nothing, called.get("group", "group"), "the name of a group", ())
+        no_value = ["no value (masked or empty)"] * num
+        reject_rows([not name for name in group], no_value, called.get("group", "group"), "the name of a group", ())
         labels = Labels(num, lambda row: f"row {row}" + (f" (group {group[row]})" if group else ""))
 
         def vector(key):
-            found = float_vector(columns[key], called.get(key, key), labels)
-            if len(found) != num:
-                raise DataError(f"{called.get(key, key)}: expected {num} values, as y has; found {len(found)}.")
-            return found
+            numbers = float_vector(columns[key], called.get(key, key), labels)
+            if len(numbers) != num:
+                raise DataError(f"{called.get(key, key)}: expected {num} values, as many as y; found {len(numbers)}.")
+            return numbers
 
         if num < 3:
             raise DataError(f"y: expected 3 points or more; found {num}.")
         values = np.stack([vector(key) for key in coordinates], axis=-1)
-        for place, key in enumerate(predictors):
-            if np.ptp(values[:, place]) == 0:
+        for column, key in enumerate(predictors):
+            if np.ptp(values[:, column]) == 0:
                 raise DataError(
                     f"{called.get(key, key)}: expected predictors that differ, else there is no slope; found "
-                    f"{values[0, place]:g} in all {num} rows."
+                    f"{values[0, column]:g} in all {num} rows."
                 )
-        limit, side, where, limited = _limits(columns, values, coordinates, labels, called)
+        limit, side, limit_index, limited = _limits(columns, values, coordinates, labels, called)
         errors = _errors(columns, vector, coordinates, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else ("all",)
-        of = places_of(group, names) if group else np.zeros(num, int)
-        given = np.zeros((len(names), 0))
-        if group_predictors:
-            for key in group_predictors:
-                require_present(key, columns)
-            each = np.stack([vector(key) for key in group_predictors], axis=-1)
-            first = np.unique(of, return_index=True)[1]
-            for place, key in enumerate(group_predictors):
-                differs = each[:, place] != each[first, place][of]
-                reject_rows(differs, each[:, place], called.get(key, key), "one value in all points of a group", labels)
-            given = each[first] - each[first].mean(axis=0)
+        group_index = places_of(group, names) if group else np.zeros(num, int)
+        centered = _centered_by_group(columns, vector, group_predictors, group_index, len(names), labels, called)
         spread = values.std(axis=0)
-        padded: dict[str, Any] = _padded(of, len(names), values, errors, limit, side, where)
+        padded: dict[str, Any] = _padded(group_index, len(names), values, errors, limit, side, limit_index)
         return cls(
             names,
             tuple(predictors),
             tuple(group_predictors),
             **padded,
-            group_predictors=frozen_array(given),
+            group_predictors=frozen_array(centered),
             center=frozen_array(values.mean(axis=0)),
             unit=frozen_array(np.where(spread > 0, spread, 1.0)),
             limited=limited,
@@ -190,36 +186,36 @@ class PointsInGroups(Unusual):
         )
 
     def describe(self) -> str:
-        """Return one paragraph: how many points and groups, with which errors and limits."""
+        """Return a one-paragraph summary: number of points and groups, errors and limits."""
         used = np.asarray(self.used)
         sizes = used.sum(axis=1)
         variances = np.diagonal(np.asarray(self.errors)[used], axis1=-2, axis2=-1)
-        kinds = [
+        error_texts = [
             f"{name}: median error {np.sqrt(np.median(variance)):.3g}" if variance.any() else f"{name}: no errors"
             for name, variance in zip((*self.predictors, "y"), variances.T, strict=True)
         ]
         groups = f"{len(self)} groups of {sizes.min()} to {sizes.max()}" if len(self) > 1 else "one group"
-        beyond = int(np.sum(self.is_limit))
-        limits = f" {beyond} points are limits." if beyond else ""
-        return f"{self.num_points} points in {groups}. {'; '.join(kinds)}.{limits}{self._told()}"
+        num_limits = int(np.sum(self.is_limit))
+        limits = f" {num_limits} points are limits." if num_limits else ""
+        return f"{self.num_points} points in {groups}. {'; '.join(error_texts)}.{limits}{self._told()}"
 
     @property
     def is_limit(self) -> np.ndarray:
-        """Whether a point is only a limit, (J, M)."""
+        """Whether a point has a censored coordinate, (J, M)."""
         last = (np.asarray(self.order)[..., -1, :] * np.asarray(self.values)).sum(-1)
         side = np.asarray(self.side)
         with np.errstate(invalid="ignore"):
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
     def subset(self, rows: ArrayLike) -> "PointsInGroups":
-        """Return the groups picked by a boolean mask or by integer indices."""
-        picked = np.arange(len(self))[np.asarray(rows)]
-        arrays: dict[str, Any] = {key: np.asarray(getattr(self, key))[picked] for key in ARRAYS[:-2]}
-        name = tuple(self.name[i] for i in picked)
+        """Return the groups selected by a boolean mask or by integer indices."""
+        indices = np.arange(len(self))[np.asarray(rows)]
+        arrays: dict[str, Any] = {key: np.asarray(getattr(self, key))[indices] for key in ARRAYS[:-2]}
+        name = tuple(self.name[i] for i in indices)
         return dataclasses.replace(self, name=name, **arrays)
 
     def replace_observations(self, observed: ArrayLike) -> "PointsInGroups":
-        """Return a copy with other measured values (J, M, P + 1); everything else is the design and stays."""
+        """Return a copy with other measured values (J, M, P + 1); all other fields are unchanged."""
         values = np.where(np.asarray(self.used)[..., None], np.asarray(observed, float), 0.0)
         if values.shape != np.shape(self.values):
             raise DataError(f"observed: expected shape {np.shape(self.values)}; found {values.shape}.")
@@ -233,14 +229,14 @@ class PointsInGroups(Unusual):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "PointsInGroups":
-        """Build the container from what `to_dict` returned."""
+        """Build the container from the output of `to_dict`."""
         keys = ("name", "predictors", "group_predictor_names")
-        text: dict[str, Any] = {key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in keys}
+        text: dict[str, Any] = {key: tuple(str(entry) for entry in np.atleast_1d(stored[key])) for key in keys}
         arrays: dict[str, Any] = {key: np.asarray(stored[key]) for key in ARRAYS}
         return cls(**text, **arrays, limited=str(stored["limited"]), warnings=warnings_of(stored))
 
     def to_table(self):
-        """Return an astropy ``Table``, one row a point, that `hbm_jax.data.read_relation` reads back."""
+        """Return an astropy ``Table`` with one row per point, which `hbm_jax.data.read_relation` reads."""
         from astropy.table import Table
 
         used = np.asarray(self.used)
@@ -249,36 +245,50 @@ class PointsInGroups(Unusual):
         values, errors = np.asarray(self.values)[used][order], np.asarray(self.errors)[used][order]
         coordinates = (*self.predictors, "y")
         table = Table({"group": group})
-        for place, key in enumerate(coordinates):
-            table[key] = values[:, place]
-            table[f"sigma_{key}"] = np.sqrt(errors[:, place, place])
+        for column, key in enumerate(coordinates):
+            table[key] = values[:, column]
+            table[f"sigma_{key}"] = np.sqrt(errors[:, column, column])
         for i in range(len(coordinates)):
             for j in range(i + 1, len(coordinates)):
                 if errors[:, i, j].any():
                     pair = "" if len(coordinates) == 2 else f"_{coordinates[i]}_{coordinates[j]}"
                     table[f"covariance{pair}"] = errors[:, i, j]
-        where = np.asarray(self.order)[used][order][:, -1].argmax(axis=1)
+        limit_index = np.asarray(self.order)[used][order][:, -1].argmax(axis=1)
         kinds = np.where(self.is_limit[used][order], np.asarray(self.side)[used][order], 0.0)
         words = {0.0: "none", 1.0: "upper", -1.0: "lower"}
-        for place, key in enumerate(coordinates):
-            if (own := np.where(where == place, kinds, 0.0)).any():
-                table[f"limit_{key}"] = [words[kind] for kind in own]
-        for place, key in enumerate(self.group_predictor_names):
-            each = np.asarray(self.group_predictors)[:, place]
-            table[key] = np.repeat(each, used.sum(axis=1))[order]
+        for column, key in enumerate(coordinates):
+            if (kinds_of_column := np.where(limit_index == column, kinds, 0.0)).any():
+                table[f"limit_{key}"] = [words[kind] for kind in kinds_of_column]
+        for column, key in enumerate(self.group_predictor_names):
+            predictor = np.asarray(self.group_predictors)[:, column]
+            table[key] = np.repeat(predictor, used.sum(axis=1))[order]
         return table
 
 
+def _centered_by_group(columns, vector, predictors, group_index, num_groups, labels, called):
+    """Return the predictors of groups, (J, Q), minus their means over the groups."""
+    if not predictors:
+        return np.zeros((num_groups, 0))
+    for key in predictors:
+        require_present(key, columns)
+    values = np.stack([vector(key) for key in predictors], axis=-1)
+    first = np.unique(group_index, return_index=True)[1]
+    for column, key in enumerate(predictors):
+        differs = values[:, column] != values[first, column][group_index]
+        reject_rows(differs, values[:, column], called.get(key, key), "one value in all points of a group", labels)
+    return values[first] - values[first].mean(axis=0)
+
+
 def _errors(columns, vector, coordinates, labels, called, num):
-    """Covariances of the errors, (N, D, D)."""
+    """Return the error covariances (N, D, D) of the D coordinates."""
     sigma = np.zeros((num, len(coordinates)))
-    for place, key in enumerate(coordinates):
+    for index, key in enumerate(coordinates):
         column = f"sigma_{key}"
         if column in columns:
-            sigma[:, place] = vector(column)
-            bad = sigma[:, place] < 0 if key != "y" else sigma[:, place] <= 0
-            what = "a positive error" if key == "y" else "an error of 0 or more"
-            reject_rows(bad, sigma[:, place], called.get(column, column), what, labels)
+            sigma[:, index] = vector(column)
+            invalid = sigma[:, index] < 0 if key != "y" else sigma[:, index] <= 0
+            expected = "a positive error" if key == "y" else "an error of 0 or more"
+            reject_rows(invalid, sigma[:, index], called.get(column, column), expected, labels)
     errors = np.zeros((num, len(coordinates), len(coordinates)))
     for i in range(len(coordinates)):
         errors[:, i, i] = sigma[:, i] ** 2
@@ -286,84 +296,84 @@ def _errors(columns, vector, coordinates, labels, called, num):
             pair = "" if len(coordinates) == 2 else f"_{coordinates[i]}_{coordinates[j]}"
             for kind in ("correlation", "covariance"):
                 if f"{kind}{pair}" in columns:
-                    given = vector(f"{kind}{pair}")
-                    called_it = called.get(f"{kind}{pair}", f"{kind}{pair}")
-                    covariance = _covariance(kind, given, sigma[:, i] * sigma[:, j], called_it, labels)
+                    values = vector(f"{kind}{pair}")
+                    label = called.get(f"{kind}{pair}", f"{kind}{pair}")
+                    covariance = _covariance(kind, values, sigma[:, i] * sigma[:, j], label, labels)
                     errors[:, i, j] = errors[:, j, i] = covariance
     for kind in {"covariance", "correlation"} & set(columns):
         if len(coordinates) > 2:
             example = f"{kind}_{coordinates[0]}_y"
             raise DataError(
-                f"{called.get(kind, kind)}: expected to be told of which errors, as in {example!r}, with "
+                f"{called.get(kind, kind)}: expected the coordinates in the name, as in {example!r}, with "
                 f"{len(coordinates) - 1} predictors; found {kind!r}."
             )
     if len(coordinates) > 2:
-        # Of three and more, each pair may be right and the matrix wrong.
-        some = sigma > 0
-        filled = errors + np.where(some, 0.0, 1.0)[:, :, None] * np.eye(len(coordinates))
-        require_covariances(filled, "covariance of the errors", labels)
+        # With three or more coordinates, valid pairwise correlations do not ensure a positive definite matrix.
+        has_error = sigma > 0
+        unit_filled = errors + np.where(has_error, 0.0, 1.0)[:, :, None] * np.eye(len(coordinates))
+        require_covariances(unit_filled, "covariance of the errors", labels)
     return errors
 
 
-def _covariance(kind: str, given, product, called: str, labels):
-    """Covariances of two errors, (N,), from a column of them or of correlations, and the product of the errors."""
-    bad = (given != 0) & (product == 0)
-    reject_rows(bad, given, called, "0 where one of the two errors is 0 or not given", labels)
-    size = np.abs(given) if kind == "correlation" else np.abs(given) / np.where(product > 0, product, 1.0)
-    what = "a correlation between -1 and 1" if kind == "correlation" else "one of a positive definite matrix"
-    reject_rows(size >= 1, given, called, what, labels)
-    return given * product if kind == "correlation" else given
+def _covariance(kind: str, values, product, called: str, labels):
+    """Return error covariances (N,) of two coordinates from covariances or correlations and the product of sigmas."""
+    invalid = (values != 0) & (product == 0)
+    reject_rows(invalid, values, called, "0 where one of the two errors is 0 or not given", labels)
+    correlation = np.abs(values) if kind == "correlation" else np.abs(values) / np.where(product > 0, product, 1.0)
+    expected = "a correlation between -1 and 1" if kind == "correlation" else "one of a positive definite matrix"
+    reject_rows(correlation >= 1, values, called, expected, labels)
+    return values * product if kind == "correlation" else values
 
 
 def _limits(columns, values, coordinates, labels, called):
-    """Limit and side of each point, which coordinate has it, and where there are limits at all."""
+    """Return limit and side of each point, the index of the limited coordinate, and the attribute `limited`."""
     num, size = values.shape
     limit, side = np.full(num, np.nan), np.ones(num)
-    where = np.full(num, size - 1)
+    limit_index = np.full(num, size - 1)
     limited = "no"
     if "threshold_y" in columns:
-        what = called.get("threshold_y", "threshold_y")
-        limit = float_vector(columns["threshold_y"], what, labels, allow_missing=True)
+        label = called.get("threshold_y", "threshold_y")
+        limit = float_vector(columns["threshold_y"], label, labels, allow_missing=True)
         if limit.shape != (num,):
-            raise DataError(f"threshold_y: expected {num} values, as y has; found shape {limit.shape}.")
+            raise DataError(f"threshold_y: expected {num} values, as many as y; found shape {limit.shape}.")
         limited = "y"
-    for place, key in enumerate(coordinates):
+    for index, key in enumerate(coordinates):
         column = f"limit_{key}"
         if column not in columns:
             continue
         words = ["" if word is np.ma.masked else str(word).strip().lower() for word in columns[column]]
-        bad = np.array([word not in LIMITS for word in words])
-        reject_rows(bad, np.array(words), called.get(column, column), "'upper', 'lower' or nothing", labels)
+        invalid = np.array([word not in LIMITS for word in words])
+        reject_rows(invalid, np.array(words), called.get(column, column), "'upper', 'lower' or nothing", labels)
         kind = np.array([LIMITS[word] for word in words])
-        some = kind != 0
-        again = some & ((where != size - 1) if key == "y" else (~np.isnan(limit) & (where != place)))
-        reject_rows(again, kind, called.get(column, column), "one limit of a point at most", labels)
-        limit, side = np.where(some, values[:, place], limit), np.where(some, kind, side)
-        where = np.where(some, place, where)
-        if some.any():
+        is_limit = kind != 0
+        repeated = is_limit & ((limit_index != size - 1) if key == "y" else (~np.isnan(limit) & (limit_index != index)))
+        reject_rows(repeated, kind, called.get(column, column), "at most one limit for each point", labels)
+        limit, side = np.where(is_limit, values[:, index], limit), np.where(is_limit, kind, side)
+        limit_index = np.where(is_limit, index, limit_index)
+        if is_limit.any():
             limited = "both" if key != "y" or limited == "both" else "y"
-    return limit, side, where, limited
+    return limit, side, limit_index, limited
 
 
-def _padded(of, num: int, values, errors, limit, side, where) -> dict[str, np.ndarray]:
-    """Arrays of one row a point in the shape (group, place)."""
-    row = np.full((num, int(np.bincount(of).max())), -1)
-    row[of, places_within(of)] = np.arange(len(of))
+def _padded(group_index, num: int, values, errors, limit, side, limit_index) -> dict[str, np.ndarray]:
+    """Return the arrays of the points, padded to the shape (group, point in group)."""
+    row = np.full((num, int(np.bincount(group_index).max())), -1)
+    row[group_index, places_within(group_index)] = np.arange(len(group_index))
 
-    def padded(rows, padding):
-        # -1 picks the last row; for a million rows `take` is five times as fast as indexing.
-        return np.concatenate([rows, np.asarray(padding)[None]]).take(row, 0, mode="wrap")
+    def pad(rows, filler):
+        # Row -1 is the filler. For a million rows, `take` is five times as fast as indexing.
+        return np.concatenate([rows, np.asarray(filler)[None]]).take(row, 0, mode="wrap")
 
     size = values.shape[1]
-    exchanged = np.tile(np.eye(size), (size, 1, 1))  # of coordinate j and the last
-    for j, permutation in enumerate(exchanged):
+    exchanges = np.tile(np.eye(size), (size, 1, 1))  # exchanges[j] swaps coordinate j with the last
+    for j, permutation in enumerate(exchanges):
         permutation[[j, -1]] = permutation[[-1, j]]
     arrays = {
-        "values": padded(values, np.zeros(size)),
-        "errors": padded(errors, np.eye(size)),
-        "limit": padded(limit, np.nan),
-        "side": padded(side, 1.0),
-        "order": exchanged.take(padded(where, size - 1), 0),
+        "values": pad(values, np.zeros(size)),
+        "errors": pad(errors, np.eye(size)),
+        "limit": pad(limit, np.nan),
+        "side": pad(side, 1.0),
+        "order": exchanges.take(pad(limit_index, size - 1), 0),
         "used": row >= 0,
         "row": row,
     }
@@ -382,22 +392,22 @@ def read_relation(
     predictors: Sequence[str] = ("x",),
     group_predictors: Sequence[str] = (),
 ) -> PointsInGroups:
-    """Read points with errors from a table of one row a point.
+    """Read points with errors from a table with one row per point.
 
     Parameters
     ----------
     source
         Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`.
     columns
-        Which column of the table is which, standard name to the table's: ``{"x": "log_M", "sigma_x": "e_log_M"}``.
-        Columns with standard names, see `PointsInGroups.from_columns`, are found by themselves; others are ignored.
+        Column names in the table, by standard name: ``{"x": "log_M", "sigma_x": "e_log_M"}``. Columns that already
+        have a standard name (see `PointsInGroups.from_columns`) are recognised; other columns are ignored.
     format
-        File format, where the suffix does not tell.
+        File format, if the suffix does not determine it; see `hbm_jax.data.read_table`.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        What to leave out: names of groups, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
-        be used, and warns of them.
+        Names of groups to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out unusable
+        rows, with a warning.
     predictors, group_predictors
         Names of the predictors of points and of groups.
 
@@ -410,7 +420,7 @@ def read_relation(
     FileNotFoundError
         If the path does not exist.
     DataError
-        For everything else that is wrong; the message begins with the table.
+        For any other problem with the data; the message begins with the path or type of the table.
 
     Examples
     --------
@@ -426,18 +436,18 @@ def read_relation(
         "correlation", "threshold_y", *group_predictors,
     ]  # fmt: skip
     try:
-        found = table.resolve(standard, columns, {k: v for k, v in ALIASES.items() if k in standard})
-        table.require(found, *coordinates, *group_predictors)
+        column_names = table.resolve(standard, columns, {k: v for k, v in ALIASES.items() if k in standard})
+        table.require(column_names, *coordinates, *group_predictors)
         texts = ("group", *(f"limit_{key}" for key in coordinates))
         data, left_out, _ = make_from_rows(
-            {key: table.values(name, text=key in texts) for key, name in found.items()},
+            {key: table.values(name, text=key in texts) for key, name in column_names.items()},
             lambda rows: PointsInGroups.from_columns(
-                rows, predictors=predictors, group_predictors=group_predictors, called=found
+                rows, predictors=predictors, group_predictors=group_predictors, called=column_names
             ),
             name="group",
             leave_out=leave_out,
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    unused = unused_errors(found, table.columns, coordinates)
+    unused = unused_errors(column_names, table.columns, coordinates)
     return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))

@@ -1,4 +1,4 @@
-"""The container of measured values in groups, of one component or several, and the eight schools."""
+"""Data of the normal hierarchy: grouped values of one or more components, and the eight-schools example."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,29 +33,30 @@ ARRAYS = ("values", "errors", "used", "row", "center", "unit")
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class ValuesInGroups(Unusual):
-    """Values of D components, measured in K groups of at most M values each, with errors that are known or not.
+    """Values of D components in K groups of at most M values, with known or unknown errors.
 
-    Build one with `from_columns` or `hbm_jax.data.read_values`; the constructor itself checks nothing. A pytree.
+    Build it with `from_columns` or `hbm_jax.data.read_values`; the constructor does not validate. Registered as a
+    pytree. Groups of fewer than M values are padded.
 
     Attributes
     ----------
     name : tuple of str
-        Of the groups.
+        Names of the groups.
     components : tuple of str
-        Of a value; one for `hbm_jax.models.Normal`.
+        Names of the D components; `hbm_jax.models.Normal` takes a single component.
     values : (K, M, D)
-        Measured values, zero in padding.
+        Measured values; zero in padding.
     errors : (K, M, D, D)
-        Covariances of their errors, zero where there are none; the unit matrix in padding.
+        Error covariances; zero if the errors are unknown, the unit matrix in padding.
     used : (K, M)
-        False for padding.
+        False in padding.
     row : (K, M)
-        Row of the table a value is from.
+        Row of each value in the table; -1 in padding.
     center, unit : (D,)
-        Mean and standard deviation of all values: the scale of the default priors. They belong to the design and stay
-        when other values are put in.
+        Mean and standard deviation of all values, which scale the default priors. `replace_observations` does not
+        change them.
     has_errors : bool
-        Whether errors were given.
+        Whether the errors are known.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -76,24 +77,26 @@ class ValuesInGroups(Unusual):
         components: Sequence[str] = ("y",),
         called: Mapping[str, str] | None = None,
     ) -> "ValuesInGroups":
-        """Check columns of one row a value, and build the container.
+        """Validate columns with one row per value and build the container.
 
         Parameters
         ----------
         columns : mapping of str to array (N,)
-            Each component. Optional: ``sigma_`` and any of these names, standard deviations of their errors, of all
-            components or of none; ``correlation_a_b`` or ``covariance_a_b`` of the errors of components a and b, in
-            their order; ``group``, names. Without groups every row is one.
+            Required: each component. Optional, with A and B any two components in their order:
+
+            - ``sigma_A``: standard deviation of the error of A, for all components or for none.
+            - ``correlation_A_B`` or ``covariance_A_B``: of the errors of A and B.
+            - ``group``: name of the group of each value; by default each row is a group.
         components : sequence of str
-            Names of the components of a value.
+            Names of the components.
         called : mapping, optional
-            What messages call the columns.
+            Column names to use in messages, by standard name.
 
         Raises
         ------
         DataError
-            For missing columns, values that are no numbers, errors that are not positive, errors of some components
-            only, covariances that are not positive definite, a row without a group.
+            For missing columns, values that are not numbers, errors that are not positive, errors of only some of the
+            components, covariances that are not positive definite, and rows without a group.
 
         Examples
         --------
@@ -114,25 +117,25 @@ class ValuesInGroups(Unusual):
         labels = Labels(len(group), lambda row: f"group {group[row]}")
         if group:
             if len(group) != num:
-                raise DataError(f"group: expected {num} names, one a value; found {len(group)}.")
-            nothing = ["no value (masked or empty)"] * num
-            reject_rows(np.array([not name for name in group]), nothing, called.get("group", "group"), "a name", [])
+                raise DataError(f"group: expected {num} names, one per value; found {len(group)}.")
+            no_value = ["no value (masked or empty)"] * num
+            reject_rows(np.array([not name for name in group]), no_value, called.get("group", "group"), "a name", [])
 
         def vector(key):
-            found = float_vector(columns[key], called.get(key, key), labels)
-            if len(found) != num:
-                raise DataError(f"{called.get(key, key)}: expected {num} values, one a row; found {len(found)}.")
-            return found
+            numbers = float_vector(columns[key], called.get(key, key), labels)
+            if len(numbers) != num:
+                raise DataError(f"{called.get(key, key)}: expected {num} values, one per row; found {len(numbers)}.")
+            return numbers
 
         values = np.stack([vector(key) for key in components], axis=-1)
         errors = _errors(columns, vector, components, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else tuple(f"group {i}" for i in range(num))
-        of = places_of(group, names) if group else np.arange(num)
+        group_index = places_of(group, names) if group else np.arange(num)
         spread = values.std(axis=0)
         return cls(
             names,
             components,
-            **_padded(of, len(names), values, errors),
+            **_padded(group_index, len(names), values, errors),
             center=frozen_array(values.mean(axis=0)),
             unit=frozen_array(np.where(spread > 0, spread, 1.0)),
             has_errors=bool(errors.any()),
@@ -152,32 +155,32 @@ class ValuesInGroups(Unusual):
         return f"ValuesInGroups({self.num_values} values of {', '.join(self.components)} in {len(self)} groups)"
 
     def describe(self) -> str:
-        """Return one paragraph: how many values and groups, and with which errors."""
+        """Return a one-paragraph summary: number of values and groups, and errors."""
         used = np.asarray(self.used)
         sizes = used.sum(axis=1)
         least, most = int(sizes.min()), int(sizes.max())
-        each = f"{least}" if least == most else f"{least} to {most}"
+        group_size = f"{least}" if least == most else f"{least} to {most}"
         variances = np.diagonal(np.asarray(self.errors)[used], axis1=-2, axis2=-1)
-        kinds = [
+        error_texts = [
             f"{c}: median error {np.sqrt(np.median(v)):.3g}" for c, v in zip(self.components, variances.T, strict=True)
         ]
-        errors = "; ".join(kinds) if self.has_errors else f"{', '.join(self.components)}: errors not given"
-        return f"{self.num_values} values in {len(self)} groups of {each}. {errors}.{self._told()}"
+        errors = "; ".join(error_texts) if self.has_errors else f"{', '.join(self.components)}: errors not given"
+        return f"{self.num_values} values in {len(self)} groups of {group_size}. {errors}.{self._told()}"
 
     def subset(self, rows: ArrayLike) -> "ValuesInGroups":
-        """Return the groups picked by a boolean mask or by integer indices."""
-        picked = np.arange(len(self))[np.asarray(rows)]
+        """Return the groups selected by a boolean mask or by integer indices."""
+        indices = np.arange(len(self))[np.asarray(rows)]
         arrays: dict[str, Any] = {
-            key: np.asarray(getattr(self, key))[picked] for key in ("values", "errors", "used", "row")
+            key: np.asarray(getattr(self, key))[indices] for key in ("values", "errors", "used", "row")
         }
-        return dataclasses.replace(self, name=tuple(self.name[i] for i in picked), **arrays)
+        return dataclasses.replace(self, name=tuple(self.name[i] for i in indices), **arrays)
 
     def replace_observations(self, y: ArrayLike) -> "ValuesInGroups":
-        """Return a copy with other measured values (K, M, D); everything else is the design and stays."""
-        found = np.asarray(y, float)
-        if found.shape != np.shape(self.values):
-            raise DataError(f"y: expected shape {np.shape(self.values)}; found {found.shape}.")
-        return dataclasses.replace(self, values=frozen_array(np.where(np.asarray(self.used)[..., None], found, 0.0)))
+        """Return a copy with other measured values (K, M, D); all other fields are unchanged."""
+        values = np.asarray(y, float)
+        if values.shape != np.shape(self.values):
+            raise DataError(f"y: expected shape {np.shape(self.values)}; found {values.shape}.")
+        return dataclasses.replace(self, values=frozen_array(np.where(np.asarray(self.used)[..., None], values, 0.0)))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, for storage and fingerprints."""
@@ -187,25 +190,25 @@ class ValuesInGroups(Unusual):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "ValuesInGroups":
-        """Build the container from what `to_dict` returned."""
+        """Build the container from the output of `to_dict`."""
         text: dict[str, Any] = {
-            key: tuple(str(one) for one in np.atleast_1d(stored[key])) for key in ("name", "components")
+            key: tuple(str(entry) for entry in np.atleast_1d(stored[key])) for key in ("name", "components")
         }
         arrays: dict[str, Any] = {key: np.asarray(stored[key]) for key in ARRAYS}
         return cls(**text, **arrays, has_errors=bool(stored["has_errors"]), warnings=warnings_of(stored))
 
     def to_table(self):
-        """Return an astropy ``Table``, one row a value, that `hbm_jax.data.read_values` reads back."""
+        """Return an astropy ``Table`` with one row per value, which `hbm_jax.data.read_values` reads."""
         from astropy.table import Table
 
         used = np.asarray(self.used)
         order = np.argsort(np.asarray(self.row)[used])
         values, errors = np.asarray(self.values)[used][order], np.asarray(self.errors)[used][order]
         table = Table({"group": np.repeat(np.array(self.name), used.sum(axis=1))[order]})
-        for place, key in enumerate(self.components):
-            table[key] = values[:, place]
+        for index, key in enumerate(self.components):
+            table[key] = values[:, index]
             if self.has_errors:
-                table[f"sigma_{key}"] = np.sqrt(errors[:, place, place])
+                table[f"sigma_{key}"] = np.sqrt(errors[:, index, index])
         for i, j in _pairs(len(self.components)):
             if errors[:, i, j].any():
                 table[f"covariance_{self.components[i]}_{self.components[j]}"] = errors[:, i, j]
@@ -213,25 +216,26 @@ class ValuesInGroups(Unusual):
 
 
 def _pairs(num: int) -> list[tuple[int, int]]:
+    """Return the index pairs i < j below `num`."""
     return [(i, j) for i in range(num) for j in range(i + 1, num)]
 
 
 def _errors(columns, vector, components, labels, called, num):
-    """Covariances of the errors, (N, D, D); zero where none are given."""
+    """Return the error covariances (N, D, D); zero if the columns contain no errors."""
     size = len(components)
     errors = np.zeros((num, size, size))
-    given = [f"sigma_{key}" for key in components if f"sigma_{key}" in columns]
-    if not given:
+    sigmas = [f"sigma_{key}" for key in components if f"sigma_{key}" in columns]
+    if not sigmas:
         return errors
-    for place, key in enumerate(components):
+    for index, key in enumerate(components):
         column = f"sigma_{key}"
         if column not in columns:
             raise DataError(
-                f"column {column!r} is missing: expected errors of all components or of none; found {listed(given)}."
+                f"column {column!r} is missing: expected errors of all components or of none; found {listed(sigmas)}."
             )
         sigma = vector(column)
         reject_rows(sigma <= 0, sigma, called.get(column, column), "a positive error", labels)
-        errors[:, place, place] = sigma**2
+        errors[:, index, index] = sigma**2
     for i, j in _pairs(size):
         product = np.sqrt(errors[:, i, i] * errors[:, j, j])
         for kind, scale in (("correlation", product), ("covariance", np.ones(num))):
@@ -239,29 +243,36 @@ def _errors(columns, vector, components, labels, called, num):
             if column not in columns:
                 continue
             value = vector(column)
-            bad = np.abs(value * scale) >= product
-            what = "a correlation between -1 and 1" if kind == "correlation" else "one of a positive definite matrix"
-            reject_rows(bad, value, called.get(column, column), what, labels)
+            invalid = np.abs(value * scale) >= product
+            expected = (
+                "a correlation between -1 and 1" if kind == "correlation" else "one of a positive definite matrix"
+            )
+            reject_rows(invalid, value, called.get(column, column), expected, labels)
             errors[:, i, j] = errors[:, j, i] = value * scale
     return require_covariances(errors, "covariance of the errors", labels)
 
 
-def _padded(of, num: int, values, errors) -> dict[str, np.ndarray]:
-    """Arrays of one row a value in the shape (group, place)."""
-    sizes = np.bincount(of, minlength=num)
-    place = places_within(of)
+def _padded(group_index, num: int, values, errors) -> dict[str, np.ndarray]:
+    """Return the arrays of the values, padded to the shape (group, value in group)."""
+    sizes = np.bincount(group_index, minlength=num)
+    rank = places_within(group_index)
     shape = (num, int(sizes.max()))
     eye = np.eye(values.shape[1])
-    filled = {"values": 0.0, "errors": eye, "used": False, "row": -1}
-    given = {"values": values, "errors": errors, "used": np.ones(len(of), bool), "row": np.arange(len(of))}
-    done = {}
-    for key, rows in given.items():
+    fillers = {"values": 0.0, "errors": eye, "used": False, "row": -1}
+    arrays = {
+        "values": values,
+        "errors": errors,
+        "used": np.ones(len(group_index), bool),
+        "row": np.arange(len(group_index)),
+    }
+    padded = {}
+    for key, rows in arrays.items():
         array = np.empty((*shape, *rows.shape[1:]), rows.dtype)
-        array[...] = filled[key]
-        array[of, place] = rows
+        array[...] = fillers[key]
+        array[group_index, rank] = rows
         array.setflags(write=False)
-        done[key] = array
-    return done
+        padded[key] = array
+    return padded
 
 
 def read_values(
@@ -273,24 +284,24 @@ def read_values(
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     components: Sequence[str] = ("y",),
 ) -> ValuesInGroups:
-    """Read measured values in groups from a table of one row a value.
+    """Read grouped values from a table with one row per value.
 
     Parameters
     ----------
     source
         Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`.
     columns
-        Which column of the table is which, standard name to the table's: ``{"y": "effect", "sigma_y": "std_err"}``.
-        Columns with standard names, see `ValuesInGroups.from_columns`, are found by themselves; others are ignored.
+        Column names in the table, by standard name: ``{"y": "effect", "sigma_y": "std_err"}``. Columns that already
+        have a standard name (see `ValuesInGroups.from_columns`) are recognised; other columns are ignored.
     format
-        File format, where the suffix does not tell.
+        File format, if the suffix does not determine it; see `hbm_jax.data.read_table`.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        What to leave out: names of groups, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
-        be used, and warns of them.
+        Names of groups to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out unusable
+        rows, with a warning.
     components
-        Names of the components of a value.
+        Names of the components.
 
     Returns
     -------
@@ -301,7 +312,7 @@ def read_values(
     FileNotFoundError
         If the path does not exist.
     DataError
-        For everything else that is wrong; the message begins with the table.
+        For any other problem with the data; the message begins with the path or type of the table.
 
     Examples
     --------
@@ -310,20 +321,20 @@ def read_values(
     """
     table = read_table(source, format=format, missing=missing)
     pairs = [f"{components[i]}_{components[j]}" for i, j in _pairs(len(components))]
-    both = [f"{kind}_{pair}" for pair in pairs for kind in ("correlation", "covariance")]
-    standard = [*components, *(f"sigma_{key}" for key in components), "group", *both]
+    error_columns = [f"{kind}_{pair}" for pair in pairs for kind in ("correlation", "covariance")]
+    standard = [*components, *(f"sigma_{key}" for key in components), "group", *error_columns]
     try:
-        found = table.resolve(standard, columns, {"group": "name"})
-        table.require(found, *components)
+        column_names = table.resolve(standard, columns, {"group": "name"})
+        table.require(column_names, *components)
         data, left_out, _ = make_from_rows(
-            {key: table.values(name, text=key == "group") for key, name in found.items()},
-            lambda rows: ValuesInGroups.from_columns(rows, components=components, called=found),
+            {key: table.values(name, text=key == "group") for key, name in column_names.items()},
+            lambda rows: ValuesInGroups.from_columns(rows, components=components, called=column_names),
             name="group",
             leave_out=leave_out,
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    unused = unused_errors(found, table.columns, components)
+    unused = unused_errors(column_names, table.columns, components)
     return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
@@ -336,7 +347,7 @@ def load_eight_schools() -> ValuesInGroups:
     Returns
     -------
     ValuesInGroups
-        One value a school [points of SAT-V], with its error.
+        One effect per school [points of SAT-V], with its standard error.
 
     Examples
     --------

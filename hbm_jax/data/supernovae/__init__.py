@@ -1,1 +1,1 @@
-"""Type Ia supernovae: light-curve fits and distance moduli, with their readers."""
+"""Data of type Ia supernovae: light-curve parameters, distance moduli and their readers."""

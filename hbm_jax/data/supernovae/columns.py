@@ -1,4 +1,4 @@
-"""The columns of a supernova table, and the checks that turn them into the fields of `Supernovae`."""
+"""Columns of a supernova table, and their validation for `Supernovae`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,12 +37,12 @@ QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
 VARIANCES = ("variance_coherent", "variance_lensing", "variance_velocity")
 MASSES = ("log10_mass", "sigma_log10_mass")
-UNMEASURED_MASS_ERROR = 2.0  # dex; of placeholders for masses that were not measured, in JLA 5 and more
-SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # columns of a table, before the offset's name
+UNMEASURED_MASS_ERROR = 2.0  # dex; errors of this size or more mark unmeasured masses (5 or more in JLA)
+SENSITIVITIES = tuple(f"d_{quantity}_" for quantity in QUANTITIES)  # column prefixes, before the offset name
 
-# Every column that `Supernovae.from_columns` takes. A fit of a light curve that has failed gives parameters outside
-# what is usual or, as two of Union3 (m_b = -261), beyond what is allowed. Masses as small as 5 (JLA) and 2 (Pantheon+,
-# Union3), with large errors, stand for "not measured".
+# All columns that `Supernovae.from_columns` accepts. Failed light-curve fits have parameters outside the usual range
+# or, for two supernovae of Union3 (m_b = -261), outside the allowed range. log10 masses as small as 5 (JLA) and 2
+# (Pantheon+, Union3), with large errors, are placeholders for unmeasured masses.
 COLUMNS: dict[str, Column] = {
     "name": TEXT,
     "survey": TEXT,
@@ -71,7 +71,7 @@ COLUMNS: dict[str, Column] = {
 
 
 def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of `Supernovae` from columns; its `from_columns` says what is taken and what is refused."""
+    """Return the validated fields of `Supernovae` from columns; see `Supernovae.from_columns`."""
     reject_unknown(columns, list(COLUMNS), "column")
     for key in ("z_cmb", "z_hel", *QUANTITIES):
         require_present(key, columns)
@@ -94,7 +94,7 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
     warnings = check_values(numbers, COLUMNS, what, names) + repeated_names(names, "supernovae")
     check_frames(numbers["z_cmb"], numbers["z_hel"], what, names)
     if "covariance" in columns:
-        covariance = _given_covariance(columns, what["covariance"], num, names)
+        covariance = _full_covariance(columns, what["covariance"], num, names)
     else:
         covariance = _assembled_covariance(numbers, what, num, names)
     masses = _host_masses(numbers, what, num, names)
@@ -109,7 +109,7 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
 
 
 def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
-    """Return the checked (N, J, 3) sensitivities to calibration offsets, and the names of these."""
+    """Return the validated (N, J, 3) sensitivities to calibration offsets and the names of the offsets."""
     offsets = text_tuple(columns.get("offset_name", ()), "column 'offset_name'", "offset {row}")
     sensitivity = np.array(columns.get("sensitivity", np.zeros((num, 0, 3))), dtype=np.float64)
     if sensitivity.ndim == 3 and not offsets:
@@ -121,17 +121,21 @@ def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
         )
     if not np.isfinite(sensitivity).all():
         row, offset, _ = np.argwhere(~np.isfinite(sensitivity))[0]
-        raise DataError(f"sensitivity to {offsets[offset]!r}: expected finite numbers, found others in row {row}.")
+        raise DataError(
+            f"sensitivity to {offsets[offset]!r}: expected finite numbers, found NaN or infinity in row {row}."
+        )
     if len(set(offsets)) < len(offsets):
-        raise DataError(f"offset_name: expected every name once, found {listed(offsets)}.")
+        raise DataError(f"offset_name: expected distinct names, found {listed(offsets)}.")
     return {"sensitivity": frozen_array(sensitivity), "offset_name": offsets}
 
 
-def _given_covariance(columns: Mapping[str, Any], what: str, num: int, names: tuple[str, ...]) -> Floats:
-    """Return the checked (N, 3, 3) covariance that was given whole."""
+def _full_covariance(columns: Mapping[str, Any], what: str, num: int, names: tuple[str, ...]) -> Floats:
+    """Return the validated (N, 3, 3) covariance of the column ``covariance``."""
     others = [key for key in columns if key.startswith(("sigma_m", "sigma_x", "sigma_c", "var_", "cov_"))]
     if others:
-        raise DataError(f"{what}: expected the errors either whole or by column, found both it and {listed(others)}.")
+        raise DataError(
+            f"{what}: expected either this covariance or errors in separate columns, found also {listed(others)}."
+        )
     covariance = np.array(columns["covariance"], dtype=np.float64)
     if covariance.shape != (num, 3, 3):
         raise DataError(f"{what}: expected shape ({num}, 3, 3), found {covariance.shape}.")
@@ -141,16 +145,16 @@ def _given_covariance(columns: Mapping[str, Any], what: str, num: int, names: tu
 def _assembled_covariance(
     numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
 ) -> Floats:
-    """Return the checked (N, 3, 3) covariance put together from single columns."""
+    """Return the validated (N, 3, 3) covariance assembled from columns of errors and covariances."""
     covariance = np.zeros((num, 3, 3))
     for index, quantity in enumerate(QUANTITIES):
-        given = [key for key in (f"sigma_{quantity}", f"var_{quantity}") if key in numbers]
-        if not given:
+        error_columns = [key for key in (f"sigma_{quantity}", f"var_{quantity}") if key in numbers]
+        if not error_columns:
             require_present(f"sigma_{quantity}", numbers)
-        if len(given) == 2:
-            raise DataError(f"{quantity}: expected one of {given[0]!r} and {given[1]!r}, found both.")
-        error = numbers[given[0]]
-        covariance[:, index, index] = error**2 if given[0].startswith("sigma_") else error
+        if len(error_columns) == 2:
+            raise DataError(f"{quantity}: expected one of {error_columns[0]!r} and {error_columns[1]!r}, found both.")
+        error = numbers[error_columns[0]]
+        covariance[:, index, index] = error**2 if error_columns[0].startswith("sigma_") else error
     for key, (i, j) in COVARIANCES.items():
         if key in numbers:
             covariance[:, i, j] = covariance[:, j, i] = numbers[key]
@@ -160,11 +164,11 @@ def _assembled_covariance(
 def _host_masses(
     numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
 ) -> dict[str, Floats]:
-    """Return the checked host masses and errors, NaN where there are none."""
+    """Return the host masses and their errors, NaN where missing."""
     if not any(key in numbers for key in MASSES):
         return {key: np.full(num, np.nan) for key in MASSES}
     require_present("log10_mass", numbers)
-    if "sigma_log10_mass" not in numbers:  # for models that ask only on which side of a mass a host is
+    if "sigma_log10_mass" not in numbers:  # a sharp mass step does not need the errors
         return {"log10_mass": numbers["log10_mass"], "sigma_log10_mass": np.full(num, np.nan)}
     mass, sigma = (numbers[key] for key in MASSES)
     return {"log10_mass": mass, "sigma_log10_mass": np.where(np.isnan(mass), np.nan, sigma)}

@@ -1,4 +1,4 @@
-"""What other experiments say of the expansion history, as a Gaussian: compressed microwave background and BAO."""
+"""Gaussian constraints on the expansion history: compressed microwave background and baryon acoustic oscillations."""
 
 import dataclasses
 import os
@@ -32,9 +32,10 @@ COLUMNS = ("quantity", "z", "value", "sigma")
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class GaussianConstraints:
-    """Measured quantities with their covariance, for use beside a sample of supernovae.
+    """Measured quantities with their covariance, to combine with a sample of supernovae.
 
-    Build one with `from_columns`, `hbm_jax.data.read_constraints`, or by adding two, which are then independent.
+    Build it with `from_columns` or `hbm_jax.data.read_constraints`. The sum of two instances joins them as independent
+    measurements.
 
     Attributes
     ----------
@@ -42,11 +43,11 @@ class GaussianConstraints:
         N names among ``R, l_A`` (microwave background), ``DM_over_rd, DH_over_rd, DV_over_rd`` (baryon acoustic
         oscillations), ``H0, Om0, omega_m, omega_b, r_d``; see `hbm_jax.cosmology.compressed`.
     z : (N,)
-        Redshift of each distance over r_d; 0 for the others.
+        Redshift of each distance over r_d; 0 for the other quantities.
     value : (N,)
-        As measured.
+        Measured values.
     covariance : (N, N)
-        Positive definite.
+        Covariance of the measured values, positive definite.
     source
         Citation.
     """
@@ -59,20 +60,20 @@ class GaussianConstraints:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], *, source: str = "") -> "GaussianConstraints":
-        """Check columns and build the container.
+        """Validate columns and build the container.
 
         Parameters
         ----------
         columns
-            ``quantity``, ``value``, and either ``sigma`` or ``covariance`` (N, N); ``z``, which distances over r_d
-            need.
+            ``quantity``, ``value``, and either ``sigma`` or ``covariance`` (N, N); ``z``, required for distances over
+            r_d.
         source
             Citation.
 
         Raises
         ------
         DataError
-            For unknown quantities, missing values, a distance without a redshift, a covariance that is none.
+            For unknown quantities, missing values, a distance over r_d without a redshift, and an invalid covariance.
 
         Examples
         --------
@@ -88,11 +89,11 @@ class GaussianConstraints:
         z = float_vector(columns.get("z", np.zeros(len(names))), "z", names, allow_missing=True)
         z = np.where(np.isnan(z), 0.0, z)
         require_same_length({"quantity": len(names), "value": len(value), "z": len(z)})
-        without = np.array([name in BAO for name in names]) & (z <= 0)
-        reject_rows(without, z, "z", "a redshift above 0 for a distance over r_d", names)
+        no_redshift = np.array([name in BAO for name in names]) & (z <= 0)
+        reject_rows(no_redshift, z, "z", "a redshift above 0 for a distance over r_d", names)
         if ("sigma" in columns) == ("covariance" in columns):
-            found = "both" if "sigma" in columns else "neither"
-            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {found}.")
+            present = "both" if "sigma" in columns else "neither"
+            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {present}.")
         if "sigma" in columns:
             sigma = float_vector(columns["sigma"], "sigma", names)
             reject_rows(sigma <= 0, sigma, "sigma", "an error above 0", names)
@@ -109,7 +110,7 @@ class GaussianConstraints:
         return f"GaussianConstraints({', '.join(self.quantity)})"
 
     def __add__(self, other: "GaussianConstraints") -> "GaussianConstraints":
-        """Join with independent ones."""
+        """Return the constraints of both operands, without correlation between them."""
         covariance = np.zeros((len(self) + len(other),) * 2)
         covariance[: len(self), : len(self)] = self.covariance
         covariance[len(self) :, len(self) :] = other.covariance
@@ -122,33 +123,33 @@ class GaussianConstraints:
         )
 
     def describe(self) -> str:
-        """Return a sentence: what is constrained, and by whom."""
+        """Return a one-sentence summary: number of constraints, quantities and source."""
         cited = f" ({self.source})" if self.source else ""
         return f"{len(self)} Gaussian constraints: {', '.join(dict.fromkeys(self.quantity))}{cited}."
 
     @property
     def needs_baryons(self) -> bool:
-        """Whether a prediction needs Ob0 h^2: of the microwave background it does."""
+        """Whether the predictions need Ob0 h^2, as those of the microwave background do."""
         return bool({*CMB, "omega_b"} & set(self.quantity))
 
     @property
     def needs_sound_horizon(self) -> bool:
-        """Whether a prediction needs the sound horizon at the drag epoch."""
+        """Whether the predictions need the sound horizon at the drag epoch."""
         return bool({*BAO, "r_d"} & set(self.quantity))
 
     @property
     def needs_hubble(self) -> bool:
-        """Whether they measure H0 by itself, not only in products."""
+        """Whether the constraints depend on H0 separately, not only through the product H0 r_d."""
         return bool({*CMB, "omega_b", "omega_m", "H0", "r_d"} & set(self.quantity))
 
     def to_config(self) -> dict[str, Any]:
-        """Return plain lists, which `from_config` takes."""
+        """Return a dict of lists and strings, the input of `from_config`."""
         plain = {"quantity": list(self.quantity), "source": self.source}
         return plain | {key: np.asarray(getattr(self, key)).tolist() for key in ("z", "value", "covariance")}
 
     @classmethod
     def from_config(cls, stored: Mapping[str, Any]) -> "GaussianConstraints":
-        """Build from what `to_config` returned, or from a table of a configuration with the same keys."""
+        """Build the container from the output of `to_config`, or from a configuration table with the same keys."""
         known = {item.name for item in dataclasses.fields(cls)} | {"sigma"}
         unknown = set(stored) - known
         if unknown:
@@ -163,18 +164,19 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
     Parameters
     ----------
     path
-        CSV, ECSV or FITS with the columns ``quantity``, ``value``, ``z``, and ``sigma`` where they are independent. Or
-        blank-separated text of rows ``z value quantity`` as the DESI collaboration publishes it, with
-        ``DM_over_rs`` and so on.
+        CSV, ECSV or FITS file with the columns ``quantity``, ``value``, ``z`` and, for independent measurements,
+        ``sigma``; or blank-separated text with rows ``z value quantity`` as published by the DESI collaboration, with
+        names such as ``DM_over_rs``.
     covariance
-        Text file of the covariance, where they are not.
+        File of the covariance, for correlated measurements; see
+        `hbm_jax.data.supernovae.dense_covariance.read_covariance`.
 
     Raises
     ------
     FileNotFoundError
         If a file does not exist.
     DataError
-        As `GaussianConstraints.from_columns`; the message begins with the path.
+        As for `GaussianConstraints.from_columns`; the message begins with the path.
     """
     from hbm_jax.data.supernovae.dense_covariance import read_covariance
 
@@ -198,10 +200,10 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
 
 
 def planck2018_distance_priors() -> GaussianConstraints:
-    """Shift parameter, acoustic scale and baryon density of Planck 2018 (TT,TE,EE+lowE).
+    """Return the shift parameter, acoustic scale and baryon density of Planck 2018 (TT,TE,EE+lowE).
 
     Chen, Huang & Wang 2019, JCAP 02, 028 (arXiv:1808.05724), for flat LCDM: R = 1.7502 +- 0.0046, l_A = 301.471 +-
-    0.090, Ob0 h^2 = 0.02236 +- 0.00015, with the inverse covariance that goes with the paper.
+    0.090, Ob0 h^2 = 0.02236 +- 0.00015, with the published inverse covariance.
     """
     precision = np.array(
         [
@@ -219,9 +221,9 @@ def planck2018_distance_priors() -> GaussianConstraints:
 
 
 def desi2024_bao() -> GaussianConstraints:
-    """Distances of baryon acoustic oscillations of the first year of DESI, in units of the sound horizon.
+    """Return distances in units of the sound horizon from baryon acoustic oscillations in the first year of DESI.
 
-    DESI Collaboration 2024 (arXiv:2404.03002), table 1: values, errors and correlations as printed there.
+    DESI Collaboration 2024 (arXiv:2404.03002), table 1.
     """
     pairs = [  # z, D_M / r_d, error, D_H / r_d, error, correlation
         (0.510, 13.62, 0.25, 20.98, 0.61, -0.445),
@@ -239,10 +241,10 @@ def desi2024_bao() -> GaussianConstraints:
         cross = correlation * sigma_across * sigma_along
         blocks.append(np.array([[sigma_across**2, cross], [cross, sigma_along**2]]))
     covariance = np.zeros((len(columns["z"]),) * 2)
-    place = 0
+    start = 0
     for block in blocks:
-        covariance[place : place + len(block), place : place + len(block)] = block
-        place += len(block)
+        covariance[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
     return GaussianConstraints.from_columns(
         columns | {"covariance": covariance}, source="DESI 2024, arXiv:2404.03002, table 1"
     )

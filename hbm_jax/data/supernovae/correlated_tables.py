@@ -1,4 +1,4 @@
-"""Published supernova tables with covariance matrices in alpha and beta: SNLS3 and JLA."""
+"""Reader of supernova tables with covariance matrices in alpha and beta, such as SNLS3 and JLA."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,35 +37,37 @@ def read_correlated_supernovae(
     missing: float | list[float] = (),  # type: ignore[assignment]
     leave_out: str | list[str] = (),  # type: ignore[assignment]
 ) -> CorrelatedSupernovae:
-    """Read supernovae and the blocks of their covariance.
+    """Read supernovae and the six blocks of their covariance in alpha and beta.
 
     Parameters
     ----------
     source
-        Path of a light-curve table as published with SNLS3 (SiFTO: a column ``s``; Conley et al. 2011, ApJS 192, 1) or
-        JLA (``jla_lcparams.txt``; Betoule et al. 2014, A&A 568, A22), or anything that
-        `hbm_jax.data.read_supernovae` reads.
+        Path of the light-curve table of SNLS3 (SiFTO, with a column ``s``; Conley et al. 2011, ApJS 192, 1) or of JLA
+        (``jla_lcparams.txt``; Betoule et al. 2014, A&A 568, A22), or any input of `hbm_jax.data.read_supernovae`.
     covariance : str
-        Path of the covariance: an ``.npz`` with the blocks by name, whole (N, N) or the lower triangle as
-        ``<name>_tril``; a folder with ``*v0_covmatrix.dat`` and so on, text whose first number is N; or JLA's C_eta,
-        (3N, 3N), a FITS file or a folder of several ``C_*.fits``, which are added.
+        Path of the covariance, in one of these forms:
+
+        - an ``.npz`` file with the blocks by name, either as (N, N) or as lower triangles named ``<name>_tril``;
+        - a folder of text files ``*v0_covmatrix.dat`` etc., in which N precedes the N^2 elements;
+        - the matrix C_eta (3N, 3N) of JLA: a FITS file, or a folder of files ``C_*.fits``, which are summed.
     columns, format, missing
-        As in `hbm_jax.data.read_supernovae`; only for other tables than those of SNLS3 and JLA.
+        As for `hbm_jax.data.read_supernovae`; not for the published tables of SNLS3 and JLA.
     leave_out
-        As in `hbm_jax.data.read_supernovae`; of the published tables supernovae by name.
+        As for `hbm_jax.data.read_supernovae`; ``"bad"`` is not supported for the published tables.
 
     Returns
     -------
     CorrelatedSupernovae
-        For SNLS3, ``x1`` is s - 1, and Conley's intrinsic scatter of each survey and peculiar velocities of 150 km/s
-        are in the ``variance_*`` fields; for JLA these are separated from the published errors.
+        For SNLS3, ``x1`` is s - 1, and the ``variance_*`` fields contain the intrinsic scatter of each survey (Conley
+        et al. 2011), peculiar velocities of 150 km/s and the redshift errors of the table. For JLA, coherent scatter,
+        lensing and peculiar velocities are separated from the published errors.
 
     Raises
     ------
     FileNotFoundError
         If a path does not exist.
     DataError
-        For everything else that is wrong.
+        For any other problem with the data.
     """
     path = Path(covariance)
     if not path.exists():
@@ -75,21 +77,23 @@ def read_correlated_supernovae(
         blocks, joint = _read_blocks(path)
     if published is None:
         sne, rows = supernovae_and_rows(source, columns, format, missing, leave_out, tied=True)
-        picked = _block_of(blocks, rows)
-        return CorrelatedSupernovae.from_supernovae(sne, picked, blocks_hold_errors=joint)
+        selected = _block_of(blocks, rows)
+        return CorrelatedSupernovae.from_supernovae(sne, selected, blocks_hold_errors=joint)
     if columns:
         raise DataError(f"{source}: expected no columns for a published table; found {listed(columns)}.")
     if np.size(missing):
-        raise DataError(f"{source}: expected no missing for a published table, which has none; found {missing}.")
-    sne, hold = published
-    whole = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=hold or joint)
+        raise DataError(
+            f"{source}: expected no missing= for a published table, which has no missing-value codes; found {missing}."
+        )
+    sne, blocks_hold_errors = published
+    container = CorrelatedSupernovae.from_supernovae(sne, blocks, blocks_hold_errors=blocks_hold_errors or joint)
     if not len(leave_out):
-        return whole
-    return whole.subset(leave_out_rows(sne.name, leave_out))
+        return container
+    return container.subset(leave_out_rows(sne.name, leave_out))
 
 
 def _block_of(blocks, rows):
-    """Return the rows and columns of some objects of every block."""
+    """Return the blocks restricted to the selected objects."""
     if isinstance(rows, slice):
         return blocks
     if isinstance(blocks, dict):
@@ -98,21 +102,24 @@ def _block_of(blocks, rows):
 
 
 def _published(source: Any) -> tuple[Supernovae, bool] | None:
-    """Return the supernovae of a published light-curve table; None for any other."""
+    """Return the supernovae of a light-curve table of SNLS3 or JLA, and whether its blocks include the fit errors.
+
+    Return None for any other table.
+    """
     if not isinstance(source, str | Path) or not Path(source).is_file():
         return None
     with open(source, "rb") as file:
-        first = file.readline()
-    words = first.decode(errors="replace").lstrip("#").split()
-    if not {"zcmb", "3rdvar", "set"} <= set(words):
+        header = file.readline()
+    column_names = header.decode(errors="replace").lstrip("#").split()
+    if not {"zcmb", "3rdvar", "set"} <= set(column_names):
         return None
     from astropy.io import ascii
 
     table = ascii.read(str(source), format="commented_header", guess=False)
     values: dict[str, Any] = {key: np.asarray(table[name]) for key, name in LIGHT_CURVES.items()}
-    sifto = "s" in words
+    sifto = "s" in column_names
     for key, names in {"cov_m_c": ("cov_m_c", "cov_m_"), "cov_x1_c": ("cov_s_c",)}.items():
-        values[key] = np.asarray(table[next(name for name in names if name in words)])
+        values[key] = np.asarray(table[next(name for name in names if name in column_names)])
     values["x1"] = np.asarray(table["s"]) - 1.0 if sifto else np.asarray(table["x1"])
     values["sigma_x1"] = np.asarray(table["ds" if sifto else "dx1"])
     surveys = SNLS3_SURVEYS if sifto else JLA_SURVEYS
@@ -121,34 +128,35 @@ def _published(source: Any) -> tuple[Supernovae, bool] | None:
         return Supernovae.from_columns(values).separate_error_parts(JLA_ERROR_PARTS), True
     sne = Supernovae.from_columns(values)
     coherent = np.array([SNLS3_SCATTER.get(survey, 0.1) ** 2 for survey in sne.survey])
-    slope = 5.0 / np.log(10.0) / sne.z_cmb  # magnitudes per redshift
+    slope = 5.0 / np.log(10.0) / sne.z_cmb  # mag per unit redshift
     velocity = velocity_variance(sne.z_cmb, SNLS3_SIGMA_V) + (slope * np.asarray(table["dz"], float)) ** 2
     return sne.with_variances(coherent=coherent, velocity=velocity), False
 
 
 def _read_blocks(path: Path) -> tuple[np.ndarray | dict[str, np.ndarray], bool]:
-    """Return the blocks, and whether they come from a joint covariance, which holds the errors of the fits."""
+    """Return the blocks, and whether they are from a joint covariance, which includes the errors of the fits."""
     if path.is_dir():
-        joint = sorted(path.glob("C_*.fits"))
-        if joint:
-            return blocks_from_joint(np.sum([_fits(part) for part in joint], axis=0)), True
-        found = {name: file for name in BLOCKS for file in path.glob(f"*_{name}_covmatrix.dat")}
-        found |= {name: file for name in BLOCKS for file in path.glob(f"{name}_covmatrix.dat")}
-        if "v0" not in found:
+        joint_files = sorted(path.glob("C_*.fits"))
+        if joint_files:
+            return blocks_from_joint(np.sum([_fits(part) for part in joint_files], axis=0)), True
+        files = {name: file for name in BLOCKS for file in path.glob(f"*_{name}_covmatrix.dat")}
+        files |= {name: file for name in BLOCKS for file in path.glob(f"{name}_covmatrix.dat")}
+        if "v0" not in files:
             raise DataError(f"{path}: expected files *v0_covmatrix.dat and so on, or C_*.fits; found neither.")
-        return {name: _text(file) for name, file in found.items()}, False
+        return {name: _text(file) for name, file in files.items()}, False
     refuse_expansion(path)
     if path.suffix == ".npz":
         with path.open("rb") as file:
             stored = np.load(file)
             blocks = {name: _matrix(stored, name) for name in BLOCKS if name in stored or f"{name}_tril" in stored}
         if "v0" not in blocks:
-            raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, whole or <name>_tril; found no v0.")
+            raise DataError(f"{path}: expected arrays {', '.join(BLOCKS)}, full or as <name>_tril; found no v0.")
         return blocks, False
     return blocks_from_joint(_fits(path)), True
 
 
 def _fits(path: Path) -> np.ndarray:
+    """Read the image of a FITS file."""
     from astropy.io import fits
 
     with readable(path, "a FITS image"):
@@ -156,15 +164,17 @@ def _fits(path: Path) -> np.ndarray:
 
 
 def _text(path: Path) -> np.ndarray:
+    """Read an (N, N) matrix from text in which N precedes the elements."""
     with readable(path, "numbers"):
         numbers = np.array(read_text(path).split(), dtype=float)
     num = int(numbers[0]) if numbers.size else 0
     if numbers.size != num * num + 1:
-        raise DataError(f"{path}: expected {num} and then its square of numbers; found {numbers.size - 1} more.")
+        raise DataError(f"{path}: expected the size N = {num} and then N^2 numbers; found {numbers.size - 1}.")
     return numbers[1:].reshape(num, num)
 
 
 def _matrix(stored, name: str) -> np.ndarray:
+    """Return a block of an ``.npz`` file, from its full matrix or its lower triangle."""
     if name in stored:
         return stored[name]
     triangle = stored[f"{name}_tril"]

@@ -1,4 +1,4 @@
-"""Dense covariances of whole samples: read in the forms in which they are published, and checked."""
+"""Dense covariances of supernova samples: readers of the published file formats, and validation."""
 
 import os
 from collections.abc import Sequence
@@ -12,62 +12,61 @@ from hbm_jax.validation import SMALLEST_CORRELATION_EIGENVALUE, DataError, Float
 
 __all__ = ["checked_covariance", "read_covariance"]
 
-# Largest difference of two elements that should be equal, in units of the product of the errors: published text has
+# Largest allowed difference of elements (i, j) and (j, i), in units of the product of the errors: published text has
 # six digits or more.
 ASYMMETRY = 1e-6
 
 
 def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floats:
-    """Return a covariance (N, N) made exactly symmetric.
+    """Validate a covariance (N, N) and return it exactly symmetric.
 
     Raises
     ------
     DataError
-        For another shape, numbers that are not finite, variances that are not positive, elements that differ from their
-        mirror images by more than 1e-6 of the product of the errors, and a correlation matrix with an eigenvalue not
+        For a wrong shape, numbers that are not finite, variances that are not positive, elements (i, j) and (j, i) that
+        differ by more than 1e-6 of the product of the errors, and a correlation matrix whose smallest eigenvalue is not
         above 1e-12.
     """
     matrix = np.array(covariance, dtype=np.float64)
     num = len(names)
     if matrix.shape != (num, num):
-        raise DataError(f"{what}: expected shape ({num}, {num}), one row and column an object; found {matrix.shape}.")
+        raise DataError(f"{what}: expected shape ({num}, {num}), one row and column per object; found {matrix.shape}.")
     bad = ~np.isfinite(matrix)
     reject_rows(bad.any(axis=1), [f"{row[~np.isfinite(row)][:1]}" for row in matrix], what, "finite numbers", names)
     variance = np.diagonal(matrix)
     reject_rows(variance <= 0, variance, f"{what}, its diagonal", "a variance above 0", names)
     sigma = np.sqrt(variance)
     correlation = matrix / sigma[:, None] / sigma
-    apart = np.abs(correlation - correlation.T)
-    if apart.max() > ASYMMETRY:
-        i, j = (int(k) for k in np.unravel_index(apart.argmax(), apart.shape))
+    asymmetry = np.abs(correlation - correlation.T)
+    if asymmetry.max() > ASYMMETRY:
+        i, j = (int(k) for k in np.unravel_index(asymmetry.argmax(), asymmetry.shape))
         raise DataError(
             f"{what}: expected a symmetric matrix; found {matrix[i, j]:.8g} at ({i}, {j}), of {names[i]} and "
             f"{names[j]}, and {matrix[j, i]:.8g} at ({j}, {i})."
         )
     correlation = 0.5 * (correlation + correlation.T)
     try:
-        # Much cheaper than eigenvalues, which are only computed for the message.
+        # A Cholesky factorisation is much cheaper than the eigenvalues, which are needed only for the message.
         np.linalg.cholesky(correlation - SMALLEST_CORRELATION_EIGENVALUE * np.eye(num))
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(correlation)
+        eigenvalues, vectors = np.linalg.eigh(correlation)
         worst = np.argsort(-np.abs(vectors[:, 0]))[:2]
         raise DataError(
-            f"{what}: expected a positive definite {num} x {num} matrix; found {int((values <= 1e-12).sum())} "
-            f"eigenvalues of its correlation matrix that are not above 0, the smallest {values[0]:.3g}; that direction "
-            f"is mostly {' and '.join(names[i] for i in worst)}."
+            f"{what}: expected a positive definite {num} x {num} matrix; found {int((eigenvalues <= 1e-12).sum())} "
+            f"eigenvalues of its correlation matrix that are not above 0, the smallest {eigenvalues[0]:.3g}; its "
+            f"eigenvector is dominated by {' and '.join(names[i] for i in worst)}."
         ) from None
     return 0.5 * (matrix + matrix.T)
 
 
 def read_covariance(path: str | os.PathLike, num: int) -> Floats:
-    """Read a matrix (num, num) in any of the forms in which covariances of supernovae are published.
+    """Read a matrix (num, num) in any format in which covariances of supernovae are published.
 
     Parameters
     ----------
     path
-        Text, also with ``.gz``: num x num numbers in any layout, with or without their number num before them. Or
-        ``.npz`` with a square matrix or, as the Dovekie release has it, num and the upper triangle row by row. Or
-        ``.npy``.
+        Text file (also ``.gz``) with num x num numbers in any layout, optionally preceded by num; ``.npz`` file with a
+        square matrix or, as in the Dovekie release, with num and the upper triangle row by row; or ``.npy`` file.
     num
         Number of objects.
 
@@ -76,7 +75,7 @@ def read_covariance(path: str | os.PathLike, num: int) -> Floats:
     FileNotFoundError
         If the path does not exist.
     DataError
-        If it holds another number of entries, or no numbers.
+        If the number of entries is wrong, or the entries are not numbers.
     """
     path = Path(path)
     if not path.exists():

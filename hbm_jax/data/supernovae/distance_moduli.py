@@ -1,4 +1,4 @@
-"""The container of distance-level supernova samples: moduli or corrected magnitudes with one dense covariance."""
+"""Distance-level supernova samples: distance moduli or corrected magnitudes with a dense covariance."""
 
 import dataclasses
 from collections import Counter
@@ -37,7 +37,7 @@ from hbm_jax.validation import (
 __all__ = ["DistanceModuli"]
 
 QUANTITIES = ("mu", "m_b_corr")
-# Moduli are known up to an offset.
+# Moduli may have an arbitrary offset, hence the wide allowed range of `mu`.
 COLUMNS: dict[str, Column] = {
     "name": TEXT,
     "survey": TEXT,
@@ -49,39 +49,40 @@ COLUMNS: dict[str, Column] = {
     "covariance": Column(None),
     "mu_calibrator": Column("mag", "a modulus of a calibrator", (10.0, 50.0), (18.0, 40.0)),
 }
-COVARIATE = "covariate_"  # before the name of a covariate among the arrays of `to_dict` and the columns of a table
+COVARIATE = "covariate_"  # prefix of covariates in the output of `to_dict` and in tables
 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class DistanceModuli(Unusual):
-    """Distance moduli, or magnitudes corrected for all but distance, of N objects with their covariance.
+    """Distance moduli or standardised magnitudes of N objects, with their covariance.
 
-    Build one with `from_columns`, `hbm_jax.data.read_distance_moduli` or `load_distance_moduli`; the constructor itself
-    checks nothing, because JAX uses it with traced fields. A pytree: arrays are leaves, text is static. Arrays are
-    read-only float64 NumPy arrays. An object may be a supernova, one of several light curves of it, or a bin.
+    Build it with `from_columns`, `hbm_jax.data.read_distance_moduli` or `hbm_jax.data.load_distance_moduli`. The
+    constructor does not validate, because JAX calls it with traced fields. Registered as a pytree: arrays are leaves,
+    strings are static. Arrays are read-only float64 NumPy arrays. An object is a supernova, one of several light curves
+    of a supernova, or a redshift bin.
 
     Attributes
     ----------
-    name, survey
-        N strings each; ``"unknown"`` where the table names no survey.
-    quantity
-        ``"mu"`` or ``"m_b_corr"``: whether `mu` is a modulus, up to an offset, or a magnitude, which is the modulus and
-        the absolute magnitude.
+    name, survey : tuple of str
+        Name and survey of each object; the survey is ``"unknown"`` if the table does not contain it.
+    quantity : str
+        Content of `mu`: ``"mu"`` for distance moduli, up to a common offset; ``"m_b_corr"`` for corrected magnitudes,
+        the sum of distance modulus and absolute magnitude.
     z_cmb, z_hel : (N,)
-        Redshift of the expansion (in the CMB frame, corrected for peculiar velocities where that was done) and
-        heliocentric, positive.
+        Cosmological redshift (in the CMB frame, corrected for peculiar velocities if the sample is) and heliocentric
+        redshift, positive.
     mu : (N,)
-        Modulus or corrected magnitude [mag].
+        Distance modulus or corrected magnitude [mag].
     covariance : (N, N)
-        Its covariance, statistical and systematic [mag^2], positive definite.
+        Statistical and systematic covariance of `mu` [mag^2], positive definite.
     mu_calibrator : (N,)
-        Modulus of the host from Cepheids or another calibrator [mag]; NaN where there is none. Its error is part of the
-        covariance.
+        Distance modulus of the host from Cepheids or another calibrator [mag]; NaN if unknown. Its error is part of
+        `covariance`.
     covariates : dict of str to (N,)
-        What residuals may be looked at against; NaN where missing.
+        Quantities to plot residuals against; NaN if missing.
     warnings : tuple of str
-        What is unusual in the data, a sentence each.
+        One sentence for each unusual feature of the data.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -102,24 +103,24 @@ class DistanceModuli(Unusual):
         covariates: Mapping[str, Any] | None = None,
         called: Mapping[str, str] | None = None,
     ) -> "DistanceModuli":
-        """Check columns and build the container: the one place where data comes in.
+        """Validate columns and build the container.
 
         Parameters
         ----------
         columns
-            Required: `z_cmb`; `mu` or `m_b_corr`; `covariance` (N, N), or `sigma` where they are independent. Optional:
-            `z_hel` (z_cmb where absent), `mu_calibrator` (NaN, masked or empty where there is none), `survey`, `name`.
+            Required: `z_cmb`; `mu` or `m_b_corr`; `covariance` (N, N), or `sigma` for independent errors. Optional:
+            `z_hel` (default `z_cmb`), `mu_calibrator` (NaN, masked or empty if unknown), `survey`, `name`.
         covariates
-            More columns, for figures of the residuals; entries may be missing.
+            Additional columns for residual plots; entries may be missing.
         called
-            What messages call a column, where the user's table has another name for it.
+            Column names to use in messages, by standard name.
 
         Raises
         ------
         DataError
-            For an unknown or missing column, unequal lengths, no rows, a value missing, not finite or beyond what
-            physics allows, redshifts in two frames that cannot be of one object, and a covariance of the wrong size,
-            not symmetric or not positive definite.
+            For unknown or missing columns, unequal lengths, no rows, values that are missing, not finite or outside
+            their allowed range, CMB and heliocentric redshifts that differ by more than 0.01 (1 + z), and a covariance
+            that has a wrong shape, is not symmetric or is not positive definite.
 
         Examples
         --------
@@ -129,20 +130,20 @@ class DistanceModuli(Unusual):
         called = dict(called or {})
         reject_unknown(columns, list(COLUMNS), "column")
         require_present("z_cmb", columns)
-        given = [key for key in QUANTITIES if key in columns]
-        if len(given) != 1:
-            found = "both" if given else f"the columns {listed(columns)}"
-            raise DataError(f"expected one of the columns 'mu' and 'm_b_corr', found {found}.")
+        quantities = [key for key in QUANTITIES if key in columns]
+        if len(quantities) != 1:
+            present = "both" if quantities else f"the columns {listed(columns)}"
+            raise DataError(f"expected one of the columns 'mu' and 'm_b_corr', found {present}.")
         if ("sigma" in columns) == ("covariance" in columns):
-            found = "both" if "sigma" in columns else f"the columns {listed(columns)}"
-            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {found}.")
+            present = "both" if "sigma" in columns else f"the columns {listed(columns)}"
+            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {present}.")
         names = text_tuple(columns["name"], called.get("name", "name"), "row {row}") if "name" in columns else ()
         optional = {"mu_calibrator"} | {f"{COVARIATE}{key}" for key in covariates or {}}
-        every = {key: columns[key] for key in columns if key not in ("name", "survey", "covariance")}
-        every |= {f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}
+        numeric = {key: columns[key] for key in columns if key not in ("name", "survey", "covariance")}
+        numeric |= {f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}
         numbers = {
             key: float_vector(value, called.get(key, key), names, allow_missing=key in optional)
-            for key, value in every.items()
+            for key, value in numeric.items()
         }
         lengths = {key: len(value) for key, value in numbers.items()}
         survey = text_tuple(columns["survey"], "survey", "unknown") if "survey" in columns else ()
@@ -159,10 +160,10 @@ class DistanceModuli(Unusual):
         return cls(
             names,
             survey or ("unknown",) * num,
-            given[0],
+            quantities[0],
             frozen_array(numbers["z_cmb"]),
             frozen_array(numbers.get("z_hel", numbers["z_cmb"])),
-            frozen_array(numbers[given[0]]),
+            frozen_array(numbers[quantities[0]]),
             frozen_array(covariance),
             frozen_array(numbers.get("mu_calibrator", np.full(num, np.nan))),
             {key: frozen_array(numbers[f"{COVARIATE}{key}"]) for key in covariates or {}},
@@ -177,7 +178,7 @@ class DistanceModuli(Unusual):
 
     @property
     def sigma(self) -> Floats:
-        """Error of each object by itself [mag], (N,): the root of the diagonal."""
+        """Error of each object [mag], (N,): the square root of the diagonal of the covariance."""
         return np.sqrt(np.diagonal(self.covariance))
 
     @property
@@ -187,29 +188,29 @@ class DistanceModuli(Unusual):
 
     @property
     def survey_counts(self) -> dict[str, int]:
-        """Number of objects of each survey, the largest first."""
+        """Number of objects in each survey, in descending order."""
         return dict(Counter(self.survey).most_common())
 
     def describe(self) -> str:
-        """Return one paragraph: how many objects, from where, at which redshifts, and with which errors."""
+        """Return a one-paragraph summary: number of objects, surveys, redshifts and errors."""
         surveys = ", ".join(f"{survey} {count}" for survey, count in self.survey_counts.items())
         what = "distance moduli" if self.quantity == "mu" else "corrected magnitudes"
-        off = np.asarray(self.covariance) - np.diag(np.diagonal(self.covariance))
-        errors = "correlated" if off.any() else "uncorrelated"
-        num = int(self.is_calibrator.sum())
-        calibrators = f" {num} are calibrators of known distance." if num else ""
+        off_diagonal = np.asarray(self.covariance) - np.diag(np.diagonal(self.covariance))
+        errors = "correlated" if off_diagonal.any() else "uncorrelated"
+        num_calibrators = int(self.is_calibrator.sum())
+        calibrators = f" {num_calibrators} are calibrators of known distance." if num_calibrators else ""
         return (
             f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g} ({surveys}). Errors are "
-            f"{errors}, their median {np.median(self.sigma):.3g} mag.{calibrators}{self._told()}"
+            f"{errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._told()}"
         )
 
     def subset(self, rows: ArrayLike) -> "DistanceModuli":
-        """Return the objects picked by a boolean mask (N,) or by integer indices, with their block of the covariance.
+        """Return the objects selected by a boolean mask (N,) or by integer indices, with their covariance.
 
         Raises
         ------
         DataError
-            If the mask has another length, an index is out of range, or nothing is left.
+            If the mask has a wrong length, an index is out of range, or the selection is empty.
 
         Examples
         --------
@@ -222,14 +223,14 @@ class DistanceModuli(Unusual):
                 raise DataError(f"subset: expected a mask of shape ({num},), found shape {index.shape}.")
             index = np.flatnonzero(index)
         if index.size == 0:
-            raise DataError("subset: expected at least one object, found a selection of none.")
+            raise DataError("subset: expected at least one object, found an empty selection.")
         if index.dtype.kind not in "iu" or index.ndim != 1:
             raise DataError(
                 f"subset: expected a mask or a list of indices, found {index.dtype} of shape {index.shape}."
             )
-        outside = index[(index < -num) | (index >= num)]
-        if outside.size:
-            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {outside[0]}.")
+        out_of_range = index[(index < -num) | (index >= num)]
+        if out_of_range.size:
+            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {out_of_range[0]}.")
         vectors: dict[str, Any] = {
             key: frozen_array(getattr(self, key)[index]) for key in ("z_cmb", "z_hel", "mu", "mu_calibrator")
         }
@@ -243,28 +244,28 @@ class DistanceModuli(Unusual):
         )
 
     def without_survey(self, survey: str) -> "DistanceModuli":
-        """Return all objects but those of a survey.
+        """Return the objects of all other surveys.
 
         Raises
         ------
         DataError
-            If there is no such survey, or no other.
+            If the survey is not in the sample, or is the only one.
         """
         if survey not in self.survey:
             raise DataError(f"survey: expected one of {listed(self.survey_counts)}; found {survey!r}.")
         return self.subset(np.array([name != survey for name in self.survey]))
 
     def replace_observations(self, mu: ArrayLike) -> "DistanceModuli":
-        """Return a copy with other moduli or magnitudes, (N,), for example simulated ones.
+        """Return a copy with other moduli or magnitudes (N,), for example simulated ones.
 
         Raises
         ------
         DataError
             If a value is not finite or the length is not N.
         """
-        new = float_vector(mu, "mu", self.name)
-        require_same_length({"the container": len(self), "mu": len(new)})
-        return dataclasses.replace(self, mu=frozen_array(new))
+        values = float_vector(mu, "mu", self.name)
+        require_same_length({"the container": len(self), "mu": len(values)})
+        return dataclasses.replace(self, mu=frozen_array(values))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, text as arrays of strings, for storage."""
@@ -275,19 +276,19 @@ class DistanceModuli(Unusual):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "DistanceModuli":
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
+        """Build the container from the output of `to_dict`; every value is restored exactly."""
         quantity = str(stored["quantity"])
         covariates = {key.removeprefix(COVARIATE): v for key, v in stored.items() if key.startswith(COVARIATE)}
         skipped = {"quantity", "mu", "warnings"}
         columns = {key: v for key, v in stored.items() if key not in skipped and not key.startswith(COVARIATE)}
-        made = cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
-        return dataclasses.replace(made, warnings=warnings_of(stored))
+        container = cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
+        return dataclasses.replace(container, warnings=warnings_of(stored))
 
     def to_table(self):
-        """Return an astropy ``Table``, one row an object, that `hbm_jax.data.read_distance_moduli` reads back.
+        """Return an astropy ``Table`` with one row per object, which `hbm_jax.data.read_distance_moduli` reads.
 
-        The covariance is a column of N numbers a row. In CSV, which has no such columns, `hbm-jax simulate` writes N
-        columns ``covariance_0`` and so on, and the reader knows them.
+        The column ``covariance`` has N numbers per row. CSV has no such columns: there, `hbm-jax simulate` writes N
+        columns ``covariance_0``, ``covariance_1`` and so on, which the reader recognises.
         """
         from astropy.table import Table
 

@@ -1,4 +1,4 @@
-"""Distance-level samples from the files in which they are published, and from tables of one's own."""
+"""Readers of distance-level samples: files of published releases, and tables in general."""
 
 import dataclasses
 import os
@@ -23,27 +23,28 @@ __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
-# A total covariance contains the statistical one: where more than half of its diagonal is below this share of the
-# stated variances, it is taken to be a systematic one that was called total.
+# A total covariance includes the statistical variances. If more than half of its diagonal is below this fraction of the
+# variances in the table, it is probably a systematic covariance, and `read_distance_moduli` raises an error.
 TOO_SMALL = 0.9
 
 
 @dataclass(frozen=True)
 class DistanceFormat:
-    """How a release is written: which columns are which, and what its covariance file holds.
+    """File format of a release.
 
     Attributes
     ----------
     read : callable
-        Path -> columns as they stand in the file.
+        Function that reads the table at a path.
     columns : dict of str to str
-        Standard name to the file's.
+        Column names in the file, by standard name.
     covariance_is : str
-        ``"total"``; ``"systematic"``, to which the squared errors of the table are added; ``"inverse"``, of the total.
+        Content of the covariance file: ``"total"``; ``"systematic"``, to which the squared errors of the table are
+        added; ``"inverse"``, the inverse of the total covariance.
     z_min : float
-        Objects at or below this redshift are left out, other than calibrators, as the release's own likelihood does.
+        Objects at or below this redshift are left out, except calibrators, as in the likelihood of the release.
     covariates : dict of str to str
-        Columns worth looking at residuals against.
+        Column names in the file of covariates for residual plots, by name of the covariate.
     usual : str
         Name of the covariance file in the release.
     """
@@ -57,20 +58,22 @@ class DistanceFormat:
 
 
 def _pantheon2018(path: Path) -> TableColumns:
-    """As JLA's light-curve parameters; rows have one entry less than the header has names."""
+    """Read the table of Pantheon 2018, whose rows have one entry fewer than the header has names."""
     return blank_separated(path, short=True)
 
 
 def _jla_binned(path: Path) -> TableColumns:
+    """Read the binned distance moduli of JLA, a table without a header."""
     return blank_separated(path, ["z", "mu"])
 
 
 def _union2(path: Path) -> TableColumns:
+    """Read the table of Union2.1, which has no header."""
     return blank_separated(path, ["name", "z", "mu", "sigma", "probability_low_mass"])
 
 
 def _union3(path: Path) -> TableColumns:
-    """Image of the Union3 release: first row redshifts, first column moduli, the rest the inverse covariance."""
+    """Read the FITS image of Union3: redshifts (first row), moduli (first column) and inverse covariance (the rest)."""
     from astropy.io import fits
 
     image = np.asarray(fits.getdata(path), dtype=np.float64)
@@ -83,6 +86,7 @@ def _union3(path: Path) -> TableColumns:
 
 
 def _table(path: Path) -> TableColumns:
+    """Read a table with `read_table`."""
     return read_table(path)
 
 
@@ -129,48 +133,48 @@ def read_distance_moduli(
     z_min: float | None = None,
     calibrators: bool = True,
 ) -> DistanceModuli:
-    """Read a distance-level sample in the form in which it is published, or from a table of one's own.
+    """Read distance moduli or corrected magnitudes from a published release or from any table.
 
     Parameters
     ----------
     source
-        Path of the table. With ``format="table"`` also anything that `hbm_jax.data.read_table` takes.
+        Path of the table. With ``format="table"``, any input of `hbm_jax.data.read_table`.
     covariance
-        Path of the covariance, as text (also with ``.gz``), ``.npz`` or ``.npy``; or ``"diagonal"``: the errors of the
-        table alone, as if they were independent.
+        Path of the covariance: text (also ``.gz``), ``.npz`` or ``.npy``. ``"diagonal"``: use only the errors of the
+        table, without correlations.
     columns
-        Which column of the table is which, standard name (of `DistanceModuli.from_columns`) to the table's, in place of
-        the format's.
+        Column names in the table, by standard name (see `DistanceModuli.from_columns`); they take precedence over those
+        of `format`.
     format
-        ``"table"``: columns have their standard names, or `columns` tells. ``"pantheon+"``, ``"des-sn5yr"``,
-        ``"des-dovekie"``, ``"union3"`` (the FITS image with its inverse covariance), ``"jla-binned"``,
-        ``"pantheon2018"``, ``"union2.1"``: the files of these releases. ``"snana"``: any text table of SNANA with zHD,
-        zHEL, MU and MUERR. In all of these -9 is no value.
+        ``"table"``: a table with standard column names or with names given by `columns`. ``"pantheon+"``,
+        ``"des-sn5yr"``, ``"des-dovekie"``, ``"union3"`` (the FITS image with the inverse covariance),
+        ``"jla-binned"``, ``"pantheon2018"``, ``"union2.1"``: files of these releases. ``"snana"``: a text table of
+        SNANA with zHD, zHEL, MU and MUERR. In all formats except ``"table"``, -9 stands for missing values.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        Rows to leave out: names of objects, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out those that
-        cannot be used, and warns of them.
+        Names of objects to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out unusable
+        rows, with a warning.
     covariance_is
-        ``"total"``, ``"systematic"`` (squares of the table's errors are added), or ``"inverse"`` (of the total); by
-        default what the release means by it.
+        Content of the covariance file: ``"total"``, ``"systematic"`` (the squared errors of the table are added) or
+        ``"inverse"`` (of the total covariance). The default depends on the format.
     z_min
-        Objects at or below this redshift are left out, calibrators aside; 0.01 for Pantheon+, else 0.
+        Objects at or below this redshift are left out, except calibrators. Default: 0.01 for Pantheon+, otherwise 0.
     calibrators
-        Whether to keep calibrators with their independent distances, which give H0. False: leave those objects out
-        that `z_min` leaves out, and take the others as any object.
+        Whether to keep calibrators and their independent distances, which determine H0. If False, `z_min` applies to
+        calibrators too, and the remaining ones are treated as other objects.
 
     Returns
     -------
     DistanceModuli
-        An object with several rows, as Pantheon+ has them, is named with its survey too.
+        For objects with several rows, as in Pantheon+, the names include the survey.
 
     Raises
     ------
     FileNotFoundError
         If a path does not exist.
     DataError
-        For everything else that is wrong; the message begins with the file.
+        For any other problem with the data; the message begins with the path of the table.
 
     Examples
     --------
@@ -196,32 +200,32 @@ def read_distance_moduli(
             with readable(Path(source), f"a table of the format {format!r}"):
                 table = chosen.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
-        found, more, called = _columns(table, chosen, columns or {})
-        warnings = repeated_names(found["name"], "objects") if "name" in found else []
-        if "name" in found:
-            found["name"] = _distinct(found["name"], found.get("survey"))
-        found = _with_covariance(found, chosen, covariance, covariance_is)
-        both = found | {f"{COVARIATE}{key}": value for key, value in more.items()}
+        values, covariates, called = _columns(table, chosen, columns or {})
+        repeated = repeated_names(values["name"], "objects") if "name" in values else []
+        if "name" in values:
+            values["name"] = _distinct(values["name"], values.get("survey"))
+        values = _with_covariance(values, chosen, covariance, covariance_is)
+        all_columns = values | {f"{COVARIATE}{key}": value for key, value in covariates.items()}
         data, left_out, _ = make_from_rows(
-            both, partial(_of_rows, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
+            all_columns, partial(_container, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
         )
-        # Errors of redshifts are part of those of the moduli.
+        # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
-        told = [*left_out, *unused, *(warnings if "sigma" in found else ()), *data.warnings]
-        data = dataclasses.replace(data, warnings=tell(told, origin=origin))
+        messages = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
+        data = dataclasses.replace(data, warnings=tell(messages, origin=origin))
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(origin) else f"{origin}: {text}") from error
     return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
 
 
-def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, str]) -> tuple[dict, dict, dict]:
-    """Columns and covariates of a table by their standard names, and what the table calls the columns."""
+def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict, dict]:
+    """Return columns and covariates of a table by standard name, and the names of the columns in the table."""
     standard = [key for key in COLUMNS if key != "covariance"]
-    usual = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
-    if any(key in given for key in QUANTITIES):
-        usual = {key: name for key, name in usual.items() if key not in QUANTITIES}
-    names = table.resolve(standard, dict(usual) | dict(given), {})
+    release_columns = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
+    if any(key in user_columns for key in QUANTITIES):
+        release_columns = {key: name for key, name in release_columns.items() if key not in QUANTITIES}
+    names = table.resolve(standard, dict(release_columns) | dict(user_columns), {})
     for keys in (("z_cmb",), QUANTITIES):
         if not any(key in names for key in keys):
             expected = chosen.columns.get(keys[0]) or keys[0]
@@ -230,34 +234,35 @@ def _columns(table: TableColumns, chosen: DistanceFormat, given: Mapping[str, st
                 f"columns={{{keys[0]!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
             )
     texts = ("name", "survey")
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         key: table.values(name, COLUMNS[key].unit, text=key in texts) for key, name in names.items()
     }
-    if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in found:
-        found["survey"] = [survey_name(number) for number in found["survey"]]
-    if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in found:
-        used = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
-        found["mu_calibrator"] = np.where(used, np.ma.filled(_numbers(found["mu_calibrator"]), np.nan), np.nan)
-    if "name" in found:
-        found["name"] = [str(name) for name in found["name"]]
+    if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in values:
+        values["survey"] = [survey_name(number) for number in values["survey"]]
+    if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in values:
+        flags = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
+        values["mu_calibrator"] = np.where(flags, np.ma.filled(_numbers(values["mu_calibrator"]), np.nan), np.nan)
+    if "name" in values:
+        values["name"] = [str(name) for name in values["name"]]
     if "covariance" in table.columns:
-        found["covariance"] = np.asarray(table.values("covariance"), dtype=np.float64)
+        values["covariance"] = np.asarray(table.values("covariance"), dtype=np.float64)
     elif "covariance_0" in table.columns:
         rows = range(len(table.columns["covariance_0"]))
-        found["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
-    own = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
-    wanted = {key: name for key, name in (dict(chosen.covariates) | own).items() if name in table.columns}
-    return found, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in wanted.items()}, names
+        values["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
+    prefixed = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
+    covariates = {key: name for key, name in (dict(chosen.covariates) | prefixed).items() if name in table.columns}
+    return values, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
 
 
 def _numbers(values: Any) -> np.ma.MaskedArray:
-    """Return a column as numbers, masked where there is none."""
+    """Return a column as a masked array of floats."""
     plain = np.ma.asarray(values)
-    some = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
-    return np.ma.MaskedArray(some.astype(float), np.ma.getmaskarray(plain))
+    texts = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
+    return np.ma.MaskedArray(texts.astype(float), np.ma.getmaskarray(plain))
 
 
-def _of_rows(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceModuli:
+def _container(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceModuli:
+    """Build the container from columns in which the covariates have their prefix."""
     covariates = {key.removeprefix(COVARIATE): value for key, value in columns.items() if key.startswith(COVARIATE)}
     return DistanceModuli.from_columns(
         {key: value for key, value in columns.items() if not key.startswith(COVARIATE)},
@@ -267,40 +272,40 @@ def _of_rows(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceM
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
-    """Names of objects, with survey and number where several rows have the same."""
-    many = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    """Return distinct names: repeated ones with survey and, if still not unique, a number."""
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if surveys is not None:
-        names = [f"{n} ({s})" if n in many else n for n, s in zip(names, surveys, strict=True)]
-    seen: dict[str, int] = {}
+        names = [f"{n} ({s})" if n in repeated else n for n, s in zip(names, surveys, strict=True)]
+    count: dict[str, int] = {}
     for index, name in enumerate(names):
-        seen[name] = seen.get(name, 0) + 1
-        if seen[name] > 1:
-            names[index] = f"{name} {seen[name]}"
+        count[name] = count.get(name, 0) + 1
+        if count[name] > 1:
+            names[index] = f"{name} {count[name]}"
     return names
 
 
-def _with_covariance(found: dict[str, Any], chosen: DistanceFormat, covariance, covariance_is) -> dict[str, Any]:
-    """Columns with the covariance in place of the errors."""
+def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance, covariance_is) -> dict[str, Any]:
+    """Return the columns with the covariance in place of the errors, if a covariance is given."""
     kind = covariance_is or chosen.covariance_is
     if kind not in KINDS:
         raise DataError(f"covariance_is: expected one of {', '.join(KINDS)}; found {kind!r}.")
     if covariance is None:
-        if "covariance" in found:
-            found.pop("sigma", None)
+        if "covariance" in columns:
+            columns.pop("sigma", None)
         elif chosen.usual:
             raise DataError(
                 f"expected covariance=<file> ({chosen.usual} of the release), or covariance='{DIAGONAL}' for the "
                 "errors of the table without correlations; found none."
             )
-        return found
-    found.pop("covariance", None)
+        return columns
+    columns.pop("covariance", None)
     if str(covariance) == DIAGONAL:
-        if "sigma" not in found:
+        if "sigma" not in columns:
             raise DataError(f"covariance='{DIAGONAL}' expects errors in the table; found none.")
-        return found
-    num = len(found["z_cmb"])
+        return columns
+    num = len(columns["z_cmb"])
     matrix = read_covariance(covariance, num)
-    sigma = found.pop("sigma", None)
+    sigma = columns.pop("sigma", None)
     variance = None if sigma is None else np.array(sigma, float) ** 2
     if kind == "inverse":
         try:
@@ -313,24 +318,24 @@ def _with_covariance(found: dict[str, Any], chosen: DistanceFormat, covariance, 
             raise DataError("covariance_is='systematic' expects errors in the table, to be added; found none.")
         matrix = matrix + np.diag(variance)
     elif variance is not None and np.mean(np.diagonal(matrix) < TOO_SMALL * variance) > 0.5:
-        share = float(np.median(np.diagonal(matrix) / variance))
+        fraction = float(np.median(np.diagonal(matrix) / variance))
         raise DataError(
             f"{covariance}: expected a total covariance, with at least the variances of the table; found a diagonal of "
-            f"{share:.2g} of them (median). To try: covariance_is='systematic'."
+            f"{fraction:.2g} of them (median). Try covariance_is='systematic'."
         )
-    return found | {"covariance": matrix}
+    return columns | {"covariance": matrix}
 
 
 def _selected(data: DistanceModuli, z_min: float, calibrators: bool) -> DistanceModuli:
-    """Leave out what is too near, and the calibrators' distances where they are not wanted."""
+    """Apply the redshift cut and, unless `calibrators`, remove the distances of calibrators."""
     keep = data.z_cmb > z_min
     if calibrators:
         keep |= data.is_calibrator
     if not keep.any():
-        raise DataError(f"z_min: expected some object beyond; found none of {len(data)} above {z_min:g}.")
-    chosen = data if keep.all() else data.subset(keep)
-    if calibrators or not chosen.is_calibrator.any():
-        return chosen
-    nothing = np.full(len(chosen), np.nan)
-    nothing.flags.writeable = False
-    return dataclasses.replace(chosen, mu_calibrator=nothing)
+        raise DataError(f"z_min: expected an object at a higher redshift; found none of {len(data)} above {z_min:g}.")
+    selected = data if keep.all() else data.subset(keep)
+    if calibrators or not selected.is_calibrator.any():
+        return selected
+    no_distance = np.full(len(selected), np.nan)
+    no_distance.flags.writeable = False
+    return dataclasses.replace(selected, mu_calibrator=no_distance)

@@ -1,4 +1,4 @@
-"""Published samples that cannot ship with the package, fetched by name, checked, and kept."""
+"""Download of published samples that cannot be distributed with the package."""
 
 import os
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from hbm_jax.names import did_you_mean
 
 __all__ = ["DOWNLOADS", "DownloadError", "fetch_distance_moduli", "load_distance_moduli"]
 
-FOLDER = "HBM_JAX_DATA"  # environment variable that names another folder than the user's cache
+FOLDER = "HBM_JAX_DATA"  # environment variable with the download folder, instead of the user's cache
 
 
 class DownloadError(OSError):
-    """A published sample could not be fetched; the message says from where, and what to do without a network."""
+    """Failed download of a published sample; the message contains the URL and a way to proceed without a network."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,11 @@ class Download:
     Attributes
     ----------
     url : str
-        Folder they are in.
+        URL of the folder with the files.
     table, covariance : (file name, SHA-256 or None)
-        None where we could not verify a checksum: then the file is taken as it comes, once, and its own checksum is
-        printed for keeping.
+        A file without a verified checksum (None) is accepted with any content.
     citation : str
-        What to cite.
+        Papers to cite.
     """
 
     url: str
@@ -39,7 +38,7 @@ class Download:
     citation: str
 
 
-# Checksums of the tables are those of copies at hand. The covariances we could not verify.
+# The checksums of the tables are those of our copies of the files. Those of the covariances could not be verified.
 DOWNLOADS: dict[str, Download] = {
     "pantheon+": Download(
         "https://raw.githubusercontent.com/PantheonPlusSH0ES/DataRelease/main/Pantheon%2B_Data/4_DISTANCES_AND_COVAR/",
@@ -71,29 +70,29 @@ DOWNLOADS: dict[str, Download] = {
 def fetch_distance_moduli(
     name: str, *, folder: str | os.PathLike | None = None, known_hash: dict[str, str | None] | None = None
 ) -> dict[str, Path]:
-    """Fetch the files of a published sample, or find them where they were put before.
+    """Download the files of a published sample, unless they are already in the folder.
 
     Parameters
     ----------
     name : str
         ``"pantheon+"``, ``"des-sn5yr"``, ``"union3"``, ``"pantheon2018"``.
     folder : path, optional
-        Where to keep them; by default the folder that the environment variable HBM_JAX_DATA names, else the user's
-        cache. Files that are there are not fetched again.
+        Folder of the files. Default: the environment variable HBM_JAX_DATA, or else the user's cache. Existing files
+        are not downloaded again.
     known_hash : dict of str to str or None
-        Checksums (SHA-256) by file name, in place of ours; None: any content is taken.
+        Checksums (SHA-256) by file name, in place of the built-in ones; None accepts any content.
 
     Returns
     -------
     dict of str to pathlib.Path
-        ``"table"`` and, where it is a file of its own, ``"covariance"``.
+        Paths of ``"table"`` and, if it is a separate file, ``"covariance"``.
 
     Raises
     ------
     DownloadError
-        Without a network, or if a file is not what its checksum says.
+        If the download fails, or the checksum of a file does not match.
     ModuleNotFoundError
-        Without pooch, which ``hbm_jax[download]`` brings.
+        If pooch is not installed; ``hbm_jax[download]`` includes it.
     ValueError
         For an unknown name.
     """
@@ -109,49 +108,50 @@ def fetch_distance_moduli(
             name=error.name,
         ) from error
     entry = DOWNLOADS[name]
-    place = Path(folder or os.environ.get(FOLDER) or pooch.os_cache("hbm_jax")) / name
-    found = {}
+    target_folder = Path(folder or os.environ.get(FOLDER) or pooch.os_cache("hbm_jax")) / name
+    paths = {}
     for kind, file in (("table", entry.table), ("covariance", entry.covariance)):
         if file is None:
             continue
         filename, digest = file
         digest = (known_hash or {}).get(filename, digest)
         url = entry.url + filename.replace("+", "%2B").replace("=", "%3D")
-        found[kind] = _retrieve(pooch, url, filename, digest, place)
-    return found
+        paths[kind] = _retrieve(pooch, url, filename, digest, target_folder)
+    return paths
 
 
-def _retrieve(pooch: Any, url: str, filename: str, digest: str | None, place: Path) -> Path:
-    target = place / filename
+def _retrieve(pooch: Any, url: str, filename: str, digest: str | None, folder: Path) -> Path:
+    """Return the path of a file in a folder, after downloading it if necessary."""
+    target = folder / filename
     try:
         if digest is None and target.exists():
             return target
-        pooch.get_logger().setLevel("WARNING")  # it would print what it does, and ask for the checksum to be kept
-        return Path(pooch.retrieve(url, known_hash=digest and f"sha256:{digest}", fname=filename, path=place))
-    except ValueError as error:  # pooch's word for a checksum that does not match
+        pooch.get_logger().setLevel("WARNING")  # otherwise it logs each download and advises to store the checksum
+        return Path(pooch.retrieve(url, known_hash=digest and f"sha256:{digest}", fname=filename, path=folder))
+    except ValueError as error:  # raised by pooch if the checksum does not match
         raise DownloadError(
             f"{filename}: expected the file with SHA-256 {digest}; found another at {url} ({error}). If the release "
-            f"was revised, look at it and pass known_hash={{{filename!r}: None}}."
+            f"was revised, inspect the file and pass known_hash={{{filename!r}: None}}."
         ) from error
-    except Exception as error:  # requests has many, none of which says what to do
+    except Exception as error:  # requests raises many types, without advice for the user
         raise DownloadError(
-            f"{filename}: expected to fetch it from {url}; found that this failed ({type(error).__name__}: {error}). "
-            f"Without a network, put the file at {target}, or set {FOLDER} to the folder that has "
-            f"{place.name}/{filename}."
+            f"{filename}: expected to download it from {url}; found an error ({type(error).__name__}: {error}). "
+            f"Without a network, put the file at {target}, or set {FOLDER} to the folder that contains "
+            f"{folder.name}/{filename}."
         ) from error
 
 
 def load_distance_moduli(name: str, *, folder: str | os.PathLike | None = None, **options: Any) -> DistanceModuli:
-    """Fetch a published sample by name and read it.
+    """Download a published sample and read it.
 
     Parameters
     ----------
     name : str
-        As `fetch_distance_moduli`.
+        As for `fetch_distance_moduli`.
     folder : path, optional
-        As `fetch_distance_moduli`.
+        As for `fetch_distance_moduli`.
     **options
-        Of `read_distance_moduli`, such as ``z_min`` and ``calibrators``.
+        Options of `read_distance_moduli`, such as ``z_min`` and ``calibrators``.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def load_distance_moduli(name: str, *, folder: str | os.PathLike | None = None, 
     Raises
     ------
     DownloadError, DataError
-        As `fetch_distance_moduli` and `read_distance_moduli`.
+        As for `fetch_distance_moduli` and `read_distance_moduli`.
 
     Examples
     --------

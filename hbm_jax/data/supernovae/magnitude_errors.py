@@ -1,4 +1,4 @@
-"""What the error of a published supernova magnitude is made of."""
+"""Contributions to the published errors of supernova magnitudes: lensing, peculiar velocities, coherent scatter."""
 
 import math
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ SPEED_OF_LIGHT = 299792.458  # km/s, exact (SI)
 
 
 def lensing_variance(z: Any, coefficient: float = 0.055) -> Any:
-    """Variance of the magnitude from gravitational lensing, (`coefficient` z)^2 [mag^2].
+    """Return the magnitude variance from gravitational lensing, (`coefficient` z)^2 [mag^2].
 
     Parameters
     ----------
     z
         Redshift, any shape.
     coefficient
-        mag per unit redshift; 0.055 is Jonsson et al. 2010, MNRAS 405, 535, as used by JLA.
+        Lensing scatter per unit redshift [mag]; 0.055 is from Jonsson et al. 2010, MNRAS 405, 535, as used by JLA.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def lensing_variance(z: Any, coefficient: float = 0.055) -> Any:
 
 
 def velocity_variance(z_cmb: Any, sigma_v_km_s: float = 150.0) -> Any:
-    """Variance of the magnitude from peculiar velocities, (5 sigma_v / (ln10 c z))^2 [mag^2].
+    """Return the magnitude variance from peculiar velocities, (5 sigma_v / (ln10 c z))^2 [mag^2].
 
     Parameters
     ----------
@@ -48,16 +48,16 @@ def velocity_variance(z_cmb: Any, sigma_v_km_s: float = 150.0) -> Any:
 
 @dataclass(frozen=True)
 class MagnitudeErrorParts:
-    """What a published magnitude error holds, in quadrature, besides the error of the light-curve fit.
+    """Terms of a published magnitude error that are added in quadrature to the error of the light-curve fit.
 
     Attributes
     ----------
     coherent_scatter
-        Intrinsic scatter [mag]: one number, or one per survey by name.
+        Intrinsic scatter [mag]: a number, or a mapping from survey to number.
     lensing_per_z
-        Lensing term, `lensing_per_z` z_cmb [mag].
+        Lensing scatter per unit redshift [mag], see `lensing_variance`.
     sigma_v_km_s
-        Peculiar-velocity scatter [km/s], see `velocity_variance`.
+        Scatter of the peculiar velocities [km/s], see `velocity_variance`.
     """
 
     coherent_scatter: float | Mapping[str, float] = 0.0

@@ -1,4 +1,4 @@
-"""Tables as SNANA writes them, and others of blank-separated text."""
+"""Readers of SNANA tables and other blank-separated text."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from hbm_jax.validation import DataError
 
 __all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
 
-# Survey numbers of SNANA (its file SURVEY.DEF), as far as the published compilations use them.
+# Survey numbers of SNANA (file SURVEY.DEF) that occur in the published compilations.
 SNANA_SURVEYS = {
     1: "SDSS", 4: "SNLS", 5: "CSP", 10: "DES", 15: "PS1MD", 18: "CNIa0.02", 50: "LOWZ/JRK07", 51: "LOSS1", 56: "SOUSA",
     57: "LOSS2", 61: "CFA1", 62: "CFA2", 63: "CFA3S", 64: "CFA3K", 65: "CFA4p2", 66: "CFA4p3", 100: "HST", 101: "SNAP",
     106: "CANDELS", 150: "FOUNDATION",
 }  # fmt: skip
-MISSING = -9.0  # "no value" of SNANA and Pantheon+
-# Standard names of `Supernovae.from_columns` to those of SNANA.
+MISSING = -9.0  # missing-value code of SNANA and Pantheon+
+# SNANA column names, by standard name of `Supernovae.from_columns`.
 COLUMNS = {
     "name": "CID", "z_cmb": "zHD", "z_hel": "zHEL", "m_b": "mB", "x1": "x1", "c": "c", "sigma_m_b": "mBERR",
     "sigma_x1": "x1ERR", "sigma_c": "cERR", "cov_x1_c": "COV_x1_c", "log10_mass": "HOST_LOGMASS",
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
-    """Columns of rows of text."""
+    """Return a table from rows of entries; raise a DataError if a row has a wrong number of entries."""
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise DataError(f"row {number}: expected {len(names)} entries ({listed(names, 6)}), found {len(row)}.")
@@ -38,9 +38,9 @@ def _split(rows: list[list[str]], names: list[str], path: Path) -> TableColumns:
 
 
 def blank_separated(path: Path, names: list[str] | None = None, *, short: bool = False) -> TableColumns:
-    """Blank-separated text whose first line has the names, with or without a #, unless they are given.
+    """Read blank-separated text; without `names`, the first line (with or without a leading #) has the column names.
 
-    With ``short``, all rows may lack the same last columns.
+    With ``short``, the last columns may be absent from all rows.
     """
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     if names is None:
@@ -53,7 +53,7 @@ def blank_separated(path: Path, names: list[str] | None = None, *, short: bool =
 
 
 def snana_text(path: Path) -> TableColumns:
-    """Text table of SNANA: a line VARNAMES: with the names, and lines SN: (or GAL:, ROW:) with the values."""
+    """Read a text table of SNANA: a line ``VARNAMES:`` with names, lines ``SN:``, ``GAL:`` or ``ROW:`` with values."""
     lines = [line.split() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line[0].startswith("#")]
     header = [line for line in lines if line[0] == "VARNAMES:"]
@@ -64,7 +64,7 @@ def snana_text(path: Path) -> TableColumns:
 
 
 def survey_name(number: Any) -> str:
-    """Name of a survey of SNANA's; its number where it is not known, its name where it is one already."""
+    """Return the name of an SNANA survey number, ``"survey <number>"`` if unknown; text is returned unchanged."""
     try:
         return SNANA_SURVEYS.get(int(float(number)), f"survey {int(float(number))}")
     except ValueError:
@@ -72,21 +72,22 @@ def survey_name(number: Any) -> str:
 
 
 def read_snana(source: Any, missing: Any = ()) -> TableColumns:
-    """Read a table with SNANA's names of columns, and give them their standard ones.
+    """Read a table with SNANA column names and add columns with standard names.
 
     Parameters
     ----------
     source
-        Path of a FITRES file (a line ``VARNAMES:``), of blank-separated text whose first line has the names, or of CSV;
-        or a table in memory.
+        Path of a FITRES file (with a line ``VARNAMES:``), of blank-separated text with column names in the first line,
+        or of a CSV or FITS file; or a table in memory.
     missing
-        Numbers that mean that there is no value, besides -9.
+        Numbers that stand for missing values, in addition to -9.
 
     Returns
     -------
     TableColumns
-        With ``cov_m_x1`` and ``cov_m_c``: m_B is a constant - 2.5 log10 x0, so that they are -2.5 / (x0 ln 10) times
-        the covariances with x0. An error of 0 of a host's mass is none.
+        The columns of the table and the standard ones. ``cov_m_x1`` and ``cov_m_c`` are -2.5 / (x0 ln 10) times the
+        covariances with x0, because m_B = constant - 2.5 log10 x0. Errors of host masses that are not positive are
+        masked.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is None or {".csv", ".fits"} & set(path.suffixes):
@@ -99,18 +100,18 @@ def read_snana(source: Any, missing: Any = ()) -> TableColumns:
             table = snana_text(path) if "VARNAMES:" in lines else blank_separated(path)
         except DataError as error:
             raise DataError(f"{path}: could not be read as a table of SNANA: {error}") from error
-    found = dict(table.columns)
+    columns = dict(table.columns)
     codes = (MISSING, *missing_codes(missing))
-    known = TableColumns(table.origin, found, codes)
-    more = {key: found[name] for key, name in COLUMNS.items() if name in found and key not in found}
-    if "sigma_log10_mass" in more:  # 0 and below: the error is not known
-        sigma = np.ma.asarray(known.values(COLUMNS["sigma_log10_mass"])).astype(float)
-        more["sigma_log10_mass"] = np.ma.masked_where(sigma <= 0.0, sigma)
-    if "IDSURVEY" in found and "survey" not in found:
-        more["survey"] = [survey_name(number) for number in found["IDSURVEY"]]
+    with_codes = TableColumns(table.origin, columns, codes)
+    added = {key: columns[name] for key, name in COLUMNS.items() if name in columns and key not in columns}
+    if "sigma_log10_mass" in added:  # an error of 0 or below is unknown
+        sigma = np.ma.asarray(with_codes.values(COLUMNS["sigma_log10_mass"])).astype(float)
+        added["sigma_log10_mass"] = np.ma.masked_where(sigma <= 0.0, sigma)
+    if "IDSURVEY" in columns and "survey" not in columns:
+        added["survey"] = [survey_name(number) for number in columns["IDSURVEY"]]
     for key, name in {"cov_m_x1": "COV_x1_x0", "cov_m_c": "COV_c_x0"}.items():
-        if name in found and "x0" in found and key not in found:
-            x0, covariance = (np.ma.asarray(known.values(one)).astype(float) for one in ("x0", name))
-            more[key] = -2.5 / np.log(10.0) * covariance / x0
-    used = {"COV_x1_c", "COV_x1_x0", "COV_c_x0"} if {"cov_x1_c", "cov_m_x1"} <= more.keys() else set()
-    return TableColumns(table.origin, {key: value for key, value in found.items() if key not in used} | more, codes)
+        if name in columns and "x0" in columns and key not in columns:
+            x0, covariance = (np.ma.asarray(with_codes.values(column)).astype(float) for column in ("x0", name))
+            added[key] = -2.5 / np.log(10.0) * covariance / x0
+    used = {"COV_x1_c", "COV_x1_x0", "COV_c_x0"} if {"cov_x1_c", "cov_m_x1"} <= added.keys() else set()
+    return TableColumns(table.origin, {key: value for key, value in columns.items() if key not in used} | added, codes)

@@ -1,4 +1,4 @@
-"""The container of type Ia supernovae: SALT parameters with their covariances, redshifts and host masses."""
+"""Type Ia supernovae: SALT parameters with their covariances, redshifts and host masses."""
 
 import dataclasses
 from collections import Counter
@@ -31,38 +31,38 @@ Floats = NDArray[np.float64]
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Supernovae(Unusual):
-    """Type Ia supernovae, one row each: what was measured, and how well.
+    """Light-curve parameters, redshifts and host masses of N type Ia supernovae, with their errors.
 
-    Build one with `from_columns`, `hbm_jax.data.read_supernovae` or `hbm_jax.data.load_jla`; the constructor itself
-    checks nothing, because JAX uses it with traced fields. A pytree: the arrays are leaves, the names are static.
-    Arrays are read-only float64 NumPy arrays; N is the number of supernovae.
+    Build it with `from_columns`, `hbm_jax.data.read_supernovae` or `hbm_jax.data.load_jla`. The constructor does not
+    validate, because JAX calls it with traced fields. Registered as a pytree: arrays are leaves, strings are static.
+    Arrays are read-only float64 NumPy arrays.
 
     Attributes
     ----------
-    name, survey
-        N strings each; ``"unknown"`` where the table names no survey.
+    name, survey : tuple of str
+        Name and survey of each supernova; the survey is ``"unknown"`` if the table does not contain it.
     z_cmb, z_hel : (N,)
-        Redshift in the CMB frame and heliocentric, positive.
+        Redshifts in the CMB frame and in the heliocentric frame, positive.
     m_b, x1, c : (N,)
-        Rest-frame peak magnitude in B [mag], stretch, colour [mag], as observed.
+        Observed rest-frame peak magnitude in B [mag], stretch and colour [mag].
     covariance : (N, 3, 3)
         Covariance of (m_b, x1, c) from the light-curve fit alone, positive definite.
     variance_coherent, variance_lensing, variance_velocity : (N,)
-        Other parts of the published error of m_b [mag^2]. They are kept apart because a model with an intrinsic scatter
-        of its own must not count the coherent part twice. Zero where the data does not carry them.
+        Other contributions to the published variance of m_b [mag^2], zero if absent. They are separate so that a model
+        with a free intrinsic scatter does not count the coherent scatter twice.
     log10_mass, sigma_log10_mass : (N,)
-        Stellar mass of the host and its error [log10 solar masses], as published. NaN where there is no value, in the
-        error also where the table has no column for it. Some tables publish placeholders instead, which are kept: JLA
-        writes 5 or 6 with error 10 or 5 for "not measured". A sharp step takes that for a low mass, as the published
-        analysis does; a model of the errors of masses takes it for none (`UNMEASURED_MASS_ERROR`).
+        Stellar mass of the host and its error [log10 solar masses], as published; NaN if missing. Placeholders for
+        unmeasured masses are kept: JLA uses masses of 5 or 6 with errors of 10 or 5. A model with a sharp mass step
+        counts these hosts as low-mass, as the published analysis does; a model with mass errors treats them as
+        unmeasured (`hbm_jax.data.supernovae.columns.UNMEASURED_MASS_ERROR`).
     sigma_z : (N,)
-        Error of both redshifts, as of photometric ones; zero where they are spectroscopic.
-    offset_name : J strings
-        Calibration offsets, each in units of its prior error; none where the data does not carry them.
+        Error of both redshifts, for example photometric ones; zero for spectroscopic redshifts.
+    offset_name : tuple of str
+        Names of the J calibration offsets, which are in units of their prior errors; may be empty.
     sensitivity : (N, J, 3)
-        What one unit of each offset adds to the observed (m_b, x1, c).
+        Change of the observed (m_b, x1, c) per unit of each offset.
     warnings : tuple of str
-        What is unusual in the data, a sentence each.
+        One sentence for each unusual feature of the data.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -84,19 +84,19 @@ class Supernovae(Unusual):
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], *, called: Mapping[str, str] | None = None) -> "Supernovae":
-        """Check columns and build the container: the one place where data comes in.
+        """Validate columns and build the container.
 
         Parameters
         ----------
         columns
-            Arrays by name. Required: `z_cmb`, `z_hel`, `m_b`, `x1`, `c`, and their errors, either as `covariance`
-            (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`. Optional:
-            `cov_m_x1`, `cov_m_c`, `cov_x1_c` (zero where absent), `variance_coherent`, `variance_lensing`,
-            `variance_velocity` (zero where absent), `log10_mass` and `sigma_log10_mass` (NaN where absent; single
-            entries may be NaN or masked), `sigma_z` (zero where absent), `sensitivity` (N, J, 3) with
-            `offset_name` (J), `survey`, and `name` (``"row 0"`` and so on where absent).
+            Arrays by name. Required: `z_cmb`, `z_hel`, `m_b`, `x1`, `c`, and the errors of (m_b, x1, c), either as
+            `covariance` (N, 3, 3) or as `sigma_m_b` or `var_m_b`, `sigma_x1` or `var_x1`, `sigma_c` or `var_c`.
+            Optional, default zero: `cov_m_x1`, `cov_m_c`, `cov_x1_c`, `variance_coherent`, `variance_lensing`,
+            `variance_velocity`, `sigma_z`. Optional: `log10_mass` and `sigma_log10_mass` (default NaN; entries may be
+            NaN or masked), `sensitivity` (N, J, 3) with `offset_name` (J), `survey`, and `name` (default ``"row 0"``
+            and so on).
         called
-            What messages call a column, where the user's table has another name for it.
+            Column names to use in messages, by standard name.
 
         Returns
         -------
@@ -105,10 +105,10 @@ class Supernovae(Unusual):
         Raises
         ------
         DataError
-            For an unknown or missing column, unequal lengths, no rows, a value missing, not finite or beyond what
-            physics allows (`hbm_jax.data.supernovae.columns`), redshifts in two frames that cannot be of one object,
-            and a covariance that is not symmetric or not positive definite. The message names the column, the first
-            such row (from 0) and its object.
+            For unknown or missing columns, unequal lengths, no rows, values that are missing, not finite or outside
+            their allowed range (`hbm_jax.data.supernovae.columns.COLUMNS`), CMB and heliocentric redshifts that differ
+            by more than 0.01 (1 + z), and a covariance that is not symmetric or not positive definite. The message
+            names the column, the first invalid row (counted from 0) and its object.
 
         Examples
         --------
@@ -131,7 +131,7 @@ class Supernovae(Unusual):
 
     @property
     def variance_m_b_total(self) -> Floats:
-        """Fit, coherent, lensing and velocity variance of m_b together [mag^2], (N,)."""
+        """Sum of the fit, coherent, lensing and velocity variances of m_b [mag^2], (N,)."""
         return self.covariance[:, 0, 0] + self.variance_coherent + self.variance_lensing + self.variance_velocity
 
     @property
@@ -141,11 +141,11 @@ class Supernovae(Unusual):
 
     @property
     def survey_counts(self) -> dict[str, int]:
-        """Number of supernovae of each survey, the largest first."""
+        """Number of supernovae in each survey, in descending order."""
         return dict(Counter(self.survey).most_common())
 
     def describe(self) -> str:
-        """Return one paragraph: how many objects, from where, at which redshifts, and what is known of them."""
+        """Return a one-paragraph summary: number of objects, surveys, redshifts, errors and host masses."""
         counts = self.survey_counts
         listed = ", ".join(f"{name} {num}" for name, num in counts.items())
         surveys = "" if set(counts) == {"unknown"} else f" ({listed})"
@@ -154,17 +154,17 @@ class Supernovae(Unusual):
         return (
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
             f"{surveys}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
-            f"further variances of m_b carried apart: {', '.join(parts) or 'none'}; "
+            f"separate variances of m_b: {', '.join(parts) or 'none'}; "
             f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._told()}"
         )
 
     def subset(self, rows: ArrayLike) -> "Supernovae":
-        """Return the objects picked by a boolean mask (N,) or by integer indices.
+        """Return the objects selected by a boolean mask (N,) or by integer indices.
 
         Raises
         ------
         DataError
-            If the mask has another length, an index is out of range, or nothing is left.
+            If the mask has a wrong length, an index is out of range, or the selection is empty.
 
         Examples
         --------
@@ -180,33 +180,35 @@ class Supernovae(Unusual):
                 raise DataError(f"subset: expected a mask of shape ({num},), found shape {index.shape}.")
             index = np.flatnonzero(index)
         if index.size == 0:
-            raise DataError("subset: expected at least one object, found a selection of none.")
+            raise DataError("subset: expected at least one object, found an empty selection.")
         if index.dtype.kind not in "iu" or index.ndim != 1:
             raise DataError(
                 f"subset: expected a mask or a list of indices, found {index.dtype} of shape {index.shape}."
             )
-        outside = index[(index < -num) | (index >= num)]
-        if outside.size:
-            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {outside[0]}.")
-        picked: dict[str, Any] = {
+        out_of_range = index[(index < -num) | (index >= num)]
+        if out_of_range.size:
+            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {out_of_range[0]}.")
+        selected: dict[str, Any] = {
             key: tuple(value[i] for i in index) if isinstance(value, tuple) else frozen_array(value[index])
             for key, value in self._fields().items()
             if key != "offset_name"
         }
-        return dataclasses.replace(self, **picked)
+        return dataclasses.replace(self, **selected)
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "Supernovae":
-        """Return a copy with other observed values, (N,) each, for example simulated ones.
+        """Return a copy with other observed values (N,), for example simulated ones.
 
         Raises
         ------
         DataError
-            If a value is not finite or the length is not N.
+            If a value is not finite, or a length is not N.
         """
-        given = dict(zip(QUANTITIES, (m_b, x1, c), strict=True))
-        new: dict[str, Any] = {key: frozen_array(float_vector(value, key, self.name)) for key, value in given.items()}
-        require_same_length({"the container": self.num_objects} | {key: len(value) for key, value in new.items()})
-        return dataclasses.replace(self, **new)
+        observed = dict(zip(QUANTITIES, (m_b, x1, c), strict=True))
+        arrays: dict[str, Any] = {
+            key: frozen_array(float_vector(value, key, self.name)) for key, value in observed.items()
+        }
+        require_same_length({"the container": self.num_objects} | {key: len(value) for key, value in arrays.items()})
+        return dataclasses.replace(self, **arrays)
 
     def with_variances(
         self,
@@ -215,12 +217,12 @@ class Supernovae(Unusual):
         lensing: ArrayLike | None = None,
         velocity: ArrayLike | None = None,
     ) -> "Supernovae":
-        """Return a copy with the given variances of m_b [mag^2], each a number or (N,); None keeps what is there.
+        """Return a copy with other separate variances of m_b [mag^2], each a number or (N,); None changes nothing.
 
         Raises
         ------
         DataError
-            If a variance is negative or not finite, or the length is not N.
+            If a variance is negative or not finite, or a length is not N.
 
         Examples
         --------
@@ -228,31 +230,32 @@ class Supernovae(Unusual):
         >>> sne = load_jla()
         >>> sne = sne.with_variances(velocity=velocity_variance(sne.z_cmb, sigma_v_km_s=250.0))
         """
-        given = {"variance_coherent": coherent, "variance_lensing": lensing, "variance_velocity": velocity}
-        new: dict[str, Any] = {}
-        for key, value in given.items():
+        variances = {"variance_coherent": coherent, "variance_lensing": lensing, "variance_velocity": velocity}
+        arrays: dict[str, Any] = {}
+        for key, value in variances.items():
             if value is None:
                 continue
             value = np.full(self.num_objects, value) if np.ndim(value) == 0 else value
             numbers = float_vector(value, key, self.name)
             require_same_length({"the container": self.num_objects, key: len(numbers)})
             reject_rows(numbers < 0, numbers, key, "a variance of 0 or more", self.name)
-            new[key] = frozen_array(numbers)
-        return dataclasses.replace(self, **new)
+            arrays[key] = frozen_array(numbers)
+        return dataclasses.replace(self, **arrays)
 
     def separate_error_parts(self, parts: MagnitudeErrorParts) -> "Supernovae":
-        """Return a copy with `parts` taken out of the fit variance of m_b and put in their own fields.
+        """Return a copy with `parts` subtracted from the fit variance of m_b and stored in the ``variance_*`` fields.
 
         Raises
         ------
         DataError
-            If some variance is already apart, a survey has no coherent scatter in `parts`, or what is left for the fit
-            is not a positive definite covariance.
+            If a separate variance is not zero, a survey has no coherent scatter in `parts`, or the remaining fit
+            covariance is not positive definite.
         """
-        apart = [key for key in VARIANCES if np.any(getattr(self, key))]
-        if apart:
+        separate = [key for key in VARIANCES if np.any(getattr(self, key))]
+        if separate:
             raise DataError(
-                f"separating the parts of the magnitude error: expected none apart yet, found {listed(apart)}."
+                "separating the parts of the magnitude error: expected no separate variances yet, found "
+                f"{listed(separate)}."
             )
         scatter = parts.coherent_scatter
         if isinstance(scatter, Mapping):
@@ -272,23 +275,23 @@ class Supernovae(Unusual):
         fit, total = covariance[:, 0, 0], self.covariance[:, 0, 0]
         reject_rows(
             fit <= 0,
-            [f"{left:.4g} mag^2 left of {whole:.4g}" for left, whole in zip(fit, total, strict=True)],
-            "variance of m_b less its coherent, lensing and velocity parts",
+            [f"{remainder:.4g} mag^2 left of {variance:.4g}" for remainder, variance in zip(fit, total, strict=True)],
+            "variance of m_b minus its coherent, lensing and velocity parts",
             "a positive variance for the light-curve fit",
             self.name,
         )
-        covariance = require_covariances(covariance, "covariance less the separated parts", self.name)
+        covariance = require_covariances(covariance, "covariance minus the separated parts", self.name)
         separated = self.with_variances(coherent=coherent, lensing=lensing, velocity=velocity)
         return dataclasses.replace(separated, covariance=frozen_array(covariance))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage; without what the data lack."""
+        """Return plain arrays by field name, text as arrays of strings, for storage, without absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
         return {key: np.array(value) for key, value in self._fields().items() if key not in absent} | self._stored()
 
     def to_table(self):
-        """Return an astropy ``Table``, one row a supernova, that `hbm_jax.data.read_supernovae` reads back.
+        """Return an astropy ``Table`` with one row per supernova, which `hbm_jax.data.read_supernovae` reads.
 
         Examples
         --------
@@ -302,18 +305,18 @@ class Supernovae(Unusual):
         for index, key in enumerate(QUANTITIES):
             columns[f"var_{key}"] = self.covariance[:, index, index]
         columns |= {key: self.covariance[:, i, j] for key, (i, j) in COVARIANCES.items()}
-        for index, start in enumerate(SENSITIVITIES):
-            columns |= {f"{start}{name}": self.sensitivity[:, j, index] for j, name in enumerate(self.offset_name)}
+        for index, prefix in enumerate(SENSITIVITIES):
+            columns |= {f"{prefix}{name}": self.sensitivity[:, j, index] for j, name in enumerate(self.offset_name)}
         if not self.has_host_mass.any():
             del columns["log10_mass"], columns["sigma_log10_mass"]
         return Table({key: list(value) if isinstance(value, tuple) else value for key, value in columns.items()})
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Supernovae":
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
-        made = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
-        return dataclasses.replace(made, warnings=warnings_of(stored))
+        """Build the container from the output of `to_dict`; every value is restored exactly."""
+        container = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
+        return dataclasses.replace(container, warnings=warnings_of(stored))
 
     def _fields(self) -> dict[str, Any]:
-        """Return the fields by name, not copied."""
+        """Return the fields by name, without warnings and without copying."""
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "warnings"}

@@ -1,4 +1,4 @@
-"""Supernovae from a user's table, and the bundled JLA table."""
+"""Reader of supernova tables, and the bundled JLA sample."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,22 +45,23 @@ def read_supernovae(
         Path of a CSV, ECSV or FITS file, an astropy ``Table`` or ``QTable``, a pandas ``DataFrame``, a structured array
         or a mapping of arrays; see `hbm_jax.data.read_table`. Columns with units are converted.
     columns
-        Which column of the table is which, standard name to the table's: ``{"m_b": "mB", "z_cmb": "zHD"}``. Columns
-        that have the standard names of `Supernovae.from_columns` already (or `log_mass`, `sigma_log_mass`) are found by
-        themselves; others are ignored. Covariances that the table does not
-        carry are zero. Columns ``d_m_b_NAME, d_x1_NAME, d_c_NAME`` are sensitivities to the calibration offset NAME, in
-        units of its prior error; one or two of the three may be absent and are zero.
+        Column names in the table, by standard name: ``{"m_b": "mB", "z_cmb": "zHD"}``. Columns that already have a
+        standard name (see `Supernovae.from_columns`; also `log_mass`, `sigma_log_mass`) are recognised; other columns
+        are ignored. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME, d_c_NAME``
+        are the sensitivities to the calibration offset NAME, in units of its prior error; of the three, those that are
+        absent are zero.
     format
-        File format, where the suffix does not tell; see `hbm_jax.data.read_table`. ``"snana"``: a text table of SNANA
-        (FITRES), in which -9 is no value and the covariances with x0 give those with m_b.
+        File format, if the suffix does not determine it; see `hbm_jax.data.read_table`. ``"snana"``: a text table of
+        SNANA (FITRES), in which -9 stands for missing values and the covariances with x0 are converted to covariances
+        with m_b.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        Rows to leave out: names of supernovae, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out those that
-        cannot be used, and warns of them.
+        Names of supernovae to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out
+        unusable rows, with a warning.
     sigma_m_b_includes
-        Parts other than the light-curve fit that the table's error of m_b contains; they are taken out of it and kept
-        in fields of their own. By default the error is taken to be that of the fit alone.
+        Contributions to the table's error of m_b other than the light-curve fit. They are subtracted and stored in the
+        ``variance_*`` fields. By default, the error is that of the fit alone.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def read_supernovae(
     FileNotFoundError
         If the path does not exist.
     DataError
-        For everything else that is wrong, see `Supernovae.from_columns`; the message begins with the table.
+        For any other problem, see `Supernovae.from_columns`; the message begins with the path or type of the table.
 
     Examples
     --------
@@ -86,18 +87,18 @@ def read_supernovae(
 def supernovae_and_rows(
     source: Any, columns, format, missing, leave_out, sigma_m_b_includes=None, *, tied: bool = False
 ) -> tuple[Supernovae, np.ndarray | slice]:
-    """Return what `read_supernovae` does, and the rows of the table that these are.
+    """Return the output of `read_supernovae`, and the rows of the table that were kept.
 
-    With ``tied``, a covariance of all rows tells that several are of one supernova: repeated names are not warned of.
+    With ``tied``, repeated names cause no warning, because a covariance of all rows accounts for repeated measurements.
     """
     table = read_snana(source, missing) if format == "snana" else read_table(source, format=format, missing=missing)
     try:
-        found = _resolve(table, columns or {})
-        values = {key: table.values(name, COLUMNS[key].unit, text=key in TEXTS) for key, name in found.items()}
+        column_names = _resolve(table, columns or {})
+        values = {key: table.values(name, COLUMNS[key].unit, text=key in TEXTS) for key, name in column_names.items()}
         values |= _sensitivities(table)
         supernovae, left_out, rows = make_from_rows(
             values,
-            lambda some: Supernovae.from_columns(some, called=found),
+            lambda selected: Supernovae.from_columns(selected, called=column_names),
             name="name",
             leave_out=leave_out,
             whole=("offset_name",),
@@ -106,11 +107,11 @@ def supernovae_and_rows(
             supernovae = supernovae.separate_error_parts(sigma_m_b_includes)
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    unused = unused_errors(found, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
+    unused = unused_errors(column_names, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
     repeated = repeated_names(supernovae.name, "supernovae") if tied else []
-    found_in_values = [text for text in supernovae.warnings if text not in repeated]
-    told = tell([*left_out, *unused, *found_in_values], origin=table.origin, stacklevel=4)
-    return replace(supernovae, warnings=told), rows
+    unusual = [text for text in supernovae.warnings if text not in repeated]
+    warnings = tell([*left_out, *unused, *unusual], origin=table.origin, stacklevel=4)
+    return replace(supernovae, warnings=warnings), rows
 
 
 def load_jla() -> Supernovae:
@@ -119,15 +120,16 @@ def load_jla() -> Supernovae:
     Betoule, M. et al. 2014, A&A 568, A22: SALT2 parameters from SNLS (239), SDSS (374), nearby surveys
     (118) and HST (9).
 
-    The published error of m_b holds, in quadrature, the light-curve fit, the survey's coherent scatter (0.080, 0.108,
-    0.134, 0.100 mag for snls, sdss, lowz, hst), lensing (0.055 z) and peculiar velocities (150 km/s). The parts are
-    separated here: `covariance` is that of the fit, the rest is in the `variance_*` fields. Both terms take the CMB
-    redshift. That it is the one used in the table shows in what is left: with `z_cmb` all 740 covariances are positive
-    definite (smallest fit error 0.0122 mag, median 0.035 mag), with `z_hel` 21 are not and 6 variances are negative.
+    The published error of m_b is the quadratic sum of the light-curve fit, the coherent scatter of the survey (0.080,
+    0.108, 0.134, 0.100 mag for snls, sdss, lowz, hst), lensing (0.055 z) and peculiar velocities (150 km/s). Here these
+    contributions are separated: `covariance` is that of the fit, the `variance_*` fields contain the others. Lensing
+    and velocity terms use the CMB redshift, as the published errors do: after subtraction with `z_cmb`, all 740
+    covariances are positive definite (smallest fit error 0.0122 mag, median 0.035 mag); with `z_hel`, 21 are not and 6
+    variances are negative.
 
-    `m_b` contains the published selection-bias correction. Hosts without a measured mass carry the published
-    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194, with which the published
-    analysis counts them as hosts of low mass.
+    `m_b` includes the published selection-bias correction. Hosts without a measured mass have the published
+    placeholders: 5 +- 10 (27 objects), 6 +- 5 (16), 5.294 +- 52.87 and 7.492 +- 54.194; the published analysis counts
+    them as low-mass hosts.
 
     Returns
     -------
@@ -144,30 +146,30 @@ def load_jla() -> Supernovae:
 
 
 def _sensitivities(table: TableColumns) -> dict[str, Any]:
-    """Return the table's sensitivities to calibration offsets, if it has any."""
+    """Return the sensitivities to calibration offsets and the names of the offsets, or an empty dict."""
     columns = [name for name in table.columns if name.startswith(SENSITIVITIES)]
-    start = {name: next(s for s in SENSITIVITIES if name.startswith(s)) for name in columns}
-    offsets = list(dict.fromkeys(name.removeprefix(start[name]) for name in columns))
+    prefix = {name: next(p for p in SENSITIVITIES if name.startswith(p)) for name in columns}
+    offsets = list(dict.fromkeys(name.removeprefix(prefix[name]) for name in columns))
     if not offsets:
         return {}
     zero = np.zeros(len(table.values(columns[0], None)))
     parts = [
-        [np.asarray(table.values(s + o, None), float) if s + o in columns else zero for s in SENSITIVITIES]
-        for o in offsets
+        [np.asarray(table.values(p + offset, None), float) if p + offset in columns else zero for p in SENSITIVITIES]
+        for offset in offsets
     ]
     return {"sensitivity": np.array(parts).transpose(2, 0, 1), "offset_name": offsets}
 
 
 def _resolve(table: TableColumns, columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the table's column for each standard name, with nothing required missing and no error given twice."""
-    found = table.resolve(list(COLUMNS), columns, ALIASES)
+    """Return the column names of the table by standard name, after checks of required columns and duplicate errors."""
+    column_names = table.resolve(list(COLUMNS), columns, ALIASES)
     for quantity in QUANTITIES:
         sigma, variance = f"sigma_{quantity}", f"var_{quantity}"
-        if sigma in found and variance in found and (sigma in columns) != (variance in columns):
-            found.pop(variance if sigma in columns else sigma)
-    if "log10_mass" not in found and MASSES[1] not in columns:
-        found.pop(MASSES[1], None)
+        if sigma in column_names and variance in column_names and (sigma in columns) != (variance in columns):
+            column_names.pop(variance if sigma in columns else sigma)
+    if "log10_mass" not in column_names and MASSES[1] not in columns:
+        column_names.pop(MASSES[1], None)
     required: list[tuple[str, ...]] = [(key,) for key in ("z_cmb", "z_hel", *QUANTITIES)]
     required += [(f"sigma_{quantity}", f"var_{quantity}", "covariance") for quantity in QUANTITIES]
-    table.require(found, *required)
-    return found
+    table.require(column_names, *required)
+    return column_names
