@@ -96,8 +96,8 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
         state = chees.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
         mean, squares, slope_mean, slope_squares = state.mean, state.squares, state.slope_mean, state.slope_squares
         for i in range(len(draws)):
-            mean, squares = chees._seen(draws[i], 4.0 * i, mean, squares)
-            slope_mean, slope_squares = chees._seen(slopes[i], 4.0 * i, slope_mean, slope_squares)
+            mean, squares = chees._update_moments(draws[i], 4.0 * i, mean, squares)
+            slope_mean, slope_squares = chees._update_moments(slopes[i], 4.0 * i, slope_mean, slope_squares)
         full = state._replace(
             age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, slope_mean=slope_mean,
             slope_squares=slope_squares,
