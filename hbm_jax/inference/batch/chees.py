@@ -3,9 +3,9 @@
 Vectorised NUTS waits at every draw for the deepest tree of the batch. Here all chains of an object take the same number
 of steps, and step size, trajectory length and metric are adapted to all of them together. The length maximises the
 mean squared change in squared distance from the mean (the ChEES criterion: Hoffman, Radul & Sountsov 2021, AISTATS,
-PMLR 130, 3907) and is jittered by a low-discrepancy sequence. The metric is dense where the gradient costs much more than a
-matrix-vector product: a few chains estimate the covariance well before they have adapted the length, and in units of
-the metric all directions need about the same length.
+PMLR 130, 3907) and is jittered by a low-discrepancy sequence. The metric is dense where the gradient costs much more
+than a matrix-vector product: a few chains estimate the covariance well before they have adapted the length, and in
+units of the metric all directions need about the same length.
 
 The functions treat one object; a batch is their `jax.vmap`.
 """

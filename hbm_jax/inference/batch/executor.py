@@ -73,7 +73,8 @@ def spread(executor: Executor, work: Callable, items, live, num_tasks: int | Non
                 num_failed += 1
                 if attempt == ATTEMPTS:
                     raise ShareError(
-                        f"objects {rows[0]} to {rows[-1]} failed on {ATTEMPTS} attempts: {type(error).__name__}: {error}"
+                        f"objects {rows[0]} to {rows[-1]} failed on {ATTEMPTS} attempts: "
+                        f"{type(error).__name__}: {error}"
                     ) from error
                 submit(rows, attempt + 1)
         resubmitted = f", {num_failed} tasks submitted again" if num_failed else ""

@@ -143,9 +143,10 @@ def fit_each(
 
     Notes
     -----
-    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch it wastes
-    less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little compared with the
-    gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four times.
+    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch it
+    wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little compared
+    with the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
+    times.
 
     Examples
     --------
@@ -190,7 +191,7 @@ def fit_each(
         else:
             done, cost = tasks.spread(executor, fit_task, stacked, live)
         live.close(
-            f"{sum(not result.why for result in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
+            f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
         )
     done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
     return Fits.assemble(labels, done, cost, {"seed": seed, "num_chains": num_chains, "num_warmup": num_warmup})
@@ -394,7 +395,7 @@ class _Queue:
 
 def _statistics(values: np.ndarray) -> np.ndarray:
     """Return the statistics of `Done.sites` for draws of shape (slot, draw, chain, ...)."""
-    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
+    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (slot, ..., chain, draw)
     flat = ordered.reshape(*ordered.shape[:-2], -1)
     quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
     return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)

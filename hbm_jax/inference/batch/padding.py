@@ -216,8 +216,8 @@ class _Comparison:
                 if not np.allclose(padded_value, value, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
                     raise ValueError(
                         "fit_each: the objects differ in their number of data, and the deterministic site "
-                        f"{name!r} depends on the padding: for object {self.row} its value with padding differs from that "
-                        f"without. {ADVICE}"
+                        f"{name!r} depends on the padding: for object {self.row} its value with padding differs from "
+                        f"that without. {ADVICE}"
                     )
             num_compared += 1
             if num_compared == NUM_POINTS:
