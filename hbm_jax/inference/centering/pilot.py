@@ -246,7 +246,9 @@ class Pilot:
         keys = jax.random.split(key, self.num_pilots)
         for name, form in chosen.items():
             if not np.isfinite(form.reference).all():
-                raise StartError(f"centre: expected a pilot run with finite scales; found others for {name!r}.")
+                raise StartError(
+                    f"centre: expected a pilot run with finite scales; found NaN or infinity for {name!r}."
+                )
         information = {}
         for name in reversed(chosen):  # in the program, sites that depend on a site come after it
             curvatures = np.asarray(self.curvature(chosen[name].helper, tuple(chosen.values()), draws, keys))
