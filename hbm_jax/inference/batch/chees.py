@@ -55,8 +55,8 @@ class State(NamedTuple):
     num_seen: jax.Array  # number of positions in the running moments
     mean: jax.Array  # (d,) running mean of the positions
     squares: jax.Array  # (d, d) or (d,) running sum of squared deviations of the positions
-    slope_mean: jax.Array  # (d,) running mean of the gradients
-    slope_squares: jax.Array  # (d,) running sum of squared deviations of the gradients
+    gradient_mean: jax.Array  # (d,) running mean of the gradients
+    gradient_squares: jax.Array  # (d,) running sum of squared deviations of the gradients
 
 
 class Draw(NamedTuple):
@@ -123,8 +123,8 @@ def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, d
         num_seen=zero,
         mean=zeros,
         squares=jnp.zeros_like(unit),
-        slope_mean=zeros,
-        slope_squares=zeros,
+        gradient_mean=zeros,
+        gradient_squares=zeros,
     )
 
 
@@ -212,16 +212,42 @@ def _leapfrog(value_and_grad, state, momentum, step, num_steps):
 
 def _adapt(state: State, start, end, end_momentum, accept_prob, length, options: Options) -> State:
     """Adapt step size, trajectory length and metric to one trajectory of every chain."""
-    # Step size, by dual averaging.
+    log_step, averaged = _adapt_step_size(state.averaged, accept_prob, options)
+    gradient = _length_gradient(state, start, end, end_momentum, accept_prob, length)
+    log_length, adam = _adapt_length(state, gradient, log_step, options)
+    # Moments over the chains and the draws of a window.
+    mean, squares = _update_moments(state.position, state.num_seen, state.mean, state.squares)
+    gradient_mean, gradient_squares = _update_moments(
+        state.gradient, state.num_seen, state.gradient_mean, state.gradient_squares
+    )
+    return state._replace(
+        log_step=log_step,
+        averaged=averaged,
+        log_length=log_length,
+        adam=adam,
+        num_seen=state.num_seen + start.shape[0],
+        mean=mean,
+        squares=squares,
+        gradient_mean=gradient_mean,
+        gradient_squares=gradient_squares,
+    )
+
+
+def _adapt_step_size(averaged, accept_prob, options: Options):
+    """Update the log step size by dual averaging; return it and the new ``State.averaged``."""
     gamma, t0, kappa = DUAL_AVERAGING
-    log_step, mean_error, shrinkage_point, count = state.averaged
+    log_step, mean_error, shrinkage_point, count = averaged
     count = count + 1.0
     acceptance_error = options.target_accept_prob - jnp.mean(accept_prob)
     mean_error = (1.0 - 1.0 / (count + t0)) * mean_error + acceptance_error / (count + t0)
     new_log_step = shrinkage_point - jnp.sqrt(count) / gamma * mean_error
     weight = count**-kappa
-    averaged = jnp.stack([weight * new_log_step + (1.0 - weight) * log_step, mean_error, shrinkage_point, count])
-    # Trajectory length, by the gradient of the ChEES criterion.
+    log_step = weight * new_log_step + (1.0 - weight) * log_step
+    return new_log_step, jnp.stack([log_step, mean_error, shrinkage_point, count])
+
+
+def _length_gradient(state: State, start, end, end_momentum, accept_prob, length):
+    """Return the gradient of the ChEES criterion with respect to the logarithm of the trajectory length."""
     weights = jnp.where(jnp.isfinite(end).all(-1), accept_prob, 0.0)
     total_weight = jnp.maximum(weights.sum(), 1e-12)
     q0 = _multiply(start, state.inverse.T)
@@ -231,7 +257,11 @@ def _adapt(state: State, start, end, end_momentum, accept_prob, length, options:
     change = jnp.sum(end_deviation**2, -1) - jnp.sum(start_deviation**2, -1)
     gradients = length * change * jnp.sum(end_deviation * end_momentum, -1)
     gradient = jnp.where(weights > 0, weights * gradients, 0.0).sum() / total_weight
-    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+    return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+
+def _adapt_length(state: State, gradient, log_step, options: Options):
+    """Update the log trajectory length by a step of Adam; return ``State.log_length`` and ``State.adam``."""
     beta1, beta2, epsilon = ADAM
     adam = jnp.stack(
         [beta1 * state.adam[0] + (1 - beta1) * gradient, beta2 * state.adam[1] + (1 - beta2) * gradient**2]
@@ -239,29 +269,12 @@ def _adapt(state: State, start, end, end_momentum, accept_prob, length, options:
     age = state.age.astype(gradient.dtype)
     update = (adam[0] / (1 - beta1**age)) / (jnp.sqrt(adam[1] / (1 - beta2**age)) + epsilon)
     latest = jnp.maximum(state.log_length[0] + LEARNING_RATE * update, jnp.log(SHORTEST))
-    latest = jnp.clip(latest, new_log_step, new_log_step + jnp.log(float(options.max_steps)))
+    latest = jnp.clip(latest, log_step, log_step + jnp.log(float(options.max_steps)))
     # The gradient is noisy with few chains, so that sampling uses the mean length of the last part of the warm-up.
     num_averaged = jnp.maximum(age - AVERAGE_FROM * options.num_warmup, 0.0)
-    averaged_length = jnp.where(
-        num_averaged > 0, state.log_length[1] + (latest - state.log_length[1]) / jnp.maximum(num_averaged, 1.0), latest
-    )
-    log_length = jnp.stack([latest, averaged_length])
-    # Moments over the chains and the draws of a window.
-    num_chains = start.shape[0]
-    num_seen = state.num_seen
-    mean, squares = _update_moments(state.position, num_seen, state.mean, state.squares)
-    slope_mean, slope_squares = _update_moments(state.gradient, num_seen, state.slope_mean, state.slope_squares)
-    return state._replace(
-        log_step=new_log_step,
-        averaged=averaged,
-        log_length=log_length,
-        adam=adam,
-        num_seen=num_seen + num_chains,
-        mean=mean,
-        squares=squares,
-        slope_mean=slope_mean,
-        slope_squares=slope_squares,
-    )
+    change = (latest - state.log_length[1]) / jnp.maximum(num_averaged, 1.0)
+    averaged_length = jnp.where(num_averaged > 0, state.log_length[1] + change, latest)
+    return jnp.stack([latest, averaged_length]), adam
 
 
 def _update_moments(rows, num_before, mean, squares):
@@ -289,7 +302,7 @@ def end_segment(state: State, options: Options) -> State:
     variance = jnp.diagonal(covariance) if covariance.ndim == 2 else covariance
     # While the chains approach the typical set their scatter is not the posterior's width, but the curvature is already
     # known: positions and gradients of a normal density vary in proportion everywhere.
-    early_scale = (variance / shrinkage * (num_seen - 1.0) / state.slope_squares) ** 0.25
+    early_scale = (variance / shrinkage * (num_seen - 1.0) / state.gradient_squares) ** 0.25
     scale = jnp.sqrt(variance + 1e-3 * (1.0 - shrinkage))
     if state.factor.ndim == 2:
         identity = jnp.eye(size, dtype=variance.dtype)
@@ -311,8 +324,8 @@ def end_segment(state: State, options: Options) -> State:
         num_seen=jnp.where(closing, 0.0, num_seen),
         mean=jnp.where(closing, 0.0, state.mean),
         squares=jnp.where(closing, 0.0, state.squares),
-        slope_mean=jnp.where(closing, 0.0, state.slope_mean),
-        slope_squares=jnp.where(closing, 0.0, state.slope_squares),
+        gradient_mean=jnp.where(closing, 0.0, state.gradient_mean),
+        gradient_squares=jnp.where(closing, 0.0, state.gradient_squares),
     )
 
 

@@ -22,8 +22,8 @@ def spread(executor: Executor, work: Callable, items, live, num_tasks: int | Non
     executor : concurrent.futures.Executor
         A process pool, ``dask.distributed.Client.get_executor()``, an MPI pool...
     work : callable
-        ``work(part, rows)``, which returns a list of results and a dictionary of costs. Both it and the program within
-        must be picklable, that is, defined in a module.
+        ``work(part, rows)``, which returns a list of results and a dictionary of costs. It is sent to the workers, so
+        that it and its program must be picklable, that is, defined in a module.
     items
         A container with a length and a method ``take(rows)`` that returns a part of it.
     live : LiveLine

@@ -38,7 +38,7 @@ class Slots:
         A NumPyro program.
     stack : Stack
         Data of all objects.
-    wanted : int or None
+    requested : int or None
         Requested number of slots; if None, as many as suit the device and the memory.
     num_chains : int
         Chains in each slot.
@@ -110,7 +110,7 @@ class Slots:
         return values
 
     def _choose_num_slots(self, operations: float) -> int:
-        """Return the number of slots: as requested, or as suits device and memory; never more than objects need."""
+        """Return the number of slots: as requested, or as suits device and memory, but no more than needed."""
         devices = jax.local_devices()
         shapes = jax.eval_shape(self.target.constrain, self.target.start)
         numbers_per_draw = self.target.size + 6 + sum(int(np.prod(s.shape)) for s in shapes.values())

@@ -71,7 +71,8 @@ class Sensitivity:
             )
         if self.left_out:
             notes.append(
-                f"Note: the distributions of {', '.join(self.left_out)} are treated as part of the model and not scaled."
+                f"Note: the distributions of {', '.join(self.left_out)} are treated as part of the model and not "
+                "scaled."
             )
         return " ".join([text, *notes])
 
