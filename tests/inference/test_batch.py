@@ -238,7 +238,7 @@ def test_draws_that_diverge_begin_anew_with_a_shorter_step(monte_carlo):
 
 @pytest.mark.long
 def test_draws_that_diverge_are_not_usable_without_a_shorter_step(monkeypatch):
-    monkeypatch.setattr(batch, "SHORTER", 0)
+    monkeypatch.setattr(batch, "MAX_HALVINGS", 0)
     without = few(wall, np.array([6.0, 8.0, 10.0]))
     assert without.verdicts["why"].str.contains("divergences").all(), without.verdicts
     # They are not drawn on for: no number of draws mends them.

@@ -28,7 +28,7 @@ INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
 MIN_SAMPLES = 200  # draws per chain before the first check for convergence
 GROWTH = 1.4  # draws at the next check, relative to this one
-SHORTER = 4  # times that the step size of an object may be halved and its draws restarted, because of divergences
+MAX_HALVINGS = 4  # of the step size of an object, each with a restart of its draws, because of divergences
 
 
 class Done(NamedTuple):
@@ -276,21 +276,21 @@ class _Queue:
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or max_num_samples) // BLOCK) * BLOCK
         self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
-        self.next = 0
+        self.next_object = 0
         self.blocks: list[list] = [[] for _ in range(slots.num_slots)]
         self.age = np.zeros(slots.num_slots, int)  # blocks, warm-up included
-        self.check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
-        self.shorter = np.zeros(slots.num_slots, int)  # how often the step size was halved
+        self.next_check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
+        self.num_halvings = np.zeros(slots.num_slots, int)  # of the step size
         self.steps = self.waited = 0
 
     def turn(self) -> list[Done]:
         """Fill empty slots, advance all of them by a block, and return the results of finished objects."""
         slots = self.slots
-        empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next]
+        empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
-            slots.fill(empty, np.arange(self.next, self.next + len(empty)), self.keys)
-            self.next += len(empty)
-            self.age[empty] = self.shorter[empty] = 0
+            slots.fill(empty, np.arange(self.next_object, self.next_object + len(empty)), self.keys)
+            self.next_object += len(empty)
+            self.age[empty] = self.num_halvings[empty] = 0
             self._reset_draws(empty)
         draws, sites = slots.advance()
         used = np.flatnonzero(slots.object >= 0)
@@ -302,35 +302,35 @@ class _Queue:
             if self.age[slot] > self.warmup:
                 self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
         diverging = draws.diverging[used].any(axis=(1, 2)) & (self.age[used] > self.warmup)
-        restarted = used[diverging & (self.shorter[used] < SHORTER)]
+        restarted = used[diverging & (self.num_halvings[used] < MAX_HALVINGS)]
         if len(restarted):
             slots.shorten(restarted)
-            self.shorter[restarted] += 1
+            self.num_halvings[restarted] += 1
             self.age[restarted] = self.warmup
             self._reset_draws(restarted)
         return self._judge(used, draws)
 
     def _reset_draws(self, slots):
         """Discard the draws of some slots and schedule their first check."""
-        self.check[slots] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+        self.next_check[slots] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
         for slot in slots:
             self.blocks[slot] = []
 
     def _judge(self, used, draws) -> list[Done]:
         """Check the slots that have enough draws; release finished objects and return their results."""
-        drawn = (self.age - self.warmup) * BLOCK
+        num_drawn = (self.age - self.warmup) * BLOCK
         done = []
         # An object without a starting point of finite density never moves.
         for slot in used:
             if not np.isfinite(draws.potential_energy[slot]).all():
                 done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
-        due_slots = [slot for slot in used if self.slots.object[slot] >= 0 and drawn[slot] >= self.check[slot]]
-        for length in sorted({int(drawn[slot]) for slot in due_slots}):
-            group = [slot for slot in due_slots if drawn[slot] == length]
+        due_slots = [slot for slot in used if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]]
+        for num_draws in sorted({int(num_drawn[slot]) for slot in due_slots}):
+            group = [slot for slot in due_slots if num_drawn[slot] == num_draws]
             for slot, result in zip(group, self._summarise(group), strict=True):
                 # More draws do not remove divergences that halved steps did not prevent.
-                if result.why and drawn[slot] < self.budget and not result.num_divergences:
-                    self.check[slot] = min(-(-int(GROWTH * length) // BLOCK) * BLOCK, self.budget)
+                if result.why and num_drawn[slot] < self.budget and not result.num_divergences:
+                    self.next_check[slot] = min(-(-int(GROWTH * num_draws) // BLOCK) * BLOCK, self.budget)
                     continue
                 done.append(result._replace(number=self._release(slot)))
         return done
@@ -344,10 +344,10 @@ class _Queue:
     def _summarise(self, group) -> list[Done]:
         """Return the results of a group of slots, which all have the same number of draws."""
         joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
-        draws, sites = jax.tree.map(lambda *slots: np.stack(slots), *joined)
-        table = {name: _statistics(values) for name, values in sites.items()}
+        draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
+        site_statistics = {name: _statistics(values) for name, values in sites.items()}
         labels = np.array([label.split("[")[0] for label in self.slots.target.labels])
-        hidden = {
+        hidden_statistics = {
             name: _statistics(draws.position[..., labels == name])
             for name in dict.fromkeys(labels)
             if name not in sites
@@ -358,23 +358,25 @@ class _Queue:
         results = []
         for i, slot in enumerate(group):
             without_padding = functools.partial(self.slots.without_padding, number=int(self.slots.object[slot]))
-            statistics = {name: without_padding(name, values[i], first=0) for name, values in table.items()}
-            divergences = int(draws.diverging[i].sum())
-            used = {
+            statistics = {name: without_padding(name, values[i], first=0) for name, values in site_statistics.items()}
+            num_divergences = int(draws.diverging[i].sum())
+            needed = {
                 name: without_padding(name, np.swapaxes(values[i], 0, 1), first=2)
                 for name, values in (*sites.items(), ("lp", -draws.potential_energy))
                 if self.keep is None or name in self.keep or name in self.bounds
             }
-            kept = {name: values for name, values in used.items() if self.keep is None or name in self.keep}
+            kept = {name: values for name, values in needed.items() if self.keep is None or name in self.keep}
             num_draws = int(np.prod(draws.energy[i].shape))
-            judged = statistics | {name: values[i] for name, values in hidden.items()}
-            reasons = ", ".join(filter(None, (unresolved[i], _why(judged, divergences, float(bfmi[i]), self.until))))
+            judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
+            reasons = ", ".join(
+                filter(None, (unresolved[i], _why(judged, num_divergences, float(bfmi[i]), self.until)))
+            )
             notes = () if self.slots.target.observed else (UNOBSERVED,)
             edge_notes = (
                 text
                 for name, bounds in self.bounds.items()
-                if name in used
-                for text in verdict.edge_notes(element_labels(name, used[name].shape[2:]), used[name], bounds)
+                if name in needed
+                for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
             steps = float(draws.num_steps[i].mean())
             results.append(
@@ -382,7 +384,7 @@ class _Queue:
                     -1,
                     statistics,
                     num_draws,
-                    divergences,
+                    num_divergences,
                     float(bfmi[i]),
                     steps,
                     reasons,
@@ -433,7 +435,7 @@ def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.
     return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
 
 
-def _why(sites, divergences: int, bfmi: float, until: float) -> str:
+def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
     """Return why a posterior is not usable, by the rules of `verdict.judge`; empty if it is."""
     r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
     ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)
@@ -444,8 +446,8 @@ def _why(sites, divergences: int, bfmi: float, until: float) -> str:
         reasons.append(f"R-hat {r_hat:.3f}")
     if ess < until:
         reasons.append(f"effective sample size {ess:.0f}")
-    if divergences:
-        reasons.append(f"{divergences} divergences")
+    if num_divergences:
+        reasons.append(f"{num_divergences} divergences")
     if not bfmi > verdict.MIN_BFMI:
         reasons.append(f"E-BFMI {bfmi:.2f}")
     return ", ".join(reasons)

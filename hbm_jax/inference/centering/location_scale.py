@@ -75,10 +75,10 @@ class Form(Reparam):
         base = _base(fn)
         family: type = dist.Normal if is_log(fn) else type(base)
         location, scale = location_scale(fn)
-        others = {key: getattr(base, key) for key in base.arg_constraints if key not in ("loc", "scale")}
+        shape_parameters = {key: getattr(base, key) for key in base.arg_constraints if key not in ("loc", "scale")}
         c, ratio = self.centredness, scale / self.reference
-        free = family(loc=c * location, scale=self.reference * ratio**c, **others)
-        x = numpyro.sample(self.helper, free.to_event(fn.event_dim))
+        distribution = family(loc=c * location, scale=self.reference * ratio**c, **shape_parameters)
+        x = numpyro.sample(self.helper, distribution.to_event(fn.event_dim))
         value = location + ratio ** (1.0 - c) * (x - c * location)
         return None, jnp.exp(value) if is_log(fn) else value
 

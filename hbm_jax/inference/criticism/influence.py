@@ -69,6 +69,8 @@ class _MaskedProgram:
 
 
 class _MaskSite(Messenger):
+    """Handler that masks one site."""
+
     def __init__(self, site, used):
         super().__init__()
         self.site, self.used = site, used
