@@ -374,11 +374,8 @@ def _simulate(program, args, fitted, num_replicates, seed):
             )
         rows = valid[:num_replicates]
         truth = {name: truth[name][rows] for name in site_order}
-        return (
-            truth,
-            {name: data[name][rows] for name in data_names},
-            density[rows] if same_latents or reparametrised_by_data else None,
-        )
+        data = {name: data[name][rows] for name in data_names}
+        return truth, data, density[rows] if same_latents or reparametrised_by_data else None
 
 
 def _trace(program, args):
@@ -436,12 +433,8 @@ def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         p_ecdf = (1 + np.sum(reference <= unevenness)) / (1 + len(reference))
         # An error of a fifth in the width bends the whole ECDF a little: the spread is the most sensitive test of it.
         p = min(1.0, 3 * min(p_ecdf, *(2 * stats.norm.sf(abs(z)) for z in (mean_z, spread_z))))
-        rows[name] = {
-            "p": p,
-            "mean_rank": fractions.mean(),
-            "spread": spread,
-            "verdict": _describe(p, mean_z, spread_z),
-        }
+        verdict = _describe(p, mean_z, spread_z)
+        rows[name] = {"p": p, "mean_rank": fractions.mean(), "spread": spread, "verdict": verdict}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.loc[table["p"] >= LEVEL / len(table), "verdict"] = "uniform"
     return table

@@ -48,12 +48,12 @@ class Comparison:
     def _clause(self, name):
         difference, error = -self.table.loc[name, "elpd_diff"], self.table.loc[name, "dse"]
         if difference < SAME:
-            comment = "which is practically the same"
+            comment = "a negligible difference"
         elif difference < SURE * error:
-            comment = "which the data cannot tell apart"
+            comment = "which is not significant"
         else:
-            comment = f"{difference / error:.1f} standard errors" if error > 0 else "for certain"
-        return f"{name} is behind by {difference:.1f} ± {error:.1f}, {comment}"
+            comment = f"{difference / error:.1f} standard errors" if error > 0 else "which is significant"
+        return f"the elpd of {name} is lower by {difference:.1f} ± {error:.1f}, {comment}"
 
 
 def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=None) -> Comparison:
