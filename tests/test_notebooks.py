@@ -163,7 +163,7 @@ def test_your_own_model():
     for value, mean, std in (map(float, row) for row in slopes):
         assert abs(value - mean) < 3.0 * std
     assert "Reliable: every one with Pareto k below 0.70" in printed
-    assert float(re.search(r"no colour law is behind by .*, ([\d.]+) standard errors", printed).group(1)) > 5
+    assert float(re.search(r"the elpd of no colour law is lower by .*, ([\d.]+) standard errors", printed).group(1)) > 5
     assert figures == 2
 
 

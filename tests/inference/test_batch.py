@@ -238,7 +238,7 @@ def test_draws_that_diverge_begin_anew_with_a_shorter_step(monte_carlo):
 
 @pytest.mark.long
 def test_draws_that_diverge_are_not_usable_without_a_shorter_step(monkeypatch):
-    monkeypatch.setattr(batch, "SHORTER", 0)
+    monkeypatch.setattr(batch, "MAX_HALVINGS", 0)
     without = few(wall, np.array([6.0, 8.0, 10.0]))
     assert without.verdicts["why"].str.contains("divergences").all(), without.verdicts
     # They are not drawn on for: no number of draws mends them.
@@ -263,7 +263,7 @@ def test_ctrl_c_returns_what_is_done(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "expected at least one object, found none"),
+        ([], "expected at least one object; found none"),
         ([{"y": np.ones(2)}, {"x": np.ones(2)}], r"object 1 and the first differ in \[0\]\['x'\], \[0\]\['y'\]"),
         ([np.ones(2), np.ones((2, 2))], "to have 1 axes, as the first has; found 2 for object 1"),
         ([np.ones(2), np.ones(0)], "expected data for every object; object 1 has none"),
@@ -401,7 +401,7 @@ def mean_of(y):
 
 
 def test_a_program_that_would_count_the_padding_is_refused():
-    with pytest.raises(ValueError, match=r"this program counts the padding: object 0 has a log density of"):
+    with pytest.raises(ValueError, match=r"padding changes the log density of this program: for object 0 it is"):
         few(mean_of, RAGGED)
 
 

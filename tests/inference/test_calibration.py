@@ -304,7 +304,7 @@ def test_priors_of_impossible_data_are_said(monkeypatch):
 
     monkeypatch.setattr(calibration, "fit_each", None)
     with pytest.raises(
-        ValueError, match="expected the prior to give possible data sets at least every other time; found"
+        ValueError, match="expected at least half of the prior draws to give finite data and densities; found"
     ):
         calibrate(often_impossible, np.array(0.0), num_replicates=50, progress=False)
 

@@ -381,7 +381,7 @@ def test_wrong_requests_are_named():
 def test_a_pilot_without_finite_scales_says_so():
     draws = {"plain": {}, "groups": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))}}
     pilot = Pilot(groups, (), 0, 3)
-    with pytest.raises(hbm.inference.StartError, match="finite scales; found others for 'theta'"):
+    with pytest.raises(hbm.inference.StartError, match="finite scales; found NaN or infinity for 'theta'"):
         pilot.choose((Form("theta", np.zeros(2), np.ones(2)),), draws, KEY)
 
 

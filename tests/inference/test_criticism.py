@@ -284,7 +284,7 @@ def test_masked_observations_are_left_aside():
     draws = np.random.default_rng(seed(8)).normal(y[:11].sum() / 12.0, 12**-0.5, (4, 250))
     result = loo(fit_of_draws(masked, (y, seen), {"x": draws}))
     assert list(result.table.index) == [str(i) for i in range(11)]
-    assert "1 without any bearing on the parameters (masked?) were left aside" in str(result)
+    assert "1 excluded because the likelihood does not depend on the parameters (masked?)" in str(result)
     assert_psis_of(result, stats.norm.logpdf(y[:11], draws[..., None], 1.0))
 
 
@@ -305,7 +305,7 @@ def test_comparison_prefers_the_model_the_data_come_from():
     assert row["p"] == pytest.approx(line_loo(flat_line).p)
     assert result.table["weight"].sum() == pytest.approx(1.0)
     assert result.table["weight"]["line"] > 0.9
-    assert str(result).startswith("line predicts best; constant is behind by")
+    assert str(result).startswith("line predicts best; the elpd of constant is lower by")
     assert f"{-row['elpd_diff'] / row['dse']:.1f} standard errors" in str(result)
     spoilt = compare({"constant": with_bad(line_loo(flat_line), "star 3"), "line": line_loo()})
     assert list(spoilt.table["num_bad_k"]) == [0, 1]
@@ -315,7 +315,7 @@ def test_comparison_prefers_the_model_the_data_come_from():
 def test_models_that_predict_alike_are_called_so():
     a, b = line_loo(), loo(line_fit(), num_draws=2000)
     assert len(b.table) == NUM_STARS
-    assert "practically the same" in str(compare({"a": a, "b": b}))
+    assert "a negligible difference" in str(compare({"a": a, "b": b}))
 
 
 def test_differences_within_their_errors_are_said_not_to_tell_models_apart():
@@ -323,7 +323,7 @@ def test_differences_within_their_errors_are_said_not_to_tell_models_apart():
     shift = np.where(np.arange(NUM_STARS) % 2, 3.0, -3.3)
     worse = dataclasses.replace(better, table=better.table.assign(elpd=better.table["elpd"] + shift))
     text = str(compare({"a": better, "b": worse}))
-    assert "b is behind by 5.4 ± 18.9, which the data cannot tell apart" in text
+    assert "the elpd of b is lower by 5.4 ± 18.9, which is not significant" in text
 
 
 def test_tiny_densities_do_not_spoil_the_weights():
@@ -377,7 +377,7 @@ def test_errors_name_what_was_expected():
             function(empty)
     with pytest.raises(ValueError, match=r"found none, but factors \(own\) in no_data"):
         log_likelihood(empty)
-    with pytest.raises(ValueError, match=r"expected the program the draws are of, with 2 .* found another, with 1"):
+    with pytest.raises(ValueError, match=r"expected the program of the draws, with 2 .* found another, with 1"):
         loo(dataclasses.replace(fit, program=flat_line))
     with pytest.raises(ValueError, match=r"one group label for each entry of the site, 36 \(star\); .* shape \(35,\)"):
         loo(fit, group=np.zeros(35))
@@ -398,7 +398,9 @@ def test_log_likelihoods_that_are_not_finite_or_of_one_unit_are_refused():
     fit = dataclasses.replace(line_fit(), tree=line_fit().tree.copy())
     kept = log_likelihood(fit)
     fit.tree["log_likelihood"] = xr.DataTree(kept.where(kept["star"] != "star 2", -np.inf))
-    with pytest.raises(ValueError, match="finite log likelihoods; found 1 star with others, the first being star 2"):
+    with pytest.raises(
+        ValueError, match="finite log likelihoods; found 1 star with NaN or infinity, the first being star 2"
+    ):
         loo(fit)
     with pytest.raises(ValueError, match=r"log likelihood of at least two units; found 1 \(group\)"):
         loo(line_fit(), group=np.zeros(NUM_STARS))

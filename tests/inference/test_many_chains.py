@@ -94,13 +94,18 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
     @jax.jit
     def seen_and_closed(draws, slopes, age):
         state = chees.initial_state(lambda x: (x.sum(-1), x), np.zeros((4, 3)), np.zeros(2, np.uint32), dense)
-        mean, squares, slope_mean, slope_squares = state.mean, state.squares, state.slope_mean, state.slope_squares
+        mean, squares, gradient_mean, gradient_squares = (
+            state.mean,
+            state.squares,
+            state.gradient_mean,
+            state.gradient_squares,
+        )
         for i in range(len(draws)):
-            mean, squares = chees._seen(draws[i], 4.0 * i, mean, squares)
-            slope_mean, slope_squares = chees._seen(slopes[i], 4.0 * i, slope_mean, slope_squares)
+            mean, squares = chees._update_moments(draws[i], 4.0 * i, mean, squares)
+            gradient_mean, gradient_squares = chees._update_moments(slopes[i], 4.0 * i, gradient_mean, gradient_squares)
         full = state._replace(
-            age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, slope_mean=slope_mean,
-            slope_squares=slope_squares,
+            age=age, num_seen=4.0 * len(draws), mean=mean, squares=squares, gradient_mean=gradient_mean,
+            gradient_squares=gradient_squares,
         )  # fmt: skip
         return full, chees.end_segment(full, chees.Options(200, 0.8, 256))
 
@@ -119,7 +124,7 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
     np.testing.assert_allclose(after.inverse @ factor if dense else after.inverse * after.factor,
                                np.eye(3) if dense else 1.0, atol=1e-12)  # fmt: skip
     assert after.num_seen == 0
-    assert not any(np.any(part) for part in (after.mean, after.squares, after.slope_mean, after.slope_squares))
+    assert not any(np.any(part) for part in (after.mean, after.squares, after.gradient_mean, after.gradient_squares))
     # The first window knows the width by the ratio of the spreads of draws and gradients.
     _, first = jax.tree.map(np.asarray, seen_and_closed(*few, 25))
     early = (flat.var(0) / slopes[:5].reshape(-1, 3).var(0)) ** 0.25

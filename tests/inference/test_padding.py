@@ -8,7 +8,7 @@ from numpyro import distributions as dist
 from numpyro.contrib.control_flow import scan
 
 from hbm_jax.inference.batch.padding import ragged_axes
-from hbm_jax.inference.batch.slots import Lanes
+from hbm_jax.inference.batch.slots import Slots
 from hbm_jax.inference.batch.stacking import stack
 
 RNG = np.random.default_rng(12)
@@ -42,11 +42,11 @@ def test_padding_of_latents_that_are_independent_counts_nowhere():
 
 
 def test_a_site_without_its_padding():
-    lanes = Lanes.__new__(Lanes)
-    lanes.stack, lanes.ragged = stack(RAGGED), {"twice": ((1, 0),)}
+    slots = Slots.__new__(Slots)
+    slots.stack, slots.ragged = stack(RAGGED), {"twice": ((1, 0),)}
     values = np.arange(4 * 2 * 7).reshape(4, 2, 7)
-    np.testing.assert_array_equal(lanes.without_padding("twice", values, 3, first=1), values[:, :, :5])
-    np.testing.assert_array_equal(lanes.without_padding("mu", values, 3, first=1), values)
+    np.testing.assert_array_equal(slots.without_padding("twice", values, 3, first=1), values[:, :, :5])
+    np.testing.assert_array_equal(slots.without_padding("mu", values, 3, first=1), values)
 
 
 def by_factor(y):
@@ -99,15 +99,15 @@ def one_of_many(y):
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (one_of_many, "expected object 0 to have the same sites alone and padded, found mu3, mu4, mu5, mu6 in one"),
-        (by_factor, "this program counts the padding: object 0 has a log density of"),
-        (differences, "this program counts the padding: object 0 has a log density of"),
-        (sum_of_latents, "this program counts the padding: object 0 has a log density of"),
-        (minus_their_mean, "this program counts the padding: object 0 has a log density of"),
-        (mean_shown, "the deterministic site 'mean' counts the padding: object 0 has another value"),
+        (one_of_many, "expected object 0 to have the same sites with and without padding; found mu3, mu4, mu5, mu6 in"),
+        (by_factor, "padding changes the log density of this program: for object 0 it is"),
+        (differences, "padding changes the log density of this program: for object 0 it is"),
+        (sum_of_latents, "padding changes the log density of this program: for object 0 it is"),
+        (minus_their_mean, "padding changes the log density of this program: for object 0 it is"),
+        (mean_shown, "the deterministic site 'mean' depends on the padding: for object 0 its value"),
         (process, "so does their latent site 'z'; expected it to have independent entries"),
         (tempered, "so does their latent site 'z'; expected it to have independent entries"),
-        (one_more, r"the site 'steps' of object 0 has shape \(4,\) alone and \(8,\) padded"),
+        (one_more, r"the site 'steps' of object 0 has shape \(4,\) without padding and \(8,\) with it"),
     ],
 )
 def test_programs_that_count_the_padding_or_may_are_refused(program, message):
@@ -124,18 +124,18 @@ def test_every_ragged_axis_is_compared():
             numpyro.sample("y", dist.Normal(mu, 1.0), obs=y.mean(axis=1))
 
     objects = [RNG.normal(size=shape) for shape in ((2, 6), (5, 4))]
-    with pytest.raises(ValueError, match="counts the padding: object 1 has a log density"):
+    with pytest.raises(ValueError, match="changes the log density of this program: for object 1 it is"):
         ragged_axes(table, stack(objects))
-    with pytest.raises(ValueError, match="counts the padding: object 0 has a log density"):
+    with pytest.raises(ValueError, match="changes the log density of this program: for object 0 it is"):
         ragged_axes(lambda y: table(y.T), stack(objects))
 
 
 def test_objects_without_a_finite_density_prove_nothing():
     broken = np.full(2, np.nan)
-    with pytest.raises(ValueError, match="counts the padding: object 1 has a log density"):
+    with pytest.raises(ValueError, match="changes the log density of this program: for object 1 it is"):
         ragged_axes(sum_of_latents, stack([broken, *RAGGED[:2]]))
     ragged_axes(sum_of_latents, stack([broken, RAGGED[1]]))  # which is marked, and the other is not padded
-    with pytest.raises(ValueError, match="whether this program counts the padding is not known: 5 of the shorter ones"):
+    with pytest.raises(ValueError, match="the effect of padding could not be tested: 5 of the shorter ones"):
         ragged_axes(latents, stack([*([broken] * 6), RAGGED[1]]))
 
 
@@ -149,5 +149,5 @@ def chain_of_latents(y):
 
 
 def test_a_program_that_does_not_run_with_padding_is_refused_by_name():
-    with pytest.raises(ValueError, match="runs with padded data; found that it does not with those of"):
+    with pytest.raises(ValueError, match="runs with padded data; found an error with the padded data of"):
         ragged_axes(chain_of_latents, stack(RAGGED))

@@ -85,7 +85,7 @@ def test_power_scaling_leaves_a_harmless_prior_alone():
     row = result.table.loc["theta"]
     assert row["prior"] < 0.01
     assert row["likelihood"] == pytest.approx(exact_sensitivity(fit, 0.0, 100.0, "likelihood"), rel=0.05)
-    assert row["diagnosis"] == "the data decide"
+    assert row["diagnosis"] == "the data dominate"
     assert str(result).startswith("the priors matter little: none of 2 parameters has a sensitivity of 0.05.")
     # Every fourth draw of each chain alone.
     few = prior_sensitivity(fit, num_draws=2000).table.loc["theta"]
@@ -95,7 +95,7 @@ def test_power_scaling_leaves_a_harmless_prior_alone():
 
 def test_a_prior_that_decides_is_called_so():
     result = prior_sensitivity(level_fit(4.0, 0.02))
-    assert result.table["diagnosis"]["theta"].startswith("the prior decides")
+    assert result.table["diagnosis"]["theta"].startswith("the prior dominates")
 
 
 def test_hyperpriors_are_scaled_and_populations_are_not():
@@ -103,7 +103,7 @@ def test_hyperpriors_are_scaled_and_populations_are_not():
     result = prior_sensitivity(fit)
     assert list(result.by_prior) == ["mu", "tau"]
     assert result.left_out == ("effect",)
-    assert "the distributions of effect are taken for a part of the model" in str(result)
+    assert "the distributions of effect are treated as part of the model" in str(result)
     chosen = prior_sensitivity(fit, sites=["tau"])
     np.testing.assert_allclose(chosen.table["prior"], result.by_prior["tau"], rtol=1e-9)
     # Through ArviZ, from the draws and the prior of SciPy.

@@ -11,21 +11,21 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 from hbm_jax.inference.batch import chees, fit_each
-from hbm_jax.inference.batch.slots import BLOCK, Lanes
+from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import masked, stack
 
 RNG = np.random.default_rng(12)
 
 
 class Places:
-    """`Lanes` without a sampler: the k-th draw of object i in its place is 1e4 i + k, in every chain."""
+    """`Slots` without a sampler: the k-th draw of object i in its place is 1e4 i + k, in every chain."""
 
-    def __init__(self, num_lanes, num_warmup, diverging=None, impossible=(), num_chains=4):
-        self.num_lanes, self.num_chains = num_lanes, num_chains
+    def __init__(self, num_slots, num_warmup, diverging=None, impossible=(), num_chains=4):
+        self.num_slots, self.num_chains = num_slots, num_chains
         self.target = SimpleNamespace(labels=("x",), observed=True)
         self.options = chees.Options(num_warmup, 0.8, 256)
-        self.object, self.filled = np.full(num_lanes, -1), []
-        self.block = np.zeros(num_lanes, int)
+        self.object, self.filled = np.full(num_slots, -1), []
+        self.block = np.zeros(num_slots, int)
         self.diverging, self.impossible = diverging or {}, impossible
         self.shortened = []
 
@@ -40,7 +40,7 @@ class Places:
         return values
 
     def advance(self):
-        each = np.arange(BLOCK)[None, :, None] + np.zeros((self.num_lanes, 1, self.num_chains))
+        each = np.arange(BLOCK)[None, :, None] + np.zeros((self.num_slots, 1, self.num_chains))
         x = 1e4 * self.object[:, None, None] + BLOCK * self.block[:, None, None] + each
         diverging = np.zeros(x.shape, bool)
         potential = 0.5 * x**2
@@ -157,8 +157,8 @@ def test_sampled_parameters_that_do_not_move_are_not_usable():
 def test_places_suit_memory_device_and_objects():
     def places(operations, wanted=None, max_bytes=1e9, num=1000):
         target = SimpleNamespace(constrain=lambda flat: {"x": flat, "sum": flat.sum()}, start=np.zeros(3), size=3)
-        lanes = SimpleNamespace(target=target, max_bytes=max_bytes, num_chains=4, wanted=wanted, stack=range(num))
-        return Lanes._places(lanes, operations)
+        slots = SimpleNamespace(target=target, max_bytes=max_bytes, num_chains=4, requested=wanted, stack=range(num))
+        return Slots._choose_num_slots(slots, operations)
 
     a_place = 8 * 6 * BLOCK * 4 * (3 + 6 + 4)  # 6 copies of a block of 3 parameters, 6 numbers and 4 of the sites
     assert places(1.0) == 2 * 64

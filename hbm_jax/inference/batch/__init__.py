@@ -1,1 +1,1 @@
-"""Many independent posteriors, sampled at once."""
+"""Sampling of many independent posteriors in one batch."""

@@ -1,13 +1,13 @@
-"""Hamiltonian Monte Carlo with trajectories of a common length, for many chains of one posterior side by side.
+"""Hamiltonian Monte Carlo with a common trajectory length, for many vectorised chains of one posterior.
 
-Side by side, NUTS waits at every draw for the deepest tree there is. Here all chains of an object take the same number
-of steps, and step size, length and metric are learnt from all of them together: the length by maximising the change in
-squared distance from the mean (ChEES: Hoffman, Radul & Sountsov 2021, AISTATS, PMLR 130, 3907), jittered by a
-low-discrepancy sequence. Where the gradient costs much more than a product with a covariance, the metric is dense: few
-chains learn the covariance well before they learn the length, and in its units every direction wants about the same
-one.
+Vectorised NUTS waits at every draw for the deepest tree of the batch. Here all chains of an object take the same number
+of steps, and step size, trajectory length and metric are adapted to all of them together. The length maximises the
+mean squared change in squared distance from the mean (the ChEES criterion: Hoffman, Radul & Sountsov 2021, AISTATS,
+PMLR 130, 3907) and is jittered by a low-discrepancy sequence. The metric is dense where the gradient costs much more
+than a matrix-vector product: a few chains estimate the covariance well before they have adapted the length, and in
+units of the metric all directions need about the same length.
 
-Written for one object; a batch is a `jax.vmap` of it.
+The functions treat one object; a batch is their `jax.vmap`.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-DIVERGENT = 1000.0  # error of the energy, as in NumPyro and Stan
-LEARNING_RATE = 0.03  # of Adam on the logarithm of the length
-AVERAGE_FROM = 0.4  # of the warm-up
-ADAM = (0.9, 0.95, 1e-8)
-# Ends of the windows after which the metric is replaced, as shares of the warm-up.
+DIVERGENT = 1000.0  # energy error above which a trajectory is divergent, as in NumPyro and Stan
+LEARNING_RATE = 0.03  # of Adam, for the logarithm of the trajectory length
+AVERAGE_FROM = 0.4  # fraction of the warm-up after which the trajectory length is averaged
+ADAM = (0.9, 0.95, 1e-8)  # beta1, beta2, epsilon
+# Ends of the adaptation windows, after which the metric is replaced, as fractions of the warm-up.
 WINDOWS = (0.1, 0.25, 0.5, 0.85)
 SEGMENT = 25  # draws after which a window may end
-EARLY_STEPS = 40  # at most, before the first metric: on the way to where the posterior is
-CORRELATED = 0.2  # weight of no correlation, in draws per parameter
-SHORTEST = 1.0  # length of the longest trajectory, in standard deviations: less is a random walk
+EARLY_STEPS = 40  # limit on leapfrog steps in the first segment, while the chains approach the typical set
+CORRELATED = 0.2  # strength of the shrinkage of correlations towards zero, in pseudo-draws per parameter
+SHORTEST = 1.0  # smallest full trajectory length, in standard deviations: below it HMC is a random walk
 DUAL_AVERAGING = (0.05, 10.0, 0.75)  # gamma, t0, kappa: Hoffman & Gelman 2014, JMLR 15, 1593
 
 
@@ -39,24 +39,24 @@ class Options(NamedTuple):
 
 
 class State(NamedTuple):
-    """All chains of one object, and what has been learnt from them; C chains of d parameters."""
+    """State of all C chains of one object, and of the adaptation; d parameters."""
 
-    age: jax.Array  # draws so far, warm-up included
-    key: jax.Array  # data of it
+    age: jax.Array  # number of draws so far, warm-up included
+    key: jax.Array  # key data of a random key
     position: jax.Array  # (C, d)
     potential: jax.Array  # (C,)
     gradient: jax.Array  # (C, d)
-    factor: jax.Array  # (d, d) lower triangle, or (d,): its product with its transpose is the covariance
-    inverse: jax.Array  # of the factor
-    log_length: jax.Array  # (2,) of the longest trajectory, in units of the metric: now, and averaged
-    adam: jax.Array  # (2,)
-    log_step: jax.Array
-    averaged: jax.Array  # (4,): log step averaged, mean error, shrinkage point, count
-    num_seen: jax.Array  # by the running variance
-    mean: jax.Array  # (d,)
-    squares: jax.Array  # (d, d) or (d,)
-    slope_mean: jax.Array  # (d,), of the gradient
-    slope_squares: jax.Array  # (d,)
+    factor: jax.Array  # (d, d) lower Cholesky factor of the estimated covariance, or (d,) standard deviations
+    inverse: jax.Array  # inverse of ``factor``
+    log_length: jax.Array  # (2,) log of the full trajectory length in units of the metric: current and averaged
+    adam: jax.Array  # (2,) first and second moments of Adam
+    log_step: jax.Array  # log of the current step size
+    averaged: jax.Array  # (4,) dual averaging: averaged log step size, mean error, shrinkage point, count
+    num_seen: jax.Array  # number of positions in the running moments
+    mean: jax.Array  # (d,) running mean of the positions
+    squares: jax.Array  # (d, d) or (d,) running sum of squared deviations of the positions
+    gradient_mean: jax.Array  # (d,) running mean of the gradients
+    gradient_squares: jax.Array  # (d,) running sum of squared deviations of the gradients
 
 
 class Draw(NamedTuple):
@@ -67,46 +67,46 @@ class Draw(NamedTuple):
     energy: jax.Array  # (C,)
     accept_prob: jax.Array  # (C,)
     diverging: jax.Array  # (C,)
-    num_steps: jax.Array  # of each chain
+    num_steps: jax.Array  # (C,) leapfrog steps
 
 
 def halton(num: int, base: int = 2) -> np.ndarray:
-    """Low-discrepancy numbers between 0 and 1, (num,)."""
-    found = np.zeros(num)
+    """Return the first ``num`` points of a Halton sequence, between 0 and 1, (num,)."""
+    values = np.zeros(num)
     for index in range(num):
-        n, share = index + 1, 1.0
-        while n:
-            share /= base
-            found[index] += share * (n % base)
-            n //= base
-    return found
+        remainder, weight = index + 1, 1.0
+        while remainder:
+            weight /= base
+            values[index] += weight * (remainder % base)
+            remainder //= base
+    return values
 
 
 def operations(value_and_grad: Callable, size: int, num_chains: int) -> float:
-    """Floating-point operations of one gradient of every chain, as the compiler counts them."""
+    """Return the floating-point operations of one gradient evaluation of all chains, as the compiler counts them."""
     cost = jax.jit(value_and_grad).lower(jnp.zeros((num_chains, size))).cost_analysis() or {}
     return max(float(cost.get("flops", 0.0)), 1.0)
 
 
 def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, dense: bool) -> State:
-    """State before the first draw.
+    """Return the state before the first draw.
 
     Parameters
     ----------
     value_and_grad : callable
-        (C, d) -> (C,), (C, d): minus the log density and its gradient.
+        (C, d) -> (C,), (C, d): potential energy (minus the log density) and its gradient.
     points : (C, d)
         Starting points.
     key : jax.Array
-        Data of a random key, plain numbers so that states can be mixed.
+        Key data of a random key: plain numbers, so that states can be combined with ``where``.
     dense : bool
-        Whether the metric is.
+        Whether the metric is dense; otherwise it is diagonal.
     """
     potential, gradient = value_and_grad(points)
     size = points.shape[-1]
     zero, zeros = jnp.zeros((), points.dtype), jnp.zeros(size, points.dtype)
     unit = jnp.eye(size, dtype=points.dtype) if dense else zeros + 1.0
-    zeros_of_two = jnp.full(2, jnp.log(2.0), points.dtype)
+    log_length = jnp.full(2, jnp.log(2.0), points.dtype)
     log_step = jnp.log(jnp.asarray(0.5 * size**-0.25, points.dtype))
     return State(
         age=jnp.zeros((), jnp.int32),
@@ -116,52 +116,56 @@ def initial_state(value_and_grad: Callable, points: jax.Array, key: jax.Array, d
         gradient=gradient,
         factor=unit,
         inverse=unit,
-        log_length=zeros_of_two,
+        log_length=log_length,
         adam=jnp.zeros(2, points.dtype),
         log_step=log_step,
         averaged=jnp.stack([log_step, zero, jnp.log(10.0) + log_step, zero]).astype(points.dtype),
         num_seen=zero,
         mean=zeros,
         squares=jnp.zeros_like(unit),
-        slope_mean=zeros,
-        slope_squares=zeros,
+        gradient_mean=zeros,
+        gradient_squares=zeros,
     )
 
 
 def advance(
-    value_and_grad: Callable, state: State, share: jax.Array, active: jax.Array, options: Options
+    value_and_grad: Callable, state: State, jitter: jax.Array, active: jax.Array, options: Options
 ) -> tuple[State, Draw]:
-    """Make one draw of every chain, learning from it during the warm-up.
+    """Make one draw of every chain, and adapt during the warm-up.
 
     Parameters
     ----------
     value_and_grad : callable
         As in `initial_state`.
     state : State
-        Where the chains are.
-    share : scalar
-        Of the full length that this trajectory takes, between 0 and 1.
+        State of the chains.
+    jitter : scalar
+        Fraction of the full trajectory length to integrate over, between 0 and 1.
     active : scalar
-        False takes no step at all: a place in a batch without an object.
+        False takes no leapfrog step: for an empty slot of the batch.
     options : Options
         Settings.
+
+    Returns
+    -------
+    State, Draw
     """
     key, key_momentum, key_accept = jax.random.split(jax.random.wrap_key_data(state.key), 3)
     warming = state.age < options.num_warmup
     step = jnp.exp(jnp.where(warming, state.log_step, state.averaged[0]))
-    length = share * jnp.exp(jnp.where(warming, state.log_length[0], state.log_length[1]))
-    wanted = jnp.ceil(length / step)
-    most = jnp.where(state.age < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
-    num_steps = jnp.clip(jnp.where(jnp.isfinite(wanted), wanted, 1.0), 1, most).astype(jnp.int32)
+    length = jitter * jnp.exp(jnp.where(warming, state.log_length[0], state.log_length[1]))
+    ideal_steps = jnp.ceil(length / step)
+    step_limit = jnp.where(state.age < SEGMENT, min(EARLY_STEPS, options.max_steps), options.max_steps)
+    num_steps = jnp.clip(jnp.where(jnp.isfinite(ideal_steps), ideal_steps, 1.0), 1, step_limit).astype(jnp.int32)
     num_steps = jnp.where(active, num_steps, 0)
-    # In units of the metric: momenta are standard normal.
+    # In units of the metric, so that momenta are standard normal.
     momentum = jax.random.normal(key_momentum, state.position.shape, state.position.dtype)
-    position, potential, gradient, ending = _leapfrog(value_and_grad, state, momentum, step, num_steps)
-    before = state.potential + 0.5 * jnp.sum(momentum**2, axis=-1)
-    after = potential + 0.5 * jnp.sum(ending**2, axis=-1)
-    error = jnp.where(jnp.isfinite(after), after - before, jnp.inf)
-    accept_prob = jnp.minimum(1.0, jnp.exp(-error))
-    accepted = jax.random.uniform(key_accept, error.shape, error.dtype) < accept_prob
+    position, potential, gradient, end_momentum = _leapfrog(value_and_grad, state, momentum, step, num_steps)
+    start_energy = state.potential + 0.5 * jnp.sum(momentum**2, axis=-1)
+    end_energy = potential + 0.5 * jnp.sum(end_momentum**2, axis=-1)
+    energy_error = jnp.where(jnp.isfinite(end_energy), end_energy - start_energy, jnp.inf)
+    accept_prob = jnp.minimum(1.0, jnp.exp(-energy_error))
+    accepted = jax.random.uniform(key_accept, energy_error.shape, energy_error.dtype) < accept_prob
     moved = state._replace(
         age=state.age + 1,
         key=jax.random.key_data(key),
@@ -169,160 +173,185 @@ def advance(
         potential=jnp.where(accepted, potential, state.potential),
         gradient=jnp.where(accepted[:, None], gradient, state.gradient),
     )
-    learnt = _learn(moved, state.position, position, ending, accept_prob, length, options)
-    new = jax.tree.map(lambda a, b: jnp.where(warming, a, b), learnt, moved)
+    adapted = _adapt(moved, state.position, position, end_momentum, accept_prob, length, options)
+    new = jax.tree.map(lambda a, b: jnp.where(warming, a, b), adapted, moved)
     draw = Draw(
         position=new.position,
         potential_energy=new.potential,
-        energy=jnp.where(accepted, after, before),
+        energy=jnp.where(accepted, end_energy, start_energy),
         accept_prob=accept_prob,
-        diverging=~(error < DIVERGENT),
-        num_steps=jnp.broadcast_to(num_steps, error.shape),
+        diverging=~(energy_error < DIVERGENT),
+        num_steps=jnp.broadcast_to(num_steps, energy_error.shape),
     )
     return new, draw
 
 
 def _leapfrog(value_and_grad, state, momentum, step, num_steps):
-    """Take the steps of every chain together; momenta are in units of the metric."""
+    """Integrate all chains by leapfrog steps, with momenta in units of the metric."""
 
-    def one(carry):
-        k, position, momentum, slope, _ = carry
-        momentum = momentum - 0.5 * step * slope
-        position = position + step * _times(momentum, state.factor.T)
-        potential, gradient = value_and_grad(position)
-        slope = _times(gradient, state.factor)
-        return k + 1, position, momentum - 0.5 * step * slope, slope, potential
+    def leapfrog_step(carry):
+        index, position, momentum, gradient, _ = carry
+        momentum = momentum - 0.5 * step * gradient
+        position = position + step * _multiply(momentum, state.factor.T)
+        potential, raw_gradient = value_and_grad(position)
+        gradient = _multiply(raw_gradient, state.factor)
+        return index + 1, position, momentum - 0.5 * step * gradient, gradient, potential
 
-    begin = (jnp.zeros((), jnp.int32), state.position, momentum, _times(state.gradient, state.factor), state.potential)
-    _, position, momentum, slope, potential = jax.lax.while_loop(lambda carry: carry[0] < num_steps, one, begin)
-    return position, potential, _times(slope, state.inverse), momentum
+    initial = (
+        jnp.zeros((), jnp.int32),
+        state.position,
+        momentum,
+        _multiply(state.gradient, state.factor),
+        state.potential,
+    )
+    _, position, momentum, gradient, potential = jax.lax.while_loop(
+        lambda carry: carry[0] < num_steps, leapfrog_step, initial
+    )
+    return position, potential, _multiply(gradient, state.inverse), momentum
 
 
-def _learn(state: State, began, ended, ending, accept_prob, length, options: Options) -> State:
-    """Adapt step size, length and metric to one trajectory of every chain."""
-    # Step size, by dual averaging.
-    gamma, t0, kappa = DUAL_AVERAGING
-    log_step, mean_error, middle, count = state.averaged
-    count = count + 1.0
-    off = options.target_accept_prob - jnp.mean(accept_prob)
-    mean_error = (1.0 - 1.0 / (count + t0)) * mean_error + off / (count + t0)
-    now = middle - jnp.sqrt(count) / gamma * mean_error
-    weight = count**-kappa
-    averaged = jnp.stack([weight * now + (1.0 - weight) * log_step, mean_error, middle, count])
-    # Length, by the gradient of the mean squared change in squared distance from the mean.
-    trust = jnp.where(jnp.isfinite(ended).all(-1), accept_prob, 0.0)
-    total = jnp.maximum(trust.sum(), 1e-12)
-    q0 = _times(began, state.inverse.T)
-    q1 = _times(jnp.where(trust[:, None] > 0, ended, began), state.inverse.T)
-    centre = (trust[:, None] * q1).sum(0) / total
-    from_centre, before = q1 - centre, q0 - q0.mean(0)
-    change = jnp.sum(from_centre**2, -1) - jnp.sum(before**2, -1)
-    slopes = length * change * jnp.sum(from_centre * ending, -1)
-    slope = jnp.where(trust > 0, trust * slopes, 0.0).sum() / total
-    slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    beta1, beta2, tiny = ADAM
-    adam = jnp.stack([beta1 * state.adam[0] + (1 - beta1) * slope, beta2 * state.adam[1] + (1 - beta2) * slope**2])
-    age = state.age.astype(slope.dtype)
-    rise = (adam[0] / (1 - beta1**age)) / (jnp.sqrt(adam[1] / (1 - beta2**age)) + tiny)
-    rising = jnp.maximum(state.log_length[0] + LEARNING_RATE * rise, jnp.log(SHORTEST))
-    rising = jnp.clip(rising, now, now + jnp.log(float(options.max_steps)))
-    # The slope is noisy with few chains: what is used in the end is the mean over the last part of the warm-up.
-    late = jnp.maximum(age - AVERAGE_FROM * options.num_warmup, 0.0)
-    smooth = jnp.where(late > 0, state.log_length[1] + (rising - state.log_length[1]) / jnp.maximum(late, 1.0), rising)
-    log_length = jnp.stack([rising, smooth])
-    # Covariance over chains and the draws of a window, all chains at once.
-    num = began.shape[0]
-    seen = state.num_seen
-    mean, squares = _seen(state.position, seen, state.mean, state.squares)
-    slope_mean, slope_squares = _seen(state.gradient, seen, state.slope_mean, state.slope_squares)
+def _adapt(state: State, start, end, end_momentum, accept_prob, length, options: Options) -> State:
+    """Adapt step size, trajectory length and metric to one trajectory of every chain."""
+    log_step, averaged = _adapt_step_size(state.averaged, accept_prob, options)
+    gradient = _length_gradient(state, start, end, end_momentum, accept_prob, length)
+    log_length, adam = _adapt_length(state, gradient, log_step, options)
+    # Moments over the chains and the draws of a window.
+    mean, squares = _update_moments(state.position, state.num_seen, state.mean, state.squares)
+    gradient_mean, gradient_squares = _update_moments(
+        state.gradient, state.num_seen, state.gradient_mean, state.gradient_squares
+    )
     return state._replace(
-        log_step=now,
+        log_step=log_step,
         averaged=averaged,
         log_length=log_length,
         adam=adam,
-        num_seen=seen + num,
+        num_seen=state.num_seen + start.shape[0],
         mean=mean,
         squares=squares,
-        slope_mean=slope_mean,
-        slope_squares=slope_squares,
+        gradient_mean=gradient_mean,
+        gradient_squares=gradient_squares,
     )
 
 
-def _seen(rows, num_before, mean, squares):
-    """Mean and sum of squares around it, of the rows and those before; (d, d) or, of each alone, (d,)."""
-    num = rows.shape[0]
-    here = rows.mean(0)
-    around, shift = rows - here, here - mean
-    between = num_before * num / (num_before + num)
+def _adapt_step_size(averaged, accept_prob, options: Options):
+    """Update the log step size by dual averaging; return it and the new ``State.averaged``."""
+    gamma, t0, kappa = DUAL_AVERAGING
+    log_step, mean_error, shrinkage_point, count = averaged
+    count = count + 1.0
+    acceptance_error = options.target_accept_prob - jnp.mean(accept_prob)
+    mean_error = (1.0 - 1.0 / (count + t0)) * mean_error + acceptance_error / (count + t0)
+    new_log_step = shrinkage_point - jnp.sqrt(count) / gamma * mean_error
+    weight = count**-kappa
+    log_step = weight * new_log_step + (1.0 - weight) * log_step
+    return new_log_step, jnp.stack([log_step, mean_error, shrinkage_point, count])
+
+
+def _length_gradient(state: State, start, end, end_momentum, accept_prob, length):
+    """Return the gradient of the ChEES criterion with respect to the logarithm of the trajectory length."""
+    weights = jnp.where(jnp.isfinite(end).all(-1), accept_prob, 0.0)
+    total_weight = jnp.maximum(weights.sum(), 1e-12)
+    q0 = _multiply(start, state.inverse.T)
+    q1 = _multiply(jnp.where(weights[:, None] > 0, end, start), state.inverse.T)
+    centre = (weights[:, None] * q1).sum(0) / total_weight
+    end_deviation, start_deviation = q1 - centre, q0 - q0.mean(0)
+    change = jnp.sum(end_deviation**2, -1) - jnp.sum(start_deviation**2, -1)
+    gradients = length * change * jnp.sum(end_deviation * end_momentum, -1)
+    gradient = jnp.where(weights > 0, weights * gradients, 0.0).sum() / total_weight
+    return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+
+def _adapt_length(state: State, gradient, log_step, options: Options):
+    """Update the log trajectory length by a step of Adam; return ``State.log_length`` and ``State.adam``."""
+    beta1, beta2, epsilon = ADAM
+    adam = jnp.stack(
+        [beta1 * state.adam[0] + (1 - beta1) * gradient, beta2 * state.adam[1] + (1 - beta2) * gradient**2]
+    )
+    age = state.age.astype(gradient.dtype)
+    update = (adam[0] / (1 - beta1**age)) / (jnp.sqrt(adam[1] / (1 - beta2**age)) + epsilon)
+    latest = jnp.maximum(state.log_length[0] + LEARNING_RATE * update, jnp.log(SHORTEST))
+    latest = jnp.clip(latest, log_step, log_step + jnp.log(float(options.max_steps)))
+    # The gradient is noisy with few chains, so that sampling uses the mean length of the last part of the warm-up.
+    num_averaged = jnp.maximum(age - AVERAGE_FROM * options.num_warmup, 0.0)
+    change = (latest - state.log_length[1]) / jnp.maximum(num_averaged, 1.0)
+    averaged_length = jnp.where(num_averaged > 0, state.log_length[1] + change, latest)
+    return jnp.stack([latest, averaged_length]), adam
+
+
+def _update_moments(rows, num_before, mean, squares):
+    """Update a running mean and sum of squared deviations, (d, d) or (d,), with new rows (n, d)."""
+    num_rows = rows.shape[0]
+    row_mean = rows.mean(0)
+    deviations, shift = rows - row_mean, row_mean - mean
+    between = num_before * num_rows / (num_before + num_rows)
     if squares.ndim == 2:
-        more = around.T @ around + between * jnp.outer(shift, shift)
+        added = deviations.T @ deviations + between * jnp.outer(shift, shift)
     else:
-        more = jnp.sum(around**2, 0) + between * shift**2
-    return mean + shift * num / (num_before + num), squares + more
+        added = jnp.sum(deviations**2, 0) + between * shift**2
+    return mean + shift * num_rows / (num_before + num_rows), squares + added
 
 
 def end_segment(state: State, options: Options) -> State:
-    """Replace the metric where a window of the warm-up ends; to be called after every `SEGMENT` draws."""
-    ends = {SEGMENT * max(round(share * options.num_warmup / SEGMENT), 1) for share in WINDOWS}
+    """Replace the metric where an adaptation window ends; to be called after every `SEGMENT` draws."""
+    ends = {SEGMENT * max(round(fraction * options.num_warmup / SEGMENT), 1) for fraction in WINDOWS}
     closing = jnp.any(state.age == jnp.asarray(sorted(ends))) & (state.age < options.num_warmup)
     first = state.age == min(ends)
-    num, size = state.num_seen, state.mean.shape[0]
+    num_seen, size = state.num_seen, state.mean.shape[0]
     # Stan's shrinkage towards a small unit variance; correlations from few draws are shrunk as well.
-    trust = num / (num + 5.0)
-    covariance = trust * state.squares / jnp.maximum(num - 1.0, 1.0)
+    shrinkage = num_seen / (num_seen + 5.0)
+    covariance = shrinkage * state.squares / jnp.maximum(num_seen - 1.0, 1.0)
     variance = jnp.diagonal(covariance) if covariance.ndim == 2 else covariance
-    # On the way to the posterior its width is not seen yet, but the curvature is: positions and gradients of a normal
-    # density vary in proportion, wherever they are.
-    early = (variance / trust * (num - 1.0) / state.slope_squares) ** 0.25
-    scale = jnp.sqrt(variance + 1e-3 * (1.0 - trust))
+    # While the chains approach the typical set their scatter is not the posterior's width, but the curvature is already
+    # known: positions and gradients of a normal density vary in proportion everywhere.
+    early_scale = (variance / shrinkage * (num_seen - 1.0) / state.gradient_squares) ** 0.25
+    scale = jnp.sqrt(variance + 1e-3 * (1.0 - shrinkage))
     if state.factor.ndim == 2:
-        unit = jnp.eye(size, dtype=variance.dtype)
-        covariance = covariance * jnp.where(unit == 1.0, 1.0, num / (num + CORRELATED * size))
-        factor = _cholesky(covariance + 1e-3 * (1.0 - trust) * unit)
-        factor = jnp.where(first, early * unit, factor)
+        identity = jnp.eye(size, dtype=variance.dtype)
+        covariance = covariance * jnp.where(identity == 1.0, 1.0, num_seen / (num_seen + CORRELATED * size))
+        factor = _cholesky(covariance + 1e-3 * (1.0 - shrinkage) * identity)
+        factor = jnp.where(first, early_scale * identity, factor)
         inverse = _invert(factor)
     else:
-        factor = jnp.where(first, early, scale)
+        factor = jnp.where(first, early_scale, scale)
         inverse = 1.0 / factor
-    usable = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
-    # A new metric is a new unit of length: steps and length are those of the old one where it was right already.
-    now = state.log_step
-    restart = jnp.stack([now, 0.0 * now, jnp.log(10.0) * 0.5 + now, 0.0 * now])
+    replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
+    # Step size and length are kept although the metric sets their unit: they stay right where it hardly changed.
+    log_step = state.log_step
+    restart = jnp.stack([log_step, 0.0 * log_step, jnp.log(10.0) * 0.5 + log_step, 0.0 * log_step])
     return state._replace(
-        averaged=jnp.where(usable, restart, state.averaged),
-        factor=jnp.where(usable, factor, state.factor),
-        inverse=jnp.where(usable, inverse, state.inverse),
-        num_seen=jnp.where(closing, 0.0, num),
+        averaged=jnp.where(replace, restart, state.averaged),
+        factor=jnp.where(replace, factor, state.factor),
+        inverse=jnp.where(replace, inverse, state.inverse),
+        num_seen=jnp.where(closing, 0.0, num_seen),
         mean=jnp.where(closing, 0.0, state.mean),
         squares=jnp.where(closing, 0.0, state.squares),
-        slope_mean=jnp.where(closing, 0.0, state.slope_mean),
-        slope_squares=jnp.where(closing, 0.0, state.slope_squares),
+        gradient_mean=jnp.where(closing, 0.0, state.gradient_mean),
+        gradient_squares=jnp.where(closing, 0.0, state.gradient_squares),
     )
 
 
-def _times(rows, matrix):
-    """Product with a matrix, or with a diagonal."""
+def _multiply(rows, matrix):
+    """Multiply rows by a matrix, or by a diagonal matrix stored as a vector."""
     return rows @ matrix if matrix.ndim == 2 else rows * matrix
 
 
-# Written out, because XLA hands batched factorisations to LAPACK one by one, and now and then hangs there.
+# Not jnp.linalg: XLA passes batched factorisations to LAPACK matrix by matrix, and now and then hangs there.
 def _cholesky(matrix):
-    """Lower Cholesky factor, by columns."""
+    """Return the lower Cholesky factor, computed column by column."""
     index = jnp.arange(len(matrix))
 
-    def column(rest, j):
-        found = jnp.where(index >= j, rest[:, j] / jnp.sqrt(rest[j, j]), 0.0)
-        return rest - jnp.outer(found, found), found
+    def column(remainder, j):
+        values = jnp.where(index >= j, remainder[:, j] / jnp.sqrt(remainder[j, j]), 0.0)
+        return remainder - jnp.outer(values, values), values
 
     return jax.lax.scan(column, matrix, index)[1].T
 
 
 def _invert(factor):
-    """Inverse of a lower triangle, by forward substitution."""
-    unit = jnp.eye(len(factor), dtype=factor.dtype)
+    """Invert a lower triangular matrix by forward substitution."""
+    identity = jnp.eye(len(factor), dtype=factor.dtype)
 
-    def row(known, j):
-        found = (unit[j] - factor[j] @ known) / factor[j, j]
-        return known + jnp.outer(unit[j], found), None
+    def row(inverse, j):
+        values = (identity[j] - factor[j] @ inverse) / factor[j, j]
+        return inverse + jnp.outer(identity[j], values), None
 
     return jax.lax.scan(row, jnp.zeros_like(factor), jnp.arange(len(factor)))[0]

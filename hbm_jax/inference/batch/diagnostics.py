@@ -1,7 +1,7 @@
-"""R-hat and effective sample sizes of very many quantities at once.
+"""Vectorised R-hat and effective sample sizes of many quantities.
 
-The same definitions as `diagnostics.diagnose` (a test compares them), without a Python loop over quantities: one sort
-gives ranks and tails, autocovariances come from real FFTs.
+The definitions are those of `diagnostics.diagnose` (a test compares them), without a Python loop over quantities: one
+sort gives ranks and tail indicators, and real FFTs give the autocovariances.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from hbm_jax.inference.verdict import TAIL
 
 
 class ManyDiagnostics(NamedTuple):
-    """Diagnostics of quantities, each of the shape of the quantities."""
+    """Diagnostics of many quantities, arrays of the shape of the quantities."""
 
     r_hat: np.ndarray
     ess_bulk: np.ndarray
@@ -22,80 +22,82 @@ class ManyDiagnostics(NamedTuple):
 
 
 def diagnose_many(draws: np.ndarray) -> ManyDiagnostics:
-    """Diagnose many quantities.
+    """Compute R-hat and effective sample sizes of many quantities.
 
     Parameters
     ----------
     draws : (..., chain, draw)
-        Draws of quantities of any shape; of an odd number the middle one is left out.
+        Draws of quantities of any shape. With an odd number of draws the middle one is not used.
 
     Returns
     -------
     ManyDiagnostics
         Rank-normalised split R-hat, bulk and tail effective sample sizes (Vehtari et al. 2021, Bayesian Analysis 16,
-        667); NaN for a quantity that does not vary or is not finite. What cannot be computed for another is an R-hat
-        of infinity or an ESS of 0.
+        667). NaN for a quantity that is constant or not finite; for any other, where R-hat or ESS cannot be computed,
+        infinity or 0.
     """
     *shape, num_chains, num_draws = draws.shape
     half = num_draws // 2
     flat = draws.reshape(-1, num_chains, num_draws)
-    split = np.concatenate([flat[..., :half], flat[..., num_draws - half :]], axis=1).reshape(len(flat), -1)
-    good = np.isfinite(split).all(1) & (split.max(axis=1) > split.min(axis=1))
-    r_hat, bulk, tail = (np.full(len(flat), np.nan) for _ in range(3))
-    if good.any():
-        x, total = split[good], split.shape[1]
+    split_draws = np.concatenate([flat[..., :half], flat[..., num_draws - half :]], axis=1).reshape(len(flat), -1)
+    valid = np.isfinite(split_draws).all(1) & (split_draws.max(axis=1) > split_draws.min(axis=1))
+    r_hat, ess_bulk, ess_tail = (np.full(len(flat), np.nan) for _ in range(3))
+    if valid.any():
+        valid_draws, num_total = split_draws[valid], split_draws.shape[1]
         chains = (-1, 2 * num_chains, half)
-        ranks, ordered = _ranks(x)
-        # The score depends on the rank alone.
-        scores = ndtri((np.arange(1, total + 1) - 0.375) / (total + 0.25))
+        ranks, ordered = _ranks(valid_draws)
+        # Normal scores depend on the rank alone: one table for all quantities.
+        scores = ndtri((np.arange(1, num_total + 1) - 0.375) / (num_total + 0.25))
         z = scores[ranks].reshape(chains)
-        middle = 0.5 * (ordered[:, (total - 1) // 2] + ordered[:, total // 2])
-        folded = scores[_ranks(np.abs(x - middle[:, None]))[0]].reshape(chains)
+        median = 0.5 * (ordered[:, (num_total - 1) // 2] + ordered[:, num_total // 2])
+        folded = scores[_ranks(np.abs(valid_draws - median[:, None]))[0]].reshape(chains)
         with np.errstate(divide="ignore", invalid="ignore"):
-            r_hat[good] = np.maximum(_r_hat(z), _r_hat(folded))
-            bulk[good] = _ess(z)
-            cuts = [int(np.floor(q * (total - 1))) for q in TAIL]
-            tail[good] = np.minimum(*(_ess((ranks <= cut).astype(float).reshape(chains)) for cut in cuts))
-        for values, worst in ((r_hat, np.inf), (bulk, 0.0), (tail, 0.0)):
-            values[good & np.isnan(values)] = worst
-    return ManyDiagnostics(*(values.reshape(shape) for values in (r_hat, bulk, tail)))
+            r_hat[valid] = np.maximum(_r_hat(z), _r_hat(folded))
+            ess_bulk[valid] = _ess(z)
+            tail_ranks = [int(np.floor(q * (num_total - 1))) for q in TAIL]
+            ess_tail[valid] = np.minimum(
+                *(_ess((ranks <= tail_rank).astype(float).reshape(chains)) for tail_rank in tail_ranks)
+            )
+        for values, fallback in ((r_hat, np.inf), (ess_bulk, 0.0), (ess_tail, 0.0)):
+            values[valid & np.isnan(values)] = fallback
+    return ManyDiagnostics(*(values.reshape(shape) for values in (r_hat, ess_bulk, ess_tail)))
 
 
-def _ranks(x):
-    """Ranks from 0 along the last axis, and the values in order."""
-    order = np.argsort(x, axis=1)
+def _ranks(values):
+    """Return ranks from 0 along the last axis, and the sorted values."""
+    order = np.argsort(values, axis=1)
     ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(x.shape[1]), x.shape), axis=1)
-    return ranks, np.take_along_axis(x, order, axis=1)
+    np.put_along_axis(ranks, order, np.broadcast_to(np.arange(values.shape[1]), values.shape), axis=1)
+    return ranks, np.take_along_axis(values, order, axis=1)
 
 
-def _r_hat(x):
-    """Of (..., chain, draw), chains split already."""
-    num = x.shape[-1]
-    within = x.var(axis=-1, ddof=1).mean(-1)
-    between = x.mean(axis=-1).var(axis=-1, ddof=1)
-    return np.sqrt((num - 1) / num + between / within)
+def _r_hat(draws):
+    """Return R-hat of (..., chain, draw), for chains that are already split."""
+    num_draws = draws.shape[-1]
+    within = draws.var(axis=-1, ddof=1).mean(-1)
+    between = draws.mean(axis=-1).var(axis=-1, ddof=1)
+    return np.sqrt((num_draws - 1) / num_draws + between / within)
 
 
-def _ess(x):
-    """Of (quantity, chain, draw), chains split already: Geyer's initial monotone sequence, as in Stan."""
-    num_chains, num = x.shape[1:]
-    total = num_chains * num
-    padded = fft.next_fast_len(2 * num, real=True)
-    spectrum = fft.rfft(x - x.mean(axis=-1, keepdims=True), padded)
+def _ess(draws):
+    """Return the ESS of (quantity, chain, draw), for split chains, by Geyer's initial monotone sequence as in Stan."""
+    num_chains, num_draws = draws.shape[1:]
+    num_total = num_chains * num_draws
+    padded = fft.next_fast_len(2 * num_draws, real=True)
+    spectrum = fft.rfft(draws - draws.mean(axis=-1, keepdims=True), padded)
     power = (spectrum.real**2 + spectrum.imag**2).mean(axis=1)
-    covariance = fft.irfft(power, padded)[..., :num] / num
-    within = covariance[:, 0] * num / (num - 1.0)
-    variance = covariance[:, 0] + (x.mean(axis=-1).var(axis=-1, ddof=1) if num_chains > 1 else 0.0)
+    covariance = fft.irfft(power, padded)[..., :num_draws] / num_draws
+    within = covariance[:, 0] * num_draws / (num_draws - 1.0)
+    variance = covariance[:, 0] + (draws.mean(axis=-1).var(axis=-1, ddof=1) if num_chains > 1 else 0.0)
     rho = 1.0 - (within[:, None] - covariance) / variance[:, None]
     rho[:, 0] = 1.0
-    even = num - num % 2
+    even = num_draws - num_draws % 2
     pairs = rho[:, 0:even:2] + rho[:, 1:even:2]
-    # Sums of neighbours, as long as they are positive, and never rising.
+    # Initial positive sequence of sums of neighbours, made monotone.
     positive = np.logical_and.accumulate(pairs > 0, axis=1)
-    last = positive.sum(axis=1)
-    falling = np.minimum.accumulate(np.where(positive, pairs, 0.0), axis=1)
-    beyond = np.take_along_axis(rho, np.minimum(2 * last, num - 1)[:, None], axis=1)[:, 0]
-    time = -1.0 + 2.0 * falling.sum(axis=1) + np.where(beyond > 0, beyond, 0.0)
-    ess = total / np.maximum(time, 1.0 / np.log10(total))
-    return np.where(np.ptp(x, axis=(1, 2)) == 0, total, ess)
+    num_positive = positive.sum(axis=1)
+    monotone = np.minimum.accumulate(np.where(positive, pairs, 0.0), axis=1)
+    next_rho = np.take_along_axis(rho, np.minimum(2 * num_positive, num_draws - 1)[:, None], axis=1)[:, 0]
+    autocorrelation_time = -1.0 + 2.0 * monotone.sum(axis=1) + np.where(next_rho > 0, next_rho, 0.0)
+    ess = num_total / np.maximum(autocorrelation_time, 1.0 / np.log10(num_total))
+    return np.where(np.ptp(draws, axis=(1, 2)) == 0, num_total, ess)

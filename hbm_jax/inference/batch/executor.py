@@ -1,4 +1,4 @@
-"""Work sent out in shares to any `concurrent.futures.Executor`; a share whose worker dies is done again."""
+"""Work divided into tasks for any `concurrent.futures.Executor`; a task that fails is submitted again."""
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
@@ -6,71 +6,77 @@ from typing import Any
 
 import numpy as np
 
-SHARES_PER_WORKER = 4  # so that a slow worker holds up the rest by a fraction of its work
+TASKS_PER_WORKER = 4  # several, so that a slow worker delays the others by a fraction of its work only
 ATTEMPTS = 3
 
 
 class ShareError(RuntimeError):
-    """A share that failed on every attempt."""
+    """A task of an executor failed on every attempt."""
 
 
-def spread(executor: Executor, work: Callable, whole, live, num_shares: int | None = None) -> tuple[list, dict]:
-    """Send out the rows of a whole and gather the results.
+def spread(executor: Executor, work: Callable, items, live, num_tasks: int | None = None) -> tuple[list, dict]:
+    """Divide items into tasks, run them on an executor, and collect the results.
 
     Parameters
     ----------
     executor : concurrent.futures.Executor
         A process pool, ``dask.distributed.Client.get_executor()``, an MPI pool...
     work : callable
-        ``work(part, rows)`` returning a list of results and a dictionary of costs. It is sent to the workers, so the
-        program in it has to be one that can be pickled: defined in a module.
-    whole
-        Something with a length, and ``take(rows)``, which gives a part.
+        ``work(part, rows)``, which returns a list of results and a dictionary of costs. It is sent to the workers, so
+        that it and its program must be picklable, that is, defined in a module.
+    items
+        A container with a length and a method ``take(rows)`` that returns a part of it.
     live : LiveLine
-        For progress.
-    num_shares : int, optional
-        Number of shares.
+        Progress line.
+    num_tasks : int, optional
+        Number of tasks; by default four for each worker.
+
+    Returns
+    -------
+    list, dict
+        Results of all tasks, in order of completion, and summed costs.
 
     Raises
     ------
     ShareError
-        If a share failed three times; the last error is its cause.
+        If a task failed three times; the last error is its cause.
     """
     workers = getattr(executor, "_max_workers", None) or 8
-    num_shares = min(num_shares or SHARES_PER_WORKER * workers, len(whole))
-    rows = np.array_split(np.arange(len(whole)), num_shares)
-    waiting: dict[Any, tuple[np.ndarray, int]] = {}
+    num_tasks = min(num_tasks or TASKS_PER_WORKER * workers, len(items))
+    task_rows = np.array_split(np.arange(len(items)), num_tasks)
+    pending: dict[Any, tuple[np.ndarray, int]] = {}
 
     results: list = []
     costs: dict[str, float] = {}
-    lost = 0
+    num_failed = 0
 
-    def keep(part, cost):
-        results.extend(part)
-        for name, value in cost.items():
+    def collect(new_results, new_costs):
+        results.extend(new_results)
+        for name, value in new_costs.items():
             costs[name] = costs.get(name, 0) + value
 
-    def send(own, attempt):
+    def submit(rows, attempt):
         try:
-            waiting[executor.submit(work, whole.take(own), own)] = (own, attempt)
-        except BrokenExecutor:  # a process pool of which a worker was killed takes no more work: it is done here
-            keep(*work(whole.take(own), own))
+            pending[executor.submit(work, items.take(rows), rows)] = (rows, attempt)
+        except BrokenExecutor:  # a pool with a killed worker accepts no more tasks: run it in this process
+            collect(*work(items.take(rows), rows))
 
-    for own in rows:
-        send(own, 1)
-    while waiting:
-        finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for rows in task_rows:
+        submit(rows, 1)
+    while pending:
+        finished, _ = wait(pending, return_when=FIRST_COMPLETED)
         for future in finished:
-            own, attempt = waiting.pop(future)
+            rows, attempt = pending.pop(future)
             try:
-                keep(*future.result())
+                collect(*future.result())
             except Exception as error:
-                lost += 1
+                num_failed += 1
                 if attempt == ATTEMPTS:
                     raise ShareError(
-                        f"objects {own[0]} to {own[-1]} failed on {ATTEMPTS} attempts: {type(error).__name__}: {error}"
+                        f"objects {rows[0]} to {rows[-1]} failed on {ATTEMPTS} attempts: "
+                        f"{type(error).__name__}: {error}"
                     ) from error
-                send(own, attempt + 1)
-        again = f", {lost} shares sent again" if lost else ""
-        live.show(f"{len(results)}/{len(whole)} objects from {num_shares} shares{again}")
+                submit(rows, attempt + 1)
+        resubmitted = f", {num_failed} tasks submitted again" if num_failed else ""
+        live.show(f"{len(results)}/{len(items)} objects from {num_tasks} tasks{resubmitted}")
     return results, costs

@@ -1,8 +1,8 @@
-"""Many independent posteriors in one compiled program.
+"""Sampling of many independent posteriors in one compiled program.
 
-Objects wait in a queue and take turns in a fixed number of places (`lanes`); whoever is good, or has spent the budget,
-leaves, and the next one moves in. Nothing is shared between objects but the program, so one that fails is marked and
-spoils nothing.
+Objects wait in a queue for a fixed number of slots (`slots`). One that has converged or has spent its budget of draws
+leaves its slot to the next. Objects share nothing but the program: one that fails is marked unusable and does not
+affect the others.
 """
 
 import functools
@@ -19,25 +19,25 @@ from hbm_jax.inference.batch import executor as tasks
 from hbm_jax.inference.batch.chees import Options
 from hbm_jax.inference.batch.diagnostics import diagnose_many
 from hbm_jax.inference.batch.results import Fits, element_labels
-from hbm_jax.inference.batch.slots import BLOCK, Lanes
+from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, objects_of, stack
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_before
 from hbm_jax.inference.sampler.progress import LiveLine
 
 INTERRUPTED = "interrupted before it was done"
-MEMORY = 2e9  # bytes that draws of a block, and of objects under way, may take
-MIN_SAMPLES = 200  # draws a chain before an object is judged for the first time
-GROWTH = 1.4  # draws at the next judgement, relative to this one
-SHORTER = 4  # times that the step is halved and the draws begin anew, where some diverge
+MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
+MIN_SAMPLES = 200  # draws per chain before the first check for convergence
+GROWTH = 1.4  # draws at the next check, relative to this one
+MAX_HALVINGS = 4  # of the step size of an object, each with a restart of its draws, because of divergences
 
 
 class Done(NamedTuple):
-    """What is kept of an object.
+    """Result for one object.
 
     Attributes
     ----------
     number : int
-        Which object.
+        Index of the object.
     sites : dict of str to array
         For each site (..., statistic): quantiles 16, 50, 84 %, mean, standard deviation, R-hat, bulk and tail ESS.
     num_draws, num_divergences : int
@@ -45,13 +45,13 @@ class Done(NamedTuple):
     bfmi : float
         Smallest E-BFMI over chains.
     num_steps : float
-        Leapfrog steps a draw.
+        Mean number of leapfrog steps per draw.
     why : str
-        Empty if usable.
-    notes : tuple of str
-        As of a `Verdict`.
+        Reasons why the posterior is not usable; empty if it is.
     draws : dict of str to array or None
-        (chain, draw, ...), where they were asked for.
+        Kept draws of each site, (chain, draw, ...); None if none are kept.
+    notes : tuple of str
+        As in `Verdict`.
     """
 
     number: int
@@ -85,63 +85,68 @@ def fit_each(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> Fits:
-    """Sample the posterior of every object of a population on its own.
+    """Sample the posterior of each object of a population independently.
 
     Parameters
     ----------
     program : callable
-        A NumPyro program of one object's data. The arrays that differ between objects are traced; what is equal in all
-        of them stays concrete.
+        A NumPyro program of the data of one object. Arrays that differ between objects are traced; arguments equal for
+        all objects remain concrete.
     data : list, or a pytree of arrays
         One entry for each object: its first argument, or a tuple of all its arguments. Or arrays that all have the
-        objects along their first axis. Objects may differ in the number of data: shorter ones are padded, and the
-        padding does not count. That is checked, by the log density of an object with and without it: the entries of
-        data and of latents along them have to be independent of each other.
+        objects along their first axis. Objects may differ in the number of data: the shorter ones are padded and the
+        padding is masked. This requires that the entries of the data, and of latents along them, are independent of
+        each other; it is checked by comparing the log density of an object with and without padding.
     names : sequence of str, optional
-        Names of the objects; their numbers otherwise.
+        Names of the objects; by default their indices.
     seed : int
-        Seed; the draws of an object depend, but for rounding, on it and on the object's place in ``data`` alone.
+        Seed. The draws of an object depend, up to rounding, on the seed and the index of the object in ``data`` alone.
     num_chains, num_warmup : int
-        Chains of each object, and their warm-up.
+        Number of chains of each object, and of warm-up draws per chain.
     num_samples : int, optional
-        Draws a chain, exactly (rounded up to a multiple of 50). Where omitted, each object is drawn until it is usable.
+        Draws per chain, rounded up to a multiple of 50. By default each object is sampled until it is usable.
     until : float
-        Effective sample size, bulk and tail, at which an object is usable. R-hat of chains with few effective draws is
-        larger than 1 by chance alone: less than 400 are judged by a bound that is wider in proportion.
+        Bulk and tail effective sample size required for an object to be usable. With few effective draws R-hat exceeds
+        1 by chance alone: below 400, the allowed excess over 1 is larger in inverse proportion.
     max_num_samples : int
-        Budget of draws a chain where ``num_samples`` is omitted.
+        Largest number of draws per chain if ``num_samples`` is omitted.
     target_accept_prob : float
-        Mean acceptance probability that the step size is adapted to.
+        Mean acceptance probability to which the step size is adapted.
     max_steps : int
-        Most leapfrog steps a draw.
+        Largest number of leapfrog steps per draw.
     dtype : str
         ``"float64"`` or ``"float32"``.
     keep_draws : bool or sequence of str
-        Whether to keep the draws, not only their summaries, of every site or of those named.
+        Whether to keep draws besides summaries: of every site, or of the sites named.
     max_bytes : float
-        Memory that draws under way may take; it sets the number of lanes.
+        Limit on the memory of the draws of unfinished objects; it limits the number of slots.
     num_lanes : int, optional
-        Objects sampled side by side; by default as many as suit the device and fit into ``max_bytes``.
+        Number of slots of the batch, that is, of objects sampled at the same time; by default as many as suit the
+        device and fit into ``max_bytes``.
     executor : concurrent.futures.Executor, optional
-        Where to send shares of the objects; this process otherwise. A share whose worker dies is done again.
+        Executor that runs tasks of several objects each; by default all run in this process. A task that fails is
+        submitted again, three attempts in all.
     progress : bool
-        Whether to show the live line.
+        Whether to show a progress line.
 
     Returns
     -------
     Fits
-        Summaries and verdicts of all objects. Ctrl-C returns those that are done; the others are marked.
+        Summaries and verdicts of all objects. After Ctrl-C, those of the finished objects; the others are marked.
 
     Raises
     ------
     ValueError
-        For options out of range, objects of different structure, or a program in which the padding counts.
+        If an option is out of range, objects differ in structure, or padding changes the log density of the program.
+    ShareError
+        If a task of an executor failed on three attempts.
 
     Notes
     -----
-    The sampler is Hamiltonian Monte Carlo with trajectories of a learnt common length (`many_chains`): side by side it
-    wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little beside the
-    gradient. Where draws of an object diverge its step is halved and its draws begin anew, four times at most.
+    The sampler is Hamiltonian Monte Carlo with an adapted common trajectory length (`batch.chees`). In a batch it
+    wastes less than NUTS, whose trees differ from draw to draw. Its metric is dense where that costs little compared
+    with the gradient. If draws of an object diverge, its step size is halved and its draws are restarted, at most four
+    times.
 
     Examples
     --------
@@ -156,17 +161,17 @@ def fit_each(
     """
     _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)
     objects = objects_of(data)
-    whole = stack(objects)
-    labels = list(range(len(whole))) if names is None else [str(name) for name in names]
-    if len(labels) != len(whole) or len(set(labels)) != len(labels):
+    stacked = stack(objects)
+    labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
+    if len(labels) != len(stacked) or len(set(labels)) != len(labels):
         raise ValueError(
-            f"fit_each: expected {len(whole)} different names, one for each object; found {len(labels)}, "
+            f"fit_each: expected {len(stacked)} different names, one for each object; found {len(labels)}, "
             f"{len(set(labels))} of them different."
         )
     notes = [notes_before(program, args) for args in objects]
     options = Options(num_warmup, target_accept_prob, max_steps)
-    work = functools.partial(
-        _fit_share,
+    fit_task = functools.partial(
+        _fit_task,
         program,
         seed=seed,
         num_chains=num_chains,
@@ -179,16 +184,16 @@ def fit_each(
         max_bytes=max_bytes,
         num_lanes=num_lanes,
     )
-    began = time.perf_counter()
+    start = time.perf_counter()
     with LiveLine(progress) as live:
         if executor is None:
-            done, cost = work(whole, np.arange(len(whole)), live=live)
+            done, cost = fit_task(stacked, np.arange(len(stacked)), live=live)
         else:
-            done, cost = tasks.spread(executor, work, whole, live)
+            done, cost = tasks.spread(executor, fit_task, stacked, live)
         live.close(
-            f"{sum(not d.why for d in done)} of {len(whole)} objects usable in {time.perf_counter() - began:.1f} s"
+            f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
         )
-    done = [d._replace(notes=(*notes[d.number], *d.notes)) for d in done]
+    done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
     return Fits.assemble(labels, done, cost, {"seed": seed, "num_chains": num_chains, "num_warmup": num_warmup})
 
 
@@ -208,9 +213,9 @@ def _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_p
         raise ValueError(f"fit_each: expected dtype 'float64' or 'float32'; found {dtype!r}.")
 
 
-def _fit_share(
+def _fit_task(
     program,
-    mine: Stack,
+    stacked: Stack,
     rows: np.ndarray,
     *,
     seed,
@@ -225,124 +230,124 @@ def _fit_share(
     num_lanes,
     live=None,
 ) -> tuple[list[Done], dict[str, float]]:
-    """Fit some of the objects in this process; returns what came out and what it cost."""
+    """Fit a stack of objects in this process; return their results and the costs."""
     live = live or LiveLine(False)
     with jax.enable_x64(dtype == "float64"):
         live.show(f"compiling for {len(rows)} objects")
         keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), int(rows.max()) + 1)))[rows]
-        began = time.perf_counter()
-        lanes = Lanes(program, mine, num_lanes, num_chains, options, max_bytes)
+        start = time.perf_counter()
+        slots = Slots(program, stacked, num_lanes, num_chains, options, max_bytes)
         if not isinstance(keep_draws, bool):
-            unknown = [name for name in keep_draws if name not in (*lanes.target.names, "lp")]
+            unknown = [name for name in keep_draws if name not in (*slots.target.names, "lp")]
             if unknown:
                 raise ValueError(
-                    f"fit_each: expected keep_draws among {', '.join(lanes.target.names)}; found {', '.join(unknown)}."
+                    f"fit_each: expected keep_draws among {', '.join(slots.target.names)}; found {', '.join(unknown)}."
                 )
-        queue = _Queue(lanes, keys, num_samples, max_num_samples, until, keep_draws, bounds_of(program, lanes.target))
+        queue = _Queue(slots, keys, num_samples, max_num_samples, until, keep_draws, bounds_of(program, slots.target))
         done: list[Done] = []
-        compiled = None
+        first_block = None
         try:
             while len(done) < len(rows):
                 done += queue.turn()
-                compiled = compiled or time.perf_counter()
-                rate = len(done) / max(time.perf_counter() - compiled, 1e-9)
-                left = f", {(len(rows) - len(done)) / rate:.0f} s left" if done else ""
-                failed = sum(bool(d.why) for d in done)
-                live.show(f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{left}")
+                first_block = first_block or time.perf_counter()
+                rate = len(done) / max(time.perf_counter() - first_block, 1e-9)
+                remaining = f", {(len(rows) - len(done)) / rate:.0f} s left" if done else ""
+                failed = sum(bool(result.why) for result in done)
+                live.show(f"{len(done)}/{len(rows)} objects, {rate:.3g} objects/s, {failed} not usable{remaining}")
         except KeyboardInterrupt:
-            here = {d.number for d in done}
-            done += [_nothing(i, INTERRUPTED) for i in range(len(rows)) if i not in here]
+            finished = {result.number for result in done}
+            done += [_without_draws(i, INTERRUPTED) for i in range(len(rows)) if i not in finished]
     cost = {
-        "compile_seconds": (compiled or time.perf_counter()) - began,
-        "seconds": time.perf_counter() - began,
-        "lanes": lanes.num_lanes,
+        "compile_seconds": (first_block or time.perf_counter()) - start,
+        "seconds": time.perf_counter() - start,
+        "lanes": slots.num_slots,
         "steps": queue.steps,
         "steps_waited_for": queue.waited,
     }
-    return [d._replace(number=int(rows[d.number])) for d in done], cost
+    return [result._replace(number=int(rows[result.number])) for result in done], cost
 
 
 class _Queue:
-    """Objects on their way through the lanes."""
+    """Queue of objects that pass through the slots of a batch."""
 
-    def __init__(self, lanes: Lanes, keys, num_samples, max_num_samples, until, keep_draws, bounds):
-        self.lanes, self.keys, self.until, self.bounds = lanes, keys, until, bounds
+    def __init__(self, slots: Slots, keys, num_samples, max_num_samples, until, keep_draws, bounds):
+        self.slots, self.keys, self.until, self.bounds = slots, keys, until, bounds
         self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
         self.exact = num_samples is not None
         self.budget = -(-(num_samples or max_num_samples) // BLOCK) * BLOCK
-        self.warmup = -(-lanes.options.num_warmup // BLOCK)  # blocks
-        self.next = 0
-        self.blocks: list[list] = [[] for _ in range(lanes.num_lanes)]
-        self.age = np.zeros(lanes.num_lanes, int)  # blocks, warm-up included
-        self.check = np.zeros(lanes.num_lanes, int)  # draws a chain at the next judgement
-        self.shorter = np.zeros(lanes.num_lanes, int)  # how often the step was halved
+        self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
+        self.next_object = 0
+        self.blocks: list[list] = [[] for _ in range(slots.num_slots)]
+        self.age = np.zeros(slots.num_slots, int)  # blocks, warm-up included
+        self.next_check = np.zeros(slots.num_slots, int)  # draws per chain at the next check
+        self.num_halvings = np.zeros(slots.num_slots, int)  # of the step size
         self.steps = self.waited = 0
 
     def turn(self) -> list[Done]:
-        """Fill empty lanes, advance all by a block, and take out who is done."""
-        lanes = self.lanes
-        empty = np.flatnonzero(lanes.object < 0)[: len(self.keys) - self.next]
+        """Fill empty slots, advance all of them by a block, and return the results of finished objects."""
+        slots = self.slots
+        empty = np.flatnonzero(slots.object < 0)[: len(self.keys) - self.next_object]
         if len(empty):
-            lanes.fill(empty, np.arange(self.next, self.next + len(empty)), self.keys)
-            self.next += len(empty)
-            self.age[empty] = self.shorter[empty] = 0
-            self._begin(empty)
-        draws, sites = lanes.advance()
-        used = np.flatnonzero(lanes.object >= 0)
+            slots.fill(empty, np.arange(self.next_object, self.next_object + len(empty)), self.keys)
+            self.next_object += len(empty)
+            self.age[empty] = self.num_halvings[empty] = 0
+            self._reset_draws(empty)
+        draws, sites = slots.advance()
+        used = np.flatnonzero(slots.object >= 0)
         steps = draws.num_steps[used][..., 0]
         self.steps += int(steps.sum())
         self.waited += int(steps.max(0).sum()) * len(used)
         self.age[used] += 1
-        for lane in used:
-            if self.age[lane] > self.warmup:
-                self.blocks[lane].append(jax.tree.map(lambda x, lane=lane: x[lane], (draws, sites)))
+        for slot in used:
+            if self.age[slot] > self.warmup:
+                self.blocks[slot].append(jax.tree.map(lambda x, slot=slot: x[slot], (draws, sites)))
         diverging = draws.diverging[used].any(axis=(1, 2)) & (self.age[used] > self.warmup)
-        again = used[diverging & (self.shorter[used] < SHORTER)]
-        if len(again):
-            lanes.shorten(again)
-            self.shorter[again] += 1
-            self.age[again] = self.warmup
-            self._begin(again)
+        restarted = used[diverging & (self.num_halvings[used] < MAX_HALVINGS)]
+        if len(restarted):
+            slots.shorten(restarted)
+            self.num_halvings[restarted] += 1
+            self.age[restarted] = self.warmup
+            self._reset_draws(restarted)
         return self._judge(used, draws)
 
-    def _begin(self, places):
-        """Let the draws of some places begin."""
-        self.check[places] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
-        for lane in places:
-            self.blocks[lane] = []
+    def _reset_draws(self, slots):
+        """Discard the draws of some slots and schedule their first check."""
+        self.next_check[slots] = self.budget if self.exact else min(MIN_SAMPLES, self.budget)
+        for slot in slots:
+            self.blocks[slot] = []
 
     def _judge(self, used, draws) -> list[Done]:
-        """Judge the lanes that have enough draws; those that are done leave."""
-        drawn = (self.age - self.warmup) * BLOCK
+        """Check the slots that have enough draws; release finished objects and return their results."""
+        num_drawn = (self.age - self.warmup) * BLOCK
         done = []
-        # An object without a possible starting point never moves.
-        for lane in used:
-            if not np.isfinite(draws.potential_energy[lane]).all():
-                done.append(_nothing(self._leave(lane), "no starting point with a finite density was found"))
-        due = [lane for lane in used if self.lanes.object[lane] >= 0 and drawn[lane] >= self.check[lane]]
-        for length in sorted({int(drawn[lane]) for lane in due}):
-            group = [lane for lane in due if drawn[lane] == length]
-            for lane, result in zip(group, self._summarise(group), strict=True):
-                # Divergences that a short step did not prevent stay, however many draws there are.
-                if result.why and drawn[lane] < self.budget and not result.num_divergences:
-                    self.check[lane] = min(-(-int(GROWTH * length) // BLOCK) * BLOCK, self.budget)
+        # An object without a starting point of finite density never moves.
+        for slot in used:
+            if not np.isfinite(draws.potential_energy[slot]).all():
+                done.append(_without_draws(self._release(slot), "no starting point with a finite density was found"))
+        due_slots = [slot for slot in used if self.slots.object[slot] >= 0 and num_drawn[slot] >= self.next_check[slot]]
+        for num_draws in sorted({int(num_drawn[slot]) for slot in due_slots}):
+            group = [slot for slot in due_slots if num_drawn[slot] == num_draws]
+            for slot, result in zip(group, self._summarise(group), strict=True):
+                # More draws do not remove divergences that halved steps did not prevent.
+                if result.why and num_drawn[slot] < self.budget and not result.num_divergences:
+                    self.next_check[slot] = min(-(-int(GROWTH * num_draws) // BLOCK) * BLOCK, self.budget)
                     continue
-                done.append(result._replace(number=self._leave(lane)))
+                done.append(result._replace(number=self._release(slot)))
         return done
 
-    def _leave(self, lane: int) -> int:
-        index = int(self.lanes.object[lane])
-        self.lanes.object[lane] = -1
-        self.blocks[lane] = []
+    def _release(self, slot: int) -> int:
+        index = int(self.slots.object[slot])
+        self.slots.object[slot] = -1
+        self.blocks[slot] = []
         return index
 
     def _summarise(self, group) -> list[Done]:
-        """Statistics of the lanes of a group, which all have the same number of draws."""
-        joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[lane]) for lane in group]
-        draws, sites = jax.tree.map(lambda *lanes: np.stack(lanes), *joined)
-        table = {name: _statistics(values) for name, values in sites.items()}
-        labels = np.array([label.split("[")[0] for label in self.lanes.target.labels])
-        hidden = {
+        """Return the results of a group of slots, which all have the same number of draws."""
+        joined = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.blocks[slot]) for slot in group]
+        draws, sites = jax.tree.map(lambda *arrays: np.stack(arrays), *joined)
+        site_statistics = {name: _statistics(values) for name, values in sites.items()}
+        labels = np.array([label.split("[")[0] for label in self.slots.target.labels])
+        hidden_statistics = {
             name: _statistics(draws.position[..., labels == name])
             for name in dict.fromkeys(labels)
             if name not in sites
@@ -351,85 +356,102 @@ class _Queue:
         energy = np.swapaxes(draws.energy, 1, 2)
         bfmi = np.min(np.square(np.diff(energy)).mean(-1) / energy.var(-1), axis=1)
         results = []
-        for i, lane in enumerate(group):
-            cut = functools.partial(self.lanes.without_padding, number=int(self.lanes.object[lane]))
-            own = {name: cut(name, values[i], first=0) for name, values in table.items()}
-            divergences = int(draws.diverging[i].sum())
-            drawn = {
-                name: cut(name, np.swapaxes(values[i], 0, 1), first=2)
+        for i, slot in enumerate(group):
+            without_padding = functools.partial(self.slots.without_padding, number=int(self.slots.object[slot]))
+            statistics = {name: without_padding(name, values[i], first=0) for name, values in site_statistics.items()}
+            num_divergences = int(draws.diverging[i].sum())
+            needed = {
+                name: without_padding(name, np.swapaxes(values[i], 0, 1), first=2)
                 for name, values in (*sites.items(), ("lp", -draws.potential_energy))
                 if self.keep is None or name in self.keep or name in self.bounds
             }
-            kept = {name: values for name, values in drawn.items() if self.keep is None or name in self.keep}
-            total = int(np.prod(draws.energy[i].shape))
-            judged = own | {name: values[i] for name, values in hidden.items()}
-            why = ", ".join(filter(None, (unresolved[i], _why(judged, divergences, float(bfmi[i]), self.until))))
-            notes = () if self.lanes.target.observed else (UNOBSERVED,)
-            leaning = (
+            kept = {name: values for name, values in needed.items() if self.keep is None or name in self.keep}
+            num_draws = int(np.prod(draws.energy[i].shape))
+            judged = statistics | {name: values[i] for name, values in hidden_statistics.items()}
+            reasons = ", ".join(
+                filter(None, (unresolved[i], _why(judged, num_divergences, float(bfmi[i]), self.until)))
+            )
+            notes = () if self.slots.target.observed else (UNOBSERVED,)
+            edge_notes = (
                 text
-                for name, ends in self.bounds.items()
-                if name in drawn
-                for text in verdict.edge_notes(element_labels(name, drawn[name].shape[2:]), drawn[name], ends)
+                for name, bounds in self.bounds.items()
+                if name in needed
+                for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
             steps = float(draws.num_steps[i].mean())
             results.append(
-                Done(-1, own, total, divergences, float(bfmi[i]), steps, why, kept or None, (*notes, *leaning))
+                Done(
+                    -1,
+                    statistics,
+                    num_draws,
+                    num_divergences,
+                    float(bfmi[i]),
+                    steps,
+                    reasons,
+                    kept or None,
+                    (*notes, *edge_notes),
+                )
             )
         return results
 
 
 def _statistics(values: np.ndarray) -> np.ndarray:
-    """Numbers of `Done.sites` for draws of shape (lane, draw, chain, ...)."""
-    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (lane, ..., chain, draw)
+    """Return the statistics of `Done.sites` for draws of shape (slot, draw, chain, ...)."""
+    ordered = np.moveaxis(values, (2, 1), (-2, -1)).astype(float)  # (slot, ..., chain, draw)
     flat = ordered.reshape(*ordered.shape[:-2], -1)
     quantiles = np.quantile(flat, [0.16, 0.5, 0.84], axis=-1)
     return np.stack([*quantiles, flat.mean(-1), flat.std(-1, ddof=1), *diagnose_many(ordered)], axis=-1)
 
 
 def _unresolved(positions: np.ndarray, sites: dict[str, np.ndarray], labels: np.ndarray) -> list[str]:
-    """Say what each lane's sampled parameters did not resolve; empty where they all did.
+    """Name the sampled parameters of each slot that never move or are limited by floating-point resolution.
 
     Parameters
     ----------
-    positions : (lane, draw, chain, size)
+    positions : (slot, draw, chain, size)
         Unconstrained draws.
-    sites : dict of str to array (lane, draw, chain, ...)
+    sites : dict of str to array (slot, draw, chain, ...)
         Draws of sites.
     labels : (size,) of str
         Site of each component of the positions.
+
+    Returns
+    -------
+    list of str
+        A text for each slot; empty where all parameters move and are resolved.
     """
-    num = len(positions)
+    num_slots = len(positions)
     names = dict.fromkeys(labels)
     draws = {name: positions[..., labels == name] for name in names}
-    # Of plain numbers the values are looked at as well: a transform may lose what the position resolves.
-    plain = [n for n in names if n in sites and sites[n][0, 0, 0].size == (labels == n).sum()]
-    texts: list[list[str]] = [[] for _ in range(num)]
-    for name, values in (*draws.items(), *((name, sites[name]) for name in plain)):
-        still, coarse = verdict.resolution(values.reshape(num, -1, (labels == name).sum()))
-        for lane in range(num):
-            for true, text in ((still[lane].any(), "never moved"), (coarse[lane].any(), "moved in coarse steps")):
-                if true:
-                    texts[lane].append(f"{name} {text}")
-    return [", ".join(dict.fromkeys(found)) for found in texts]
+    # Constrained values of the same size are checked as well: a transform may lose what the position resolves.
+    same_size = [name for name in names if name in sites and sites[name][0, 0, 0].size == (labels == name).sum()]
+    texts: list[list[str]] = [[] for _ in range(num_slots)]
+    for name, values in (*draws.items(), *((name, sites[name]) for name in same_size)):
+        stuck, coarse = verdict.resolution(values.reshape(num_slots, -1, (labels == name).sum()))
+        for slot in range(num_slots):
+            for applies, text in ((stuck[slot].any(), "never moved"), (coarse[slot].any(), "moved in coarse steps")):
+                if applies:
+                    texts[slot].append(f"{name} {text}")
+    return [", ".join(dict.fromkeys(slot_texts)) for slot_texts in texts]
 
 
-def _why(sites, divergences: int, bfmi: float, until: float) -> str:
-    """Why a posterior is not usable, by the rules of `verdict.judge`; empty if it is."""
-    r_hat = max((np.nanmax(v[..., 5], initial=1.0) for v in sites.values()), default=1.0)
-    ess = min((np.nanmin(v[..., 6:], initial=np.inf) for v in sites.values()), default=np.inf)
+def _why(sites, num_divergences: int, bfmi: float, until: float) -> str:
+    """Return why a posterior is not usable, by the rules of `verdict.judge`; empty if it is."""
+    r_hat = max((np.nanmax(values[..., 5], initial=1.0) for values in sites.values()), default=1.0)
+    ess = min((np.nanmin(values[..., 6:], initial=np.inf) for values in sites.values()), default=np.inf)
     reasons = []
-    if not all(np.isfinite(v[..., :5]).all() for v in sites.values()):
+    if not all(np.isfinite(values[..., :5]).all() for values in sites.values()):
         reasons.append("draws that are not finite")
     if r_hat >= 1.0 + (verdict.MAX_R_HAT - 1.0) * max(verdict.MIN_ESS / until, 1.0):
         reasons.append(f"R-hat {r_hat:.3f}")
     if ess < until:
         reasons.append(f"effective sample size {ess:.0f}")
-    if divergences:
-        reasons.append(f"{divergences} divergences")
+    if num_divergences:
+        reasons.append(f"{num_divergences} divergences")
     if not bfmi > verdict.MIN_BFMI:
         reasons.append(f"E-BFMI {bfmi:.2f}")
     return ", ".join(reasons)
 
 
-def _nothing(index: int, why: str) -> Done:
+def _without_draws(index: int, why: str) -> Done:
     return Done(index, {}, 0, 0, float("nan"), float("nan"), why, None)

@@ -1,8 +1,9 @@
-"""Whether the padding of ragged data counts in a program, found by computing an object with and without it.
+"""Check that the padding of ragged data leaves the posterior of a program unchanged.
 
-Latents of the data, one for each datum, are padded with the data, and those of the padding are drawn from their prior.
-They change nothing where the padded log density is that of the object alone plus the log of their prior, which is
-normalised, whatever their values: integrated over them, the posterior is that of the object alone.
+A program is evaluated for one object with and without padding. Latents with one entry per datum are padded together
+with the data. Their padded entries change nothing if the padded log density is the unpadded one plus the log prior of
+these entries, whatever their values: the prior is normalised, so that the marginal posterior is that of the object
+without padding.
 """
 
 from collections.abc import Callable
@@ -18,130 +19,164 @@ from hbm_jax.inference.batch.stacking import Stack, masked
 from hbm_jax.inference.sampler.target import prior_value
 
 ADVICE = "Give all objects the same number of data, or call fit_each for each number."
-POINTS = 3  # draws of the prior at which the densities are compared
-TRIED = 30  # draws, and
-ROWS = 5  # objects among which a finite density is looked for
+NUM_POINTS = 3  # prior draws at which the densities are compared
+MAX_DRAWS = 30  # prior draws tried for each object until NUM_POINTS of them have a finite density
+MAX_OBJECTS = 5  # objects tried for each ragged axis until one has a finite density
 
 Axes = tuple[tuple[int, int], ...]
-"""Ragged axes of a site: which of its axes, and which of the ragged axes of the data that is."""
+"""Ragged axes of a site, as pairs (axis of the site, index of the ragged axis of the data)."""
 
 
 def ragged_axes(program: Callable, stack: Stack) -> dict[str, Axes]:
-    """Return the ragged axes of each latent and deterministic site, after a check that padding counts in none.
+    """Return the ragged axes of each latent and deterministic site, and check that padding changes none of them.
 
     Parameters
     ----------
     program : callable
-        A NumPyro program of one object's data.
+        A NumPyro program of the data of one object.
     stack : Stack
         Data of all objects.
+
+    Returns
+    -------
+    dict of str to tuple of (int, int)
+        Axis of the site and index of the ragged axis of the data, for each ragged axis of each site.
 
     Raises
     ------
     ValueError
-        If the log density or a deterministic site of an object is another one padded, or that cannot be known.
+        If padding changes the log density or a deterministic site of an object, or if that cannot be tested.
     """
-    short = stack.lengths < np.asarray(stack.padded)
-    finite = np.ones(len(stack), bool)
+    is_padded = stack.lengths < np.asarray(stack.padded)
+    has_finite_data = np.ones(len(stack), bool)
     for leaf in stack.leaves:
-        finite &= np.isfinite(leaf).reshape(len(stack), -1).all(axis=1)
-    order = np.lexsort((-short.sum(axis=1), ~finite))  # objects without invalid data, of them the shortest ones
+        has_finite_data &= np.isfinite(leaf).reshape(len(stack), -1).all(axis=1)
+    # Objects with finite data first; among them, those with most padded axes.
+    order = np.lexsort((-is_padded.sum(axis=1), ~has_finite_data))
     axes: dict[str, Axes] = {}
-    seen = np.zeros(len(stack.padded), bool)
-    for which in range(len(stack.padded)):
-        rows = order[short[order, which]]
-        for row in rows[:ROWS]:
-            if seen[which]:
+    verified = np.zeros(len(stack.padded), bool)
+    for ragged_axis in range(len(stack.padded)):
+        rows = order[is_padded[order, ragged_axis]]
+        for row in rows[:MAX_OBJECTS]:
+            if verified[ragged_axis]:
                 break
             try:
                 comparison = _Comparison(program, stack, int(row))
-                finite_density = comparison.finite()
+                finite_density = comparison.compare()
             except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise ValueError(
                     "fit_each: the objects differ in their number of data; expected a program that runs with padded "
-                    f"data; found that it does not with those of object {row}: {type(error).__name__}: {error}. "
+                    f"data; found an error with the padded data of object {row}: {type(error).__name__}: {error}. "
                     f"{ADVICE}"
                 ) from error
-            axes = {n: tuple(dict.fromkeys((*axes.get(n, ()), *found))) for n, found in comparison.axes.items()}
+            axes = {
+                name: tuple(dict.fromkeys((*axes.get(name, ()), *new_axes)))
+                for name, new_axes in comparison.axes.items()
+            }
             if finite_density:
-                seen |= short[row]
-        # Without a finite density an object has no starting point, and is marked.
-        if not seen[which] and len(rows) > ROWS:
+                verified |= is_padded[row]
+        # With few objects this is no error: one without a finite density has no starting point and is marked unusable.
+        if not verified[ragged_axis] and len(rows) > MAX_OBJECTS:
             raise ValueError(
-                "fit_each: the objects differ in their number of data, and whether this program counts the padding is "
-                f"not known: {ROWS} of the shorter ones have no finite log density at {TRIED} draws of the prior. "
+                "fit_each: the objects differ in their number of data, and the effect of padding could not be tested: "
+                f"{MAX_OBJECTS} of the shorter ones have no finite log density at {MAX_DRAWS} draws of the prior. "
                 f"{ADVICE}"
             )
     return axes
 
 
 class _Comparison:
-    """One object alone and padded."""
+    """Comparison of the densities and sites of one object without and with padding."""
 
     def __init__(self, program: Callable, stack: Stack, row: int):
         self.row, self.padded = row, stack.padded
         self.lengths = [int(length) for length in stack.lengths[row]]
         self.program, self.masked = program, masked(program, stack.padded, self.lengths)
         self.stack, self.args = stack, stack.without_padding(row)
-        flat = jax.tree.leaves(self.args)
-        # Traced, as in the batch.
-        self.data = [flat[place] for place in stack.varying], [leaf[row] for leaf in stack.leaves]
+        unpadded_leaves = jax.tree.leaves(self.args)
+        # Passed as arguments, so that they are traced as in the batch.
+        self.data = [unpadded_leaves[index] for index in stack.varying], [leaf[row] for leaf in stack.leaves]
         key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda data: [_values(*which, key) for which in self._both(data)], self.data)
+        shapes = jax.eval_shape(lambda data: [_values(*call, key) for call in self._calls(data)], self.data)
         if list(shapes[0]) != list(shapes[1]):
-            odd = sorted(set(shapes[0]) ^ set(shapes[1]))
+            differing = sorted(set(shapes[0]) ^ set(shapes[1]))
             raise ValueError(
                 f"fit_each: the objects differ in their number of data; expected object {row} to have the same sites "
-                f"alone and padded, found {', '.join(odd)} in one of them only. {ADVICE}"
+                f"with and without padding; found {', '.join(differing)} in one of them only. {ADVICE}"
             )
         self.axes = {name: self._axes(name, shapes[0][name].shape, shapes[1][name].shape) for name in shapes[0]}
 
-    def _both(self, data) -> tuple[tuple[Callable, tuple], tuple[Callable, tuple]]:
-        """Program and arguments, of the object alone and padded."""
-        alone, filled = data
-        return (self.program, self.stack.args(alone, self.args)), (self.masked, self.stack.args(filled))
+    def _calls(self, data) -> tuple[tuple[Callable, tuple], tuple[Callable, tuple]]:
+        """Return program and arguments for the object without padding, and with it."""
+        unpadded, padded = data
+        return (self.program, self.stack.args(unpadded, self.args)), (self.masked, self.stack.args(padded))
 
-    def _axes(self, name: str, alone: tuple, filled: tuple) -> Axes:
-        """Return the axes of a site that the padding makes longer."""
-        longer = [axis for axis, (a, b) in enumerate(zip(alone, filled, strict=False)) if a != b]
+    def _axes(self, name: str, unpadded: tuple, padded: tuple) -> Axes:
+        """Return the axes of a site that are longer with padding."""
+        longer = [
+            axis for axis, (size, padded_size) in enumerate(zip(unpadded, padded, strict=False)) if size != padded_size
+        ]
         known = dict(zip(self.padded, enumerate(self.lengths), strict=True))
-        found = tuple((axis, known[filled[axis]][0]) for axis in longer if filled[axis] in known)
-        if len(alone) != len(filled) or [self.lengths[which] for _, which in found] != [alone[a] for a in longer]:
+        axes = tuple((axis, known[padded[axis]][0]) for axis in longer if padded[axis] in known)
+        if len(unpadded) != len(padded) or [self.lengths[ragged_axis] for _, ragged_axis in axes] != [
+            unpadded[axis] for axis in longer
+        ]:
             raise ValueError(
                 f"fit_each: the objects differ in their number of data; the site {name!r} of object {self.row} has "
-                f"shape {alone} alone and {filled} padded, expected axes as long as those of the data. {ADVICE}"
+                f"shape {unpadded} without padding and {padded} with it; expected axes as long as those of the data. "
+                f"{ADVICE}"
             )
-        return found
+        return axes
 
-    def _cut(self, name: str) -> tuple[slice, ...]:
-        """Return what is no padding of a site."""
-        lengths = {axis: self.lengths[which] for axis, which in self.axes[name]}
+    def _data_slices(self, name: str) -> tuple[slice, ...]:
+        """Return the slices of a site that hold data, not padding."""
+        lengths = {axis: self.lengths[ragged_axis] for axis, ragged_axis in self.axes[name]}
         return tuple(slice(lengths.get(axis)) for axis in range(max(lengths, default=-1) + 1))
 
     def _densities(self, key, data):
-        """Log density alone, padded less the prior of the padding, sum of their sizes; deterministic sites of both."""
-        key_alone, key_filled = jax.random.split(key)
-        object_alone, object_filled = self._both(data)
-        latents = {n: s["value"] for n, s in _drawn(*object_alone, key_alone).items() if s["type"] == "sample"}
+        """Draw latents and return what has to agree with and without padding.
 
-        def extended(site):
+        Returns
+        -------
+        tuple
+            Log density without padding; the same with padding, less the log prior of the padded latents; the sum of
+            their absolute values, which scales the rounding error; and the pairs of each deterministic site.
+        """
+        key_unpadded, key_padded = jax.random.split(key)
+        unpadded_call, padded_call = self._calls(data)
+        latents = {
+            name: site["value"]
+            for name, site in _drawn(*unpadded_call, key_unpadded).items()
+            if site["type"] == "sample"
+        }
+
+        def with_padding(site):
             drawn = prior_value(site)
             if drawn is None or not self.axes[site["name"]]:
                 return None if drawn is None else latents[site["name"]]
-            return drawn.at[self._cut(site["name"])].set(latents[site["name"]])
+            return drawn.at[self._data_slices(site["name"])].set(latents[site["name"]])
 
         values = {
-            n: s["value"] for n, s in _drawn(*object_filled, key_filled, extended).items() if s["type"] == "sample"
+            name: site["value"]
+            for name, site in _drawn(*padded_call, key_padded, with_padding).items()
+            if site["type"] == "sample"
         }
-        alone, trace_alone = log_density(*object_alone, {}, latents)
-        filled, trace_filled = log_density(*object_filled, {}, values)
-        prior = sum((self._prior_of_padding(name, trace_filled[name]) for name in values if self.axes[name]), 0.0)
-        shown = [n for n, s in trace_alone.items() if s["type"] == "deterministic" and not n.startswith("_")]
-        recorded = {n: (trace_alone[n]["value"], jnp.asarray(trace_filled[n]["value"])[self._cut(n)]) for n in shown}
-        return alone, filled - prior, jnp.abs(alone) + jnp.abs(filled) + jnp.abs(prior), recorded
+        unpadded, unpadded_trace = log_density(*unpadded_call, {}, latents)
+        padded, padded_trace = log_density(*padded_call, {}, values)
+        prior = sum((self._prior_of_padding(name, padded_trace[name]) for name in values if self.axes[name]), 0.0)
+        deterministic = [
+            name
+            for name, site in unpadded_trace.items()
+            if site["type"] == "deterministic" and not name.startswith("_")
+        ]
+        recorded = {
+            name: (unpadded_trace[name]["value"], jnp.asarray(padded_trace[name]["value"])[self._data_slices(name)])
+            for name in deterministic
+        }
+        return unpadded, padded - prior, jnp.abs(unpadded) + jnp.abs(padded) + jnp.abs(prior), recorded
 
     def _prior_of_padding(self, name: str, site):
-        """Log prior of the padding of a latent site; refuse where it cannot be told from that of the rest."""
+        """Return the log prior of the padded entries of a latent site; raise if it is not a separate term."""
         fn = site["fn"]
         while isinstance(fn, dist.Independent):
             fn = fn.base_dist
@@ -155,43 +190,43 @@ class _Comparison:
         ):
             raise ValueError(
                 f"fit_each: the objects differ in their number of data, and so does their latent site {name!r}; "
-                f"expected it to have independent entries in a plate, of a proper prior that is not scaled. {ADVICE}"
+                f"expected it to have independent entries in a plate, with a proper prior that is not scaled. {ADVICE}"
             )
-        inside = jnp.zeros(log_prob.shape, bool).at[self._cut(name)].set(True)
-        return jnp.where(inside, 0.0, log_prob).sum()
+        is_data = jnp.zeros(log_prob.shape, bool).at[self._data_slices(name)].set(True)
+        return jnp.where(is_data, 0.0, log_prob).sum()
 
-    def finite(self) -> bool:
-        """Whether a finite density was found to compare; refuse a program in which the padding counts."""
-        densities = jax.jit(self._densities)  # so that one compilation takes the place of one per operation
+    def compare(self) -> bool:
+        """Raise if padding changes the program; return whether any prior draw had a finite density to compare."""
+        compute_densities = jax.jit(self._densities)  # one compilation, instead of one per operation
         tolerance = 1e3 * np.finfo(jnp.zeros(0).dtype).eps
-        compared = 0
-        for i in range(TRIED):
-            expected, found, size, recorded = jax.device_get(densities(jax.random.key(i), self.data))
-            if not (np.isfinite(expected) or np.isfinite(found)):
+        num_compared = 0
+        for seed in range(MAX_DRAWS):
+            unpadded, padded, scale, recorded = jax.device_get(compute_densities(jax.random.key(seed), self.data))
+            if not (np.isfinite(unpadded) or np.isfinite(padded)):
                 continue
-            if not (np.isfinite(size) and abs(found - expected) <= tolerance * size):
+            if not (np.isfinite(scale) and abs(padded - unpadded) <= tolerance * scale):
                 raise ValueError(
-                    "fit_each: the objects differ in their number of data, and this program counts the padding: object "
-                    f"{self.row} has a log density of {expected:.6g} alone and of {found:.6g} padded. Only observed "
-                    "sites along the data are masked; expected no numpyro.factor, and no sum, mean, difference or "
-                    f"length of the data or of latents along them in the program. {ADVICE}"
+                    "fit_each: the objects differ in their number of data, and padding changes the log density of this "
+                    f"program: for object {self.row} it is {unpadded:.6g} without padding and {padded:.6g} with it. "
+                    "Only observed sites along the data are masked; expected no numpyro.factor, and no sum, mean, "
+                    f"difference or length of the data, or of latents along them, in the program. {ADVICE}"
                 )
-            for name, (alone, filled) in recorded.items():
-                largest = np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone))
-                if not np.allclose(filled, alone, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
+            for name, (value, padded_value) in recorded.items():
+                largest = np.max(np.abs(value), initial=0.0, where=np.isfinite(value))
+                if not np.allclose(padded_value, value, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
                     raise ValueError(
                         "fit_each: the objects differ in their number of data, and the deterministic site "
-                        f"{name!r} counts the padding: object {self.row} has another value of it padded than alone. "
-                        f"{ADVICE}"
+                        f"{name!r} depends on the padding: for object {self.row} its value with padding differs from "
+                        f"that without. {ADVICE}"
                     )
-            compared += 1
-            if compared == POINTS:
+            num_compared += 1
+            if num_compared == NUM_POINTS:
                 break
-        return compared > 0
+        return num_compared > 0
 
 
 def _drawn(program, args, key, fill=prior_value) -> dict:
-    """Latent and deterministic sites of a draw of the prior."""
+    """Return the latent and deterministic sites of a prior draw."""
     trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=fill)).get_trace(*args)
     return {
         name: site
@@ -201,5 +236,5 @@ def _drawn(program, args, key, fill=prior_value) -> dict:
 
 
 def _values(program, args, key) -> dict:
-    """Values of latent and deterministic sites, in the order of their names."""
+    """Return the values of latent and deterministic sites, in the order of their names."""
     return {name: jnp.asarray(site["value"]) for name, site in sorted(_drawn(program, args, key).items())}

@@ -1,4 +1,4 @@
-"""The posteriors of many objects: summaries, verdicts, and draws where they were kept."""
+"""Summaries, verdicts and kept draws of the posteriors of many objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,30 +15,32 @@ ORDER = ["median", "lower_68", "upper_68", "mean", "sd", "r_hat", "ess_bulk", "e
 
 def element_labels(parameter: str, shape: Sequence[int]) -> list[str]:
     """Return ``name``, or ``name[i, j]`` for each element of an array."""
-    return [f"{parameter}[{', '.join(map(str, place))}]" if place else parameter for place in np.ndindex(*shape)]
+    return [f"{parameter}[{', '.join(map(str, index))}]" if index else parameter for index in np.ndindex(*shape)]
 
 
 @dataclass(frozen=True)
 class Fits:
-    """What `fit_each` returns.
+    """Posteriors of many objects, as returned by `fit_each`.
 
     Attributes
     ----------
     names : list
         Names of the objects.
     verdicts : pandas.DataFrame
-        One row an object: ``usable, why, num_draws, num_divergences, bfmi, num_steps`` (leapfrog steps a draw), and
-        ``notes`` as of a single fit: on the prior's edges, what is unusual in the data, cautions of the model.
+        One row per object: ``usable``, ``why`` (the reasons if not usable), ``num_draws, num_divergences``, ``bfmi``
+        (smallest E-BFMI over chains), ``num_steps`` (leapfrog steps per draw), and ``notes`` as of a single fit: about
+        posteriors at the edge of a prior, unusual data, and cautions of the model.
     cost : dict of str to float
-        ``seconds``, ``compile_seconds``, ``lanes``; ``steps`` taken, and ``steps_waited_for``: what the same
-        trajectories cost side by side, where all wait for the longest.
+        ``seconds`` in total; ``compile_seconds``, until the first block of draws; ``lanes``, the number of slots of the
+        batch; ``steps``, the leapfrog steps of all objects; ``steps_waited_for``, the same with each trajectory as long
+        as the longest in the batch, for which the others wait.
     run : dict
         Options.
     sites : dict
-        By object and site, (..., statistic): the numbers of `summary`.
+        Statistics by object and site, (..., statistic); `summary` is their table.
     kept : dict
-        By object and site, (chain, draw, ...): the draws that were kept; ``lp`` is the log density of the
-        unconstrained parameters, with the prior of padded latents where there are some.
+        Kept draws by object and site, (chain, draw, ...). ``lp`` is the log density of the unconstrained parameters,
+        including the prior of padded latents where there are any.
     """
 
     names: list
@@ -49,16 +51,25 @@ class Fits:
     kept: dict[Any, dict[str, np.ndarray]] = field(repr=False)
 
     @classmethod
-    def assemble(cls, names: Sequence, done: Sequence, cost: dict[str, float], run: dict[str, Any]) -> "Fits":
-        """Put together what came out of every object, in the order of the objects."""
-        done = sorted(done, key=lambda d: d.number)
+    def assemble(cls, names: Sequence, results: Sequence, cost: dict[str, float], run: dict[str, Any]) -> "Fits":
+        """Assemble the results of all objects, in the order of the objects."""
+        results = sorted(results, key=lambda result: result.number)
         rows = [
-            (not d.why, d.why, d.num_draws, d.num_divergences, d.bfmi, d.num_steps, "; ".join(d.notes)) for d in done
+            (
+                not result.why,
+                result.why,
+                result.num_draws,
+                result.num_divergences,
+                result.bfmi,
+                result.num_steps,
+                "; ".join(result.notes),
+            )
+            for result in results
         ]
         columns = ["usable", "why", "num_draws", "num_divergences", "bfmi", "num_steps", "notes"]
         verdicts = pd.DataFrame(rows, columns=columns, index=pd.Index(names, name="object"))
-        sites = {name: d.sites for name, d in zip(names, done, strict=True)}
-        draws = {name: d.draws for name, d in zip(names, done, strict=True) if d.draws is not None}
+        sites = {name: result.sites for name, result in zip(names, results, strict=True)}
+        draws = {name: result.draws for name, result in zip(names, results, strict=True) if result.draws is not None}
         return cls(list(names), verdicts, cost, run, sites, draws)
 
     def __len__(self):
@@ -66,21 +77,21 @@ class Fits:
 
     @property
     def usable(self) -> pd.Series:
-        """Whether each object's posterior is usable."""
+        """Whether the posterior of each object is usable."""
         return self.verdicts["usable"]
 
     @property
     def waste(self) -> float:
-        """Factor by which waiting for the longest trajectory made the sampling longer."""
+        """Factor by which waiting for the longest trajectory of the batch increased the number of leapfrog steps."""
         return self.cost["steps_waited_for"] / max(self.cost["steps"], 1)
 
     def summary(self, parameters: Sequence[str] | None = None) -> pd.DataFrame:
-        """Summary of every parameter of every object.
+        """Return a table of summary statistics of every parameter of every object.
 
         Parameters
         ----------
         parameters : sequence of str, optional
-            Which sites; all of them otherwise.
+            Sites to include; all by default.
 
         Returns
         -------
@@ -103,7 +114,7 @@ class Fits:
         return table[ORDER]
 
     def draws(self, name) -> xr.DataTree:
-        """Draws of one object as a DataTree that any ArviZ function takes.
+        """Return the draws of one object as a DataTree for ArviZ.
 
         Raises
         ------
@@ -111,16 +122,16 @@ class Fits:
             If there is no such object, or its draws were not kept.
         """
         if name not in self.kept:
-            why = "keep_draws=True was not given" if not self.kept else "there is none of that name"
-            raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {why}.")
+            reason = "keep_draws=True was not given" if not self.kept else "there is none of that name"
+            raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {reason}.")
         return from_dict({"posterior": self.kept[name]})
 
     def __str__(self):
         total, usable = len(self), int(self.usable.sum())
         text = f"{usable} of {total} posteriors are usable"
         if usable < total:
-            common = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
-            text += f"; of the others most often: {common.mode().iloc[0]}"
+            reasons = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
+            text += f"; of the others most often: {reasons.mode().iloc[0]}"
         noted = self.verdicts.loc[self.verdicts["notes"] != "", "notes"]
         if len(noted):
             text += f". Posteriors with notes: {len(noted)}, for example {noted.index[0]}: {noted.iloc[0]}"

@@ -1,1 +1,1 @@
-"""Partial non-centring of latents, chosen by a pilot run."""
+"""Partial non-centring of latent sites, with weights chosen by a pilot run."""

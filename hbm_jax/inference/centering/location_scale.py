@@ -1,12 +1,12 @@
-"""Sites with a location and a scale, and the forms in which they can be sampled: centred, non-centred, or in between.
+"""Partial non-centring of location-scale sites: reparametrisations from centred to non-centred.
 
-A latent u with a prior of location m and scale t, both perhaps parameters, can be sampled as the x of
+A latent u whose prior has location m and scale t, which may be parameters, is sampled as the x of
 
-    u = m + (t / t0)^(1 - c) (x - c m),      x ~ prior of location c m and scale t0 (t / t0)^c,
+    u = m + (t / t0)^(1 - c) (x - c m),      x ~ prior of location c m and scale t0 (t / t0)^c.
 
-where c is the centredness, 1 for u itself and 0 for the non-centred t0 (u - m) / t, and t0 a fixed reference. With
-t0 = 1 this is the form of Gorinova, Moore & Hoffman 2020, ICML, arXiv:1906.03028, in which the best c depends on the
-unit of u; with t0 near t it does not.
+Here c is the centredness: c = 1 samples u itself (centred), c = 0 samples x = t0 (u - m) / t (non-centred). The
+reference scale t0 is fixed. With t0 = 1 this is the parametrisation of Gorinova, Moore & Hoffman 2020, ICML,
+arXiv:1906.03028, where the best c depends on the unit of u; with t0 near t it does not.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,23 +33,23 @@ FAMILIES = (
     dist.Gumbel,
     dist.SoftLaplace,
     dist.AsymmetricLaplace,
-    dist.LogNormal,  # whose logarithm is one
+    dist.LogNormal,  # its logarithm is normal
 )
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["centredness", "reference"], meta_fields=["site"])
 @dataclass(frozen=True, eq=False)
 class Form(Reparam):
-    """The form in which one location-scale site is sampled; a NumPyro reparametrisation.
+    """Partial non-centring of one location-scale site, as a NumPyro reparametrisation.
 
     Attributes
     ----------
     site : str
         Name of the site.
     centredness : array
-        c of each element, of the site's shape, 0 to 1.
+        Weight c of each element, 0 (non-centred) to 1 (centred); the shape of the site.
     reference : array
-        t0 of each element, of the site's shape.
+        Reference scale t0 of each element; the shape of the site.
     """
 
     site: str
@@ -57,51 +57,51 @@ class Form(Reparam):
     reference: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays."""
-        return {f"form:{self.site}:{what}": np.asarray(getattr(self, what)) for what in ("centredness", "reference")}
+        """Return the attributes as plain arrays, for `with_forms`."""
+        return {f"form:{self.site}:{name}": np.asarray(getattr(self, name)) for name in ("centredness", "reference")}
 
     @property
     def helper(self) -> str:
-        """Name of the site that is sampled instead; hidden, because it begins with an underscore."""
+        """Name of the site of x, which is sampled instead; the leading underscore hides it from the results."""
         return f"_{self.site}_free"
 
     def __call__(self, name, fn, obs):
-        """Sample x and return u; what NumPyro's ``reparam`` handler calls."""
+        """Sample x and return u; called by NumPyro's ``reparam`` handler."""
         if fn.shape() != self.centredness.shape:
             raise ValueError(
                 f"Site {name!r}: expected the shape {self.centredness.shape} for which its centredness was chosen; "
-                f"found {fn.shape()}. Choose it again for this data."
+                f"found {fn.shape()}. Choose it again for these data."
             )
         base = _base(fn)
         family: type = dist.Normal if is_log(fn) else type(base)
         location, scale = location_scale(fn)
-        others = {key: getattr(base, key) for key in base.arg_constraints if key not in ("loc", "scale")}
+        shape_parameters = {key: getattr(base, key) for key in base.arg_constraints if key not in ("loc", "scale")}
         c, ratio = self.centredness, scale / self.reference
-        free = family(loc=c * location, scale=self.reference * ratio**c, **others)
-        x = numpyro.sample(self.helper, free.to_event(fn.event_dim))
+        distribution = family(loc=c * location, scale=self.reference * ratio**c, **shape_parameters)
+        x = numpyro.sample(self.helper, distribution.to_event(fn.event_dim))
         value = location + ratio ** (1.0 - c) * (x - c * location)
         return None, jnp.exp(value) if is_log(fn) else value
 
     def free(self, value, location, scale):
-        """Return the x of a value u."""
+        """Return x for a value u."""
         return self.centredness * location + (scale / self.reference) ** (self.centredness - 1.0) * (value - location)
 
 
 @dataclass(frozen=True, eq=False)
 class Recentred:
-    """A program with some sites in other forms: same posterior, same names; attributes are the program's own."""
+    """A program with some sites partially non-centred; posterior, site names and attributes are unchanged."""
 
     program: Callable
     forms: tuple[Form, ...]
 
     def __post_init__(self):
-        own = self.program if hasattr(self.program, "__qualname__") else type(self.program)
-        object.__setattr__(self, "__module__", own.__module__)
+        source = self.program if hasattr(self.program, "__qualname__") else type(self.program)
+        object.__setattr__(self, "__module__", source.__module__)
         object.__setattr__(self, "__qualname__", program_name(self.program))
 
     @property
     def __wrapped__(self):
-        return self.program  # so that inspect.signature sees the program's arguments
+        return self.program  # for inspect.signature, which then returns the program's arguments
 
     def __getattr__(self, name):
         if name.startswith("__") or name in ("program", "forms"):
@@ -114,29 +114,34 @@ class Recentred:
 
 
 def with_forms(program: Callable, arrays: Mapping[str, np.ndarray]) -> Callable:
-    """Return a program in the forms that `Form.to_arrays` wrote; as it is where there are none."""
+    """Return the program with the reparametrisations stored by `Form.to_arrays`, or unchanged if there are none."""
     sites = dict.fromkeys(name.split(":")[1] for name in arrays if name.startswith("form:"))
     forms = tuple(Form(s, arrays[f"form:{s}:centredness"], arrays[f"form:{s}:reference"]) for s in sites)
     return Recentred(program, forms) if forms else program
 
 
 def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tuple[int, ...]]:
-    """Location-scale sites of a program whose location or scale depends on a latent, with their shapes.
+    """Return the location-scale sites whose location or scale depends on another latent, with their shapes.
 
-    Sites under a mask, a scale or in a subsampled plate are left out: their density is not that of their distribution.
-    So are those whose name begins with an underscore, which are a program's own choice of coordinates.
+    Masked and scaled sites and those in a subsampled plate are excluded: their density is not that of their
+    distribution. So are sites whose name begins with an underscore, which the program has reparametrised already.
+
+    Raises
+    ------
+    ValueError
+        If a latent site is discrete.
     """
     candidates: dict[str, tuple[int, ...]] = {}
 
-    def slopes(key):
+    def parameter_tangents(key):
         key_values, key_tangents = jax.random.split(key)
         seeded = handlers.seed(program, key_values)
-        drawn = handlers.substitute(seeded, substitute_fn=init_to_sample())  # which has a value for improper priors too
+        drawn = handlers.substitute(seeded, substitute_fn=init_to_sample())  # has a value for improper priors too
         trace = handlers.trace(drawn).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         for name, site in free.items():
-            known = _is_known(site["fn"]) and not site.get("_control_flow_done")
-            if known and site["scale"] is None and not name.startswith("_"):
+            has_location_scale = _has_location_scale(site["fn"]) and not site.get("_control_flow_done")
+            if has_location_scale and site["scale"] is None and not name.startswith("_"):
                 candidates[name] = site["fn"].shape()
             if site["fn"].support.is_discrete:
                 raise ValueError(f"centre: expected continuous latents only; found the discrete site {name!r}.")
@@ -148,33 +153,33 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
             trace = handlers.trace(handlers.substitute(seeded, values)).get_trace(*args)
             return {name: location_scale(trace[name]["fn"]) for name in candidates}
 
-        # One derivative along a random direction in all latents: zero only where there is no dependence.
+        # A derivative along one random direction in all latents, which is zero only if there is no dependence.
         return jax.jvp(parameters, (values,), (tangents,))[1]
 
-    # Under jit, so that one compilation takes the place of one per operation.
-    found = jax.device_get(jax.jit(slopes)(key))
-    return {name: shape for name, shape in candidates.items() if any(np.any(slope != 0) for slope in found[name])}
+    # Under jit: one compilation, instead of one per operation.
+    derivatives = jax.device_get(jax.jit(parameter_tangents)(key))
+    return {name: shape for name, shape in candidates.items() if any(np.any(d != 0) for d in derivatives[name])}
 
 
-def _is_known(fn) -> bool:
-    """Whether a distribution has a location and a scale; one of a user's own says so by `location_scale` = True."""
+def _has_location_scale(fn) -> bool:
+    """Whether a distribution is of a location-scale family; a user's class declares it by `location_scale` = True."""
     family = type(_base(fn))
     return family in FAMILIES or getattr(family, "location_scale", False) is True
 
 
 def _base(fn):
-    """Return a distribution without the layers of `to_event` and `expand`."""
+    """Return the distribution within the wrappers of `to_event` and `expand`."""
     while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
         fn = fn.base_dist
     return fn
 
 
 def is_log(fn) -> bool:
-    """Whether a distribution's logarithm is what has the location and the scale."""
+    """Whether location and scale are those of the logarithm of the variable."""
     return isinstance(_base(fn), dist.LogNormal)
 
 
 def location_scale(fn):
-    """Location and scale of every element of a distribution in `FAMILIES`."""
+    """Return location and scale of every element of a location-scale distribution."""
     base = _base(fn)
     return jnp.broadcast_to(base.loc, fn.shape()), jnp.broadcast_to(base.scale, fn.shape())

@@ -1,12 +1,12 @@
-"""How centred each group of a hierarchical program should be, chosen element by element from a short pilot run.
+"""Choice of the partial non-centring of each element of a hierarchical program, from a short pilot run.
 
-With a Gaussian prior of location m and scale t for a latent u, and data of information I about it (the curvature of the
-log likelihood), the x that is sampled in its place (see `location_scale`) depends a posteriori, to first order around
-t = t0, neither on m nor with its width on t exactly where its centredness is
+Let a latent u have a Gaussian prior of location m and scale t, and let the data have Fisher information I about it (the
+curvature of the log likelihood). To first order around t = t0, the mean and the width of the posterior of the
+reparametrised x (see `location_scale`) are independent of m and t if the centredness is
 
-    c = t^2 I / (1 + t^2 I),
+    c = t^2 I / (1 + t^2 I).
 
-the fraction of the prior's variance that the data take away: 0 without data, 1 where the data say all.
+This is the fraction of the prior variance that the data remove: 0 without data, 1 where the data dominate.
 (Papaspiliopoulos, Roberts & Skold 2007, Statistical Science 22, 59; Betancourt & Girolami 2013, arXiv:1312.0906.)
 """
 
@@ -30,27 +30,27 @@ from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.target import StartError
 
 MAX_ROUNDS = 6
-SETTLED = 0.1  # change of every centredness from one round to the next
+SETTLED = 0.1  # largest change of any centredness between rounds at which the choice has converged
 MODE_STEPS = 200
-PILOT_TREE_DEPTH = 5  # a pilot in a bad form takes long trees, and needs no independent draws
-PILOT = 0x70696C6F  # makes the pilot's key of the seed; a small number would give one of the splits that chains have
-NEAR = 0.05  # of 0 or 1: what the table calls non-centred or centred
+PILOT_TREE_DEPTH = 5  # a poorly parametrised pilot builds long trees, and it needs no independent draws
+PILOT = 0x70696C6F  # folded into the seed's key for the pilot; a small number would repeat the key of a chain
+NEAR = 0.05  # distance of the centredness from 0 or 1 that the table calls non-centred or centred
 
 
 @dataclass(frozen=True)
 class Centering:
-    """What `centre` chose, and why.
+    """Partial non-centring chosen by `centre`.
 
     Attributes
     ----------
     program : callable
-        The program to sample: a recentred one, or the one given where it has no location-scale site.
+        The program to sample: reparametrised, or unchanged if it has no location-scale site.
     table : pandas.DataFrame
-        One row an element: ``site, element, prior_scale, information, centredness, form``. ``prior_scale`` is t0 and
-        ``information`` the mean curvature of the log likelihood, the inverse square of an error (both of the logarithm
-        where the site is log-normal); ``form`` says the centredness in words.
+        One row per element: ``site, element, prior_scale, information, centredness, form``. ``prior_scale`` is t0;
+        ``information`` is the mean curvature of the log likelihood, the inverse square of a measurement error (both of
+        the logarithm where the site is log-normal). ``form`` is "centred", "non-centred" or "in between".
     note : str
-        What was done, in a sentence.
+        Summary of the pilot run, in one sentence.
     """
 
     program: Callable
@@ -66,41 +66,41 @@ def centre(
     num_warmup: int = 150,
     num_pilots: int = 100,
 ) -> Centering:
-    """Choose how centred each element of each location-scale site is sampled.
+    """Choose the partial non-centring of each element of each location-scale site.
 
-    Location-scale sites are latent sites of a family with a location and a scale (normal, Student's t, Laplace, Cauchy,
-    logistic, Gumbel, log-normal and their like), one of which depends on another latent. At the mode of the non-centred
-    form the curvature of the log density without the site's own prior is taken by Hessian-vector products with random
-    signs (exact where the site's elements do not interact). A short run of NUTS in the forms that this gives follows,
-    with the curvature at each of its draws, and is repeated until the forms no longer change, because a run in a bad
-    form may not have found the posterior.
-    Sites are treated in reverse order of the program, so that what a group learns from a group below it is seen in the
-    form chosen for that one: the curvature with the lower latents integrated out.
+    Location-scale sites are latent sites of a location-scale family (normal, Student's t, Laplace, Cauchy, logistic,
+    Gumbel, log-normal and similar) whose location or scale depends on another latent. A first choice follows from the
+    curvature of the log density, without the prior of the site, at the joint mode of the non-centred program. The
+    curvature is estimated by Hessian-vector products with random signs, which is exact if the elements of the site do
+    not interact. Then a short NUTS run with this choice gives the mean curvature over its draws, and a new choice. This
+    is repeated until the choice no longer changes, because a poorly parametrised run may not reach the posterior.
+    Sites are treated in reverse order of the program: the curvature of a group is then evaluated with the groups below
+    it in their chosen parametrisation, which amounts to integrating their latents out.
 
     Parameters
     ----------
     program : callable
-        A NumPyro program. One that writes its non-centred form by hand has no location-scale site and stays as it is.
+        A NumPyro program. One that is non-centred by hand has no location-scale site and is returned unchanged.
     *args
-        What it is called with.
+        Arguments of the program.
     seed : int
-        Seed of the pilot.
+        Seed of the pilot run.
     sites : collection of str, optional
-        The sites to treat; all by default.
+        Sites to treat; all location-scale sites by default.
     num_warmup, num_pilots : int
-        Warm-up draws and draws of each run of the pilot, one chain.
+        Numbers of warm-up draws and of draws of each pilot run, of one chain.
 
     Returns
     -------
     Centering
-        ``.program`` is sampled in place of the program and has the same posterior under the same names.
+        ``.program`` is to be sampled in place of the program; it has the same posterior and the same site names.
 
     Raises
     ------
     ValueError
         If a name in ``sites`` is not a location-scale site, or a latent is discrete.
     StartError
-        If the pilot finds no finite density.
+        If the pilot run finds no finite density, so that its scales are not finite.
 
     Examples
     --------
@@ -114,8 +114,8 @@ def centre(
     [1.0, 0.5, 0.0]
     """
     with jax.enable_x64(True):
-        key_find, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
-        shapes = find_sites(program, args, key_find)
+        key_sites, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
+        shapes = find_sites(program, args, key_sites)
         unknown = [name for name in sites or () if name not in shapes]
         if unknown:
             raise ValueError(
@@ -127,49 +127,51 @@ def centre(
         forms = tuple(Form(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
         pilot = Pilot(program, args, num_warmup, num_pilots)
         params = pilot.mode(forms, key_start)
-        # A first choice from the curvature there: latents that are known well take long trees in the non-centred form.
-        here = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
-        draws = jax.device_get(pilot.look(forms, here))
+        # First choice from the curvature at the mode: well-measured latents need long trees if non-centred.
+        repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_pilots, *x.shape)), params)
+        draws = jax.device_get(pilot.look(forms, repeated))
         forms, _ = pilot.choose(forms, draws, key_rounds)
-        params = pilot.last(forms, here, draws)
-        for rounds in range(1, MAX_ROUNDS + 1):
-            before = forms
-            key_run, key_signs = jax.random.split(jax.random.fold_in(key_rounds, rounds))
+        params = pilot.last(forms, repeated, draws)
+        for num_rounds in range(1, MAX_ROUNDS + 1):
+            previous = forms
+            key_run, key_probes = jax.random.split(jax.random.fold_in(key_rounds, num_rounds))
             params, diverging = pilot.run(forms, params, key_run)
             draws = jax.device_get(pilot.look(forms, params))
-            forms, information = pilot.choose(forms, draws, key_signs)
+            forms, information = pilot.choose(forms, draws, key_probes)
             params = pilot.last(forms, params, draws)
-            pairs = zip(before, forms, strict=True)
+            pairs = zip(previous, forms, strict=True)
             change = max(float(np.abs(new.centredness - old.centredness).max()) for old, new in pairs)
             if change < SETTLED:
                 break
-    several = f"{rounds} round{'s' * (rounds > 1)} of {num_pilots} pilot draws"
+    rounds = f"{num_rounds} round{'s' * (num_rounds > 1)} of {num_pilots} pilot draws"
     note = (
-        f"from the last of {several}, {int(diverging.sum())} of them divergent; it changed no centredness by more than "
-        f"{change:.2g}"
+        f"from the last of {rounds}, {int(diverging.sum())} of them divergent; it changed no centredness by more "
+        f"than {change:.2g}"
     )
     return Centering(Recentred(program, forms), _table(forms, information), note)
 
 
 class Pilot:
-    """A short run of a program in forms that are arguments of what is compiled, so that changing them costs nothing."""
+    """Compiled steps of the pilot run. Reparametrisations are arguments: changing them does not recompile."""
 
     def __init__(self, program: Callable, args: tuple, num_warmup: int, num_pilots: int):
         self.program, self.args = program, args
         self.num_warmup, self.num_pilots = num_warmup, num_pilots
-        self.mode, self.run, self.look = Compiled(self._mode), Compiled(self._run), Compiled(self._look)
+        self.mode, self.run, self.look = Compiled(self._mode), Compiled(self._run), Compiled(self._evaluate)
         self.curvature = jax.jit(self._curvature, static_argnums=0)
 
     def _mode(self, forms, key):
-        """Go towards the joint mode, unconstrained, from the prior's median.
+        """Approach the joint mode of the unconstrained parameters, from the prior median.
 
-        In the non-centred form it exists; in the centred one it is a scale of zero. Without this, the fall from the
-        prior to the data can fling a chain to where a scale is so small that the data are not felt.
+        The mode exists for the non-centred program; centred, the density is unbounded at a scale of zero. A chain
+        started from the prior instead can end at a scale so small that the data no longer influence it.
         """
         recentred = Recentred(self.program, forms)
         initial = handlers.substitute(handlers.seed(recentred, key), substitute_fn=init_to_median())
         trace = handlers.trace(initial).get_trace(*self.args)
-        free = {n: s["value"] for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        latent_values = {
+            name: site["value"] for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
+        }
         potential = partial(self.potential, forms)
         value_and_grad = optax.value_and_grad_from_state(potential)
         solver = optax.lbfgs()
@@ -180,17 +182,17 @@ class Pilot:
             updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=potential)
             return (optax.apply_updates(params, updates), state), None
 
-        start = unconstrain_fn(recentred, self.args, {}, free)
+        start = unconstrain_fn(recentred, self.args, {}, latent_values)
         (params, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=MODE_STEPS)
-        found = jnp.isfinite(potential(params))
-        return jax.tree.map(lambda new, old: jnp.where(found, new, old), params, start)
+        is_finite = jnp.isfinite(potential(params))
+        return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), params, start)
 
     def potential(self, forms, params):
-        """Minus the log density of unconstrained parameters."""
+        """Return minus the log density of unconstrained parameters."""
         return potential_energy(Recentred(self.program, forms), self.args, {}, params)
 
     def _run(self, forms, params, key):
-        """Warm up and draw; returns the draws, unconstrained, and whether each diverged."""
+        """Run NUTS; return the unconstrained draws and whether each diverged."""
         kernel = NUTS(potential_fn=partial(self.potential, forms), max_tree_depth=PILOT_TREE_DEPTH)
 
         def step(state, _):
@@ -201,10 +203,10 @@ class Pilot:
         _, drawn = jax.lax.scan(step, state, length=self.num_warmup + self.num_pilots)
         return jax.tree.map(lambda x: x[self.num_warmup :], drawn)
 
-    def _look(self, forms, params):
-        """Return what `choose` needs at each draw: values of other sites; value, location and scale of each group."""
+    def _evaluate(self, forms, params):
+        """Return, at each draw, the other latents, and value, location and scale of each reparametrised site."""
 
-        def one(params):
+        def at_draw(params):
             recentred = Recentred(self.program, forms)
             sites = constrain_fn(recentred, self.args, {}, params, return_deterministic=True)
             trace = handlers.trace(handlers.substitute(self.program, sites)).get_trace(*self.args)
@@ -216,55 +218,60 @@ class Pilot:
             helpers = [form.helper for form in forms]
             return {"plain": {name: sites[name] for name in params if name not in helpers}, "groups": groups}
 
-        return jax.lax.map(one, params)
+        return jax.lax.map(at_draw, params)
 
     def _curvature(self, helper, forms, draws, keys):
-        """Curvature of minus the log density without the helper's own prior, at each draw and for each element."""
+        """Return the curvature of minus the log density, without the prior of ``helper``, at each draw and element."""
         recentred = Recentred(self.program, forms)
 
-        def one(draw, key):
-            free = {form.helper: form.free(*draw["groups"][form.site]) for form in forms}
+        def at_draw(draw, key):
+            latent_values = {form.helper: form.free(*draw["groups"][form.site]) for form in forms}
 
             def without_prior(x):
-                density, trace = log_density(recentred, self.args, {}, draw["plain"] | free | {helper: x})
+                density, trace = log_density(recentred, self.args, {}, draw["plain"] | latent_values | {helper: x})
                 return jnp.sum(trace[helper]["fn"].log_prob(x)) - density
 
-            signs = jax.random.rademacher(key, free[helper].shape, free[helper].dtype)
-            return signs * jax.jvp(jax.grad(without_prior), (free[helper],), (signs,))[1]
+            probe = jax.random.rademacher(key, latent_values[helper].shape, latent_values[helper].dtype)
+            return probe * jax.jvp(jax.grad(without_prior), (latent_values[helper],), (probe,))[1]
 
-        return jax.lax.map(lambda both: one(*both), (draws, keys))
+        return jax.lax.map(lambda draw_and_key: at_draw(*draw_and_key), (draws, keys))
 
     def choose(self, forms, draws, key):
-        """Return better forms, chosen last site first, and the information about each element."""
+        """Return new reparametrisations, chosen from the last site to the first, and each element's information."""
         scales = {form.site: draws["groups"][form.site][2] for form in forms}
-        chosen = {n: Form(n, np.ones(s.shape[1:]), np.exp(np.log(s).mean(axis=0))) for n, s in scales.items()}
+        chosen = {
+            name: Form(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
+            for name, scale in scales.items()
+        }
         keys = jax.random.split(key, self.num_pilots)
         for name, form in chosen.items():
             if not np.isfinite(form.reference).all():
-                raise StartError(f"centre: expected a pilot run with finite scales; found others for {name!r}.")
+                raise StartError(
+                    f"centre: expected a pilot run with finite scales; found NaN or infinity for {name!r}."
+                )
         information = {}
-        for name in reversed(chosen):  # the order of the program: what depends on a site comes after it
+        for name in reversed(chosen):  # in the program, sites that depend on a site come after it
             curvatures = np.asarray(self.curvature(chosen[name].helper, tuple(chosen.values()), draws, keys))
-            # Averaged before anything is made of it: with interacting elements each draw's is noisy.
+            # Averaged first, because with interacting elements the estimate from a single draw is noisy.
             information[name] = np.ma.filled(np.ma.masked_invalid(curvatures).mean(axis=0), np.nan)
-            known = scales[name] ** 2 * np.maximum(information[name], 0.0)
-            centredness = np.nan_to_num((known / (1.0 + known)).mean(axis=0))
+            precision_ratio = scales[name] ** 2 * np.maximum(information[name], 0.0)
+            centredness = np.nan_to_num((precision_ratio / (1.0 + precision_ratio)).mean(axis=0))
             chosen[name] = Form(name, centredness, chosen[name].reference)
         return tuple(chosen.values()), information
 
     def last(self, forms, params, draws):
-        """Return the last draw, unconstrained, in other forms."""
-        helpers = {f.helper: f.free(*(part[-1] for part in draws["groups"][f.site])) for f in forms}
+        """Return the last draw, unconstrained, in a new parametrisation."""
+        helpers = {form.helper: form.free(*(part[-1] for part in draws["groups"][form.site])) for form in forms}
         return {name: helpers.get(name, value[-1]) for name, value in params.items()}
 
 
 def _table(forms, information: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return the audit: one row an element."""
+    """Return `Centering.table`."""
     rows = []
     for form in forms:
         for index in np.ndindex(form.centredness.shape):
             c = form.centredness[index]
-            words = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
+            description = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
             element = f"{form.site}[{','.join(map(str, index))}]" if index else form.site
-            rows.append((form.site, element, form.reference[index], information[form.site][index], c, words))
+            rows.append((form.site, element, form.reference[index], information[form.site][index], c, description))
     return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])

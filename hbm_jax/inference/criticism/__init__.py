@@ -1,1 +1,1 @@
-"""Model criticism: predictive draws, calibration, cross-validation, sensitivity to priors."""
+"""Model criticism: predictive draws, simulation-based calibration, cross-validation, prior sensitivity."""

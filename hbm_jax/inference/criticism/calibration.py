@@ -1,12 +1,12 @@
-"""Simulation-based calibration: whether the posteriors of a model are as wide as they say, and where they should be.
+"""Simulation-based calibration: a test of whether the posteriors of a model are unbiased and of the right width.
 
-It tests the computation: the sampler, and the density against the simulator, which are the same program. It does not
-test whether the program describes any data that were measured; predictive checks do.
+Parameters are drawn from the prior, data are simulated from the parameters, and the posterior of each data set is
+sampled. If program and sampler are correct, the rank of each true value among the draws of its posterior is uniform
+(Talts et al. 2018, arXiv:1804.06788). The log density is ranked as well, as Modrak et al. 2023, Bayesian Analysis,
+doi:10.1214/23-BA1404 advise.
 
-Parameters are drawn from the prior, data from the parameters, and the posterior of each data set is sampled. The rank
-of a true value among the draws of its posterior is then uniform (Talts et al. 2018, arXiv:1804.06788; Modrak et al.
-2023, Bayesian Analysis, doi:10.1214/23-BA1404, whose advice to rank the log density too is followed), for every
-parameter of a right program with a right sampler.
+This tests the computation: the sampler, and the density against the simulator, which are the same program. It does not
+test whether the program describes measured data; predictive checks do.
 """
 
 import functools
@@ -39,10 +39,10 @@ from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
 from hbm_jax.names import did_you_mean
 
-LEVEL = 0.01  # chance that a right program fails, over all its parameters together
-RANKS = 100  # possible ranks: 99 draws are kept of each posterior
-SIMULATIONS = 100_000  # of uniform ranks, for the bands
-LARGEST_SITE = 20  # elements; the latents of a large population are left out unless asked for
+LEVEL = 0.01  # probability that a correct program fails, over all its parameters together
+RANKS = 100  # number of possible ranks: 99 draws of each posterior are kept
+SIMULATIONS = 100_000  # simulated sets of uniform ranks, for the bands
+LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
 LOG_DENSITY = "log density"
 LOG_LIKELIHOOD = "log likelihood"
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
@@ -60,22 +60,22 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class ReplacedData:
-    """A program whose observed sites have other values, given as its argument.
+    """A program with the values of its observed sites as argument.
 
     Attributes
     ----------
     program : callable
         The program.
     args : tuple
-        What it is called with; its own observations are not used.
+        Arguments of the program. Their observations are replaced.
     """
 
     program: Callable
     args: tuple
 
     def __call__(self, values: Mapping[str, Any]):
-        """Run the program on ``values``, by site."""
-        with _Observing(values):
+        """Run the program with ``values`` of the observed sites, by name."""
+        with _WithObservations(values):
             return self.program(*self.args)
 
 
@@ -87,14 +87,14 @@ class _WithLikelihood:
 
     def __call__(self, *args):
         with handlers.trace() as trace:
-            found = self.program(*args)
-        total = _log_likelihood(trace, [name for name, site in trace.items() if _is_data(site)])
-        numpyro.deterministic(LOG_LIKELIHOOD, total)
-        return found
+            result = self.program(*args)
+        log_likelihood = _log_likelihood(trace, [name for name, site in trace.items() if _is_data(site)])
+        numpyro.deterministic(LOG_LIKELIHOOD, log_likelihood)
+        return result
 
 
-class _Observing(Messenger):
-    """Gives observed sites other values."""
+class _WithObservations(Messenger):
+    """Handler that replaces the values of observed sites."""
 
     def __init__(self, values):
         super().__init__(None)
@@ -115,13 +115,13 @@ class Calibration:
     ranks : pandas.DataFrame
         Rank of the true value, 0 to 99, of each parameter (columns) in each replicate (rows).
     table : pandas.DataFrame
-        One row a parameter: ``p`` (chance of ranks as uneven as these from a right program: of the ECDF, the mean or
-        the spread, three tests in one), ``mean_rank`` and ``spread`` (of the ranks between 0 and 1; 0.5 and 1 are
-        right), ``verdict``.
+        One row per parameter: ``p``, the p-value of uniform ranks, combined from tests of the ECDF, the mean and the
+        spread; ``mean_rank``, the mean of the ranks scaled to 0 to 1, expected 0.5; ``spread``, their standard
+        deviation relative to that of a uniform distribution, expected 1; ``verdict``.
     num_failed : int
-        Replicates that gave no usable posterior; their ranks are used all the same where there are draws.
+        Number of replicates without a usable posterior. Their ranks are included where there are draws.
     run : dict
-        Program, data, seeds, versions.
+        Program, data, seeds and versions.
     """
 
     ranks: pd.DataFrame
@@ -131,26 +131,26 @@ class Calibration:
 
     @property
     def calibrated(self) -> bool:
-        """Whether no parameter is uneven, at a family-wise level of 1 %."""
+        """Whether the ranks of all parameters are uniform, at a family-wise level of 1 %."""
         return not (self.table["p"] < LEVEL / len(self.table)).any()
 
     def __str__(self):
-        num = len(self.ranks)
+        num_replicates = len(self.ranks)
         if self.calibrated:
-            text = f"calibrated: the ranks of {len(self.table)} quantities in {num} replicates are uniform"
+            text = f"calibrated: the ranks of {len(self.table)} quantities in {num_replicates} replicates are uniform"
         else:
-            bad = self.table[self.table["p"] < LEVEL / len(self.table)].sort_values("p")
-            named = "; ".join(f"{name} is {row['verdict']}" for name, row in bad.head(5).iterrows())
-            text = f"not calibrated, by {num} replicates: {named}"
+            failing = self.table[self.table["p"] < LEVEL / len(self.table)].sort_values("p")
+            clauses = "; ".join(f"{name} is {row['verdict']}" for name, row in failing.head(5).iterrows())
+            text = f"not calibrated, by {num_replicates} replicates: {clauses}"
         if self.num_failed:
             text += f" ({self.num_failed} replicates gave no usable posterior)"
         return text + "."
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the certificate: what was tested, with which versions and seeds, and every rank, as JSON."""
+        """Write a certificate as JSON: program, versions, seeds, verdict and all ranks."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
+        certificate = {
             "certificate": "simulation-based calibration",
             "calibrated": self.calibrated,
             "verdict": str(self),
@@ -161,8 +161,8 @@ class Calibration:
             "run": self.run,
             "ranks": {name: column.tolist() for name, column in self.ranks.items()},
         }
-        with written_whole(path) as part:
-            part.write_text(json.dumps(content, indent=1))
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(certificate, indent=1))
         return path
 
     @classmethod
@@ -172,12 +172,12 @@ class Calibration:
         Raises
         ------
         ValueError
-            If it is not one.
+            If the file is not a calibration certificate.
         """
         try:
-            content = json.loads(Path(path).read_text())
-            table = pd.DataFrame(content["table"]).set_index("parameter")
-            return cls(pd.DataFrame(content["ranks"]), table, content["num_failed"], content["run"])
+            certificate = json.loads(Path(path).read_text())
+            table = pd.DataFrame(certificate["table"]).set_index("parameter")
+            return cls(pd.DataFrame(certificate["ranks"]), table, certificate["num_failed"], certificate["run"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: expected a calibration certificate; found something else ({error}).") from None
 
@@ -196,36 +196,31 @@ def calibrate(
     fitted: Callable | None = None,
     **options: Any,
 ) -> Calibration:
-    """Test whether the posteriors of a program are calibrated, on data it simulates itself.
+    """Test whether the posteriors of a program are calibrated, on data simulated by it.
 
     Parameters
     ----------
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        What it is called with: the design. The values of observed sites are replaced; what else the program computes
-        from the observations, as a prior from their spread, stays that of those given here and is a mistake.
+        Arguments of the program: the design. The values of observed sites are replaced by simulated ones. Anything else
+        that the program computes from the observations, such as a prior from their scatter, would still use those in
+        ``args`` and make the test invalid.
     num_replicates : int
-        Simulated data sets.
+        Number of simulated data sets, 20 or more.
     seed : int
         Seed.
     parameters : sequence of str, optional
-        Sites to rank; by default all with at most 20 elements. The log density is ranked as well, if ``fitted`` has the
+        Sites to rank; by default all with at most 20 elements. The log density is ranked as well if ``fitted`` has the
         same latent sites.
     num_chains, num_warmup, max_num_samples, executor
         As in `fit_each`.
     progress : bool
-        Whether to show the live line.
+        Whether to show a progress line.
     fitted : callable, optional
-        Another program to fit to the data of ``program``, with the same sites: what a wrong one does to the answers.
+        Another program with the same sites to fit to the data of ``program``, to see the effect of a wrong model.
     **options
         Further options of `fit_each`.
-
-    Notes
-    -----
-    A program that chooses its coordinates by the data (``program.observing(values, *args)``, see
-    `hbm_jax.models.protocol.Model`) is given those of every replicate, and as each has a density of its own then, the
-    log likelihood is ranked in place of the log density.
 
     Returns
     -------
@@ -236,24 +231,33 @@ def calibrate(
     ------
     Interrupted
         On Ctrl-C.
+    TypeError
+        If an option is unknown.
     ValueError
-        If the program has no observed sites, or a numpyro.factor, which cannot be simulated.
+        If the program has no observed sites, or a numpyro.factor, which cannot be simulated; if ``parameters`` has an
+        unknown name; if more than half of the simulated data sets are invalid.
+
+    Notes
+    -----
+    A program whose parametrisation depends on the data (``program.observing(values, *args)``, see
+    `hbm_jax.models.protocol.Model`) is reparametrised for every replicate. The density of the parameters then differs
+    between replicates, so that the log likelihood is ranked in place of the log density.
     """
     if num_replicates < 20:
         raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
     for name in options:
         if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
-            near = did_you_mean(name, (*ARGUMENTS, *FIT_OPTIONS))
-            raise TypeError(f"calibrate: unknown option {name!r}{near}.")
+            suggestion = did_you_mean(name, (*ARGUMENTS, *FIT_OPTIONS))
+            raise TypeError(f"calibrate: unknown option {name!r}{suggestion}.")
     fitted = fitted or program
-    truth, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
+    truths, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
     observing = getattr(fitted, "observing", None)
-    kept_density, density_name = ("lp", LOG_DENSITY) if observing is None else (LOG_LIKELIHOOD, LOG_LIKELIHOOD)
+    density_site, density_label = ("lp", LOG_DENSITY) if observing is None else (LOG_LIKELIHOOD, LOG_LIKELIHOOD)
     if parameters is None:
-        parameters = [name for name, values in truth.items() if values[0].size <= LARGEST_SITE]
-    unknown = [name for name in parameters if name not in truth]
+        parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
+    unknown = [name for name in parameters if name not in truths]
     if unknown:
-        raise ValueError(f"calibrate: expected parameters among {', '.join(truth)}; found {', '.join(unknown)}.")
+        raise ValueError(f"calibrate: expected parameters among {', '.join(truths)}; found {', '.join(unknown)}.")
     objects: list[Any] = [{name: values[i] for name, values in data.items()} for i in range(num_replicates)]
     if observing is not None:
         objects = [observing(values, *args) for values in objects]
@@ -267,54 +271,55 @@ def calibrate(
         max_num_samples=max_num_samples,
         executor=executor,
         progress=progress,
-        keep_draws=[*parameters, kept_density],
+        keep_draws=[*parameters, density_site],
         **options,
     )
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
-        # Those that are done are those that were easy: their ranks alone would not be uniform.
+        # The replicates that finish first are the easy ones: their ranks alone would not be uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
     rng = np.random.default_rng(seed)
     columns: dict[str, np.ndarray | None] = {}
     replicates = [i for i in range(num_replicates) if i in fits.kept]
     for name in parameters:
-        kept = np.stack([_thinned(fits.kept[i][name]) for i in replicates])
-        true = truth[name][replicates]
-        for place in np.ndindex(true.shape[1:]):
-            label = f"{name}[{', '.join(map(str, place))}]" if place else name
-            columns[label] = _rank(kept[(slice(None), slice(None), *place)], true[(slice(None), *place)], rng)
+        draws = np.stack([_thinned(fits.kept[i][name]) for i in replicates])
+        true_values = truths[name][replicates]
+        for index in np.ndindex(true_values.shape[1:]):
+            label = f"{name}[{', '.join(map(str, index))}]" if index else name
+            columns[label] = _rank(draws[(slice(None), slice(None), *index)], true_values[(slice(None), *index)], rng)
     if log_density is not None:
-        densities = np.stack([_thinned(fits.kept[i][kept_density]) for i in replicates])
-        columns[density_name] = _rank(densities, log_density[replicates], rng)
+        densities = np.stack([_thinned(fits.kept[i][density_site]) for i in replicates])
+        columns[density_label] = _rank(densities, log_density[replicates], rng)
     columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
     ranks = pd.DataFrame(columns, index=replicates)
-    about = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
-    run = about | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
+    identity = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
+    run = identity | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
     if fitted is not program:
         run["fitted"] = identify(fitted, args, {})["program"]
     return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run)
 
 
 def _simulate(program, args, fitted, num_replicates, seed):
-    """Draw true values and data; also the log density of the fitted program there, if it has the same latents.
+    """Simulate true values and data, and evaluate the log density of the fitted program at the true values.
 
-    Of a program that chooses its coordinates by the data, the log likelihood.
+    The density is None if the fitted program has other latents. It is the log likelihood if the parametrisation of the
+    fitted program depends on the data.
     """
-    drawing = unobserved(program)
-    names: list[str] = []  # of the data
-    order: list[str] = []  # of what a person reads, as the program declares it
+    simulator = unobserved(program)
+    data_names: list[str] = []  # observed sites
+    site_order: list[str] = []  # named sites in the order of the program
     latents: set[str] = set()
     fitted_latents: set[str] = set()
     factors: list[str] = []
 
-    def note_sites():
+    def inspect_sites():
         trace = _trace(program, args)
-        drawn = handlers.trace(handlers.seed(drawing, jax.random.key(0))).get_trace(*args)
+        simulated = handlers.trace(handlers.seed(simulator, jax.random.key(0))).get_trace(*args)
         factors.extend(
             name
-            for name, site in drawn.items()
+            for name, site in simulated.items()
             if site["type"] == "sample" and isinstance(site["fn"], Unit) and not name.startswith("_")
         )
-        names.extend(name for name, site in trace.items() if _is_data(site))
+        data_names.extend(name for name, site in trace.items() if _is_data(site))
         latents.update(name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"])
         fitted_latents.update(
             name for name, site in _trace(fitted, args).items() if site["type"] == "sample" and not site["is_observed"]
@@ -322,54 +327,55 @@ def _simulate(program, args, fitted, num_replicates, seed):
         return 0
 
     with jax.enable_x64(True):
-        jax.eval_shape(note_sites)
+        jax.eval_shape(inspect_sites)
         if factors:
             raise ValueError(
                 f"calibrate: expected a program whose data can be simulated; found numpyro.factor {factors[0]!r}, "
-                "which no draw of the prior and the data obeys. Write it as a prior or as an observed site."
+                "which simulated parameters and data do not follow. Write it as a prior or as an observed site."
             )
-        if not names:
+        if not data_names:
             raise ValueError("calibrate: expected a program with observed sites; found none.")
-        comparable, adapts = latents == fitted_latents, hasattr(fitted, "observing")
+        same_latents, reparametrised_by_data = latents == fitted_latents, hasattr(fitted, "observing")
 
         def replicate(key):
-            trace = handlers.trace(handlers.seed(drawing, key)).get_trace(*args)
+            trace = handlers.trace(handlers.seed(simulator, key)).get_trace(*args)
             sites = {name: site for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
-            data = {name: sites[name]["value"] for name in names}
+            data = {name: sites[name]["value"] for name in data_names}
             truth = {
                 name: site["value"]
                 for name, site in sites.items()
-                if name not in names and not name.startswith("_") and not isinstance(site.get("fn"), Unit)
+                if name not in data_names and not name.startswith("_") and not isinstance(site.get("fn"), Unit)
             }
-            free = {
+            unconstrained = {
                 name: biject_to(site["fn"].support).inv(site["value"])
                 for name, site in sites.items()
-                if site["type"] == "sample" and name not in names and not site["is_observed"]
+                if site["type"] == "sample" and name not in data_names and not site["is_observed"]
             }
-            order[:] = truth
+            site_order[:] = truth
             density = jnp.zeros(())
-            if adapts:
-                density = _log_likelihood(sites, names)
-            elif comparable:
-                density = -potential_energy(ReplacedData(fitted, args), (data,), {}, free)
+            if reparametrised_by_data:
+                density = _log_likelihood(sites, data_names)
+            elif same_latents:
+                density = -potential_energy(ReplacedData(fitted, args), (data,), {}, unconstrained)
             return truth, data, density
 
         run = jax.jit(jax.vmap(replicate))
         keys = jax.random.split(jax.random.key(seed), 2 * num_replicates)
         truth, data, density = jax.device_get(run(keys))
-        # A prior may allow what has no data (a universe without a big bang); the program's own density says so.
-        possible = np.flatnonzero(
+        # A prior may allow parameters without data (a universe without a big bang): their density is not finite.
+        valid = np.flatnonzero(
             np.isfinite(density) & np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in data.values()], axis=0)
         )
-        if len(possible) < num_replicates:
+        if len(valid) < num_replicates:
             raise ValueError(
-                f"calibrate: expected the prior to give possible data sets at least every other time; found "
-                f"{len(possible)} of {len(keys)}. The first impossible one is number "
-                f"{np.setdiff1d(np.arange(len(keys)), possible)[0]}."
+                f"calibrate: expected at least half of the prior draws to give finite data and densities; found "
+                f"{len(valid)} of {len(keys)}. The first that does not is number "
+                f"{np.setdiff1d(np.arange(len(keys)), valid)[0]}."
             )
-        rows = possible[:num_replicates]
-        truth = {name: truth[name][rows] for name in order}
-        return truth, {name: data[name][rows] for name in names}, density[rows] if comparable or adapts else None
+        rows = valid[:num_replicates]
+        truth = {name: truth[name][rows] for name in site_order}
+        data = {name: data[name][rows] for name in data_names}
+        return truth, data, density[rows] if same_latents or reparametrised_by_data else None
 
 
 def _trace(program, args):
@@ -378,7 +384,7 @@ def _trace(program, args):
 
 
 def _log_likelihood(sites, names) -> jax.Array:
-    """Log likelihood of the data in a trace."""
+    """Return the log likelihood of the observed sites of a trace."""
     return sum((jnp.sum(sites[name]["fn"].log_prob(sites[name]["value"])) for name in names), jnp.zeros(()))
 
 
@@ -386,22 +392,22 @@ def _is_data(site) -> bool:
     return site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], Unit)
 
 
-def _rank(draws, true, rng) -> np.ndarray | None:
-    """Rank of each true value among (replicate, draw), ties broken by chance; None for what never varies."""
-    equal = (draws == true[:, None]).sum(1)
-    if (equal == draws.shape[1]).all():
+def _rank(draws, true_values, rng) -> np.ndarray | None:
+    """Rank each true value among draws (replicate, draw), with ties broken at random; None for a constant."""
+    num_equal = (draws == true_values[:, None]).sum(1)
+    if (num_equal == draws.shape[1]).all():
         return None
-    return (draws < true[:, None]).sum(1) + rng.integers(0, equal + 1)
+    return (draws < true_values[:, None]).sum(1) + rng.integers(0, num_equal + 1)
 
 
 def _thinned(draws):
-    """99 draws spread evenly over (chain, draw, ...)."""
+    """Return 99 draws, spread evenly over (chain, draw, ...)."""
     flat = draws.reshape(-1, *draws.shape[2:])
     return flat[np.linspace(0, len(flat) - 1, RANKS - 1).round().astype(int)]
 
 
 def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Test ranks for uniformity.
+    """Test whether ranks are uniform.
 
     Parameters
     ----------
@@ -418,72 +424,75 @@ def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     reference = band_statistics(len(ranks), seed)
     rows = {}
     for name, column in ranks.items():
-        found = _unevenness(np.bincount(column, minlength=RANKS)[None])[0]
-        share = (np.asarray(column) + 0.5) / RANKS
-        centre = (share.mean() - 0.5) * np.sqrt(12 * len(share))
-        spread = share.std() * np.sqrt(12)
-        # Standard error of the variance of a uniform variable, relative: sqrt(4/5 / n).
-        wide = (spread**2 - 1) / np.sqrt(0.8 / len(share))
-        curve = (1 + np.sum(reference <= found)) / (1 + len(reference))
-        # A width that is wrong by a fifth bends the whole curve a little: the spread alone sees it best.
-        p = min(1.0, 3 * min(curve, *(2 * stats.norm.sf(abs(z)) for z in (centre, wide))))
-        rows[name] = {"p": p, "mean_rank": share.mean(), "spread": spread, "verdict": _words(p, centre, wide)}
+        unevenness = _unevenness(np.bincount(column, minlength=RANKS)[None])[0]
+        fractions = (np.asarray(column) + 0.5) / RANKS
+        mean_z = (fractions.mean() - 0.5) * np.sqrt(12 * len(fractions))
+        spread = fractions.std() * np.sqrt(12)
+        # The relative standard error of the variance of n uniform values is sqrt(0.8 / n).
+        spread_z = (spread**2 - 1) / np.sqrt(0.8 / len(fractions))
+        p_ecdf = (1 + np.sum(reference <= unevenness)) / (1 + len(reference))
+        # An error of a fifth in the width bends the whole ECDF a little: the spread is the most sensitive test of it.
+        p = min(1.0, 3 * min(p_ecdf, *(2 * stats.norm.sf(abs(z)) for z in (mean_z, spread_z))))
+        verdict = _describe(p, mean_z, spread_z)
+        rows[name] = {"p": p, "mean_rank": fractions.mean(), "spread": spread, "verdict": verdict}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.loc[table["p"] >= LEVEL / len(table), "verdict"] = "uniform"
     return table
 
 
-def _words(p, centre, wide) -> str:
-    if abs(centre) > 3 and abs(centre) > abs(wide):
-        return "biased: posteriors lie too " + ("low" if centre > 0 else "high")
-    if wide > 3:
+def _describe(p, mean_z, spread_z) -> str:
+    if abs(mean_z) > 3 and abs(mean_z) > abs(spread_z):
+        return "biased: posteriors lie too " + ("low" if mean_z > 0 else "high")
+    if spread_z > 3:
         return "overconfident: posteriors are too narrow"
-    if wide < -3:
+    if spread_z < -3:
         return "underconfident: posteriors are too wide"
     return f"uneven (p = {p:.1g})"
 
 
 @functools.lru_cache(maxsize=8)
 def band_statistics(num_replicates: int, seed: int = 0) -> np.ndarray:
-    """Unevenness of many sets of uniform ranks, in order: what a right program gives.
+    """Simulate the test statistic of the ECDF for uniform ranks; return its values in ascending order.
 
-    Its quantile at ``1 - coverage`` is the pointwise level of a band that holds the whole ECDF with that coverage
+    The quantile at ``1 - coverage`` is the pointwise level of a band that contains the whole ECDF with that coverage
     (Sailynoja, Burkner & Vehtari 2022, Statistics and Computing 32, 32).
     """
     rng = np.random.default_rng(seed)
-    even = np.full(RANKS, 1.0 / RANKS)
+    probabilities = np.full(RANKS, 1.0 / RANKS)
     return np.sort(
-        np.concatenate([_unevenness(rng.multinomial(num_replicates, even, 1000)) for _ in range(SIMULATIONS // 1000)])
+        np.concatenate(
+            [_unevenness(rng.multinomial(num_replicates, probabilities, 1000)) for _ in range(SIMULATIONS // 1000)]
+        )
     )
 
 
 def _unevenness(histograms):
-    """Smallest two-sided binomial probability of the ECDF over all ranks, (set, rank) to (set,)."""
-    num = histograms[0].sum()
+    """Return the smallest two-sided binomial p-value of the ECDF over all ranks, (set, rank) -> (set,)."""
+    num_replicates = histograms[0].sum()
     counts = histograms.cumsum(axis=1)[:, :-1]
-    share = np.arange(1, RANKS) / RANKS
-    below = _binomial(num, share)
-    at = np.arange(RANKS - 1)
-    low = below[at, counts]
-    high = 1.0 - np.where(counts > 0, below[at, np.maximum(counts - 1, 0)], 0.0)
+    fractions = np.arange(1, RANKS) / RANKS
+    cdf = _binomial_cdf(num_replicates, fractions)
+    rank = np.arange(RANKS - 1)
+    low = cdf[rank, counts]
+    high = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
     return (2.0 * np.minimum(low, high)).min(axis=1)
 
 
-def _binomial(num, share):
-    """Cumulative probabilities, (rank, count)."""
-    return stats.binom.cdf(np.arange(num + 1), num, share[:, None])
+def _binomial_cdf(num_replicates, fractions):
+    """Return the binomial CDF, (rank, count)."""
+    return stats.binom.cdf(np.arange(num_replicates + 1), num_replicates, fractions[:, None])
 
 
 def band(num_replicates: int, coverage: float = 0.95, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Simultaneous band of the ECDF of uniform ranks.
+    """Compute the simultaneous band of the ECDF of uniform ranks.
 
     Returns
     -------
-    share, lower, upper : (99,)
-        Fractions of the ranks, and the bounds of the difference of the ECDF from them.
+    fractions, lower, upper : (99,)
+        Expected ECDF at each rank, and bounds of the difference between the ECDF and its expectation.
     """
     level = np.quantile(band_statistics(num_replicates, seed), 1.0 - coverage)
-    share = np.arange(1, RANKS) / RANKS
-    lower = stats.binom.ppf(level / 2, num_replicates, share) / num_replicates
-    upper = stats.binom.ppf(1 - level / 2, num_replicates, share) / num_replicates
-    return share, lower - share, upper - share
+    fractions = np.arange(1, RANKS) / RANKS
+    lower = stats.binom.ppf(level / 2, num_replicates, fractions) / num_replicates
+    upper = stats.binom.ppf(1 - level / 2, num_replicates, fractions) / num_replicates
+    return fractions, lower - fractions, upper - fractions

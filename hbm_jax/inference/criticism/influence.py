@@ -1,4 +1,4 @@
-"""The influence of groups of observations: the posterior without each, all in one batch."""
+"""Influence of groups of observations: the posterior without each group, in one batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,20 +13,20 @@ ALL = "all"
 
 
 def leave_groups_out(program: Callable, data: Any, groups: Sequence, *, site: str = "observed", **options: Any) -> Fits:
-    """Sample the posterior of all data, and without each group in turn, in one compiled program.
+    """Sample the posterior of all data, and those without each group in turn, in one batch.
 
     Parameters
     ----------
     program : callable
-        A NumPyro program of one argument, with a site of N observations, one an object.
+        A NumPyro program of one argument, with an observed site of N observations, one per object.
     data : any
-        Its argument.
-    groups : sequence of N
+        Argument of the program.
+    groups : sequence of length N
         The group of each observation, such as ``sne.survey``.
     site : str
         Name of the observed site.
     **options
-        Of `hbm_jax.fit_each`.
+        Options of `hbm_jax.fit_each`.
 
     Returns
     -------
@@ -36,11 +36,11 @@ def leave_groups_out(program: Callable, data: Any, groups: Sequence, *, site: st
     Raises
     ------
     ValueError
-        If there are fewer than two groups, or their number is not that of the observations.
+        If there are fewer than two groups, or if the number of labels differs from the number of observations.
 
     Notes
     -----
-    What is left out keeps its latents and its parameters, which then follow their priors.
+    Latents and parameters of the observations left out remain in the program and follow their priors.
 
     Examples
     --------
@@ -50,23 +50,27 @@ def leave_groups_out(program: Callable, data: Any, groups: Sequence, *, site: st
     names = list(dict.fromkeys(labels))
     if len(names) < 2:
         raise ValueError(f"leave_groups_out: expected two groups or more; found {', '.join(names) or 'none'}.")
-    used = [np.array([label != name for label in labels]) for name in (None, *names)]
-    objects = [(data, mask) for mask in used]
-    return fit_each(_Without(program, site), objects, names=[ALL, *(f"without {name}" for name in names)], **options)
+    masks = [np.array([label != name for label in labels]) for name in (None, *names)]
+    objects = [(data, mask) for mask in masks]
+    return fit_each(
+        _MaskedProgram(program, site), objects, names=[ALL, *(f"without {name}" for name in names)], **options
+    )
 
 
-class _Without:
-    """A program whose observed site counts only where it is told."""
+class _MaskedProgram:
+    """A program whose observed site is masked; the mask is an argument."""
 
     def __init__(self, program, site):
         self.program, self.site = program, site
 
     def __call__(self, data, used):
-        with _Mask(self.site, used):
+        with _MaskSite(self.site, used):
             self.program(data)
 
 
-class _Mask(Messenger):
+class _MaskSite(Messenger):
+    """Handler that masks one site."""
+
     def __init__(self, site, used):
         super().__init__()
         self.site, self.used = site, used

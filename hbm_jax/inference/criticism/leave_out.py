@@ -1,4 +1,4 @@
-"""Leave-one-out and leave-one-group-out prediction by importance sampling."""
+"""Leave-one-out and leave-one-group-out cross-validation by importance sampling."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -14,33 +14,33 @@ from hbm_jax.inference.criticism.observed_units import choose_sites, into_units
 from hbm_jax.inference.criticism.pointwise import CHUNK, pointwise
 from hbm_jax.inference.results import Fit
 
-FEW_UNITS = 10  # below which the standard error of the sum is hardly known
-NAMED = 5  # of the worst, in a sentence
+FEW_UNITS = 10  # units below which the standard error of the elpd is itself poorly known
+NAMED = 5  # worst units named in the summary
 
 
 @dataclass(frozen=True)
 class Loo:
-    """How well a model predicts what it has not seen: each unit (object or group) left out in turn.
+    """Leave-one-out predictive densities of a model, with each unit (object or group) left out in turn.
 
     Attributes
     ----------
     elpd_data : arviz_stats ELPDData
-        ArviZ's own result with its pointwise values, for any of its functions; without the log weights.
+        Result of ArviZ with pointwise values, for use with its functions; without the log weights.
     table : pandas.DataFrame
-        One row a unit, in the order of the data: ``elpd`` (log predictive density when left out), ``pareto_k`` of the
-        importance weights, ``num_observations``, ``refitted``.
+        One row per unit, in the order of the data: ``elpd`` (log predictive density given the other units),
+        ``pareto_k`` of the importance weights, ``num_observations``, ``refitted``.
     unit : str
-        What was left out, such as ``"supernova"`` or ``"survey"``.
+        Name of the unit, such as ``"supernova"`` or ``"survey"``.
     sites : tuple of str
-        Observed sites whose log likelihoods were added up.
+        Observed sites whose log likelihoods were summed.
     dim : str
-        Dimension of the data along which units were left out; empty where there are several.
+        Dimension of the data along which units were left out; empty if there are several.
     members : tuple of arrays
         Positions along ``dim`` of each unit's observations.
     notes : tuple of str
-        What a reader should know, one clause each.
+        Remarks for the reader, one clause each.
     observed : dict of str to array
-        The observations, by which a comparison sees that two fits are of the same data.
+        The observations; `compare` uses them to check that two fits are to the same data.
     """
 
     elpd_data: Any
@@ -64,54 +64,54 @@ class Loo:
 
     @property
     def p(self) -> float:
-        """Effective number of parameters: how much better the data are fitted than predicted."""
+        """Effective number of parameters: log density of the data as fitted, minus as predicted by `elpd`."""
         return float(self.elpd_data.p)
 
     @property
     def good_k(self) -> float:
-        """Largest Pareto k at which importance sampling is good, min(1 - 1 / log10(draws), 0.7)."""
+        """Largest Pareto k at which importance sampling is reliable, min(1 - 1 / log10(draws), 0.7)."""
         return float(self.elpd_data.good_k)
 
     @property
     def bad(self) -> pd.DataFrame:
-        """Units whose importance weights cannot be trusted and that were not refitted, the worst first."""
-        wrong = ~(self.table["pareto_k"] <= self.good_k) & ~self.table["refitted"]
-        return self.table[wrong].sort_values("pareto_k", ascending=False)
+        """Units with unreliable importance weights that were not refitted, the worst first."""
+        is_bad = ~(self.table["pareto_k"] <= self.good_k) & ~self.table["refitted"]
+        return self.table[is_bad].sort_values("pareto_k", ascending=False)
 
     @property
     def reliable(self) -> bool:
-        """Whether every unit's predictive density can be trusted."""
+        """Whether the predictive densities of all units are reliable."""
         return self.bad.empty
 
     def __str__(self):
-        head = (
+        summary = (
             f"elpd {self.elpd:.1f} ± {self.se:.1f}, each {self.unit} left out in turn ({len(self.table)}); "
             f"effective number of parameters {self.p:.1f}."
         )
         if self.reliable:
             worst = self.table["pareto_k"].idxmax()
-            done = int(self.table["refitted"].sum())
-            verdict = f"Reliable: {done} refitted, the others " if done else "Reliable: every one "
+            num_refitted = int(self.table["refitted"].sum())
+            verdict = f"Reliable: {num_refitted} refitted, the others " if num_refitted else "Reliable: every one "
             verdict += f"with Pareto k below {self.good_k:.2f}."
-            verdict += "" if done else f" The largest is {self.table['pareto_k'][worst]:.2f}, of {worst}."
+            verdict += "" if num_refitted else f" The largest is {self.table['pareto_k'][worst]:.2f}, of {worst}."
         else:
-            named = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
+            listed = [f"{name} ({k:.2f})" for name, k in self.bad["pareto_k"].head(NAMED).items()]
             more = f" and {len(self.bad) - NAMED} more" if len(self.bad) > NAMED else ""
             verdict = (
-                f"Not reliable: Pareto k is above {self.good_k:.2f} for {len(self.bad)}: {', '.join(named)}{more}. "
-                "The posterior would be too different without them. Look at their data first, then to try: "
+                f"Not reliable: Pareto k is above {self.good_k:.2f} for {len(self.bad)}: {', '.join(listed)}{more}. "
+                "The posterior without them differs too much. Inspect their data first. Then try: "
                 f"{_advice(self)}"
             )
-        return " ".join([head, verdict, *(f"Note: {note}." for note in self.notes)])
+        return " ".join([summary, verdict, *(f"Note: {note}." for note in self.notes)])
 
 
 def _advice(result: Loo) -> str:
-    tries = []
+    suggestions = []
     if any("are sampled" in note for note in result.notes):
-        tries.append("integrate the latents out;")
-    tries.append("refit without them, with hbm_jax.inference.refit, if they are few;")
-    tries.append("a likelihood with heavier tails, if they are outliers.")
-    return " ".join(tries)
+        suggestions.append("integrate the latents out;")
+    suggestions.append("refit without them, with hbm_jax.inference.refit, if they are few;")
+    suggestions.append("a likelihood with heavier tails, if they are outliers.")
+    return " ".join(suggestions)
 
 
 def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, num_draws: int | None = None) -> Loo:
@@ -120,41 +120,43 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     Parameters
     ----------
     fit : Fit
-        With its program and data, or with the log likelihood it kept; see `log_likelihood`.
+        With its program and data, or with a stored log likelihood; see `log_likelihood`.
     site : str, optional
-        Observed site. Where omitted: the only one, or the sum of all if they have the same dimensions, so that an
-        object is left out with all that was measured of it.
+        Observed site. By default the only one, or the sum of all if they have the same dimensions, so that an object is
+        left out with all its measurements.
     group : array or str, optional
-        Leave whole groups out: one label for each entry of a dimension of the site, or the name of that dimension, of
-        a coordinate, or of a field of the data. Log likelihoods are added up within each group first.
+        Leave out whole groups: one label for each entry of a dimension of the site, or the name of that dimension, of
+        a coordinate, or of a field of the data. Log likelihoods are first summed within each group.
     chunk, num_draws : int
         As in `log_likelihood`.
 
     Returns
     -------
     Loo
-        Prints as a sentence: how well, whether that can be trusted, whose Pareto k is bad and what to try.
+        Its ``str`` states the elpd, whether it is reliable, the units with a bad Pareto k, and what to try.
 
     Raises
     ------
     ValueError
-        If there is no such site, or several that do not match; if there is a single log likelihood for all data, so
-        that nothing can be left out; if group labels do not fit; if a log likelihood is not finite.
+        If there is no such site, or if several have different dimensions; if there is a single log likelihood for all
+        data, so that nothing can be left out; if the number of group labels is wrong; if sites with correlated elements
+        are to be grouped; if a log likelihood is not finite.
 
     Notes
     -----
-    The elpd is the sum over units u of log p(y_u | all others), an integral over everything that is not data, latents
-    of the unit included. It is therefore the same quantity whether these were integrated out or sampled, and with
-    groups it asks how well a *new* group is predicted, without groups how well a new observation of known groups. What
-    differs is how well importance sampling can do it. With latents integrated out, the log likelihood is marginal and
-    leaving one unit out moves the global parameters a little. With sampled latents it is conditional on them: leaving
-    the unit out must carry its latents from what its data say all the way back to the population, and Pareto k will be
-    bad for precise data and for nearly every group. Use marginal latents (or `refit`) then. That groups are
-    conditionally independent given the global parameters is assumed: a latent that observations of several groups
-    share stays known when one is left out.
+    The elpd is the sum over units u of log p(y_u | y_-u), where y_-u are the data of all other units and the density is
+    integrated over all parameters and latents, those of the unit included. It is therefore the same quantity whether
+    latents were integrated out or sampled. With groups it measures the prediction of a *new* group; without groups,
+    that of a new observation of known groups.
 
-    Elements of one correlated observation (`CorrelatedNormal`) are predicted given all others, whose noise they share;
-    groups of them cannot be left out here.
+    The accuracy of importance sampling does depend on the latents. If they were integrated out, the log likelihood is
+    marginal, and leaving out one unit changes the global parameters a little. If they were sampled, it is conditional
+    on them: without the data of the unit its latents follow the population, far from their posterior, and Pareto k is
+    bad for precise data and for nearly every group. Then integrate the latents out, or use `refit`.
+
+    Groups are assumed to be conditionally independent given the global parameters: a latent shared by observations of
+    several groups stays known when one of these groups is left out. Elements of one correlated observation
+    (`CorrelatedNormal`) are predicted given all others, whose noise they share; groups of them cannot be left out here.
 
     References: Vehtari, Gelman & Gabry 2017, Statistics and Computing 27, 1413; Vehtari et al. 2024, JMLR 25, 72.
 
@@ -164,34 +166,36 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
     """
     values, observed = pointwise(fit, chunk, num_draws)
     chosen, sites = choose_sites(values, site)
-    together = [name for name in sites if values[name].attrs.get("correlated")]
-    if together and group is not None:
+    correlated = [name for name in sites if values[name].attrs.get("correlated")]
+    if correlated and group is not None:
         raise ValueError(
-            f"loo: expected no groups for {', '.join(together)}, whose elements are correlated: densities given all "
+            f"loo: expected no groups for {', '.join(correlated)}, whose elements are correlated: densities given all "
             "others do not add up to those of groups. Fit the data without each group instead."
         )
     units = into_units(chosen, group, fit)
-    numbers = units.numbers
-    finite = np.isfinite(numbers).all(axis=(0, 1))
+    log_likelihood = units.log_likelihood
+    finite = np.isfinite(log_likelihood).all(axis=(0, 1))
     if not finite.all():
         first = units.labels[int(np.argmin(finite))]
         raise ValueError(
-            f"loo: expected finite log likelihoods; found {int((~finite).sum())} {units.name} with others, the first "
-            f"being {first}."
+            f"loo: expected finite log likelihoods; found {int((~finite).sum())} {units.name} with NaN or infinity, "
+            f"the first being {first}."
         )
     notes = _notes(values, sites, units, group is not None)
-    informative = np.ptp(numbers, axis=(0, 1)) > 0
+    informative = np.ptp(log_likelihood, axis=(0, 1)) > 0
     if not informative.all():
-        notes.append(f"{int((~informative).sum())} without any bearing on the parameters (masked?) were left aside")
-        units = units.only(informative)
-        numbers = units.numbers
-    if numbers.shape[-1] < 2:
-        raise ValueError(
-            f"loo: expected the log likelihood of at least two units; found {numbers.shape[-1]} ({units.name})."
+        notes.append(
+            f"{int((~informative).sum())} excluded because the likelihood does not depend on the parameters (masked?)"
         )
-    if numbers.shape[-1] < FEW_UNITS:
-        notes.append(f"with {numbers.shape[-1]} units the standard error is itself uncertain")
-    elpd_data = _psis(numbers, units)
+        units = units.only(informative)
+        log_likelihood = units.log_likelihood
+    if log_likelihood.shape[-1] < 2:
+        raise ValueError(
+            f"loo: expected the log likelihood of at least two units; found {log_likelihood.shape[-1]} ({units.name})."
+        )
+    if log_likelihood.shape[-1] < FEW_UNITS:
+        notes.append(f"with {log_likelihood.shape[-1]} units the standard error is itself uncertain")
+    elpd_data = _psis(log_likelihood, units)
     table = pd.DataFrame(
         {
             "elpd": elpd_data.elpd_i.to_numpy(),
@@ -201,21 +205,22 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
         },
         index=pd.Index(units.labels, name=units.name),
     )
-    seen = {name: observed[name].to_numpy() for name in sites}
-    return Loo(elpd_data, table, units.name, sites, units.dim, units.members, tuple(notes), seen)
+    observed_values = {name: observed[name].to_numpy() for name in sites}
+    return Loo(elpd_data, table, units.name, sites, units.dim, units.members, tuple(notes), observed_values)
 
 
-def _psis(numbers, units):
-    """ArviZ's PSIS-LOO of log likelihoods (chain, draw, unit)."""
-    likelihood = np.exp(numbers - numbers.max(axis=(0, 1)))
+def _psis(log_likelihood, units):
+    """Return ArviZ's PSIS-LOO result for log likelihoods (chain, draw, unit)."""
+    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=(0, 1)))
     efficiency = array_stats.ess(likelihood, chain_axis=0, draw_axis=1, method="mean", relative=True)
-    array = xr.DataArray(numbers, dims=("chain", "draw", "unit"), name="log_likelihood")
+    array = xr.DataArray(log_likelihood, dims=("chain", "draw", "unit"), name="log_likelihood")
     array = array.assign_coords({dim: np.arange(n) for dim, n in array.sizes.items()} | {"unit": units.labels})
     tree = xr.DataTree.from_dict({"log_likelihood": array.to_dataset()})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter")  # the result says so, with names
+        # `Loo` reports bad shape parameters, with the names of the units.
+        warnings.filterwarnings("ignore", message="Estimated shape parameter")
         result = arviz_loo(tree, pointwise=True, reff=float(np.mean(efficiency)))
-    return replace(result, log_weights=None)  # as large as the log likelihood itself
+    return replace(result, log_weights=None)  # dropped: they take as much memory as the log likelihood
 
 
 def _notes(values, sites, units, grouped) -> list[str]:
@@ -228,11 +233,11 @@ def _notes(values, sites, units, grouped) -> list[str]:
     if sampled:
         notes.append(
             f"the latents {', '.join(sampled)} are sampled, not integrated out, so that the likelihood is conditional "
-            f"on them: leaving a {units.name} out has to carry its latents back to the population, which importance "
-            "sampling does badly, and too kindly"
+            f"on them: without the data of a {units.name} its latents follow the population, which importance sampling "
+            "approximates poorly, so that the elpd is overestimated"
         )
     if any(values[site].attrs.get("correlated") for site in sites):
         notes.append(f"each {units.name} is predicted given all others, whose noise it shares")
     if values.attrs.get("factors_left_out"):
-        notes.append(f"the factors {values.attrs['factors_left_out']} belong to no observation and are not in it")
+        notes.append(f"the factors {values.attrs['factors_left_out']} belong to no observation and are not included")
     return notes

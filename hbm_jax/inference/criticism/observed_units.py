@@ -1,4 +1,4 @@
-"""What is left out, one at a time: single observations, or groups of them, with their labels."""
+"""Units of leave-one-out: single observations or groups of them, with labels."""
 
 from dataclasses import dataclass, replace
 
@@ -10,9 +10,25 @@ from hbm_jax.inference.results import Fit
 
 @dataclass(frozen=True)
 class Units:
-    """What is left out, one at a time: log likelihoods (chain, draw, unit) with labels."""
+    """Units that are left out in turn.
 
-    numbers: np.ndarray
+    Attributes
+    ----------
+    log_likelihood : (chain, draw, unit)
+        Log likelihood of each unit.
+    labels : list of str
+        Label of each unit.
+    name : str
+        Name of the kind of unit: a dimension or a grouping.
+    dim : str
+        Dimension of the data along which units are left out; empty if there are several.
+    members : tuple of arrays
+        Positions along ``dim`` of each unit's observations; empty if there are several dimensions.
+    counts : (unit,)
+        Number of observations of each unit.
+    """
+
+    log_likelihood: np.ndarray
     labels: list[str]
     name: str
     dim: str
@@ -20,15 +36,21 @@ class Units:
     counts: np.ndarray
 
     def only(self, chosen) -> "Units":
-        """Return the units picked by a mask."""
+        """Return the units selected by a mask."""
         rows = np.flatnonzero(chosen)
         members = tuple(self.members[i] for i in rows) if self.members else ()
         labels = [self.labels[i] for i in rows]
-        return replace(self, numbers=self.numbers[..., rows], labels=labels, members=members, counts=self.counts[rows])
+        return replace(
+            self,
+            log_likelihood=self.log_likelihood[..., rows],
+            labels=labels,
+            members=members,
+            counts=self.counts[rows],
+        )
 
 
 def choose_sites(values: xr.Dataset, site: str | None) -> tuple[xr.DataArray, tuple[str, ...]]:
-    """Log likelihood to use, and the sites it is of."""
+    """Return the log likelihood, summed over the chosen sites, and the names of these sites."""
     names = tuple(map(str, values))
     if site is not None:
         if site not in names:
@@ -36,12 +58,14 @@ def choose_sites(values: xr.Dataset, site: str | None) -> tuple[xr.DataArray, tu
         names = (site,)
     shapes = {name: tuple(values[name].sizes.items())[2:] for name in names}
     if len(set(shapes.values())) > 1:
-        found = "; ".join(f"{name} over ({', '.join(f'{d}: {n}' for d, n in s)})" for name, s in shapes.items())
-        raise ValueError(f"loo: expected observed sites with the same dimensions, or site= to choose; found {found}.")
+        listed = "; ".join(
+            f"{name} over ({', '.join(f'{dim}: {size}' for dim, size in shape)})" for name, shape in shapes.items()
+        )
+        raise ValueError(f"loo: expected observed sites with the same dimensions, or site= to choose; found {listed}.")
     if not shapes[names[0]]:
         raise ValueError(
             f"loo: expected one log likelihood for each object; found a single one for all data of {', '.join(names)}. "
-            "Put the observations in a plate, or do without to_event."
+            "Put the observations in a plate, or remove to_event."
         )
     total = values[names[0]]
     for name in names[1:]:
@@ -50,34 +74,34 @@ def choose_sites(values: xr.Dataset, site: str | None) -> tuple[xr.DataArray, tu
 
 
 def into_units(values: xr.DataArray, group, fit: Fit) -> Units:
-    """Sort log likelihoods into units."""
+    """Sum log likelihoods (chain, draw, ...) into units, single entries or groups."""
     dims = [str(dim) for dim in values.dims[2:]]
     if group is None:
         shape = values.shape[2:]
-        axes = [_texts(values, dim) for dim in dims]
+        axes = [_distinct_labels(values, dim) for dim in dims]
         labels = [", ".join(axis[i] for axis, i in zip(axes, index, strict=True)) for index in np.ndindex(*shape)]
-        flat = values.to_numpy().reshape(*values.shape[:2], -1)
-        single = len(dims) == 1
-        members = tuple(np.array([i]) for i in range(len(labels))) if single else ()
+        log_likelihood = values.to_numpy().reshape(*values.shape[:2], -1)
+        is_one_dimensional = len(dims) == 1
+        members = tuple(np.array([i]) for i in range(len(labels))) if is_one_dimensional else ()
         counts = np.ones(len(labels), dtype=int)
-        return Units(flat, labels, ", ".join(dims), dims[0] if single else "", members, counts)
-    name, labels_of, dim = _group_labels(values, dims, group, fit)
+        return Units(log_likelihood, labels, ", ".join(dims), dims[0] if is_one_dimensional else "", members, counts)
+    name, entry_labels, dim = _group_labels(values, dims, group, fit)
     per_entry = values.sum([d for d in dims if d != dim]).to_numpy()
-    found, first, inverse = np.unique(labels_of, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # groups in the order in which the data name them
+    group_labels, first_entry, inverse = np.unique(entry_labels, return_index=True, return_inverse=True)
+    order = np.argsort(first_entry)  # groups in the order of their first entry
     members = tuple(np.flatnonzero(inverse == i) for i in order)
-    numbers = np.stack([per_entry[..., rows].sum(axis=-1) for rows in members], axis=-1)
-    repeats = int(np.prod([values.sizes[d] for d in dims if d != dim], dtype=int))
-    counts = np.array([len(rows) * repeats for rows in members])
-    return Units(numbers, [str(found[i]) for i in order], name, dim, members, counts)
+    sums = np.stack([per_entry[..., rows].sum(axis=-1) for rows in members], axis=-1)
+    num_per_entry = int(np.prod([values.sizes[d] for d in dims if d != dim], dtype=int))
+    counts = np.array([len(rows) * num_per_entry for rows in members])
+    return Units(sums, [str(group_labels[i]) for i in order], name, dim, members, counts)
 
 
 def _group_labels(values, dims, group, fit) -> tuple[str, np.ndarray, str]:
-    """Name of the grouping, one label an entry, and the dimension they are along."""
+    """Return the name of the grouping, a label for each entry, and the dimension of these labels."""
     sizes = {dim: values.sizes[dim] for dim in dims}
     if isinstance(group, str):
         if group in dims:
-            return group, np.asarray(_texts(values, group)), group
+            return group, np.asarray(_distinct_labels(values, group)), group
         stored = fit.tree["constant_data"].to_dataset() if "constant_data" in fit.tree else {}
         for source in (values.coords, stored):
             if group in source:
@@ -94,17 +118,17 @@ def _group_labels(values, dims, group, fit) -> tuple[str, np.ndarray, str]:
         name = group
     else:
         labels, name = np.asarray(group), "group"
-    fitting = [dim for dim, size in sizes.items() if labels.shape == (size,)]
-    if not fitting:
+    matching_dims = [dim for dim, size in sizes.items() if labels.shape == (size,)]
+    if not matching_dims:
         expected = " or ".join(f"{size} ({dim})" for dim, size in sizes.items())
         raise ValueError(
             f"loo: expected one group label for each entry of the site, {expected}; found labels of shape "
             f"{labels.shape}."
         )
-    return name, labels, fitting[0]
+    return name, labels, matching_dims[0]
 
 
-def _texts(values, dim) -> list[str]:
-    """Labels of a dimension as distinct texts."""
+def _distinct_labels(values, dim) -> list[str]:
+    """Return the labels of a dimension as distinct strings."""
     texts = [str(label) for label in (values[dim].to_numpy() if dim in values.coords else range(values.sizes[dim]))]
     return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]

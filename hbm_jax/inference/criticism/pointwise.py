@@ -1,4 +1,4 @@
-"""The log likelihood of every observation at posterior draws, computed in chunks and only when asked for."""
+"""Pointwise log likelihood at posterior draws, computed in chunks and only on request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,32 +10,31 @@ import xarray as xr
 from numpyro import distributions as dist
 from numpyro import handlers
 
-from hbm_jax.inference.criticism.predictive import own_coords
+from hbm_jax.inference.criticism.predictive import program_coords
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
 
-CHUNK = 50  # draws computed side by side, which bounds the memory beyond what is returned
+CHUNK = 50  # draws evaluated in one batch, which limits the memory needed besides the result
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What a program's sites are, besides numbers.
+    """Structure of a program: its sites, plates and dimensions.
 
     Attributes
     ----------
     observed : dict of str to array
-        Observed sites with their values. `numpyro.factor` is not among them: it says nothing of which observation it
-        belongs to.
+        Observed sites with their values, without `numpyro.factor`, which is not associated with an observation.
     latents : dict of str to tuple of str
-        Sampled sites, with the plates each is in.
+        Plates of each latent site.
     plates : dict of str to tuple of str
         Plates of each observed site.
     correlated : tuple of str
-        Observed sites whose elements are correlated.
+        Observed sites with correlated elements.
     factors : tuple of str
-        Factor sites, apart from those whose name begins with ``_``.
+        Factor sites whose names do not begin with ``_``.
     dims : dict of str to list of str
-        Dimensions of sites that are in plates.
+        Names of the dimensions of sites in plates.
     """
 
     observed: dict[str, np.ndarray] = field(default_factory=dict)
@@ -47,25 +46,25 @@ class Structure:
 
 
 class Replay:
-    """A fit's program, run again at its posterior draws.
+    """Evaluation of the program of a fit at its posterior draws.
 
     Parameters
     ----------
     fit : Fit
         With its program and data.
-    what : str
-        Who asks, for messages.
+    caller : str
+        Name of the calling function, for error messages.
 
     Raises
     ------
     ValueError
-        If the fit was loaded without its program, or its draws are of another program.
+        If the fit was loaded without its program, or if its draws belong to another program.
     """
 
-    def __init__(self, fit: Fit, what: str):
+    def __init__(self, fit: Fit, caller: str):
         if fit.program is None:
             raise ValueError(
-                f"{what}: expected a fit with its program and data, found one without. Pass them to load()."
+                f"{caller}: expected a fit with its program and data, found one without. Pass them to load()."
             )
         self.program: Callable = fit.program
         self.args = fit.args
@@ -75,52 +74,52 @@ class Replay:
             self._target = build_target(self.program, fit.args, jax.random.key(0))
         if tuple(map(str, positions["parameter"].to_numpy())) != self._target.labels:
             raise ValueError(
-                f"{what}: expected the program the draws are of, with {len(positions['parameter'])} unconstrained "
+                f"{caller}: expected the program of the draws, with {len(positions['parameter'])} unconstrained "
                 f"parameters; found another, with {self._target.size}."
             )
-        self.structure = self._look()
+        self.structure = self._inspect()
 
     def _trace(self, flat, key, args, free=()):
-        """Trace of the program with its latent sites at a position; the sites named in ``free`` are drawn anew."""
-        values = {name: v for name, v in self._target.sites(flat).items() if name not in free}
-        # A deterministic site follows from the latent ones, and may have another length where the data are others.
-        latent = {name: v for name, v in values.items() if name in self.structure.latents} if free else values
+        """Return a trace of the program with its latent sites at a position; the sites in ``free`` are drawn anew."""
+        values = {name: value for name, value in self._target.sites(flat).items() if name not in free}
+        # With other data a deterministic site may have another length: it is recomputed from the latent sites.
+        latent = {name: value for name, value in values.items() if name in self.structure.latents} if free else values
         return handlers.trace(handlers.substitute(handlers.seed(self.program, key), latent)).get_trace(*args)
 
-    def _look(self) -> Structure:
-        found: dict[str, Any] = {}
+    def _inspect(self) -> Structure:
+        structure: dict[str, Any] = {}
 
-        def once(flat):
+        def record_sites(flat):
             trace = self._trace(flat, jax.random.key(0), self.args)
             sites = {name: site for name, site in trace.items() if site["type"] == "sample"}
-            found["latents"] = {n: _plates(site) for n, site in sites.items() if not site["is_observed"]}
-            found["plates"] = {n: _plates(site) for n, site in sites.items() if is_observation(site)}
-            found["correlated"] = tuple(n for n in found["plates"] if correlated(sites[n]))
-            found["factors"] = tuple(
+            structure["latents"] = {n: _plates(site) for n, site in sites.items() if not site["is_observed"]}
+            structure["plates"] = {n: _plates(site) for n, site in sites.items() if is_observation(site)}
+            structure["correlated"] = tuple(n for n in structure["plates"] if correlated(sites[n]))
+            structure["factors"] = tuple(
                 n for n, s in sites.items() if s["is_observed"] and not is_observation(s) and n[0] != "_"
             )
-            found["dims"] = plate_dims(trace) | dict(getattr(self.program, "dims", {}))
-            return {name: sites[name]["value"] for name in found["plates"]}
+            structure["dims"] = plate_dims(trace) | dict(getattr(self.program, "dims", {}))
+            return {name: sites[name]["value"] for name in structure["plates"]}
 
         with jax.enable_x64(True):
-            observed = jax.device_get(jax.jit(once)(self.positions[0, 0]))
-        return Structure(observed=observed, **found)
+            observed = jax.device_get(jax.jit(record_sites)(self.positions[0, 0]))
+        return Structure(observed=observed, **structure)
 
     def __call__(self, pick: Callable, *, chunk=CHUNK, num_draws=None, args=None, free=()) -> dict[str, np.ndarray]:
-        """Evaluate at posterior draws what ``pick`` takes from the program's trace.
+        """Evaluate a function of the trace of the program at posterior draws.
 
         Parameters
         ----------
         pick : callable
             Trace -> dict of str to array.
         chunk : int
-            Draws computed side by side.
+            Draws evaluated in one batch.
         num_draws : int, optional
-            Draws to use, of all chains together; see `thinned`.
+            Number of draws to use, over all chains; see `thinned`.
         args : tuple, optional
-            Other arguments to call the program with.
+            Arguments of the program; by default those of the fit.
         free : tuple of str
-            Latent sites that are drawn from their distribution instead of taken from the draws.
+            Latent sites that are sampled from their distribution instead of fixed at the draws.
 
         Returns
         -------
@@ -129,21 +128,21 @@ class Replay:
         if chunk < 1:
             raise ValueError(f"chunk: expected 1 or more draws at a time; found {chunk}.")
         positions = self.positions[:, thinned(self.positions.shape, num_draws)]
-        num_chains, draws, size = positions.shape
+        num_chains, draws_per_chain, size = positions.shape
         flat = positions.reshape(-1, size)
         args = self.args if args is None else args
         with jax.enable_x64(True):
             run = jax.jit(
                 jax.vmap(lambda flat, key: pick(self._trace(flat, jax.random.wrap_key_data(key), args, free)))
             )
-            # As plain numbers, of which NumPy takes the rows.
+            # Key data, not keys, so that NumPy can index the rows.
             keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), len(flat))))
             chunk = min(chunk, len(flat))
-            # Chunks of one size, so that one compiled function serves all of them.
+            # All chunks have the same size, so that the function is compiled once.
             rows = np.minimum(np.arange(-(-len(flat) // chunk) * chunk), len(flat) - 1).reshape(-1, chunk)
-            parts = [jax.device_get(run(flat[r], keys[r])) for r in rows]
+            parts = [jax.device_get(run(flat[indices], keys[indices])) for indices in rows]
         joined = {name: np.concatenate([part[name] for part in parts])[: len(flat)] for name in parts[0]}
-        return {name: v.reshape(num_chains, draws, *v.shape[1:]) for name, v in joined.items()}
+        return {name: values.reshape(num_chains, draws_per_chain, *values.shape[1:]) for name, values in joined.items()}
 
 
 def _plates(site) -> tuple[str, ...]:
@@ -151,24 +150,24 @@ def _plates(site) -> tuple[str, ...]:
 
 
 def is_observation(site) -> bool:
-    """Whether a sample site holds data; a factor does not."""
+    """Whether a site is an observation; `numpyro.factor` is not."""
     fn = getattr(site["fn"], "base_dist", site["fn"]) if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
     return site["is_observed"] and not isinstance(fn, dist.Unit)
 
 
 def log_prob(site):
-    """Log density of a site over its batch shape, with the weight the program gives it."""
+    """Return the log density of a site over its batch shape, multiplied by the scale of the site."""
     value = site["fn"].log_prob(site["value"])
     return value if site["scale"] is None else site["scale"] * value
 
 
 def correlated(site) -> bool:
-    """Whether a site is one event of correlated elements that knows the density of each given all others."""
+    """Whether a site is one event of correlated elements, with a method for the density of each given the others."""
     return hasattr(site["fn"], "log_prob_given_others")
 
 
 def log_prob_of_each(site):
-    """Log density of a site over its batch shape; of correlated elements, that of each given all others."""
+    """Return the log density of a site over its batch shape; for correlated elements, of each given all others."""
     if not correlated(site):
         return log_prob(site)
     value = site["fn"].log_prob_given_others(site["value"])
@@ -176,37 +175,38 @@ def log_prob_of_each(site):
 
 
 def thinned(shape, num_draws: int | None) -> np.ndarray:
-    """Return the draws of each chain, spread evenly, that make up some ``num_draws`` together; None is all of them."""
-    chains, draws = shape[:2]
+    """Return evenly spaced indices of draws per chain, ``num_draws`` or slightly more over all chains; None for all."""
+    num_chains, draws_per_chain = shape[:2]
     if num_draws is None:
-        return np.arange(draws)
+        return np.arange(draws_per_chain)
     if num_draws < 1:
         raise ValueError(f"num_draws: expected 1 or more; found {num_draws}.")
-    return np.linspace(0, draws - 1, min(-(-num_draws // chains), draws)).round().astype(int)
+    return np.linspace(0, draws_per_chain - 1, min(-(-num_draws // num_chains), draws_per_chain)).round().astype(int)
 
 
 def log_likelihood(fit: Fit, *, chunk: int = CHUNK, num_draws: int | None = None) -> xr.Dataset:
-    """Log likelihood of every observation at posterior draws.
+    """Compute the log likelihood of every observation at posterior draws.
 
     Parameters
     ----------
     fit : Fit
         With its program and data.
     chunk : int
-        Draws computed side by side: less needs less memory. What is returned takes 8 bytes a draw and observation.
+        Draws evaluated in one batch; a smaller number needs less memory. The result takes 8 bytes per draw and
+        observation.
     num_draws : int, optional
-        Draws used, spread evenly over each chain; all where omitted.
+        Number of draws to use, evenly spaced in each chain; all by default.
 
     Returns
     -------
     xarray.Dataset
-        One variable an observed site, over its batch shape: ``chain, draw`` and the site's dimensions. Of a vector
-        observed as one event there is one number. Factors (`numpyro.factor`) are left out and named in
-        ``attrs["factors_left_out"]``: they belong to no observation. Where latents were integrated out this is the
-        marginal likelihood; where they were sampled, it is the likelihood given them.
+        One variable per observed site, with dimensions ``chain, draw`` and those of its batch shape; a vector observed
+        as one event has a single value. Factors (`numpyro.factor`) belong to no observation: they are excluded, and
+        named in ``attrs["factors_left_out"]``. If latents were integrated out, this is the marginal likelihood; if they
+        were sampled, the likelihood given the latents.
 
-        With all draws it is kept as ``fit.tree["log_likelihood"]``, with ``fit.tree["observed_data"]`` beside it, where
-        ArviZ looks for it and `Fit.save` stores it.
+        If all draws are used, the result is also stored in the fit, as ``fit.tree["log_likelihood"]`` with
+        ``fit.tree["observed_data"]``, the groups that ArviZ expects and `Fit.save` writes.
 
     Raises
     ------
@@ -227,16 +227,16 @@ def log_likelihood(fit: Fit, *, chunk: int = CHUNK, num_draws: int | None = None
 
 
 def pointwise(fit: Fit, chunk: int = CHUNK, num_draws: int | None = None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Log likelihood and observed values: those a fit keeps, else computed and not kept."""
-    kept = [fit.tree[name].to_dataset() for name in ("log_likelihood", "observed_data") if name in fit.tree]
-    if len(kept) == 2:
-        shape = (kept[0].sizes["chain"], kept[0].sizes["draw"])
-        return kept[0].isel(draw=thinned(shape, num_draws)), kept[1]
+    """Return log likelihood and observed values, as stored in the fit or else computed without storing them."""
+    stored = [fit.tree[name].to_dataset() for name in ("log_likelihood", "observed_data") if name in fit.tree]
+    if len(stored) == 2:
+        shape = (stored[0].sizes["chain"], stored[0].sizes["draw"])
+        return stored[0].isel(draw=thinned(shape, num_draws)), stored[1]
     return evaluate(fit, chunk, num_draws)
 
 
 def evaluate(fit: Fit, chunk: int, num_draws: int | None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Compute log likelihood and observed values as Datasets with dimensions and labels."""
+    """Compute log likelihood and observed values, as Datasets with dimensions and labels."""
     replay = Replay(fit, "log_likelihood")
     structure = replay.structure
     if not structure.observed:
@@ -251,36 +251,45 @@ def evaluate(fit: Fit, chunk: int, num_draws: int | None) -> tuple[xr.Dataset, x
         num_draws=num_draws,
     )
     posterior = fit.posterior
-    rows = thinned((posterior.sizes["chain"], posterior.sizes["draw"]), num_draws)
-    coords = {"chain": posterior["chain"].to_numpy(), "draw": posterior["draw"].to_numpy()[rows]}
-    variables, data = {}, {}
+    draws = thinned((posterior.sizes["chain"], posterior.sizes["draw"]), num_draws)
+    coords = {"chain": posterior["chain"].to_numpy(), "draw": posterior["draw"].to_numpy()[draws]}
+    variables, observed_variables = {}, {}
     for name, value in values.items():
-        seen = structure.observed[name]
+        observed = structure.observed[name]
         dims = list(structure.dims.get(name, []))
-        dims += [f"{name}_dim_{i}" for i in range(len(dims), max(seen.ndim, value.ndim - 2))]
+        dims += [f"{name}_dim_{i}" for i in range(len(dims), max(observed.ndim, value.ndim - 2))]
         variables[name] = (["chain", "draw", *dims[: value.ndim - 2]], value)
-        data[name] = (dims[: seen.ndim], seen)
+        observed_variables[name] = (dims[: observed.ndim], observed)
     result = xr.Dataset(variables, coords=coords)
-    labels = _labels(fit, dict(result.sizes) | dict(xr.Dataset(data).sizes))
+    labels = _labels(fit, dict(result.sizes) | dict(xr.Dataset(observed_variables).sizes))
     result = result.assign_coords({dim: label for dim, label in labels.items() if dim in result.dims})
     for name in values:
-        own = [n for n, plates in structure.latents.items() if set(plates) & set(structure.plates[name])]
-        others = [n for n, plates in structure.latents.items() if plates and n not in own]
-        # As text, which every netCDF file can hold.
+        latents_of_site = [
+            latent for latent, plates in structure.latents.items() if set(plates) & set(structure.plates[name])
+        ]
+        latents_elsewhere = [
+            latent for latent, plates in structure.latents.items() if plates and latent not in latents_of_site
+        ]
+        # As strings, which every netCDF format can store.
         result[name].attrs["correlated"] = name if name in structure.correlated else ""
-        result[name].attrs |= {"sampled_latents": ", ".join(own), "sampled_elsewhere": ", ".join(others)}
+        result[name].attrs |= {
+            "sampled_latents": ", ".join(latents_of_site),
+            "sampled_elsewhere": ", ".join(latents_elsewhere),
+        }
     result.attrs["factors_left_out"] = ", ".join(structure.factors)
-    dataset = xr.Dataset(data)
-    return result, dataset.assign_coords({dim: label for dim, label in labels.items() if dim in dataset.dims})
+    observed_data = xr.Dataset(observed_variables)
+    return result, observed_data.assign_coords(
+        {dim: label for dim, label in labels.items() if dim in observed_data.dims}
+    )
 
 
 def _labels(fit: Fit, sizes: dict) -> dict[str, Any]:
-    """Labels of dimensions, from the program and from what the posterior knows."""
-    known = {str(dim): fit.posterior[dim].to_numpy() for dim in fit.posterior.dims if dim in fit.posterior.coords}
+    """Return the labels of dimensions, from the program and from the posterior."""
+    candidates = {str(dim): fit.posterior[dim].to_numpy() for dim in fit.posterior.dims if dim in fit.posterior.coords}
     if fit.program is not None:
-        known |= own_coords(fit.program, fit.args)
+        candidates |= program_coords(fit.program, fit.args)
     return {
         dim: np.asarray(label)
-        for dim, label in known.items()
+        for dim, label in candidates.items()
         if dim not in ("chain", "draw") and sizes.get(dim) == len(label)
     }

@@ -1,4 +1,4 @@
-"""Draws from a program: the prior and the posterior predictive, and latents that were integrated out."""
+"""Prior and posterior predictive draws, and draws of latents that were integrated out."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ from numpyro.distributions import Unit
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
 
-BATCH = 50  # draws computed side by side, which bounds the memory and shows Ctrl-C a way in
+BATCH = 50  # draws computed in one batch, which limits the memory and the time until Ctrl-C takes effect
 
 
 def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int = 0, **kwargs) -> xr.Dataset:
@@ -22,12 +22,12 @@ def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int =
     Parameters
     ----------
     program : callable
-        A NumPyro program. One with an argument ``observed=True`` is called with False; of any other, the observed
-        sites are drawn from their distributions.
+        A NumPyro program. If it has an argument ``observed=True`` it is called with False; otherwise its observed sites
+        are drawn from their distributions.
     *args, **kwargs
-        What it is called with; the data give the design.
+        Arguments of the program; the data define the design.
     num_draws, seed : int
-        Number of draws and seed.
+        Number of draws, and seed.
 
     Returns
     -------
@@ -37,11 +37,12 @@ def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int =
     Raises
     ------
     ValueError
-        If a drawn site has not the shape of the data: its distribution does not say how many there are.
+        If the shape of a drawn site differs from that of the data, because its distribution does not depend on their
+        number.
     """
     with jax.enable_x64(True):
         drawn = _run(unobserved(program), args, kwargs, None, num_draws, seed)
-        return _labelled(drawn, getattr(program, "dims", {}), own_coords(program, args))
+        return _labelled(drawn, getattr(program, "dims", {}), program_coords(program, args))
 
 
 def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
@@ -52,7 +53,7 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
     fit : Fit
         With its program and data.
     num_draws : int
-        Posterior draws used, spread evenly over all of them.
+        Number of posterior draws to use, evenly spaced.
     seed : int
         Seed.
 
@@ -64,35 +65,35 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
     Raises
     ------
     ValueError
-        If the fit was loaded without its program, its program is not the one that was fitted, or a drawn site has not
-        the shape of the data.
+        If the fit was loaded without its program or with another one, or if the shape of a drawn site differs from that
+        of the data.
     """
     program = _program_of(fit, "posterior_predictive")
-    # A parameter that was integrated out is drawn from its posterior, not from its prior.
-    again = None
+    # Parameters that were integrated out are drawn from their posterior, not from their prior.
+    integrated = None
     if names := getattr(program, "integrated", ()):
         drawn = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
-        again = {name: drawn[name].to_numpy() for name in names}
-    return _from_posterior(fit, unobserved(program), {}, num_draws, seed, again)
+        integrated = {name: drawn[name].to_numpy() for name in names}
+    return _from_posterior(fit, unobserved(program), {}, num_draws, seed, integrated)
 
 
 def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
-    """Posterior draws of every object's latent quantities, also where they were integrated out.
+    """Return posterior draws of the latents of every object, including those that were integrated out.
 
     Parameters
     ----------
     fit : Fit
-        With its program and data. Latents that were integrated out are drawn by calling a program that has an argument
-        ``recover`` with True.
+        With its program and data. If the program has an argument ``recover``, calling it with True draws the latents
+        that were integrated out.
     num_draws : int
-        Posterior draws used, spread evenly over all of them.
+        Number of posterior draws to use, evenly spaced.
     seed : int
-        Seed of the draws from the exact conditional.
+        Seed of the draws from the exact conditional distribution.
 
     Returns
     -------
     xarray.Dataset
-        Per-object variables such as ``x1_true``, and parameters that were integrated out; first dimension ``sample``.
+        Latents of objects such as ``x1_true``, and parameters that were integrated out; first dimension ``sample``.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     """
     program = _program_of(fit, "latents")
     sampled = fit.posterior.stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
-    sampled = sampled.isel(sample=_spread(sampled.sizes["sample"], num_draws)).drop_vars(
+    sampled = sampled.isel(sample=_evenly_spaced(sampled.sizes["sample"], num_draws)).drop_vars(
         ["chain", "draw"], errors="ignore"
     )
     sampled = sampled[[name for name, variable in sampled.items() if variable.ndim > 1]]
@@ -112,30 +113,30 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
 
 
 def unobserved(program: Callable) -> Callable:
-    """Return the program that draws its data: with ``observed=False`` where it knows that, else unconditioned."""
+    """Return the program with its data drawn: by ``observed=False`` if it has that argument, else unconditioned."""
     parameter = inspect.signature(program).parameters.get("observed")
     if parameter is not None and parameter.default is True:
         return functools.partial(program, observed=False)
     return handlers.uncondition(program)
 
 
-def own_coords(program: Callable, args: tuple) -> dict:
-    """Labels of dimensions that a program has for its data."""
+def program_coords(program: Callable, args: tuple) -> dict:
+    """Return the labels of dimensions that a program gives for its data."""
     return dict(program.coords(args[0])) if hasattr(program, "coords") else {}
 
 
-def _program_of(fit: Fit, what: str) -> Callable:
+def _program_of(fit: Fit, caller: str) -> Callable:
     if fit.program is None:
-        raise ValueError(f"{what}: expected a fit with its program and data, found one without. Pass them to load().")
+        raise ValueError(f"{caller}: expected a fit with its program and data, found one without. Pass them to load().")
     return fit.program
 
 
-def _spread(total: int, wanted: int) -> np.ndarray:
-    return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
+def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:
+    return np.linspace(0, num_total - 1, min(num_wanted, num_total)).round().astype(int)
 
 
-def _from_posterior(fit, program, kwargs, num_draws, seed, more=None):
-    """Run a program with a fit's parameters at posterior draws, and with ``more`` values, one for each draw."""
+def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
+    """Run a program at posterior draws of a fit, with ``extra_values`` of further sites, one for each draw."""
     with jax.enable_x64(True):
         target = build_target(fit.program, fit.args, jax.random.key(0))
         stored = fit.tree["unconstrained_posterior"]["position"]
@@ -146,31 +147,31 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, more=None):
                 f"with {', '.join(target.labels[:8])} ..."
             )
         positions = stored.to_numpy().reshape(-1, target.size)
-        rows = _spread(len(positions), num_draws)
+        rows = _evenly_spaced(len(positions), num_draws)
         sites = jax.device_get(jax.jit(jax.vmap(target.sites))(positions[rows]))
         for name, variable in fit.posterior.items():
             drawn = variable.transpose("chain", "draw", ...).to_numpy()
             drawn = drawn.reshape(-1, *drawn.shape[2:])[rows]
             if not np.allclose(drawn, sites[str(name)], rtol=1e-4, atol=1e-6, equal_nan=True):
                 raise ValueError(
-                    f"expected the program and the data that were fitted; found others, for which {name} is not what "
-                    "it was. Pass the right ones to load()."
+                    f"expected the program and data of the fit; found others, for which {name} has other values. "
+                    "Pass the original ones to load()."
                 )
         return _labelled(
-            _run(program, fit.args, kwargs, sites | (more or {}), len(rows), seed),
+            _run(program, fit.args, kwargs, sites | (extra_values or {}), len(rows), seed),
             target.dims
             | dict(getattr(fit.program, "dims", {}))
             | {str(n): v.dims[2:] for n, v in fit.posterior.items()},
-            own_coords(fit.program, fit.args) | {str(n): v.to_numpy() for n, v in fit.posterior.coords.items()},
+            program_coords(fit.program, fit.args) | {str(n): v.to_numpy() for n, v in fit.posterior.coords.items()},
         )
 
 
 def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Dimensions and values of the sites of many runs of a program, parameters substituted where given."""
+    """Run a program many times, with parameters substituted if given; return dimensions and values of its sites."""
     dims: dict[str, list[str]] = {}
 
-    def once(pair):
-        key, values = pair
+    def run_once(key_and_values):
+        key, values = key_and_values
         seeded = handlers.substitute(handlers.seed(program, key), values)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         dims.update(plate_dims(trace))
@@ -183,17 +184,20 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
             data = site.get("infer", {}).get("obs")
             if data is not None and np.shape(data) != site["value"].shape:
                 raise ValueError(
-                    f"the site {name!r} was observed with shape {np.shape(data)}, and drawing it gives "
-                    f"{site['value'].shape}: expected the same. Put it in a plate of the data's length."
+                    f"the site {name!r} was observed with shape {np.shape(data)} but is drawn with shape "
+                    f"{site['value'].shape}; expected the same. Put it in a plate of the length of the data."
                 )
             sites[name] = site["value"]
         return sites
 
     keys = jax.random.split(jax.random.key(seed), num_draws)
-    # Chunks of one size, so that one program serves all of them.
-    run = jax.jit(jax.vmap(once))
+    # All chunks have the same size, so that the function is compiled once.
+    run = jax.jit(jax.vmap(run_once))
     rows = np.minimum(np.arange(-(-num_draws // BATCH) * BATCH), num_draws - 1).reshape(-1, BATCH)
-    chunks = [jax.device_get(run(jax.tree.map(lambda x, r=r: x[r], (keys, parameters or {})))) for r in rows]
+    chunks = [
+        jax.device_get(run(jax.tree.map(lambda x, indices=indices: x[indices], (keys, parameters or {}))))
+        for indices in rows
+    ]
     sites = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *chunks)
     return {name: (dims.get(name, []), value) for name, value in sites.items()}
 
@@ -201,10 +205,10 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
 def _labelled(sites, dims, coords) -> xr.Dataset:
     variables = {}
     for name, (plates, value) in sites.items():
-        own = list(dims.get(name) or plates)
-        own = own + [f"{name}_dim_{i}" for i in range(len(own), value.ndim - 1)]
-        variables[name] = (["sample", *own], value)
-    sizes = {dim: n for own, value in variables.values() for dim, n in zip(own[1:], value.shape[1:], strict=True)}
+        names = list(dims.get(name) or plates)
+        names = names + [f"{name}_dim_{i}" for i in range(len(names), value.ndim - 1)]
+        variables[name] = (["sample", *names], value)
+    sizes = {dim: n for names, value in variables.values() for dim, n in zip(names[1:], value.shape[1:], strict=True)}
     return xr.Dataset(
         variables, coords={name: labels for name, labels in coords.items() if sizes.get(name) == len(labels)}
     )

@@ -1,4 +1,4 @@
-"""How much the posterior depends on its priors: power scaling of prior and likelihood."""
+"""Sensitivity of the posterior to prior and likelihood, by power scaling."""
 
 from dataclasses import dataclass
 
@@ -12,30 +12,31 @@ from numpyro.infer.inspect import get_dependencies
 from hbm_jax.inference.criticism.pointwise import CHUNK, Replay, log_prob, thinned
 from hbm_jax.inference.results import Fit
 
-THRESHOLD = 0.05  # Kallioinen et al. 2024
-MAX_SIZE = 20  # elements of a variable that is judged; the latents of a large population are not
+THRESHOLD = 0.05  # sensitivity that is considered relevant: Kallioinen et al. 2024
+MAX_SIZE = 20  # elements of the largest variable tested; this excludes the latents of a large population
 
 CONFLICT = "possible conflict of prior and data"
-STRONG_PRIOR = "the prior decides: strong prior or weak data"
-DATA = "the data decide"
-NEITHER = "neither prior nor data decide"
+STRONG_PRIOR = "the prior dominates: strong prior or weak data"
+DATA = "the data dominate"
+NEITHER = "neither prior nor data dominate"
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much each parameter's posterior moves when prior or likelihood are raised to a power near one.
+    """Changes of the posterior of each parameter when prior or likelihood is raised to a power near one.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a parameter: ``prior`` and ``likelihood`` (sensitivities; above 0.05 they matter),
-        ``strongest_prior`` (the one whose scaling alone moves it most; empty where none does), ``diagnosis``.
+        One row per parameter: ``prior`` and ``likelihood``, the sensitivities, which are relevant from 0.05 on;
+        ``strongest_prior``, the prior whose scaling alone changes the parameter most (empty if all priors are flat);
+        ``diagnosis``.
     by_prior : pandas.DataFrame
-        Sensitivity of each parameter (row) to each prior alone (column).
+        Sensitivity of each parameter (rows) to each prior alone (columns).
     flat : tuple of str
-        Priors that are flat, which no power changes.
+        Flat priors, which power scaling does not change.
     left_out : tuple of str
-        Sampled sites whose distributions were taken for a part of the model, not scaled.
+        Latent sites whose distributions were treated as part of the model and not scaled.
     """
 
     table: pd.DataFrame
@@ -45,7 +46,7 @@ class Sensitivity:
 
     @property
     def flagged(self) -> pd.DataFrame:
-        """Parameters whose prior matters, the most sensitive first."""
+        """Parameters that are sensitive to their priors, the most sensitive first."""
         return self.table[self.table["prior"] >= THRESHOLD].sort_values("prior", ascending=False)
 
     def __str__(self):
@@ -59,17 +60,19 @@ class Sensitivity:
             ]
             text = (
                 f"the priors matter for {len(self.flagged)} of {len(self.table)} parameters. {'; '.join(clauses)}. To "
-                "try: ask whether these priors are what is known; if so, say so beside the result; if not, widen them."
+                "try: check whether these priors express prior knowledge; if so, state them with the result; if not, "
+                "widen them."
             )
         notes = []
         if self.flat:
             notes.append(
-                f"Note: the priors of {', '.join(self.flat)} are flat, which no power changes; whether their bounds "
-                "matter is for the verdict to say."
+                f"Note: the priors of {', '.join(self.flat)} are flat, which power scaling does not change; see the "
+                "verdict for posteriors at their bounds."
             )
         if self.left_out:
             notes.append(
-                f"Note: the distributions of {', '.join(self.left_out)} are taken for a part of the model, not scaled."
+                f"Note: the distributions of {', '.join(self.left_out)} are treated as part of the model and not "
+                "scaled."
             )
         return " ".join([text, *notes])
 
@@ -77,16 +80,16 @@ class Sensitivity:
 def prior_sensitivity(
     fit: Fit, *, sites: list[str] | None = None, chunk: int = CHUNK, num_draws: int | None = None
 ) -> Sensitivity:
-    """Sensitivity of the posterior to its priors and to the likelihood, without refitting.
+    """Compute the sensitivity of the posterior to its priors and to the likelihood, without refitting.
 
     Parameters
     ----------
     fit : Fit
         With its program and data.
     sites : list of str, optional
-        Sampled sites whose distributions are the priors to scale. Where omitted: those outside every plate whose
-        distribution depends on no other sampled site, that is the hyperpriors; what is drawn from them, such as the
-        latents of objects, is the model.
+        Latent sites whose distributions are the priors to scale. By default the hyperpriors: sites outside every plate
+        whose distribution depends on no other latent site. Distributions that depend on them, such as those of the
+        latents of objects, are part of the model.
     chunk, num_draws : int
         As in `log_likelihood`.
 
@@ -97,16 +100,17 @@ def prior_sensitivity(
     Raises
     ------
     ValueError
-        If the fit was loaded without its program, if there is no observed site, or no prior to scale.
+        If the fit was loaded without its program, if there is no observed site, or if there is no prior to scale.
 
     Notes
     -----
-    The joint prior, and the likelihood, are raised to powers 0.99 and 1.01 by importance sampling; the sensitivity is
-    the change of the cumulative Jensen-Shannon distance of a parameter's posterior with the base-2 logarithm of the
-    power (Kallioinen et al. 2024, Statistics and Computing 34, 57). It is also computed for each prior alone. A prior
-    is the stated density of the parameter itself: a distribution that samples several parameters in other coordinates
-    and offers ``priors`` and ``parameters(value)``, as `hbm_jax.distributions.CoordinatePriors` does, is one factor a
-    parameter without Jacobian. With sampled latents the likelihood is the one given them.
+    The joint prior, and the likelihood, are raised to powers 0.99 and 1.01 by importance sampling. The sensitivity is
+    the change of the cumulative Jensen-Shannon distance of the posterior of a parameter with the base-2 logarithm of
+    the power (Kallioinen et al. 2024, Statistics and Computing 34, 57). It is also computed for each prior alone.
+
+    A prior is the stated density of the parameter itself. A distribution that samples several parameters in other
+    coordinates and has ``priors`` and ``parameters(value)``, as `hbm_jax.distributions.CoordinatePriors`, contributes
+    one factor per parameter, without Jacobian. If latents are sampled, the likelihood is conditional on them.
 
     Examples
     --------
@@ -116,14 +120,14 @@ def prior_sensitivity(
     structure = replay.structure
     if not structure.observed:
         raise ValueError("prior_sensitivity: expected a program with observed sites; found none.")
-    chosen = _priors(replay, sites)
+    prior_sites = _priors(replay, sites)
 
-    def pick(trace):
-        factors = {name: value for site in chosen for name, value in _factors(site, trace[site]).items()}
+    def log_densities(trace):
+        factors = {name: value for site in prior_sites for name, value in _factors(site, trace[site]).items()}
         likelihood = sum(log_prob(trace[name]).sum() for name in structure.observed)
         return {"likelihood": likelihood} | {f"prior {name}": value for name, value in factors.items()}
 
-    densities = replay(pick, chunk=chunk, num_draws=num_draws)
+    densities = replay(log_densities, chunk=chunk, num_draws=num_draws)
     likelihood = densities.pop("likelihood")
     factors = {name.removeprefix("prior "): value for name, value in densities.items()}
     flat = tuple(name for name, value in factors.items() if _is_flat(value))
@@ -137,15 +141,15 @@ def prior_sensitivity(
         },
         index=pd.Index(labels, name="parameter"),
     )
-    alone = pd.DataFrame(by_prior, index=table.index, columns=list(varying))
-    table["strongest_prior"] = alone.idxmax(axis=1) if varying else ""
+    by_prior_table = pd.DataFrame(by_prior, index=table.index, columns=list(varying))
+    table["strongest_prior"] = by_prior_table.idxmax(axis=1) if varying else ""
     table["diagnosis"] = [_diagnose(*row) for row in table[["prior", "likelihood"]].to_numpy()]
-    left_out = tuple(name for name in structure.latents if name not in chosen)
-    return Sensitivity(table, alone, flat, left_out)
+    left_out = tuple(name for name in structure.latents if name not in prior_sites)
+    return Sensitivity(table, by_prior_table, flat, left_out)
 
 
 def _priors(replay: Replay, sites) -> list[str]:
-    """Return the sampled sites whose distributions are priors."""
+    """Return the latent sites whose distributions are priors."""
     latents = replay.structure.latents
     if sites is not None:
         sites = [sites] if isinstance(sites, str) else sites
@@ -156,8 +160,8 @@ def _priors(replay: Replay, sites) -> list[str]:
             )
         return list(sites)
     with jax.enable_x64(True):
-        above = get_dependencies(lambda: replay.program(*replay.args))["prior_dependencies"]
-    chosen = [name for name, plates in latents.items() if not plates and set(above[name]) <= {name}]
+        dependencies = get_dependencies(lambda: replay.program(*replay.args))["prior_dependencies"]
+    chosen = [name for name, plates in latents.items() if not plates and set(dependencies[name]) <= {name}]
     if not chosen:
         raise ValueError(
             "prior_sensitivity: expected a sampled site outside every plate that depends on no other; found none. Name "
@@ -167,7 +171,7 @@ def _priors(replay: Replay, sites) -> list[str]:
 
 
 def _factors(name, site) -> dict:
-    """Log densities of the stated priors behind a site, by parameter."""
+    """Return the log densities of the stated priors of a site, by parameter."""
     fn, value = site["fn"], site["value"]
     if not hasattr(fn, "priors") or not hasattr(fn, "parameters"):
         return {name: fn.log_prob(value).sum()}
@@ -176,23 +180,23 @@ def _factors(name, site) -> dict:
 
 
 def _parameters(fit, shape, num_draws) -> tuple[list[str], np.ndarray]:
-    """Labels and draws (chain, draw, parameter) of what varies and is not too large."""
+    """Return labels and draws (chain, draw, parameter) of variables that vary and have at most `MAX_SIZE` elements."""
     names = iter(fit.verdict.table.index)
     labels, columns = [], []
     for variable in fit.posterior.values():
         values = variable.to_numpy().astype(float)
         values = values[:, thinned(values.shape, num_draws)].reshape(*shape, -1)
-        own = [next(names) for _ in range(values.shape[-1])]
-        if len(own) > MAX_SIZE:
+        variable_labels = [next(names) for _ in range(values.shape[-1])]
+        if len(variable_labels) > MAX_SIZE:
             continue
         varies = np.ptp(values, axis=(0, 1)) > 0
-        labels += [str(label) for label, chosen in zip(own, varies, strict=True) if chosen]
+        labels += [str(label) for label, is_varying in zip(variable_labels, varies, strict=True) if is_varying]
         columns.append(values[..., varies])
     return labels, np.concatenate(columns, axis=-1)
 
 
 def _power_scaled(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
-    """ArviZ's sensitivity of each parameter to a power of a density given at the draws (chain, draw)."""
+    """Return the sensitivity of each parameter, by ArviZ, to a density with log values at the draws (chain, draw)."""
     if _is_flat(log_density):
         return np.zeros(draws.shape[-1])
     coords = {"chain": np.arange(draws.shape[0]), "draw": np.arange(draws.shape[1])}
