@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MagnitudeErrorParts", "lensing_variance", "velocity_variance"]
+from hbm_jax.constants import speed_of_light_km_s
 
-SPEED_OF_LIGHT = 299792.458  # km/s, exact (SI)
+__all__ = ["MagnitudeErrorParts", "lensing_variance", "velocity_variance"]
 
 
 def lensing_variance(z: Any, coefficient: float = 0.055) -> Any:
@@ -43,7 +43,7 @@ def velocity_variance(z_cmb: Any, sigma_v_km_s: float = 150.0) -> Any:
     >>> round(float(velocity_variance(0.01)) ** 0.5, 4)
     0.1086
     """
-    return (5.0 * sigma_v_km_s / (math.log(10.0) * SPEED_OF_LIGHT * z_cmb)) ** 2
+    return (5.0 * sigma_v_km_s / (math.log(10.0) * speed_of_light_km_s * z_cmb)) ** 2
 
 
 @dataclass(frozen=True)

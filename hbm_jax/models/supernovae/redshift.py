@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import Supernovae
 from hbm_jax.validation import reject_rows
 
-SPEED_OF_LIGHT = 299792.458  # km/s, exact (SI)
 PRIORS = ("flat", "volume")
 
 # Equal steps of 0.31 standard deviations. The error of the sum is exp(-2 (pi s / 0.31)^2) for an integrand of a width
@@ -48,7 +48,7 @@ def redshift_nodes(data: Supernovae, sigma_v: float, prior: str, cosmology: Cosm
         If an error exceeds a quarter of its redshift: the nodes then do not resolve the change of the distance.
     """
     xp = jnp if isinstance(data.z_cmb + data.sigma_z, jax.core.Tracer) else np
-    velocity = sigma_v / SPEED_OF_LIGHT * (1.0 + data.z_cmb)
+    velocity = sigma_v / speed_of_light_km_s * (1.0 + data.z_cmb)
     sigma = xp.sqrt(data.sigma_z**2 + velocity**2)
     if xp is np:
         expected = f"a redshift error, peculiar velocity included, of at most {_MAX_ERROR} z_cmb"

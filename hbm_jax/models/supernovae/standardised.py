@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.data import Supernovae
 from hbm_jax.models.supernovae.population import host_relation, tripp
-from hbm_jax.models.supernovae.redshift import SPEED_OF_LIGHT
 
 
 class Standardised(NamedTuple):
@@ -42,5 +42,5 @@ def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Stan
     variance = np.einsum("ni,nij,nj->n", direction, model.noise(data), direction) + p["sigma_int"] ** 2
     redshift_variance = data.sigma_z**2
     if model.velocity == "redshift":
-        redshift_variance = redshift_variance + (model.sigma_v / SPEED_OF_LIGHT * (1.0 + data.z_cmb)) ** 2
+        redshift_variance = redshift_variance + (model.sigma_v / speed_of_light_km_s * (1.0 + data.z_cmb)) ** 2
     return Standardised(m_b, variance + (5.0 / np.log(10.0) / data.z_cmb) ** 2 * redshift_variance)
