@@ -16,8 +16,8 @@ from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.registry import of_fit
 
 MAX_PARAMETERS = 12  # in a corner or trace plot; more would be illegible
-# Figures have more pixels than CSS pixels, for print and high-density screens. A palette of 256 colours reduces the size
-# of those of JLA from 2.9 MB to 0.9 MB without visible difference.
+# Figures have more pixels than CSS pixels, for print and high-density screens. A palette of 256 colours reduces
+# those of JLA from 2.9 MB to 0.9 MB without visible difference.
 SHOWN_DPI, DPI, COLOURS = 120, 200, 256
 
 Figures = Mapping[str, tuple[str, Callable[[Fit], Any]]]

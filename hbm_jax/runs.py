@@ -210,12 +210,12 @@ def refuse_other_run(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder}: expected a folder for the run, found a file of that name.")
     if overwrite or not folder.exists() or not any(folder.iterdir()):
         return
-    finished, begun = (folder / POSTERIOR).exists(), checkpoint_of(folder) is not None
-    content = "another run" if finished else "an unfinished run" if begun else "other files"
-    hint = f"continue it with '{resume_command(folder)}', choose" if begun else "choose"
+    has_posterior, has_checkpoint = (folder / POSTERIOR).exists(), checkpoint_of(folder) is not None
+    content = "another run" if has_posterior else "an unfinished run" if has_checkpoint else "other files"
+    hint = f"Continue it with '{resume_command(folder)}', choose" if has_checkpoint else "Choose"
     raise FileExistsError(
-        f"{folder}: expected a new or empty folder for the run, found {content} in it. {hint.capitalize()} another --out, "
-        "or pass --overwrite to replace it."
+        f"{folder}: expected a new or empty folder for the run, found {content} in it. {hint} another "
+        "--out, or pass --overwrite to replace it."
     )
 
 
