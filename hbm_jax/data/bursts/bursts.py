@@ -186,25 +186,25 @@ class Bursts(Unusual):
         optional = [key for key in ("z", *OPTIONAL) if key in columns]
         rows: dict[str, Floats] = {
             key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
-            for key in (*_measured(columns), *optional)
+            for key in (*_measured_columns(columns), *optional)
         }
         require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
         warnings = check_values(rows, declared, called, burst)
         for key, linear in VALUES.items():
             if key not in rows:
                 rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
-        _check_shapes(rows, burst, called)
+        _check_spectral_shapes(rows, burst, called)
         warnings += _repeated_intervals(rows, burst)
         covariance = _covariance(rows, burst, called)
         names = tuple(dict.fromkeys(burst))
         burst_index = places_of(burst, names)
         per_burst = {
-            "z": _one_each(rows["z"], burst_index, names, called.get("z", "z")),
+            "z": _one_per_burst(rows["z"], burst_index, names, called.get("z", "z")),
             "sigma_z": np.nan_to_num(
-                _one_each(rows.get("sigma_z", np.zeros(len(burst_index))), burst_index, names, "sigma_z")
+                _one_per_burst(rows.get("sigma_z", np.zeros(len(burst_index))), burst_index, names, "sigma_z")
             ),
         }
-        limit = _one_each(
+        limit = _one_per_burst(
             rows.get("log10_flux_limit", np.full(len(burst_index), np.nan)), burst_index, names, "log10_flux_limit"
         )
         per_burst["log10_flux_limit"] = np.where(np.isnan(limit), -np.inf, limit)
@@ -418,7 +418,7 @@ def _columns(names, burst_index, used, arrays) -> dict[str, Any]:
     return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
 
 
-def _measured(columns: Mapping[str, Any]) -> list[str]:
+def _measured_columns(columns: Mapping[str, Any]) -> list[str]:
     """Return the names of the columns of peak energy and flux and their errors; logarithms take precedence."""
     names: list[str] = []
     for key, linear in VALUES.items():
@@ -438,7 +438,7 @@ def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
     return np.log10(value), 0.5 * (np.log10(value + up) - np.log10(value - down))
 
 
-def _check_shapes(rows, burst, called) -> None:
+def _check_spectral_shapes(rows, burst, called) -> None:
     """Reject inconsistent photon indices and energy bands."""
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
@@ -481,7 +481,7 @@ def _covariance(rows, burst, called) -> Floats:
     return correlation * product
 
 
-def _one_each(values: Floats, burst_index, names, what: str) -> Floats:
+def _one_per_burst(values: Floats, burst_index, names, what: str) -> Floats:
     """Return one value per burst, which must be the same in all its rows."""
     first = values[np.unique(burst_index, return_index=True)[1]]
     differs = ~((values == first[burst_index]) | (np.isnan(values) & np.isnan(first[burst_index])))

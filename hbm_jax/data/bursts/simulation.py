@@ -16,7 +16,7 @@ __all__ = ["BurstPopulation", "SimulatedBursts"]
 
 EVOLUTIONS = ("hard to soft", "tracking", "none")
 LOG_NORMAL_TEXT, LOG_NORMAL = "log-normal", (0.5, 0.6)
-_MOST = 500  # draws per requested interval, after which a flux limit is considered unreachable
+_MAX_DRAWS = 500  # draws per requested interval, after which a flux limit is considered unreachable
 
 
 class SimulatedBursts(NamedTuple):
@@ -137,6 +137,10 @@ class BurstPopulation:
         seed : int
             Seed of the random numbers.
 
+        Returns
+        -------
+        SimulatedBursts
+
         Raises
         ------
         DataError
@@ -145,36 +149,39 @@ class BurstPopulation:
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)
         with jax.enable_x64(True):
-            sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
-        unit = rng.multivariate_normal(np.zeros(2), [[1.0, self.correlation], [self.correlation, 1.0]], num)
-        gamma, log10_N = (mean + std * u for (mean, std), u in zip((self.gamma, self.log10_N), unit.T, strict=True))
+            log10_area = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+        deviates = rng.multivariate_normal(np.zeros(2), [[1.0, self.correlation], [self.correlation, 1.0]], num)
+        gamma, log10_N = (mean + std * u for (mean, std), u in zip((self.gamma, self.log10_N), deviates.T, strict=True))
         mean_log10_E_peak = rng.normal(*self.log10_E_peak, num)
-        counts = np.resize(np.atleast_1d(self.num_intervals), num)
+        num_intervals = np.resize(np.atleast_1d(self.num_intervals), num)
         names = [f"sim{i + 1:03d}" for i in range(num)]
-        intervals = {key: np.full((num, counts.max()), np.nan) for key in ("log10_E_peak", "log10_flux")}
+        true_values = {key: np.full((num, num_intervals.max()), np.nan) for key in ("log10_E_peak", "log10_flux")}
         rows: dict[str, list] = {
             key: [] for key in ("burst", "z", "log10_E_peak", "log10_flux", "sigma_log10_E_peak", "sigma_log10_flux")
         }
         num_drawn = 0
         for i, name in enumerate(names):
             peak, flux, measured, sigma, drawn = self._intervals(
-                rng, counts[i], mean_log10_E_peak[i], log10_N[i] - sphere[i], gamma[i], z[i], name
+                rng, num_intervals[i], mean_log10_E_peak[i], log10_N[i] - log10_area[i], gamma[i], z[i], name
             )
             num_drawn += drawn
-            intervals["log10_E_peak"][i, : counts[i]], intervals["log10_flux"][i, : counts[i]] = peak, flux
+            true_values["log10_E_peak"][i, : num_intervals[i]], true_values["log10_flux"][i, : num_intervals[i]] = (
+                peak,
+                flux,
+            )
             interval_values = (measured[:, 0], measured[:, 1], sigma[:, 0], sigma[:, 1])
             for key, values in zip(list(rows)[2:], interval_values, strict=True):
                 rows[key] += list(values)
-            rows["burst"] += [name] * counts[i]
-            rows["z"] += [z[i]] * counts[i]
+            rows["burst"] += [name] * num_intervals[i]
+            rows["z"] += [z[i]] * num_intervals[i]
         columns: dict[str, Any] = {key: np.asarray(values) for key, values in rows.items()}
         columns["correlation"] = np.full(len(columns["z"]), self.error_correlation)
         if self.log10_flux_limit is not None:
             columns["log10_flux_limit"] = np.full(len(columns["z"]), self.log10_flux_limit)
         data = Bursts.from_columns(columns)
-        hidden = round(self.unknown * num) if self.unknown < 1 else int(self.unknown)
-        if hidden:
-            data = data.without_redshifts(np.arange(num - hidden, num))
+        num_unknown = round(self.unknown * num) if self.unknown < 1 else int(self.unknown)
+        if num_unknown:
+            data = data.without_redshifts(np.arange(num - num_unknown, num))
         population = {
             "gamma_mean": self.gamma[0], "gamma_std": self.gamma[1],
             "log10_N_mean": self.log10_N[0], "log10_N_std": self.log10_N[1], "correlation": self.correlation,
@@ -183,7 +190,7 @@ class BurstPopulation:
         }  # fmt: skip
         per_burst = {"z": z, "gamma": gamma, "log10_N": log10_N, "log10_E_peak_burst": mean_log10_E_peak}
         numbers = {key: np.asarray(value) for key, value in population.items()}
-        return SimulatedBursts(data, numbers | per_burst | intervals | {"num_drawn": np.asarray(num_drawn)})
+        return SimulatedBursts(data, numbers | per_burst | true_values | {"num_drawn": np.asarray(num_drawn)})
 
     def _redshifts(self, rng, num: int) -> np.ndarray:
         """Draw redshifts; log-normal ones are clipped to 0.02 to 12."""
@@ -194,13 +201,13 @@ class BurstPopulation:
 
     def _intervals(self, rng, num: int, mean_log10_E_peak, log10_flux_at_100keV, gamma, z, name):
         """Draw one burst; return true peak energies and fluxes, measured values, errors and the number of draws."""
-        kept: list[np.ndarray] = []
+        accepted: list[np.ndarray] = []
         drawn = 0
-        while sum(map(len, kept)) < num:
-            if drawn >= _MOST * num:
+        while sum(map(len, accepted)) < num:
+            if drawn >= _MAX_DRAWS * num:
                 raise DataError(
                     f"BurstPopulation: expected {num} intervals of {name} (z = {z:.2f}) above log10_flux_limit = "
-                    f"{self.log10_flux_limit}; found {sum(map(len, kept))} of {drawn} drawn. Lower it."
+                    f"{self.log10_flux_limit}; found {sum(map(len, accepted))} of {drawn} drawn. Lower the limit."
                 )
             peak = rng.normal(mean_log10_E_peak, self.log10_E_peak_scatter, num)
             flux = log10_flux_at_100keV + gamma * (peak - 2.0) + rng.normal(0.0, self.intrinsic_scatter, num)
@@ -210,9 +217,9 @@ class BurstPopulation:
             error[:, 1] = self.error_correlation * error[:, 0] + np.sqrt(1 - self.error_correlation**2) * error[:, 1]
             measured = np.stack([peak - np.log10(1.0 + z), flux], axis=-1) + sigma * error
             above = measured[:, 1] >= (-np.inf if self.log10_flux_limit is None else self.log10_flux_limit)
-            kept.append(np.column_stack([peak, flux, measured, sigma])[above])
+            accepted.append(np.column_stack([peak, flux, measured, sigma])[above])
             drawn += num
-        rows = np.concatenate(kept)[:num]
+        rows = np.concatenate(accepted)[:num]
         rows = rows[self._order(rows[:, 0])]
         return rows[:, 0], rows[:, 1], rows[:, 2:4], rows[:, 4:], drawn
 
@@ -223,5 +230,5 @@ class BurstPopulation:
             return np.arange(len(peak))
         if self.evolution == "hard to soft":
             return order
-        rise = order[1::3][::-1]
+        rise = order[1::3][::-1]  # one interval in three
         return np.concatenate([rise, np.setdiff1d(order, rise, assume_unique=True)])

@@ -146,7 +146,7 @@ class BurstSpectra:
         stacked: list[Spectrum] = []
         masks: list[NDArray[np.bool_]] = []
         for burst_index, burst in enumerate(bursts):
-            reference = _checked(burst, names)
+            reference = _check_burst(burst, names)
             first_interval = len(columns["start"])
             for detector, spectra in burst.spectra.items():
                 energies = burst.energies.get(detector, default_range(detector))
@@ -193,7 +193,7 @@ class BurstSpectra:
         """Labels of the intervals, (I,): name of the burst, and number within the burst from 1."""
         burst = np.asarray(self.interval_burst)
         number = np.arange(len(burst)) - np.searchsorted(burst, burst) + 1
-        return tuple(f"{self.name[b]} {p}" for b, p in zip(burst, number, strict=True))
+        return tuple(f"{self.name[b]} {n}" for b, n in zip(burst, number, strict=True))
 
     @property
     def detector_name(self) -> tuple[str, ...]:
@@ -210,10 +210,10 @@ class BurstSpectra:
             f"{len(self)} burst{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to {np.max(self.z):.4g} "
             f"with {each.min()} to {each.max()} intervals ({len(self.start)} in all) in {len(self.detector)} "
             f"detectors, {len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to {counts.max():.0f} "
-            f"counts an interval (median {np.median(counts):.0f}). Statistic of the backgrounds: {s.default_statistic}."
+            f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: {s.default_statistic}."
         )
         if self.left_out:
-            text += f" Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}"
+            text += f" Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}"
         return text + "".join(f" Warning: {warning}." for warning in self.warnings)
 
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
@@ -236,7 +236,7 @@ class BurstSpectra:
             np.concatenate([np.flatnonzero(np.asarray(burst_of) == b) for b in index])
             for burst_of in (self.interval_burst, self.detector_burst)
         )
-        return self._picked(index, intervals, detectors)
+        return self._select(index, intervals, detectors)
 
     def intervals(self, rows: ArrayLike) -> "BurstSpectra":
         """Return the intervals with these indices into (I,); bursts without selected intervals are left out."""
@@ -244,9 +244,9 @@ class BurstSpectra:
         bursts = np.unique(np.asarray(self.interval_burst)[rows])
         used = np.isin(np.asarray(self.spectrum_interval), rows)
         detectors = np.unique(np.asarray(self.spectrum_detector)[used])
-        return self._picked(bursts, rows, detectors)
+        return self._select(bursts, rows, detectors)
 
-    def _picked(self, bursts, intervals, detectors) -> "BurstSpectra":
+    def _select(self, bursts, intervals, detectors) -> "BurstSpectra":
         """Return the bursts, intervals and detectors with these indices, renumbered in this order."""
         new_burst, new_interval, new_detector = (
             {int(old): new for new, old in enumerate(kept)} for kept in (bursts, intervals, detectors)
@@ -297,7 +297,7 @@ class BurstSpectra:
             name=tuple(str(n) for n in stored["name"]),
             detector=tuple(str(n) for n in stored["detector"]),
             spectra=SpectrumStack.from_dict(stored),
-            left_out=tuple((str(n), str(why)) for n, why in np.asarray(stored["left_out"]).reshape(-1, 2)),
+            left_out=tuple((str(n), str(reason)) for n, reason in np.asarray(stored["left_out"]).reshape(-1, 2)),
             **{key: _frozen(key, stored[key]) for key in ARRAYS},
         )
 
@@ -318,7 +318,7 @@ class BurstSpectra:
         )
 
 
-def _checked(burst: BurstObservation, names: Sequence[str]) -> str:
+def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
     """Check a burst; return the name of its reference detector."""
     name, num = burst.name, np.size(burst.start)
     if name in names:

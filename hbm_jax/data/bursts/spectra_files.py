@@ -183,14 +183,14 @@ def _read(
     spectra: dict[str, Sequence[Spectrum | None]] = {}
     times: dict[str, Any] = {}
     paths: dict[str, Path] = {}
-    for detector, paths_given in files.items():
-        named = dict(paths_given) if isinstance(paths_given, Mapping) else {"spectrum": paths_given}
-        unknown = [key for key in named if key not in FILES]
-        if unknown or "spectrum" not in named:
-            raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(named)}.")
-        paths[detector] = Path(named.pop("spectrum"))
+    for detector, entry in files.items():
+        file_names = dict(entry) if isinstance(entry, Mapping) else {"spectrum": entry}
+        unknown = [key for key in file_names if key not in FILES]
+        if unknown or "spectrum" not in file_names:
+            raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(file_names)}.")
+        paths[detector] = Path(file_names.pop("spectrum"))
         times[detector] = read_intervals(paths[detector])
-        spectra[detector] = _detector(paths[detector], times[detector], named, rmf_cache)
+        spectra[detector] = _detector(paths[detector], times[detector], file_names, rmf_cache)
     first_detector = next(iter(spectra))
     first_times = next((t for t in times.values() if t is not None), None)
     num = len(spectra[first_detector])
@@ -225,31 +225,32 @@ def _read(
     return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)
 
 
-def _detector(path: Path, times: Any, named: Mapping[str, Any], rmf_cache: dict) -> list[Spectrum | None]:
+def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict) -> list[Spectrum | None]:
     """Read the spectra of a detector, each with the response for its time; None for intervals without exposure."""
-    response = named.get("rmf") or _response_in_header(path)
+    response = files.get("rmf") or _response_in_header(path)
     file, number = numbered(response) if response is not None else (None, None)
-    several = file is not None and number is None and file.is_file() and num_matrices(file) > 1
-    matrix_times = read_matrix_times(file) if several and times is not None else None  # type: ignore[arg-type]
+    is_rsp2 = file is not None and number is None and file.is_file() and num_matrices(file) > 1
+    matrix_times = read_matrix_times(file) if is_rsp2 and times is not None else None  # type: ignore[arg-type]
     if matrix_times is None:
-        return [_share_matrix(spectrum, rmf_cache) for spectrum in read_rows(path, **named)]
-    area = named.get("arf")
+        return [_share_matrix(spectrum, rmf_cache) for spectrum in read_rows(path, **files)]
+    area = files.get("arf")
     arf = None if area is None or str(area).lower() == "none" else read_arf(area)
-    spectra = read_rows(path, **{**named, "rmf": "none", "arf": "none"})
+    spectra = read_rows(path, **{**files, "rmf": "none", "arf": "none"})
     middle = 0.5 * (times[0] + times[1])
     outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
     centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
     # Sort by distance of the interval's middle from the time range of a matrix (0 within), then from its centre.
     chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
-    matrices = {int(k): read_rmf(file, int(k) + 1) for k in np.unique(chosen)}  # type: ignore[arg-type]
-    warnings = {k: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for k, rmf in matrices.items()}
+    matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(chosen)}  # type: ignore[arg-type]
+    warnings = {index: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
     with_responses = [
         None
         if spectrum is None
         else dataclasses.replace(
-            spectrum.with_response(Response.of(matrices[int(k)], arf)), warnings=(*spectrum.warnings, *warnings[int(k)])
+            spectrum.with_response(Response.of(matrices[int(index)], arf)),
+            warnings=(*spectrum.warnings, *warnings[int(index)]),
         )
-        for spectrum, k in zip(spectra, chosen, strict=True)
+        for spectrum, index in zip(spectra, chosen, strict=True)
     ]
     return [_share_matrix(spectrum, rmf_cache) for spectrum in with_responses]
 

@@ -24,8 +24,8 @@ __all__ = ["BURST_CATALOG", "BurstSpectraPopulation", "SimulatedBurstSpectra", "
 
 BURST_CATALOG = "bursts.ecsv"
 BAND = (1.0, 1e4)  # keV, rest frame, of the flux
-_MOST = 200  # draws per requested burst, after which a threshold is considered unreachable
-_FINE = 8  # sub-bins of each photon-energy bin of the response, in which the model is integrated
+_MAX_DRAWS = 200  # draws per requested burst, after which a threshold is considered unreachable
+_NUM_SUB_BINS = 8  # sub-bins of each photon-energy bin of the response, in which the model is integrated
 EVOLUTIONS = ("hard to soft", "tracking", "none")
 
 
@@ -162,21 +162,21 @@ class BurstSpectraPopulation:
         detected: list[dict[str, Any]] = []
         num_drawn = 0
         while len(bursts) < num:
-            if num_drawn >= _MOST * num:
+            if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
                     f"threshold: expected some bursts with a signal-to-noise ratio of {self.threshold:g}; "
-                    f"found {len(bursts)} of {num_drawn} drawn. Make them brighter or nearer."
+                    f"found {len(bursts)} of {num_drawn} drawn. Make the bursts brighter or nearer."
                 )
             burst = self._burst(rng, num_drawn, len(bursts))
             num_drawn += 1
-            observation, significance = self._observe(rng, burst, rmfs, f"sim{len(bursts) + 1:03d}")
-            if significance >= self.threshold:
+            observation, signal_to_noise = self._observe(rng, burst, rmfs, f"sim{len(bursts) + 1:03d}")
+            if signal_to_noise >= self.threshold:
                 bursts.append(observation)
                 detected.append(burst)
         truth = {
-            k: np.concatenate([np.atleast_1d(burst[k]) for burst in detected])
-            for k in detected[0]
-            if k not in ("z", "width")
+            key: np.concatenate([np.atleast_1d(burst[key]) for burst in detected])
+            for key in detected[0]
+            if key not in ("z", "width")
         }
         return SimulatedBurstSpectra(bursts, truth | self._parameters() | {"num_drawn": num_drawn})
 
@@ -202,16 +202,16 @@ class BurstSpectraPopulation:
         elif self.evolution == "none":
             peak = rng.permutation(peak)
         with jax.enable_x64(True):
-            sphere = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+            log10_area = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
         gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
-        flux = log10_N - sphere + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
+        flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
         num_others = len(self.detectors) - 1
         burst = {
             "z": z,
             "gamma": gamma,
             "log10_N": log10_N,
             "log10_E_peak": peak,
-            "alpha": np.maximum(rng.normal(*self.alpha, num), -1.95),
+            "alpha": np.maximum(rng.normal(*self.alpha, num), -1.95),  # E^2 N(E) has no peak for alpha <= -2
             "log10_flux": flux,
             "width": np.exp(rng.uniform(*np.log(self.duration), num)),
             "effective_area": np.exp(self.effective_area * rng.normal(size=num_others)),
@@ -231,22 +231,22 @@ class BurstSpectraPopulation:
             shape = CutoffPowerLaw(norm=band, pivot=100.0, peak=True)  # type: ignore[assignment]
             parameters = shape_values | {"photon_index": -burst["alpha"]}
         spectra: dict[str, list[Spectrum | None]] = {}
-        ratios = []
+        max_ratios = []
         areas = [1.0, *burst["effective_area"]]
         for (detector, kind), factor in zip(self.detectors.items(), areas, strict=True):
             rmf = rmfs[kind]
             # Detectors point in different directions, hence the random factor.
             area = gbm_like_arf(kind, rmf).area * rng.uniform(0.4, 1.0)
             response = Response.from_area(rmf, area)
-            fine = np.exp(np.interp(np.arange(_FINE * (len(response.energy) - 1) + 1) / _FINE,
-                                    np.arange(len(response.energy)), np.log(response.energy)))  # fmt: skip
+            position = np.arange(_NUM_SUB_BINS * (len(response.energy) - 1) + 1) / _NUM_SUB_BINS
+            energy = np.exp(np.interp(position, np.arange(len(response.energy)), np.log(response.energy)))
             with jax.enable_x64(True):
-                incident = np.asarray(photons(shape, fine)(parameters)).reshape(num, -1, _FINE).sum(axis=-1)
-            rate = factor * response.fold(incident)
+                sub_bins = np.asarray(photons(shape, energy)(parameters))
+            rate = factor * response.fold(sub_bins.reshape(num, -1, _NUM_SUB_BINS).sum(axis=-1))
             background_rate = self._background(kind, response)
-            in_range = _inside(detector, response)
+            in_range = _in_default_range(detector, response)
             detector_spectra: list[Spectrum | None] = []
-            detector_ratios = []
+            ratios = []
             for interval, exposure in enumerate(burst["width"]):
                 expected = background_rate * exposure
                 error = np.sqrt(np.maximum(expected, 1e-3) / self.background_exposure)
@@ -254,13 +254,11 @@ class BurstSpectraPopulation:
                 counts = rng.poisson((rate[interval] + background_rate) * exposure).astype(float)
                 spectrum = _spectrum(name, response, exposure, counts, None, background)
                 detector_spectra.append(spectrum)
-                detector_ratios.append(
-                    (rate[interval][in_range].sum() * exposure) / math.sqrt(expected[in_range].sum())
-                )
+                ratios.append((rate[interval][in_range].sum() * exposure) / math.sqrt(expected[in_range].sum()))
             spectra[detector] = detector_spectra
-            ratios.append(max(detector_ratios))
-        significance = sorted(ratios)[-min(2, len(ratios))]
-        return BurstObservation(name, z, start, stop, spectra), significance
+            max_ratios.append(max(ratios))
+        signal_to_noise = sorted(max_ratios)[-min(2, len(max_ratios))]
+        return BurstObservation(name, z, start, stop, spectra), signal_to_noise
 
     def _background(self, kind: str, response: Response):
         """Return the background rate in each channel [count/s], a falling power law of energy."""
@@ -269,7 +267,7 @@ class BurstSpectraPopulation:
         return self.background[kind] * shape / shape.sum()
 
 
-def _inside(detector: str, response: Response):
+def _in_default_range(detector: str, response: Response):
     """Return a mask of the channels within the detector's default energy range."""
     low, high = default_range(detector) or (response.e_min[0], response.e_max[-1])
     return (response.e_min >= low) & (response.e_max <= high)

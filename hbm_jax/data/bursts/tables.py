@@ -143,8 +143,8 @@ def load_konus(relation: str = "amati") -> Bursts:
     key = "e_iso" if relation == "amati" else "l_iso"
     z, value, error = (float_vector(energies.values(name)[burst_row], name) for name in ("z", key, f"sigma_{key}"))
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
-    log10_flux = 51.0 + np.log10(value) - sphere + (np.log10(1.0 + z) if relation == "amati" else 0.0)
+        log10_area = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
+    log10_flux = 51.0 + np.log10(value) - log10_area + (np.log10(1.0 + z) if relation == "amati" else 0.0)
     columns = {
         "burst": energies.values("grb")[burst_row],
         "z": z,

@@ -78,7 +78,9 @@ def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.nda
         with np.errstate(all="ignore"):
             matrix = formulaic.model_matrix(text, renamed, context=dict(OF_NUMBERS), na_action="ignore")
     except (errors.FormulaicError, ArithmeticError, TypeError, ValueError) as error:
-        raise DataError(f"formula: {what} {formula!r} cannot be evaluated: {_plain(error, safe_names)}") from None
+        raise DataError(
+            f"formula: {what} {formula!r} cannot be evaluated: {_plain_message(error, safe_names)}"
+        ) from None
     original_names = {safe_name: name for name, safe_name in safe_names.items()}
     pattern = re.compile(r"column_\d+_")
     names = tuple(
@@ -138,7 +140,7 @@ def require_columns(names, columns, formula: str) -> None:
             )
 
 
-def _plain(error, safe_names: Mapping[str, str]) -> str:
+def _plain_message(error, safe_names: Mapping[str, str]) -> str:
     """Return the first line of a formulaic message with the original column names, without terminal colours."""
     text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).strip().splitlines()[0]
     for name, safe_name in safe_names.items():

@@ -52,13 +52,13 @@ class GroupDesign:
     modes: Any
 
 
-def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupDesign, ...], np.ndarray]:
-    """Return the designs of group terms, and the mask of columns that act on single points.
+def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupDesign, ...], np.ndarray]:
+    """Return the designs of group terms, and a mask of the columns that vary within groups.
 
     Parameters
     ----------
-    parsed : tuple of formulas.GroupTerm
-        The terms.
+    terms : tuple of formulas.GroupTerm
+        Group terms of the formula.
     frame : pandas.DataFrame
         The table.
     matrix : (N, K)
@@ -71,9 +71,9 @@ def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[Group
     tuple of GroupDesign
         One design per term.
     (K,)
-        0 for columns that within each group are a multiple of a column with varying coefficients, such as the intercept
-        and group-level predictors in the presence of a varying intercept: they set the mean of the group's effects. 1
-        for others.
+        0 for columns that, within each group, are a multiple of a column with varying coefficients: with a varying
+        intercept, the intercept and predictors that are constant within groups. They set the mean of the effects of a
+        group. 1 for other columns.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[Group
     """
     within = np.ones(matrix.shape[1])
     designs: list[GroupDesign] = []
-    for term in parsed:
+    for term in terms:
         factor = ":".join(term.factors)
         columns, values = formulas.design(term.columns, frame, f"the group term of {factor}")
         for effect, column in enumerate(columns):
@@ -151,16 +151,16 @@ def _text(value) -> str:
 
 def _multiple(column, base, index, num: int) -> np.ndarray | None:
     """Return the factor by which a column is a multiple of `base` in each group, or None if it is not."""
-    square = np.bincount(index, base**2, num)
-    factor = np.bincount(index, column * base, num) / np.where(square > 0, square, 1.0)
+    squares = np.bincount(index, base**2, num)
+    factor = np.bincount(index, column * base, num) / np.where(squares > 0, squares, 1.0)
     residual = np.abs(column - factor[index] * base)
     return factor if residual.max() <= SAME * max(np.abs(column).max(), 1e-300) else None
 
 
 def _modes(times: np.ndarray) -> np.ndarray:
     """Return the principal components of a random walk minus its mean, with unit variance per mean time step."""
-    steps = (times - times[0]) / np.mean(np.diff(times))
-    covariance = np.minimum(steps[:, None], steps)
+    scaled_times = (times - times[0]) / np.mean(np.diff(times))
+    covariance = np.minimum(scaled_times[:, None], scaled_times)
     centred = covariance - covariance.mean(axis=0)
     centred -= centred.mean(axis=1, keepdims=True)
     variances, vectors = np.linalg.eigh(centred)

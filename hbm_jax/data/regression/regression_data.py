@@ -370,8 +370,8 @@ def _scales(terms, matrix: np.ndarray):
         raise DataError(f"formula: expected at most {num_points} coefficients, one per point; found {num_terms}.")
     centred = (matrix - means) / scales
     r = np.asarray(np.linalg.qr(centred / np.sqrt(num_points), mode="r"))
-    length = np.sqrt((r**2).sum(axis=0))
-    dependent = np.abs(np.diagonal(r)) < DEPENDENT * length
+    norms = np.sqrt((r**2).sum(axis=0))
+    dependent = np.abs(np.diagonal(r)) < DEPENDENT * norms
     if dependent.any():
         names = [term for term, is_dependent in zip(terms, dependent, strict=True) if is_dependent]
         raise DataError(
@@ -469,8 +469,8 @@ def read_regression(
             name=name or "name",
             leave_out=leave_out,
         )
-    except DataError as error_found:
-        raise DataError(f"{table.origin}: {error_found}") from error_found
+    except DataError as data_error:
+        raise DataError(f"{table.origin}: {data_error}") from data_error
     used = {key: key for key in data.source.columns}
     error_columns = {} if error is None else {f"sigma_{data.response}": error}
     unused = unused_errors(used | error_columns, table.columns, used)

@@ -147,7 +147,7 @@ class Afterglows:
             f"{len(self)}."
         ]
         if self.left_out:
-            lines.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}")
+            lines.append(f"Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}")
         return " ".join([*lines, *(f"Warning: {warning}." for warning in self.warnings)])
 
     def subset(self, rows: ArrayLike) -> "Afterglows":
@@ -203,7 +203,7 @@ class Afterglows:
         return cls.from_spectra(
             SpectrumStack.from_dict(stored),
             name=[str(n) for n in stored["name"]],
-            left_out=[(str(name), str(why)) for name, why in np.asarray(stored["left_out"]).reshape(-1, 2)],
+            left_out=[(str(name), str(reason)) for name, reason in np.asarray(stored["left_out"]).reshape(-1, 2)],
             **{key: stored[key] for key in COLUMNS},
         )
 

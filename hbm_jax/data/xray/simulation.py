@@ -22,7 +22,7 @@ from hbm_jax.validation import DataError
 __all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
 
 BAND = (0.3, 10.0)  # keV; of fluxes, luminosities and the minimum counts
-_BRIGHTEST = 200  # draws per requested source, after which the minimum counts are considered unreachable
+_MAX_DRAWS = 200  # draws per requested source, after which the minimum counts are considered unreachable
 
 
 class SimulatedAfterglows(NamedTuple):
@@ -156,22 +156,22 @@ class AfterglowPopulation:
         response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
         rng = np.random.default_rng(seed)
         spectra: list[Spectrum] = []
-        kept: list[dict[str, float]] = []
+        accepted: list[dict[str, float]] = []
         num_drawn = 0
         in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
         while len(spectra) < num:
-            if num_drawn >= _BRIGHTEST * num:
+            if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
                     f"min_counts: expected some sources with {self.min_counts} counts; found {len(spectra)} of "
-                    f"{num_drawn} drawn. Make them brighter, or the exposure longer."
+                    f"{num_drawn} drawn. Make the sources brighter, or the exposure longer."
                 )
             source = self._source(rng, num_drawn)
             num_drawn += 1
             spectrum = self._spectrum(rng, source, response, f"sim{len(spectra) + 1:03d}")
             if spectrum.counts[in_band].sum() >= self.min_counts:
                 spectra.append(spectrum)
-                kept.append(source)
-        drawn = {key: np.array([source_values[key] for source_values in kept]) for key in kept[0]}
+                accepted.append(source)
+        drawn = {key: np.array([source_values[key] for source_values in accepted]) for key in accepted[0]}
         columns = {"name": [s.name for s in spectra], "z": drawn.pop("z"), "nh_mw": drawn.pop("nh_mw")}
         return SimulatedAfterglows(spectra, columns, drawn | self._parameters() | {"num_drawn": num_drawn})
 
@@ -200,7 +200,7 @@ class AfterglowPopulation:
             flux = rng.normal(*self.log10_luminosity) - offset
         column = rng.normal(*self.log10_nh)
         if self.host == "cloud":
-            column += math.log10(_path_out_of_a_sphere(rng))
+            column += math.log10(_path_out_of_sphere(rng))
         return {
             "z": z,
             "photon_index": index,
@@ -274,10 +274,11 @@ def _cumulative_burst_rate() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cosmology() -> Cosmology:
+    """Return the cosmology of the simulations."""
     return Cosmology.flat(H0=70.0, Om0=0.3)
 
 
-def _path_out_of_a_sphere(rng) -> float:
+def _path_out_of_sphere(rng) -> float:
     """Draw the path length out of a sphere, from a random position in a random direction, in units of the diameter."""
     radius, cosine = rng.uniform() ** (1.0 / 3.0), rng.uniform(-1.0, 1.0)
     return 0.5 * (math.sqrt(1.0 - radius**2 * (1.0 - cosine**2)) - radius * cosine)

@@ -105,7 +105,7 @@ def read_afterglows(
             row_values[row] = numbers_of(catalogue, row)
         except DataError as error:
             reasons[row] = str(error)
-    rejected = [(names[row], why) for row, why in reasons.items()]
+    rejected = [(names[row], reason) for row, reason in reasons.items()]
     refuse_bad(catalogue, rejected, leave_out, "source")
     rows = [row for row in grouped if row not in reasons]
     stack = SpectrumStack.of([grouped[row] for row in rows], [masks[row] for row in rows])
