@@ -191,7 +191,7 @@ def _facts(fit: Fit) -> list[dict[str, Any]]:
     ]
     if seconds:
         facts.append(("time", f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min", "", True))
-    return [dict(zip(("name", "value", "of", "good"), fact, strict=True)) for fact in facts]
+    return [dict(zip(("name", "value", "detail", "within_limit"), fact, strict=True)) for fact in facts]
 
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ SUMMARY = "summary.csv"
 REPORT = "report.html"
 FIGURES = "figures"
 CHECKPOINT = "checkpoint"
-CHECKSUM_PREFIX = "# sha256 "  # of the first line of a configuration, with the checksum of the other lines
+CHECKSUM_PREFIX = "# sha256 "  # start of a configuration file, before the checksum of the lines after the first
 REPLACED = ".checkpoint-replaced"  # checkpoint of the previous run, until the new run has starting points
 
 
@@ -168,7 +168,7 @@ def checkpoint_of(path: str | os.PathLike) -> Path | None:
 
 
 def is_resumable(folder: Path) -> bool:
-    """Return whether a folder has a checkpoint that can be resumed, which is so once it has starting points."""
+    """Return whether a folder has a checkpoint with starting points, from which a run can be resumed."""
     checkpoint = checkpoint_of(folder)
     return checkpoint is not None and (checkpoint / START).exists()
 

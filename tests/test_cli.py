@@ -756,11 +756,12 @@ def test_options_reach_the_sampler(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unfinished_run_is_not_begun_again(tmp_path, capsys):
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "run.json").write_text("{}")
-    text = refused(capsys, "fit", "supernova", "--out", tmp_path)
-    assert f"found an unfinished run in it. Continue it with 'hbm-jax resume {tmp_path}', choose another --out" in text
-    assert "unfinished: continue it with hbm_jax.resume(" in refused(capsys, "report", tmp_path)
+    folder = tmp_path / "Run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "run.json").write_text("{}")
+    text = refused(capsys, "fit", "supernova", "--out", folder)
+    assert f"found an unfinished run in it. Continue it with 'hbm-jax resume {folder}', choose another --out" in text
+    assert "unfinished: continue it with hbm_jax.resume(" in refused(capsys, "report", folder)
 
 
 @pytest.mark.parametrize("how", ["options", "start", "interrupt", "in use"])

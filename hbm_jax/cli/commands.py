@@ -176,7 +176,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _end_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that end sampling, and those of the output."""
+    """Add the arguments that set when sampling ends, and those of the output."""
     parser.add_argument(
         "--num-samples", type=int, help="draws per chain; by default sampling continues until the posterior is usable"
     )
@@ -186,7 +186,7 @@ def _end_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _configuration(arguments) -> dict:
-    """Merge the configuration: defaults, TOML file, flags, --set, where later ones take precedence."""
+    """Return the configuration merged from defaults, TOML file, flags and --set, in order of increasing precedence."""
     config = defaults()
     if arguments.config:
         config = merged(config, read_toml(arguments.config), arguments.config)
@@ -405,7 +405,7 @@ def _true_value(model, key, value) -> float:
 
 
 def _calibrate(arguments) -> int:
-    """Calibrate a model; write the certificate and its figure."""
+    """Run simulation-based calibration of a model; write the certificate and its figure."""
     from hbm_jax import inference, plotting, runs  # plotting fails here, before sampling, where an extra is missing
 
     config = _configuration(arguments)

@@ -210,7 +210,8 @@ class BurstSpectra:
             f"{len(self)} burst{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to {np.max(self.z):.4g} "
             f"with {each.min()} to {each.max()} intervals ({len(self.start)} in all) in {len(self.detector)} "
             f"detectors, {len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to {counts.max():.0f} "
-            f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: {s.default_statistic}."
+            f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: "
+            f"{s.default_statistic}."
         )
         if self.left_out:
             text += f" Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}"
