@@ -11,8 +11,6 @@ from hbm_jax.data import (
     DataWarning,
     DistanceModuli,
     RegressionData,
-    afterglows,
-    distance_moduli,
     load_jla,
     read_bursts,
     read_correlated_supernovae,
@@ -21,11 +19,13 @@ from hbm_jax.data import (
     read_relation,
     read_supernovae,
     read_values,
-    supernova_columns,
 )
 from hbm_jax.data.bursts.bursts import columns_of
 from hbm_jax.data.catalogues import read_catalogue
 from hbm_jax.data.columns import EVERYTHING, REDSHIFT, TEXT
+from hbm_jax.data.supernovae import columns as supernova_columns
+from hbm_jax.data.supernovae import distance_moduli
+from hbm_jax.data.xray import afterglows
 
 RNG = np.random.default_rng(1)
 X = np.round(RNG.normal(size=20), 3)
