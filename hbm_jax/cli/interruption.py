@@ -26,7 +26,7 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def last_words(words: Callable[[], str]) -> Iterator[None]:
-    """Within this context, `words` cleans up and returns the message if the watching thread ends the process."""
+    """Register a function that cleans up and returns the last message, in case the second thread ends the process."""
     _exit_messages.append(words)
     try:
         yield
@@ -53,7 +53,7 @@ def signal_handling(whole_process: bool) -> Iterator[None]:
     received: list[int] = []
 
     def raise_terminated(number, frame):
-        if not received:  # the watching thread handles later signals
+        if not received:  # the second thread handles later signals
             received.append(number)
             raise Terminated
 

@@ -43,7 +43,7 @@ __all__ = ["Bursts"]
 Floats = NDArray[np.float64]
 MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
 FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
-BOLOMETRIC = (1.0, 1e4)  # keV, in the burst's frame
+BOLOMETRIC = (1.0, 1e4)  # keV, rest frame
 ARRAYS = (
     "z",
     "sigma_z",
@@ -281,21 +281,21 @@ class Bursts(Unusual):
         has_band = self.has_band
         if not has_band.any():
             return np.zeros(has_band.shape)
-        is_band = has_band & np.isfinite(self.beta)
+        is_band_function = has_band & np.isfinite(self.beta)
         alpha = np.where(has_band, self.alpha, -1.0)
         values = {
             "e_peak": 10.0 ** np.where(has_band, self.log10_E_peak, 2.0),
             "alpha": alpha,
             "photon_index": -alpha,
-            "beta": np.where(is_band, self.beta, np.minimum(alpha - 0.5, -2.5)),
+            "beta": np.where(is_band_function, self.beta, np.minimum(alpha - 0.5, -2.5)),
             "log10_amplitude": np.zeros(has_band.shape),
         }
         observed = tuple(np.moveaxis(np.where(has_band[..., None], self.flux_band, [10.0, 1000.0]), -1, 0))
-        band, cutoff = (
+        band_k, cutoff_k = (
             jnp.log10(k_correction(shape, values, jnp.asarray(z)[:, None], rest=rest, observed=observed))
             for shape in (Band(norm="amplitude"), CutoffPowerLaw(norm="amplitude", peak=True))
         )
-        return jnp.where(has_band, jnp.where(is_band, band, cutoff), 0.0)
+        return jnp.where(has_band, jnp.where(is_band_function, band_k, cutoff_k), 0.0)
 
     def describe(self) -> str:
         """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, peak energies and bands."""
@@ -373,13 +373,13 @@ class Bursts(Unusual):
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
         """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
-        table = {key: np.asarray(stored[key]) for key in ARRAYS}
-        used = table["used"].astype(bool)
+        stored_arrays = {key: np.asarray(stored[key]) for key in ARRAYS}
+        used = stored_arrays["used"].astype(bool)
         burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
         names = np.asarray([str(name) for name in stored["name"]])
-        cls.from_columns(_columns(names, burst_index, used, table), quantity=str(stored["quantity"]))
+        cls.from_columns(_columns(names, burst_index, used, stored_arrays), quantity=str(stored["quantity"]))
         warnings = warnings_of(stored)
-        arrays: dict[str, Any] = {key: frozen_array(value) for key, value in table.items() if key != "used"}
+        arrays: dict[str, Any] = {key: frozen_array(value) for key, value in stored_arrays.items() if key != "used"}
         quantity = str(stored["quantity"])
         return cls(name=tuple(names.tolist()), used=used, quantity=quantity, warnings=warnings, **arrays)
 
@@ -432,9 +432,9 @@ def _measured_columns(columns: Mapping[str, Any]) -> list[str]:
 
 def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
     """Return log10 of a quantity and its standard deviation."""
-    low = f"{linear}_err_lo"
-    value, down, up = rows[linear], rows[low], rows[f"{linear}_err_hi"]
-    reject_rows(down >= value, down, called.get(low, low), f"an error smaller than {linear}", burst)
+    lower_error = f"{linear}_err_lo"
+    value, down, up = rows[linear], rows[lower_error], rows[f"{linear}_err_hi"]
+    reject_rows(down >= value, down, called.get(lower_error, lower_error), f"an error smaller than {linear}", burst)
     return np.log10(value), 0.5 * (np.log10(value + up) - np.log10(value - down))
 
 
@@ -442,7 +442,7 @@ def _check_spectral_shapes(rows, burst, called) -> None:
     """Reject inconsistent photon indices and energy bands."""
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
-        reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha", burst)
+        reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha and below -1", burst)
     if ("band_low" in rows) != ("band_high" in rows):
         raise DataError("band_low, band_high: expected both columns or none; found one of them.")
     if "band_low" in rows:
@@ -459,10 +459,10 @@ def _check_spectral_shapes(rows, burst, called) -> None:
 def _repeated_intervals(rows, burst) -> list[str]:
     """Return a warning about bursts with identical intervals, which may be duplicated rows."""
     counts = Counter(zip(burst, rows["log10_E_peak"].tolist(), rows["log10_flux"].tolist(), strict=True))
-    twice = dict.fromkeys(key[0] for key, times in counts.items() if times > 1)
-    if not twice:
+    repeated = dict.fromkeys(key[0] for key, num in counts.items() if num > 1)
+    if not repeated:
         return []
-    return [f"{listed(twice, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
+    return [f"{listed(repeated, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
 
 
 def _covariance(rows, burst, called) -> Floats:

@@ -240,7 +240,7 @@ class BurstSpectra:
         return self._select(index, intervals, detectors)
 
     def intervals(self, rows: ArrayLike) -> "BurstSpectra":
-        """Return the intervals with these indices into (I,); bursts without selected intervals are left out."""
+        """Return the intervals selected by indices from 0 to I - 1; bursts without any are left out."""
         rows = np.sort(np.asarray(rows, int))
         bursts = np.unique(np.asarray(self.interval_burst)[rows])
         used = np.isin(np.asarray(self.spectrum_interval), rows)

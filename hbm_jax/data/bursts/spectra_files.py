@@ -267,7 +267,7 @@ def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None
 
 
 def _response_in_header(path: Path) -> str | None:
-    """Return the response file in the header, if it is the same in all rows and no extension of it is chosen."""
+    """Return the response file named in the header; None if rows differ or the header chooses an extension."""
     base, _ = numbered(path)
     responses = {spectrum.files.get("RESPFILE") for spectrum in read_pha(path)}
     if len(responses) != 1 or None in responses:

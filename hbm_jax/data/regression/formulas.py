@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.regression.grammar import EXAMPLE, OF_NUMBERS, GroupTerm, ParsedFormula, expanded, parse, tokens_of
+from hbm_jax.data.regression.grammar import (
+    EXAMPLE,
+    NUMBER_FUNCTIONS,
+    GroupTerm,
+    ParsedFormula,
+    expanded,
+    parse,
+    tokens_of,
+)
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import DataError
 
@@ -76,7 +84,7 @@ def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.nda
     renamed = frame.rename(columns=safe_names)
     try:
         with np.errstate(all="ignore"):
-            matrix = formulaic.model_matrix(text, renamed, context=dict(OF_NUMBERS), na_action="ignore")
+            matrix = formulaic.model_matrix(text, renamed, context=dict(NUMBER_FUNCTIONS), na_action="ignore")
     except (errors.FormulaicError, ArithmeticError, TypeError, ValueError) as error:
         raise DataError(
             f"formula: {what} {formula!r} cannot be evaluated: {_plain_message(error, safe_names)}"

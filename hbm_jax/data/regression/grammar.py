@@ -27,12 +27,12 @@ from hbm_jax.validation import DataError
 
 EXAMPLE = "such as 'y ~ x + (1 | group)'"
 # Functions of one argument that act on each number.
-OF_NUMBERS = {
+NUMBER_FUNCTIONS = {
     name: getattr(np, name)
     for name in ("abs", "arcsinh", "cos", "exp", "expm1", "log", "log10", "log1p", "log2", "sin", "sqrt", "tan", "tanh")
 }
 # Functions of whole columns, evaluated by formulaic: number of arguments.
-OF_COLUMNS = {"C": 1, "I": 1, "center": 1, "poly": 2, "scale": 1, "standardize": 1}
+COLUMN_FUNCTIONS = {"C": 1, "I": 1, "center": 1, "poly": 2, "scale": 1, "standardize": 1}
 MAX_LENGTH = 10_000  # characters
 MAX_TERMS = 1000
 MAX_POWER = 10
@@ -300,7 +300,7 @@ class _Parser:
     def function(self, only_numbers: bool = False) -> str:
         """Read a function and its arguments."""
         name = self.current.text
-        known = OF_NUMBERS if only_numbers else OF_NUMBERS.keys() | OF_COLUMNS.keys()
+        known = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
         if name not in known:
             raise self.error(f"a function, one of {listed(sorted(known))}{did_you_mean(name, known)}")
         self.position += 2
@@ -309,7 +309,7 @@ class _Parser:
         while self.accept(","):
             arguments.append(self.arithmetic())
         self.depth -= 1
-        num_arguments = OF_COLUMNS.get(name, 1)
+        num_arguments = COLUMN_FUNCTIONS.get(name, 1)
         if len(arguments) != num_arguments:
             raise self.error(
                 f"{num_arguments} argument{'s' * (num_arguments > 1)} of {name}", found=str(len(arguments))
