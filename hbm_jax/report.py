@@ -1,4 +1,4 @@
-"""The report of a fit: one HTML file that needs nothing else, with the verdict first."""
+"""Report of a fit as one self-contained HTML file."""
 
 import base64
 import math
@@ -15,28 +15,28 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.registry import of_fit
 
-MAX_PARAMETERS = 12  # in one corner plot or trace; more cannot be read
-# Figures have more pixels than they are shown with, for screens of high density and for print. In 256 colours those of
-# JLA take 0.9 MB instead of 2.9, and the eye sees no difference.
+MAX_PARAMETERS = 12  # in a corner or trace plot; more would be illegible
+# Figures have more pixels than CSS pixels, for print and high-density screens. A palette of 256 colours reduces
+# those of JLA from 2.9 MB to 0.9 MB without visible difference.
 SHOWN_DPI, DPI, COLOURS = 120, 200, 256
 
 Figures = Mapping[str, tuple[str, Callable[[Fit], Any]]]
 
 
 def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
-    """Figures that suit a fit.
+    """Return the figures for the report of a fit.
 
     Parameters
     ----------
     fit : Fit
-        Of any model.
+        Fit of any model.
 
     Returns
     -------
     dict of str to (caption, function)
-        Each function takes the fit and returns a matplotlib Figure. Those of the fit's own domain come first, where it
-        was made with one of hbm_jax's models; the corner plot and the traces every fit gets. A fit of more than twelve
-        parameters shows the model's first twelve in the corner plot and the twelve that mix worst as traces.
+        Each function takes the fit and returns a matplotlib Figure. Figures specific to a model of hbm_jax come first,
+        followed by a corner plot and a trace plot. For more than twelve parameters, the corner plot shows the first
+        twelve of the model, and the trace plot the twelve with the largest R-hat.
     """
     from hbm_jax import plotting
     from hbm_jax.plotting.draws import named_draws
@@ -45,18 +45,19 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     figures = dict(entry.figures(fit)) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
-        some = len(names) > MAX_PARAMETERS
-        first, worst = names[:MAX_PARAMETERS], _worst_mixed(fit, names)[:MAX_PARAMETERS] if some else names
+        restricted = len(names) > MAX_PARAMETERS
+        first, worst_mixed = names[:MAX_PARAMETERS], _worst_mixed(fit, names)[:MAX_PARAMETERS] if restricted else names
         figures["corner"] = (
-            "Marginal posteriors of the parameters and of their pairs. Contours hold 68 and 95 %; titles give the "
-            "median and the 68 % interval." + (f" The first {len(first)} of {len(names)} parameters." if some else ""),
+            "Marginal posteriors of the parameters and of their pairs. Contours contain 68 and 95 %; titles give the "
+            "median and the 68 % interval."
+            + (f" The first {len(first)} of {len(names)} parameters." if restricted else ""),
             lambda fit: plotting.corner(fit, first),
         )
         figures["trace"] = (
-            "Left, the draws of every chain in order. Right, the ranks of each chain's draws among all draws: chains "
-            "that agree stay about within the grey band."
-            + (f" The {len(worst)} of {len(names)} parameters that mix worst." if some else ""),
-            lambda fit: plotting.trace(fit, worst),
+            "Left: draws of every chain in order. Right: ranks of each chain's draws among all draws; if the chains "
+            "agree, the ranks stay mostly within the grey band."
+            + (f" The {len(worst_mixed)} of {len(names)} parameters that mix worst." if restricted else ""),
+            lambda fit: plotting.trace(fit, worst_mixed),
         )
     return figures
 
@@ -70,39 +71,39 @@ def write_report(
     configuration: str | os.PathLike | None = None,
     figure_folder: str | os.PathLike | None = None,
 ) -> Path:
-    """Write one self-contained HTML file about a fit, all of it or nothing.
+    """Write the report of a fit as one self-contained HTML file. If writing fails, no partial file is left.
 
     Parameters
     ----------
     fit : Fit
-        Of any model.
+        Fit of any model.
     path : path
-        File to write; ``.html`` is appended where there is no suffix. An existing file is replaced.
+        File to write; ``.html`` is appended if there is no suffix. An existing file is replaced.
     figures : mapping of str to (caption, function), optional
-        Each function takes the fit and returns a matplotlib Figure. None: those of `figures_for`. A figure that fails
-        is replaced by its error, so that the rest can still be read.
+        Each function takes the fit and returns a matplotlib Figure; default `figures_for`. If a function raises an
+        exception, the report shows its message in place of the figure.
     posterior : path, optional
-        Where the draws are stored, for the instructions on loading them.
+        File of the draws, for the instructions on loading them.
     configuration : path, optional
-        The TOML file with which ``hbm-jax fit`` repeats the run; its text is shown.
+        TOML file with which ``hbm-jax fit`` repeats the run; its text is included.
     figure_folder : path, optional
-        An existing folder in which each figure is written as a PNG file of its own too, in all its colours.
+        Existing folder in which each figure is also saved as a PNG file, in full colour.
 
     Returns
     -------
     pathlib.Path
-        The file.
+        The written file.
 
     Raises
     ------
     ModuleNotFoundError
-        Without the packages of ``hbm_jax[plots]``.
+        If packages of ``hbm_jax[plots]`` are not installed.
 
     Examples
     --------
     >>> write_report(fit, "report.html")  # doctest: +SKIP
     """
-    from hbm_jax import plotting  # noqa: F401 - says what to install where matplotlib is missing
+    from hbm_jax import plotting  # noqa: F401 - its error says what to install if matplotlib is missing
 
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -152,7 +153,7 @@ def write_report(
 
 
 def _worst_mixed(fit: Fit, names: list[str]) -> list[str]:
-    """Names in the order of their R-hat, the largest first; one without R-hat comes first."""
+    """Return names in order of decreasing R-hat; those with undefined R-hat come first."""
     r_hat = fit.verdict.table["r_hat"].reindex(names).fillna(math.inf)
     return list(r_hat.sort_values(ascending=False, kind="stable").index)
 
@@ -160,6 +161,7 @@ def _worst_mixed(fit: Fit, names: list[str]) -> list[str]:
 def _draw(
     fit: Fit, name: str, caption: str, function: Callable[[Fit], Any], folder: str | os.PathLike | None
 ) -> dict[str, Any]:
+    """Draw a figure; return its caption and encoded image, or the message of the exception it raised."""
     from hbm_jax.plotting.style import in_few_colours, to_png
 
     drawn = {"name": name, "caption": caption, "picture": "", "width": 0, "height": 0, "error": ""}
@@ -170,13 +172,13 @@ def _draw(
             (Path(folder) / f"{name}.png").write_bytes(png)
         picture = base64.b64encode(in_few_colours(png, COLOURS)).decode("ascii")
         width, height = (round(float(inches) * SHOWN_DPI) for inches in figure.get_size_inches())
-    except Exception as error:  # whatever a figure meets in an odd posterior, the verdict and the table must come out
+    except Exception as error:  # a failing figure must not prevent verdict and table
         return drawn | {"error": f"{type(error).__name__}: {error}"}
     return drawn | {"picture": picture, "width": width, "height": height}
 
 
 def _facts(fit: Fit) -> list[dict[str, Any]]:
-    """List what the verdict rests on: a number, the parameter it is of, and whether it is within its limit."""
+    """List the diagnostics of the verdict: value, parameter, and whether the value is within its limit."""
     verdict = fit.verdict
     (r_name, r_hat), (e_name, ess) = verdict.worst_r_hat, verdict.smallest_ess
     seconds = sum(fit.timing.values())
@@ -189,11 +191,11 @@ def _facts(fit: Fit) -> list[dict[str, Any]]:
     ]
     if seconds:
         facts.append(("time", f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min", "", True))
-    return [dict(zip(("name", "value", "of", "good"), fact, strict=True)) for fact in facts]
+    return [dict(zip(("name", "value", "detail", "within_limit"), fact, strict=True)) for fact in facts]
 
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:
-    """Write the summary as text, in the model's order, each number with the digits its error allows."""
+    """Format the rows of the summary in the order of the model, with digits that match the errors."""
     from hbm_jax.plotting.labels import quote
 
     summary = fit.summary()
@@ -225,7 +227,7 @@ def _rows(fit: Fit) -> list[dict[str, Any]]:
 
 
 def _symbol(name: str) -> dict[str, str] | None:
-    """Outline of a parameter's symbol as in the figures, for SVG, in units of 1/16 of the text's size."""
+    """Return the SVG outline of a parameter's symbol as in the figures, in units of 1/16 of the font size."""
     from matplotlib.textpath import TextPath
 
     from hbm_jax.plotting.labels import LABELS, label
@@ -236,13 +238,13 @@ def _symbol(name: str) -> dict[str, str] | None:
     with house_style():
         outline = TextPath((0.0, 0.0), label(name), size=16)
     box = outline.get_extents()
-    letters = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
-    steps = (
-        letters[int(code)] + ("" if code == 79 else " ".join(f"{value:.1f}" for value in vertices))
+    commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
+    segments = (
+        commands[int(code)] + ("" if code == 79 else " ".join(f"{value:.1f}" for value in vertices))
         for vertices, code in outline.iter_segments(simplify=False)
     )
     return {
-        "d": "".join(steps),
+        "d": "".join(segments),
         "box": f"{box.x0 - 0.5:.1f} {-box.y1 - 0.5:.1f} {box.width + 1:.1f} {box.height + 1:.1f}",
         "height": f"{(box.height + 1) / 16:.3f}em",
         "drop": f"{(box.y0 - 0.5) / 16:.3f}em",
@@ -250,7 +252,7 @@ def _symbol(name: str) -> dict[str, str] | None:
 
 
 def _latex(rows: list[dict[str, Any]], units: bool) -> str:
-    """Parameters as a table for a paper."""
+    """Return the table of parameters in LaTeX."""
     from hbm_jax.plotting.labels import LABELS, UNIT_SYMBOLS, quoted_math
 
     def line(row):
@@ -265,25 +267,26 @@ def _latex(rows: list[dict[str, Any]], units: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text as LaTeX takes it."""
-    signs = {sign: "\\" + sign for sign in "&%$#_{}"}
-    signs |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(signs.get(letter, letter) for letter in text)
+    """Escape the special characters of LaTeX."""
+    replacements = {character: "\\" + character for character in "&%$#_{}"}
+    replacements |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(replacements.get(symbol, symbol) for symbol in text)
 
 
 def _left_out(fit: Fit) -> list[str]:
-    """Variables that are too large for the table."""
-    shown = {str(label).partition("[")[0] for label in fit.summary().index}
-    return [str(name) for name in fit.posterior if str(name) not in shown]
+    """Return the variables that are too large for the table."""
+    in_table = {str(label).partition("[")[0] for label in fit.summary().index}
+    return [str(name) for name in fit.posterior if str(name) not in in_table]
 
 
 def _number(value: float, spec: str) -> str:
+    """Format a number; a dash if it is not finite."""
     return format(value, spec) if np.isfinite(value) else "–"
 
 
 def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
-    """Everything else that a repetition needs: choices of the model and the sampler, timing, versions, machine."""
-    apart = ("config", "data", "description", "versions", "device", "machine", "finished", "program")
+    """Return the provenance of the fit by section: options of model and sampler, timing, versions and machine."""
+    shown_elsewhere = ("config", "data", "description", "versions", "device", "machine", "finished", "program")
     model = {"program": fit.run.get("program", "")} | fit.run.get("config", {})
     timing = {name: f"{seconds:.2f} s" for name, seconds in fit.timing.items()}
     if timing:
@@ -292,7 +295,7 @@ def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
     sections = {
         "Model": {name: str(value) for name, value in model.items() if name != "priors"},
         "Sampling": {
-            name: str(value).removeprefix(f"{name}: ") for name, value in fit.run.items() if name not in apart
+            name: str(value).removeprefix(f"{name}: ") for name, value in fit.run.items() if name not in shown_elsewhere
         },
         "Timing": timing,
         "Versions": {name: str(value) for name, value in fit.run.get("versions", {}).items()},
@@ -302,6 +305,7 @@ def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a run folder holds; how a run is read, continued and written: for the command line, the report and Python."""
+"""Run folders: files of a fit, its configuration and its checkpoint; how to read, continue and write them."""
 
 import contextlib
 import hashlib
@@ -26,34 +26,35 @@ SUMMARY = "summary.csv"
 REPORT = "report.html"
 FIGURES = "figures"
 CHECKPOINT = "checkpoint"
-SUM = "# sha256 "  # how a configuration begins, before the checksum of the rest
-REPLACED = ".checkpoint-replaced"  # the checkpoint of a run that is being replaced, until the new one has begun
+CHECKSUM_PREFIX = "# sha256 "  # start of a configuration file, before the checksum of the lines after the first
+REPLACED = ".checkpoint-replaced"  # checkpoint of the previous run, until the new run has starting points
 
 
 def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
-    """Read a fit: a file written by `Fit.save`, or a run folder of the command line.
+    """Read a fit from a file written by `Fit.save`, or from a run folder of the command line.
 
     Parameters
     ----------
     path : path
-        The netCDF file (its ``.nc`` may be left out) or the folder.
+        netCDF file (the suffix ``.nc`` may be omitted) or run folder.
     program, args
-        A user's own program and what it was called with, which are not stored; needed only for predictions.
+        User-defined program and its arguments, which are not stored; needed only for predictions.
 
     Returns
     -------
     Fit
-        With its model and data where they are hbm_jax's own, or given; else ``fit.program`` is None.
+        The fit, with model and data if the model is part of hbm_jax or `program` is given; else ``fit.program`` is
+        None.
 
     Raises
     ------
     ResultFileError
-        If there is no such file, or it is not a fit, or it is damaged.
+        If the file does not exist, is not a fit, or is damaged.
 
     Warns
     -----
     DamageWarning
-        If it has no checksum, or a run folder has the checkpoint of another run beside it.
+        If the file has no checksum, or the run folder contains the checkpoint of another run.
 
     Examples
     --------
@@ -62,12 +63,12 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     path = Path(path)
     if path.is_dir():
         if not (path / POSTERIOR).exists():
-            begun = checkpoint_of(path)
-            more = f" The run is unfinished: continue it with hbm_jax.resume({str(path)!r})." if begun else ""
-            raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.{more}")
+            checkpoint = checkpoint_of(path)
+            hint = f" The run is unfinished: continue it with hbm_jax.resume({str(path)!r})." if checkpoint else ""
+            raise ResultFileError(f"{path}: expected a run folder holding {POSTERIOR}, found none in it.{hint}")
         path = path / POSTERIOR
     fit = results.load(path, program, args)
-    _warn_of_another_run(fit, path)
+    _warn_if_other_run(fit, path)
     if program is not None:
         return fit
     entry = of_stored(fit.run["program"], fit.run.get("config"))
@@ -78,26 +79,26 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             model, container = entry.restore(fit.run["config"], arrays)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ResultFileError(
-                f"{path}: expected model and data of the fit, {fit.run['program']}; found stored ones of which it "
-                f"cannot be made ({error}). Pass both: hbm_jax.load(path, program, (data,))."
+                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuilt; "
+                f"found invalid ones ({error}). Pass both: hbm_jax.load(path, program, (data,))."
             ) from error
         fit.attach(model, (container,))
     return fit
 
 
-def _warn_of_another_run(fit: Fit, path: Path) -> None:
-    """Warn where the checkpoint beside a posterior is not that of its run."""
+def _warn_if_other_run(fit: Fit, path: Path) -> None:
+    """Warn if the checkpoint in the folder of a posterior belongs to another run."""
     checkpoint = path.parent / CHECKPOINT
     if path.name != POSTERIOR or not (checkpoint / RUN).is_file():
         return
     try:
-        begun = read_run(checkpoint).get(RUN_ID)
-    except CheckpointError:  # which whoever resumes it is told
+        run_id = read_run(checkpoint).get(RUN_ID)
+    except CheckpointError:  # raised again when the run is resumed
         return
-    if begun != fit.run.get(RUN_ID):
+    if run_id != fit.run.get(RUN_ID):
         warnings.warn(
-            f"{path}: expected the posterior of the run in {checkpoint}; found that of another run, which that one was "
-            "begun to replace, or whose file was put there.",
+            f"{path}: expected the posterior of the run in {checkpoint}; found that of another run. Either the run in "
+            "the checkpoint was started to replace it, or the file was copied here.",
             DamageWarning,
             stacklevel=3,
         )
@@ -113,30 +114,31 @@ def resume(
     max_seconds: float | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Continue a run that was stopped; the draws are those the uninterrupted run would have had.
+    """Continue a run that was stopped. The draws are identical to those of an uninterrupted run.
 
     Parameters
     ----------
     path : path
-        The ``checkpoint=`` folder of `hbm_jax.sample`, or a run folder of the command line.
+        Checkpoint folder passed to `hbm_jax.sample`, or run folder of the command line.
     program, *args
-        A user's own program and what it was called with; programs are not stored. Omitted for a model of hbm_jax, which
-        is rebuilt together with its data.
+        User-defined program and its arguments, which are not stored. Not needed for models of hbm_jax, which are
+        rebuilt together with their data.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `hbm_jax.sample`: to draw more, or to stop at less. Where
-        ``max_seconds`` is omitted, this call has as much time as the one before.
+        Stopping criteria, as in `hbm_jax.sample`, that replace those of the run, to draw more or fewer samples. If
+        ``max_seconds`` is omitted, this call has the same time budget as the previous one.
     progress : bool
-        Whether to show the live line.
+        Whether to show the progress line.
 
     Returns
     -------
     Fit
-        All draws, of this and of earlier sessions. Nothing but the checkpoint is written.
+        Fit with the draws of this and of all previous sessions. Only the checkpoint is written to disk.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, it belongs to another program, other data or other options, or its program is needed.
+        If there is no checkpoint, if it belongs to another program, other data or other options, or if `program` is
+        needed and missing.
 
     Examples
     --------
@@ -158,62 +160,62 @@ def resume(
 
 
 def checkpoint_of(path: str | os.PathLike) -> Path | None:
-    """Return the checkpoint folder that a run folder holds or that the path itself is; None where there is none."""
+    """Return the checkpoint folder within a run folder, or the path itself if it is one; None if there is none."""
     for folder in (Path(path) / CHECKPOINT, Path(path)):
         if (folder / RUN).is_file():
             return folder
     return None
 
 
-def can_go_on(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint with anything in it that is worth keeping."""
+def is_resumable(folder: Path) -> bool:
+    """Return whether a folder has a checkpoint with starting points, from which a run can be resumed."""
     checkpoint = checkpoint_of(folder)
     return checkpoint is not None and (checkpoint / START).exists()
 
 
 def rebuilt(folder: Path) -> tuple[Callable, tuple]:
-    """Return the model of a checkpoint and what it was called with.
+    """Return the model of a checkpoint and its arguments, rebuilt from stored options and data.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or its program is not one of hbm_jax's own.
+        If there is no checkpoint, or its program is not a model of hbm_jax.
     """
     store = Checkpoint.existing(folder)
     try:
-        about = {"name": "a program"} | store.run["program"]
+        program = {"name": "a program"} | store.run["program"]
         stored = store.read_data()
     finally:
         store.close()
-    entry = of_stored(about["name"], about.get("config"))
+    entry = of_stored(program["name"], program.get("config"))
     if entry is None or stored is None:
         raise CheckpointError(
-            f"{folder}: expected the program of the run, {about['name']}, and its data, because programs other than "
-            f"hbm_jax's own models are not stored; found none given. Continue it from Python: "
-            f"hbm_jax.resume({str(folder)!r}, {about['name']}, data)."
+            f"{folder}: expected the program of the run, {program['name']}, and its data, because only models "
+            f"of hbm_jax are stored; found no program. Continue the run from Python: "
+            f"hbm_jax.resume({str(folder)!r}, {program['name']}, data)."
         )
     try:
-        model, container = entry.restore(about["config"], stored)
+        model, container = entry.restore(program["config"], stored)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: expected model and data of the run, {about['name']}; found stored ones of which it cannot be "
-            f"made ({error})."
+            f"{folder}: expected a stored model and data from which {program['name']} can be rebuilt; found "
+            f"invalid ones ({error})."
         ) from error
     return model, (container,)
 
 
 def refuse_other_run(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if a folder holds a run, or anything else, and must not be overwritten."""
+    """Raise FileExistsError if a folder is not empty and must not be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: expected a folder for the run, found a file of that name.")
     if overwrite or not folder.exists() or not any(folder.iterdir()):
         return
-    finished, begun = (folder / POSTERIOR).exists(), checkpoint_of(folder) is not None
-    what = "another run" if finished else "an unfinished run" if begun else "other files"
-    hint = f"continue it with '{resume_command(folder)}', choose" if begun else "choose"
+    has_posterior, has_checkpoint = (folder / POSTERIOR).exists(), checkpoint_of(folder) is not None
+    content = "another run" if has_posterior else "an unfinished run" if has_checkpoint else "other files"
+    hint = f"Continue it with '{resume_command(folder)}', choose" if has_checkpoint else "Choose"
     raise FileExistsError(
-        f"{folder}: expected a new or empty folder for the run, found {what} in it. {hint.capitalize()} another --out, "
-        "or pass --overwrite to replace it."
+        f"{folder}: expected a new or empty folder for the run, found {content} in it. {hint} another "
+        "--out, or pass --overwrite to replace it."
     )
 
 
@@ -224,83 +226,83 @@ def resume_command(folder: Path) -> str:
 
 @contextlib.contextmanager
 def new_checkpoint(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-    """Make a fresh checkpoint in a run folder, for the duration of the sampling.
+    """Create a new checkpoint in a run folder, as a context around the sampling.
 
-    A checkpoint that is there already is put aside, and put back if the new run fails before it has found its starting
-    points, which is when everything it was given has been seen to be good. The results of the old run stay.
+    An existing checkpoint is moved aside. It is restored if the new run fails before it has starting points, that is
+    before its model, data and options have proved valid. The results of the previous run are kept.
 
     Raises
     ------
     CheckpointError
-        If another process is drawing in the checkpoint that is there.
+        If another process is sampling with the existing checkpoint.
     """
-    fresh, old = folder / CHECKPOINT, folder / REPLACED
-    if (fresh / RUN).exists():
-        Checkpoint.existing(fresh).close()
-    if fresh.exists():
+    new, old = folder / CHECKPOINT, folder / REPLACED
+    if (new / RUN).exists():
+        Checkpoint.existing(new).close()
+    if new.exists():
         shutil.rmtree(old, ignore_errors=True)
-        fresh.rename(old)
+        new.rename(old)
     try:
-        fresh.mkdir(parents=True)
-        write_config(fresh, config)
-        yield fresh
+        new.mkdir(parents=True)
+        write_config(new, config)
+        yield new
     finally:
         settle_checkpoint(folder)
 
 
 def settle_checkpoint(folder: Path) -> None:
-    """Drop the old checkpoint where the new one has found its starting points, else put it back."""
-    fresh, old = folder / CHECKPOINT, folder / REPLACED
-    if (fresh / START).exists():
+    """Remove the previous checkpoint if the new run has starting points, else restore it."""
+    new, old = folder / CHECKPOINT, folder / REPLACED
+    if (new / START).exists():
         shutil.rmtree(old, ignore_errors=True)
         return
-    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
     if old.exists():
-        old.rename(fresh)
-    with contextlib.suppress(OSError):  # not empty: it holds the run that was to be replaced
+        old.rename(new)
+    with contextlib.suppress(OSError):  # not empty: it contains the previous run
         folder.rmdir()
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write a configuration as TOML, leaving out what is None, with its checksum in a comment."""
-    known = {section: {k: v for k, v in content.items() if v is not None} for section, content in config.items()}
-    text = tomli_w.dumps({section: content for section, content in known.items() if content})
-    (folder / CONFIG).write_text(f"{SUM}{_digest(text)}\n{text}", encoding="utf-8")
+    """Write a configuration as TOML, without entries that are None, with its checksum in a comment."""
+    stored = {section: {k: v for k, v in content.items() if v is not None} for section, content in config.items()}
+    text = tomli_w.dumps({section: content for section, content in stored.items() if content})
+    (folder / CONFIG).write_text(f"{CHECKSUM_PREFIX}{_sha256(text)}\n{text}", encoding="utf-8")
 
 
-def _digest(text: str) -> str:
+def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def config_of(folder: Path) -> Path | None:
-    """Return the configuration of a run folder or checkpoint; None for a run begun in Python.
+    """Return the path of the configuration in a run folder or checkpoint; None for a run started in Python.
 
     Raises
     ------
     ConfigError
-        If the file is not as it was written. One of an older version has no checksum, and is believed.
+        If the file was changed after it was written. Files of older versions have no checksum and are not checked.
     """
     path = folder / CONFIG
     if not path.is_file():
         return None
     try:
-        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        first, _, text = path.read_text(encoding="utf-8").partition("\n")
     except ValueError as error:
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
-    if first.startswith(SUM) and first.removeprefix(SUM) != _digest(rest):
+    if first.startswith(CHECKSUM_PREFIX) and first.removeprefix(CHECKSUM_PREFIX) != _sha256(text):
         raise ConfigError(
-            f"{path}: expected the configuration of the run as it was written; found one that was changed or is "
-            "damaged: its checksum differs. Put a copy of it in its place, or remove it."
+            f"{path}: expected the configuration of the run as it was written; found a changed or damaged file, "
+            "whose checksum differs. Restore it from a copy, or remove it."
         )
     return path
 
 
 def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
-    """Write a run folder: the posterior first, then what is derived from it; no configuration where it is None."""
+    """Write posterior, configuration (unless it is None) and summary to a run folder, and remove an outdated report."""
     folder.mkdir(parents=True, exist_ok=True)
     fit.save(folder / POSTERIOR)
-    shutil.rmtree(folder / REPLACED, ignore_errors=True)  # left where the run that replaces it was killed and resumed
-    # Pictures of the run that has been replaced would be taken for this one's.
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)  # remains if the new run was killed and resumed
+    # Figures and report of the previous run would be mistaken for those of this run.
     (folder / REPORT).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES, ignore_errors=True)
     if config is not None:
@@ -309,7 +311,7 @@ def write(fit: Fit, folder: Path, config: Mapping[str, Any] | None) -> None:
 
 
 def write_report(fit: Fit, folder: Path) -> Path:
-    """Write the figures, each as a PNG file of its own, and the report that holds them all; returns the report."""
+    """Write the figures as PNG files, and the report that includes them; return the path of the report."""
     from hbm_jax import report
 
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)

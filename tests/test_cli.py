@@ -287,7 +287,7 @@ def test_simulate_writes_what_is_read_back(suffix, sample_csv, tmp_path, capsys)
     ("arguments", "words"),
     [
         (["--set", "truth.Om0=abc"], ["truth.Om0: expected a number", "'abc'"]),
-        (["--set", "truth.sigma_int=-1"], ["truth.sigma_int: expected a number that its prior allows", "-1"]),
+        (["--set", "truth.sigma_int=-1"], ["truth.sigma_int: expected a number within the support of its prior", "-1"]),
         (["--set", "truth.Om=0.3"], ["no parameter 'Om'", "did you mean 'Om0'?"]),
         (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
     ],
@@ -396,7 +396,7 @@ def test_an_interrupted_calibration_is_none(number, tmp_path, capsys, monkeypatc
         (["--num-replicates", "5"], ["expected num_replicates >= 20; found 5"]),
         (["--subset", "0"], ["--subset: expected 1 to 740", "found 0"]),
         (["--subset", "741"], ["--subset: expected 1 to 740", "found 741"]),
-        (["--set", "sample.until=9"], ["sample.until: expected none for calibrate, which takes seed, num_chains"]),
+        (["--set", "sample.until=9"], ["sample.until: expected one of seed, num_chains"]),
         (["--num-chains", "1"], ["num_chains >= 2", "found 1"]),
         (["--cosmology", "wdcm"], ["did you mean 'wcdm'?"]),
         (["--design", "nowhere.csv"], ["'nowhere.csv', which is neither"]),
@@ -703,7 +703,7 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     assert status == cli.BAD_INPUT
     assert err.startswith(f"hbm-jax: {why}\nhbm-jax: ")
     again = f"hbm-jax resume {tmp_path / 'other'}"
-    assert err.endswith(f"All draws are in the checkpoint; to put the results together again:\n{again}\n")
+    assert err.endswith(f"All draws are in the checkpoint; to write the results again:\n{again}\n")
     assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
 
 
@@ -756,11 +756,12 @@ def test_options_reach_the_sampler(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unfinished_run_is_not_begun_again(tmp_path, capsys):
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "run.json").write_text("{}")
-    text = refused(capsys, "fit", "supernova", "--out", tmp_path)
-    assert f"found an unfinished run in it. Continue it with 'hbm-jax resume {tmp_path}', choose another --out" in text
-    assert "unfinished: continue it with hbm_jax.resume(" in refused(capsys, "report", tmp_path)
+    folder = tmp_path / "Run"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "run.json").write_text("{}")
+    text = refused(capsys, "fit", "supernova", "--out", folder)
+    assert f"found an unfinished run in it. Continue it with 'hbm-jax resume {folder}', choose another --out" in text
+    assert "unfinished: continue it with hbm_jax.resume(" in refused(capsys, "report", folder)
 
 
 @pytest.mark.parametrize("how", ["options", "start", "interrupt", "in use"])
@@ -841,14 +842,14 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--nh", "-1"], "--nh: expected a number not below 0; found -1.0"),
-        (["--nh-mw", "nan"], "--nh-mw: expected a number not below 0; found nan"),
-        (["--nh", "1e22"], "--nh: expected a column in units of 1e22 cm^-2, up to 10000; found 1e+22"),
+        (["--nh", "-1"], "--nh: expected a number of at least 0; found -1.0"),
+        (["--nh-mw", "nan"], "--nh-mw: expected a number of at least 0; found nan"),
+        (["--nh", "1e22"], "--nh: expected a column density in units of 1e22 cm^-2, up to 10000; found 1e+22"),
         (["--H0", "-70"], "--H0: expected a positive number [km/s/Mpc]; found -70.0"),
-        (["--n0", "1e-7"], "--n0: expected a redshift with it, as --z 2"),
+        (["--n0", "1e-7"], "--n0: expected a redshift with it, such as --z 2"),
         (["--z", "9", "--energies", "0.3", "100"], "--energies: expected no more than 50 keV, which is 500 keV at the"),
         (["--plot", "out.xyz"], "--plot: expected a name ending in .png, .pdf, .svg; found 'out.xyz'"),
-        (["--plot", "nowhere/out.png"], "--plot: expected a folder that is there; found 'nowhere'"),
+        (["--plot", "nowhere/out.png"], "--plot: expected an existing folder; found 'nowhere'"),
         (["--abundances", "wlim"], "unknown abundance table 'wlim' (did you mean 'wilm'?)"),
         (["--log10-T", "9"], "log10_T: expected between 4 and 8; found 9"),
         (["--z", "20"], "z: expected between 0 and 10; found 20"),

@@ -176,7 +176,7 @@ def test_supernova_report_tells_data_model_and_provenance(supernova_report):
 
 def test_own_report_has_no_empty_sections(own_report):
     assert "<h2>Data</h2>" not in own_report
-    assert "Prior, or the value" not in own_report
+    assert "Prior, or fixed value" not in own_report
     assert "hbm-jax fit" not in own_report
     assert "own_model" in own_report
 

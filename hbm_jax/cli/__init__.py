@@ -1,6 +1,7 @@
-"""The command line: ``hbm-jax fit | resume | simulate | calibrate | report | absorption | bench | doctor``.
+"""Command line: ``hbm-jax fit | resume | simulate | calibrate | report | absorption | bench | doctor``.
 
-Exit status: 0 the posterior is usable, or calibrated; 3 it is not; 2 bad input or a full disk; 130 interrupted.
+Exit status: 0 usable posterior, or calibrated model; 3 not usable, or not calibrated; 2 bad input or full disk; 130
+interrupted.
 """
 
 import contextlib
@@ -10,41 +11,42 @@ import warnings
 from collections.abc import Sequence
 
 from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
-from hbm_jax.cli.interruption import Ended, listening
+from hbm_jax.cli.interruption import Terminated, signal_handling
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_USABLE", "USABLE", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status.
+    """Run the command line and return the exit status.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments; those of the process where omitted.
+        Arguments; by default those of the process.
     """
     try:
-        with listening(whole_process=argv is None):
+        with signal_handling(whole_process=argv is None):
             status = _run(argv)
-    except (KeyboardInterrupt, Ended) as stopped:
+    except (KeyboardInterrupt, Terminated) as stopped:
         print(f"\nhbm-jax: {stopped if stopped.args else 'interrupted; nothing was written.'}", file=sys.stderr)
         status = INTERRUPTED
     if status == INTERRUPTED and argv is None:
-        with contextlib.suppress(OSError):  # nobody is listening
+        with contextlib.suppress(OSError):  # the output is closed
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status)  # XLA, interrupted while it compiles, has been seen to crash at Python's own end
+        os._exit(status)  # XLA interrupted during compilation can crash in the normal exit of Python
     return status
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    from hbm_jax.cli import commands  # takes seconds, in which Ctrl-C is to be heard
+    """Run the command line; print errors of the input without a traceback."""
+    from hbm_jax.cli import commands  # imported here, as it takes seconds, so that Ctrl-C is handled
 
-    before, warnings.formatwarning = warnings.formatwarning, _one_line
+    previous_format, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
         return commands.run(argv)
     except (ValueError, OSError, ImportError) as error:
-        # Ours and the libraries' refusals of bad input; anything else is a bug and keeps its traceback.
+        # These types signal bad input, here and in libraries; any other is a bug and keeps its traceback.
         notes = [note for note in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in note]
         print("\n".join([f"hbm-jax: {error}", *notes]), file=sys.stderr)
         return BAD_INPUT
@@ -58,9 +60,9 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"hbm-jax: {reason}", file=sys.stderr)
         return BAD_INPUT
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning = previous_format
 
 
 def _one_line(message, *_, **__) -> str:
-    """Write a warning without the line of source that Python shows."""
+    """Format a warning without the source line that Python adds."""
     return f"hbm-jax: warning: {message}\n"

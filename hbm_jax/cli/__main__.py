@@ -1,4 +1,4 @@
-"""``python -m hbm_jax.cli``."""
+"""Entry point of ``python -m hbm_jax.cli``."""
 
 import sys
 

@@ -1,42 +1,46 @@
-"""``hbm-jax absorption``: what host galaxy, Milky Way and the WHIM leave of a spectrum."""
+"""``hbm-jax absorption``: transmission of host galaxy, Milky Way and WHIM."""
 
 from pathlib import Path
 
 from hbm_jax.configuration import ConfigError
 
 FIGURES = (".png", ".pdf", ".svg")
-MAX_COLUMN = 1e4  # 1e26 cm^-2, through which nothing comes: a larger one is in other units
-SHOWN = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
+MAX_COLUMN = 1e4  # 1e26 cm^-2, which is opaque; a larger column must be in other units
+PRINTED = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
 
 
 def add_command(commands) -> None:
-    """Add the command to the parsers of the others."""
+    """Add the parser of ``absorption``."""
     from hbm_jax.absorption import ABUNDANCES, MODES
 
     absorption = commands.add_parser("absorption", help="transmission of host galaxy, Milky Way and the WHIM")
     for flag, default, text in (
-        ("--nh", 0.0, "column of the host galaxy [1e22 cm^-2]"),
-        ("--z", 0.0, "redshift, 0 to 10"),
-        ("--nh-mw", 0.0, "column of the Milky Way [1e22 cm^-2]"),
+        ("--nh", 0.0, "column density of the host galaxy [1e22 cm^-2]"),
+        ("--z", 0.0, "redshift of the source, 0 to 10"),
+        ("--nh-mw", 0.0, "column density of the Milky Way [1e22 cm^-2]"),
         ("--n0", 0.0, "density of the WHIM at redshift 0 [cm^-3]"),
-        ("--log10-T", 6.0, "its temperature [K], 4 to 8"),
-        ("--log10-xi", 0.0, "its ionisation parameter [erg cm/s], -12 to 8"),
-        ("--metallicity", 1.0, "its metals, relative to the abundance table"),
+        ("--log10-T", 6.0, "log10 of the temperature of the WHIM [K], 4 to 8"),
+        ("--log10-xi", 0.0, "log10 of the ionisation parameter of the WHIM [erg cm/s], -12 to 8"),
+        ("--metallicity", 1.0, "metallicity of the WHIM, relative to the abundance table"),
         ("--H0", 70.0, "Hubble constant [km/s/Mpc]"),
-        ("--Om0", 0.3, "matter density of a flat universe"),
+        ("--Om0", 0.3, "matter density of the flat LCDM cosmology"),
     ):
         absorption.add_argument(
             flag, metavar="NUMBER", type=float, default=default, help=f"{text}; default {default:g}"
         )
-    absorption.add_argument("--model", default="tbabs", help="of cold matter: tbabs (default) or phabs")
+    absorption.add_argument("--model", default="tbabs", help="model of neutral absorption: tbabs (default) or phabs")
     absorption.add_argument(
-        "--abundances", metavar="TABLE", default="wilm", help=f"{', '.join(ABUNDANCES)}; default wilm"
+        "--abundances", metavar="TABLE", default="wilm", help=f"abundance table: {', '.join(ABUNDANCES)}; default wilm"
     )
     absorption.add_argument(
-        "--mode", default="photo+collisional", help=f"what ionises: {', '.join(MODES)}; default photo+collisional"
+        "--mode",
+        default="photo+collisional",
+        help=f"ionisation balance of the WHIM: {', '.join(MODES)}; default photo+collisional",
     )
-    absorption.add_argument("--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="range; 0.3 10")
-    absorption.add_argument("--plot", metavar="FILE", type=Path, help="write the figure, as png, pdf or svg")
+    absorption.add_argument(
+        "--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="energy range; default 0.3 10"
+    )
+    absorption.add_argument("--plot", metavar="FILE", type=Path, help="figure to write, as png, pdf or svg")
     absorption.set_defaults(run=run)
 
 
@@ -60,28 +64,29 @@ def run(arguments) -> int:
     if arguments.plot and arguments.plot.suffix not in FIGURES:
         raise ConfigError(f"--plot: expected a name ending in {', '.join(FIGURES)}; found {str(arguments.plot)!r}.")
     if arguments.plot and not arguments.plot.parent.is_dir():
-        raise ConfigError(f"--plot: expected a folder that is there; found {str(arguments.plot.parent)!r}.")
+        raise ConfigError(f"--plot: expected an existing folder; found {str(arguments.plot.parent)!r}.")
     if arguments.n0 > 0 and arguments.z == 0:
         raise ConfigError(
-            "--n0: expected a redshift with it, as --z 2, because the WHIM is all along the line of sight."
+            "--n0: expected a redshift with it, such as --z 2, because WHIM absorption is integrated up to the source."
         )
     for name in ("nh", "nh_mw"):
         if getattr(arguments, name) > MAX_COLUMN:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: expected a column in units of 1e22 cm^-2, up to {MAX_COLUMN:g}; found "
-                f"{getattr(arguments, name):g}."
+                f"--{name.replace('_', '-')}: expected a column density in units of 1e22 cm^-2, up to {MAX_COLUMN:g}; "
+                f"found {getattr(arguments, name):g}."
             )
     for name in ("nh", "nh_mw", "Om0"):
         if not 0 <= getattr(arguments, name) < np.inf:
             flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag}: expected a number not below 0; found {getattr(arguments, name)}.")
+            raise ConfigError(f"--{flag}: expected a number of at least 0; found {getattr(arguments, name)}.")
     if not 0 < arguments.H0 < np.inf:
         raise ConfigError(f"--H0: expected a positive number [km/s/Mpc]; found {arguments.H0}.")
     cold = {"model": arguments.model, "abundances": arguments.abundances}
 
     def depths(energy):
+        """Return the optical depth of each absorber."""
         with jax.enable_x64(True):
-            found = {
+            optical_depths = {
                 "host": arguments.nh * neutral_cross_section(energy * (1.0 + arguments.z), **cold),
                 "Milky Way": arguments.nh_mw * neutral_cross_section(energy, **cold),
                 "WHIM": whim_optical_depth(
@@ -90,14 +95,14 @@ def run(arguments) -> int:
                     cosmology=Cosmology.flat(H0=arguments.H0, Om0=arguments.Om0),
                 ),
             }  # fmt: skip
-            return {name: np.asarray(tau) for name, tau in found.items()}
+            return {name: np.asarray(tau) for name, tau in optical_depths.items()}
 
-    shown = np.array([e for e in SHOWN if low <= e <= high] or [low, high])
-    found = depths(shown)
-    print(f"transmission\n{'E [keV]':>8}" + "".join(f"{name:>12}" for name in (*found, "together")))
-    for i, energy in enumerate(shown):
-        own = [tau[i] for tau in found.values()]
-        print(f"{energy:8.2f}" + "".join(f"{np.exp(-tau):12.4f}" for tau in (*own, sum(own))))
+    energies = np.array([e for e in PRINTED if low <= e <= high] or [low, high])
+    tau_at = depths(energies)
+    print(f"transmission\n{'E [keV]':>8}" + "".join(f"{name:>12}" for name in (*tau_at, "total")))
+    for i, energy in enumerate(energies):
+        values = [tau[i] for tau in tau_at.values()]
+        print(f"{energy:8.2f}" + "".join(f"{np.exp(-tau):12.4f}" for tau in (*values, sum(values))))
     if arguments.plot:
         from hbm_jax.plotting import transmissions
 

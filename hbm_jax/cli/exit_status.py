@@ -1,6 +1,6 @@
 """Exit statuses of the command line."""
 
-USABLE = 0  # or calibrated, or nothing to judge
-BAD_INPUT = 2  # or a full disk
+USABLE = 0  # usable posterior, calibrated model, or a command without a verdict
+BAD_INPUT = 2  # or full disk
 NOT_USABLE = 3
-INTERRUPTED = 130  # as shells report a program ended by Ctrl-C
+INTERRUPTED = 130  # as shells report termination by Ctrl-C

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM on the command line, also while a library is at work that does not listen.
+"""Handling of Ctrl-C and SIGTERM on the command line, including while compiled code runs.
 
-While a sampler draws, which takes the signals for itself (`OneProcess.drawing`), the first is left to it: it stops
-after the block under way. At any other time the first raises `Ended`; where the main thread has not come to an end
-soon, being in the compiler for example, a thread beside it ends the process. So does the second signal, at once.
+While draws are made, the sampler handles the first signal itself (`OneProcess.drawing`) and stops after the current
+block. At any other time the first signal raises `Terminated`; if the main thread has not ended after `PATIENCE`, for
+example because it is in the compiler, a second thread ends the process. A second signal ends the process at once.
 """
 
 import contextlib
@@ -15,85 +15,86 @@ from collections.abc import Callable, Iterator
 
 from hbm_jax.cli.exit_status import INTERRUPTED
 
-PATIENCE = 1.0  # seconds that the main thread has to end by itself
+PATIENCE = 1.0  # seconds that the main thread has to end
 
-_last_words: list[Callable[[], str]] = []
+_exit_messages: list[Callable[[], str]] = []
 
 
-class Ended(BaseException):
-    """Ctrl-C or SIGTERM outside drawing; not KeyboardInterrupt, at which `fit_each` returns what is done."""
+class Terminated(BaseException):
+    """Ctrl-C or SIGTERM outside sampling. Not a KeyboardInterrupt, on which `fit_each` returns its finished fits."""
 
 
 @contextlib.contextmanager
 def last_words(words: Callable[[], str]) -> Iterator[None]:
-    """While this lasts, let `words` tidy up, and say how to go on, if the process has to be ended from beside."""
-    _last_words.append(words)
+    """Register a function that cleans up and returns the last message, in case the second thread ends the process."""
+    _exit_messages.append(words)
     try:
         yield
     finally:
-        _last_words.remove(words)
+        _exit_messages.remove(words)
 
 
 @contextlib.contextmanager
-def listening(whole_process: bool) -> Iterator[None]:
-    """Listen to both signals; does nothing outside the main thread.
+def signal_handling(whole_process: bool) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM within this context; does nothing outside the main thread.
 
     Parameters
     ----------
     whole_process : bool
-        Whether the process ends afterwards: the signals then end it from there on, without a traceback.
+        Whether the process ends after this context. The default handlers are then installed, so that a later signal
+        ends the process without a traceback; otherwise the previous handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, wake = socket.socketpair()
-    wake.setblocking(False)
-    over = threading.Event()
-    raised: list[int] = []
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    finished = threading.Event()
+    received: list[int] = []
 
-    def end(number, frame):
-        if not raised:  # later ones are the watching thread's
-            raised.append(number)
-            raise Ended
+    def raise_terminated(number, frame):
+        if not received:  # the second thread handles later signals
+            received.append(number)
+            raise Terminated
 
-    def hide(unraisable):
-        if not isinstance(unraisable.exc_value, Ended):  # raised where Python has to ignore it, in a destructor
-            shown(unraisable)
+    def hide_terminated(unraisable):
+        if not isinstance(unraisable.exc_value, Terminated):  # raised in a destructor, where Python cannot propagate it
+            previous_hook(unraisable)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    shown, sys.unraisablehook = sys.unraisablehook, hide
-    waking = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-    watching = threading.Thread(target=_watch, args=(heard, end, over), daemon=True)
-    watching.start()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous_handlers = {number: signal.getsignal(number) for number in signals}
+    previous_hook, sys.unraisablehook = sys.unraisablehook, hide_terminated
+    previous_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_end_process_on_signal, args=(receiver, raise_terminated, finished), daemon=True)
+    watcher.start()
     try:
-        for number in numbers:
-            # Python starts deaf to Ctrl-C where its shell runs it in the background; so it stays.
-            if before[number] is not signal.SIG_IGN:
-                signal.signal(number, end)
+        for number in signals:
+            # Shells start background processes with SIGINT ignored; keep that.
+            if previous_handlers[number] is not signal.SIG_IGN:
+                signal.signal(number, raise_terminated)
         yield
     finally:
-        over.set()
-        for number, handler in before.items():
+        finished.set()
+        for number, handler in previous_handlers.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL if whole_process else handler)
-        signal.set_wakeup_fd(waking)
-        sys.unraisablehook = shown
-        wake.close()
-        watching.join()
-        heard.close()
+        signal.set_wakeup_fd(previous_fd)
+        sys.unraisablehook = previous_hook
+        sender.close()
+        watcher.join()
+        receiver.close()
 
 
-def _watch(heard: socket.socket, end: Callable, over: threading.Event) -> None:
-    """End the process where a signal wants it and the main thread does not."""
-    asked = False
-    while number := heard.recv(1):
+def _end_process_on_signal(receiver: socket.socket, handler: Callable, finished: threading.Event) -> None:
+    """End the process on the second signal, or if the main thread does not end in time after the first."""
+    sampler_signalled = False
+    while number := receiver.recv(1):
         if number[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
-        # Handlers of the sampler's are those of the block under way.
-        if not asked and signal.getsignal(number[0]) is not end:
-            asked = True
-        elif asked or not over.wait(PATIENCE):
-            words = _last_words[-1]() if _last_words else "interrupted; nothing was written."
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhbm-jax: {words}\n".encode())
+        # A different handler is the sampler's, which ends the current block.
+        if not sampler_signalled and signal.getsignal(number[0]) is not handler:
+            sampler_signalled = True
+        elif sampler_signalled or not finished.wait(PATIENCE):
+            message = _exit_messages[-1]() if _exit_messages else "interrupted; nothing was written."
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\nhbm-jax: {message}\n".encode())
             os._exit(INTERRUPTED)

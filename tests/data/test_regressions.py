@@ -41,7 +41,7 @@ def test_formulas_are_taken_apart():
         ("y", ["expected '~' after the response", "its end at character 2", "y[here]"]),
         ("y ~ x ~ z", ["found '~' at character 7", "y ~ x [here]~ z"]),
         ("y ~ (1 | a/b)", ["(1 | a/b)", "Write (1 | a/b) as (1 | a) + (1 | a:b)"]),
-        ("y ~ x * (1 | g)", ["'+' before a term of groups", "y ~ x * [here](1 | g)"]),
+        ("y ~ x * (1 | g)", ["'+' before a group term", "y ~ x * [here](1 | g)"]),
         ("y ~ (1 | g", ["(1 + x | group), (1 | a:b)", "its end at character 11"]),
         ("y ~ (x | walk(g:t))", ["walk(t) of one column"]),
     ],
@@ -120,7 +120,7 @@ def test_arrays():
     np.testing.assert_array_equal(data.groups[0].values, same.groups[0].values)
     spaced = RegressionData.from_arrays(columns["y"], {"my x": columns["x"]}, intercept=False)
     assert spaced.terms == ("my x",)
-    with pytest.raises(DataError, match="x1: expected 3 values, as y has; found 2"):
+    with pytest.raises(DataError, match="x1: expected 3 values, as in y; found 2"):
         RegressionData.from_arrays(np.arange(3.0), [1.0, 2.0])
 
 
@@ -138,8 +138,13 @@ def with_nan(values):
         ("y ~ x +", {}, {}, ["expected the name of a column", "its end at character 8"]),
         ("y ~ scale(w)", {}, {}, ["'w'"]),
         ("", {}, {}, ["formula: expected one", "'y ~ x + (1 | group)'"]),
-        ("y ~ x", {"x": np.full(30, 2.0)}, {}, ["x: expected a predictor that differs", "2 in all 30 rows"]),
-        ("y ~ x + z", {"z": "2x"}, {}, ["z: expected predictors that do not follow", "combination of Intercept, x"]),
+        ("y ~ x", {"x": np.full(30, 2.0)}, {}, ["x: expected a predictor that is not constant", "2 in all 30 rows"]),
+        (
+            "y ~ x + z",
+            {"z": "2x"},
+            {},
+            ["z: expected predictors that are linearly independent", "combination of Intercept, x"],
+        ),
         ("y ~ x", {"x": "nan"}, {}, ["x, row 4", "expected a value", "nan"]),
         ("y ~ x", {"y": "nan"}, {}, ["y, row 4"]),
         ("y ~ log(z)", {"z": np.arange(30.0)}, {}, ["log(z), row 0", "finite"]),

@@ -1,4 +1,4 @@
-"""The container of gamma-ray bursts at catalogue level: peak energy and flux of their intervals, and redshifts."""
+"""Container of gamma-ray bursts at catalogue level: redshifts, and peak energy and flux of each time interval."""
 
 import dataclasses
 from collections import Counter
@@ -43,7 +43,7 @@ __all__ = ["Bursts"]
 Floats = NDArray[np.float64]
 MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
 FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
-BOLOMETRIC = (1.0, 1e4)  # keV, in the burst's frame
+BOLOMETRIC = (1.0, 1e4)  # keV, rest frame
 ARRAYS = (
     "z",
     "sigma_z",
@@ -61,14 +61,14 @@ OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high
 
 
 def columns_of(quantity: str) -> dict[str, Column]:
-    """Return every column that `Bursts.from_columns` takes, of fluxes or of fluences.
+    """Return the declarations of all columns that `Bursts.from_columns` accepts, for fluxes or for fluences.
 
-    A peak energy is from 0.1 keV to 1 GeV; without an index alpha above -2 there is no peak.
+    Peak energies are limited to 0.1 keV to 1 GeV. Alpha must exceed -2: otherwise E^2 N(E) has no peak.
     """
     if quantity not in FLUX_UNITS:
         raise DataError(f"quantity: expected one of {listed(FLUX_UNITS)}; found {quantity!r}.")
     unit = FLUX_UNITS[quantity]
-    energy_error, flux_error = (dataclasses.replace(POSITIVE_ERROR, unit=one) for one in ("keV", unit))
+    energy_error, flux_error = (dataclasses.replace(POSITIVE_ERROR, unit=error_unit) for error_unit in ("keV", unit))
     log10_flux = Column(f"dex({unit})", f"a logarithm of a {quantity} in {unit}", (-25.0, 5.0), (-12.0, 0.0))
     return {
         "burst": TEXT,
@@ -97,37 +97,36 @@ def columns_of(quantity: str) -> dict[str, Column]:
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Bursts(Unusual):
-    """Gamma-ray bursts with the fitted spectra of their intervals.
+    """Gamma-ray bursts with spectral parameters fitted in time intervals.
 
-    Build one with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor itself
-    checks nothing. A pytree. B bursts have at most J intervals; what is beyond the last one of a burst is padding.
+    Build it with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor itself
+    checks nothing. It is a pytree. There are B bursts of at most J intervals; shorter bursts are padded.
 
     Attributes
     ----------
     name : tuple of str
-        Of the bursts.
+        Names of the bursts.
     z, sigma_z : (B,)
-        Redshift, NaN where it is unknown, and its error, 0 where it is known without one.
+        Redshift, NaN where it is unknown, and its standard deviation, 0 where it is exact.
     log10_flux_limit : (B,)
-        Flux below which an interval is not in the data [log10, as the fluxes]; -inf where there is no limit.
+        Flux limit below which intervals are not in the data [log10, in the units of the fluxes]; -inf for no limit.
     used : (B, J)
         False for padding.
     log10_E_peak : (B, J)
-        Logarithm of the peak energy of E^2 N(E) as observed [keV].
+        Logarithm of the observed peak energy of E^2 N(E) [keV].
     log10_flux : (B, J)
         Logarithm of the energy flux [erg/cm^2/s], or of the fluence [erg/cm^2].
     errors : (B, J, 3)
-        Variance of log10_E_peak, covariance of the two, variance of log10_flux.
+        Variance of log10_E_peak, covariance of log10_E_peak and log10_flux, variance of log10_flux.
     alpha, beta : (B, J)
-        Photon indices below and above the peak; NaN in beta for a power law with exponential cut-off, in both where the
-        shape is unknown.
+        Photon indices below and above the peak. Beta is NaN for a power law with exponential cut-off; both are NaN
+        where the spectral shape is unknown.
     flux_band : (B, J, 2)
-        Energies between which the flux was measured, as observed [keV]. NaN for a flux that is bolometric already: from
-        1 keV to 10 MeV in the burst's frame.
+        Observed energy band of the flux [keV]. NaN for a bolometric flux: 1 keV to 10 MeV in the rest frame.
     quantity : str
-        ``"flux"`` or ``"fluence"``: what log10_flux is of.
+        ``"flux"`` or ``"fluence"``: the quantity in log10_flux.
     warnings : tuple of str
-        What is unusual in the data, a sentence each.
+        Warnings about unusual values in the data, one sentence each.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -147,29 +146,29 @@ class Bursts(Unusual):
     def from_columns(
         cls, columns: Mapping[str, Any], *, quantity: str = "flux", called: Mapping[str, str] | None = None
     ) -> "Bursts":
-        """Check columns of one row an interval, and build the container.
+        """Build the container from columns with one row per interval, after checking them.
 
         Parameters
         ----------
         columns : mapping of str to array
-            ``burst``, names; rows of the same name are intervals of one burst, in the order given. ``z``, the same in
-            all rows of a burst, masked or NaN where it is unknown. ``log10_E_peak`` and ``log10_flux`` with
-            ``sigma_log10_E_peak`` and ``sigma_log10_flux``; or ``E_peak`` [keV] and ``flux`` [erg/cm^2/s] with
-            ``E_peak_err_lo``, ``E_peak_err_hi`` and ``flux_err_lo``, ``flux_err_hi``, of which half the distance of
-            log10(value + hi) from log10(value - lo) is the standard deviation. Optional: ``covariance`` or
-            ``correlation`` of the two logarithms, ``alpha`` and ``beta``, ``band_low`` and ``band_high`` [keV],
-            ``sigma_z``, ``log10_flux_limit``.
+            ``burst``: names; rows of the same name are the intervals of one burst, in this order. ``z``: the same in
+            all rows of a burst; masked or NaN where it is unknown. Peak energy and flux, either as ``log10_E_peak`` and
+            ``log10_flux`` with ``sigma_log10_E_peak`` and ``sigma_log10_flux``, or as ``E_peak`` [keV] and ``flux``
+            [erg/cm^2/s] with ``E_peak_err_lo``, ``E_peak_err_hi``, ``flux_err_lo`` and ``flux_err_hi``; the standard
+            deviation of the logarithm is then half of log10(value + err_hi) - log10(value - err_lo). Optional:
+            ``covariance`` or ``correlation`` of the two logarithms, ``alpha`` and ``beta``, ``band_low`` and
+            ``band_high`` [keV], ``sigma_z``, ``log10_flux_limit``.
         quantity : str
             ``"flux"`` or ``"fluence"``.
         called : mapping, optional
-            What messages call a column, where the user's table has another name for it.
+            Names of columns in the user's table, by standard name, for use in messages.
 
         Raises
         ------
         DataError
             For a missing or unknown column, unequal lengths, values that are missing or out of range, a flux below the
-            limit, a covariance that is not positive definite, redshifts of one burst that differ. The message names the
-            column, the row and the burst.
+            flux limit, a covariance that is not positive definite, or different redshifts within a burst. The message
+            names the column, the row and the burst.
 
         Examples
         --------
@@ -187,38 +186,42 @@ class Bursts(Unusual):
         optional = [key for key in ("z", *OPTIONAL) if key in columns]
         rows: dict[str, Floats] = {
             key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
-            for key in (*_measured(columns), *optional)
+            for key in (*_measured_columns(columns), *optional)
         }
         require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
         warnings = check_values(rows, declared, called, burst)
         for key, linear in VALUES.items():
             if key not in rows:
                 rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
-        _check_shapes(rows, burst, called)
+        _check_spectral_shapes(rows, burst, called)
         warnings += _repeated_intervals(rows, burst)
         covariance = _covariance(rows, burst, called)
         names = tuple(dict.fromkeys(burst))
-        of = places_of(burst, names)
+        burst_index = places_of(burst, names)
         per_burst = {
-            "z": _one_each(rows["z"], of, names, called.get("z", "z")),
-            "sigma_z": np.nan_to_num(_one_each(rows.get("sigma_z", np.zeros(len(of))), of, names, "sigma_z")),
+            "z": _one_per_burst(rows["z"], burst_index, names, called.get("z", "z")),
+            "sigma_z": np.nan_to_num(
+                _one_per_burst(rows.get("sigma_z", np.zeros(len(burst_index))), burst_index, names, "sigma_z")
+            ),
         }
-        limit = _one_each(rows.get("log10_flux_limit", np.full(len(of), np.nan)), of, names, "log10_flux_limit")
+        limit = _one_per_burst(
+            rows.get("log10_flux_limit", np.full(len(burst_index), np.nan)), burst_index, names, "log10_flux_limit"
+        )
         per_burst["log10_flux_limit"] = np.where(np.isnan(limit), -np.inf, limit)
-        below = rows["log10_flux"] < per_burst["log10_flux_limit"][of]
+        below = rows["log10_flux"] < per_burst["log10_flux_limit"][burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
-        place = places_within(of)
-        shape = len(names), place.max() + 1
+        interval_index = places_within(burst_index)
+        shape = len(names), interval_index.max() + 1
 
         def padded(values, fill):
             out = np.full(shape + np.shape(values)[1:], fill)
-            out[of, place] = values
+            out[burst_index, interval_index] = values
             return frozen_array(out)
 
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
-        nothing = np.full(len(of), np.nan)
+        no_value = np.full(len(burst_index), np.nan)
         used = np.zeros(shape, bool)
-        used[of, place] = True
+        used[burst_index, interval_index] = True
         used.flags.writeable = False
         return cls(
             name=names,
@@ -226,9 +229,9 @@ class Bursts(Unusual):
             log10_E_peak=padded(rows["log10_E_peak"], 0.0),
             log10_flux=padded(rows["log10_flux"], 0.0),
             errors=_unit_where_padded(padded(np.stack([sigma_x**2, covariance, sigma_y**2], -1), 0.0), used),
-            alpha=padded(rows.get("alpha", nothing), np.nan),
-            beta=padded(rows.get("beta", nothing), np.nan),
-            flux_band=padded(np.stack([rows.get("band_low", nothing), rows.get("band_high", nothing)], -1), np.nan),
+            alpha=padded(rows.get("alpha", no_value), np.nan),
+            beta=padded(rows.get("beta", no_value), np.nan),
+            flux_band=padded(np.stack([rows.get("band_low", no_value), rows.get("band_high", no_value)], -1), np.nan),
             quantity=quantity,
             warnings=tuple(warnings),
             **{key: frozen_array(value) for key, value in per_burst.items()},
@@ -242,81 +245,84 @@ class Bursts(Unusual):
 
     @property
     def num_intervals(self) -> int:
-        """Number of intervals of all bursts together."""
+        """Total number of intervals."""
         return int(np.asarray(self.used).sum())
 
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
-        """Whether each redshift is known without error, (B,)."""
+        """Whether each redshift is known exactly, (B,)."""
         return np.isfinite(self.z) & (np.asarray(self.sigma_z) == 0)
 
     @property
     def has_limit(self) -> bool:
-        """Whether any burst has a limit of flux."""
+        """Whether any burst has a flux limit."""
         return bool(np.isfinite(self.log10_flux_limit).any())
 
     @property
     def has_band(self) -> NDArray[np.bool_]:
-        """Whether each flux was measured in a band of its own and the shape is known, (B, J)."""
+        """Whether each flux refers to an observed band (not bolometric) and has a known spectral shape, (B, J)."""
         return np.asarray(self.used) & np.isfinite(self.flux_band).all(axis=-1) & np.isfinite(self.alpha)
 
     def log10_k(self, z: ArrayLike, rest: tuple[float, float] = BOLOMETRIC):
-        """Logarithm of the flux in a band in the burst's frame over that measured, at given redshifts.
+        """Return the k-correction: log10 of the flux in a rest-frame band over the measured flux.
 
         Parameters
         ----------
         z : (B,)
-            Redshifts, which may be traced.
+            Redshifts; may be traced.
         rest : (low, high)
-            The band [keV].
+            Rest-frame band [keV].
 
         Returns
         -------
         (B, J)
-            0 where the flux has no band of its own. With the measured peak energy and indices: their errors are not
-            carried over.
+            0 for bolometric fluxes. The measured peak energies and indices are used; their errors are not propagated.
         """
-        here = self.has_band
-        if not here.any():
-            return np.zeros(here.shape)
-        is_band = here & np.isfinite(self.beta)
-        alpha = np.where(here, self.alpha, -1.0)
+        has_band = self.has_band
+        if not has_band.any():
+            return np.zeros(has_band.shape)
+        is_band_function = has_band & np.isfinite(self.beta)
+        alpha = np.where(has_band, self.alpha, -1.0)
         values = {
-            "e_peak": 10.0 ** np.where(here, self.log10_E_peak, 2.0),
+            "e_peak": 10.0 ** np.where(has_band, self.log10_E_peak, 2.0),
             "alpha": alpha,
             "photon_index": -alpha,
-            "beta": np.where(is_band, self.beta, np.minimum(alpha - 0.5, -2.5)),
-            "log10_amplitude": np.zeros(here.shape),
+            "beta": np.where(is_band_function, self.beta, np.minimum(alpha - 0.5, -2.5)),
+            "log10_amplitude": np.zeros(has_band.shape),
         }
-        observed = tuple(np.moveaxis(np.where(here[..., None], self.flux_band, [10.0, 1000.0]), -1, 0))
-        band, cutoff = (
+        observed = tuple(np.moveaxis(np.where(has_band[..., None], self.flux_band, [10.0, 1000.0]), -1, 0))
+        band_k, cutoff_k = (
             jnp.log10(k_correction(shape, values, jnp.asarray(z)[:, None], rest=rest, observed=observed))
             for shape in (Band(norm="amplitude"), CutoffPowerLaw(norm="amplitude", peak=True))
         )
-        return jnp.where(here, jnp.where(is_band, band, cutoff), 0.0)
+        return jnp.where(has_band, jnp.where(is_band_function, band_k, cutoff_k), 0.0)
 
     def describe(self) -> str:
-        """Return one paragraph: how many bursts and intervals, at which redshifts, and what is known of them."""
+        """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, peak energies and bands."""
         known, unknown = int(self.knows_redshift.sum()), int(np.isnan(self.z).sum())
-        each = np.asarray(self.used).sum(axis=1)
-        intervals = f"{each.min()} to {each.max()} intervals each" if each.max() > each.min() else f"{each[0]} each"
-        at = f" at redshift {np.nanmin(self.z):.4g} to {np.nanmax(self.z):.4g}" if unknown < len(self) else ""
+        num_each = np.asarray(self.used).sum(axis=1)
+        intervals = (
+            f"{num_each.min()} to {num_each.max()} intervals each"
+            if num_each.max() > num_each.min()
+            else f"{num_each[0]} each"
+        )
+        redshifts = f" at redshift {np.nanmin(self.z):.4g} to {np.nanmax(self.z):.4g}" if unknown < len(self) else ""
         peak = 10.0 ** np.asarray(self.log10_E_peak)[np.asarray(self.used)]
-        limit = ", above a limit of flux" if self.has_limit else ""
+        limit = ", above a flux limit" if self.has_limit else ""
         text = (
-            f"{len(self)} gamma-ray bursts{at}; {known} redshifts are known, {unknown} unknown, the others uncertain. "
-            f"{self.num_intervals} {self.quantity}es{limit}, {intervals}, with peak energies of {peak.min():.3g} to "
-            f"{peak.max():.4g} keV; {int(self.has_band.sum())} in bands of their own."
+            f"{len(self)} gamma-ray bursts{redshifts}; {known} redshifts are known, {unknown} unknown, the others "
+            f"uncertain. {self.num_intervals} {self.quantity}es{limit}, {intervals}, with peak energies of "
+            f"{peak.min():.3g} to {peak.max():.4g} keV; {int(self.has_band.sum())} in observed bands."
         )
         return text.replace("fluencees", "fluences") + self._told()
 
     def subset(self, rows: ArrayLike) -> "Bursts":
-        """Return the bursts picked by a boolean mask (B,) or by integer indices.
+        """Return the bursts selected by a boolean mask (B,) or by integer indices.
 
         Raises
         ------
         DataError
-            If the mask has another length, an index is out of range, or nothing is left.
+            If the mask has the wrong length, an index is out of range, or the selection is empty.
         """
         index = np.asarray(rows)
         if index.dtype.kind == "b":
@@ -324,26 +330,28 @@ class Bursts(Unusual):
                 raise DataError(f"subset: expected a mask of shape ({len(self)},); found shape {index.shape}.")
             index = np.flatnonzero(index)
         if index.size == 0:
-            raise DataError("subset: expected at least one burst; found a selection of none.")
+            raise DataError("subset: expected at least one burst; found an empty selection.")
         if index.dtype.kind not in "iu" or index.ndim != 1 or not (np.abs(index + 0.5) < len(self)).all():
             raise DataError(f"subset: expected a mask, or indices from {-len(self)} to {len(self) - 1}; found {index}.")
         picked: dict[str, Any] = {key: np.asarray(getattr(self, key))[index] for key in ARRAYS}
         return dataclasses.replace(self, name=tuple(self.name[i] for i in index), **picked)
 
     def without_redshifts(self, which: ArrayLike) -> "Bursts":
-        """Return a copy in which the redshifts of some bursts, by mask (B,), indices or names, are unknown."""
-        given = np.asarray(which)
-        names = [str(one) for one in given] if given.dtype.kind in "US" else []
+        """Return a copy in which the redshifts of the bursts selected by mask (B,), indices or names are unknown."""
+        selected = np.asarray(which)
+        names = [str(value) for value in selected] if selected.dtype.kind in "US" else []
         for name in names:
             if name not in self.name:
-                raise DataError(f"without_redshifts: expected names of bursts; found {name!r}, which is none of them.")
-        index = np.array([self.name.index(name) for name in names]) if names else given
+                raise DataError(
+                    f"without_redshifts: expected names of bursts; found {name!r}, which is not in the sample."
+                )
+        index = np.array([self.name.index(name) for name in names]) if names else selected
         z, sigma_z = np.array(self.z), np.array(self.sigma_z)
         z[index], sigma_z[index] = np.nan, 0.0
         return dataclasses.replace(self, z=frozen_array(z), sigma_z=frozen_array(sigma_z))
 
     def replace_observations(self, observed: ArrayLike) -> "Bursts":
-        """Return a copy with other measured (log10_E_peak, log10_flux), (B, J, 2), for example simulated ones."""
+        """Return a copy with new measured (log10_E_peak, log10_flux), (B, J, 2), for example simulated ones."""
         values = np.asarray(observed, float)
         if values.shape != (*np.shape(self.used), 2):
             raise DataError(f"observed: expected shape {(*np.shape(self.used), 2)}; found {values.shape}.")
@@ -358,40 +366,42 @@ class Bursts(Unusual):
         return np.stack([self.log10_E_peak, self.log10_flux], axis=-1)
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage."""
-        own = {key: np.array(getattr(self, key)) for key in ARRAYS}
-        return {"name": np.array(self.name), "quantity": np.array(self.quantity)} | own | self._stored()
+        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
+        arrays = {key: np.array(getattr(self, key)) for key in ARRAYS}
+        return {"name": np.array(self.name), "quantity": np.array(self.quantity)} | arrays | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
-        table = {key: np.asarray(stored[key]) for key in ARRAYS}
-        used = table["used"].astype(bool)
-        of = np.repeat(np.arange(len(used)), used.sum(axis=1))
+        """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
+        stored_arrays = {key: np.asarray(stored[key]) for key in ARRAYS}
+        used = stored_arrays["used"].astype(bool)
+        burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
         names = np.asarray([str(name) for name in stored["name"]])
-        cls.from_columns(_columns(names, of, used, table), quantity=str(stored["quantity"]))
+        cls.from_columns(_columns(names, burst_index, used, stored_arrays), quantity=str(stored["quantity"]))
         warnings = warnings_of(stored)
-        arrays: dict[str, Any] = {key: frozen_array(value) for key, value in table.items() if key != "used"}
+        arrays: dict[str, Any] = {key: frozen_array(value) for key, value in stored_arrays.items() if key != "used"}
         quantity = str(stored["quantity"])
         return cls(name=tuple(names.tolist()), used=used, quantity=quantity, warnings=warnings, **arrays)
 
     def to_table(self):
-        """Return an astropy ``Table``, one row an interval, that `hbm_jax.data.read_bursts` reads back."""
+        """Return an astropy ``Table`` with one row per interval, which `hbm_jax.data.read_bursts` reads back."""
         from astropy.table import Table
 
         used = np.asarray(self.used)
-        of = np.repeat(np.arange(len(used)), used.sum(axis=1))
-        columns = _columns(np.asarray(self.name), of, used, {key: np.asarray(getattr(self, key)) for key in ARRAYS})
+        burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
+        columns = _columns(
+            np.asarray(self.name), burst_index, used, {key: np.asarray(getattr(self, key)) for key in ARRAYS}
+        )
         return Table(columns, meta={"quantity": self.quantity})
 
 
-def _columns(names, of, used, arrays) -> dict[str, Any]:
-    """Columns of one row an interval, those without any value left out."""
+def _columns(names, burst_index, used, arrays) -> dict[str, Any]:
+    """Return columns with one row per interval, without columns that have no values."""
     errors, band = arrays["errors"][used], arrays["flux_band"][used]
     columns = {
-        "burst": names[of],
-        "z": arrays["z"][of],
-        "sigma_z": arrays["sigma_z"][of],
+        "burst": names[burst_index],
+        "z": arrays["z"][burst_index],
+        "sigma_z": arrays["sigma_z"][burst_index],
         "log10_E_peak": arrays["log10_E_peak"][used],
         "log10_flux": arrays["log10_flux"][used],
         "sigma_log10_E_peak": np.sqrt(errors[:, 0]),
@@ -401,13 +411,15 @@ def _columns(names, of, used, arrays) -> dict[str, Any]:
         "beta": arrays["beta"][used],
         "band_low": band[:, 0],
         "band_high": band[:, 1],
-        "log10_flux_limit": np.where(np.isinf(arrays["log10_flux_limit"]), np.nan, arrays["log10_flux_limit"])[of],
+        "log10_flux_limit": np.where(np.isinf(arrays["log10_flux_limit"]), np.nan, arrays["log10_flux_limit"])[
+            burst_index
+        ],
     }
     return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
 
 
-def _measured(columns: Mapping[str, Any]) -> list[str]:
-    """Return the columns of peak energy and flux: the logarithms where they are there."""
+def _measured_columns(columns: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns of peak energy and flux and their errors; logarithms take precedence."""
     names: list[str] = []
     for key, linear in VALUES.items():
         if key not in columns and linear not in columns:
@@ -419,18 +431,18 @@ def _measured(columns: Mapping[str, Any]) -> list[str]:
 
 
 def _logarithm(rows, linear: str, burst, called) -> tuple[Floats, Floats]:
-    """Logarithm of a quantity and its standard deviation."""
-    low = f"{linear}_err_lo"
-    value, down, up = rows[linear], rows[low], rows[f"{linear}_err_hi"]
-    reject_rows(down >= value, down, called.get(low, low), f"an error smaller than {linear}", burst)
+    """Return log10 of a quantity and its standard deviation."""
+    lower_error = f"{linear}_err_lo"
+    value, down, up = rows[linear], rows[lower_error], rows[f"{linear}_err_hi"]
+    reject_rows(down >= value, down, called.get(lower_error, lower_error), f"an error smaller than {linear}", burst)
     return np.log10(value), 0.5 * (np.log10(value + up) - np.log10(value - down))
 
 
-def _check_shapes(rows, burst, called) -> None:
-    """Photon indices and bands that can be."""
+def _check_spectral_shapes(rows, burst, called) -> None:
+    """Reject inconsistent photon indices and energy bands."""
     if "beta" in rows:
         bad = ~np.isnan(rows["beta"]) & (rows["beta"] >= np.minimum(rows.get("alpha", 0.0), -1.0))
-        reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha", burst)
+        reject_rows(bad, rows["beta"], called.get("beta", "beta"), "an index below alpha and below -1", burst)
     if ("band_low" in rows) != ("band_high" in rows):
         raise DataError("band_low, band_high: expected both columns or none; found one of them.")
     if "band_low" in rows:
@@ -440,20 +452,21 @@ def _check_shapes(rows, burst, called) -> None:
         if "alpha" not in rows or np.isnan(rows["alpha"][~np.isnan(low)]).any():
             raise DataError(
                 "band_low, band_high: expected the photon index alpha (and beta) of every flux with a band, for the "
-                "k-correction; found none of some."
+                "k-correction; found fluxes without it."
             )
 
 
 def _repeated_intervals(rows, burst) -> list[str]:
-    """Warn of intervals of one burst that are the same to the last digit: data that count twice."""
-    both = Counter(zip(burst, rows["log10_E_peak"].tolist(), rows["log10_flux"].tolist(), strict=True))
-    twice = dict.fromkeys(key[0] for key, times in both.items() if times > 1)
-    if not twice:
+    """Return a warning about bursts with identical intervals, which may be duplicated rows."""
+    counts = Counter(zip(burst, rows["log10_E_peak"].tolist(), rows["log10_flux"].tolist(), strict=True))
+    repeated = dict.fromkeys(key[0] for key, num in counts.items() if num > 1)
+    if not repeated:
         return []
-    return [f"{listed(twice, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
+    return [f"{listed(repeated, 5)}: the same peak energy and flux in more than one row, taken as different intervals"]
 
 
 def _covariance(rows, burst, called) -> Floats:
+    """Return the covariance of log10_E_peak and log10_flux, 0 where the table has none."""
     product = rows["sigma_log10_E_peak"] * rows["sigma_log10_flux"]
     if "covariance" in rows and "correlation" in rows:
         raise DataError("covariance, correlation: expected one of the two columns; found both.")
@@ -462,20 +475,26 @@ def _covariance(rows, burst, called) -> Floats:
     else:
         correlation, key = np.nan_to_num(rows.get("covariance", np.zeros(len(product)))) / product, "covariance"
     bad = np.abs(correlation) >= 1
-    reject_rows(bad, rows.get(key, correlation), called.get(key, key), "one of a positive definite matrix", burst)
+    reject_rows(
+        bad, rows.get(key, correlation), called.get(key, key), "a value of a positive definite covariance matrix", burst
+    )
     return correlation * product
 
 
-def _one_each(values: Floats, of, names, what: str) -> Floats:
-    """Return what all rows of a burst agree on."""
-    first = values[np.unique(of, return_index=True)[1]]
-    differs = ~((values == first[of]) | (np.isnan(values) & np.isnan(first[of])))
+def _one_per_burst(values: Floats, burst_index, names, what: str) -> Floats:
+    """Return one value per burst, which must be the same in all its rows."""
+    first = values[np.unique(burst_index, return_index=True)[1]]
+    differs = ~((values == first[burst_index]) | (np.isnan(values) & np.isnan(first[burst_index])))
     reject_rows(
-        differs, values, what, "one value in all intervals of a burst", Labels(len(of), lambda row: names[of[row]])
+        differs,
+        values,
+        what,
+        "one value in all intervals of a burst",
+        Labels(len(burst_index), lambda row: names[burst_index[row]]),
     )
     return first
 
 
 def _unit_where_padded(errors: Floats, used) -> Floats:
-    """Errors of padding that a density can be computed with."""
+    """Replace padded covariances with the unit matrix, so that densities are finite there."""
     return frozen_array(np.where(used[..., None], errors, [1.0, 0.0, 1.0]))

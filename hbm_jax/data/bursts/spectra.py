@@ -1,4 +1,4 @@
-"""The container of gamma-ray bursts as counts: spectra of intervals in several detectors, and redshifts."""
+"""Container of gamma-ray bursts as counts: redshifts, and spectra of time intervals in several detectors."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +18,9 @@ from hbm_jax.validation import DataError, frozen_array
 
 __all__ = ["BurstObservation", "BurstSpectra", "default_range"]
 
-RANGES = {"n": (8.0, 900.0), "b": (250.0, 40000.0)}  # keV, of NaI and BGO detectors, by the first letter of the name
-SAME_TIME = 1e-3  # s, between the intervals of two detectors, or that part of the interval if it is more
+RANGES = {"n": (8.0, 900.0), "b": (250.0, 40000.0)}  # keV; NaI and BGO detectors by the first letter of the name
+# Largest difference between the interval boundaries of two detectors: in s, or relative to intervals longer than 1 s.
+SAME_TIME = 1e-3
 INTEGERS = ("interval_burst", "detector_burst", "spectrum_interval", "spectrum_detector", "reference")
 ARRAYS = ("z", "start", "stop", *INTEGERS)
 
@@ -27,28 +28,29 @@ Range = tuple[float, float] | Sequence[tuple[float, float]]
 
 
 def default_range(detector: str) -> tuple[float, float] | None:
-    """Range of energies [keV] to use of a detector by its name: 8 to 900 for n..., 250 to 40000 for b..., else None."""
+    """Return a detector's default energy range [keV]: 8 to 900 for n..., 250 to 40000 for b..., else None."""
     return RANGES.get(detector[:1].lower()) if detector[1:2].isalnum() and len(detector) <= 3 else None
 
 
 @dataclass(frozen=True, eq=False)
 class BurstObservation:
-    """One burst as it was observed, before its spectra are stacked with those of others.
+    """Observation of one burst, before its spectra are stacked with those of other bursts.
 
     Attributes
     ----------
     name : str
-        Of the burst.
+        Name of the burst.
     z : float
-        Its redshift.
+        Redshift.
     start, stop : (num_intervals,)
-        Intervals [s].
+        Boundaries of the time intervals [s].
     spectra : dict of str to list of Spectrum
-        By detector, one spectrum an interval, each with its response. A detector may lack intervals: None there.
+        For each detector, one spectrum with its response per interval, or None for an interval without data.
     energies : dict of str to (low, high) or list of such
-        Which energies to use of each detector [keV]; those of `default_range`, or all, where there is none.
+        Energy ranges to use [keV], by detector. Detectors that are not listed use `default_range`, or all energies if
+        that is None.
     reference : str, optional
-        Detector to whose effective area those of the others are relative; the first by default.
+        Detector relative to which the effective areas of the others are scaled; the first by default.
     """
 
     name: str
@@ -63,32 +65,32 @@ class BurstObservation:
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class BurstSpectra:
-    """Gamma-ray bursts: counts of every interval in every detector, with their instruments and redshifts.
+    """Gamma-ray bursts: counts of every interval in every detector, with responses and redshifts.
 
-    Build one with `of`, `hbm_jax.data.read_burst` or `hbm_jax.data.read_burst_spectra`; the constructor itself checks
-    nothing. A pytree. B bursts have I intervals together and D detectors together (the same detector counts anew in
-    each burst), and there are N spectra, in the order of burst, detector, interval.
+    Build it with `of`, `hbm_jax.data.read_burst` or `hbm_jax.data.read_burst_spectra`; the constructor itself checks
+    nothing. It is a pytree. B is the number of bursts, I the total number of intervals, D the total number of detectors
+    (a detector counts once per burst), and N the number of spectra, in the order of burst, detector, interval.
 
     Attributes
     ----------
     name : tuple of str
-        Of the bursts.
+        Names of the bursts.
     detector : tuple of str
         Names of the D detectors.
     z : (B,)
         Redshifts.
     start, stop : (I,)
-        Intervals [s].
+        Boundaries of the time intervals [s].
     interval_burst, detector_burst : (I,), (D,)
-        Number of the burst of each.
+        Index of the burst to which each interval and each detector belongs.
     reference : (D,)
-        1 for the detector of each burst to whose effective area the others are relative, 0 for those.
+        1 for each burst's reference detector, relative to which effective areas are scaled; 0 for the others.
     spectrum_interval, spectrum_detector : (N,)
-        Which interval and which detector a spectrum is of.
+        Index of the interval and of the detector of each spectrum.
     spectra : SpectrumStack
-        What was counted. Responses that are the same are held once.
+        The spectra. Identical responses are stored once.
     left_out : tuple of (str, str)
-        Bursts of the catalogue that were left out, and why.
+        Names of bursts in the catalogue that were left out, each with the reason.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -114,25 +116,26 @@ class BurstSpectra:
         bad_channels: bool = False,
         left_out: Sequence[tuple[str, str]] = (),
     ) -> "BurstSpectra":
-        """Check bursts, choose and group their channels, and stack them.
+        """Build the container: check the bursts, select and group their channels, and stack their spectra.
 
         Parameters
         ----------
         bursts : iterable of BurstObservation
-            One or more.
+            At least one burst.
         grouping, group_by
-            How channels are grouped: a method of `hbm_jax.spectra.group` and what it needs.
+            Method of `hbm_jax.spectra.group` by which channels are grouped, and its argument.
         bad_channels : bool
-            Whether to use channels that files mark as bad, too.
+            Whether to include channels flagged as bad in the files.
         left_out : sequence of (str, str)
-            Bursts that were left out before, and why.
+            Names of bursts left out already, each with the reason.
 
         Raises
         ------
         DataError
-            For no bursts, names that are not different, a redshift that is missing or out of range (0 to 20), intervals
-            that do not end after they begin, a detector with another number of spectra than there are intervals, an
-            interval without any spectrum, a reference that is no detector, and all that `SpectrumStack.of` refuses.
+            For no bursts, duplicate names, a redshift that is missing or out of range (0 to 20), an interval that does
+            not end after its start, a detector whose number of spectra differs from the number of intervals, an
+            interval without any spectrum, an unknown reference detector, and everything that `SpectrumStack.of`
+            rejects.
         """
         bursts = list(bursts)
         if not bursts:
@@ -142,28 +145,28 @@ class BurstSpectra:
         detectors: list[str] = []
         stacked: list[Spectrum] = []
         masks: list[NDArray[np.bool_]] = []
-        for number, burst in enumerate(bursts):
-            reference = _checked(burst, names)
-            before = len(columns["start"])
+        for burst_index, burst in enumerate(bursts):
+            reference = _check_burst(burst, names)
+            first_interval = len(columns["start"])
             for detector, spectra in burst.spectra.items():
                 energies = burst.energies.get(detector, default_range(detector))
-                for place, spectrum in enumerate(spectra):
+                for row, spectrum in enumerate(spectra):
                     if spectrum is None:
                         continue
-                    label = f"{burst.name} {detector} {place + 1}"
+                    label = f"{burst.name} {detector} {row + 1}"
                     spectrum = dataclasses.replace(spectrum, name=label)
                     masks.append(noticed(spectrum, energies, keep_bad=bad_channels))
                     stacked.append(group(spectrum, grouping, group_by, noticed=masks[-1]))
-                    columns["spectrum_interval"].append(before + place)
+                    columns["spectrum_interval"].append(first_interval + row)
                     columns["spectrum_detector"].append(len(detectors))
                 detectors.append(detector)
-                columns["detector_burst"].append(number)
+                columns["detector_burst"].append(burst_index)
                 columns["reference"].append(int(detector == reference))
             names.append(burst.name)
             columns["z"].append(float(burst.z))
             columns["start"] += [float(t) for t in np.atleast_1d(burst.start)]
             columns["stop"] += [float(t) for t in np.atleast_1d(burst.stop)]
-            columns["interval_burst"] += [number] * np.size(burst.start)
+            columns["interval_burst"] += [burst_index] * np.size(burst.start)
         unusual = check_values({"z": np.array(columns["z"])}, {"z": BURST_REDSHIFT}, {}, names)
         stack = SpectrumStack.of(stacked, masks)
         return cls(
@@ -182,44 +185,45 @@ class BurstSpectra:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual in the redshifts and the files, a sentence each."""
+        """Warnings about unusual redshifts and files, one sentence each."""
         return self.spectra.warnings
 
     @property
     def interval_name(self) -> tuple[str, ...]:
-        """Labels of the intervals, (I,): burst and number within it, from 1."""
+        """Labels of the intervals, (I,): name of the burst, and number within the burst from 1."""
         burst = np.asarray(self.interval_burst)
-        place = np.arange(len(burst)) - np.searchsorted(burst, burst) + 1
-        return tuple(f"{self.name[b]} {p}" for b, p in zip(burst, place, strict=True))
+        number = np.arange(len(burst)) - np.searchsorted(burst, burst) + 1
+        return tuple(f"{self.name[b]} {n}" for b, n in zip(burst, number, strict=True))
 
     @property
     def detector_name(self) -> tuple[str, ...]:
-        """Labels of the detectors, (D,): burst and detector."""
+        """Labels of the detectors, (D,): name of the burst and of the detector."""
         return tuple(f"{self.name[b]} {d}" for b, d in zip(self.detector_burst, self.detector, strict=True))
 
     def describe(self) -> str:
-        """Return one paragraph: how many bursts, at which redshifts, with which data."""
+        """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, energies and counts."""
         s = self.spectra
         counts = np.bincount(self.spectrum_interval, np.asarray(s.counts).sum(axis=1), minlength=len(self.start))
-        per = np.bincount(self.interval_burst)
+        each = np.bincount(self.interval_burst)
         low, high = np.nanmin(s.e_min), np.nanmax(s.e_max)
         text = (
             f"{len(self)} burst{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to {np.max(self.z):.4g} "
-            f"with {per.min()} to {per.max()} intervals ({len(self.start)} in all) in {len(self.detector)} detectors, "
-            f"{len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to {counts.max():.0f} counts an "
-            f"interval (median {np.median(counts):.0f}). Statistic of the backgrounds: {s.default_statistic}."
+            f"with {each.min()} to {each.max()} intervals ({len(self.start)} in all) in {len(self.detector)} "
+            f"detectors, {len(s)} spectra from {low:.3g} to {high:.4g} keV; {counts.min():.0f} to {counts.max():.0f} "
+            f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: "
+            f"{s.default_statistic}."
         )
         if self.left_out:
-            text += f" Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}"
-        return text + "".join(f" Warning: {told}." for told in self.warnings)
+            text += f" Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}"
+        return text + "".join(f" Warning: {warning}." for warning in self.warnings)
 
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
-        """Return the bursts picked by a boolean mask (B,) or by integer indices.
+        """Return the bursts selected by a boolean mask (B,) or by integer indices.
 
         Raises
         ------
         DataError
-            If the mask has another length, an index is out of range or twice there, or nothing is left.
+            If the mask has the wrong length, an index is out of range or repeated, or the selection is empty.
         """
         index, num = np.asarray(rows), len(self)
         if index.dtype.kind == "b" and index.shape == (num,):
@@ -229,37 +233,38 @@ class BurstSpectra:
         index = index % num
         if len(np.unique(index)) < len(index):
             raise DataError(f"subset: expected every burst once; found {index.tolist()}.")
-        of_intervals, of_detectors = (
-            np.concatenate([np.flatnonzero(np.asarray(of) == b) for b in index])
-            for of in (self.interval_burst, self.detector_burst)
+        intervals, detectors = (
+            np.concatenate([np.flatnonzero(np.asarray(burst_of) == b) for b in index])
+            for burst_of in (self.interval_burst, self.detector_burst)
         )
-        return self._picked(index, of_intervals, of_detectors)
+        return self._select(index, intervals, detectors)
 
     def intervals(self, rows: ArrayLike) -> "BurstSpectra":
-        """Return some intervals of the bursts, by indices into all (I,); bursts without any are left out."""
+        """Return the intervals selected by indices from 0 to I - 1; bursts without any are left out."""
         rows = np.sort(np.asarray(rows, int))
         bursts = np.unique(np.asarray(self.interval_burst)[rows])
         used = np.isin(np.asarray(self.spectrum_interval), rows)
         detectors = np.unique(np.asarray(self.spectrum_detector)[used])
-        return self._picked(bursts, rows, detectors)
+        return self._select(bursts, rows, detectors)
 
-    def _picked(self, bursts, intervals, detectors) -> "BurstSpectra":
-        place_of_burst, place_of_interval, place_of_detector = (
+    def _select(self, bursts, intervals, detectors) -> "BurstSpectra":
+        """Return the bursts, intervals and detectors with these indices, renumbered in this order."""
+        new_burst, new_interval, new_detector = (
             {int(old): new for new, old in enumerate(kept)} for kept in (bursts, intervals, detectors)
         )
-        of_detector, of_interval = np.asarray(self.spectrum_detector), np.asarray(self.spectrum_interval)
+        detector_of, interval_of = np.asarray(self.spectrum_detector), np.asarray(self.spectrum_interval)
         spectra = np.concatenate(
-            [np.flatnonzero((of_detector == d) & np.isin(of_interval, intervals)) for d in detectors]
+            [np.flatnonzero((detector_of == d) & np.isin(interval_of, intervals)) for d in detectors]
         )
         columns = {
             "z": np.asarray(self.z)[bursts],
             "start": np.asarray(self.start)[intervals],
             "stop": np.asarray(self.stop)[intervals],
-            "interval_burst": [place_of_burst[int(b)] for b in np.asarray(self.interval_burst)[intervals]],
-            "detector_burst": [place_of_burst[int(b)] for b in np.asarray(self.detector_burst)[detectors]],
+            "interval_burst": [new_burst[int(b)] for b in np.asarray(self.interval_burst)[intervals]],
+            "detector_burst": [new_burst[int(b)] for b in np.asarray(self.detector_burst)[detectors]],
             "reference": np.asarray(self.reference)[detectors],
-            "spectrum_interval": [place_of_interval[int(i)] for i in of_interval[spectra]],
-            "spectrum_detector": [place_of_detector[int(d)] for d in of_detector[spectra]],
+            "spectrum_interval": [new_interval[int(i)] for i in interval_of[spectra]],
+            "spectrum_detector": [new_detector[int(d)] for d in detector_of[spectra]],
         }
         return dataclasses.replace(
             self,
@@ -270,35 +275,35 @@ class BurstSpectra:
         )
 
     def replace_observations(self, counts: ArrayLike) -> "BurstSpectra":
-        """Return a copy with other counts in the source regions, (N, G), for example simulated ones.
+        """Return a copy with new counts in the source regions, (N, G), for example simulated ones.
 
         Raises
         ------
         DataError
-            For another shape, or counts that are negative or not whole.
+            For a wrong shape, or counts that are negative or not integers.
         """
         return dataclasses.replace(self, spectra=self.spectra.replace_observations(counts))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage."""
-        own = {"name": np.array(self.name), "detector": np.array(self.detector)}
-        own |= {key: np.array(getattr(self, key)) for key in ARRAYS}
-        own["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
-        return own | self.spectra.to_dict()
+        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
+        arrays = {"name": np.array(self.name), "detector": np.array(self.detector)}
+        arrays |= {key: np.array(getattr(self, key)) for key in ARRAYS}
+        arrays["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
+        return arrays | self.spectra.to_dict()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "BurstSpectra":
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
+        """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
         return cls(
             name=tuple(str(n) for n in stored["name"]),
             detector=tuple(str(n) for n in stored["detector"]),
             spectra=SpectrumStack.from_dict(stored),
-            left_out=tuple((str(n), str(why)) for n, why in np.asarray(stored["left_out"]).reshape(-1, 2)),
+            left_out=tuple((str(n), str(reason)) for n, reason in np.asarray(stored["left_out"]).reshape(-1, 2)),
             **{key: _frozen(key, stored[key]) for key in ARRAYS},
         )
 
     def to_table(self):
-        """Return an astropy ``Table``: a row an interval, with its burst, redshift, times and total counts."""
+        """Return an astropy ``Table`` with one row per interval: burst, redshift, times and total counts."""
         from astropy.table import Table
 
         burst = np.asarray(self.interval_burst)
@@ -314,32 +319,38 @@ class BurstSpectra:
         )
 
 
-def _checked(burst: BurstObservation, names: Sequence[str]) -> str:
-    """Refuse a burst that cannot be; returns the name of its reference detector."""
+def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
+    """Check a burst; return the name of its reference detector."""
     name, num = burst.name, np.size(burst.start)
     if name in names:
-        raise DataError(f"name: expected different names; found {name!r} twice.")
+        raise DataError(f"name: expected distinct names; found {name!r} twice.")
     if not (np.ndim(burst.z) == 0 and np.isfinite(burst.z)):
         raise DataError(f"{name}: z: expected a redshift; found {burst.z}.")
     start, stop = (np.atleast_1d(np.asarray(t, float)) for t in (burst.start, burst.stop))
     if start.ndim != 1 or not num or start.shape != stop.shape or not (stop > start).all():
-        raise DataError(f"{name}: expected intervals (start, stop) in which time goes on; found {start} to {stop}.")
+        raise DataError(
+            f"{name}: expected one or more intervals (start, stop) with stop > start; found {start} to {stop}."
+        )
     if not burst.spectra:
         raise DataError(f"{name}: expected the spectra of at least one detector; found none.")
     for detector, spectra in burst.spectra.items():
         if len(spectra) != num:
-            raise DataError(f"{name}, {detector}: expected {num} spectra, one an interval; found {len(spectra)}.")
-    alone = [i for i in range(num) if all(spectra[i] is None for spectra in burst.spectra.values())]
-    if alone:
-        raise DataError(f"{name}, interval {alone[0] + 1}: expected a spectrum of some detector; found none.")
-    for kind, given in (("reference", [burst.reference] if burst.reference else []), ("energies", burst.energies)):
-        for detector in given:
+            raise DataError(f"{name}, {detector}: expected {num} spectra, one per interval; found {len(spectra)}.")
+    empty = [i for i in range(num) if all(spectra[i] is None for spectra in burst.spectra.values())]
+    if empty:
+        raise DataError(f"{name}, interval {empty[0] + 1}: expected a spectrum in at least one detector; found none.")
+    for kind, names_in_option in (
+        ("reference", [burst.reference] if burst.reference else []),
+        ("energies", burst.energies),
+    ):
+        for detector in names_in_option:
             if detector not in burst.spectra:
                 raise DataError(f"{name}: {kind}: expected one of {listed(burst.spectra)}; found {detector!r}.")
     return burst.reference or next(iter(burst.spectra))
 
 
 def _frozen(key: str, values: Any) -> np.ndarray:
+    """Return a read-only array: integers for indices, float64 for the rest."""
     if key not in INTEGERS:
         return frozen_array(values)
     out = np.array(values, dtype=np.int64)

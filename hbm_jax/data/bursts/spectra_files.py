@@ -1,4 +1,4 @@
-"""Gamma-ray bursts from OGIP files: PHA II of every detector with background and responses, and catalogues."""
+"""Readers of gamma-ray bursts in OGIP format: PHA II files with background and responses, and catalogues."""
 
 import dataclasses
 import re
@@ -42,25 +42,25 @@ def read_burst(
     group_by: float | None = None,
     bad_channels: bool = False,
 ) -> BurstSpectra:
-    """Read one burst.
+    """Read the spectra of one burst.
 
     Parameters
     ----------
     files : mapping or sequence of paths
-        PHA files of type II, one a detector: ``{"n3": path, "b0": path}``, where a path may also be a mapping of
-        ``spectrum`` and, instead of what its header names, ``background``, ``rmf`` and ``arf``. Of a sequence, the
-        detectors are named by the headers (DETNAM, else the end of INSTRUME).
+        PHA files of type II, one per detector: ``{"n3": path, "b0": path}``. Instead of a path, a mapping with
+        ``spectrum`` and optionally ``background``, ``rmf`` and ``arf`` overrides the files named in the header. For a
+        sequence, detector names are read from the headers (DETNAM, else the end of INSTRUME).
     name : str
-        Of the burst.
+        Name of the burst.
     z : float
-        Its redshift.
+        Redshift.
     energies : mapping, optional
-        Ranges to use by detector [keV], channels that lie wholly within; by default 8 to 900 keV of detectors ``n0``
-        to ``nb``, 250 to 40000 keV of ``b0`` and ``b1``, all of others.
+        Energy ranges to use [keV], by detector; only channels entirely within a range are used. Defaults: 8 to 900 keV
+        for detectors ``n0`` to ``nb``, 250 to 40000 keV for ``b0`` and ``b1``, all channels for others.
     intervals : sequence of int, optional
-        Rows to use, from 1; by default all that have a positive exposure in a detector.
+        Rows to use, from 1; by default all rows with a positive exposure in at least one detector.
     reference : str, optional
-        Detector to whose effective area those of the others are relative; the first by default.
+        Detector relative to which the effective areas of the others are scaled; the first by default.
     grouping, group_by, bad_channels
         As in `BurstSpectra.of`.
 
@@ -71,20 +71,20 @@ def read_burst(
     Raises
     ------
     DataError
-        For files that cannot be read or do not belong together.
+        For files that cannot be read, or whose intervals differ between detectors.
 
     Notes
     -----
-    Of a response file with several matrices (RSP II) that is not asked for one of them by ``file{number}``, the matrix
-    whose times hold the middle of the interval is taken, else the nearest in time; without times, that of the row.
-    Matrices with the same numbers are held once.
+    For a response file with several matrices (RSP II) and no extension chosen as ``file{number}``, each interval uses
+    the matrix whose time range contains the middle of the interval, else the nearest in time; if the file has no times,
+    the matrix of the same row. Identical matrices are stored once.
 
     Examples
     --------
     >>> read_burst({"n3": "n3.pha", "b0": "b0.pha"}, name="GRB 160910A", z=1.2)  # doctest: +SKIP
     """
-    given = (name, z, energies or {}, intervals, reference)
-    observation = _read(files, *given, {})
+    arguments = (name, z, energies or {}, intervals, reference)
+    observation = _read(files, *arguments, {})
     return BurstSpectra.of([observation], grouping=grouping, group_by=group_by, bad_channels=bad_channels)
 
 
@@ -101,28 +101,28 @@ def read_burst_spectra(
     bad_channels: bool = False,
     leave_out: str | Sequence[str] = (),
 ) -> BurstSpectra:
-    """Read a catalogue and all spectra of every burst in it.
+    """Read a catalogue of bursts and the spectra of every burst.
 
     Parameters
     ----------
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
-        ``name`` and ``z``; optional ``detectors`` (names with blanks or commas between them, in whose order the first
-        one is the reference), ``reference``, and ``intervals`` (rows to use from 1, such as ``"2-8"`` or ``"1,3,4"``).
+        ``name`` and ``z``; optional ``detectors`` (names separated by blanks or commas; the first is the reference),
+        ``reference``, and ``intervals`` (rows to use, from 1, such as ``"2-8"`` or ``"1,3,4"``).
     columns
-        Which column of the table is which, standard name to the table's.
+        Mapping of standard names to names in the table.
     format
-        File format of the catalogue, where the suffix does not tell.
+        File format of the catalogue, if the suffix does not identify it.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     spectra
-        Folder with a folder for each burst, of its name (blanks left out or written as ``_`` if need be), in which
-        there is a PHA file for each detector; that of the catalogue by default. Without a column ``detectors``: all
-        PHA files whose names do not end in ``bak``, ``bkg`` or ``back``, by name.
+        Folder that contains one folder per burst, named like the burst (blanks may be omitted or replaced with ``_``),
+        with one PHA file per detector; by default the folder of the catalogue. Without a column ``detectors``, all PHA
+        files are read whose names do not end in ``bak``, ``bkg``, ``back`` or ``background``, in alphabetical order.
     energies, grouping, group_by, bad_channels
-        As in `read_burst`, by detector, for all bursts.
+        As in `read_burst`, for all bursts.
     leave_out
-        Bursts to leave out, by name; ``"bad"`` leaves out those that cannot be read, and says so.
+        Names of bursts to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
 
     Returns
     -------
@@ -133,7 +133,8 @@ def read_burst_spectra(
     FileNotFoundError
         If the catalogue or the folder does not exist.
     DataError
-        For everything else that is wrong. All bursts are tried first; the message names every bad one and why.
+        For invalid catalogues and spectra. All bursts are read first; the message lists every invalid burst and the
+        reason.
 
     Examples
     --------
@@ -143,10 +144,10 @@ def read_burst_spectra(
         source, COLUMNS, columns=columns, format=format, missing=missing, spectra=spectra, leave_out=leave_out,
         aliases=ALIASES,
     )  # fmt: skip
-    found, values = catalogue.found, catalogue.values
+    found_names, values = catalogue.found, catalogue.values
     read: list[BurstObservation] = []
-    bad: list[tuple[str, str]] = []
-    shared: dict = {}
+    rejected: list[tuple[str, str]] = []
+    rmf_cache: dict = {}
     options: dict[str, Any] = {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
     for row in catalogue.rows:
         name = catalogue.names[row]
@@ -155,14 +156,14 @@ def read_burst_spectra(
             files = _files_of(name, catalogue.folder, text.get("detectors", ""))
             z = numbers_of(catalogue, row)["z"]
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
-            rows = _rows(text.get("intervals", ""), f"{found.get('intervals')}, row {row}")
-            burst = _read(files, name, z, ranges, rows, text.get("reference") or None, shared)
+            rows = _rows(text.get("intervals", ""), f"{found_names.get('intervals')}, row {row}")
+            burst = _read(files, name, z, ranges, rows, text.get("reference") or None, rmf_cache)
             BurstSpectra.of([burst], **options)
             read.append(burst)
         except DataError as error:
-            bad.append((name, str(error)))
-    refuse_bad(catalogue, bad, leave_out, "burst")
-    data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *bad], **options)
+            rejected.append((name, str(error)))
+    refuse_bad(catalogue, rejected, leave_out, "burst")
+    data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *rejected], **options)
     stack = dataclasses.replace(data.spectra, warnings=(*data.spectra.warnings, *catalogue.warnings))
     return dataclasses.replace(data, spectra=stack)
 
@@ -174,134 +175,144 @@ def _read(
     energies: Mapping[str, Range],
     intervals: Sequence[int] | None,
     reference: str | None,
-    shared: dict,
+    rmf_cache: dict,
 ) -> BurstObservation:
-    """Read all detectors of a burst, and see that they have the same intervals."""
+    """Read all detectors of a burst; check that their intervals agree."""
     if not isinstance(files, Mapping):
         files = {read_detector(path): path for path in files}
     spectra: dict[str, Sequence[Spectrum | None]] = {}
     times: dict[str, Any] = {}
     paths: dict[str, Path] = {}
-    for detector, given in files.items():
-        named = dict(given) if isinstance(given, Mapping) else {"spectrum": given}
-        unknown = [key for key in named if key not in FILES]
-        if unknown or "spectrum" not in named:
-            raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(named)}.")
-        paths[detector] = Path(named.pop("spectrum"))
+    for detector, entry in files.items():
+        file_names = dict(entry) if isinstance(entry, Mapping) else {"spectrum": entry}
+        unknown = [key for key in file_names if key not in FILES]
+        if unknown or "spectrum" not in file_names:
+            raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(file_names)}.")
+        paths[detector] = Path(file_names.pop("spectrum"))
         times[detector] = read_intervals(paths[detector])
-        spectra[detector] = _detector(paths[detector], times[detector], named, shared)
-    first = next(iter(spectra))
-    known = next((t for t in times.values() if t is not None), None)
-    num = len(spectra[first])
-    start, stop = known if known is not None else (np.arange(num, dtype=float), np.arange(1.0, num + 1.0))
-    for detector, own in spectra.items():
-        if len(own) != num:
-            raise DataError(f"{paths[detector]}: expected {num} spectra, as {paths[first]} has; found {len(own)}.")
+        spectra[detector] = _detector(paths[detector], times[detector], file_names, rmf_cache)
+    first_detector = next(iter(spectra))
+    first_times = next((t for t in times.values() if t is not None), None)
+    num = len(spectra[first_detector])
+    start, stop = first_times if first_times is not None else (np.arange(num, dtype=float), np.arange(1.0, num + 1.0))
+    for detector, found_spectra in spectra.items():
+        if len(found_spectra) != num:
+            raise DataError(
+                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found {len(found_spectra)}."
+            )
         if times[detector] is not None:
             allowed = SAME_TIME * np.maximum(1.0, stop - start)
-            apart = np.maximum(*(np.abs(a - b) for a, b in zip(times[detector], (start, stop), strict=True))) > allowed
-            if apart.any():
-                row = int(apart.argmax())
-                begin, end = (float(t[row]) for t in times[detector])
+            differs = (
+                np.maximum(*(np.abs(a - b) for a, b in zip(times[detector], (start, stop), strict=True))) > allowed
+            )
+            if differs.any():
+                row = int(differs.argmax())
+                other_start, other_stop = (float(t[row]) for t in times[detector])
                 raise DataError(
                     f"{paths[detector]}[SPECTRUM], TSTART, row {row}: expected the interval {start[row]:g} to "
-                    f"{stop[row]:g} s of {paths[first]}; found {begin:g} to {end:g} s."
+                    f"{stop[row]:g} s of {paths[first_detector]}; found {other_start:g} to {other_stop:g} s."
                 )
     for number in intervals or ():
         if not 1 <= number <= num:
             raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
-    asked = range(num) if intervals is None else [number - 1 for number in intervals]
-    # Without those in which no detector has an exposure.
-    rows = [row for row in asked if any(own[row] is not None for own in spectra.values())]
-    if not rows or (intervals is not None and len(rows) < len(asked)):
-        raise DataError(f"{name}: expected intervals with a positive exposure in a detector; found one without.")
-    used = {detector: [own[row] for row in rows] for detector, own in spectra.items()}
-    return BurstObservation(name, z, start[rows], stop[rows], used, energies, reference)
+    requested = range(num) if intervals is None else [number - 1 for number in intervals]
+    rows = [row for row in requested if any(found_spectra[row] is not None for found_spectra in spectra.values())]
+    if not rows or (intervals is not None and len(rows) < len(requested)):
+        raise DataError(
+            f"{name}: expected intervals with a positive exposure in at least one detector; found one without."
+        )
+    selected = {detector: [found_spectra[row] for row in rows] for detector, found_spectra in spectra.items()}
+    return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)
 
 
-def _detector(path: Path, times: Any, named: Mapping[str, Any], shared: dict) -> list[Spectrum | None]:
-    """Spectra of one detector, each with the matrix of its time; None in place of one without exposure."""
-    response = named.get("rmf") or _response_in_header(path)
+def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict) -> list[Spectrum | None]:
+    """Read the spectra of a detector, each with the response for its time; None for intervals without exposure."""
+    response = files.get("rmf") or _response_in_header(path)
     file, number = numbered(response) if response is not None else (None, None)
-    several = file is not None and number is None and file.is_file() and num_matrices(file) > 1
-    matrix_times = read_matrix_times(file) if several and times is not None else None  # type: ignore[arg-type]
+    is_rsp2 = file is not None and number is None and file.is_file() and num_matrices(file) > 1
+    matrix_times = read_matrix_times(file) if is_rsp2 and times is not None else None  # type: ignore[arg-type]
     if matrix_times is None:
-        return [_held_once(one, shared) for one in read_rows(path, **named)]
-    area = named.get("arf")
+        return [_share_matrix(spectrum, rmf_cache) for spectrum in read_rows(path, **files)]
+    area = files.get("arf")
     arf = None if area is None or str(area).lower() == "none" else read_arf(area)
-    plain = read_rows(path, **{**named, "rmf": "none", "arf": "none"})
+    spectra = read_rows(path, **{**files, "rmf": "none", "arf": "none"})
     middle = 0.5 * (times[0] + times[1])
     outside = np.maximum(matrix_times[0] - middle[:, None], middle[:, None] - matrix_times[1])
     centre = np.abs(0.5 * (matrix_times[0] + matrix_times[1]) - middle[:, None])
-    # The one that holds the middle; of several or none, the nearest.
+    # Sort by distance of the interval's middle from the time range of a matrix (0 within), then from its centre.
     chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
-    matrices = {int(k): read_rmf(file, int(k) + 1) for k in np.unique(chosen)}  # type: ignore[arg-type]
-    told = {k: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for k, rmf in matrices.items()}
-    answering = [
+    matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(chosen)}  # type: ignore[arg-type]
+    warnings = {index: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
+    with_responses = [
         None
-        if one is None
+        if spectrum is None
         else dataclasses.replace(
-            one.with_response(Response.of(matrices[int(k)], arf)), warnings=(*one.warnings, *told[int(k)])
+            spectrum.with_response(Response.of(matrices[int(index)], arf)),
+            warnings=(*spectrum.warnings, *warnings[int(index)]),
         )
-        for one, k in zip(plain, chosen, strict=True)
+        for spectrum, index in zip(spectra, chosen, strict=True)
     ]
-    return [_held_once(one, shared) for one in answering]
+    return [_share_matrix(spectrum, rmf_cache) for spectrum in with_responses]
 
 
-def _held_once(spectrum: Spectrum | None, shared: dict) -> Spectrum | None:
-    """Give a spectrum the matrix with the same numbers that another one has already."""
+def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None:
+    """Share one redistribution matrix among spectra whose matrices are identical."""
     if spectrum is None or spectrum.response is None:
         return spectrum
     rmf, area = spectrum.response.rmf, spectrum.response.area
     arrays = (rmf.energy, rmf.matrix.data, rmf.matrix.indices, rmf.matrix.indptr, rmf.e_min, rmf.e_max, rmf.channels)
     key = tuple(array.tobytes() for array in arrays)
-    held = shared.setdefault(key, rmf)
-    return spectrum if held is rmf else dataclasses.replace(spectrum, response=Response.from_area(held, area))
+    first_rmf = rmf_cache.setdefault(key, rmf)
+    return spectrum if first_rmf is rmf else dataclasses.replace(spectrum, response=Response.from_area(first_rmf, area))
 
 
 def _response_in_header(path: Path) -> str | None:
-    """File of the response that the header names, if it names one and the same for all rows; without a number."""
+    """Return the response file named in the header; None if rows differ or the header chooses an extension."""
     base, _ = numbered(path)
-    named = {spectrum.files.get("RESPFILE") for spectrum in read_pha(path)}
-    if len(named) != 1 or None in named:
+    responses = {spectrum.files.get("RESPFILE") for spectrum in read_pha(path)}
+    if len(responses) != 1 or None in responses:
         return None
-    file, number = numbered(str(named.pop()))
+    file, number = numbered(str(responses.pop()))
     if number is not None:
         return None
-    places = (base.parent / file, base.parent / file.name)
-    return next((str(place) for place in places if place.is_file()), None)
+    candidates = (base.parent / file, base.parent / file.name)
+    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
 
 
 def _files_of(name: str, folder: Path, detectors: str) -> dict[str, Path]:
-    """Find the PHA files of a burst, by detector."""
+    """Return the PHA files of a burst, by detector."""
     stems = list(dict.fromkeys([name, name.replace(" ", ""), name.replace(" ", "_")]))
-    own = next((folder / stem for stem in stems if (folder / stem).is_dir()), None)
-    if own is None:
-        raise DataError(f"expected a folder {folder / stems[0]} with the burst's spectra; found none.")
-    every = sorted(path for path in own.iterdir() if path.suffix.lower() in SUFFIXES)
-    every = [path for path in every if not NOT_SPECTRA.search(path.stem)]
-    wanted = [one for one in re.split(r"[\s,]+", detectors) if one]
-    if not wanted:
-        if not every:
-            raise DataError(f"{own}: expected PHA files ({', '.join(SUFFIXES)}), one a detector; found none.")
-        return {path.stem: path for path in every}
+    burst_folder = next((folder / stem for stem in stems if (folder / stem).is_dir()), None)
+    if burst_folder is None:
+        raise DataError(f"expected a folder {folder / stems[0]} with the spectra of the burst; found none.")
+    paths = sorted(path for path in burst_folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in paths if not NOT_SPECTRA.search(path.stem)]
+    names = [word for word in re.split(r"[\s,]+", detectors) if word]
+    if not names:
+        if not paths:
+            raise DataError(
+                f"{burst_folder}: expected PHA files ({', '.join(SUFFIXES)}), one per detector; found none."
+            )
+        return {path.stem: path for path in paths}
     files = {}
-    for detector in wanted:
-        matches = [path for path in every if path.stem == detector]
+    for detector in names:
+        matches = [path for path in paths if path.stem == detector]
         if len(matches) != 1:
             raise DataError(
-                f"{own}: expected one file {detector}{{{','.join(SUFFIXES)}}}; found {listed(p.name for p in every)}."
+                f"{burst_folder}: expected one file {detector}{{{','.join(SUFFIXES)}}}; "
+                f"found {listed(p.name for p in paths)}."
             )
         files[detector] = matches[0]
     return files
 
 
 def _text(value: Any) -> str:
+    """Return a table cell as text, empty where it is masked."""
     return "" if value is None or value is np.ma.masked else str(value).strip()
 
 
 def _rows(text: str, where: str) -> list[int] | None:
-    """Numbers of intervals, such as ``2-8`` or ``1,3,4``."""
+    """Parse numbers of intervals such as ``2-8`` or ``1,3,4``; None for all."""
     if not text:
         return None
     rows: list[int] = []

@@ -1,4 +1,4 @@
-"""Simulated gamma-ray bursts as counts: pulses that obey the rest-frame Golenetskii relation, in several detectors."""
+"""Simulated count spectra of gamma-ray bursts that obey the rest-frame Golenetskii relation, in several detectors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,24 +23,24 @@ from hbm_jax.validation import DataError
 __all__ = ["BURST_CATALOG", "BurstSpectraPopulation", "SimulatedBurstSpectra", "write_burst_spectra"]
 
 BURST_CATALOG = "bursts.ecsv"
-BAND = (1.0, 1e4)  # keV, at rest
-_MOST = 200  # draws for each burst wanted, before a threshold is taken for impossible
-_FINE = 8  # parts of each bin of photon energy in which photons are counted
+BAND = (1.0, 1e4)  # keV, rest frame, of the flux
+_MAX_DRAWS = 200  # draws per requested burst, after which a threshold is considered unreachable
+_NUM_SUB_BINS = 8  # sub-bins of each photon-energy bin of the response, in which the model is integrated
 EVOLUTIONS = ("hard to soft", "tracking", "none")
 
 
 class SimulatedBurstSpectra(NamedTuple):
-    """What was drawn.
+    """Simulated bursts and their true parameters.
 
     Attributes
     ----------
     bursts : list of BurstObservation
-        With backgrounds and responses, not grouped; named ``sim001`` and so on. `BurstSpectra.of` stacks them.
+        Bursts named ``sim001`` and so on, with backgrounds and responses, not grouped. `BurstSpectra.of` stacks them.
     truth : dict of str to array
-        The parameters of the population by the names that `hbm_jax.models.GolenetskiiCounts` gives them; ``gamma,
-        log10_N`` (B,) of each burst; ``log10_E_peak`` (at rest [keV]), ``alpha``, ``beta``, ``log10_flux`` (I,) of each
-        interval; ``effective_area`` (D - B,) of the detectors beside the reference; and ``num_drawn``: how many bursts
-        were drawn until enough of them were detected.
+        Population parameters, named as in `hbm_jax.models.GolenetskiiCounts`; ``gamma, log10_N`` (B,) of each burst;
+        ``log10_E_peak`` (rest frame [keV]), ``alpha``, ``beta``, ``log10_flux`` (I,) of each interval;
+        ``effective_area`` (D - B,) of the detectors other than the reference; and ``num_drawn``, the number of bursts
+        drawn, including those not detected.
     """
 
     bursts: list[BurstObservation]
@@ -56,43 +56,44 @@ class BurstSpectraPopulation:
     Parameters
     ----------
     redshift : (float, float) or sequence of float
-        Two numbers: uniform between them. More: exactly those, in turn.
+        Two numbers: uniform between them. More than two: these values, cyclically.
     num_intervals : int or sequence of int
-        Intervals a burst; of several numbers, in turn.
+        Number of intervals per burst; several numbers are used cyclically.
     gamma, log10_N : (float, float)
-        Of the relations; N in erg/s.
+        Slope and normalisation [erg/s] of the bursts' relations.
     intrinsic_scatter : float
-        Of log10 of the flux about a burst's relation.
+        Scatter of log10 flux about a burst's relation.
     log10_E_peak : (float, float)
-        Of the intervals' peak energies at rest [keV].
+        Peak energies of the intervals in the rest frame [keV].
     evolution : str
-        How the intervals of a burst follow each other: ``"hard to soft"``, ``"tracking"`` (a rise that takes a third of
-        them, then the decay) or ``"none"``. It orders what is drawn and changes no distribution.
+        Order of a burst's intervals in time: ``"hard to soft"``, ``"tracking"`` (rise in the first third, then decay)
+        or ``"none"``. It does not change their distribution.
     alpha, beta : (float, float)
-        Of the low- and high-energy indices.
+        Low- and high-energy photon indices.
     spectrum : str
-        ``"band"``, or ``"cutoff"`` for a power law with exponential cut-off, without beta.
+        ``"band"``, or ``"cutoff"`` for a power law with exponential cut-off, which has no beta.
     duration : (float, float)
-        Shortest and longest interval [s]; log-uniform between.
+        Shortest and longest interval [s]; log-uniform between them.
     detectors : mapping of str to str
-        Names and kinds of detectors, ``"nai"`` or ``"bgo"`` of `hbm_jax.spectra.gbm_like_rmf`; the first one is the
+        Names and types of the detectors, ``"nai"`` or ``"bgo"`` as in `hbm_jax.spectra.gbm_like_rmf`; the first is the
         reference.
     background : mapping of str to float
-        Counts per second by kind, over all channels.
+        Background rate summed over all channels [count/s], by type of detector.
     background_exposure : float
-        Time over which the background was measured, relative to an interval. Its model has that Gaussian error.
+        Exposure of the background measurement relative to that of an interval; it sets the Gaussian error of the
+        background.
     effective_area : float
-        Scatter of ln of the detectors' true effective areas about those of the responses, but for the reference.
+        Scatter of ln(true effective area / effective area of the response) of the detectors other than the reference.
     threshold : float
-        Least signal to noise, in the second-best detector, of the brightest interval of a burst that is detected;
-        others are drawn anew.
+        Detection threshold: a burst is drawn again if the signal-to-noise ratio of its brightest interval in the
+        second-best detector is smaller.
     H0, Om0 : float
-        The universe, flat.
+        Parameters of the flat LCDM cosmology.
 
     Raises
     ------
     ValueError
-        For choices that make no sense.
+        For invalid values.
     """
 
     redshift: Sequence[float] = (0.5, 3.0)
@@ -136,9 +137,9 @@ class BurstSpectraPopulation:
         Parameters
         ----------
         num : int
-            Number of bursts in it.
+            Number of bursts.
         seed : int
-            Seed.
+            Seed of the random numbers.
 
         Returns
         -------
@@ -147,46 +148,50 @@ class BurstSpectraPopulation:
         Raises
         ------
         DataError
-            If next to no burst passes the threshold.
+            If hardly any burst passes the threshold.
 
         Notes
         -----
-        Photons are integrated over an eighth of each bin of a response at a time.
+        The model is integrated over eight sub-bins of each photon-energy bin of the response.
         """
         if num < 1:
             raise ValueError(f"BurstSpectraPopulation.draw: expected at least one burst; found {num}.")
         rng = np.random.default_rng(seed)
         rmfs = {kind: gbm_like_rmf(kind) for kind in set(self.detectors.values())}
         bursts: list[BurstObservation] = []
-        kept: list[dict[str, Any]] = []
+        detected: list[dict[str, Any]] = []
         num_drawn = 0
         while len(bursts) < num:
-            if num_drawn >= _MOST * num:
+            if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
-                    f"threshold: expected some bursts of signal to noise {self.threshold:g}; found {len(bursts)} of "
-                    f"{num_drawn} drawn. Make them brighter or nearer."
+                    f"threshold: expected some bursts with a signal-to-noise ratio of {self.threshold:g}; "
+                    f"found {len(bursts)} of {num_drawn} drawn. Make the bursts brighter or nearer."
                 )
-            one = self._burst(rng, num_drawn, len(bursts))
+            burst = self._burst(rng, num_drawn, len(bursts))
             num_drawn += 1
-            observed, significance = self._observe(rng, one, rmfs, f"sim{len(bursts) + 1:03d}")
-            if significance >= self.threshold:
-                bursts.append(observed)
-                kept.append(one)
-        truth = {k: np.concatenate([np.atleast_1d(one[k]) for one in kept]) for k in kept[0] if k not in ("z", "width")}
+            observation, signal_to_noise = self._observe(rng, burst, rmfs, f"sim{len(bursts) + 1:03d}")
+            if signal_to_noise >= self.threshold:
+                bursts.append(observation)
+                detected.append(burst)
+        truth = {
+            key: np.concatenate([np.atleast_1d(burst[key]) for burst in detected])
+            for key in detected[0]
+            if key not in ("z", "width")
+        }
         return SimulatedBurstSpectra(bursts, truth | self._parameters() | {"num_drawn": num_drawn})
 
     def _parameters(self) -> dict[str, float]:
-        """Parameters of the population by the names that the model gives them."""
-        found: dict[str, float] = {}
+        """Return the population parameters, named as in the model."""
+        parameters: dict[str, float] = {}
         for key in ("gamma", "log10_N", "log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
             mean, std = getattr(self, key)
-            found |= {f"{key}_mean": mean, f"{key}_std": std}
-        return found | {"intrinsic_scatter": self.intrinsic_scatter}
+            parameters |= {f"{key}_mean": mean, f"{key}_std": std}
+        return parameters | {"intrinsic_scatter": self.intrinsic_scatter}
 
-    def _burst(self, rng, number: int, place: int) -> dict[str, Any]:
-        """Draw one burst, for a place in the sample: its relation, and the spectra of its intervals."""
-        several = np.atleast_1d(self.num_intervals)
-        num = int(several[place % len(several)])
+    def _burst(self, rng, number: int, index: int) -> dict[str, Any]:
+        """Draw burst `number`, for position `index` in the sample: its relation and the spectra of its intervals."""
+        num_intervals = np.atleast_1d(self.num_intervals)
+        num = int(num_intervals[index % len(num_intervals)])
         values = [float(v) for v in self.redshift]
         z = rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
         peak = np.sort(rng.normal(*self.log10_E_peak, num))[::-1]
@@ -197,80 +202,81 @@ class BurstSpectraPopulation:
         elif self.evolution == "none":
             peak = rng.permutation(peak)
         with jax.enable_x64(True):
-            sphere = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
-        gamma, level = rng.normal(*self.gamma), rng.normal(*self.log10_N)
-        flux = level - sphere + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
-        others = len(self.detectors) - 1
-        one = {
+            log10_area = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+        gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
+        flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
+        num_others = len(self.detectors) - 1
+        burst = {
             "z": z,
             "gamma": gamma,
-            "log10_N": level,
+            "log10_N": log10_N,
             "log10_E_peak": peak,
-            "alpha": np.maximum(rng.normal(*self.alpha, num), -1.95),
+            "alpha": np.maximum(rng.normal(*self.alpha, num), -1.95),  # E^2 N(E) has no peak for alpha <= -2
             "log10_flux": flux,
             "width": np.exp(rng.uniform(*np.log(self.duration), num)),
-            "effective_area": np.exp(self.effective_area * rng.normal(size=others)),
+            "effective_area": np.exp(self.effective_area * rng.normal(size=num_others)),
         }
-        return one | ({"beta": rng.normal(*self.beta, num)} if self.spectrum == "band" else {})
+        return burst | ({"beta": rng.normal(*self.beta, num)} if self.spectrum == "band" else {})
 
-    def _observe(self, rng, one, rmfs, name: str) -> tuple[BurstObservation, float]:
-        """Fold a burst, and draw counts and backgrounds; returns also its signal to noise."""
-        z, num = one["z"], len(one["width"])
-        stop = np.cumsum(one["width"])
-        start = stop - one["width"]
+    def _observe(self, rng, burst, rmfs, name: str) -> tuple[BurstObservation, float]:
+        """Draw counts and backgrounds of a burst; return the observation and its signal-to-noise ratio."""
+        z, num = burst["z"], len(burst["width"])
+        stop = np.cumsum(burst["width"])
+        start = stop - burst["width"]
         band = (BAND[0] / (1.0 + z), BAND[1] / (1.0 + z))
-        shared = {"e_peak": 10.0 ** one["log10_E_peak"] / (1.0 + z), "log10_flux": one["log10_flux"]}
+        shape_values = {"e_peak": 10.0 ** burst["log10_E_peak"] / (1.0 + z), "log10_flux": burst["log10_flux"]}
         if self.spectrum == "band":
-            shape, values = Band(norm=band), shared | {"alpha": one["alpha"], "beta": one["beta"]}
+            shape, parameters = Band(norm=band), shape_values | {"alpha": burst["alpha"], "beta": burst["beta"]}
         else:
             shape = CutoffPowerLaw(norm=band, pivot=100.0, peak=True)  # type: ignore[assignment]
-            values = shared | {"photon_index": -one["alpha"]}
+            parameters = shape_values | {"photon_index": -burst["alpha"]}
         spectra: dict[str, list[Spectrum | None]] = {}
-        ratios = []
-        areas = [1.0, *one["effective_area"]]
+        max_ratios = []
+        areas = [1.0, *burst["effective_area"]]
         for (detector, kind), factor in zip(self.detectors.items(), areas, strict=True):
             rmf = rmfs[kind]
-            # Each detector looks its own way.
+            # Detectors point in different directions, hence the random factor.
             area = gbm_like_arf(kind, rmf).area * rng.uniform(0.4, 1.0)
             response = Response.from_area(rmf, area)
-            fine = np.exp(np.interp(np.arange(_FINE * (len(response.energy) - 1) + 1) / _FINE,
-                                    np.arange(len(response.energy)), np.log(response.energy)))  # fmt: skip
+            position = np.arange(_NUM_SUB_BINS * (len(response.energy) - 1) + 1) / _NUM_SUB_BINS
+            energy = np.exp(np.interp(position, np.arange(len(response.energy)), np.log(response.energy)))
             with jax.enable_x64(True):
-                incident = np.asarray(photons(shape, fine)(values)).reshape(num, -1, _FINE).sum(axis=-1)
-            rate = factor * response.fold(incident)
-            behind = self._background(kind, response)
-            inside = _inside(detector, response)
-            own: list[Spectrum | None] = []
-            ratio = []
-            for row, exposure in enumerate(one["width"]):
-                expected = behind * exposure
+                sub_bins = np.asarray(photons(shape, energy)(parameters))
+            rate = factor * response.fold(sub_bins.reshape(num, -1, _NUM_SUB_BINS).sum(axis=-1))
+            background_rate = self._background(kind, response)
+            in_range = _in_default_range(detector, response)
+            detector_spectra: list[Spectrum | None] = []
+            ratios = []
+            for interval, exposure in enumerate(burst["width"]):
+                expected = background_rate * exposure
                 error = np.sqrt(np.maximum(expected, 1e-3) / self.background_exposure)
                 background = _spectrum(f"{name} background", response, exposure, rng.normal(expected, error), error)
-                counts = rng.poisson((rate[row] + behind) * exposure).astype(float)
+                counts = rng.poisson((rate[interval] + background_rate) * exposure).astype(float)
                 spectrum = _spectrum(name, response, exposure, counts, None, background)
-                own.append(spectrum)
-                ratio.append((rate[row][inside].sum() * exposure) / math.sqrt(expected[inside].sum()))
-            spectra[detector] = own
-            ratios.append(max(ratio))
-        best = sorted(ratios)[-min(2, len(ratios))]
-        return BurstObservation(name, z, start, stop, spectra), best
+                detector_spectra.append(spectrum)
+                ratios.append((rate[interval][in_range].sum() * exposure) / math.sqrt(expected[in_range].sum()))
+            spectra[detector] = detector_spectra
+            max_ratios.append(max(ratios))
+        signal_to_noise = sorted(max_ratios)[-min(2, len(max_ratios))]
+        return BurstObservation(name, z, start, stop, spectra), signal_to_noise
 
     def _background(self, kind: str, response: Response):
-        """Return counts per second in each channel: a falling power law."""
-        middle = np.sqrt(response.e_min * response.e_max)
-        shape = (response.e_max - response.e_min) * middle**-1.3
+        """Return the background rate in each channel [count/s], a falling power law of energy."""
+        energy = np.sqrt(response.e_min * response.e_max)
+        shape = (response.e_max - response.e_min) * energy**-1.3
         return self.background[kind] * shape / shape.sum()
 
 
-def _inside(detector: str, response: Response):
-    """Channels of the detector's usual range."""
+def _in_default_range(detector: str, response: Response):
+    """Return a mask of the channels within the detector's default energy range."""
     low, high = default_range(detector) or (response.e_min[0], response.e_max[-1])
     return (response.e_min >= low) & (response.e_max <= high)
 
 
 def _spectrum(name, response: Response, exposure: float, counts, error, background=None) -> Spectrum:
+    """Return a spectrum with unit scalings; only source spectra, which have a background, carry the response."""
     num = len(counts)
-    ones, none = np.ones(num), np.zeros(num, int)
+    ones, zeros = np.ones(num), np.zeros(num, int)
     return Spectrum(
         name=name,
         counts=counts,
@@ -278,8 +284,8 @@ def _spectrum(name, response: Response, exposure: float, counts, error, backgrou
         exposure=float(exposure),
         backscal=ones,
         areascal=ones,
-        quality=none,
-        grouping=none,
+        quality=zeros,
+        grouping=zeros,
         error=error,
         background=background,
         response=None if background is None else response,
@@ -287,48 +293,52 @@ def _spectrum(name, response: Response, exposure: float, counts, error, backgrou
 
 
 def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, overwrite: bool = False) -> Path:
-    """Write a simulated sample as files that `hbm_jax.data.read_burst_spectra` and others read.
+    """Write a simulated sample as OGIP files, which `hbm_jax.data.read_burst_spectra` and other software can read.
 
     Parameters
     ----------
     folder : path
-        To write into; made if need be: ``bursts.ecsv``, and a folder for each burst with PHA II, background (PHA II)
-        and response (RSP) of each detector.
+        Output folder, created if missing. It receives ``bursts.ecsv``, and one folder per burst with PHA II, background
+        (PHA II) and response (RSP) of each detector.
     sample : SimulatedBurstSpectra
-        From `BurstSpectraPopulation.draw`.
+        Output of `BurstSpectraPopulation.draw`.
     overwrite : bool
-        Whether to replace files that are there.
+        Whether to replace existing files.
 
     Returns
     -------
     path
-        Of the catalogue. The true parameters of the population are in its header, those of each burst in columns that
-        begin with ``true_``.
+        The catalogue. Its header holds the true population parameters; columns beginning with ``true_`` hold those of
+        each burst.
 
     Raises
     ------
     FileExistsError
-        If the catalogue is there and not to be replaced.
+        If the catalogue exists and `overwrite` is false.
     """
     from astropy.table import Table
 
     folder = Path(folder)
     catalog = folder / BURST_CATALOG
     if catalog.exists() and not overwrite:
-        raise FileExistsError(f"{catalog}: expected a new file; found one that is there. Pass overwrite=True.")
+        raise FileExistsError(
+            f"{catalog}: expected a new file; found an existing one. Pass overwrite=True to replace it."
+        )
     for burst in sample.bursts:
-        own = folder / burst.name
-        own.mkdir(parents=True, exist_ok=True)
+        burst_folder = folder / burst.name
+        burst_folder.mkdir(parents=True, exist_ok=True)
         for detector, spectra in burst.spectra.items():
-            every = [one for one in spectra if one is not None and one.background is not None]
+            source_spectra = [
+                spectrum for spectrum in spectra if spectrum is not None and spectrum.background is not None
+            ]
             times: dict[str, Any] = {"start": burst.start, "stop": burst.stop}
-            given: dict[str, Any] = {"overwrite": overwrite, "instrument": f"SIM_{detector}"}
+            options: dict[str, Any] = {"overwrite": overwrite, "instrument": f"SIM_{detector}"}
             files: dict[str, Any] = {"background": f"{detector}_bak.pha", "rmf": f"{detector}.rsp"}
-            write_pha2(own / f"{detector}.pha", every, **times, **files, **given)
-            behind = [one.background for one in every if one.background is not None]
-            write_pha2(own / f"{detector}_bak.pha", behind, **times, **given)
-            assert every[0].response is not None
-            write_rmf(own / f"{detector}.rsp", every[0].response, **given)
+            write_pha2(burst_folder / f"{detector}.pha", source_spectra, **times, **files, **options)
+            backgrounds = [spectrum.background for spectrum in source_spectra if spectrum.background is not None]
+            write_pha2(burst_folder / f"{detector}_bak.pha", backgrounds, **times, **options)
+            assert source_spectra[0].response is not None
+            write_rmf(burst_folder / f"{detector}.rsp", source_spectra[0].response, **options)
     num = len(sample.bursts)
     table = Table(
         {

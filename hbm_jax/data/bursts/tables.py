@@ -1,4 +1,4 @@
-"""Bursts from a user's table, and the bundled Konus-Wind bursts of known redshift."""
+"""Readers of burst tables, and the bundled Konus-Wind bursts of known redshift."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ def read_bursts(
     leave_out: str | list[str] = (),  # type: ignore[assignment]
     quantity: str | None = None,
 ) -> Bursts:
-    """Read bursts from a table of one row an interval.
+    """Read bursts from a table with one row per interval.
 
     Parameters
     ----------
@@ -40,19 +40,18 @@ def read_bursts(
         Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns with units are
         converted.
     columns
-        Which column of the table is which, standard name to the table's: ``{"E_peak": "Ep"}``. Columns that have the
-        standard names of `Bursts.from_columns` already (or ``name``, ``redshift``) are found by themselves; others are
-        ignored.
+        Mapping of standard names to names in the table: ``{"E_peak": "Ep"}``. Columns with the standard names of
+        `Bursts.from_columns` (or ``name``, ``redshift``) need no entry; other columns are ignored.
     format
-        File format, where the suffix does not tell.
+        File format, if the suffix does not identify it.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        What to leave out: names of bursts, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
-        be used, and warns of them.
+        Rows to leave out: names of bursts, or ``"row 3"`` counted from 0; ``"bad"`` leaves out unusable rows with a
+        warning.
     quantity
-        ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default what an ECSV table written by
-        `Bursts.to_table` says, and flux otherwise.
+        ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default the quantity recorded in an ECSV table written
+        by `Bursts.to_table`, otherwise flux.
 
     Returns
     -------
@@ -63,7 +62,7 @@ def read_bursts(
     FileNotFoundError
         If the path does not exist.
     DataError
-        For everything else that is wrong, see `Bursts.from_columns`; the message begins with the table.
+        For invalid columns or values, see `Bursts.from_columns`; the message begins with the name of the table.
 
     Examples
     --------
@@ -76,28 +75,28 @@ def read_bursts(
     try:
         kind = quantity or _quantity(source)
         declared = columns_of(kind)
-        found = table.resolve(list(declared), columns, ALIASES)
-        table.require(found, "burst", "z")
+        resolved = table.resolve(list(declared), columns, ALIASES)
+        table.require(resolved, "burst", "z")
         data, left_out, _ = make_from_rows(
-            {key: table.values(name, declared[key].unit, text=key == "burst") for key, name in found.items()},
-            lambda rows: Bursts.from_columns(rows, quantity=kind, called=found),
+            {key: table.values(name, declared[key].unit, text=key == "burst") for key, name in resolved.items()},
+            lambda rows: Bursts.from_columns(rows, quantity=kind, called=resolved),
             name="burst",
             leave_out=leave_out,
         )
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
-    unused = unused_errors(found, table.columns, ("z",))
+    unused = unused_errors(resolved, table.columns, ("z",))
     return replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def _quantity(source: Any) -> str:
-    """Return what a table of ours says of itself."""
-    found = getattr(source, "meta", {}).get("quantity")
-    if found is None and str(source).endswith(".ecsv"):
+    """Return the quantity recorded in the metadata of a table written by `Bursts.to_table`, else ``"flux"``."""
+    quantity = getattr(source, "meta", {}).get("quantity")
+    if quantity is None and str(source).endswith(".ecsv"):
         from astropy.table import Table
 
-        found = Table.read(source, format="ascii.ecsv").meta.get("quantity")
-    return found if found in FLUX_UNITS else "flux"
+        quantity = Table.read(source, format="ascii.ecsv").meta.get("quantity")
+    return quantity if quantity in FLUX_UNITS else "flux"
 
 
 def load_konus(relation: str = "amati") -> Bursts:
@@ -114,9 +113,9 @@ def load_konus(relation: str = "amati") -> Bursts:
     Returns
     -------
     Bursts
-        One interval a burst. Fluences and fluxes are the published E_iso and L_iso seen from their redshift in the
-        paper's cosmology, which takes nothing away and lets the cosmology be another one. They hold from 1 / (1 + z)
-        keV to 10 MeV as observed and are taken for bolometric ones.
+        One interval per burst. Fluences and fluxes are the published E_iso and L_iso converted back with the paper's
+        redshifts and cosmology, so that a fit can use any cosmology. Their observed band, 1 / (1 + z) keV to 10 MeV, is
+        treated as bolometric.
 
     Raises
     ------
@@ -125,8 +124,8 @@ def load_konus(relation: str = "amati") -> Bursts:
 
     Notes
     -----
-    Errors of peak energies are symmetric in the logarithm here, see `Bursts.from_columns`. The flux of the peak is that
-    of 64 ms in the burst's frame, and its peak energy that of a longer interval.
+    Errors of peak energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64
+    ms of the rest frame; the peak energy that goes with it, in a longer interval.
 
     Examples
     --------
@@ -138,18 +137,18 @@ def load_konus(relation: str = "amati") -> Bursts:
     energies, spectra = (_bundled(f"konus_wind_{name}.csv") for name in ("bursts", "spectra"))
     row = {name: i for i, name in enumerate(energies.values("grb"))}
     interval = spectra.values("interval") == ("i" if relation == "amati" else "p")
-    of = np.array([row[name] for name in spectra.values("grb")])
-    used = interval & (energies.values("class")[of] == "II")
-    of = of[used]
+    burst_row = np.array([row[name] for name in spectra.values("grb")])
+    used = interval & (energies.values("class")[burst_row] == "II")
+    burst_row = burst_row[used]
     key = "e_iso" if relation == "amati" else "l_iso"
-    z, value, error = (float_vector(energies.values(name)[of], name) for name in ("z", key, f"sigma_{key}"))
+    z, value, error = (float_vector(energies.values(name)[burst_row], name) for name in ("z", key, f"sigma_{key}"))
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
-    seen = 51.0 + np.log10(value) - sphere + (np.log10(1.0 + z) if relation == "amati" else 0.0)
+        log10_area = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
+    log10_flux = 51.0 + np.log10(value) - log10_area + (np.log10(1.0 + z) if relation == "amati" else 0.0)
     columns = {
-        "burst": energies.values("grb")[of],
+        "burst": energies.values("grb")[burst_row],
         "z": z,
-        "log10_flux": seen,
+        "log10_flux": log10_flux,
         "sigma_log10_flux": error / (value * np.log(10.0)),
         "E_peak": spectra.values("e_peak")[used],
         "E_peak_err_lo": spectra.values("e_peak_err_lo")[used],
@@ -161,5 +160,6 @@ def load_konus(relation: str = "amati") -> Bursts:
 
 
 def _bundled(name: str) -> TableColumns:
+    """Read a table bundled with the package."""
     with resources.as_file(resources.files("hbm_jax.data") / "bundled" / name) as path:
         return read_table(path)

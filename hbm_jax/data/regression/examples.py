@@ -1,4 +1,4 @@
-"""The classic data sets of hierarchical models, bundled with the package."""
+"""Classic data sets of hierarchical modelling, bundled with the package."""
 
 from importlib import resources
 
@@ -31,13 +31,13 @@ def load_example(name: str):
         ``"dugongs"``: age and length of 27 sea cows (Ratkowsky 1983). ``"eight_schools"``: effects of coaching (Rubin
         1981). ``"hogg_line"``: 20 points, some of them outliers (Hogg, Bovy & Lang 2010). ``"pumps"``: failures of
         power-plant pumps (Gaver & O'Muircheartaigh 1987). ``"radon"``: 919 homes in 85 counties of Minnesota (Price,
-        Nero & Gelman 1996). ``"rat_tumor"``: 71 groups (Tarone 1982). ``"rats"``: weights of 30 rats on five days, a
-        row a weight (Gelfand et al. 1990). ``"surgical"``: deaths in 12 hospitals (Spiegelhalter et al.).
+        Nero & Gelman 1996). ``"rat_tumor"``: 71 groups (Tarone 1982). ``"rats"``: weights of 30 rats on five days, one
+        row per weight (Gelfand et al. 1990). ``"surgical"``: deaths in 12 hospitals (Spiegelhalter et al.).
 
     Returns
     -------
     astropy.table.Table
-        What `hbm_jax.data.read_regression` and `hbm_jax.data.read_relation` take; ``meta["comments"]`` has the
+        Table for `hbm_jax.data.read_regression` and `hbm_jax.data.read_relation`; ``meta["comments"]`` has the
         description and the citation.
 
     Raises
@@ -62,11 +62,11 @@ def load_example(name: str):
         columns = read_table(file).columns
         comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
     table = Table({key: _numbers(values) for key, values in columns.items()}, meta={"comments": comments})
-    return _one_row_a_weight(table) if name == "rats" else table
+    return _one_row_per_weight(table) if name == "rats" else table
 
 
 def _numbers(values):
-    """Return text as whole numbers or numbers, where it reads as such."""
+    """Return text as integers or floats if all values allow it."""
     for kind in (int, float):
         try:
             return [kind(value) for value in values]
@@ -75,7 +75,8 @@ def _numbers(values):
     return list(values)
 
 
-def _one_row_a_weight(table):
+def _one_row_per_weight(table):
+    """Convert a table with one column per day to one row per rat and day."""
     from astropy.table import Table
 
     days = [name for name in table.colnames if name.startswith("day")]

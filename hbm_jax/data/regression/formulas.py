@@ -1,4 +1,4 @@
-"""Formulas of regressions: the design matrix that formulaic builds from what the grammar has accepted."""
+"""Design matrices of regression formulas, built by formulaic after the formula has been parsed."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.regression.grammar import EXAMPLE, OF_NUMBERS, GroupTerm, ParsedFormula, expanded, parse, tokens_of
+from hbm_jax.data.regression.grammar import (
+    EXAMPLE,
+    NUMBER_FUNCTIONS,
+    GroupTerm,
+    ParsedFormula,
+    expanded,
+    parse,
+    tokens_of,
+)
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import DataError
 
@@ -15,7 +23,7 @@ __all__ = ["EXAMPLE", "GroupTerm", "ParsedFormula", "design", "frame_of", "parse
 
 
 def require_few_columns(terms: str, frame: Any, limit: int) -> None:
-    """Raise `DataError` where the terms of a formula have more columns than points, before any is made.
+    """Raise `DataError` if a formula has more columns than `limit`, before any column is computed.
 
     Parameters
     ----------
@@ -24,68 +32,80 @@ def require_few_columns(terms: str, frame: Any, limit: int) -> None:
     frame : pandas.DataFrame
         The table.
     limit : int
-        How many columns there may be.
+        Largest number of columns.
     """
-    found = expanded(terms)
-    least = {}
-    for factor in frozenset().union(*found):
+    expansion = expanded(terms)
+    min_columns = {}
+    for factor in frozenset().union(*expansion):
         name = factor.removeprefix("C(").removesuffix(")").strip("`")
-        text = name in frame and (factor.startswith("C(") or frame[name].dtype.kind not in "iufb")
-        least[factor] = max(1, frame[name].nunique() - 1) if text else 1
+        is_text = name in frame and (factor.startswith("C(") or frame[name].dtype.kind not in "iufb")
+        min_columns[factor] = max(1, frame[name].nunique() - 1) if is_text else 1
     total = 0.0
-    for term in found:
-        total += float(np.prod([float(least[factor]) for factor in term]))
+    for term in expansion:
+        total += float(np.prod([float(min_columns[factor]) for factor in term]))
         if total > limit:
-            raise DataError(f"formula: expected at most {limit} coefficients, one a point; found more in {terms!r}.")
+            raise DataError(f"formula: expected at most {limit} coefficients, one per point; found more in {terms!r}.")
 
 
 def design(formula: str, frame: Any, what: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return names and values (N, K) of the columns of a formula.
+    """Return the design matrix of a formula.
 
     Parameters
     ----------
     formula : str
-        As `parse` returns it: ``x1 * x2``, ``log(x)``, ``C(k)``, ``poly(x, 2)``, ``0 + x``.
+        Right-hand side, as `parse` returns it: ``x1 * x2``, ``log(x)``, ``C(k)``, ``poly(x, 2)``, ``0 + x``.
     frame : pandas.DataFrame
         The table.
     what : str
-        What the formula is for, for messages.
+        Role of the formula, for messages.
+
+    Returns
+    -------
+    names : tuple of str
+        Names of the K columns.
+    values : (N, K)
+        Design matrix.
 
     Raises
     ------
     DataError
-        If it cannot be evaluated.
+        If the formula cannot be evaluated.
     """
     formulaic, errors = _formulaic()
     require_few_columns(formula, frame, len(frame))
-    # formulaic evaluates a function's arguments as Python, so a column has a name there that means nothing else.
-    called = {name: f"column_{place}_" for place, name in enumerate(frame)}
+    # formulaic evaluates arguments of functions as Python code, so columns get names that cannot clash with anything.
+    safe_names = {name: f"column_{index}_" for index, name in enumerate(frame)}
     text, end = "", 0
-    for token, after in pairwise(tokens_of(formula)):
-        if token.kind == "quoted" or (token.kind == "name" and after.text != "("):
-            text += formula[end : token.start] + called[token.text]
+    for token, next_token in pairwise(tokens_of(formula)):
+        if token.kind == "quoted" or (token.kind == "name" and next_token.text != "("):
+            text += formula[end : token.start] + safe_names[token.text]
             end = token.start + len(token.text) + 2 * (token.kind == "quoted")
     text += formula[end:]
-    renamed = frame.rename(columns=called)
+    renamed = frame.rename(columns=safe_names)
     try:
         with np.errstate(all="ignore"):
-            matrix = formulaic.model_matrix(text, renamed, context=dict(OF_NUMBERS), na_action="ignore")
+            matrix = formulaic.model_matrix(text, renamed, context=dict(NUMBER_FUNCTIONS), na_action="ignore")
     except (errors.FormulaicError, ArithmeticError, TypeError, ValueError) as error:
-        raise DataError(f"formula: {what} {formula!r} cannot be evaluated: {_plain(error, called)}") from None
-    known = {safe: name for name, safe in called.items()}
+        raise DataError(
+            f"formula: {what} {formula!r} cannot be evaluated: {_plain_message(error, safe_names)}"
+        ) from None
+    original_names = {safe_name: name for name, safe_name in safe_names.items()}
     pattern = re.compile(r"column_\d+_")
-    names = tuple(pattern.sub(lambda match: known[match[0]], str(name)) for name in matrix.model_spec.column_names)
+    names = tuple(
+        pattern.sub(lambda match: original_names[match[0]], str(name)) for name in matrix.model_spec.column_names
+    )
     return names, np.asarray(matrix.to_numpy(), float).reshape(len(frame), len(names))
 
 
 def frame_of(columns: Mapping[str, np.ndarray]) -> Any:
-    """Return a pandas frame in which text that reads as numbers is numbers."""
+    """Return a pandas data frame, with columns of text converted to numbers where all values allow it."""
     import pandas as pd
 
     return pd.DataFrame({name: _numbers_where_possible(values) for name, values in columns.items()})
 
 
 def _numbers_where_possible(values) -> np.ndarray:
+    """Return numbers with NaN for missing values if all values are numeric, else text with None for missing values."""
     mask = np.ma.getmaskarray(values) if np.ma.isMaskedArray(values) else None
     array = np.asarray(np.ma.getdata(values))
     if array.dtype.kind == "b":
@@ -97,9 +117,11 @@ def _numbers_where_possible(values) -> np.ndarray:
             return array.astype(float)
         except ValueError:
             pass
-    texts = ["" if one is None else one.decode() if isinstance(one, bytes) else str(one) for one in array.tolist()]
+    texts = [
+        "" if value is None else value.decode() if isinstance(value, bytes) else str(value) for value in array.tolist()
+    ]
     if mask is not None:
-        texts = ["" if gone else text for text, gone in zip(texts, mask, strict=True)]
+        texts = ["" if is_masked else text for text, is_masked in zip(texts, mask, strict=True)]
     missing = {"", "nan", "na", "none", "--"}
     try:
         numbers = np.array([np.nan if text.strip().lower() in missing else float(text) for text in texts])
@@ -109,15 +131,15 @@ def _numbers_where_possible(values) -> np.ndarray:
 
 
 def require_numbers(names, frame: Any) -> None:
-    """Raise `DataError` for the first column of text that a formula computes with."""
+    """Raise `DataError` for the first column of text that occurs in the arithmetic of a formula."""
     for name in sorted(names):
         if frame[name].dtype.kind not in "iufb":
-            found = frame[name].iloc[0]
-            raise DataError(f"{name}: expected numbers to compute with; found text such as {found!r}.")
+            value = frame[name].iloc[0]
+            raise DataError(f"{name}: expected numbers to compute with; found text such as {value!r}.")
 
 
 def require_columns(names, columns, formula: str) -> None:
-    """Raise `DataError` for the first name that is no column of the table."""
+    """Raise `DataError` for the first name that is not a column of the table."""
     for name in sorted(names):
         if name not in columns:
             raise DataError(
@@ -126,15 +148,16 @@ def require_columns(names, columns, formula: str) -> None:
             )
 
 
-def _plain(error, called: Mapping[str, str]) -> str:
-    """Return the words of formulaic's message with the columns' own names, without the colours and the picture."""
+def _plain_message(error, safe_names: Mapping[str, str]) -> str:
+    """Return the first line of a formulaic message with the original column names, without terminal colours."""
     text = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).strip().splitlines()[0]
-    for name, safe in called.items():
-        text = text.replace(safe, name)
+    for name, safe_name in safe_names.items():
+        text = text.replace(safe_name, name)
     return text
 
 
 def _formulaic():
+    """Import formulaic, an optional dependency."""
     try:
         import formulaic
         from formulaic import errors

@@ -1,8 +1,8 @@
-"""The grammar of formulas, by which they are read before anything is computed.
+"""Parser of regression formulas.
 
-A formula is data, read from tables' owners, configuration files and stored results, so nothing of it is run that the
-grammar does not know. ``y ~ x + (1 + x | county)`` has the columns 1 and x for all points, and 1 and x once more for
-every county. The grammar::
+Formulas come from users, configuration files and stored results, so they must not run arbitrary code: a formula is
+evaluated only if it obeys this grammar. ``y ~ x + (1 + x | county)`` has an intercept and a slope shared by all points,
+and deviations from both that vary between counties. The grammar::
 
     formula      response "~" terms
     response     column | function
@@ -26,13 +26,13 @@ from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import DataError
 
 EXAMPLE = "such as 'y ~ x + (1 | group)'"
-# Functions of one argument, of every number by itself.
-OF_NUMBERS = {
+# Functions of one argument that act on each number.
+NUMBER_FUNCTIONS = {
     name: getattr(np, name)
     for name in ("abs", "arcsinh", "cos", "exp", "expm1", "log", "log10", "log1p", "log2", "sin", "sqrt", "tan", "tanh")
 }
-# Others, which formulaic has: how many arguments they take.
-OF_COLUMNS = {"C": 1, "I": 1, "center": 1, "poly": 2, "scale": 1, "standardize": 1}
+# Functions of whole columns, evaluated by formulaic: number of arguments.
+COLUMN_FUNCTIONS = {"C": 1, "I": 1, "center": 1, "poly": 2, "scale": 1, "standardize": 1}
 MAX_LENGTH = 10_000  # characters
 MAX_TERMS = 1000
 MAX_POWER = 10
@@ -51,13 +51,13 @@ class GroupTerm:
     Attributes
     ----------
     columns : str
-        Formula of what varies.
+        Formula of the varying effects, left of the bar.
     factors : tuple of str
-        Columns whose combinations are the groups.
+        Columns whose combinations define the groups.
     walk : bool
-        Whether the groups are in an order along which the effects walk.
+        Whether the effects follow a random walk along the factor.
     correlated : bool
-        Whether the effects of a group are correlated: not where the bar is double.
+        Whether the effects of a group are correlated: true for ``|``, false for ``||``.
     """
 
     columns: str
@@ -68,7 +68,21 @@ class GroupTerm:
 
 @dataclass(frozen=True)
 class ParsedFormula:
-    """Response, formula of what all points share, terms of groups; all their columns, and those they compute with."""
+    """Parts of a formula.
+
+    Attributes
+    ----------
+    response : str
+        Column or function on the left-hand side.
+    fixed : str
+        Formula of the terms shared by all points.
+    groups : tuple of GroupTerm
+        Terms that vary between groups.
+    columns : frozenset of str
+        All columns of the formula.
+    numbers : frozenset of str
+        Columns that occur in arithmetic and so must be numeric.
+    """
 
     response: str
     fixed: str
@@ -79,7 +93,7 @@ class ParsedFormula:
 
 @dataclass(frozen=True)
 class Token:
-    """A word or sign of a formula, and where it starts."""
+    """A token of a formula, with the position at which it starts."""
 
     kind: str
     text: str
@@ -88,11 +102,14 @@ class Token:
 
 @dataclass
 class _Parser:
-    """Reads tokens from left to right; each method reads one rule of the grammar and returns its text."""
+    """Recursive-descent parser: each method named like a rule of the grammar reads that rule and returns its text.
+
+    Methods of terms also return their expansion: the set of products, each a set of columns and functions.
+    """
 
     formula: str
     tokens: list[Token] = field(default_factory=list)
-    at: int = 0
+    position: int = 0
     depth: int = 0
     columns: set[str] = field(default_factory=set)
     numbers: set[str] = field(default_factory=set)
@@ -100,91 +117,95 @@ class _Parser:
     def __post_init__(self):
         if len(self.formula) > MAX_LENGTH:
             raise DataError(f"formula: expected at most {MAX_LENGTH} characters; found {len(self.formula)}.")
-        place = 0
-        while self.formula[place:].strip():
-            match = TOKEN.match(self.formula, place)
+        start = 0
+        while self.formula[start:].strip():
+            match = TOKEN.match(self.formula, start)
             if match is None:
-                start = place + len(self.formula[place:]) - len(self.formula[place:].lstrip())
-                letter = self.formula[start]
-                more = {"{": " Write I(x - 1) for {x - 1}.", '"': " Write `a name` for a column."}.get(letter, "")
-                raise self.error("a column, a number, an operator or a function", start, repr(letter), more)
+                bad_position = start + len(self.formula[start:]) - len(self.formula[start:].lstrip())
+                character = self.formula[bad_position]
+                hint = {"{": " Write I(x - 1) for {x - 1}.", '"': " Write `a name` for a column."}.get(character, "")
+                raise self.error("a column, a number, an operator or a function", bad_position, repr(character), hint)
             kind = match.lastgroup
             assert kind is not None
             self.tokens.append(Token(kind, match[kind], match.start(kind) - (kind == "quoted")))
-            place = match.end()
+            start = match.end()
         self.tokens.append(Token("end", "", len(self.formula)))
 
     @property
-    def next(self) -> Token:
-        return self.tokens[self.at]
+    def current(self) -> Token:
+        """Token to be read next."""
+        return self.tokens[self.position]
 
-    def error(self, expected: str, start: int | None = None, found: str | None = None, more: str = "") -> DataError:
-        """Name what was expected, and the place in the formula."""
-        start = self.next.start if start is None else start
-        found = found or ("its end" if self.next.kind == "end" else repr(self.next.text))
-        left, right = max(0, start - 40), start + 20
-        shown = f"{'...' * (left > 0)}{self.formula[left:start]}[here]{self.formula[start:right]}"
-        more = f"{'...' * (right < len(self.formula))}, {EXAMPLE}.{more}"
-        return DataError(f"formula: expected {expected}; found {found} at character {start + 1}: {shown}{more}")
+    def error(self, expected: str, start: int | None = None, found: str | None = None, hint: str = "") -> DataError:
+        """Return an error that says what was expected, what was found, and where in the formula."""
+        start = self.current.start if start is None else start
+        found = found or ("its end" if self.current.kind == "end" else repr(self.current.text))
+        first, last = max(0, start - 40), start + 20
+        excerpt = f"{'...' * (first > 0)}{self.formula[first:start]}[here]{self.formula[start:last]}"
+        hint = f"{'...' * (last < len(self.formula))}, {EXAMPLE}.{hint}"
+        return DataError(f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}{hint}")
 
-    def take(self, *signs: str) -> str | None:
-        """Go past one of these signs, if it comes next."""
-        if self.next.kind == "sign" and self.next.text in signs:
-            self.at += 1
-            return self.tokens[self.at - 1].text
+    def accept(self, *signs: str) -> str | None:
+        """Read the next token and return its text if it is one of these signs, else return None."""
+        if self.current.kind == "sign" and self.current.text in signs:
+            self.position += 1
+            return self.tokens[self.position - 1].text
         return None
 
     def expect(self, sign: str, expected: str) -> None:
-        if self.take(sign) is None:
+        """Read a sign that must come next."""
+        if self.accept(sign) is None:
             raise self.error(expected)
 
-    def deeper(self) -> None:
+    def enter_parenthesis(self) -> None:
+        """Count the depth of nested parentheses, which is limited."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise self.error(f"at most {MAX_DEPTH} parentheses within each other")
+            raise self.error(f"at most {MAX_DEPTH} nested parentheses")
 
     def column(self) -> str:
-        """Return a column's name and go past it."""
-        if self.next.kind not in ("name", "quoted"):
+        """Read the name of a column."""
+        if self.current.kind not in ("name", "quoted"):
             raise self.error("the name of a column")
-        self.columns.add(self.next.text)
-        self.at += 1
-        return self.tokens[self.at - 1].text
+        self.columns.add(self.current.text)
+        self.position += 1
+        return self.tokens[self.position - 1].text
 
-    def whole(self) -> ParsedFormula:
+    def parse(self) -> ParsedFormula:
+        """Return the parsed formula."""
         response = self.function() if self.is_call() else self.column()
         self.expect("~", "'~' after the response")
         groups: list[GroupTerm] = []
         fixed, _ = self.terms(groups)
-        if self.next.kind != "end":
+        if self.current.kind != "end":
             raise self.error("an operator or the end")
         return ParsedFormula(response, fixed or "1", tuple(groups), frozenset(self.columns), frozenset(self.numbers))
 
     def terms(self, groups: list[GroupTerm] | None = None) -> tuple[str, set[frozenset]]:
-        """Terms that are added or taken away; `groups` collects those of groups, where these may stand."""
-        text, found = "", set[frozenset]()
-        sign = self.take("+", "-")
+        """Read terms that are added or removed; group terms are appended to `groups`, or rejected if it is None."""
+        text, expansion = "", set[frozenset]()
+        sign = self.accept("+", "-")
         while True:
             if groups is not None and sign != "-" and self.is_group():
                 groups.append(self.group())
                 if len(groups) > MAX_TERMS:
                     raise self.error(f"at most {MAX_TERMS} terms")
             else:
-                product, terms = self.product()
-                found = found - terms if sign == "-" else found | terms
+                product, product_expansion = self.product()
+                expansion = expansion - product_expansion if sign == "-" else expansion | product_expansion
                 text += f" {sign or '+'} {product}" if text else f"{'-' if sign == '-' else ''}{product}"
-                if len(found) > MAX_TERMS:
+                if len(expansion) > MAX_TERMS:
                     raise self.error(f"at most {MAX_TERMS} terms")
-            sign = self.take("+", "-")
+            sign = self.accept("+", "-")
             if sign is None:
-                return text, found
+                return text, expansion
 
     def is_group(self) -> bool:
-        """Return whether the next parenthesis is a term of groups: one with a bar outside inner parentheses."""
-        if self.next.text != "(" or self.next.kind != "sign":
+        """Return whether a group term comes next: a parenthesis with a bar at its own level."""
+        if self.current.text != "(" or self.current.kind != "sign":
             return False
         depth = 0
-        for token in self.tokens[self.at :]:
+        for token in self.tokens[self.position :]:
             if token.kind == "sign":
                 depth += {"(": 1, ")": -1}.get(token.text, 0)
                 if depth == 1 and token.text in ("|", "||"):
@@ -194,69 +215,77 @@ class _Parser:
         return False
 
     def group(self) -> GroupTerm:
-        self.at += 1
+        """Read a group term."""
+        self.position += 1
         columns, _ = self.terms()
-        bar = self.take("|", "||")
+        bar = self.accept("|", "||")
         if bar is None:
             raise self.error("'|' and the groups")
-        walk = self.is_call() and self.next.text == "walk"
+        walk = self.is_call() and self.current.text == "walk"
         if walk:
-            self.at += 2
+            self.position += 2
         factors = [self.column()]
-        while self.take(":"):
+        while self.accept(":"):
             factors.append(self.column())
         if walk and len(factors) > 1:
             raise self.error("walk(t) of one column")
         if walk:
             self.expect(")", "')' after the column of walk")
-        more = " Write (1 | a/b) as (1 | a) + (1 | a:b)." if self.next.text == "/" else ""
-        if self.take(")") is None:
-            raise self.error("terms of groups as in (1 + x | group), (1 | a:b) or (x | walk(t))", more=more)
+        hint = " Write (1 | a/b) as (1 | a) + (1 | a:b)." if self.current.text == "/" else ""
+        if self.accept(")") is None:
+            raise self.error("a group term such as (1 + x | group), (1 | a:b) or (x | walk(t))", hint=hint)
         return GroupTerm(columns, tuple(factors), walk, bar == "|")
 
     def product(self) -> tuple[str, set[frozenset]]:
-        text, found = self.interaction()
-        while sign := self.take("*", "/"):
-            other, terms = self.interaction()
-            crossed = self.crossed(found if sign == "*" else {frozenset().union(*found)}, terms)
-            text, found = f"{text} {sign} {other}", found | crossed | (terms if sign == "*" else set())
-        return text, found
+        """Read interactions joined by ``*`` and ``/``."""
+        text, expansion = self.interaction()
+        while sign := self.accept("*", "/"):
+            other_text, other_expansion = self.interaction()
+            crossed = self.crossed(expansion if sign == "*" else {frozenset().union(*expansion)}, other_expansion)
+            text, expansion = (
+                f"{text} {sign} {other_text}",
+                expansion | crossed | (other_expansion if sign == "*" else set()),
+            )
+        return text, expansion
 
     def interaction(self) -> tuple[str, set[frozenset]]:
-        text, found = self.power()
-        while self.take(":"):
-            other, terms = self.power()
-            text, found = f"{text}:{other}", self.crossed(found, terms)
-        return text, found
+        """Read powers joined by ``:``."""
+        text, expansion = self.power()
+        while self.accept(":"):
+            other_text, other_expansion = self.power()
+            text, expansion = f"{text}:{other_text}", self.crossed(expansion, other_expansion)
+        return text, expansion
 
-    def crossed(self, some: set[frozenset], others: set[frozenset]) -> set[frozenset]:
-        """Every term of one set with every term of the other."""
-        if len(some) * len(others) > MAX_TERMS:
+    def crossed(self, first: set[frozenset], second: set[frozenset]) -> set[frozenset]:
+        """Return the products of every term of one expansion with every term of the other."""
+        if len(first) * len(second) > MAX_TERMS:
             raise self.error(f"at most {MAX_TERMS} terms")
-        return {a | b for a in some for b in others}
+        return {a | b for a in first for b in second}
 
     def power(self) -> tuple[str, set[frozenset]]:
+        """Read a factor with an optional power, which stands for all interactions up to that degree."""
         text, terms = self.factor()
-        if self.take("**") is None:
+        if self.accept("**") is None:
             return text, terms
-        if self.next.kind != "number" or self.next.text not in map(str, range(1, MAX_POWER + 1)):
+        if self.current.kind != "number" or self.current.text not in map(str, range(1, MAX_POWER + 1)):
             raise self.error(f"a power from 1 to {MAX_POWER}")
-        degree, found = int(self.next.text), terms
-        self.at += 1
+        degree, expansion = int(self.current.text), terms
+        self.position += 1
         for _ in range(degree - 1):
-            found = found | self.crossed(found, terms)
-        return f"{text}**{degree}", found
+            expansion = expansion | self.crossed(expansion, terms)
+        return f"{text}**{degree}", expansion
 
     def factor(self) -> tuple[str, set[frozenset]]:
-        if self.next.kind == "number":
-            if self.next.text not in ("0", "1"):
-                raise self.error("0 or 1, without and with an intercept")
-            self.at += 1
-            return self.tokens[self.at - 1].text, {frozenset()}
+        """Read 0, 1, a column, a function or terms in parentheses."""
+        if self.current.kind == "number":
+            if self.current.text not in ("0", "1"):
+                raise self.error("0 (no intercept) or 1 (intercept)")
+            self.position += 1
+            return self.tokens[self.position - 1].text, {frozenset()}
         if self.is_group():
-            raise self.error("'+' before a term of groups")
-        if self.take("("):
-            self.deeper()
+            raise self.error("'+' before a group term")
+        if self.accept("("):
+            self.enter_parenthesis()
             text, terms = self.terms()
             self.expect(")", "an operator or ')'")
             self.depth -= 1
@@ -265,106 +294,117 @@ class _Parser:
         return text, {frozenset({text})}
 
     def is_call(self) -> bool:
-        return self.next.kind == "name" and self.tokens[self.at + 1].text == "("
+        """Return whether a function comes next."""
+        return self.current.kind == "name" and self.tokens[self.position + 1].text == "("
 
     def function(self, only_numbers: bool = False) -> str:
         """Read a function and its arguments."""
-        name = self.next.text
-        known = OF_NUMBERS if only_numbers else OF_NUMBERS.keys() | OF_COLUMNS.keys()
+        name = self.current.text
+        known = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
         if name not in known:
             raise self.error(f"a function, one of {listed(sorted(known))}{did_you_mean(name, known)}")
-        self.at += 2
-        self.deeper()
+        self.position += 2
+        self.enter_parenthesis()
         arguments = [_quoted(self.column()) if name == "C" else self.arithmetic()]
-        while self.take(","):
+        while self.accept(","):
             arguments.append(self.arithmetic())
         self.depth -= 1
-        wanted = OF_COLUMNS.get(name, 1)
-        if len(arguments) != wanted:
-            raise self.error(f"{wanted} argument{'s' * (wanted > 1)} of {name}", found=str(len(arguments)))
+        num_arguments = COLUMN_FUNCTIONS.get(name, 1)
+        if len(arguments) != num_arguments:
+            raise self.error(
+                f"{num_arguments} argument{'s' * (num_arguments > 1)} of {name}", found=str(len(arguments))
+            )
         if name == "poly" and arguments[1] not in map(str, range(1, MAX_POWER + 1)):
             raise self.error(f"poly(x, n) with n from 1 to {MAX_POWER}", found=arguments[1])
         self.expect(")", "')'")
         return f"{name}({', '.join(arguments)})"
 
     def arithmetic(self) -> str:
-        """Numbers, columns and what is computed from them."""
+        """Read an arithmetic expression of numbers, columns and functions."""
         text = ""
         while True:
-            while sign := self.take("-", "+"):
+            while sign := self.accept("-", "+"):
                 text += sign
-            start = self.at
+            start = self.position
             text += self.operand()
-            if self.next.text == "**" and not any(t.kind in ("name", "quoted") for t in self.tokens[start : self.at]):
-                raise self.error("a column to take a power of")  # 9**9**9 is a number that no computer can hold
-            if self.take("**"):
+            if self.current.text == "**" and not any(
+                t.kind in ("name", "quoted") for t in self.tokens[start : self.position]
+            ):
+                raise self.error("a column as base of a power")  # 9**9**9 does not fit in memory
+            if self.accept("**"):
                 text += f" ** {self.exponent()}"
-            sign = self.take("+", "-", "*", "/")
+            sign = self.accept("+", "-", "*", "/")
             if sign is None:
                 return text
             text += f" {sign} "
 
     def exponent(self) -> str:
-        sign = self.take("-") or ""
-        if self.next.kind != "number" or float(self.next.text) > MAX_POWER:
-            raise self.error(f"a number up to {MAX_POWER} as power")
+        """Read the exponent of a power in an arithmetic expression."""
+        sign = self.accept("-") or ""
+        if self.current.kind != "number" or float(self.current.text) > MAX_POWER:
+            raise self.error(f"a number up to {MAX_POWER} as exponent")
         return sign + self.number()
 
     def number(self) -> str:
-        text = self.next.text
+        """Read a number."""
+        text = self.current.text
         if len(text) > MAX_DIGITS:
             raise self.error(f"numbers of at most {MAX_DIGITS} characters", found=f"one of {len(text)}")
-        self.at += 1
+        self.position += 1
         return str(int(text)) if text.isdigit() else text
 
     def operand(self) -> str:
-        if self.next.kind == "number":
+        """Read a number, a column, a function or an expression in parentheses."""
+        if self.current.kind == "number":
             return self.number()
-        if self.take("("):
-            self.deeper()
+        if self.accept("("):
+            self.enter_parenthesis()
             text = self.arithmetic()
             self.expect(")", "an operator or ')'")
             self.depth -= 1
             return f"({text})"
         if self.is_call():
             return self.function(only_numbers=True)
-        self.numbers.add(self.next.text)
+        self.numbers.add(self.current.text)
         return _quoted(self.column())
 
 
 def _quoted(name: str) -> str:
-    """Write a column in a formula: between backticks where the name is not a plain word."""
+    """Return a column name as written in a formula, with backticks where it is not an identifier."""
     return name if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) else f"`{name}`"
 
 
 def parse(formula: str) -> ParsedFormula:
-    """Take a formula apart, by the grammar of this module; nothing of it is evaluated.
+    """Parse a formula by the grammar of this module, without evaluating it.
 
     Parameters
     ----------
     formula : str
-        ``"response ~ terms + (terms | group)"``. Groups: ``a``, combinations ``a:b``, and ``walk(t)``. ``||`` for
-        effects that are not correlated.
+        ``"response ~ terms + (terms | group)"``. Groups are a column ``a``, combinations ``a:b``, or a random walk
+        ``walk(t)``. ``||`` instead of ``|`` makes the effects of a group uncorrelated.
+
+    Returns
+    -------
+    ParsedFormula
 
     Raises
     ------
     DataError
-        For text that is no such formula, with the place where it is not; and for one of more than 10 000 characters or
-        1000 terms.
+        For a syntax error, with its position; and for a formula of more than 10 000 characters or 1000 terms.
 
     Examples
     --------
     >>> parse("y ~ x + (1 + x | county)").groups[0].factors
     ('county',)
     """
-    return _Parser(str(formula)).whole()
+    return _Parser(str(formula)).parse()
 
 
 def tokens_of(formula: str) -> list[Token]:
-    """Return the words and signs of a formula, with an empty one at the end."""
+    """Return the tokens of a formula, with an empty token at the end."""
     return _Parser(formula).tokens
 
 
 def expanded(terms: str) -> set[frozenset[str]]:
-    """Return the terms of a right-hand side, each as the set of the columns and functions whose product it is."""
+    """Return the expanded terms of a right-hand side, each as the set of columns and functions in its product."""
     return _Parser(terms).terms()[1]

@@ -1,4 +1,4 @@
-"""Designs of effects that vary between groups, or walk at random along a time."""
+"""Designs of regression effects that vary between groups or follow a random walk in time."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +9,8 @@ from jax.tree_util import register_dataclass
 from hbm_jax.data.regression import formulas
 from hbm_jax.validation import DataError, frozen_array, reject_rows
 
-MAX_STEPS = 2000  # of a walk, whose modes are a dense matrix
-SAME = 1e-9  # relative, between a column and a multiple of another
+MAX_STEPS = 2000  # of a random walk, whose principal components are a dense matrix
+SAME = 1e-9  # relative tolerance within which a column is a multiple of another
 
 
 @register_dataclass
@@ -21,23 +21,23 @@ class GroupDesign:
     Attributes
     ----------
     name : str
-        Of the term; that of the grouping, with its columns where several terms have the same.
+        Name of the term: the grouping factor, followed by the columns where several terms have the same factor.
     factor : str
-        Of the grouping.
+        Grouping factor.
     labels : tuple of str
-        Of the groups.
+        Labels of the groups.
     columns : tuple of str
-        Of what varies.
+        Names of the columns whose coefficients vary.
     walk, correlated : bool
-        Whether effects walk along the groups, and whether the effects of a group are correlated.
+        Whether effects follow a random walk along the groups, and whether the effects of a group are correlated.
     index : (N,)
-        Group of each point.
+        Index of each point's group.
     values : (N, Q)
-        What the effects are multiplied with.
+        Columns that the effects multiply.
     between : (J, Q, K)
-        Times the coefficients: what the effects are centred on.
+        Group-level predictors: ``between @ coef`` is the prior mean of the effects, (J, Q).
     modes : (J, J - 1)
-        Of a walk: its principal components, less its mean, for a step of unit variance; else of no size.
+        For a random walk, the principal components of the walk minus its mean, for steps of unit variance; else empty.
     """
 
     name: str = field(metadata={"static": True})
@@ -52,40 +52,41 @@ class GroupDesign:
     modes: Any
 
 
-def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupDesign, ...], np.ndarray]:
-    """Return the designs of a formula's terms of groups, and which columns stay with the points.
+def group_designs(terms, frame, matrix: np.ndarray, names) -> tuple[tuple[GroupDesign, ...], np.ndarray]:
+    """Return the designs of group terms, and a mask of the columns that vary within groups.
 
     Parameters
     ----------
-    parsed : tuple of formulas.GroupTerm
-        The terms.
+    terms : tuple of formulas.GroupTerm
+        Group terms of the formula.
     frame : pandas.DataFrame
         The table.
     matrix : (N, K)
-        Design matrix of what all points share.
+        Design matrix of the terms shared by all points.
     names : sequence of str
-        Of the points, for messages.
+        Names of the points, for messages.
 
     Returns
     -------
     tuple of GroupDesign
-        One for each term.
+        One design per term.
     (K,)
-        0 for columns that are a multiple of some group's column in every group, as the intercept is of a varying
-        intercept and as a predictor of groups is; 1 for others.
+        0 for columns that, within each group, are a multiple of a column with varying coefficients: with a varying
+        intercept, the intercept and predictors that are constant within groups. They set the mean of the effects of a
+        group. 1 for other columns.
 
     Raises
     ------
     DataError
-        For a single group, a column that cannot be evaluated, or a walk along what is no number.
+        For a single group, a column that cannot be evaluated, or a random walk along a column of text.
     """
     within = np.ones(matrix.shape[1])
     designs: list[GroupDesign] = []
-    for term in parsed:
+    for term in terms:
         factor = ":".join(term.factors)
-        columns, values = formulas.design(term.columns, frame, f"the term of {factor}")
-        for place, column in enumerate(columns):
-            reject_rows(~np.isfinite(values[:, place]), values[:, place], column, "a finite number", names)
+        columns, values = formulas.design(term.columns, frame, f"the group term of {factor}")
+        for effect, column in enumerate(columns):
+            reject_rows(~np.isfinite(values[:, effect]), values[:, effect], column, "a finite number", names)
         labels, index = _groups(term, frame)
         if len(labels) < 2:
             raise DataError(f"{factor}: expected two groups or more; found one, {labels[0]!r}.")
@@ -94,11 +95,11 @@ def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[Group
         if term.walk:
             modes = _modes(np.array(labels, float))
         else:
-            for place in range(len(columns)):
-                for k in np.flatnonzero(within):
-                    multiple = _multiple(matrix[:, k], values[:, place], index, len(labels))
+            for effect in range(len(columns)):
+                for predictor in np.flatnonzero(within):
+                    multiple = _multiple(matrix[:, predictor], values[:, effect], index, len(labels))
                     if multiple is not None:
-                        between[:, place, k], within[k] = multiple, 0.0
+                        between[:, effect, predictor], within[predictor] = multiple, 0.0
         name = factor.replace(":", "_")
         if any(design.name == name for design in designs):
             name = f"{name}_{'_'.join(columns)}"
@@ -120,6 +121,7 @@ def group_designs(parsed, frame, matrix: np.ndarray, names) -> tuple[tuple[Group
 
 
 def _groups(term, frame) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the labels of the groups, and the index of each point's group."""
     if term.walk:
         (factor,) = term.factors
         if frame[factor].dtype.kind not in "iuf":
@@ -131,31 +133,34 @@ def _groups(term, frame) -> tuple[tuple[str, ...], np.ndarray]:
             )
         return tuple(f"{time:.15g}" for time in times), index
     rows = frame.groupby(list(term.factors), sort=False, dropna=False, observed=True)
-    index = rows.ngroup().to_numpy()  # as they come
+    index = rows.ngroup().to_numpy()  # in order of appearance
     first = np.unique(index, return_index=True)[1]
-    of_factors = (map(_text, frame[name].iloc[first]) for name in term.factors)
-    texts = [":".join(parts) for parts in zip(*of_factors, strict=True)]
-    labels = tuple(dict.fromkeys(texts))  # numbers that differ beyond 15 digits are one group
-    place = np.array([labels.index(text) for text in texts]) if len(labels) < len(texts) else np.arange(len(texts))
-    return labels, place[index]
+    factor_texts = (map(_text, frame[name].iloc[first]) for name in term.factors)
+    texts = [":".join(parts) for parts in zip(*factor_texts, strict=True)]
+    labels = tuple(dict.fromkeys(texts))  # numbers equal to 15 digits are one group
+    label_index = (
+        np.array([labels.index(text) for text in texts]) if len(labels) < len(texts) else np.arange(len(texts))
+    )
+    return labels, label_index[index]
 
 
 def _text(value) -> str:
+    """Return a label; numbers with 15 significant digits."""
     return f"{value:.15g}" if isinstance(value, float | int | np.number) else str(value)
 
 
-def _multiple(column, of, index, num: int) -> np.ndarray | None:
-    """Return by what, in each group, one column is a multiple of another; None where it is not."""
-    square = np.bincount(index, of**2, num)
-    factor = np.bincount(index, column * of, num) / np.where(square > 0, square, 1.0)
-    left = np.abs(column - factor[index] * of)
-    return factor if left.max() <= SAME * max(np.abs(column).max(), 1e-300) else None
+def _multiple(column, base, index, num: int) -> np.ndarray | None:
+    """Return the factor by which a column is a multiple of `base` in each group, or None if it is not."""
+    squares = np.bincount(index, base**2, num)
+    factor = np.bincount(index, column * base, num) / np.where(squares > 0, squares, 1.0)
+    residual = np.abs(column - factor[index] * base)
+    return factor if residual.max() <= SAME * max(np.abs(column).max(), 1e-300) else None
 
 
 def _modes(times: np.ndarray) -> np.ndarray:
-    """Principal components of a random walk less its mean, one step of mean length having unit variance."""
-    along = (times - times[0]) / np.mean(np.diff(times))
-    covariance = np.minimum(along[:, None], along)
+    """Return the principal components of a random walk minus its mean, with unit variance per mean time step."""
+    scaled_times = (times - times[0]) / np.mean(np.diff(times))
+    covariance = np.minimum(scaled_times[:, None], scaled_times)
     centred = covariance - covariance.mean(axis=0)
     centred -= centred.mean(axis=1, keepdims=True)
     variances, vectors = np.linalg.eigh(centred)

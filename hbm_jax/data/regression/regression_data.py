@@ -1,4 +1,4 @@
-"""The container of regressions: a response, its design matrix, and the designs of effects that vary between groups."""
+"""Container of regression data: a response, its design matrix, and the designs of effects that vary between groups."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,14 @@ from hbm_jax.validation import DataError, float_vector, frozen_array, reject_row
 __all__ = ["RegressionData", "read_regression"]
 
 INTERCEPT = "Intercept"
-ROLES = ("trials", "exposure", "offset", "error", "name")  # that columns may have beside those of the formula
-DEPENDENT = 1e-9  # of a column's length, that the columns before leave of it where it adds nothing
+ROLES = ("trials", "exposure", "offset", "error", "name")  # of columns outside the formula
+# A column is linearly dependent if its norm orthogonal to the preceding columns is smaller, relative to its norm.
+DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a container was made from: the columns it used, the formula, and which columns have which role."""
+    """Inputs of a container: the columns used, the formula, and the column of each role."""
 
     columns: dict[str, np.ndarray]
     formula: str
@@ -37,42 +38,44 @@ class Source:
 class RegressionData(Unusual):
     """A response of N points, K predictors, and effects that vary between groups.
 
-    Build one with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor itself
-    checks nothing. A pytree.
+    Build it with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor itself
+    checks nothing. It is a pytree.
 
     Attributes
     ----------
     name : tuple of str
-        Of the points; their row numbers where none were given.
+        Names of the points; row numbers by default.
     response : str
-        What the formula calls the response.
+        Response as written in the formula.
     terms : tuple of str
-        Names of the columns of the design matrix, ``"Intercept"`` among them where there is one.
+        Names of the columns of the design matrix, including ``"Intercept"`` if there is one.
     categories : tuple of str
-        Of a response that is text; else empty.
+        Categories of a text response; else empty.
     y : (N,)
-        Response; of one that is text, the number of its category.
+        Response; for a text response, the index of the category.
     X : (N, K)
         Design matrix.
     offset : (N,)
         Added to the linear predictor: offsets and logarithms of exposures.
     error : (N,)
-        Standard deviations of known errors of the response; 0 for none.
+        Known standard deviations of the response; 0 for none.
     trials : (N,)
-        Number of trials of a binomial response; 1 where none were given.
+        Number of trials of a binomial response; 1 by default.
     groups : tuple of GroupDesign
         Effects that vary between groups.
     within : (K,)
-        0 for columns that some group term has a multiple of in every group, which the effects are centred on; else 1.
+        0 for columns that enter through the mean of the effects of a group, see `GroupDesign.between`; 1 for others.
     means, scales : (K,)
-        Means (0 of the intercept and where there is none) and standard deviations (1 of the intercept) of the columns.
+        Means (0 for the intercept, and for all columns of a formula without intercept) and standard deviations (1 for
+        the intercept) of the columns.
     basis : (K, K)
-        From coordinates in which the columns, less their means, are orthogonal and of unit mean square, to coefficients
-        (by QR decomposition).
+        Matrix from coordinates in which the centred columns are orthogonal and have unit mean square to coefficients,
+        from a QR decomposition.
     y_mean, y_std : float
-        Of the response: the scale of default priors. They belong to the design and stay when other values are put in.
+        Mean and standard deviation of the original response, the scale of default priors. `replace_observations` keeps
+        them, as part of the design.
     source : Source
-        What it was made from.
+        Columns, formula and roles from which the container was built.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -105,26 +108,25 @@ class RegressionData(Unusual):
         error: str | None = None,
         name: str | None = None,
     ) -> "RegressionData":
-        """Build the container from columns of one row a point and a formula.
+        """Build the container from a formula and columns with one row per point.
 
         Parameters
         ----------
         columns : mapping of str to array (N,)
-            The table: numbers or text. Text in a formula is a category.
+            Columns of numbers or text. Text columns in the formula are categorical predictors.
         formula : str
             ``"response ~ terms"``, for example ``x1 * x2 + log(x3) + C(k) + I(x4 - 2)``, and terms that vary between
-            groups: ``(1 | g)``, ``(1 + x | g)`` with correlated effects, ``(1 + x || g)`` without,
-            ``(1 | a:b)`` for combinations, and ``(1 + x | walk(t))`` for coefficients that walk at random along t.
+            groups: ``(1 | g)``, ``(1 + x | g)`` with correlated effects, ``(1 + x || g)`` with uncorrelated effects,
+            ``(1 | a:b)`` for combinations, and ``(1 + x | walk(t))`` for coefficients that follow a random walk in t.
         trials, exposure, offset, error, name : str, optional
-            Columns: number of trials of a binomial response; exposure, whose logarithm is an offset; offset of the
-            linear predictor; standard deviation of the known error of the response; labels of the points.
+            Names of columns: number of trials of a binomial response; exposure, whose logarithm is added to the linear
+            predictor; offset of the linear predictor; known standard deviation of the response; names of the points.
 
         Raises
         ------
         DataError
-            For a formula that cannot be read or names an unknown column, values that are missing, predictors that are
-            all equal or follow from others, groups without points or a single group, errors and exposures that are not
-            positive.
+            For a formula that cannot be parsed or has an unknown column, missing values, predictors that are constant
+            or linearly dependent, groups without points, a single group, and errors or exposures that are not positive.
 
         Examples
         --------
@@ -132,40 +134,42 @@ class RegressionData(Unusual):
         >>> data.terms
         ('Intercept', 'x')
         """
-        given = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
-        roles = {role: column for role, column in given.items() if column}
+        options = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
+        roles = {role: column for role, column in options.items() if column}
         if not formula:
             raise DataError(f"formula: expected one, {formulas.EXAMPLE}; found none.")
         parsed = formulas.parse(formula)
-        needed = set(parsed.columns)
-        formulas.require_columns(needed, columns, formula)
+        formula_columns = set(parsed.columns)
+        formulas.require_columns(formula_columns, columns, formula)
         for role, column in roles.items():
             if column not in columns:
                 raise DataError(
                     f"{role}: {column!r} is not in the table{did_you_mean(column, columns)}: expected one of "
                     f"{listed(columns)}; found {column!r}."
                 )
-        _refuse_empty_groups(columns, parsed)
-        used = [key for key in columns if key in needed | set(roles.values())]
+        _reject_empty_groups(columns, parsed)
+        used = [key for key in columns if key in formula_columns | set(roles.values())]
         frame = formulas.frame_of({key: np.asanyarray(columns[key]) for key in used})
         formulas.require_numbers(parsed.numbers, frame)
         num = len(frame)
         if num < 2:
             raise DataError(f"{parsed.response}: expected 2 points or more; found {num}.")
         labels = text_tuple(columns[roles["name"]], roles["name"], "row {row}") if "name" in roles else None
-        name_of = labels or tuple(map(str, range(num)))
-        for column in needed:
-            missing = frame[column].isna().to_numpy()
-            reject_rows(missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())
+        point_names = labels or tuple(map(str, range(num)))
+        for column in formula_columns:
+            is_missing = frame[column].isna().to_numpy()
+            reject_rows(is_missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())
         y, categories = _response(parsed.response, frame, labels or ())
-        terms, matrix = formulas.design(parsed.fixed, frame, "the part for all points")
-        for place, called in enumerate(terms):
-            reject_rows(~np.isfinite(matrix[:, place]), matrix[:, place], called, "a finite number", labels or ())
+        terms, matrix = formulas.design(parsed.fixed, frame, "the terms shared by all points")
+        for index, term in enumerate(terms):
+            reject_rows(~np.isfinite(matrix[:, index]), matrix[:, index], term, "a finite number", labels or ())
         means, scales, basis = _scales(terms, matrix)
         groups, within = group_designs(parsed.groups, frame, matrix, labels or ())
-        raw = {key: np.asarray(frame[key].to_numpy(), float if frame[key].dtype.kind in "iuf" else str) for key in used}
+        stored_columns = {
+            key: np.asarray(frame[key].to_numpy(), float if frame[key].dtype.kind in "iuf" else str) for key in used
+        }
         return cls(
-            name_of,
+            point_names,
             parsed.response,
             terms,
             categories,
@@ -179,8 +183,8 @@ class RegressionData(Unusual):
             basis=frozen_array(basis),
             y_mean=frozen_array(y.mean()),
             y_std=frozen_array(y.std() or 1.0),
-            source=Source(raw, formula, roles),
-            warnings=tuple(_unusual(raw, roles)),
+            source=Source(stored_columns, formula, roles),
+            warnings=tuple(_unusual(stored_columns, roles)),
         )
 
     @classmethod
@@ -204,20 +208,20 @@ class RegressionData(Unusual):
         y : (N,)
             Response.
         X : (N, K), (N,), or mapping of str to (N,)
-            Predictors, without a column of ones; those of an array are called ``x1, x2, ...``.
+            Predictors, without a column of ones; columns of an array are named ``x1, x2, ...``.
         groups : mapping of str to sequence (N,), optional
-            Label of each point's group, by the name of the grouping: each has a varying intercept.
+            Labels of the groups, by name of the factor; each factor adds a varying intercept.
         intercept : bool
-            Whether there is an intercept.
+            Whether to include an intercept.
         varying : sequence of str
-            Names of predictors whose slopes vary between groups, too.
+            Names of predictors whose slopes also vary between groups.
         trials, exposure, offset, error : (N,), optional
-            As in `from_columns`.
+            Values of the columns described in `from_columns`.
 
         Raises
         ------
         DataError
-            As `from_columns`, and for arrays of other lengths.
+            As in `from_columns`, and for arrays of unequal lengths.
 
         Examples
         --------
@@ -232,20 +236,20 @@ class RegressionData(Unusual):
                 raise DataError(f"X: expected predictors of shape (N, K); found {array.shape}.")
             X = {f"x{k + 1}": array[:, k] for k in range(array.shape[1])}
         groups = dict(groups or {})
-        extra = {"trials": trials, "exposure": exposure, "offset": offset, "error": error}
-        given = {role: np.asarray(values) for role, values in extra.items() if values is not None}
-        columns: dict[str, Any] = {"y": y, **X, **groups, **given}
-        if len(columns) < 1 + len(X) + len(groups) + len(given):
+        options = {"trials": trials, "exposure": exposure, "offset": offset, "error": error}
+        option_columns = {role: np.asarray(values) for role, values in options.items() if values is not None}
+        columns: dict[str, Any] = {"y": y, **X, **groups, **option_columns}
+        if len(columns) < 1 + len(X) + len(groups) + len(option_columns):
             raise DataError(
                 f"X, groups: expected names that differ from each other and from 'y'; found {[*X, *groups]}."
             )
         for key, values in columns.items():
             if len(values) != len(y):
-                raise DataError(f"{key}: expected {len(y)} values, as y has; found {len(values)}.")
+                raise DataError(f"{key}: expected {len(y)} values, as in y; found {len(values)}.")
         terms = ["1" if intercept else "0", *(f"`{key}`" for key in X)]
-        inner = " + ".join(["1", *(f"`{key}`" for key in varying)])
-        formula = f"y ~ {' + '.join([*terms, *(f'({inner} | `{group}`)' for group in groups)])}"
-        return cls.from_columns(columns, formula, **{role: role for role in given})
+        group_terms = " + ".join(["1", *(f"`{key}`" for key in varying)])
+        formula = f"y ~ {' + '.join([*terms, *(f'({group_terms} | `{group}`)' for group in groups)])}"
+        return cls.from_columns(columns, formula, **{role: role for role in option_columns})
 
     def __len__(self) -> int:
         """Return the number of points."""
@@ -255,51 +259,51 @@ class RegressionData(Unusual):
         return f"RegressionData({self.source.formula}, {len(self)} points)"
 
     def describe(self) -> str:
-        """Return one paragraph: how many points, which formula, which groups."""
-        of = [f"{len(group.labels)} {group.name}" for group in self.groups]
-        groups = f" Groups: {', '.join(of)}." if of else ""
-        more = f" {len(self.categories)} categories." if self.categories else ""
+        """Return a paragraph on the data: number of points, formula, coefficients and groups."""
+        group_sizes = [f"{len(group.labels)} {group.name}" for group in self.groups]
+        groups = f" Groups: {', '.join(group_sizes)}." if group_sizes else ""
+        categories = f" {len(self.categories)} categories." if self.categories else ""
         roles = "".join(f" {role.capitalize()}: {column}." for role, column in self.source.roles.items())
-        text = f"{len(self)} points, {self.source.formula}; {len(self.terms)} coefficients.{groups}{more}{roles}"
+        text = f"{len(self)} points, {self.source.formula}; {len(self.terms)} coefficients.{groups}{categories}{roles}"
         return text + self._told()
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
-        """Return the points picked by a boolean mask or by integer indices, with scales of their own."""
+        """Return the points selected by a boolean mask or by integer indices, with means and scales computed anew."""
         picked = np.arange(len(self))[np.asarray(rows)]
         columns = {key: values[picked] for key, values in self.source.columns.items()}
-        made = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
-        made = dataclasses.replace(made, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
-        return made.replace_observations(np.asarray(self.y)[picked])
+        data = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
+        data = dataclasses.replace(data, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
+        return data.replace_observations(np.asarray(self.y)[picked])
 
     def replace_observations(self, observed: ArrayLike) -> "RegressionData":
-        """Return a copy with another response (N,); everything else is the design and stays."""
+        """Return a copy with a new response (N,) and the same design."""
         values = np.asarray(observed, float)
         if values.shape != np.shape(self.y):
             raise DataError(f"observed: expected shape {np.shape(self.y)}; found {values.shape}.")
         return dataclasses.replace(self, y=frozen_array(values))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by name, text as arrays of strings, for storage and fingerprints."""
+        """Return plain arrays, with text as arrays of strings, for storage and fingerprints."""
         columns = {f"column:{key}": values for key, values in self.source.columns.items()}
         roles = {f"role:{role}": np.asarray(column) for role, column in self.source.roles.items()}
-        rest = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
-        return columns | roles | rest | self._stored()
+        others = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
+        return columns | roles | others | self._stored()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RegressionData":
-        """Build the container from what `to_dict` returned."""
+        """Rebuild the container from the output of `to_dict`."""
         parts: dict[str, dict[str, Any]] = {"column": {}, "role": {}}
         for key, value in stored.items():
-            kind, _, rest = key.partition(":")
+            kind, _, name = key.partition(":")
             if kind in parts:
-                parts[kind][rest] = np.asarray(value) if kind == "column" else str(value)
-        made = cls.from_columns(parts["column"], str(stored["formula"]), **parts["role"])
-        return dataclasses.replace(made.replace_observations(stored["observed"]), warnings=warnings_of(stored))
+                parts[kind][name] = np.asarray(value) if kind == "column" else str(value)
+        data = cls.from_columns(parts["column"], str(stored["formula"]), **parts["role"])
+        return dataclasses.replace(data.replace_observations(stored["observed"]), warnings=warnings_of(stored))
 
     def to_table(self):
-        """Return an astropy ``Table`` of the columns, the response in the column that the formula names.
+        """Return an astropy ``Table`` of the columns used, with the current response.
 
-        Where the response is an expression such as ``log(y)``, its value is in a column ``response``.
+        A response that is an expression such as ``log(y)`` is in a column ``response``.
         """
         from astropy.table import Table
 
@@ -311,13 +315,13 @@ class RegressionData(Unusual):
         return table
 
 
-def _refuse_empty_groups(columns, parsed) -> None:
-    """Refuse categories that are declared, as in pandas, and have no row."""
+def _reject_empty_groups(columns, parsed) -> None:
+    """Raise `DataError` for declared categories, as in pandas, without rows."""
     for factor in {name for term in parsed.groups for name in term.factors}:
         declared = getattr(getattr(columns[factor], "cat", None), "categories", None)
         if declared is None:
             continue
-        empty = sorted(set(map(str, declared)) - {str(one) for one in columns[factor]})
+        empty = sorted(set(map(str, declared)) - {str(label) for label in columns[factor]})
         if empty:
             raise DataError(
                 f"{factor}: expected points in every group; found none in {listed(empty)}. Drop these categories "
@@ -326,6 +330,7 @@ def _refuse_empty_groups(columns, parsed) -> None:
 
 
 def _response(response: str, frame, labels) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the values of the response, and its categories where it is text."""
     values = frame.get(response)
     if values is None:
         _, matrix = formulas.design(f"0 + {response}", frame, "the response")
@@ -336,47 +341,49 @@ def _response(response: str, frame, labels) -> tuple[np.ndarray, tuple[str, ...]
         return y, ()
     if values.dtype.kind in "iuf":
         return float_vector(values.to_numpy(), response, labels), ()
-    texts = [str(one) for one in values]
+    texts = [str(value) for value in values]
     categories = tuple(sorted(set(texts)))
     if len(categories) < 2:
         raise DataError(f"{response}: expected two categories or more; found {categories[0]!r} in every row.")
-    return np.array([categories.index(one) for one in texts], float), categories
+    return np.array([categories.index(value) for value in texts], float), categories
 
 
 def _scales(terms, matrix: np.ndarray):
-    """Means, standard deviations, and the map from orthogonal coordinates to coefficients."""
-    num, size = matrix.shape
-    has_one = INTERCEPT in terms
-    for place, term in enumerate(terms):
-        if term != INTERCEPT and np.ptp(matrix[:, place]) == 0:
-            more = " The intercept is in the formula already." if has_one and matrix[0, place] == 1 else ""
+    """Return means, standard deviations and basis of a design matrix, after checking that it has full rank."""
+    num_points, num_terms = matrix.shape
+    has_intercept = INTERCEPT in terms
+    for index, term in enumerate(terms):
+        if term != INTERCEPT and np.ptp(matrix[:, index]) == 0:
+            hint = " The formula already includes an intercept." if has_intercept and matrix[0, index] == 1 else ""
             raise DataError(
-                f"{term}: expected a predictor that differs between points; found {matrix[0, place]:g} in all {num} "
-                f"rows.{more}"
+                f"{term}: expected a predictor that is not constant; found {matrix[0, index]:g} in all {num_points} "
+                f"rows.{hint}"
             )
-    first = terms.index(INTERCEPT) if has_one else -1
-    means = matrix.mean(axis=0) if has_one else np.zeros(size)
+    intercept = terms.index(INTERCEPT) if has_intercept else -1
+    means = matrix.mean(axis=0) if has_intercept else np.zeros(num_terms)
     scales = matrix.std(axis=0)
-    shift = np.eye(size)
-    if has_one:
-        means[first], scales[first] = 0.0, 1.0
-        shift[first] -= means
-    if size > num:
-        raise DataError(f"formula: expected at most {num} coefficients, one a point; found {size}.")
+    shift = np.eye(num_terms)
+    if has_intercept:
+        means[intercept], scales[intercept] = 0.0, 1.0
+        shift[intercept] -= means
+    if num_terms > num_points:
+        raise DataError(f"formula: expected at most {num_points} coefficients, one per point; found {num_terms}.")
     centred = (matrix - means) / scales
-    factor = np.asarray(np.linalg.qr(centred / np.sqrt(num), mode="r"))
-    length = np.sqrt((factor**2).sum(axis=0))
-    dependent = np.abs(np.diagonal(factor)) < DEPENDENT * length
+    r = np.asarray(np.linalg.qr(centred / np.sqrt(num_points), mode="r"))
+    norms = np.sqrt((r**2).sum(axis=0))
+    dependent = np.abs(np.diagonal(r)) < DEPENDENT * norms
     if dependent.any():
-        names = [term for term, bad in zip(terms, dependent, strict=True) if bad]
+        names = [term for term, is_dependent in zip(terms, dependent, strict=True) if is_dependent]
         raise DataError(
-            f"{listed(names)}: expected predictors that do not follow from those before them; found a linear "
+            f"{listed(names)}: expected predictors that are linearly independent of the preceding ones; found a linear "
             f"combination of {listed(term for term in terms if term not in names)}."
         )
-    return means, scales, shift @ (np.linalg.inv(factor) / scales[:, None])
+    return means, scales, shift @ (np.linalg.inv(r) / scales[:, None])
 
 
 def _roles(frame, roles, y, labels) -> dict[str, np.ndarray]:
+    """Return offset, error and trials, after checking them; the offset includes the logarithm of the exposure."""
+
     def column(role, default):
         if role not in roles:
             return np.full(len(y), default)
@@ -410,21 +417,21 @@ def read_regression(
     error: str | None = None,
     name: str | None = None,
 ) -> RegressionData:
-    """Read the data of a regression from a table of one row a point.
+    """Read regression data from a table with one row per point.
 
     Parameters
     ----------
     source
         Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`.
     columns
-        Other names for columns of the table, to be used in the formula: ``{"y": "log_L"}``.
+        Mapping of names used in the formula to names in the table: ``{"y": "log_L"}``.
     format
-        File format, where the suffix does not tell.
+        File format, if the suffix does not identify it.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     leave_out
-        What to leave out: names of points, ``"row 3"`` and so on counted from 0; ``"bad"`` leaves out rows that cannot
-        be used, and warns of them.
+        Rows to leave out: names of points, or ``"row 3"`` counted from 0; ``"bad"`` leaves out unusable rows with a
+        warning.
     formula, trials, exposure, offset, error, name
         As in `RegressionData.from_columns`.
 
@@ -437,7 +444,7 @@ def read_regression(
     FileNotFoundError
         If the path does not exist.
     DataError
-        For everything else that is wrong; the message begins with the table.
+        As in `RegressionData.from_columns`; the message begins with the name of the table.
 
     Examples
     --------
@@ -452,9 +459,9 @@ def read_regression(
                     f"columns[{key!r}] = {column!r} is not in the table{did_you_mean(column, table.columns)}: expected "
                     f"one of {listed(table.columns)}; found {column!r}."
                 )
-        called = dict.fromkeys(table.columns) | dict.fromkeys(columns or {})
-        # pandas' own columns say which categories they were declared with.
-        values = {key: _as_declared(table, (columns or {}).get(key, key)) for key in called}
+        names = dict.fromkeys(table.columns) | dict.fromkeys(columns or {})
+        # Columns of pandas keep their declared categories.
+        values = {key: _column_of(table, (columns or {}).get(key, key)) for key in names}
         roles = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
         data, left_out, _ = make_from_rows(
             values,
@@ -462,30 +469,31 @@ def read_regression(
             name=name or "name",
             leave_out=leave_out,
         )
-    except DataError as error_found:
-        raise DataError(f"{table.origin}: {error_found}") from error_found
+    except DataError as data_error:
+        raise DataError(f"{table.origin}: {data_error}") from data_error
     used = {key: key for key in data.source.columns}
-    known = {} if error is None else {f"sigma_{data.response}": error}
-    unused = unused_errors(used | known, table.columns, used)
+    error_columns = {} if error is None else {f"sigma_{data.response}": error}
+    unused = unused_errors(used | error_columns, table.columns, used)
     return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[str]:
-    """Warn of values of the columns in use that look like codes for no value."""
-    texts = {roles[role] for role in ("name",) if role in roles}
-    numbers = {key: values for key, values in columns.items() if values.dtype.kind == "f" and key not in texts}
+    """Return warnings about values that look like codes for missing values."""
+    names = {roles[role] for role in ("name",) if role in roles}
+    numbers = {key: values for key, values in columns.items() if values.dtype.kind == "f" and key not in names}
     return check_plain(numbers, {})
 
 
-def _as_declared(table, name: str):
+def _column_of(table, name: str):
+    """Return a column: categorical ones as they are, masked numbers with NaN, masked text with None."""
     column = table.columns[name]
     if hasattr(column, "cat"):
         return column
     values = table.values(name)
     if not np.ma.isMaskedArray(values):
         return values
-    numbers = values.dtype.kind in "iuf"
-    # Not by `filled`, to which None is the default of the type, "?".
-    plain = np.ma.getdata(values).astype(float if numbers else object)
-    plain[np.ma.getmaskarray(values)] = np.nan if numbers else None
-    return plain
+    is_numeric = values.dtype.kind in "iuf"
+    # MaskedArray.filled takes None for the default fill value.
+    filled = np.ma.getdata(values).astype(float if is_numeric else object)
+    filled[np.ma.getmaskarray(values)] = np.nan if is_numeric else None
+    return filled

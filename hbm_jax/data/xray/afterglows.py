@@ -1,4 +1,4 @@
-"""The container of X-ray afterglows: spectra with their responses, redshifts, and Galactic columns."""
+"""Container of X-ray afterglows: spectra with responses, redshifts, and Galactic column densities."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from hbm_jax.validation import DataError, float_vector, frozen_array, reject_row
 __all__ = ["Afterglows"]
 
 Floats = NDArray[np.float64]
-# A column of 50e22 cm^-2 is more than any in the Galaxy: other units.
+# No Galactic column reaches 50e22 cm^-2, so a larger value must be in other units.
 COLUMNS: dict[str, Column] = {
     "z": Column("", "a redshift", (0.0, 10.0), zero=True),
     "sigma_z": ERROR,
@@ -28,23 +28,23 @@ COLUMNS: dict[str, Column] = {
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class Afterglows:
-    """X-ray afterglows, one spectrum each: counts, instrument, redshift and Galactic column.
+    """X-ray afterglows with one spectrum each: counts, response, redshift and Galactic column density.
 
-    Build one with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor itself checks nothing. A pytree.
-    N is the number of afterglows.
+    Build it with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor itself checks nothing. It is a
+    pytree. N is the number of afterglows.
 
     Attributes
     ----------
     name : tuple of str
         Names of the sources.
     z, sigma_z : (N,)
-        Redshift of the host and its error; 0 where it is known.
+        Redshift of the host and its standard deviation, 0 where it is exact.
     nh_mw, sigma_nh_mw : (N,)
-        Column of hydrogen in the Milky Way and its error [1e22 cm^-2]; NaN and 0 where there is no value.
+        Galactic hydrogen column density and its standard deviation [1e22 cm^-2]; NaN and 0 where it is unknown.
     spectra : SpectrumStack
-        What was counted, and by which instruments.
+        The spectra with their responses.
     left_out : tuple of (str, str)
-        Sources of the catalogue that were left out, and why.
+        Names of sources in the catalogue that were left out, each with the reason.
     """
 
     name: tuple[str, ...] = field(metadata={"static": True})
@@ -68,49 +68,49 @@ class Afterglows:
         left_out: Sequence[tuple[str, str]] = (),
         called: Mapping[str, str] | None = None,
     ) -> "Afterglows":
-        """Check what goes with the spectra, and build the container.
+        """Build the container from spectra, redshifts and columns, after checking them.
 
         Parameters
         ----------
         spectra : SpectrumStack
-            From `SpectrumStack.of`, N spectra.
+            N spectra from `SpectrumStack.of`.
         z : (N,)
             Redshifts, 0 to 10.
         nh_mw : (N,), optional
-            Galactic columns [1e22 cm^-2]; none where omitted or NaN.
+            Galactic column densities [1e22 cm^-2]; unknown where omitted or NaN.
         sigma_z, sigma_nh_mw : (N,), optional
-            Their errors, 0 or more; 0 where omitted or NaN.
+            Standard deviations, 0 or more; 0 where omitted or NaN.
         name : sequence of str, optional
             Names of the sources; those of the spectra by default.
         left_out : sequence of (str, str)
-            Sources that were left out before, and why.
+            Names of sources left out already, each with the reason.
         called : mapping, optional
-            What messages call a column, where the user's table has another name for it.
+            Names of columns in the user's table, by standard name, for use in messages.
 
         Raises
         ------
         DataError
-            For unequal lengths, names that are not different, a redshift that is missing or out of range, a column that
-            is negative or in other units, an error that is negative.
+            For unequal lengths, duplicate names, a redshift that is missing or out of range, a column density that is
+            negative or in other units, or a negative error.
         """
         called = called or {}
         names = tuple(str(n) for n in (spectra.name if name is None else name))
         num = len(spectra)
-        given = {"z": z, "sigma_z": sigma_z, "nh_mw": nh_mw, "sigma_nh_mw": sigma_nh_mw}
+        inputs = {"z": z, "sigma_z": sigma_z, "nh_mw": nh_mw, "sigma_nh_mw": sigma_nh_mw}
         columns: dict[str, Floats] = {}
-        for key, value in given.items():
-            what = called.get(key, key)
+        for key, value in inputs.items():
+            label = called.get(key, key)
             value = np.full(num, np.nan if key == "nh_mw" else 0.0) if value is None else value
-            numbers = float_vector(value, what, names, allow_missing=key != "z")
+            numbers = float_vector(value, label, names, allow_missing=key != "z")
             columns[key] = numbers if key in ("z", "nh_mw") else np.where(np.isnan(numbers), 0.0, numbers)
         require_same_length({"spectra": num, "name": len(names)} | {k: len(v) for k, v in columns.items()})
-        for row, one in enumerate(names):
-            if one in names[:row]:
-                raise DataError(f"name, row {row}: expected different names; found {one!r} twice.")
+        for row, source in enumerate(names):
+            if source in names[:row]:
+                raise DataError(f"name, row {row}: expected distinct names; found {source!r} twice.")
         unusual = check_values(columns, COLUMNS, called, names)
         spectra = dataclasses.replace(spectra, warnings=tuple(dict.fromkeys([*spectra.warnings, *unusual])))
         empty = np.asarray(spectra.counts).sum(axis=1) + np.asarray(spectra.background).sum(axis=1) == 0
-        reject_rows(empty, np.zeros(num), "counts", "a count in some channel, of source or background", names)
+        reject_rows(empty, np.zeros(num), "counts", "at least one count in source or background", names)
         frozen = {key: frozen_array(value) for key, value in columns.items()}
         return cls(name=names, spectra=spectra, left_out=tuple(left_out), **frozen)
 
@@ -122,16 +122,16 @@ class Afterglows:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual in the catalogue and the files, a sentence each."""
+        """Warnings about unusual values in the catalogue and the files, one sentence each."""
         return self.spectra.warnings
 
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
-        """Whether each redshift is known without error, (N,)."""
+        """Whether each redshift is known exactly, (N,)."""
         return np.asarray(self.sigma_z) == 0
 
     def describe(self) -> str:
-        """Return one paragraph: how many sources, at which redshifts, with which data."""
+        """Return a paragraph on the sample: number of sources, redshifts, counts, energies and backgrounds."""
         s = self.spectra
         counts = np.asarray(s.counts).sum(axis=1)
         low, high = np.nanmin(s.e_min), np.nanmax(s.e_max)
@@ -147,16 +147,16 @@ class Afterglows:
             f"{len(self)}."
         ]
         if self.left_out:
-            lines.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in self.left_out)}")
-        return " ".join([*lines, *(f"Warning: {told}." for told in self.warnings)])
+            lines.append(f"Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}")
+        return " ".join([*lines, *(f"Warning: {warning}." for warning in self.warnings)])
 
     def subset(self, rows: ArrayLike) -> "Afterglows":
-        """Return the sources picked by a boolean mask (N,) or by integer indices.
+        """Return the sources selected by a boolean mask (N,) or by integer indices.
 
         Raises
         ------
         DataError
-            If the mask has another length, an index is out of range, or nothing is left.
+            If the mask has the wrong length, an index is out of range, or the selection is empty.
         """
         index = np.asarray(rows)
         num = len(self)
@@ -165,7 +165,7 @@ class Afterglows:
                 raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
             index = np.flatnonzero(index)
         if index.size == 0:
-            raise DataError("subset: expected at least one source; found a selection of none.")
+            raise DataError("subset: expected at least one source; found an empty selection.")
         if index.dtype.kind not in "iu" or index.ndim != 1:
             raise DataError(
                 f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}."
@@ -182,33 +182,33 @@ class Afterglows:
         )
 
     def replace_observations(self, counts: ArrayLike) -> "Afterglows":
-        """Return a copy with other counts in the source regions, (N, G), for example simulated ones.
+        """Return a copy with new counts in the source regions, (N, G), for example simulated ones.
 
         Raises
         ------
         DataError
-            For another shape, or counts that are negative or not whole.
+            For a wrong shape, or counts that are negative or not integers.
         """
         return dataclasses.replace(self, spectra=self.spectra.replace_observations(counts))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, text as arrays of strings, for storage."""
-        own = {"name": np.array(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
-        own["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
-        return own | self.spectra.to_dict()
+        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
+        arrays = {"name": np.array(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
+        arrays["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
+        return arrays | self.spectra.to_dict()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Afterglows":
-        """Build the container from what `to_dict` returned; every value comes back exactly."""
+        """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
         return cls.from_spectra(
             SpectrumStack.from_dict(stored),
             name=[str(n) for n in stored["name"]],
-            left_out=[(str(name), str(why)) for name, why in np.asarray(stored["left_out"]).reshape(-1, 2)],
+            left_out=[(str(name), str(reason)) for name, reason in np.asarray(stored["left_out"]).reshape(-1, 2)],
             **{key: stored[key] for key in COLUMNS},
         )
 
     def to_table(self):
-        """Return an astropy ``Table``, the catalogue that `hbm_jax.data.read_afterglows` takes, with counts besides."""
+        """Return the catalogue that `hbm_jax.data.read_afterglows` reads as an astropy ``Table``, with added counts."""
         from astropy.table import Table
 
         counts = np.asarray(self.spectra.counts).sum(axis=1)

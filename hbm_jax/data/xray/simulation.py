@@ -1,4 +1,4 @@
-"""Simulated populations of X-ray afterglows: from redshifts and luminosities to counts in channels."""
+"""Simulated populations of X-ray afterglows, from redshifts and luminosities to counts in channels."""
 
 import functools
 import math
@@ -21,22 +21,22 @@ from hbm_jax.validation import DataError
 
 __all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
 
-BAND = (0.3, 10.0)  # keV, of flux, luminosity and the count limit
-_BRIGHTEST = 200  # draws for each source wanted, before a count limit is taken for impossible
+BAND = (0.3, 10.0)  # keV; of fluxes, luminosities and the minimum counts
+_MAX_DRAWS = 200  # draws per requested source, after which the minimum counts are considered unreachable
 
 
 class SimulatedAfterglows(NamedTuple):
-    """What was drawn.
+    """Simulated afterglows and their true parameters.
 
     Attributes
     ----------
     spectra : list of Spectrum
-        With background and response, not grouped; named ``sim001`` and so on.
+        Spectra named ``sim001`` and so on, with background and response, not grouped.
     columns : dict of str to (N,) array
-        ``name, z, nh_mw``, as a catalogue has them.
+        Columns ``name, z, nh_mw`` of the catalogue.
     truth : dict of str to array
-        ``photon_index, log10_flux, log10_luminosity, log10_nh`` of each source, the parameters of the population, and
-        ``num_drawn``: how many sources were drawn until enough of them had the counts.
+        ``photon_index, log10_flux, log10_luminosity, log10_nh`` of each source, the population parameters, and
+        ``num_drawn``, the number of sources drawn, including those with too few counts.
     """
 
     spectra: list[Spectrum]
@@ -48,39 +48,42 @@ class SimulatedAfterglows(NamedTuple):
 class AfterglowPopulation:
     """A population of absorbed power laws.
 
+    Pairs are means and standard deviations.
+
     Parameters
     ----------
     redshift : str or (float, float) or sequence of float
-        ``"star formation"``: the rate of Madau & Dickinson (2014, ARA&A 52, 415) times comoving volume over 1 + z, from
-        0.1 to 8. Two numbers: uniform between them. More: exactly those, in turn.
+        ``"star formation"``: density in z proportional to the star-formation rate of Madau & Dickinson (2014, ARA&A 52,
+        415) times the differential comoving volume over 1 + z, from 0.1 to 8. Two numbers: uniform between them. More
+        than two: these values, cyclically.
     photon_index : (float, float)
-        Mean and standard deviation.
+        Photon index of the power law.
     log10_flux : (float, float), optional
-        Of the unabsorbed flux, 0.3 to 10 keV as observed [erg/cm^2/s]; instead of a luminosity.
+        Unabsorbed flux from 0.3 to 10 keV in the observer's frame [erg/cm^2/s]; if given, it replaces the luminosity.
     log10_luminosity : (float, float)
-        Of the luminosity, 0.3 to 10 keV at rest [erg/s].
+        Luminosity from 0.3 to 10 keV in the rest frame [erg/s].
     host : str
-        ``"log-normal"``: log10_nh gives mean and standard deviation of the column's logarithm. ``"cloud"``: sources at
-        random places in a uniform spherical cloud, seen from a random side; log10_nh is that of its diameter.
+        ``"log-normal"``: log10_nh is the logarithm of the column density. ``"cloud"``: sources at random positions in
+        a uniform spherical cloud, seen from a random direction; log10_nh is that of a path along its diameter.
     log10_nh, log10_nh_mw : (float, float)
-        Columns of host and Milky Way [1e22 cm^-2].
+        Column densities of host and Milky Way [1e22 cm^-2].
     log10_n0, log10_T, metallicity : float
-        Of the WHIM; none where log10_n0 is None.
+        Density at redshift 0 [cm^-3], temperature [K] and metallicity of the WHIM; no WHIM where log10_n0 is None.
     exposure : float
-        [s].
+        Exposure [s].
     background : float
-        Counts per second in the source region, 0.3 to 10 keV.
+        Background rate in the source region, 0.3 to 10 keV [count/s].
     background_ratio : float
         Size of the background region relative to the source region.
     min_counts : int
-        Sources with fewer counts, background included, are not in the sample.
+        Minimum number of counts from 0.3 to 10 keV, background included; sources with fewer are drawn again.
     abundances : str
-        Of all absorbers.
+        Abundance table of all absorbers.
 
     Raises
     ------
     ValueError
-        For an unknown kind of redshift or host, or numbers out of range.
+        For an unknown redshift distribution or host, or numbers out of range.
 
     Examples
     --------
@@ -128,11 +131,11 @@ class AfterglowPopulation:
         Parameters
         ----------
         num : int
-            Number of sources in it.
+            Number of sources.
         seed : int
-            Seed.
+            Seed of the random numbers.
         response : Response, optional
-            Of the instrument; an idealised one like that of Swift's XRT by default.
+            Response of the instrument; by default an idealised one similar to that of Swift XRT.
 
         Returns
         -------
@@ -141,54 +144,55 @@ class AfterglowPopulation:
         Raises
         ------
         DataError
-            If next to no source has enough counts.
+            If hardly any source has enough counts.
 
         Notes
         -----
-        Spectra are folded by six nodes in panels of 2.5 % at most, cut at every edge: finer than any fit does it.
+        Spectra are integrated with six quadrature nodes in panels of at most 2.5 % in energy, split at every absorption
+        edge. This is finer than the quadrature used in fits.
         """
         if num < 1:
             raise ValueError(f"AfterglowPopulation.draw: expected at least one source; found {num}.")
         response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
         rng = np.random.default_rng(seed)
         spectra: list[Spectrum] = []
-        kept: list[dict[str, float]] = []
+        accepted: list[dict[str, float]] = []
         num_drawn = 0
-        inside = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
+        in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
         while len(spectra) < num:
-            if num_drawn >= _BRIGHTEST * num:
+            if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
                     f"min_counts: expected some sources with {self.min_counts} counts; found {len(spectra)} of "
-                    f"{num_drawn} drawn. Make them brighter, or the exposure longer."
+                    f"{num_drawn} drawn. Make the sources brighter, or the exposure longer."
                 )
             source = self._source(rng, num_drawn)
             num_drawn += 1
             spectrum = self._spectrum(rng, source, response, f"sim{len(spectra) + 1:03d}")
-            if spectrum.counts[inside].sum() >= self.min_counts:
+            if spectrum.counts[in_band].sum() >= self.min_counts:
                 spectra.append(spectrum)
-                kept.append(source)
-        drawn = {key: np.array([one[key] for one in kept]) for key in kept[0]}
+                accepted.append(source)
+        drawn = {key: np.array([source_values[key] for source_values in accepted]) for key in accepted[0]}
         columns = {"name": [s.name for s in spectra], "z": drawn.pop("z"), "nh_mw": drawn.pop("nh_mw")}
         return SimulatedAfterglows(spectra, columns, drawn | self._parameters() | {"num_drawn": num_drawn})
 
     def _parameters(self) -> dict[str, float]:
-        """Parameters of the population by the names that the model gives them."""
-        found: dict[str, float] = {}
+        """Return the population parameters, named as in the model."""
+        parameters: dict[str, float] = {}
         for key in ("photon_index", "log10_flux", *(["log10_nh"] if self.host == "log-normal" else [])):
             pair = getattr(self, key)
             if pair is not None:
-                found |= {f"{key}_mean": pair[0], f"{key}_std": pair[1]}
+                parameters |= {f"{key}_mean": pair[0], f"{key}_std": pair[1]}
         if self.log10_n0 is not None:
-            found |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T, "metallicity": self.metallicity}
-        return found
+            parameters |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T, "metallicity": self.metallicity}
+        return parameters
 
     def _source(self, rng, number: int) -> dict[str, float]:
-        """Draw what a source is."""
+        """Draw redshift, spectral parameters and column densities of a source."""
         z = self._redshift(rng, number)
         index = rng.normal(*self.photon_index)
         with jax.enable_x64(True):
-            distance = float(luminosity_distance(z, _universe())) * constants.megaparsec * 100.0  # cm
-        # Flux and luminosity in the same band, of frames a factor 1 + z apart.
+            distance = float(luminosity_distance(z, _cosmology())) * constants.megaparsec * 100.0  # cm
+        # Flux and luminosity refer to the same band, one in the observer's frame and the other in the rest frame.
         offset = math.log10(4.0 * math.pi * distance**2) + (index - 2.0) * math.log10(1.0 + z)
         if self.log10_flux is not None:
             flux = rng.normal(*self.log10_flux)
@@ -196,7 +200,7 @@ class AfterglowPopulation:
             flux = rng.normal(*self.log10_luminosity) - offset
         column = rng.normal(*self.log10_nh)
         if self.host == "cloud":
-            column += math.log10(_path_out_of_a_sphere(rng))
+            column += math.log10(_path_out_of_sphere(rng))
         return {
             "z": z,
             "photon_index": index,
@@ -207,67 +211,74 @@ class AfterglowPopulation:
         }
 
     def _redshift(self, rng, number: int) -> float:
+        """Draw a redshift, or return the one of source `number` where they are listed."""
         if not isinstance(self.redshift, str):
             values = [float(v) for v in self.redshift]
             return rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
-        z, share = _bursts_within()
-        return float(np.interp(rng.uniform(0.0, share[-1]), share, z))
+        z, cumulative = _cumulative_burst_rate()
+        return float(np.interp(rng.uniform(0.0, cumulative[-1]), cumulative, z))
 
     def _spectrum(self, rng, source: dict[str, float], response: Response, name: str) -> Spectrum:
-        """Fold a source and draw its counts, and those of a background region."""
+        """Draw the counts of a source, and of its background region."""
         z, low, high = source["z"], *(float(e) for e in response.energy[[0, -1]])
         with_whim = self.log10_n0 is not None
-        jumps, kinks = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z) if with_whim else ()
-        panels = panel_edges(low, high, jumps, kinks, width=0.025, gap=0.0)
+        edges, slope_edges = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z) if with_whim else ()
+        panels = panel_edges(low, high, edges, slope_edges, width=0.025, gap=0.0)
         E, integrals = integrals_of(response.energy, panels, 6)
         tau = source["nh_mw"] * neutral_at(E, self.abundances)
         tau += 10.0 ** source["log10_nh"] * neutral_at(E * (1.0 + z), self.abundances)
         if self.log10_n0 is not None:
             tau += whim_at(E, z, [self.log10_n0], [self.log10_T], [self.metallicity], self.abundances)[0]
-        a, length = 2.0 - source["photon_index"], math.log(BAND[1] / BAND[0])
-        unit = BAND[0] ** a * (math.expm1(a * length) / a if a else length) * constants.electron_volt * 1e10
-        density = 10.0 ** source["log10_flux"] / unit * E ** -source["photon_index"] * np.exp(-tau)
+        exponent, log_ratio = 2.0 - source["photon_index"], math.log(BAND[1] / BAND[0])
+        flux_of_unit_norm = (
+            BAND[0] ** exponent
+            * (math.expm1(exponent * log_ratio) / exponent if exponent else log_ratio)
+            * constants.electron_volt
+            * 1e10
+        )
+        density = 10.0 ** source["log10_flux"] / flux_of_unit_norm * E ** -source["photon_index"] * np.exp(-tau)
         rate = np.maximum(response.fold(integrals @ density), 0.0)
-        # Flat, and rising towards low energies.
+        # The background is flat, with a rise towards low energies.
         width = response.e_max - response.e_min
         shape = width * (1.0 + 0.5 / np.maximum(0.5 * (response.e_min + response.e_max), 0.2))
-        inside = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
-        behind = self.background * shape / shape[inside].sum()
+        in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
+        background_rate = self.background * shape / shape[in_band].sum()
         num = len(rate)
-        ones, none = np.ones(num), np.zeros(num, int)
+        ones, zeros = np.ones(num), np.zeros(num, int)
         common: dict[str, Any] = {
             "channels": response.channels,
             "exposure": self.exposure,
             "areascal": ones,
-            "quality": none,
+            "quality": zeros,
         }
         background = Spectrum(
             name=f"{name} background",
-            counts=rng.poisson(behind * self.background_ratio * self.exposure).astype(float),
+            counts=rng.poisson(background_rate * self.background_ratio * self.exposure).astype(float),
             backscal=ones * self.background_ratio,
-            grouping=none,
+            grouping=zeros,
             **common,
         )
-        counts = rng.poisson((rate + behind) * self.exposure).astype(float)
+        counts = rng.poisson((rate + background_rate) * self.exposure).astype(float)
         return Spectrum(
-            name=name, counts=counts, backscal=ones, grouping=none, background=background, response=response, **common
+            name=name, counts=counts, backscal=ones, grouping=zeros, background=background, response=response, **common
         )
 
 
 @functools.cache
-def _bursts_within() -> tuple[np.ndarray, np.ndarray]:
-    """Redshifts, and a number in proportion to that of bursts below each."""
+def _cumulative_burst_rate() -> tuple[np.ndarray, np.ndarray]:
+    """Return a grid of redshifts, and the unnormalised cumulative burst rate on it."""
     z = np.linspace(0.1, 8.0, 400)
-    volume = precomputed(lambda: np.asarray(jax.jit(lambda z: differential_comoving_volume(z, _universe()))(z)))
+    volume = precomputed(lambda: np.asarray(jax.jit(lambda z: differential_comoving_volume(z, _cosmology()))(z)))
     rate = (1.0 + z) ** 2.7 / (1.0 + ((1.0 + z) / 2.9) ** 5.6) * volume / (1.0 + z)
     return z, np.append(0.0, np.cumsum(0.5 * (rate[1:] + rate[:-1])))
 
 
-def _universe() -> Cosmology:
+def _cosmology() -> Cosmology:
+    """Return the cosmology of the simulations."""
     return Cosmology.flat(H0=70.0, Om0=0.3)
 
 
-def _path_out_of_a_sphere(rng) -> float:
-    """Way out of a sphere from a random place in a random direction, relative to its diameter."""
+def _path_out_of_sphere(rng) -> float:
+    """Draw the path length out of a sphere, from a random position in a random direction, in units of the diameter."""
     radius, cosine = rng.uniform() ** (1.0 / 3.0), rng.uniform(-1.0, 1.0)
     return 0.5 * (math.sqrt(1.0 - radius**2 * (1.0 - cosine**2)) - radius * cosine)

@@ -1,4 +1,4 @@
-"""Spectra to be fitted together, from OGIP files: read, channels chosen, grouped, stacked."""
+"""Reader of OGIP spectra that are fitted jointly."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,20 +27,20 @@ def read_grouped_spectra(
     group_by: float | None = None,
     bad_channels: bool = False,
 ) -> SpectrumStack:
-    """Read spectra with background and response, choose channels, group them and stack them for a joint fit.
+    """Read spectra with backgrounds and responses, select and group their channels, and stack them for a joint fit.
 
     Parameters
     ----------
     source
-        PHA file, or several. Of a file of type II all rows are taken, or the one in braces, as in ``name.pha{3}``.
+        PHA file, or several. All rows of a type II file are read, or the row given in braces, as in ``name.pha{3}``.
     columns
-        None: spectra have no columns to name.
+        Must be None: spectra have no named columns.
     also
-        More files.
+        More PHA files.
     background, rmf, arf
-        Instead of the files that the headers name, for all spectra; ``"none"``: there is none.
+        Files that replace those named in the headers, for all spectra; ``"none"`` for no file.
     energies
-        Range to use [keV]; channels that lie wholly within it. None for all good channels.
+        Energy range to use [keV]; only channels entirely within it are used. None for all good channels.
     grouping, group_by, bad_channels
         As in `hbm_jax.data.read_afterglows`.
 
@@ -51,7 +51,7 @@ def read_grouped_spectra(
     Raises
     ------
     DataError
-        For a file that is missing or cannot be read, without response or channels in use.
+        For a file that is missing or cannot be read, or that has no response or no channels in use.
 
     Examples
     --------
@@ -61,10 +61,14 @@ def read_grouped_spectra(
         raise DataError(f"columns: expected none for spectra; found {', '.join(columns)}.")
     files = [source] if isinstance(source, str | Path) else list(source)
     files += [also] if isinstance(also, str) else list(also)
-    spectra = [one for path in files for one in read_spectra(path, background=background, rmf=rmf, arf=arf)]
-    masks = [noticed(one, energies, keep_bad=bad_channels) for one in spectra]
-    grouped = [group(one, grouping, group_by, noticed=mask) for one, mask in zip(spectra, masks, strict=True)]
+    spectra = [spectrum for path in files for spectrum in read_spectra(path, background=background, rmf=rmf, arf=arf)]
+    masks = [noticed(spectrum, energies, keep_bad=bad_channels) for spectrum in spectra]
+    grouped = [group(spectrum, grouping, group_by, noticed=mask) for spectrum, mask in zip(spectra, masks, strict=True)]
     stack = SpectrumStack.of(grouped, masks)
-    twice = [str(path) for path, times in Counter(str(path) for path in files).items() if times > 1]
-    texts = tell([f"{listed(twice, 5)}: read more than once, so that the same counts count twice"] if twice else [])
+    repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
+    texts = tell(
+        [f"{listed(repeated, 5)}: read more than once, so their counts enter the likelihood more than once"]
+        if repeated
+        else []
+    )
     return replace(stack, warnings=(*stack.warnings, *texts))

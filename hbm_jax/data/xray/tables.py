@@ -1,4 +1,4 @@
-"""Afterglows from a catalogue of redshifts and a folder of OGIP spectra."""
+"""Reader of afterglows from a catalogue of redshifts and a folder of OGIP spectra."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -38,37 +38,37 @@ def read_afterglows(
     bad_channels: bool = False,
     leave_out: str | list[str] = (),  # type: ignore[assignment]
 ) -> Afterglows:
-    """Read a catalogue and the spectrum of every source in it.
+    """Read a catalogue of afterglows and the spectrum of every source.
 
     Parameters
     ----------
     source
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
-        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and the files
-        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, where they are not those
-        that follow from the name and the header.
+        ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and file names
+        ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, which override the files
+        that follow from the name of the source and the header.
     columns
-        Which column of the table is which, standard name to the table's.
+        Mapping of standard names to names in the table.
     format
-        File format of the catalogue, where the suffix does not tell.
+        File format of the catalogue, if the suffix does not identify it.
     missing
-        Numbers that mean that there is no value: ``missing=(-9, -999)``.
+        Numbers that stand for missing values: ``missing=(-9, -999)``.
     spectra
-        Folder of the spectra; that of the catalogue by default. A source's file is named like the source, blanks
-        left out or written as ``_`` if need be, with a suffix ``.pha``, ``.pi``, ``.fits``, ``.fit`` or ``.ds``, there
-        or in a folder of the source's name.
+        Folder of the spectra; by default the folder of the catalogue. The file of a source, with a suffix ``.pha``,
+        ``.pi``, ``.fits``, ``.fit`` or ``.ds``, is named like the source (blanks may be omitted or replaced with
+        ``_``), and lies in this folder or in a subfolder named like the source.
     rmf
-        Redistribution for sources whose catalogue row names none, instead of that of the header.
+        Redistribution matrix that overrides the one in the header, for sources whose catalogue row names none.
     energies
-        Range to use [keV]; channels that lie wholly within it.
+        Energy range to use [keV]; only channels entirely within it are used.
     grouping
-        How channels are grouped: a method of `hbm_jax.spectra.group`.
+        Method of `hbm_jax.spectra.group` by which channels are grouped.
     group_by
-        What that method needs: the counts, the ratio of signal to noise, or the number of channels of a group.
+        Argument of that method: counts, signal-to-noise ratio, or number of channels per group.
     bad_channels
-        Whether to use channels that the file marks as bad, too.
+        Whether to include channels flagged as bad in the file.
     leave_out
-        Sources to leave out, by name; ``"bad"`` leaves out those that cannot be read, and says so.
+        Names of sources to leave out; ``"bad"`` leaves out those that cannot be read, with a warning.
 
     Returns
     -------
@@ -79,7 +79,8 @@ def read_afterglows(
     FileNotFoundError
         If the catalogue or the folder does not exist.
     DataError
-        For everything else that is wrong. All sources are tried first; the message names every bad one and why.
+        For invalid catalogues and spectra. All sources are read first; the message lists every invalid source and the
+        reason.
 
     Examples
     --------
@@ -90,62 +91,65 @@ def read_afterglows(
         missing=missing, spectra=spectra, leave_out=leave_out, aliases=ALIASES,
     )  # fmt: skip
     values, names = catalogue.values, catalogue.names
-    numbers: dict[int, dict[str, float]] = {}
-    read: dict[int, Spectrum] = {}
+    row_values: dict[int, dict[str, float]] = {}
+    grouped: dict[int, Spectrum] = {}
     masks: dict[int, Any] = {}
-    bad: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     cache: dict = {}
     for row in catalogue.rows:
         try:
             spectrum = _read(row, names[row], values, catalogue.folder, rmf, cache)
             masks[row] = noticed(spectrum, energies, keep_bad=bad_channels)
-            read[row] = group(spectrum, grouping, group_by, noticed=masks[row])
-            SpectrumStack.of([read[row]], [masks[row]])
-            numbers[row] = numbers_of(catalogue, row)
+            grouped[row] = group(spectrum, grouping, group_by, noticed=masks[row])
+            SpectrumStack.of([grouped[row]], [masks[row]])
+            row_values[row] = numbers_of(catalogue, row)
         except DataError as error:
-            bad[row] = str(error)
-    named = [(names[row], why) for row, why in bad.items()]
-    refuse_bad(catalogue, named, leave_out, "source")
-    rows = [row for row in read if row not in bad]
-    stack = SpectrumStack.of([read[row] for row in rows], [masks[row] for row in rows])
+            reasons[row] = str(error)
+    rejected = [(names[row], reason) for row, reason in reasons.items()]
+    refuse_bad(catalogue, rejected, leave_out, "source")
+    rows = [row for row in grouped if row not in reasons]
+    stack = SpectrumStack.of([grouped[row] for row in rows], [masks[row] for row in rows])
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    picked = {key: np.array([numbers[row][key] for row in rows]) for key in COLUMNS if key in values}
+    columns_read = {key: np.array([row_values[row][key] for row in rows]) for key in COLUMNS if key in values}
     try:
         return Afterglows.from_spectra(
             stack,
             name=[names[row] for row in rows],
-            left_out=[*catalogue.left_out, *named],
+            left_out=[*catalogue.left_out, *rejected],
             called=catalogue.found,
-            **picked,
+            **columns_read,
         )
     except DataError as error:
         raise DataError(f"{catalogue.origin}: {error}") from error
 
 
 def _read(row: int, name: str, values: Mapping[str, Any], folder: Path, rmf: str | None, cache: dict) -> Spectrum:
-    """Read the spectrum of one source; redistributions that several share are read once."""
-    named = {}
+    """Read the spectrum of one source; redistribution matrices shared by several sources are read once."""
+    paths = {}
     for key in FILES:
         text = values[key][row] if key in values else None
         if text is not None and text is not np.ma.masked and str(text).strip():
-            named[key] = _place(folder, str(text).strip())
-    path = named.pop("spectrum", None) or _spectrum_of(name, folder)
+            paths[key] = _path_of(folder, str(text).strip())
+    path = paths.pop("spectrum", None) or _spectrum_of(name, folder)
     if rmf is not None:
-        named.setdefault("rmf", Path(rmf))
-    return read_spectrum(path, name=name, cache=cache, **named)
+        paths.setdefault("rmf", Path(rmf))
+    return read_spectrum(path, name=name, cache=cache, **paths)
 
 
-def _place(folder: Path, text: str) -> str | Path:
+def _path_of(folder: Path, text: str) -> str | Path:
+    """Return the path of a file named in the catalogue, or ``none``, which stands for no file."""
     return text if text.lower() == "none" else folder / text
 
 
 def _spectrum_of(name: str, folder: Path) -> Path:
-    """Find the file that is named like a source."""
+    """Return the one spectrum file that is named like a source."""
     stems = dict.fromkeys([name, name.replace(" ", ""), name.replace(" ", "_")])
-    places = [folder, *(folder / stem for stem in stems)]
-    matches = [place / f"{stem}{suffix}" for place in places for stem in stems for suffix in SUFFIXES]
+    folders = [folder, *(folder / stem for stem in stems)]
+    matches = [parent / f"{stem}{suffix}" for parent in folders for stem in stems for suffix in SUFFIXES]
     matches = [path for path in matches if path.is_file()]
     if len(matches) != 1:
-        wanted = f"one file {folder / next(iter(stems))}{{{','.join(SUFFIXES)}}}, or a column 'spectrum' that names it"
-        raise DataError(f"expected {wanted}; found {listed(map(str, matches)) if matches else 'none'}.")
+        expected = (
+            f"one file {folder / next(iter(stems))}{{{','.join(SUFFIXES)}}}, or a column 'spectrum' that names it"
+        )
+        raise DataError(f"expected {expected}; found {listed(map(str, matches)) if matches else 'none'}.")
     return matches[0]

@@ -1,4 +1,4 @@
-"""Writing afterglows to a folder: a catalogue and OGIP files, which `hbm_jax.data.read_afterglows` and others read."""
+"""Writer of simulated afterglows: a catalogue and OGIP files."""
 
 from pathlib import Path
 
@@ -14,34 +14,37 @@ CATALOG, SPECTRA = "catalog.ecsv", "spectra"
 
 
 def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwrite: bool = False) -> Path:
-    """Write a simulated sample: ``catalog.ecsv``, and ``spectra/`` with PHA, background and the response.
+    """Write a simulated sample as OGIP files, which `hbm_jax.data.read_afterglows` and other software can read.
 
     Parameters
     ----------
     folder : path
-        To write into; made if need be.
+        Output folder, created if missing. It receives ``catalog.ecsv``, and ``spectra/`` with source and background PHA
+        files and the response.
     sample : SimulatedAfterglows
-        From `AfterglowPopulation.draw`.
+        Output of `AfterglowPopulation.draw`.
     overwrite : bool
-        Whether to replace files that are there.
+        Whether to replace existing files.
 
     Returns
     -------
     path
-        Of the catalogue. The true parameters of the population are in its header, those of each source in columns that
-        begin with ``true_``.
+        The catalogue. Its header holds the true population parameters; columns beginning with ``true_`` hold those of
+        each source.
 
     Raises
     ------
     FileExistsError
-        If the catalogue is there and not to be replaced.
+        If the catalogue exists and `overwrite` is false.
     """
     from astropy.table import Table
 
     folder = Path(folder)
     catalog = folder / CATALOG
     if catalog.exists() and not overwrite:
-        raise FileExistsError(f"{catalog}: expected a new file; found one that is there. Pass overwrite=True.")
+        raise FileExistsError(
+            f"{catalog}: expected a new file; found an existing one. Pass overwrite=True to replace it."
+        )
     spectra = folder / SPECTRA
     spectra.mkdir(parents=True, exist_ok=True)
     response = sample.spectra[0].response
@@ -49,12 +52,12 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
     write_rmf(spectra / "response.rmf", response.rmf, overwrite=overwrite)
     write_arf(spectra / "response.arf", Arf(response.rmf.energy, response.area), overwrite=overwrite)
     for spectrum in sample.spectra:
-        behind = f"{spectrum.name}_bkg.pha"
-        write_pha(spectra / behind, spectrum.background, overwrite=overwrite)  # type: ignore[arg-type]
-        files = {"background": behind, "rmf": "response.rmf", "arf": "response.arf"}
+        background_file = f"{spectrum.name}_bkg.pha"
+        write_pha(spectra / background_file, spectrum.background, overwrite=overwrite)  # type: ignore[arg-type]
+        files = {"background": background_file, "rmf": "response.rmf", "arf": "response.arf"}
         write_pha(spectra / f"{spectrum.name}.pha", spectrum, overwrite=overwrite, **files)
-    each = {f"true_{key}": value for key, value in sample.truth.items() if np.ndim(value)}
-    table = Table({**sample.columns, **each})
+    true_columns = {f"true_{key}": value for key, value in sample.truth.items() if np.ndim(value)}
+    table = Table({**sample.columns, **true_columns})
     table["nh_mw"].unit = "1e22 cm-2"
     table.meta["truth"] = {key: float(value) for key, value in sample.truth.items() if not np.ndim(value)}
     table.write(catalog, overwrite=overwrite)
