@@ -43,10 +43,10 @@ def main():
     import jax.numpy as jnp
 
     from hbm_jax.absorption import WhimTable, abundance_table, ion_fractions, whim_optical_depth
-    from hbm_jax.absorption.cross_sections import evaluate, fits_of
+    from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
     from hbm_jax.absorption.rates import ABSORBING
     from hbm_jax.absorption.running_integrals import Running, running_integrals
-    from hbm_jax.absorption.whim import COLUMN, PLACES, along, cells_of, weights_of
+    from hbm_jax.absorption.whim import ABSORBING_INDEX, COLUMN, along, parabolic_cells, weights_of
     from hbm_jax.cosmology import Cosmology
     from hbm_jax.inference.compilation.devices import use_every_core
 
@@ -72,7 +72,7 @@ def main():
     @jax.jit
     def of_each_ion(z):
         weight, _ = weights_of(flat, 0.0, 1.0, 0.0)
-        cells = cells_of(z, weight, 20)
+        cells = parabolic_cells(z, weight, 20)
         tables = running_integrals()
         ion = jax.vmap(
             lambda *c: along(cells, Running(jnp.asarray(tables.node), *c), jnp.log(energy)), in_axes=1, out_axes=-1
@@ -81,7 +81,7 @@ def main():
 
     integrals = jnp.stack([of_each_ion(one) for one in z])  # (sources, energies, ions)
     direct = jax.jit(
-        lambda integrals, n0, T: n0 * COLUMN / 70.0 * (integrals @ (ion_fractions(T, 0.0)[PLACES] * numbers))
+        lambda integrals, n0, T: n0 * COLUMN / 70.0 * (integrals @ (ion_fractions(T, 0.0)[ABSORBING_INDEX] * numbers))
     )
     from_table = jax.jit(lambda table, n0, T: table(n0, T))
     integral = jax.jit(
@@ -91,10 +91,10 @@ def main():
     def slabs(z, n0, T):
         edges = np.append(np.arange(0.0, z, SLAB), z)
         middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
-        shares = np.asarray(ion_fractions(T, 0.0))[PLACES] * numbers
+        shares = np.asarray(ion_fractions(T, 0.0))[ABSORBING_INDEX] * numbers
         tau = np.zeros(len(energy))
         for at, dz in zip(middle, width, strict=True):
-            sigma = evaluate(energy * (1 + at), fits_of(ABSORBING), np)
+            sigma = evaluate(energy * (1 + at), fit_coefficients(ABSORBING), np)
             tau += shares @ sigma * (1 + at) ** 2 / np.sqrt(0.3 * (1 + at) ** 3 + 0.7) * dz
         return n0 * COLUMN / 70.0 * tau
 

@@ -72,14 +72,14 @@ def plain_program(data):
 
     from hbm_jax.cosmology import RedshiftMatrix
     from hbm_jax.models import expansion
-    from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+    from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
     priors = model_of().all_priors
     distances = RedshiftMatrix(data.z_cmb, data.z_hel)
     covariance, eye, ones = jnp.asarray(data.covariance), jnp.eye(NUM), jnp.ones((NUM, NUM))
 
     def program():
-        cosmology = expansion.sample_cosmology("wcdm", priors, supernova_ridge)
+        cosmology = expansion.sample_cosmology("wcdm", priors, supernova_degeneracy)
         scatter = numpyro.sample("sigma_int", priors["sigma_int"])
         offset = priors["M0"]
         total = covariance + scatter**2 * eye + offset.scale**2 * ones

@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which replaces `path` when the block ends.
 
     If the block raises, an existing file at `path` is unchanged and the temporary file is removed.
 
     Examples
     --------
-    >>> with written_whole("table.csv") as part:
+    >>> with atomic_write("table.csv") as part:
     ...     part.write_text("x,y\\n1,2\\n")
     """
     path = Path(path)

@@ -301,7 +301,7 @@ def named(name: str | None) -> Entry:
     return MODELS[choose("model", name, tuple(MODELS))]
 
 
-def of_fit(fit) -> Entry | None:
+def entry_of_fit(fit) -> Entry | None:
     """Return the entry that matches the model (or a base class of it) and the data of a fit; None if none does."""
     for entry in MODELS.values():
         if isinstance(model_of(fit), entry.model) and isinstance(fit.data, entry.container):
@@ -309,7 +309,7 @@ def of_fit(fit) -> Entry | None:
     return None
 
 
-def of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
+def entry_of_stored(name: str, config: Mapping[str, Any] | None) -> Entry | None:
     """Return the entry that matches the class name and configuration of a stored model; None if none does."""
     for entry in MODELS.values():
         if config is not None and entry.made(name, config):

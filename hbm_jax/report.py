@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.inference import Fit
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
-from hbm_jax.registry import of_fit
+from hbm_jax.registry import entry_of_fit
 
 MAX_PARAMETERS = 12  # in a corner or trace plot; more would be illegible
 # Figures have more pixels than CSS pixels, for print and high-density screens. A palette of 256 colours reduces
@@ -41,7 +41,7 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     from hbm_jax import plotting
     from hbm_jax.plotting.draws import named_draws
 
-    entry = of_fit(fit)
+    entry = entry_of_fit(fit)
     figures = dict(entry.figures(fit)) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
@@ -307,5 +307,5 @@ def _provenance(fit: Fit) -> dict[str, dict[str, str]]:
 def _write(path: Path, text: str) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from hbm_jax.inference import results
 from hbm_jax.inference.checksum import DamageWarning
 from hbm_jax.inference.results import Fit, ResultFileError
 from hbm_jax.inference.sampler.checkpoint import RUN, RUN_ID, START, Checkpoint, CheckpointError, read_run
-from hbm_jax.registry import of_stored
+from hbm_jax.registry import entry_of_stored
 
 POSTERIOR = "posterior.nc"
 CONFIG = "config.toml"
@@ -71,7 +71,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     _warn_if_other_run(fit, path)
     if program is not None:
         return fit
-    entry = of_stored(fit.run["program"], fit.run.get("config"))
+    entry = entry_of_stored(fit.run["program"], fit.run.get("config"))
     if entry is not None and "constant_data" in fit.tree:
         stored = fit.tree["constant_data"].to_dataset()
         arrays = {str(name): variable.to_numpy() for name, variable in stored.items()}
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             model, container = entry.restore(fit.run["config"], arrays)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ResultFileError(
-                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuilt; "
+                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuild_program; "
                 f"found invalid ones ({error}). Pass both: hbm_jax.load(path, program, (data,))."
             ) from error
         fit.attach(model, (container,))
@@ -122,7 +122,7 @@ def resume(
         Checkpoint folder passed to `hbm_jax.sample`, or run folder of the command line.
     program, *args
         User-defined program and its arguments, which are not stored. Not needed for models of hbm_jax, which are
-        rebuilt together with their data.
+        rebuild_program together with their data.
     num_samples, until, max_num_samples, max_seconds : optional
         Stopping criteria, as in `hbm_jax.sample`, that replace those of the run, to draw more or fewer samples. If
         ``max_seconds`` is omitted, this call has the same time budget as the previous one.
@@ -146,7 +146,7 @@ def resume(
     """
     folder = checkpoint_of(path) or Path(path)
     if program is None:
-        program, args = rebuilt(folder)
+        program, args = rebuild_program(folder)
     return inference.resume(
         folder,
         program,
@@ -173,8 +173,8 @@ def is_resumable(folder: Path) -> bool:
     return checkpoint is not None and (checkpoint / START).exists()
 
 
-def rebuilt(folder: Path) -> tuple[Callable, tuple]:
-    """Return the model of a checkpoint and its arguments, rebuilt from stored options and data.
+def rebuild_program(folder: Path) -> tuple[Callable, tuple]:
+    """Return the model of a checkpoint and its arguments, rebuild_program from stored options and data.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
         stored = store.read_data()
     finally:
         store.close()
-    entry = of_stored(program["name"], program.get("config"))
+    entry = entry_of_stored(program["name"], program.get("config"))
     if entry is None or stored is None:
         raise CheckpointError(
             f"{folder}: expected the program of the run, {program['name']}, and its data, because only models "
@@ -198,13 +198,13 @@ def rebuilt(folder: Path) -> tuple[Callable, tuple]:
         model, container = entry.restore(program["config"], stored)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: expected a stored model and data from which {program['name']} can be rebuilt; found "
+            f"{folder}: expected a stored model and data from which {program['name']} can be rebuild_program; found "
             f"invalid ones ({error})."
         ) from error
     return model, (container,)
 
 
-def refuse_other_run(folder: Path, overwrite: bool) -> None:
+def check_run_folder(folder: Path, overwrite: bool) -> None:
     """Raise FileExistsError if a folder is not empty and must not be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: expected a folder for the run, found a file of that name.")

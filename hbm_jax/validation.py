@@ -32,7 +32,7 @@ class DataWarning(UserWarning):
     """Unusual data; the message says which, where, and what the consequence is if they are a mistake."""
 
 
-def tell(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:
+def warn_unusual(texts: Iterable[str], *, origin: str = "", stacklevel: int = 3) -> tuple[str, ...]:
     """Issue a `DataWarning` for each unusual property of data; return the texts, to be kept with the data.
 
     Parameters

@@ -146,7 +146,7 @@ def test_a_planted_violation_is_found(module, source):
         ("hbm_jax.data.x", "import jax\nfrom astropy.table import Table\nfrom hbm_jax.constants import c"),
         ("hbm_jax.data.x", "from .validation import DataError\nfrom ..cosmology import Cosmology"),
         ("hbm_jax.models.x", "import numpyro\nfrom hbm_jax import data, distributions"),
-        ("hbm_jax.inference.x", "from hbm_jax.files import written_whole"),
+        ("hbm_jax.inference.x", "from hbm_jax.files import atomic_write"),
         ("hbm_jax.inference.x", "import optax, arviz_stats\nfrom hbm_jax.inference.sampler.target import Target"),
         ("hbm_jax.cli", "import matplotlib\nfrom hbm_jax import inference, models, runs"),
     ],

@@ -28,7 +28,7 @@ from hbm_jax import cli
 from hbm_jax.cli import interruption
 
 def run(argv):
-    with interruption.last_words(lambda: "continue with this"):
+    with interruption.exit_message(lambda: "continue with this"):
         exec(sys.argv[1])
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -221,7 +221,7 @@ def of_posterior(folder):
 
 def of_checkpoint(folder):
     """What `hbm_jax.resume` makes of it before it draws, as plain values."""
-    program, args = runs.rebuilt(runs.checkpoint_of(folder) or folder)
+    program, args = runs.rebuild_program(runs.checkpoint_of(folder) or folder)
     with contextlib.closing(Checkpoint.existing(runs.checkpoint_of(folder))) as store:
         run, start = store.run, store.read_start()
         blocks = [saved._replace(block=saved.block._asdict()) for saved in store.blocks()]

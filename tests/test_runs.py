@@ -244,8 +244,8 @@ def test_a_configuration_that_was_changed_is_not_shown_as_that_of_the_run(folder
 
 
 def test_new_and_empty_folders_are_fine(tmp_path):
-    runs.refuse_other_run(tmp_path / "new", overwrite=False)
-    runs.refuse_other_run(tmp_path, overwrite=False)
+    runs.check_run_folder(tmp_path / "new", overwrite=False)
+    runs.check_run_folder(tmp_path, overwrite=False)
     assert not (tmp_path / "new").exists()
 
 
@@ -253,12 +253,12 @@ def test_new_and_empty_folders_are_fine(tmp_path):
 def test_folders_that_hold_something(tmp_path, name, what):
     (tmp_path / name).write_text("")
     with pytest.raises(FileExistsError, match=f"expected a new or empty folder for the run, found {what} in it"):
-        runs.refuse_other_run(tmp_path, overwrite=False)
-    runs.refuse_other_run(tmp_path, overwrite=True)
+        runs.check_run_folder(tmp_path, overwrite=False)
+    runs.check_run_folder(tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_file_where_the_folder_should_be(tmp_path, overwrite):
     (tmp_path / "run").write_text("")
     with pytest.raises(FileExistsError, match="expected a folder for the run, found a file of that name"):
-        runs.refuse_other_run(tmp_path / "run", overwrite)
+        runs.check_run_folder(tmp_path / "run", overwrite)

@@ -59,7 +59,7 @@ class Fits:
 
 
 @functools.cache
-def fits_of(ions: tuple[tuple[int, int], ...]) -> Fits:
+def fit_coefficients(ions: tuple[tuple[int, int], ...]) -> Fits:
     """Return the fit coefficients of ions, each (Z, num_electrons).
 
     Raises
@@ -194,7 +194,7 @@ def photoionization_cross_section(energy: ArrayLike, Z: int, num_electrons: int)
         if int(value) != value:
             raise ValueError(f"{name}: expected a whole number; found {value!r}.")
     energy, inside = within("energy", energy, 1e-3, 500.0, "keV")
-    fits = fits_of(((int(Z), int(num_electrons)),))
+    fits = fit_coefficients(((int(Z), int(num_electrons)),))
     coefficients = fits.shells, fits.outer if (fits.switch > 0).any() else None, fits.switch
     return _single_ion(energy, inside, *as_constants(coefficients))
 

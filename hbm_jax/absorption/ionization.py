@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hbm_jax import constants
-from hbm_jax.absorption.cross_sections import evaluate, fits_of, ion_name, parse_ion
+from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients, ion_name, parse_ion
 from hbm_jax.absorption.domain import LOG10_T, LOG10_XI, masked, one_of, within
 from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, log_collisional_ionization, recombination
 
@@ -180,7 +180,7 @@ def _photoionization_coefficients() -> np.ndarray:
     """
     nodes = np.cos(np.pi * (np.arange(_DEGREE + 1) + 0.5) / (_DEGREE + 1))
     index = 0.5 * (PHOTON_INDEX[0] + PHOTON_INDEX[1] + nodes * (PHOTON_INDEX[1] - PHOTON_INDEX[0]))
-    fits = fits_of(ABSORBING)
+    fits = fit_coefficients(ABSORBING)
     x, w = np.polynomial.legendre.leggauss(_NODES)
     high = math.log(XI_BAND[1])
     log_integrals = np.empty((_DEGREE + 1, len(ABSORBING)))
@@ -191,7 +191,7 @@ def _photoionization_coefficients() -> np.ndarray:
         )
         half = 0.5 * np.diff(panel_edges)[:, None]
         u = (panel_edges[:-1, None] + half * (1.0 + x)).ravel()
-        fit = fits_of((ABSORBING[i],))
+        fit = fit_coefficients((ABSORBING[i],))
         values = (half * w).ravel() * evaluate(np.exp(u), fit, np)[0] * 1e-22
         # dE = E du, so that f(E) sigma / E dE = E^(1 - index) sigma du.
         log_integrals[:, i] = np.log(np.exp((1.0 - index)[:, None] * u) @ values)

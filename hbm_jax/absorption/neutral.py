@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from hbm_jax.absorption.abundances import ELEMENTS, as_abundances
 from hbm_jax.absorption.coefficients import table
-from hbm_jax.absorption.cross_sections import MEGABARN, evaluate, fits_of
+from hbm_jax.absorption.cross_sections import MEGABARN, evaluate, fit_coefficients
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY, as_constants, masked, one_of, within
 
 MODELS = ("tbabs", "phabs")
@@ -144,7 +144,7 @@ def _cross_section(energy, inside, values, overlay, *, model, grains=False, frac
     elements = PHABS_ELEMENTS if model == "phabs" else tuple(dust["element"].tolist())
     indices = np.array([ELEMENTS.index(e) for e in elements])
     numbers = jnp.asarray(values)[indices].astype(jnp.result_type(energy, values))
-    sigma = evaluate(energy, fits_of(tuple((int(p) + 1, int(p) + 1) for p in indices)))
+    sigma = evaluate(energy, fit_coefficients(tuple((int(p) + 1, int(p) + 1) for p in indices)))
     sigma = _overlaid(sigma, energy, elements, overlay)
     if model == "phabs":
         return masked(jnp.tensordot(numbers, sigma, 1), inside)

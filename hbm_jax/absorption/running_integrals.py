@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.domain import MAX_ENERGY, MIN_ENERGY
 from hbm_jax.absorption.rates import ABSORBING
 
@@ -48,7 +48,7 @@ class Running(NamedTuple):
 @functools.cache
 def running_integrals() -> Running:
     """Return the tables of all ions of `ABSORBING`, (nodes, ions), in double precision."""
-    fits = fits_of(ABSORBING)
+    fits = fit_coefficients(ABSORBING)
     low, high = np.log(MIN_ENERGY), np.log(MAX_ENERGY)
     edges = np.log(np.concatenate(fits.thresholds()))
     edges = edges[(edges > low) & (edges < high - 0.1)]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.absorption.abundances import ELEMENTS
-from hbm_jax.absorption.cross_sections import fits_of
+from hbm_jax.absorption.cross_sections import fit_coefficients
 from hbm_jax.absorption.neutral import PHABS_ELEMENTS
 from hbm_jax.absorption.rates import ABSORBING
 
@@ -18,13 +18,13 @@ _NODES = 3  # Gauss-Legendre nodes per bin, or per part of a bin between edges
 def edges_of_neutral_matter(low: float, high: float) -> np.ndarray:
     """Return the absorption edges [keV] of neutral matter between two energies, in increasing order."""
     charges = [ELEMENTS.index(element) + 1 for element in PHABS_ELEMENTS]
-    edges = np.unique(np.concatenate(fits_of(tuple((Z, Z) for Z in charges)).thresholds()))
+    edges = np.unique(np.concatenate(fit_coefficients(tuple((Z, Z) for Z in charges)).thresholds()))
     return edges[(edges > low) & (edges < high)]
 
 
 def edges_of_ions(low: float, high: float) -> np.ndarray:
     """Return the absorption edges [keV] of the ions of the WHIM between two energies, in increasing order."""
-    edges = np.unique(np.concatenate(fits_of(ABSORBING).thresholds()))
+    edges = np.unique(np.concatenate(fit_coefficients(ABSORBING).thresholds()))
     return edges[(edges > low) & (edges < high)]
 
 

@@ -23,7 +23,7 @@ MAX_REDSHIFT = 10.0
 _NODES = 8  # Gauss-Legendre nodes per cell
 # n0 sigma c / H0 for n0 = 1 cm^-3, sigma = 1e-22 cm^2 and H0 = 1 km/s/Mpc
 COLUMN = 1e-22 * constants.megaparsec * 100.0 * constants.speed_of_light_km_s
-PLACES = np.array([IONS.index(ion) for ion in ABSORBING], np.int32)
+ABSORBING_INDEX = np.array([IONS.index(ion) for ion in ABSORBING], np.int32)
 _Z = np.array([Z for Z, _ in ABSORBING], np.int32)
 METAL = _Z > 2
 
@@ -48,7 +48,7 @@ class Cells(NamedTuple):
     third: jax.Array
 
 
-def cells_of(z: jax.Array, weight: Any, num_cells: int) -> Cells:
+def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     """Return least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
 
     Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
@@ -140,7 +140,7 @@ def weights_along(z: float, cosmology: Cosmology, density_slope, metallicity_slo
 @functools.partial(jax.jit, static_argnames="num_cells")
 def _weights_along(z, cosmology, density_slope, metallicity_slope, *, num_cells):
     weights = weights_of(cosmology, density_slope, 1.0, metallicity_slope)
-    return [cells_of(z, weight, num_cells) for weight in weights]
+    return [parabolic_cells(z, weight, num_cells) for weight in weights]
 
 
 def one_number(name: str, value: ArrayLike) -> ArrayLike:
@@ -289,12 +289,14 @@ def _integral(
 
         def ion_weight(u):
             weights = jnp.where(METAL, metal_weight(u)[..., None], weight(u)[..., None])
-            return weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., PLACES] * per_hydrogen
+            return (
+                weights * fractions(T + temperature_slope * u / math.log(10.0), xi)[..., ABSORBING_INDEX] * per_hydrogen
+            )
 
-        tau = along_ions(cells_of(z, ion_weight, num_cells), log_energy)
+        tau = along_ions(parabolic_cells(z, ion_weight, num_cells), log_energy)
     else:
-        ion_abundances = fractions(T, xi)[PLACES] * per_hydrogen
+        ion_abundances = fractions(T, xi)[ABSORBING_INDEX] * per_hydrogen
         light, metals = (combine(jnp.where(metal == METAL, ion_abundances, 0.0), T.dtype) for metal in (False, True))
-        tau = along(cells_of(z, weight, num_cells), light, log_energy)
-        tau = tau + along(cells_of(z, metal_weight, num_cells), metals, log_energy)
+        tau = along(parabolic_cells(z, weight, num_cells), light, log_energy)
+        tau = tau + along(parabolic_cells(z, metal_weight, num_cells), metals, log_energy)
     return masked((n0 * COLUMN / cosmology.H0 * tau).astype(dtype), inside)

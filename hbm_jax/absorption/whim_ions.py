@@ -14,7 +14,7 @@ from hbm_jax.absorption.domain import LOG10_T, masked, one_of, within
 from hbm_jax.absorption.ionization import MODES, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import running_integrals
-from hbm_jax.absorption.whim import METAL, NUM_CELLS, PLACES
+from hbm_jax.absorption.whim import ABSORBING_INDEX, METAL, NUM_CELLS
 from hbm_jax.absorption.whim_table import along_lines
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
@@ -109,6 +109,6 @@ class WhimIons:
         T, inside = within("log10_T", log10_T, *LOG10_T)
         T = jnp.where(inside, T, 6.0)
         fractions = ion_fractions(T, log10_xi, mode=self.mode, rates=self.rates, photon_index=self.photon_index)
-        weights = fractions[PLACES] * jnp.where(METAL, metallicity, 1.0)
+        weights = fractions[ABSORBING_INDEX] * jnp.where(METAL, metallicity, 1.0)
         tau = jnp.einsum("i,ink->nk", weights.astype(jnp.float32), jnp.asarray(self.integrals)).astype(T.dtype)
         return masked(jnp.asarray(n0)[..., None] * tau, inside)

@@ -18,7 +18,16 @@ from hbm_jax.absorption.domain import LOG10_T, MAX_ENERGY, MIN_ENERGY, masked, o
 from hbm_jax.absorption.ionization import MODES, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import hermite_weights, running_integrals
-from hbm_jax.absorption.whim import COLUMN, MAX_REDSHIFT, METAL, NUM_CELLS, PLACES, Cells, checked_cells, weights_along
+from hbm_jax.absorption.whim import (
+    ABSORBING_INDEX,
+    COLUMN,
+    MAX_REDSHIFT,
+    METAL,
+    NUM_CELLS,
+    Cells,
+    checked_cells,
+    weights_along,
+)
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import on_every_core, precomputed
 
@@ -242,7 +251,7 @@ def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Return the running integrals of the spline coefficients of each group, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
-    ion_splines = _interpolation() @ (fractions[:, PLACES] * numbers[charges - 1])  # (knots, ions)
+    ion_splines = _interpolation() @ (fractions[:, ABSORBING_INDEX] * numbers[charges - 1])  # (knots, ions)
     groups = np.stack([np.where(METAL, 0.0, ion_splines), np.where(METAL, ion_splines, 0.0)])
     table = running_integrals()
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hbm_jax.cli import absorption, bench
 from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
-from hbm_jax.cli.interruption import Terminated, last_words
+from hbm_jax.cli.interruption import Terminated, exit_message
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
-from hbm_jax.simulation.configuration import TABLES, in_words, refuse_bad_table, write_table
+from hbm_jax.simulation.configuration import TABLES, format_truth, refuse_bad_table, write_table
 from hbm_jax.validation import DataError
 
 CERTIFICATE, FIGURE = "certificate.json", "calibration.png"  # output of calibrate
@@ -249,7 +249,7 @@ def _fit(arguments) -> int:
     config = _configuration(arguments)
     model, sample = _model_and_data(config)
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
-    runs.refuse_other_run(folder, arguments.overwrite)
+    runs.check_run_folder(folder, arguments.overwrite)
     _before_sampling(arguments, model, sample)
     options = {key: value for key, value in config["sample"].items() if value is not None}
     with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):
@@ -273,7 +273,7 @@ def _resume(arguments) -> int:
             raise ConfigError(f"--set {key}: expected one of {ends}, because resume can change only when a run ends.")
         set_key(new_config, key, value)
     changes = new_config["sample"]
-    program, args = runs.rebuilt(checkpoint)
+    program, args = runs.rebuild_program(checkpoint)
     config = _configuration_of(runs.config_of(checkpoint), changes)
     _before_sampling(arguments, program, *args)
     with _resume_hint(folder):
@@ -314,7 +314,7 @@ def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False
     """
     from hbm_jax import runs
 
-    def exit_message() -> str:
+    def message() -> str:
         if new:
             runs.settle_checkpoint(folder)
         return (
@@ -324,7 +324,7 @@ def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False
         )
 
     command = runs.resume_command(folder)
-    with last_words(exit_message):
+    with exit_message(message):
         try:
             yield
         except (KeyboardInterrupt, Terminated) as interruption:
@@ -377,7 +377,7 @@ def _simulate(arguments) -> int:
     true_values = {key: _true_value(model, key, value) for key, value in config["truth"].items()}
     simulated, truth = model.simulate(jax.random.key(config["sample"]["seed"]), design, true_values)
     write_table(simulated.to_table(), truth, out)
-    print(f"{len(simulated)} simulated objects in {out}\n{in_words(truth)}")
+    print(f"{len(simulated)} simulated objects in {out}\n{format_truth(truth)}")
     return USABLE
 
 
@@ -411,7 +411,7 @@ def _calibrate(arguments) -> int:
     config = _configuration(arguments)
     model, design = _model_and_data(config)
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}-calibration")
-    runs.refuse_other_run(folder, arguments.overwrite)
+    runs.check_run_folder(folder, arguments.overwrite)
     if arguments.subset is not None:
         design = _evenly_spaced(design, arguments.subset)
     default_options = defaults()["sample"]

@@ -25,7 +25,7 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def last_words(words: Callable[[], str]) -> Iterator[None]:
+def exit_message(words: Callable[[], str]) -> Iterator[None]:
     """Register a function that cleans up and returns the last message, in case the second thread ends the process."""
     _exit_messages.append(words)
     try:

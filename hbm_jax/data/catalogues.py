@@ -9,7 +9,7 @@ import numpy as np
 from hbm_jax.data.columns import Column, check_values, listed_names, unused_errors
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import did_you_mean
-from hbm_jax.validation import DataError, tell, text_tuple
+from hbm_jax.validation import DataError, text_tuple, warn_unusual
 
 REQUIRED = ("name", "z")
 
@@ -90,11 +90,11 @@ def read_catalogue(
             )
     rows = [row for row, name in enumerate(names) if name not in excluded]
     left_out = [(name, "by name") for name in excluded]
-    unused = tell(unused_errors(column_names, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
+    unused = warn_unusual(unused_errors(column_names, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
     return Catalogue(table.origin, folder, declared, column_names, values, names, rows, left_out, unused)
 
 
-def numbers_of(catalogue: Catalogue, row: int) -> dict[str, float]:
+def source_numbers(catalogue: Catalogue, row: int) -> dict[str, float]:
     """Return the numerical columns of one source, NaN for missing values; warn of unusual values.
 
     Raises
@@ -114,11 +114,13 @@ def numbers_of(catalogue: Catalogue, row: int) -> dict[str, float]:
             raise DataError(f"{label}: expected {catalogue.declared[key].what}; found {'none' if empty else value}.")
         column = np.where(np.arange(len(catalogue.names)) == row, numbers[key], np.nan)
         unusual = check_values({key: column}, catalogue.declared, catalogue.found, catalogue.names)
-        tell(unusual, origin=catalogue.origin, stacklevel=4)
+        warn_unusual(unusual, origin=catalogue.origin, stacklevel=4)
     return numbers
 
 
-def refuse_bad(catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str) -> None:
+def raise_for_unreadable(
+    catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str
+) -> None:
     """Raise a DataError listing the unreadable sources and the reasons, unless `leave_out` contains ``"bad"``.
 
     Also raise it if no source is readable.

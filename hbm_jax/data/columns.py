@@ -19,14 +19,14 @@ __all__ = [
     "REDSHIFT",
     "TEXT",
     "Column",
-    "Unusual",
+    "HasWarnings",
     "check_frames",
     "check_plain",
     "check_values",
+    "index_of_groups",
     "leave_out_rows",
     "listed_names",
-    "places_of",
-    "places_within",
+    "position_in_group",
     "repeated_names",
     "unused_errors",
     "warnings_of",
@@ -77,7 +77,7 @@ FRAMES_DIFFER = 0.01  # times 1 + z
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Unusual:
+class HasWarnings:
     """Base class of containers that store warnings about unusual data.
 
     Attributes
@@ -88,7 +88,7 @@ class Unusual:
 
     warnings: tuple[str, ...] = field(default=(), kw_only=True, metadata={"static": True})
 
-    def _told(self) -> str:
+    def _warning_text(self) -> str:
         """Return the warnings as sentences to append to a description."""
         return "".join(f" Warning: {text}." for text in self.warnings)
 
@@ -288,13 +288,13 @@ def leave_out_rows(names: Sequence[str], leave_out: str | Sequence[str]) -> NDAr
     return keep
 
 
-def places_of(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+def index_of_groups(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
     """Return the index in `names` of each value."""
     index = {name: i for i, name in enumerate(names)}
     return np.array([index[value] for value in values], dtype=np.int64)
 
 
-def places_within(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
+def position_in_group(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of earlier entries of the same group, for each entry."""
     # A stable sort of integers of 16 bits or fewer takes linear time.
     order = np.argsort(group_index.astype(np.min_scalar_type(group_index.max())), kind="stable")

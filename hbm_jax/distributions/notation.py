@@ -11,7 +11,7 @@ from numpyro.distributions.truncated import TwoSidedTruncatedDistribution as Two
 from hbm_jax.names import did_you_mean
 
 
-def _known() -> dict:
+def _distributions() -> dict:
     """Return the distributions of NumPyro by name."""
     classes = {
         name: value
@@ -57,7 +57,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
         return _number(node, expected)
     if not isinstance(node.func, ast.Name):
         raise ValueError(f"{expected}.")
-    distributions = _known()
+    distributions = _distributions()
     if node.func.id not in distributions:
         suggestion = did_you_mean(node.func.id, distributions)
         raise ValueError(f"{expected}, where {node.func.id!r} is not a NumPyro distribution{suggestion}.")
@@ -111,7 +111,7 @@ def distribution_to_text(prior) -> str:
     else:
         name, arguments = type(prior).__name__, {key: getattr(prior, key) for key in type(prior).arg_constraints}
     try:
-        if name not in _known():
+        if name not in _distributions():
             raise TypeError
         text = f"{name}({', '.join(f'{key}={float(value)!r}' for key, value in arguments.items())})"
         distribution_from_text(text)  # raises for mixtures and transformed distributions

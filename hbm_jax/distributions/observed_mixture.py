@@ -22,7 +22,7 @@ from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian, _cholesky
-from hbm_jax.distributions.selection import ProbitSelection, detected_share
+from hbm_jax.distributions.selection import ProbitSelection, log_detected_fraction
 
 MAX_TRIES = 20_000  # of the rejection sampling of a detected object
 
@@ -161,7 +161,9 @@ class ObservedMixture(dist.Distribution):
         along = None
         if self.half_line is not None:
             along = sum(slopes[i] * self.half_line.direction[i] for i in elements)
-        log_fraction = detected_share(limit[..., None] - mean, variance + width[..., None] ** 2, self.half_line, along)
+        log_fraction = log_detected_fraction(
+            limit[..., None] - mean, variance + width[..., None] ** 2, self.half_line, along
+        )
         return logsumexp(self.log_weights + log_fraction, axis=-1)
 
     def probabilities(self, value):

@@ -43,7 +43,7 @@ class ProbitSelection(NamedTuple):
         return ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
 
 
-def detected_share(room, variance, half_line: HalfLine | None = None, along=None):
+def log_detected_fraction(room, variance, half_line: HalfLine | None = None, along=None):
     """Return the log of the detected fraction, the mean of Phi((room - along t - e) / width) over normal e and over t.
 
     Parameters

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.inference.centering.location_scale import Recentred, with_forms
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.sampler.target import support_bounds
@@ -199,7 +199,7 @@ class Fit:
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
+        with atomic_write(path) as part:
             _require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             self.tree.to_netcdf(part, engine="h5netcdf")
             append_checksum(part)

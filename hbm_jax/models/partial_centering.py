@@ -6,7 +6,7 @@ normal, with mean g and standard deviation s, where 1 / s^2 = 1 / t^2 + informat
 the centred parametrisation where the data are informative and to the non-centred one where they are not, for each
 element and each value of t. The density is exact: g and s only define the coordinate.
 
-Where there is no estimate, `sample_centred` uses a constant weight c between the two (0 non-centred, 1 centred):
+Without an estimate, `sample_partially_centred` uses a constant weight c between the two (0 non-centred, 1 centred):
 x ~ N(c m, t0^2 (t / t0)^(2c)) with u = m + (t / t0)^(1 - c) (x - c m). The distribution of u does not depend on c and
 t0; for data of information I, c = t^2 I / (1 + t^2 I). `hbm_jax.inference.centre` instead estimates c from a pilot run.
 """
@@ -22,7 +22,7 @@ from numpyro import distributions as dist
 from numpyro.distributions.transforms import AffineTransform
 
 
-class Own(NamedTuple):
+class GaussianLikelihood(NamedTuple):
     """Gaussian approximation of each element's likelihood: its maximum and its information.
 
     Both may depend on parameters sampled before. Zero information gives the non-centred parametrisation.
@@ -39,7 +39,7 @@ class Own(NamedTuple):
     information: Any
 
 
-def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
+def sample_whitened(name: str, location, scale, own: GaussianLikelihood, record: bool = True):
     """Sample a normal latent in units of its conditional posterior, as site ``_name``, and return its value.
 
     Parameters
@@ -48,7 +48,7 @@ def sample_whitened(name: str, location, scale, own: Own, record: bool = True):
         Name of the latent.
     location, scale : (...)
         Mean and standard deviation of its distribution.
-    own : Own
+    own : GaussianLikelihood
         Gaussian approximation of each element's likelihood, (...).
     record : bool
         Whether the value is recorded as a deterministic site ``name``.
@@ -141,11 +141,11 @@ class Slopes(NamedTuple):
     product: Any
     weight: Any
 
-    def own(self, k: int, slopes: Sequence[Any]) -> Own:
+    def likelihood(self, k: int, slopes: Sequence[Any]) -> GaussianLikelihood:
         """Return each group's estimate of its slope in predictor k, given the other ``slopes``, P arrays of (J,)."""
         square = self.square[:, k, k]
         others = sum(self.square[:, k, i] * slope for i, slope in enumerate(slopes) if i != k)
-        return Own((self.product[:, k] - others) / square, square * self.weight[:, k])
+        return GaussianLikelihood((self.product[:, k] - others) / square, square * self.weight[:, k])
 
 
 def slopes_of_groups(x, y, noise, used) -> Slopes:
@@ -243,7 +243,7 @@ def form_of_some(estimates, information, some) -> Form:
     return weights, reference
 
 
-def sample_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
+def sample_partially_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
     """Sample a partially non-centred normal latent, as site ``_name``, and record and return its value as ``name``.
 
     Parameters

@@ -27,7 +27,7 @@ from hbm_jax.plotting.folded_draws import (
     values_of,
 )
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
-from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, _energy_axis
+from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, energy_axis
 from hbm_jax.spectra.folding.compression import neutral_at
 from hbm_jax.spectra.model.composition import Product
 from hbm_jax.spectra.statistics.kernels import cash
@@ -193,7 +193,7 @@ def _outline(axis, low, high, values, **style) -> None:
 
 def _few_ticks(axis, low: float, high: float) -> None:
     """Set up a logarithmic energy axis with few plain numbers, for small axes."""
-    _energy_axis(axis, low / 1.05, high * 1.05, label="")
+    energy_axis(axis, low / 1.05, high * 1.05, label="")
     if high > 4 * low:
         threes = [tick for tick in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0) if low / 1.05 <= tick <= high * 1.05]
         twos = [m * 10.0**k for k in range(-1, 3) for m in (1, 2, 5) if low / 1.05 <= m * 10.0**k <= high * 1.05]

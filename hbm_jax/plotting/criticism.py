@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from hbm_jax.inference import Comparison, Loo, Sensitivity
-from hbm_jax.inference.criticism.comparison import SAME
+from hbm_jax.inference.criticism.comparison import SMALL_DIFFERENCE
 from hbm_jax.inference.criticism.sensitivity import THRESHOLD
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, VERMILION, Figure, house_style
@@ -125,7 +125,7 @@ def comparison(result: Comparison) -> Figure:
     with house_style():
         figure = Figure(figsize=(7.2, 1.1 + 0.42 * len(table)), layout="constrained")
         axes = figure.subplots()
-        axes.axvspan(-SAME, 0.0, color=SHADE, lw=0)
+        axes.axvspan(-SMALL_DIFFERENCE, 0.0, color=SHADE, lw=0)
         axes.axvline(0.0, color=BLACK, lw=0.9)
         for row, (_, model) in zip(rows, table.iterrows(), strict=True):
             difference, error = model["elpd_diff"], model["dse"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.simulation.configuration import fields_of, in_words, number_of, refuse_design, refuse_full_folder
+from hbm_jax.simulation.configuration import fields_of, format_truth, number_of, refuse_design, refuse_full_folder
 
 NUM = 50  # default number of sources
 WHIM = {"log10_n0": -7.0}  # default of --whim: half of the cosmic baryons
@@ -64,7 +64,7 @@ def simulate(
     return (
         f"{len(sample.spectra)} simulated afterglows in {catalog}, spectra in {folder / SPECTRA}\n"
         f"kept those of {num_drawn} drawn that have at least {source_population.min_counts} counts\n"
-        f"{in_words(sample.truth)}\n"
+        f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit afterglow --catalog {catalog} --spectra {folder / SPECTRA}{whim}"
     )
 
@@ -102,7 +102,7 @@ def response_of(rmf: str | None, arf: str | None):
     from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
     from hbm_jax.spectra.folding.response import Response
     from hbm_jax.spectra.ogip.responses import area_warnings, read_arf, read_rmf
-    from hbm_jax.validation import tell
+    from hbm_jax.validation import warn_unusual
 
     if rmf is None:
         if arf is not None:
@@ -110,5 +110,5 @@ def response_of(rmf: str | None, arf: str | None):
         matrix = xrt_like_rmf()
         return Response.of(matrix, xrt_like_arf(matrix))
     matrix, area = read_rmf(rmf), None if arf is None else read_arf(arf)
-    tell(area_warnings(matrix, area))
+    warn_unusual(area_warnings(matrix, area))
     return Response.of(matrix, area)

@@ -7,7 +7,7 @@ from typing import Any
 from hbm_jax.configuration import ConfigError, read_value
 from hbm_jax.simulation.configuration import (
     fields_of,
-    in_words,
+    format_truth,
     number_of,
     refuse_bad_table,
     refuse_design,
@@ -64,7 +64,7 @@ def simulate(
     correlated = " --correlated" if population.correlation else ""
     return (
         f"{len(sample.data)} simulated bursts with {sample.data.num_intervals} intervals in {table}\n"
-        f"{in_words(sample.truth)}\n"
+        f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit golenetskii --data {table}{truncated}{correlated}"
     )
 
@@ -122,7 +122,7 @@ def simulate_spectra(
         f"{len(sample.bursts)} simulated bursts in {catalog}, with one folder for each next to it\n"
         f"kept those of {int(sample.truth['num_drawn'])} drawn with a signal-to-noise ratio of at least "
         f"{population.threshold:g}\n"
-        f"{in_words(sample.truth)}\n"
+        f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit golenetskii-counts --catalog {catalog}{spectrum}"
     )
 

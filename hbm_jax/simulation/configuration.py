@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hbm_jax.configuration import ConfigError, read_value
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.names import choose
 
 TABLES = (".csv", ".ecsv", ".fits")  # formats of simulated tables
@@ -124,7 +124,7 @@ def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     # A FITS header cannot contain a mapping, but it can contain text.
     table.meta["truth"] = json.dumps(population_truth) if out.suffix == ".fits" else population_truth
     out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as part:
+    with atomic_write(out) as part:
         table.write(part, overwrite=True)
 
 
@@ -133,6 +133,6 @@ def _of_the_population(truth: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in truth.items() if not getattr(value, "shape", ()) and key != "num_drawn"}
 
 
-def in_words(truth: Mapping[str, Any]) -> str:
+def format_truth(truth: Mapping[str, Any]) -> str:
     """Return the true values of the population as text, without those of single objects."""
     return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _of_the_population(truth).items())}"

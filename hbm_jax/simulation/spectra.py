@@ -9,7 +9,7 @@ import numpy as np
 from hbm_jax.configuration import ConfigError, build_model, read_value
 from hbm_jax.names import choose
 from hbm_jax.simulation.afterglows import response_of
-from hbm_jax.simulation.configuration import in_words, refuse_design, refuse_full_folder
+from hbm_jax.simulation.configuration import format_truth, refuse_design, refuse_full_folder
 
 EXPOSURE = 20_000.0  # default [s]
 OPTIONS = ("exposure",)  # options of [population]
@@ -75,7 +75,7 @@ def simulate(
     write_arf(area, Arf(response.rmf.energy, response.area), overwrite=overwrite)
     write_pha(pha, spectrum, rmf=matrix.name, arf=area.name, overwrite=overwrite)
     return (
-        f"{spectrum.counts.sum():.0f} counts in {exposure:g} s in {pha}\n{in_words(truth)}\n"
+        f"{spectrum.counts.sum():.0f} counts in {exposure:g} s in {pha}\n{format_truth(truth)}\n"
         f'fit it with: hbm-jax fit spectrum --data {pha} --spectrum "{model.to_config()["spectrum"]}"'
     )
 

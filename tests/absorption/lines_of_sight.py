@@ -7,15 +7,15 @@ from scipy.interpolate import CubicSpline
 
 from hbm_jax import constants
 from hbm_jax.absorption import abundance_table, ion_fractions, whim_optical_depth
-from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.rates import ABSORBING
-from hbm_jax.absorption.whim import PLACES
+from hbm_jax.absorption.whim import ABSORBING_INDEX
 from hbm_jax.absorption.whim_table import NUM_TEMPERATURES
 from hbm_jax.cosmology import Cosmology
 
 FLAT = Cosmology.flat(H0=70.0, Om0=0.3)
 ENERGY = np.geomspace(0.3, 9.9, 15)
-FITS = fits_of(ABSORBING)
+FITS = fit_coefficients(ABSORBING)
 CHARGE = np.array([Z for Z, _ in ABSORBING])
 NUMBERS = abundance_table("wilm")[CHARGE - 1]
 NUM_ENERGIES = 40  # of the one program
@@ -32,7 +32,7 @@ def fractions(log10_T, log10_xi=0.0, *, mode="photo+collisional", rates="modern"
     T = np.asarray(log10_T, dtype=float)
     rows = np.pad(T, (0, -len(T) % NUM_TEMPERATURES), mode="edge").reshape(-1, NUM_TEMPERATURES)
     found = [np.asarray(ion_fractions(row, log10_xi, mode=mode, rates=rates, photon_index=2.0)) for row in rows]
-    return np.concatenate(found)[: len(T), PLACES]
+    return np.concatenate(found)[: len(T), ABSORBING_INDEX]
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def _nodes(z, energy, num_panels=24, num_nodes=10):
         cuts = np.sort(np.concatenate([panels, cuts, bends], axis=1), axis=1)
         half = 0.5 * np.diff(cuts)[..., None]
         u = cuts[:, :-1, None] + half * (1.0 + x)
-        sigma = evaluate(np.array(energy)[:, None, None] * np.exp(u), fits_of((ion,)), np)[0]
+        sigma = evaluate(np.array(energy)[:, None, None] * np.exp(u), fit_coefficients((ion,)), np)[0]
         found.append((u.reshape(len(energy), -1), (half * w * sigma).reshape(len(energy), -1)))
     return found
 

@@ -10,7 +10,7 @@ import pytest
 
 from hbm_jax.absorption import ion_name, photoionization_cross_section
 from hbm_jax.absorption.coefficients import table
-from hbm_jax.absorption.cross_sections import all_ions, evaluate, fits_of, parse_ion
+from hbm_jax.absorption.cross_sections import all_ions, evaluate, fit_coefficients, parse_ion
 from hbm_jax.absorption.rates import ABSORBING
 
 
@@ -65,9 +65,9 @@ def test_every_ion_is_the_published_rule(published):
 
 def test_thresholds_are_where_the_cross_section_jumps():
     ions = ((8, 8), (8, 2), (26, 26), (26, 24), (11, 10), (1, 1), (19, 19))
-    for ion, edges in zip(ions, fits_of(ions).thresholds(), strict=True):
+    for ion, edges in zip(ions, fit_coefficients(ions).thresholds(), strict=True):
         step = 1e-9
-        fits = fits_of((ion,))
+        fits = fit_coefficients((ion,))
         for edge in edges:
             low, high = evaluate(np.array([edge * (1 - step), edge * (1 + step)]), fits, np)[0]
             assert abs(high - low) > 1e-4 * high, (ion, edge)
@@ -91,7 +91,7 @@ def test_gradient_and_single_precision(ion):
     slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda e: photoionization_cross_section(e, *ion))))
     value, slope = (np.asarray(part) for part in slopes(energy))
     h = 1e-5 * energy
-    up, down = (evaluate(energy + step, fits_of((ion,)), np)[0] for step in (h, -h))
+    up, down = (evaluate(energy + step, fit_coefficients((ion,)), np)[0] for step in (h, -h))
     np.testing.assert_allclose(slope, (up - down) / (2 * h), rtol=1e-5, atol=1e-12)
     single = photoionization_cross_section(energy.astype(np.float32), *ion)
     assert single.dtype == np.float32

@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate
 
 from hbm_jax.absorption import IONS, MODES, ion_fractions, ion_index, ion_name
-from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.ionization import XI_BAND, _log_photoionization
 from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, recombination
 from hbm_jax.absorption.whim_table import NUM_TEMPERATURES
@@ -94,7 +94,7 @@ def test_photoionization_rates_are_the_integral(index):
     low, high = np.log(XI_BAND)
     flux = integrate.quad(lambda u: np.exp((2 - index) * u), low, high, epsrel=1e-12)[0]
     for ion in ((1, 1), (2, 2), (8, 8), (14, 13), (26, 20), (26, 26)):
-        fits = fits_of((ion,))
+        fits = fit_coefficients((ion,))
         cuts = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
         total = sum(
             integrate.quad(
@@ -112,7 +112,7 @@ def test_photoionization_rates_of_every_ion():
     found = np.asarray(log_photoionization(INDICES))
     low, high = np.log(XI_BAND)
     for i, ion in enumerate(ABSORBING):
-        fits = fits_of((ion,))
+        fits = fit_coefficients((ion,))
         edges = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
         cuts = np.unique(np.concatenate([np.linspace(a, b, 201) for a, b in itertools.pairwise(edges)]))
         half = 0.5 * np.diff(cuts)[:, None]

@@ -17,10 +17,10 @@ from lines_of_sight import (
 )
 
 from hbm_jax.absorption import MODES, WhimTable, abundance_table, whim_optical_depth
-from hbm_jax.absorption.cross_sections import evaluate, fits_of
+from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
-from hbm_jax.absorption.whim import COLUMN, along, cells_of
+from hbm_jax.absorption.whim import COLUMN, along, parabolic_cells
 from hbm_jax.cosmology import Cosmology
 
 THRESHOLDS = np.unique(np.concatenate(FITS.thresholds()))
@@ -85,14 +85,14 @@ def test_einstein_de_sitter_with_an_inverse_cube():
     node = running_integrals().node
     power = np.exp(-3.0 * node)
     table = Running(node, power / 3.0, power / 9.0, power / 27.0, power, power)
-    integral = jax.jit(lambda z, table, L: along(cells_of(z, lambda u: jnp.exp(1.5 * u), 20), table, L))
+    integral = jax.jit(lambda z, table, L: along(parabolic_cells(z, lambda u: jnp.exp(1.5 * u), 20), table, L))
     for z in (0.01, 1.0, 9.0):
         found = np.asarray(integral(z, table, np.log(ENERGY))) * ENERGY**3
         np.testing.assert_allclose(found, (1 - (1 + z) ** -1.5) / 1.5, rtol=1e-5)
 
 
 def test_parabolas_are_least_squares():
-    cells = jax.jit(lambda z: cells_of(z, lambda u: jnp.exp(3.0 * u), 4))(1.0)
+    cells = jax.jit(lambda z: parabolic_cells(z, lambda u: jnp.exp(3.0 * u), 4))(1.0)
     edge, *jumps = (np.asarray(part) for part in cells)
     sums = [np.zeros(5) for _ in range(3)]
     for i in range(4):
@@ -115,7 +115,7 @@ def test_running_integrals_are_those_of_the_cross_sections():
         b = a + rng.uniform(1e-3, 1.5, 8)
         own = Running(table.node, *(np.ascontiguousarray(column[:, i]) for column in table[1:]))
         first, second = np.asarray(look_up_at(own, np.stack([a, b]))).transpose(1, 0, 2)
-        edges, fits = np.log(FITS.thresholds()[i]), fits_of((ion,))
+        edges, fits = np.log(FITS.thresholds()[i]), fit_coefficients((ion,))
         for j in range(8):
             cuts = np.unique([*np.linspace(a[j], b[j], 30), *edges[(edges > a[j]) & (edges < b[j])]])
             half = 0.5 * np.diff(cuts)[:, None]

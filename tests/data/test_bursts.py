@@ -10,10 +10,10 @@ from hbm_jax.data import BurstPopulation, Bursts, DataError, load_konus, read_bu
 from hbm_jax.data.bursts.tables import KONUS_COSMOLOGY
 from hbm_jax.data.tables import read_table
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
-from hbm_jax.spectra.model.energetics import isotropic_energy, k_correction, log10_sphere
+from hbm_jax.spectra.model.energetics import isotropic_energy, k_correction, log10_sphere_area
 
 UNIVERSE = Cosmology.flat(H0=70.0, Om0=0.3)
-sphere = jax.jit(log10_sphere)
+sphere = jax.jit(log10_sphere_area)
 energy = jax.jit(isotropic_energy)
 
 

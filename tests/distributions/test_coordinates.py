@@ -43,7 +43,7 @@ RIDGED = CoordinatePriors(
 def of_model(name):
     """The coordinates that `Supernova` uses."""
     free = {p: expansion.DEFAULT_PRIORS[p] for p in expansion.FREE[name]}
-    return CoordinatePriors(free, *degeneracy.supernova_ridge(free, {}))
+    return CoordinatePriors(free, *degeneracy.supernova_degeneracy(free, {}))
 
 
 WARPED = CoordinatePriors(
@@ -162,7 +162,7 @@ def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
     @jax.jit
     def on_grid(first, second):
         om = block.parameters(jnp.stack([first, 0.0 * first], axis=-1))["Om0"]
-        loc, scale = degeneracy._w0_ridge({"Om0": om})
+        loc, scale = degeneracy._w0_degeneracy({"Om0": om})
         y = jnp.stack([first, (second - loc) / scale], axis=-1)
         parameters = block.parameters(y)
         return jnp.exp(block.log_prob(y)) * 0.04 * 0.02 / scale, parameters["Om0"], parameters["w0"]
@@ -223,7 +223,7 @@ def test_sampling_the_coordinates_of_the_supernova_model_gives_the_stated_priors
 def test_a_number_in_a_fixed_place_changes_nothing_else():
     # w0's ridge is worked out with a fixed Ode0 too; the density of the free ones stays theirs.
     free = {name: expansion.DEFAULT_PRIORS[name] for name in ("Om0", "w0")}
-    block = CoordinatePriors(free, *degeneracy.supernova_ridge(free, {"Ode0": 0.7}))
+    block = CoordinatePriors(free, *degeneracy.supernova_degeneracy(free, {"Ode0": 0.7}))
     parameters = {"Om0": 0.3, "w0": -0.9}
     again = jax.jit(lambda p: block.parameters(block.coordinates(p)))(parameters)
     for name, value in parameters.items():

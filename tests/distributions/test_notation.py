@@ -5,7 +5,7 @@ import numpyro.distributions as dist
 import pytest
 
 from hbm_jax.distributions import distribution_from_text, distribution_to_text
-from hbm_jax.distributions.notation import _known
+from hbm_jax.distributions.notation import _distributions
 
 WRITABLE = [
     dist.Normal(0.1, 1e-3),
@@ -115,7 +115,7 @@ def test_text_is_never_run(text, tmp_path):
 
 @pytest.mark.parametrize("num_arguments", range(5))
 def test_every_name_of_numpyro_gives_a_distribution_or_a_value_error(num_arguments):
-    for name in _known():
+    for name in _distributions():
         text = f"{name}({', '.join('1234'[:num_arguments])})"
         try:
             prior = distribution_from_text(text)

@@ -15,7 +15,7 @@ from scipy import integrate, stats
 
 from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, observed_mixture
 from hbm_jax.distributions.half_line import log_half_line, truncated
-from hbm_jax.distributions.selection import detected_share
+from hbm_jax.distributions.selection import log_detected_fraction
 
 # Where integrals begin: whether SciPy's truncated density counts at 0 itself is a matter of rounding.
 ABOVE_ZERO = 1e-11
@@ -33,7 +33,9 @@ ROOM, ALONG = np.array([0.5, -3.0, 2.0]), np.array([0.4, -0.8, 1.5])
 def of_half_line(rate, precision, number):
     half_line = HalfLine(None, rate, precision)
     keys = jax.random.split(jax.random.key(number))
-    shares = jax.vmap(lambda room, along: detected_share(room, jax.numpy.asarray(0.3), half_line, along))(ROOM, ALONG)
+    shares = jax.vmap(lambda room, along: log_detected_fraction(room, jax.numpy.asarray(0.3), half_line, along))(
+        ROOM, ALONG
+    )
     conditional = half_line.conditional(keys[1], np.full(4000, 3.0), np.full(4000, 2.0))
     integral = half_line.log_integral(LINEAR, QUADRATIC)
     return integral, half_line.nodes(), shares, half_line.sample(keys[0], (4000,)), conditional
@@ -89,7 +91,7 @@ def test_far_tail_is_finite_and_exponential(monte_carlo):
 
 
 def test_a_share_without_a_half_line_is_a_normal_probability():
-    found = jax.jit(lambda room: detected_share(room, 0.3))(ROOM)
+    found = jax.jit(lambda room: log_detected_fraction(room, 0.3))(ROOM)
     np.testing.assert_allclose(found, stats.norm.logcdf(ROOM / np.sqrt(0.3)), rtol=1e-10)
 
 

@@ -8,10 +8,10 @@ from numpyro.infer.util import log_density
 
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.expansion import named
-from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 
-def coordinates_of(model, ridge=supernova_ridge):
+def coordinates_of(model, ridge=supernova_degeneracy):
     """Return the coordinates of the free parameters of a model's expansion history; None if there are none."""
     values = {name: model.all_priors[name] for name in named(model.cosmology).parameters}
     free = {name: prior for name, prior in values.items() if isinstance(prior, dist.Distribution)}
@@ -26,7 +26,7 @@ class LogDensity:
     data are an argument of the compiled function.
     """
 
-    def __init__(self, model, data=None, ridge=supernova_ridge):
+    def __init__(self, model, data=None, ridge=supernova_degeneracy):
         self.data = data
 
         def of(data, parameters):

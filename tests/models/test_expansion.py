@@ -8,7 +8,7 @@ from numpyro import handlers
 from scipy import stats
 
 from hbm_jax.models.expansion import FREE, cosmology_from, default_priors, named, sample_cosmology
-from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 KEY = np.zeros(2, np.uint32)
 
@@ -38,7 +38,7 @@ def test_draws_have_the_stated_priors_with_and_without_a_ridge(monte_carlo):
             handlers.trace(
                 handlers.seed(lambda r=ridge: sample_cosmology("w0wacdm", default_priors("w0wacdm"), r), key)
             )
-            for ridge in (None, supernova_ridge)
+            for ridge in (None, supernova_degeneracy)
         ]
         return [{name: trace[name]["value"] for name in FREE["w0wacdm"]} for trace in (t.get_trace() for t in traces)]
 

@@ -80,7 +80,7 @@ def test_slopes_of_groups_are_least_squares_less_the_variances_of_errors():
             np.testing.assert_allclose(np.diagonal(found.square[j]), true, rtol=1e-10)
     variance = max(sum(left) / freedom, 1e-6 * squares / 32)
     np.testing.assert_allclose(found.weight, np.where([[1], [1], [0], [1]], 1.0 / variance, 0.0) + np.zeros((4, 2)))
-    own = found.own(1, [np.full(4, 0.7), None])
+    own = found.likelihood(1, [np.full(4, 0.7), None])
     np.testing.assert_allclose(
         own.estimate, (found.product[:, 1] - 0.7 * found.square[:, 1, 0]) / found.square[:, 1, 1], rtol=1e-12
     )

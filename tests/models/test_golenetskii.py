@@ -13,7 +13,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import BurstPopulation, Bursts, DataError, load_konus
 from hbm_jax.models import Golenetskii
 from hbm_jax.models.bursts import golenetskii
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 TRUE = {
     "gamma_mean": 1.5,
@@ -35,7 +35,7 @@ def sample():
 def sphere(z, **universe):
     """Logarithm of 4 pi d_L^2, which has tests of its own."""
     cosmology = Cosmology.flat(**({"H0": 70.0, "Om0": 0.3} | universe))
-    return np.asarray(jax.jit(log10_sphere)(np.asarray(z), cosmology))
+    return np.asarray(jax.jit(log10_sphere_area)(np.asarray(z), cosmology))
 
 
 def test_the_density_is_that_of_integrals_over_what_was_integrated_out():

@@ -262,9 +262,9 @@ def fluxes_and_parts(folded):
     at = Coordinates(rng.normal(-6.0, 0.3, 5), rng.normal(0.0, 0.1, 5), rng.uniform(0.0, 1.0, 5), 0.08)
     X = np.concatenate([of, of * x[:, None]], axis=1)
     prior = np.diag(np.repeat([line.log10_N_std, line.gamma_std], 2) ** 2)
-    mean = X @ np.repeat([line.log10_N_mean, line.gamma_mean], 2) - folded.log10_sphere
+    mean = X @ np.repeat([line.log10_N_mean, line.gamma_mean], 2) - folded.log10_sphere_area
     covariance = X @ prior @ X.T + line.scatter**2 * np.eye(5)
-    return BurstFluxes(x, folded.log10_sphere, of, line, at), X, prior, mean, covariance
+    return BurstFluxes(x, folded.log10_sphere_area, of, line, at), X, prior, mean, covariance
 
 
 @jax.jit
@@ -387,7 +387,7 @@ def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, m
         monte_carlo.within(counts[row].sum(), mean, np.sqrt(mean), name=f"counts of spectrum {row}")
     assert set(truth) >= {"gamma", "log10_N", "log10_E_peak", "alpha", "beta", "log10_flux", "gamma_mean"}
     # Lines of bursts and their intervals' fluxes are those drawn.
-    line = truth["log10_N"][data.interval_burst] - prepared.folded.log10_sphere
+    line = truth["log10_N"][data.interval_burst] - prepared.folded.log10_sphere_area
     line = line + truth["gamma"][data.interval_burst] * (truth["log10_E_peak"] - 2.0)
     for i, away in enumerate(truth["log10_flux"] - line):
         monte_carlo.within(away, 0.0, HYPER["intrinsic_scatter"], name=f"flux {i}")

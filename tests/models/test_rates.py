@@ -10,7 +10,7 @@ import hbm_jax as hbm
 from hbm_jax.data import DataError, RegressionData, read_regression
 from hbm_jax.models import Rates
 from hbm_jax.plotting import coefficients, shrinkage
-from hbm_jax.registry import of_fit
+from hbm_jax.registry import entry_of_fit
 
 
 def pumps():
@@ -93,7 +93,7 @@ def test_pumps_as_published(monte_carlo):
     fit = hbm.sample(Rates(family="poisson", parameters="shape"), pumps(), seed=seed(1), **options)
     for name, exact in (("alpha", alpha), ("beta", beta)):
         monte_carlo.mean(fit.posterior[name].to_numpy(), exact, name=name, min_ess=200)
-    assert set(of_fit(fit).figures(fit)) == {"shrinkage", "predictive_check"}
+    assert set(entry_of_fit(fit).figures(fit)) == {"shrinkage", "predictive_check"}
     bars = shrinkage(fit).axes[0].containers[0].lines[0]
     np.testing.assert_allclose(sorted(bars.get_ydata()), sorted(rate), rtol=0.3)
     with pytest.raises(ValueError, match=r"coefficients: expected a fit of hbm_jax.models.Regression"):

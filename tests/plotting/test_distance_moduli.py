@@ -6,7 +6,7 @@ from stored_fits import load
 
 from hbm_jax.plotting import distance_residuals, equation_of_state, expansion_contour, hubble_diagram
 from hbm_jax.plotting.supernovae.distance_moduli import modulus_draws
-from hbm_jax.registry import of_fit
+from hbm_jax.registry import entry_of_fit
 
 
 def fitted():
@@ -47,7 +47,7 @@ def test_contours_with_the_prior_and_the_equation_of_state():
     for name, where in (("w_1", z < 0.39), ("w_2", z > 0.41)):
         expected = float(np.median(fit.posterior[name]))
         np.testing.assert_allclose(w[where], expected, atol=1e-9)
-    entry = of_fit(fit)
+    entry = entry_of_fit(fit)
     assert entry is not None
     assert set(entry.figures(fit)) == {"hubble_diagram", "hubble_residuals", "equation_of_state"}
     with pytest.raises(ValueError, match="expected two free parameters"):

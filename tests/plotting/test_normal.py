@@ -7,7 +7,7 @@ from stored_fits import load
 from hbm_jax.models import NormalVectors
 from hbm_jax.plotting import forest, funnel
 from hbm_jax.plotting.style import VERMILION
-from hbm_jax.registry import of_fit
+from hbm_jax.registry import entry_of_fit
 
 
 def test_a_forest_has_a_row_for_each_group():
@@ -45,7 +45,7 @@ def test_vectors_have_a_panel_for_each_component_and_bad_requests_are_named(own_
     fit = load("normal_vectors")
     assert [axis.get_xlabel() for axis in forest(fit).axes] == [r"$\theta$ of a", r"$\theta$ of b"]
     assert len(funnel(fit, 2, component=1).axes) == 2
-    entry = of_fit(fit)
+    entry = entry_of_fit(fit)
     assert entry is not None
     assert entry.model is NormalVectors
     assert set(entry.figures(fit)) == {"forest", "funnel"}

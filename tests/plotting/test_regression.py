@@ -5,7 +5,7 @@ import pytest
 from stored_fits import load
 
 from hbm_jax.plotting import coefficients, group_effects, predictive_check, shrinkage
-from hbm_jax.registry import of_fit
+from hbm_jax.registry import entry_of_fit
 
 
 def fitted():
@@ -55,7 +55,7 @@ def test_replicated_data_are_like_the_data():
 
 
 def test_the_report_has_them():
-    entry = of_fit(fitted())
+    entry = entry_of_fit(fitted())
     assert entry is not None
     names = {"coefficients", "group_effects_g", "shrinkage_g", "group_effects_t", "predictive_check"}
     assert set(entry.figures(fitted())) == names

@@ -6,8 +6,8 @@ from stored_fits import load
 
 from hbm_jax.data import PointsInGroups
 from hbm_jax.plotting import lines, shrinkage_of_lines
-from hbm_jax.plotting.linear.relation import _alone
-from hbm_jax.registry import of_fit
+from hbm_jax.plotting.linear.relation import _least_squares_line
+from hbm_jax.registry import entry_of_fit
 
 
 def test_every_group_has_its_points_and_its_line():
@@ -48,17 +48,17 @@ def test_shrinkage_begins_where_groups_stand_alone():
     rng = np.random.default_rng(5)
     x = rng.normal(size=4000)
     columns = {"x": x + rng.normal(size=4000), "y": 2.0 * x, "sigma_x": np.ones(4000), "sigma_y": np.full(4000, 0.1)}
-    slope, intercept = _alone(PointsInGroups.from_columns(columns), 0, 0.0)
+    slope, intercept = _least_squares_line(PointsInGroups.from_columns(columns), 0, 0.0)
     assert slope == pytest.approx(2.0, abs=0.15)
     assert intercept == pytest.approx(0.0, abs=0.1)
     flat = PointsInGroups.from_columns(columns | {"sigma_x": np.full(4000, 1.4)})
-    assert _alone(flat, 0, 0.0) is None
+    assert _least_squares_line(flat, 0, 0.0) is None
 
 
 @pytest.mark.long
 def test_several_predictors_have_figures_each():
     fit = load("relation_of_two")
-    entry = of_fit(fit)
+    entry = entry_of_fit(fit)
     assert entry is not None
     kinds = entry.figures(fit)
     assert set(kinds) == {"lines_a", "lines_b", "shrinkage_of_lines_a", "shrinkage_of_lines_b"}
@@ -78,7 +78,7 @@ def test_several_predictors_have_figures_each():
 
 def test_the_report_has_them_and_others_are_refused():
     fit = load("relation")
-    entry = of_fit(fit)
+    entry = entry_of_fit(fit)
     assert entry is not None
     assert set(entry.figures(fit)) == {"lines", "shrinkage_of_lines"}
     with pytest.raises(ValueError, match="'g9'"):

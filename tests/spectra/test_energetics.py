@@ -24,7 +24,7 @@ from hbm_jax.spectra.model.energetics import (
     isotropic_energy,
     k_correction,
     log10_luminosity,
-    log10_sphere,
+    log10_sphere_area,
     luminosity,
     photon_flux,
 )
@@ -186,7 +186,7 @@ def test_luminosities_and_k_corrections_of_power_laws():
             *k,
             isotropic_energy(1e-6, z, FLAT, k=2.0),
             luminosity(spectrum, values, z, FLAT, **band),
-            log10_sphere(z, FLAT),
+            log10_sphere_area(z, FLAT),
         )
 
     k_known, k_traced, energy, linear, sphere = of_the_rest(values, z)

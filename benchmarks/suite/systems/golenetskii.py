@@ -25,11 +25,11 @@ def problem():
 
     import hbm_jax as hbm
     from hbm_jax.cosmology import Cosmology
-    from hbm_jax.spectra.model.energetics import log10_sphere
+    from hbm_jax.spectra.model.energetics import log10_sphere_area
 
     data = hbm.data.BurstPopulation(num_intervals=15, gamma=(1.5, 0.25)).draw(30, seed=6).data
     with jax.enable_x64(True):
-        sphere = np.asarray(log10_sphere(data.z, Cosmology.flat(H0=70.0, Om0=0.3)))
+        sphere = np.asarray(log10_sphere_area(data.z, Cosmology.flat(H0=70.0, Om0=0.3)))
     used = np.asarray(data.used)
     of = np.repeat(np.arange(len(data)), used.sum(axis=1))
     xx, xy, yy = data.errors[used].T

@@ -17,10 +17,10 @@ from hbm_jax.data.columns import (
     POSITIVE_ERROR,
     TEXT,
     Column,
-    Unusual,
+    HasWarnings,
     check_values,
-    places_of,
-    places_within,
+    index_of_groups,
+    position_in_group,
     warnings_of,
 )
 from hbm_jax.names import listed
@@ -96,7 +96,7 @@ def columns_of(quantity: str) -> dict[str, Column]:
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Bursts(Unusual):
+class Bursts(HasWarnings):
     """Gamma-ray bursts with spectral parameters fitted in time intervals.
 
     Build it with `from_columns`, `hbm_jax.data.read_bursts` or `hbm_jax.data.load_konus`; the constructor itself
@@ -197,7 +197,7 @@ class Bursts(Unusual):
         warnings += _repeated_intervals(rows, burst)
         covariance = _covariance(rows, burst, called)
         names = tuple(dict.fromkeys(burst))
-        burst_index = places_of(burst, names)
+        burst_index = index_of_groups(burst, names)
         per_burst = {
             "z": _one_per_burst(rows["z"], burst_index, names, called.get("z", "z")),
             "sigma_z": np.nan_to_num(
@@ -210,7 +210,7 @@ class Bursts(Unusual):
         per_burst["log10_flux_limit"] = np.where(np.isnan(limit), -np.inf, limit)
         below = rows["log10_flux"] < per_burst["log10_flux_limit"][burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
-        interval_index = places_within(burst_index)
+        interval_index = position_in_group(burst_index)
         shape = len(names), interval_index.max() + 1
 
         def padded(values, fill):
@@ -314,7 +314,7 @@ class Bursts(Unusual):
             f"uncertain. {self.num_intervals} {self.quantity}es{limit}, {intervals}, with peak energies of "
             f"{peak.min():.3g} to {peak.max():.4g} keV; {int(self.has_band.sum())} in observed bands."
         )
-        return text.replace("fluencees", "fluences") + self._told()
+        return text.replace("fluencees", "fluences") + self._warning_text()
 
     def subset(self, rows: ArrayLike) -> "Bursts":
         """Return the bursts selected by a boolean mask (B,) or by integer indices.

@@ -9,7 +9,7 @@ import numpy as np
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.bursts import Bursts
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import DataError
 
 __all__ = ["BurstPopulation", "SimulatedBursts"]
@@ -149,7 +149,7 @@ class BurstPopulation:
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)
         with jax.enable_x64(True):
-            log10_area = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+            log10_area = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
         deviates = rng.multivariate_normal(np.zeros(2), [[1.0, self.correlation], [self.correlation, 1.0]], num)
         gamma, log10_N = (mean + std * u for (mean, std), u in zip((self.gamma, self.log10_N), deviates.T, strict=True))
         mean_log10_E_peak = rng.normal(*self.log10_E_peak, num)

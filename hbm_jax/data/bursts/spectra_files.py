@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.bursts.spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
-from hbm_jax.data.catalogues import numbers_of, read_catalogue, refuse_bad
+from hbm_jax.data.catalogues import raise_for_unreadable, read_catalogue, source_numbers
 from hbm_jax.data.columns import BURST_REDSHIFT, TEXT
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
@@ -18,7 +18,7 @@ from hbm_jax.spectra.ogip.pha import read_pha, read_rows
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip.tables import numbered
 from hbm_jax.spectra.ogip.type2 import read_detector, read_intervals, read_matrix_times
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["read_burst", "read_burst_spectra"]
 
@@ -154,7 +154,7 @@ def read_burst_spectra(
         try:
             text = {key: _text(values[key][row]) for key in ("detectors", "reference", "intervals") if key in values}
             files = _files_of(name, catalogue.folder, text.get("detectors", ""))
-            z = numbers_of(catalogue, row)["z"]
+            z = source_numbers(catalogue, row)["z"]
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
             rows = _rows(text.get("intervals", ""), f"{found_names.get('intervals')}, row {row}")
             burst = _read(files, name, z, ranges, rows, text.get("reference") or None, rmf_cache)
@@ -162,7 +162,7 @@ def read_burst_spectra(
             read.append(burst)
         except DataError as error:
             rejected.append((name, str(error)))
-    refuse_bad(catalogue, rejected, leave_out, "burst")
+    raise_for_unreadable(catalogue, rejected, leave_out, "burst")
     data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *rejected], **options)
     stack = dataclasses.replace(data.spectra, warnings=(*data.spectra.warnings, *catalogue.warnings))
     return dataclasses.replace(data, spectra=stack)
@@ -242,7 +242,7 @@ def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict)
     # Sort by distance of the interval's middle from the time range of a matrix (0 within), then from its centre.
     chosen = np.lexsort((centre, np.maximum(outside, 0.0)), axis=-1)[:, 0]
     matrices = {int(index): read_rmf(file, int(index) + 1) for index in np.unique(chosen)}  # type: ignore[arg-type]
-    warnings = {index: (*rmf.warnings, *tell(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
+    warnings = {index: (*rmf.warnings, *warn_unusual(area_warnings(rmf, arf))) for index, rmf in matrices.items()}
     with_responses = [
         None
         if spectrum is None

@@ -15,7 +15,7 @@ from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw, photons
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.ogip.type2 import write_pha2
 from hbm_jax.spectra.ogip.writing import write_rmf
 from hbm_jax.validation import DataError
@@ -202,7 +202,7 @@ class BurstSpectraPopulation:
         elif self.evolution == "none":
             peak = rng.permutation(peak)
         with jax.enable_x64(True):
-            log10_area = float(jax.jit(log10_sphere)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+            log10_area = float(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
         gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
         flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
         num_others = len(self.detectors) - 1

@@ -13,8 +13,8 @@ from hbm_jax.data.bursts.bursts import FLUX_UNITS, Bursts, columns_of
 from hbm_jax.data.columns import unused_errors
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
 from hbm_jax.names import listed
-from hbm_jax.spectra.model.energetics import log10_sphere
-from hbm_jax.validation import DataError, float_vector, tell
+from hbm_jax.spectra.model.energetics import log10_sphere_area
+from hbm_jax.validation import DataError, float_vector, warn_unusual
 
 __all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
 
@@ -86,7 +86,7 @@ def read_bursts(
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(resolved, table.columns, ("z",))
-    return replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
+    return replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def _quantity(source: Any) -> str:
@@ -143,7 +143,7 @@ def load_konus(relation: str = "amati") -> Bursts:
     key = "e_iso" if relation == "amati" else "l_iso"
     z, value, error = (float_vector(energies.values(name)[burst_row], name) for name in ("z", key, f"sigma_{key}"))
     with jax.enable_x64(True):
-        log10_area = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
+        log10_area = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(**KONUS_COSMOLOGY)))
     log10_flux = 51.0 + np.log10(value) - log10_area + (np.log10(1.0 + z) if relation == "amati" else 0.0)
     columns = {
         "burst": energies.values("grb")[burst_row],

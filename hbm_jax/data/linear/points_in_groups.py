@@ -9,7 +9,14 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within, unused_errors, warnings_of
+from hbm_jax.data.columns import (
+    HasWarnings,
+    check_plain,
+    index_of_groups,
+    position_in_group,
+    unused_errors,
+    warnings_of,
+)
 from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.validation import (
     DataError,
@@ -19,8 +26,8 @@ from hbm_jax.validation import (
     reject_rows,
     require_covariances,
     require_present,
-    tell,
     text_tuple,
+    warn_unusual,
 )
 
 __all__ = ["PointsInGroups", "read_relation"]
@@ -32,7 +39,7 @@ ALIASES = {"group": "name", "sigma_x": "x_err", "sigma_y": "y_err"}
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class PointsInGroups(Unusual):
+class PointsInGroups(HasWarnings):
     """Points with P predictors x and a response y, measured with errors, in J groups of at most M points.
 
     Build it with `from_columns` or `hbm_jax.data.read_relation`; the constructor does not validate. Registered as a
@@ -155,7 +162,7 @@ class PointsInGroups(Unusual):
         limit, side, limit_index, limited = _limits(columns, values, coordinates, labels, called)
         errors = _errors(columns, vector, coordinates, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else ("all",)
-        group_index = places_of(group, names) if group else np.zeros(num, int)
+        group_index = index_of_groups(group, names) if group else np.zeros(num, int)
         centered = _centered_by_group(columns, vector, group_predictors, group_index, len(names), labels, called)
         spread = values.std(axis=0)
         padded: dict[str, Any] = _padded(group_index, len(names), values, errors, limit, side, limit_index)
@@ -197,7 +204,7 @@ class PointsInGroups(Unusual):
         groups = f"{len(self)} groups of {sizes.min()} to {sizes.max()}" if len(self) > 1 else "one group"
         num_limits = int(np.sum(self.is_limit))
         limits = f" {num_limits} points are limits." if num_limits else ""
-        return f"{self.num_points} points in {groups}. {'; '.join(error_texts)}.{limits}{self._told()}"
+        return f"{self.num_points} points in {groups}. {'; '.join(error_texts)}.{limits}{self._warning_text()}"
 
     @property
     def is_limit(self) -> np.ndarray:
@@ -358,7 +365,7 @@ def _limits(columns, values, coordinates, labels, called):
 def _padded(group_index, num: int, values, errors, limit, side, limit_index) -> dict[str, np.ndarray]:
     """Return the arrays of the points, padded to the shape (group, point in group)."""
     row = np.full((num, int(np.bincount(group_index).max())), -1)
-    row[group_index, places_within(group_index)] = np.arange(len(group_index))
+    row[group_index, position_in_group(group_index)] = np.arange(len(group_index))
 
     def pad(rows, filler):
         # Row -1 is the filler. For a million rows, `take` is five times as fast as indexing.
@@ -450,4 +457,4 @@ def read_relation(
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(column_names, table.columns, coordinates)
-    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
+    return dataclasses.replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))

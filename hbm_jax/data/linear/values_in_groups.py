@@ -10,7 +10,14 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.columns import Unusual, check_plain, places_of, places_within, unused_errors, warnings_of
+from hbm_jax.data.columns import (
+    HasWarnings,
+    check_plain,
+    index_of_groups,
+    position_in_group,
+    unused_errors,
+    warnings_of,
+)
 from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.names import listed
 from hbm_jax.validation import (
@@ -21,8 +28,8 @@ from hbm_jax.validation import (
     reject_rows,
     require_covariances,
     require_present,
-    tell,
     text_tuple,
+    warn_unusual,
 )
 
 __all__ = ["ValuesInGroups", "load_eight_schools", "read_values"]
@@ -32,7 +39,7 @@ ARRAYS = ("values", "errors", "used", "row", "center", "unit")
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class ValuesInGroups(Unusual):
+class ValuesInGroups(HasWarnings):
     """Values of D components in K groups of at most M values, with known or unknown errors.
 
     Build it with `from_columns` or `hbm_jax.data.read_values`; the constructor does not validate. Registered as a
@@ -130,7 +137,7 @@ class ValuesInGroups(Unusual):
         values = np.stack([vector(key) for key in components], axis=-1)
         errors = _errors(columns, vector, components, labels, called, num)
         names = tuple(dict.fromkeys(group)) if group else tuple(f"group {i}" for i in range(num))
-        group_index = places_of(group, names) if group else np.arange(num)
+        group_index = index_of_groups(group, names) if group else np.arange(num)
         spread = values.std(axis=0)
         return cls(
             names,
@@ -165,7 +172,7 @@ class ValuesInGroups(Unusual):
             f"{c}: median error {np.sqrt(np.median(v)):.3g}" for c, v in zip(self.components, variances.T, strict=True)
         ]
         errors = "; ".join(error_texts) if self.has_errors else f"{', '.join(self.components)}: errors not given"
-        return f"{self.num_values} values in {len(self)} groups of {group_size}. {errors}.{self._told()}"
+        return f"{self.num_values} values in {len(self)} groups of {group_size}. {errors}.{self._warning_text()}"
 
     def subset(self, rows: ArrayLike) -> "ValuesInGroups":
         """Return the groups selected by a boolean mask or by integer indices."""
@@ -255,7 +262,7 @@ def _errors(columns, vector, components, labels, called, num):
 def _padded(group_index, num: int, values, errors) -> dict[str, np.ndarray]:
     """Return the arrays of the values, padded to the shape (group, value in group)."""
     sizes = np.bincount(group_index, minlength=num)
-    rank = places_within(group_index)
+    rank = position_in_group(group_index)
     shape = (num, int(sizes.max()))
     eye = np.eye(values.shape[1])
     fillers = {"values": 0.0, "errors": eye, "used": False, "row": -1}
@@ -335,7 +342,7 @@ def read_values(
     except DataError as error:
         raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(column_names, table.columns, components)
-    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
+    return dataclasses.replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def load_eight_schools() -> ValuesInGroups:

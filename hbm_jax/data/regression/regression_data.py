@@ -9,12 +9,12 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.columns import Unusual, check_plain, unused_errors, warnings_of
+from hbm_jax.data.columns import HasWarnings, check_plain, unused_errors, warnings_of
 from hbm_jax.data.regression import formulas
 from hbm_jax.data.regression.group_designs import GroupDesign, group_designs
 from hbm_jax.data.tables import make_from_rows, read_table
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, tell, text_tuple
+from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, text_tuple, warn_unusual
 
 __all__ = ["RegressionData", "read_regression"]
 
@@ -35,7 +35,7 @@ class Source:
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class RegressionData(Unusual):
+class RegressionData(HasWarnings):
     """A response of N points, K predictors, and effects that vary between groups.
 
     Build it with `from_columns` (a formula), `from_arrays` or `hbm_jax.data.read_regression`; the constructor itself
@@ -265,7 +265,7 @@ class RegressionData(Unusual):
         categories = f" {len(self.categories)} categories." if self.categories else ""
         roles = "".join(f" {role.capitalize()}: {column}." for role, column in self.source.roles.items())
         text = f"{len(self)} points, {self.source.formula}; {len(self.terms)} coefficients.{groups}{categories}{roles}"
-        return text + self._told()
+        return text + self._warning_text()
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
         """Return the points selected by a boolean mask or by integer indices, with means and scales computed anew."""
@@ -474,7 +474,7 @@ def read_regression(
     used = {key: key for key in data.source.columns}
     error_columns = {} if error is None else {f"sigma_{data.response}": error}
     unused = unused_errors(used | error_columns, table.columns, used)
-    return dataclasses.replace(data, warnings=tell([*left_out, *unused, *data.warnings], origin=table.origin))
+    return dataclasses.replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))
 
 
 def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[str]:

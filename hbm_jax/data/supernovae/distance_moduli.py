@@ -15,7 +15,7 @@ from hbm_jax.data.columns import (
     REDSHIFT,
     TEXT,
     Column,
-    Unusual,
+    HasWarnings,
     check_frames,
     check_values,
     repeated_names,
@@ -54,7 +54,7 @@ COVARIATE = "covariate_"  # prefix of covariates in the output of `to_dict` and 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class DistanceModuli(Unusual):
+class DistanceModuli(HasWarnings):
     """Distance moduli or standardised magnitudes of N objects, with their covariance.
 
     Build it with `from_columns`, `hbm_jax.data.read_distance_moduli` or `hbm_jax.data.load_distance_moduli`. The
@@ -201,7 +201,7 @@ class DistanceModuli(Unusual):
         calibrators = f" {num_calibrators} are calibrators of known distance." if num_calibrators else ""
         return (
             f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g} ({surveys}). Errors are "
-            f"{errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._told()}"
+            f"{errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._warning_text()}"
         )
 
     def subset(self, rows: ArrayLike) -> "DistanceModuli":

@@ -17,7 +17,7 @@ from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, 
 from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
 
@@ -212,7 +212,7 @@ def read_distance_moduli(
         # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
         messages = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
-        data = dataclasses.replace(data, warnings=tell(messages, origin=origin))
+        data = dataclasses.replace(data, warnings=warn_unusual(messages, origin=origin))
     except DataError as error:
         text = str(error)
         raise DataError(text if text.startswith(origin) else f"{origin}: {text}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import Unusual, warnings_of
+from hbm_jax.data.columns import HasWarnings, warnings_of
 from hbm_jax.data.supernovae.columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.names import did_you_mean, listed
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Supernovae(Unusual):
+class Supernovae(HasWarnings):
     """Light-curve parameters, redshifts and host masses of N type Ia supernovae, with their errors.
 
     Build it with `from_columns`, `hbm_jax.data.read_supernovae` or `hbm_jax.data.load_jla`. The constructor does not
@@ -155,7 +155,7 @@ class Supernovae(Unusual):
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
             f"{surveys}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"separate variances of m_b: {', '.join(parts) or 'none'}; "
-            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._told()}"
+            f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._warning_text()}"
         )
 
     def subset(self, rows: ArrayLike) -> "Supernovae":

@@ -13,7 +13,7 @@ from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["JLA_ERROR_PARTS", "load_jla", "read_supernovae"]
 
@@ -110,7 +110,7 @@ def supernovae_and_rows(
     unused = unused_errors(column_names, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
     repeated = repeated_names(supernovae.name, "supernovae") if tied else []
     unusual = [text for text in supernovae.warnings if text not in repeated]
-    warnings = tell([*left_out, *unused, *unusual], origin=table.origin, stacklevel=4)
+    warnings = warn_unusual([*left_out, *unused, *unusual], origin=table.origin, stacklevel=4)
     return replace(supernovae, warnings=warnings), rows
 
 

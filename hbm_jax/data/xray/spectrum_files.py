@@ -9,7 +9,7 @@ from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.ogip.pha import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["read_grouped_spectra"]
 
@@ -66,7 +66,7 @@ def read_grouped_spectra(
     grouped = [group(spectrum, grouping, group_by, noticed=mask) for spectrum, mask in zip(spectra, masks, strict=True)]
     stack = SpectrumStack.of(grouped, masks)
     repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
-    texts = tell(
+    texts = warn_unusual(
         [f"{listed(repeated, 5)}: read more than once, so their counts enter the likelihood more than once"]
         if repeated
         else []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.catalogues import numbers_of, read_catalogue, refuse_bad
+from hbm_jax.data.catalogues import raise_for_unreadable, read_catalogue, source_numbers
 from hbm_jax.data.columns import TEXT
 from hbm_jax.data.xray.afterglows import COLUMNS, Afterglows
 from hbm_jax.names import listed
@@ -102,11 +102,11 @@ def read_afterglows(
             masks[row] = noticed(spectrum, energies, keep_bad=bad_channels)
             grouped[row] = group(spectrum, grouping, group_by, noticed=masks[row])
             SpectrumStack.of([grouped[row]], [masks[row]])
-            row_values[row] = numbers_of(catalogue, row)
+            row_values[row] = source_numbers(catalogue, row)
         except DataError as error:
             reasons[row] = str(error)
     rejected = [(names[row], reason) for row, reason in reasons.items()]
-    refuse_bad(catalogue, rejected, leave_out, "source")
+    raise_for_unreadable(catalogue, rejected, leave_out, "source")
     rows = [row for row in grouped if row not in reasons]
     stack = SpectrumStack.of([grouped[row] for row in rows], [masks[row] for row in rows])
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))

@@ -31,7 +31,7 @@ from numpyro.infer.util import potential_energy
 from numpyro.primitives import Messenger
 from scipy import stats
 
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
 from hbm_jax.inference.criticism.predictive import unobserved
 from hbm_jax.inference.results import describe, provenance
@@ -161,7 +161,7 @@ class Calibration:
             "run": self.run,
             "ranks": {name: column.tolist() for name, column in self.ranks.items()},
         }
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(certificate, indent=1))
         return path
 

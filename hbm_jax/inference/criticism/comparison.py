@@ -12,7 +12,9 @@ from arviz_stats import compare as arviz_compare
 from hbm_jax.inference.criticism.leave_out import Loo, loo
 from hbm_jax.inference.results import Fit
 
-SAME = 4.0  # elpd differences below this are negligible whatever their error: Sivula et al. 2025, arXiv:2008.10296
+SMALL_DIFFERENCE = (
+    4.0  # elpd differences below this are negligible whatever their error: Sivula et al. 2025, arXiv:2008.10296
+)
 SURE = 2.0  # standard errors below which a difference is not significant
 ROUNDING = 1e-6  # relative difference allowed between the observations of two fits, for float32
 
@@ -47,7 +49,7 @@ class Comparison:
 
     def _clause(self, name):
         difference, error = -self.table.loc[name, "elpd_diff"], self.table.loc[name, "dse"]
-        if difference < SAME:
+        if difference < SMALL_DIFFERENCE:
             comment = "a negligible difference"
         elif difference < SURE * error:
             comment = "which is not significant"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.sampler.chains import Block
 
@@ -242,7 +242,7 @@ class Checkpoint:
     def _write(self, name: str, write):
         """Write a file in full or not at all."""
         try:
-            with written_whole(self.folder / name) as part:
+            with atomic_write(self.folder / name) as part:
                 with open(part, "wb") as file:
                     write(file)
                     if name == RUN:  # which holds its own checksum

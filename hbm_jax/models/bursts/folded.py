@@ -20,7 +20,7 @@ from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, fold_of, panel_edges
 from hbm_jax.spectra.model import shapes
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-2  # of `FoldedBursts.errors`, in standard deviations
@@ -69,7 +69,7 @@ class FoldedBursts:
         areas.
     middle, width : (I,)
         Middle and width of the observed band of the energy flux, in ln of the energy over 100 keV.
-    log10_stretch, log10_sphere : (I,)
+    log10_stretch, log10_sphere_area : (I,)
         log10 of 1 + z, and of 4 pi d_L^2 [cm^2].
     errors : (N,)
         Error of the expected counts in standard deviations: the square root of the sum of (difference from the
@@ -93,7 +93,7 @@ class FoldedBursts:
     middle: Any
     width: Any
     log10_stretch: Any
-    log10_sphere: Any
+    log10_sphere_area: Any
     errors: Any
     shape: str = field(metadata={"static": True})
     in_order: bool = field(metadata={"static": True})
@@ -155,7 +155,7 @@ class FoldedBursts:
         stretch = 1.0 + z if frame == "rest" else np.ones(len(z))
         low, high = (np.log(end / stretch / PIVOT) for end in band)
         free = np.flatnonzero(np.asarray(data.reference) == 0)
-        sphere = precomputed(lambda: np.asarray(log10_sphere(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0))))
+        sphere = precomputed(lambda: np.asarray(log10_sphere_area(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0))))
         return cls(
             statistic=stack.statistic(statistic),
             log_energy=np.log(energy / PIVOT)[:, None, :],
@@ -170,7 +170,7 @@ class FoldedBursts:
             middle=0.5 * (low + high),
             width=high - low,
             log10_stretch=np.log10(1.0 + z),
-            log10_sphere=sphere[data.interval_burst],
+            log10_sphere_area=sphere[data.interval_burst],
             errors=errors,
             shape=shape,
             in_order=bool((order == np.arange(len(slots))).all()) if len(order) == len(slots) else False,

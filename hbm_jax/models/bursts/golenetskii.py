@@ -29,12 +29,12 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
-from hbm_jax.models.partial_centering import Own, sample_whitened, slopes_of_groups
+from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.validation import DataError
 
 POOLING = ("partial", "complete")
@@ -207,7 +207,9 @@ class Golenetskii:
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", max_intervals, dim=-1):
             center = shift + x_mean
             if self.latents == "sampled":
-                likelihood = Own(data.log10_E_peak - shift + PIVOT, np.where(data.used, 1.0 / data.errors[..., 0], 0.0))
+                likelihood = GaussianLikelihood(
+                    data.log10_E_peak - shift + PIVOT, np.where(data.used, 1.0 / data.errors[..., 0], 0.0)
+                )
                 x = sample_whitened("log10_E_peak", x_mean + PIVOT, x_scale, likelihood)
                 center, x_scale = shift + x - PIVOT, 0.0
             relation = LinearRelation(center, x_scale, intercept, gamma, scatter, jnp.asarray(data.errors), limit)
@@ -238,7 +240,7 @@ class Golenetskii:
 
     def _flux_over_luminosity(self, data: Bursts, z, cosmology: Cosmology):
         """Return log10 of measured flux over luminosity, or of fluence over energy, (B, J)."""
-        log10_area = log10_sphere(z, cosmology)
+        log10_area = log10_sphere_area(z, cosmology)
         if data.quantity == "fluence":
             log10_area = log10_area - jnp.log10(1.0 + z)
         return -log10_area[:, None] - data.log10_k(z, self.band)
@@ -279,11 +281,11 @@ class Golenetskii:
         y = _mean_of_bursts(data.log10_flux - intercept, used)
         xx, xy, yy = (_mean_of_bursts(errors[..., k], used) for k in range(3))
         with numpyro.plate("burst", len(data)):
-            likelihood = Own(x + PIVOT, num / (p["log10_E_peak_scatter"] ** 2 + xx))
+            likelihood = GaussianLikelihood(x + PIVOT, num / (p["log10_E_peak_scatter"] ** 2 + xx))
             mean = sample_whitened("log10_E_peak_burst", p["log10_E_peak_mean"], p["log10_E_peak_std"], likelihood)
             x_mean = mean - PIVOT
             variance = p["intrinsic_scatter"] ** 2 + yy - 2.0 * gamma * xy + gamma**2 * xx
-            likelihood = Own(y + gamma * (x_mean - x), num / variance)
+            likelihood = GaussianLikelihood(y + gamma * (x_mean - x), num / variance)
             luminosity = sample_whitened("log10_luminosity", N_loc + gamma * x_mean, N_scale, likelihood)
             return x_mean, numpyro.deterministic("log10_N", luminosity - gamma * x_mean)
 
@@ -374,11 +376,11 @@ class Golenetskii:
         return configuration(self)
 
 
-def _gamma_estimates(data: Bursts) -> Own:
+def _gamma_estimates(data: Bursts) -> GaussianLikelihood:
     """Return the least-squares estimate of gamma of each burst, and its information."""
     noise = data.errors[..., :1]
     slopes = slopes_of_groups(data.log10_E_peak[..., None], data.log10_flux, noise, np.asarray(data.used))
-    return slopes.own(0, [slopes.product[:, 0]])
+    return slopes.likelihood(0, [slopes.product[:, 0]])
 
 
 def _mean_of_bursts(values, used):

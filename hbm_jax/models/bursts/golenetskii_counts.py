@@ -28,7 +28,7 @@ from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.fold_errors import fold_cautions
-from hbm_jax.models.partial_centering import form, sample_centred
+from hbm_jax.models.partial_centering import form, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
@@ -127,7 +127,7 @@ def _lines_and_forms(
     of_burst = np.asarray(folded.of_burst)
     num = of_burst.sum(axis=0)
     x = values[:, 0] - 2.0 - of_burst @ level
-    luminosity = values[:, -1] + np.asarray(folded.log10_sphere)
+    luminosity = values[:, -1] + np.asarray(folded.log10_sphere_area)
     mean = of_burst.T @ luminosity / num
     y = luminosity - of_burst @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
@@ -315,19 +315,21 @@ class GolenetskiiCounts:
             spectra["log10_flux"] = self._sample_fluxes(p, spectra, prepared, draw_lines=recover or not observed)
         else:
             with numpyro.plate("burst", len(prepared.level), dim=-1):
-                gamma = sample_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
+                gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
                 loc = p["log10_N_mean"] + gamma * prepared.level
-                luminosity = sample_centred(
+                luminosity = sample_partially_centred(
                     "log10_luminosity", loc, p["log10_N_std"], prepared.forms["log10_luminosity"]
                 )
                 log10_N = numpyro.deterministic("log10_N", luminosity - gamma * prepared.level)
             spectra = self._sample_spectra(p, prepared)
-            flux = folded.of_burst @ log10_N - folded.log10_sphere
+            flux = folded.of_burst @ log10_N - folded.log10_sphere_area
             flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
             with numpyro.plate("interval", len(prepared.center), dim=-1):
                 if self.scatter:
                     centering, trend = prepared.forms["log10_flux"], prepared.trend(spectra)
-                    spectra["log10_flux"] = sample_centred("log10_flux", flux, p["intrinsic_scatter"], centering, trend)
+                    spectra["log10_flux"] = sample_partially_centred(
+                        "log10_flux", flux, p["intrinsic_scatter"], centering, trend
+                    )
                 else:
                     spectra["log10_flux"] = numpyro.deterministic("log10_flux", flux)
         expected = self.expected(folded, spectra | self._effective_areas(folded, priors))
@@ -342,13 +344,13 @@ class GolenetskiiCounts:
         with numpyro.plate("interval", len(prepared.center), dim=-1):
             for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
                 centering, trend = prepared.forms[name], prepared.trend(spectra)
-                spectra[name] = sample_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
+                spectra[name] = sample_partially_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
         return spectra
 
     def _sample_fluxes(self, p, spectra, prepared: PreparedBursts, draw_lines: bool):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
         x, of_burst = spectra["log10_E_peak"] - 2.0, prepared.folded.of_burst
-        sphere = prepared.folded.log10_sphere
+        sphere = prepared.folded.log10_sphere_area
         level, slope = prepared.lines.T
         guess = of_burst @ (level - slope * prepared.level) + of_burst @ slope * x - sphere
         line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])

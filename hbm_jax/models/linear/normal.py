@@ -24,7 +24,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.linear.values_in_groups import ValuesInGroups
 from hbm_jax.distributions import GroupedNormal
-from hbm_jax.models.partial_centering import Form, form, form_of, sample_centred
+from hbm_jax.models.partial_centering import Form, form, form_of, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, standardised
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
@@ -147,13 +147,13 @@ class _Hierarchy:
                 joint = dist.MultivariateNormal(mu, scale_tril=tril) if size > 1 else dist.Normal(mu[0], tril[0, 0])
                 return jnp.reshape(jnp.asarray(numpyro.sample("theta", joint)), (-1, size))
             if size == 1:
-                return sample_centred("theta", mu[0], tril[0, 0], forms[0])[:, None]
+                return sample_partially_centred("theta", mu[0], tril[0, 0], forms[0])[:, None]
             theta: list = []
             standard: list = []
             for i, key in enumerate(data.components):
                 # Conditional on the previous components, the next one is normal.
                 location = mu[i] + sum((tril[i, j] * z for j, z in enumerate(standard)), jnp.zeros(len(data)))
-                theta.append(sample_centred(f"_theta_{key}", location, tril[i, i], forms[i]))
+                theta.append(sample_partially_centred(f"_theta_{key}", location, tril[i, i], forms[i]))
                 standard.append((theta[-1] - location) / tril[i, i])
             return numpyro.deterministic("theta", jnp.stack(theta, axis=-1))
 

@@ -26,7 +26,7 @@ from numpyro.distributions import transforms
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import GroupedLinearRelation, SoftHalfNormal
 from hbm_jax.distributions.linear.measured_points import Limits, MeasuredPoints
-from hbm_jax.models.partial_centering import Own, Slopes, sample_whitened, slopes_of_groups
+from hbm_jax.models.partial_centering import GaussianLikelihood, Slopes, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, complete_priors, priors_to_text
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
@@ -298,7 +298,7 @@ class Relation:
             scale = std[k] * factor[k, k]
             with numpyro.plate("group", len(data), dim=-1):
                 name = "alpha" if scalar else f"alpha_{predictor}"
-                slope = sample_whitened(name, mean, scale, estimates.own(k, slopes), record=False)
+                slope = sample_whitened(name, mean, scale, estimates.likelihood(k, slopes), record=False)
             slopes[k] = slope
             standard.append((slope - mean) / scale)
         alpha = slopes[0] if scalar else jnp.stack(slopes, axis=-1)
@@ -372,7 +372,7 @@ class Relation:
             np.asarray(data.used), 1.0 / jnp.maximum(jnp.asarray(data.errors)[..., 0, 0], min_variance), 0.0
         )
         with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
-            likelihood = Own(jnp.asarray(data.values)[..., 0], information)
+            likelihood = GaussianLikelihood(jnp.asarray(data.values)[..., 0], information)
             return sample_whitened("x", p["mean"], p["std"], likelihood)[..., None]
 
     def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
@@ -447,7 +447,7 @@ def _slope_sums(data: PointsInGroups) -> Slopes:
     return slopes_of_groups(data.values[..., :-1], data.values[..., -1], noise, np.asarray(data.used))
 
 
-def _intercept_likelihood(data: PointsInGroups, alpha, pivot, scatter) -> Own:
+def _intercept_likelihood(data: PointsInGroups, alpha, pivot, scatter) -> GaussianLikelihood:
     """Return the Gaussian likelihood of the intercept of each group from its own points, for slopes (J, P)."""
     used = np.asarray(data.used)
     num = used.sum(axis=1)
@@ -458,4 +458,4 @@ def _intercept_likelihood(data: PointsInGroups, alpha, pivot, scatter) -> Own:
 
     values, errors = mean(data.values), mean(jnp.diagonal(jnp.asarray(data.errors), axis1=-2, axis2=-1))
     variance = scatter**2 + errors[:, -1] + (alpha**2 * errors[:, :-1]).sum(-1)
-    return Own(values[:, -1] - (alpha * (values[:, :-1] - pivot)).sum(-1), num / variance)
+    return GaussianLikelihood(values[:, -1] - (alpha * (values[:, :-1] - pivot)).sum(-1), num / variance)

@@ -22,7 +22,7 @@ from numpyro.distributions import constraints
 
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import Form, sample_centred
+from hbm_jax.models.partial_centering import Form, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, distribution_to_text
 from hbm_jax.models.protocol import full_name, simulated
 from hbm_jax.models.regression.coefficients import COEFFICIENTS, FLAT, is_flat, sample_coefficients
@@ -175,7 +175,7 @@ class Regression:
             location = means[:, c] + sd[c] * sum((factor[c, d] * z for d, z in enumerate(standard)), jnp.zeros(num))
             scale = sd[c] * factor[c, c]
             with numpyro.plate(group.factor, num):
-                columns.append(sample_centred(f"_{group.name}_{c}", location, scale, forms[c]))
+                columns.append(sample_partially_centred(f"_{group.name}_{c}", location, scale, forms[c]))
             standard.append((columns[c] - location) / scale)
         effects = jnp.stack(columns, axis=-1)
         self._record(group, effects - means)
@@ -187,7 +187,7 @@ class Regression:
         walks = []
         for c in range(len(group.columns)):
             with numpyro.plate(f"{group.name}_mode", modes.shape[1]):
-                amplitudes = sample_centred(f"_{group.name}_{c}", jnp.zeros(modes.shape[1]), sd[c], forms[c])
+                amplitudes = sample_partially_centred(f"_{group.name}_{c}", jnp.zeros(modes.shape[1]), sd[c], forms[c])
             walks.append(modes @ amplitudes)
         return jnp.stack(walks, axis=-1)
 

@@ -24,7 +24,7 @@ from hbm_jax.models import expansion
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernovae.correlated_table import coefficients, table_of
-from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts
 from hbm_jax.names import choose
 
@@ -122,7 +122,7 @@ class CorrelatedSupernova:
         named = self.cosmology in expansion.FREE
         if self.tabulate and named and self.scatter == "published" and observed and concrete:
             table = table_of(data, massive, self._diagonal(data, None))
-        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_ridge)
+        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_degeneracy)
         p: dict[str, Any] = {"delta_M": 0.0}
         for name in DEFAULT_PRIORS:
             if name in priors:

@@ -24,7 +24,7 @@ _MATTER_POWER = -1.8
 _HINGE = 0.2
 
 
-def _w0_ridge(parameters):
+def _w0_degeneracy(parameters):
     """Return w0 on the degeneracy curve, and the posterior width about it up to a constant."""
     dark_energy = jnp.maximum(1.0 - parameters["Om0"], 0.2)  # the minimum keeps the curve finite at Om0 = 1
     loc = _DEGENERACY[0] + _DEGENERACY[1] * dark_energy ** _DEGENERACY[2] - 0.2 * parameters.get("wa", 0.0)
@@ -56,7 +56,7 @@ class _MatterBijection:
         return self._clip.log_abs_det_jacobian(y, power) + log_slope
 
 
-def supernova_ridge(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tuple[dict, dict]:
+def supernova_degeneracy(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tuple[dict, dict]:
     """Return the ridges and bijections of `hbm_jax.distributions.CoordinatePriors` for the free parameters.
 
     Parameters
@@ -71,4 +71,4 @@ def supernova_ridge(free: Mapping[str, Any], fixed: Mapping[str, float]) -> tupl
         return {}, {}
     low, high = (float(getattr(free["Om0"].support, f"{end}_bound", math.nan)) for end in ("lower", "upper"))
     bijections = {"Om0": _MatterBijection(low, high)} if low >= 0.0 and high <= 1.0 else {}
-    return {"w0": lambda parameters: _w0_ridge(fixed | parameters)}, bijections
+    return {"w0": lambda parameters: _w0_degeneracy(fixed | parameters)}, bijections

@@ -26,7 +26,7 @@ from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, Pro
 from hbm_jax.models import expansion
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 # The prior of M0 is effectively flat: its scale of 100 mag shifts M0 by 1e-6 of its error.
 DEFAULT_PRIORS: dict[str, Prior] = {"M0": dist.Normal(0.0, 100.0), "sigma_int": dist.HalfNormal(0.3)}
@@ -167,7 +167,7 @@ class HubbleDiagram:
         """
         self._check(data)
         priors = self.all_priors
-        degeneracy = supernova_ridge if self.constraints is None else None
+        degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
         other_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
         others = {name: sample_prior(name, priors[name]) for name in other_names}

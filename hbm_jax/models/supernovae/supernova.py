@@ -29,7 +29,7 @@ from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import expansion
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.models.supernovae.degeneracy import supernova_ridge
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts
 from hbm_jax.models.supernovae.parameters import (
     COLOUR,
@@ -249,7 +249,7 @@ class Supernova:
             posterior.
         """
         priors = self.all_priors
-        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_ridge)
+        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_degeneracy)
         parameters = self._sample_parameters(data, priors)
         offset = self._sample_calibration(data)
         nodes = self._redshift_nodes(data, cosmology)

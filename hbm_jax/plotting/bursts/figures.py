@@ -17,7 +17,7 @@ from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.spectra.model.energetics import log10_sphere
+from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 NUM_DRAWS = 2000
 MAX_COLOURED = len(SERIES)  # bursts with distinct colours; for more, colours repeat
@@ -126,7 +126,7 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     drawn = latents(fit, num_draws=NUM_DRAWS // 4)
     z = np.asarray(data.z)
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
+        sphere = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=model.H0, Om0=model.Om0)))
     bursts = []
     for i in range(len(data)):
         in_burst = np.asarray(data.interval_burst) == i
@@ -145,7 +145,7 @@ def _log10_area(fit: Fit, model: Golenetskii, data: Bursts, z) -> np.ndarray:
     values = {name: float(np.median(parameter(fit, name, default))) for name, default in
               (("H0", model.H0), ("Om0", model.Om0))}  # fmt: skip
     with jax.enable_x64(True):
-        sphere = np.asarray(jax.jit(log10_sphere)(z, Cosmology.flat(**values)))  # type: ignore[arg-type]
+        sphere = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(**values)))  # type: ignore[arg-type]
         sphere = sphere - (np.log10(1.0 + z) if data.quantity == "fluence" else 0.0)
         return sphere[:, None] + np.asarray(data.log10_k(z, model.band))
 

@@ -230,7 +230,7 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
     if alone is None:
         if len(data.predictors) > 1:
             return [None] * len(data)
-        return [_alone(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
+        return [_least_squares_line(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
     other, points = _model_and_data(alone, "shrinkage_of_lines")
     same = points.name == data.name and points.predictors == data.predictors
     if other.pooling != "none" or not same or not np.allclose(_pivot(other, points), _pivot(model, data)):
@@ -253,7 +253,7 @@ def _rows(data: PointsInGroups, names) -> list[int]:
     return [data.name.index(name) for name in names]
 
 
-def _alone(data: PointsInGroups, j: int, pivot: float) -> tuple[float, float] | None:
+def _least_squares_line(data: PointsInGroups, j: int, pivot: float) -> tuple[float, float] | None:
     """Return slope and intercept by least squares corrected for the errors of x; None if they are undetermined."""
     used = np.asarray(data.used)[j] & ~data.is_limit[j]
     if used.sum() < MIN_POINTS:

@@ -53,7 +53,7 @@ def neutral_cross_sections(abundances: Sequence[str] = ("wilm", "angr", "aspl", 
                 axes[1].set_ylabel(f"relative to {abundances[0]}")
         axes[0].set_ylabel(r"$\sigma E^3$ [$10^{-22}$ cm$^2$ keV$^3$ / H]")
         axes[0].legend(title=model, ncols=2)
-        _energy_axis(axes[-1], label="energy [keV]")
+        energy_axis(axes[-1], label="energy [keV]")
     return figure
 
 
@@ -182,7 +182,7 @@ def whim_transmission(
             axis.legend(loc="lower right")
         axes[0].set_ylim(0.0, 1.03)
         figure.supylabel("transmission", fontsize=11.0)
-        _energy_axis(axes[-1], np.min(energy), np.max(energy))
+        energy_axis(axes[-1], np.min(energy), np.max(energy))
     return figure
 
 
@@ -224,7 +224,7 @@ def transmissions(energy: ArrayLike, absorbers: Mapping[str, ArrayLike]) -> Figu
         axis.set_ylim(0.0, 1.03)
         axis.set_ylabel("transmission")
         axis.legend(loc="lower right")
-        _energy_axis(axis, np.min(energy), np.max(energy))
+        energy_axis(axis, np.min(energy), np.max(energy))
     return figure
 
 
@@ -241,7 +241,7 @@ def _line_styles(num: int) -> list[dict[str, Any]]:
     return [{"color": SERIES[colour], "linestyle": LINES[cycle % len(LINES)]} for cycle, colour in cycles]
 
 
-def _energy_axis(axis, low=ENERGY[0], high=ENERGY[-1], label="observed energy [keV]"):
+def energy_axis(axis, low=ENERGY[0], high=ENERGY[-1], label="observed energy [keV]"):
     """Set up an energy axis, logarithmic for wide ranges, with plain numbers at the ticks."""
     axis.set_xlabel(label)
     axis.set_xlim(low, high)

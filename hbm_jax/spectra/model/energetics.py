@@ -24,7 +24,7 @@ __all__ = [
     "isotropic_energy",
     "k_correction",
     "log10_luminosity",
-    "log10_sphere",
+    "log10_sphere_area",
     "luminosity",
     "photon_flux",
 ]
@@ -147,7 +147,7 @@ def k_correction(
     return source.integral(values, *_observed(rest, z), 1) / source.integral(values, *observed, 1)
 
 
-def log10_sphere(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
+def log10_sphere_area(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
     """Return log10 of 4 pi d_L^2 [cm^2], the ratio of luminosity to flux.
 
     Parameters
@@ -164,7 +164,7 @@ def log10_sphere(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
 
     Examples
     --------
-    >>> round(float(log10_sphere(1.0, Cosmology.flat(H0=70.0, Om0=0.3))), 3)
+    >>> round(float(log10_sphere_area(1.0, Cosmology.flat(H0=70.0, Om0=0.3))), 3)
     57.718
     """
     log10_cm2_per_mpc2 = math.log10(4.0 * math.pi) + 2.0 * math.log10(100.0 * constants.megaparsec)
@@ -177,7 +177,7 @@ def log10_luminosity(
     """Return log10 of `luminosity` [erg/s], which does not overflow in single precision; same parameters."""
     check_band(*rest, "rest")
     flux = energy_flux(spectrum, values, *_observed(rest, z), unabsorbed=unabsorbed)
-    return jnp.log10(flux) + log10_sphere(z, cosmology)
+    return jnp.log10(flux) + log10_sphere_area(z, cosmology)
 
 
 def luminosity(
@@ -217,7 +217,7 @@ def luminosity(
     with jax.enable_x64(True):
         double = {name: jnp.asarray(value, float) for name, value in values.items() if name in spectrum.parameters}
         flux = energy_flux(spectrum, double, *_observed(rest, z), unabsorbed=unabsorbed)
-        return flux * 10.0 ** log10_sphere(jnp.asarray(z, float), cosmology)
+        return flux * 10.0 ** log10_sphere_area(jnp.asarray(z, float), cosmology)
 
 
 def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: ArrayLike = 1.0) -> jax.Array:
@@ -247,7 +247,7 @@ def isotropic_energy(fluence: ArrayLike, z: ArrayLike, cosmology: Cosmology, k: 
     """
     with jax.enable_x64(True):
         z, fluence, k = (jnp.asarray(value, float) for value in (z, fluence, k))
-        return 10.0 ** log10_sphere(z, cosmology) * fluence * k / (1.0 + z)
+        return 10.0 ** log10_sphere_area(z, cosmology) * fluence * k / (1.0 + z)
 
 
 def _additive(spectrum: Component, unabsorbed: bool) -> Component:

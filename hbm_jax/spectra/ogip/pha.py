@@ -30,7 +30,7 @@ from hbm_jax.spectra.ogip.tables import (
     spectrum_table,
     whole,
 )
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
 
@@ -98,7 +98,7 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
     if unexposed:
         numbers = listed([f"{row + 1}" for row in unexposed], 10)
         texts.append(f"{table.where}, EXPOSURE: spectra without a positive exposure are left out: {numbers}")
-    warnings = tell(texts, stacklevel=4)
+    warnings = warn_unusual(texts, stacklevel=4)
     return [None if row in unexposed else replace(spectra[row], warnings=warnings) for row in selected]
 
 
@@ -363,7 +363,7 @@ def _with_files(
 
 def _warn_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
     """Warn of a missing or doubled effective area; return the messages."""
-    return tell(area_warnings(rmf, arf), stacklevel=5)
+    return warn_unusual(area_warnings(rmf, arf), stacklevel=5)
 
 
 def _file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:

@@ -22,7 +22,7 @@ from hbm_jax.spectra.ogip.tables import (
     tables,
     whole,
 )
-from hbm_jax.validation import DataError, tell
+from hbm_jax.validation import DataError, warn_unusual
 
 __all__ = ["read_arf", "read_rmf"]
 
@@ -125,7 +125,7 @@ def read_rmf(path: str | Path, number: int = 1) -> Rmf:
         edges, matrix = _summed(parts)
         full = str(hdu.header.get("HDUCLAS3", "")).strip().upper() == "FULL"
     matrix, texts = _without_negatives(matrix, where)
-    return Rmf(edges, matrix, channels, e_min, e_max, where, full, tell(texts))
+    return Rmf(edges, matrix, channels, e_min, e_max, where, full, warn_unusual(texts))
 
 
 def num_matrices(path: Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.files import written_whole
+from hbm_jax.files import atomic_write
 from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.validation import DataError
@@ -297,6 +297,6 @@ def _write_file(path: str | Path, tables: list[fits.BinTableHDU], overwrite: boo
         raise FileExistsError(f"{path}: expected a new file; found an existing one. Pass overwrite=True to replace it.")
     if not path.parent.is_dir():
         raise DataError(f"{path}: expected a folder to write to; found no folder {path.parent}.")
-    with written_whole(path) as part:
+    with atomic_write(path) as part:
         fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(part, output_verify="exception")
     return path
