@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbm_jax.inference.likelihood.function import Likelihood
-from hbm_jax.inference.results import own_cautions, rounded
+from hbm_jax.inference.results import program_cautions, rounded
 from hbm_jax.inference.sampler.initialisation import minimise
 from hbm_jax.inference.sampler.progress import LiveLine
 from hbm_jax.inference.sampler.target import StartError
@@ -180,7 +180,7 @@ def maximum_likelihood(
     at_bound = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
     if at_bound:
         notes.append(f"at a bound of its prior: {', '.join(at_bound)}")
-    notes += own_cautions(program, args)
+    notes += program_cautions(program, args)
     if weak:
         failures.append(f"the data do not determine {', '.join(weak)} (the curvature is singular)")
     if not best.settled:

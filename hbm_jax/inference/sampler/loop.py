@@ -41,7 +41,7 @@ class Loop:
         num_warmup: int,
         store: Checkpoint | None,
         began: float,
-        look_now: bool,
+        check_now: bool,
     ):
         self.chains, self.draws, self.live, self.rule, self.store = chains, draws, live, rule, store
         self.num_warmup, self.warmed = num_warmup, 0
@@ -59,9 +59,9 @@ class Loop:
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
         if store is not None:
-            self._replay(store, look_now)
+            self._replay(store, check_now)
 
-    def _replay(self, store: Checkpoint, look_now: bool):
+    def _replay(self, store: Checkpoint, check_now: bool):
         """Take in what earlier sessions have drawn."""
         last = None
         for saved in store.blocks():
@@ -76,7 +76,7 @@ class Loop:
         self.chains.restore(last.state)
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
-        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if look_now else int(last.progress["next_check"])
+        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])
         self.live.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
