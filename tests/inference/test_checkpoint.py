@@ -143,7 +143,7 @@ def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
 
 def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, stop_after, tmp_path):
     stop_after(40)
-    how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) goes on from there'
+    how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) continues from there'
     with pytest.raises(Interrupted, match=how):
         run(checkpoint=tmp_path)
     assert_same_draws(go_on(tmp_path), whole, 90)
@@ -154,7 +154,7 @@ def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(whole, s
     fit = run(checkpoint=tmp_path, progress=True)
     assert fit.run["stopped"] == "interrupted"
     assert fit.posterior.sizes["draw"] == 40
-    assert f'hbm_jax.resume("{tmp_path}") goes on' in capsys.readouterr().err
+    assert f'hbm_jax.resume("{tmp_path}") continues' in capsys.readouterr().err
     assert_same_draws(go_on(tmp_path, progress=True), whole, 90)
     assert "hbm_jax.resume" not in capsys.readouterr().err
 
@@ -554,6 +554,6 @@ def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, 
     with pytest.raises(Interrupted, match="the time budget of 0 s ended after 20 of 60 warm-up draws; hbm_jax") as told:
         run(max_seconds=0)
     (folder,) = tmp_path.iterdir()
-    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") goes on from there.')
+    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") continues from there.')
     assert_same_draws(go_on(folder, max_seconds=1000), whole, 90)
     assert blocks == [20] * 3 + [20] * 4 + [10]

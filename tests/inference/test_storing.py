@@ -152,5 +152,5 @@ def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
     np.testing.assert_array_equal(told.value.draws["position"], whole.tree["unconstrained_posterior"]["position"])
     np.testing.assert_array_equal(told.value.draws["lp"], whole.tree["sample_stats"]["lp"])
     assert told.value.labels == ("a", "b")
-    assert re.search(rf'on disk; hbm_jax\.resume\("{tmp_path}"\) goes on', noted.value.__notes__[0])
+    assert re.search(rf'on disk; hbm_jax\.resume\("{tmp_path}"\) continues', noted.value.__notes__[0])
     np.testing.assert_array_equal(hbm.resume(tmp_path, tiny, progress=False).posterior["a"], whole.posterior["a"])
