@@ -111,7 +111,7 @@ def test_checkpoints_change_nothing_and_the_settings_of_the_caller_survive(whole
     assert_same_draws(fit, whole, 90)
     assert len(list(folder.glob("block-*.npz"))) == 3 + 5
     assert fit.run["checkpoint"] == str(folder)
-    assert fit.run["stopped"] == "stopped: all the draws asked for are done"
+    assert fit.run["stopped"] == "stopped: all requested draws are done"
     with jax.enable_x64(False):
         again = go_on(folder)
         assert not jax.config.jax_enable_x64
@@ -169,7 +169,7 @@ def test_drawing_until_good_ends_at_the_same_draw(stop_after, monkeypatch, tmp_p
         run(checkpoint=tmp_path, **until)
     fit = go_on(tmp_path)
     assert_same_draws(fit, uninterrupted)
-    assert fit.run["stopped"] == "stopped: the effective sample sizes asked for are reached (1500 for mu)"
+    assert fit.run["stopped"] == "stopped: the requested effective sample sizes are reached (1500 for mu)"
     assert uninterrupted.run["stopped"] == fit.run["stopped"]
     assert fit.posterior.sizes["draw"] > 100  # looked at more than once
 
@@ -185,7 +185,7 @@ def test_a_finished_run_can_be_given_another_end(whole, copied):
         first = longer.tree[group].to_dataset().isel(draw=slice(130))
         xr.testing.assert_equal(first, whole.tree[group].to_dataset())
     assert longer.verdict.table.loc["mu", ["ess_bulk", "ess_tail"]].min() >= 400
-    assert longer.run["stopped"] == "stopped: the effective sample sizes asked for are reached (400 for mu)"
+    assert longer.run["stopped"] == "stopped: the requested effective sample sizes are reached (400 for mu)"
 
 
 def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"]):
