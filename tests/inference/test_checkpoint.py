@@ -286,7 +286,9 @@ def test_damaged_arrays_are_named(name, damage, why, copied):
     (copied / name).write_bytes(content)
     with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
         read = store.read_data if name == "data.npz" else store.read_start
-        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays of this run .* damaged, .*{why}.* Put"):
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: expected arrays of this run .* damaged, .*{why}.* Restore"
+        ):
             read()
 
 
@@ -307,10 +309,12 @@ def of_another_run(finished, tmp_path, monkeypatch):
 
 def test_files_of_another_run_are_not_taken_for_its_own(whole, copied, of_another_run):
     of_another_run(copied, "block-000005.npz")
-    with pytest.warns(DamageWarning, match=r"block-000005\.npz: .* cannot be used \(it is of another run\)"):
+    with pytest.warns(DamageWarning, match=r"block-000005\.npz: .* cannot be used \(it belongs to another run\)"):
         assert_same_draws(go_on(copied), whole, 90)
     of_another_run(copied, "start.npz")
-    with pytest.raises(CheckpointError, match=r"start\.npz: expected arrays of this run .*\(it is of another run\)"):
+    with pytest.raises(
+        CheckpointError, match=r"start\.npz: expected arrays of this run .*\(it belongs to another run\)"
+    ):
         go_on(copied)
 
 
@@ -351,9 +355,12 @@ def test_a_start_that_is_gone_is_not_searched_anew(copied):
     ("changed", "message"),
     [
         ({"options": {"seed": 5}}, r"run\.json: .* found one that was changed or is damaged: its checksum differs"),
-        ({"sha256": None, "options": None}, r"run\.json: expected what the run is; found none of its options"),
-        ({"sha256": None, "stop": None}, "expected options and end of the run; found some that cannot be read"),
-        ({"sha256": None, "options": {"speed": 5}}, "expected options and end of the run; found .*'speed'"),
+        ({"sha256": None, "options": None}, r"run\.json: expected a description of the run; found no options"),
+        (
+            {"sha256": None, "stop": None},
+            "expected the options and stopping rule of a run; found some that cannot be read",
+        ),
+        ({"sha256": None, "options": {"speed": 5}}, "expected the options and stopping rule of a run; found .*'speed'"),
         ({"sha256": None, "format": None}, r"run\.json: expected JSON written by hbm_jax; found other JSON"),
     ],
 )
@@ -482,7 +489,7 @@ def test_a_second_run_in_the_same_folder_is_refused(finished):
 
 def test_two_processes_do_not_share_a_folder(finished):
     held = checkpoint.Checkpoint(finished[1])
-    with pytest.raises(CheckpointError, match="expected a checkpoint no one else is using"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint that is not in use"):
         go_on(finished[1])
     held.close()
     with contextlib.closing(checkpoint.Checkpoint(finished[1])):  # let go of, also by the one that was refused

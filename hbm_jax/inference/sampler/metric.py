@@ -12,8 +12,8 @@ MAX_ADAPTED = 20
 MAX_RANK = 20
 LANCZOS_STEPS = 40
 # Ratio of curvatures above which a low-rank metric pays. Steps per draw scale with its square root, so it saves half.
-WORTH_IT = 4.0
-OUTSTANDING = 2.0  # curvature, relative to the diagonal metric, of a direction that is rescaled
+MIN_RATIO = 4.0
+RESCALE_ABOVE = 2.0  # curvature, relative to the diagonal metric, of a direction that is rescaled
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     Returns
     -------
     Metric
-        Low-rank if the curvatures of the scaled density, by Lanczos iteration, differ by more than `WORTH_IT`.
+        Low-rank if the curvatures of the scaled density, by Lanczos iteration, differ by more than `MIN_RATIO`.
     """
 
     def curvature(v):
@@ -117,10 +117,10 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     if not np.isfinite(values).all():
         return Metric("diagonal", scale**2, "its curvature could not be measured")
     # Directions of negative curvature contain no information on the width.
-    keep = (values > 0) & ((values < 1.0 / OUTSTANDING) | (values > OUTSTANDING))
+    keep = (values > 0) & ((values < 1.0 / RESCALE_ABOVE) | (values > RESCALE_ABOVE))
     positive = values[values > 0]
     ratio = positive.max() / positive.min() if len(positive) else 1.0
-    if ratio < WORTH_IT or not keep.any():
+    if ratio < MIN_RATIO or not keep.any():
         return Metric(
             "diagonal", diagonal.inverse_mass, f"curvatures differ by a factor of {ratio:.1f} once each is scaled"
         )
