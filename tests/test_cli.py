@@ -432,7 +432,7 @@ def test_a_platform_without_a_device_is_said(error, tmp_path, capsys, monkeypatc
     status, out, err = run(capsys, "doctor")
     assert (status, err) == (cli.BAD_INPUT, "")
     problem = out.partition("problem: ")[2]
-    assert ": expected a device of such a platform; found none" in problem
+    assert ": expected a device of this platform; found none" in problem
     assert ("(Unknown backend: 'cuda' requested.)" in problem) == bool(error.args)
     monkeypatch.setattr("hbm_jax.inference.sample", none)
     assert refused(capsys, "fit", "supernova", "--out", tmp_path / "run") == f"hbm-jax: {problem}"

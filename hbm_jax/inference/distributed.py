@@ -118,9 +118,9 @@ def split_over_processes(target: Target, num_objects: int, processes: "Processes
     processes.shard_constants(closed, num_objects)
 
     def potential(flat):
-        if processes.shards is None:
+        if processes.replacements is None:
             return target.potential(flat)
-        return _evaluate(closed, processes.shards, [flat])[0]
+        return _evaluate(closed, processes.replacements, [flat])[0]
 
     return replace(target, potential=potential, processes=processes)
 
@@ -162,7 +162,8 @@ class Processes(OneProcess):
         self.mesh = Mesh(np.asarray(jax.devices()), ("object",))
         self.leads = jax.process_index() == 0
         self.num_devices = self.mesh.size
-        self.shards: dict[int, Any] | None = None  # shards that replace constants while a split program is traced
+        # Arrays that replace constants, by id, while a split program is traced.
+        self.replacements: dict[int, Any] | None = None
         self._sharded: dict[int, tuple[jax.Array, int, int]] = {}
 
     # Compilation.
@@ -202,14 +203,14 @@ class Processes(OneProcess):
     @contextlib.contextmanager
     def tracing(self, parts) -> Iterator[None]:
         """Context in which a split potential uses ``parts``, in the order of `sharded`, for its constants."""
-        sharded = zip(self._sharded.items(), parts, strict=True)
-        self.shards = {
-            name: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (name, (_, axis, length)), part in sharded
+        entries = zip(self._sharded.items(), parts, strict=True)
+        self.replacements = {
+            name: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (name, (_, axis, length)), part in entries
         }
         try:
             yield
         finally:
-            self.shards = None
+            self.replacements = None
 
     @property
     def sharded(self) -> list[jax.Array]:
@@ -345,8 +346,8 @@ class SplitProgram:
             return [jax.random.key_data(x) if _is_key(x) else x for x in out]
 
         everywhere = NamedSharding(processes.mesh, PartitionSpec())
-        sharded = [processes.everywhere(_plain(leaf)) for leaf in leaves]
-        self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, sharded).compile()
+        replicated = [processes.everywhere(_plain(leaf)) for leaf in leaves]
+        self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated).compile()
         self._kinds = kinds
 
     def __call__(self, *args):
@@ -429,10 +430,10 @@ def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
             yield from _constants(equation.params["jaxpr"])
 
 
-def _evaluate(closed: ClosedJaxpr, shards: dict[int, Any], args: list) -> list:
+def _evaluate(closed: ClosedJaxpr, replacements: dict[int, Any], args: list) -> list:
     """Evaluate a trace with some of its constants, by id, replaced."""
     jaxpr = closed.jaxpr
-    values = dict(zip(jaxpr.constvars, [shards.get(id(c), c) for c in closed.consts], strict=True))
+    values = dict(zip(jaxpr.constvars, [replacements.get(id(c), c) for c in closed.consts], strict=True))
     values |= dict(zip(jaxpr.invars, args, strict=True))
 
     def read(atom):
@@ -441,7 +442,7 @@ def _evaluate(closed: ClosedJaxpr, shards: dict[int, Any], args: list) -> list:
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         if equation.primitive.name == "jit":
-            outputs = _evaluate(equation.params["jaxpr"], shards, inputs)
+            outputs = _evaluate(equation.params["jaxpr"], replacements, inputs)
         else:
             params = equation.primitive.get_bind_params(equation.params)
             functions, params = ((), params) if isinstance(params, dict) else params  # a tuple before JAX 0.10
