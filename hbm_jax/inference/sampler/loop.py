@@ -189,7 +189,7 @@ class Loop:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall, stuck = self.processes.lead(self._check_convergence)
+            shortfall, stuck = self.processes.lead(self._look)
             if stuck:
                 return f"stopped: {stuck} never moved"
             if shortfall <= 1.0:
@@ -197,7 +197,7 @@ class Loop:
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
 
-    def _check_convergence(self) -> tuple[float, str]:
+    def _look(self) -> tuple[float, str]:
         """Return the required number of draws relative to the current one, and the parameters that never moved."""
         posterior = {
             name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
