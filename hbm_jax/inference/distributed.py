@@ -305,11 +305,11 @@ class Processes(OneProcess):
             yield
             return
 
-        before = signal.signal(signal.SIGINT, self._record_signal if self.leads else signal.SIG_IGN)
+        previous = signal.signal(signal.SIGINT, self._record_signal if self.leads else signal.SIG_IGN)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:

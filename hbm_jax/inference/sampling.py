@@ -308,7 +308,7 @@ def _run(
             rehearse(program, args, target, labels["dims"], labels["coords"])
             describe(program, args[0] if args else None)
 
-        program, centering_note = _centred(program, args, options, stored, live, processes, check)
+        program, centering_note = _choose_centering(program, args, options, stored, live, processes, check)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
@@ -317,12 +317,7 @@ def _run(
         check(target)
         lap("trace")
         if stored is not None:
-            try:
-                start, _ = Start.from_arrays(stored), stored["potential"]
-            except KeyError as error:
-                raise CheckpointError(
-                    f"{START}: expected starting points and metric; found no {error}. It is damaged."
-                ) from None
+            start = _stored_start(stored)
         else:
             live.show(f"searching for starting points ({target.size} parameters)")
             start = processes.choose_start(choose_start, target, options.num_chains, key_start)
@@ -347,6 +342,7 @@ def _run(
             try:
                 loop.warm_up()
             except Interrupted as interruption:
+                # Without a checkpoint, save the warm-up that the time budget ended.
                 if not loop.unsaved or split is not None:
                     raise
                 with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as new_store:
@@ -382,7 +378,7 @@ def _run(
 def _run_record(
     options: Options, num_warmup, chains: Chains, draws: Draws, split, start: Start, centering_note, stopped, store
 ) -> dict[str, Any]:
-    """Return the options of a run and how it went, for `Fit.run`."""
+    """Return the options and the outcome of a run, for `Fit.run`."""
     run = asdict(options) | {
         "num_warmup": num_warmup,
         "num_samples": draws.num_draws,
@@ -397,7 +393,7 @@ def _run_record(
 
 
 def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
-    """Return the sampler's statistics of each draw, by ArviZ's names."""
+    """Return the sampler statistics of each draw, with the names of ArviZ."""
     return {
         "diverging": draws.raw("diverging"),
         "energy": draws.raw("energy"),
@@ -425,8 +421,8 @@ def _keeping_draws(chains: Chains, draws: Draws, loop: Loop):
             error.add_note(f'All draws are on disk; hbm_jax.resume("{loop.store.folder}") continues from there.')
             raise
         raise ResultsError(
-            f"sample: expected results of {draws.num_draws} draws a chain; found {type(error).__name__}: {error}. The "
-            "draws are in the attribute `draws` of this error.",
+            f"sample: expected results of {draws.num_draws} draws per chain; found {type(error).__name__}: {error}. "
+            "The draws are in the attribute `draws` of this error.",
             {"position": draws.raw("position")} | _sample_stats(chains, draws),
             chains.target.labels,
         ) from error
@@ -441,7 +437,7 @@ def _device_caution(target, options: Options) -> str:
     return advice(platform, operations(value_and_grad, target.size, options.num_chains))
 
 
-def _centred(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
+def _choose_centering(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
     """Return the program with the partial non-centring of its latents, and a note on the choice.
 
     The choice is read from the checkpoint if there is one, else made by a pilot run. ``check`` raises before the pilot
@@ -464,6 +460,17 @@ def _centred(program, args, options: Options, stored, live, processes, check) ->
     return with_forms(program, arrays), note
 
 
+def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:
+    """Return starting points and metric of a checkpoint; raise CheckpointError if any of its arrays is missing."""
+    try:
+        start, _ = Start.from_arrays(arrays), arrays["potential"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{START}: expected starting points and metric; found no {error}. It is damaged."
+        ) from None
+    return start
+
+
 def _start_arrays(start: Start, chains: Chains, forms) -> dict[str, np.ndarray]:
     """Return the starting points, the metric, the potential and the partial non-centring as plain arrays."""
     arrays = start.to_arrays() | {"potential": np.asarray(chains.state.potential_energy)}
@@ -480,6 +487,6 @@ def _save_or_check_start(store: Checkpoint, start_arrays: Mapping[str, np.ndarra
         worst = int(np.argmax(np.nan_to_num(np.abs(potential - stored_potential), nan=np.inf)))
         raise CheckpointError(
             f"{store.folder}: expected a log density of {-stored_potential[worst]:.9g} at the starting point of chain "
-            f"{worst}, as when the run was started; found {-potential[worst]:.9g}. Something that the "
-            "program uses has changed."
+            f"{worst}, as when the run was started; found {-potential[worst]:.9g}. Something that the program "
+            "uses has changed."
         )

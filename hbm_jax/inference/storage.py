@@ -91,9 +91,11 @@ def tree_of(
     program_coords = program.coords(data) if hasattr(program, "coords") else {}
     coords = dict(program_coords) | dict(coords or {})
     used_dims = {name: dims[name] for name in sites if dims.get(name)}
-    used_names = {dim for names in used_dims.values() for dim in names}
-    labels = {name: plain_labels(values, f"coords[{name!r}]") for name, values in coords.items() if name in used_names}
-    for name in used_names & set(sites):
+    used_dim_names = {dim for names in used_dims.values() for dim in names}
+    labels = {
+        name: plain_labels(values, f"coords[{name!r}]") for name, values in coords.items() if name in used_dim_names
+    }
+    for name in used_dim_names & set(sites):
         raise ValueError(
             f"a site and a plate or dimension are both called {name!r}: expected two names, because the coordinate of "
             "the dimension would replace the site. Rename one of them."

@@ -28,7 +28,7 @@ WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a stat
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a posterior is usable.
+    """Verdict on the draws of a posterior.
 
     Attributes
     ----------
@@ -141,10 +141,10 @@ class Sampled(NamedTuple):
     Attributes
     ----------
     table : pandas.DataFrame
-        As from `diagnose`: first the rows of the posterior, then those of the hidden sites. A parameter that never
-        moved has the worst values.
+        As from `diagnose`: first the rows of the posterior, then those of sites that are not in it. A parameter that
+        never moved has the worst values.
     num_hidden : int
-        Number of rows of hidden sites.
+        Number of rows of sites that are not in the posterior.
     stuck, coarse : list of str
         Labels of parameters that never moved, and of parameters for which the spacing of neighbouring floating-point
         numbers exceeds `MAX_SPACING` standard deviations.
@@ -180,8 +180,8 @@ def diagnose_sampled(
     labels = positions["parameter"].to_numpy().astype(str)
     sites = np.array([label.split("[")[0] for label in labels])
     draws = positions.sizes["chain"] * positions.sizes["draw"]
-    # A correlation matrix has fixed elements. Elements are checked only for sites of equal size in both spaces; the
-    # unconstrained draws are checked for the others.
+    # A constrained site may have fixed elements, as a correlation matrix does. Check the elements of sites whose size
+    # does not change on constraining, and the unconstrained draws of all others.
     plain = [
         n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * draws
     ]
@@ -256,84 +256,113 @@ def judge(
     """
     sampled = diagnose_sampled(posterior, positions, recentred)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
-    energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
-    if "n_steps" in sample_stats:  # independent proposals have no energy, so only trajectories enter
-        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
-    min_bfmi = float(np.min(array_stats.bfmi(energy)))
+    min_bfmi = _min_bfmi(sample_stats)
     num_divergences = int(sample_stats["diverging"].sum())
-    reasons, advice = [], []
-
-    broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
-    if positions is not None:
-        not_finite = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()  # type: ignore[call-overload]
-        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[not_finite])
-        broken += [site for site in dict.fromkeys(sites) if site not in broken]
-    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
-        broken.append("the log density")
-    if broken:
-        reasons.append(f"draws that are not finite in {_listed(broken)}")
-        advice.append("Check the priors' supports and the data for impossible values.")
-    overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
-    if len(overflowing) and not broken:
-        reasons.append(f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large")
-        advice.append("Scale the parameter.")
-    if sampled.stuck:
-        reasons.append(f"{_listed(sampled.stuck)} never moved: all draws are the same number")
-    if sampled.coarse:
-        reasons.append(
-            f"{_listed(sampled.coarse)} moved in steps of more than {MAX_SPACING:g} standard deviations: the spacing "
-            "of floating-point numbers of that size"
-        )
-    if sampled.stuck or sampled.coarse:
-        advice.append('Sample in double precision (dtype="float64"), or subtract a reference value from the data.')
-    unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
-    if len(unmixed):
-        name, value = _extreme(table["r_hat"], "max")
-        reasons.append(f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})")
-        separated = _modes(posterior, name)
-        if separated:
-            reasons.append(f"chains are in different modes: {separated}")
-            advice.append(
-                "More draws will not help: check whether the modes are real, and constrain the priors if not."
-            )
-        else:
-            advice.append("Draw more, or look at the rank plot for chains that differ from the others.")
-    elif posterior.sizes["chain"] < 2:
-        reasons.append("a single chain cannot show that it has converged")
-        advice.append("Use at least two chains, preferably four.")
-    for column, kind in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
-        few = table.index[table[column] < MIN_ESS]
-        if len(few):
-            name, value = _extreme(table[column], "min")
-            reasons.append(
-                f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; {_failing(few)})"
-            )
-            advice.append("Draw more; if it grows slowly, reparametrise the slow parameters.")
-    if num_divergences:
-        region = _divergent_region(posterior, sample_stats["diverging"])
-        reasons.append(f"{num_divergences} divergent transitions{region}: some region was not explored")
-        advice.append("Raise target_accept_prob, or use another parametrisation of the latents.")
-    if not min_bfmi > MIN_BFMI:  # true for NaN too
-        reasons.append(f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored")
-        advice.append("Reparametrise scale parameters.")
+    failures = [
+        *_numerical_failures(posterior, sample_stats, positions, sampled, table),
+        *_convergence_failures(posterior, table),
+        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi),
+    ]
     notes = list(_edges(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
-        share = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
-        if share > MAX_CUT_OFF:
+        fraction = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
+        if fraction > MAX_CUT_OFF:
             notes.append(
-                f"{100 * share:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
+                f"{100 * fraction:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
                 "but not validity; a better parametrisation, or a larger max_tree_depth, would be faster"
             )
     return Verdict(
-        usable=not reasons,
-        reasons=tuple(reasons),
-        advice=tuple(dict.fromkeys(advice)),
+        usable=not failures,
+        reasons=tuple(reason for reason, _ in failures),
+        advice=tuple(dict.fromkeys(advice for _, advice in failures if advice)),
         notes=tuple(notes),
         table=sampled.table[: len(sampled.table) - sampled.num_hidden],
         num_draws=posterior.sizes["chain"] * posterior.sizes["draw"],
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,
     )
+
+
+def _min_bfmi(sample_stats: xr.Dataset) -> float:
+    """Return the smallest E-BFMI over chains."""
+    energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
+    if "n_steps" in sample_stats:  # independent proposals have no energy, so only trajectories enter
+        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
+    return float(np.min(array_stats.bfmi(energy)))
+
+
+def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, table) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for draws that are not finite, overflow, never moved or moved in coarse steps."""
+    broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
+    if positions is not None:
+        not_finite = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()
+        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[not_finite])
+        broken += [site for site in dict.fromkeys(sites) if site not in broken]
+    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
+        broken.append("the log density")
+    if broken:
+        yield (
+            f"draws that are not finite in {_listed(broken)}",
+            "Check the priors' supports and the data for impossible values.",
+        )
+    overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
+    if len(overflowing) and not broken:
+        yield (
+            f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large",
+            "Scale the parameter.",
+        )
+    precision = 'Sample in double precision (dtype="float64"), or subtract a reference value from the data.'
+    if sampled.stuck:
+        yield f"{_listed(sampled.stuck)} never moved: all draws are the same number", precision
+    if sampled.coarse:
+        yield (
+            f"{_listed(sampled.coarse)} moved in steps of more than {MAX_SPACING:g} standard deviations: the spacing "
+            "of floating-point numbers of that size",
+            precision,
+        )
+
+
+def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for R-hat and effective sample sizes that fail; the advice may be empty."""
+    unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
+    if len(unmixed):
+        name, value = _extreme(table["r_hat"], "max")
+        reason = f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
+        modes = _modes(posterior, name)
+        if modes:
+            yield reason, ""
+            yield (
+                f"chains are in different modes: {modes}",
+                "More draws will not help: check whether the modes are real, and constrain the priors if not.",
+            )
+        else:
+            yield reason, "Draw more, or look at the rank plot for chains that differ from the others."
+    elif posterior.sizes["chain"] < 2:
+        yield "a single chain cannot show that it has converged", "Use at least two chains, preferably four."
+    for column, kind in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
+        few = table.index[table[column] < MIN_ESS]
+        if len(few):
+            name, value = _extreme(table[column], "min")
+            yield (
+                f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
+                f"{_failing(few)})",
+                "Draw more; if it grows slowly, reparametrise the slow parameters.",
+            )
+
+
+def _sampler_failures(posterior, diverging, num_divergences: int, min_bfmi: float) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for divergences and a small E-BFMI."""
+    if num_divergences:
+        region = _divergent_region(posterior, diverging)
+        yield (
+            f"{num_divergences} divergent transitions{region}: some region was not explored",
+            "Raise target_accept_prob, or use another parametrisation of the latents.",
+        )
+    if not min_bfmi > MIN_BFMI:  # true for NaN too
+        yield (
+            f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored",
+            "Reparametrise scale parameters.",
+        )
 
 
 def _scalars(posterior):
@@ -351,11 +380,11 @@ def _divergent_region(posterior, diverging) -> str:
     largest, text = 4.0, ""  # standard errors from a uniform spread
     for name, values in _scalars(posterior):
         ranks = (np.argsort(np.argsort(values.ravel())) + 0.5) / values.size
-        middle = ranks[divergent].mean()
-        crowding = abs(middle - 0.5) * np.sqrt(12 * divergent.sum())
-        if crowding > largest:
-            side = "low" if middle < 0.5 else "high"
-            largest, text = crowding, f" at {side} {name} (median {np.median(values.ravel()[divergent]):.3g})"
+        mean_rank = ranks[divergent].mean()
+        significance = abs(mean_rank - 0.5) * np.sqrt(12 * divergent.sum())
+        if significance > largest:
+            side = "low" if mean_rank < 0.5 else "high"
+            largest, text = significance, f" at {side} {name} (median {np.median(values.ravel()[divergent]):.3g})"
     return text
 
 

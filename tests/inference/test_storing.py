@@ -145,7 +145,9 @@ def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "assemble", fail)
-        with pytest.raises(ResultsError, match=r"results of 20 draws a chain; found TypeError: cannot be put") as told:
+        with pytest.raises(
+            ResultsError, match=r"results of 20 draws per chain; found TypeError: cannot be put"
+        ) as told:
             hbm.sample(tiny, seed=5, **SHORT)
         with pytest.raises(TypeError) as noted:
             hbm.sample(tiny, seed=5, checkpoint=tmp_path, **SHORT)

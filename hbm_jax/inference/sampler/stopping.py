@@ -15,7 +15,7 @@ GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at suc
 
 @dataclass(frozen=True)
 class StopRule:
-    """When to stop drawing.
+    """Stopping rule of a run.
 
     Attributes
     ----------

@@ -163,7 +163,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         Arguments of the program. They are closed over, so that whatever depends only on data is computed once, during
         tracing.
     key : jax.Array, optional
-        Random key of the prior draws. None: nothing is compiled, and the start is meaningless; only names, shapes,
+        Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
         dimensions and labels are valid.
 
     Raises
