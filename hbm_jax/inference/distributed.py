@@ -183,6 +183,7 @@ class Processes(OneProcess):
             )
 
     def _shard(self, array: np.ndarray, axis: int) -> jax.Array:
+        """Shard an array along an axis over the devices, padded to equal parts."""
         missing = -array.shape[axis] % self.num_devices
         # Padding repeats the last object, so that all values computed before the slice are valid.
         padded = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)], mode="edge")
@@ -399,10 +400,12 @@ class _Proxy:
 
 
 def _throw(error):
+    """Raise an exception, where an expression is needed."""
     raise error
 
 
 def _pickled(outcome) -> bytes:
+    """Pickle an outcome, or an error if it cannot be pickled."""
     try:
         return pickle.dumps(outcome)
     except Exception as error:  # send a message in any case; the other processes wait for one
@@ -411,14 +414,17 @@ def _pickled(outcome) -> bytes:
 
 
 def _is_key(leaf) -> bool:
+    """Return whether an array is a typed JAX random key."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _wrapped(data, impl):
+    """Return data as a random key of an implementation; unchanged if that is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
 
 
 def _plain(leaf):
+    """Return an array unchanged, and a random key as its integer data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 

@@ -359,6 +359,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    """Return the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:  # run from source

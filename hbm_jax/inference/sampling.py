@@ -282,6 +282,7 @@ def _write_run(store: Checkpoint, program, args, options: Options, rule: StopRul
 
 
 def _plain_lists(what: str, labels) -> dict[str, list] | None:
+    """Convert the values of ``dims`` or ``coords`` to lists of labels."""
     return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
 
 

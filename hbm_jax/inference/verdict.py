@@ -82,6 +82,7 @@ class Verdict:
 
 
 def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
+    """Return the label and value of the extreme of a column; ``("none", nan)`` if it is empty."""
     column = column.dropna()
     if column.empty:
         return "none", float("nan")
@@ -210,6 +211,7 @@ def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
+    """Return the labels of the elements of a variable, ``name[coordinate, ...]``, in C order."""
     dims = [dim for dim in variable.dims if dim not in ("chain", "draw")]
     if not dims:
         return [name]
@@ -411,10 +413,12 @@ def _modes(posterior, label) -> str:
 
 
 def _failing(names) -> str:
+    """Return how many parameters fail, as text."""
     return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
 def _listed(names, most=5):
+    """Return the first names joined by commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

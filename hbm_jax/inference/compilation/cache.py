@@ -1,4 +1,4 @@
-"""Cache of compiled programs on disk, so that the second fit of a model need not be compiled again."""
+"""Cache of compiled programs on disk, so that a second fit of a model is not compiled again."""
 
 import os
 import shutil
@@ -69,6 +69,7 @@ def _programs(folder: Path):
 
 
 def _make_room(folder: Path):
+    """Remove the oldest programs until the cache is no larger than `MAX_BYTES`."""
     programs = sorted(_programs(folder), key=lambda program: program[1].st_mtime)
     excess = sum(status.st_size for _, status in programs) - MAX_BYTES
     for path, status in programs:

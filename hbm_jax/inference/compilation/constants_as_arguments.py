@@ -46,8 +46,9 @@ def compiled(fn: Callable, *args: Any) -> Callable:
 
 
 def _num_bytes(constant: Any) -> int:
+    """Return the size of a constant in bytes; 0 for random keys."""
     dtype = jnp.result_type(constant)
-    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize  # keys
+    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize
 
 
 class Compiled:

@@ -5,7 +5,7 @@ import os
 
 import jax
 
-SMALL = 3e6  # floating-point operations below which the launch of kernels dominates on an accelerator
+SMALL = 3e6  # floating-point operations below which kernel launches dominate the time of an accelerator
 
 
 def use_every_core() -> int:

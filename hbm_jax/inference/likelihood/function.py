@@ -192,6 +192,7 @@ def _plain(support):
 
 
 def _require_number(name: str, support) -> None:
+    """Raise ValueError if a support is discrete or multivariate."""
     if support.is_discrete:
         raise ValueError(
             f"The program has a discrete latent site {name!r}: expected continuous latents only. Sum over it in the "

@@ -29,7 +29,7 @@ from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.target import Target
 
 CHUNK = 64  # densities of independent proposals that an accelerator evaluates in parallel, per chain
-GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread more evenly than random numbers
+GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread more evenly than random numbers
 BUFFER_BYTES = 64 * 2**20  # largest size of a block on the device
 
 
@@ -129,6 +129,7 @@ class Chains:
         self.compile_seconds = time.perf_counter() - started
 
     def _inputs(self, num_draws: int):
+        """Return the arguments of the compiled program that advances the chains."""
         dtype = jnp.result_type(self.state.z)
         mean, factor, inverse, used = self.proposals
         mean, factor, inverse = (jnp.asarray(a, dtype) for a in (mean, factor, inverse))
@@ -350,6 +351,7 @@ class Draws:
         return {name: np.concatenate([sites[name] for sites in self._sites], axis=1) for name in names}
 
     def _constrain_block(self, position):
+        """Transform positions (chain, draw, size) of a block to sites, in chunks of equal size."""
         num_chains, num_draws, size = position.shape
         flat = position.reshape(-1, size)
         padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self._chunk, axis=0)])
@@ -359,8 +361,10 @@ class Draws:
 
 
 def _is_key(leaf) -> bool:
+    """Return whether an array is a typed JAX random key."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _plain(leaf):
+    """Return an array unchanged, and a random key as its integer data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf

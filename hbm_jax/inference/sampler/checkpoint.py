@@ -125,6 +125,7 @@ class Checkpoint:
         self._write_run(self.run | changed)
 
     def _write_run(self, run):
+        """Write the description of the run, with its checksum."""
         text = json.dumps({name: value for name, value in run.items() if name != SUM}, indent=1, default=str)
         run = json.loads(text) | {SUM: hashlib.sha256(text.encode()).hexdigest()}
         self._write(RUN, lambda file: file.write(json.dumps(run, indent=1).encode()))
@@ -175,6 +176,7 @@ class Checkpoint:
         return self._read(DATA)
 
     def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        """Read the arrays of a file of the folder; None if there is no such file."""
         path = self.folder / name
         if not path.exists():
             return None
@@ -238,6 +240,7 @@ class Checkpoint:
             )
 
     def _write_arrays(self, name: str, arrays: Mapping[str, Any]):
+        """Write arrays with the identifier of the run."""
         identifier = {RUN_ID: np.asarray(f"{name} of {self.run_id}")} if self.run_id else {}
         self._write(name, lambda file: np.savez(file, **arrays, **identifier))  # type: ignore[arg-type]
 
@@ -312,6 +315,7 @@ def _arrays(path: Path, run_id: str) -> dict[str, np.ndarray]:
 
 
 def _section(arrays, prefix):
+    """Return the arrays whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 

@@ -69,6 +69,7 @@ def fingerprints(args: tuple) -> dict[str, str]:
 
 
 def _digest(value) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value."""
     array = np.asarray(value)
     if array.dtype.hasobject:
         content = repr(array.tolist()).encode()  # complete; the repr of NumPy and pandas is abridged
@@ -78,6 +79,7 @@ def _digest(value) -> str:
 
 
 def _program(program) -> dict[str, Any]:
+    """Return name, configuration and, outside of hbm_jax, code fingerprint of a program."""
     module = getattr(program, "__module__", type(program).__module__)
     description: dict[str, Any] = {"name": program_name(program)}
     if hasattr(program, "to_config"):
@@ -138,6 +140,7 @@ def _source(thing) -> str:
 
 
 def _constants(code) -> str:
+    """Return bytecode and constants of a code object and of the functions in it, as text."""
     return ", ".join(
         f"{c.co_code!r} {c.co_names} {_constants(c)}" if isinstance(c, types.CodeType) else repr(c)
         for c in code.co_consts
@@ -145,6 +148,7 @@ def _constants(code) -> str:
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):

@@ -64,6 +64,7 @@ def scaled(noise: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _log_density(noise):
+    """Return the log density of the mixture at standardised positions (..., d), up to a constant."""
     square, size = jnp.sum(noise**2, axis=-1), noise.shape[-1]
     parts = [np.log(p) - size * np.log(s) - 0.5 * square / s**2 for p, s in zip(SHARES, SCALES, strict=True)]
     return jnp.logaddexp(*parts)

@@ -335,6 +335,7 @@ def _variational(value_and_grad, candidates, num_chains, rng, require_convergenc
 
 
 def _is_finite(value_and_gradient) -> bool:
+    """Return whether value and gradient are finite."""
     value, gradient = value_and_gradient
     return bool(np.isfinite(value) and np.isfinite(gradient).all())
 

@@ -118,6 +118,7 @@ class Loop:
         return block
 
     def _write(self, store: Checkpoint, block: Block, warmup: bool):
+        """Write a block, with the state of sampler and loop, to a checkpoint."""
         progress = {"seconds": self.seconds, "seconds_per_draw": self.seconds_per_draw, "next_check": self.next_check}
         store.write_block(Saved(block, self.chains.state_arrays(), warmup, progress))
 
@@ -234,11 +235,13 @@ class Loop:
 
 
 def _rate(seconds_per_draw: float, block: Block) -> str:
+    """Format the rate of draws of all chains."""
     rate = len(block.energy) / seconds_per_draw
     return f"{rate:,.0f} draws/s" if rate >= 10 else f"{rate:.2g} draws/s"
 
 
 def _time(seconds: float) -> str:
+    """Format a duration in s, min or h."""
     for limit, unit, length in ((90, "s", 1), (5400, "min", 60)):
         if seconds < limit:
             return f"{seconds / length:.0f} {unit}"

@@ -97,7 +97,7 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     points : (num, size)
         Typical points; the curvature is averaged over them.
     scale : (size,)
-        Marginal standard deviation of each component.
+        Standard deviation of each component in a diagonal approximation.
     rng : numpy.random.Generator
         Draws the first Lanczos vector.
 

@@ -159,4 +159,5 @@ def _plain(value):
 
 
 def _is_positive(value) -> bool:
+    """Return whether a value is a number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -76,11 +76,13 @@ class OneProcess:
                 signal.signal(number, handler)
 
     def _record_signal(self, number, frame):
+        """Handle a signal: remember the first, raise KeyboardInterrupt at the second."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
 
     def _raise_if_interrupted(self):
+        """Raise KeyboardInterrupt if a signal is pending."""
         if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
