@@ -12,8 +12,8 @@ Every process calls the same functions with the same arguments, as in ::
     start_processes("node0:12345", num_processes=4, process_id=int(sys.argv[1]))
     fit = hbm_jax.sample(model, data, split="supernova")
 
-Every gradient needs one or a few sums over processes, of 1.6 ms between two processes on one busy machine (gloo).
-Splitting pays if a gradient takes several times that. Every process reads all of the data.
+Every gradient needs one or a few sums over processes. A sum takes 1.6 ms between two processes on one busy machine
+(gloo), so splitting pays if a gradient takes several times that. Every process reads all of the data.
 
 Process 0 takes all decisions that depend on a clock, a disk, a key press or rounding in NumPy (`Processes.lead`).
 """

@@ -25,7 +25,7 @@ from hbm_jax.inference.sampler.loop import Interrupted, Loop
 from hbm_jax.inference.sampler.progress import LiveLine
 from hbm_jax.inference.sampler.stopping import StopRule, real_number, whole_number
 from hbm_jax.inference.sampler.target import build_target
-from hbm_jax.inference.storage import arrays_of, plain_labels, rehearse
+from hbm_jax.inference.storage import arrays_of, check_storable, plain_labels
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 
@@ -306,7 +306,7 @@ def _run(
 
         def check(target):
             rule.check_names(target.names)
-            rehearse(program, args, target, labels["dims"], labels["coords"])
+            check_storable(program, args, target, labels["dims"], labels["coords"])
             describe(program, args[0] if args else None)
 
         program, centering_note = _choose_centering(program, args, options, stored, live, processes, check)

@@ -119,8 +119,8 @@ def tree_of(
     return tree
 
 
-def rehearse(program: Callable, args: tuple, target, dims, coords) -> None:
-    """Build the DataTree of one draw of zeros, so that errors of storage are raised before sampling.
+def check_storable(program: Callable, args: tuple, target, dims, coords) -> None:
+    """Build the DataTree of one draw of zeros, so that draws that cannot be stored are reported before sampling.
 
     Raises
     ------

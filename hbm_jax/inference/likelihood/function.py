@@ -56,7 +56,9 @@ class Likelihood:
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
         original = program
         program = StatedParameters(program)
-        names, values, bounds, elements, self.num_data = survey(program, args, jax.random.key(seed), num_starts)
+        names, values, bounds, elements, self.num_data = inspect_program(
+            program, args, jax.random.key(seed), num_starts
+        )
         if hasattr(original, "num_data"):
             self.num_data = int(original.num_data(*args))
         first = [np.asarray(values[name][0]) for name in names]
@@ -118,7 +120,7 @@ class Likelihood:
             )
 
 
-def survey(program: Callable, args: tuple, key: jax.Array, num: int):
+def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
     """Return names, prior draws, bounds and element labels of the latents, and the number of data.
 
     Raises

@@ -139,7 +139,7 @@ def maximum_likelihood(
     Notes
     -----
     Models of hbm_jax that are sampled in a reparametrisation (cosmologies, regressions) are maximised in the parameters
-    of their priors: maxima, intervals and bounds are those of Om0 and w0.
+    of their priors: maxima, intervals and bounds are, for example, those of Om0 and w0.
 
     A hierarchical program that is non-centred by hand, so that its priors do not depend on each other, is not
     recognised. Its maximum is usually at a bound, or the data do not determine it; ``note`` says so.
@@ -381,7 +381,7 @@ class _Profile:
             point = self._maximise_at(x, inner)
             if point.value < self.best.value - SAME:
                 return point
-            # Square root of the rise in -2 log likelihood: nearly linear in the parameter, so it suits interpolation.
+            # The square root of the rise in -2 log likelihood is nearly linear in the parameter, which suits interpolation.
             root = np.sqrt(2.0 * max(point.value - self.best.value, 0.0))
             if abs(root - target) < CROSSING * target:
                 return x, False, point.converged

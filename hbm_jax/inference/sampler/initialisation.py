@@ -22,8 +22,8 @@ from hbm_jax.inference.sampler.target import StartError, Target
 SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
 SEARCH_ITERATIONS = 500
 GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
-SETTLED = 0.1  # gradient norm above which a search has not converged
-UPHILL = 1.0  # Newton step, in standard deviations, beyond which the end of a search is no mode
+MAX_GRADIENT_NORM = 0.1  # gradient norm above which a search has not converged
+MAX_NEWTON_STEP = 1.0  # Newton step, in standard deviations, beyond which the end of a search is no mode
 HESSIAN_STEP = 1e-4  # relative step of central differences, whose truncation error is its square
 CANDIDATES = 20  # starting points drawn per chain
 SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
@@ -205,7 +205,7 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
             break
         searches += 1
         point, value, norm = minimise(value_and_grad, candidate)
-        if norm < SETTLED and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
+        if norm < MAX_GRADIENT_NORM and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
             continue
         hessian = hessian_at(value_and_grad, point)
         if not np.isfinite(hessian).all():
@@ -217,7 +217,7 @@ def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
             continue
         mode = _Mode(point, norm, vectors, eigenvalues**-0.5, -value - 0.5 * float(np.log(eigenvalues).sum()))
         # If the density grows without limit, the curvature is a rounding error of either sign; the gradient shows it.
-        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > UPHILL:
+        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > MAX_NEWTON_STEP:
             failed += 1
             continue
         if not any(other.distance(mode) < SAME_MODE for other in modes):
@@ -258,7 +258,7 @@ def _from_best_mode(value_and_grad, candidates, standard, num_chains, rng) -> St
         return np.asarray(value_and_grad(point)[1])
 
     searches = [minimise(value_and_grad, candidate) for candidate in candidates[:VARIATIONAL_SEARCHES]]
-    converged = [search for search in searches if np.isfinite(search[1]) and search[2] < SETTLED]
+    converged = [search for search in searches if np.isfinite(search[1]) and search[2] < MAX_GRADIENT_NORM]
     if not converged:
         return None
     point, value, norm = min(converged, key=lambda search: search[1])
@@ -317,7 +317,7 @@ def _variational(value_and_grad, candidates, num_chains, rng, require_convergenc
                         value, loc, log_scale, norm = refit(loc, log_scale)
             point = np.concatenate([loc, log_scale])
             if np.isfinite(value):
-                if np.isfinite(point).all() and not (require_convergence and norm > SETTLED):
+                if np.isfinite(point).all() and not (require_convergence and norm > MAX_GRADIENT_NORM):
                     fits.append((value, point))
                 break
     if not fits:
