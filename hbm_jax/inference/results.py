@@ -244,11 +244,12 @@ def _refuse_expansion(path: Path) -> None:
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Format a median and its interval to two significant digits of the smaller half-width.
 
-    If the largest absolute value is at least 1e6 or below 1e-4, all have an exponent and at least four significant digits.
+    If the largest absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four significant
+    digits.
     """
     width = min(median - lower, upper - median)
     largest = max(abs(lower), abs(median), abs(upper))
-    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # last decimal place to write
+    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # decimal exponent of the last digit
     if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:
         size = int(np.floor(np.log10(largest)))
         decimals = 3 if digit is None else int(np.clip(size - digit, 3, 12))

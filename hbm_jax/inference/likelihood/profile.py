@@ -381,7 +381,7 @@ class _Profile:
             point = self._maximise_at(x, inner)
             if point.value < self.best.value - SAME:
                 return point
-            # The square root of the rise in -2 log likelihood is nearly linear in the parameter, which suits interpolation.
+            # Interpolate the square root of the rise in -2 log likelihood: it is nearly linear in the parameter.
             root = np.sqrt(2.0 * max(point.value - self.best.value, 0.0))
             if abs(root - target) < CROSSING * target:
                 return x, False, point.converged

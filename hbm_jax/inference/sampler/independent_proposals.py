@@ -3,8 +3,8 @@
 Proposals are drawn from a normal distribution in the sampler's variables, fitted to the warm-up (the independence chain
 of Tierney 1994, Ann. Statist. 22, 1701). They do not depend on the current state, and a draw costs one evaluation of
 the density, which takes less time than its gradient (half for JLA). If the posterior has heavier tails than the
-proposals, a chain stays in a tail for many draws. Therefore one draw in `EVERY` is a trajectory, and if too few proposals are
-accepted, all draws are.
+proposals, a chain stays in a tail for many draws. Therefore one draw in `EVERY` is a trajectory, and if too few
+proposals are accepted, all draws are.
 """
 
 from typing import Any, NamedTuple
