@@ -244,8 +244,8 @@ def _refuse_expansion(path: Path) -> None:
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Format a median and its interval to two significant digits of the smaller half-width.
 
-    If the largest absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four significant
-    digits.
+    If the largest absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four
+    significant digits.
     """
     width = min(median - lower, upper - median)
     largest = max(abs(lower), abs(median), abs(upper))

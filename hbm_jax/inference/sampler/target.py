@@ -199,18 +199,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
     else:
         draws = jax.jit(jax.vmap(start))(keys)
-    for kind, names in (
-        ("site", structure["dims"]),
-        ("plate", {d for dims in structure["dims"].values() for d in dims}),
-    ):
-        for name in RESERVED & set(names):
-            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
-        for name in names:
-            if "/" in name:
-                raise ValueError(
-                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
-                    "result files. In numpyro.handlers.scope, pass divider='.'."
-                )
+    _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     first = jax.tree.map(lambda x: x[0], draws)
@@ -230,6 +219,19 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         prior_draws=flat,
         standard=~np.isnan(start_values),
     )
+
+
+def _require_storable_names(dims: dict[str, list[str]]) -> None:
+    """Raise ValueError if a site or plate has a name that a result file cannot hold."""
+    for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
+        for name in RESERVED & set(names):
+            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+        for name in names:
+            if "/" in name:
+                raise ValueError(
+                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
+                    "result files. In numpyro.handlers.scope, pass divider='.'."
+                )
 
 
 def prior_value(site):
