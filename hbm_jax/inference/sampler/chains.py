@@ -60,7 +60,7 @@ class Chains:
     trajectory_length: float | None
     independent_proposals: bool
     key: jax.Array
-    buffer: int = field(init=False)
+    buffer: int = field(init=False)  # largest number of draws per call
     count: int = field(default=0, init=False)  # draws per chain so far, warm-up included
 
     def __post_init__(self):
@@ -70,33 +70,8 @@ class Chains:
                 f"{self.target.size}. Marginalise latents if the model can, or omit the option."
             )
         num_chains = len(self.start.points)
-        metric = self.start.metric
-
-        # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
-        # Potential and gradient come from the program compiled for the searches; compiling them again would take as
-        # long.
-        def begin(key, position, potential, gradient, inverse_mass):
-            point = metric.from_position(position)
-            (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
-            settings = {
-                "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
-                "dense_mass": metric.dense,
-                "inverse_mass_matrix": inverse_mass,
-                "target_accept_prob": self.target_accept_prob,
-            }
-            if self.trajectory_length is None:
-                self.kernel = NUTS(**settings, max_tree_depth=self.max_tree_depth)
-            else:
-                self.kernel = HMC(**settings, trajectory_length=self.trajectory_length)
-            return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
-
-        # The kernel is that of one chain and mapped here; NumPyro would vectorise it over chains.
-        begin_all = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
-        values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
-        arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass
-        inputs = (jax.random.split(self.key, num_chains), *map(jnp.asarray, arrays))
         processes = self.target.processes
-        self.state = processes.compile(begin_all, *inputs)(*inputs)
+        self.state = self._initial_state()
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
@@ -127,6 +102,35 @@ class Chains:
         started = time.perf_counter()
         self._advance = processes.compile(advance, *self._inputs(0))
         self.compile_seconds = time.perf_counter() - started
+
+    def _initial_state(self) -> Any:
+        """Create the kernel, and return the initial sampler state of all chains."""
+        metric = self.start.metric
+
+        # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
+        # Potential and gradient come from the program of the searches; compiled into this program they would take as
+        # long again.
+        def initialise(key, position, potential, gradient, inverse_mass):
+            point = metric.from_position(position)
+            (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
+            settings = {
+                "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
+                "dense_mass": metric.dense,
+                "inverse_mass_matrix": inverse_mass,
+                "target_accept_prob": self.target_accept_prob,
+            }
+            if self.trajectory_length is None:
+                self.kernel = NUTS(**settings, max_tree_depth=self.max_tree_depth)
+            else:
+                self.kernel = HMC(**settings, trajectory_length=self.trajectory_length)
+            return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
+
+        # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
+        initialise_all = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None))
+        values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
+        arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass
+        inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
+        return self.target.processes.compile(initialise_all, *inputs)(*inputs)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""
