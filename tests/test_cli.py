@@ -432,7 +432,7 @@ def test_a_platform_without_a_device_is_said(error, tmp_path, capsys, monkeypatc
     status, out, err = run(capsys, "doctor")
     assert (status, err) == (cli.BAD_INPUT, "")
     problem = out.partition("problem: ")[2]
-    assert ": expected a device of such a platform; found none" in problem
+    assert ": expected a device of this platform; found none" in problem
     assert ("(Unknown backend: 'cuda' requested.)" in problem) == bool(error.args)
     monkeypatch.setattr("hbm_jax.inference.sample", none)
     assert refused(capsys, "fit", "supernova", "--out", tmp_path / "run") == f"hbm-jax: {problem}"
@@ -506,7 +506,7 @@ def test_real_run_says_what_it_found(real_run):
     folder, done = real_run
     assert done.returncode in (cli.USABLE, cli.NOT_USABLE), done.stderr
     assert "Traceback" not in done.stderr
-    assert "stopped: all the draws asked for are done: 4 x 300 draws in" in done.stderr
+    assert "stopped: all requested draws are done: 4 x 300 draws in" in done.stderr
     assert done.stdout.startswith("Type Ia supernovae, flat LCDM, marginal latents\n60 type Ia supernovae")
     fit = hbm.load(folder)
     assert str(fit.verdict) in done.stdout
@@ -731,7 +731,7 @@ def test_interrupted_while_the_results_are_written(tmp_path, capsys, monkeypatch
     def stop(self, path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all the draws asked for are done"))
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
     monkeypatch.setattr("hbm_jax.inference.Fit.save", stop)
     status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
     assert status == cli.INTERRUPTED
@@ -797,7 +797,7 @@ def test_a_new_run_replaces_the_old_one(tmp_path, capsys, monkeypatch):
     (tmp_path / "checkpoint").mkdir()
     for name in ("run.json", "start.npz", "block-000000.npz"):
         (tmp_path / "checkpoint" / name).write_text("old")
-    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all the draws asked for are done"))
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
     assert run(capsys, "fit", "supernova", "--out", tmp_path, "--overwrite", "--no-report")[0] != cli.BAD_INPUT
     assert {path.name for path in (tmp_path / "checkpoint").iterdir()} == {"run.json", "start.npz", "config.toml"}
     assert {path.name for path in tmp_path.iterdir()} == {"posterior.nc", "config.toml", "summary.csv", "checkpoint"}

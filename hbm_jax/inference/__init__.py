@@ -1,4 +1,4 @@
-"""Inference for any NumPyro program: sampling, the verdict on what came out, results and predictions."""
+"""Inference for any NumPyro program: sampling, convergence verdict, model criticism, results and predictions."""
 
 from hbm_jax.inference.batch.executor import ShareError
 from hbm_jax.inference.batch.fit_each import fit_each

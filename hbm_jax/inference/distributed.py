@@ -1,10 +1,9 @@
-"""One posterior computed by several processes, each with a share of the objects (`jax.distributed`).
+"""One posterior computed by several processes, with the objects split over them (`jax.distributed`).
 
-Nothing is asked of the program. Its potential is traced once; the constants in that trace which run along the objects
-(the data, and all that was precomputed from them) become arguments of the compiled program, spread over the devices of
-all processes. XLA's partitioner then splits the work that follows from them and adds the sums over all processes, so
-the result is that of one process whatever the program does. Parameters and the state of the sampler are the same
-everywhere, and every process runs every chain.
+The program needs no changes. Its potential is traced once; the constants of the trace that have an axis of objects (the
+data, and everything precomputed from them) become arguments of the compiled program, sharded over the devices of all
+processes. XLA's partitioner then splits the computation and adds the sums over all processes, so the result is that of
+one process for any program. Parameters and the state of the sampler are replicated, and every process runs every chain.
 
 Every process calls the same functions with the same arguments, as in ::
 
@@ -13,10 +12,10 @@ Every process calls the same functions with the same arguments, as in ::
     start_processes("node0:12345", num_processes=4, process_id=int(sys.argv[1]))
     fit = hbm_jax.sample(model, data, split="supernova")
 
-A sum over processes has a price, paid once or a few times a gradient: 1.6 ms between two processes on one busy
-machine (gloo). Splitting pays where a gradient takes several times that; every process reads all of the data.
+Every gradient needs one or a few sums over processes. A sum takes 1.6 ms between two processes on one busy machine
+(gloo), so splitting pays if a gradient takes several times that. Every process reads all of the data.
 
-What depends on a clock, a disk, a key press or on rounding in NumPy is decided by process 0 (`Processes.lead`).
+Process 0 takes all decisions that depend on a clock, a disk, a key press or rounding in NumPy (`Processes.lead`).
 """
 
 import contextlib
@@ -37,75 +36,76 @@ from numpyro import handlers
 
 from hbm_jax.inference.sampler.target import OneProcess, Target
 
-FRAME = 1024  # bytes of the smallest message between processes; longer ones are powers of two, each compiled once
-HEADER = 8  # of them for the length
+FRAME = 1024  # smallest message between processes, bytes; longer ones are powers of two, each compiled once
+HEADER = 8  # bytes of the message that hold its length
 
 
 class ProcessesError(RuntimeError):
-    """Processes that should have computed the same did not."""
+    """Processes that should compute the same have different results."""
 
 
 def start_processes(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> int:
-    """Join the processes of this run; to be called in each, before any other use of JAX.
+    """Join the processes of this run; call it in each process, before any other use of JAX.
 
     Parameters
     ----------
     coordinator_address : str, optional
-        ``"host:port"`` of process 0, which listens there. All three are found out by JAX under Slurm, Open MPI and on
-        Cloud TPU.
+        ``"host:port"`` of process 0. JAX detects all three arguments under Slurm, Open MPI and on Cloud TPU.
     num_processes, process_id : int, optional
-        How many there are, and which this one is, from 0.
+        Number of processes, and index of this one, from 0.
 
     Returns
     -------
     int
-        Which process this one is.
+        Index of this process.
 
     Raises
     ------
     RuntimeError
-        If JAX has computed something already, or the others do not come within JAX's time limit (five minutes).
+        If JAX has already computed something, or if the other processes do not join within JAX's time limit (five
+        minutes).
 
     Notes
     -----
-    The processes must run on machines of one kind, so that what each of them computes for itself is the same bit for
-    bit; `sample` compares, and raises `ProcessesError` where it is not.
+    All processes must run on machines of one kind, so that replicated values are bitwise equal; `sample` compares them
+    and raises `ProcessesError` if they differ.
     """
-    # XLA's only means of communication between CPUs that needs nothing installed; GPUs and TPUs have their own.
+    # Gloo is the only CPU communication of XLA that needs no installation; GPUs and TPUs have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
     return jax.process_index()
 
 
 def split_over_processes(target: Target, num_objects: int, processes: "Processes | None" = None) -> Target:
-    """Split the density of a target over the devices of all processes, along its objects.
+    """Split the density of a target along its objects over the devices of all processes.
 
     Parameters
     ----------
     target : Target
-        The density, the same in every process.
+        The posterior, the same in every process.
     num_objects : int
-        Length of the axis to split: every constant of the density that has such an axis is split along the first.
-        A length that the devices do not divide is padded and cut inside the program, where XLA masks what is beyond.
+        Length of the axis to split. Every constant of the density with an axis of this length is split along the first
+        such axis. If the number of devices does not divide the length, constants are padded, and sliced inside the
+        program.
     processes : Processes, optional
-        Those of this run.
+        Processes of this run.
 
     Returns
     -------
     Target
-        The same density; ``target.processes.compile`` makes programs of it that run split. Outside of those, its
-        potential is computed by one process.
+        The same posterior. Programs compiled by ``target.processes.compile`` run split; elsewhere the potential is
+        computed by one process.
 
     Raises
     ------
     ValueError
-        If nothing in the density has an axis of that length.
+        If no array in the density has an axis of that length.
 
     Notes
     -----
-    The sum over objects is taken in another order than by one process: values agree to rounding, 1e-11 relative for
+    The order of the sum over objects differs from that of one process, so values agree to rounding: 1e-11 relative for
     the 740 supernovae of JLA (``test_jla_split_over_two_processes_is_jla``).
 
     Examples
@@ -115,18 +115,18 @@ def split_over_processes(target: Target, num_objects: int, processes: "Processes
     """
     processes = processes or Processes()
     closed = jax.make_jaxpr(target.potential)(target.start)
-    processes.take(closed, num_objects)
+    processes.shard_constants(closed, num_objects)
 
     def potential(flat):
-        if processes.shares is None:
+        if processes.replacements is None:
             return target.potential(flat)
-        return _evaluate(closed, processes.shares, [flat])[0]
+        return _evaluate(closed, processes.replacements, [flat])[0]
 
     return replace(target, potential=potential, processes=processes)
 
 
 def number_of_objects(program: Callable, args: tuple, split: str | int) -> int:
-    """Size of the plate to split; a number stands for itself.
+    """Return the size of the plate to split; an integer is returned unchanged.
 
     Raises
     ------
@@ -137,63 +137,65 @@ def number_of_objects(program: Callable, args: tuple, split: str | int) -> int:
         return int(split)
     sizes: dict[str, int] = {}
 
-    def look(key):
+    def record_plates(key):
         for site in handlers.trace(handlers.seed(program, key)).get_trace(*args).values():
             sizes.update({frame.name: frame.size for frame in site.get("cond_indep_stack", ())})
 
-    jax.eval_shape(look, jax.random.key(0))
+    jax.eval_shape(record_plates, jax.random.key(0))
     if split not in sizes:
-        found = ", ".join(sizes) or "none"
+        names = ", ".join(sizes) or "none"
         raise ValueError(
-            f"sample: expected split to name a plate of the program; found {split!r}, the plates: {found}."
+            f"sample: expected split to name a plate of the program; found {split!r}, the plates: {names}."
         )
     return sizes[split]
 
 
 def processes_for(split: str | int | None) -> OneProcess:
-    """Those that compute a density: this one alone where nothing is to be split."""
+    """Return the processes that evaluate a density; only this one if ``split`` is None."""
     return OneProcess() if split is None else Processes()
 
 
 class Processes(OneProcess):
-    """All processes of this run, their devices on one axis called ``object``."""
+    """All processes of this run, with their devices on one mesh axis, ``object``."""
 
     def __init__(self):
         self.mesh = Mesh(np.asarray(jax.devices()), ("object",))
         self.leads = jax.process_index() == 0
         self.num_devices = self.mesh.size
-        self.shares: dict[int, Any] | None = None  # while a split program is being traced: what stands for constants
-        self._placed: dict[int, tuple[jax.Array, int, int]] = {}
+        # Arrays that replace constants, by id, while a split program is traced.
+        self.replacements: dict[int, Any] | None = None
+        self._sharded: dict[int, tuple[jax.Array, int, int]] = {}
 
-    # Programs.
+    # Compilation.
 
-    def take(self, closed: ClosedJaxpr, num_objects: int):
-        """Spread the constants of a trace that run along the objects over the devices."""
+    def shard_constants(self, closed: ClosedJaxpr, num_objects: int):
+        """Shard the constants of a trace that have an axis of objects over the devices."""
         for constant in _constants(closed):
-            if num_objects in np.shape(constant) and id(constant) not in self._placed:
+            if num_objects in np.shape(constant) and id(constant) not in self._sharded:
                 axis = np.shape(constant).index(num_objects)
-                self._placed[id(constant)] = (self._spread(np.asarray(constant), axis), axis, num_objects)
+                self._sharded[id(constant)] = (self._shard(np.asarray(constant), axis), axis, num_objects)
         self.compare([np.asarray(c) for c in _constants(closed)])
-        if not self._placed:
+        if not self._sharded:
             shapes = sorted({str(np.shape(c)) for c in _constants(closed) if np.ndim(c)}) or ["none"]
             raise ValueError(
                 f"split: expected arrays in the density with an axis of {num_objects} objects; found arrays of shape "
                 f"{', '.join(shapes)}."
             )
 
-    def _spread(self, array: np.ndarray, axis: int) -> jax.Array:
+    def _shard(self, array: np.ndarray, axis: int) -> jax.Array:
+        """Shard an array along an axis over the devices, padded to equal parts."""
         missing = -array.shape[axis] % self.num_devices
-        # Copies of the last object, which are harmless whatever is computed before they are cut off.
+        # Padding repeats the last object, so that all values computed before the slice are valid.
         padded = np.pad(array, [(0, missing if i == axis else 0) for i in range(array.ndim)], mode="edge")
         spec = PartitionSpec(*[None] * axis, "object")
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
     def compile(self, fn: Callable, *args: Any, compared: bool = True) -> "SplitProgram":
-        """Compile a function of a split potential for arguments of these shapes, which every process gives alike."""
+        """Compile a function of a split potential for arguments of these shapes, equal in every process."""
         return SplitProgram(self, fn, args, compared)
 
     def everywhere(self, value) -> jax.Array:
-        """Place a value that every process has on all devices."""
+        """Replicate a value, equal in every process, on all devices."""
         array = np.asarray(value)
         array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
         sharding = NamedSharding(self.mesh, PartitionSpec())
@@ -201,61 +203,61 @@ class Processes(OneProcess):
 
     @contextlib.contextmanager
     def tracing(self, parts) -> Iterator[None]:
-        """Let a split potential use ``parts``, in the order of `placed`, for its constants."""
-        cut = zip(self._placed.items(), parts, strict=True)
-        self.shares = {
-            name: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (name, (_, axis, length)), part in cut
+        """Context in which a split potential uses ``parts``, in the order of `sharded`, for its constants."""
+        entries = zip(self._sharded.items(), parts, strict=True)
+        self.replacements = {
+            name: jax.lax.slice_in_dim(part, 0, length, axis=axis) for (name, (_, axis, length)), part in entries
         }
         try:
             yield
         finally:
-            self.shares = None
+            self.replacements = None
 
     @property
-    def placed(self) -> list[jax.Array]:
-        """The constants that are spread over the devices."""
-        return [array for array, _, _ in self._placed.values()]
+    def sharded(self) -> list[jax.Array]:
+        """Constants that are sharded over the devices."""
+        return [array for array, _, _ in self._sharded.values()]
 
     def compare(self, arrays: list[np.ndarray]):
-        """See that every process has the same arrays.
+        """Check that every process has the same arrays.
 
         Raises
         ------
         ProcessesError
-            If not.
+            If they differ.
         """
         checksum = 0
         for array in arrays:
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-        found = multihost_utils.process_allgather(np.asarray(checksum, np.uint32)).ravel()
-        if (found != found[0]).any():
+        checksums = multihost_utils.process_allgather(np.asarray(checksum, np.uint32)).ravel()
+        if (checksums != checksums[0]).any():
             raise ProcessesError(
-                "The processes have come apart: expected the same data and the same sampler state in all of them; "
-                f"found others in process {int(np.argmax(found != found[0]))} than in process 0. They must run on "
-                "machines of one kind, with the same program, data, arguments and versions."
+                "The processes differ: expected the same data and sampler state in all of them; found others in "
+                f"process {int(np.argmax(checksums != checksums[0]))} than in process 0. They must run on machines of "
+                "one kind, with the same program, data, arguments and versions."
             )
 
     # Decisions.
 
     def lead(self, work: Callable[[], Any] = lambda: None) -> Any:
-        """Do some work in process 0 alone, and return in every process what it returned, or raise what it raised.
+        """Run ``work`` in process 0 only; return its result, or raise its exception, in every process.
 
-        An interruption of process 0 is raised here, so that all processes leave at the same place.
+        A pending Ctrl-C of process 0 is raised here, so that all processes stop at the same point.
         """
         outcome: tuple[bool, Any] = (True, None)
         if self.leads:
             try:
-                self._stop_if_asked()
+                self._raise_if_interrupted()
                 outcome = (True, work())
             except BaseException as error:
                 outcome = (False, error)
-        good, value = self._from_process_0(outcome)
-        if not good:
+        succeeded, value = self._from_process_0(outcome)
+        if not succeeded:
             raise value
         return value
 
     def _from_process_0(self, outcome):
-        """Broadcast by pickling: JAX's own channel between the processes of one run, nothing that is kept."""
+        """Broadcast by pickling; only processes of this run communicate by this channel, and nothing is stored."""
         if jax.process_count() == 1:
             return outcome
         message = _pickled(outcome) if self.leads else b""
@@ -267,20 +269,20 @@ class Processes(OneProcess):
         length = int.from_bytes(frame[:HEADER].tobytes(), "little")
         received = frame[HEADER:].tobytes()
         if length > len(received):
-            rest = np.zeros(1 << (length - len(received) - 1).bit_length(), np.uint8)
+            remainder = np.zeros(1 << (length - len(received) - 1).bit_length(), np.uint8)
             tail = np.frombuffer(message[FRAME - HEADER :], np.uint8)
-            rest[: len(tail)] = tail
-            received += np.asarray(multihost_utils.broadcast_one_to_all(rest)).tobytes()
+            remainder[: len(tail)] = tail
+            received += np.asarray(multihost_utils.broadcast_one_to_all(remainder)).tobytes()
         return outcome if self.leads else pickle.loads(received[:length])
 
     def open(self, kind: Callable, folder) -> Any:
-        """Open a checkpoint in process 0; the others see through it what process 0 does."""
-        return _Led(self, kind, folder)
+        """Open a checkpoint in process 0; in the other processes its methods return the results of process 0."""
+        return _Proxy(self, kind, folder)
 
     def choose_start(self, choose: Callable, target: Target, num_chains: int, key: jax.Array) -> Any:
-        """Search in process 0, each evaluation of the density by all: NumPy's rounding decides where a search goes."""
+        """Search in process 0, with densities evaluated by all: the path of a search depends on NumPy's rounding."""
 
-        def announced(point):
+        def evaluate_in_all(point):
             return target.value_and_grad(self.lead(lambda: np.asarray(point)))
 
         if not self.leads:
@@ -288,9 +290,9 @@ class Processes(OneProcess):
                 target.value_and_grad(point)
             return self.lead()
         try:
-            start = choose(target, num_chains, key, announced)
+            start = choose(target, num_chains, key, evaluate_in_all)
         except Exception as failed:
-            error = failed  # told to the others below, where they wait for the outcome
+            error = failed  # sent below, where the other processes wait for the result
         else:
             self.lead()
             return self.lead(lambda: start)
@@ -299,34 +301,34 @@ class Processes(OneProcess):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take note of Ctrl-C in process 0, for `lead` to act upon; the others leave it to that one."""
+        """Context of a run: `lead` raises a Ctrl-C of process 0; the other processes ignore theirs."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        before = signal.signal(signal.SIGINT, self._note if self.leads else signal.SIG_IGN)
+        previous = signal.signal(signal.SIGINT, self._record_signal if self.leads else signal.SIG_IGN)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Go on as all the time."""
+        """Context of sampling; signals are handled by `listening`."""
         yield
 
 
 class SplitProgram:
-    """A compiled function of a split potential; arguments and results are arrays of this process.
+    """Compiled function of a split potential; arguments and results are arrays of this process.
 
     Parameters
     ----------
     processes : Processes
-        Those that run it.
+        Processes that run it.
     fn : callable
         Function of `args`, pytrees of arrays.
     args : tuple
-        Arguments of the right shapes.
+        Example arguments, which determine the shapes.
     compared : bool
         Whether results are compared between processes.
     """
@@ -345,15 +347,15 @@ class SplitProgram:
             return [jax.random.key_data(x) if _is_key(x) else x for x in out]
 
         everywhere = NamedSharding(processes.mesh, PartitionSpec())
-        placed = [processes.everywhere(_plain(leaf)) for leaf in leaves]
-        self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.placed, placed).compile()
+        replicated = [processes.everywhere(_plain(leaf)) for leaf in leaves]
+        self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated).compile()
         self._kinds = kinds
 
     def __call__(self, *args):
-        """Run it, in all processes."""
+        """Run the program; call it in all processes."""
         leaves = [self.processes.everywhere(_plain(leaf)) for leaf in jax.tree.leaves(args)]
-        # Two programs that communicate must not run at the same time, so each is waited for.
-        out = jax.block_until_ready(self._compiled(self.processes.placed, leaves))
+        # Programs that communicate must not overlap, so block until each is done.
+        out = jax.block_until_ready(self._compiled(self.processes.sharded, leaves))
         out = [x.addressable_data(0) for x in out]
         if self.compared:
             self.processes.compare([np.asarray(x) for x in out])
@@ -361,78 +363,83 @@ class SplitProgram:
         return jax.tree.unflatten(self._kinds["structure"], out)
 
     def as_text(self) -> str:
-        """Return what a single device runs, as XLA's text."""
+        """Return the compiled program of one device as XLA text."""
         return self._compiled.as_text() or ""
 
 
-class _Led:
-    """Something that only process 0 has; its methods and attributes, for every process."""
+class _Proxy:
+    """Proxy of an object of process 0, whose methods and attributes are available in every process."""
 
     def __init__(self, processes: Processes, kind: Callable, *args):
-        self._processes, self._thing = processes, None
+        self._processes, self._object = processes, None
 
-        def make():
-            self._thing = kind(*args)
+        def create():
+            self._object = kind(*args)
 
-        processes.lead(make)
+        processes.lead(create)
 
     def close(self):
-        """Let go of it; alone, because the others may be gone."""
-        if self._thing is not None:
-            self._thing.close()
+        """Close the object, without communication, because other processes may have ended."""
+        if self._object is not None:
+            self._object.close()
 
     def __getattr__(self, name):
         def call(*args, **kwargs):
             def work():
-                out = getattr(self._thing, name)(*args, **kwargs)
+                out = getattr(self._object, name)(*args, **kwargs)
                 return list(out) if isinstance(out, Iterator) else out
 
             return self._processes.lead(work)
 
-        def look():
-            found = getattr(self._thing, name)
-            return (True, None) if callable(found) else (False, found)
+        def get():
+            attribute = getattr(self._object, name)
+            return (True, None) if callable(attribute) else (False, attribute)
 
-        is_method, value = self._processes.lead(look)
+        is_method, value = self._processes.lead(get)
         return call if is_method else value
 
 
 def _throw(error):
+    """Raise an exception, where an expression is needed."""
     raise error
 
 
 def _pickled(outcome) -> bytes:
+    """Pickle an outcome, or an error if it cannot be pickled."""
     try:
         return pickle.dumps(outcome)
-    except Exception as error:  # the others wait for a message, whatever it is
+    except Exception as error:  # send a message in any case; the other processes wait for one
         _, value = outcome
         return pickle.dumps((False, RuntimeError(f"process 0: {value!r:.1000} (cannot be sent: {error})")))
 
 
 def _is_key(leaf) -> bool:
+    """Return whether an array is a typed JAX random key."""
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _wrapped(data, impl):
+    """Return data as a random key of an implementation; unchanged if that is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
 
 
 def _plain(leaf):
+    """Return an array unchanged, and a random key as its integer data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
-    """Constants of a trace and of the functions compiled within it, which keep their own."""
+    """Yield the constants of a trace and of the jitted functions in it."""
     yield from closed.consts
     for equation in closed.jaxpr.eqns:
         if equation.primitive.name == "jit":
             yield from _constants(equation.params["jaxpr"])
 
 
-def _evaluate(closed: ClosedJaxpr, shares: dict[int, Any], args: list) -> list:
-    """Run a trace with some of its constants (by their id) replaced."""
+def _evaluate(closed: ClosedJaxpr, replacements: dict[int, Any], args: list) -> list:
+    """Evaluate a trace with some of its constants, by id, replaced."""
     jaxpr = closed.jaxpr
-    values = dict(zip(jaxpr.constvars, [shares.get(id(c), c) for c in closed.consts], strict=True))
+    values = dict(zip(jaxpr.constvars, [replacements.get(id(c), c) for c in closed.consts], strict=True))
     values |= dict(zip(jaxpr.invars, args, strict=True))
 
     def read(atom):
@@ -441,11 +448,11 @@ def _evaluate(closed: ClosedJaxpr, shares: dict[int, Any], args: list) -> list:
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         if equation.primitive.name == "jit":
-            outputs = _evaluate(equation.params["jaxpr"], shares, inputs)
+            outputs = _evaluate(equation.params["jaxpr"], replacements, inputs)
         else:
             params = equation.primitive.get_bind_params(equation.params)
-            functions, params = ((), params) if isinstance(params, dict) else params  # a pair before JAX 0.10
-            found = equation.primitive.bind(*functions, *inputs, **params)
-            outputs = found if equation.primitive.multiple_results else [found]
+            functions, params = ((), params) if isinstance(params, dict) else params  # a tuple before JAX 0.10
+            results = equation.primitive.bind(*functions, *inputs, **params)
+            outputs = results if equation.primitive.multiple_results else [results]
         values |= dict(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -1,4 +1,4 @@
-"""What comes out of a fit: draws as an ArviZ DataTree, the verdict, provenance; saving and loading."""
+"""Results of a fit: draws as an ArviZ DataTree, the verdict and provenance; saving and loading."""
 
 import datetime
 import json
@@ -25,22 +25,22 @@ from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge
 
 INTERVAL = (0.16, 0.5, 0.84)
-MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # of what a result file holds: times its size, or bytes if those are more
+MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
 FORMAT = 1
 UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
 
 
 class ResultFileError(OSError):
-    """A result file that is not there, not ours, or damaged."""
+    """A result file that is missing, was not written by hbm_jax, or is damaged."""
 
 
 class ResultsError(RuntimeError):
-    """An error after draws were made and before there was a `Fit`; it holds the draws.
+    """An error after sampling and before the `Fit` was assembled; it holds the draws.
 
     Attributes
     ----------
     draws : dict of str to array (chain, draw, ...)
-        ``position``, unconstrained and flat, and the sampler's statistics of each draw.
+        ``position``, the flat unconstrained draws, and the sampler statistics of each draw.
     labels : tuple of str
         Name of each component of ``position``.
     """
@@ -52,24 +52,24 @@ class ResultsError(RuntimeError):
 
 @dataclass
 class Fit:
-    """A sampled posterior and everything needed to judge, show and repeat it.
+    """A sampled posterior, with its verdict, program, data and provenance.
 
     Attributes
     ----------
     tree : xarray.DataTree
         Groups ``posterior`` and ``sample_stats`` with dimensions ``chain, draw, ...``; ``unconstrained_posterior``, the
-        draws as the sampler saw them; and ``constant_data``, the data where it can be stored. Any ArviZ function takes
-        it.
+        draws in the unconstrained parameters; ``constant_data``, the data, if they can be stored. Any ArviZ function
+        accepts it.
     verdict : Verdict
         Whether the posterior is usable, and if not, why.
     program : callable or None
         The NumPyro program that was fitted.
     args : tuple
-        What the program was called with.
+        Arguments of the program.
     run : dict
-        Options of the run, versions, machine: what a repetition needs.
+        Options of the run, versions and machine: what is needed to repeat it.
     timing : dict of str to float
-        Seconds of each phase.
+        Duration of each phase in seconds.
     """
 
     tree: xr.DataTree
@@ -81,7 +81,7 @@ class Fit:
 
     @property
     def data(self):
-        """The first argument of the program, None if there is none."""
+        """First argument of the program; None if it has no arguments."""
         return self.args[0] if self.args else None
 
     @property
@@ -95,30 +95,29 @@ class Fit:
         return {str(n): v.attrs["units"] for n, v in self.posterior.items() if "units" in v.attrs}
 
     def summary(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
-        """Median, 68 % interval, mean, standard deviation, unit and diagnostics of each parameter.
+        """Compute the median, 68 % interval, mean, standard deviation, unit and diagnostics of each parameter.
 
         Parameters
         ----------
         parameters : sequence of str, optional
-            Which sites, whatever their size; all of them otherwise.
+            Sites to include, whatever their size. Default: all sites of at most ``max_size`` elements.
         max_size : int
-            Variables with more elements than this (the latents of a large population) are left out.
+            Omit variables with more elements (the latents of a large population), unless ``parameters`` names them.
 
         Returns
         -------
         pandas.DataFrame
-            One row a parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail,
-            mcse_mean, mcse_sd``.
-            The interval runs from the 16th to the 84th percentile.
+            One row per parameter or element: ``median, lower_68, upper_68, mean, sd, unit, r_hat, ess_bulk, ess_tail,
+            mcse_mean, mcse_sd``. The interval runs from the 16th to the 84th percentile.
 
         Raises
         ------
         ValueError
-            If there is no site of a given name.
+            If a name in ``parameters`` is not a site.
         """
         if parameters is not None:
-            wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-            unknown = [name for name in wanted if name not in self.posterior]
+            requested = [parameters] if isinstance(parameters, str) else list(parameters)
+            unknown = [name for name in requested if name not in self.posterior]
             if unknown:
                 raise ValueError(
                     f"summary: expected parameters among {', '.join(map(str, self.posterior))}; found "
@@ -135,7 +134,7 @@ class Fit:
                 .reshape(variable.sizes["chain"] * variable.sizes["draw"], -1)
             )
             labels = [next(names) for _ in range(values.shape[1])]
-            if values.shape[1] > max_size if parameters is None else name not in wanted:
+            if values.shape[1] > max_size if parameters is None else name not in requested:
                 continue
             lower, median, upper = np.quantile(values, INTERVAL, axis=0)
             for index, label in enumerate(labels):
@@ -156,15 +155,15 @@ class Fit:
         )
 
     def table(self, max_size: int = 20) -> str:
-        """Return the summary as text: median and 68 % interval to two digits of the error, unit, R-hat, ESS."""
+        """Return the summary as text: median and 68 % interval to two digits of the error, unit, R-hat and bulk ESS."""
         summary = self.summary(max_size=max_size)
         rows = [("parameter", "median", "68 % interval", "unit", "R-hat", "ESS")]
         for name, row in summary.iterrows():
             median, lower, upper = rounded(row["median"], row["lower_68"], row["upper_68"])
             numbers = f"{row['r_hat']:.3f}", f"{row['ess_bulk']:.0f}"
             rows.append((str(name), median, f"{lower} to {upper}", row["unit"] or "", *numbers))
-        least = (12, 10, 20, 9, 6, 6)
-        widths = [max(width, *(len(row[column]) for row in rows)) for column, width in enumerate(least)]
+        min_widths = (12, 10, 20, 9, 6, 6)
+        widths = [max(width, *(len(row[column]) for row in rows)) for column, width in enumerate(min_widths)]
         lines = [
             f"{a:<{widths[0]}} {b:>{widths[1]}} {c:>{widths[2]}}  {d:<{widths[3]}} {e:>{widths[4]}} {f:>{widths[5]}}"
             for a, b, c, d, e, f in rows
@@ -172,29 +171,29 @@ class Fit:
         return "\n".join(lines)
 
     def attach(self, program: Callable, args: tuple):
-        """Give a fit that was loaded its program and data, in the forms in which it was sampled."""
+        """Attach program and data to a loaded fit, with the partial non-centring with which it was sampled."""
         forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
         self.program = with_forms(program, {str(name): np.asarray(value) for name, value in forms.items()})
         self.args = args
 
     def note_timing(self, timing: Mapping[str, float]):
-        """Record the seconds of phases, here and in what `save` writes."""
+        """Record the duration of phases, also in the attributes that `save` writes."""
         self.timing.update(timing)
         self.tree.attrs["hbm_jax_timing"] = json.dumps(self.timing)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the fit to one netCDF file, all of it or nothing.
+        """Write the fit to a netCDF file, atomically.
 
         Parameters
         ----------
         path : path
-            File to write; ``.nc`` is appended where there is no suffix. An existing file is replaced.
+            File to write; ``.nc`` is appended if there is no suffix. An existing file is replaced.
 
         Returns
         -------
         pathlib.Path
-            The file. ``hbm_jax.load`` reads it back; ``xarray.open_datatree`` gives the DataTree that ArviZ takes. At
-            its end is a checksum, by which `load` sees any damage.
+            The file written. ``hbm_jax.load`` reads it; ``xarray.open_datatree`` returns the DataTree that ArviZ
+            accepts. A checksum at its end lets `load` detect damage.
         """
         path = Path(path)
         path = path if path.suffix else path.with_suffix(".nc")
@@ -207,7 +206,7 @@ class Fit:
 
 
 def _require_room(path: Path, needed: int) -> None:
-    """Raise OSError where a disk has no room for a file; there the HDF5 library has been seen to crash."""
+    """Raise OSError if the disk has no room for the file; the HDF5 library has been seen to crash on a full disk."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     try:
@@ -219,37 +218,38 @@ def _require_room(path: Path, needed: int) -> None:
         ) from error
 
 
-def _require_kinds(run, timing, notes) -> None:
-    """Raise TypeError where what is stored about a run is not of the kind that is written."""
-    parts = [run, timing, *(run[name] for name in ("config", "versions") if name in run)]
+def _require_types(run, timing, notes) -> None:
+    """Raise TypeError if the stored description of a run has entries of the wrong type."""
+    tables = [run, timing, *(run[name] for name in ("config", "versions") if name in run)]
     texts = [run["program"], *notes]
-    if not (all(isinstance(part, dict) for part in parts) and all(isinstance(text, str) for text in texts)):
+    if not (all(isinstance(table, dict) for table in tables) and all(isinstance(text, str) for text in texts)):
         raise TypeError("expected tables and text about the run")
     if not all(isinstance(seconds, int | float) for seconds in timing.values()):
         raise TypeError("expected numbers of seconds")
 
 
 def _refuse_expansion(path: Path) -> None:
-    """Raise ResultFileError where a small file holds so much that reading it takes all the memory there is."""
+    """Raise ResultFileError if a small compressed file expands to so much that reading it could exhaust the memory."""
     sizes: list[int] = []
     with h5py.File(path) as file:
         file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
-    size, most = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
-    if sum(sizes) > most:
+    size, limit = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
+    if sum(sizes) > limit:
         raise ResultFileError(
-            f"{path}: expected at most {most / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
+            f"{path}: expected at most {limit / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
             f"found {sum(sizes) / 2**20:.0f} MB."
         )
 
 
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
-    """Write a median and its interval with two significant digits of the smaller half-width.
+    """Format a median and its interval to two significant digits of the smaller half-width.
 
-    Numbers of 1e6 and more, or all below 1e-4, have an exponent, and four significant digits at least.
+    If the largest absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four
+    significant digits.
     """
     width = min(median - lower, upper - median)
     largest = max(abs(lower), abs(median), abs(upper))
-    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # the last one to write
+    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # decimal exponent of the last digit
     if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:
         size = int(np.floor(np.log10(largest)))
         decimals = 3 if digit is None else int(np.clip(size - digit, 3, 12))
@@ -272,22 +272,22 @@ def assemble(
     run: dict[str, Any],
     cautions: tuple[str, ...] = (),
 ) -> Fit:
-    """Put draws, labels and provenance together and judge them.
+    """Assemble draws, labels and provenance into a `Fit`, and judge it.
 
     Parameters
     ----------
     program, args
-        What was fitted.
+        The fitted program and its arguments.
     target : Target
-        For dimensions, labels and prior bounds.
+        Gives dimensions, labels and prior bounds.
     sites, sample_stats : mapping of str to array (chain, draw, ...)
         Draws.
     positions : array (chain, draw, size)
-        The same draws as the sampler saw them: unconstrained, flat.
+        The flat unconstrained draws.
     dims, coords : mapping, optional
-        A user's, which come before the program's own and those of the plates.
+        Dimensions and coordinates given by the user; they take precedence over those of the program and the plates.
     timing, run : dict
-        Seconds of each phase, options of the run.
+        Duration of each phase in seconds; options of the run.
     cautions : tuple of str
         Notes for the verdict.
     """
@@ -315,25 +315,27 @@ def assemble(
 
 
 def bounds_of(program: Callable, target) -> dict[str, Any]:
-    """Lower and upper bound of the prior of each site, of priors that a model states too."""
-    stated = {n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")}
-    return target.bounds | {name: support_bounds(support) for name, support in stated.items()}
+    """Return the lower and upper bound of the prior of each site, including priors in ``program.all_priors``."""
+    supported = {
+        n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")
+    }
+    return target.bounds | {name: support_bounds(support) for name, support in supported.items()}
 
 
 def notes_before(program: Callable, args: tuple) -> tuple[str, ...]:
-    """Return the notes that do not depend on draws: of the program on itself, and what is unusual in the data."""
+    """Return the notes that do not depend on draws: cautions of the program and warnings of the data."""
     unusual = (f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ()))
-    return (*own_cautions(program, args), *unusual)
+    return (*program_cautions(program, args), *unusual)
 
 
-def own_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
-    """Return the notes of a program on itself with its data, where it has any (``cautions``)."""
-    told = getattr(program, "cautions", None)
-    return tuple(told(*args[:1])) if callable(told) else ()
+def program_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
+    """Return the cautions of a program about its data; empty if it has no method ``cautions``."""
+    cautions = getattr(program, "cautions", None)
+    return tuple(cautions(*args[:1])) if callable(cautions) else ()
 
 
 def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
-    """Judge the draws of a tree, together with what the sampler saw."""
+    """Judge the draws of a tree, constrained and unconstrained."""
     forms = tree["centering"].to_dataset() if "centering" in tree else {}
     return judge(
         tree["posterior"].to_dataset(),
@@ -346,7 +348,7 @@ def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> V
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine and time."""
+    """Return package versions, device, machine and time."""
     packages = ("hbm_jax", "jax", "jaxlib", "numpyro", "arviz-base", "numpy")
     device = jax.local_devices()[0]
     return {
@@ -358,68 +360,71 @@ def provenance() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    """Return the version of an installed package."""
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # run from source
         return "not installed"
 
 
 def describe(program, data) -> dict[str, Any]:
-    """Name, choices and description of a program, and of its data, as far as they offer them."""
-    about: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
-    about["description"] = str(getattr(program, "description", about["program"]))
+    """Return name, configuration and description of a program and its data, as far as they have them."""
+    description: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
+    description["description"] = str(getattr(program, "description", description["program"]))
     if hasattr(program, "to_config"):
         try:
-            about["config"] = program.to_config()
+            description["config"] = program.to_config()
         except ValueError as error:
-            about["config_error"] = str(error)
-    if hasattr(data, "describe") and isinstance(described := data.describe(), str):  # a pandas table's is another table
-        about["data"] = described
-    return about
+            description["config_error"] = str(error)
+    if hasattr(data, "describe") and isinstance(
+        described := data.describe(), str
+    ):  # DataFrame.describe returns a table
+        description["data"] = described
+    return description
 
 
 def load(path: str | os.PathLike, program: Callable | None = None, args: tuple = ()) -> Fit:
-    """Read a fit written by `Fit.save`.
+    """Read a fit that `Fit.save` wrote.
 
     Parameters
     ----------
     path : path
         The netCDF file.
     program, args
-        The model and its data, where the caller has them; needed only for predictions.
+        Program and its arguments; needed only for predictions.
 
     Raises
     ------
     ResultFileError
-        If the file is missing, is not a fit of hbm_jax, or is damaged.
+        If the file is missing, was not written by `Fit.save`, or is damaged.
 
     Warns
     -----
     DamageWarning
-        If it has no checksum.
+        If the file has no checksum.
     """
     path = Path(path)
     if not path.exists() and path.with_suffix(".nc").exists():
         path = path.with_suffix(".nc")
     if not path.is_file():
         raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
-    whole = checksum_holds(path)
-    if whole is False:
+    checksum_ok = checksum_holds(path)
+    if checksum_ok is False:
         raise ResultFileError(
-            f"{path}: expected a result file as it was written; found one that is damaged: its checksum differs. Take "
-            "a copy of it, or put it together again from the checkpoint of the run with hbm_jax.resume."
+            f"{path}: expected an unchanged result file; found one that is damaged: its checksum differs. Restore it "
+            "from a backup, or assemble it again from the checkpoint of the run with hbm_jax.resume."
         )
     try:
         _refuse_expansion(path)
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
-            tree = opened.load()
+        with xr.open_datatree(path, engine="h5netcdf") as file:
+            tree = file.load()
         attributes = tree.attrs
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
-        _require_kinds(run, timing, notes)
-        written = int(attributes["hbm_jax_format"])
-        about = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
-        if written <= FORMAT:
+        _require_types(run, timing, notes)
+        file_format = int(attributes["hbm_jax_format"])
+        origin = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
+        if file_format <= FORMAT:
             verdict = _judged(tree, {}, run.get("max_tree_depth"))
     except ResultFileError:
         raise
@@ -427,20 +432,20 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found a netCDF file without {error}."
         ) from None
-    except Exception as error:  # of a damaged file HDF5, xarray, JSON and NumPy each raise their own
+    except Exception as error:  # HDF5, xarray, JSON and NumPy each raise different exceptions for a damaged file
         raise ResultFileError(
             f"{path}: expected a result file written by Fit.save, found one that cannot be read ({error}). It may be "
             "damaged or cut short."
         ) from None
-    if written > FORMAT:
+    if file_format > FORMAT:
         raise ResultFileError(
-            f"{path}: expected a result file of format {FORMAT} or older, found format {written}, of {about}. Install "
-            "that version or a newer one."
+            f"{path}: expected a result file of format {FORMAT} or older, found format {file_format}, of {origin}. "
+            "Install that version or a newer one."
         )
-    if whole is None:
+    if checksum_ok is None:
         warnings.warn(
             f"{path}: expected a checksum at its end; found none, because an older hbm_jax wrote it or another program "
-            "has changed it. Damage to it would not be noticed. Fit.save gives it one.",
+            "has changed it. Damage would not be detected. Fit.save adds a checksum.",
             DamageWarning,
             stacklevel=2,
         )
@@ -452,5 +457,5 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
 
 
 def model_of(fit) -> Any:
-    """Return the program of a fit as it was given, not in the form in which its latents were sampled."""
+    """Return the original program of a fit, without the partial non-centring with which it was sampled."""
     return fit.program.program if isinstance(fit.program, Recentred) else fit.program

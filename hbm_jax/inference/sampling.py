@@ -1,4 +1,4 @@
-"""From a program and its data to a judged posterior: `sample`, and `resume` for a run that was stopped."""
+"""Sample the posterior of a NumPyro program (`sample`), and continue a stopped run from its checkpoint (`resume`)."""
 
 import contextlib
 import os
@@ -25,14 +25,14 @@ from hbm_jax.inference.sampler.loop import Interrupted, Loop
 from hbm_jax.inference.sampler.progress import LiveLine
 from hbm_jax.inference.sampler.stopping import StopRule, real_number, whole_number
 from hbm_jax.inference.sampler.target import build_target
-from hbm_jax.inference.storage import arrays_of, plain_labels, rehearse
+from hbm_jax.inference.storage import arrays_of, check_storable, plain_labels
 
-SAME_DENSITY = 1e-6  # relative, between the log density of a run and that of the program it is resumed with
+SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options that decide which draws come out; those of `sample`, where they are described."""
+    """Options of `sample` that determine the draws; `sample` documents them."""
 
     seed: int = 0
     num_chains: int = 4
@@ -63,7 +63,7 @@ class Options:
             raise ValueError(f"sample: expected max_tree_depth >= 1; found {self.max_tree_depth}.")
         if self.trajectory_length is not None and not 0 < self.trajectory_length < np.inf:
             raise ValueError(f"sample: expected trajectory_length above 0; found {self.trajectory_length}.")
-        with contextlib.suppress(TypeError):  # no type of NumPy's: refused below
+        with contextlib.suppress(TypeError):  # not a NumPy dtype: rejected below
             object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
@@ -91,81 +91,87 @@ def sample(
     dims: Mapping[str, list[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
 ) -> Fit:
-    """Sample the posterior of a NumPyro program with NUTS until it is good.
+    """Sample the posterior of a NumPyro program with NUTS until it has converged.
 
     Parameters
     ----------
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        What the program is called with, first of all its data.
+        Arguments of the program; the first is its data.
     seed : int
-        Seed of everything random; the same seed on the same machine gives the same draws.
+        Random seed; the same seed on the same machine gives the same draws.
     num_chains : int
-        Chains, spread over the local devices (as many of them as divide the number of chains).
+        Number of chains. They are distributed over the largest number of local devices that divides it.
     num_warmup : int, optional
-        Warm-up draws a chain; 400 from an approximation of the posterior, 1000 without.
+        Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise.
     num_samples : int, optional
-        Draws a chain, exactly. Where omitted, drawing goes on until R-hat and effective sample sizes are good.
+        Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
+        the criteria of the verdict.
     until : float or mapping of str to float, optional
-        Effective sample size (bulk and tail) to reach instead of the verdict's 400: for every parameter, or for those
-        named, as in ``{"Om0": 2000}``; the others are then judged but not waited for.
+        Effective sample size (bulk and tail) to reach instead of the default of 400: for every parameter, or for the
+        named ones, as in ``{"Om0": 2000}``. Other parameters then do not delay the end of the run, but still count in
+        the verdict.
     max_num_samples : int
-        The budget of draws a chain where ``num_samples`` is omitted.
+        Largest number of draws per chain if ``num_samples`` is omitted.
     max_seconds : float, optional
-        The budget of time of this call, compilation included; the block under way is finished. Where it ends in the
-        warm-up, the warm-up is kept, without ``checkpoint=`` in a temporary folder that the error names.
+        Time budget of this call in seconds, compilation included. The current block is always completed. If time runs
+        out during warm-up, the warm-up draws are saved; without ``checkpoint=``, in a temporary folder named in the
+        error.
     target_accept_prob : float, optional
-        As in `numpyro.infer.NUTS`: the higher, the shorter the steps. By default what the program asks for
-        (``program.target_accept_prob``), as some models of hbm_jax do, else 0.8.
+        Target acceptance probability, as in `numpyro.infer.NUTS`; a higher value gives a smaller step size. Default:
+        ``program.target_accept_prob`` if the program has it (some models of hbm_jax do), else 0.8.
     max_tree_depth : int
-        As in `numpyro.infer.NUTS`.
+        Largest depth of the NUTS trees, as in `numpyro.infer.NUTS`.
     trajectory_length : float, optional
-        Hamiltonian Monte Carlo with trajectories of this mean length, in standard deviations, in place of NUTS. Their
-        lengths are spread evenly from 0 to twice that. 1.5 suits a posterior close to normal, as most with latents
-        integrated out are, and takes a half to two thirds of the gradients for as many effective draws; where a
-        posterior is far from normal the chains mix badly, and the verdict says so.
+        If set, use Hamiltonian Monte Carlo with trajectories of this mean length, in posterior standard deviations,
+        instead of NUTS. Lengths are spread evenly between 0 and twice the mean. A value of 1.5 suits a posterior close
+        to normal, such as most posteriors with the latents marginalised, and needs a half to two thirds of the
+        gradients for the same effective sample size. If the posterior is far from normal the chains mix badly, and the
+        verdict reports it.
     independent_proposals : bool
-        Whether draws between trajectories (one in 16 is one) are proposed from a normal distribution, fitted to 4800
-        more warm-up draws, independently of where a chain is, and accepted or not by Metropolis and Hastings. For many
-        draws of a few parameters, 100 at most, whose posterior is close to normal: a draw then costs one density. Where
-        fewer than 0.4 of the proposals are accepted, all draws are trajectories (``fit.run["proposals_used"]``).
+        Whether to use independent Metropolis-Hastings proposals for 15 of every 16 draws; the sixteenth is a
+        trajectory. Proposals come from a normal distribution fitted to 4800 additional warm-up draws per chain. This
+        suits many draws of at most 100 parameters with a posterior close to normal: a draw then costs one evaluation of
+        the density. If fewer than 0.4 of the proposals are accepted, all draws are trajectories, which
+        ``fit.run["proposals_used"]`` records.
     dtype : str
-        ``"float64"``, or ``"float32"`` on request: faster on a GPU, with a log density good to some 1e-6 relative. The
-        caller's JAX settings are left as they are.
+        ``"float64"`` or ``"float32"``. float32 is faster on a GPU; its log density has a relative error of about 1e-6.
+        The caller's JAX settings are not changed.
     centering : bool, optional
-        Whether to choose by a pilot how centred each latent of a location-scale group is sampled (`centre`); the
-        posterior is the same. By default where the program asks for it (``program.chooses_centering``), as models of
-        hbm_jax do whose latents are sampled.
+        Whether to choose the partial non-centring of each latent of a location-scale group by a pilot run (see
+        `centre`); the posterior does not change. Default: ``program.chooses_centering`` if the program has it (models
+        of hbm_jax with sampled latents do), else False.
     checkpoint : path, optional
-        Folder in which every block is kept as soon as it is drawn; `resume` continues from there, bit for bit.
+        Folder in which every block of draws is saved as soon as it is complete. `resume` continues from it and gives
+        bitwise the same draws.
     progress : bool
-        Whether to show the live line.
+        Whether to show the progress line.
     split : str or int, optional
-        Plate whose objects, or number of objects that, the processes of `jax.distributed` share; see
-        `hbm_jax.inference.distributed`. Process 0 alone writes the checkpoint and shows the live line.
+        Name of the plate, or number of objects, to split over the processes of `jax.distributed`; see
+        `hbm_jax.inference.distributed`. Only process 0 writes the checkpoint and shows the progress line.
     dims, coords : mapping, optional
-        Dimensions of sites and labels of dimensions, beyond the plates and what the program itself says.
+        Dimensions of sites and coordinates of dimensions, in addition to the plates and to those of the program.
 
     Returns
     -------
     Fit
-        Draws, verdict, provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C while drawing stops after the
-        block under way and keeps what is done; a second one stops at once.
+        Draws, verdict and provenance; ``fit.run["stopped"]`` says what ended the run. Ctrl-C during sampling stops
+        after the current block and keeps the draws; a second Ctrl-C stops at once.
 
     Raises
     ------
     StartError
-        If no starting point has a finite density.
+        If no starting point has a finite log density and gradient.
     CheckpointError
         If the checkpoint folder holds another run or cannot be written.
     Interrupted
-        On Ctrl-C before the first draws, and where a time budget ends before them.
+        On Ctrl-C before the first draws, or if the time budget ends before them.
     ResultsError
-        If results cannot be made of the draws; it holds them. With a checkpoint the error is what it was, and says that
-        they are on disk.
+        If the `Fit` cannot be assembled from the draws; the exception holds the draws. With a checkpoint the original
+        exception is raised, with a note that the draws are on disk.
     ValueError
-        For options out of range, and names, dimensions or labels that cannot be stored; before any work.
+        For options out of range, and for names, dimensions or labels that cannot be stored; raised before sampling.
 
     Examples
     --------
@@ -194,7 +200,7 @@ def sample(
         return _run(program, args, options, rule, labels, None, progress, processes, split)
     store = processes.open(Checkpoint, checkpoint)
     try:
-        _begin(store, program, args, options, rule, labels)
+        _write_run(store, program, args, options, rule, labels)
         return _run(program, args, options, rule, labels, store, progress, processes, split)
     finally:
         store.close()
@@ -211,80 +217,82 @@ def resume(
     progress: bool = True,
     split: str | int | None = None,
 ) -> Fit:
-    """Continue a run from its checkpoint; the draws are those the uninterrupted run would have had.
+    """Continue a run from its checkpoint, with the draws that the uninterrupted run would have had.
 
     Parameters
     ----------
     checkpoint : path
-        Folder given to `sample`.
+        Folder passed to `sample`.
     program, *args
-        The same program and data as then; they are compared with what the checkpoint knows of them.
+        The program and arguments of the original run; their fingerprints are compared with those in the checkpoint.
     num_samples, until, max_num_samples, max_seconds : optional
-        Another end than the one the run was begun with, as in `sample`: to draw more, or to stop at less. Where
-        ``max_seconds`` is omitted, this call has as much time as the one before.
+        New stopping criteria, as in `sample`, to draw more or to stop earlier than the original run. If ``max_seconds``
+        is omitted, this call has the time budget of the previous one.
     progress : bool
-        Whether to show the live line.
+        Whether to show the progress line.
     split : str or int, optional
-        As in `sample`, whatever it was when the run was begun: other processes may go on, and rounding differs.
+        As in `sample`. It may differ from the original run; the draws then differ by rounding.
 
     Returns
     -------
     Fit
-        All draws, of this and of earlier sessions. A run that had already ended is put together again.
+        All draws, of this and of earlier sessions. For a run that has already ended, the result is assembled again.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint, or it belongs to another program, other data or other options; each is named.
+        If there is no checkpoint, or it belongs to a different program, data or options; the message names each
+        difference.
     """
     processes = processes_for(split)
     store = processes.open(Checkpoint.existing, checkpoint)
     try:
-        about = store.run
+        stored_run = store.run
         try:
-            options, begun = Options(**about["options"]), StopRule(**about["stop"])
+            options, original_rule = Options(**stored_run["options"]), StopRule(**stored_run["stop"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{checkpoint}: expected options and end of the run; found some that cannot be read ({error!r}). They "
-                "are damaged, or of another version of hbm_jax."
+                f"{checkpoint}: expected the options and stopping rule of a run; found some that cannot be read "
+                f"({error!r}). They are damaged, or were written by another version of hbm_jax."
             ) from None
-        about["options"] = asdict(options)  # a run begun before an option existed has its default
-        differing = differences(identify(program, args, asdict(options)), about)
+        stored_run["options"] = asdict(options)  # a run older than an option has its default
+        differing = differences(identify(program, args, asdict(options)), stored_run)
         if differing:
             raise CheckpointError(
-                f"{checkpoint}: expected the program and the data the run was begun with; found that "
+                f"{checkpoint}: expected the program and the data of the original run; found that "
                 f"{'; '.join(differing)}."
             )
         budgets = {"max_num_samples": max_num_samples, "max_seconds": max_seconds}
-        given: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
+        changes: dict[str, Any] = {name: value for name, value in budgets.items() if value is not None}
         if num_samples is not None or until is not None:
-            given |= {"num_samples": num_samples, "until": until}
-        rule = replace(begun, **given)
-        if given:
+            changes |= {"num_samples": num_samples, "until": until}
+        rule = replace(original_rule, **changes)
+        if changes:
             store.update(stop=rule.to_dict())
-        labels = {name: about.get(name) for name in ("dims", "coords")}
-        now = "until" in given
-        return _run(program, args, options, rule, labels, store, progress, processes, split, look_now=now)
+        labels = {name: stored_run.get(name) for name in ("dims", "coords")}
+        check_now = "until" in changes
+        return _run(program, args, options, rule, labels, store, progress, processes, split, check_now=check_now)
     finally:
         store.close()
 
 
-def _begin(store: Checkpoint, program, args, options: Options, rule: StopRule, labels) -> None:
-    """Write what a run is."""
-    about = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
-    about |= {"about": describe(program, args[0] if args else None), "begun": provenance()}
-    store.begin(about, arrays_of(args[0]) if args else None)
+def _write_run(store: Checkpoint, program, args, options: Options, rule: StopRule, labels) -> None:
+    """Write options, fingerprints, provenance and data of a new run."""
+    run = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
+    run |= {"about": describe(program, args[0] if args else None), "begun": provenance()}
+    store.begin(run, arrays_of(args[0]) if args else None)
 
 
 def _plain_lists(what: str, labels) -> dict[str, list] | None:
+    """Convert the values of ``dims`` or ``coords`` to lists of labels."""
     return None if labels is None else {n: plain_labels(value, f"{what}[{n!r}]") for n, value in labels.items()}
 
 
 def _run(
-    program, args, options: Options, rule, labels, store: Checkpoint | None, progress, processes, split, look_now=False
+    program, args, options: Options, rule, labels, store: Checkpoint | None, progress, processes, split, check_now=False
 ) -> Fit:
-    """Take a run from wherever it stands to its end."""
-    clock = began = time.perf_counter()
+    """Start or continue a run, and return its fit."""
+    clock = start_time = time.perf_counter()
     timing: dict[str, float] = {}
 
     def lap(name):
@@ -296,14 +304,14 @@ def _run(
     with LiveLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
-        as_given = program
+        original_program = program
 
         def check(target):
             rule.check_names(target.names)
-            rehearse(program, args, target, labels["dims"], labels["coords"])
+            check_storable(program, args, target, labels["dims"], labels["coords"])
             describe(program, args[0] if args else None)
 
-        program, chosen = _centred(program, args, options, stored, live, processes, check)
+        program, centering_note = _choose_centering(program, args, options, stored, live, processes, check)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
@@ -312,14 +320,9 @@ def _run(
         check(target)
         lap("trace")
         if stored is not None:
-            try:
-                start, _ = Start.from_arrays(stored), stored["potential"]
-            except KeyError as error:
-                raise CheckpointError(
-                    f"{START}: expected starting points and metric; found no {error}. It is damaged."
-                ) from None
+            start = _stored_start(stored)
         else:
-            live.show(f"searching starting points for {target.size} parameters")
+            live.show(f"searching for starting points ({target.size} parameters)")
             start = processes.choose_start(choose_start, target, options.num_chains, key_start)
         lap("start")
         num_warmup = options.num_warmup if options.num_warmup is not None else (400 if start.informed else 1000)
@@ -331,28 +334,30 @@ def _run(
             options.independent_proposals,
         )
         chains = Chains(target, start, num_warmup, *settings, key_chains)
-        begun = _start_arrays(start, chains, getattr(program, "forms", ()))
+        start_arrays = _start_arrays(start, chains, getattr(program, "forms", ()))
         if store is not None:
-            _settle_start(store, begun, stored)
+            _save_or_check_start(store, start_arrays, stored)
         draws = Draws(target)
         draws.compile()
         lap("compile")
-        loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, began, look_now)
-        with loop.processes.drawing(), _given_back(chains, draws, loop):
+        loop = Loop(chains, draws, live, rule, chains.num_warmup_draws, store, start_time, check_now)
+        with loop.processes.drawing(), _keeping_draws(chains, draws, loop):
             try:
                 loop.warm_up()
             except Interrupted as interruption:
+                # Without a checkpoint, save the warm-up that the time budget ended.
                 if not loop.unsaved or split is not None:
                     raise
-                with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as kept:
-                    _begin(kept, as_given, args, options, rule, labels)
-                    _settle_start(kept, begun, None)
-                    loop.save_warm_up(kept)
+                with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as new_store:
+                    _write_run(new_store, original_program, args, options, rule, labels)
+                    _save_or_check_start(new_store, start_arrays, None)
+                    loop.save_warm_up(new_store)
                 raise loop.interrupted(interruption.reason) from None
             lap("warmup")
             stopped = loop.draw()
             lap("sampling")
-        with _given_back(chains, draws, loop):
+        with _keeping_draws(chains, draws, loop):
+            cautions = (start.caution, "" if target.observed else UNOBSERVED, _device_caution(target, options))
             fit = assemble(
                 program,
                 args,
@@ -362,32 +367,36 @@ def _run(
                 positions=draws.raw("position"),
                 dims=labels["dims"],
                 coords=labels["coords"],
-                cautions=tuple(
-                    filter(None, (start.caution, "" if target.observed else UNOBSERVED, _advice(target, options)))
-                ),
+                cautions=tuple(filter(None, cautions)),
                 timing=timing,
-                run=asdict(options)
-                | {
-                    "num_warmup": num_warmup,
-                    "num_samples": draws.num_draws,
-                    "num_devices": chains.num_devices,
-                    **({} if split is None else {"split": split}),
-                    "start": start.note,
-                    **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
-                    **({"centering_note": chosen} if chosen else {}),
-                    "stopped": stopped,
-                }
-                | ({} if store is None else {"checkpoint": str(store.folder), RUN_ID: store.run_id}),
+                run=_run_record(options, num_warmup, chains, draws, split, start, centering_note, stopped, store),
             )
             lap("judging")
             fit.note_timing(timing)
-        more = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") goes on'
-        live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{more}")
+        hint = "" if store is None or loop.ended else f'; hbm_jax.resume("{store.folder}") continues'
+        live.close(f"{stopped}: {len(chains.step_size)} x {draws.num_draws} draws in {timing['sampling']:.1f} s{hint}")
     return fit
 
 
+def _run_record(
+    options: Options, num_warmup, chains: Chains, draws: Draws, split, start: Start, centering_note, stopped, store
+) -> dict[str, Any]:
+    """Return the options and the outcome of a run, for `Fit.run`."""
+    run = asdict(options) | {
+        "num_warmup": num_warmup,
+        "num_samples": draws.num_draws,
+        "num_devices": chains.num_devices,
+        **({} if split is None else {"split": split}),
+        "start": start.note,
+        **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
+        **({"centering_note": centering_note} if centering_note else {}),
+        "stopped": stopped,
+    }
+    return run | ({} if store is None else {"checkpoint": str(store.folder), RUN_ID: store.run_id})
+
+
 def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
-    """Return the sampler's statistics of each draw, by ArviZ's names."""
+    """Return the sampler statistics of each draw, with the names of ArviZ."""
     return {
         "diverging": draws.raw("diverging"),
         "energy": draws.raw("energy"),
@@ -400,74 +409,87 @@ def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _given_back(chains: Chains, draws: Draws, loop: Loop):
-    """Where something fails once there are draws, give them back: in the error, or where they are on disk."""
+def _keeping_draws(chains: Chains, draws: Draws, loop: Loop):
+    """If an exception occurs after sampling, attach the draws to it, or name the checkpoint that holds them."""
     try:
         yield
     except (Interrupted, CheckpointError):
         raise
     except KeyboardInterrupt:
-        raise loop.interrupted("interrupted while the results were put together") from None
+        raise loop.interrupted("interrupted while the results were assembled") from None
     except Exception as error:
         if not draws.num_draws:
             raise
         if loop.store is not None:
-            error.add_note(f'All draws are on disk; hbm_jax.resume("{loop.store.folder}") goes on from there.')
+            error.add_note(f'All draws are on disk; hbm_jax.resume("{loop.store.folder}") continues from there.')
             raise
         raise ResultsError(
-            f"sample: expected results of {draws.num_draws} draws a chain; found {type(error).__name__}: {error}. The "
-            "draws are in the attribute `draws` of this error.",
+            f"sample: expected results of {draws.num_draws} draws per chain; found {type(error).__name__}: {error}. "
+            "The draws are in the attribute `draws` of this error.",
             {"position": draws.raw("position")} | _sample_stats(chains, draws),
             chains.target.labels,
         ) from error
 
 
-def _advice(target, options: Options) -> str:
-    """Say so where the density is too small for the accelerator that it was sampled on."""
+def _device_caution(target, options: Options) -> str:
+    """Return a caution if the density is too small for the accelerator in use, else an empty string."""
     platform = jax.devices()[0].platform
     if platform == "cpu":
         return ""
-    slopes = jax.vmap(jax.value_and_grad(target.potential))
-    return advice(platform, operations(slopes, target.size, options.num_chains))
+    value_and_grad = jax.vmap(jax.value_and_grad(target.potential))
+    return advice(platform, operations(value_and_grad, target.size, options.num_chains))
 
 
-def _centred(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
-    """Return the program in the forms its latents are to be sampled in, of the checkpoint if there is one, and why.
+def _choose_centering(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
+    """Return the program with the partial non-centring of its latents, and a note on the choice.
 
-    What cannot be stored is found by ``check`` before the pilot draws.
+    The choice is read from the checkpoint if there is one, else made by a pilot run. ``check`` raises before the pilot
+    run if the draws cannot be stored.
     """
-    wanted = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
-    if not wanted:
+    enabled = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
+    if not enabled:
         return program, ""
     if stored is not None:
-        return with_forms(program, stored), "as chosen when the run was begun"
+        return with_forms(program, stored), "as chosen when the run was started"
     check(build_target(program, args, None))
-    live.show("choosing how centred each latent is sampled")
+    live.show("choosing the partial non-centring of each latent")
 
     def pilot():
-        found = centre(program, *args, seed=options.seed)
-        forms = () if found.program is program else getattr(found.program, "forms", ())
-        return {name: value for form in forms for name, value in form.to_arrays().items()}, found.note
+        centering = centre(program, *args, seed=options.seed)
+        forms = () if centering.program is program else getattr(centering.program, "forms", ())
+        return {name: value for form in forms for name, value in form.to_arrays().items()}, centering.note
 
     arrays, note = processes.lead(pilot)
     return with_forms(program, arrays), note
 
 
+def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:
+    """Return starting points and metric of a checkpoint; raise CheckpointError if any of its arrays is missing."""
+    try:
+        start, _ = Start.from_arrays(arrays), arrays["potential"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{START}: expected starting points and metric; found no {error}. It is damaged."
+        ) from None
+    return start
+
+
 def _start_arrays(start: Start, chains: Chains, forms) -> dict[str, np.ndarray]:
-    """Return where chains begin, with the density there, as plain arrays."""
+    """Return the starting points, the metric, the potential and the partial non-centring as plain arrays."""
     arrays = start.to_arrays() | {"potential": np.asarray(chains.state.potential_energy)}
     return arrays | {name: value for form in forms for name, value in form.to_arrays().items()}
 
 
-def _settle_start(store: Checkpoint, begun: Mapping[str, np.ndarray], stored):
-    """Keep the start of a new run; for an old one, see that the density there is still the same."""
+def _save_or_check_start(store: Checkpoint, start_arrays: Mapping[str, np.ndarray], stored):
+    """Save the start of a new run; for a resumed run, check that the log density there has not changed."""
     if stored is None:
-        store.write_start(dict(begun))
+        store.write_start(dict(start_arrays))
         return
-    potential, was = begun["potential"], stored["potential"]
-    if not np.allclose(potential, was, rtol=SAME_DENSITY, atol=SAME_DENSITY):
-        worst = int(np.argmax(np.nan_to_num(np.abs(potential - was), nan=np.inf)))
+    potential, stored_potential = start_arrays["potential"], stored["potential"]
+    if not np.allclose(potential, stored_potential, rtol=SAME_DENSITY, atol=SAME_DENSITY):
+        worst = int(np.argmax(np.nan_to_num(np.abs(potential - stored_potential), nan=np.inf)))
         raise CheckpointError(
-            f"{store.folder}: expected a log density of {-was[worst]:.9g} at the starting point of chain {worst}, as "
-            f"when the run was begun; found {-potential[worst]:.9g}. Something the program uses has changed."
+            f"{store.folder}: expected a log density of {-stored_potential[worst]:.9g} at the starting point of chain "
+            f"{worst}, as when the run was started; found {-potential[worst]:.9g}. Something that the program "
+            "uses has changed."
         )

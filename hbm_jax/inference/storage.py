@@ -1,4 +1,4 @@
-"""Draws and data as an ArviZ DataTree that a file can hold, and the check before sampling that there will be one."""
+"""Draws and data as an ArviZ DataTree that can be stored, and a check before sampling that this is possible."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,16 +8,16 @@ import pandas as pd
 import xarray as xr
 from arviz_base import from_dict
 
-KINDS = "biufcUS"  # of NumPy's types, those that a file holds: numbers and text
+KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
 
 def plain_labels(values, what: str = "labels") -> list:
-    """Return labels of a dimension as a list of numbers or text; dates and other objects become their text.
+    """Return the labels of a dimension as a list of numbers or text; dates and other objects become text.
 
     Raises
     ------
     ValueError
-        If they are not one label after the other.
+        If the labels are not one-dimensional.
     """
     array = np.asarray(values)
     if array.ndim != 1:
@@ -26,25 +26,26 @@ def plain_labels(values, what: str = "labels") -> list:
 
 
 def arrays_of(data) -> dict[str, np.ndarray] | None:
-    """Return data as arrays by name: a container's fields, the columns of a pandas table; None for data of other kinds.
+    """Return data as arrays by name: the fields of a container, or the columns of a pandas table.
 
-    None too where a field is neither numbers nor text, or has a name that a file cannot hold.
+    Return None for other types of data, and if a field is neither numbers nor text or has a name that a file cannot
+    hold.
     """
     if isinstance(data, pd.DataFrame):
         if not data.columns.is_unique:
             return None
-        named: Any = {"index": data.index.to_numpy()} | {str(name): data[name].to_numpy() for name in data.columns}
+        fields: Any = {"index": data.index.to_numpy()} | {str(name): data[name].to_numpy() for name in data.columns}
     elif hasattr(data, "to_dict"):
-        named = data.to_dict()
+        fields = data.to_dict()
     else:
         return None
-    if not isinstance(named, Mapping):
+    if not isinstance(fields, Mapping):
         return None
     arrays = {}
-    for name, value in named.items():
+    for name, value in fields.items():
         try:
             array = np.asarray(value)
-        except ValueError:  # rows of different length
+        except ValueError:  # rows of different lengths
             return None
         if array.dtype.kind == "O" and all(isinstance(entry, str) for entry in array.flat):
             array = array.astype(str)
@@ -65,49 +66,51 @@ def tree_of(
     dims: Mapping[str, list[str]] | None,
     coords: Mapping[str, Any] | None,
 ) -> xr.DataTree:
-    """Give draws their names, dimensions, labels and units.
+    """Return draws and data as a DataTree with names, dimensions, labels and units.
 
     Parameters
     ----------
     program, args
-        What was fitted.
+        The fitted program and its arguments.
     target : Target
-        For dimensions and labels.
+        Gives dimensions and labels.
     sites, sample_stats : mapping of str to array (chain, draw, ...)
         Draws.
     positions : array (chain, draw, size)
-        The same draws as the sampler saw them.
+        The flat unconstrained draws.
     dims, coords : mapping, optional
-        A user's, which come before the program's own and those of the plates.
+        Dimensions and coordinates given by the user; they take precedence over those of the program and the plates.
 
     Raises
     ------
     ValueError
-        If a site has the name of a dimension; for labels that do not fit.
+        If a site has the name of a dimension, or for labels of the wrong length.
     """
     data = args[0] if args else None
     dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
-    own_coords = program.coords(data) if hasattr(program, "coords") else {}
-    coords = dict(own_coords) | dict(coords or {})
+    program_coords = program.coords(data) if hasattr(program, "coords") else {}
+    coords = dict(program_coords) | dict(coords or {})
     used_dims = {name: dims[name] for name in sites if dims.get(name)}
-    used = {dim for names in used_dims.values() for dim in names}
-    labels = {name: plain_labels(values, f"coords[{name!r}]") for name, values in coords.items() if name in used}
-    for name in used & set(sites):
+    used_dim_names = {dim for names in used_dims.values() for dim in names}
+    labels = {
+        name: plain_labels(values, f"coords[{name!r}]") for name, values in coords.items() if name in used_dim_names
+    }
+    for name in used_dim_names & set(sites):
         raise ValueError(
-            f"a site and a plate or dimension are both called {name!r}: expected two names, because the labels of the "
-            "dimension take the place of the site. Rename one of them."
+            f"a site and a plate or dimension are both called {name!r}: expected two names, because the coordinate of "
+            "the dimension would replace the site. Rename one of them."
         )
     tree = from_dict({"posterior": dict(sites)}, dims=used_dims, coords=labels)
-    # Each group with names of its own: a site or a plate may be called what the sampler's are.
+    # Build each group separately: a site or plate may have the name of a sampler statistic.
     tree.update(from_dict({"sample_stats": dict(sample_stats)}))
-    raw = {"unconstrained_posterior": {"position": positions}}
-    tree.update(from_dict(raw, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
+    unconstrained = {"unconstrained_posterior": {"position": positions}}
+    tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
     for name, unit in getattr(program, "units", {}).items():
         if name in tree["posterior"]:
             tree["posterior"][name].attrs["units"] = str(unit)
-    stored = arrays_of(data)
-    if stored is not None:
-        tree["constant_data"] = xr.DataTree(_dataset(stored))
+    data_arrays = arrays_of(data)
+    if data_arrays is not None:
+        tree["constant_data"] = xr.DataTree(_dataset(data_arrays))
     forms = getattr(program, "forms", ())
     if forms:
         arrays = {name: value for form in forms for name, value in form.to_arrays().items()}
@@ -116,21 +119,21 @@ def tree_of(
     return tree
 
 
-def rehearse(program: Callable, args: tuple, target, dims, coords) -> None:
-    """Put one draw of zeros together as all will be in the end, so that what cannot be stored is said before sampling.
+def check_storable(program: Callable, args: tuple, target, dims, coords) -> None:
+    """Build the DataTree of one draw of zeros, so that draws that cannot be stored are reported before sampling.
 
     Raises
     ------
     ValueError
-        With what cannot be stored, and why.
+        If the draws cannot be stored; the message says why.
     """
-    for name, of in target.shapes.items():
-        if not hasattr(of, "shape"):
+    for name, site in target.shapes.items():
+        if not hasattr(site, "shape"):
             raise ValueError(
-                f"sample: expected site {name!r} to be an array; found a {type(of).__name__}. Give each of its parts a "
-                "site of its own."
+                f"sample: expected site {name!r} to be an array; found a {type(site).__name__}. Make each of its "
+                "parts a separate site."
             )
-    sites = {name: np.zeros((1, 1, *of.shape), of.dtype) for name, of in target.shapes.items()}
+    sites = {name: np.zeros((1, 1, *site.shape), site.dtype) for name, site in target.shapes.items()}
     try:
         tree_of(
             program,
@@ -147,7 +150,7 @@ def rehearse(program: Callable, args: tuple, target, dims, coords) -> None:
 
 
 def _dataset(fields: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """Plain arrays as a Dataset: leading dimension ``object``, further ones numbered."""
+    """Return arrays as a Dataset, with dimensions ``object_<length>``, ``axis_<length>``."""
     variables = {}
     for name, array in fields.items():
         dims = [f"object_{len(array)}", *(f"axis_{n}" for n in array.shape[1:])] if array.ndim else []

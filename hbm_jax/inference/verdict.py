@@ -1,4 +1,4 @@
-"""The verdict: is this posterior usable, and if not, which parameter fails, why, and what to try."""
+"""Convergence diagnostics of a posterior, and the verdict: is it usable, which parameter fails, what to try."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,38 +14,38 @@ MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
 MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 TAIL = (0.05, 0.95)
-# Density at a prior's edge, relative to its peak, from which a posterior leans on it; and the width of the slices it is
-# measured in, in units of the posterior's. Small: a density that vanishes at the edge has a few draws near it too.
-EDGE = 0.04
-PINNED = 0.4
-MAX_EDGE_SIZE = 10_000_000  # draws of a variable; the latents of a large population have no say
-SATURATED = 0.01  # share of trees cut off at the largest depth that is worth a word
-COARSE = 0.25  # of a standard deviation: a step between neighbouring floating-point numbers that is too wide
-APART = 3.0  # standard deviations within chains between chains that are in different modes
+# Width of the bins in which densities are measured, in units of the posterior's width. It is small because a density
+# that vanishes at the bound also has a few draws near it.
+BIN_WIDTH = 0.04
+PINNED = 0.4  # density at a bound of the prior, relative to the peak, above which a note is written
+MAX_EDGE_SIZE = 10_000_000  # draws of a variable; larger ones (latents of a large population) are not checked at bounds
+MAX_CUT_OFF = 0.01  # fraction of trees that reach the maximum depth, above which a note is written
+MAX_SPACING = 0.25  # largest spacing of neighbouring floating-point numbers, in posterior standard deviations
+MODE_SEPARATION = 3.0  # separation of modes, in standard deviations within chains, on both sides of the gap
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
-WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where there are none
+WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a statistic cannot be computed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a posterior is usable.
+    """Verdict on the draws of a posterior.
 
     Attributes
     ----------
     usable : bool
-        True if every R-hat < 1.01, every bulk and tail ESS >= 400, no divergence, every E-BFMI > 0.3, and every sampled
-        parameter moves and is resolved by its floating-point numbers. Sites that the table does not show (those whose
-        names begin with ``_``) count as well.
+        True if every R-hat < 1.01, every bulk and tail ESS >= 400, there is no divergence, every E-BFMI > 0.3, and
+        every sampled parameter moves and is resolved in floating point. Sites that are not in the table (names that
+        begin with ``_``) count as well.
     reasons : tuple of str
-        Why not, one clause each; empty if usable.
+        The criteria that fail, one clause each; empty if usable.
     advice : tuple of str
         What to try, one sentence each; empty if usable.
     notes : tuple of str
-        What a reader should know although it does not fail the fit, such as a posterior pinned at a prior's edge.
+        Cautions that do not fail the fit, such as a posterior pinned at a bound of the prior.
     table : pandas.DataFrame
-        ``r_hat, ess_bulk, ess_tail, mcse_mean, mcse_sd`` of every scalar parameter and element of the others.
+        ``r_hat, ess_bulk, ess_tail, mcse_mean, mcse_sd``; one row per scalar parameter or array element.
     num_draws, num_divergences : int
-        Over all chains.
+        Total over all chains.
     min_bfmi : float
         Smallest E-BFMI over chains.
     """
@@ -61,12 +61,12 @@ class Verdict:
 
     @property
     def worst_r_hat(self) -> tuple[str, float]:
-        """Parameter with the largest R-hat, and that R-hat."""
+        """Name of the parameter with the largest R-hat, and its R-hat."""
         return _extreme(self.table["r_hat"], "max")
 
     @property
     def smallest_ess(self) -> tuple[str, float]:
-        """Parameter with the smallest bulk or tail ESS, and that ESS."""
+        """Name of the parameter with the smallest bulk or tail ESS, and its ESS."""
         return _extreme(self.table[["ess_bulk", "ess_tail"]].min(axis=1), "min")
 
     def __str__(self):
@@ -82,6 +82,7 @@ class Verdict:
 
 
 def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
+    """Return the label and value of the extreme of a column; ``("none", nan)`` if it is empty."""
     column = column.dropna()
     if column.empty:
         return "none", float("nan")
@@ -90,7 +91,7 @@ def _extreme(column: pd.Series, which: str) -> tuple[str, float]:
 
 
 def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
-    """R-hat, effective sample sizes and Monte Carlo errors of every element of every variable.
+    """Compute R-hat, effective sample sizes and Monte Carlo errors of every element of every variable.
 
     Parameters
     ----------
@@ -101,26 +102,26 @@ def diagnose(posterior: Mapping[Any, xr.DataArray]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``r_hat`` (rank-normalised, split), ``ess_bulk``, ``ess_tail``, and the Monte Carlo standard errors
-        ``mcse_mean`` and ``mcse_sd``; one row an element, labelled ``name`` or ``name[coordinate]``. NaN for an element
-        that never varies. What cannot be computed for one that varies fails: an R-hat or an error of infinity, an ESS
-        of 0. R-hat of a single chain is NaN.
+        ``mcse_mean`` and ``mcse_sd``; one row per element, labelled ``name`` or ``name[coordinate]``. All are NaN for
+        an element that never varies. For an element that varies, a statistic that cannot be computed gets its worst
+        value: infinity for R-hat and errors, 0 for an ESS. R-hat of a single chain is NaN.
     """
-    parts = []
+    tables = []
     for name, variable in posterior.items():
         values = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
         elements = values.reshape(*values.shape[:2], -1)
-        part = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
+        statistics = np.full((elements.shape[-1], len(COLUMNS)), np.nan)
         varies = elements.max(axis=(0, 1)) != elements.min(axis=(0, 1))
         if varies.any():
-            # Chains that are stuck at different values have no variance within: their R-hat is infinite.
+            # Chains stuck at different values have zero variance within chains, so their R-hat is infinite.
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                part[varies] = _statistics(elements[..., varies])
-        parts.append(pd.DataFrame(part, index=_element_labels(str(name), variable), columns=COLUMNS))
-    return pd.concat(parts) if parts else pd.DataFrame(columns=COLUMNS)
+                statistics[varies] = _statistics(elements[..., varies])
+        tables.append(pd.DataFrame(statistics, index=_element_labels(str(name), variable), columns=COLUMNS))
+    return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def _statistics(elements) -> np.ndarray:
-    """Columns of the table for elements of shape (chain, draw, n)."""
+    """Return the columns of the table for draws of shape (chain, draw, n), as an array (n, column)."""
     axes = {"chain_axis": 0, "draw_axis": 1}
     columns = [
         array_stats.rhat(elements, **axes),
@@ -129,25 +130,25 @@ def _statistics(elements) -> np.ndarray:
         array_stats.mcse(elements, method="mean", **axes),
         array_stats.mcse(elements, method="sd", **axes),
     ]
-    found = [np.where(np.isnan(column), worst, column) for column, worst in zip(columns, WORST, strict=True)]
+    filled = [np.where(np.isnan(column), worst, column) for column, worst in zip(columns, WORST, strict=True)]
     if len(elements) == 1:
-        found[0] = np.full(elements.shape[-1], np.nan)
-    return np.stack(found, axis=-1)
+        filled[0] = np.full(elements.shape[-1], np.nan)
+    return np.stack(filled, axis=-1)
 
 
 class Sampled(NamedTuple):
-    """Diagnostics of everything that is sampled.
+    """Diagnostics of every sampled site, including those that are not in the posterior.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        As of `diagnose`, of the posterior and then of each component of sites that it does not show; a parameter that
-        never moved fails in it.
+        As from `diagnose`: first the rows of the posterior, then those of sites that are not in it. A parameter that
+        never moved has the worst values.
     num_hidden : int
-        Rows of what the posterior does not show.
+        Number of rows of sites that are not in the posterior.
     stuck, coarse : list of str
-        Labels of what never moved, and of what moved in steps of `COARSE` standard deviations or more, because
-        floating-point numbers of its size are no closer to each other.
+        Labels of parameters that never moved, and of parameters for which the spacing of neighbouring floating-point
+        numbers exceeds `MAX_SPACING` standard deviations.
     """
 
     table: pd.DataFrame
@@ -159,7 +160,7 @@ class Sampled(NamedTuple):
 def diagnose_sampled(
     posterior: Mapping[Any, xr.DataArray], positions: xr.DataArray | None, recentred: Collection[str] = ()
 ) -> Sampled:
-    """Diagnose a posterior together with what the sampler saw.
+    """Compute diagnostics of a posterior and of the unconstrained draws.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def diagnose_sampled(
     positions : xarray.DataArray, optional
         Dimensions ``chain, draw, parameter``: the unconstrained draws, labelled ``site`` or ``site[index]``.
     recentred : collection of str
-        Variables of the posterior that are sampled by another site in their place, element by element.
+        Variables of the posterior that are sampled through an auxiliary site, element by element.
 
     Returns
     -------
@@ -180,7 +181,8 @@ def diagnose_sampled(
     labels = positions["parameter"].to_numpy().astype(str)
     sites = np.array([label.split("[")[0] for label in labels])
     draws = positions.sizes["chain"] * positions.sizes["draw"]
-    # A matrix of correlations has elements that are fixed: only of plain numbers is every element sampled.
+    # A constrained site may have fixed elements, as a correlation matrix does. Check the elements of sites whose size
+    # does not change on constraining, and the unconstrained draws of all others.
     plain = [
         n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * draws
     ]
@@ -201,27 +203,28 @@ def diagnose_sampled(
 
 
 def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether elements of (..., draw, element) never moved, and whether they moved in coarse steps, (..., element)."""
-    with np.errstate(invalid="ignore", over="ignore"):  # of draws that are not finite
+    """Return whether elements of (..., draw, element) never moved, and whether they moved in coarse steps."""
+    with np.errstate(invalid="ignore", over="ignore"):  # draws may be infinite or NaN
         still = draws.max(axis=-2) == draws.min(axis=-2)
         steps = np.spacing(np.abs(draws).max(axis=-2))
-        return still, ~still & (steps > COARSE * draws.std(axis=-2, dtype=float))
+        return still, ~still & (steps > MAX_SPACING * draws.std(axis=-2, dtype=float))
 
 
 def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
-    rest = [dim for dim in variable.dims if dim not in ("chain", "draw")]
-    if not rest:
+    """Return the labels of the elements of a variable, ``name[coordinate, ...]``, in C order."""
+    dims = [dim for dim in variable.dims if dim not in ("chain", "draw")]
+    if not dims:
         return [name]
-    shape = [variable.sizes[dim] for dim in rest]
+    shape = [variable.sizes[dim] for dim in dims]
     coordinates = [
-        variable[dim].to_numpy() if dim in variable.coords else np.arange(variable.sizes[dim]) for dim in rest
+        variable[dim].to_numpy() if dim in variable.coords else np.arange(variable.sizes[dim]) for dim in dims
     ]
     texts = [_distinct([str(label) for label in labels]) for labels in coordinates]
     return [f"{name}[{', '.join(t[i] for t, i in zip(texts, index, strict=True))}]" for index in np.ndindex(*shape)]
 
 
 def _distinct(texts: list[str]) -> list[str]:
-    """Labels with their number behind them where two are alike, so that no element hides another."""
+    """Append the index to each label if two labels are equal, so that no element hides another."""
     return texts if len(set(texts)) == len(texts) else [f"{text} ({i})" for i, text in enumerate(texts)]
 
 
@@ -233,7 +236,7 @@ def judge(
     positions: xr.DataArray | None = None,
     recentred: Collection[str] = (),
 ) -> Verdict:
-    """Judge a posterior.
+    """Judge whether a posterior is usable.
 
     Parameters
     ----------
@@ -242,12 +245,12 @@ def judge(
     sample_stats : xarray.Dataset
         ``diverging``, ``energy`` and ``tree_depth``.
     bounds : mapping of str to (float, float), optional
-        Lower and upper bound of a variable's prior; used to notice posteriors pinned at an edge.
+        Lower and upper bound of the prior of each variable; used to detect posteriors pinned at a bound.
     max_tree_depth : int, optional
-        Largest depth allowed; used to notice trees that were cut off.
+        Largest depth of the NUTS trees; used to detect trees that were cut off.
     positions, recentred
-        As of `diagnose_sampled`: what the sampler saw; used to notice parameters that never moved, and to judge sites
-        that the posterior does not show.
+        Unconstrained draws and re-centred variables, as in `diagnose_sampled`; used to detect parameters that never
+        moved and to judge sites that are not in the posterior.
 
     Returns
     -------
@@ -255,82 +258,113 @@ def judge(
     """
     sampled = diagnose_sampled(posterior, positions, recentred)
     table = sampled.table[~sampled.table.index.isin(sampled.stuck)]
-    energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
-    if "n_steps" in sample_stats:  # independent proposals have no energy: of the trajectories between them
-        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
-    min_bfmi = float(np.min(array_stats.bfmi(energy)))
+    min_bfmi = _min_bfmi(sample_stats)
     num_divergences = int(sample_stats["diverging"].sum())
-    reasons, advice = [], []
-
-    broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
-    if positions is not None:
-        bad = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()  # type: ignore[call-overload]
-        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[bad])
-        broken += [site for site in dict.fromkeys(sites) if site not in broken]
-    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
-        broken.append("the log density")
-    if broken:
-        reasons.append(f"draws that are not finite in {_listed(broken)}")
-        advice.append("Check the priors' supports and the data for impossible values.")
-    overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
-    if len(overflowing) and not broken:
-        reasons.append(f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large")
-        advice.append("Scale the parameter.")
-    if sampled.stuck:
-        reasons.append(f"{_listed(sampled.stuck)} never moved: all draws are the same number")
-    if sampled.coarse:
-        reasons.append(
-            f"{_listed(sampled.coarse)} moved in steps of more than {COARSE:g} standard deviations: floating-point "
-            "numbers of that size are no closer to each other"
-        )
-    if sampled.stuck or sampled.coarse:
-        advice.append('Sample in double precision (dtype="float64"), or subtract a reference value from the data.')
-    unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
-    if len(unmixed):
-        name, value = _extreme(table["r_hat"], "max")
-        reasons.append(f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})")
-        apart = _modes(posterior, name)
-        if apart:
-            reasons.append(f"chains are in different modes: {apart}")
-            advice.append("More draws will not help: ask whether the modes are real, and constrain the priors if not.")
-        else:
-            advice.append("Draw more, or look at the rank plot for chains that sit apart.")
-    elif posterior.sizes["chain"] < 2:
-        reasons.append("a single chain cannot show that it has converged")
-        advice.append("Use at least two chains, better four.")
-    for column, what in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
-        few = table.index[table[column] < MIN_ESS]
-        if len(few):
-            name, value = _extreme(table[column], "min")
-            reasons.append(
-                f"the {what} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; {_failing(few)})"
-            )
-            advice.append("Draw more; if it grows slowly, reparametrise what is slow.")
-    if num_divergences:
-        where = _where(posterior, sample_stats["diverging"])
-        reasons.append(f"{num_divergences} divergent transitions{where}: some region was not explored")
-        advice.append("Raise target_accept_prob, or use another parametrisation of the latents.")
-    if not min_bfmi > MIN_BFMI:  # nor if it is NaN
-        reasons.append(f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored")
-        advice.append("Reparametrise scale parameters, or use heavier steps in them.")
+    failures = [
+        *_numerical_failures(posterior, sample_stats, positions, sampled, table),
+        *_convergence_failures(posterior, table),
+        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi),
+    ]
     notes = list(_edges(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
-        share = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
-        if share > SATURATED:
+        fraction = float((sample_stats["tree_depth"] >= max_tree_depth).mean())
+        if fraction > MAX_CUT_OFF:
             notes.append(
-                f"{100 * share:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
-                "and not validity; a better parametrisation, or a larger max_tree_depth, would draw faster"
+                f"{100 * fraction:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
+                "but not validity; a better parametrisation, or a larger max_tree_depth, would be faster"
             )
     return Verdict(
-        usable=not reasons,
-        reasons=tuple(reasons),
-        advice=tuple(dict.fromkeys(advice)),
+        usable=not failures,
+        reasons=tuple(reason for reason, _ in failures),
+        advice=tuple(dict.fromkeys(advice for _, advice in failures if advice)),
         notes=tuple(notes),
         table=sampled.table[: len(sampled.table) - sampled.num_hidden],
         num_draws=posterior.sizes["chain"] * posterior.sizes["draw"],
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,
     )
+
+
+def _min_bfmi(sample_stats: xr.Dataset) -> float:
+    """Return the smallest E-BFMI over chains."""
+    energy = sample_stats["energy"].transpose("chain", "draw").to_numpy()
+    if "n_steps" in sample_stats:  # independent proposals have no energy, so only trajectories enter
+        energy = energy[:, (sample_stats["n_steps"].transpose("chain", "draw").to_numpy() > 0).all(axis=0)]
+    return float(np.min(array_stats.bfmi(energy)))
+
+
+def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, table) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for draws that are not finite, overflow, never moved or moved in coarse steps."""
+    broken = [str(name) for name, variable in posterior.items() if not np.isfinite(variable).all()]
+    if positions is not None:
+        not_finite = ~np.isfinite(positions).all(["chain", "draw"]).to_numpy()
+        sites = (str(label).split("[")[0] for label in positions["parameter"].to_numpy()[not_finite])
+        broken += [site for site in dict.fromkeys(sites) if site not in broken]
+    if "lp" in sample_stats and not np.isfinite(sample_stats["lp"]).all():
+        broken.append("the log density")
+    if broken:
+        yield (
+            f"draws that are not finite in {_listed(broken)}",
+            "Check the priors' supports and the data for impossible values.",
+        )
+    overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
+    if len(overflowing) and not broken:
+        yield (
+            f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large",
+            "Scale the parameter.",
+        )
+    precision = 'Sample in double precision (dtype="float64"), or subtract a reference value from the data.'
+    if sampled.stuck:
+        yield f"{_listed(sampled.stuck)} never moved: all draws are the same number", precision
+    if sampled.coarse:
+        yield (
+            f"{_listed(sampled.coarse)} moved in steps of more than {MAX_SPACING:g} standard deviations: the spacing "
+            "of floating-point numbers of that size",
+            precision,
+        )
+
+
+def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for R-hat and effective sample sizes that fail; the advice may be empty."""
+    unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
+    if len(unmixed):
+        name, value = _extreme(table["r_hat"], "max")
+        reason = f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
+        modes = _modes(posterior, name)
+        if modes:
+            yield reason, ""
+            yield (
+                f"chains are in different modes: {modes}",
+                "More draws will not help: check whether the modes are real, and constrain the priors if not.",
+            )
+        else:
+            yield reason, "Draw more, or look at the rank plot for chains that differ from the others."
+    elif posterior.sizes["chain"] < 2:
+        yield "a single chain cannot show that it has converged", "Use at least two chains, preferably four."
+    for column, kind in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
+        few = table.index[table[column] < MIN_ESS]
+        if len(few):
+            name, value = _extreme(table[column], "min")
+            yield (
+                f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
+                f"{_failing(few)})",
+                "Draw more; if it grows slowly, reparametrise the slow parameters.",
+            )
+
+
+def _sampler_failures(posterior, diverging, num_divergences: int, min_bfmi: float) -> Iterator[tuple[str, str]]:
+    """Yield reason and advice for divergences and a small E-BFMI."""
+    if num_divergences:
+        region = _divergent_region(posterior, diverging)
+        yield (
+            f"{num_divergences} divergent transitions{region}: some region was not explored",
+            "Raise target_accept_prob, or use another parametrisation of the latents.",
+        )
+    if not min_bfmi > MIN_BFMI:  # true for NaN too
+        yield (
+            f"E-BFMI is {min_bfmi:.2f} (above {MIN_BFMI} is needed): the tails were not explored",
+            "Reparametrise scale parameters.",
+        )
 
 
 def _scalars(posterior):
@@ -342,22 +376,22 @@ def _scalars(posterior):
                 yield str(name), values
 
 
-def _where(posterior, diverging) -> str:
-    """Where in parameter space divergent transitions end, if they crowd anywhere."""
-    at = diverging.transpose("chain", "draw").to_numpy().astype(bool).ravel()
-    best, text = 4.0, ""  # standard errors from a uniform spread
+def _divergent_region(posterior, diverging) -> str:
+    """Describe where in parameter space divergent transitions concentrate; empty if they do not."""
+    divergent = diverging.transpose("chain", "draw").to_numpy().astype(bool).ravel()
+    largest, text = 4.0, ""  # standard errors from a uniform spread
     for name, values in _scalars(posterior):
         ranks = (np.argsort(np.argsort(values.ravel())) + 0.5) / values.size
-        middle = ranks[at].mean()
-        crowding = abs(middle - 0.5) * np.sqrt(12 * at.sum())
-        if crowding > best:
-            side = "low" if middle < 0.5 else "high"
-            best, text = crowding, f" at {side} {name} (median {np.median(values.ravel()[at]):.3g})"
+        mean_rank = ranks[divergent].mean()
+        significance = abs(mean_rank - 0.5) * np.sqrt(12 * divergent.sum())
+        if significance > largest:
+            side = "low" if mean_rank < 0.5 else "high"
+            largest, text = significance, f" at {side} {name} (median {np.median(values.ravel()[divergent]):.3g})"
     return text
 
 
 def _modes(posterior, label) -> str:
-    """Which chains sit apart, if the chains of a parameter fall into two groups with nothing between them."""
+    """Describe the groups of chains in different modes, if the chains of a parameter fall into two separate groups."""
     variable = posterior.get(label)
     if variable is None or variable.ndim != 2:
         candidates = list(_scalars(posterior))
@@ -368,8 +402,8 @@ def _modes(posterior, label) -> str:
         order = np.argsort(means)
         gaps = np.diff(means[order])
         cut = int(np.argmax(gaps)) + 1
-        # Chains that never move sit apart as well, which says nothing of modes.
-        if within.min() > 0 and gaps[cut - 1] > APART * 2 * within.max():
+        # Chains that never move are separated as well, which is no evidence of modes.
+        if within.min() > 0 and gaps[cut - 1] > MODE_SEPARATION * 2 * within.max():
             groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
             return " and ".join(
                 f"chain{'s' * (len(group) > 1)} {', '.join(map(str, group))} near {name} = {values[group].mean():.3g}"
@@ -379,16 +413,18 @@ def _modes(posterior, label) -> str:
 
 
 def _failing(names) -> str:
+    """Return how many parameters fail, as text."""
     return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
 def _listed(names, most=5):
+    """Return the first names joined by commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _edges(posterior, bounds):
-    """Yield notes on parameters whose posterior leans on a bound of their prior."""
+    """Yield notes on variables whose posterior is pinned at a bound of the prior."""
     for name, ends in bounds.items():
         if name in posterior and posterior[name].size <= MAX_EDGE_SIZE:
             values = posterior[name].transpose("chain", "draw", ...).to_numpy()
@@ -396,24 +432,24 @@ def _edges(posterior, bounds):
 
 
 def edge_notes(labels: Sequence[str], values: np.ndarray, ends: Iterable[float]) -> Iterator[str]:
-    """Yield notes on elements of (chain, draw, ...) that lean on a bound of their prior."""
+    """Yield notes on elements of (chain, draw, ...) whose posterior is pinned at a bound of the prior."""
     elements = values.reshape(values.shape[0] * values.shape[1], -1).astype(float).T
     for bound in ends:
         if np.isfinite(bound):
-            leaning = [label for label, draws in zip(labels, elements, strict=True) if _leans(draws, bound)]
-            if leaning:
-                verb = "leans" if len(leaning) == 1 else "lean"
+            pinned = [label for label, draws in zip(labels, elements, strict=True) if _is_pinned(draws, bound)]
+            if pinned:
+                verb = "leans" if len(pinned) == 1 else "lean"
                 yield (
-                    f"{_listed(leaning)} {verb} on the edge of the prior at {bound:g}: the density there is more "
+                    f"{_listed(pinned)} {verb} on the edge of the prior at {bound:g}: the density there is more "
                     f"than {100 * PINNED:.0f} % of its peak"
                 )
 
 
-def _leans(draws, bound) -> bool:
-    """Whether the density next to a bound is a good part of its peak, both from slices of a fixed width."""
+def _is_pinned(draws, bound) -> bool:
+    """Return whether the density next to a bound exceeds `PINNED` of its peak, both from bins of equal width."""
     distance = np.sort(np.abs(draws - bound))
-    slice_ = EDGE * (np.quantile(distance, 0.95) - distance[0])
-    if not slice_ > 0:  # stuck, or all at the bound
+    bin_width = BIN_WIDTH * (np.quantile(distance, 0.95) - distance[0])
+    if not bin_width > 0:  # stuck, or every draw at the bound
         return bool(distance[-1] == 0)
-    counts = np.searchsorted(distance, distance + slice_, side="right") - np.arange(len(distance))
-    return np.searchsorted(distance, slice_) > PINNED * counts.max()
+    counts = np.searchsorted(distance, distance + bin_width, side="right") - np.arange(len(distance))
+    return np.searchsorted(distance, bin_width) > PINNED * counts.max()

@@ -111,7 +111,7 @@ def test_checkpoints_change_nothing_and_the_settings_of_the_caller_survive(whole
     assert_same_draws(fit, whole, 90)
     assert len(list(folder.glob("block-*.npz"))) == 3 + 5
     assert fit.run["checkpoint"] == str(folder)
-    assert fit.run["stopped"] == "stopped: all the draws asked for are done"
+    assert fit.run["stopped"] == "stopped: all requested draws are done"
     with jax.enable_x64(False):
         again = go_on(folder)
         assert not jax.config.jax_enable_x64
@@ -143,7 +143,7 @@ def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
 
 def test_ctrl_c_in_the_warm_up_says_how_to_resume(whole, stop_after, tmp_path):
     stop_after(40)
-    how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) goes on from there'
+    how = rf'interrupted after 40 of 60 warm-up draws; hbm_jax\.resume\("{tmp_path}"\) continues from there'
     with pytest.raises(Interrupted, match=how):
         run(checkpoint=tmp_path)
     assert_same_draws(go_on(tmp_path), whole, 90)
@@ -154,7 +154,7 @@ def test_ctrl_c_while_drawing_keeps_what_is_done_and_says_how_to_resume(whole, s
     fit = run(checkpoint=tmp_path, progress=True)
     assert fit.run["stopped"] == "interrupted"
     assert fit.posterior.sizes["draw"] == 40
-    assert f'hbm_jax.resume("{tmp_path}") goes on' in capsys.readouterr().err
+    assert f'hbm_jax.resume("{tmp_path}") continues' in capsys.readouterr().err
     assert_same_draws(go_on(tmp_path, progress=True), whole, 90)
     assert "hbm_jax.resume" not in capsys.readouterr().err
 
@@ -169,7 +169,7 @@ def test_drawing_until_good_ends_at_the_same_draw(stop_after, monkeypatch, tmp_p
         run(checkpoint=tmp_path, **until)
     fit = go_on(tmp_path)
     assert_same_draws(fit, uninterrupted)
-    assert fit.run["stopped"] == "stopped: the effective sample sizes asked for are reached (1500 for mu)"
+    assert fit.run["stopped"] == "stopped: the requested effective sample sizes are reached (1500 for mu)"
     assert uninterrupted.run["stopped"] == fit.run["stopped"]
     assert fit.posterior.sizes["draw"] > 100  # looked at more than once
 
@@ -185,7 +185,7 @@ def test_a_finished_run_can_be_given_another_end(whole, copied):
         first = longer.tree[group].to_dataset().isel(draw=slice(130))
         xr.testing.assert_equal(first, whole.tree[group].to_dataset())
     assert longer.verdict.table.loc["mu", ["ess_bulk", "ess_tail"]].min() >= 400
-    assert longer.run["stopped"] == "stopped: the effective sample sizes asked for are reached (400 for mu)"
+    assert longer.run["stopped"] == "stopped: the requested effective sample sizes are reached (400 for mu)"
 
 
 def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"]):
@@ -286,7 +286,9 @@ def test_damaged_arrays_are_named(name, damage, why, copied):
     (copied / name).write_bytes(content)
     with contextlib.closing(checkpoint.Checkpoint(copied)) as store:
         read = store.read_data if name == "data.npz" else store.read_start
-        with pytest.raises(CheckpointError, match=rf"{name}: expected arrays of this run .* damaged, .*{why}.* Put"):
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: expected arrays of this run .* damaged, .*{why}.* Restore"
+        ):
             read()
 
 
@@ -307,10 +309,12 @@ def of_another_run(finished, tmp_path, monkeypatch):
 
 def test_files_of_another_run_are_not_taken_for_its_own(whole, copied, of_another_run):
     of_another_run(copied, "block-000005.npz")
-    with pytest.warns(DamageWarning, match=r"block-000005\.npz: .* cannot be used \(it is of another run\)"):
+    with pytest.warns(DamageWarning, match=r"block-000005\.npz: .* cannot be used \(it belongs to another run\)"):
         assert_same_draws(go_on(copied), whole, 90)
     of_another_run(copied, "start.npz")
-    with pytest.raises(CheckpointError, match=r"start\.npz: expected arrays of this run .*\(it is of another run\)"):
+    with pytest.raises(
+        CheckpointError, match=r"start\.npz: expected arrays of this run .*\(it belongs to another run\)"
+    ):
         go_on(copied)
 
 
@@ -351,9 +355,12 @@ def test_a_start_that_is_gone_is_not_searched_anew(copied):
     ("changed", "message"),
     [
         ({"options": {"seed": 5}}, r"run\.json: .* found one that was changed or is damaged: its checksum differs"),
-        ({"sha256": None, "options": None}, r"run\.json: expected what the run is; found none of its options"),
-        ({"sha256": None, "stop": None}, "expected options and end of the run; found some that cannot be read"),
-        ({"sha256": None, "options": {"speed": 5}}, "expected options and end of the run; found .*'speed'"),
+        ({"sha256": None, "options": None}, r"run\.json: expected a description of the run; found no options"),
+        (
+            {"sha256": None, "stop": None},
+            "expected the options and stopping rule of a run; found some that cannot be read",
+        ),
+        ({"sha256": None, "options": {"speed": 5}}, "expected the options and stopping rule of a run; found .*'speed'"),
         ({"sha256": None, "format": None}, r"run\.json: expected JSON written by hbm_jax; found other JSON"),
     ],
 )
@@ -482,7 +489,7 @@ def test_a_second_run_in_the_same_folder_is_refused(finished):
 
 def test_two_processes_do_not_share_a_folder(finished):
     held = checkpoint.Checkpoint(finished[1])
-    with pytest.raises(CheckpointError, match="expected a checkpoint no one else is using"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint that is not in use"):
         go_on(finished[1])
     held.close()
     with contextlib.closing(checkpoint.Checkpoint(finished[1])):  # let go of, also by the one that was refused
@@ -554,6 +561,6 @@ def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, 
     with pytest.raises(Interrupted, match="the time budget of 0 s ended after 20 of 60 warm-up draws; hbm_jax") as told:
         run(max_seconds=0)
     (folder,) = tmp_path.iterdir()
-    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") goes on from there.')
+    assert str(told.value).endswith(f'; hbm_jax.resume("{folder}") continues from there.')
     assert_same_draws(go_on(folder, max_seconds=1000), whole, 90)
     assert blocks == [20] * 3 + [20] * 4 + [10]

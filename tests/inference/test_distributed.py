@@ -111,7 +111,7 @@ def test_process_0_measures_time(two):
 def test_errors_of_one_process_are_those_of_all(two):
     for found in two[0]:
         assert "found another run in it" in str(found["refused"])
-        assert "come apart" in str(found["apart"])
+        assert "The processes differ" in str(found["apart"])
         assert "process 1" in str(found["apart"])
 
 

@@ -76,7 +76,7 @@ def test_ctrl_c_keeps_what_is_done(interrupted):
     # What the live line said on the way.
     lines = Recorder.lines
     assert lines[0] == "tracing the model"
-    assert lines[1] == "searching starting points for 2 parameters"
+    assert lines[1] == "searching for starting points (2 parameters)"
     assert lines[2] == "compiling the sampler"
     assert lines[3].startswith("warm-up 10/30, ")
     live = [line for line in lines if "divergences" in line]
@@ -94,7 +94,7 @@ def test_ctrl_c_before_the_first_draws_is_passed_on():
     draws = SimpleNamespace(num_draws=0, blocks=[])
     loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
     for what in (loop.warm_up, loop.draw):
-        with pytest.raises(hbm.inference.Interrupted, match="nothing was kept, because sample was called without"):
+        with pytest.raises(hbm.inference.Interrupted, match="nothing was saved, because sample was called without"):
             what()
 
 

@@ -305,7 +305,7 @@ def test_same_seed_same_draws_however_they_are_cut(monkeypatch):
 
 def test_stops_when_good():
     fit = correlated_fit()
-    assert fit.run["stopped"] == "stopped: R-hat and effective sample sizes are good"
+    assert fit.run["stopped"] == "stopped: R-hat and effective sample sizes meet the criteria"
     assert fit.verdict.usable
     assert MIN_SAMPLES <= fit.posterior.sizes["draw"] < 20_000
     assert fit.run["num_samples"] == fit.posterior.sizes["draw"]
@@ -341,14 +341,14 @@ def test_settings_of_the_caller_are_untouched(capsys):
     assert (position != position.astype(np.float32)).mean() > 0.9
     out, err = capsys.readouterr()
     assert out == ""
-    assert "stopped: all the draws asked for are done: 4 x 25 draws in " in err
+    assert "stopped: all requested draws are done: 4 x 25 draws in " in err
     assert fit.run["num_devices"] == 2
 
 
 def test_float32_on_request_and_a_budget(capsys, monte_carlo):
     options = {"num_chains": 3, "num_warmup": 100, "max_num_samples": 400, "until": 1e6, "trajectory_length": 1.5}
     fit = hbm.sample(tiny, seed=seed(0), dtype="float32", progress=False, **options)
-    assert fit.run["stopped"] == "stopped: the budget of 400 draws a chain is spent"
+    assert fit.run["stopped"] == "stopped: the budget of 400 draws per chain is spent"
     assert fit.posterior["a"].dtype == np.float32
     assert fit.run["dtype"] == "float32"
     assert fit.run["num_devices"] == 1  # two devices do not divide three chains

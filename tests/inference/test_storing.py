@@ -146,12 +146,14 @@ def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "assemble", fail)
-        with pytest.raises(ResultsError, match=r"results of 20 draws a chain; found TypeError: cannot be put") as told:
+        with pytest.raises(
+            ResultsError, match=r"results of 20 draws per chain; found TypeError: cannot be put"
+        ) as told:
             hbm.sample(tiny, seed=5, **SHORT)
         with pytest.raises(TypeError) as noted:
             hbm.sample(tiny, seed=5, checkpoint=tmp_path, **SHORT)
     np.testing.assert_array_equal(told.value.draws["position"], whole.tree["unconstrained_posterior"]["position"])
     np.testing.assert_array_equal(told.value.draws["lp"], whole.tree["sample_stats"]["lp"])
     assert told.value.labels == ("a", "b")
-    assert re.search(rf'on disk; hbm_jax\.resume\("{tmp_path}"\) goes on', noted.value.__notes__[0])
+    assert re.search(rf'on disk; hbm_jax\.resume\("{tmp_path}"\) continues', noted.value.__notes__[0])
     np.testing.assert_array_equal(hbm.resume(tmp_path, tiny, progress=False).posterior["a"], whole.posterior["a"])

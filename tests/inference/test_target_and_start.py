@@ -247,7 +247,7 @@ def test_chains_are_shared_out_over_modes():
     draws = np.random.default_rng(seed(1)).choice([-1.0, 1.0], (15, 1)) * np.arange(1.0, 16.0)[:, None] * np.ones(4)
     start = choose_start(replace(bare_target(two_peaks), prior_draws=draws), 4, KEY)
     assert "2 modes were found" in start.note
-    assert "searches before sampling found 2 separate modes, of which 2 matter by their evidence" in start.caution
+    assert "searches before sampling found 2 separate modes, 2 with significant evidence" in start.caution
     assert sorted(np.sign(start.points[:, 0])) == [-1, -1, 1, 1]
     np.testing.assert_allclose(np.abs(start.points), 20.0, atol=6.0)
 
@@ -258,8 +258,8 @@ def test_a_mode_without_weight_is_discarded_and_said():
 
     draws = np.array([[22.0, 19.0, 20.0, 20.0], [-25.0, -3.0, -20.0, -20.0]])
     start = choose_start(replace(bare_target(potential), prior_draws=draws, start=np.full(4, 9.0)), 4, KEY)
-    assert "1 of 3 searches ended nowhere that matters" in start.note
-    assert "found 2 separate modes, of which 1 matter" in start.caution
+    assert "1 of 3 searches ended at no mode of significant evidence" in start.note
+    assert "found 2 separate modes, 1 with significant evidence" in start.caution
     np.testing.assert_allclose(start.points, -20.0, atol=6.0)
 
 
@@ -374,7 +374,7 @@ def test_searches_that_disagree_go_on_and_are_told_in_the_verdict():
     y = np.sin(2 * np.pi * 1.37 * t) + rng.normal(0, 0.3, 25)
     options = {"num_warmup": 20, "num_samples": 20, "trajectory_length": 1.5, "progress": False}
     fit = hbm.sample(sinusoid, t, y, seed=seed(4), **options)
-    assert any("separate modes" in note and "R-hat cannot see a mode" in note for note in fit.verdict.notes)
+    assert any("separate modes" in note and "R-hat cannot detect a mode" in note for note in fit.verdict.notes)
     assert "separate modes" in str(fit.verdict)
 
 

@@ -1,1 +1,1 @@
-"""What is compiled, for which device, and where compiled programs are kept."""
+"""Compilation: devices, the compilation cache, and large constants as arguments."""

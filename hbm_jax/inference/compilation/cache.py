@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the second fit of the same model does not wait for the compiler again."""
+"""Cache of compiled programs on disk, so that a second fit of a model is not compiled again."""
 
 import os
 import shutil
@@ -7,29 +7,29 @@ from pathlib import Path
 import jax
 
 VARIABLE = "HBM_JAX_CACHE"
-MAX_BYTES = 1024**3  # older programs go first; a fit leaves some two megabytes
-MIN_FREE = 100 * 1024**2  # JAX leaves half a program behind where the disk is full, and warns of it ever after
+MAX_BYTES = 1024**3  # largest size of the cache; a fit adds about two megabytes
+MIN_FREE = 100 * 1024**2  # on a full disk JAX writes an incomplete program, and warns of it at every later use
 
 
 def cache_folder() -> Path | None:
-    """Folder of the compiled programs; None where ``HBM_JAX_CACHE=off``.
+    """Return the folder of the compiled programs; None if ``HBM_JAX_CACHE=off``.
 
-    ``$HBM_JAX_CACHE``, else ``$XDG_CACHE_HOME/hbm_jax``, else ``~/.cache/hbm_jax``.
+    It is ``$HBM_JAX_CACHE``, else ``$XDG_CACHE_HOME/hbm_jax``, else ``~/.cache/hbm_jax``.
     """
-    given = os.environ.get(VARIABLE, "")
-    if given.lower() == "off":
+    setting = os.environ.get(VARIABLE, "")
+    if setting.lower() == "off":
         return None
-    if given:
-        return Path(given).expanduser()
+    if setting:
+        return Path(setting).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(home) / "hbm_jax"
 
 
 def use_compilation_cache() -> Path | None:
-    """Have JAX keep every compiled program on disk; returns the folder, None where there is none to be had.
+    """Make JAX store every compiled program on disk, and return the folder; None if no folder can be used.
 
-    To be called before the first JAX computation. Never an error: without a folder that can be written, programs are
-    compiled each time.
+    Call it before the first JAX computation. It never raises: without a writable folder, programs are compiled each
+    time.
 
     Examples
     --------
@@ -48,19 +48,19 @@ def use_compilation_cache() -> Path | None:
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A sampler is one large program and dozens of small ones, which together take longer than the large one.
+    # A sampler is one large program and dozens of small ones, which together take longer to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
 
 
 def size(folder: Path) -> int:
-    """Bytes of the programs in a folder."""
-    return sum(content.st_size for _, content in _programs(folder))
+    """Return the total size of the programs in a folder, in bytes."""
+    return sum(status.st_size for _, status in _programs(folder))
 
 
 def _programs(folder: Path):
-    """Yield each file with what the system says of it; another process may be removing some."""
+    """Yield path and status of each file; another process may be removing files."""
     for path in folder.glob("*-cache"):
         try:
             yield path, path.stat()
@@ -69,10 +69,11 @@ def _programs(folder: Path):
 
 
 def _make_room(folder: Path):
+    """Remove the oldest programs until the cache is no larger than `MAX_BYTES`."""
     programs = sorted(_programs(folder), key=lambda program: program[1].st_mtime)
-    excess = sum(content.st_size for _, content in programs) - MAX_BYTES
-    for path, content in programs:
+    excess = sum(status.st_size for _, status in programs) - MAX_BYTES
+    for path, status in programs:
         if excess <= 0:
             return
         path.unlink(missing_ok=True)
-        excess -= content.st_size
+        excess -= status.st_size

@@ -1,7 +1,7 @@
-"""Programs whose large constants are arguments: compiling does not take longer for more data.
+"""Compilation with large constants as arguments, so that compile time does not grow with the data.
 
-Data are closed over by a density, so XLA is given them as constants of the program. It copies and hashes them again for
-each program, and hundreds of megabytes of responses take longer than the program itself.
+A density closes over its data, which therefore are constants of the compiled program. XLA copies and hashes constants
+for each program; for hundreds of megabytes of responses this takes longer than compiling the program itself.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGE = 2**18  # bytes; a smaller constant may make the program faster, because it is known when that is made
+LARGE = 2**18  # bytes; XLA may use the values of a smaller constant to make the program faster
 
 
 def compiled(fn: Callable, *args: Any) -> Callable:
@@ -22,12 +22,12 @@ def compiled(fn: Callable, *args: Any) -> Callable:
     fn : callable
         A function of arrays.
     *args
-        Arguments, or their shapes.
+        Example arguments, or their shapes.
 
     Returns
     -------
     callable
-        Takes arguments of the same shapes.
+        The compiled function, for arguments of the same shapes.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     large = [_num_bytes(c) >= LARGE for c in closed.consts]
@@ -37,8 +37,8 @@ def compiled(fn: Callable, *args: Any) -> Callable:
     lifted = [jnp.asarray(c) for c, is_large in zip(closed.consts, large, strict=True) if is_large]
 
     def with_constants(lifted, *args):
-        given = iter(lifted)
-        constants = [next(given) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
+        arguments = iter(lifted)
+        constants = [next(arguments) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
 
     program = jax.jit(with_constants).lower(lifted, *args).compile()
@@ -46,19 +46,20 @@ def compiled(fn: Callable, *args: Any) -> Callable:
 
 
 def _num_bytes(constant: Any) -> int:
+    """Return the size of a constant in bytes; 0 for random keys."""
     dtype = jnp.result_type(constant)
-    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize  # keys
+    return 0 if jnp.issubdtype(dtype, jax.dtypes.extended) else np.size(constant) * np.dtype(dtype).itemsize
 
 
 class Compiled:
-    """A function that is compiled when it is first called, for the arguments that it is given then.
+    """A function that is compiled at its first call, for arguments of those shapes.
 
     Parameters
     ----------
     fn : callable
         A function of arrays, always called with arguments of the same shapes.
     compile : callable
-        Function and arguments -> program.
+        ``compile(fn, *args)`` returns the compiled function.
     """
 
     def __init__(self, fn: Callable, compile: Callable = compiled):
@@ -66,7 +67,7 @@ class Compiled:
         self._program: Callable | None = None
 
     def __call__(self, *args: Any) -> Any:
-        """Call it."""
+        """Call the function."""
         if self._program is None:
             self._program = self.compile(self.fn, *args)
         return self._program(*args)

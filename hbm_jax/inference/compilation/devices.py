@@ -1,18 +1,18 @@
-"""One JAX device for each core of this machine."""
+"""CPU devices, one per core, and advice on the choice of device."""
 
 import contextlib
 import os
 
 import jax
 
-SMALL = 3e6  # floating-point operations, below which an accelerator waits for its own instructions
+SMALL = 3e6  # floating-point operations below which kernel launches dominate the time of an accelerator
 
 
 def use_every_core() -> int:
-    """Make one JAX device of each core, so that chains run side by side; returns the number of devices asked for.
+    """Make one JAX device per CPU core, so that chains run in parallel, and return the number of devices requested.
 
-    To be called before the first JAX computation: once JAX has started it has no effect. Each device keeps to its own
-    thread: sharing single operations out over threads as well only makes the chains wait for each other.
+    Call it before the first JAX computation; later it has no effect. Operations are not distributed over threads in
+    addition, because chains would then wait for each other.
 
     Examples
     --------
@@ -29,38 +29,43 @@ def use_every_core() -> int:
 
 
 def no_devices() -> str:
-    """Say so where JAX has no device, as where JAX_PLATFORMS names a platform that is not there; else nothing."""
+    """Return an error message if JAX has no device, for example for an unknown JAX_PLATFORMS; else an empty string."""
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # of a platform that JAX does not know; that has no device
-        asked = getattr(jax.config, "jax_platforms", "")
-        why = f" ({str(error).splitlines()[0]})" if str(error) else ""
+    except (RuntimeError, AssertionError) as error:  # raised for a platform without devices and for an unknown one
+        requested = getattr(jax.config, "jax_platforms", "")
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        setting = f"JAX_PLATFORMS={requested}" if requested else "JAX"
         return (
-            f"{f'JAX_PLATFORMS={asked}' if asked else 'JAX'}: expected a device of such a platform; found none{why}. "
-            "Unset JAX_PLATFORMS, or set it to cpu; a GPU needs its driver, and JAX's packages for it (jax[cuda12])."
+            f"{setting}: expected a device of this platform; found none{reason}. "
+            "Unset JAX_PLATFORMS, or set it to cpu; a GPU needs its driver and the GPU packages of JAX (jax[cuda12])."
         )
     return ""
 
 
 def advice(platform: str, operations: float) -> str:
-    """Say so where a density is too small for the device that it is on.
+    """Return a caution if a density is too small for the device it is evaluated on.
 
     Parameters
     ----------
     platform : str
-        Of the device, ``"cpu"``, ``"gpu"`` or ``"tpu"``.
+        Platform of the device: ``"cpu"``, ``"gpu"`` or ``"tpu"``.
     operations : float
-        Floating-point operations of one gradient of all chains together, as the compiler counts them.
+        Floating-point operations of one gradient of all chains together, as counted by the compiler.
 
     Returns
     -------
     str
-        A sentence, or nothing. Measured on an H100 (``benchmarks/results/gpu.txt``): JLA with 4 chains draws at half
-        the speed of the CPU beside it, with 64 faster than that; one chain of 10 000 supernovae 8 times as fast.
+        The caution, or an empty string.
+
+    Notes
+    -----
+    Measured on an H100 (``benchmarks/results/gpu.txt``): JLA with 4 chains runs at half the speed of the CPU of the
+    same machine, with 64 chains faster than that CPU; one chain with 10 000 supernovae is 8 times as fast.
     """
     if platform == "cpu" or operations >= SMALL:
         return ""
     return (
-        f"a gradient of all chains has some {operations:.0e} operations, and an accelerator needs {SMALL:.0e} to be "
-        "faster than a CPU, which JAX_PLATFORMS=cpu would use; many more chains, or fit_each for many objects, fill it"
+        f"a gradient of all chains has about {operations:.0e} operations, and an accelerator needs {SMALL:.0e} to be "
+        "faster than a CPU; set JAX_PLATFORMS=cpu, or use many more chains, or fit_each for many objects"
     )

@@ -1,8 +1,8 @@
-"""The point where a program's likelihood is largest, and errors there: by the curvature or by profile likelihood.
+"""Maximum likelihood of a program, with errors from the curvature or from the profile likelihood.
 
-The priors of the program give the starts of the searches and the bounds of the parameters, and nothing else. Searches
-run in the unconstrained space of the supports, by L-BFGS. What follows runs in the parameters themselves, by Newton
-steps that stop at bounds, so that a maximum at a bound is one like any other.
+The priors serve only to draw starting points and to bound the parameters. L-BFGS searches run in unconstrained
+parameters; Newton steps and profiles run in the parameters themselves and stop at bounds, so that a maximum at a bound
+needs no special treatment.
 """
 
 from collections.abc import Callable
@@ -16,48 +16,48 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbm_jax.inference.likelihood.function import Likelihood
-from hbm_jax.inference.results import own_cautions, rounded
+from hbm_jax.inference.results import program_cautions, rounded
 from hbm_jax.inference.sampler.initialisation import minimise
 from hbm_jax.inference.sampler.progress import LiveLine
 from hbm_jax.inference.sampler.target import StartError
 
 ERRORS = ("profile", "curvature", None)
 NEWTON_STEPS = 60
-DECREMENT = 1e-10  # of the log likelihood that a Newton step promises, below which there is no need for it
-CLOSE = 10.0  # of the log likelihood: searches that ended farther below the best one are not followed up
-SAME = 1e-3  # of the log likelihood, within which two searches found the same maximum; more is a better maximum
-FLAT = 1e-8  # smallest eigenvalue of the scaled curvature, below which the data do not determine a direction
-CROSSING = 1e-5  # of an error bar: how well the ends of a profile interval are found
+DECREMENT = 1e-10  # predicted increase of the log likelihood below which Newton steps stop
+CLOSE = 10.0  # difference in log likelihood from the best search, beyond which a search is dropped
+SAME = 1e-3  # difference in log likelihood within which two searches have found the same maximum
+FLAT = 1e-8  # eigenvalue of the scaled Hessian below which the data do not determine a direction
+CROSSING = 1e-5  # accuracy of the ends of a profile interval, relative to the error bar
 PROFILE_STEPS = 60
-FAR = 1e6  # error bars after which a side is open
-RESTARTS = 3  # where a profile finds a better maximum
+FAR = 1e6  # error bars from the maximum beyond which a side of the interval is open
+RESTARTS = 3  # times the fit restarts when a profile finds a better maximum
 
 
 @dataclass(frozen=True)
 class MaximumLikelihood:
-    """What `maximum_likelihood` returns.
+    """Maximum of a likelihood, with errors.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a parameter or element: ``value``; ``std`` by the curvature, NaN where there is none (a maximum at a
-        bound, a direction that the data do not determine); ``lower, upper``, the ends of the interval, NaN where none
-        was asked for; ``lower_open, upper_open``, whether the likelihood has not fallen enough up to the bound of the
-        prior, which then is the end.
+        One row per parameter or element: ``value``; ``std`` from the curvature, NaN if undefined (a maximum at a bound,
+        or a direction that the data do not determine); ``lower, upper``, the ends of the interval, NaN if no interval
+        was requested; ``lower_open, upper_open``, whether the interval is open: the likelihood has not fallen enough at
+        the bound of the prior, and the bound is then the end.
     log_likelihood : float
-        At the maximum.
+        Log likelihood at the maximum.
     parameters : dict of str to array
         Values at the maximum by site, in the shapes of the sites.
     covariance, correlation : pandas.DataFrame
-        Inverse of the curvature of minus the log likelihood; NaN as ``std``.
+        Inverse Hessian of minus the log likelihood; NaN where ``std`` is.
     num_data : int or None
-        Number of observed values, padding not counted where the program knows of it (``num_data``).
+        Number of observed values; from ``program.num_data`` if it exists, which does not count padding.
     level : float
-        Probability content of the interval of one parameter.
+        Confidence level of the interval of one parameter.
     converged : bool
-        Whether the searches ended at a maximum and all of its errors were found.
+        Whether the best search ended at a maximum and all errors were found.
     note : str
-        What was done, and what was not found.
+        How many searches agree, and what failed.
     """
 
     table: pd.DataFrame
@@ -85,7 +85,9 @@ class MaximumLikelihood:
         state = "converged" if self.converged else "NOT CONVERGED"
         lines.append(f"log likelihood{data} {self.log_likelihood:.4f}; {state}: {self.note}")
         if self.table[["lower_open", "upper_open"]].to_numpy().any():
-            lines.append("In brackets: the bound of the prior, up to which the likelihood has not fallen enough.")
+            lines.append(
+                "In brackets: open ends, at the bound of the prior; the likelihood has not fallen enough there."
+            )
         return "\n".join(lines)
 
 
@@ -103,43 +105,44 @@ def maximum_likelihood(
     Parameters
     ----------
     program : callable
-        A NumPyro program. Its likelihood is that of all observed sites and factors; priors are left out.
+        A NumPyro program. The likelihood is that of all observed sites and factors, without priors.
     *args
-        What it is called with.
+        Arguments of the program.
     seed : int
-        Seed of the starts.
+        Random seed of the starting points.
     num_starts : int
-        Number of searches, each from a draw of the prior.
+        Number of searches, each started at a draw of the prior.
     errors : {"profile", "curvature", None}
-        ``"profile"``: the values on either side where twice the log likelihood has fallen by the quantile of chi-square
-        with one degree of freedom, all other parameters at their best. ``"curvature"``: value plus and minus as many
-        standard deviations. None: standard deviations alone.
+        ``"profile"``: values on either side at which twice the log likelihood, maximised over all other parameters, has
+        fallen by the quantile of chi-square with one degree of freedom. ``"curvature"``: value plus and minus the
+        square root of that quantile times the standard deviation. None: standard deviations only.
     level : float
-        Of the interval: 0.683 is a fall by 1.00, 0.9 by 2.706.
+        Confidence level of the interval: 0.683 is a fall by 1.00, 0.9 by 2.706.
     progress : bool
-        Whether to show the live line.
+        Whether to show the progress line.
 
     Returns
     -------
     MaximumLikelihood
-        Also where a search failed: then ``converged`` is False and ``note`` says why.
+        Returned even if the fit fails: then ``converged`` is False and ``note`` says why.
 
     Raises
     ------
     ValueError
-        For a hierarchical program, in which the prior of a latent depends on another one: the maximum over latents of a
-        population is not a useful estimate, so sample it. Also for discrete latents, latents that are not plain
-        numbers (simplexes, matrices) or whose names begin with ``_``, and a program without observed sites.
+        For a hierarchical program, in which the prior of a latent depends on another latent: the joint maximum over the
+        latents of a population is not a useful estimate, so sample it. Also for discrete latents, for latents with
+        multivariate supports (simplexes, matrices) or names that begin with ``_``, and for a program without observed
+        sites.
     StartError
         If no draw of the prior has a finite likelihood and gradient.
 
     Notes
     -----
-    Models of hbm_jax that are sampled in coordinates (of cosmologies, of regressions) are run in the parameters that
-    their priors are stated for: maxima, intervals and bounds are of Om0 and w0.
+    Models of hbm_jax that are sampled in a reparametrisation (cosmologies, regressions) are maximised in the parameters
+    of their priors: maxima, intervals and bounds are, for example, those of Om0 and w0.
 
-    A hierarchical program in a form written by hand, whose priors do not depend on each other, cannot be told from
-    others. Its maximum is usually at a bound, or the data do not determine it; ``note`` says so.
+    A hierarchical program that is non-centred by hand, so that its priors do not depend on each other, is not
+    recognised. Its maximum is usually at a bound, or the data do not determine it; ``note`` says so.
 
     Examples
     --------
@@ -171,19 +174,19 @@ def maximum_likelihood(
             best = _newton(likelihood, better.x)
             restarts += 1
         if restarts:
-            notes.append(f"{restarts} times a profile found a better maximum, and all began again there")
+            notes.append(f"{restarts} times a profile found a better maximum, and the fit restarted there")
         if better is not None:
             covariance, weak = _covariance(likelihood, best)
             table, failures, _ = _table(likelihood, best, covariance, None, rise, live)
-            failures.append("profiles went on to find better maxima, so there are no intervals")
+            failures.append("profiles kept finding better maxima, so there are no intervals")
         parameters = {name: np.asarray(value) for name, value in likelihood.unravel(best.x).items()}
-    at_bound = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
-    if at_bound:
-        notes.append(f"at a bound of its prior: {', '.join(at_bound)}")
-    notes += own_cautions(program, args)
+    at_bounds = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
+    if at_bounds:
+        notes.append(f"at a bound of its prior: {', '.join(at_bounds)}")
+    notes += program_cautions(program, args)
     if weak:
         failures.append(f"the data do not determine {', '.join(weak)} (the curvature is singular)")
-    if not best.settled:
+    if not best.converged:
         failures.append("the best search did not end at a maximum")
     names = pd.Index(likelihood.labels, name="parameter")
     std = np.sqrt(np.diagonal(covariance))
@@ -202,22 +205,22 @@ def maximum_likelihood(
 
 @dataclass(frozen=True)
 class _Point:
-    """Where a descent ended."""
+    """Last point of a minimisation of minus the log likelihood."""
 
     x: np.ndarray
     value: float
-    settled: bool
+    converged: bool
 
 
 def _search(likelihood: Likelihood, live: LiveLine) -> tuple[_Point, list[str]]:
-    """L-BFGS from every start, Newton steps from the ends that are near the best."""
+    """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes."""
 
     def value_and_grad(u):
-        x, slope = likelihood.constrained(np.asarray(u))
+        x, jacobian = likelihood.constrained(np.asarray(u))
         value, gradient = likelihood.value_and_grad(x)
-        # A trial far out may have no gradient; the line search turns such a value down.
+        # The gradient of a distant trial may be NaN; the line search rejects it.
         with np.errstate(invalid="ignore"):
-            return value, jnp.asarray(gradient * slope)
+            return value, jnp.asarray(gradient * jacobian)
 
     ends: list[tuple[float, np.ndarray]] = []
     for number, start in enumerate(likelihood.starts, 1):
@@ -235,13 +238,13 @@ def _search(likelihood: Likelihood, live: LiveLine) -> tuple[_Point, list[str]]:
         )
     lowest = min(value for value, _ in ends)
     points = [_newton(likelihood, x) for value, x in ends if value <= lowest + CLOSE]
-    best = min(points, key=lambda point: point.value - SAME * point.settled)
-    same = sum(point.value < best.value + SAME for point in points)
-    return best, [f"{same} of {len(likelihood.starts)} searches ended at this maximum"]
+    best = min(points, key=lambda point: point.value - SAME * point.converged)
+    num_same = sum(point.value < best.value + SAME for point in points)
+    return best, [f"{num_same} of {len(likelihood.starts)} searches ended at this maximum"]
 
 
-def _newton(likelihood: Likelihood, x: np.ndarray, held: int | None = None) -> _Point:
-    """Go downhill by Newton steps within the bounds, one parameter held where asked for."""
+def _newton(likelihood: Likelihood, x: np.ndarray, fixed: int | None = None) -> _Point:
+    """Minimise by Newton steps within the bounds, with parameter ``fixed`` held constant if it is not None."""
     x = np.clip(x, likelihood.lower, likelihood.upper)
     value, gradient = likelihood.value_and_grad(x)
     if not (np.isfinite(value) and np.isfinite(gradient).all()):
@@ -249,30 +252,30 @@ def _newton(likelihood: Likelihood, x: np.ndarray, held: int | None = None) -> _
     for _ in range(NEWTON_STEPS):
         outwards = ((x <= likelihood.lower) & (gradient > 0)) | ((x >= likelihood.upper) & (gradient < 0))
         free = ~outwards
-        if held is not None:
-            free[held] = False
+        if fixed is not None:
+            free[fixed] = False
         if not free.any():
             return _Point(x, value, True)
         hessian = likelihood.hessian(x)[np.ix_(free, free)]
         if not np.isfinite(hessian).all():
             return _Point(x, value, False)
-        newton, steepest, lowest = _directions(hessian, gradient[free])
-        promised = -0.5 * float(newton @ gradient[free])
-        if promised < DECREMENT and lowest > -FLAT:
+        newton, steepest, lowest = _step_directions(hessian, gradient[free])
+        predicted = -0.5 * float(newton @ gradient[free])
+        if predicted < DECREMENT and lowest > -FLAT:
             return _Point(x, value, True)
         for direction in (newton, steepest):
-            trial = _downhill(likelihood, x, value, gradient, free, direction)
+            trial = _line_search(likelihood, x, value, gradient, free, direction)
             if trial is not None:
                 break
         else:
-            # Rounding of the log likelihood itself ends a descent too.
-            return _Point(x, value, promised < 1e-6)
+            # Rounding of the log likelihood can also prevent a further decrease.
+            return _Point(x, value, predicted < 1e-6)
         x, value, gradient = trial
     return _Point(x, value, False)
 
 
-def _directions(hessian: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Newton's step, made to go downhill; a scaled steepest one; the lowest eigenvalue in scaled parameters."""
+def _step_directions(hessian: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a descending Newton step, a scaled gradient step, and the lowest eigenvalue of the scaled Hessian."""
     diagonal = np.abs(np.diagonal(hessian))
     scale = 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     eigenvalues, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
@@ -281,22 +284,22 @@ def _directions(hessian: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, 
     return newton, -(scale**2) * gradient, float(eigenvalues[0])
 
 
-def _downhill(likelihood, x, value, gradient, free, direction):
-    """Backtrack along a direction that is bent at the bounds, to Armijo's condition; None where nothing is lower."""
+def _line_search(likelihood, x, value, gradient, free, direction):
+    """Backtrack along a direction, projected onto the bounds, until Armijo's condition holds; None if it never does."""
     step = 1.0
     while step > 1e-9:
         trial = x.copy()
         trial[free] += step * direction
         trial = np.clip(trial, likelihood.lower, likelihood.upper)
-        found, slope = likelihood.value_and_grad(trial)
-        if found < value + 1e-4 * min(float(gradient @ (trial - x)), 0.0) and np.isfinite(slope).all():
-            return trial, found, slope
+        trial_value, trial_gradient = likelihood.value_and_grad(trial)
+        if trial_value < value + 1e-4 * min(float(gradient @ (trial - x)), 0.0) and np.isfinite(trial_gradient).all():
+            return trial, trial_value, trial_gradient
         step *= 0.4
     return None
 
 
 def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[str]]:
-    """Inverse of the curvature, and the parameters in directions that it does not determine."""
+    """Return the inverse Hessian, and the parameters that the data do not determine."""
     covariance = np.full((likelihood.size, likelihood.size), np.nan)
     free = np.flatnonzero(~likelihood.at_bound(best.x))
     hessian = likelihood.hessian(best.x)[np.ix_(free, free)]
@@ -310,14 +313,14 @@ def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[
     eigenvalues, vectors = np.linalg.eigh(hessian * scale[:, None] * scale)
     if eigenvalues[0] < FLAT:
         return covariance, [
-            likelihood.labels[i] for i, part in zip(free, vectors[:, 0], strict=True) if abs(part) > 0.1
+            likelihood.labels[i] for i, component in zip(free, vectors[:, 0], strict=True) if abs(component) > 0.1
         ]
     covariance[np.ix_(free, free)] = (vectors / eigenvalues) @ vectors.T * scale[:, None] * scale
     return covariance, []
 
 
 def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, live: LiveLine):
-    """Values with their errors, what failed, and a better maximum than the best where a profile found one."""
+    """Return the table of values and errors, the failures, and a better maximum if a profile found one (else None)."""
     std = np.sqrt(np.diagonal(covariance))
     ends, is_open = np.full((likelihood.size, 2), np.nan), np.zeros((likelihood.size, 2), bool)
     bounds = np.stack([likelihood.lower, likelihood.upper], axis=1)
@@ -327,87 +330,87 @@ def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors,
         is_open = np.stack([ends[:, 0] < bounds[:, 0], ends[:, 1] > bounds[:, 1]], axis=1)
         ends = np.where(is_open, bounds, ends)
     if errors == "profile":
-        for place in range(likelihood.size):
+        for index in range(likelihood.size):
             for side, sign in enumerate((-1.0, 1.0)):
-                live.show(f"profile of {likelihood.labels[place]}, {('lower', 'upper')[side]} end")
-                found = _Profile(likelihood, best, place, sign, covariance, rise).end()
-                if isinstance(found, _Point):
-                    return None, failures, found
-                ends[place, side], is_open[place, side], settled = found
-                if not settled:
-                    failures.append(f"the {('lower', 'upper')[side]} end of {likelihood.labels[place]} was not found")
+                live.show(f"profile of {likelihood.labels[index]}, {('lower', 'upper')[side]} end")
+                end = _Profile(likelihood, best, index, sign, covariance, rise).end()
+                if isinstance(end, _Point):
+                    return None, failures, end
+                ends[index, side], is_open[index, side], converged = end
+                if not converged:
+                    failures.append(f"the {('lower', 'upper')[side]} end of {likelihood.labels[index]} was not found")
     columns = {"value": best.x, "std": std, "lower": ends[:, 0], "upper": ends[:, 1]}
     columns |= {"lower_open": is_open[:, 0], "upper_open": is_open[:, 1]}
     return pd.DataFrame(columns, index=pd.Index(likelihood.labels, name="parameter")), failures, None
 
 
 class _Profile:
-    """One side of the profile likelihood of one parameter."""
+    """Search for one end of the profile-likelihood interval of one parameter."""
 
-    def __init__(self, likelihood: Likelihood, best: _Point, place: int, sign: float, covariance, rise: float):
-        self.likelihood, self.best, self.place, self.sign, self.rise = likelihood, best, place, sign, rise
-        self.limit = float((likelihood.lower if sign < 0 else likelihood.upper)[place])
+    def __init__(self, likelihood: Likelihood, best: _Point, index: int, sign: float, covariance, rise: float):
+        self.likelihood, self.best, self.index, self.sign, self.rise = likelihood, best, index, sign, rise
+        self.limit = float((likelihood.lower if sign < 0 else likelihood.upper)[index])
         self.slope = np.zeros(likelihood.size)
-        variance = covariance[place, place]
+        variance = covariance[index, index]
         if variance > 0:
             self.width = float(np.sqrt(variance))
-            self.slope = np.nan_to_num(covariance[:, place] / variance)
+            self.slope = np.nan_to_num(covariance[:, index] / variance)
         else:
             self.width = self._guess()
 
     def _guess(self) -> float:
-        """Width without a covariance: by slope or curvature along the parameter alone, or of the prior."""
+        """Guess the error bar without a covariance, from the gradient, the curvature or the width of the prior."""
         gradient, curvature = (
-            self.likelihood.value_and_grad(self.best.x)[1][self.place],
-            self.likelihood.hessian(self.best.x)[self.place, self.place],
+            self.likelihood.value_and_grad(self.best.x)[1][self.index],
+            self.likelihood.hessian(self.best.x)[self.index, self.index],
         )
         widths = [self.rise / abs(gradient)] if abs(gradient) > 1e-6 else []
         widths += [1.0 / np.sqrt(curvature)] if curvature > 0 else []
-        prior = self.likelihood.upper[self.place] - self.likelihood.lower[self.place]
-        return float(min([*widths, 0.1 * prior if np.isfinite(prior) else max(abs(self.best.x[self.place]), 1.0)]))
+        prior = self.likelihood.upper[self.index] - self.likelihood.lower[self.index]
+        return float(min([*widths, 0.1 * prior if np.isfinite(prior) else max(abs(self.best.x[self.index]), 1.0)]))
 
     def end(self) -> "_Point | tuple[float, bool, bool]":
-        """End of the interval, whether it is open there, and whether all went well; or a better maximum."""
-        center, wanted = float(self.best.x[self.place]), np.sqrt(2.0 * self.rise)
+        """Return the end of the interval, whether it is open and whether the search converged; or a better maximum."""
+        center, target = float(self.best.x[self.index]), np.sqrt(2.0 * self.rise)
         inner, outer = (center, 0.0, self.best.x), None
         if center == self.limit:
             return self.limit, True, True
-        at = center + self.sign * self.width * wanted
+        x = center + self.sign * self.width * target
         for _ in range(PROFILE_STEPS):
-            at = self.sign * min(self.sign * at, self.sign * self.limit)
-            point = self._best_at(at, inner)
+            x = self.sign * min(self.sign * x, self.sign * self.limit)
+            point = self._maximise_at(x, inner)
             if point.value < self.best.value - SAME:
                 return point
-            # The root is nearly linear in the parameter.
+            # Interpolate the square root of the rise in -2 log likelihood: it is nearly linear in the parameter.
             root = np.sqrt(2.0 * max(point.value - self.best.value, 0.0))
-            if abs(root - wanted) < CROSSING * wanted:
-                return at, False, point.settled
-            if root < wanted:
-                if at == self.limit:
-                    return at, True, point.settled
-                inner = (at, root, point.x if point.settled else inner[2])
+            if abs(root - target) < CROSSING * target:
+                return x, False, point.converged
+            if root < target:
+                if x == self.limit:
+                    return x, True, point.converged
+                inner = (x, root, point.x if point.converged else inner[2])
                 if outer is None:
-                    if abs(at - center) > FAR * self.width:
+                    if abs(x - center) > FAR * self.width:
                         return self.limit, True, True
-                    at = center + (at - center) * np.clip(1.05 * wanted / max(root, 1e-300), 1.1, 3.0)
+                    x = center + (x - center) * np.clip(1.05 * target / max(root, 1e-300), 1.1, 3.0)
                     continue
             else:
-                outer = (at, root)
+                outer = (x, root)
             gap = outer[0] - inner[0]
             if abs(gap) < 1e-9 * abs(outer[0] - center):
                 return outer[0], outer[0] == self.limit, False
-            share = (wanted - inner[1]) / (outer[1] - inner[1]) if np.isfinite(outer[1]) else 0.5
-            at = inner[0] + gap * np.clip(share, 0.02, 0.98)
-        return at, False, False
+            fraction = (target - inner[1]) / (outer[1] - inner[1]) if np.isfinite(outer[1]) else 0.5
+            x = inner[0] + gap * np.clip(fraction, 0.02, 0.98)
+        return x, False, False
 
-    def _best_at(self, at: float, inner) -> _Point:
-        """Highest likelihood with the parameter held, begun along the ridge."""
-        start = inner[2] + self.slope * (at - inner[2][self.place])
-        start[self.place] = at
-        point = _newton(self.likelihood, start, self.place)
-        if not point.settled:
+    def _maximise_at(self, value: float, inner) -> _Point:
+        """Maximise with the parameter fixed, starting along the degeneracy direction, then from the last point."""
+        start = inner[2] + self.slope * (value - inner[2][self.index])
+        start[self.index] = value
+        point = _newton(self.likelihood, start, self.index)
+        if not point.converged:
             start = inner[2].copy()
-            start[self.place] = at
-            again = _newton(self.likelihood, start, self.place)
-            point = again if again.value < point.value or again.settled else point
+            start[self.index] = value
+            restarted = _newton(self.likelihood, start, self.index)
+            point = restarted if restarted.value < point.value or restarted.converged else point
         return point

@@ -1,7 +1,7 @@
-"""Chains of NUTS, or of Hamiltonian Monte Carlo, as one compiled program, and what they have drawn.
+"""Chains of NUTS or Hamiltonian Monte Carlo as one compiled program, and their draws.
 
-`Chains` holds the program that advances every chain by any number of draws; a `Block` is what came out of one call, raw
-and on the host; `Draws` collects blocks. The draws do not depend on how they are cut into blocks.
+`Chains` holds the program that advances every chain by any number of draws; a `Block` holds the raw draws of one call,
+on the host; `Draws` collects blocks. The draws do not depend on their division into blocks.
 """
 
 import time
@@ -17,17 +17,24 @@ from numpyro.infer import HMC, NUTS
 from numpyro.infer.util import ParamInfo
 
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
-from hbm_jax.inference.sampler.independent_proposals import EVERY, LEAST_ACCEPTED, MAX_SIZE, ROUNDS, Proposals, stage
+from hbm_jax.inference.sampler.independent_proposals import (
+    EVERY,
+    LEAST_ACCEPTED,
+    MAX_SIZE,
+    ROUNDS,
+    Proposals,
+    draw_proposals,
+)
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.target import Target
 
-CHUNK = 64  # densities of independent proposals that an accelerator computes side by side, for each chain
-GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread more evenly than random numbers
-BUFFER_BYTES = 64 * 2**20  # of draws a block may hold on the device
+CHUNK = 64  # densities of independent proposals that an accelerator evaluates in parallel, per chain
+GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread more evenly than random numbers
+BUFFER_BYTES = 64 * 2**20  # largest size of a block on the device
 
 
 class Block(NamedTuple):
-    """Raw draws of every chain from one call, leading dimensions (chain, draw)."""
+    """Raw draws of every chain from one call; leading dimensions (chain, draw)."""
 
     position: np.ndarray
     potential_energy: np.ndarray
@@ -39,10 +46,10 @@ class Block(NamedTuple):
 
 @dataclass
 class Chains:
-    """Chains of NUTS on a target, advanced together by one compiled program.
+    """Chains of NUTS or HMC on a target, advanced together by one compiled program.
 
-    Chains are shared out over the devices. A CPU core runs its chains one after the other, because trees of different
-    depth advanced in lock-step wait for the deepest; an accelerator runs them side by side.
+    Chains are distributed over the devices. A CPU core runs its chains one after the other, because vectorised NUTS
+    trees of different depth wait for the deepest; an accelerator runs them in parallel.
     """
 
     target: Target
@@ -53,23 +60,59 @@ class Chains:
     trajectory_length: float | None
     independent_proposals: bool
     key: jax.Array
-    buffer: int = field(init=False)
-    count: int = field(default=0, init=False)  # draws of each chain so far, warm-up included
+    buffer: int = field(init=False)  # largest number of draws per call
+    count: int = field(default=0, init=False)  # draws per chain so far, warm-up included
 
     def __post_init__(self):
         if self.independent_proposals and self.target.size > MAX_SIZE:
             raise ValueError(
                 f"sample(independent_proposals=True): expected at most {MAX_SIZE} parameters; found "
-                f"{self.target.size}. Integrate latents out where the model can, or leave the option out."
+                f"{self.target.size}. Marginalise latents if the model can, or omit the option."
             )
         num_chains = len(self.start.points)
+        processes = self.target.processes
+        self.state = self._initial_state()
+        devices = jax.local_devices()
+        num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
+        mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
+        per_chain = PartitionSpec("chain")
+        self.num_devices = processes.num_devices or num_devices
+        self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * num_chains * self.target.size), 50, 2000))
+        one_by_one = devices[0].platform == "cpu"
+        self._chunk = 1 if one_by_one else CHUNK
+        # Number of draws at the end of each warm-up round, when proposals are fitted.
+        self._round_ends: tuple[int, ...] = ()
+        self._round: list[Block] = []  # blocks of the current round
+        self.proposals = Proposals.disabled(self.target.size if self.independent_proposals else 0)
+        if self.independent_proposals:
+            self._round_ends = tuple(np.cumsum([self.num_warmup, *ROUNDS]).tolist())
+        self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
+
+        def advance(state, keys, proposals, first, num_draws):
+            def chain(chain_inputs):
+                state, key = chain_inputs
+                return self._advance_chain(state, key, proposals, first, num_draws)
+
+            return jax.lax.map(chain, (state, keys)) if one_by_one else jax.vmap(chain)((state, keys))
+
+        if not processes.num_devices:  # otherwise objects are split over the devices, and every device runs all chains
+            replicated = PartitionSpec()
+            specs = (per_chain, per_chain, replicated, replicated, replicated)
+            advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=per_chain, check_vma=False)
+        started = time.perf_counter()
+        self._advance = processes.compile(advance, *self._inputs(0))
+        self.compile_seconds = time.perf_counter() - started
+
+    def _initial_state(self) -> Any:
+        """Create the kernel, and return the initial sampler state of all chains."""
         metric = self.start.metric
 
-        # The metric is an argument, not a constant: another seed's is another, and the program stays the compiled one.
-        # Potential and gradient come from the program of the searches; compiled into this one they would take as long.
-        def begin(key, position, potential, gradient, inverse_mass):
+        # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
+        # Potential and gradient come from the program of the searches; compiled into this program they would take as
+        # long again.
+        def initialise(key, position, potential, gradient, inverse_mass):
             point = metric.from_position(position)
-            (slope,) = jax.vjp(metric.to_position, point)[1](gradient)
+            (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
             settings = {
                 "potential_fn": lambda u: self.target.potential(metric.to_position(u)),
                 "dense_mass": metric.dense,
@@ -80,46 +123,17 @@ class Chains:
                 self.kernel = NUTS(**settings, max_tree_depth=self.max_tree_depth)
             else:
                 self.kernel = HMC(**settings, trajectory_length=self.trajectory_length)
-            return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, slope), (), {})
+            return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
 
-        # One chain's kernel, mapped here: NumPyro would otherwise map it over chains by itself, in lock-step.
-        begin_all = jax.vmap(begin, in_axes=(0, 0, 0, 0, None))
+        # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
+        initialise_all = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None))
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass
-        given = (jax.random.split(self.key, num_chains), *map(jnp.asarray, arrays))
-        processes = self.target.processes
-        self.state = processes.compile(begin_all, *given)(*given)
-        devices = jax.local_devices()
-        num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
-        mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
-        spread = PartitionSpec("chain")
-        self.num_devices = processes.num_devices or num_devices
-        self.buffer = int(np.clip(BUFFER_BYTES / (8.0 * num_chains * self.target.size), 50, 2000))
-        one_by_one = devices[0].platform == "cpu"
-        self._chunk = 1 if one_by_one else CHUNK
-        self._ends: tuple[int, ...] = ()  # of the rounds of the warm-up, after each of which proposals are fitted
-        self._seen: list[Block] = []  # of the round under way
-        self.proposals = Proposals.none(self.target.size if self.independent_proposals else 0)
-        if self.independent_proposals:
-            self._ends = tuple(np.cumsum([self.num_warmup, *ROUNDS]).tolist())
-        self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
+        inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
+        return self.target.processes.compile(initialise_all, *inputs)(*inputs)
 
-        def advance(state, keys, proposals, first, num_draws):
-            def chain(of):
-                state, key = of
-                return self._advance_chain(state, key, proposals, first, num_draws)
-
-            return jax.lax.map(chain, (state, keys)) if one_by_one else jax.vmap(chain)((state, keys))
-
-        if not processes.num_devices:  # else the devices share the objects, and each runs every chain
-            whole = PartitionSpec()
-            specs = (spread, spread, whole, whole, whole)
-            advance = jax.shard_map(advance, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False)
-        started = time.perf_counter()
-        self._advance = processes.compile(advance, *self._given(0))
-        self.compile_seconds = time.perf_counter() - started
-
-    def _given(self, num_draws: int):
+    def _inputs(self, num_draws: int):
+        """Return the arguments of the compiled program that advances the chains."""
         dtype = jnp.result_type(self.state.z)
         mean, factor, inverse, used = self.proposals
         mean, factor, inverse = (jnp.asarray(a, dtype) for a in (mean, factor, inverse))
@@ -127,7 +141,7 @@ class Chains:
         return self.state, self._keys, proposals, jnp.asarray(self.count), jnp.asarray(num_draws)
 
     def _advance_chain(self, state, key, proposals, first, num_draws):
-        """Advance one chain; writes draws into a buffer of fixed size, so that one program serves every length."""
+        """Advance one chain; the buffer of draws has a fixed size, so that one program serves any number of draws."""
 
         def record(state):
             return Block(
@@ -155,199 +169,206 @@ class Chains:
         def potential(u):
             return self.target.potential(self.start.metric.to_position(u))
 
-        return self._between_trajectories(state, potential, trajectory, record, empty, key, proposals, first, num_draws)
+        return self._advance_with_proposals(
+            state, potential, trajectory, record, empty, key, proposals, first, num_draws
+        )
 
-    def _between_trajectories(
+    def _advance_with_proposals(
         self, state, potential, trajectory, record, empty, key, proposals, first, num_draws
     ) -> tuple[Any, Block]:
-        """Advance one chain by proposals and trajectories.
+        """Advance one chain by independent proposals and trajectories.
 
-        A place is a number: of a proposal, of a trajectory behind all those, or, at the end, of where the chain began.
-        All that is left to do for a proposal is then to compare two numbers.
+        All possible states are in one array of candidates, and the chain moves between indices of it: first the
+        proposals, computed beforehand, then the ends of trajectories, last the initial state. Accepting a proposal then
+        only needs the comparison of two numbers.
         """
-        ahead = stage(potential, proposals, key, first, num_draws, self.buffer, self._chunk)
-        num = len(ahead.weight)
+        proposed = draw_proposals(potential, proposals, key, first, num_draws, self.buffer, self._chunk)
+        num_proposals = len(proposed.weight)
 
-        def and_room(of_proposals, here):
-            return jnp.concatenate([of_proposals, jnp.zeros_like(of_proposals), here[None]])
+        def with_room(proposed_values, initial_value):
+            return jnp.concatenate([proposed_values, jnp.zeros_like(proposed_values), initial_value[None]])
 
         def weight_of(state):
             return -state.potential_energy - proposals.log_density(state.z)
 
         def refreshed(state):
-            value, slope = jax.value_and_grad(potential)(state.z)
-            return state._replace(potential_energy=value, z_grad=slope)
+            value, gradient = jax.value_and_grad(potential)(state.z)
+            return state._replace(potential_energy=value, z_grad=gradient)
 
-        def move(carry):
-            index, at, state, places, chosen, moved = carry
-            z, value, _ = (values[at] for values in places)
+        def run_trajectory(carry):
+            index, current, state, candidates, visited, recorded = carry
+            z, value, _ = (values[current] for values in candidates)
             state = state._replace(z=z, potential_energy=value)
-            state = jax.lax.cond(proposals.used | (index == 0), refreshed, lambda same: same, state)
+            state = jax.lax.cond(proposals.used | (index == 0), refreshed, lambda state: state, state)
             state = trajectory(state)
-            at = num + index
-            here = state.z, state.potential_energy, weight_of(state)
-            places = tuple(values.at[at].set(new) for values, new in zip(places, here, strict=True))
-            moved = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), moved, record(state))
-            return index + 1, at, state, places, chosen.at[index].set(at), moved
+            current = num_proposals + index
+            end_state = state.z, state.potential_energy, weight_of(state)
+            candidates = tuple(values.at[current].set(new) for values, new in zip(candidates, end_state, strict=True))
+            recorded = jax.tree.map(lambda buffer, new: buffer.at[index].set(new), recorded, record(state))
+            return index + 1, current, state, candidates, visited.at[index].set(current), recorded
 
-        def propose(carry):
-            index, at, state, places, chosen, moved = carry
-            end = jnp.minimum(num_draws, index + EVERY - (first + index) % EVERY)
+        def run_proposals(carry):
+            index, current, state, candidates, visited, recorded = carry
+            stop = jnp.minimum(num_draws, index + EVERY - (first + index) % EVERY)
 
-            def one(i, carry):
-                at, weight, chosen = carry
-                accepted = ahead.threshold[i] < ahead.weight[i] - weight
-                at, weight = jnp.where(accepted, i, at), jnp.where(accepted, ahead.weight[i], weight)
-                return at, weight, chosen.at[i].set(at)
+            def accept(i, carry):
+                current, weight, visited = carry
+                accepted = proposed.threshold[i] < proposed.weight[i] - weight
+                current, weight = jnp.where(accepted, i, current), jnp.where(accepted, proposed.weight[i], weight)
+                return current, weight, visited.at[i].set(current)
 
-            at, _, chosen = jax.lax.fori_loop(index, end, one, (at, places[2][at], chosen))
-            return end, at, state, places, chosen, moved
+            current, _, visited = jax.lax.fori_loop(index, stop, accept, (current, candidates[2][current], visited))
+            return stop, current, state, candidates, visited, recorded
 
         def step(carry):
-            moves = ~proposals.used | ((first + carry[0]) % EVERY == 0)
-            return jax.lax.cond(moves, move, propose, carry)
+            is_trajectory = ~proposals.used | ((first + carry[0]) % EVERY == 0)
+            return jax.lax.cond(is_trajectory, run_trajectory, run_proposals, carry)
 
-        begun = state.z, state.potential_energy, weight_of(state)
-        places = tuple(map(and_room, (ahead.place, ahead.potential, ahead.weight), begun))
+        initial_state = state.z, state.potential_energy, weight_of(state)
+        candidates = tuple(map(with_room, (proposed.position, proposed.potential, proposed.weight), initial_state))
         zero = jnp.zeros_like(num_draws)
-        began = zero + 2 * num
-        carry = zero, began, state, places, jnp.zeros(self.buffer, zero.dtype), empty
+        initial = zero + 2 * num_proposals
+        carry = zero, initial, state, candidates, jnp.zeros(self.buffer, zero.dtype), empty
         carry = jax.lax.while_loop(lambda carry: carry[0] < num_draws, step, carry)
-        _, at, state, (place, values, weight), chosen, moved = carry
-        by_trajectory = moved.num_steps > 0
-        before = weight[jnp.concatenate([began[None], chosen[:-1]])]
-        accept_prob = jnp.minimum(1.0, jnp.exp(weight[: self.buffer] - before))
-        block = moved._replace(
-            position=self.start.metric.to_position(place[chosen]),
-            potential_energy=values[chosen],
-            energy=jnp.where(by_trajectory, moved.energy, jnp.nan),  # a proposal has no momentum
-            accept_prob=jnp.where(by_trajectory, moved.accept_prob, accept_prob),
+        _, current, state, (positions, values, weight), visited, recorded = carry
+        by_trajectory = recorded.num_steps > 0
+        previous_weight = weight[jnp.concatenate([initial[None], visited[:-1]])]
+        accept_prob = jnp.minimum(1.0, jnp.exp(weight[: self.buffer] - previous_weight))
+        block = recorded._replace(
+            position=self.start.metric.to_position(positions[visited]),
+            potential_energy=values[visited],
+            energy=jnp.where(by_trajectory, recorded.energy, jnp.nan),  # a proposal has no momentum
+            accept_prob=jnp.where(by_trajectory, recorded.accept_prob, accept_prob),
         )
-        return state._replace(z=place[at], potential_energy=values[at]), block
+        return state._replace(z=positions[current], potential_energy=values[current]), block
 
     def _with_length(self, state):
-        """Give the next trajectory its length: evenly spread from draw to draw, as one length alone may be a period."""
+        """Set the length of the next trajectory; lengths vary because a constant one may be a period of the motion."""
         if self.trajectory_length is None:
             return state
-        share = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
-        return state._replace(trajectory_length=2.0 * share * self.trajectory_length)
+        fraction = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
+        return state._replace(trajectory_length=2.0 * fraction * self.trajectory_length)
 
     @property
     def num_warmup_draws(self) -> int:
-        """Draws of the warm-up, those for fitting proposals included."""
-        return self._ends[-1] if self._ends else self.num_warmup
+        """Number of warm-up draws per chain, including those that proposals are fitted to."""
+        return self._round_ends[-1] if self._round_ends else self.num_warmup
 
     def advance(self, num_draws: int) -> Block:
-        """Advance every chain by ``num_draws`` at most, of which there are no more than ``buffer``; return the draws.
+        """Advance every chain by up to ``num_draws`` draws (at most ``buffer``), and return them.
 
-        They end where proposals are to be fitted.
+        Fewer are drawn if a round of the warm-up ends, because proposals are then fitted.
         """
-        left = [end - self.count for end in self._ends if end > self.count]
-        num_draws = min(num_draws, *left) if left else num_draws
-        state, buffers = self._advance(*self._given(num_draws))
+        remaining = [end - self.count for end in self._round_ends if end > self.count]
+        num_draws = min(num_draws, *remaining) if remaining else num_draws
+        state, buffers = self._advance(*self._inputs(num_draws))
         block = Block(*jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers))
         self.state = state
-        self.saw(block)
+        self.count_draws(block)
         return block
 
-    def saw(self, block: Block):
-        """Take note of draws, of `advance` or of an earlier session: proposals are fitted to those of the warm-up."""
+    def count_draws(self, block: Block):
+        """Count draws of `advance` or of an earlier session; fit proposals at the end of each round of the warm-up."""
         self.count += block.energy.shape[1]
-        if self.count > self.num_warmup_draws or not self._ends:
+        if self.count > self.num_warmup_draws or not self._round_ends:
             return
-        self._seen.append(block)
-        if self.count not in self._ends:
+        self._round.append(block)
+        if self.count not in self._round_ends:
             return
-        seen = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._seen, strict=True)))
-        self._seen = []
-        proposed = seen.num_steps == 0
-        position = self.start.metric.from_position(seen.position.astype(float))
-        settled = position if self.count > self.num_warmup else position[:, position.shape[1] // 2 :]
-        self.proposals = Proposals.of(settled.reshape(-1, self.target.size))
-        few = proposed.any() and seen.accept_prob[proposed].mean() < LEAST_ACCEPTED
-        if self.count == self._ends[-1] and few:
+        round_draws = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._round, strict=True)))
+        self._round = []
+        is_proposal = round_draws.num_steps == 0
+        position = self.start.metric.from_position(round_draws.position.astype(float))
+        positions = position if self.count > self.num_warmup else position[:, position.shape[1] // 2 :]
+        self.proposals = Proposals.fit(positions.reshape(-1, self.target.size))
+        too_few = is_proposal.any() and round_draws.accept_prob[is_proposal].mean() < LEAST_ACCEPTED
+        if self.count == self._round_ends[-1] and too_few:
             self.proposals = self.proposals._replace(used=np.asarray(False))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Whole state of every chain, adaptation included, as plain arrays by name."""
+        """Return the complete state of every chain, adaptation included, as arrays by name."""
         leaves = jax.tree_util.tree_flatten_with_path(self.state)[0]
         return {jax.tree_util.keystr(path): np.asarray(_plain(leaf)) for path, leaf in leaves}
 
     def restore(self, arrays: Mapping[str, np.ndarray]):
-        """Continue from a state that `state_arrays` returned.
+        """Restore a state that `state_arrays` returned.
 
         Raises
         ------
         ValueError
-            If it is not the state of these chains.
+            If names, shapes or types are not those of these chains.
         """
         paths, structure = jax.tree_util.tree_flatten_with_path(self.state)
         leaves = []
         for path, leaf in paths:
-            name, like = jax.tree_util.keystr(path), _plain(leaf)
-            found = arrays.get(name)
-            if found is None or found.shape != like.shape or found.dtype != like.dtype:
+            name, expected = jax.tree_util.keystr(path), _plain(leaf)
+            saved = arrays.get(name)
+            if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
                 raise ValueError(
-                    f"The saved sampler state does not fit: expected {name} of {like.dtype}{list(like.shape)}, found "
-                    f"{'none' if found is None else f'{found.dtype}{list(found.shape)}'}. It was written by another "
+                    f"The saved sampler state does not fit: expected {name} of "
+                    f"{expected.dtype}{list(expected.shape)}, found "
+                    f"{'none' if saved is None else f'{saved.dtype}{list(saved.shape)}'}. It was written by another "
                     "version of NumPyro or JAX."
                 )
-            array = jnp.asarray(found)
+            array = jnp.asarray(saved)
             leaves.append(jax.random.wrap_key_data(array) if _is_key(leaf) else array)
         self.state = jax.tree_util.tree_unflatten(structure, leaves)
 
     @property
     def step_size(self) -> np.ndarray:
-        """Step size of every chain, (num_chains,)."""
+        """Step size of each chain, (num_chains,)."""
         return np.asarray(self.state.adapt_state.step_size)
 
 
 @dataclass
 class Draws:
-    """What has been drawn so far: raw blocks, and the constrained sites derived from them."""
+    """Draws so far: raw blocks, and the constrained sites computed from them."""
 
     target: Target
     blocks: list[Block] = field(default_factory=list)
     _sites: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     def __post_init__(self):
-        # Every chunk has the same shape, so one program serves all of them.
+        # All chunks have the same shape and share one compiled program.
         self._chunk = int(np.clip(BUFFER_BYTES / (8.0 * 4 * self.target.size), 10, 500))
         self._constrain = Compiled(jax.vmap(self.target.constrain))
 
     def compile(self):
-        """Compile the way from raw draws to sites, so that it does not count as drawing."""
+        """Compile the transform from raw draws to sites, so that its compilation does not count as sampling time."""
         jax.block_until_ready(self._constrain(np.repeat(self.target.start[None], self._chunk, axis=0)))
 
     @property
     def num_draws(self) -> int:
-        """Draws of each chain."""
+        """Number of draws per chain."""
         return sum(block.energy.shape[1] for block in self.blocks)
 
     def raw(self, name: str) -> np.ndarray:
-        """One field of all blocks, (chain, draw, ...)."""
+        """Return one field of all blocks, (chain, draw, ...)."""
         return np.concatenate([getattr(block, name) for block in self.blocks], axis=1)
 
     def sites(self) -> dict[str, np.ndarray]:
-        """Every named site, (chain, draw, ...)."""
+        """Return the draws of every named site, (chain, draw, ...)."""
         for block in self.blocks[len(self._sites) :]:
             self._sites.append(self._constrain_block(block.position))
-        # In the order in which the program declares them.
+        # In the order of the program.
         names = [name for name in self.target.dims if name in self._sites[0]]
-        return {name: np.concatenate([s[name] for s in self._sites], axis=1) for name in names}
+        return {name: np.concatenate([sites[name] for sites in self._sites], axis=1) for name in names}
 
     def _constrain_block(self, position):
+        """Transform positions (chain, draw, size) of a block to sites, in chunks of equal size."""
         num_chains, num_draws, size = position.shape
         flat = position.reshape(-1, size)
         padded = np.concatenate([flat, np.repeat(flat[-1:], -len(flat) % self._chunk, axis=0)])
         chunks = [jax.device_get(self._constrain(part)) for part in padded.reshape(-1, self._chunk, size)]
-        whole = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
-        return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in whole.items()}
+        sites = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
+        return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
 
 
 def _is_key(leaf) -> bool:
+    """Return whether an array is a typed JAX random key."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _plain(leaf):
+    """Return an array unchanged, and a random key as its integer data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf

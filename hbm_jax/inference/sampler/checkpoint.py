@@ -1,10 +1,10 @@
-"""What is on disk after every block, and what a run resumes from.
+"""Checkpoint folders, from which a run resumes.
 
-A checkpoint folder holds ``run.json`` (who this run is), ``data.npz`` (its data, where they can be stored),
-``start.npz`` (starting points and metric) and one ``block-000000.npz`` a block: the raw draws, and the whole state of
-the sampler after them. Each file is written under another name, flushed to the disk and renamed, so it is there in full
-or not at all, and a run that is killed loses the block in flight. All bear the random number of the run, so that a file
-of another one is not taken for its own. Arrays and JSON only, no code.
+A checkpoint folder holds ``run.json`` (identity and options of the run), ``data.npz`` (the data, if they can be
+stored), ``start.npz`` (starting points and metric) and one file ``block-000000.npz`` per block, with the raw draws and
+the complete state of the sampler after them. Files are written atomically: under another name, flushed to the disk,
+then renamed. A run that is killed loses only the current block. Every file contains the random identifier of its run,
+so that files of different runs cannot be mixed up. The files hold arrays and JSON only, no code.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_
 from hbm_jax.inference.sampler.chains import Block
 
 FORMAT = 1
-SUM = "sha256"  # of what else run.json says
-RUN_ID = "run_id"  # in each file, in arrays together with its name
+SUM = "sha256"  # key of the checksum of the other entries of run.json
+RUN_ID = "run_id"  # key of the identifier; files of arrays store it with their name
 RUN, DATA, START, BLOCK, LOCK = "run.json", "data.npz", "start.npz", "block-{:06d}.npz", "lock"
 
 
 class CheckpointError(OSError):
-    """A checkpoint that cannot be written, is not there, is in use, or belongs to another run."""
+    """A checkpoint that cannot be written, is missing or in use, or belongs to another run."""
 
 
 class Saved(NamedTuple):
-    """One block read back.
+    """A stored block.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Saved(NamedTuple):
     warmup : bool
         Whether the block belongs to the warm-up.
     progress : dict of str to float
-        What the loop noted: seconds so far, next check.
+        State of the loop: duration so far, seconds per draw, next convergence check.
     """
 
     block: Block
@@ -72,7 +72,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
-        self.num_blocks = self.num_draws = 0  # of a chain, warm-up included
+        self.num_blocks = self.num_draws = 0  # num_draws: per chain, warm-up included
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.folder / LOCK, "a")  # noqa: SIM115 - held until `close`
@@ -82,10 +82,12 @@ class Checkpoint:
             ) from None
         if not _lock(self._lock):
             self._lock.close()
-            raise CheckpointError(f"{self.folder}: expected a checkpoint no one else is using; another process is.")
+            raise CheckpointError(
+                f"{self.folder}: expected a checkpoint that is not in use; another process is using it."
+            )
 
     def close(self):
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         self._lock.close()
 
     @classmethod
@@ -95,7 +97,7 @@ class Checkpoint:
         Raises
         ------
         CheckpointError
-            If it does not.
+            If it does not hold a run.
         """
         if not (Path(folder) / RUN).is_file():
             raise CheckpointError(f"{folder}: expected a checkpoint folder holding {RUN}; found none.")
@@ -107,7 +109,7 @@ class Checkpoint:
         return (self.folder / RUN).exists()
 
     def begin(self, run: Mapping[str, Any], data: dict[str, Any] | None):
-        """Write who the run is, before anything is computed."""
+        """Write identity, options and data of a new run, before sampling starts."""
         if self.begun:
             raise CheckpointError(
                 f"{self.folder}: expected a new or empty checkpoint folder; found another run in it. "
@@ -119,17 +121,18 @@ class Checkpoint:
         self._write_run({"format": FORMAT, RUN_ID: self.run_id} | dict(run))
 
     def update(self, **changed):
-        """Change part of what `run` says."""
+        """Replace entries of the description of the run."""
         self._write_run(self.run | changed)
 
     def _write_run(self, run):
+        """Write the description of the run, with its checksum."""
         text = json.dumps({name: value for name, value in run.items() if name != SUM}, indent=1, default=str)
         run = json.loads(text) | {SUM: hashlib.sha256(text.encode()).hexdigest()}
         self._write(RUN, lambda file: file.write(json.dumps(run, indent=1).encode()))
 
     @property
     def run(self) -> dict[str, Any]:
-        """What the run is, as `begin` was told.
+        """Description of the run, as passed to `begin`.
 
         Raises
         ------
@@ -140,7 +143,7 @@ class Checkpoint:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """Random number of the run; empty for those of older versions."""
+        """Random identifier of the run; empty for runs of older versions."""
         return self.run.get(RUN_ID, "")
 
     def write_start(self, arrays: dict[str, Any]):
@@ -148,22 +151,22 @@ class Checkpoint:
         self._write_arrays(START, arrays)
 
     def read_start(self) -> dict[str, np.ndarray] | None:
-        """Return starting points and metric; None if the run was stopped before it had any.
+        """Return starting points and metric; None if the run stopped before they were written.
 
         Raises
         ------
         CheckpointError
-            If the file is damaged, or missing where draws are on disk.
+            If the file is damaged, or missing although draws are on disk.
         """
-        found = self._read(START)
-        if found is None and any(self.folder.glob("block-*.npz")):
+        arrays = self._read(START)
+        if arrays is None and any(self.folder.glob("block-*.npz")):
             raise CheckpointError(
-                f"{self.folder}: expected {START} beside the draws; found none. Put a copy of it there."
+                f"{self.folder}: expected {START} beside the draws; found none. Restore it from a backup."
             )
-        return found
+        return arrays
 
     def read_data(self) -> dict[str, np.ndarray] | None:
-        """Return the stored data; None where they could not be stored.
+        """Return the stored data; None if they could not be stored.
 
         Raises
         ------
@@ -173,6 +176,7 @@ class Checkpoint:
         return self._read(DATA)
 
     def _read(self, name: str) -> dict[str, np.ndarray] | None:
+        """Read the arrays of a file of the folder; None if there is no such file."""
         path = self.folder / name
         if not path.exists():
             return None
@@ -181,11 +185,11 @@ class Checkpoint:
         except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
             raise CheckpointError(
                 f"{path}: expected arrays of this run written by hbm_jax; found a file that is damaged, cut short or "
-                f"of another run ({error}). Put a copy of it in its place, or begin the run again."
+                f"of another run ({error}). Restore it from a backup, or start the run again."
             ) from None
 
     def write_block(self, saved: Saved):
-        """Append a block."""
+        """Write the next block."""
         arrays: dict[str, Any] = {f"draws/{name}": value for name, value in saved.block._asdict().items()}
         arrays |= {f"state/{name}": value for name, value in saved.state.items()}
         arrays |= {f"progress/{name}": np.asarray(value) for name, value in saved.progress.items()}
@@ -195,17 +199,17 @@ class Checkpoint:
         self.num_draws += saved.block.energy.shape[1]
 
     def blocks(self) -> Iterator[Saved]:
-        """Read every block in order.
+        """Yield all blocks in order.
 
-        A file that is missing or cannot be read, after a fault of the disk, or that does not continue the one before,
-        is set aside together with those after it, with a `DamageWarning`: the sampler's state is in every block, so the
-        run goes on from the one before and draws the same again.
+        If a file is missing, cannot be read or does not continue the previous block, all files from there on are
+        renamed, with a `DamageWarning`. Every block holds the state of the sampler, so the run continues from the last
+        intact block and repeats the same draws.
         """
         self.num_blocks = self.num_draws = 0
         while (path := self.folder / BLOCK.format(self.num_blocks)).exists():
             try:
                 arrays = _arrays(path, self.run_id)
-                if arrays.get("draws_before", self.num_draws) != self.num_draws:  # older versions wrote none
+                if arrays.get("draws_before", self.num_draws) != self.num_draws:  # older versions did not store it
                     raise ValueError("it follows other draws")
                 saved = Saved(
                     Block(**_section(arrays, "draws/")),
@@ -222,44 +226,45 @@ class Checkpoint:
         self._set_aside("is missing")
 
     def _set_aside(self, why: str):
-        """Rename the next block and those after it, if there are any."""
-        wanted = BLOCK.format(self.num_blocks)
-        later = [path for path in sorted(self.folder.glob("block-*.npz")) if path.name >= wanted]
+        """Rename the next block and all later ones, if there are any."""
+        first = BLOCK.format(self.num_blocks)
+        later = [path for path in sorted(self.folder.glob("block-*.npz")) if path.name >= first]
         for path in later:
             path.replace(path.with_suffix(".damaged"))
         if later:
             warnings.warn(
-                f"{self.folder / wanted}: expected the draws after the first {self.num_draws} of a chain; found that "
+                f"{self.folder / first}: expected the draws after the first {self.num_draws} of a chain; found that "
                 f"it {why}. It and later blocks are set aside, and drawn again.",
                 DamageWarning,
                 stacklevel=2,
             )
 
     def _write_arrays(self, name: str, arrays: Mapping[str, Any]):
-        mine = {RUN_ID: np.asarray(f"{name} of {self.run_id}")} if self.run_id else {}
-        self._write(name, lambda file: np.savez(file, **arrays, **mine))  # type: ignore[arg-type]
+        """Write arrays with the identifier of the run."""
+        identifier = {RUN_ID: np.asarray(f"{name} of {self.run_id}")} if self.run_id else {}
+        self._write(name, lambda file: np.savez(file, **arrays, **identifier))  # type: ignore[arg-type]
 
     def _write(self, name: str, write):
-        """Write a file in full or not at all."""
+        """Write a file atomically."""
         try:
             with atomic_write(self.folder / name) as part:
                 with open(part, "wb") as file:
                     write(file)
-                    if name == RUN:  # which holds its own checksum
+                    if name == RUN:  # run.json contains its checksum
                         file.flush()
                         os.fsync(file.fileno())
                 if name != RUN:
-                    append_checksum(part)  # and flushes all of the file to the disk
+                    append_checksum(part)  # also flushes the file to the disk
             _sync_folder(self.folder)
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder}: the checkpoint could not be written: {error.strerror or error}. Everything before it "
-                f'is on disk: make room, then hbm_jax.resume("{self.folder}").'
+                f"{self.folder}: the checkpoint could not be written: {error.strerror or error}. Earlier blocks are "
+                f'on disk: make room, then hbm_jax.resume("{self.folder}").'
             ) from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return what the run of a checkpoint folder is; see `Checkpoint.run`."""
+    """Return the description of the run in a checkpoint folder; see `Checkpoint.run`."""
     path = folder / RUN
     try:
         run = json.loads(path.read_text())
@@ -271,50 +276,51 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected format {FORMAT}; found {run['format']}, of a newer hbm_jax.")
     checksum = run.pop(SUM, None)
     text = json.dumps(run, indent=1)
-    written = checksum is not None or RUN_ID in run  # older versions wrote neither
-    if written and checksum != hashlib.sha256(text.encode()).hexdigest():
+    has_checksum = checksum is not None or RUN_ID in run  # older versions wrote neither
+    if has_checksum and checksum != hashlib.sha256(text.encode()).hexdigest():
         raise CheckpointError(
-            f"{path}: expected the file as it was written; found one that was changed or is damaged: its checksum "
-            "differs. Put a copy of it in its place."
+            f"{path}: expected an unchanged file; found one that was changed or is damaged: its checksum differs. "
+            "Restore it from a backup."
         )
     missing = [name for name in ("program", "data", "options") if not isinstance(run.get(name), dict)]
     if missing:
-        raise CheckpointError(f"{path}: expected what the run is; found none of its {' and '.join(missing)}.")
+        raise CheckpointError(f"{path}: expected a description of the run; found no {' and no '.join(missing)}.")
     return run
 
 
 def _arrays(path: Path, run_id: str) -> dict[str, np.ndarray]:
-    """Read all arrays.
+    """Read all arrays of a file.
 
     Raises
     ------
     ValueError
-        Where the checksum differs, or the run; older versions wrote neither. For compressed arrays, which hbm_jax does
-        not write, and which may be a thousand times as large as their file.
+        If the checksum or the identifier of the run differs (older versions wrote neither), or if arrays are
+        compressed: hbm_jax writes none, and they may expand to a thousand times the size of the file.
     """
-    whole = checksum_holds(path)
+    checksum_ok = checksum_holds(path)
     with zipfile.ZipFile(path) as members:
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
             raise ValueError("its arrays are compressed")
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
         arrays = {name: members[name] for name in members.files}
-    of = str(arrays.pop(RUN_ID, ""))
-    if whole is False or (of and not whole):
+    label = str(arrays.pop(RUN_ID, ""))
+    if checksum_ok is False or (label and not checksum_ok):
         raise ValueError("its checksum differs")
-    name, _, of_run = of.partition(" of ")
-    if of_run != run_id:
-        raise ValueError("it is of another run")
-    if of and name != path.name:
+    name, _, label_run = label.partition(" of ")
+    if label_run != run_id:
+        raise ValueError("it belongs to another run")
+    if label and name != path.name:
         raise ValueError(f"it was written as {name}")
     return arrays
 
 
 def _section(arrays, prefix):
+    """Return the arrays whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _lock(file) -> bool:
-    """Lock a file for this process; released by the system however the process ends."""
+    """Lock a file for this process; the system releases the lock when the process ends."""
     try:
         import fcntl
     except ImportError:  # not on Windows
@@ -323,13 +329,13 @@ def _lock(file) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # the file system has no locks
         return True
     return True
 
 
 def _sync_folder(folder: Path):
-    """Make a rename survive a power cut, where the system offers that."""
+    """Flush a rename to the disk, if the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Who a run is: fingerprints of its program and data, so that another one is never taken for it."""
+"""Fingerprints of the program, data and options of a run, which identify it when it is resumed."""
 
 import ast
 import functools
@@ -17,44 +17,44 @@ from hbm_jax.inference.storage import arrays_of
 
 
 def identify(program: Callable, args: tuple, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Name and fingerprint of everything the draws of a run depend on.
+    """Return names and fingerprints of everything that determines the draws of a run.
 
     Parameters
     ----------
     program : callable
         A model of hbm_jax or any NumPyro program.
     args : tuple
-        What it is called with.
+        Arguments of the program.
     options : mapping
-        Options of the sampler, plain values.
+        Options of the sampler, as plain values.
 
     Returns
     -------
     dict
-        ``program``, ``data``, ``options``: nested dictionaries of plain values, equal for equal runs.
+        ``program``, ``data`` and ``options``: nested dictionaries of plain values, equal for equal runs.
     """
     return {"program": _program(program), "data": fingerprints(args), "options": dict(options)}
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Clauses that name each place where two identities differ; empty where they are the same run."""
-    found = []
+def differences(current_run: Mapping[str, Any], stored_run: Mapping[str, Any]) -> list[str]:
+    """Return one clause for each difference between two identities; empty if they are equal."""
+    clauses = []
     for section in ("program", "data", "options"):
-        mine, other = _flat(ours[section]), _flat(theirs[section])
-        for name in dict.fromkeys([*other, *mine]):
-            was, is_now = other.get(name, "absent"), mine.get(name, "absent")
-            if was == is_now:
+        current, stored = _flat(current_run[section]), _flat(stored_run[section])
+        for name in dict.fromkeys([*stored, *current]):
+            old, new = stored.get(name, "absent"), current.get(name, "absent")
+            if old == new:
                 continue
             if section == "data" or name == "code":
-                found.append(f"the {'data ' + name if section == 'data' else 'code of the program'} differs")
+                clauses.append(f"the {'data ' + name if section == 'data' else 'code of the program'} differs")
             else:
-                found.append(f"{section} {name} was {was!r} and is {is_now!r}")
-    return found
+                clauses.append(f"{section} {name} was {old!r} and is {new!r}")
+    return clauses
 
 
 def fingerprints(args: tuple) -> dict[str, str]:
-    """SHA-256 of every array and value a program is called with, by its place."""
-    found: dict[str, str] = {}
+    """Return the SHA-256 of every array and value in the arguments of a program, by its path."""
+    digests: dict[str, str] = {}
     for number, argument in enumerate(args):
         arrays = arrays_of(argument)
         if arrays is not None:
@@ -64,42 +64,46 @@ def fingerprints(args: tuple) -> dict[str, str]:
         else:
             leaves = jax.tree_util.tree_flatten_with_path(argument)[0]
             fields = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-        found |= {f"args[{number}]{name}": _digest(value) for name, value in fields.items()}
-    return found
+        digests |= {f"args[{number}]{name}": _digest(value) for name, value in fields.items()}
+    return digests
 
 
 def _digest(value) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of an array or value."""
     array = np.asarray(value)
     if array.dtype.hasobject:
-        content = repr(array.tolist()).encode()  # all of it; NumPy and pandas abridge their own
+        content = repr(array.tolist()).encode()  # complete; the repr of NumPy and pandas is abridged
     else:
         content = f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _program(program) -> dict[str, Any]:
-    own = getattr(program, "__module__", type(program).__module__)
-    about: dict[str, Any] = {"name": program_name(program)}
+    """Return name, configuration and, outside of hbm_jax, code fingerprint of a program."""
+    module = getattr(program, "__module__", type(program).__module__)
+    description: dict[str, Any] = {"name": program_name(program)}
     if hasattr(program, "to_config"):
-        own = type(program).__module__
+        module = type(program).__module__
         try:
-            about["config"] = program.to_config()
-        except ValueError:  # a prior that cannot be written as text
-            about["config"] = {"repr": repr(program)}
-    if not str(own).startswith("hbm_jax."):  # a release of ours may change its code, and its density is checked anyway
-        about["code"] = _code(program)
-    return about
+            description["config"] = program.to_config()
+        except ValueError:  # the configuration has a prior that cannot be written as text
+            description["config"] = {"repr": repr(program)}
+    if not str(module).startswith(
+        "hbm_jax."
+    ):  # code of hbm_jax may change between releases; `resume` compares densities
+        description["code"] = _code(program)
+    return description
 
 
 def program_name(program) -> str:
-    """Name of a function, or of a model's class."""
+    """Return the name of a function, or of the class of a model."""
     if isinstance(program, functools.partial):
         return program_name(program.func)
     return getattr(program, "__qualname__", type(program).__name__)
 
 
 def _code(thing) -> str:
-    """Fingerprint of what a program does, as far as its own source and what it closes over say."""
+    """Return a fingerprint of the source of a program and of the variables that it closes over."""
     digest = hashlib.sha256()
 
     def add(value, depth=0):
@@ -127,7 +131,7 @@ def _code(thing) -> str:
 
 
 def _source(thing) -> str:
-    """Source without comments and layout; the bytecode where there is no source to be had."""
+    """Return the syntax tree of a source, without comments and layout; the bytecode if there is no source."""
     try:
         return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(thing))))
     except (OSError, TypeError, SyntaxError):
@@ -136,6 +140,7 @@ def _source(thing) -> str:
 
 
 def _constants(code) -> str:
+    """Return bytecode and constants of a code object and of the functions in it, as text."""
     return ", ".join(
         f"{c.co_code!r} {c.co_names} {_constants(c)}" if isinstance(c, types.CodeType) else repr(c)
         for c in code.co_consts
@@ -143,12 +148,12 @@ def _constants(code) -> str:
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one mapping, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = json.loads(
-                json.dumps(value, default=str)
-            )  # a tuple and a list of the same are the same
+            # Through JSON, so that a tuple equals a list of the same values.
+            flat[f"{prefix}{name}"] = json.loads(json.dumps(value, default=str))
     return flat

@@ -1,11 +1,11 @@
-"""Where chains start and which metric they begin with, from many short searches of which the bad ones are discarded.
+"""Starting points and initial metric of the chains, from several short searches.
 
-Compiling the model's gradient costs more than running it a thousand times, so one compiled value-and-gradient serves
-every search, the Hessians and the check of the starting points, and the loops around it are plain Python.
+Compiling the gradient of the model costs more than evaluating it a thousand times, so one compiled value-and-gradient
+serves all searches, Hessians and the check of the starting points; the loops around it are Python.
 
-Up to `MAX_DENSE` parameters the searches look for modes, and the curvature there gives a Laplace approximation. Beyond,
-a joint mode of hierarchical latents is often degenerate (a scatter of zero), so they fit a mean-field normal
-approximation instead; as they do where no mode is found, if that approximation settles.
+Up to `MAX_DENSE` parameters, the searches look for modes, whose curvature gives a Laplace approximation. Beyond, a
+joint mode of hierarchical latents is often degenerate (a scatter of zero), so a mean-field normal approximation is
+fitted instead. That is also done if no mode is found, provided that its optimisation converges.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,16 +19,14 @@ import optax
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, scaled_metric
 from hbm_jax.inference.sampler.target import StartError, Target
 
-SEARCHES = 6  # from the median of the prior and from draws of it; where they find several modes, all draws there are
+SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
 SEARCH_ITERATIONS = 500
-GRADIENT_TOLERANCE = (
-    1e-3  # of the gradient's norm, in units where the posterior is about one wide; a mode is only a start
-)
-SETTLED = 0.1  # gradient norm above which a search has not arrived anywhere
-UPHILL = 1.0  # standard deviations that the slope asks to go on from where a search ended, beyond which it is no mode
-HESSIAN_STEP = 1e-4  # the truncation error of central differences is its square
-CANDIDATES = 20  # starting points tried for each chain
-SAME_MODE = 5.0  # standard deviations between two modes that count as one
+GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
+MAX_GRADIENT_NORM = 0.1  # gradient norm above which a search has not converged
+MAX_NEWTON_STEP = 1.0  # Newton step, in standard deviations, beyond which the end of a search is no mode
+HESSIAN_STEP = 1e-4  # relative step of central differences, whose truncation error is its square
+CANDIDATES = 20  # starting points drawn per chain
+SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
 NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
 VARIATIONAL_DRAWS = 8
 VARIATIONAL_SEARCHES = 3
@@ -36,7 +34,7 @@ VARIATIONAL_ITERATIONS = 80
 VARIATIONAL_ROUNDS = 3
 
 LBFGS = optax.scale_by_lbfgs()
-_update = jax.jit(LBFGS.update)  # one for all searches, so that each size is compiled once
+_update = jax.jit(LBFGS.update)  # shared by all searches, so that it is compiled once per size
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,15 @@ class Start:
     Attributes
     ----------
     points : (num_chains, size)
-        One starting point a chain.
+        One starting point per chain.
     metric : Metric
-        The metric the warm-up begins with.
+        Initial metric of the warm-up.
     informed : bool
-        Whether points and metric come from an approximation of the posterior, so that a short warm-up is enough.
+        Whether points and metric come from an approximation of the posterior, so that a short warm-up suffices.
     note : str
-        What was done and why, for the provenance of a fit.
+        How points and metric were chosen, for the provenance of a fit.
     caution : str
-        What a reader of the verdict should know of it; empty if nothing.
+        Note for the verdict; empty if there is none.
     """
 
     points: np.ndarray
@@ -64,14 +62,14 @@ class Start:
     caution: str = ""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays."""
-        own = {"points": self.points, "informed": np.asarray(self.informed)}
-        own |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
-        return own | self.metric.to_arrays()
+        """Return all fields, with those of the metric, as arrays."""
+        arrays = {"points": self.points, "informed": np.asarray(self.informed)}
+        arrays |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
+        return arrays | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
-        """Inverse of `to_arrays`."""
+        """Return the start that `to_arrays` stored."""
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
         return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]))
 
@@ -79,27 +77,27 @@ class Start:
 def minimise(
     value_and_grad: Callable, start: np.ndarray, max_iterations: int = SEARCH_ITERATIONS
 ) -> tuple[np.ndarray, float, float]:
-    """Minimise by Optax's L-BFGS directions and a backtracking line search.
+    """Minimise a function by Optax's L-BFGS directions and a backtracking line search.
 
     Parameters
     ----------
     value_and_grad : callable
         (size,) -> (value, gradient).
     start : (size,)
-        Where to begin, with a finite value.
+        Starting point, with a finite value.
     max_iterations : int
-        Budget.
+        Largest number of iterations.
 
     Returns
     -------
     point, value, gradient_norm
-        The last point, and what was found there.
+        The last point, with its value and gradient norm.
     """
 
     def evaluate(point):
         return jax.tree.map(np.asarray, value_and_grad(point))
 
-    # NumPy between the programs: each operation of JAX would be compiled for every number of parameters.
+    # NumPy between the compiled functions: JAX would compile each operation for every number of parameters.
     point = np.asarray(start, jnp.result_type(float))
     state = LBFGS.init(point)
     value, gradient = evaluate(point)
@@ -109,7 +107,7 @@ def minimise(
         direction, state = _update(gradient, state, point)
         direction = np.asarray(direction)
         if direction @ gradient <= 0:
-            # A step through negative curvature spoils the memory: begin again with the steepest descent.
+            # After a step through negative curvature, discard the L-BFGS memory and use the steepest descent.
             direction, state = _update(gradient, LBFGS.init(point), point)
             direction = np.asarray(direction)
         slope = -float(direction @ gradient)
@@ -117,7 +115,7 @@ def minimise(
         while step > 1e-10:
             trial = point - step * direction
             trial_value, trial_gradient = evaluate(trial)
-            # Armijo's condition; a NaN fails it too.
+            # Armijo's condition; False for NaN.
             if trial_value <= value + 1e-4 * step * slope:
                 break
             step *= 0.5
@@ -128,7 +126,7 @@ def minimise(
 
 
 def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
-    """Hessian by central differences of the gradient, (size, size), symmetrised."""
+    """Return the Hessian by central differences of the gradient, (size, size), symmetrised."""
     rows = []
     for step in HESSIAN_STEP * np.maximum(1.0, np.abs(point))[:, None] * np.eye(len(point)):
         difference = np.asarray(value_and_grad(point + step)[1]) - np.asarray(value_and_grad(point - step)[1])
@@ -139,37 +137,37 @@ def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Mode:
-    """A minimum of the potential and the normal approximation around it."""
+    """Minimum of the potential, with the normal approximation there."""
 
     point: np.ndarray
     gradient_norm: float
     vectors: np.ndarray
-    stretch: np.ndarray  # of the covariance V diag(stretch^2) V^T
+    stretch: np.ndarray  # the covariance is V diag(stretch^2) V^T
     log_evidence: float
 
     @property
     def scale(self) -> np.ndarray:
-        """A factor of the covariance, scale @ scale.T."""
+        """Factor of the covariance, which is scale @ scale.T."""
         return self.vectors * self.stretch
 
     def distance(self, other: "_Mode") -> float:
-        """How far another mode is, in standard deviations."""
+        """Return the distance to another mode, in standard deviations."""
         return float(np.linalg.norm(np.linalg.solve(self.scale, other.point - self.point)))
 
 
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
-    """Choose starting points and metric; draws of the prior where every search fails.
+    """Choose starting points and metric: from searches, or from the prior if all searches fail.
 
     Parameters
     ----------
     target : Target
-        The density.
+        The posterior.
     num_chains : int
         Number of chains.
     key : jax.Array
         Random key.
     value_and_grad : callable, optional
-        The target's own, where another process has to be told of each call.
+        Replaces ``target.value_and_grad``, for processes that must evaluate the density together.
 
     Raises
     ------
@@ -177,93 +175,93 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
         If fewer starting points than chains have a finite density.
     """
     value_and_grad = value_and_grad or target.value_and_grad
-    # NumPy draws, so that nothing has to be compiled for them.
+    # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
     if candidates:
         small = target.size <= MAX_DENSE
         start = _laplace(value_and_grad, candidates, num_chains, rng) if small else None
         if not small and target.standard.any():
-            start = _around_a_mode(value_and_grad, candidates, target.standard, num_chains, rng)
-        # Few parameters without a joint mode, as of a hierarchy, still have a bulk that a normal distribution fits.
-        start = start or _variational(value_and_grad, candidates, num_chains, rng, settled=small)
+            start = _from_best_mode(value_and_grad, candidates, target.standard, num_chains, rng)
+        # A small hierarchical posterior may have no joint mode, yet a bulk that a normal distribution approximates.
+        start = start or _variational(value_and_grad, candidates, num_chains, rng, require_convergence=small)
         if start is not None:
             return start
     points = target.start + rng.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
     points = np.concatenate([points, target.prior_draws.reshape(-1, target.size)])
     kind = "dense" if target.size <= MAX_DENSE else "diagonal"
     unit = np.eye(target.size) if kind == "dense" else np.ones(target.size)
-    why = "no search found a peak to measure it at"
+    why = "no search found a mode to estimate it at"
     note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
     return Start(_finite(value_and_grad, points, num_chains), Metric(kind, unit, why), False, note)
 
 
 def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
-    """Modes, their weights, and points around each of those that matter."""
+    """Find modes, and draw starting points around each mode of significant evidence."""
     modes: list[_Mode] = []
-    lost = searches = 0
+    failed = searches = 0
     for candidate in candidates:
         if searches >= SEARCHES and len(modes) < 2:
             break
         searches += 1
         point, value, norm = minimise(value_and_grad, candidate)
-        if norm < SETTLED and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
+        if norm < MAX_GRADIENT_NORM and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
             continue
         hessian = hessian_at(value_and_grad, point)
         if not np.isfinite(hessian).all():
-            lost += 1
+            failed += 1
             continue
         eigenvalues, vectors = np.linalg.eigh(hessian)
         if not (np.isfinite(norm) and eigenvalues.min() > 0):
-            lost += 1
+            failed += 1
             continue
         mode = _Mode(point, norm, vectors, eigenvalues**-0.5, -value - 0.5 * float(np.log(eigenvalues).sum()))
-        # Where a density grows without end, curvatures are rounding errors of either sign; the slope tells.
-        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > UPHILL:
-            lost += 1
+        # If the density grows without limit, the curvature is a rounding error of either sign; the gradient shows it.
+        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > MAX_NEWTON_STEP:
+            failed += 1
             continue
-        if not any(known.distance(mode) < SAME_MODE for known in modes):
+        if not any(other.distance(mode) < SAME_MODE for other in modes):
             modes.append(mode)
     if not modes:
         return None
     modes.sort(key=lambda mode: -mode.log_evidence)
     kept = [mode for mode in modes if mode.log_evidence > modes[0].log_evidence - NEGLIGIBLE]
-    # The better modes get the chains that are left over.
+    # The better modes get the remaining chains.
     chains = np.bincount(np.arange(num_chains) % len(kept), minlength=len(kept))
     points = []
-    for mode, wanted in zip(kept, chains, strict=True):
-        around = mode.point + rng.normal(size=(CANDIDATES * wanted, len(mode.point))) @ mode.scale.T
-        if wanted:
-            points.append(_finite(value_and_grad, around, wanted))
+    for mode, num_points in zip(kept, chains, strict=True):
+        draws = mode.point + rng.normal(size=(CANDIDATES * num_points, len(mode.point))) @ mode.scale.T
+        if num_points:
+            points.append(_finite(value_and_grad, draws, num_points))
     best = modes[0]
     metric = curvature_metric(best.vectors, best.stretch)
-    discarded = len(modes) - len(kept) + lost
+    discarded = len(modes) - len(kept) + failed
     note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
     note += f"{metric.kind} metric ({metric.why})"
     if len(kept) > 1:
-        note += f"; {len(kept)} modes were found and the chains shared out over them"
+        note += f"; {len(kept)} modes were found, and the chains distributed over them"
     if discarded:
-        note += f"; {discarded} of {searches} searches ended nowhere that matters"
+        note += f"; {discarded} of {searches} searches ended at no mode of significant evidence"
     caution = ""
     if len(modes) > 1:
         caution = (
-            f"{searches} searches before sampling found {len(modes)} separate modes, of which {len(kept)} matter by "
-            "their evidence; R-hat cannot see a mode that no chain has been in"
+            f"{searches} searches before sampling found {len(modes)} separate modes, {len(kept)} with significant "
+            "evidence; R-hat cannot detect a mode that no chain has visited"
         )
     return Start(np.concatenate(points), metric, True, note, caution)
 
 
-def _around_a_mode(value_and_grad, candidates, standard, num_chains, rng) -> Start | None:
-    """Best mode, where most components are about standard normal: the scales of the others, and what stands out."""
+def _from_best_mode(value_and_grad, candidates, standard, num_chains, rng) -> Start | None:
+    """Find the best mode of a posterior whose ``standard`` components are about standard normal; scale the others."""
 
     def gradient(point):
         return np.asarray(value_and_grad(point)[1])
 
     searches = [minimise(value_and_grad, candidate) for candidate in candidates[:VARIATIONAL_SEARCHES]]
-    found = [one for one in searches if np.isfinite(one[1]) and one[2] < SETTLED]
-    if not found:
+    converged = [search for search in searches if np.isfinite(search[1]) and search[2] < MAX_GRADIENT_NORM]
+    if not converged:
         return None
-    point, value, norm = min(found, key=lambda one: one[1])
+    point, value, norm = min(converged, key=lambda search: search[1])
     scale = np.ones(len(point))
     for i in np.flatnonzero(~standard):
         step = HESSIAN_STEP * max(1.0, abs(point[i])) * np.eye(len(point))[i]
@@ -272,77 +270,78 @@ def _around_a_mode(value_and_grad, candidates, standard, num_chains, rng) -> Sta
             scale[i] = curvature**-0.5
     metric = scaled_metric(gradient, point[None], scale, rng)
     noise = rng.normal(size=(CANDIDATES * num_chains, len(point)))
-    around = point + (metric.to_position(noise) if metric.kind == "low-rank" else scale * noise)
+    points = point + (metric.to_position(noise) if metric.kind == "low-rank" else scale * noise)
     note = f"around the mode (gradient norm {norm:.1g}), {metric.kind} metric ({metric.why})"
-    worse = sum(one[1] > value + NEGLIGIBLE for one in searches) + len(searches) - len(found)
+    worse = sum(search[1] > value + NEGLIGIBLE for search in searches) + len(searches) - len(converged)
     if worse:
         note += f"; {worse} of {len(searches)} searches were worse and discarded"
-    return Start(_finite(value_and_grad, around, num_chains), metric, True, note)
+    return Start(_finite(value_and_grad, points, num_chains), metric, True, note)
 
 
-def _variational(value_and_grad, candidates, num_chains, rng, settled: bool) -> Start | None:
-    """Mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18), best of several.
+def _variational(value_and_grad, candidates, num_chains, rng, require_convergence: bool) -> Start | None:
+    """Fit a mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18); best of several.
 
-    ``settled``: only searches that arrived; where a density cannot be normalised, none does.
+    If ``require_convergence``, use only fits that converged; none does if the density cannot be normalised.
     """
     size = len(candidates[0])
     half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
-    half /= np.sqrt(np.mean(half**2, axis=0))  # with their antipodes: the right mean and variance, exactly
+    half /= np.sqrt(np.mean(half**2, axis=0))  # with their negatives, mean and variance are exact
     noise = np.concatenate([half, -half])
 
-    def round_from(loc, log_scale):
-        """Fit in units of the approximation there is, so that widths as different as 0.01 and 1000 do no harm."""
+    def refit(loc, log_scale):
+        """Refit in units of the current approximation, so that widths may differ as much as 0.01 and 1000."""
         unit = np.exp(log_scale)
 
-        def objective(both):
-            both = np.asarray(both)
-            here, scale = loc + unit * both[:size], unit * np.exp(both[size:])
-            values, gradients = zip(*(value_and_grad(here + scale * e) for e in noise), strict=True)
-            slopes = np.stack([np.asarray(g) for g in gradients])
+        def objective(parameters):
+            parameters = np.asarray(parameters)
+            center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
+            values, gradients = zip(*(value_and_grad(center + scale * e) for e in noise), strict=True)
+            gradient_rows = np.stack([np.asarray(g) for g in gradients])
             if not np.isfinite(values).all():
                 return np.inf, jnp.zeros(2 * size)
-            slope = np.concatenate([slopes.mean(0) * unit, (slopes * noise).mean(0) * scale - 1.0])
-            return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(slope)
+            gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])
+            return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(gradient)
 
         if not np.isfinite(objective(np.zeros(2 * size))[0]):
             return np.inf, loc, log_scale, np.inf
-        both, value, norm = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
-        return value, loc + unit * both[:size], log_scale + both[size:], norm
+        parameters, value, norm = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
+        return value, loc + unit * parameters[:size], log_scale + parameters[size:], norm
 
-    found = []
+    fits = []
     for candidate in candidates[:VARIATIONAL_SEARCHES]:
-        for narrow in (-2.0, -5.0):
+        for initial_log_scale in (-2.0, -5.0):
             with np.errstate(all="ignore"):
-                value, loc, log_scale, norm = round_from(candidate, np.full(size, narrow))
+                value, loc, log_scale, norm = refit(candidate, np.full(size, initial_log_scale))
                 for _ in range(VARIATIONAL_ROUNDS - 1):
                     if np.isfinite(value):
-                        value, loc, log_scale, norm = round_from(loc, log_scale)
+                        value, loc, log_scale, norm = refit(loc, log_scale)
             point = np.concatenate([loc, log_scale])
             if np.isfinite(value):
-                if np.isfinite(point).all() and not (settled and norm > SETTLED):
-                    found.append((value, point))
+                if np.isfinite(point).all() and not (require_convergence and norm > MAX_GRADIENT_NORM):
+                    fits.append((value, point))
                 break
-    if not found:
+    if not fits:
         return None
-    found.sort(key=lambda pair: pair[0])
-    best = found[0][1]
+    fits.sort(key=lambda pair: pair[0])
+    best = fits[0][1]
     loc, scale = best[:size], np.exp(best[size:])
     points = loc + scale * rng.normal(size=(CANDIDATES * num_chains, size))
     metric = scaled_metric(lambda p: value_and_grad(p)[1], points[: VARIATIONAL_DRAWS // 2], scale, rng)
     note = f"mean-field normal approximation, {metric.kind} metric ({metric.why})"
-    worse = sum(value > found[0][0] + NEGLIGIBLE for value, _ in found)
+    worse = sum(value > fits[0][0] + NEGLIGIBLE for value, _ in fits)
     if worse:
         note += f"; {worse} of {min(VARIATIONAL_SEARCHES, len(candidates))} searches were worse and discarded"
     return Start(_finite(value_and_grad, points, num_chains), metric, True, note)
 
 
 def _is_finite(value_and_gradient) -> bool:
+    """Return whether value and gradient are finite."""
     value, gradient = value_and_gradient
     return bool(np.isfinite(value) and np.isfinite(gradient).all())
 
 
 def _finite(value_and_grad, points, num_chains):
-    """Keep the first points, one a chain, at which density and gradient are finite."""
+    """Return the first points, one per chain, at which density and gradient are finite."""
     kept: list[np.ndarray] = []
     for point in points:
         if _is_finite(value_and_grad(point)):

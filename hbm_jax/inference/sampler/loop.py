@@ -1,4 +1,4 @@
-"""The one loop: warm up, draw in blocks, keep each block, report, stop when the rule says enough."""
+"""Sampling loop: warm-up, draws in blocks, checkpoint after each block, progress line and stopping rule."""
 
 import time
 
@@ -13,24 +13,24 @@ from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
 
 SECONDS_PER_BLOCK = 1.0
-LONGEST_BLOCK = (
-    20.0  # times that: blocks grow with the age of a run, so that a long one does not leave ten thousand files
-)
-FIRST_BLOCK = 50
-MAX_LIVE = 40  # parameters watched by the live line; the verdict looks at all
-LIVE_SHARE = 0.02  # of the time that may go into working out the live line
+# Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
+# ten thousand files.
+LONGEST_BLOCK = 20.0
+FIRST_BLOCK = 50  # draws
+MAX_LIVE = 40  # parameters shown in the progress line; the verdict uses all
+LIVE_SHARE = 0.02  # largest fraction of the time spent on the progress line
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or the end of a time budget, before there is a fit; says where the run stood and how to resume it."""
+    """Ctrl-C, or the end of the time budget, before a `Fit` exists; the message says how to resume."""
 
-    def __init__(self, reason: str, how_on: str = ""):
-        super().__init__(f"{reason}{how_on}")
+    def __init__(self, reason: str, resume_hint: str = ""):
+        super().__init__(f"{reason}{resume_hint}")
         self.reason = reason
 
 
 class Loop:
-    """Blocks of warm-up and of draws, with the live line, the checkpoint and the stop rule."""
+    """Sampling of one run in blocks, with progress line, checkpoint and stopping rule."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Loop:
         num_warmup: int,
         store: Checkpoint | None,
         began: float,
-        look_now: bool,
+        check_now: bool,
     ):
         self.chains, self.draws, self.live, self.rule, self.store = chains, draws, live, rule, store
         self.num_warmup, self.warmed = num_warmup, 0
@@ -49,24 +49,24 @@ class Loop:
         self.next_check = MIN_SAMPLES
         self.began = began
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
-        self.seconds_before = 0.0  # of earlier sessions
+        self.seconds_before = 0.0  # duration of earlier sessions
         self.live_cost = self.live_shown = 0.0
         self.ended = False
         self.drawing = False  # whether this session has drawn a block
-        # Of a warm-up that a time budget may end, and that nothing keeps on disk.
+        # Warm-up blocks that are in no checkpoint, kept if a time budget may end the warm-up.
         self.unsaved: list[Block] = []
-        # The parameters with the fewest elements first: the global ones are the slow ones to watch.
+        # Sites with the fewest elements first: population parameters are usually the slowest to converge.
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
         if store is not None:
-            self._replay(store, look_now)
+            self._restore_blocks(store, check_now)
 
-    def _replay(self, store: Checkpoint, look_now: bool):
-        """Take in what earlier sessions have drawn."""
+    def _restore_blocks(self, store: Checkpoint, check_now: bool):
+        """Read the blocks of earlier sessions and restore the state of the sampler."""
         last = None
         for saved in store.blocks():
             last = saved
-            self.chains.saw(saved.block)
+            self.chains.count_draws(saved.block)
             if saved.warmup:
                 self.warmed += saved.block.energy.shape[1]
             else:
@@ -76,32 +76,32 @@ class Loop:
         self.chains.restore(last.state)
         self.seconds_before = last.progress["seconds"]
         self.seconds_per_draw = last.progress["seconds_per_draw"]
-        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if look_now else int(last.progress["next_check"])
+        self.next_check = max(MIN_SAMPLES, self.draws.num_draws) if check_now else int(last.progress["next_check"])
         self.live.show(f"resumed after {self.warmed} warm-up draws and {self.draws.num_draws} draws")
 
     @property
     def seconds(self) -> float:
-        """Age of the run, over all its sessions."""
+        """Duration of the run in seconds, over all sessions."""
         return self.seconds_before + time.perf_counter() - self.began
 
     @property
     def _seconds_left(self) -> float:
-        """Rest of the time budget of this session."""
+        """Remaining time budget of this session in seconds; infinite without a budget."""
         limit = self.rule.max_seconds
         return np.inf if limit is None else limit - (time.perf_counter() - self.began)
 
     @property
     def _out_of_time(self) -> bool:
-        """Whether the budget is spent; every session draws one block, so that a run goes on however short they are."""
+        """Whether the time budget is spent; False before the first block, so that every session makes progress."""
         return (
             self.rule.max_seconds is not None and self.drawing and self.processes.lead(lambda: self._seconds_left <= 0)
         )
 
-    def _block(self, most: int, warmup: bool) -> Block:
-        """Advance by a block's worth of draws, ``most`` at most, and keep them."""
+    def _draw_block(self, max_draws: int, warmup: bool) -> Block:
+        """Draw one block of at most ``max_draws`` draws, and save it."""
         seconds = SECONDS_PER_BLOCK * min(max(1.0, self.seconds / 100), LONGEST_BLOCK)
         seconds = min(seconds, max(self._seconds_left, 0.0 if self.drawing else SECONDS_PER_BLOCK))
-        length = np.clip(seconds / self.seconds_per_draw, 1, min(most, self.chains.buffer))
+        length = np.clip(seconds / self.seconds_per_draw, 1, min(max_draws, self.chains.buffer))
         length = self.processes.lead(lambda: int(length))
         started = time.perf_counter()
         block = self.chains.advance(length)
@@ -118,11 +118,12 @@ class Loop:
         return block
 
     def _write(self, store: Checkpoint, block: Block, warmup: bool):
+        """Write a block, with the state of sampler and loop, to a checkpoint."""
         progress = {"seconds": self.seconds, "seconds_per_draw": self.seconds_per_draw, "next_check": self.next_check}
         store.write_block(Saved(block, self.chains.state_arrays(), warmup, progress))
 
     def save_warm_up(self, store: Checkpoint):
-        """Keep what there is of a warm-up that was not kept on the way."""
+        """Write the warm-up blocks so far to a checkpoint, and use it from now on."""
         for block in self.unsaved:
             self._write(store, block, warmup=True)
         self.store = store
@@ -133,50 +134,50 @@ class Loop:
         Raises
         ------
         Interrupted
-            On Ctrl-C, and where the time budget ends; its attribute `reason` is which, and how far the warm-up came.
+            On Ctrl-C, or when the time budget ends; its attribute `reason` says which, and after how many draws.
         """
-        why = "interrupted"
+        reason = "interrupted"
         try:
             while self.warmed < self.num_warmup:
                 if self._out_of_time:
-                    why = f"the time budget of {self.rule.max_seconds:g} s ended"
+                    reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
-                block = self._block(self.num_warmup - self.warmed, warmup=True)
-                left = (self.num_warmup - self.warmed) * self.seconds_per_draw
+                block = self._draw_block(self.num_warmup - self.warmed, warmup=True)
+                seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.live.show(
                     f"warm-up {self.warmed}/{self.num_warmup}, {_rate(self.seconds_per_draw, block)}, "
-                    f"{_time(left)} left"
+                    f"{_time(seconds_left)} left"
                 )
         except KeyboardInterrupt:
-            raise self.interrupted(f"{why} after {self.warmed} of {self.num_warmup} warm-up draws") from None
+            raise self.interrupted(f"{reason} after {self.warmed} of {self.num_warmup} warm-up draws") from None
         self.unsaved.clear()
 
     def interrupted(self, reason: str) -> Interrupted:
-        """Return the error that says what interrupted the run and how it goes on."""
-        return Interrupted(reason, self.how_on)
+        """Return the exception that says what interrupted the run and how to resume it."""
+        return Interrupted(reason, self.resume_hint)
 
     @property
-    def how_on(self) -> str:
-        """What to say of how an interrupted run goes on."""
+    def resume_hint(self) -> str:
+        """Clause on how to resume an interrupted run."""
         if self.store is None:
-            return "; nothing was kept, because sample was called without checkpoint=DIR."
-        return f'; hbm_jax.resume("{self.store.folder}") goes on from there.'
+            return "; nothing was saved, because sample was called without checkpoint=DIR."
+        return f'; hbm_jax.resume("{self.store.folder}") continues from there.'
 
     def draw(self) -> str:
-        """Draw until the rule says enough; returns what ended it."""
+        """Draw until the stopping rule is met, and return the reason for stopping."""
         try:
             while True:
-                ended = self._enough()
-                if ended:
+                reason = self._reason_to_stop()
+                if reason:
                     self.ended = True
-                    return ended
+                    return reason
                 if self._out_of_time and self.draws.num_draws >= 4:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
-                wanted = min(self.next_check, self.rule.goal) if self.rule.adaptive else self.rule.goal
-                block = self._block(wanted - self.draws.num_draws, warmup=False)
+                next_stop = min(self.next_check, self.rule.goal) if self.rule.adaptive else self.rule.goal
+                block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
                 self._report(block)
         except CheckpointError as error:
-            # What is in memory is worth more than the rule that every block is on disk.
+            # Return the draws in memory, although the last block is not on disk.
             if self.draws.num_draws < 4:
                 raise
             return f"stopped because {error}"
@@ -185,8 +186,8 @@ class Loop:
                 raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
 
-    def _enough(self) -> str | None:
-        """Return what ends the run now, if anything; looks at the draws only at counts that do not depend on blocks."""
+    def _reason_to_stop(self) -> str | None:
+        """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
             shortfall, stuck = self.processes.lead(self._look)
@@ -198,7 +199,7 @@ class Loop:
         return self.rule.spent if num_draws >= self.rule.goal else None
 
     def _look(self) -> tuple[float, str]:
-        """How many times the draws there are would be needed, and what no draws would help; as the verdict judges."""
+        """Return the required number of draws relative to the current one, and the parameters that never moved."""
         posterior = {
             name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
             for name, value in self.draws.sites().items()
@@ -209,36 +210,38 @@ class Loop:
         return self.rule.shortfall(sampled.table), ", ".join(sampled.stuck[:5])
 
     def _report(self, block: Block):
-        """Show the live line, as often as it is cheap beside the drawing."""
+        """Update the progress line, unless that would take more than `LIVE_SHARE` of the time."""
         now = time.perf_counter()
         if self.draws.num_draws < 20 or now - self.live_shown < self.live_cost / LIVE_SHARE:
             return
         position = self.draws.raw("position")[..., self.watched]
         labels = np.asarray(self.chains.target.labels)[self.watched]
         r_hat = np.ones(len(labels))
-        with np.errstate(divide="ignore", invalid="ignore"):  # of chains that are stuck
+        with np.errstate(divide="ignore", invalid="ignore"):  # chains may be stuck
             if len(position) > 1:
                 r_hat = np.atleast_1d(array_stats.rhat(position, chain_axis=0, draw_axis=1))
             ess = np.atleast_1d(array_stats.ess(position, chain_axis=0, draw_axis=1))
         num_draws = self.draws.num_draws
-        needed = max(num_draws * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
-        left = max(min(needed if self.rule.adaptive else self.rule.goal, self.rule.goal) - num_draws, 0)
+        required = max(num_draws * MIN_ESS / max(ess.min(), 1.0), MIN_SAMPLES)
+        remaining = max(min(required if self.rule.adaptive else self.rule.goal, self.rule.goal) - num_draws, 0)
         self.live.show(
             f"{len(position)} x {num_draws} draws, {_rate(self.seconds_per_draw, block)}, "
             f"{int(self.draws.raw('diverging').sum())} divergences, "
             f"worst R-hat {r_hat.max():.3f} ({labels[r_hat.argmax()]}), smallest ESS {ess.min():.0f} "
-            f"({labels[ess.argmin()]}), {_time(left * self.seconds_per_draw)} left"
+            f"({labels[ess.argmin()]}), {_time(remaining * self.seconds_per_draw)} left"
         )
         self.live_shown = time.perf_counter()
         self.live_cost = self.live_shown - now
 
 
 def _rate(seconds_per_draw: float, block: Block) -> str:
+    """Format the rate of draws of all chains."""
     rate = len(block.energy) / seconds_per_draw
     return f"{rate:,.0f} draws/s" if rate >= 10 else f"{rate:.2g} draws/s"
 
 
 def _time(seconds: float) -> str:
+    """Format a duration in s, min or h."""
     for limit, unit, length in ((90, "s", 1), (5400, "min", 60)):
         if seconds < limit:
             return f"{seconds / length:.0f} {unit}"

@@ -1,38 +1,39 @@
-"""The metric of NUTS: how far it may go in each direction, known before the warm-up begins."""
+"""Initial metric of NUTS, estimated before the warm-up."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-MAX_DENSE = 100  # parameters; beyond, a dense metric costs more a step than it saves
-# A covariance of more parameters than this is not known from the draws of a warm-up: of 57 parameters, adapted by one
-# chain's 400 draws, its eigenvalues are off by up to a factor of four, and trajectories are twice as long as needed.
+MAX_DENSE = 100  # parameters beyond which a dense metric costs more per step than it saves
+# Parameters beyond which the draws of a warm-up do not determine the covariance: for 57 parameters, adapted on the 400
+# draws of one chain, its eigenvalues are wrong by up to a factor of four, and trajectories are twice as long as needed.
 MAX_ADAPTED = 20
 MAX_RANK = 20
 LANCZOS_STEPS = 40
-# Steps a draw go with the root of the ratio of curvatures: a low-rank metric has to save half of them to be worth it.
-WORTH_IT = 4.0
-OUTSTANDING = 2.0  # curvature, relative to what the diagonal expects, of a direction that gets a scale of its own
+# Ratio of curvatures above which a low-rank metric pays. Steps per draw scale with its square root, so it saves half.
+MIN_RATIO = 4.0
+RESCALE_ABOVE = 2.0  # curvature, relative to the diagonal metric, of a direction that is rescaled
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Inverse mass matrix that the warm-up begins with.
+    """Inverse mass matrix at the start of the warm-up.
 
-    Two kinds are changes of variables in which the sampler adapts a diagonal metric: a low-rank metric is position =
-    scale * (u + V (stretch - 1) V^T u), a rotated one position = V (stretch * u).
+    Two kinds are changes of variables, in which the sampler adapts a diagonal metric. With u the variables of the
+    sampler, a low-rank metric is position = scale * (u + V (stretch - 1) V^T u), a rotated one position =
+    V (stretch * u).
 
     Attributes
     ----------
     kind : str
         ``"dense"``, ``"diagonal"``, ``"low-rank"`` or ``"rotated"``.
     inverse_mass : (size, size) or (size,)
-        Of what the sampler sees.
+        Inverse mass matrix, or its diagonal, for the sampler's variables.
     why : str
-        The reason for the choice.
+        Reason for the choice of this kind.
     scale, directions, stretch : (size,), (size, rank), (rank,)
-        Of a change of variables; the columns of ``directions``, V, are orthonormal.
+        The change of variables, if any; the columns of ``directions``, V, are orthonormal.
     """
 
     kind: str
@@ -48,7 +49,7 @@ class Metric:
         return self.kind == "dense"
 
     def to_position(self, u):
-        """Unconstrained position of the sampler's variables, (..., size)."""
+        """Return the unconstrained position of the sampler's variables, (..., size)."""
         if self.kind == "rotated":
             return (self.stretch * u) @ self.directions.T
         if self.kind != "low-rank":
@@ -56,7 +57,7 @@ class Metric:
         return self.scale * (u + ((self.stretch - 1.0) * (u @ self.directions)) @ self.directions.T)
 
     def from_position(self, position):
-        """Inverse of `to_position`."""
+        """Return the sampler's variables at an unconstrained position; inverse of `to_position`."""
         if self.kind == "rotated":
             return (position @ self.directions) / self.stretch
         if self.kind != "low-rank":
@@ -65,19 +66,19 @@ class Metric:
         return v + ((1.0 / self.stretch - 1.0) * (v @ self.directions)) @ self.directions.T
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything as plain arrays."""
+        """Return all fields as arrays."""
         return {f"metric/{name}": np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Metric":
-        """Inverse of `to_arrays`."""
-        own = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
-        arrays_of = [own[name] for name in ("scale", "directions", "stretch")]
-        return cls(str(own["kind"]), own["inverse_mass"], str(own["why"]), *arrays_of)
+        """Return the metric that `to_arrays` stored."""
+        fields = {n.removeprefix("metric/"): value for n, value in arrays.items() if n.startswith("metric/")}
+        change_of_variables = [fields[name] for name in ("scale", "directions", "stretch")]
+        return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables)
 
 
 def curvature_metric(vectors: np.ndarray, stretch: np.ndarray) -> Metric:
-    """Metric of a mode, whose covariance is V diag(stretch^2) V^T: dense, or rotated where it is not to be adapted."""
+    """Return the metric at a mode with covariance V diag(stretch^2) V^T: dense, or rotated beyond `MAX_ADAPTED`."""
     size = len(stretch)
     if size <= MAX_ADAPTED:
         factor = vectors * stretch
@@ -87,53 +88,53 @@ def curvature_metric(vectors: np.ndarray, stretch: np.ndarray) -> Metric:
 
 
 def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng: np.random.Generator) -> Metric:
-    """Diagonal metric, or low-rank-plus-diagonal where a few directions stand out.
+    """Return a diagonal metric, or a low-rank-plus-diagonal one if the curvature differs much in a few directions.
 
     Parameters
     ----------
     gradient : callable
-        (size,) -> (size,), of minus the log density.
+        (size,) -> (size,), gradient of minus the log density.
     points : (num, size)
-        Typical points; curvature is averaged over them.
+        Typical points; the curvature is averaged over them.
     scale : (size,)
-        Standard deviation of each component on its own.
+        Standard deviation of each component in a diagonal approximation.
     rng : numpy.random.Generator
-        For the first Lanczos vector.
+        Draws the first Lanczos vector.
 
     Returns
     -------
     Metric
-        Low-rank if the curvatures of the scaled density, by Lanczos iteration, differ by more than `WORTH_IT`.
+        Low-rank if the curvatures of the scaled density, by Lanczos iteration, differ by more than `MIN_RATIO`.
     """
 
     def curvature(v):
         step = scale * v * 1e-3 / max(np.linalg.norm(v) / np.sqrt(len(v)), 1e-300)
-        ends = [np.asarray(gradient(p + step)) - np.asarray(gradient(p - step)) for p in points]
-        return scale * np.mean(ends, axis=0) * np.linalg.norm(v) / np.sqrt(len(v)) / 2e-3
+        differences = [np.asarray(gradient(p + step)) - np.asarray(gradient(p - step)) for p in points]
+        return scale * np.mean(differences, axis=0) * np.linalg.norm(v) / np.sqrt(len(v)) / 2e-3
 
     diagonal = Metric("diagonal", scale**2, "")
     values, vectors = _lanczos(curvature, len(scale), rng)
     if not np.isfinite(values).all():
         return Metric("diagonal", scale**2, "its curvature could not be measured")
-    # Directions in which the density is not even locally a peak say nothing of its width.
-    keep = (values > 0) & ((values < 1.0 / OUTSTANDING) | (values > OUTSTANDING))
+    # Directions of negative curvature contain no information on the width.
+    keep = (values > 0) & ((values < 1.0 / RESCALE_ABOVE) | (values > RESCALE_ABOVE))
     positive = values[values > 0]
     ratio = positive.max() / positive.min() if len(positive) else 1.0
-    if ratio < WORTH_IT or not keep.any():
+    if ratio < MIN_RATIO or not keep.any():
         return Metric(
             "diagonal", diagonal.inverse_mass, f"curvatures differ by a factor of {ratio:.1f} once each is scaled"
         )
     order = np.argsort(-np.abs(np.log(values[keep])))[:MAX_RANK]
-    chosen, stretch = vectors[:, keep][:, order], values[keep][order] ** -0.5
+    directions, stretch = vectors[:, keep][:, order], values[keep][order] ** -0.5
     why = f"{len(order)} directions stand out from the diagonal: curvatures differ by a factor of {ratio:.0f}"
-    return Metric("low-rank", np.ones(len(scale)), why, scale, chosen, stretch)
+    return Metric("low-rank", np.ones(len(scale)), why, scale, directions, stretch)
 
 
 def _lanczos(matvec, size, rng):
-    """Converged extreme eigenvalues and eigenvectors of a symmetric matrix, with full reorthogonalisation."""
+    """Return converged extreme eigenvalues and eigenvectors of a symmetric matrix, by reorthogonalised Lanczos."""
     steps = min(LANCZOS_STEPS, size)
     basis = np.zeros((size, steps))
-    diagonal, beside = np.zeros(steps), np.zeros(steps)
+    diagonal, off_diagonal = np.zeros(steps), np.zeros(steps)
     v = rng.normal(size=size)
     v /= np.linalg.norm(v)
     for k in range(steps):
@@ -142,16 +143,20 @@ def _lanczos(matvec, size, rng):
         if not np.isfinite(w).all():
             return np.array([np.nan]), basis[:, :1]
         diagonal[k] = v @ w
-        for _ in range(2):  # once leaves rounding errors that grow
+        for _ in range(2):  # after a single pass rounding errors grow
             w = w - basis[:, : k + 1] @ (basis[:, : k + 1].T @ w)
-        beside[k] = np.linalg.norm(w)
-        if beside[k] < 1e-8 * np.abs(diagonal).max():
+        off_diagonal[k] = np.linalg.norm(w)
+        if off_diagonal[k] < 1e-8 * np.abs(diagonal).max():
             steps = k + 1
             break
-        v = w / beside[k]
-    tridiagonal = np.diag(diagonal[:steps]) + np.diag(beside[: steps - 1], 1) + np.diag(beside[: steps - 1], -1)
-    values, inner = np.linalg.eigh(tridiagonal)
-    residual = np.abs(beside[steps - 1] * inner[-1]) if steps < size else np.zeros(steps)
+        v = w / off_diagonal[k]
+    tridiagonal = (
+        np.diag(diagonal[:steps]) + np.diag(off_diagonal[: steps - 1], 1) + np.diag(off_diagonal[: steps - 1], -1)
+    )
+    values, coefficients = np.linalg.eigh(tridiagonal)
+    residual = np.abs(off_diagonal[steps - 1] * coefficients[-1]) if steps < size else np.zeros(steps)
     converged = residual < 0.1 * np.abs(values)
-    vectors, _ = np.linalg.qr(basis[:, :steps] @ inner[:, converged]) if converged.any() else (basis[:, :0], None)
+    vectors, _ = (
+        np.linalg.qr(basis[:, :steps] @ coefficients[:, converged]) if converged.any() else (basis[:, :0], None)
+    )
     return (values[converged], vectors) if converged.any() else (np.ones(1), basis[:, :1])

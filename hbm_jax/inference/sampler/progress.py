@@ -1,4 +1,4 @@
-"""The live line of a running fit."""
+"""Progress line of a running fit."""
 
 import sys
 
@@ -6,14 +6,14 @@ from tqdm import tqdm
 
 
 class LiveLine:
-    """One line on standard error that is rewritten in place; on a log file, a new line now and then.
+    """Progress line on standard error: rewritten in place on a terminal, a new line now and then in a log file.
 
     Parameters
     ----------
     enabled : bool
         Whether to write anything.
     every : float
-        Seconds between lines where the output is not a terminal.
+        Seconds between lines if the output is not a terminal.
     """
 
     def __init__(self, enabled: bool, every: float = 10.0):
@@ -28,7 +28,7 @@ class LiveLine:
         )
 
     def show(self, text: str):
-        """Show a state."""
+        """Show a text."""
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(1)
 
@@ -36,9 +36,9 @@ class LiveLine:
         return self
 
     def __exit__(self, *error):
-        self._bar.close()  # so that an error message begins on a line of its own; no effect if closed already
+        self._bar.close()  # an error message then starts on a new line; no effect if already closed
 
     def close(self, text: str):
-        """Show the last state, which stays."""
+        """Show a last text, which stays on the terminal."""
         self._bar.set_description_str(text, refresh=False)
         self._bar.close()

@@ -1,7 +1,6 @@
-"""A NumPyro program and its data as a log density over one flat vector of real numbers.
+"""Log density of a NumPyro program and its data as a function of one flat unconstrained vector.
 
-Everything that moves through parameter space (mode search, NUTS, later checkpoints and batches) sees this vector;
-what a person reads is obtained from it by `Target.constrain`.
+Mode searches, samplers and checkpoints use this vector; `Target.constrain` computes the named sites from it.
 """
 
 import contextlib
@@ -24,64 +23,66 @@ from numpyro.infer.util import constrain_fn, potential_energy
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 
 RESERVED = {"chain", "draw", "sample"}
-PRIOR_DRAWS = 15  # whose median, component by component, is the first of the points from which searches start
+PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
 class StartError(RuntimeError):
-    """No starting point with a finite density and gradient was found."""
+    """No starting point with a finite log density and gradient was found."""
 
 
 class OneProcess:
-    """Who computes a density: this process alone. `hbm_jax.inference.distributed.Processes` are several."""
+    """Evaluation of a density by a single process; `hbm_jax.inference.distributed.Processes` uses several."""
 
     leads = True
-    num_devices = 0  # that share the objects of one density
-    _interrupted = False  # by a Ctrl-C that is yet to be acted upon
+    num_devices = 0  # devices over which the objects are split
+    _interrupted = False  # whether a Ctrl-C is pending
 
     def compile(self, fn: Callable, *args: Any, compared: bool = True) -> Callable:
-        """Compile a function for arguments of these shapes; there is nobody to compare results with."""
+        """Compile a function for arguments of these shapes; ``compared`` has no effect in a single process."""
         return compiled(fn, *args)
 
     def lead(self, work: Callable[[], Any]) -> Any:
-        """Do what has to be decided in one place; raises KeyboardInterrupt where that was asked for while drawing."""
-        self._stop_if_asked()
+        """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
+        self._raise_if_interrupted()
         return work()
 
     def open(self, kind: Callable, folder) -> Any:
-        """Open a checkpoint."""
+        """Open a checkpoint folder."""
         return kind(folder)
 
     def choose_start(self, choose: Callable, target: "Target", num_chains: int, key: jax.Array) -> Any:
-        """Choose where chains start."""
+        """Choose starting points and metric."""
         return choose(target, num_chains, key)
 
     def listening(self) -> contextlib.AbstractContextManager:
-        """Leave Ctrl-C to Python, but for drawing."""
+        """Context of a run: Ctrl-C is left to Python, except within `drawing`."""
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Take note of Ctrl-C, for `lead` to act upon after the block under way; and of SIGTERM, where that is caught.
+        """Context of sampling: `lead` raises a Ctrl-C after the current block.
 
-        The second time is at once.
+        The same holds for SIGTERM if it has a Python handler. A second signal raises at once.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         caught = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
-        before = {number: signal.signal(number, self._note) for number in caught}
+        previous = {number: signal.signal(number, self._record_signal) for number in caught}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _note(self, number, frame):
+    def _record_signal(self, number, frame):
+        """Handle a signal: remember the first, raise KeyboardInterrupt at the second."""
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
 
-    def _stop_if_asked(self):
+    def _raise_if_interrupted(self):
+        """Raise KeyboardInterrupt if a signal is pending."""
         if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
@@ -89,31 +90,31 @@ class OneProcess:
 
 @dataclass(frozen=True)
 class Target:
-    """The posterior of a program given data, on unconstrained flat vectors.
+    """Posterior of a program given its data, as a function of a flat unconstrained vector.
 
     Attributes
     ----------
     potential : callable
         (size,) -> scalar, minus the log density.
     sites : callable
-        (size,) -> dict of site name to value: every latent and deterministic site.
+        (size,) -> dict of site name to value, for every latent and deterministic site.
     start : (size,)
         A point near the median of the prior.
     labels : tuple of str
-        Name of each component of the flat vector, for messages.
+        Name of each component of the flat vector.
     dims : dict of str to list of str
-        Dimensions of each site, from the plates it is in.
+        Dimensions of each site, from its plates.
     bounds : dict of str to (float, float)
-        Lower and upper bound of the prior of each site that is a scalar, or many; infinite where there is none.
+        Lower and upper bound of the prior of each site with scalar events; infinite if unbounded.
     prior_draws : (num, size)
-        Draws of the prior, but for the components that are standard.
+        Draws of the prior; the standard components have their start value.
     standard : (size,) of bool
-        Components whose posterior is about standard normal about a known value, by the word of their sites,
-        ``infer={"start": value}``; they start there.
+        Components whose sites declare, by ``infer={"start": value}``, that their posterior is about a normal
+        distribution of unit width around this value.
     processes : OneProcess
-        Who computes the potential; programs that use it are compiled by them.
+        Compiles programs that use the potential, for one process or several.
     observed : bool
-        Whether any site is observed; else the posterior is the prior.
+        Whether any site is observed; otherwise the posterior is the prior.
     """
 
     potential: Callable
@@ -134,47 +135,48 @@ class Target:
 
     @cached_property
     def value_and_grad(self) -> Callable:
-        """Potential and gradient, (size,) -> scalar, (size,), compiled when first called: one program for every use."""
+        """Function (size,) -> potential, gradient; compiled at the first call and shared by all uses."""
         return Compiled(jax.value_and_grad(self.potential), partial(self.processes.compile, compared=False))
 
     @cached_property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and type of each site a person reads."""
-        found = jax.eval_shape(self.constrain, self.start)
-        return {name: found[name] for name in self.dims if name in found}
+        """Shape and type of each named site, without those whose names begin with ``_``."""
+        sites = jax.eval_shape(self.constrain, self.start)
+        return {name: sites[name] for name in self.dims if name in sites}
 
     @property
     def names(self) -> list[str]:
-        """Names of the sites a person reads."""
+        """Names of the sites in `shapes`."""
         return list(self.shapes)
 
     def constrain(self, flat) -> dict:
-        """Sites a person reads, by name: those whose name begins with ``_`` are the sampler's own affair."""
+        """Return the sites at a flat vector, without auxiliary sites, whose names begin with ``_``."""
         return {name: value for name, value in self.sites(flat).items() if not name.startswith("_")}
 
 
 def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Target:
-    """Trace a program once and return its density.
+    """Trace a program and return its posterior.
 
     Parameters
     ----------
     program : callable
         A NumPyro program without discrete latent sites.
     args : tuple
-        What it is called with. Closed over, so that whatever depends on data alone is computed once, while tracing.
+        Arguments of the program. They are closed over, so that whatever depends only on data is computed once, during
+        tracing.
     key : jax.Array, optional
-        Random key for the starting point. None: there is none, nothing is compiled, and only names, shapes, dimensions
-        and labels are those of the program.
+        Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
+        dimensions and labels are valid.
 
     Raises
     ------
     ValueError
-        If the program has a discrete latent site, or none to sample at all.
+        If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     structure: dict[str, Any] = {}
 
     def start(key):
-        # Under jit, so that one compilation takes the place of one per operation; what is static is noted on the way.
+        # Under jit, one compilation replaces one per operation; static properties are recorded in `structure`.
         initial = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         trace = handlers.trace(initial).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
@@ -197,26 +199,15 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
     else:
         draws = jax.jit(jax.vmap(start))(keys)
-    for kind, names in (
-        ("site", structure["dims"]),
-        ("plate", {d for dims in structure["dims"].values() for d in dims}),
-    ):
-        for name in RESERVED & set(names):
-            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
-        for name in names:
-            if "/" in name:
-                raise ValueError(
-                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
-                    "result files. In numpyro.handlers.scope, pass divider='.'."
-                )
+    _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     first = jax.tree.map(lambda x: x[0], draws)
     unravel = ravel_pytree(first)[1]
     flat = np.concatenate([np.asarray(draws[name]).reshape(PRIOR_DRAWS, -1) for name in sorted(draws)], axis=1)
-    fixed = {name: np.full(jnp.shape(value), structure["start"].get(name, np.nan)) for name, value in first.items()}
-    asked = np.asarray(ravel_pytree(fixed)[0])
-    flat = np.where(np.isnan(asked), flat, asked)
+    declared = {name: np.full(jnp.shape(value), structure["start"].get(name, np.nan)) for name, value in first.items()}
+    start_values = np.asarray(ravel_pytree(declared)[0])
+    flat = np.where(np.isnan(start_values), flat, start_values)
     return Target(
         potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
         sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
@@ -226,14 +217,27 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         bounds=structure["bounds"],
         observed=structure["observed"],
         prior_draws=flat,
-        standard=~np.isnan(asked),
+        standard=~np.isnan(start_values),
     )
 
 
-def prior_value(site):
-    """Draw a latent from its prior, or where that cannot be drawn from, near zero; for ``substitute_fn``.
+def _require_storable_names(dims: dict[str, list[str]]) -> None:
+    """Raise ValueError if a site or plate has a name that a result file cannot hold."""
+    for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
+        for name in RESERVED & set(names):
+            raise ValueError(f"The program has a {kind} called {name!r}: expected another name, because ArviZ uses it.")
+        for name in names:
+            if "/" in name:
+                raise ValueError(
+                    f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
+                    "result files. In numpyro.handlers.scope, pass divider='.'."
+                )
 
-    NumPyro's `init_to_sample` gives the same as the median of one draw, which takes time to compile.
+
+def prior_value(site):
+    """Draw a latent from its prior, or near zero if the prior cannot be sampled; for ``substitute_fn``.
+
+    NumPyro's `init_to_sample` returns the same, but computes a median of one draw, which takes time to compile.
     """
     if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
         return None
@@ -244,7 +248,7 @@ def prior_value(site):
 
 
 def plate_dims(trace) -> dict[str, list[str]]:
-    """Names of the plates each site of a trace is in, outermost first; none where its value does not run along them."""
+    """Return the plates of each site, outermost first; an empty list if the shape of its value does not match them."""
     dims = {}
     for name, site in trace.items():
         if name.startswith("_"):
@@ -256,14 +260,14 @@ def plate_dims(trace) -> dict[str, list[str]]:
 
 
 def support_bounds(support) -> tuple[float, float]:
-    """Lower and upper bound of a support; infinite where there is none or where it is itself a parameter."""
-    ends = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
-    low, high = (float(end) if np.ndim(end) == 0 and not isinstance(end, jax.core.Tracer) else np.nan for end in ends)
+    """Return the lower and upper bound of a support; infinite if absent or if the bound is itself a parameter."""
+    bounds = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
+    low, high = (float(end) if np.ndim(end) == 0 and not isinstance(end, jax.core.Tracer) else np.nan for end in bounds)
     return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
 
 
 def _labels(params) -> tuple[str, ...]:
-    """Name of each component of the flattened parameters, in the order of `ravel_pytree`."""
+    """Return the name of each component of the flattened parameters, in the order of `ravel_pytree`."""
     labels: list[str] = []
     for name in sorted(params):
         shape = jnp.shape(params[name])
