@@ -56,7 +56,7 @@ def contest(program, args, num_draws, repetitions):
     from hbm_jax.inference.sampler.chains import Chains, Draws
     from hbm_jax.inference.sampler.checkpoint import Checkpoint
     from hbm_jax.inference.sampler.initialisation import choose_start
-    from hbm_jax.inference.sampler.progress import LiveLine
+    from hbm_jax.inference.sampler.progress import ProgressLine
     from hbm_jax.inference.sampler.stopping import StopRule
     from hbm_jax.inference.sampler.target import build_target
 
@@ -95,7 +95,7 @@ def contest(program, args, num_draws, repetitions):
             chains.state, draws = warm, Draws(target)
             began = time.perf_counter()
             run = loop.Loop(
-                chains, draws, LiveLine(True), StopRule(num_samples=num_draws), 0, store, time.perf_counter(), False
+                chains, draws, ProgressLine(True), StopRule(num_samples=num_draws), 0, store, time.perf_counter(), False
             )
             run.draw()
             seconds["hbm_jax"].append(time.perf_counter() - began)

@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from hbm_jax.files import atomic_write
-from hbm_jax.inference.centering.location_scale import Recentred, with_forms
+from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
@@ -173,7 +173,7 @@ class Fit:
     def attach(self, program: Callable, args: tuple):
         """Attach program and data to a loaded fit, with the partial non-centring with which it was sampled."""
         forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
-        self.program = with_forms(program, {str(name): np.asarray(value) for name, value in forms.items()})
+        self.program = with_partial_centring(program, {str(name): np.asarray(value) for name, value in forms.items()})
         self.args = args
 
     def note_timing(self, timing: Mapping[str, float]):
@@ -302,7 +302,7 @@ def assemble(
         coords=coords,
     )
     verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
-    verdict = replace(verdict, notes=(*cautions, *notes_before(program, args), *verdict.notes))
+    verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -322,7 +322,7 @@ def bounds_of(program: Callable, target) -> dict[str, Any]:
     return target.bounds | {name: support_bounds(support) for name, support in supported.items()}
 
 
-def notes_before(program: Callable, args: tuple) -> tuple[str, ...]:
+def notes_without_draws(program: Callable, args: tuple) -> tuple[str, ...]:
     """Return the notes that do not depend on draws: cautions of the program and warnings of the data."""
     unusual = (f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ()))
     return (*program_cautions(program, args), *unusual)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hbm_jax.inference.batch.chees import operations
-from hbm_jax.inference.centering.location_scale import with_forms
+from hbm_jax.inference.centering.location_scale import with_partial_centring
 from hbm_jax.inference.centering.pilot import centre
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
@@ -22,7 +22,7 @@ from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, Chec
 from hbm_jax.inference.sampler.fingerprint import differences, identify
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
-from hbm_jax.inference.sampler.progress import LiveLine
+from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import StopRule, real_number, whole_number
 from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.inference.storage import arrays_of, check_storable, plain_labels
@@ -301,7 +301,7 @@ def _run(
         clock = time.perf_counter()
 
     shown = progress and processes.leads
-    with LiveLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
+    with ProgressLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
         key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
         stored = None if store is None else store.read_start()
         original_program = program
@@ -450,7 +450,7 @@ def _choose_centering(program, args, options: Options, stored, live, processes, 
     if not enabled:
         return program, ""
     if stored is not None:
-        return with_forms(program, stored), "as chosen when the run was started"
+        return with_partial_centring(program, stored), "as chosen when the run was started"
     check(build_target(program, args, None))
     live.show("choosing the partial non-centring of each latent")
 
@@ -460,7 +460,7 @@ def _choose_centering(program, args, options: Options, stored, live, processes, 
         return {name: value for form in forms for name, value in form.to_arrays().items()}, centering.note
 
     arrays, note = processes.lead(pilot)
-    return with_forms(program, arrays), note
+    return with_partial_centring(program, arrays), note
 
 
 def _stored_start(arrays: Mapping[str, np.ndarray]) -> Start:

@@ -187,10 +187,11 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     return Slopes(square, product, xp.where(informative, 1.0 / variance, 0.0))
 
 
-Form = tuple[np.ndarray, Any]  # weight c of the partial non-centring of each element, and its reference scale t0
+# Weight c of the partial non-centring of each element, and the reference scale t0.
+CentringWeight = tuple[np.ndarray, Any]
 
 
-def form(information, scale: float, few: bool = False) -> Form:
+def centring_weight(information, scale: float, few: bool = False) -> CentringWeight:
     """Return the weight c of the partial non-centring of each element, and the reference scale t0.
 
     Parameters
@@ -207,7 +208,7 @@ def form(information, scale: float, few: bool = False) -> Form:
     return np.mean(ratio / (1.0 + ratio), axis=0), float(scale)
 
 
-def form_of(estimates, information) -> Form:
+def centring_weight_from_estimates(estimates, information) -> CentringWeight:
     """Return weights of the partial non-centring, and the reference scale, from estimates with their information.
 
     The scale t of the population has a posterior under a prior that is flat up to twice the spread of the estimates.
@@ -233,17 +234,20 @@ def form_of(estimates, information) -> Form:
     return ratio / (1.0 + ratio), float(np.exp(weights @ np.log(scales)))
 
 
-def form_of_some(estimates, information, some) -> Form:
-    """Return weights as `form_of` where ``some``, (n,) bool, marks informative data, and 0 (non-centred) elsewhere."""
+def centring_weight_of_some(estimates, information, some) -> CentringWeight:
+    """Return weights as `centring_weight_from_estimates` of elements with informative data, and 0 of the others.
+
+    ``some``, (n,) bool, marks those with informative data.
+    """
     if some.sum() < 3:
-        return form(np.where(some, information, 0.0), 0.3, few=True)
-    chosen, reference = form_of(estimates[some], information[some])
+        return centring_weight(np.where(some, information, 0.0), 0.3, few=True)
+    chosen, reference = centring_weight_from_estimates(estimates[some], information[some])
     weights = np.zeros(len(information))
     weights[some] = chosen
     return weights, reference
 
 
-def sample_partially_centred(name: str, location, scale, chosen: Form, shift: Any = 0.0):
+def sample_partially_centred(name: str, location, scale, chosen: CentringWeight, shift: Any = 0.0):
     """Sample a partially non-centred normal latent, as site ``_name``, and record and return its value as ``name``.
 
     Parameters
@@ -252,8 +256,8 @@ def sample_partially_centred(name: str, location, scale, chosen: Form, shift: An
         Name of the latent.
     location, scale : (...)
         Mean and standard deviation of its distribution.
-    chosen : Form
-        Weight and reference scale, from `form`.
+    chosen : CentringWeight
+        Weight and reference scale, from `centring_weight`.
     shift : (...)
         Part of the location that is not scaled by the weight, such as an estimate from the data.
     """

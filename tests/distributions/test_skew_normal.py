@@ -11,7 +11,7 @@ from numpyro import distributions as dist
 from scipy import stats
 
 from hbm_jax.distributions import SkewNormal
-from hbm_jax.inference.centering.location_scale import Form, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites
 
 SHAPES = np.array([-20.0, -1.5, 0.0, 0.7, 5.0])
 
@@ -57,7 +57,7 @@ def hosts():
 
 def test_it_can_be_sampled_as_centred_as_one_likes():
     assert find_sites(hosts, (), jax.random.key(0)) == {"column": (4,)}
-    form = Form("column", np.array([0.0, 0.3, 0.7, 1.0]), np.full(4, 0.8))
+    form = PartialNonCentring("column", np.array([0.0, 0.3, 0.7, 1.0]), np.full(4, 0.8))
     program = Recentred(hosts, (form,))
     values = np.array([-0.5, 0.1, 0.4, 1.5])
 

@@ -17,7 +17,7 @@ from programs import eight_schools, tiny
 
 import hbm_jax as hbm
 from hbm_jax.inference.centering import pilot as centering
-from hbm_jax.inference.centering.location_scale import FAMILIES, Form, Recentred, find_sites
+from hbm_jax.inference.centering.location_scale import FAMILIES, PartialNonCentring, Recentred, find_sites
 from hbm_jax.inference.centering.pilot import Pilot, _table, centre
 from hbm_jax.inference.sampler.fingerprint import identify
 
@@ -66,7 +66,10 @@ def in_random_forms(program, args, seed=0):
     random = np.random.default_rng(seed)
     shapes = find_sites(program, args, KEY)
     return Recentred(
-        program, tuple(Form(n, random.uniform(size=s), random.uniform(0.2, 3.0, size=s)) for n, s in shapes.items())
+        program,
+        tuple(
+            PartialNonCentring(n, random.uniform(size=s), random.uniform(0.2, 3.0, size=s)) for n, s in shapes.items()
+        ),
     )
 
 
@@ -77,7 +80,9 @@ def chosen(centering, site):
 def chosen_by(program, args, draws, key=KEY):
     """Table of what is chosen by draws, unconstrained, of all latents but the location-scale sites, non-centred."""
     num = len(next(iter(draws.values())))
-    forms = tuple(Form(n, np.zeros(shape), np.ones(shape)) for n, shape in find_sites(program, args, KEY).items())
+    forms = tuple(
+        PartialNonCentring(n, np.zeros(shape), np.ones(shape)) for n, shape in find_sites(program, args, KEY).items()
+    )
     params = draws | {form.helper: RNG.normal(size=(num, *form.centredness.shape)) for form in forms}
     pilot = Pilot(program, args, 0, num)
     table = _table(*pilot.choose(forms, jax.device_get(pilot.look(forms, params)), key))
@@ -144,7 +149,7 @@ def test_of_nested_groups_each_learns_what_the_lower_ones_leave():
 def test_counts_with_log_normal_rates():
     """The curvature of a Poisson likelihood in the log rate is the rate itself."""
     mean, standard = RNG.normal(3.0, 1.0, size=30), RNG.normal(size=(30, 3))
-    forms = (Form("rate", np.zeros(3), np.ones(3)),)
+    forms = (PartialNonCentring("rate", np.zeros(3), np.ones(3)),)
     pilot = Pilot(counts, (np.array([1, 20, 400]),), 0, 30)
     draws = jax.device_get(pilot.look(forms, {"mean": mean, "_rate_free": standard}))
     rate = np.exp(mean[:, None] + 0.1 * standard)
@@ -240,7 +245,7 @@ def test_density_of_supernovae():
 
 def test_a_model_in_another_form_has_its_attributes():
     model = hbm.models.Supernova(latents="centred")
-    other = Recentred(model, (Form("c_true", np.ones(len(SNE)), np.ones(len(SNE))),))
+    other = Recentred(model, (PartialNonCentring("c_true", np.ones(len(SNE)), np.ones(len(SNE))),))
     assert other.coords(SNE) == model.coords(SNE)
     assert (other.dims, other.units, other.description) == (model.dims, model.units, model.description)
     assert other.to_config() == model.to_config()
@@ -382,7 +387,7 @@ def test_a_pilot_without_finite_scales_says_so():
     draws = {"plain": {}, "groups": {"theta": (np.zeros((3, 2)), np.zeros((3, 2)), np.array([[1.0, np.nan]] * 3))}}
     pilot = Pilot(groups, (), 0, 3)
     with pytest.raises(hbm.inference.StartError, match="finite scales; found NaN or infinity for 'theta'"):
-        pilot.choose((Form("theta", np.zeros(2), np.ones(2)),), draws, KEY)
+        pilot.choose((PartialNonCentring("theta", np.zeros(2), np.ones(2)),), draws, KEY)
 
 
 # In `hbm_jax.sample`

@@ -54,8 +54,8 @@ def interrupted(monkeypatch):
             return advance(self, num_draws)
 
         monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
-        monkeypatch.setattr(loop_module, "LIVE_SHARE", np.inf)
-        monkeypatch.setattr(sampling, "LiveLine", Recorder)
+        monkeypatch.setattr(loop_module, "MAX_PROGRESS_FRACTION", np.inf)
+        monkeypatch.setattr(sampling, "ProgressLine", Recorder)
         monkeypatch.setattr(Recorder, "lines", [])
         return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, trajectory_length=1.5)
 

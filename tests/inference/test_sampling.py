@@ -416,7 +416,7 @@ def test_density_of_proposals_is_that_of_two_normals():
     noise = np.random.default_rng(1).normal(size=(20, 3)) * 2.0
     parts = [
         p * stats.multivariate_normal(np.zeros(3), s**2 * np.eye(3)).pdf(noise)
-        for p, s in zip(independence.SHARES, independence.SCALES, strict=True)
+        for p, s in zip(independence.WEIGHTS, independence.SCALES, strict=True)
     ]
     # But for the constant of three dimensions.
     expected = np.log(np.sum(parts, axis=0)) + 1.5 * np.log(2.0 * np.pi)

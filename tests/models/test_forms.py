@@ -9,9 +9,14 @@ from scipy import stats
 from scipy.special import expit, logsumexp, ndtr
 
 from hbm_jax.data import RegressionData
-from hbm_jax.models.partial_centering import form, form_of, form_of_some, slopes_of_groups
+from hbm_jax.models.partial_centering import (
+    centring_weight,
+    centring_weight_from_estimates,
+    centring_weight_of_some,
+    slopes_of_groups,
+)
 from hbm_jax.models.regression.families import FAMILIES, centre_of, working
-from hbm_jax.models.regression.group_effects import group_forms
+from hbm_jax.models.regression.group_effects import group_centring_weights
 
 RNG = np.random.default_rng(6)
 
@@ -32,32 +37,35 @@ def expected_form_of(estimates, information):
 
 def test_centredness_is_the_share_of_the_variance_that_data_take_away():
     information = np.array([[0.0, 0.5], [4.0, 1e6]])
-    c, scale = form(information, 0.7)
+    c, scale = centring_weight(information, 0.7)
     np.testing.assert_allclose(c, 0.49 / (0.49 + 1.0 / np.maximum(information, 1e-300)), rtol=1e-12, atol=1e-15)
     assert scale == 0.7
-    c, scale = form(information, 0.7, few=True)
-    each = [form(information, t)[0] for t in 0.7 * np.linspace(0.05, 1.95, 20)]
+    c, scale = centring_weight(information, 0.7, few=True)
+    each = [centring_weight(information, t)[0] for t in 0.7 * np.linspace(0.05, 1.95, 20)]
     np.testing.assert_allclose(c, np.mean(each, axis=0), rtol=1e-12)
     assert scale == 0.7
-    assert form(np.array([-1.0]), 1.0)[0] == 0.0
+    assert centring_weight(np.array([-1.0]), 1.0)[0] == 0.0
 
 
 def test_the_scale_is_what_estimates_say_of_it():
     information = np.array([100.0, 30.0, 8.0, 50.0, 2.0, 25.0, 60.0])
     estimates = np.array([0.3, -0.8, 1.5, 0.2, 2.0, -1.1, 0.9])
-    for found in (form_of(estimates, information), form_of(estimates + 3.0, information)):
+    for found in (
+        centring_weight_from_estimates(estimates, information),
+        centring_weight_from_estimates(estimates + 3.0, information),
+    ):
         expected = expected_form_of(estimates, information)
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
         assert found[1] == pytest.approx(expected[1], rel=1e-4)
     some = np.array([True, True, False, True, False, True, True])
-    c, scale = form_of_some(estimates, information, some)
-    expected = form_of(estimates[some], information[some])
+    c, scale = centring_weight_of_some(estimates, information, some)
+    expected = centring_weight_from_estimates(estimates[some], information[some])
     np.testing.assert_array_equal(c[some], expected[0])
     assert (c[~some] == 0.0).all()
     assert scale == expected[1]
     two = np.arange(7) < 2
-    c, scale = form_of_some(estimates, information, two)
-    np.testing.assert_array_equal(c, form(np.where(two, information, 0.0), 0.3, few=True)[0])
+    c, scale = centring_weight_of_some(estimates, information, two)
+    np.testing.assert_array_equal(c, centring_weight(np.where(two, information, 0.0), 0.3, few=True)[0])
     assert scale == 0.3
 
 
@@ -132,7 +140,7 @@ def test_effects_of_groups_are_centred_by_what_their_points_say():
     x = RNG.normal(size=33)
     y = 2.0 + 0.5 * x + RNG.normal(0.0, 1.5, 6)[group] + 0.6 * RNG.normal(size=33)
     data = RegressionData.from_columns({"x": x, "y": y, "g": [f"g{j}" for j in group]}, "y ~ x + (1 | g)")
-    ((found,),) = group_forms("identity", 2.0, data)
+    ((found,),) = group_centring_weights("identity", 2.0, data)
     design = np.stack([np.ones(33), x], axis=1)
     left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     count = np.bincount(group)
@@ -147,7 +155,7 @@ def test_modes_of_a_walk_are_centred_by_what_their_points_say():
     t = np.repeat(np.arange(5), 6)
     y = np.cumsum(RNG.normal(size=5))[t] + 0.3 * RNG.normal(size=30)
     data = RegressionData.from_columns({"y": y, "t": t}, "y ~ 1 + (1 | walk(t))")
-    ((found,),) = group_forms("identity", 1.0, data)
+    ((found,),) = group_centring_weights("identity", 1.0, data)
     left, modes = y - y.mean(), np.asarray(data.groups[0].modes)[data.groups[0].index]
     count = np.bincount(t)
     mean = np.bincount(t, left) / count

@@ -14,7 +14,7 @@ class ShareError(RuntimeError):
     """A task of an executor failed on every attempt."""
 
 
-def spread(executor: Executor, work: Callable, items, live, num_tasks: int | None = None) -> tuple[list, dict]:
+def run_tasks(executor: Executor, work: Callable, items, live, num_tasks: int | None = None) -> tuple[list, dict]:
     """Divide items into tasks, run them on an executor, and collect the results.
 
     Parameters
@@ -26,7 +26,7 @@ def spread(executor: Executor, work: Callable, items, live, num_tasks: int | Non
         that it and its program must be picklable, that is, defined in a module.
     items
         A container with a length and a method ``take(rows)`` that returns a part of it.
-    live : LiveLine
+    live : ProgressLine
         Progress line.
     num_tasks : int, optional
         Number of tasks; by default four for each worker.

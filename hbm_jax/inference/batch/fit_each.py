@@ -21,8 +21,8 @@ from hbm_jax.inference.batch.diagnostics import diagnose_many
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, objects_of, stack
-from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_before
-from hbm_jax.inference.sampler.progress import LiveLine
+from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
+from hbm_jax.inference.sampler.progress import ProgressLine
 
 INTERRUPTED = "interrupted before it was done"
 MEMORY = 2e9  # bytes: limit on the draws of unfinished objects
@@ -168,7 +168,7 @@ def fit_each(
             f"fit_each: expected {len(stacked)} different names, one for each object; found {len(labels)}, "
             f"{len(set(labels))} of them different."
         )
-    notes = [notes_before(program, args) for args in objects]
+    notes = [notes_without_draws(program, args) for args in objects]
     options = Options(num_warmup, target_accept_prob, max_steps)
     fit_task = functools.partial(
         _fit_task,
@@ -185,11 +185,11 @@ def fit_each(
         num_lanes=num_lanes,
     )
     start = time.perf_counter()
-    with LiveLine(progress) as live:
+    with ProgressLine(progress) as live:
         if executor is None:
             done, cost = fit_task(stacked, np.arange(len(stacked)), live=live)
         else:
-            done, cost = tasks.spread(executor, fit_task, stacked, live)
+            done, cost = tasks.run_tasks(executor, fit_task, stacked, live)
         live.close(
             f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
         )
@@ -231,7 +231,7 @@ def _fit_task(
     live=None,
 ) -> tuple[list[Done], dict[str, float]]:
     """Fit a stack of objects in this process; return their results and the costs."""
-    live = live or LiveLine(False)
+    live = live or ProgressLine(False)
     with jax.enable_x64(dtype == "float64"):
         live.show(f"compiling for {len(rows)} objects")
         keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), int(rows.max()) + 1)))[rows]

@@ -39,7 +39,7 @@ FAMILIES = (
 
 @partial(jax.tree_util.register_dataclass, data_fields=["centredness", "reference"], meta_fields=["site"])
 @dataclass(frozen=True, eq=False)
-class Form(Reparam):
+class PartialNonCentring(Reparam):
     """Partial non-centring of one location-scale site, as a NumPyro reparametrisation.
 
     Attributes
@@ -57,7 +57,7 @@ class Form(Reparam):
     reference: np.ndarray
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the attributes as plain arrays, for `with_forms`."""
+        """Return the attributes as plain arrays, for `with_partial_centring`."""
         return {f"form:{self.site}:{name}": np.asarray(getattr(self, name)) for name in ("centredness", "reference")}
 
     @property
@@ -92,7 +92,7 @@ class Recentred:
     """A program with some sites partially non-centred; posterior, site names and attributes are unchanged."""
 
     program: Callable
-    forms: tuple[Form, ...]
+    forms: tuple[PartialNonCentring, ...]
 
     def __post_init__(self):
         source = self.program if hasattr(self.program, "__qualname__") else type(self.program)
@@ -113,10 +113,10 @@ class Recentred:
         return handlers.reparam(self.program, config={form.site: form for form in self.forms})(*args, **kwargs)
 
 
-def with_forms(program: Callable, arrays: Mapping[str, np.ndarray]) -> Callable:
-    """Return the program with the reparametrisations stored by `Form.to_arrays`, or unchanged if there are none."""
+def with_partial_centring(program: Callable, arrays: Mapping[str, np.ndarray]) -> Callable:
+    """Return the program with the reparametrisations stored by `PartialNonCentring.to_arrays`, if there are any."""
     sites = dict.fromkeys(name.split(":")[1] for name in arrays if name.startswith("form:"))
-    forms = tuple(Form(s, arrays[f"form:{s}:centredness"], arrays[f"form:{s}:reference"]) for s in sites)
+    forms = tuple(PartialNonCentring(s, arrays[f"form:{s}:centredness"], arrays[f"form:{s}:reference"]) for s in sites)
     return Recentred(program, forms) if forms else program
 
 

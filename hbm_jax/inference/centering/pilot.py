@@ -25,7 +25,7 @@ from numpyro.infer import NUTS
 from numpyro.infer.initialization import init_to_median
 from numpyro.infer.util import constrain_fn, log_density, potential_energy, unconstrain_fn
 
-from hbm_jax.inference.centering.location_scale import Form, Recentred, find_sites, is_log, location_scale
+from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites, is_log, location_scale
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.target import StartError
 
@@ -124,7 +124,7 @@ def centre(
         shapes = {name: shape for name, shape in shapes.items() if sites is None or name in sites}
         if not shapes:
             return Centering(program, _table((), {}), "no latent site has a location or scale that is itself latent")
-        forms = tuple(Form(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
+        forms = tuple(PartialNonCentring(name, np.zeros(shape), np.ones(shape)) for name, shape in shapes.items())
         pilot = Pilot(program, args, num_warmup, num_pilots)
         params = pilot.mode(forms, key_start)
         # First choice from the curvature at the mode: well-measured latents need long trees if non-centred.
@@ -240,7 +240,7 @@ class Pilot:
         """Return new reparametrisations, chosen from the last site to the first, and each element's information."""
         scales = {form.site: draws["groups"][form.site][2] for form in forms}
         chosen = {
-            name: Form(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
+            name: PartialNonCentring(name, np.ones(scale.shape[1:]), np.exp(np.log(scale).mean(axis=0)))
             for name, scale in scales.items()
         }
         keys = jax.random.split(key, self.num_pilots)
@@ -256,7 +256,7 @@ class Pilot:
             information[name] = np.ma.filled(np.ma.masked_invalid(curvatures).mean(axis=0), np.nan)
             precision_ratio = scales[name] ** 2 * np.maximum(information[name], 0.0)
             centredness = np.nan_to_num((precision_ratio / (1.0 + precision_ratio)).mean(axis=0))
-            chosen[name] = Form(name, centredness, chosen[name].reference)
+            chosen[name] = PartialNonCentring(name, centredness, chosen[name].reference)
         return tuple(chosen.values()), information
 
     def last(self, forms, params, draws):

@@ -18,7 +18,7 @@ from scipy.stats import chi2
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.results import program_cautions, rounded
 from hbm_jax.inference.sampler.initialisation import minimise
-from hbm_jax.inference.sampler.progress import LiveLine
+from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
 
 ERRORS = ("profile", "curvature", None)
@@ -162,7 +162,7 @@ def maximum_likelihood(
     if num_starts < 1:
         raise ValueError(f"maximum_likelihood: num_starts: expected at least 1; found {num_starts}.")
     rise = 0.5 * float(chi2.ppf(level, 1))
-    with jax.enable_x64(True), LiveLine(progress) as live:
+    with jax.enable_x64(True), ProgressLine(progress) as live:
         likelihood = Likelihood(program, args, seed, num_starts)
         best, notes = _search(likelihood, live)
         restarts = 0
@@ -212,7 +212,7 @@ class _Point:
     converged: bool
 
 
-def _search(likelihood: Likelihood, live: LiveLine) -> tuple[_Point, list[str]]:
+def _search(likelihood: Likelihood, live: ProgressLine) -> tuple[_Point, list[str]]:
     """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes."""
 
     def value_and_grad(u):
@@ -319,7 +319,7 @@ def _covariance(likelihood: Likelihood, best: _Point) -> tuple[np.ndarray, list[
     return covariance, []
 
 
-def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, live: LiveLine):
+def _table(likelihood: Likelihood, best: _Point, covariance: np.ndarray, errors, rise: float, live: ProgressLine):
     """Return the table of values and errors, the failures, and a better maximum if a profile found one (else None)."""
     std = np.sqrt(np.diagonal(covariance))
     ends, is_open = np.full((likelihood.size, 2), np.nan), np.zeros((likelihood.size, 2), bool)

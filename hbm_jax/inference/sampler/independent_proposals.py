@@ -18,7 +18,7 @@ ROUNDS = (200, 600, 4000)  # draws per chain in each round after the warm-up; pr
 DRAWS_A_PARAMETER = 10  # fewest draws per parameter to which proposals are fitted
 # Weights and widths of the two components of the proposals. The first is as wide as the draws, the second wider, so
 # that a chain leaves the tails sooner.
-SHARES, SCALES = (0.8, 0.2), (1.0, 1.2)
+WEIGHTS, SCALES = (0.8, 0.2), (1.0, 1.2)
 LEAST_ACCEPTED = 0.4  # accepted fraction in the last round below which trajectories are as efficient
 MAX_SIZE = 100  # largest number of parameters
 
@@ -60,13 +60,13 @@ class Proposals(NamedTuple):
 
 def scaled(noise: jax.Array, uniform: jax.Array) -> jax.Array:
     """Scale standard normal noise (..., d) by the width of the component that a uniform number (...) selects."""
-    return noise * jnp.where(uniform < SHARES[0], *SCALES)[..., None]
+    return noise * jnp.where(uniform < WEIGHTS[0], *SCALES)[..., None]
 
 
 def _log_density(noise):
     """Return the log density of the mixture at standardised positions (..., d), up to a constant."""
     square, size = jnp.sum(noise**2, axis=-1), noise.shape[-1]
-    parts = [np.log(p) - size * np.log(s) - 0.5 * square / s**2 for p, s in zip(SHARES, SCALES, strict=True)]
+    parts = [np.log(p) - size * np.log(s) - 0.5 * square / s**2 for p, s in zip(WEIGHTS, SCALES, strict=True)]
     return jnp.logaddexp(*parts)
 
 

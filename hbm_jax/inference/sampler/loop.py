@@ -8,7 +8,7 @@ from arviz_stats.base import array_stats
 
 from hbm_jax.inference.sampler.chains import Block, Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
-from hbm_jax.inference.sampler.progress import LiveLine
+from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
 
@@ -18,7 +18,7 @@ SECONDS_PER_BLOCK = 1.0
 LONGEST_BLOCK = 20.0
 FIRST_BLOCK = 50  # draws
 MAX_LIVE = 40  # parameters shown in the progress line; the verdict uses all
-LIVE_SHARE = 0.02  # largest fraction of the time spent on the progress line
+MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the progress line
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,7 +36,7 @@ class Loop:
         self,
         chains: Chains,
         draws: Draws,
-        live: LiveLine,
+        live: ProgressLine,
         rule: StopRule,
         num_warmup: int,
         store: Checkpoint | None,
@@ -210,9 +210,9 @@ class Loop:
         return self.rule.shortfall(sampled.table), ", ".join(sampled.stuck[:5])
 
     def _report(self, block: Block):
-        """Update the progress line, unless that would take more than `LIVE_SHARE` of the time."""
+        """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
         now = time.perf_counter()
-        if self.draws.num_draws < 20 or now - self.live_shown < self.live_cost / LIVE_SHARE:
+        if self.draws.num_draws < 20 or now - self.live_shown < self.live_cost / MAX_PROGRESS_FRACTION:
             return
         position = self.draws.raw("position")[..., self.watched]
         labels = np.asarray(self.chains.target.labels)[self.watched]

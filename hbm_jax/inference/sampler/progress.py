@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 
-class LiveLine:
+class ProgressLine:
     """Progress line on standard error: rewritten in place on a terminal, a new line now and then in a log file.
 
     Parameters

@@ -28,7 +28,7 @@ from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.fold_errors import fold_cautions
-from hbm_jax.models.partial_centering import form, sample_partially_centred
+from hbm_jax.models.partial_centering import centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
@@ -122,7 +122,7 @@ def _lines_and_forms(
     forms = {}
     for k, name in enumerate(names[:-1]):
         variance = np.var(values[:, k]) - np.median(covariance[:, k, k])
-        forms[name] = form(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
+        forms[name] = centring_weight(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
     # Lines with a common slope give the scatter.
     of_burst = np.asarray(folded.of_burst)
     num = of_burst.sum(axis=0)
@@ -132,14 +132,16 @@ def _lines_and_forms(
     y = luminosity - of_burst @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
     scatter_variance = max(np.mean((y - slope * x) ** 2) - np.median(conditional_variance[:, -1]), 0.03**2)
-    forms["log10_flux"] = form(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
+    forms["log10_flux"] = centring_weight(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
     # Slopes of single bursts, shrunk to their mean.
     information = np.maximum(of_burst.T @ x**2 / scatter_variance, 1e-6)
     slopes = of_burst.T @ (x * y) / np.maximum(of_burst.T @ x**2, 1e-12)
     weights = information / information.sum()
     excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / information.sum()
-    forms["gamma"] = form(information, np.sqrt(max(excess, 0.1**2)), few=True)
-    forms["log10_luminosity"] = form(num / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True)
+    forms["gamma"] = centring_weight(information, np.sqrt(max(excess, 0.1**2)), few=True)
+    forms["log10_luminosity"] = centring_weight(
+        num / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True
+    )
     signal_to_noise = information * max(excess, 0.1**2)
     slopes = weights @ slopes + signal_to_noise / (1.0 + signal_to_noise) * (slopes - weights @ slopes)
     return np.stack([mean, slopes], axis=1), forms

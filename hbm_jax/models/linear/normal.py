@@ -24,7 +24,12 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.linear.values_in_groups import ValuesInGroups
 from hbm_jax.distributions import GroupedNormal
-from hbm_jax.models.partial_centering import Form, form, form_of, sample_partially_centred
+from hbm_jax.models.partial_centering import (
+    CentringWeight,
+    centring_weight,
+    centring_weight_from_estimates,
+    sample_partially_centred,
+)
 from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, standardised
 from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
@@ -356,15 +361,15 @@ class NormalVectors(_Hierarchy):
         return f"Normal hierarchical model of vectors, {kind} components, {self.sigma} sigma, {self.latents} latents"
 
 
-def _forms(latents: str, data: ValuesInGroups, sigma: str) -> list[Form]:
+def _forms(latents: str, data: ValuesInGroups, sigma: str) -> list[CentringWeight]:
     """Return the weights of the partial non-centring of the groups, and their reference scale, for each component."""
     num, size = len(data), len(data.components)
     if latents != "mixed":
         return [(np.full(num, 1.0 if latents == "centred" else 0.0), 1.0)] * size
     if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        return [form(np.full(num, 3.0), 1.0, few=True)] * size  # traced data: the same weight for all groups
+        return [centring_weight(np.full(num, 3.0), 1.0, few=True)] * size  # traced data: the same weight for all groups
     mean, information = _estimates(data, sigma)
-    return [form_of(mean[:, d], information[:, d]) for d in range(size)]
+    return [centring_weight_from_estimates(mean[:, d], information[:, d]) for d in range(size)]
 
 
 def _estimates(data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,14 @@ import numpy as np
 
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import Form, form, form_of_some
+from hbm_jax.models.partial_centering import CentringWeight, centring_weight, centring_weight_of_some
 from hbm_jax.models.regression.families import working
 
 RIDGE = 1e-6  # relative ridge penalty, which keeps coefficients finite under separation
 STEPS = 6  # iterations of reweighted least squares, enough for the accuracy that weights need
 
 
-def group_forms(link: str, unit: float, data: RegressionData) -> list[list[Form]]:
+def group_centring_weights(link: str, unit: float, data: RegressionData) -> list[list[CentringWeight]]:
     """Return the partial non-centring of the effects of every term and column.
 
     The residuals of a fit without groups, by reweighted least squares, are fitted in each group. For traced data all
@@ -30,12 +30,14 @@ def group_forms(link: str, unit: float, data: RegressionData) -> list[list[Form]
 
     Returns
     -------
-    list (term) of list (column) of Form
+    list (term) of list (column) of CentringWeight
     """
     if not data.groups:
         return []
     if not all(isinstance(array, np.ndarray) for array in (data.y, data.X, data.groups[0].values)):
-        return [[form(np.full(_size(group), 1.0), 1.0, few=True)] * len(group.columns) for group in data.groups]
+        return [
+            [centring_weight(np.full(_size(group), 1.0), 1.0, few=True)] * len(group.columns) for group in data.groups
+        ]
     residuals, weights = _residuals(link, data)
     return [_forms(group, residuals, weights, unit) for group in data.groups]
 
@@ -76,12 +78,12 @@ def _precision(data, residuals: np.ndarray) -> np.ndarray:
     return 1.0 / np.maximum(np.maximum(scatter, error_variance), 1e-6 * float(np.var(residuals)) + 1e-300)
 
 
-def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[Form]:
+def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[CentringWeight]:
     """Return the partial non-centring of every column of a term, from least squares of the residuals in each group."""
     values, index = np.asarray(group.values), np.asarray(group.index)
     num, size = len(group.labels), values.shape[1]
     if group.walk:
-        return [_walk_form(group, values[:, c], residuals, weights, unit) for c in range(size)]
+        return [_walk_centring_weight(group, values[:, c], residuals, weights, unit) for c in range(size)]
     weighted_values = weights[:, None] * values
     normal = np.zeros((num, size, size))
     np.add.at(normal, index, weighted_values[:, :, None] * values[:, None, :])
@@ -98,18 +100,18 @@ def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[Form]:
         informative &= diagonal[:, c] > floor[c] * 1e3
         scale = _scale(values[:, c])
         standardised = np.where(informative, estimates[:, c], 0.0) / unit * scale
-        chosen, reference = form_of_some(standardised, unit**2 / variance[:, c] / scale**2, informative)
+        chosen, reference = centring_weight_of_some(standardised, unit**2 / variance[:, c] / scale**2, informative)
         forms.append((chosen, reference * unit / scale))
     return forms
 
 
-def _walk_form(group: GroupDesign, value, residuals, weights, unit: float) -> Form:
+def _walk_centring_weight(group: GroupDesign, value, residuals, weights, unit: float) -> CentringWeight:
     """Return the partial non-centring of the modes of a random walk, treating their amplitudes as independent."""
     modes = np.asarray(group.modes)
     predictors = value[:, None] * modes[group.index]
     information = (weights[:, None] * predictors**2).sum(axis=0)
     estimates = (weights[:, None] * predictors * residuals[:, None]).sum(axis=0) / np.maximum(information, 1e-300)
-    chosen, reference = form_of_some(estimates / unit, unit**2 * information, information > 0)
+    chosen, reference = centring_weight_of_some(estimates / unit, unit**2 * information, information > 0)
     return chosen, reference * unit
 
 

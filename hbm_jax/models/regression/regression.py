@@ -22,12 +22,12 @@ from numpyro.distributions import constraints
 
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import Form, sample_partially_centred
+from hbm_jax.models.partial_centering import CentringWeight, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, distribution_to_text
 from hbm_jax.models.protocol import full_name, simulated
 from hbm_jax.models.regression.coefficients import COEFFICIENTS, FLAT, is_flat, sample_coefficients
 from hbm_jax.models.regression.families import FAMILIES, Family, centre_of
-from hbm_jax.models.regression.group_effects import group_forms
+from hbm_jax.models.regression.group_effects import group_centring_weights
 from hbm_jax.names import choose, did_you_mean, listed
 from hbm_jax.validation import DataError, reject_rows
 
@@ -135,7 +135,7 @@ class Regression:
         eta = (jnp.asarray(data.X) * jnp.asarray(data.within)) @ coef.T
         eta = eta + (jnp.asarray(data.offset)[:, None] if num else jnp.asarray(data.offset))
         scale = float(data.y_std) if family.scaled and isinstance(data.y_std, np.ndarray) else 1.0
-        for group, forms in zip(data.groups, group_forms(self.link, scale, data), strict=True):
+        for group, forms in zip(data.groups, group_centring_weights(self.link, scale, data), strict=True):
             effects = self._effects(group, coef, unit, forms)
             eta = eta + (jnp.asarray(group.values) * effects[jnp.asarray(group.index)]).sum(-1)
         parameters = {name: self._positive(name, unit if name == "sigma" else 1.0) for name in family.parameters}
@@ -147,7 +147,7 @@ class Regression:
                 "observed", family.distribution(eta, self.link, parameters, data), obs=value if observed else None
             )
 
-    def _effects(self, group: GroupDesign, coef, unit, forms: list[Form]):
+    def _effects(self, group: GroupDesign, coef, unit, forms: list[CentringWeight]):
         """Sample the effects of a term, record them, and return them plus their means, (J, Q)."""
         num, size = len(group.labels), len(group.columns)
         units = unit / jnp.stack([_spread(group.values, c) for c in range(size)])
@@ -181,7 +181,7 @@ class Regression:
         self._record(group, effects - means)
         return effects
 
-    def _random_walks(self, group: GroupDesign, sd, forms: list[Form]):
+    def _random_walks(self, group: GroupDesign, sd, forms: list[CentringWeight]):
         """Sample random walks with zero mean, (J, Q), by the amplitudes of their principal components."""
         modes = jnp.asarray(group.modes)
         walks = []
