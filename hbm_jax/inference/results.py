@@ -376,9 +376,8 @@ def describe(program, data) -> dict[str, Any]:
             description["config"] = program.to_config()
         except ValueError as error:
             description["config_error"] = str(error)
-    if hasattr(data, "describe") and isinstance(
-        described := data.describe(), str
-    ):  # DataFrame.describe returns a table
+    described = data.describe() if hasattr(data, "describe") else None
+    if isinstance(described, str):  # that of a pandas table is a table
         description["data"] = described
     return description
 
