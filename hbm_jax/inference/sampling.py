@@ -119,7 +119,8 @@ def sample(
         As in `numpyro.infer.NUTS`: the higher, the shorter the steps. By default what the program asks for
         (``program.target_accept_prob``), as some models of hbm_jax do, else 0.8.
     max_tree_depth : int
-        As in `numpyro.infer.NUTS`.
+        As in `numpyro.infer.NUTS`. A trajectory of ``trajectory_length`` is shortened to ``2**max_tree_depth`` leapfrog
+        steps where it would take more.
     trajectory_length : float, optional
         Hamiltonian Monte Carlo with trajectories of this mean length, in standard deviations, in place of NUTS. Their
         lengths are spread evenly from 0 to twice that. 1.5 suits a posterior close to normal, as most with latents

@@ -189,9 +189,9 @@ class Loop:
         """Return what ends the run now, if anything; looks at the draws only at counts that do not depend on blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall, stuck = self.processes.lead(self._look)
-            if stuck:
-                return f"stopped: {stuck} never moved"
+            shortfall, unresolved = self.processes.lead(self._look)
+            if unresolved:
+                return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reached
             self.next_check = self.rule.next_check(num_draws, shortfall)
@@ -206,7 +206,10 @@ class Loop:
         dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
         positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
         sampled = diagnose_sampled(posterior, positions)
-        return self.rule.shortfall(sampled.table), ", ".join(sampled.stuck[:5])
+        unresolved = ""
+        for labels, what in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
+            unresolved = f"{', '.join(labels[:5])} {what}" if labels else unresolved
+        return self.rule.shortfall(sampled.table), unresolved
 
     def _report(self, block: Block):
         """Show the live line, as often as it is cheap beside the drawing."""
