@@ -245,9 +245,11 @@ def _refuse_expansion(path: Path) -> None:
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Write a median and its interval with two significant digits of the smaller half-width.
 
+    A half-width below 1e-3 of the interval, of a median next to a bound, counts as that.
     Numbers of 1e6 and more, or all below 1e-4, have an exponent, and four significant digits at least.
     """
     width = min(median - lower, upper - median)
+    width = max(width, 1e-3 * (upper - lower)) if width > 0 else width
     largest = max(abs(lower), abs(median), abs(upper))
     digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # the last one to write
     if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:
