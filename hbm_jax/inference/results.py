@@ -244,10 +244,11 @@ def _refuse_expansion(path: Path) -> None:
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
     """Format a median and its interval to two significant digits of the smaller half-width.
 
-    If the largest absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four
-    significant digits.
+    Half-widths below 1e-3 of the interval, of a median close to a bound, are treated as 1e-3 of it. If the largest
+    absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four significant digits.
     """
     width = min(median - lower, upper - median)
+    width = max(width, 1e-3 * (upper - lower)) if width > 0 else width
     largest = max(abs(lower), abs(median), abs(upper))
     digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # decimal exponent of the last digit
     if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:

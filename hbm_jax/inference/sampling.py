@@ -122,7 +122,8 @@ def sample(
         Target acceptance probability, as in `numpyro.infer.NUTS`; a higher value gives a smaller step size. Default:
         ``program.target_accept_prob`` if the program has it (some models of hbm_jax do), else 0.8.
     max_tree_depth : int
-        Largest depth of the NUTS trees, as in `numpyro.infer.NUTS`.
+        Largest depth of the NUTS trees, as in `numpyro.infer.NUTS`. Trajectories of ``trajectory_length`` have at most
+        ``2**max_tree_depth`` leapfrog steps.
     trajectory_length : float, optional
         If set, use Hamiltonian Monte Carlo with trajectories of this mean length, in posterior standard deviations,
         instead of NUTS. Lengths are spread evenly between 0 and twice the mean. A value of 1.5 suits a posterior close

@@ -278,3 +278,12 @@ def test_invalid_parameters_are_named(name, parameter):
         family.build(good | {bad: family.invalid[parameter]})
     with validation_enabled():
         family.build(good)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_valid_parameters_and_values_pass_validation(name):
+    family, rng = FAMILIES[name], np.random.default_rng(5)
+    parameters = {key: np.asarray(v) for key, v in family.one(rng).items()}
+    value = np.asarray(family.draw(rng, parameters | family.known, 1))[0]
+    with validation_enabled():
+        assert np.isfinite(family.build(parameters).log_prob(value))

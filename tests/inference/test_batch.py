@@ -171,6 +171,18 @@ def test_stacked_arrays_are_a_list_of_objects_and_settings_of_the_caller_are_unt
     assert single.draws(0)["posterior"]["mu"].dtype == np.float32
 
 
+def test_dates_in_single_precision_are_not_usable():
+    def transit(times):
+        t0 = numpyro.sample("t0", dist.Normal(2459000.5, 1.0))
+        numpyro.sample("times", dist.Normal(t0, 0.05), obs=times)
+
+    times = np.repeat([[2459000.5], [2459000.88]], 5, axis=1)
+    fits = few(transit, times, dtype="float32", max_num_samples=50)
+    assert not fits.verdicts["usable"].any()
+    assert fits.verdicts["why"].str.contains("t0 never moved|t0 moved in coarse steps").all()
+    assert (fits.verdicts["num_steps"] <= 256).all()
+
+
 def test_what_is_equal_in_all_objects_stays_concrete():
     def program(design, y):
         matrix = np.linalg.inv(np.asarray(design))  # would fail on a tracer

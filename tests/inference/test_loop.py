@@ -189,4 +189,4 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
 
     assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "")
     assert look(walk)[0] > 10.0
-    assert look(0.0 * walk)[1] == "_slow"
+    assert look(0.0 * walk)[1] == "_slow never moved"

@@ -397,19 +397,44 @@ def test_a_density_too_small_for_an_accelerator_is_told(monkeypatch):
     assert 4 * 2000 < counted < 4 * 6000
 
 
-def test_a_date_in_single_precision_is_not_usable():
+def transit(times):
+    t0 = numpyro.sample("t0", dist.Normal(2459000.5, 1.0))
+    with numpyro.plate("time", len(times)):
+        numpyro.sample("times", dist.Normal(t0, 0.05), obs=times)
+
+
+@pytest.mark.parametrize("options", [{}, {"trajectory_length": 1.5}, {"independent_proposals": True}])
+def test_a_date_in_single_precision_is_not_usable(options):
     """No number of single precision lies within the posterior but one."""
-
-    def transit(y):
-        t0 = numpyro.sample("t0", dist.Normal(2459000.5, 1.0))
-        numpyro.sample("y", dist.Normal(t0, 0.05), obs=y)
-
-    options = {"num_warmup": 50, "max_tree_depth": 3, "progress": False, "dtype": "float32"}
-    fit = hbm.sample(transit, 2459000.5, **options)
+    options |= {"num_warmup": 50, "max_tree_depth": 3, "progress": False, "dtype": "float32"}
+    fit = hbm.sample(transit, np.full(5, 2459000.5), **options)
     assert fit.run["stopped"] == "stopped: t0 never moved"  # more draws would not help
     assert fit.run["num_samples"] == MIN_SAMPLES
     assert np.unique(fit.posterior["t0"]).size == 1
-    assert fit.verdict.reasons[0] == "t0 never moved: all draws are the same number"
+    assert fit.verdict.reasons == ("t0 never moved: all draws are the same number",)
+    assert 'dtype="float64"' in fit.verdict.advice[0]
+
+
+def test_the_step_size_of_trajectories_has_bounds_in_single_precision():
+    """Between two numbers of single precision, where the energy error does not fall with the step size."""
+    options = {"num_warmup": 200, "max_tree_depth": 5, "trajectory_length": 1.5, "progress": False}
+    fit = hbm.sample(transit, np.full(5, 2459000.88), dtype="float32", **options)
+    assert fit.tree["sample_stats"]["n_steps"].max() <= 2**5
+    assert fit.tree["sample_stats"]["n_steps"].min() >= 1
+    assert fit.run["stopped"] in ("stopped: t0 never moved", "stopped: t0 moved in coarse steps")
+    assert fit.run["num_samples"] == MIN_SAMPLES
+    assert any("t0 moved in steps" in reason or "t0 never moved" in reason for reason in fit.verdict.reasons)
+
+
+def test_steps_of_short_trajectories_have_no_size_without_end():
+    """Every trajectory is one step, whatever its adapted size; a longer one than any trajectory is never taken."""
+
+    def program():
+        numpyro.sample("x", dist.Normal(0.0, 1.0))
+
+    fit = hbm.sample(program, trajectory_length=0.3, num_warmup=100, num_samples=50, num_chains=2, progress=False)
+    assert (fit.tree["sample_stats"]["n_steps"] == 1).all()
+    np.testing.assert_allclose(fit.tree["sample_stats"]["step_size"], 0.6)
 
 
 def test_density_of_proposals_is_that_of_two_normals():

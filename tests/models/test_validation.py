@@ -22,6 +22,17 @@ CASES = {
     "supernova, selection": {"selection": "common", "outliers": True, "drift": True},
     "supernova, dust": {"stretch": "two", "colour": "dust", "host_beta": True},
     "supernova, broken law": {"colour": "broken", "survey_scatter": True},
+    "supernova, skewed": {"stretch": "skewed", "step_width": 0.1, "lensing": 0.05, "sigma_v": 200.0},
+    "supernova, redshifts": {
+        "colour": "skewed",
+        "velocity": "redshift",
+        "sigma_v": 250.0,
+        "redshift_prior": "volume",
+        "selection": "survey",
+    },
+    "supernova, centred": {"latents": "centred", "cosmology": "w0wacdm"},
+    "supernova, sampled": {"latents": "sampled", "cosmology": "olcdm"},
+    "supernova, noncentred": {"latents": "noncentred", "cosmology": "binned"},
     "relation, correlated": {"correlated": True},
     "relation, outliers": {"pooling": "complete", "outliers": True, "num_components": 2},
     "relation, Student's t": {"pooling": "complete", "student_t": True},
@@ -50,17 +61,29 @@ def made(name):
     return dataclasses.replace(model, **CASES[name]), args
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", [*CASES, *OTHERS])
+QUICK = ("rates", "eight_schools")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in [*CASES, *OTHERS]]
+)
 def test_models_run_with_validation_on(name):
     program, args = made(name)
     with numpyro.validation_enabled():
         trace = handlers.trace(handlers.seed(program, 1)).get_trace(*args)
         values = {n: s["value"] for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
         checked = float(log_density(program, args, {}, values)[0])
+        found = initialize_model(jax.random.key(0), program, model_args=args)
+    assert np.isfinite(found.potential_fn(found.param_info.z))
     unchecked = float(jax.jit(lambda values: log_density(program, args, {}, values)[0])(values))
     assert np.isfinite(checked)
     assert checked == pytest.approx(unchecked, rel=1e-9)
+
+
+def test_every_option_of_supernovae_is_validated():
+    on = {name for case, options in CASES.items() if case.startswith("supernova") for name in options}
+    others = {"priors", "step_mass", "mass_step"}
+    assert on | others == {field.name for field in dataclasses.fields(Supernova)}
 
 
 @pytest.mark.long

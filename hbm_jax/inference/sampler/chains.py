@@ -247,7 +247,12 @@ class Chains:
         if self.trajectory_length is None:
             return state
         fraction = jnp.mod(GOLDEN * (state.i + 1.0), 1.0)
-        return state._replace(trajectory_length=2.0 * fraction * self.trajectory_length)
+        # If floating-point numbers are too coarse for the posterior, the energy error does not depend on the step size,
+        # whose adaptation then diverges: a trajectory has at most as many steps as the deepest tree, and at least one
+        # (NumPyro takes none if the step size is infinite).
+        step_size = jnp.minimum(state.adapt_state.step_size, 2.0 * self.trajectory_length)
+        length = jnp.minimum(2.0 * fraction * self.trajectory_length, step_size * 2**self.max_tree_depth)
+        return state._replace(trajectory_length=length, adapt_state=state.adapt_state._replace(step_size=step_size))
 
     @property
     def num_warmup_draws(self) -> int:

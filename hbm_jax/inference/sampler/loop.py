@@ -190,9 +190,9 @@ class Loop:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall, stuck = self.processes.lead(self._look)
-            if stuck:
-                return f"stopped: {stuck} never moved"
+            shortfall, unresolved = self.processes.lead(self._look)
+            if unresolved:
+                return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reached
             self.next_check = self.rule.next_check(num_draws, shortfall)
@@ -207,7 +207,10 @@ class Loop:
         dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
         positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
         sampled = diagnose_sampled(posterior, positions)
-        return self.rule.shortfall(sampled.table), ", ".join(sampled.stuck[:5])
+        unresolved = ""
+        for labels, what in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
+            unresolved = f"{', '.join(labels[:5])} {what}" if labels else unresolved
+        return self.rule.shortfall(sampled.table), unresolved
 
     def _report(self, block: Block):
         """Update the progress line, unless that would take more than `MAX_PROGRESS_FRACTION` of the time."""
