@@ -55,7 +55,7 @@ def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
     for name, true in (("photon_index", 2.0), ("log10_amplitude", -3.0)):
         draws = fit.posterior[name].to_numpy()
         assert abs(draws.mean() - true) < 4 * draws.std(), name
-    assert {"spectra", "corner"} <= {path.stem for path in (out / "figures").iterdir()}
+    assert {"spectra", "unfolded_spectrum", "corner"} <= {path.stem for path in (out / "figures").iterdir()}
     assert "source.pha" in (out / "report.html").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Figures of afterglows in reports, in addition to those of every posterior."""
+"""Figures of afterglows and spectral fits in reports, in addition to those of every posterior."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,10 @@ from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.xray.populations import afterglow_populations, host_columns, whim_contour, whim_parameters
 from hbm_jax.spectra.stack import SpectrumStack
 
+UNFOLDED = (
+    "The spectrum with the most counts. Upper panel: absorbed and unabsorbed model, and the data, unfolded with the "
+    "model. Lower panel: transmission of each absorber of the whole expression."
+)
 FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
     "spectra": (
         "Counts of the sources with the most counts, the posterior of the folded model (median and 68 % band, source "
@@ -42,7 +46,7 @@ WHIM_FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
 
 
 def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
-    """Return the figures of a fit: of afterglows, with the WHIM if it is free; of a spectral fit, the counts alone."""
+    """Return the figures of a fit: of afterglows, with the WHIM if it is free; of a spectral fit, of its spectra."""
     if isinstance(fit.data, SpectrumStack):
-        return {"spectra": FIGURES["spectra"]}
+        return {"spectra": FIGURES["spectra"], "unfolded_spectrum": (UNFOLDED, unfolded_spectrum)}
     return FIGURES | (WHIM_FIGURES if whim_parameters(fit.program) else {})  # type: ignore[arg-type]
