@@ -80,7 +80,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
         axes[0].set_xlim(x[0], x[-1])
         axes[0].set_ylim(used_values[:, 1].min() - pad[1], used_values[:, 1].max() + pad[1])
         figure.supxlabel(data.predictors[index])
-        figure.supylabel("y" if len(data.predictors) == 1 else "y minus the contribution of the other predictors")
+        figure.supylabel("y" if len(data.predictors) == 1 else "y minus the\nother predictors")
     return figure
 
 
