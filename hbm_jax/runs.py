@@ -79,7 +79,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             model, container = entry.restore(fit.run["config"], arrays)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ResultFileError(
-                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuild_program; "
+                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuilt; "
                 f"found invalid ones ({error}). Pass both: hbm_jax.load(path, program, (data,))."
             ) from error
         fit.attach(model, (container,))
@@ -198,7 +198,7 @@ def rebuild_program(folder: Path) -> tuple[Callable, tuple]:
         model, container = entry.restore(program["config"], stored)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: expected a stored model and data from which {program['name']} can be rebuild_program; found "
+            f"{folder}: expected a stored model and data from which {program['name']} can be rebuilt; found "
             f"invalid ones ({error})."
         ) from error
     return model, (container,)

@@ -853,7 +853,7 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
         (["--abundances", "wlim"], "unknown abundance table 'wlim' (did you mean 'wilm'?)"),
         (["--log10-T", "9"], "log10_T: expected between 4 and 8; found 9"),
         (["--z", "20"], "z: expected between 0 and 10; found 20"),
-        (["--energies", "5", "1"], "--energies: expected two positive energies [keV] in order; found 5 1"),
+        (["--energies", "5", "1"], "--energies: expected two positive energies [keV] in increasing order; found 5 1"),
     ],
 )
 def test_bad_input_of_absorption(flags, message, capsys):

@@ -99,9 +99,9 @@ def recombination(rates: str) -> Recombination:
 def _dielectronic(rates: str) -> list[list[np.ndarray]]:
     """Return the terms (c, E) of each ion."""
     if rates == "modern":
-        modern = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
-        others = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
-        return [modern.get(ion, others.get(ion, [])) for ion in ABSORBING]
+        badnell = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
+        mazzotta = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
+        return [badnell.get(ion, mazzotta.get(ion, [])) for ion in ABSORBING]
     older = rows_of("recombination_dielectronic_arnaud_rothenflug_1985", _PAIR, ("A_di", "B_di", "T0", "T1"))
     terms_of_ions = []
     for ion in ABSORBING:

@@ -55,7 +55,9 @@ def run(arguments) -> int:
 
     low, high = arguments.energies
     if not 0 < low < high:
-        raise ConfigError(f"--energies: expected two positive energies [keV] in order; found {low:g} {high:g}.")
+        raise ConfigError(
+            f"--energies: expected two positive energies [keV] in increasing order; found {low:g} {high:g}."
+        )
     if high * (1.0 + arguments.z) > MAX_ENERGY:
         raise ConfigError(
             f"--energies: expected no more than {MAX_ENERGY / (1.0 + arguments.z):g} keV, which is {MAX_ENERGY:g} keV "

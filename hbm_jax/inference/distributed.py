@@ -145,7 +145,7 @@ def number_of_objects(program: Callable, args: tuple, split: str | int) -> int:
     if split not in sizes:
         names = ", ".join(sizes) or "none"
         raise ValueError(
-            f"sample: expected split to name a plate of the program; found {split!r}, the plates: {names}."
+            f"sample: expected split to name a plate of the program; found {split!r}. Its plates: {names}."
         )
     return sizes[split]
 
@@ -232,8 +232,8 @@ class Processes(OneProcess):
         checksums = multihost_utils.process_allgather(np.asarray(checksum, np.uint32)).ravel()
         if (checksums != checksums[0]).any():
             raise ProcessesError(
-                "The processes differ: expected the same data and sampler state in all of them; found others in "
-                f"process {int(np.argmax(checksums != checksums[0]))} than in process 0. They must run on machines of "
+                "The processes differ: expected the same data and sampler state in all of them; found that "
+                f"process {int(np.argmax(checksums != checksums[0]))} differs from process 0. They must run on machines of "
                 "one kind, with the same program, data, arguments and versions."
             )
 

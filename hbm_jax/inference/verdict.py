@@ -417,10 +417,10 @@ def _failing(names) -> str:
     return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
-def _listed(names, most=5):
+def _listed(names, max_names=5):
     """Return the first names joined by commas, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
 
 
 def _edges(posterior, bounds):

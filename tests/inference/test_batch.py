@@ -206,7 +206,7 @@ def test_exact_numbers_of_draws_and_budgets():
     assert not short.usable.any()
     assert (short.verdicts["num_draws"] == 200).all()
     assert short.verdicts["why"].str.contains("effective sample size").all()
-    assert str(short).startswith("0 of 5 posteriors are usable; of the others most often: ")
+    assert str(short).startswith("0 of 5 posteriors are usable; most frequent reason among the others: ")
     with pytest.raises(KeyError, match="whose draws were kept; keep_draws=True was not given"):
         short.draws(0)
 
@@ -226,7 +226,7 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
     with pytest.raises(KeyError, match="draws of 'd': expected an object whose draws were kept; there is none"):
         fits.draws("d")
     assert str(fits) == (
-        "4 of 5 posteriors are usable; of the others most often: no starting point with a finite density was found."
+        "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density was found."
     )
 
 

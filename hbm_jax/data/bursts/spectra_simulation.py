@@ -123,11 +123,13 @@ class BurstSpectraPopulation:
                     f"BurstSpectraPopulation: {name}: expected mean and standard deviation; found {value}."
                 )
         for name, known in (("evolution", EVOLUTIONS), ("spectrum", ("band", "cutoff"))):
-            if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {found!r}.")
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {value!r}.")
         if not 0 < self.duration[0] <= self.duration[1]:
-            raise ValueError(f"BurstSpectraPopulation: duration: expected two times in order; found {self.duration}.")
+            raise ValueError(
+                f"BurstSpectraPopulation: duration: expected two positive times in increasing order; found {self.duration}."
+            )
         if not self.detectors:
             raise ValueError("BurstSpectraPopulation: detectors: expected at least one; found none.")
 

@@ -272,7 +272,7 @@ def _container(columns: Mapping[str, Any], called: Mapping[str, str]) -> Distanc
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
-    """Return distinct names: repeated ones with survey and, if still not unique, a number."""
+    """Return distinct names: the survey is added to repeated names and, where that is not enough, a number."""
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if surveys is not None:
         names = [f"{n} ({s})" if n in repeated else n for n, s in zip(names, surveys, strict=True)]

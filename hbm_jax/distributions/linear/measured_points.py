@@ -162,9 +162,9 @@ class MeasuredPoints(dist.Distribution):
 
     def _beyond(self, value):
         """Return whether a measured value is at its limit or beyond it."""
-        at, side, order = self.limits
+        limit, side, order = self.limits
         last = value[..., -1] if order is None else (order[..., -1, :] * value).sum(-1)
-        return side * last <= side * at  # False where the limit is NaN
+        return side * last <= side * limit  # False where the limit is NaN
 
     @validate_sample
     def log_prob(self, value):
@@ -198,11 +198,11 @@ class MeasuredPoints(dist.Distribution):
         value = mean + (tril @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
         if self.limits is None:
             return value
-        at, _, order = self.limits
+        limit, _, order = self.limits
         beyond, last = self._beyond(value)[..., None], np.zeros(value.shape[-1])
         last[-1] = 1.0
-        where = last if order is None else order[..., -1, :]
-        return jnp.where(beyond & (where > 0), at[..., None], value)
+        limited = last if order is None else order[..., -1, :]
+        return jnp.where(beyond & (limited > 0), limit[..., None], value)
 
     def draw_true(self, key, value):
         """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""

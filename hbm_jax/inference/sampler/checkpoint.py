@@ -234,7 +234,7 @@ class Checkpoint:
         if later:
             warnings.warn(
                 f"{self.folder / first}: expected the draws after the first {self.num_draws} of a chain; found that "
-                f"it {why}. It and later blocks are set aside, and drawn again.",
+                f"the file {why}. This and later blocks are renamed, and their draws are repeated.",
                 DamageWarning,
                 stacklevel=2,
             )

@@ -208,8 +208,8 @@ class Loop:
         positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
         sampled = diagnose_sampled(posterior, positions)
         unresolved = ""
-        for labels, what in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
-            unresolved = f"{', '.join(labels[:5])} {what}" if labels else unresolved
+        for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
+            unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
         return self.rule.shortfall(sampled.table), unresolved
 
     def _report(self, block: Block):

@@ -142,7 +142,9 @@ class Golenetskii:
             raise ValueError("Golenetskii: truncated=True expects latents='marginal'; found 'sampled'.")
         low, high = self.band
         if not 0 < low < high:
-            raise ValueError(f"Golenetskii: band: expected two positive energies [keV] in order; found {self.band}.")
+            raise ValueError(
+                f"Golenetskii: band: expected two positive energies [keV] in increasing order; found {self.band}."
+            )
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
         self.all_priors  # noqa: B018 - raises for unknown names

@@ -219,7 +219,7 @@ class GolenetskiiCounts:
             choose("statistic", self.statistic, COUNTS)
         low, high = self.band
         if not 0 < low < high < np.inf:
-            raise ValueError(f"band: expected two positive energies [keV] in order; found {self.band}.")
+            raise ValueError(f"band: expected two positive energies [keV] in increasing order; found {self.band}.")
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
         width = self.all_priors.get("intrinsic_scatter", 1.0)

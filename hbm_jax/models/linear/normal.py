@@ -235,7 +235,7 @@ class _Hierarchy:
         return 0.9
 
     def to_config(self) -> dict:
-        """Return options as plain values and overridden priors as text; the class with these is the same model."""
+        """Return options as plain values and overridden priors as text; the class called with them is the same model."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }

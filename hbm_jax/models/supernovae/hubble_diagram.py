@@ -291,8 +291,8 @@ class HubbleDiagram:
         >>> fits = hbm_jax.fit_each(model, list(samples.values()), names=list(samples))  # doctest: +SKIP
         """
         if len(data.survey_counts) < 2:
-            found = ", ".join(data.survey_counts)
-            raise DataError(f"without_each_survey: expected two surveys or more; found {found}.")
+            surveys = ", ".join(data.survey_counts)
+            raise DataError(f"without_each_survey: expected two surveys or more; found {surveys}.")
         subsets = {"all": np.ones(len(data), bool)}
         for omitted in data.survey_counts:
             subsets[f"without {omitted}"] = np.array([survey != omitted for survey in data.survey])
