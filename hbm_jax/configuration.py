@@ -133,7 +133,7 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
         A value from a TOML file, or text from the command line, which is parsed as TOML unless the type is text.
     hint : type
         ``bool, int, float, str``, tuples, lists and mappings of them, unions (text matches last), ``Literal``, a
-        dataclass (from a table of its fields), or any other class, whose instances are accepted as they are.
+        dataclass (from a table of its fields), or any other class, whose instances are accepted unchanged.
     where : str
         The key, for error messages.
 

@@ -39,8 +39,8 @@ def refuse_expansion(path: Path) -> None:
     Raises
     ------
     DataError
-        If the contents are larger, or the compression is bzip2, xz or compress. Damaged files pass: their reader reports
-        the damage.
+        If the contents are larger, or the compression is bzip2, xz or compress. Damaged files pass: their reader
+        reports the damage.
     """
     with open(path, "rb") as file:
         start = file.read(6)

@@ -1,6 +1,6 @@
 """Rates of recombination and collisional ionisation of all ions in the balance, as functions of temperature.
 
-Each recombination rate is the sum of a radiative fit, which has one of three forms, and of dielectronic terms. The
+Each recombination rate is the sum of a radiative fit, given by one of three formulas, and of dielectronic terms. The
 collection of rates, *modern* or *older*, decides which fits an ion has.
 """
 
@@ -29,10 +29,10 @@ class Recombination:
     Attributes
     ----------
     four : (6, ions)
-        a, b, T0, T1, C, T2 of the form of Badnell, of which that of Verner & Ferland is a special case; a is 0 for ions
-        with another form.
+        a, b, T0, T1, C, T2 of Badnell's formula, which includes that of Verner & Ferland as a special case; a is 0 for
+        ions with another formula.
     power : (2, ions)
-        A and eta of a power law; A is 0 for ions with another form.
+        A and eta of a power law; A is 0 for ions with another formula.
     hydrogenic : (ions,)
         Nuclear charge of ions with the hydrogenic formula, 0 for others.
     dielectronic : (2, ions, terms)

@@ -233,8 +233,8 @@ class Processes(OneProcess):
         if (checksums != checksums[0]).any():
             raise ProcessesError(
                 "The processes differ: expected the same data and sampler state in all of them; found that "
-                f"process {int(np.argmax(checksums != checksums[0]))} differs from process 0. They must run on machines of "
-                "one kind, with the same program, data, arguments and versions."
+                f"process {int(np.argmax(checksums != checksums[0]))} differs from process 0. They must run on "
+                "machines of one kind, with the same program, data, arguments and versions."
             )
 
     # Decisions.
@@ -301,7 +301,7 @@ class Processes(OneProcess):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Context of a run: `lead` raises a Ctrl-C of process 0; the other processes ignore theirs."""
+        """Context of a run: a Ctrl-C in process 0 is raised by `lead` in every process; in the others it is ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -226,7 +226,8 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
     with pytest.raises(KeyError, match="draws of 'd': expected an object whose draws were kept; there is none"):
         fits.draws("d")
     assert str(fits) == (
-        "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density was found."
+        "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density "
+        "was found."
     )
 
 

@@ -128,7 +128,8 @@ class BurstSpectraPopulation:
                 raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {value!r}.")
         if not 0 < self.duration[0] <= self.duration[1]:
             raise ValueError(
-                f"BurstSpectraPopulation: duration: expected two positive times in increasing order; found {self.duration}."
+                "BurstSpectraPopulation: duration: expected two positive times in increasing order; found "
+                f"{self.duration}."
             )
         if not self.detectors:
             raise ValueError("BurstSpectraPopulation: detectors: expected at least one; found none.")

@@ -156,8 +156,8 @@ class PointsInGroups(HasWarnings):
         for column, key in enumerate(predictors):
             if np.ptp(values[:, column]) == 0:
                 raise DataError(
-                    f"{called.get(key, key)}: expected values that differ between rows, without which there is no slope; found "
-                    f"{values[0, column]:g} in all {num} rows."
+                    f"{called.get(key, key)}: expected values that differ between rows, without which there is no "
+                    f"slope; found {values[0, column]:g} in all {num} rows."
                 )
         limit, side, limit_index, limited = _limits(columns, values, coordinates, labels, called)
         errors = _errors(columns, vector, coordinates, labels, called, num)

@@ -189,7 +189,7 @@ def read_distance_moduli(
     chosen = DISTANCE_FORMATS[format]
     is_path = isinstance(source, str | os.PathLike)
     if format != "table" and not is_path:
-        raise DataError(f"format={format!r} goes with a path: expected a path, found a {type(source).__name__}.")
+        raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     if is_path and not Path(source).exists():
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
     origin = str(source) if is_path else "the given columns"

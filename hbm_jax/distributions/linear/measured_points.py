@@ -1,7 +1,7 @@
 """Linear relation in P predictors with errors in all coordinates, outliers and limits; true values integrated out.
 
 A point has true predictors x, from a mixture of normal distributions, and a true y = intercept + slope . x +
-N(0, scatter^2). Student's t distribution can take the place of this normal; it is a mixture of normals on a grid of
+N(0, scatter^2). Student's t distribution can replace this normal distribution; it is a mixture of normals on a grid of
 scales. The D = P + 1 coordinates, with the response last, are measured with Gaussian errors. One coordinate of a point
 may be an upper or a lower limit.
 """

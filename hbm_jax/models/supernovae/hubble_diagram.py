@@ -262,7 +262,7 @@ class HubbleDiagram:
         for survey in self.scatter_surveys:
             if survey not in data.survey:
                 raise DataError(
-                    f"HubbleDiagram: scatter_surveys: expected some of {', '.join(data.survey_counts)}; found "
+                    f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
                     f"{survey!r}."
                 )
         return np.array([float(survey in self.scatter_surveys) for survey in data.survey])

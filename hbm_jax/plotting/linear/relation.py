@@ -249,7 +249,7 @@ def _rows(data: PointsInGroups, names) -> list[int]:
         return sorted(int(j) for j in np.argsort(-sizes, kind="stable")[:MAX_PANELS])
     for name in names:
         if name not in data.name:
-            raise ValueError(f"lines: expected names of groups, some of {', '.join(data.name[:20])}; found {name!r}.")
+            raise ValueError(f"lines: expected names of groups among {', '.join(data.name[:20])}; found {name!r}.")
     return [data.name.index(name) for name in names]
 
 

@@ -146,7 +146,7 @@ def area_warnings(rmf: Rmf, arf: Arf | None) -> list[str]:
     largest = float(rmf.matrix.sum(axis=1).max())
     if arf is None and largest <= AREA_INCLUDED and not rmf.full:
         return [
-            f"{rmf.name}: no ARF goes with this redistribution matrix, whose largest row sum is {largest:.3g}: the "
+            f"{rmf.name}: there is no ARF for this redistribution matrix, whose largest row sum is {largest:.3g}: the "
             "effective area is taken as 1 cm^2"
         ]
     if arf is not None and largest > AREA_INCLUDED and arf.area.max() > AREA_INCLUDED:

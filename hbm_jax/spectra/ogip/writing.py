@@ -58,8 +58,7 @@ def write_pha(
         If the file exists and `overwrite` is false.
     DataError
         If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
-        of bad channels, which may be NaN), names that are not
-        ASCII.
+        of bad channels, which may be NaN), names that are not ASCII.
 
     Notes
     -----
