@@ -20,7 +20,7 @@ PHOTON_INDEX = (0.0, 4.0)
 XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as in XSPEC's absori
 _DEGREE = 32  # of the polynomial in the photon index; error below 1e-10
 _MAX_Z = max(BALANCE)
-# Gauss-Legendre nodes per panel, and panels between edges: the fit of Si II has a discontinuous slope between two edges.
+# Gauss-Legendre nodes per panel, and panels between edges, because the fit of Si II is not smooth between two edges.
 _NODES, _PANELS = 16, 48
 
 

@@ -198,7 +198,8 @@ def _read(
     for detector, detector_spectra in spectra.items():
         if len(detector_spectra) != num:
             raise DataError(
-                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found {len(detector_spectra)}."
+                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found "
+                f"{len(detector_spectra)}."
             )
         if times[detector] is not None:
             allowed = SAME_TIME * np.maximum(1.0, stop - start)

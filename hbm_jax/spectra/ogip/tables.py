@@ -99,7 +99,7 @@ def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.Bin
 
 
 def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
-    """Return the SPECTRUM extension: the first that is a background or not, as requested, or else the first."""
+    """Return the first SPECTRUM extension that is (or is not) a background; if there is none, the first of all."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
     matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
     return matching[0] if matching else first
