@@ -91,7 +91,7 @@ def along(cells: Cells, table: Running, log_energy: jax.Array) -> jax.Array:
 
 
 def along_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
-    """Return the sum over ions of the integrals of sigma times a weight; arrays of ``cells`` are (num_cells + 1, ions)."""
+    """Return the sum over ions of the integrals of sigma times a weight; fields of ``cells`` are (cells + 1, ions)."""
     table = combine(cells.first, cells.edge.dtype)
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
     # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.

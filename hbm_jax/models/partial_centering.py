@@ -179,10 +179,8 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     error = xp.where(mask, noise, 0.0).sum(axis=1) * (num - 1) / num
     # Residual variance of y about the least-squares line in one predictor, the best predictor of each group.
     residual = (dy**2).sum(axis=1)[:, None] - product**2 / xp.where(measured > 0, measured, 1.0)
-    degrees_of_freedom = xp.maximum(num - 2, 0)
-    variance = xp.maximum(
-        residual.min(axis=1).sum() / xp.maximum(degrees_of_freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300
-    )
+    freedom = xp.maximum(num - 2, 0)
+    variance = xp.maximum(residual.min(axis=1).sum() / xp.maximum(freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
     informative = (num > 2) & (measured - error > 0.2 * measured) & (measured > 0)
     true_square = xp.where(informative, measured - error, 1.0)
     square = xp.where(np.eye(x.shape[-1], dtype=bool), true_square[..., None], square)

@@ -379,11 +379,9 @@ def _estimates(data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray
     count = used.sum(axis=1)
     if sigma == "inferred":
         deviation = np.where(used[..., None], values - (values.sum(axis=1) / count[:, None])[:, None], 0.0)
-        degrees_of_freedom = int((count - 1).sum())
+        freedom = int((count - 1).sum())
         # If no group has two values, half of the total variance is assumed to be within groups.
-        within = (
-            (deviation**2).sum((0, 1)) / degrees_of_freedom if degrees_of_freedom else 0.5 * np.asarray(data.unit) ** 2
-        )
+        within = (deviation**2).sum((0, 1)) / freedom if freedom else 0.5 * np.asarray(data.unit) ** 2
         mean_variance = variance.sum((0, 1)) / count.sum()
         variance = variance + np.maximum(within - mean_variance, 1e-6 * within + 1e-300)
     weights = np.where(used[..., None], 1.0 / np.where(used[..., None], variance, 1.0), 0.0)
