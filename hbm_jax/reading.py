@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 
 @contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
-    """Name a damaged file: whatever a library raises on one becomes a `DataError`."""
+    """Convert any exception that a library raises on a damaged file to a `DataError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -90,7 +90,7 @@ def read_text(path: Path) -> str:
     Raises
     ------
     DataError
-        As `read_bytes`, and for bytes that are no UTF-8.
+        As `read_bytes`, and for bytes that are not valid UTF-8.
     """
     try:
         return read_bytes(path).decode("utf-8-sig")

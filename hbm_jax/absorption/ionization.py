@@ -137,7 +137,7 @@ def _fractions(log10_T, log_photo_rates, *, mode, rates):
 
 @functools.cache
 def _layout():
-    """Return where each ratio is in `ABSORBING`, (elements, steps), which states exist, and where `IONS` are there."""
+    """Return the indices of the ratios in `ABSORBING`, a mask of existing states, and the indices of `IONS` in it."""
     ratio_index = np.full((len(BALANCE), _MAX_Z), -1, np.int32)
     exists = np.zeros((len(BALANCE), _MAX_Z + 1), bool)
     for row, Z in enumerate(BALANCE):

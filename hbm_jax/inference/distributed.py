@@ -280,7 +280,10 @@ class Processes(OneProcess):
         return _Proxy(self, kind, folder)
 
     def choose_start(self, choose: Callable, target: Target, num_chains: int, key: jax.Array) -> Any:
-        """Search in process 0, with densities evaluated by all: the path of a search depends on NumPy's rounding."""
+        """Choose starting points in process 0; all processes evaluate the density.
+
+        The path of a search depends on rounding in NumPy, which may differ between processes.
+        """
 
         def evaluate_in_all(point):
             return target.value_and_grad(self.lead(lambda: np.asarray(point)))

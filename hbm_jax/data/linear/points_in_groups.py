@@ -368,7 +368,7 @@ def _padded(group_index, num: int, values, errors, limit, side, limit_index) -> 
     row[group_index, position_in_group(group_index)] = np.arange(len(group_index))
 
     def pad(rows, filler):
-        # Row -1 is the filler. For a million rows, `take` is five times as fast as indexing.
+        # Row -1 is the padding value. For a million rows, `take` is five times as fast as indexing.
         return np.concatenate([rows, np.asarray(filler)[None]]).take(row, 0, mode="wrap")
 
     size = values.shape[1]

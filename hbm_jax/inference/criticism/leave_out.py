@@ -115,7 +115,7 @@ def _advice(result: Loo) -> str:
 
 
 def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, num_draws: int | None = None) -> Loo:
-    """Leave-one-out predictive densities by Pareto-smoothed importance sampling (PSIS-LOO).
+    """Compute leave-one-out predictive densities by Pareto-smoothed importance sampling (PSIS-LOO).
 
     Parameters
     ----------
