@@ -364,7 +364,7 @@ def test_calibrate_fails_where_ranks_are_uneven(tmp_path, capsys, monkeypatch):
     options = ["--num-chains", "6", "--seed", "5", "--set", "sample.target_accept_prob=0.9", "--num-replicates", "99"]
     status, text, _ = run(capsys, "calibrate", "supernova", "--cosmology", "wcdm", *options, "--out", tmp_path)
     assert status == cli.NOT_USABLE
-    assert "\nnot calibrated, by 200 replicates: w0 is biased: posteriors lie too high.\n" in text
+    assert "\nnot calibrated, according to 200 replicates: w0 is biased: posteriors lie too high.\n" in text
     assert seen.pop("model").cosmology == "wcdm"
     assert len(seen.pop("design")) == 740
     assert seen == {"seed": 5, "num_chains": 6, "target_accept_prob": 0.9, "num_replicates": 99, "progress": True}

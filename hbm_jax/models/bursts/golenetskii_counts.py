@@ -201,7 +201,7 @@ class GolenetskiiCounts:
     """
 
     spectrum: str = field(default="band", metadata={"help": ", ".join(SHAPES)})
-    band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "of the energy flux [keV]"})
+    band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
     frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
     scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about the line of their burst"})
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})

@@ -169,10 +169,10 @@ class HubbleDiagram:
         priors = self.all_priors
         degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
-        other_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
-        others = {name: sample_prior(name, priors[name]) for name in other_names}
+        nuisance_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
+        nuisance = {name: sample_prior(name, priors[name]) for name in nuisance_names}
         if self.constraints is not None:
-            cosmology = self._constrain(cosmology, others, observed)
+            cosmology = self._constrain(cosmology, nuisance, observed)
         prior: Any = priors["M0"]
         if not observed:
             prior = sample_prior("M0", prior)
@@ -223,7 +223,7 @@ class HubbleDiagram:
         if self.calibrated and not calibrators:
             raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
 
-    def _constrain(self, cosmology: Any, others: Mapping[str, Any], observed: bool) -> Cosmology:
+    def _constrain(self, cosmology: Any, nuisance: Mapping[str, Any], observed: bool) -> Cosmology:
         """Add the log density of the constraints; return the cosmology with the radiation that they require."""
         c: GaussianConstraints = self.constraints
         if not isinstance(cosmology, Cosmology):

@@ -153,7 +153,7 @@ class Supernova:
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
     sigma_v: float | None = field(default=None, metadata={"help": "peculiar velocities in km/s"})
-    velocity: str = field(default="distance", metadata={"help": f"what sigma_v scatters: {', '.join(VELOCITIES)}"})
+    velocity: str = field(default="distance", metadata={"help": f"effect of sigma_v: {', '.join(VELOCITIES)}"})
     redshift_prior: str = field(default="flat", metadata={"help": f"prior of redshifts: {', '.join(REDSHIFT_PRIORS)}"})
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str = field(default="none", metadata={"help": f"detection limit: {', '.join(SELECTIONS)}"})
