@@ -178,7 +178,7 @@ class HubbleDiagram:
             prior = sample_prior("M0", prior)
         normal = isinstance(prior, dist.Normal)
         offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
-        scatter = others.get("sigma_int", 0.0)
+        scatter = nuisance.get("sigma_int", 0.0)
         if isinstance(data, ProjectedModuli):
             basis, value = data.basis, data.value
         else:
@@ -234,8 +234,8 @@ class HubbleDiagram:
         if set(CMB) & set(c.quantity):
             cosmology = dataclasses.replace(cosmology, radiation=STANDARD_RADIATION)
         if observed:
-            omega_b = others.get("omega_b")
-            r_d = others.get("r_d")
+            omega_b = nuisance.get("omega_b")
+            r_d = nuisance.get("r_d")
             if r_d is None and omega_b is not None:
                 r_d = drag_horizon(cosmology.Om0 * (cosmology.H0 / 100.0) ** 2, omega_b)
             predicted = compressed(c.quantity, np.asarray(c.z), cosmology, omega_b, r_d)
