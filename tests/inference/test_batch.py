@@ -292,8 +292,8 @@ def test_data_that_do_not_fit(data, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ["a", "b"]}, "expected 5 different names, one for each object; found 2, 2 of them different"),
-        ({"names": list("aabcd")}, "found 5, 4 of them different"),
+        ({"names": ["a", "b"]}, "expected 5 distinct names, one for each object; found 2, of which 2 are distinct"),
+        ({"names": list("aabcd")}, "found 5, of which 4 are distinct"),
         ({"num_chains": 1}, "expected num_chains >= 2; found 1"),
         ({"num_warmup": 3}, "expected num_warmup >= 50; found 3"),
         ({"target_accept_prob": 1.2}, "expected target_accept_prob between 0 and 1; found 1.2"),
