@@ -45,9 +45,7 @@ def refuse_expansion(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(6)
     if start.startswith((b"BZh", b"\xfd7zXZ", b"\x1f\x9d")):
-        raise DataError(
-            f"{path}: expected a file that is uncompressed or compressed with gzip; found bzip2, xz or compress."
-        )
+        raise DataError(f"{path}: expected no compression other than gzip; found bzip2, xz or compress.")
     total = 0
     with contextlib.suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile):
         if start.startswith(b"PK"):

@@ -261,7 +261,7 @@ def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
     assert_same_draws(fit, whole, 50)
     (copied / "block-000006.npz").write_bytes(later)  # as a tool that restores files may do
     with pytest.warns(
-        DamageWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
+        DamageWarning, match=r"block-000006\.npz: .* found that the file cannot be used \(it follows other draws\)"
     ):
         fit = go_on(copied, num_samples=80)
     assert_same_draws(fit, whole, 80)
