@@ -846,7 +846,7 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
         (["--nh-mw", "nan"], "--nh-mw: expected a number of at least 0; found nan"),
         (["--nh", "1e22"], "--nh: expected a column density in units of 1e22 cm^-2, up to 10000; found 1e+22"),
         (["--H0", "-70"], "--H0: expected a positive number [km/s/Mpc]; found -70.0"),
-        (["--n0", "1e-7"], "--n0: expected a redshift with it, such as --z 2"),
+        (["--n0", "1e-7"], "--n0: expected the redshift of the source with it, such as --z 2"),
         (["--z", "9", "--energies", "0.3", "100"], "--energies: expected no more than 50 keV, which is 500 keV at the"),
         (["--plot", "out.xyz"], "--plot: expected a name ending in .png, .pdf, .svg; found 'out.xyz'"),
         (["--plot", "nowhere/out.png"], "--plot: expected an existing folder; found 'nowhere'"),

@@ -108,7 +108,7 @@ def ion_index(name: str) -> int:
     ion = parse_ion(name)
     if ion not in IONS:
         elements = ", ".join(ion_name(Z, Z).split()[0] for Z in BALANCE)
-        raise ValueError(f"ion {name!r}: expected one of the elements of the balance, {elements}.")
+        raise ValueError(f"ion {name!r}: expected an element of the balance, one of {elements}.")
     return IONS.index(ion)
 
 

@@ -69,7 +69,8 @@ def run(arguments) -> int:
         raise ConfigError(f"--plot: expected an existing folder; found {str(arguments.plot.parent)!r}.")
     if arguments.n0 > 0 and arguments.z == 0:
         raise ConfigError(
-            "--n0: expected a redshift with it, such as --z 2, because WHIM absorption is integrated up to the source."
+            "--n0: expected the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated; "
+            "found --z 0."
         )
     for name in ("nh", "nh_mw"):
         if getattr(arguments, name) > MAX_COLUMN:
