@@ -167,7 +167,7 @@ class BurstSpectraPopulation:
         while len(bursts) < num:
             if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
-                    f"threshold: expected some bursts with a signal-to-noise ratio of {self.threshold:g}; "
+                    f"threshold: expected bursts with a signal-to-noise ratio of at least {self.threshold:g}; "
                     f"found {len(bursts)} of {num_drawn} drawn. Make the bursts brighter or nearer."
                 )
             burst = self._burst(rng, num_drawn, len(bursts))
