@@ -119,8 +119,8 @@ def read_toml(path: str | Path) -> dict:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: expected a TOML file, found none that can be read ({error.strerror}).") from None
-    except (ValueError, RecursionError) as error:  # what is no TOML, no text, a number too long, nested too deeply
+        raise ConfigError(f"{path}: expected a TOML file that can be read; found: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:  # also text that is not UTF-8, numbers too long, nesting too deep
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
 
 
@@ -133,7 +133,7 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
         A value from a TOML file, or text from the command line, which is parsed as TOML unless the type is text.
     hint : type
         ``bool, int, float, str``, tuples, lists and mappings of them, unions (text matches last), ``Literal``, a
-        dataclass (from a table of its fields), or any other class, whose instances are accepted as they are.
+        dataclass (from a table of its fields), or any other class, whose instances are accepted unchanged.
     where : str
         The key, for error messages.
 

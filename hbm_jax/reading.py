@@ -17,7 +17,7 @@ GZIP = b"\x1f\x8b"
 
 @contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
-    """Name a damaged file: whatever a library raises on one becomes a `DataError`."""
+    """Convert any exception that a library raises on a damaged file to a `DataError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -34,17 +34,18 @@ def is_compressed(path: Path) -> bool:
 
 
 def refuse_expansion(path: Path) -> None:
-    """Refuse a compressed file that holds more than `MAX_BYTES`, which astropy and NumPy would unpack.
+    """Refuse a compressed file of more than `MAX_BYTES` when decompressed, before astropy or NumPy unpacks it.
 
     Raises
     ------
     DataError
-        Also for bzip2 and xz. Damage is left for the reader of the file to find.
+        If the contents are larger, or the compression is bzip2, xz or compress. Damaged files pass: their reader
+        reports the damage.
     """
     with open(path, "rb") as file:
         start = file.read(6)
     if start.startswith((b"BZh", b"\xfd7zXZ", b"\x1f\x9d")):
-        raise DataError(f"{path}: expected a file as it is or compressed by gzip; found one by bzip2, xz or compress.")
+        raise DataError(f"{path}: expected no compression other than gzip; found bzip2, xz or compress.")
     total = 0
     with contextlib.suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile):
         if start.startswith(b"PK"):
@@ -55,7 +56,7 @@ def refuse_expansion(path: Path) -> None:
                 while total <= MAX_BYTES and (block := unpacked.read(1 << 22)):
                     total += len(block)
     if total > MAX_BYTES:
-        raise DataError(f"{path}: expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
+        raise DataError(f"{path}: expected at most {MAX_BYTES >> 20} MiB when decompressed; found more.")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -75,7 +76,7 @@ def read_bytes(path: Path) -> bytes:
                 blocks.append(block)
                 total += len(block)
                 if total > MAX_BYTES:
-                    raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when it is decompressed, found more.")
+                    raise DataError(f"expected at most {MAX_BYTES >> 20} MiB when decompressed; found more.")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"expected a whole gzip file, found one that cannot be decompressed: {error}.") from error
     return b"".join(blocks)
@@ -87,7 +88,7 @@ def read_text(path: Path) -> str:
     Raises
     ------
     DataError
-        As `read_bytes`, and for bytes that are no UTF-8.
+        As `read_bytes`, and for bytes that are not valid UTF-8.
     """
     try:
         return read_bytes(path).decode("utf-8-sig")

@@ -109,7 +109,7 @@ def write_report(
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "write_report: expected the package jinja2; found it is not installed. "
+            "write_report: expected the package jinja2; found that it is not installed. "
             "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
             name=error.name,
         ) from error

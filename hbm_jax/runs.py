@@ -79,7 +79,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             model, container = entry.restore(fit.run["config"], arrays)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise ResultFileError(
-                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuild_program; "
+                f"{path}: expected a stored model and data from which {fit.run['program']} can be rebuilt; "
                 f"found invalid ones ({error}). Pass both: hbm_jax.load(path, program, (data,))."
             ) from error
         fit.attach(model, (container,))
@@ -122,7 +122,7 @@ def resume(
         Checkpoint folder passed to `hbm_jax.sample`, or run folder of the command line.
     program, *args
         User-defined program and its arguments, which are not stored. Not needed for models of hbm_jax, which are
-        rebuild_program together with their data.
+        rebuilt together with their data.
     num_samples, until, max_num_samples, max_seconds : optional
         Stopping criteria, as in `hbm_jax.sample`, that replace those of the run, to draw more or fewer samples. If
         ``max_seconds`` is omitted, this call has the same time budget as the previous one.
@@ -174,7 +174,7 @@ def is_resumable(folder: Path) -> bool:
 
 
 def rebuild_program(folder: Path) -> tuple[Callable, tuple]:
-    """Return the model of a checkpoint and its arguments, rebuild_program from stored options and data.
+    """Return the model of a checkpoint and its arguments, rebuilt from stored options and data.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def rebuild_program(folder: Path) -> tuple[Callable, tuple]:
         model, container = entry.restore(program["config"], stored)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: expected a stored model and data from which {program['name']} can be rebuild_program; found "
+            f"{folder}: expected a stored model and data from which {program['name']} can be rebuilt; found "
             f"invalid ones ({error})."
         ) from error
     return model, (container,)

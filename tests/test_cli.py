@@ -364,7 +364,7 @@ def test_calibrate_fails_where_ranks_are_uneven(tmp_path, capsys, monkeypatch):
     options = ["--num-chains", "6", "--seed", "5", "--set", "sample.target_accept_prob=0.9", "--num-replicates", "99"]
     status, text, _ = run(capsys, "calibrate", "supernova", "--cosmology", "wcdm", *options, "--out", tmp_path)
     assert status == cli.NOT_USABLE
-    assert "\nnot calibrated, by 200 replicates: w0 is biased: posteriors lie too high.\n" in text
+    assert "\nnot calibrated, according to 200 replicates: w0 is biased: posteriors lie too high.\n" in text
     assert seen.pop("model").cosmology == "wcdm"
     assert len(seen.pop("design")) == 740
     assert seen == {"seed": 5, "num_chains": 6, "target_accept_prob": 0.9, "num_replicates": 99, "progress": True}
@@ -846,14 +846,14 @@ def test_absorption_prints_transmissions_and_draws_them(tmp_path, capsys):
         (["--nh-mw", "nan"], "--nh-mw: expected a number of at least 0; found nan"),
         (["--nh", "1e22"], "--nh: expected a column density in units of 1e22 cm^-2, up to 10000; found 1e+22"),
         (["--H0", "-70"], "--H0: expected a positive number [km/s/Mpc]; found -70.0"),
-        (["--n0", "1e-7"], "--n0: expected a redshift with it, such as --z 2"),
+        (["--n0", "1e-7"], "--n0: expected the redshift of the source with it, such as --z 2"),
         (["--z", "9", "--energies", "0.3", "100"], "--energies: expected no more than 50 keV, which is 500 keV at the"),
         (["--plot", "out.xyz"], "--plot: expected a name ending in .png, .pdf, .svg; found 'out.xyz'"),
         (["--plot", "nowhere/out.png"], "--plot: expected an existing folder; found 'nowhere'"),
         (["--abundances", "wlim"], "unknown abundance table 'wlim' (did you mean 'wilm'?)"),
         (["--log10-T", "9"], "log10_T: expected between 4 and 8; found 9"),
         (["--z", "20"], "z: expected between 0 and 10; found 20"),
-        (["--energies", "5", "1"], "--energies: expected two positive energies [keV] in order; found 5 1"),
+        (["--energies", "5", "1"], "--energies: expected two positive energies [keV] in increasing order; found 5 1"),
     ],
 )
 def test_bad_input_of_absorption(flags, message, capsys):

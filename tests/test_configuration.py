@@ -171,9 +171,9 @@ def test_read_toml(tmp_path):
 
 
 def test_toml_that_cannot_be_read(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.toml: expected a TOML file, found none that can be read \(No such"):
+    with pytest.raises(ConfigError, match=r"none\.toml: expected a TOML file that can be read; found: No such"):
         read_toml(str(tmp_path / "none.toml"))
-    with pytest.raises(ConfigError, match=r"expected a TOML file, found none that can be read \(Is a directory"):
+    with pytest.raises(ConfigError, match=r"expected a TOML file that can be read; found: Is a directory"):
         read_toml(str(tmp_path))
     for content in (b"{'json': 1}", b"\xff\xfe\x00", b"[sample]\nseed = 1\nseed = 2"):
         (tmp_path / "bad.toml").write_bytes(content)

@@ -173,7 +173,7 @@ def test_batch_calibration_clusters():
     printed, figures = execute("08_batch_calibration_clusters.ipynb")
     assert re.search(r"(19\d|200) of 200 posteriors are usable", printed)
     assert 58 <= int(re.search(r"(\d+)% of the true rates", printed).group(1)) <= 78
-    assert "\nnot calibrated, by 320 replicates: rate is biased: posteriors lie too low" in printed
+    assert "\nnot calibrated, according to 320 replicates: rate is biased: posteriors lie too low" in printed
     assert "\ncalibrated: the ranks of 2 quantities in 320 replicates are uniform" in printed
     assert figures == 3
 

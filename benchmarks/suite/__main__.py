@@ -269,7 +269,7 @@ def main():
         os.environ["XLA_FLAGS"] = few_optimisations()
     names = options.systems.split(",")
     if unknown := [name for name in names if name not in SYSTEMS]:
-        parser.error(f"--systems: expected some of {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
+        parser.error(f"--systems: expected names among {', '.join(SYSTEMS)}; found {', '.join(unknown)}")
     wanted = options.only.split(",") if options.only else [""]
     import report
     import result

@@ -20,7 +20,7 @@ PHOTON_INDEX = (0.0, 4.0)
 XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as in XSPEC's absori
 _DEGREE = 32  # of the polynomial in the photon index; error below 1e-10
 _MAX_Z = max(BALANCE)
-# Gauss-Legendre nodes per panel, and panels between edges: the fit of Si II has a kink between two edges.
+# Gauss-Legendre nodes per panel, and panels between edges, because the fit of Si II is not smooth between two edges.
 _NODES, _PANELS = 16, 48
 
 
@@ -108,7 +108,7 @@ def ion_index(name: str) -> int:
     ion = parse_ion(name)
     if ion not in IONS:
         elements = ", ".join(ion_name(Z, Z).split()[0] for Z in BALANCE)
-        raise ValueError(f"ion {name!r}: expected one of the elements of the balance, {elements}.")
+        raise ValueError(f"ion {name!r}: expected an element of the balance, one of {elements}.")
     return IONS.index(ion)
 
 
@@ -137,7 +137,7 @@ def _fractions(log10_T, log_photo_rates, *, mode, rates):
 
 @functools.cache
 def _layout():
-    """Return where each ratio is in `ABSORBING`, (elements, steps), which states exist, and where `IONS` are there."""
+    """Return the indices of the ratios in `ABSORBING`, a mask of existing states, and the indices of `IONS` in it."""
     ratio_index = np.full((len(BALANCE), _MAX_Z), -1, np.int32)
     exists = np.zeros((len(BALANCE), _MAX_Z + 1), bool)
     for row, Z in enumerate(BALANCE):

@@ -232,12 +232,14 @@ def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.
     for element, pair in (overlay or {}).items():
         one_of("element of an overlay", element, tuple(FINE_STRUCTURE))
         if len(pair) != 2:
-            raise ValueError(f"overlay of {element}: expected a pair, energies and cross sections; found {len(pair)}.")
+            raise ValueError(
+                f"overlay of {element}: expected a pair, energies and cross sections; found {len(pair)} items."
+            )
         table_energy, table_sigma = (np.asarray(column, dtype=float) for column in pair)
         if table_energy.ndim != 1 or table_energy.shape != table_sigma.shape or len(table_energy) < 2:
             raise ValueError(
-                f"overlay of {element}: expected two columns of one length; found {table_energy.shape} and "
-                f"{table_sigma.shape}."
+                f"overlay of {element}: expected two columns of equal length, 2 or more; found shapes "
+                f"{table_energy.shape} and {table_sigma.shape}."
             )
         if not (np.diff(table_energy) > 0).all() or not (np.isfinite(table_sigma) & (table_sigma >= 0)).all():
             raise ValueError(
@@ -247,8 +249,8 @@ def _checked_overlay(overlay: Overlay | None) -> dict[str, tuple[np.ndarray, np.
         low, high = FINE_STRUCTURE[element]
         if table_energy[0] > low or table_energy[-1] < high:
             raise ValueError(
-                f"overlay of {element}: expected it to cover {low:g} to {high:g} keV; found {table_energy[0]:g} to "
-                f"{table_energy[-1]:g} keV."
+                f"overlay of {element}: expected energies that cover {low:g} to {high:g} keV; found "
+                f"{table_energy[0]:g} to {table_energy[-1]:g} keV."
             )
         checked[element] = table_energy, table_sigma
     return checked

@@ -1,6 +1,6 @@
 """Rates of recombination and collisional ionisation of all ions in the balance, as functions of temperature.
 
-Each recombination rate is the sum of a radiative fit, which has one of three forms, and of dielectronic terms. The
+Each recombination rate is the sum of a radiative fit, given by one of three formulas, and of dielectronic terms. The
 collection of rates, *modern* or *older*, decides which fits an ion has.
 """
 
@@ -29,10 +29,10 @@ class Recombination:
     Attributes
     ----------
     four : (6, ions)
-        a, b, T0, T1, C, T2 of the form of Badnell, of which that of Verner & Ferland is a special case; a is 0 for ions
-        with another form.
+        a, b, T0, T1, C, T2 of Badnell's formula, which includes that of Verner & Ferland as a special case; a is 0 for
+        ions with another formula.
     power : (2, ions)
-        A and eta of a power law; A is 0 for ions with another form.
+        A and eta of a power law; A is 0 for ions with another formula.
     hydrogenic : (ions,)
         Nuclear charge of ions with the hydrogenic formula, 0 for others.
     dielectronic : (2, ions, terms)
@@ -99,9 +99,9 @@ def recombination(rates: str) -> Recombination:
 def _dielectronic(rates: str) -> list[list[np.ndarray]]:
     """Return the terms (c, E) of each ion."""
     if rates == "modern":
-        modern = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
-        others = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
-        return [modern.get(ion, others.get(ion, [])) for ion in ABSORBING]
+        badnell = rows_of("recombination_dielectronic_badnell", _PAIR, ("c_i", "E_i"))
+        mazzotta = rows_of("recombination_dielectronic_mazzotta_1998", _PAIR, ("c_i", "E_i"))
+        return [badnell.get(ion, mazzotta.get(ion, [])) for ion in ABSORBING]
     older = rows_of("recombination_dielectronic_arnaud_rothenflug_1985", _PAIR, ("A_di", "B_di", "T0", "T1"))
     terms_of_ions = []
     for ion in ABSORBING:

@@ -43,8 +43,8 @@ class EnergyBins:
     redshifts : sequence of float
         Redshifts of cold absorbers, at whose edges bins are split; 0 for the Milky Way.
     whim_redshifts : sequence of float
-        Redshifts of sources behind the warm-hot intergalactic medium. Its optical depth has kinks at the edges of every
-        ion, and at these energies divided by 1 + z.
+        Redshifts of sources behind the warm-hot intergalactic medium. Its optical depth is not smooth at the edges of
+        every ion, and at these energies divided by 1 + z.
 
     Attributes
     ----------

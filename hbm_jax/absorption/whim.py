@@ -31,15 +31,15 @@ METAL = _Z > 2
 class Cells(NamedTuple):
     """Cells of u = log(1 + z) along the line of sight, with a weight that is a parabola in each cell.
 
-    The integral of sigma(L + u) times the weight is the sum over cell edges of S1, S2 and S3 there, times the jumps of
-    the weight, its slope and its curvature. The last axis may be that of several ions.
+    The integral of sigma(L + u) times the weight is the sum over cell edges of S1, S2 and S3 there, times the
+    discontinuities of the weight, its slope and its curvature. The last axis may be that of several ions.
 
     Attributes
     ----------
     edge : (cells + 1,)
         u at the edges of the cells.
     first, second, third : (cells + 1, ...)
-        Jumps of the value, the slope and the curvature.
+        Discontinuities of the value, the slope and the curvature.
     """
 
     edge: jax.Array
@@ -52,8 +52,8 @@ def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
     """Return least-squares parabolas of a function of u on equal cells from 0 to log(1 + z).
 
     Linear weights would suffice for the sum of all ions. But just above the iron edge of a hot gas at the source, only
-    the end of the last cell contributes, and there they are wrong by 1e-3. No expression divides by the width of a
-    cell, so that value and gradient are finite at redshift 0.
+    the end of the last cell contributes, and linear weights are wrong there by 1e-3. No expression divides by the width
+    of a cell, so that value and gradient are finite at redshift 0.
     """
     x, w = (a.astype(z.dtype) for a in np.polynomial.legendre.leggauss(_NODES))
     edge = jnp.log1p(z) * np.linspace(0.0, 1.0, num_cells + 1).astype(z.dtype)
@@ -80,8 +80,8 @@ def parabolic_cells(z: jax.Array, weight: Any, num_cells: int) -> Cells:
         (quadratic, quadratic),
     )
     zero = jnp.zeros_like(mean[:1])
-    jumps = (jnp.concatenate([low, zero]) - jnp.concatenate([zero, high]) for low, high in ends)
-    return Cells(edge, *jumps)
+    discontinuities = (jnp.concatenate([low, zero]) - jnp.concatenate([zero, high]) for low, high in ends)
+    return Cells(edge, *discontinuities)
 
 
 def along(cells: Cells, table: Running, log_energy: jax.Array) -> jax.Array:
@@ -91,10 +91,10 @@ def along(cells: Cells, table: Running, log_energy: jax.Array) -> jax.Array:
 
 
 def along_ions(cells: Cells, log_energy: jax.Array) -> jax.Array:
-    """Return the sum over ions of the integrals of sigma times the weight of each ion; jumps are (cells + 1, ions)."""
+    """Return the sum over ions of the integrals of sigma times a weight; fields of ``cells`` are (cells + 1, ions)."""
     table = combine(cells.first, cells.edge.dtype)
     second, third = combine(cells.second, cells.edge.dtype), combine(cells.third, cells.edge.dtype)
-    # Each running integral, and its slope (minus the integral of one order less), is combined with its own jumps.
+    # Each running integral, and its slope (minus the integral of one order less), has its own discontinuities.
     tables = (
         Running(table.node, table.first, table.first, table.first, table.right, table.left),
         Running(table.node, second.first, second.second, second.second, second.right, second.left),

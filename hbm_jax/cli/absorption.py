@@ -55,7 +55,9 @@ def run(arguments) -> int:
 
     low, high = arguments.energies
     if not 0 < low < high:
-        raise ConfigError(f"--energies: expected two positive energies [keV] in order; found {low:g} {high:g}.")
+        raise ConfigError(
+            f"--energies: expected two positive energies [keV] in increasing order; found {low:g} {high:g}."
+        )
     if high * (1.0 + arguments.z) > MAX_ENERGY:
         raise ConfigError(
             f"--energies: expected no more than {MAX_ENERGY / (1.0 + arguments.z):g} keV, which is {MAX_ENERGY:g} keV "
@@ -67,7 +69,8 @@ def run(arguments) -> int:
         raise ConfigError(f"--plot: expected an existing folder; found {str(arguments.plot.parent)!r}.")
     if arguments.n0 > 0 and arguments.z == 0:
         raise ConfigError(
-            "--n0: expected a redshift with it, such as --z 2, because WHIM absorption is integrated up to the source."
+            "--n0: expected the redshift of the source with it, such as --z 2, to which WHIM absorption is integrated; "
+            "found --z 0."
         )
     for name in ("nh", "nh_mw"):
         if getattr(arguments, name) > MAX_COLUMN:

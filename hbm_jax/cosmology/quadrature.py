@@ -72,8 +72,8 @@ def _unit_chebyshev(num: int) -> np.ndarray:
 def _mean_matrix(num: int) -> np.ndarray:
     """Return the matrix from values at the unit Chebyshev nodes to the mean over [0, t], in powers of 2 t - 1.
 
-    The mean, not the integral: multiplied by t it keeps its relative accuracy as t goes to 0. Powers of 2 t - 1, not of
-    t: the latter have coefficients of 1e5 and lose as many digits.
+    The mean is used instead of the integral, because multiplied by t it keeps its relative accuracy as t goes to 0.
+    Powers of t instead of 2 t - 1 would have coefficients of 1e5 and lose five digits.
     """
     powers_from_values = np.linalg.inv(np.vander(2.0 * _unit_chebyshev(num) - 1.0, num, increasing=True))
     i, j = np.meshgrid(np.arange(num), np.arange(num))

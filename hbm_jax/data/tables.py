@@ -182,7 +182,7 @@ def _read(source: Any, format: str | None) -> TableColumns:
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), format)
     if format is not None:
-        raise DataError(f"format={format!r} goes with a path: expected a path, found a {type(source).__name__}.")
+        raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     origin = type(source).__name__
     if isinstance(source, Mapping):
         return TableColumns("the given columns", dict(source))

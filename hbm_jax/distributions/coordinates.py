@@ -32,7 +32,8 @@ class CoordinatePriors(dist.Distribution):
     Parameters
     ----------
     priors : mapping of str to numpyro.distributions.Distribution
-        Scalar continuous priors by parameter name. A ridge may depend on the parameters before its own in this order.
+        Scalar continuous priors by parameter name. A degeneracy may depend on the parameters before its own in this
+        order.
     ridges : mapping of str to callable, optional
         Degeneracies: ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns
         the expected location of the posterior and its width (up to a constant), in units of the parameter. The location
@@ -51,8 +52,8 @@ class CoordinatePriors(dist.Distribution):
     Notes
     -----
     The event is the coordinate vector, shape (number of priors,). `parameters` turns it into the named parameters,
-    `coordinates` is the inverse. A parameter with a ridge is mapped into its support by a `SoftClip`, a parameter
-    without a ridge by the bijection of NumPyro. The induced priors are tested by integrating the density, by its draws,
+    `coordinates` is the inverse. A parameter in `ridges` is mapped into its support by a `SoftClip`, any other
+    parameter by the bijection of NumPyro. The induced priors are tested by integrating the density, by its draws,
     and by MCMC (``tests/distributions/test_coordinates.py``).
 
     Examples

@@ -46,9 +46,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     >>> distribution_from_text("Uniform(-3, 0)").high
     0.0
     """
-    expected = (
-        f"{name}: expected a number or a NumPyro distribution of numbers such as 'Normal(0, 1)'; found {text!r:.200}"
-    )
+    expected = f"{name}: expected a number or a scalar NumPyro distribution such as 'Normal(0, 1)'; found {text!r:.200}"
     try:
         node = ast.parse(str(text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -69,7 +67,7 @@ def distribution_from_text(text: str, name: str = "prior") -> dist.Distribution 
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ValueError(f"{expected}, which NumPyro refuses: {error}") from None
     if size != 1:
-        raise ValueError(f"{expected}, which is of {size:.0f} numbers and not of one.")
+        raise ValueError(f"{expected}, which is a distribution of {size:.0f} numbers, not of one.")
     return prior
 
 

@@ -145,7 +145,7 @@ def number_of_objects(program: Callable, args: tuple, split: str | int) -> int:
     if split not in sizes:
         names = ", ".join(sizes) or "none"
         raise ValueError(
-            f"sample: expected split to name a plate of the program; found {split!r}, the plates: {names}."
+            f"sample: expected split to name a plate of the program; found {split!r}. Its plates: {names}."
         )
     return sizes[split]
 
@@ -232,9 +232,9 @@ class Processes(OneProcess):
         checksums = multihost_utils.process_allgather(np.asarray(checksum, np.uint32)).ravel()
         if (checksums != checksums[0]).any():
             raise ProcessesError(
-                "The processes differ: expected the same data and sampler state in all of them; found others in "
-                f"process {int(np.argmax(checksums != checksums[0]))} than in process 0. They must run on machines of "
-                "one kind, with the same program, data, arguments and versions."
+                "The processes differ: expected the same data and sampler state in all of them; found that "
+                f"process {int(np.argmax(checksums != checksums[0]))} differs from process 0. They must run on "
+                "machines of one kind, with the same program, data, arguments and versions."
             )
 
     # Decisions.
@@ -280,7 +280,10 @@ class Processes(OneProcess):
         return _Proxy(self, kind, folder)
 
     def choose_start(self, choose: Callable, target: Target, num_chains: int, key: jax.Array) -> Any:
-        """Search in process 0, with densities evaluated by all: the path of a search depends on NumPy's rounding."""
+        """Choose starting points in process 0; all processes evaluate the density.
+
+        The path of a search depends on rounding in NumPy, which may differ between processes.
+        """
 
         def evaluate_in_all(point):
             return target.value_and_grad(self.lead(lambda: np.asarray(point)))
@@ -301,7 +304,7 @@ class Processes(OneProcess):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Context of a run: `lead` raises a Ctrl-C of process 0; the other processes ignore theirs."""
+        """Context of a run: a Ctrl-C in process 0 is raised by `lead` in every process; in the others it is ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

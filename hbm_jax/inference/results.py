@@ -378,7 +378,7 @@ def describe(program, data) -> dict[str, Any]:
         except ValueError as error:
             description["config_error"] = str(error)
     described = data.describe() if hasattr(data, "describe") else None
-    if isinstance(described, str):  # that of a pandas table is a table
+    if isinstance(described, str):  # for a pandas table it is a table
         description["data"] = described
     return description
 

@@ -187,14 +187,14 @@ def diagnose_sampled(
         n for n, number in Counter(sites.tolist()).items() if n in posterior and posterior[n].size == number * draws
     ]
     checked = [(_element_labels(name, posterior[name]), posterior[name]) for name in (*plain, *recentred)]
-    other = ~np.isin(sites, plain)
-    checked.append((labels[other].tolist(), positions.isel(parameter=other)))
+    unconstrained = ~np.isin(sites, plain)
+    checked.append((labels[unconstrained].tolist(), positions.isel(parameter=unconstrained)))
     stuck, coarse = [], []
     for names, variable in checked:
         values = variable.transpose("chain", "draw", ...).to_numpy()
-        still, stepped = resolution(values.reshape(values.shape[0] * values.shape[1], -1))
-        stuck += [name for name, true in zip(names, still, strict=True) if true]
-        coarse += [name for name, true in zip(names, stepped, strict=True) if true]
+        is_stuck, is_coarse = resolution(values.reshape(values.shape[0] * values.shape[1], -1))
+        stuck += [name for name, flag in zip(names, is_stuck, strict=True) if flag]
+        coarse += [name for name, flag in zip(names, is_coarse, strict=True) if flag]
     hidden = ~np.isin(sites, [str(name) for name in posterior])
     if hidden.any():
         table = pd.concat([table, diagnose({"": positions.isel(parameter=hidden)}).set_axis(labels[hidden])])
@@ -205,9 +205,9 @@ def diagnose_sampled(
 def resolution(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return whether elements of (..., draw, element) never moved, and whether they moved in coarse steps."""
     with np.errstate(invalid="ignore", over="ignore"):  # draws may be infinite or NaN
-        still = draws.max(axis=-2) == draws.min(axis=-2)
-        steps = np.spacing(np.abs(draws).max(axis=-2))
-        return still, ~still & (steps > MAX_SPACING * draws.std(axis=-2, dtype=float))
+        is_stuck = draws.max(axis=-2) == draws.min(axis=-2)
+        spacing = np.spacing(np.abs(draws).max(axis=-2))
+        return is_stuck, ~is_stuck & (spacing > MAX_SPACING * draws.std(axis=-2, dtype=float))
 
 
 def _element_labels(name: str, variable: xr.DataArray) -> list[str]:
@@ -310,7 +310,7 @@ def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, ta
     overflowing = table.index[np.isinf(table[["mcse_mean", "mcse_sd"]]).any(axis=1)]
     if len(overflowing) and not broken:
         yield (
-            f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: numbers too large",
+            f"the mean or the spread of {_listed(list(overflowing))} cannot be computed: the values are too large",
             "Scale the parameter.",
         )
     precision = 'Sample in double precision (dtype="float64"), or subtract a reference value from the data.'
@@ -342,12 +342,12 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     elif posterior.sizes["chain"] < 2:
         yield "a single chain cannot show that it has converged", "Use at least two chains, preferably four."
     for column, kind in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
-        few = table.index[table[column] < MIN_ESS]
-        if len(few):
+        too_small = table.index[table[column] < MIN_ESS]
+        if len(too_small):
             name, value = _extreme(table[column], "min")
             yield (
                 f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
-                f"{_failing(few)})",
+                f"{_failing(too_small)})",
                 "Draw more; if it grows slowly, reparametrise the slow parameters.",
             )
 
@@ -402,7 +402,7 @@ def _modes(posterior, label) -> str:
         order = np.argsort(means)
         gaps = np.diff(means[order])
         cut = int(np.argmax(gaps)) + 1
-        # Chains that never move are separated as well, which is no evidence of modes.
+        # Chains that never move are also separated, but that is no evidence of modes.
         if within.min() > 0 and gaps[cut - 1] > MODE_SEPARATION * 2 * within.max():
             groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
             return " and ".join(
@@ -417,10 +417,10 @@ def _failing(names) -> str:
     return "1 parameter fails" if len(names) == 1 else f"{len(names)} parameters fail"
 
 
-def _listed(names, most=5):
+def _listed(names, max_names=5):
     """Return the first names joined by commas, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return ", ".join(names[:max_names]) + more
 
 
 def _edges(posterior, bounds):

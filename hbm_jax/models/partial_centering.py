@@ -39,7 +39,7 @@ class GaussianLikelihood(NamedTuple):
     information: Any
 
 
-def sample_whitened(name: str, location, scale, own: GaussianLikelihood, record: bool = True):
+def sample_whitened(name: str, location, scale, likelihood: GaussianLikelihood, record: bool = True):
     """Sample a normal latent in units of its conditional posterior, as site ``_name``, and return its value.
 
     Parameters
@@ -48,7 +48,7 @@ def sample_whitened(name: str, location, scale, own: GaussianLikelihood, record:
         Name of the latent.
     location, scale : (...)
         Mean and standard deviation of its distribution.
-    own : GaussianLikelihood
+    likelihood : GaussianLikelihood
         Gaussian approximation of each element's likelihood, (...).
     record : bool
         Whether the value is recorded as a deterministic site ``name``.
@@ -57,9 +57,9 @@ def sample_whitened(name: str, location, scale, own: GaussianLikelihood, record:
     -------
     array (...)
     """
-    x_scale = jnp.sqrt(1.0 + own.information * scale**2)
+    x_scale = jnp.sqrt(1.0 + likelihood.information * scale**2)
     error = scale / x_scale
-    x_shift = error * own.information * (own.estimate - location)
+    x_shift = error * likelihood.information * (likelihood.estimate - location)
     x = numpyro.sample(f"_{name}", dist.Normal(-x_shift, x_scale))
     value = location + error * (x + x_shift)
     return numpyro.deterministic(name, value) if record else value
@@ -182,8 +182,8 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     freedom = xp.maximum(num - 2, 0)
     variance = xp.maximum(residual.min(axis=1).sum() / xp.maximum(freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
     informative = (num > 2) & (measured - error > 0.2 * measured) & (measured > 0)
-    true = xp.where(informative, measured - error, 1.0)
-    square = xp.where(np.eye(x.shape[-1], dtype=bool), true[..., None], square)
+    true_square = xp.where(informative, measured - error, 1.0)
+    square = xp.where(np.eye(x.shape[-1], dtype=bool), true_square[..., None], square)
     return Slopes(square, product, xp.where(informative, 1.0 / variance, 0.0))
 
 
@@ -234,16 +234,16 @@ def centring_weight_from_estimates(estimates, information) -> CentringWeight:
     return ratio / (1.0 + ratio), float(np.exp(weights @ np.log(scales)))
 
 
-def centring_weight_of_some(estimates, information, some) -> CentringWeight:
-    """Return weights as `centring_weight_from_estimates` of elements with informative data, and 0 of the others.
+def centring_weight_of_some(estimates, information, informative) -> CentringWeight:
+    """Return weights as `centring_weight_from_estimates` for elements with informative data, and 0 for the others.
 
-    ``some``, (n,) bool, marks those with informative data.
+    ``informative``, (n,) bool, marks the former.
     """
-    if some.sum() < 3:
-        return centring_weight(np.where(some, information, 0.0), 0.3, few=True)
-    chosen, reference = centring_weight_from_estimates(estimates[some], information[some])
+    if informative.sum() < 3:
+        return centring_weight(np.where(informative, information, 0.0), 0.3, few=True)
+    chosen, reference = centring_weight_from_estimates(estimates[informative], information[informative])
     weights = np.zeros(len(information))
-    weights[some] = chosen
+    weights[informative] = chosen
     return weights, reference
 
 

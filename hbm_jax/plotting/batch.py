@@ -40,7 +40,7 @@ def population(fits: Fits, parameter: str) -> Figure:
     if parameter not in known:
         sites = dict.fromkeys(fits.summary().index.get_level_values("parameter"))
         raise ValueError(
-            f"population: expected a parameter of the fits, some of {', '.join(list(sites)[:20])}; found {parameter!r}."
+            f"population: expected a parameter of the fits, such as {', '.join(list(sites)[:20])}; found {parameter!r}."
         )
     table = table.xs(parameter, level="parameter")[["median", "lower_68", "upper_68"]]
     table = table[np.isfinite(table).all(axis=1)].sort_values("median", kind="stable")

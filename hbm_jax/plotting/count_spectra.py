@@ -318,14 +318,14 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
     """Return the spectrum of a source in a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
     program: Any = model_of(fit)
     if isinstance(program, SpectralFit):
-        return _of_expression(program, values_of(fit, program.all_priors, num_draws, row), row, energy)
+        return _expression_spectrum(program, values_of(fit, program.all_priors, num_draws, row), row, energy)
     p = of_source(fit, row, num_draws)
     unabsorbed = power_law(p, energy, program.band)
     transmissions = {name: np.exp(-depth) for name, depth in optical_depths(program, p, energy).items()}
     return Unfolded(unabsorbed, unabsorbed * np.prod(list(transmissions.values()), axis=0), transmissions)
 
 
-def _of_expression(program: SpectralFit, values: Mapping[str, Floats], row: int, energy: Floats) -> Unfolded:
+def _expression_spectrum(program: SpectralFit, values: Mapping[str, Floats], row: int, energy: Floats) -> Unfolded:
     """Return the photon spectrum of a model expression at posterior draws of its parameters."""
     spectrum = program.spectrum.of_source(row)
     parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)

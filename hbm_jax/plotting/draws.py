@@ -46,7 +46,7 @@ def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.nd
         requested = [names] if isinstance(names, str) else list(names)
         for name in requested:
             if name not in available:
-                raise ValueError(f"the fit has no parameter {name!r}: expected some of {', '.join(elements)}.")
+                raise ValueError(f"the fit has no parameter {name!r}: expected names among {', '.join(elements)}.")
         return {label: values for name in requested for label, values in available[name].items()}
     position = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
     ordered = sorted(elements, key=lambda name: position.get(name, len(position)))
@@ -74,7 +74,9 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
     priors: Mapping = getattr(fit.program, "all_priors", {})
     value = priors.get(name, default)
     if value is None:
-        raise ValueError(f"the fit has no parameter {name!r}: expected some of {', '.join(map(str, fit.posterior))}.")
+        raise ValueError(
+            f"the fit has no parameter {name!r}: expected names among {', '.join(map(str, fit.posterior))}."
+        )
     return np.array([float(value)])
 
 

@@ -258,7 +258,7 @@ def rows_of(data: Any, names, max_num: int, what: str) -> list[int]:
     selected = [names] if isinstance(names, str) else list(names)
     for name in selected:
         if name not in known:
-            raise ValueError(f"{what}: expected names of sources, some of {', '.join(known[:20])}; found {name!r}.")
+            raise ValueError(f"{what}: expected names among {', '.join(known[:20])}; found {name!r}.")
     return [known.index(name) for name in selected[:max_num]]
 
 

@@ -91,7 +91,7 @@ def to_png(figure: _Figure, dpi: float = 150) -> bytes:
 
 
 def in_few_colours(png: bytes, colours: int) -> bytes:
-    """Return a PNG image with its colours reduced to a number, several times smaller."""
+    """Return a PNG image reduced to a number of colours, which makes the file several times smaller."""
     from PIL import Image
 
     buffer = BytesIO()

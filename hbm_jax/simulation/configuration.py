@@ -115,7 +115,7 @@ def refuse_bad_table(out: Path, overwrite: bool) -> None:
 
 def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
     """Write a simulated table atomically, with the true values of the population in its header."""
-    population_truth = _of_the_population(truth)
+    population_truth = _population_truth(truth)
     if out.suffix == ".csv":  # CSV has no vector columns
         for name in [name for name in table.colnames if table[name].ndim == 2]:
             for index in range(table[name].shape[1]):
@@ -128,11 +128,11 @@ def write_table(table, truth: Mapping[str, Any], out: Path) -> None:
         table.write(part, overwrite=True)
 
 
-def _of_the_population(truth: Mapping[str, Any]) -> dict[str, float]:
+def _population_truth(truth: Mapping[str, Any]) -> dict[str, float]:
     """Return the scalar true values, without those of single objects."""
     return {key: float(value) for key, value in truth.items() if not getattr(value, "shape", ()) and key != "num_drawn"}
 
 
 def format_truth(truth: Mapping[str, Any]) -> str:
     """Return the true values of the population as text, without those of single objects."""
-    return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _of_the_population(truth).items())}"
+    return f"truth: {', '.join(f'{key} = {value:.4g}' for key, value in _population_truth(truth).items())}"

@@ -266,7 +266,7 @@ def test_errors(arguments, options, message):
 
 
 def test_an_ion_outside_the_balance_is_refused():
-    with pytest.raises(ValueError, match=r"ion 'Ni I': expected one of the elements of the balance, H, He, C"):
+    with pytest.raises(ValueError, match=r"ion 'Ni I': expected an element of the balance, one of H, He, C"):
         ion_index("Ni I")
 
 

@@ -231,10 +231,10 @@ def overlay(low, high, num=20):
         ({"abundances": np.ones(10)}, r"abundances: expected the name of a table or 30 numbers.*shape \(10,\)"),
         ({"abundances": -np.ones(30)}, r"abundances\[0\] \(H\): expected a number not below 0; found -1"),
         ({"molecules": 1.5}, r"molecules: expected a fraction .* found 1\.5"),
-        ({"overlay": {"O": overlay(0.5, 0.6)}}, r"overlay of O: expected it to cover 0\.49 to 0\.585 keV; found 0\.5"),
+        ({"overlay": {"O": overlay(0.5, 0.6)}}, r"overlay of O: expected energies that cover 0\.49 to 0\.585 keV"),
         ({"overlay": {"C": overlay(0.2, 0.3)}}, r"unknown element of an overlay 'C'"),
         ({"overlay": {"O": ([0.6, 0.4], [1.0, 1.0])}}, r"overlay of O: expected increasing energies"),
-        ({"overlay": {"O": ([0.4, 0.6], [1.0])}}, r"overlay of O: expected two columns of one length"),
+        ({"overlay": {"O": ([0.4, 0.6], [1.0])}}, r"overlay of O: expected two columns of equal length"),
     ],
 )  # fmt: skip
 def test_errors(options, message):

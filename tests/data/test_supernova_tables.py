@@ -434,7 +434,7 @@ def test_empty_tables(tmp_path):
 def test_other_objects():
     with pytest.raises(DataError, match=r"source: expected a path.*found builtins.int"):
         read_table(7)
-    with pytest.raises(DataError, match="format='csv' goes with a path: expected a path, found a dict"):
+    with pytest.raises(DataError, match="format='csv' is the format of a file: expected a path; found a dict"):
         read_table({}, format="csv")
 
 

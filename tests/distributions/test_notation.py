@@ -77,7 +77,7 @@ def test_ways_of_writing(text, same):
         ("'3'", "is not a number"),
         ("1e999", "'1e309' is not a number"),
         ("Normal(0, 1e999)", "'1e309' is not a number"),
-        ("LKJ(1000)", "which is of 1000000 numbers and not of one"),
+        ("LKJ(1000)", "which is a distribution of 1000000 numbers, not of one"),
         ("1" + "0" * 400, "is not a number"),
         ("[1, 2]", "'[1, 2]' is not a number"),
         ("Normal(0, x)", "'x' is not a number"),
@@ -90,7 +90,9 @@ def test_ways_of_writing(text, same):
     ],
 )
 def test_anything_else_is_refused(text, message):
-    with pytest.raises(ValueError, match=r"^prior\.alpha: expected a number or a NumPyro distribution") as caught:
+    with pytest.raises(
+        ValueError, match=r"^prior\.alpha: expected a number or a scalar NumPyro distribution"
+    ) as caught:
         distribution_from_text(text, "prior.alpha")
     assert all(part in str(caught.value) for part in message.split("..."))
 

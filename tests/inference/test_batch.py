@@ -206,7 +206,7 @@ def test_exact_numbers_of_draws_and_budgets():
     assert not short.usable.any()
     assert (short.verdicts["num_draws"] == 200).all()
     assert short.verdicts["why"].str.contains("effective sample size").all()
-    assert str(short).startswith("0 of 5 posteriors are usable; of the others most often: ")
+    assert str(short).startswith("0 of 5 posteriors are usable; most frequent reason among the others: ")
     with pytest.raises(KeyError, match="whose draws were kept; keep_draws=True was not given"):
         short.draws(0)
 
@@ -226,7 +226,8 @@ def test_an_object_that_fails_is_marked_and_spoils_nothing(ragged):
     with pytest.raises(KeyError, match="draws of 'd': expected an object whose draws were kept; there is none"):
         fits.draws("d")
     assert str(fits) == (
-        "4 of 5 posteriors are usable; of the others most often: no starting point with a finite density was found."
+        "4 of 5 posteriors are usable; most frequent reason among the others: no starting point with a finite density "
+        "was found."
     )
 
 
@@ -291,8 +292,8 @@ def test_data_that_do_not_fit(data, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": ["a", "b"]}, "expected 5 different names, one for each object; found 2, 2 of them different"),
-        ({"names": list("aabcd")}, "found 5, 4 of them different"),
+        ({"names": ["a", "b"]}, "expected 5 distinct names, one for each object; found 2, of which 2 are distinct"),
+        ({"names": list("aabcd")}, "found 5, of which 4 are distinct"),
         ({"num_chains": 1}, "expected num_chains >= 2; found 1"),
         ({"num_warmup": 3}, "expected num_warmup >= 50; found 3"),
         ({"target_accept_prob": 1.2}, "expected target_accept_prob between 0 and 1; found 1.2"),

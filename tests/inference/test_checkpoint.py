@@ -255,13 +255,13 @@ def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
     (copied / "block-000005.npz").rename(kept)
     later = (copied / "block-000006.npz").read_bytes()
     with pytest.warns(
-        DamageWarning, match=r"block-000005\.npz: .* found that it is missing\. It and later blocks are set"
+        DamageWarning, match=r"block-000005\.npz: .* found that the file is missing\. This and later blocks are"
     ):
         fit = go_on(copied, num_samples=50)  # a first block of 10 draws, which are half of the missing one
     assert_same_draws(fit, whole, 50)
     (copied / "block-000006.npz").write_bytes(later)  # as a tool that restores files may do
     with pytest.warns(
-        DamageWarning, match=r"block-000006\.npz: .* found that it cannot be used \(it follows other draws\)"
+        DamageWarning, match=r"block-000006\.npz: .* found that the file cannot be used \(it follows other draws\)"
     ):
         fit = go_on(copied, num_samples=80)
     assert_same_draws(fit, whole, 80)

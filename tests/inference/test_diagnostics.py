@@ -305,4 +305,4 @@ def test_what_cannot_be_computed_fails():
     table = diagnose(posterior(a=draws(4) * 1e200))  # whose squares overflow
     assert table.loc["a", ["mcse_mean", "mcse_sd"]].tolist() == [np.inf, np.inf]
     verdict = judge(posterior(a=draws(4) * 1e200), stats())
-    assert verdict.reasons == ("the mean or the spread of a cannot be computed: numbers too large",)
+    assert verdict.reasons == ("the mean or the spread of a cannot be computed: the values are too large",)

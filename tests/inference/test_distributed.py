@@ -135,7 +135,7 @@ def test_a_single_process_splits_over_its_own_devices():
 
 
 def test_what_cannot_be_split_is_refused():
-    with pytest.raises(ValueError, match=r"plate of the program; found 'supernova', the plates: galaxy"):
+    with pytest.raises(ValueError, match=r"plate of the program; found 'supernova'\. Its plates: galaxy"):
         hbm.sample(population, Y, ERROR, split="supernova", progress=False)
     with pytest.raises(ValueError, match=r"axis of 77 objects; found arrays of shape \(1000,\)"):
         hbm.sample(population, Y, ERROR, split=77, progress=False)

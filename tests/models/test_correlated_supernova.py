@@ -257,7 +257,7 @@ def test_bad_input_is_named(small, tmp_path):
     sne, blocks = data.sne, data.blocks
     with pytest.raises(DataError, match=r"expected shape \(6, 40, 40\) for 40 supernovae; found \(6, 39, 39\)"):
         CorrelatedSupernovae.from_supernovae(sne, blocks[:, :39, :39])
-    with pytest.raises(DataError, match=r"expected some of v0, va, .*found 'vo'"):
+    with pytest.raises(DataError, match=r"expected names among v0, va, .*found 'vo'"):
         CorrelatedSupernovae.from_supernovae(sne, {"vo": blocks[0]})
     lean = np.array(blocks)
     lean[3, 1, 2] += 1.0

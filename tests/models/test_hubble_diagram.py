@@ -427,7 +427,7 @@ def test_what_is_refused():
         (
             HubbleDiagram(intrinsic_scatter=True, scatter_surveys=("d",)),
             flow,
-            "scatter_surveys: expected some of b, a, c",
+            "scatter_surveys: expected names among b, a, c",
         ),
     ):
         with pytest.raises(DataError, match=words):

@@ -98,7 +98,7 @@ def test_cells_are_the_sources_asked_for(fit):
     assert "energy [keV]" in texts(figure)
     residual = figure.axes[1].containers[0][0].get_ydata()
     assert np.abs(residual).max() < 5
-    with pytest.raises(ValueError, match=r"spectra: expected names of sources, some of sim001, .*; found 'GRB'"):
+    with pytest.raises(ValueError, match=r"spectra: expected names among sim001, .*; found 'GRB'"):
         hbm.plotting.spectra(fit, ["GRB"])
 
 

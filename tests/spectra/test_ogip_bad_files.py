@@ -253,7 +253,7 @@ def objects(rows):
         ("MATRIX", "MATRIX", objects([[-1.0] * 12] * 8), r"row 0, MATRIX: .* a sum of 0 or more; found -1"),
         ("MATRIX", "MATRIX", objects([[0.5]] * 8), r"row 0, N_CHAN: .* the 1 values of MATRIX"),
         ("ENERG_LO", "MATRIX", at(ENERGY[:-1], 3, np.nan), r"\[MATRIX\], ENERG_LO, row 3: .*; found nan"),
-        ("ENERG_LO", "MATRIX", ENERGY[:-1][::-1].copy(), r"ENERG_LO: expected energies that increase"),
+        ("ENERG_LO", "MATRIX", ENERGY[:-1][::-1].copy(), r"ENERG_LO: expected increasing energies"),
         ("ENERG_HI", "MATRIX", at(ENERGY[1:], 3, 0.01), r"ENERG_HI, row 3: expected an energy not below ENERG_LO"),
         ("ENERG_HI", "MATRIX", at(ENERGY[1:], 3, 50.0), r"ENERG_HI, row 3: expected the ENERG_LO of the next row"),
         ("E_MIN", "EBOUNDS", at(small_rmf().e_min, 1, np.nan), r"\[EBOUNDS\], E_MIN, row 1: expected a finite energy"),
@@ -347,11 +347,11 @@ def table_of_one_column(path, form, rows, data=b"", length=0):
 def test_small_tables_of_very_many_numbers_are_refused(read, tmp_path):
     path = tmp_path / "a.fits"
     table_of_one_column(path, "0J", 10**10)
-    with pytest.raises(DataError, match=r"a\.fits.*expected rows of some width; found 10000000000 of none"):
+    with pytest.raises(DataError, match=r"a\.fits.*expected rows with data; found 10000000000 empty rows"):
         read(path)
     rows, length = 4000, 250_000  # each row has the same array
     shared = np.tile(np.array([length, 0], ">i4"), (rows, 1)).tobytes() + np.ones(length, ">f4").tobytes()
     table_of_one_column(path, f"1PE({length})", rows, shared, 4 * length)
     assert path.stat().st_size < 1.1e6
-    with pytest.raises(DataError, match=r"COUNTS: expected arrays of about as many .* found 1000000000, because"):
+    with pytest.raises(DataError, match=r"COUNTS: expected at most about as many .* found 1000000000, because"):
         read(path)

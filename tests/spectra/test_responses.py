@@ -89,7 +89,7 @@ def test_an_area_that_is_missing_or_there_twice_is_told(shared_data, tmp_path):
         both = read("redistribution.rmf", "a.arf"), read("full.rsp", "none")
     np.testing.assert_allclose(both[0].response.matrix.toarray(), both[1].response.matrix.toarray(), rtol=1e-12)
     assert both[0].warnings == ()
-    with pytest.warns(DataWarning, match=r"redistribution\.rmf\[MATRIX\]: no ARF goes with .* taken as 1 cm\^2"):
+    with pytest.warns(DataWarning, match=r"redistribution\.rmf\[MATRIX\]: there is no ARF for .* taken as 1 cm\^2"):
         found = read("redistribution.rmf", "none")
     assert len(found.warnings) == 1
     with pytest.warns(

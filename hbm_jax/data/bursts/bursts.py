@@ -448,7 +448,9 @@ def _check_spectral_shapes(rows, burst, called) -> None:
     if "band_low" in rows:
         low, high = rows["band_low"], rows["band_high"]
         bad = (np.isnan(low) != np.isnan(high)) | (high <= low)
-        reject_rows(bad, np.stack([low, high], -1), "band_low, band_high", "two energies [keV] in order", burst)
+        reject_rows(
+            bad, np.stack([low, high], -1), "band_low, band_high", "two energies [keV] in increasing order", burst
+        )
         if "alpha" not in rows or np.isnan(rows["alpha"][~np.isnan(low)]).any():
             raise DataError(
                 "band_low, band_high: expected the photon index alpha (and beta) of every flux with a band, for the "

@@ -110,7 +110,9 @@ class BurstPopulation:
         for name in ("sigma_log10_E_peak", "sigma_log10_flux"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"BurstPopulation: {name}: expected two positive errors in order; found {low, high}.")
+                raise ValueError(
+                    f"BurstPopulation: {name}: expected two positive errors in increasing order; found {low, high}."
+                )
         for name in ("correlation", "error_correlation"):
             if not -1 < getattr(self, name) < 1:
                 raise ValueError(f"BurstPopulation: {name}: expected -1 to 1; found {getattr(self, name)}.")

@@ -144,7 +144,7 @@ def read_burst_spectra(
         source, COLUMNS, columns=columns, format=format, missing=missing, spectra=spectra, leave_out=leave_out,
         aliases=ALIASES,
     )  # fmt: skip
-    found_names, values = catalogue.found, catalogue.values
+    column_names, values = catalogue.found, catalogue.values
     read: list[BurstObservation] = []
     rejected: list[tuple[str, str]] = []
     rmf_cache: dict = {}
@@ -156,7 +156,7 @@ def read_burst_spectra(
             files = _files_of(name, catalogue.folder, text.get("detectors", ""))
             z = source_numbers(catalogue, row)["z"]
             ranges = {key: value for key, value in (energies or {}).items() if key in files}
-            rows = _rows(text.get("intervals", ""), f"{found_names.get('intervals')}, row {row}")
+            rows = _rows(text.get("intervals", ""), f"{column_names.get('intervals')}, row {row}")
             burst = _read(files, name, z, ranges, rows, text.get("reference") or None, rmf_cache)
             BurstSpectra.of([burst], **options)
             read.append(burst)
@@ -195,10 +195,11 @@ def _read(
     first_times = next((t for t in times.values() if t is not None), None)
     num = len(spectra[first_detector])
     start, stop = first_times if first_times is not None else (np.arange(num, dtype=float), np.arange(1.0, num + 1.0))
-    for detector, found_spectra in spectra.items():
-        if len(found_spectra) != num:
+    for detector, detector_spectra in spectra.items():
+        if len(detector_spectra) != num:
             raise DataError(
-                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found {len(found_spectra)}."
+                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found "
+                f"{len(detector_spectra)}."
             )
         if times[detector] is not None:
             allowed = SAME_TIME * np.maximum(1.0, stop - start)
@@ -216,12 +217,12 @@ def _read(
         if not 1 <= number <= num:
             raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
     requested = range(num) if intervals is None else [number - 1 for number in intervals]
-    rows = [row for row in requested if any(found_spectra[row] is not None for found_spectra in spectra.values())]
+    rows = [row for row in requested if any(detector_spectra[row] is not None for detector_spectra in spectra.values())]
     if not rows or (intervals is not None and len(rows) < len(requested)):
         raise DataError(
             f"{name}: expected intervals with a positive exposure in at least one detector; found one without."
         )
-    selected = {detector: [found_spectra[row] for row in rows] for detector, found_spectra in spectra.items()}
+    selected = {detector: [detector_spectra[row] for row in rows] for detector, detector_spectra in spectra.items()}
     return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)
 
 

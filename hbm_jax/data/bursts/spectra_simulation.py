@@ -123,11 +123,14 @@ class BurstSpectraPopulation:
                     f"BurstSpectraPopulation: {name}: expected mean and standard deviation; found {value}."
                 )
         for name, known in (("evolution", EVOLUTIONS), ("spectrum", ("band", "cutoff"))):
-            if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {found!r}.")
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {value!r}.")
         if not 0 < self.duration[0] <= self.duration[1]:
-            raise ValueError(f"BurstSpectraPopulation: duration: expected two times in order; found {self.duration}.")
+            raise ValueError(
+                "BurstSpectraPopulation: duration: expected two positive times in increasing order; found "
+                f"{self.duration}."
+            )
         if not self.detectors:
             raise ValueError("BurstSpectraPopulation: detectors: expected at least one; found none.")
 
@@ -164,7 +167,7 @@ class BurstSpectraPopulation:
         while len(bursts) < num:
             if num_drawn >= _MAX_DRAWS * num:
                 raise DataError(
-                    f"threshold: expected some bursts with a signal-to-noise ratio of {self.threshold:g}; "
+                    f"threshold: expected bursts with a signal-to-noise ratio of at least {self.threshold:g}; "
                     f"found {len(bursts)} of {num_drawn} drawn. Make the bursts brighter or nearer."
                 )
             burst = self._burst(rng, num_drawn, len(bursts))

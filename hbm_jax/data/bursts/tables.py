@@ -125,7 +125,7 @@ def load_konus(relation: str = "amati") -> Bursts:
     Notes
     -----
     Errors of peak energies are symmetrised in the logarithm, see `Bursts.from_columns`. The peak flux is measured in 64
-    ms of the rest frame; the peak energy that goes with it, in a longer interval.
+    ms of the rest frame, its peak energy in a longer interval.
 
     Examples
     --------

@@ -156,8 +156,8 @@ class PointsInGroups(HasWarnings):
         for column, key in enumerate(predictors):
             if np.ptp(values[:, column]) == 0:
                 raise DataError(
-                    f"{called.get(key, key)}: expected predictors that differ, else there is no slope; found "
-                    f"{values[0, column]:g} in all {num} rows."
+                    f"{called.get(key, key)}: expected values that differ between rows, without which there is no "
+                    f"slope; found {values[0, column]:g} in all {num} rows."
                 )
         limit, side, limit_index, limited = _limits(columns, values, coordinates, labels, called)
         errors = _errors(columns, vector, coordinates, labels, called, num)
@@ -368,7 +368,7 @@ def _padded(group_index, num: int, values, errors, limit, side, limit_index) -> 
     row[group_index, position_in_group(group_index)] = np.arange(len(group_index))
 
     def pad(rows, filler):
-        # Row -1 is the filler. For a million rows, `take` is five times as fast as indexing.
+        # Row -1 is the padding value. For a million rows, `take` is five times as fast as indexing.
         return np.concatenate([rows, np.asarray(filler)[None]]).take(row, 0, mode="wrap")
 
     size = values.shape[1]

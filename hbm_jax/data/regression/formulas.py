@@ -163,7 +163,8 @@ def _formulaic():
         from formulaic import errors
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"formula: expected the package {error.name}; found it is not installed: pip install formulaic.",
+            f"formula: expected the package {error.name}; found that it is not installed. Install it with "
+            "pip install formulaic.",
             name=error.name,
         ) from error
     return formulaic, errors

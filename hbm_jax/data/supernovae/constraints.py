@@ -185,7 +185,8 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
         if Path(path).suffix in (".txt", ".dat") and Path(path).exists():
             rows = [line.split() for line in Path(path).read_text().splitlines() if line.strip() and line[0] != "#"]
             if any(len(row) != 3 for row in rows):
-                raise DataError("expected rows of three entries, z value quantity.")
+                num_entries = next(len(row) for row in rows if len(row) != 3)
+                raise DataError(f"expected rows of three entries, z value quantity; found a row of {num_entries}.")
             z, value, names = zip(*rows, strict=True)
             columns = {"z": z, "value": value, "quantity": [name.replace("_over_rs", "_over_rd") for name in names]}
         else:

@@ -72,7 +72,7 @@ class CorrelatedSupernovae:
         if isinstance(blocks, Mapping):
             for name in blocks:
                 if name not in BLOCKS:
-                    raise DataError(f"blocks: expected some of {', '.join(BLOCKS)}; found {name!r}.")
+                    raise DataError(f"blocks: expected names among {', '.join(BLOCKS)}; found {name!r}.")
             blocks = np.array([blocks.get(name, np.zeros((num, num))) for name in BLOCKS])
         array = np.array(blocks, dtype=np.float64)
         if array.shape != (6, num, num):

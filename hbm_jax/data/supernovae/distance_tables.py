@@ -189,7 +189,7 @@ def read_distance_moduli(
     chosen = DISTANCE_FORMATS[format]
     is_path = isinstance(source, str | os.PathLike)
     if format != "table" and not is_path:
-        raise DataError(f"format={format!r} goes with a path: expected a path, found a {type(source).__name__}.")
+        raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     if is_path and not Path(source).exists():
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
     origin = str(source) if is_path else "the given columns"
@@ -272,7 +272,7 @@ def _container(columns: Mapping[str, Any], called: Mapping[str, str]) -> Distanc
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
-    """Return distinct names: repeated ones with survey and, if still not unique, a number."""
+    """Return distinct names: the survey is added to repeated names and, where that is not enough, a number."""
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if surveys is not None:
         names = [f"{n} ({s})" if n in repeated else n for n, s in zip(names, surveys, strict=True)]

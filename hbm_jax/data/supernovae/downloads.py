@@ -103,8 +103,8 @@ def fetch_distance_moduli(
         import pooch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "fetch_distance_moduli: expected the package pooch; found it is not installed. Install hbm_jax[download]: "
-            "pip install 'hbm_jax[download]'.",
+            "fetch_distance_moduli: expected the package pooch; found that it is not installed. Install "
+            "hbm_jax[download]: pip install 'hbm_jax[download]'.",
             name=error.name,
         ) from error
     entry = DOWNLOADS[name]

@@ -1,7 +1,7 @@
 """Linear relation in P predictors with errors in all coordinates, outliers and limits; true values integrated out.
 
 A point has true predictors x, from a mixture of normal distributions, and a true y = intercept + slope . x +
-N(0, scatter^2). Student's t distribution can take the place of this normal; it is a mixture of normals on a grid of
+N(0, scatter^2). Student's t distribution can replace this normal distribution; it is a mixture of normals on a grid of
 scales. The D = P + 1 coordinates, with the response last, are measured with Gaussian errors. One coordinate of a point
 may be an upper or a lower limit.
 """
@@ -162,9 +162,9 @@ class MeasuredPoints(dist.Distribution):
 
     def _beyond(self, value):
         """Return whether a measured value is at its limit or beyond it."""
-        at, side, order = self.limits
+        limit, side, order = self.limits
         last = value[..., -1] if order is None else (order[..., -1, :] * value).sum(-1)
-        return side * last <= side * at  # False where the limit is NaN
+        return side * last <= side * limit  # False where the limit is NaN
 
     @validate_sample
     def log_prob(self, value):
@@ -198,11 +198,11 @@ class MeasuredPoints(dist.Distribution):
         value = mean + (tril @ random.normal(key_normal, (*mean.shape, 1)))[..., 0]
         if self.limits is None:
             return value
-        at, _, order = self.limits
+        limit, _, order = self.limits
         beyond, last = self._beyond(value)[..., None], np.zeros(value.shape[-1])
         last[-1] = 1.0
-        where = last if order is None else order[..., -1, :]
-        return jnp.where(beyond & (where > 0), at[..., None], value)
+        limited = last if order is None else order[..., -1, :]
+        return jnp.where(beyond & (limited > 0), limit[..., None], value)
 
     def draw_true(self, key, value):
         """Draw the true coordinates (..., D) from their exact conditional distribution given measured values."""

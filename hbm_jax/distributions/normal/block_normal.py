@@ -34,9 +34,9 @@ class BlockNormal(dist.Distribution):
 
     Notes
     -----
-    A gradient costs one Cholesky factorisation and one inverse, for any number of parameters behind the coefficients
-    and the diagonal: first derivatives are traces of products with the inverse, not derivatives of the factorisation.
-    Second derivatives differentiate through the factorisation.
+    A gradient costs one Cholesky factorisation and one inverse, for any number of parameters on which the coefficients
+    and the diagonal depend: first derivatives are traces of products with the inverse, not derivatives of the
+    factorisation. Second derivatives differentiate through the factorisation.
 
     Examples
     --------

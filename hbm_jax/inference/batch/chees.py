@@ -314,7 +314,7 @@ def end_segment(state: State, options: Options) -> State:
         factor = jnp.where(first, early_scale, scale)
         inverse = 1.0 / factor
     replace = closing & jnp.isfinite(factor).all() & jnp.isfinite(inverse).all()
-    # Step size and length are kept although the metric sets their unit: they stay right where it hardly changed.
+    # Step size and length are kept although the metric sets their unit: they remain valid if it hardly changed.
     log_step = state.log_step
     restart = jnp.stack([log_step, 0.0 * log_step, jnp.log(10.0) * 0.5 + log_step, 0.0 * log_step])
     return state._replace(

@@ -58,7 +58,7 @@ def run_tasks(executor: Executor, work: Callable, items, live, num_tasks: int | 
     def submit(rows, attempt):
         try:
             pending[executor.submit(work, items.take(rows), rows)] = (rows, attempt)
-        except BrokenExecutor:  # a pool with a killed worker accepts no more tasks: run it in this process
+        except BrokenExecutor:  # a pool with a killed worker accepts no more tasks, so run the task here
             collect(*work(items.take(rows), rows))
 
     for rows in task_rows:

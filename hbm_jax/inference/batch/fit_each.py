@@ -165,8 +165,8 @@ def fit_each(
     labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
     if len(labels) != len(stacked) or len(set(labels)) != len(labels):
         raise ValueError(
-            f"fit_each: expected {len(stacked)} different names, one for each object; found {len(labels)}, "
-            f"{len(set(labels))} of them different."
+            f"fit_each: expected {len(stacked)} distinct names, one for each object; found {len(labels)}, "
+            f"of which {len(set(labels))} are distinct."
         )
     notes = [notes_without_draws(program, args) for args in objects]
     options = Options(num_warmup, target_accept_prob, max_steps)

@@ -131,7 +131,7 @@ class Fits:
         text = f"{usable} of {total} posteriors are usable"
         if usable < total:
             reasons = self.verdicts.loc[~self.usable, "why"].str.replace(r"(?<!\w)[\d.]+", "", regex=True).str.strip()
-            text += f"; of the others most often: {reasons.mode().iloc[0]}"
+            text += f"; most frequent reason among the others: {reasons.mode().iloc[0]}"
         noted = self.verdicts.loc[self.verdicts["notes"] != "", "notes"]
         if len(noted):
             text += f". Posteriors with notes: {len(noted)}, for example {noted.index[0]}: {noted.iloc[0]}"

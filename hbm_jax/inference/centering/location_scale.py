@@ -162,7 +162,7 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
 
 
 def _has_location_scale(fn) -> bool:
-    """Whether a distribution is of a location-scale family; a user's class declares it by `location_scale` = True."""
+    """Return whether a distribution is of a location-scale family; others declare ``location_scale = True``."""
     family = type(_base(fn))
     return family in FAMILIES or getattr(family, "location_scale", False) is True
 
@@ -175,7 +175,7 @@ def _base(fn):
 
 
 def is_log(fn) -> bool:
-    """Whether location and scale are those of the logarithm of the variable."""
+    """Return whether location and scale are those of the logarithm of the variable."""
     return isinstance(_base(fn), dist.LogNormal)
 
 

@@ -30,11 +30,11 @@ from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.target import StartError
 
 MAX_ROUNDS = 6
-SETTLED = 0.1  # largest change of any centredness between rounds at which the choice has converged
+SETTLED = 0.1  # largest change of any weight between rounds at which the choice has converged
 MODE_STEPS = 200
 PILOT_TREE_DEPTH = 5  # a poorly parametrised pilot builds long trees, and it needs no independent draws
 PILOT = 0x70696C6F  # folded into the seed's key for the pilot; a small number would repeat the key of a chain
-NEAR = 0.05  # distance of the centredness from 0 or 1 that the table calls non-centred or centred
+NEAR = 0.05  # distance of the weight from 0 or 1 below which the table says non-centred or centred
 
 
 @dataclass(frozen=True)

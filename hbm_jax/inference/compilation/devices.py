@@ -11,8 +11,8 @@ SMALL = 3e6  # floating-point operations below which kernel launches dominate th
 def use_every_core() -> int:
     """Make one JAX device per CPU core, so that chains run in parallel, and return the number of devices requested.
 
-    Call it before the first JAX computation; later it has no effect. Operations are not distributed over threads in
-    addition, because chains would then wait for each other.
+    Call it before the first JAX computation; later it has no effect. Single operations are then not divided among
+    threads, because chains would wait for each other.
 
     Examples
     --------

@@ -141,7 +141,7 @@ class Calibration:
         else:
             failing = self.table[self.table["p"] < LEVEL / len(self.table)].sort_values("p")
             clauses = "; ".join(f"{name} is {row['verdict']}" for name, row in failing.head(5).iterrows())
-            text = f"not calibrated, by {num_replicates} replicates: {clauses}"
+            text = f"not calibrated, according to {num_replicates} replicates: {clauses}"
         if self.num_failed:
             text += f" ({self.num_failed} replicates gave no usable posterior)"
         return text + "."

@@ -44,7 +44,7 @@ class Comparison:
         num_bad = self.table["num_bad_k"]
         if num_bad.any():
             listed = ", ".join(f"{name} ({count})" for name, count in num_bad[num_bad > 0].items())
-            text += f" Not reliable: units with a bad Pareto k in {listed}; see the loos of these models."
+            text += f" Not reliable: units with a bad Pareto k in {listed}; see the `loos` of these models."
         return text
 
     def _clause(self, name):

@@ -115,7 +115,7 @@ def _advice(result: Loo) -> str:
 
 
 def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, num_draws: int | None = None) -> Loo:
-    """Leave-one-out predictive densities by Pareto-smoothed importance sampling (PSIS-LOO).
+    """Compute leave-one-out predictive densities by Pareto-smoothed importance sampling (PSIS-LOO).
 
     Parameters
     ----------
@@ -232,9 +232,9 @@ def _notes(values, sites, units, grouped) -> list[str]:
     sampled = list(dict.fromkeys(name for text in texts for name in text.split(", ") if name))
     if sampled:
         notes.append(
-            f"the latents {', '.join(sampled)} are sampled, not integrated out, so that the likelihood is conditional "
+            f"the latents {', '.join(sampled)} are sampled, not integrated out, so the likelihood is conditional "
             f"on them: without the data of a {units.name} its latents follow the population, which importance sampling "
-            "approximates poorly, so that the elpd is overestimated"
+            "approximates poorly, and the elpd is overestimated"
         )
     if any(values[site].attrs.get("correlated") for site in sites):
         notes.append(f"each {units.name} is predicted given all others, whose noise it shares")

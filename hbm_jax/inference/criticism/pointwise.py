@@ -150,7 +150,7 @@ def _plates(site) -> tuple[str, ...]:
 
 
 def is_observation(site) -> bool:
-    """Whether a site is an observation; `numpyro.factor` is not."""
+    """Return whether a site is an observation; `numpyro.factor` is not."""
     fn = getattr(site["fn"], "base_dist", site["fn"]) if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
     return site["is_observed"] and not isinstance(fn, dist.Unit)
 
@@ -162,7 +162,7 @@ def log_prob(site):
 
 
 def correlated(site) -> bool:
-    """Whether a site is one event of correlated elements, with a method for the density of each given the others."""
+    """Return whether a site is one event of correlated elements that gives the density of each given the others."""
     return hasattr(site["fn"], "log_prob_given_others")
 
 

@@ -196,7 +196,7 @@ def _parameters(fit, shape, num_draws) -> tuple[list[str], np.ndarray]:
 
 
 def _power_scaled(draws: np.ndarray, log_density: np.ndarray) -> np.ndarray:
-    """Return the sensitivity of each parameter, by ArviZ, to a density with log values at the draws (chain, draw)."""
+    """Return the sensitivity (ArviZ) of each parameter to a density whose logarithm at the draws is (chain, draw)."""
     if _is_flat(log_density):
         return np.zeros(draws.shape[-1])
     coords = {"chain": np.arange(draws.shape[0]), "draw": np.arange(draws.shape[1])}

@@ -182,7 +182,7 @@ class Checkpoint:
             return None
         try:
             return _arrays(path, self.run_id)
-        except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
+        except Exception as error:  # zlib, zipfile, NumPy and the format each raise their own
             raise CheckpointError(
                 f"{path}: expected arrays of this run written by hbm_jax; found a file that is damaged, cut short or "
                 f"of another run ({error}). Restore it from a backup, or start the run again."
@@ -217,7 +217,7 @@ class Checkpoint:
                     bool(arrays["warmup"]),
                     {name: float(value) for name, value in _section(arrays, "progress/").items()},
                 )
-            except Exception as error:  # zlib, zipfile, NumPy and the format each have their own
+            except Exception as error:  # zlib, zipfile, NumPy and the format each raise their own
                 self._set_aside(f"cannot be used ({error})")
                 return
             self.num_blocks += 1
@@ -234,7 +234,7 @@ class Checkpoint:
         if later:
             warnings.warn(
                 f"{self.folder / first}: expected the draws after the first {self.num_draws} of a chain; found that "
-                f"it {why}. It and later blocks are set aside, and drawn again.",
+                f"the file {why}. This and later blocks are renamed, and their draws are repeated.",
                 DamageWarning,
                 stacklevel=2,
             )

@@ -102,7 +102,7 @@ def program_name(program) -> str:
     return getattr(program, "__qualname__", type(program).__name__)
 
 
-def _code(thing) -> str:
+def _code(program) -> str:
     """Return a fingerprint of the source of a program and of the variables that it closes over."""
     digest = hashlib.sha256()
 
@@ -126,17 +126,17 @@ def _code(thing) -> str:
         else:
             digest.update(type(value).__qualname__.encode())
 
-    add(thing)
+    add(program)
     return digest.hexdigest()[:16]
 
 
-def _source(thing) -> str:
-    """Return the syntax tree of a source, without comments and layout; the bytecode if there is no source."""
+def _source(function) -> str:
+    """Return the syntax tree of a function or class, as text; its bytecode if there is no source file."""
     try:
-        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(thing))))
+        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):
-        code = getattr(thing, "__code__", None)
-        return repr(thing) if code is None else f"{code.co_code!r} {code.co_names} {_constants(code)}"
+        code = getattr(function, "__code__", None)
+        return repr(function) if code is None else f"{code.co_code!r} {code.co_names} {_constants(code)}"
 
 
 def _constants(code) -> str:

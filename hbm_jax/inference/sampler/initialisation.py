@@ -191,7 +191,7 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     points = np.concatenate([points, target.prior_draws.reshape(-1, target.size)])
     kind = "dense" if target.size <= MAX_DENSE else "diagonal"
     unit = np.eye(target.size) if kind == "dense" else np.ones(target.size)
-    why = "no search found a mode to estimate it at"
+    why = "no search found a mode at which to estimate it"
     note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
     return Start(_finite(value_and_grad, points, num_chains), Metric(kind, unit, why), False, note)
 

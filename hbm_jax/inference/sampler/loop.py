@@ -190,7 +190,7 @@ class Loop:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall, unresolved = self.processes.lead(self._look)
+            shortfall, unresolved = self.processes.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
@@ -198,7 +198,7 @@ class Loop:
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
 
-    def _look(self) -> tuple[float, str]:
+    def _check_convergence(self) -> tuple[float, str]:
         """Return the required number of draws relative to the current one, and the parameters that never moved."""
         posterior = {
             name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
@@ -208,8 +208,8 @@ class Loop:
         positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
         sampled = diagnose_sampled(posterior, positions)
         unresolved = ""
-        for labels, what in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
-            unresolved = f"{', '.join(labels[:5])} {what}" if labels else unresolved
+        for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
+            unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
         return self.rule.shortfall(sampled.table), unresolved
 
     def _report(self, block: Block):

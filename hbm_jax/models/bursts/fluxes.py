@@ -97,8 +97,8 @@ class BurstFluxes(dist.Distribution):
         residual = self._residual(self.flux(value))
         determinant, _, (w0, w1) = self._solve(residual)
         # chi^2 as a sum of squares: the equivalent difference can become negative by rounding far from the maximum.
-        best = self.of_burst @ jnp.stack([w0 * line.log10_N_std**2, w1 * line.gamma_std**2], axis=1)
-        deviation = (residual - best[:, 0] - best[:, 1] * self.x) / line.scatter
+        line_shift = self.of_burst @ jnp.stack([w0 * line.log10_N_std**2, w1 * line.gamma_std**2], axis=1)
+        deviation = (residual - line_shift[:, 0] - line_shift[:, 1] * self.x) / line.scatter
         chi2 = deviation**2 @ self.of_burst + (line.log10_N_std * w0) ** 2 + (line.gamma_std * w1) ** 2
         num = jnp.sum(self.of_burst, axis=0)
         log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))

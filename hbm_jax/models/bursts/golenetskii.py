@@ -126,9 +126,9 @@ class Golenetskii:
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
     cosmology: str | None = field(default=None, metadata={"help": ", ".join(expansion.FREE) + "; fixed by default"})
-    H0: float = field(default=70.0, metadata={"help": "km/s/Mpc, of the fixed cosmology"})
+    H0: float = field(default=70.0, metadata={"help": "Hubble constant of the fixed cosmology [km/s/Mpc]"})
     Om0: float = field(default=0.3, metadata={"help": "matter density of the fixed cosmology"})
-    band: tuple[float, float] = field(default=BOLOMETRIC, metadata={"help": "keV, of the luminosity, rest frame"})
+    band: tuple[float, float] = field(default=BOLOMETRIC, metadata={"help": "rest-frame band of the luminosity [keV]"})
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -142,7 +142,9 @@ class Golenetskii:
             raise ValueError("Golenetskii: truncated=True expects latents='marginal'; found 'sampled'.")
         low, high = self.band
         if not 0 < low < high:
-            raise ValueError(f"Golenetskii: band: expected two positive energies [keV] in order; found {self.band}.")
+            raise ValueError(
+                f"Golenetskii: band: expected two positive energies [keV] in increasing order; found {self.band}."
+            )
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
         self.all_priors  # noqa: B018 - raises for unknown names

@@ -114,15 +114,15 @@ class PreparedBursts:
 _PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
 
 
-def _lines_and_forms(
+def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return a line through the fluxes of each burst, and the partial non-centring of each site, from single fits."""
+    """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits."""
     names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
-    forms = {}
+    centring_weights = {}
     for k, name in enumerate(names[:-1]):
         variance = np.var(values[:, k]) - np.median(covariance[:, k, k])
-        forms[name] = centring_weight(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
+        centring_weights[name] = centring_weight(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
     # Lines with a common slope give the scatter.
     of_burst = np.asarray(folded.of_burst)
     num = of_burst.sum(axis=0)
@@ -132,19 +132,19 @@ def _lines_and_forms(
     y = luminosity - of_burst @ mean
     slope = (x @ y) / max(x @ x, 1e-12)
     scatter_variance = max(np.mean((y - slope * x) ** 2) - np.median(conditional_variance[:, -1]), 0.03**2)
-    forms["log10_flux"] = centring_weight(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
-    # Slopes of single bursts, shrunk to their mean.
+    centring_weights["log10_flux"] = centring_weight(1.0 / conditional_variance[:, -1], np.sqrt(scatter_variance))
+    # Slopes of individual bursts, shrunk towards their mean.
     information = np.maximum(of_burst.T @ x**2 / scatter_variance, 1e-6)
     slopes = of_burst.T @ (x * y) / np.maximum(of_burst.T @ x**2, 1e-12)
     weights = information / information.sum()
     excess = weights @ (slopes - weights @ slopes) ** 2 - len(num) / information.sum()
-    forms["gamma"] = centring_weight(information, np.sqrt(max(excess, 0.1**2)), few=True)
-    forms["log10_luminosity"] = centring_weight(
+    centring_weights["gamma"] = centring_weight(information, np.sqrt(max(excess, 0.1**2)), few=True)
+    centring_weights["log10_luminosity"] = centring_weight(
         num / scatter_variance, max(float(np.std(mean - slope * level)), 0.1), few=True
     )
     signal_to_noise = information * max(excess, 0.1**2)
     slopes = weights @ slopes + signal_to_noise / (1.0 + signal_to_noise) * (slopes - weights @ slopes)
-    return np.stack([mean, slopes], axis=1), forms
+    return np.stack([mean, slopes], axis=1), centring_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class GolenetskiiCounts:
     The sampled coordinates follow from fits of single intervals (``PreparedBursts``): alpha, beta and flux are sampled
     minus their linear trend with the parameters before them in the interval, and the line of a burst is sampled at its
     mean peak energy instead of at 100 keV. These shifts do not change the density. Each of these sites has a location
-    and a scale, and its partial non-centring is centering from the fits.
+    and a scale, and the weight of its partial non-centring is chosen from the fits.
 
     Examples
     --------
@@ -201,7 +201,7 @@ class GolenetskiiCounts:
     """
 
     spectrum: str = field(default="band", metadata={"help": ", ".join(SHAPES)})
-    band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "of the energy flux [keV]"})
+    band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
     frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
     scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about the line of their burst"})
     latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
@@ -219,7 +219,7 @@ class GolenetskiiCounts:
             choose("statistic", self.statistic, COUNTS)
         low, high = self.band
         if not 0 < low < high < np.inf:
-            raise ValueError(f"band: expected two positive energies [keV] in order; found {self.band}.")
+            raise ValueError(f"band: expected two positive energies [keV] in increasing order; found {self.band}.")
         object.__setattr__(self, "band", (float(low), float(high)))
         object.__setattr__(self, "priors", dict(self.priors))
         width = self.all_priors.get("intrinsic_scatter", 1.0)
@@ -275,8 +275,8 @@ class GolenetskiiCounts:
             conditional_variance[:, k] -= np.einsum("ij,ij->i", slopes[:, k, :k], covariance[:, k, :k])
         weights = np.asarray(folded.of_burst)
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
-        lines, forms = _lines_and_forms(folded, values, covariance, conditional_variance, level)
-        return PreparedBursts(folded, values, slopes, level, lines, forms)
+        lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
+        return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
 
     def _prepared(self, data) -> PreparedBursts:
         """Return the precomputed quantities of the data, from the cache if possible."""

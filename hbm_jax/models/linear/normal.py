@@ -145,20 +145,20 @@ class _Hierarchy:
 
     def _theta(self, data: ValuesInGroups, mu, tril):
         """Sample the true values of the groups, (K, D), component by component."""
-        forms = _forms(self.latents, data, self.sigma)
+        centring_weights = _centring_weights(self.latents, data, self.sigma)
         size = len(data.components)
         with numpyro.plate("group", len(data)):
             if self.latents == "centred":
                 joint = dist.MultivariateNormal(mu, scale_tril=tril) if size > 1 else dist.Normal(mu[0], tril[0, 0])
                 return jnp.reshape(jnp.asarray(numpyro.sample("theta", joint)), (-1, size))
             if size == 1:
-                return sample_partially_centred("theta", mu[0], tril[0, 0], forms[0])[:, None]
+                return sample_partially_centred("theta", mu[0], tril[0, 0], centring_weights[0])[:, None]
             theta: list = []
             standard: list = []
             for i, key in enumerate(data.components):
                 # Conditional on the previous components, the next one is normal.
                 location = mu[i] + sum((tril[i, j] * z for j, z in enumerate(standard)), jnp.zeros(len(data)))
-                theta.append(sample_partially_centred(f"_theta_{key}", location, tril[i, i], forms[i]))
+                theta.append(sample_partially_centred(f"_theta_{key}", location, tril[i, i], centring_weights[i]))
                 standard.append((theta[-1] - location) / tril[i, i])
             return numpyro.deterministic("theta", jnp.stack(theta, axis=-1))
 
@@ -187,7 +187,7 @@ class _Hierarchy:
             raise ValueError("centring: expected latents 'centred', 'noncentred' or 'mixed'; found 'marginal'.")
         _, information = _estimates(data, self.sigma)
         rows = []
-        for d, (chosen, scale) in enumerate(_forms(self.latents, data, self.sigma)):
+        for d, (chosen, scale) in enumerate(_centring_weights(self.latents, data, self.sigma)):
             for k, name in enumerate(data.name):
                 c = float(chosen[k])
                 words = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
@@ -235,7 +235,7 @@ class _Hierarchy:
         return 0.9
 
     def to_config(self) -> dict:
-        """Return options as plain values and overridden priors as text; the class with these is the same model."""
+        """Return options as plain values and overridden priors as text; they rebuild the model as keyword arguments."""
         return configuration(self) | {
             "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
         }
@@ -361,7 +361,7 @@ class NormalVectors(_Hierarchy):
         return f"Normal hierarchical model of vectors, {kind} components, {self.sigma} sigma, {self.latents} latents"
 
 
-def _forms(latents: str, data: ValuesInGroups, sigma: str) -> list[CentringWeight]:
+def _centring_weights(latents: str, data: ValuesInGroups, sigma: str) -> list[CentringWeight]:
     """Return the weights of the partial non-centring of the groups, and their reference scale, for each component."""
     num, size = len(data), len(data.components)
     if latents != "mixed":

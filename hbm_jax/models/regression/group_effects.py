@@ -39,7 +39,7 @@ def group_centring_weights(link: str, unit: float, data: RegressionData) -> list
             [centring_weight(np.full(_size(group), 1.0), 1.0, few=True)] * len(group.columns) for group in data.groups
         ]
     residuals, weights = _residuals(link, data)
-    return [_forms(group, residuals, weights, unit) for group in data.groups]
+    return [_centring_weights(group, residuals, weights, unit) for group in data.groups]
 
 
 def _size(group: GroupDesign) -> int:
@@ -78,8 +78,8 @@ def _precision(data, residuals: np.ndarray) -> np.ndarray:
     return 1.0 / np.maximum(np.maximum(scatter, error_variance), 1e-6 * float(np.var(residuals)) + 1e-300)
 
 
-def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[CentringWeight]:
-    """Return the partial non-centring of every column of a term, from least squares of the residuals in each group."""
+def _centring_weights(group: GroupDesign, residuals, weights, unit: float) -> list[CentringWeight]:
+    """Return weights of the partial non-centring of every column of a term, from least squares in each group."""
     values, index = np.asarray(group.values), np.asarray(group.index)
     num, size = len(group.labels), values.shape[1]
     if group.walk:
@@ -94,15 +94,15 @@ def _forms(group: GroupDesign, residuals, weights, unit: float) -> list[Centring
     covariance = np.linalg.inv(normal + np.eye(size) * floor)
     estimates = (covariance @ moments[..., None])[..., 0]
     variance = np.diagonal(covariance, axis1=1, axis2=2)
-    forms = []
+    centring_weights = []
     for c in range(size):
         informative = diagonal[:, c] * variance[:, c] < 1e3  # not degenerate with the other columns
         informative &= diagonal[:, c] > floor[c] * 1e3
         scale = _scale(values[:, c])
         standardised = np.where(informative, estimates[:, c], 0.0) / unit * scale
         chosen, reference = centring_weight_of_some(standardised, unit**2 / variance[:, c] / scale**2, informative)
-        forms.append((chosen, reference * unit / scale))
-    return forms
+        centring_weights.append((chosen, reference * unit / scale))
+    return centring_weights
 
 
 def _walk_centring_weight(group: GroupDesign, value, residuals, weights, unit: float) -> CentringWeight:

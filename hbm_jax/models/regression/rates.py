@@ -131,7 +131,7 @@ class Rates:
             )
         role = FAMILIES[self.family]
         if role not in data.source.roles:
-            raise DataError(f"Rates: the family {self.family!r} expects {role}=, a column of the table.")
+            raise DataError(f"Rates: the family {self.family!r} expects {role}=, a column of the table; found none.")
         if data.terms != (INTERCEPT,) or data.groups:
             raise DataError(
                 f"Rates: expected a formula without predictors, as in '{data.response} ~ 1': every row is a group; "

@@ -135,8 +135,8 @@ class Regression:
         eta = (jnp.asarray(data.X) * jnp.asarray(data.within)) @ coef.T
         eta = eta + (jnp.asarray(data.offset)[:, None] if num else jnp.asarray(data.offset))
         scale = float(data.y_std) if family.scaled and isinstance(data.y_std, np.ndarray) else 1.0
-        for group, forms in zip(data.groups, group_centring_weights(self.link, scale, data), strict=True):
-            effects = self._effects(group, coef, unit, forms)
+        for group, weights in zip(data.groups, group_centring_weights(self.link, scale, data), strict=True):
+            effects = self._effects(group, coef, unit, weights)
             eta = eta + (jnp.asarray(group.values) * effects[jnp.asarray(group.index)]).sum(-1)
         parameters = {name: self._positive(name, unit if name == "sigma" else 1.0) for name in family.parameters}
         value = jnp.asarray(data.y)
@@ -147,7 +147,7 @@ class Regression:
                 "observed", family.distribution(eta, self.link, parameters, data), obs=value if observed else None
             )
 
-    def _effects(self, group: GroupDesign, coef, unit, forms: list[CentringWeight]):
+    def _effects(self, group: GroupDesign, coef, unit, weights: list[CentringWeight]):
         """Sample the effects of a term, record them, and return them plus their means, (J, Q)."""
         num, size = len(group.labels), len(group.columns)
         units = unit / jnp.stack([_spread(group.values, c) for c in range(size)])
@@ -159,7 +159,7 @@ class Regression:
             with numpyro.plate(f"{group.name}_term", size):
                 sd = jnp.broadcast_to(self._positive("sd", units, site, f"sd[{group.name}]"), (size,))
         if group.walk:
-            effects = self._random_walks(group, sd, forms)
+            effects = self._random_walks(group, sd, weights)
             self._record(group, effects)
             return effects
         factor = jnp.eye(size)
@@ -175,19 +175,21 @@ class Regression:
             location = means[:, c] + sd[c] * sum((factor[c, d] * z for d, z in enumerate(standard)), jnp.zeros(num))
             scale = sd[c] * factor[c, c]
             with numpyro.plate(group.factor, num):
-                columns.append(sample_partially_centred(f"_{group.name}_{c}", location, scale, forms[c]))
+                columns.append(sample_partially_centred(f"_{group.name}_{c}", location, scale, weights[c]))
             standard.append((columns[c] - location) / scale)
         effects = jnp.stack(columns, axis=-1)
         self._record(group, effects - means)
         return effects
 
-    def _random_walks(self, group: GroupDesign, sd, forms: list[CentringWeight]):
+    def _random_walks(self, group: GroupDesign, sd, weights: list[CentringWeight]):
         """Sample random walks with zero mean, (J, Q), by the amplitudes of their principal components."""
         modes = jnp.asarray(group.modes)
         walks = []
         for c in range(len(group.columns)):
             with numpyro.plate(f"{group.name}_mode", modes.shape[1]):
-                amplitudes = sample_partially_centred(f"_{group.name}_{c}", jnp.zeros(modes.shape[1]), sd[c], forms[c])
+                amplitudes = sample_partially_centred(
+                    f"_{group.name}_{c}", jnp.zeros(modes.shape[1]), sd[c], weights[c]
+                )
             walks.append(modes @ amplitudes)
         return jnp.stack(walks, axis=-1)
 

@@ -169,16 +169,16 @@ class HubbleDiagram:
         priors = self.all_priors
         degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
-        other_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
-        others = {name: sample_prior(name, priors[name]) for name in other_names}
+        nuisance_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
+        nuisance = {name: sample_prior(name, priors[name]) for name in nuisance_names}
         if self.constraints is not None:
-            cosmology = self._constrain(cosmology, others, observed)
+            cosmology = self._constrain(cosmology, nuisance, observed)
         prior: Any = priors["M0"]
         if not observed:
             prior = sample_prior("M0", prior)
         normal = isinstance(prior, dist.Normal)
         offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
-        scatter = others.get("sigma_int", 0.0)
+        scatter = nuisance.get("sigma_int", 0.0)
         if isinstance(data, ProjectedModuli):
             basis, value = data.basis, data.value
         else:
@@ -223,7 +223,7 @@ class HubbleDiagram:
         if self.calibrated and not calibrators:
             raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
 
-    def _constrain(self, cosmology: Any, others: Mapping[str, Any], observed: bool) -> Cosmology:
+    def _constrain(self, cosmology: Any, nuisance: Mapping[str, Any], observed: bool) -> Cosmology:
         """Add the log density of the constraints; return the cosmology with the radiation that they require."""
         c: GaussianConstraints = self.constraints
         if not isinstance(cosmology, Cosmology):
@@ -234,8 +234,8 @@ class HubbleDiagram:
         if set(CMB) & set(c.quantity):
             cosmology = dataclasses.replace(cosmology, radiation=STANDARD_RADIATION)
         if observed:
-            omega_b = others.get("omega_b")
-            r_d = others.get("r_d")
+            omega_b = nuisance.get("omega_b")
+            r_d = nuisance.get("r_d")
             if r_d is None and omega_b is not None:
                 r_d = drag_horizon(cosmology.Om0 * (cosmology.H0 / 100.0) ** 2, omega_b)
             predicted = compressed(c.quantity, np.asarray(c.z), cosmology, omega_b, r_d)
@@ -262,7 +262,7 @@ class HubbleDiagram:
         for survey in self.scatter_surveys:
             if survey not in data.survey:
                 raise DataError(
-                    f"HubbleDiagram: scatter_surveys: expected some of {', '.join(data.survey_counts)}; found "
+                    f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
                     f"{survey!r}."
                 )
         return np.array([float(survey in self.scatter_surveys) for survey in data.survey])
@@ -291,8 +291,8 @@ class HubbleDiagram:
         >>> fits = hbm_jax.fit_each(model, list(samples.values()), names=list(samples))  # doctest: +SKIP
         """
         if len(data.survey_counts) < 2:
-            found = ", ".join(data.survey_counts)
-            raise DataError(f"without_each_survey: expected two surveys or more; found {found}.")
+            surveys = ", ".join(data.survey_counts)
+            raise DataError(f"without_each_survey: expected two surveys or more; found {surveys}.")
         subsets = {"all": np.ones(len(data), bool)}
         for omitted in data.survey_counts:
             subsets[f"without {omitted}"] = np.array([survey != omitted for survey in data.survey])

@@ -153,7 +153,7 @@ class Supernova:
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
     sigma_v: float | None = field(default=None, metadata={"help": "peculiar velocities in km/s"})
-    velocity: str = field(default="distance", metadata={"help": f"what sigma_v scatters: {', '.join(VELOCITIES)}"})
+    velocity: str = field(default="distance", metadata={"help": f"effect of sigma_v: {', '.join(VELOCITIES)}"})
     redshift_prior: str = field(default="flat", metadata={"help": f"prior of redshifts: {', '.join(REDSHIFT_PRIORS)}"})
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str = field(default="none", metadata={"help": f"detection limit: {', '.join(SELECTIONS)}"})
@@ -179,7 +179,7 @@ class Supernova:
         host = {"mass_error": self.mass_error, "host_beta": self.host_beta, "step_width": self.step_width > 0.0}
         if not self.mass_step and any(host.values()):
             option = next(name for name, on in host.items() if on)
-            raise ValueError(f"Supernova: {option} expects mass_step=True (priors may hold delta_M at 0); found False.")
+            raise ValueError(f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False.")
         if self.velocity == "redshift" and self.sigma_v is None:
             raise ValueError("Supernova: velocity='redshift' expects sigma_v [km/s], such as 250; found none.")
         if self.stretch == "skewed" and self.colour != "normal":

@@ -267,7 +267,7 @@ def _truth(truth, names) -> np.ndarray:
 
 FIGURES = {
     "golenetskii_planes": (
-        "Left: flux against observed peak energy. Right: luminosity against rest-frame peak energy. Lines: single "
+        "Left: flux against observed peak energy. Right: luminosity against rest-frame peak energy. Lines: individual "
         "bursts. Bands: 68 and 95 % predictive intervals for an interval of a new burst.",
         golenetskii_planes,
     ),

@@ -221,8 +221,8 @@ def _partial_residuals(model: Relation, data: PointsInGroups, slopes: np.ndarray
     """Return one predictor and y minus the contribution of the other predictors, (J, M, 2)."""
     values = np.asarray(data.values)
     contributions = (values[..., :-1] - _pivot(model, data)) * np.median(slopes, axis=0)[:, None, :]
-    others = contributions.sum(-1) - contributions[..., index]
-    return np.stack([values[..., index], values[..., -1] - others], axis=-1)
+    other_contributions = contributions.sum(-1) - contributions[..., index]
+    return np.stack([values[..., index], values[..., -1] - other_contributions], axis=-1)
 
 
 def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, index: int) -> list:
@@ -232,8 +232,8 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
             return [None] * len(data)
         return [_least_squares_line(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
     other, points = _model_and_data(alone, "shrinkage_of_lines")
-    same = points.name == data.name and points.predictors == data.predictors
-    if other.pooling != "none" or not same or not np.allclose(_pivot(other, points), _pivot(model, data)):
+    same_groups = points.name == data.name and points.predictors == data.predictors
+    if other.pooling != "none" or not same_groups or not np.allclose(_pivot(other, points), _pivot(model, data)):
         raise ValueError(
             "shrinkage_of_lines: alone: expected a fit of the same groups, predictors and pivot with pooling='none'; "
             f"found pooling={other.pooling!r}, {len(points)} groups, pivot {_pivot(other, points)}."
@@ -249,7 +249,7 @@ def _rows(data: PointsInGroups, names) -> list[int]:
         return sorted(int(j) for j in np.argsort(-sizes, kind="stable")[:MAX_PANELS])
     for name in names:
         if name not in data.name:
-            raise ValueError(f"lines: expected names of groups, some of {', '.join(data.name[:20])}; found {name!r}.")
+            raise ValueError(f"lines: expected names of groups among {', '.join(data.name[:20])}; found {name!r}.")
     return [data.name.index(name) for name in names]
 
 

@@ -146,7 +146,7 @@ def area_warnings(rmf: Rmf, arf: Arf | None) -> list[str]:
     largest = float(rmf.matrix.sum(axis=1).max())
     if arf is None and largest <= AREA_INCLUDED and not rmf.full:
         return [
-            f"{rmf.name}: no ARF goes with this redistribution matrix, whose largest row sum is {largest:.3g}: the "
+            f"{rmf.name}: there is no ARF for this redistribution matrix, whose largest row sum is {largest:.3g}: the "
             "effective area is taken as 1 cm^2"
         ]
     if arf is not None and largest > AREA_INCLUDED and arf.area.max() > AREA_INCLUDED:
@@ -220,7 +220,7 @@ def _edges(hdu: fits.BinTableHDU, where: str) -> Floats:
     for name, values in (("ENERG_LO", low), ("ENERG_HI", high)):
         reject(~np.isfinite(values) | (values < 0), values, f"{where}, {name}", "an energy of 0 or more [keV]")
     if low[0] > low[-1]:
-        raise DataError(f"{where}, ENERG_LO: expected energies that increase; found them decreasing.")
+        raise DataError(f"{where}, ENERG_LO: expected increasing energies; found decreasing ones.")
     reject(high < low, high, f"{where}, ENERG_HI", "an energy not below ENERG_LO")
     is_gap = np.append(np.abs(low[1:] - high[:-1]) > LARGEST_GAP * np.maximum(high[:-1], 1e-3), False)
     reject(is_gap, high, f"{where}, ENERG_HI", "the ENERG_LO of the next row")

@@ -64,19 +64,19 @@ def _contents(path: Path) -> bytes:
 
 
 def refuse_repetition(hdus: fits.HDUList, path: Path) -> None:
-    """Refuse tables of far more numbers than they have bytes: rows of no width, rows that share their arrays."""
+    """Refuse tables with far more numbers than bytes: rows of zero width, or rows that share their arrays."""
     for hdu in hdus:
         columns = getattr(hdu, "columns", None) or ()
         size = max(hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + hdu.header.get("PCOUNT", 0), 1) if len(columns) else 0
         if len(columns) and hdu.header["NAXIS2"] > size:
-            raise DataError(f"{path}[{hdu.name}]: expected rows of some width; found {hdu.header['NAXIS2']} of none.")
-        for one in columns:
-            if re.match(r"\d*[PQ]", str(one.format)) and hdu.header["NAXIS2"]:
-                length = hdu.data.view(hdu.data.dtype, np.ndarray)[one.name][..., 0].astype(float).sum()
+            raise DataError(f"{path}[{hdu.name}]: expected rows with data; found {hdu.header['NAXIS2']} empty rows.")
+        for column in columns:
+            if re.match(r"\d*[PQ]", str(column.format)) and hdu.header["NAXIS2"]:
+                length = hdu.data.view(hdu.data.dtype, np.ndarray)[column.name][..., 0].astype(float).sum()
                 if length > max(MAX_REPETITION * size, MAX_BYTES / 8):
                     raise DataError(
-                        f"{path}[{hdu.name}], {one.name}: expected arrays of about as many numbers as the table has "
-                        f"bytes, {size}; found {length:.0f}, because rows share them."
+                        f"{path}[{hdu.name}], {column.name}: expected at most about as many numbers as the table "
+                        f"has bytes, {size}; found {length:.0f}, because rows share their arrays."
                     )
 
 
@@ -99,7 +99,7 @@ def tables(hdus: fits.HDUList, names: Sequence[str], kind: str) -> list[fits.Bin
 
 
 def spectrum_table(hdus: fits.HDUList, path: Path, background: bool = False) -> fits.BinTableHDU:
-    """Return the SPECTRUM extension: the first that is a background or not, as requested, or else the first."""
+    """Return the first SPECTRUM extension that is (or is not) a background; if there is none, the first of all."""
     first = extension(hdus, path, ("SPECTRUM",), "SPECTRUM")
     matching = [hdu for hdu in tables(hdus, ("SPECTRUM",), "SPECTRUM") if _is_background(hdu) == background]
     return matching[0] if matching else first

@@ -203,12 +203,14 @@ def _check_rows(path: Path, spectra: Sequence[Spectrum], start: Floats, stop: Fl
         if not np.array_equal(spectrum.channels, first.channels):
             raise DataError(f"{where}: expected the channels of the first spectrum; found different ones.")
         if (spectrum.error is None) != poisson:
-            raise DataError(f"{where}: expected errors in all spectra or in none; found both.")
+            raise DataError(f"{where}: expected errors in all spectra or in none; found them in some.")
         if not poisson and (spectrum.counts % 1 == 0).all():
             raise DataError(
                 f"{where}: expected counts with errors that are not all whole numbers; found whole numbers only."
             )
         if not (np.isfinite(spectrum.counts).all() and 0 < spectrum.exposure < np.inf and start[row] < stop[row]):
             raise DataError(
-                f"{where}: expected finite counts, a positive exposure and start < stop; found invalid values."
+                f"{where}: expected finite counts, a positive exposure and start < stop; found exposure "
+                f"{spectrum.exposure:g} s, start {start[row]:g} s, stop {stop[row]:g} s, "
+                f"and {int((~np.isfinite(spectrum.counts)).sum())} counts that are not finite."
             )

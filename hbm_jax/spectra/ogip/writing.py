@@ -58,8 +58,7 @@ def write_pha(
         If the file exists and `overwrite` is false.
     DataError
         If the file cannot store a value: arrays of different lengths, values that are not finite (except counts
-        of bad channels, which may be NaN), names that are not
-        ASCII.
+        of bad channels, which may be NaN), names that are not ASCII.
 
     Notes
     -----
@@ -232,13 +231,13 @@ def write_arf(
 
 
 def _may_be_nan(spectrum: Spectrum, name: str) -> NDArray[np.bool_] | bool:
-    """Whether NaN stands for no value: of counts in channels of bad quality, and of their errors."""
+    """Return where values may be NaN: counts in channels of bad quality, and their errors."""
     return name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
 
 
 def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: {name}: expected finite numbers; found invalid ones.")
+        raise DataError(f"{path}: {name}: expected finite numbers; found NaN or infinity.")
 
 
 def _identity(first: str, second: str, third: str, version: str, telescope: str, instrument: str) -> dict[str, Any]:
@@ -253,7 +252,7 @@ def _integers_if_whole(counts: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _are_whole(counts: NDArray[np.float64], below: float = np.inf) -> bool:
-    """Whether all counts, as far as there are any, are whole numbers of a size."""
+    """Return whether all counts other than NaN are whole numbers of absolute value below a bound."""
     known = counts[~np.isnan(counts)]
     return bool((known % 1 == 0).all() and (np.abs(known) < below).all())
 

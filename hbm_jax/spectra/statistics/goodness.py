@@ -91,12 +91,12 @@ def goodness_of_fit(
     -----
     With one best fit this is a parametric bootstrap without refitting: simulated data are compared with the model from
     which they are drawn, but the observed data with a model fitted to them. The p-values of good fits are then too
-    large, the more so the more free parameters there are for each spectrum. With posterior draws it is the posterior
+    large, increasingly with the number of free parameters of each spectrum. With posterior draws it is the posterior
     predictive p-value, which is biased in the same direction. Both miss some bad fits, but a small p-value does
     indicate a bad fit (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733; Bayarri & Berger 2000, JASA 95, 1127).
 
-    Data are simulated by `Statistic.draw`. For W and PG-statistic the background is the best one for the observed data,
-    which is itself fitted.
+    Data are simulated by `Statistic.draw`. For W and PG-statistic the background is the best fit to the observed
+    data.
 
     Examples
     --------

@@ -59,7 +59,7 @@ def profiled_background(
         Expected counts mu of the source in the source region, without background, 0 or more; negative values give NaN.
     ratio : (...)
         Ratio of the expected background counts in the background region to those in the source region: exposure x
-        BACKSCAL x AREASCAL of one over that of the other. Positive.
+        BACKSCAL x AREASCAL of the background region over that of the source region. Positive.
 
     Returns
     -------

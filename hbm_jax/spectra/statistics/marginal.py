@@ -156,7 +156,7 @@ def background_integral(
     -------
     BackgroundSeries
         If up to 400 powers suffice: as many as there are counts, or enough for all but 1e-9 of P(S | mu) at every mu
-        whose deviance is within 100 of its minimum. At lower mu, P is too small.
+        whose deviance is within 100 of its minimum. At lower mu, the truncated P is too small.
     BackgroundQuadrature
         Otherwise: Gauss-Legendre quadrature in sqrt(b), with about 3.5 sqrt(S) + 25 nodes, accurate at every mu.
 

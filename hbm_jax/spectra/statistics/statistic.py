@@ -182,8 +182,8 @@ class Statistic:
             return gaussian_background(self.counts, expected, self.background, self.background_error)
         if self.name == "marginal":
             return marginal_background(expected, self.integral), None
-        distance = jnp.asarray(self.counts, expected.dtype) - expected
-        return distance * distance / self._variance(expected), None
+        residual = jnp.asarray(self.counts, expected.dtype) - expected
+        return residual * residual / self._variance(expected), None
 
 
 def prepare(
