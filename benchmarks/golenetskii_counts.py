@@ -53,7 +53,7 @@ def latents(fit, truth):
 def catalogue(data):
     """Return the fit from catalogue values, or why there is none."""
     import hbm_jax as hbm
-    from hbm_jax.models.bursts import interval_fits
+    from hbm_jax.models import interval_fits
 
     table = interval_fits(data)
     try:

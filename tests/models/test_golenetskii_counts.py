@@ -14,9 +14,9 @@ from sites import at_latents, compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
-from hbm_jax.models import GolenetskiiCounts, SpectralFit
+from hbm_jax.models import GolenetskiiCounts, SpectralFit, interval_fits
 from hbm_jax.models.bursts import folded as folded_bursts
-from hbm_jax.models.bursts import golenetskii_counts, interval_fits
+from hbm_jax.models.bursts import golenetskii_counts
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import PIVOT, FoldedBursts, component
 from hbm_jax.models.bursts.interval_fits import fit_intervals

@@ -144,10 +144,10 @@ def loo(fit: Fit, *, site: str | None = None, group=None, chunk: int = CHUNK, nu
 
     Notes
     -----
-    The elpd is the sum over units u of log p(y_u | y_-u), where y_-u are the data of all other units and the density is
-    integrated over all parameters and latents, those of the unit included. It is therefore the same quantity whether
-    latents were integrated out or sampled. With groups it measures the prediction of a *new* group; without groups,
-    that of a new observation of known groups.
+    The elpd is the sum over units u of ``log p(y_u | y_-u)``, where ``y_-u`` are the data of all other units and the
+    density is integrated over all parameters and latents, those of the unit included. It is therefore the same quantity
+    whether latents were integrated out or sampled. With groups it measures the prediction of a *new* group; without
+    groups, that of a new observation of known groups.
 
     The accuracy of importance sampling does depend on the latents. If they were integrated out, the log likelihood is
     marginal, and leaving out one unit changes the global parameters a little. If they were sampled, it is conditional
