@@ -44,18 +44,8 @@ Floats = NDArray[np.float64]
 MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
 FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
 BOLOMETRIC = (1.0, 1e4)  # keV, rest frame
-ARRAYS = (
-    "z",
-    "sigma_z",
-    "log10_flux_limit",
-    "used",
-    "log10_E_peak",
-    "log10_flux",
-    "errors",
-    "alpha",
-    "beta",
-    "flux_band",
-)
+ARRAYS = ("z", "sigma_z", "log10_flux_limit", "used", "log10_E_peak", "log10_flux", "errors")
+ARRAYS += ("alpha", "beta", "flux_band")
 VALUES = {"log10_E_peak": "E_peak", "log10_flux": "flux"}
 OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high", "log10_flux_limit", "sigma_z")
 
