@@ -78,10 +78,10 @@ def each_once():
 
     fold, known = absorbed_counts.compress, {}
 
-    def remembered(energy, matrix, counts, *, z, **settings):
-        key = z, np.asarray(counts).tobytes()
+    def remembered(spectrum, energy, matrix, counts, **settings):
+        key = spectrum, np.asarray(counts).tobytes()
         if key not in known:
-            known[key] = fold(energy, matrix, counts, z=z, **settings)
+            known[key] = fold(spectrum, energy, matrix, counts, **settings)
         return known[key]
 
     absorbed_counts.compress = remembered

@@ -49,6 +49,8 @@ class WhimTable:
         Fixed metallicity, which halves memory and work. None: the metallicity is an argument of each evaluation.
     log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
         As in `whim_optical_depth`.
+    double : bool
+        Whether the table is stored in double precision.
 
     Attributes
     ----------
@@ -91,6 +93,7 @@ class WhimTable:
     density_slope: InitVar[float] = 0.0
     metallicity_slope: InitVar[float] = 0.0
     num_cells: InitVar[int] = NUM_CELLS
+    double: InitVar[bool] = False
 
     def __post_init__(
         self,
@@ -104,6 +107,7 @@ class WhimTable:
         density_slope,
         metallicity_slope,
         num_cells,
+        double,
     ):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.coefficients is not None or self.energy is None:
@@ -133,9 +137,10 @@ class WhimTable:
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
         basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
-        coefficients = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
-        shape = (coefficients.shape[0], *z.shape, *coefficients.shape[2:])
-        for name, value in (("energy", energy), ("z", z), ("coefficients", coefficients.reshape(shape))):
+        dtype = np.float64 if double else np.float32
+        lines = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells, dtype=dtype)
+        shape = (lines.shape[0], *z.shape, *lines.shape[2:])
+        for name, value in (("energy", energy), ("z", z), ("coefficients", lines.reshape(shape))):
             object.__setattr__(self, name, value)
 
     def __repr__(self):
@@ -248,8 +253,10 @@ def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
 
 
-def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS) -> np.ndarray:
-    """Return integrals of combinations of cross sections along lines of sight, in single precision.
+def along_lines(
+    energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS, dtype: Any = np.float32
+) -> np.ndarray:
+    """Return integrals of combinations of cross sections along lines of sight.
 
     Parameters
     ----------
@@ -267,6 +274,9 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
         ``density_slope`` and ``metallicity_slope``.
     num_cells : int
         As in `whim_optical_depth`.
+    dtype : type
+        Single precision, with an error of 6e-8, unless the differences of spectra matter more than the cost of an
+        evaluation, which is that of reading the table.
 
     Returns
     -------
@@ -278,11 +288,11 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     )
     scale = COLUMN / float(cosmology.H0)
     energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
-    integrate = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
+    integrate = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity, dtype=dtype)
     return np.stack(on_every_core(lambda source: integrate(*source), zip(energies, weights, strict=True)), axis=1)
 
 
-def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
+def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity, dtype) -> np.ndarray:
     """Return the coefficients of a source, (knots, 2, energies), or (knots, 1, energies) at a fixed metallicity."""
     coefficients = []
     for group, cells in enumerate(weights):
@@ -290,8 +300,7 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
         coefficients.append(scale * (functional @ basis[:, group]))
     if metallicity is not None:
         coefficients = [coefficients[0] + float(metallicity) * coefficients[1]]
-    # Single precision, an error of 6e-8: the cost of an evaluation is reading the table.
-    return np.ascontiguousarray(np.stack(coefficients).transpose(2, 0, 1), dtype=np.float32)
+    return np.ascontiguousarray(np.stack(coefficients).transpose(2, 0, 1), dtype=dtype)
 
 
 def _functional(L, first, second, third) -> sparse.csr_matrix:

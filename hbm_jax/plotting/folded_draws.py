@@ -78,7 +78,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
         prepared, draws = program._prepared(fit.data), parameters(fit, num_draws)
 
         def expected(draw):
-            return prepared.expected(draw, program.band)
+            return prepared.expected(draw)
 
     with jax.enable_x64(True):
         run = jax.jit(lambda draws: jax.lax.map(expected, draws, batch_size=CHUNK))

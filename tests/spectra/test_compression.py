@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+from exact_whim import whim_at
 from threadpoolctl import threadpool_limits
 
+from hbm_jax.models.xray.absorbed_counts import Medium, random_draws, trials
 from hbm_jax.precomputation import on_every_core
-from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.compression import neutral_at, trial_spectra, whim_at
+from hbm_jax.spectra import compress as compress_expression
+from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.folding.compression import spectra_at
 from hbm_jax.spectra.folding.panels import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.model.absorbers import neutral_at
 
 Z, EXPOSURE = 1.7, 4000.0
 
@@ -33,7 +37,7 @@ def instrument():
 @pytest.fixture(scope="module")
 def found(instrument, counts):
     """The fold that several tests look at."""
-    return compress(*instrument, counts, z=Z)
+    return compress(*instrument, counts)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,13 @@ def soft(instrument):
     columns = matrix[rows].sum(axis=0) > 0.05 * matrix[rows].sum(axis=0).max()
     energy, matrix = energy[rows[0] : rows[-1] + 2], matrix[np.ix_(rows, columns)]
     return energy, matrix, counts_of(energy, matrix)
+
+
+def compress(energy, matrix, counts, *, whim=False, **options):
+    """Return the fold of absorbed power laws."""
+    spectrum = Medium(whim=whim).spectrum(Z, (0.3, 10.0))
+    draws = random_draws(whim)
+    return compress_expression(spectrum, energy, matrix, counts, trials=trials(spectrum), draws=draws, **options)
 
 
 def draws(num, seed):
@@ -105,7 +116,7 @@ def test_random_spectra_keep_their_likelihood(instrument, counts, found):
 def test_groups_that_count_nothing_stand_in_no_way(instrument, counts, found):
     """As channels above the energies of a response."""
     energy, matrix = instrument
-    more = compress(energy, np.pad(matrix, ((0, 0), (0, 20))), np.pad(counts, (0, 20)), z=Z)
+    more = compress(energy, np.pad(matrix, ((0, 0), (0, 20))), np.pad(counts, (0, 20)))
     assert more.error <= 1e-4
     assert len(more.fold.energy) < 1.5 * len(found.fold.energy)
     assert (more.fold.matrix[-20:] == 0).all()
@@ -113,7 +124,7 @@ def test_groups_that_count_nothing_stand_in_no_way(instrument, counts, found):
 
 def moved_by_a_medium(energy, matrix, counts):
     """Energies taken, those of the dense fold, and the largest change of the log likelihood of eight spectra."""
-    found = compress(energy, matrix, counts, z=Z, whim=True)
+    found = compress(energy, matrix, counts, whim=True)
     assert found.error <= 1e-4
     p, rows = draws(8, 2), np.arange(8)
     E, fold = dense(energy, matrix, 2, whim_edges(energy[0], energy[-1], Z))
@@ -138,7 +149,7 @@ def test_a_medium_over_all_energies(instrument, counts):
 
 
 def test_a_looser_tolerance_takes_fewer_energies_and_none_is_too_tight(instrument, counts, found):
-    no, loose = (compress(*instrument, counts, z=Z, tolerance=t) for t in (0.0, 1e-1))
+    no, loose = (compress(*instrument, counts, tolerance=t) for t in (0.0, 1e-1))
     assert len(loose.fold.energy) < len(found.fold.energy) < len(no.fold.energy)
     assert no.error < found.error < loose.error < 1e-1
     assert no.error < 1e-9  # where no level keeps the tolerance, nothing is compressed
@@ -189,10 +200,16 @@ def test_panels_are_cut_at_edges():
 
 def test_trial_spectra_are_what_they_say():
     E = np.array([0.5, 1.0, 5.0])
-    found = trial_spectra(E, Z, whim=False)
+    spectrum = Medium().spectrum(Z, (0.3, 10.0))
+    found = spectra_at(spectrum, E, trials(spectrum))
     assert found.shape == (36, 3)
     first = np.exp(-0.02 * neutral_at(E, "wilm"))
-    np.testing.assert_allclose(found[0], first, rtol=1e-12)
+    np.testing.assert_allclose(found[0] / found[0, 2], first / first[2], rtol=1e-12)
+    spectrum = Medium(whim=True).spectrum(Z, (0.3, 10.0))
+    found = spectra_at(spectrum.mapped(lambda part: part.in_double_precision()), E, trials(spectrum))
+    assert found.shape == (72, 3)
+    last = np.exp(-0.02 * neutral_at(E) - 1e3 * neutral_at(E * (1 + Z)) - whim_at(E, Z, [-7.0], [6.0], [0.3])[0]) / E**2
+    np.testing.assert_allclose(found[-1] / found[-1, 2], last / last[2], rtol=1e-3)
 
 
 def test_what_goes_wrong_beside_the_main_thread_is_told():

@@ -264,7 +264,7 @@ class Afterglow:
                 latents["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
             latents |= self._sample_sources(p | latents, prepared)
         latents["z"] = self._redshifts(prepared)
-        expected = prepared.expected(p | latents, self.band)
+        expected = prepared.expected(p | latents)
         counts = prepared.statistic.counts if observed else None
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
@@ -353,7 +353,7 @@ class Afterglow:
         with jax.enable_x64(True):
             statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
         prepared = dataclasses.replace(prepared, statistic=statistic)
-        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared, self.band)),)
+        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared)),)
 
     @property
     def dims(self) -> dict[str, list[str]]:

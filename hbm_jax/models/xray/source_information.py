@@ -7,7 +7,6 @@ first order. The approximation only chooses coordinates, so the posterior is unc
 `hbm_jax.models.partial_centering.sample_together`.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,7 +53,7 @@ class Population(Protocol):
     def depth(self) -> Any:
         """Table of the optical depth of the WHIM to each source at a few energies; None without a WHIM."""
 
-    def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
+    def expected(self, p: dict[str, Any]) -> jax.Array:
         """Return the expected counts of the sources without background, (N, G)."""
         ...
 
@@ -92,19 +91,17 @@ class SourceInformation:
     density_information: Any
 
     @classmethod
-    def of(cls, prepared: Population, band: tuple[float, float]) -> "SourceInformation":
+    def of(cls, prepared: Population) -> "SourceInformation":
         """Fit all sources at once and expand their likelihoods about the fits.
 
         Parameters
         ----------
         prepared : Population
             The sources, at the redshifts of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
-        band : (float, float)
-            Energy range of the flux [keV].
         """
         known = np.isfinite(np.asarray(prepared.nh_mw))
         galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
-        fits = precomputed(lambda: _fit(prepared, galactic, tuple(band)))
+        fits = precomputed(lambda: _fit(prepared, galactic))
         fisher_information, vector, vector_per_galactic, vector_per_density, depth, unmarginalised = fits
         density_information = np.zeros(len(vector))
         if prepared.depth is None:
@@ -202,7 +199,7 @@ def _standardised(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-def _fit(prepared: Population, galactic, band):
+def _fit(prepared: Population, galactic):
     """Fit all sources by penalised Fisher scoring, with a normal population that is estimated with them.
 
     Returns Fisher information and information vector of each source, the derivatives of the vector with respect to the
@@ -218,7 +215,7 @@ def _fit(prepared: Population, galactic, band):
     prepared, galactic = jax.device_put((prepared, galactic))  # transferred once, not at every evaluation
 
     def evaluate(theta):
-        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta, band)
+        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta)
         return [np.asarray(part) for part in sums], derivatives, channel_information
 
     def log_posterior(log_likelihood, theta, mean, precision):
@@ -253,22 +250,22 @@ def _fit(prepared: Population, galactic, band):
     fisher_information = jacobian[:, :, None] * information[:, :3, :3] * jacobian[:, None, :]
     vector = np.einsum("nkl,nl->nk", fisher_information, values) + jacobian * score
     score_per_density, depth, density_information = jax.device_get(
-        _whim_response(prepared, galactic, theta, derivatives, channel_information, band)
+        _whim_response(prepared, galactic, theta, derivatives, channel_information)
     )
     vector_per_galactic = -jacobian * information[:, :3, 3]
     vector_per_density = jacobian * score_per_density
     return fisher_information, vector, vector_per_galactic, vector_per_density, depth, density_information
 
 
-def _expected(prepared, theta, galactic, band, log10_n0=-30.0, log10_T=6.0):
+def _expected(prepared, theta, galactic, log10_n0=-30.0, log10_T=6.0):
     """Return expected counts at photon index, log10 flux and log10 column (N, 3); by default without a WHIM."""
     p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
     medium = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
-    return prepared.expected(p | medium | {"z": jnp.asarray(prepared.z)}, band)
+    return prepared.expected(p | medium | {"z": jnp.asarray(prepared.z)})
 
 
-@functools.partial(jax.jit, static_argnames="band")
-def _evaluate(prepared, galactic, theta, band):
+@jax.jit
+def _evaluate(prepared, galactic, theta):
     """Return the log likelihood and its derivatives in photon index, log10 flux, log10 column and Galactic column.
 
     Total expected counts and log likelihood (N,), score in the first three parameters (N, 3), Fisher information in
@@ -277,7 +274,7 @@ def _evaluate(prepared, galactic, theta, band):
     """
     statistic = prepared.statistic
     parameters = jnp.concatenate([theta, galactic[:, None]], axis=1)
-    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :3], b[:, 3], band), parameters)
+    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :3], b[:, 3]), parameters)
     derivatives = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(4)[:, None, :], (4, *parameters.shape)))
     channel_gradient = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
     channel_score, second_derivative = jax.jvp(channel_gradient, (mu,), (jnp.ones_like(mu),))
@@ -292,8 +289,8 @@ def _evaluate(prepared, galactic, theta, band):
     )
 
 
-@functools.partial(jax.jit, static_argnames="band")
-def _whim_response(prepared, galactic, theta, derivatives, channel_information, band):
+@jax.jit
+def _whim_response(prepared, galactic, theta, derivatives, channel_information):
     """Return, by temperature: derivative of the score with density, optical depth per density, information of density.
 
     The derivatives are those of a thin WHIM.
@@ -305,7 +302,7 @@ def _whim_response(prepared, galactic, theta, derivatives, channel_information, 
 
     def by_temperature(T):
         def counts(log10_n0):
-            return _expected(prepared, theta, galactic, band, log10_n0, T)
+            return _expected(prepared, theta, galactic, log10_n0, T)
 
         change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
         score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)

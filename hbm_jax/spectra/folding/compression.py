@@ -1,21 +1,19 @@
-"""Folding of absorbed power laws with few quadrature nodes, chosen for a given error of the log likelihood.
+"""Folding of a model expression with few quadrature nodes, chosen for a given error of the log likelihood.
 
 The error is measured on trial spectra that bracket the population, and bounded for other brightnesses.
 """
 
-import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
-from hbm_jax.absorption.domain import LOG10_T
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.panels import Fold, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import Fold, fold_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
+from hbm_jax.spectra.model.composition import Component
 
 Floats = NDArray[np.float64]
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
@@ -29,13 +27,9 @@ LEVELS = (
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
-_NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
 _STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
 _CHUNK = 512  # energies per compiled evaluation
-# Trial spectra that bracket those of afterglows: photon index, column densities of host and Milky Way [1e22 cm^-2].
-_INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3), (0.02, 1.0)
-# Trial media: log10 of n0 [cm^-3], log10 of T [K], metallicity.
-_WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
+Values = Mapping[str, ArrayLike]
 
 
 class Compressed(NamedTuple):
@@ -77,39 +71,32 @@ class Compressed(NamedTuple):
 
 
 def compress(
+    spectrum: Component,
     energy: ArrayLike,
     matrix: ArrayLike,
     counts: ArrayLike,
     *,
-    z: float = 0.0,
-    whim: bool = False,
-    abundances: str = "wilm",
-    mode: str = "photo+collisional",
-    log10_xi: float | None = 0.0,
-    metallicity: float | None = 0.3,
+    trials: Values,
+    draws: tuple[Values, Values] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Compressed:
-    """Return a fold for absorbed power laws with few nodes that preserves the log likelihood within a tolerance.
+    """Return a fold with few nodes that preserves the log likelihood of a model expression within a tolerance.
 
     Parameters
     ----------
+    spectrum : Component
+        Model expression of one source.
     energy : (num_energies + 1,)
         Edges of the energy bins of the response [keV].
     matrix : (num_energies, num_groups)
         Response times exposure [cm^2 s].
     counts : (num_groups,)
         Observed counts, at least one in total.
-    z : float
-        Redshift of the host.
-    whim : bool
-        Whether the warm-hot intergalactic medium absorbs too; it adds slope discontinuities at many energies.
-    abundances, mode : str
-        Abundance table of the absorbers; ionisation mode of the medium.
-    log10_xi : float or None
-        Base-10 logarithm of the ionisation parameter of the medium. None if it is a free parameter: all nodes of the
-        level are then kept.
-    metallicity : float or None
-        Metallicity of the medium; None if it is a free parameter.
+    trials : mapping of str to (num_trials,) array
+        Parameters of trial spectra, which bracket those for which the fold is used; their error is measured.
+    draws : two mappings of str to array, optional
+        Parameters of random spectra, from which a subset of the nodes is chosen and with which it is tested. By default
+        all nodes of the level are kept.
     tolerance : float
         Largest allowed change of the log likelihood.
 
@@ -121,39 +108,28 @@ def compress(
 
     Notes
     -----
-    The first step represents the spectrum by polynomials between absorption edges (`fold_of`). The second
-    (`interpolated`) chooses a subset of their nodes from 1200 random spectra, with photon indices from -0.5 to 4.5,
-    host columns up to 1e26 cm^-2, Milky Way columns up to 1.5e22 cm^-2, and media of densities up to 2e-6 cm^-3 and
-    temperatures of 10^4 to 10^8 K; another 600 such spectra measure the error of this step.
-
-    The error is measured on trial spectra, each scaled to the total observed counts: photon indices 0, 2 and 4, host
-    columns up to 1e25 cm^-2, Milky Way columns up to 1e22 cm^-2 and, with ``whim``, media of up to five times the
-    cosmic baryon density at six temperatures. Each is compared with its uncompressed fold. If that is the result, its
-    own error is measured against eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other
-    brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
+    The first step represents the spectrum by polynomials between its discontinuities (`fold_of`), and the second
+    (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
+    total observed counts and compared with its uncompressed fold. If that is the result, its own error is measured
+    against eight nodes in panels half as wide. ``Compressed.bound`` covers spectra of other brightness, and
+    ``tests/spectra/test_compression.py`` tests random spectra.
     """
-    trials = _Trials(energy, matrix, counts, z=z, whim=whim, abundances=abundances)
-    best = _coarsest_level(trials, _LEVEL_FRACTION * tolerance)
+    trial_spectra = _Trials(spectrum.mapped(lambda part: part.in_double_precision()), energy, matrix, counts, trials)
+    best = _coarsest_level(trial_spectra, _LEVEL_FRACTION * tolerance)
     if best is None:
-        return trials.uncompressed_error()
-    if log10_xi is None:
-        return best
-    family = Family(
-        best.fold.energy, z, whim=whim, abundances=abundances, mode=mode, log10_xi=log10_xi, metallicity=metallicity
-    )
-    return _subset_of_nodes(trials, best, family, tolerance) or best
+        return trial_spectra.uncompressed_error()
+    return best if draws is None else _subset_of_nodes(trial_spectra, best, draws, tolerance) or best
 
 
 class _Trials:
     """Trial spectra folded with a response, and the errors of folds with few nodes relative to an uncompressed fold."""
 
-    def __init__(self, energy, matrix, counts, *, z, whim, abundances):
-        self.energy, self.matrix, self.counts = (np.asarray(values, float) for values in (energy, matrix, counts))
+    def __init__(self, spectrum, energy, matrix, counts, values):
+        self.energy, self.matrix, self.counts = (np.asarray(array, float) for array in (energy, matrix, counts))
+        self.spectrum, self.values = spectrum, values
         self.band = float(self.energy[0]), float(self.energy[-1])
-        self.edges = absorption_edges(*self.band, (0.0, z))
-        self.kinks = whim_edges(*self.band, z) if whim else np.zeros(0)
-        self.strengths = _kink_strengths(self.kinks, z, abundances)
-        self.spectra = functools.partial(trial_spectra, z=z, whim=whim, abundances=abundances)
+        self.edges, self.kinks = spectrum.jumps(*self.band), spectrum.kinks(*self.band)
+        self.strengths = _kink_strengths(spectrum, self.kinks, values)
         self.uncompressed, self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
 
     def panels(self, width: float, kink_error: float = 0.0) -> Floats:
@@ -169,7 +145,7 @@ class _Trials:
 
     def expected(self, fold: Fold) -> Floats:
         """Return the expected counts of the trial spectra, (num_trials, num_groups)."""
-        return self.spectra(fold.energy) @ fold.matrix.T
+        return spectra_at(self.spectrum, fold.energy, self.values) @ fold.matrix.T
 
     def at_level(self, level: int) -> Compressed:
         """Return the fold of a level with its error."""
@@ -206,11 +182,10 @@ def _coarsest_level(trials: _Trials, tolerance: float) -> Compressed | None:
     return best
 
 
-def _subset_of_nodes(trials: _Trials, level: Compressed, family: "Family", tolerance: float) -> Compressed | None:
+def _subset_of_nodes(trials: _Trials, level: Compressed, draws, tolerance: float) -> Compressed | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    training, test = (
-        spectra / (spectra @ level.fold.matrix.T).sum(axis=1, keepdims=True) for spectra in family.draw(_NUM_SPECTRA)
-    )
+    drawn = (spectra_at(trials.spectrum, level.fold.energy, values) for values in draws)
+    training, test = (spectra / (spectra @ level.fold.matrix.T).sum(axis=1, keepdims=True) for spectra in drawn)
     exact_counts, max_nodes = test @ level.fold.matrix.T, 0.7 * len(level.fold.energy)
     for resolution in tolerance * RESOLUTIONS:
         fold = interpolated(level.fold, training, resolution)
@@ -225,132 +200,31 @@ def _subset_of_nodes(trials: _Trials, level: Compressed, family: "Family", toler
     return None
 
 
-class Family:
-    """Random absorbed power laws at fixed energies [keV]; see `compress`."""
-
-    def __init__(self, energy, z, *, whim, abundances, mode, log10_xi, metallicity):
-        self.log_energy = np.log(energy)
-        self.galactic, self.host = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
-        self.depths = []
-        self.metallicity = metallicity
-        if whim:
-            # Optical depths for 1e-6 cm^-3; if the metallicity is free, at 0 and 1, as they are linear in it.
-            log10_T = np.linspace(*LOG10_T, 2 * _NUM_TEMPERATURES)
-            media = np.full(len(log10_T), -6.0), log10_T
-            args = {"abundances": abundances, "mode": mode, "log10_xi": log10_xi}
-            amounts = (0.0, 1.0) if metallicity is None else (metallicity,)
-            self.depths = [whim_at(energy, z, *media, np.full(len(log10_T), m), **args) for m in amounts]
-
-    def draw(self, num: int) -> tuple[Floats, Floats]:
-        """Return training spectra, (num, num_energies), and half as many test spectra; the seed is fixed."""
-        rng = np.random.default_rng(0)
-        samples = []
-        for sample, size in enumerate((num, num // 2)):
-            index = rng.uniform(-0.5, 4.5, size)[:, None]
-            host_column, galactic_column = (
-                10.0 ** rng.uniform(*ends, size)[:, None] for ends in ((-2.5, 4.0), (-2.5, 0.18))
-            )
-            log_spectra = -index * self.log_energy - host_column * self.host - galactic_column * self.galactic
-            if self.depths:
-                # Training and test spectra have different temperatures.
-                row = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
-                n0, metallicity = 10.0 ** rng.uniform(-3.0, 0.3, size)[:, None], rng.uniform(0.0, 1.0, size)[:, None]
-                depth = self.depths[0][row]
-                if self.metallicity is None:
-                    depth = depth + metallicity * (self.depths[1][row] - depth)
-                log_spectra = log_spectra - n0 * depth
-            samples.append(np.exp(log_spectra - log_spectra.max(axis=1, keepdims=True)))
-        return samples[0], samples[1]
-
-
-def _kink_strengths(kinks: Floats, z: float, abundances: str) -> Floats:
-    """Return the largest change of slope in ln E of the transmission at each kink, over the trial media."""
+def _kink_strengths(spectrum: Component, kinks: Floats, values: Values) -> Floats:
+    """Return the largest change of slope in ln E of the transmission at each kink, over the trial spectra."""
     if not len(kinks):
         return kinks
     energy = kinks * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
-    log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
-    tau = whim_at(energy.ravel(), z, log10_n0, log10_T, metallicity, abundances).reshape(-1, *energy.shape)
-    change = np.abs(tau[:, 0] - 2.0 * tau[:, 1] + tau[:, 2]) * np.exp(-tau[:, 1]) / _STEP
-    return np.maximum(np.max(change, axis=0), 1e-12)
+    absorbed, unabsorbed = (spectra_at(part, energy.ravel(), values) for part in (spectrum, spectrum.unabsorbed))
+    below, transmission, above = np.moveaxis((absorbed / unabsorbed).reshape(-1, *energy.shape), 1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is transmitted
+        change = np.abs(np.log(below * above / transmission**2)) * transmission / _STEP
+    return np.maximum(np.max(np.nan_to_num(change), axis=0), 1e-12)
+
+
+def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
+    """Return a spectrum at known energies (num_energies,) and parameters (num,) in double precision."""
+    chunks = np.pad(energy, (0, -len(energy) % _CHUNK), mode="edge").reshape(-1, _CHUNK)
+    parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
+    parts = precomputed(lambda: [np.asarray(_evaluate(spectrum.on(chunk), parameters)) for chunk in chunks])
+    return np.concatenate(parts, axis=-1)[:, : len(energy)]
+
+
+# Compiled once for all spectra that differ in their tables alone.
+_evaluate = jax.jit(lambda density, values: density(values))
 
 
 def _shape_likelihood(counts: Floats, expected: Floats) -> Floats:
     """Return the Poisson log likelihood, up to a constant, of spectra scaled to the total observed counts."""
     observed = counts > 0
     return np.log(expected[:, observed] / expected.sum(axis=-1, keepdims=True)) @ counts[observed]
-
-
-def trial_spectra(energy: Floats, z: float, *, whim: bool, abundances: str = "wilm") -> Floats:
-    """Return absorbed power laws that bracket those of afterglows, (num_trials, num_energies)."""
-    galactic_sigma, host_sigma = neutral_at(energy, abundances), neutral_at(energy * (1.0 + z), abundances)
-    index, column, galactic = (a.ravel()[:, None] for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
-    neutral = np.exp(-index * np.log(energy) - column * host_sigma - galactic * galactic_sigma)
-    if not whim:
-        return neutral
-    log10_n0, log10_T, metallicity = zip(*_WHIMS, strict=True)
-    tau = whim_at(energy, z, log10_n0, log10_T, metallicity, abundances)
-    # All spectra without a medium, and those of the middle photon index with every medium.
-    middle_index = neutral[(index.ravel() == 2.0) & (galactic.ravel() == _GALACTIC[0])]
-    return np.concatenate([neutral, (middle_index[:, None, :] * np.exp(-tau)).reshape(-1, len(energy))])
-
-
-def neutral_at(energy: Floats, abundances: str) -> Floats:
-    """Return `neutral_cross_section` in double precision, for energies of any shape."""
-    energy = np.asarray(energy, float)
-    flat = energy.ravel()
-    num = -(-len(flat) // _CHUNK) * _CHUNK
-    chunks = np.concatenate([flat, np.ones(num - len(flat))]).reshape(-1, _CHUNK)
-    sigma = precomputed(lambda: [np.asarray(_neutral_cross_section(chunk, abundances)) for chunk in chunks])
-    return np.concatenate(sigma)[: len(flat)].reshape(energy.shape)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _neutral_cross_section(energy, abundances):
-    return neutral_cross_section(energy, abundances=abundances)
-
-
-def whim_at(
-    energy: Floats,
-    z: float,
-    log10_n0: ArrayLike,
-    log10_T: ArrayLike,
-    metallicity: ArrayLike,
-    abundances: str = "wilm",
-    mode: str = "photo+collisional",
-    log10_xi: float = 0.0,
-) -> Floats:
-    """Return `whim_optical_depth` in double precision for several media, (num_media, num_energies).
-
-    Parameters
-    ----------
-    energy : (num_energies,)
-        Observed photon energies [keV].
-    z : float
-        Redshift of the source, in a flat LCDM cosmology with H0 = 70 km/s/Mpc and Om0 = 0.3.
-    log10_n0, log10_T, metallicity : (num_media,)
-        Base-10 logarithms of the density [cm^-3] and temperature [K], and metallicity of each medium.
-    abundances, mode : str
-        Abundance table and ionisation mode.
-    log10_xi : float
-        Base-10 logarithm of the ionisation parameter.
-    """
-    num = -(-len(energy) // _CHUNK) * _CHUNK
-    chunks = np.concatenate([energy, np.full(num - len(energy), energy[-1])]).reshape(-1, _CHUNK)
-    media = np.stack([10.0 ** np.asarray(log10_n0, float), log10_T, metallicity], axis=-1)
-    options = float(log10_xi), abundances, mode
-    # One medium and one chunk at a time, so that a single program is compiled.
-    tau = precomputed(
-        lambda: [
-            [np.asarray(_whim_optical_depth(chunk, float(z), *medium, *options)) for chunk in chunks]
-            for medium in media
-        ]
-    )
-    return np.reshape(tau, (len(media), num))[:, : len(energy)]
-
-
-@functools.partial(jax.jit, static_argnums=(6, 7))
-def _whim_optical_depth(energy, z, n0, log10_T, metallicity, log10_xi, abundances, mode):
-    return whim_optical_depth(
-        energy, z, n0=n0, log10_T=log10_T, metallicity=metallicity, log10_xi=log10_xi, abundances=abundances,
-        mode=mode, cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
-    )  # fmt: skip
