@@ -135,7 +135,7 @@ class WhimTable:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
-        basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
+        basis = _spline_basis(tuple(values.tolist()), float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
         dtype = np.float64 if double else np.float32
         lines = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells, dtype=dtype)
@@ -243,11 +243,12 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
     return precomputed(fractions)
 
 
+@functools.lru_cache(maxsize=2)  # some 30 MB each
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Return the running integrals of the spline coefficients of each group, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
-    ion_splines = _interpolation() @ (fractions[:, PLACES] * numbers[charges - 1])  # (knots, ions)
+    ion_splines = _interpolation() @ (fractions[:, PLACES] * np.array(numbers)[charges - 1])  # (knots, ions)
     groups = np.stack([np.where(METAL, 0.0, ion_splines), np.where(METAL, ion_splines, 0.0)])
     table = running_integrals()
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])

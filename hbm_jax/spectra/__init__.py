@@ -3,7 +3,7 @@
 Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
-from hbm_jax.spectra.folding.compression import compress
+from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.response import Arf, Response, Rmf
@@ -48,8 +48,8 @@ __all__ = [
     "SpectrumStack",
     "Statistic",
     "Whim",
-    "compress",
     "energy_flux",
+    "fold",
     "gbm_like_arf",
     "gbm_like_rmf",
     "goodness_of_fit",

@@ -12,7 +12,7 @@ import numpy as np
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.compression import spectra_at
+from hbm_jax.spectra.folding.fold import spectra_at
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.panels import integrals_of, panel_edges
 from hbm_jax.spectra.folding.response import Response

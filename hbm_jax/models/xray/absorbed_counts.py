@@ -1,6 +1,6 @@
 """Expected counts of a population of absorbed power laws, with precomputed responses and absorption tables.
 
-For sources of known redshift the response is reduced to a few quadrature nodes (`hbm_jax.spectra.compress`). Where the
+For sources of known redshift the response is reduced to a few quadrature nodes (`hbm_jax.spectra.fold`). Where the
 redshift is a parameter the absorption edges of the host move, so those sources are folded on all energy bins of their
 response, with cross sections averaged over each bin.
 """
@@ -21,10 +21,11 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.precomputation import on_every_core
-from hbm_jax.spectra.folding.compression import TOLERANCE, compress
+from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.model.components import Absorption, Component, PowerLaw, Whim
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
+TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
 NUM_BLOCKS = 8  # of groups, in a response on nodes
 FAINT = 1e-10  # fraction of a source's expected counts below which the counts of a group are negligible
 REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
@@ -168,16 +169,17 @@ class KnownRedshifts:
     ) -> "tuple[KnownRedshifts, np.ndarray]":
         """Reduce the responses to quadrature nodes; return them and the error of each log likelihood, (n,)."""
         spectrum = medium.spectrum(np.asarray(data.z)[rows], band)
-        draws = None if medium.log10_xi is None and medium.whim else random_draws(medium.whim)
+        # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
+        draws = None if medium.log10_xi is None else random_draws(medium.whim)
 
         def compressed(index):
             energy, response = data.spectra.grouped_response(rows[index])
             counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
             source = spectrum.of_source(index)
-            return compress(source, energy, response, counts, trials=trials(source), draws=draws, tolerance=tolerance)
+            return fold(source, energy, response, counts, trials(source), draws=draws, tolerance=tolerance)
 
         results = on_every_core(compressed, range(len(rows)))
-        folds, errors = [result.fold for result in results], [result.error for result in results]
+        folds, errors = [result.nodes for result in results], [result.errors[0] for result in results]
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
         # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
         energy = np.stack([np.append(np.full(num_nodes - len(f.energy), f.energy[0]), f.energy) for f in folds])
@@ -323,7 +325,7 @@ class AbsorbedCounts:
         statistic : str, optional
             As in `SpectrumStack.statistic`.
         tolerance : float
-            As in `hbm_jax.spectra.compress`.
+            As in `hbm_jax.spectra.fold`.
         """
         is_known = data.knows_redshift
         rows = np.flatnonzero(is_known), np.flatnonzero(~is_known)

@@ -30,10 +30,9 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, Medium
+from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
-from hbm_jax.spectra.folding.compression import TOLERANCE
 from hbm_jax.spectra.statistics.statistic import STATISTICS
 
 OF_SOURCES = ("photon_index", "log10_flux", "log10_nh")
