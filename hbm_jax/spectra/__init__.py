@@ -20,6 +20,7 @@ from hbm_jax.spectra.model.components import (
 )
 from hbm_jax.spectra.model.composition import Component, Parameter
 from hbm_jax.spectra.model.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
+from hbm_jax.spectra.model.registration import component
 from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.type2 import write_pha2
@@ -48,6 +49,7 @@ __all__ = [
     "SpectrumStack",
     "Statistic",
     "Whim",
+    "component",
     "energy_flux",
     "fold",
     "gbm_like_arf",

@@ -32,7 +32,7 @@ _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 _STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
-_CHUNK = 512  # energies per compiled evaluation
+_CHUNK = 1024  # energies per compiled evaluation
 Values = Mapping[str, ArrayLike]
 
 
