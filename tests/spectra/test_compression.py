@@ -5,7 +5,8 @@ import pytest
 from exact_whim import whim_at
 from threadpoolctl import threadpool_limits
 
-from hbm_jax.models.xray.absorbed_counts import TOLERANCE, Medium, random_draws, trials
+from hbm_jax.models.xray.absorbed_counts import TOLERANCE
+from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra import fold as fold_expression
 from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
@@ -52,9 +53,10 @@ def soft(instrument):
 
 def compress(energy, matrix, counts, *, whim=False, **options):
     """Return the fold of absorbed power laws."""
-    spectrum = Medium(whim=whim).spectrum(Z, (0.3, 10.0))
+    medium = Medium(whim=whim)
+    spectrum = medium.spectrum(Z, (0.3, 10.0))
     options = {"draws": random_draws(whim), "tolerance": TOLERANCE} | options
-    return fold_expression(spectrum, energy, matrix, counts, trials(spectrum), **options)
+    return fold_expression(spectrum, energy, matrix, counts, trials(medium, spectrum), **options)
 
 
 def draws(num, seed):
@@ -200,13 +202,15 @@ def test_panels_are_cut_at_edges():
 
 def test_trial_spectra_are_what_they_say():
     E = np.array([0.5, 1.0, 5.0])
-    spectrum = Medium().spectrum(Z, (0.3, 10.0))
-    found = spectra_at(spectrum, E, trials(spectrum))
+    medium = Medium()
+    spectrum = medium.spectrum(Z, (0.3, 10.0))
+    found = spectra_at(spectrum, E, trials(medium, spectrum))
     assert found.shape == (36, 3)
     first = np.exp(-0.02 * neutral_at(E, "wilm"))
     np.testing.assert_allclose(found[0] / found[0, 2], first / first[2], rtol=1e-12)
-    spectrum = Medium(whim=True).spectrum(Z, (0.3, 10.0))
-    found = spectra_at(spectrum.mapped(lambda part: part.in_double_precision()), E, trials(spectrum))
+    medium = Medium(whim=True)
+    spectrum = medium.spectrum(Z, (0.3, 10.0)).mapped(lambda part: part.in_double_precision())
+    found = spectra_at(spectrum, E, trials(medium, spectrum))
     assert found.shape == (72, 3)
     last = np.exp(-0.02 * neutral_at(E) - 1e3 * neutral_at(E * (1 + Z)) - whim_at(E, Z, [-7.0], [6.0], [0.3])[0]) / E**2
     np.testing.assert_allclose(found[-1] / found[-1, 2], last / last[2], rtol=1e-3)

@@ -6,7 +6,6 @@ response, with cross sections averaged over each bin.
 """
 
 import dataclasses
-import functools
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.absorption import WhimIons, WhimTable
-from hbm_jax.absorption.domain import LOG10_T
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import Afterglows
+from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra.folding.fold import fold
-from hbm_jax.spectra.model.components import Absorption, Component, PowerLaw, Whim
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
@@ -31,112 +28,6 @@ FAINT = 1e-10  # fraction of a source's expected counts below which the counts o
 REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
 # Parameters of the expression that have other names in the population.
 NAMES = {"mw_nh": "nh_mw", "host_nh": "nh", "host_z": "z"}
-# Trial spectra that bracket those of afterglows: photon index, column densities of host and Milky Way [1e22 cm^-2].
-_INDICES, _HOSTS, _GALACTIC = (0.0, 2.0, 4.0), (0.0, 0.1, 1.0, 10.0, 100.0, 1e3), (0.02, 1.0)
-# Trial media: log10 of n0 [cm^-3], log10 of T [K], metallicity.
-_WHIMS = ((-6.0, 4.5, 1.0), (-6.0, 5.5, 1.0), (-6.0, 6.2, 1.0), (-6.0, 6.8, 1.0), (-6.0, 7.4, 0.1), (-7.0, 6.0, 0.3))
-_NO_WHIM = (-30.0, 6.0, 0.3)
-_NUM_SPECTRA, _NUM_TEMPERATURES = 1200, 40
-
-
-@dataclass(frozen=True)
-class Medium:
-    """Options of the absorbers: host galaxy, Milky Way and WHIM.
-
-    Attributes
-    ----------
-    abundances : str
-        Abundance table of all three absorbers.
-    whim : bool
-        Whether the WHIM absorbs.
-    mode : str
-        Ionisation of the WHIM, as in `hbm_jax.absorption.whim_optical_depth`.
-    log10_xi : float or None
-        Ionisation parameter of the WHIM; None if it is sampled.
-    metallicity : float or None
-        Metallicity of the WHIM; None if it is sampled.
-    H0, Om0 : float
-        Flat cosmology of the line-of-sight integral.
-    """
-
-    abundances: str = "wilm"
-    whim: bool = False
-    mode: str = "photo+collisional"
-    log10_xi: float | None = 0.0
-    metallicity: float | None = 0.3
-    H0: float = 70.0
-    Om0: float = 0.3
-
-    def spectrum(self, z: Any, band: tuple[float, float], reach: Any = None) -> Component:
-        """Return the model expression of sources at redshifts (N,), or at free redshifts within a reach."""
-        mw = Absorption("mw", abundances=self.abundances)
-        host = Absorption("host", z=z if reach is None else None, abundances=self.abundances)
-        whim = self._whim(z if reach is None else reach, self.log10_xi, self.metallicity)
-        return functools.reduce(lambda a, b: a * b, [mw, host, *([whim] if self.whim else []), PowerLaw(norm=band)])
-
-    def guide(self, z: np.ndarray) -> WhimTable | None:
-        """Return a table of the WHIM at five energies between 0.4 and 1.3 keV; None without a WHIM.
-
-        Sampled parameters are fixed: log10_xi at 0 and the metallicity at `guided`.
-        """
-        if not self.whim:
-            return None
-        whim = self._whim(z, self.log10_xi or 0.0, self.guided)
-        return whim._table(np.array([0.4, 0.6, 0.8, 1.0, 1.3]), np.asarray(z))  # type: ignore[return-value]
-
-    @property
-    def guided(self) -> float:
-        """Metallicity of the table that `guide` returns."""
-        return 0.3 if self.metallicity is None else self.metallicity
-
-    def _whim(self, z, log10_xi: float | None, metallicity: float | None) -> Whim:
-        return Whim(
-            z=z,
-            cosmology=Cosmology.flat(H0=self.H0, Om0=self.Om0),
-            metallicity=metallicity,
-            mode=self.mode,
-            abundances=self.abundances,
-            log10_xi=log10_xi,
-        )
-
-
-def trials(spectrum: Component) -> dict[str, np.ndarray]:
-    """Return parameters that bracket those of afterglows, (num_trials,) each."""
-    index, host, galactic = (a.ravel() for a in np.meshgrid(_INDICES, _HOSTS, _GALACTIC, indexing="ij"))
-    media = np.array(_NO_WHIM)[:, None]
-    if "log10_T" in spectrum.parameters:
-        # All spectra without a medium, and those of the middle photon index with every medium.
-        middle = np.flatnonzero((index == 2.0) & (galactic == _GALACTIC[0]))
-        rows = np.append(np.arange(len(index)), np.repeat(middle, len(_WHIMS)))
-        media = np.concatenate([np.tile(media.T, (len(index), 1)), np.tile(_WHIMS, (len(middle), 1))]).T
-        index, host, galactic = index[rows], host[rows], galactic[rows]
-    return _parameters(index, host, galactic, *media)
-
-
-def random_draws(whim: bool, num: int = _NUM_SPECTRA) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return parameters of random spectra, (num,) to choose nodes and half as many to test them; the seed is fixed.
-
-    Photon indices are from -0.5 to 4.5, host columns up to 1e26 cm^-2, Milky Way columns up to 1.5e22 cm^-2, and media
-    have densities up to 2e-6 cm^-3 and temperatures of 10^4 to 10^8 K, which differ between the two samples.
-    """
-    rng, samples = np.random.default_rng(0), []
-    for sample, size in enumerate((num, num // 2)):
-        index = rng.uniform(-0.5, 4.5, size)
-        host, galactic = (10.0 ** rng.uniform(*ends, size) for ends in ((-2.5, 4.0), (-2.5, 0.18)))
-        media: Any = _NO_WHIM
-        if whim:
-            row = 2 * rng.integers(_NUM_TEMPERATURES, size=size) + sample
-            log10_T = np.linspace(*LOG10_T, 2 * _NUM_TEMPERATURES)[row]
-            media = rng.uniform(-9.0, -5.7, size), log10_T, rng.uniform(0.0, 1.0, size)
-        samples.append(_parameters(index, host, galactic, *media))
-    return samples[0], samples[1]
-
-
-def _parameters(index, host, galactic, log10_n0, log10_T, metallicity) -> dict[str, np.ndarray]:
-    """Return parameters of the expression, all of the length of the photon indices."""
-    values = {"photon_index": index, "log10_flux": -11.0, "host_nh": host, "mw_nh": galactic, "log10_n0": log10_n0}
-    values |= {"log10_T": log10_T, "log10_xi": 0.0, "metallicity": metallicity}
-    return {name: np.broadcast_to(value, np.shape(index)) for name, value in values.items()}
 
 
 @jax.tree_util.register_dataclass
@@ -170,13 +61,13 @@ class KnownRedshifts:
         """Reduce the responses to quadrature nodes; return them and the error of each log likelihood, (n,)."""
         spectrum = medium.spectrum(np.asarray(data.z)[rows], band)
         # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
-        draws = None if medium.log10_xi is None else random_draws(medium.whim)
+        draws = None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim)
 
         def compressed(index):
             energy, response = data.spectra.grouped_response(rows[index])
             counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
             source = spectrum.of_source(index)
-            return fold(source, energy, response, counts, trials(source), draws=draws, tolerance=tolerance)
+            return fold(source, energy, response, counts, trials(medium, source), draws=draws, tolerance=tolerance)
 
         results = on_every_core(compressed, range(len(rows)))
         folds, errors = [result.nodes for result in results], [result.errors[0] for result in results]

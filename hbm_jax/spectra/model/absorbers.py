@@ -264,7 +264,8 @@ class Whim(_Multiplicative):
         Prefix of the parameter names.
     z : float or tuple
         Redshift of the source. A tuple has one for each source, and energies then have one row per source. A pair of
-        tuples, the lowest and the highest redshift of each source, makes the redshift a parameter ``z``.
+        tuples, the lowest and the highest redshift of each source, makes the redshift a parameter ``z``. None if a
+        population of sources provides redshifts and cosmology, as `hbm_jax.models.Afterglow` does.
     cosmology : Cosmology
         Background cosmology.
     metallicity : float or None
@@ -295,8 +296,8 @@ class Whim(_Multiplicative):
 
     absorbs: ClassVar[bool] = True
     _: KW_ONLY
-    z: Any
-    cosmology: Cosmology
+    z: Any = None
+    cosmology: Cosmology | None = None
     metallicity: float | None = 1.0
     mode: str = "photo+collisional"
     abundances: Any = "wilm"
@@ -307,6 +308,8 @@ class Whim(_Multiplicative):
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
+        if self.z is None:
+            return
         z = tuple(map(_redshift, self.z)) if np.ndim(self.z) == 2 else _redshift(self.z)
         object.__setattr__(self, "z", z)
         limits = (("z", self.z, (0.0, MAX_REDSHIFT)), ("log10_xi", self.log10_xi or 0.0, LOG10_XI))
@@ -345,6 +348,8 @@ class Whim(_Multiplicative):
     def _tables(self, energy):
         if isinstance(energy, jax.core.Tracer):
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        if self.z is None:
+            raise ValueError(f"{self}: expected the redshift of a source and a cosmology; found none.")
         # The empty array carries the shape of the energies, which is static even if the array is traced.
         empty = np.zeros((*energy.shape[:-1], 0))
         if not self._free_redshift:
@@ -386,7 +391,7 @@ class Whim(_Multiplicative):
 
         Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.
         """
-        redshifts = np.unique(np.append(np.ravel(self.z), 0.0))
+        redshifts = np.unique(np.append(np.ravel(0.0 if self.z is None else self.z), 0.0))
         return np.unique(
             np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts])
         )

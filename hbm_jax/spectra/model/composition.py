@@ -219,6 +219,12 @@ class Component:
         return Product((*_terms(self, Product), *_terms(other, Product)))
 
 
+def components_of(spectrum: Component) -> tuple[Component, ...]:
+    """Return the components of an expression, in order."""
+    parts = getattr(spectrum, "parts", None)
+    return (spectrum,) if parts is None else tuple(one for part in parts for one in components_of(part))
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     """The static part of a spectrum at fixed energies; equal for spectra that differ in their tables alone."""

@@ -31,6 +31,7 @@ XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "phabs": ("Absorption", {"model": "phabs"}),
     "zphabs": ("Absorption", {"model": "phabs"}),
     "constant": ("Constant", {}),
+    "whim": ("Whim", {}),
 }
 REGISTERED: dict[str, type[Component]] = {}
 GROUP = "hbm_jax.components"  # of entry points: modules or components, imported when an unknown name is read
