@@ -32,8 +32,7 @@ from hbm_jax.data import Afterglows
 from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.models import Afterglow
-from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, in_blocks, log_amplitude
-from hbm_jax.spectra.folding.compression import neutral_at
+from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, in_blocks, values_of
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.panels import absorption_edges, fold_of, panel_edges, whim_edges
@@ -64,28 +63,19 @@ def population(num):
 class Dense:
     """A fold of every bin: own matrices to all channels, or the shared redistribution, grouped beforehand."""
 
-    prepared: AbsorbedCounts
-    table: object
-    tables: tuple
+    density: object
     matrix: object
     members: object
     shared: bool
 
-    def expected(self, p, band):
+    def expected(self, p):
         """Return expected counts, as `AbsorbedCounts.expected` does."""
-        log_energy, galactic, host = self.tables
-        tau = p["nh_mw"][:, None] * galactic + p["nh"][:, None] * host + self.medium_depth(p)
-        norm = log_amplitude(p["photon_index"], p["log10_flux"], band)
-        density = jnp.exp(norm[:, None] - p["photon_index"][:, None] * log_energy - tau)
-        photons = jnp.sum(density.reshape(len(norm), -1, 3) * self.bin_weights, axis=-1)
+        density = self.density(values_of(p, slice(None)))
+        photons = jnp.sum(density.reshape(len(density), -1, 3) * self.bin_weights, axis=-1)
         if self.shared:
             return jnp.einsum("ne,neg->ng", photons, self.matrix)
         channels = jax.vmap(lambda one, response: one @ response)(photons, self.matrix)
         return jnp.einsum("nc,ncg->ng", channels, self.members)
-
-    def medium_depth(self, p):
-        """Return the optical depth of the medium."""
-        return self.prepared.medium.optical_depth(self.table, p, np.arange(len(self.prepared.z)))
 
 
 def dense(data, model, prepared, shared):
@@ -95,11 +85,6 @@ def dense(data, model, prepared, shared):
     half = 0.5 * np.diff(edges)[:, None]
     energy = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * NODES).ravel()
     many = np.repeat(energy[None], len(data), axis=0)
-    tables = (
-        np.log(many),
-        neutral_at(many, model.abundances),
-        neutral_at(many * (1.0 + np.asarray(data.z)[:, None]), model.abundances),
-    )
     num_groups = np.shape(spectra.counts)[1]
     if shared:
         matrix = np.zeros((len(data), len(edges) - 1, num_groups))
@@ -113,7 +98,8 @@ def dense(data, model, prepared, shared):
         for row, of in enumerate(spectra.grouping):
             used = np.flatnonzero(of >= 0)
             members[row, used, of[used]] = 1.0
-    one = Dense(prepared, model.medium.towards(many, np.asarray(data.z)), tables, matrix, members, shared)
+    density = model.medium.spectrum(np.asarray(data.z), model.band).on(many)
+    one = Dense(density, matrix, members, shared)
     one.bin_weights = half * WEIGHTS
     return one
 
@@ -122,8 +108,8 @@ def with_fold(model, prepared, contestant):
     """Return the model's program with another fold."""
 
     class Other(AbsorbedCounts):
-        def expected(self, p, band):
-            return contestant.expected(p, band)
+        def expected(self, p):
+            return contestant.expected(p)
 
     fields = {f.name: getattr(prepared, f.name) for f in dataclasses.fields(prepared)}
     other = Other(**fields)
@@ -145,11 +131,8 @@ def fine(data, model, prepared):
         matrix[place, : f.matrix.shape[0], num - f.matrix.shape[1] :] = f.matrix
     z = np.asarray(data.z)
     blocks, first = in_blocks(matrix)
-    known = dataclasses.replace(
-        prepared.known, log_energy=np.log(energy), blocks=blocks, first=first,
-        galactic=neutral_at(energy, model.abundances), host=neutral_at(energy * (1.0 + z[:, None]), model.abundances),
-        whim=model.medium.towards(energy, z),
-    )  # fmt: skip
+    density = model.medium.spectrum(z, model.band).on(energy)
+    known = dataclasses.replace(prepared.known, density=density, blocks=blocks, first=first)
     return dataclasses.replace(prepared, known=known)
 
 
@@ -258,7 +241,7 @@ def main():
 
     @jax.jit
     def both(p, prepared, reference):
-        counts = prepared.expected(p, BAND), reference.expected(p, BAND)
+        counts = prepared.expected(p), reference.expected(p)
         values = [jnp.sum(prepared.statistic.log_likelihood(mu)) for mu in counts]
         return (*values, jnp.sum(jnp.where(prepared.statistic.used, counts[1], 0.0)))
 

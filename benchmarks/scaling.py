@@ -76,19 +76,19 @@ def each_once():
     """Within it, of afterglows that repeat each is folded once."""
     from hbm_jax.models.xray import absorbed_counts
 
-    fold, known = absorbed_counts.compress, {}
+    fold, known = absorbed_counts.fold, {}
 
-    def remembered(energy, matrix, counts, *, z, **settings):
-        key = z, np.asarray(counts).tobytes()
+    def remembered(spectrum, energy, matrix, counts, values, **settings):
+        key = spectrum, np.asarray(counts).tobytes()
         if key not in known:
-            known[key] = fold(energy, matrix, counts, z=z, **settings)
+            known[key] = fold(spectrum, energy, matrix, counts, values, **settings)
         return known[key]
 
-    absorbed_counts.compress = remembered
+    absorbed_counts.fold = remembered
     try:
         yield
     finally:
-        absorbed_counts.compress = fold
+        absorbed_counts.fold = fold
 
 
 def gradient(kind, num):

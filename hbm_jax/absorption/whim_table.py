@@ -58,6 +58,8 @@ class WhimTable:
         Fixed metallicity, which halves memory and work. None: the metallicity is an argument of each evaluation.
     log10_xi, abundances, mode, rates, photon_index, density_slope, metallicity_slope, num_cells
         As in `whim_optical_depth`.
+    double : bool
+        Whether the table is stored in double precision.
 
     Attributes
     ----------
@@ -100,6 +102,7 @@ class WhimTable:
     density_slope: InitVar[float] = 0.0
     metallicity_slope: InitVar[float] = 0.0
     num_cells: InitVar[int] = NUM_CELLS
+    double: InitVar[bool] = False
 
     def __post_init__(
         self,
@@ -113,6 +116,7 @@ class WhimTable:
         density_slope,
         metallicity_slope,
         num_cells,
+        double,
     ):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.coefficients is not None or self.energy is None:
@@ -140,11 +144,12 @@ class WhimTable:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
-        basis = _spline_basis(values, float(log10_xi), mode, rates, float(photon_index))
+        basis = _spline_basis(tuple(values.tolist()), float(log10_xi), mode, rates, float(photon_index))
         slopes = (density_slope, metallicity_slope)
-        coefficients = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells)
-        shape = (coefficients.shape[0], *z.shape, *coefficients.shape[2:])
-        for name, value in (("energy", energy), ("z", z), ("coefficients", coefficients.reshape(shape))):
+        dtype = np.float64 if double else np.float32
+        lines = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells, dtype=dtype)
+        shape = (lines.shape[0], *z.shape, *lines.shape[2:])
+        for name, value in (("energy", energy), ("z", z), ("coefficients", lines.reshape(shape))):
             object.__setattr__(self, name, value)
 
     def __repr__(self):
@@ -247,18 +252,21 @@ def _fractions_at_nodes(log10_xi, mode, rates, photon_index) -> np.ndarray:
     return precomputed(fractions)
 
 
+@functools.lru_cache(maxsize=2)  # some 30 MB each
 def _spline_basis(numbers, log10_xi, mode, rates, photon_index) -> np.ndarray:
     """Return the running integrals of the spline coefficients of each group, (5 nodes, 2, knots)."""
     fractions = _fractions_at_nodes(log10_xi, mode, rates, photon_index)
     charges = np.array([Z for Z, _ in ABSORBING])
-    ion_splines = _interpolation() @ (fractions[:, ABSORBING_INDEX] * numbers[charges - 1])  # (knots, ions)
+    ion_splines = _interpolation() @ (fractions[:, ABSORBING_INDEX] * np.array(numbers)[charges - 1])  # (knots, ions)
     groups = np.stack([np.where(METAL, 0.0, ion_splines), np.where(METAL, ion_splines, 0.0)])
     table = running_integrals()
     return np.concatenate([np.einsum("ni,gki->ngk", column, groups, optimize=True) for column in table[1:]])
 
 
-def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS) -> np.ndarray:
-    """Return integrals of combinations of cross sections along lines of sight, in single precision.
+def along_lines(
+    energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), num_cells=NUM_CELLS, dtype: Any = np.float32
+) -> np.ndarray:
+    """Return integrals of combinations of cross sections along lines of sight.
 
     Parameters
     ----------
@@ -276,6 +284,9 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
         ``density_slope`` and ``metallicity_slope``.
     num_cells : int
         As in `whim_optical_depth`.
+    dtype : type
+        Single precision, with an error of 6e-8, unless the differences of spectra matter more than the cost of an
+        evaluation, which is that of reading the table.
 
     Returns
     -------
@@ -287,11 +298,11 @@ def along_lines(energy, z, cosmology, basis, metallicity, *, slopes=(0.0, 0.0), 
     )
     scale = COLUMN / float(cosmology.H0)
     energies = np.broadcast_to(energy, (*np.shape(z), energy.shape[-1])).reshape(-1, energy.shape[-1])
-    integrate = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity)
+    integrate = functools.partial(_one_source, basis=basis, scale=scale, metallicity=metallicity, dtype=dtype)
     return np.stack(on_every_core(lambda source: integrate(*source), zip(energies, weights, strict=True)), axis=1)
 
 
-def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity) -> np.ndarray:
+def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: float, metallicity, dtype) -> np.ndarray:
     """Return the coefficients of a source, (knots, 2, energies), or (knots, 1, energies) at a fixed metallicity."""
     coefficients = []
     for group, cells in enumerate(weights):
@@ -299,8 +310,7 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
         coefficients.append(scale * (functional @ basis[:, group]))
     if metallicity is not None:
         coefficients = [coefficients[0] + float(metallicity) * coefficients[1]]
-    # Single precision, an error of 6e-8: the cost of an evaluation is reading the table.
-    return np.ascontiguousarray(np.stack(coefficients).transpose(2, 0, 1), dtype=np.float32)
+    return np.ascontiguousarray(np.stack(coefficients).transpose(2, 0, 1), dtype=dtype)
 
 
 def _functional(L, first, second, third) -> sparse.csr_matrix:

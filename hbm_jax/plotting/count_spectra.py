@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, SpectralFit
-from hbm_jax.models.xray.absorbed_counts import log_amplitude
+from hbm_jax.models.xray.absorbed_counts import values_of as values_in_expression
 from hbm_jax.plotting.draws import program_of
 from hbm_jax.plotting.folded_draws import (
     Floats,
@@ -28,11 +29,11 @@ from hbm_jax.plotting.folded_draws import (
 )
 from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
 from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, energy_axis
-from hbm_jax.spectra.folding.compression import neutral_at
-from hbm_jax.spectra.model.composition import Product
+from hbm_jax.spectra.model.composition import Component, Product
 from hbm_jax.spectra.statistics.kernels import cash
 
 BAND = (0.16, 0.5, 0.84)
+LABELS = {"mw": "Milky Way", "Whim": "WHIM"}
 MAX_NUM = 12  # sources that are legible on one page
 COLUMNS = 3
 NUM_ENERGIES = 600
@@ -318,16 +319,18 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
     """Return the spectrum of a source in a fit of `Afterglow` or `SpectralFit` at observed energies (E,) [keV]."""
     program: Any = model_of(fit)
     if isinstance(program, SpectralFit):
-        return _expression_spectrum(program, values_of(fit, program.all_priors, num_draws, row), row, energy)
+        values = values_of(fit, program.all_priors, num_draws, row)
+        return _expression_spectrum(program.spectrum.of_source(row), values, energy)
     p = of_source(fit, row, num_draws)
-    unabsorbed = power_law(p, energy, program.band)
-    transmissions = {name: np.exp(-depth) for name, depth in optical_depths(program, p, energy).items()}
-    return Unfolded(unabsorbed, unabsorbed * np.prod(list(transmissions.values()), axis=0), transmissions)
+    spectrum = program.medium.spectrum(float(np.median(p["z"])), program.band)
+    if np.ptp(p["z"]) > 0:  # the WHIM stays at the median redshift
+        spectrum = spectrum.mapped(lambda part: replace(part, z=None) if part.label == "host" else part)
+    unfolded = _expression_spectrum(spectrum, values_in_expression(p, slice(None)), energy)
+    return unfolded._replace(transmissions={LABELS.get(name, name): v for name, v in unfolded.transmissions.items()})
 
 
-def _expression_spectrum(program: SpectralFit, values: Mapping[str, Floats], row: int, energy: Floats) -> Unfolded:
+def _expression_spectrum(spectrum: Component, values: Mapping[str, Floats], energy: Floats) -> Unfolded:
     """Return the photon spectrum of a model expression at posterior draws of its parameters."""
-    spectrum = program.spectrum.of_source(row)
     parts = spectrum.parts if isinstance(spectrum, Product) else (spectrum,)
     absorbers = {part.label or type(part).__name__: part for part in parts if part.absorbs}
     with jax.enable_x64(True):
@@ -337,45 +340,3 @@ def _expression_spectrum(program: SpectralFit, values: Mapping[str, Floats], row
         )
         transmissions = {name: np.asarray(part.on(energy)(values)) for name, part in absorbers.items()}
         return Unfolded(unabsorbed, absorbed, transmissions)
-
-
-def power_law(p: Mapping[str, Floats], energy: Floats, band: tuple[float, float]) -> Floats:
-    """Return E^2 dN/dE of the unabsorbed power law of an afterglow [erg/cm^2/s], (draw, E)."""
-    with jax.enable_x64(True):
-        log_norm = np.asarray(log_amplitude(p["photon_index"], p["log10_flux"], band))
-    return constants.kev_in_erg * np.exp(log_norm[:, None] + (2.0 - p["photon_index"][:, None]) * np.log(energy))
-
-
-def optical_depths(model: Afterglow, p: Mapping[str, Floats], energy: Floats) -> dict[str, Floats]:
-    """Return the optical depth of each absorber of one afterglow, (draw, E), computed as in the model.
-
-    Parameters
-    ----------
-    model : Afterglow
-        Model with the options of the absorbers.
-    p : mapping of str to (draw,)
-        From `hbm_jax.plotting.folded_draws.of_source`. The WHIM is evaluated at the median redshift.
-    energy : (E,)
-        Observed energies [keV].
-    """
-    z = p["z"]
-    if np.ptp(z) == 0:
-        host = neutral_at(energy * (1.0 + z[0]), model.abundances)[None]
-    else:
-        host = neutral_at(energy * (1.0 + z[:, None]), model.abundances)
-    depths = {
-        "Milky Way": p["nh_mw"][:, None] * neutral_at(energy, model.abundances),
-        "host": p["nh"][:, None] * host,
-    }
-    if model.whim:
-        medium = model.medium
-        with jax.enable_x64(True):
-            table: Any = medium.towards(energy[None], np.array([float(np.median(z))]))
-
-            def depth(draw):
-                return medium.optical_depth(table, draw, np.zeros(1, int))[0]
-
-            names = ("log10_n0", "log10_T", "log10_xi", "metallicity")
-            draws = {name: np.asarray(p[name]) for name in names}
-            depths["WHIM"] = np.asarray(jax.jit(lambda draws: jax.lax.map(depth, draws, batch_size=20))(draws))
-    return depths

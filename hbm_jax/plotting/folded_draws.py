@@ -78,7 +78,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
         prepared, draws = program._prepared(fit.data), parameters(fit, num_draws)
 
         def expected(draw):
-            return prepared.expected(draw, program.band)
+            return prepared.expected(draw)
 
     with jax.enable_x64(True):
         run = jax.jit(lambda draws: jax.lax.map(expected, draws, batch_size=CHUNK))
@@ -219,15 +219,21 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
     """
     posterior, data = fit.posterior, fit.data
     chosen = spread(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
-    priors = program_of(fit, Afterglow, Afterglows, "parameters").all_priors
-    names = ("photon_index", "log10_flux", "log10_nh", "nh_mw", "z", "log10_n0", *GAS)
+    program = program_of(fit, Afterglow, Afterglows, "parameters")
+    priors, sites = program.all_priors, program.medium.sites
+    names = (*(v.site for v in sites), *program.common, "nh_mw", "z", "log10_n0", *GAS)
     fixed = {n: np.full(len(chosen), float(priors[n])) for n in names if isinstance(priors.get(n), int | float)}
     values = fixed | _draws(fit, names, chosen)
-    values["nh"] = 10.0 ** values.pop("log10_nh")
+    drawn = {v.site: values.pop(v.site) for v in sites}
+    with jax.enable_x64(True):
+        values |= {v.parameter: np.asarray(v.value(drawn[v.site])) for v in sites}
+    shape = values[sites[0].parameter].shape
+    if "host_nh" in values:
+        values["nh"] = values.pop("host_nh")
     galactic = values.get("nh_mw", data.nh_mw)
     by_draw = galactic[:, None] if "nh_mw" in values and galactic.ndim == 1 else galactic
-    values["nh_mw"] = np.broadcast_to(by_draw, values["nh"].shape)
-    z = np.array(np.broadcast_to(data.z, values["nh"].shape))
+    values["nh_mw"] = np.broadcast_to(by_draw, shape)
+    z = np.array(np.broadcast_to(data.z, shape))
     if "z" in values:
         z[:, ~data.knows_redshift] = values["z"]
     return values | {"z": z}

@@ -3,7 +3,7 @@
 Energies are in keV, fluxes in erg/cm^2/s, amplitudes in photons/cm^2/s/keV and column densities in 1e22 cm^-2.
 """
 
-from hbm_jax.spectra.folding.compression import compress
+from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.response import Arf, Response, Rmf
@@ -20,6 +20,7 @@ from hbm_jax.spectra.model.components import (
 )
 from hbm_jax.spectra.model.composition import Component, Parameter
 from hbm_jax.spectra.model.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
+from hbm_jax.spectra.model.registration import component
 from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
 from hbm_jax.spectra.ogip.type2 import write_pha2
@@ -48,8 +49,9 @@ __all__ = [
     "SpectrumStack",
     "Statistic",
     "Whim",
-    "compress",
+    "component",
     "energy_flux",
+    "fold",
     "gbm_like_arf",
     "gbm_like_rmf",
     "goodness_of_fit",

@@ -18,8 +18,8 @@ from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.protocol import Model
-from hbm_jax.spectra.folding.compression import neutral_at
 from hbm_jax.spectra.folding.grouping import group, groups, noticed
+from hbm_jax.spectra.model.absorbers import neutral_at
 from hbm_jax.spectra.model.components import (
     Absorption,
     BlackBody,

@@ -115,21 +115,24 @@ def test_unfolded_spectrum_by_hand(fit):
     np.testing.assert_array_equal(p["nh"][0], 10 ** posterior["log10_nh"].to_numpy()[1, 0])
     np.testing.assert_array_equal(p["log10_n0"][-1], posterior["log10_n0"].to_numpy()[-1])
     energy = np.geomspace(0.3, 10.0, 4001)
-    bare = count_spectra.power_law(p, energy, (0.3, 10.0))
+    found = count_spectra.unfolded(fit, 1, energy, 4)
     # Integrated over the band it is the flux.
-    flux = np.trapezoid(bare / energy, energy, axis=1)
+    flux = np.trapezoid(found.bare / energy, energy, axis=1)
     np.testing.assert_allclose(np.log10(flux), p["log10_flux"], atol=1e-6)
-    np.testing.assert_allclose(bare[:, -1] / bare[:, 0], (10.0 / 0.3) ** (2.0 - p["photon_index"]))
+    np.testing.assert_allclose(found.bare[:, -1] / found.bare[:, 0], (10.0 / 0.3) ** (2.0 - p["photon_index"]))
     some = np.array([0.4, 0.7, 1.5])
-    depths = count_spectra.optical_depths(fit.program, p, some)
+    found = count_spectra.unfolded(fit, 1, some, 4).transmissions
     z = float(fit.data.z[1])
-    np.testing.assert_allclose(depths["host"], p["nh"][:, None] * neutral_cross_section(some * (1 + z)), rtol=1e-9)
-    np.testing.assert_allclose(depths["Milky Way"], fit.data.nh_mw[1] * neutral_cross_section(some) * np.ones((4, 1)))
+    np.testing.assert_allclose(
+        found["host"], np.exp(-p["nh"][:, None] * neutral_cross_section(some * (1 + z))), rtol=1e-9
+    )
+    mw = np.exp(-fit.data.nh_mw[1] * neutral_cross_section(some))
+    np.testing.assert_allclose(found["Milky Way"], mw * np.ones((4, 1)))
     whim = whim_optical_depth(
         some, z, n0=10 ** p["log10_n0"][2], log10_T=p["log10_T"][2], log10_xi=0.0, metallicity=0.3, abundances="wilm",
         cosmology=Cosmology.flat(H0=70.0, Om0=0.3),
     )  # fmt: skip
-    np.testing.assert_allclose(depths["WHIM"][2], whim, rtol=2e-3)
+    np.testing.assert_allclose(found["WHIM"][2], np.exp(-whim), rtol=1e-4)
     upper, lower = hbm.plotting.unfolded_spectrum(fit, "sim002").axes
     assert [line.get_label() for line in lower.get_lines()] == ["Milky Way", "host", "WHIM", "all absorbers"]
     assert "sim002" in upper.get_title()

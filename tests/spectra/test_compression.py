@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+from exact_whim import whim_at
 from threadpoolctl import threadpool_limits
 
+from hbm_jax.models.xray.absorbed_counts import TOLERANCE
+from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.precomputation import on_every_core
-from hbm_jax.spectra import compress, xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.compression import neutral_at, trial_spectra, whim_at
+from hbm_jax.spectra import fold as fold_expression
+from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
+from hbm_jax.spectra.folding.fold import spectra_at
 from hbm_jax.spectra.folding.panels import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
 from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.model.absorbers import neutral_at
 
 Z, EXPOSURE = 1.7, 4000.0
 
@@ -33,7 +38,7 @@ def instrument():
 @pytest.fixture(scope="module")
 def found(instrument, counts):
     """The fold that several tests look at."""
-    return compress(*instrument, counts, z=Z)
+    return compress(*instrument, counts)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,14 @@ def soft(instrument):
     columns = matrix[rows].sum(axis=0) > 0.05 * matrix[rows].sum(axis=0).max()
     energy, matrix = energy[rows[0] : rows[-1] + 2], matrix[np.ix_(rows, columns)]
     return energy, matrix, counts_of(energy, matrix)
+
+
+def compress(energy, matrix, counts, *, whim=False, **options):
+    """Return the fold of absorbed power laws."""
+    medium = Medium(whim=whim)
+    spectrum = medium.spectrum(Z, (0.3, 10.0))
+    options = {"draws": random_draws(whim), "tolerance": TOLERANCE} | options
+    return fold_expression(spectrum, energy, matrix, counts, trials(medium, spectrum), **options)
 
 
 def draws(num, seed):
@@ -93,40 +106,40 @@ def counts(instrument):
 
 def test_random_spectra_keep_their_likelihood(instrument, counts, found):
     energy, matrix = instrument
-    assert found.error <= 1e-4
+    assert found.errors[0] <= 1e-4
     E, fold = dense(energy, matrix, 3)
     p, rows = draws(100, 1), np.arange(100)
-    moved = abs(change(counts, spectra(found.fold.energy, p, rows) @ found.fold.matrix.T, spectra(E, p, rows) @ fold))
-    print(f"{len(found.fold.energy)} energies for {len(E)}; log likelihood: {moved.max():.1e}")
-    assert len(found.fold.energy) < len(E) / 6
+    moved = abs(change(counts, spectra(found.nodes.energy, p, rows) @ found.nodes.matrix.T, spectra(E, p, rows) @ fold))
+    print(f"{len(found.nodes.energy)} energies for {len(E)}; log likelihood: {moved.max():.1e}")
+    assert len(found.nodes.energy) < len(E) / 6
     assert moved.max() < 1e-4
 
 
 def test_groups_that_count_nothing_stand_in_no_way(instrument, counts, found):
     """As channels above the energies of a response."""
     energy, matrix = instrument
-    more = compress(energy, np.pad(matrix, ((0, 0), (0, 20))), np.pad(counts, (0, 20)), z=Z)
-    assert more.error <= 1e-4
-    assert len(more.fold.energy) < 1.5 * len(found.fold.energy)
-    assert (more.fold.matrix[-20:] == 0).all()
+    more = compress(energy, np.pad(matrix, ((0, 0), (0, 20))), np.pad(counts, (0, 20)))
+    assert more.errors[0] <= 1e-4
+    assert len(more.nodes.energy) < 1.5 * len(found.nodes.energy)
+    assert (more.nodes.matrix[-20:] == 0).all()
 
 
 def moved_by_a_medium(energy, matrix, counts):
     """Energies taken, those of the dense fold, and the largest change of the log likelihood of eight spectra."""
-    found = compress(energy, matrix, counts, z=Z, whim=True)
-    assert found.error <= 1e-4
+    found = compress(energy, matrix, counts, whim=True)
+    assert found.errors[0] <= 1e-4
     p, rows = draws(8, 2), np.arange(8)
     E, fold = dense(energy, matrix, 2, whim_edges(energy[0], energy[-1], Z))
     folded = [
         spectra(e, p, rows, whim_at(e, Z, p["n0"], p["T"], np.full(8, 0.3), "wilm")) @ m
-        for e, m in ((found.fold.energy, found.fold.matrix.T), (E, fold))
+        for e, m in ((found.nodes.energy, found.nodes.matrix.T), (E, fold))
     ]
-    return len(found.fold.energy), len(E), abs(change(counts, *folded)).max()
+    return len(found.nodes.energy), len(E), abs(change(counts, *folded)).max()
 
 
 def test_a_medium_needs_more_energies(soft, found):
     num, num_dense, moved = moved_by_a_medium(*soft)
-    assert len(found.fold.energy) < num < num_dense / 2
+    assert len(found.nodes.energy) < num < num_dense / 2
     assert moved < 1e-4
 
 
@@ -138,10 +151,10 @@ def test_a_medium_over_all_energies(instrument, counts):
 
 
 def test_a_looser_tolerance_takes_fewer_energies_and_none_is_too_tight(instrument, counts, found):
-    no, loose = (compress(*instrument, counts, z=Z, tolerance=t) for t in (0.0, 1e-1))
-    assert len(loose.fold.energy) < len(found.fold.energy) < len(no.fold.energy)
-    assert no.error < found.error < loose.error < 1e-1
-    assert no.error < 1e-9  # where no level keeps the tolerance, nothing is compressed
+    no, loose = (compress(*instrument, counts, tolerance=t) for t in (0.0, 1e-1))
+    assert len(loose.nodes.energy) < len(found.nodes.energy) < len(no.nodes.energy)
+    assert no.errors[0] < found.errors[0] < loose.errors[0] < 1e-1
+    assert no.errors[0] < 1e-9  # where no level keeps the tolerance, nothing is compressed
 
 
 @pytest.mark.parametrize("brightness", [0.1, 1.0, 30.0, 1e6])
@@ -151,7 +164,7 @@ def test_the_bound_holds_however_bright_a_spectrum_is(instrument, counts, found,
     p, rows = draws(100, 4), np.arange(100)
     exact = spectra(E, p, rows) @ fold
     scale = brightness * counts.sum() / exact.sum(axis=1, keepdims=True)
-    few, exact = scale * (spectra(found.fold.energy, p, rows) @ found.fold.matrix.T), scale * exact
+    few, exact = scale * (spectra(found.nodes.energy, p, rows) @ found.nodes.matrix.T), scale * exact
     moved = np.abs(np.log(few / exact) @ counts - (few - exact).sum(axis=1))
     bound = found.bound(brightness * counts.sum(), counts.sum())
     print(f"{brightness:g} times as bright: {moved.max():.1e}, {(moved / bound).max():.2f} of the bound")
@@ -189,10 +202,18 @@ def test_panels_are_cut_at_edges():
 
 def test_trial_spectra_are_what_they_say():
     E = np.array([0.5, 1.0, 5.0])
-    found = trial_spectra(E, Z, whim=False)
+    medium = Medium()
+    spectrum = medium.spectrum(Z, (0.3, 10.0))
+    found = spectra_at(spectrum, E, trials(medium, spectrum))
     assert found.shape == (36, 3)
     first = np.exp(-0.02 * neutral_at(E, "wilm"))
-    np.testing.assert_allclose(found[0], first, rtol=1e-12)
+    np.testing.assert_allclose(found[0] / found[0, 2], first / first[2], rtol=1e-12)
+    medium = Medium(whim=True)
+    spectrum = medium.spectrum(Z, (0.3, 10.0)).mapped(lambda part: part.in_double_precision())
+    found = spectra_at(spectrum, E, trials(medium, spectrum))
+    assert found.shape == (72, 3)
+    last = np.exp(-0.02 * neutral_at(E) - 1e3 * neutral_at(E * (1 + Z)) - whim_at(E, Z, [-7.0], [6.0], [0.3])[0]) / E**2
+    np.testing.assert_allclose(found[-1] / found[-1, 2], last / last[2], rtol=1e-3)
 
 
 def test_what_goes_wrong_beside_the_main_thread_is_told():

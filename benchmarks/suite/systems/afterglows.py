@@ -62,7 +62,7 @@ def problem(num_energies):
     import jax
 
     from hbm_jax import constants
-    from hbm_jax.models.xray.absorbed_counts import bin_average, neutral_integral
+    from hbm_jax.spectra.model.absorbers import bin_average, neutral_integral
 
     with jax.enable_x64(True):
         data, truth = _sample(num_energies)
@@ -72,7 +72,8 @@ def problem(num_energies):
         edges = edges[low : high + 1]
         num_groups, middle = np.shape(stack.counts)[1], np.sqrt(edges[1:] * edges[:-1])
         z = np.asarray(data.z)
-        table = model.medium.towards(np.repeat(middle[None], NUM, axis=0), z)
+        medium = next(part for part in model.medium.spectrum(z, model.band).parts if "log10_T" in part.parameters)
+        table = medium._table(np.repeat(middle[None], NUM, axis=0), z)
         whim = [np.asarray(table(1.0, T)) for T in np.clip(TEMPERATURES, 4.5 + 1e-9, 7.5 - 1e-9)]
         response = stack.responses[0].matrix.toarray()[low:high].T
         group_of = np.stack([np.asarray(g) + 1 for g in stack.grouping])

@@ -12,11 +12,12 @@ import numpy as np
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.compression import neutral_at, whim_at
+from hbm_jax.spectra.folding.fold import spectra_at
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import absorption_edges, integrals_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import integrals_of, panel_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.model.components import Absorption, PowerLaw, Whim
 from hbm_jax.validation import DataError
 
 __all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
@@ -221,22 +222,17 @@ class AfterglowPopulation:
     def _spectrum(self, rng, source: dict[str, float], response: Response, name: str) -> Spectrum:
         """Draw the counts of a source, and of its background region."""
         z, low, high = source["z"], *(float(e) for e in response.energy[[0, -1]])
-        with_whim = self.log10_n0 is not None
-        edges, slope_edges = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z) if with_whim else ()
-        panels = panel_edges(low, high, edges, slope_edges, width=0.025, gap=0.0)
-        E, integrals = integrals_of(response.energy, panels, 6)
-        tau = source["nh_mw"] * neutral_at(E, self.abundances)
-        tau += 10.0 ** source["log10_nh"] * neutral_at(E * (1.0 + z), self.abundances)
+        spectrum = Absorption("mw", abundances=self.abundances) * Absorption("host", z=z, abundances=self.abundances)
         if self.log10_n0 is not None:
-            tau += whim_at(E, z, [self.log10_n0], [self.log10_T], [self.metallicity], self.abundances)[0]
-        exponent, log_ratio = 2.0 - source["photon_index"], math.log(BAND[1] / BAND[0])
-        flux_of_unit_norm = (
-            BAND[0] ** exponent
-            * (math.expm1(exponent * log_ratio) / exponent if exponent else log_ratio)
-            * constants.electron_volt
-            * 1e10
-        )
-        density = 10.0 ** source["log10_flux"] / flux_of_unit_norm * E ** -source["photon_index"] * np.exp(-tau)
+            spectrum = spectrum * Whim(
+                z=z, cosmology=_cosmology(), metallicity=self.metallicity, abundances=self.abundances, double=True
+            )
+        spectrum = spectrum * PowerLaw(norm=BAND)
+        panels = panel_edges(low, high, spectrum.jumps(low, high), spectrum.kinks(low, high), width=0.025, gap=0.0)
+        E, integrals = integrals_of(response.energy, panels, 6)
+        values: dict[str, Any] = source | {"mw_nh": source["nh_mw"], "host_nh": 10.0 ** source["log10_nh"]}
+        values |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T}
+        density = spectra_at(spectrum, E, {name: [values[name]] for name in spectrum.parameters})[0]
         rate = np.maximum(response.fold(integrals @ density), 0.0)
         # The background is flat, with a rise towards low energies.
         width = response.e_max - response.e_min

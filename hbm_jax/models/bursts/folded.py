@@ -17,7 +17,7 @@ from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.panels import Fold, fold_of, panel_edges
+from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.model import shapes
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -28,10 +28,6 @@ PIVOT = 100.0  # keV
 MIN_EXPECTED = 1e-20  # lower bound of expected counts
 SHAPES = ("band", "cutoff")
 FRAMES = ("rest", "observer")
-# Number of nodes per panel and panel width in ln E, from coarse to fine. The reference has 6 nodes in panels of half
-# the width.
-LEVELS = ((4, 0.8), (4, 0.6), (4, 0.45), (4, 0.35), (4, 0.3), (4, 0.25), (4, 0.2), (4, 0.15), (4, 0.1), (5, 0.05))
-REFERENCE = (6, 0.5)
 # Trial spectra, which bracket those of bursts: observed peak energies [keV], and indices.
 _PEAKS, _ALPHAS, _BETAS = (20.0, 60.0, 200.0, 600.0, 2000.0), (-1.6, -1.0, -0.3), (-3.5, -2.6, -2.1)
 _LN10 = math.log(10.0)
@@ -72,10 +68,8 @@ class FoldedBursts:
     log10_stretch, log10_sphere_area : (I,)
         log10 of 1 + z, and of 4 pi d_L^2 [cm^2].
     errors : (N,)
-        Error of the expected counts in standard deviations: the square root of the sum of (difference from the
-        reference)^2 / (expected counts with background), maximised over trial spectra with the observed net counts. It
-        bounds the shift of any fitted parameter in units of its error. The log likelihood changes by about this number
-        where the model fits the data.
+        Error of the expected counts in standard deviations, see `hbm_jax.spectra.folding.fold.deviation`. The log
+        likelihood changes by about this number where the model fits the data.
     shape : str
         ``"band"`` or ``"cutoff"``.
     """
@@ -133,17 +127,27 @@ class FoldedBursts:
         stack = data.spectra
         instruments = _spectra_by_instrument(stack)
         folds, errors = [], np.zeros(len(stack))
-        cache: dict[Any, np.ndarray] = {}
         for rows in instruments:
-            fold, fold_errors = _converged_fold(data, rows, shape, tolerance, cache)
-            folds.append(fold)
-            errors[rows] = fold_errors
+            energy, response = stack.grouped_response(rows[0])
+            groups = slice(response.shape[1])
+            background = np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups]
+            folded = fold(
+                component(shape, (1.0, 1e4)),
+                energy,
+                response / stack.exposure[rows[0]],
+                np.asarray(stack.counts[rows])[:, groups],
+                trials(shape),
+                background=np.maximum(background, 0.0),
+                tolerance=tolerance,
+            )
+            folds.append(folded.nodes)
+            errors[rows] = folded.errors
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(stack.counts)[1]
         max_spectra = max(map(len, instruments))
         matrix = np.zeros((len(folds), num_nodes, num_groups))
         energy = np.stack([np.pad(f.energy, (0, num_nodes - len(f.energy)), mode="edge") for f in folds])
-        for index, fold in enumerate(folds):
-            matrix[index, : fold.matrix.shape[1], : fold.matrix.shape[0]] = fold.matrix.T
+        for index, nodes in enumerate(folds):
+            matrix[index, : nodes.matrix.shape[1], : nodes.matrix.shape[0]] = nodes.matrix.T
         table = np.full((len(folds), max_spectra), -1)
         for index, rows in enumerate(instruments):
             table[index, : len(rows)] = rows
@@ -255,48 +259,9 @@ def _one_hot(index, num: int) -> np.ndarray:
     return (np.asarray(index)[:, None] == np.arange(num)).astype(float)
 
 
-def _converged_fold(data: BurstSpectra, rows, shape: str, tolerance: float, cache) -> tuple[Fold, np.ndarray]:
-    """Return the coarsest fold within the tolerance for all spectra of an instrument, and their errors."""
-    stack = data.spectra
-    energy, response = stack.grouped_response(rows[0])
-    response = response / stack.exposure[rows[0]]
-    for num_nodes, width in LEVELS:
-        fold, coarse = _fold(energy, response, num_nodes, width, shape, cache)
-        _, reference = _fold(energy, response, REFERENCE[0], REFERENCE[1] * width, shape, cache)
-        errors = np.array([_fold_error(stack, row, coarse, reference) for row in rows])
-        if errors.max() <= tolerance:
-            break
-    return fold, errors
-
-
-def _fold(energy, response, num_nodes: int, width: float, shape: str, cache) -> tuple[Fold, np.ndarray]:
-    """Return the fold of a level and the expected counts per second of the trial spectra, (num_trials, num_groups)."""
-    fold = fold_of(energy, response, panel_edges(float(energy[0]), float(energy[-1]), width=width), num_nodes)
-    key = shape, fold.energy.tobytes()
-    if key not in cache:  # detectors of the same kind share their nodes
-        cache[key] = trial_spectra(fold.energy, shape)
-    return fold, cache[key] @ fold.matrix.T
-
-
-def trial_spectra(energy: np.ndarray, shape: str) -> np.ndarray:
-    """Return photon spectra that bracket those of bursts, (num_trials, num_energies), in arbitrary units."""
+def trials(shape: str) -> dict[str, np.ndarray]:
+    """Return parameters of spectra that bracket those of bursts, (num_trials,) each."""
     grid = np.meshgrid(_PEAKS, _ALPHAS, _BETAS if shape == "band" else (0.0,), indexing="ij")
-    peak, alpha, beta = (axis.ravel()[:, None] / unit for axis, unit in zip(grid, (PIVOT, 1.0, 1.0), strict=True))
-    x = np.log(energy / PIVOT)
-    if shape == "cutoff":
-        return np.exp(alpha * x - (2.0 + alpha) * np.exp(x) / peak)
-    rate = (2.0 + alpha) / peak
-    x_break = np.log((alpha - beta) / rate)
-    above = beta * x + (alpha - beta) * (x_break - 1.0)
-    return np.exp(np.where(x < x_break, alpha * x - rate * np.exp(x), above))
-
-
-def _fold_error(stack, row: int, coarse: np.ndarray, reference: np.ndarray) -> float:
-    """Return the largest error over trial spectra scaled to the observed net counts, in standard deviations."""
-    used = np.asarray(stack.used[row])
-    counts = np.asarray(stack.counts[row])[used]
-    background = np.maximum(np.asarray(stack.background[row] / stack.ratio[row])[used], 0.0)
-    net = max(counts.sum() - background.sum(), np.sqrt(counts.sum() + 1.0))
-    mu, nu = (net / reference.sum(axis=1, keepdims=True) * expected for expected in (reference, coarse))
-    total = np.maximum(mu + background, 1e-300)
-    return float(np.sqrt(((nu - mu) ** 2 / total).sum(axis=1).max()))
+    peak, alpha, beta = (axis.ravel() for axis in grid)
+    values = {"e_peak": peak, "log10_flux": np.full(len(peak), -6.0)}
+    return values | ({"alpha": alpha, "beta": beta} if shape == "band" else {"photon_index": -alpha})

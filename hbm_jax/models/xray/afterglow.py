@@ -26,31 +26,23 @@ from hbm_jax.absorption import ABUNDANCES, MODES
 from hbm_jax.data import Afterglows, DataError
 from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
 from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, Medium
+from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
-from hbm_jax.spectra.folding.compression import TOLERANCE
+from hbm_jax.spectra.model.components import Absorption, Component, Whim
+from hbm_jax.spectra.model.composition import components_of
+from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
 
-OF_SOURCES = ("photon_index", "log10_flux", "log10_nh")
 GALACTIC = ("fixed", "error", "free")
 HOSTS = ("normal", "skew-normal")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 
-# Broad within the physical range: published samples have columns of about 10^21.7 cm^-2 with a spread of half a dex
-# (Campana et al. 2012, MNRAS 421, 1697); no afterglow would be detected through more than 10^25 cm^-2.
-POPULATION: dict[str, Prior] = {
-    "photon_index_mean": dist.Normal(2.0, 0.5),
-    "photon_index_std": dist.HalfNormal(0.3),
-    "log10_flux_mean": dist.Normal(-11.5, 0.75),
-    "log10_flux_std": dist.HalfNormal(0.5),
-    "log10_nh_mean": dist.Normal(-0.5, 0.75),
-    "log10_nh_std": dist.HalfNormal(0.5),
-}
 SKEW: dict[str, Prior] = {"log10_nh_shape": dist.Normal(0.0, 3.0)}
 # The cosmic density of hydrogen is 1.9e-7 cm^-3, log10 -6.7; a third to half of it is expected in the WHIM.
 WHIM: dict[str, Prior] = {"log10_n0": dist.Normal(-7.0, 0.5)}
@@ -59,12 +51,6 @@ GAS: dict[str, Prior] = {"log10_T": dist.Uniform(4.5, 7.5), "log10_xi": 0.0, "me
 FREE_GALACTIC: dict[str, Prior] = {"nh_mw": dist.LogNormal(-2.6, 1.0)}
 
 UNITS = {
-    "log10_flux": "erg/cm^2/s",
-    "log10_flux_mean": "erg/cm^2/s",
-    "log10_flux_std": "dex",
-    "log10_nh": "1e22/cm^2",
-    "log10_nh_mean": "1e22/cm^2",
-    "log10_nh_std": "dex",
     "nh_mw": "1e22/cm^2",
     "log10_n0": "1/cm^3",
     "log10_n0_mean": "1/cm^3",
@@ -84,6 +70,14 @@ class Afterglow:
 
     Parameters
     ----------
+    spectrum : Component or str, optional
+        Model expression of the sources, such as ``"tbabs(mw) * ztbabs(host) * cutoffpl"``; by default
+        ``"tbabs(mw) * ztbabs(host) * powerlaw"``, with ``whim`` among the factors if the WHIM absorbs. Absorbers are
+        labelled ``mw`` (Milky Way) or ``host`` (at the redshift of the source). Components of hbm_jax are normalised by
+        their energy flux in ``band``. Each parameter of the expression has a normal population, of its logarithm if its
+        default prior is log-normal, of its logit if that is uniform from 0 to 1; see `Afterglow.all_priors`.
+    common : sequence of str, or str
+        Parameters of the expression with one value for all sources, and the prior of their component.
     whim : bool
         Whether the warm-hot intergalactic medium absorbs. Its parameters log10_n0 (density of hydrogen at redshift 0)
         and log10_T are common to all lines of sight; log10_xi and metallicity are fixed at 0 and 0.3 unless they have
@@ -130,6 +124,8 @@ class Afterglow:
     4.5
     """
 
+    spectrum: Any = field(default=None, metadata={"help": 'such as "tbabs(mw) * ztbabs(host) * cutoffpl"'})
+    common: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with one value for all sources"})
     whim: bool = field(default=False, metadata={"help": "whether the warm-hot intergalactic medium absorbs"})
     sightlines: bool = field(default=False, metadata={"help": "whether the density differs between lines of sight"})
     galactic: str = field(default="fixed", metadata={"help": ", ".join(GALACTIC)})
@@ -143,6 +139,7 @@ class Afterglow:
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
+        self._read_expression()
         choose("treatment of the Galactic column", self.galactic, GALACTIC)
         choose("population of host columns", self.host, HOSTS)
         choose("table of abundances", self.abundances, ABUNDANCES)
@@ -158,10 +155,32 @@ class Afterglow:
         object.__setattr__(self, "priors", dict(self.priors))
         self.all_priors  # noqa: B018 - raises for unknown names
 
+    def _read_expression(self) -> None:
+        """Check the model expression and store it as text."""
+        object.__setattr__(self, "common", (self.common,) if isinstance(self.common, str) else tuple(self.common))
+        if self.spectrum is None:
+            return
+        spectrum = spectrum_from_text(self.spectrum) if isinstance(self.spectrum, str) else self.spectrum
+        if not isinstance(spectrum, Component) or spectrum.kind != "additive":
+            raise ValueError(f"Afterglow: expected a spectrum with an additive component; found {spectrum}.")
+        parts = components_of(spectrum)
+        if any(part.narrow for part in parts):
+            raise ValueError("Afterglow: expected no emission line in the spectrum of a population.")
+        labels = [part.label for part in parts if isinstance(part, Absorption)]
+        if not set(labels) <= {"mw", "host"}:
+            raise ValueError(f"Afterglow: expected absorbers labelled mw or host; found {', '.join(labels)}.")
+        object.__setattr__(self, "spectrum", spectrum_to_text(spectrum))
+        object.__setattr__(self, "whim", any(isinstance(part, Whim) for part in parts))
+
     @property
     def all_priors(self) -> dict[str, Prior]:
         """Prior of every parameter by name; a number is a fixed parameter."""
-        defaults = dict(POPULATION)
+        medium = self._medium(None, None)
+        defaults = {name: prior for varying in medium.sites for name, prior in varying.priors.items()}
+        table = medium.spectrum(0.0, self.band).parameters
+        for name in self.common:
+            choose("parameter of the spectrum", name, tuple(table))
+            defaults[name] = distribution_from_text(table[name].prior, f"prior.{name}")
         if self.host == "skew-normal":
             defaults |= SKEW
         if self.whim:
@@ -174,14 +193,19 @@ class Afterglow:
     def medium(self) -> Medium:
         """Options of the absorbers."""
         fixed = {k: v if isinstance(v, float | int) else None for k, v in self.all_priors.items() if k in GAS}
+        return self._medium(fixed.get("log10_xi"), fixed.get("metallicity"))
+
+    def _medium(self, log10_xi: float | None, metallicity: float | None) -> Medium:
         return Medium(
             abundances=self.abundances,
             whim=self.whim,
             mode=self.ionization,
-            log10_xi=fixed.get("log10_xi"),
-            metallicity=fixed.get("metallicity"),
+            log10_xi=log10_xi,
+            metallicity=metallicity,
             H0=self.H0,
             Om0=self.Om0,
+            expression=None if self.spectrum is None else spectrum_from_text(self.spectrum),
+            common=tuple(self.common),
         )
 
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
@@ -264,7 +288,7 @@ class Afterglow:
                 latents["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
             latents |= self._sample_sources(p | latents, prepared)
         latents["z"] = self._redshifts(prepared)
-        expected = prepared.expected(p | latents, self.band)
+        expected = prepared.expected(p | latents)
         counts = prepared.statistic.counts if observed else None
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
@@ -290,19 +314,21 @@ class Afterglow:
         return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
     def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
-        """Sample photon index, flux and host column of every source, in coordinates from `SourceInformation`."""
-        means, stds = ([p[f"{name}_{part}"] for name in OF_SOURCES] for part in ("mean", "std"))
+        """Sample the varying parameters of every source, in coordinates from `SourceInformation`."""
+        sites = prepared.medium.sites
+        means, stds = ([p[f"{v.site}_{part}"] for v in sites] for part in ("mean", "std"))
         depth = None
         if prepared.depth is not None:
             n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(prepared.z))
             depth = prepared.depth(n0, p["log10_T"])
             if prepared.medium.metallicity is None:
                 depth = depth * p["metallicity"] / prepared.medium.guided
-        population: Any = dist.Normal(means[2], stds[2])
+        population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
-            population = SkewNormal.standardised(means[2], stds[2], p["log10_nh_shape"])
-        index, flux, column = prepared.source_information.sample(depth, p["nh_mw"], means, stds, population)
-        return {"photon_index": index, "log10_flux": flux, "nh": 10.0**column}
+            population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
+        values = prepared.source_information.sample(depth, p["nh_mw"], sites, means, stds, population)
+        parameters = {v.parameter: v.value(values[v.site]) for v in sites}
+        return parameters | ({"nh": parameters["host_nh"]} if "host_nh" in parameters else {})
 
     def _galactic(self, prepared: AbsorbedCounts):
         """Return the columns of the Milky Way, sampled unless fixed; to be called within the plate of the sources."""
@@ -353,7 +379,7 @@ class Afterglow:
         with jax.enable_x64(True):
             statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
         prepared = dataclasses.replace(prepared, statistic=statistic)
-        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared, self.band)),)
+        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared)),)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -368,7 +394,10 @@ class Afterglow:
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters; dimensionless ones are absent."""
-        return UNITS
+        medium = self._medium(None, None)
+        table = medium.spectrum(0.0, self.band).parameters
+        units = UNITS | {name: table[name].unit for name in self.common}
+        return {n: unit for v in medium.sites for n, unit in v.units.items() if unit} | units
 
     @property
     def chooses_centering(self) -> bool:
@@ -379,9 +408,9 @@ class Afterglow:
     def description(self) -> str:
         """One line for reports."""
         whim = "WHIM of each line of sight" if self.sightlines else "global WHIM" if self.whim else "no WHIM"
-        return (
-            f"X-ray afterglows, absorbed power laws, {self.host} host columns, {whim}, Galactic columns {self.galactic}"
-        )
+        hosts = f"{self.host} host columns, " if "log10_nh_mean" in self.all_priors else ""
+        spectra = self.spectrum or "absorbed power laws"
+        return f"X-ray afterglows, {spectra}, {hosts}{whim}, Galactic columns {self.galactic}"
 
     def to_config(self) -> dict:
         """Return the options as plain values, priors as text; ``Afterglow(**config)`` is the same model."""

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.panels import Fold, fold_of, panel_edges
+from hbm_jax.spectra.folding.fold import fold, has_free_features
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.composition import Line, separated
 from hbm_jax.spectra.model.lines import in_bins
@@ -18,10 +17,7 @@ from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-3  # largest change of the log likelihood of a spectrum
-# Nodes per panel and width of a panel in ln E, from coarse to fine; the finest are for features of free energy.
-LEVELS = ((4, 0.05), (5, 0.03), (4, 0.02), (5, 0.01), (5, 0.005))
-REFERENCE = (6, 0.5)  # nodes per panel of the reference, and its width relative to the level it is compared with
-FEATURES = 2  # first level tried where the energy of a feature is free
+SMOOTH = 0.01  # of the tolerance, where no feature has a free energy: that accuracy takes few more nodes
 
 
 @jax.tree_util.register_dataclass
@@ -87,18 +83,16 @@ class FoldedSpectra:
             empty = np.zeros((*np.shape(data.counts), 0))
             return cls(prepared, None, empty, line_photons, line_matrix, np.zeros(len(data)))
         folds, errors = [], []
-        computed: dict[Any, np.ndarray] = {}
-        start = FEATURES if has_free_features(smooth) else 0
+        tolerance = tolerance if has_free_features(smooth) else SMOOTH * tolerance
         for row, (energy, response) in enumerate(responses):
-            component = smooth.of_source(row)
             counts = np.asarray(data.counts[row])[: response.shape[1]]
-            fold, error = _coarsest_fold(component, energy, response, counts, trials, start, tolerance, computed)
-            folds.append(fold)
-            errors.append(error)
+            folded = fold(smooth.of_source(row), energy, response, counts, trials, tolerance=tolerance)
+            folds.append(folded.nodes)
+            errors.append(folded.errors[0])
         num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.counts)[1]
         matrix = np.zeros((len(folds), num_groups, num_nodes))
-        for row, fold in enumerate(folds):
-            matrix[row, : fold.matrix.shape[0], : fold.matrix.shape[1]] = fold.matrix
+        for row, nodes in enumerate(folds):
+            matrix[row, : nodes.matrix.shape[0], : nodes.matrix.shape[1]] = nodes.matrix
         energy = np.stack([np.pad(f.energy, (0, num_nodes - len(f.energy)), mode="edge") for f in folds])
         return cls(prepared, smooth.on(energy), matrix, line_photons, line_matrix, np.array(errors))
 
@@ -136,46 +130,3 @@ def _on_bins(lines: tuple[Line, ...], responses, num_groups: int) -> tuple[tuple
         for ends in zip(*((energy[:-1], energy[1:]) for energy, _ in responses), strict=True)
     )
     return tuple(in_bins(line, low, high) for line in lines), matrix
-
-
-def has_free_features(spectrum: Component) -> bool:
-    """Return whether a break, line or edge has a free energy or redshift, so that panels cannot be cut there."""
-    parts = getattr(spectrum, "parts", None)
-    if parts is not None:
-        return any(has_free_features(part) for part in parts)
-    return any(name == "z" or name.startswith("energy") for name in spectrum.own_parameters)
-
-
-def _coarsest_fold(spectrum, energy, response, counts, trials, start, tolerance, computed) -> tuple[Fold, float]:
-    """Return the coarsest fold within the tolerance and its error; ``computed`` caches the model at the trials."""
-    sensitive = response.any(axis=0)  # other groups have no expected counts for any spectrum
-    for level in LEVELS[start:]:
-        fold, expected = _fold(spectrum, energy, response, level, computed, trials)
-        finer = REFERENCE[0], REFERENCE[1] * level[1]
-        _, reference = _fold(spectrum, energy, response, finer, computed, trials)
-        expected, reference = expected[:, sensitive], reference[:, sensitive]
-        valid = np.isfinite(reference).all(axis=1) & (reference > 0).all(axis=1) & np.isfinite(expected).all(axis=1)
-        change = _likelihood_change(counts[sensitive], expected[valid], reference[valid])
-        error = float(np.max(np.abs(change), initial=0.0)) if valid.any() and (expected[valid] > 0).all() else np.inf
-        if error <= tolerance:
-            break
-    return fold, error
-
-
-def _fold(spectrum, energy, response, level, computed, trials) -> tuple[Fold, np.ndarray]:
-    """Return the fold of a level, and the expected counts of the trials, (num_trials, num_groups)."""
-    low, high = float(energy[0]), float(energy[-1])
-    panels = panel_edges(low, high, spectrum.jumps(low, high), spectrum.kinks(low, high), width=level[1])
-    fold = fold_of(energy, response, panels, level[0])
-    # Spectra of one instrument have the same nodes.
-    key = spectrum, fold.energy.tobytes()
-    if key not in computed:
-        computed[key] = precomputed(lambda: np.asarray(jax.jit(spectrum.on(fold.energy))(trials)))
-    return fold, computed[key] @ fold.matrix.T
-
-
-def _likelihood_change(counts, expected, reference) -> np.ndarray:
-    """Return the change of the Poisson log likelihood of spectra scaled to the observed counts."""
-    positive, total = counts > 0, expected.sum(axis=-1) / reference.sum(axis=-1)
-    with np.errstate(invalid="ignore"):  # the caller handles negative expected counts
-        return np.log(expected[:, positive] / reference[:, positive] / total[:, None]) @ counts[positive]

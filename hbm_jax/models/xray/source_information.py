@@ -20,17 +20,17 @@ from numpyro.distributions.transforms import AffineTransform
 
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
+from hbm_jax.models.xray.population import Medium
 from hbm_jax.precomputation import precomputed
 
-# Initial population of photon index, log10 flux and log10 column; its weight, in sources, where the mean and variance
-# of the population are estimated from the sample; and the smallest standard deviation of that estimate.
-_MEAN, _STD, _PRIOR_WEIGHT = np.array([2.0, -11.5, -0.5]), np.array([1.0, 3.0, 1.0]), 1.0
-_MIN_STD = np.array([0.1, 0.1, 0.2])
+_PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
 _POPULATION_UPDATES, _SCORING_STEPS = 5, 12
 _TEMPERATURES = np.linspace(4.5, 7.5, 13)  # log10 of T [K]
 _THIN = -12.0  # log10 of a density [cm^-3] low enough for an expansion of first order
 _MIN_INFORMATION = 1e-6  # on a column [1e22 cm^-2]: a standard deviation of 10^25 cm^-2
 _LN10 = float(np.log(10.0))
+# Precision of broad priors, where n0 is marginalised over index, flux and column; 1 for other parameters.
+_BROAD = {"photon_index": 25.0, "log10_flux": 1.0, "log10_nh": 0.1}
 # Grid in V of `LogOrLinear`: points, margin beyond the modes of likelihood and population, and largest half width.
 _GRID_POINTS, _MARGIN, _MAX_HALF_WIDTH = 33, 4.0, 20.0
 
@@ -41,6 +41,10 @@ class Population(Protocol):
     @property
     def statistic(self) -> Any:
         """Statistic of the counts."""
+
+    @property
+    def medium(self) -> Medium:
+        """Expression, and which of its parameters have a population."""
 
     @property
     def z(self) -> Any:
@@ -54,7 +58,7 @@ class Population(Protocol):
     def depth(self) -> Any:
         """Table of the optical depth of the WHIM to each source at a few energies; None without a WHIM."""
 
-    def expected(self, p: dict[str, Any], band: tuple[float, float]) -> jax.Array:
+    def expected(self, p: dict[str, Any]) -> jax.Array:
         """Return the expected counts of the sources without background, (N, G)."""
         ...
 
@@ -62,20 +66,20 @@ class Population(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class SourceInformation:
-    """Gaussian approximations of the likelihoods of N sources in photon index, log10 flux and column [1e22 cm^-2].
+    """Gaussian approximations of the likelihoods of N sources in their K varying parameters.
 
-    With the three parameters theta of a source, ln L = information_vector . theta - theta . fisher_information . theta
-    / 2 + constant.
+    These are the sites of `Medium.sites`, with the column of the host itself [1e22 cm^-2]. With the parameters theta of
+    a source, ln L = information_vector . theta - theta . fisher_information . theta / 2 + constant.
 
     Attributes
     ----------
-    fisher_information : (N, 3, 3)
+    fisher_information : (N, K, K)
         Fisher information at the best fit.
-    information_vector : (N, 3)
+    information_vector : (N, K)
         Fisher information times the parameters at the maximum, without a WHIM: the score at theta = 0.
-    vector_per_depth : (N, 3, D)
+    vector_per_depth : (N, K, D)
         Derivative of ``information_vector`` with respect to each of the D optical depths in `AbsorbedCounts.depth`.
-    vector_per_galactic : (N, 3)
+    vector_per_galactic : (N, K)
         Derivative of ``information_vector`` with respect to the column of the Milky Way [1e22 cm^-2].
     galactic : (N,)
         Column of the Milky Way at which ``information_vector`` was computed [1e22 cm^-2].
@@ -92,19 +96,17 @@ class SourceInformation:
     density_information: Any
 
     @classmethod
-    def of(cls, prepared: Population, band: tuple[float, float]) -> "SourceInformation":
+    def of(cls, prepared: Population) -> "SourceInformation":
         """Fit all sources at once and expand their likelihoods about the fits.
 
         Parameters
         ----------
         prepared : Population
             The sources, at the redshifts of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
-        band : (float, float)
-            Energy range of the flux [keV].
         """
         known = np.isfinite(np.asarray(prepared.nh_mw))
         galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
-        fits = precomputed(lambda: _fit(prepared, galactic, tuple(band)))
+        fits = precomputed(lambda: _fit(prepared, galactic))
         fisher_information, vector, vector_per_galactic, vector_per_density, depth, unmarginalised = fits
         density_information = np.zeros(len(vector))
         if prepared.depth is None:
@@ -113,8 +115,7 @@ class SourceInformation:
             inverse = np.linalg.pinv(np.moveaxis(depth, 0, 1), rcond=1e-3)  # (N, D, temperatures)
             vector_per_depth = np.einsum("ndt,tnk->nkd", inverse, vector_per_density)
             middle = len(_TEMPERATURES) // 2
-            # Broad priors: standard deviations of 0.2 in index, 1 dex in flux and 3e22 cm^-2 in column.
-            precision = fisher_information + np.diag([25.0, 1.0, 0.1])
+            precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in prepared.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
         return cls(
@@ -126,8 +127,8 @@ class SourceInformation:
             np.maximum(density_information, 1e-6),
         )
 
-    def sample(self, depth, galactic, means, stds, population) -> tuple[Any, Any, Any]:
-        """Sample photon index, log10 flux and log10 column of every source and return their values.
+    def sample(self, depth, galactic, sites, means, stds, population) -> dict[str, Any]:
+        """Sample all varying parameters of every source and return the values of their sites.
 
         The column is sampled first, from the likelihood marginalised over index and flux. Its coordinate
         (`LogOrLinear`) is the logarithm of the column where the population determines it, and the column itself where
@@ -140,35 +141,53 @@ class SourceInformation:
             Optical depths of the WHIM, as in `AbsorbedCounts.depth`; None without a WHIM.
         galactic : (N,)
             Columns of the Milky Way [1e22 cm^-2].
-        means, stds : sequences of 3
-            Means and standard deviations of the populations of photon index, log10 flux and log10 column.
+        sites : sequence of Varying
+            The K varying parameters; the column of the host, if there is one, is the last.
+        means, stds : sequences of K
+            Means and standard deviations of their populations.
         population : Distribution
             Population of log10 column.
         """
         vector = self.information_vector + self.vector_per_galactic * (galactic - self.galactic)[:, None]
         if depth is not None:
             vector = vector + jnp.einsum("nkd,nd->nk", self.vector_per_depth, depth)
-        information = jnp.asarray(self.fisher_information)
-        spread = jnp.broadcast_to(jnp.stack(stds[:2]), (len(galactic), 2))
-        # Index and flux in units of their population: precision, score at the means, cross information with the column.
-        precision = spread[:, :, None] * information[:, :2, :2] * spread[:, None, :] + np.eye(2)
-        score = vector - information[:, :, 0] * means[0] - information[:, :, 1] * means[1]
-        scaled_score, cross = spread * score[:, :2], spread * information[:, :2, 2]
-        (a, b), c = jnp.moveaxis(precision[:, 0], -1, 0), precision[:, 1, 1]
-        regression = jnp.stack([c * cross[:, 0] - b * cross[:, 1], a * cross[:, 1] - b * cross[:, 0]], axis=-1)
-        regression = regression / (a * c - b * b)[:, None]
-        column_information = jnp.maximum(information[:, 2, 2] - jnp.sum(regression * cross, axis=1), _MIN_INFORMATION)
-        column = (score[:, 2] - jnp.sum(regression * scaled_score, axis=1)) / column_information
-        log10_nh = _sample_column(column_information, column, means[2], stds[2], population)
-        index, flux = sample_together(
-            {
-                "photon_index": _standardised(means[0], stds[0], galactic.shape),
-                "log10_flux": _standardised(means[1], stds[1], galactic.shape),
-            },
-            precision,
-            scaled_score - cross * (10.0**log10_nh)[:, None],
-        )
-        return index, flux, log10_nh
+        information, with_column = jnp.asarray(self.fisher_information), sites[-1].parameter == "host_nh"
+        num = len(sites) - with_column
+        spread = jnp.broadcast_to(jnp.stack(stds[:num]), (len(galactic), num))
+        # All but the column in units of their population: precision, score at the means, cross information with the
+        # column.
+        precision = spread[:, :, None] * information[:, :num, :num] * spread[:, None, :] + np.eye(num)
+        score = functools.reduce(lambda total, k: total - information[:, :, k] * means[k], range(num), vector)
+        scaled_score, log10_nh = spread * score[:, :num], None
+        if with_column:
+            cross = spread * information[:, :num, num]
+            regression = _solve(precision, cross)
+            column_information = information[:, num, num] - jnp.sum(regression * cross, axis=1)
+            column_information = jnp.maximum(column_information, _MIN_INFORMATION)
+            column = (score[:, num] - jnp.sum(regression * scaled_score, axis=1)) / column_information
+            log10_nh = _sample_column(column_information, column, means[num], stds[num], population)
+            scaled_score = scaled_score - cross * (10.0**log10_nh)[:, None]
+        coordinates = {
+            v.site: _standardised(mean, std, galactic.shape)
+            for v, mean, std in zip(sites[:num], means[:num], stds[:num], strict=True)
+        }
+        values = sample_together(coordinates, precision, scaled_score)
+        return dict(zip((v.site for v in sites), [*values, log10_nh], strict=False))
+
+
+def _solve(precision, vector):
+    """Solve small symmetric systems, (n, K, K) and (n, K), by elimination in closed form."""
+    num = vector.shape[1]
+    A = [[precision[:, i, j] for j in range(num)] for i in range(num)]
+    b = [vector[:, i] for i in range(num)]
+    for k in range(num):
+        for i in range(k + 1, num):
+            factor = A[i][k] / A[k][k]
+            A[i] = [a - factor * pivot for a, pivot in zip(A[i], A[k], strict=True)]
+            b[i] = b[i] - factor * b[k]
+    for k in reversed(range(num)):
+        b[k] = (b[k] - sum(A[k][j] * b[j] for j in range(k + 1, num))) / A[k][k]
+    return jnp.stack(b, axis=-1)
 
 
 def _sample_column(information, best, mean, std, population):
@@ -202,7 +221,7 @@ def _standardised(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-def _fit(prepared: Population, galactic, band):
+def _fit(prepared: Population, galactic):
     """Fit all sources by penalised Fisher scoring, with a normal population that is estimated with them.
 
     Returns Fisher information and information vector of each source, the derivatives of the vector with respect to the
@@ -218,20 +237,23 @@ def _fit(prepared: Population, galactic, band):
     prepared, galactic = jax.device_put((prepared, galactic))  # transferred once, not at every evaluation
 
     def evaluate(theta):
-        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta, band)
+        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta)
         return [np.asarray(part) for part in sums], derivatives, channel_information
 
     def log_posterior(log_likelihood, theta, mean, precision):
         return log_likelihood - 0.5 * np.sum(precision * (theta - mean) ** 2, axis=1)
 
-    theta, mean, std = np.tile(_MEAN, (num, 1)), _MEAN, _STD
-    theta[:, 1] += np.log10(np.maximum(counts, 1.0) / evaluate(theta)[0][0])
+    sites, K = prepared.medium.sites, len(prepared.medium.sites)
+    start = np.array([v.mean[0] for v in sites]), np.array([v.start_std for v in sites])
+    theta, (mean, std) = np.tile(start[0], (num, 1)), start
+    fluxes = [k for k, v in enumerate(sites) if "log10_flux" in v.site or "log10_amplitude" in v.site]
+    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / evaluate(theta)[0][0])[:, None]
     (_, log_likelihood, score, information), *_ = evaluate(theta)
     for _ in range(_POPULATION_UPDATES):
         precision, damping = 1.0 / std**2, np.full(num, 1e-2)
         for _ in range(_SCORING_STEPS):
-            gradient, curvature = score - precision * (theta - mean), information[:, :3, :3] + np.diag(precision)
-            damped = curvature + damping[:, None, None] * (curvature * np.eye(3))
+            gradient, curvature = score - precision * (theta - mean), information[:, :K, :K] + np.diag(precision)
+            damped = curvature + damping[:, None, None] * (curvature * np.eye(K))
             proposal = theta + np.clip(np.linalg.solve(damped, gradient[..., None])[..., 0], -0.5, 0.5)
             (_, *at_proposal), *_ = evaluate(proposal)
             accepted = log_posterior(at_proposal[0], proposal, mean, precision) >= log_posterior(
@@ -242,58 +264,62 @@ def _fit(prepared: Population, galactic, band):
             score = np.where(accepted[:, None], at_proposal[1], score)
             information = np.where(accepted[:, None, None], at_proposal[2], information)
             damping = np.where(accepted, damping / 5.0, damping * 5.0)
-        covariance = np.linalg.inv(information[:, :3, :3] + np.diag(precision))
-        mean = (np.sum(theta, axis=0) + _PRIOR_WEIGHT * _MEAN) / (num + _PRIOR_WEIGHT)
-        square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", covariance), axis=0) + _PRIOR_WEIGHT * _STD**2
-        std = np.maximum(np.sqrt(square / (num + _PRIOR_WEIGHT)), _MIN_STD)
+        covariance = np.linalg.inv(information[:, :K, :K] + np.diag(precision))
+        mean = (np.sum(theta, axis=0) + _PRIOR_WEIGHT * start[0]) / (num + _PRIOR_WEIGHT)
+        square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", covariance), axis=0) + _PRIOR_WEIGHT * start[1] ** 2
+        std = np.maximum(np.sqrt(square / (num + _PRIOR_WEIGHT)), [v.min_std for v in sites])
     _, derivatives, channel_information = evaluate(theta)
-    values = np.stack([theta[:, 0], theta[:, 1], 10.0 ** theta[:, 2]], axis=1)
-    # Chain rule from the logarithm of the column to the column.
-    jacobian = np.stack([np.ones(num), np.ones(num), 1.0 / (_LN10 * values[:, 2])], axis=1)
-    fisher_information = jacobian[:, :, None] * information[:, :3, :3] * jacobian[:, None, :]
+    values, jacobian = theta.copy(), np.ones((num, K))
+    if sites[-1].parameter == "host_nh":  # chain rule from the logarithm of the column to the column
+        values[:, -1] = 10.0 ** theta[:, -1]
+        jacobian[:, -1] = 1.0 / (_LN10 * values[:, -1])
+    fisher_information = jacobian[:, :, None] * information[:, :K, :K] * jacobian[:, None, :]
     vector = np.einsum("nkl,nl->nk", fisher_information, values) + jacobian * score
     score_per_density, depth, density_information = jax.device_get(
-        _whim_response(prepared, galactic, theta, derivatives, channel_information, band)
+        _whim_response(prepared, galactic, theta, derivatives, channel_information)
     )
-    vector_per_galactic = -jacobian * information[:, :3, 3]
+    vector_per_galactic = -jacobian * information[:, :K, K]
     vector_per_density = jacobian * score_per_density
     return fisher_information, vector, vector_per_galactic, vector_per_density, depth, density_information
 
 
-def _expected(prepared, theta, galactic, band, log10_n0=-30.0, log10_T=6.0):
-    """Return expected counts at photon index, log10 flux and log10 column (N, 3); by default without a WHIM."""
-    p = {"photon_index": theta[:, 0], "log10_flux": theta[:, 1], "nh": 10.0 ** theta[:, 2], "nh_mw": galactic}
-    medium = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
-    return prepared.expected(p | medium | {"z": jnp.asarray(prepared.z)}, band)
+def _expected(prepared, theta, galactic, log10_n0=-30.0, log10_T=6.0):
+    """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM."""
+    medium = prepared.medium
+    p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)} | medium.common_values
+    p |= {"nh": p.get("host_nh", 0.0), "nh_mw": galactic, "z": jnp.asarray(prepared.z)}
+    whim = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
+    return prepared.expected(p | whim)
 
 
-@functools.partial(jax.jit, static_argnames="band")
-def _evaluate(prepared, galactic, theta, band):
-    """Return the log likelihood and its derivatives in photon index, log10 flux, log10 column and Galactic column.
+@jax.jit
+def _evaluate(prepared, galactic, theta):
+    """Return the log likelihood and its derivatives in the varying parameters and the Galactic column.
 
-    Total expected counts and log likelihood (N,), score in the first three parameters (N, 3), Fisher information in
-    all four (N, 4, 4); derivatives of the expected counts in the first three (3, N, G), and the Fisher information of
-    the expected counts of each channel (N, G).
+    Total expected counts and log likelihood (N,), score in the K parameters (N, K), Fisher information with that of
+    the Galactic column (N, K + 1, K + 1); derivatives of the expected counts in the K parameters (K, N, G), and the
+    Fisher information of the expected counts of each channel (N, G).
     """
     statistic = prepared.statistic
     parameters = jnp.concatenate([theta, galactic[:, None]], axis=1)
-    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :3], b[:, 3], band), parameters)
-    derivatives = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(4)[:, None, :], (4, *parameters.shape)))
+    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :-1], b[:, -1]), parameters)
+    num = parameters.shape[1]
+    derivatives = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(num)[:, None, :], (num, *parameters.shape)))
     channel_gradient = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
     channel_score, second_derivative = jax.jvp(channel_gradient, (mu,), (jnp.ones_like(mu),))
     channel_information = jnp.maximum(-second_derivative, 0.0)
     return (
         jnp.sum(jnp.where(statistic.used, mu, 0.0), axis=1),
         jnp.sum(statistic.log_likelihood(mu), axis=1),
-        jnp.einsum("kng,ng->nk", derivatives[:3], channel_score),
+        jnp.einsum("kng,ng->nk", derivatives[:-1], channel_score),
         jnp.einsum("kng,lng,ng->nkl", derivatives, derivatives, channel_information),
-        derivatives[:3],
+        derivatives[:-1],
         channel_information,
     )
 
 
-@functools.partial(jax.jit, static_argnames="band")
-def _whim_response(prepared, galactic, theta, derivatives, channel_information, band):
+@jax.jit
+def _whim_response(prepared, galactic, theta, derivatives, channel_information):
     """Return, by temperature: derivative of the score with density, optical depth per density, information of density.
 
     The derivatives are those of a thin WHIM.
@@ -301,11 +327,11 @@ def _whim_response(prepared, galactic, theta, derivatives, channel_information, 
     table = prepared.depth
     if table is None:
         num = len(galactic)
-        return jnp.zeros((0, num, 3)), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
+        return jnp.zeros((0, num, theta.shape[1])), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
     def by_temperature(T):
         def counts(log10_n0):
-            return _expected(prepared, theta, galactic, band, log10_n0, T)
+            return _expected(prepared, theta, galactic, log10_n0, T)
 
         change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
         score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)

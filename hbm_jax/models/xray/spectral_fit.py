@@ -361,7 +361,7 @@ class SpectralFit:
         Raises
         ------
         ValueError
-            For a user-defined component, or a prior that cannot be written as text.
+            For a component that is not registered, or a prior that cannot be written as text.
         """
         return configuration(self) | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
 

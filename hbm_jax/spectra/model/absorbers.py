@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
-from hbm_jax.absorption import MODES, WhimTable, neutral_cross_section
+from hbm_jax.absorption import MODES, WhimIons, WhimTable, neutral_cross_section
 from hbm_jax.absorption.abundances import as_abundances
 from hbm_jax.absorption.domain import LOG10_XI, MAX_ENERGY, MIN_ENERGY, one_of
 from hbm_jax.absorption.neutral import MODELS, Grains
@@ -20,8 +22,11 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter
 
+Floats = NDArray[np.float64]
 _CHUNK = 1024  # energies per evaluation of a cross section: a fixed shape compiles once
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
+_CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
+_NUM_Z = 6  # Chebyshev nodes in ln(1 + z) at which the WHIM is tabulated over the range of a free redshift
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,57 @@ def _cross_section(energy, model, abundances, grains, molecules):
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
 
 
+def neutral_at(
+    energy: ArrayLike,
+    abundances: Any = "wilm",
+    model: str = "tbabs",
+    grains: bool | Grains = True,
+    molecules: bool | float = True,
+) -> Floats:
+    """Return `neutral_cross_section` in double precision, for energies of any shape."""
+    energy = np.asarray(energy, float)
+    chunks = np.pad(energy.ravel(), (0, -energy.size % _CHUNK), mode="edge").reshape(-1, _CHUNK)
+    options = model, abundances, grains, molecules
+    sigma = np.concatenate(precomputed(lambda: [np.asarray(_cross_section(chunk, *options)) for chunk in chunks]))
+    return sigma[: energy.size].reshape(energy.shape)
+
+
+@functools.cache
+def neutral_integral(*options: Any) -> Floats:
+    """Integrate the neutral cross section over ln E, from each node of a uniform grid to its end, (16385,).
+
+    The options are those of `neutral_at`.
+    """
+    edges = np.linspace(np.log(MIN_ENERGY), np.log(MAX_ENERGY), _CELLS + 1)
+    x, w = np.polynomial.legendre.leggauss(3)
+    half = 0.5 * (edges[1] - edges[0])
+    energy = np.exp(0.5 * (edges[1:] + edges[:-1])[:, None] + half * x)
+    cells = half * neutral_at(np.clip(energy, MIN_ENERGY, MAX_ENERGY), *options) @ w
+    return np.append(np.cumsum(cells[::-1])[::-1], 0.0)
+
+
+def bin_average(integral, log_edges, xp):
+    """Return the mean over ln E of the neutral cross section in bins, (..., K), from their edges, (..., K + 1)."""
+    step = (math.log(MAX_ENERGY) - math.log(MIN_ENERGY)) / _CELLS
+    position = (log_edges - math.log(MIN_ENERGY)) / step
+    cell = xp.clip(xp.floor(position).astype(int), 0, _CELLS - 1)
+    t = position - cell
+    integral = xp.asarray(integral)
+    values = (1.0 - t) * integral[cell] + t * integral[cell + 1]
+    return (values[..., :-1] - values[..., 1:]) / (log_edges[..., 1:] - log_edges[..., :-1])
+
+
+def _lagrange(nodes, u):
+    """Return Lagrange weights (n, R) of nodes (n, R) for interpolation at u (n,)."""
+    nodes = jnp.asarray(nodes)
+    products = []
+    for i in range(nodes.shape[1]):
+        others = np.delete(np.arange(nodes.shape[1]), i)
+        factors = (u[:, None] - nodes[:, others]) / (nodes[:, i, None] - nodes[:, others])
+        products.append(jnp.prod(factors, axis=1))
+    return jnp.stack(products, axis=1)
+
+
 @dataclass(frozen=True)
 class Absorption(_Multiplicative):
     """Absorption by cold interstellar matter, exp(-nh sigma(E (1 + z))), in the Milky Way or a host galaxy.
@@ -147,8 +203,12 @@ class Absorption(_Multiplicative):
             {"z": Parameter("", "Uniform(0.0, 10.0)", "redshift of the absorber")} if self.z is None else {}
         )
 
-    def _sigma(self, energy):
-        return _cross_section(energy, self.model, self.abundances, self.grains, self.molecules)
+    @property
+    def _options(self):
+        return self.abundances, self.model, self.grains, self.molecules
+
+    def _without_tables(self):
+        return self if self.z is None else dataclasses.replace(self, z=0.0)
 
     def _tables(self, energy):
         if self.z is None:
@@ -162,17 +222,25 @@ class Absorption(_Multiplicative):
                 f"{self}: expected energies within {MIN_ENERGY} and {MAX_ENERGY:g} keV at the absorber; found "
                 f"{energy[wrong][0]:g} keV."
             )
-        flat = np.pad(energy.ravel(), (0, -energy.size % _CHUNK), mode="edge").reshape(-1, _CHUNK)
-        sigma = np.concatenate(precomputed(lambda: [np.asarray(self._sigma(chunk)) for chunk in flat]))
-        return sigma[: energy.size].reshape(energy.shape)
+        return neutral_at(energy, *self._options)
 
-    def _evaluate(self, tables, values):
+    def _bin_tables(self, edges):
+        integral = neutral_integral(*self._options)
+        if self.z is None:
+            return integral, np.log(edges)
+        return bin_average(integral, np.log(_at_redshift(edges, self.z)), np)
+
+    def _log(self, tables, values):
         params = self._unprefixed(values)
         nh = params["nh"][..., None]
-        sigma = jnp.asarray(tables, nh.dtype)
-        if self.z is None:
-            sigma = self._sigma(sigma * (1.0 + params["z"][..., None]))
-        return jnp.exp(-nh * sigma)
+        if self.z is not None:
+            return -nh * jnp.asarray(tables, nh.dtype)
+        stretch = 1.0 + params["z"][..., None]
+        if isinstance(tables, tuple):
+            integral, log_edges = tables
+            return -nh * bin_average(integral, log_edges + jnp.log(stretch), jnp)
+        abundances, model, grains, molecules = self._options
+        return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, model, abundances, grains, molecules)
 
     def jumps(self, low: float, high: float) -> np.ndarray:
         """Return the energies of the absorption edges [keV]; none if the redshift is a parameter."""
@@ -182,8 +250,7 @@ class Absorption(_Multiplicative):
         ]
         return np.unique(np.concatenate([np.zeros(0), *edges]))
 
-    def of_source(self, index: int) -> "Absorption":
-        """Return the absorber with the redshift of one source."""
+    def _of_source(self, index):
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
 
@@ -196,13 +263,19 @@ class Whim(_Multiplicative):
     label : str
         Prefix of the parameter names.
     z : float or tuple
-        Redshift of the source. A tuple has one for each source, and energies then have one row per source.
+        Redshift of the source. A tuple has one for each source, and energies then have one row per source. A pair of
+        tuples, the lowest and the highest redshift of each source, makes the redshift a parameter ``z``. None if a
+        population of sources provides redshifts and cosmology, as `hbm_jax.models.Afterglow` does.
     cosmology : Cosmology
         Background cosmology.
     metallicity : float or None
         Metallicity relative to the abundance table; None makes it a parameter.
-    mode, abundances, log10_xi, rates, photon_index
+    mode, abundances, rates, photon_index
         As in `hbm_jax.absorption.whim_optical_depth`.
+    log10_xi : float or None
+        Ionisation parameter; None makes it and the metallicity parameters, the same for all sources.
+    double : bool
+        Whether tables are stored in double precision.
 
     Raises
     ------
@@ -223,19 +296,24 @@ class Whim(_Multiplicative):
 
     absorbs: ClassVar[bool] = True
     _: KW_ONLY
-    z: Any
-    cosmology: Cosmology
+    z: Any = None
+    cosmology: Cosmology | None = None
     metallicity: float | None = 1.0
     mode: str = "photo+collisional"
     abundances: Any = "wilm"
-    log10_xi: float = 0.0
+    log10_xi: float | None = 0.0
     rates: str = "modern"
     photon_index: float = 2.0
+    double: bool = False
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
-        object.__setattr__(self, "z", _redshift(self.z))
-        for name, value, (low, high) in (("z", self.z, (0.0, MAX_REDSHIFT)), ("log10_xi", self.log10_xi, LOG10_XI)):
+        if self.z is None:
+            return
+        z = tuple(map(_redshift, self.z)) if np.ndim(self.z) == 2 else _redshift(self.z)
+        object.__setattr__(self, "z", z)
+        limits = (("z", self.z, (0.0, MAX_REDSHIFT)), ("log10_xi", self.log10_xi or 0.0, LOG10_XI))
+        for name, value, (low, high) in limits:
             if not (np.min(value) >= low and np.max(value) <= high):
                 raise ValueError(f"{name}: expected {low:g} to {high:g}; found {value}.")
         if not isinstance(self.cosmology, Cosmology):
@@ -244,59 +322,94 @@ class Whim(_Multiplicative):
 
     @property
     def own_parameters(self) -> dict[str, Parameter]:
-        """Density and temperature, and the metallicity if it is not fixed."""
+        """Density and temperature, and ionisation parameter, metallicity and redshift if they are not fixed."""
         parameters = {
             "log10_n0": Parameter("1/cm^3", "Normal(-7.0, 1.0)", "density of hydrogen nuclei at redshift 0"),
             "log10_T": Parameter("K", "Uniform(4.0, 8.0)", "temperature"),
         }
-        if self.metallicity is None:
+        if self.log10_xi is None:
+            parameters["log10_xi"] = Parameter("erg cm/s", "Uniform(-2.0, 4.0)", "ionisation parameter")
+        if self.metallicity is None or self.log10_xi is None:
             parameters["metallicity"] = Parameter(
                 "solar", "LogNormal(-1.2, 1.0)", "abundance of elements heavier than helium"
             )
+        if self._free_redshift:
+            parameters["z"] = Parameter("", "Uniform(0.0, 10.0)", "redshift of the source")
         return parameters
+
+    @property
+    def _free_redshift(self) -> bool:
+        return np.ndim(self.z) == 2
+
+    def _without_tables(self):
+        z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
+        return dataclasses.replace(self, z=z, mode=MODES[0], abundances="wilm", rates="modern", double=False)
 
     def _tables(self, energy):
         if isinstance(energy, jax.core.Tracer):
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
-        _at_redshift(energy, self.z)
-        rows = energy.reshape(-1, energy.shape[-1])
-        z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
-        numbers = self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances)
+        if self.z is None:
+            raise ValueError(f"{self}: expected the redshift of a source and a cosmology; found none.")
         # The empty array carries the shape of the energies, which is static even if the array is traced.
-        table = WhimTable(
-            rows,
-            z,
-            cosmology=self.cosmology,
-            metallicity=self.metallicity,
-            log10_xi=self.log10_xi,
-            abundances=numbers,
-            mode=self.mode,
-            rates=self.rates,
-            photon_index=self.photon_index,
-        )
-        return table, np.zeros((*energy.shape[:-1], 0))
+        empty = np.zeros((*energy.shape[:-1], 0))
+        if not self._free_redshift:
+            _at_redshift(energy, self.z)
+            z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
+            return self._table(energy.reshape(-1, energy.shape[-1]), z), empty, None
+        low, high = np.log1p(self.z)
+        u = low[:, None] + (high - low)[:, None] * (0.5 - 0.5 * np.cos(np.pi * (np.arange(_NUM_Z) + 0.5) / _NUM_Z))
+        return self._table(np.repeat(energy, _NUM_Z, axis=0), np.expm1(u).ravel()), np.repeat(empty, _NUM_Z, axis=0), u
 
-    def _evaluate(self, tables, values):
-        table, empty = tables
+    def _table(self, energy, z) -> WhimTable | WhimIons:
+        """Return the optical depth for energies (num, num_energies) and redshifts (num,)."""
+        options: dict[str, Any] = {
+            "cosmology": self.cosmology,
+            "abundances": self.abundances if isinstance(self.abundances, str) else np.asarray(self.abundances),
+            "mode": self.mode,
+            "rates": self.rates,
+            "photon_index": self.photon_index,
+        }
+        if self.log10_xi is None:
+            return WhimIons(energy, z, **options)
+        fixed: dict[str, Any] = {"metallicity": self.metallicity, "log10_xi": self.log10_xi, "double": self.double}
+        return WhimTable(energy, z, **options, **fixed)
+
+    def _log(self, tables, values):
+        table, empty, log_redshifts = tables
         params = self._unprefixed(values)
+        u = jnp.log1p(params.pop("z")) if self._free_redshift else None
         arguments = [10.0 ** params["log10_n0"], *(params[name] for name in list(params)[1:])]
-        rows = empty.shape[:-1]
-        shape = jnp.broadcast_shapes(*(jnp.shape(argument) for argument in arguments), rows)
-        if all(not argument.ndim for argument in arguments):
-            return jnp.exp(-table(*arguments)).reshape(*rows, -1)
-        flat_arguments = [jnp.broadcast_to(argument, shape).reshape(-1, math.prod(rows)) for argument in arguments]
-        return jnp.exp(-jax.vmap(table.__call__)(*flat_arguments)).reshape(*shape, -1)
+        if u is None:
+            return -_optical_depth(table, empty.shape[:-1], arguments)
+        arguments = [jnp.repeat(argument, _NUM_Z, axis=0) if argument.ndim else argument for argument in arguments]
+        weights = _lagrange(log_redshifts, u)
+        tau = _optical_depth(table, empty.shape[:-1], arguments)
+        return -jnp.einsum("nr,nrk->nk", weights, tau.reshape(*weights.shape, -1))
 
     def kinks(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] of all ionic edges at redshift 0 and at the sources, in increasing order.
 
         Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.
         """
-        redshifts = np.unique(np.append(np.atleast_1d(self.z), 0.0))
+        redshifts = np.unique(np.append(np.ravel(0.0 if self.z is None else self.z), 0.0))
         return np.unique(
             np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts])
         )
 
-    def of_source(self, index: int) -> "Whim":
-        """Return the medium along the line of sight to one source."""
-        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
+    def _of_source(self, index):
+        return dataclasses.replace(self, z=self.z[index]) if np.ndim(self.z) == 1 else self
+
+    def in_double_precision(self) -> "Whim":
+        """Return the medium with tables in double precision."""
+        return dataclasses.replace(self, double=True)
+
+
+def _optical_depth(table: WhimTable | WhimIons, rows: tuple[int, ...], arguments: list[jax.Array]) -> jax.Array:
+    """Return the optical depth for arguments that broadcast against rows of energies, (..., *rows, num_energies)."""
+    if all(argument.shape in ((), rows) for argument in arguments):
+        return table(*(argument.ravel() if argument.ndim else argument for argument in arguments)).reshape(*rows, -1)
+    shape = jnp.broadcast_shapes(*(argument.shape for argument in arguments), rows)
+    flat = [jnp.broadcast_to(argument, shape).reshape(-1, math.prod(rows)) for argument in arguments]
+    if isinstance(table, WhimIons):  # its other arguments are the same for all rows
+        flat = [flat[0], *(argument[:, 0] for argument in flat[1:])]
+    return jax.vmap(lambda *one: table(*one))(*flat).reshape(*shape, -1)

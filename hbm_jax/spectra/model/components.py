@@ -22,12 +22,10 @@ from hbm_jax.spectra.model.composition import (
     Product,
     Sum,
     Values,
-    check_band,
-    gauss,
-    pieces,
     separated,
 )
 from hbm_jax.spectra.model.lines import in_bins
+from hbm_jax.spectra.model.quadrature import check_band, gauss, pieces
 
 __all__ = [
     "Absorption",
@@ -108,11 +106,11 @@ class _Additive(Component):
         log = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
         return log(energy / self.pivot), energy / self.pivot
 
-    def _evaluate(self, tables, values):
+    def _log(self, tables, values):
         params = self._unprefixed(values)
         x, energy = (jnp.asarray(table, next(iter(params.values())).dtype) for table in tables)
         scale = self._log_scale(params)[..., None]
-        return jnp.exp(scale + self._shape(x, energy, {name: value[..., None] for name, value in params.items()}))
+        return scale + self._shape(x, energy, {name: value[..., None] for name, value in params.items()})
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`; the band may be traced."""

@@ -1,8 +1,6 @@
 """Base classes of spectral models: parameters, components, and their sums and products."""
 
 import functools
-import itertools
-import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.spectra.model.quadrature import check_band, nodes_in_bands
 
+Floats = NDArray[np.float64]
 Values = Mapping[str, ArrayLike]
-_WIDTH = 0.1  # largest width in ln E of a quadrature piece
-_NODES = 4  # Gauss-Legendre nodes per piece
 _LINE_WIDTH = 0.002  # width in ln E of the bins in which an absorbed line is integrated
 
 
@@ -56,6 +55,11 @@ class Component:
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
 
     @property
+    def logarithmic(self) -> bool:
+        """Whether the logarithm of the spectrum is defined, so that a product takes one exponential."""
+        return type(self)._log is not Component._log
+
+    @property
     def own_parameters(self) -> dict[str, Parameter]:
         """Parameters by name, without the label."""
         raise NotImplementedError
@@ -77,8 +81,24 @@ class Component:
         """Precompute everything that depends on energy alone."""
         raise NotImplementedError
 
-    def _evaluate(self, tables: Any, values: Values) -> jax.Array:
+    def _bin_tables(self, edges: Floats) -> Any:
+        """Precompute everything for averages over bins between edges (..., K + 1)."""
+        return self._tables(np.sqrt(edges[..., 1:] * edges[..., :-1]))
+
+    def _log(self, tables: Any, values: Values) -> jax.Array:
+        """Return the logarithm of the spectrum."""
         raise NotImplementedError
+
+    def _evaluate(self, tables: Any, values: Values) -> jax.Array:
+        return jnp.exp(self._log(tables, values))
+
+    def _without_tables(self) -> "Component":
+        """Return the component without the choices that the tables contain: equal for all sources of a population."""
+        return self
+
+    def mapped(self, change: "Callable[[Component], Component]") -> "Component":
+        """Return the expression with each component changed."""
+        return change(self)
 
     def on(self, energy: ArrayLike) -> Callable[[Values], jax.Array]:
         """Return the spectrum at the energies as a function of its parameters.
@@ -109,7 +129,21 @@ class Component:
             if wrong.any() or not energy.ndim:
                 first_wrong = energy[wrong][0] if energy.ndim else energy
                 raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first_wrong}.")
-        return Partial(self._evaluate, self._tables(energy))
+        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._tables(energy))
+
+    def averaged(self, edges: ArrayLike) -> Callable[[Values], jax.Array]:
+        """Return the spectrum averaged over energy bins, as a function of its parameters; see `on`.
+
+        Cross sections of cold matter are averaged over ln E in each bin, also at a free redshift; everything else is
+        evaluated at the middle of the bin in ln E.
+
+        Parameters
+        ----------
+        edges : (..., K + 1)
+            Edges of the bins [keV], positive and increasing.
+        """
+        edges = np.asarray(edges, float)
+        return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._bin_tables(edges))
 
     def jumps(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] from low to high at which the spectrum is discontinuous, in increasing order.
@@ -124,6 +158,13 @@ class Component:
 
     def of_source(self, index: int) -> "Component":
         """Return the spectrum of one source, for a model with the redshifts of several sources."""
+        return self.mapped(lambda part: part._of_source(index))
+
+    def _of_source(self, index: int) -> "Component":
+        return self
+
+    def in_double_precision(self) -> "Component":
+        """Return the component with tables in double precision."""
         return self
 
     @property
@@ -163,7 +204,7 @@ class Component:
         """
         if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
             raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
-        energy, weights = _nodes(self, np.asarray(low, float), np.asarray(high, float))
+        energy, weights = nodes_in_bands(self, np.asarray(low, float), np.asarray(high, float))
         density = self.on(energy)(values)
         return jnp.sum(density * jnp.asarray(weights * energy**power, density.dtype), axis=-1)
 
@@ -176,6 +217,22 @@ class Component:
         if not isinstance(other, Component):
             return NotImplemented
         return Product((*_terms(self, Product), *_terms(other, Product)))
+
+
+def components_of(spectrum: Component) -> tuple[Component, ...]:
+    """Return the components of an expression, in order."""
+    parts = getattr(spectrum, "parts", None)
+    return (spectrum,) if parts is None else tuple(one for part in parts for one in components_of(part))
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """The static part of a spectrum at fixed energies; equal for spectra that differ in their tables alone."""
+
+    component: Component
+
+    def __call__(self, tables, values):
+        return self.component._evaluate(tables, values)
 
 
 def _terms(component: Component, kind: type) -> tuple[Component, ...]:
@@ -210,16 +267,19 @@ class _Composite(Component):
         return {name: parameter for part in self.parts for name, parameter in part.parameters.items()}
 
     def _tables(self, energy):
-        return tuple(part.on(energy) for part in self.parts)
+        return tuple(part._tables(energy) for part in self.parts)
+
+    def _bin_tables(self, edges):
+        return tuple(part._bin_tables(edges) for part in self.parts)
+
+    def mapped(self, change):
+        return type(self)(tuple(part.mapped(change) for part in self.parts))
 
     def jumps(self, low: float, high: float) -> np.ndarray:
         return np.unique(np.concatenate([part.jumps(low, high) for part in self.parts]))
 
     def kinks(self, low: float, high: float) -> np.ndarray:
         return np.unique(np.concatenate([part.kinks(low, high) for part in self.parts]))
-
-    def of_source(self, index: int) -> "Component":
-        return type(self)(tuple(part.of_source(index) for part in self.parts))
 
     def _without_absorbers(self):
         remaining = [part for part in (part._without_absorbers() for part in self.parts) if part is not None]
@@ -256,7 +316,7 @@ class Sum(_Composite):
 
     def _evaluate(self, tables, values):
         params = floating(self, values)
-        return functools.reduce(jnp.add, (part(params) for part in tables))
+        return functools.reduce(jnp.add, map(lambda part, table: part._evaluate(table, params), self.parts, tables))
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the sum of the integrals of the parts."""
@@ -301,9 +361,22 @@ class Product(_Composite):
         """Whether all parts are independent of energy."""
         return all(part.flat for part in self.parts)
 
-    def _evaluate(self, tables, values):
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the logarithms of all parts are defined."""
+        return all(part.logarithmic for part in self.parts)
+
+    def _log(self, tables, values):
         params = floating(self, values)
-        return functools.reduce(jnp.multiply, (part(params) for part in tables))
+        return functools.reduce(jnp.add, map(lambda part, table: part._log(table, params), self.parts, tables))
+
+    def _evaluate(self, tables, values):
+        if self.logarithmic:
+            return jnp.exp(self._log(tables, values))
+        params, both = floating(self, values), tuple(zip(self.parts, tables, strict=True))
+        logs = [part._log(table, params) for part, table in both if part.logarithmic]
+        factors = [part._evaluate(table, params) for part, table in both if not part.logarithmic]
+        return functools.reduce(jnp.multiply, factors, jnp.exp(functools.reduce(jnp.add, logs)) if logs else 1.0)
 
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`.
@@ -396,46 +469,3 @@ def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:
         params[name] = values[name]
     dtype = jnp.result_type(float, *params.values())
     return {name: jnp.asarray(value, dtype) for name, value in params.items()}
-
-
-def pieces(spectrum: Component, edges: np.ndarray) -> np.ndarray:
-    """Return the edges of quadrature pieces, (num_pieces + 1,).
-
-    The pieces end at ``edges`` and at discontinuities of the spectrum in value and in slope; wide pieces are divided.
-    """
-    cuts = np.unique(np.concatenate([edges, spectrum.jumps(edges[0], edges[-1]), spectrum.kinks(edges[0], edges[-1])]))
-    num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
-    parts = [np.geomspace(*limits, n + 1)[:-1] for limits, n in zip(itertools.pairwise(cuts), num, strict=True)]
-    return np.concatenate([*parts, cuts[-1:]])
-
-
-def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return energies and weights, (num_pieces, num_nodes) each, of Gauss-Legendre quadrature in ln E between edges."""
-    x, w = np.polynomial.legendre.leggauss(_NODES)
-    logs = np.log(edges)
-    half = 0.5 * np.diff(logs)[:, None]
-    energy = np.exp(0.5 * (logs[1:] + logs[:-1])[:, None] + half * x)
-    return energy, energy * half * w
-
-
-def _nodes(spectrum: Component, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return quadrature energies and weights of bands (...), each (..., num_nodes), padded with weights of 0."""
-    low, high = np.broadcast_arrays(low, high)
-    check_band(low, high)
-    quadratures = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
-    num_nodes = max(energy.size for energy, _ in quadratures)
-    energy = [np.pad(nodes.ravel(), (0, num_nodes - nodes.size), mode="edge") for nodes, _ in quadratures]
-    weights = [np.pad(w.ravel(), (0, num_nodes - w.size)) for _, w in quadratures]
-    return np.reshape(energy, (*low.shape, num_nodes)), np.reshape(weights, (*low.shape, num_nodes))
-
-
-def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
-    """Raise ValueError unless 0 < low < high < infinity; traced limits are not checked."""
-    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-        return
-    low, high = np.broadcast_arrays(np.asarray(low, float), np.asarray(high, float))
-    wrong = ~((low > 0) & (high > low) & (high < math.inf))
-    if wrong.any():
-        raise ValueError(
-            f"{name}: expected two energies [keV] with 0 < low < high; found {low[wrong][0]:g} and {high[wrong][0]:g}."
-        )

@@ -17,7 +17,8 @@ from jax.typing import ArrayLike
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.distances import luminosity_distance
-from hbm_jax.spectra.model.composition import Component, check_band
+from hbm_jax.spectra.model.composition import Component
+from hbm_jax.spectra.model.quadrature import check_band
 
 __all__ = [
     "energy_flux",

@@ -2,35 +2,13 @@
 
 import ast
 import dataclasses
-import inspect
 
 from hbm_jax.absorption.neutral import Grains
 from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.spectra.model import components
 from hbm_jax.spectra.model.components import Component, Product, Sum
+from hbm_jax.spectra.model.registration import CLASSES, REGISTERED, XSPEC, load_entry_points
 
-CLASSES = {
-    name: cls
-    for name, cls in vars(components).items()
-    if name in components.__all__ and inspect.isclass(cls) and issubclass(cls, Component)
-}
-# XSPEC's names; components with these names have the normalisation of XSPEC.
-_AMPLITUDE = {"norm": "amplitude"}
-XSPEC: dict[str, tuple[str, dict[str, str]]] = {
-    "powerlaw": ("PowerLaw", _AMPLITUDE),
-    "bknpower": ("BrokenPowerLaw", _AMPLITUDE),
-    "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
-    "grbm": ("Band", _AMPLITUDE),
-    "bbodyrad": ("BlackBody", _AMPLITUDE),
-    "gaussian": ("GaussianLine", _AMPLITUDE),
-    "gauss": ("GaussianLine", _AMPLITUDE),
-    "tbabs": ("Absorption", {}),
-    "ztbabs": ("Absorption", {}),
-    "phabs": ("Absorption", {"model": "phabs"}),
-    "zphabs": ("Absorption", {"model": "phabs"}),
-    "constant": ("Constant", {}),
-}
 ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, Grains)}
 
 
@@ -40,8 +18,8 @@ def spectrum_to_text(spectrum: Component) -> str:
     Raises
     ------
     ValueError
-        If a component is not from `hbm_jax.spectra.model.components`, or has an attribute that cannot be written as
-        text.
+        If a component is neither of hbm_jax nor registered (`hbm_jax.spectra.component`), or has an attribute that
+        cannot be written as text.
 
     Examples
     --------
@@ -121,10 +99,13 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in node.args]
     name = node.func.id
     # "PowerLaw" is a class of hbm_jax; any other capitalisation is the XSPEC name.
-    name, xspec_defaults = (name, {}) if name in CLASSES else XSPEC.get(name.lower(), (name, {}))
+    if name not in CLASSES and name.lower() not in XSPEC and name not in REGISTERED:
+        load_entry_points()
+    classes = CLASSES | REGISTERED
+    name, xspec_defaults = (name, {}) if name in classes else XSPEC.get(name.lower(), (name, {}))
     keywords = {argument.arg for argument in node.keywords}
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
-    return _instantiated(ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults]), CLASSES, expected)
+    return _instantiated(ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults]), classes, expected)
 
 
 def _instantiated(node: ast.Call, classes: dict, expected: str):

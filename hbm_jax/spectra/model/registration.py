@@ -1,0 +1,118 @@
+"""Registration of components defined outside hbm_jax, after which text, command line and stored fits know them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import jax.numpy as jnp
+
+from hbm_jax.spectra.model import components
+from hbm_jax.spectra.model.composition import Component, Parameter
+
+CLASSES = {
+    name: cls
+    for name, cls in vars(components).items()
+    if name in components.__all__ and inspect.isclass(cls) and issubclass(cls, Component)
+}
+# XSPEC's names; components with these names have the normalisation of XSPEC.
+_AMPLITUDE = {"norm": "amplitude"}
+XSPEC: dict[str, tuple[str, dict[str, str]]] = {
+    "powerlaw": ("PowerLaw", _AMPLITUDE),
+    "bknpower": ("BrokenPowerLaw", _AMPLITUDE),
+    "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
+    "grbm": ("Band", _AMPLITUDE),
+    "bbodyrad": ("BlackBody", _AMPLITUDE),
+    "gaussian": ("GaussianLine", _AMPLITUDE),
+    "gauss": ("GaussianLine", _AMPLITUDE),
+    "tbabs": ("Absorption", {}),
+    "ztbabs": ("Absorption", {}),
+    "phabs": ("Absorption", {"model": "phabs"}),
+    "zphabs": ("Absorption", {"model": "phabs"}),
+    "constant": ("Constant", {}),
+    "whim": ("Whim", {}),
+}
+REGISTERED: dict[str, type[Component]] = {}
+GROUP = "hbm_jax.components"  # of entry points: modules or components, imported when an unknown name is read
+
+
+def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") -> Callable[[Callable], type[Component]]:
+    """Return a decorator that makes a function of energy and parameters a component, and registers it by its name.
+
+    Parameters
+    ----------
+    parameters : mapping of str to Parameter
+        Unit, default prior and description of each parameter.
+    kind : str
+        ``"additive"`` for a photon spectrum [photons/cm^2/s/keV], ``"multiplicative"`` for an absorber.
+
+    Returns
+    -------
+    callable
+        Decorator of a pure JAX function ``function(energy, **parameters)``, whose arguments broadcast. It returns a
+        frozen class like those of `hbm_jax.spectra`: ``name(label)`` is a component.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or if another component has this name.
+
+    Notes
+    -----
+    A registered component is read and written in model expressions wherever its module was imported. A package that
+    names its module in the entry point group ``hbm_jax.components`` is imported when an expression has an unknown name,
+    on the command line and when a stored fit is loaded. The function should be smooth in energy; `hbm_jax.spectra.fold`
+    measures the error of its expected counts.
+
+    Examples
+    --------
+    >>> @component({"kT": Parameter("keV", "LogNormal(0.0, 1.0)", "temperature")})
+    ... def thermal(energy, kT):
+    ...     return jnp.exp(-energy / kT) / energy
+    >>> list((thermal() + thermal("hot")).parameters)
+    ['kT', 'hot_kT']
+    """
+    if kind not in ("additive", "multiplicative"):
+        raise ValueError(f"component: expected the kind 'additive' or 'multiplicative'; found {kind!r}.")
+
+    def register(function: Callable) -> type[Component]:
+        def evaluate(self, energy, values):
+            params = self._unprefixed(values)
+            dtype = jnp.result_type(float, *params.values())
+            return function(jnp.asarray(energy, dtype), **{name: value[..., None] for name, value in params.items()})
+
+        members: dict[str, Any] = {
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+            "kind": kind,
+            "absorbs": kind == "multiplicative",
+            "own_parameters": property(lambda self: dict(parameters)),
+            "_tables": lambda self, energy: energy,
+            "_evaluate": evaluate,
+        }
+        return registered(dataclass(frozen=True)(type(function.__name__, (Component,), members)))
+
+    return register
+
+
+def registered(cls: type[Component]) -> type[Component]:
+    """Register a component, a frozen dataclass, by the name of its class; to be used as a decorator.
+
+    Raises
+    ------
+    ValueError
+        If a component of another module has this name.
+    """
+    name = cls.__name__
+    other = REGISTERED.get(name)
+    if name in CLASSES or name.lower() in XSPEC or (other is not None and other.__module__ != cls.__module__):
+        raise ValueError(f"component: expected a name that no other component has; found {name!r}.")
+    REGISTERED[name] = cls
+    return cls
+
+
+def load_entry_points() -> None:
+    """Import the components of all installed packages that declare some."""
+    for entry in metadata.entry_points(group=GROUP):
+        entry.load()

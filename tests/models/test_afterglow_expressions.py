@@ -1,0 +1,143 @@
+"""Populations of any expression: which parameters vary, their density, their counts, and the coordinates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro import handlers
+from numpyro.infer.util import log_density
+from scipy import stats
+
+import hbm_jax as hbm
+from hbm_jax.data import AfterglowPopulation, read_afterglows, write_afterglows
+from hbm_jax.models import Afterglow
+from hbm_jax.models.xray.absorbed_counts import values_of
+from hbm_jax.spectra import Parameter, component, photons
+from hbm_jax.spectra.model import registration
+
+NUM = 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("afterglows")
+    population = AfterglowPopulation(redshift=(0.4, 1.5, 4.0), log10_flux=(-11.2, 0.1), exposure=3000.0, min_counts=0)
+    return read_afterglows(write_afterglows(folder, population.draw(NUM, seed=4)), spectra=folder / "spectra")
+
+
+@pytest.fixture
+def covered():
+    """A partial coverer of a user's own, in the population for this test alone."""
+    before = dict(registration.REGISTERED)
+
+    @component({"fraction": Parameter("", "Uniform(0.0, 1.0)", "covered fraction")}, kind="multiplicative")
+    def partly(energy, fraction):
+        return 1.0 - fraction * jnp.exp(-(energy**-2.5))
+
+    yield partly
+    registration.REGISTERED.clear()
+    registration.REGISTERED.update(before)
+
+
+def run(model, prepared):
+    """Sites of the program at coordinates of 0, its log density there, and ln |d parameters / d coordinates|."""
+    hyper = {}
+    for varying in model.medium.sites:
+        hyper |= {f"{varying.site}_mean": varying.mean[0], f"{varying.site}_std": 0.3 * varying.mean[1]}
+    hidden = {f"_{varying.site}": np.zeros(NUM) for varying in model.medium.sites}
+
+    def sites(hidden):
+        return handlers.trace(handlers.seed(handlers.substitute(model, hyper | hidden), 0)).get_trace(prepared)
+
+    def parameters(flat):
+        trace = sites(dict(zip(hidden, flat.reshape(len(hidden), NUM), strict=True)))
+        return jnp.concatenate([trace[v.site]["value"] for v in model.medium.sites])
+
+    slopes = jax.jit(jax.jacfwd(parameters))(np.zeros(NUM * len(hidden)))
+    density = float(jax.jit(lambda h: log_density(model, (prepared,), {}, hyper | h)[0])(hidden))
+    trace = jax.jit(lambda h: {n: s["value"] for n, s in sites(h).items() if s["type"] != "plate"})(hidden)
+    return trace, density - np.linalg.slogdet(np.asarray(slopes))[1], hyper
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("tbabs(mw) * ztbabs(host) * cutoffpl", ["photon_index", "log10_e_cut", "log10_flux", "log10_nh"]),
+        (
+            "tbabs(mw) * (powerlaw + bbodyrad(bb)) * ztbabs(host)",
+            ["photon_index", "log10_flux", "log10_bb_kT", "bb_log10_flux", "log10_nh"],
+        ),
+        ("tbabs(mw) * partly * powerlaw", ["logit_fraction", "photon_index", "log10_flux"]),
+    ],
+)
+def test_density_and_counts_of_an_expression(text, names, data, covered):
+    model = Afterglow(spectrum=text)
+    assert [v.site for v in model.medium.sites] == names
+    assert Afterglow(**model.to_config()).medium == model.medium
+    prepared = model.prepare(data)
+    assert (prepared.errors <= 1e-4).all()
+    assert model.cautions(prepared) == ()
+    trace, density, hyper = run(model, prepared)
+    p = {v.parameter: v.value(trace[v.site]) for v in model.medium.sites} | {"nh_mw": prepared.nh_mw}
+    p |= {"nh": p["host_nh"]} if "host_nh" in p else {}
+    with jax.enable_x64(True):
+        expected = np.asarray(jax.jit(prepared.expected)(p))
+    for row in range(NUM):
+        spectrum = model.medium.spectrum(np.asarray(data.z), model.band).of_source(row)
+        edges, response = data.spectra.grouped_response(row)
+        with jax.enable_x64(True):
+            exact = np.asarray(photons(spectrum, edges)(values_of(p, row))) @ response
+        np.testing.assert_allclose(expected[row, : len(exact)], exact, rtol=2e-5, atol=1e-6 * exact.sum())
+    prior = 0.0
+    for v in model.medium.sites:
+        mean, std = hyper[f"{v.site}_mean"], hyper[f"{v.site}_std"]
+        prior += stats.norm.logpdf(mean, *v.mean) + stats.halfnorm.logpdf(std, scale=v.std)
+        prior += stats.norm.logpdf(trace[v.site], mean, std).sum()
+    with jax.enable_x64(True):
+        likelihood = float(jnp.sum(prepared.statistic.log_likelihood(expected)))
+    assert density == pytest.approx(prior + likelihood, rel=1e-9)
+
+
+def test_coordinates_are_about_the_best_there_is(data):
+    """At coordinates of 0 the log density of each source is near its maximum, whatever the expression."""
+    model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * cutoffpl")
+    prepared = model.prepare(data)
+    sites = model.medium.sites
+    means = dict(zip((v.site for v in sites), (2.0, 1.0, -11.2, -0.4), strict=True))
+    hyper = {f"{name}_mean": mean for name, mean in means.items()} | {f"{name}_std": 0.5 for name in means}
+    zero = {f"_{v.site}": np.zeros(NUM) for v in sites}
+    slopes = jax.jit(jax.grad(lambda hidden: log_density(model, (prepared,), {}, hyper | hidden)[0]))(zero)
+    # In standard deviations; the likelihood of a cut-off energy is not normal.
+    assert max(np.abs(slope).max() for slope in slopes.values()) < 3.0
+
+
+def test_a_parameter_can_be_common(data):
+    model = Afterglow(
+        spectrum="tbabs(mw) * ztbabs(host) * cutoffpl", common="e_cut", priors={"e_cut": "LogNormal(1, 1)"}
+    )
+    assert "log10_e_cut_mean" not in model.all_priors
+    assert model.units["e_cut"] == "keV"
+    trace = handlers.trace(handlers.seed(model, 1)).get_trace(model.prepare(data))
+    assert np.shape(trace["e_cut"]["value"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"spectrum": "tbabs(mw)"}, "expected a spectrum with an additive component"),
+        ({"spectrum": "powerlaw + gauss(fe)"}, "expected no emission line"),
+        ({"spectrum": "tbabs(galaxy) * powerlaw"}, "expected absorbers labelled mw or host; found galaxy"),
+        ({"spectrum": "powerlaw", "common": "index"}, "parameter of the spectrum 'index'"),
+    ],
+)
+def test_bad_expressions(options, words):
+    with pytest.raises(ValueError, match=words):
+        Afterglow(**options)
+
+
+def test_the_default_is_an_expression_too():
+    default, written = Afterglow(whim=True), Afterglow(spectrum="tbabs(mw) * ztbabs(host) * whim * powerlaw")
+    assert written.whim
+    assert written.all_priors.keys() == default.all_priors.keys()
+    assert written.medium.spectrum(1.0, (0.3, 10.0)) == default.medium.spectrum(1.0, (0.3, 10.0))
+    assert hbm.models.Afterglow(**written.to_config()).to_config() == written.to_config()
