@@ -325,8 +325,8 @@ def unfolded(fit: Fit, row: int, energy: Floats, num_draws: int) -> Unfolded:
     spectrum = program.medium.spectrum(float(np.median(p["z"])), program.band)
     if np.ptp(p["z"]) > 0:  # the WHIM stays at the median redshift
         spectrum = spectrum.mapped(lambda part: replace(part, z=None) if part.label == "host" else part)
-    unfolded = _expression_spectrum(spectrum, values_in_expression(p, slice(None)), energy)
-    return unfolded._replace(transmissions={LABELS.get(name, name): v for name, v in unfolded.transmissions.items()})
+    result = _expression_spectrum(spectrum, values_in_expression(p, slice(None)), energy)
+    return result._replace(transmissions={LABELS.get(name, name): v for name, v in result.transmissions.items()})
 
 
 def _expression_spectrum(spectrum: Component, values: Mapping[str, Floats], energy: Floats) -> Unfolded:
