@@ -34,8 +34,9 @@ def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     several threads each slow each other down.
     """
     items = list(items)
-    if len(items) < 2:
-        return [work(item) for item in items]
+    if len(items) < 2:  # no thread, and the same rounding as with several
+        with threadpool_limits(1, user_api="blas"):
+            return [work(item) for item in items]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))
