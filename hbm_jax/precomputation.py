@@ -33,6 +33,10 @@ def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     BLAS uses one thread per item: for matrices of a thousand rows several threads are no faster, and two processes with
     several threads each slow each other down.
     """
+    items = list(items)
+    if len(items) < 2:  # no thread, and the same rounding as with several
+        with threadpool_limits(1, user_api="blas"):
+            return [work(item) for item in items]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))

@@ -63,10 +63,14 @@ class KnownRedshifts:
         # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
         draws = None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim)
 
+        # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
+        tried = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
+        trial_spectrum = tried.spectrum(np.asarray(data.z)[rows], band)
+
         def compressed(index):
             energy, response = data.spectra.grouped_response(rows[index])
             counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
-            source = spectrum.of_source(index)
+            source = trial_spectrum.of_source(index)
             return fold(source, energy, response, counts, trials(medium, source), draws=draws, tolerance=tolerance)
 
         results = on_every_core(compressed, range(len(rows)))

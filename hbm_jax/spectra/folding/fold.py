@@ -32,7 +32,7 @@ _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 _STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
-_CHUNK = 1024  # energies per compiled evaluation
+_CHUNK = 512  # energies per compiled evaluation
 Values = Mapping[str, ArrayLike]
 
 
@@ -226,12 +226,14 @@ class _Trials:
         expected, reference = expected[:, self.sensitive], reference[:, self.sensitive]
         valid = np.isfinite(reference).all(axis=1) & np.isfinite(expected).all(axis=1)
         counts = self.counts[:, self.sensitive]
+        if self.background is None:
+            valid &= (reference > 0).all(axis=1)
+        # Weights may be negative, and a logarithm needs positive counts.
+        if not valid.any() or (self.background is None and not (expected[valid] > 0).all()):
+            return np.full(len(counts), np.inf)
         if self.background is not None:
             both = zip(counts, self.background[:, self.sensitive], strict=True)
-            return np.array([deviation(*one, expected[valid], reference[valid]).max(initial=0.0) for one in both])
-        valid &= (reference > 0).all(axis=1)
-        if not valid.any() or not (expected[valid] > 0).all():  # weights may be negative
-            return np.full(len(counts), np.inf)
+            return np.array([deviation(*one, expected[valid], reference[valid]).max() for one in both])
         changes = (likelihood_change(one, expected[valid], reference[valid]) for one in counts)
         return np.array([np.abs(change).max() for change in changes])
 
@@ -251,15 +253,17 @@ def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    drawn = (spectra_at(trials.spectrum, level.nodes.energy, values) for values in draws)
+    densities = _densities(trials.spectrum, level.nodes.energy)
+    at_nodes, *drawn = (_values_at(densities, trials.spectrum, values) for values in (trials.values, *draws))
+    at_nodes, *drawn = (spectra[:, : len(level.nodes.energy)] for spectra in (at_nodes, *drawn))
     training, test = (spectra / (spectra @ level.nodes.matrix.T).sum(axis=1, keepdims=True) for spectra in drawn)
     exact_counts, max_nodes = test @ level.nodes.matrix.T, 0.7 * len(level.nodes.energy)
-    for resolution in tolerance * RESOLUTIONS:
-        subset = interpolated(level.nodes, training, resolution)
+    for subset in interpolated(level.nodes, training, tolerance * RESOLUTIONS):
         if len(subset.energy) > max_nodes:
             return None
-        folded = trials.compared(subset, trials.expected(subset), trials.reference)
-        counts = test[:, np.isin(level.nodes.energy, subset.energy)] @ subset.matrix.T
+        kept = np.isin(level.nodes.energy, subset.energy)
+        folded = trials.compared(subset, at_nodes[:, kept] @ subset.matrix.T, trials.reference)
+        counts = test[:, kept] @ subset.matrix.T
         errors = np.maximum(folded.errors, level.errors + trials.errors(counts, exact_counts))
         if errors.max() <= tolerance:
             relative = float(np.max(np.abs(counts.sum(axis=1) / exact_counts.sum(axis=1) - 1.0)))
@@ -281,10 +285,20 @@ def _kink_strengths(spectrum: Component, kinks: Floats, values: Values) -> Float
 
 def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
     """Return a spectrum at known energies (num_energies,) and parameters (num,) in double precision."""
+    return _values_at(_densities(spectrum, energy), spectrum, values)[:, : len(energy)]
+
+
+def _densities(spectrum: Component, energy: Floats) -> list:
+    """Return the spectrum at chunks of energies, as functions of its parameters; the last chunk is padded."""
     chunks = np.pad(energy, (0, -len(energy) % _CHUNK), mode="edge").reshape(-1, _CHUNK)
+    return [spectrum.on(chunk) for chunk in chunks]
+
+
+def _values_at(densities: list, spectrum: Component, values: Values) -> Floats:
+    """Return the values of a spectrum at chunks of energies, for parameters (num,)."""
     parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
-    parts = precomputed(lambda: [np.asarray(_evaluate(spectrum.on(chunk), parameters)) for chunk in chunks])
-    return np.concatenate(parts, axis=-1)[:, : len(energy)]
+    parts = precomputed(lambda: [np.asarray(_evaluate(density, parameters)) for density in densities])
+    return np.concatenate(parts, axis=-1)
 
 
 # Compiled once for all spectra that differ in their tables alone.

@@ -9,6 +9,7 @@ Comput. 38, A631 (choice of points by pivoted QR).
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ FLOOR = 1e-9  # of the largest counts in a block: spectra with fewer counts are 
 NUM_BLOCKS = 16  # blocks of groups; the groups of a block respond only to photons above a common energy
 
 
-def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
-    """Return the fold on a subset of its nodes, fitted to a family of spectra.
+def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> Iterator[Fold]:
+    """Yield the fold on subsets of its nodes, fitted to a family of spectra, for one resolution after the other.
 
     Parameters
     ----------
@@ -32,12 +33,12 @@ def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
     spectra : (num_spectra, num_nodes)
         Values of the family at the nodes, each spectrum scaled to the same total counts; more spectra than nodes are to
         be kept.
-    resolution : float
+    resolutions : iterable of float
         Nodes whose diagonal element of R in the pivoted QR decomposition is below this fraction of the largest are left
         out.
 
-    Returns
-    -------
+    Yields
+    ------
     Fold
         The lowest node with a non-zero weight in a block is not below that of the original fold. Weights may be
         negative.
@@ -47,17 +48,20 @@ def interpolated(fold: Fold, spectra: Floats, resolution: float) -> Fold:
     mixtures = np.random.default_rng(0).normal(size=(NUM_MIXTURES, len(spectra))) @ spectra
     ends = np.unique(np.linspace(0, len(fold.matrix), NUM_BLOCKS + 1).astype(int))
     blocks = []
-    chosen = np.zeros(len(fold.energy), bool)
     for low, high in itertools.pairwise(ends):
         weight = np.abs(fold.matrix[low:high]).sum(axis=0)
         first = int(np.argmax(weight > 0))
-        blocks.append((slice(low, high), first))
         R, order = qr(mixtures[:, first:] * weight[first:], mode="r", pivoting=True, check_finite=False)
-        pivots = np.abs(np.diag(R))
-        chosen[first + order[: np.count_nonzero(pivots > resolution * pivots[0])]] = True
-    nodes = np.flatnonzero(chosen)
+        blocks.append((slice(low, high), first, first + order, np.abs(np.diag(R))))
+    for resolution in resolutions:
+        chosen = [order[: np.count_nonzero(pivots > resolution * pivots[0])] for _, _, order, pivots in blocks]
+        yield _fitted(fold, spectra, counts, np.unique(np.concatenate(chosen)), blocks)
+
+
+def _fitted(fold: Fold, spectra: Floats, counts: Floats, nodes: NDArray[np.int64], blocks) -> Fold:
+    """Return the fold on the nodes, fitted by least squares to the counts of the family, block by block."""
     matrix = np.zeros((len(fold.matrix), len(nodes)))
-    for rows, first in blocks:
+    for rows, first, *_ in blocks:
         used = np.flatnonzero(nodes >= first)
         block_counts = counts[:, rows].sum(axis=1, keepdims=True)
         if used.size and block_counts.max() > 0:  # otherwise the block has no counts

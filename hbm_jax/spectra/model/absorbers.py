@@ -23,7 +23,7 @@ from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter
 
 Floats = NDArray[np.float64]
-_CHUNK = 1024  # energies per evaluation of a cross section: a fixed shape compiles once
+_CHUNK = 512  # energies per evaluation of a cross section: a fixed shape compiles once
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
 _CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
 _NUM_Z = 6  # Chebyshev nodes in ln(1 + z) at which the WHIM is tabulated over the range of a free redshift
