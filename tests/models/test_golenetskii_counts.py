@@ -15,7 +15,6 @@ from sites import at_latents, compiled_sites, simulated
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
 from hbm_jax.models import GolenetskiiCounts, SpectralFit, interval_fits
-from hbm_jax.models.bursts import folded as folded_bursts
 from hbm_jax.models.bursts import golenetskii_counts
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import PIVOT, FoldedBursts, component
@@ -230,7 +229,7 @@ def test_beyond_the_domain_the_indices_are_bent(sample, data, prepared):
 
 @pytest.mark.long
 def test_joint_density_is_that_of_the_intervals_one_at_a_time(sample, data, monkeypatch):
-    monkeypatch.setattr(folded_bursts, "LEVELS", folded_bursts.LEVELS[-1:])  # the same energies for all
+    monkeypatch.setattr(fold, "LEVELS", fold.LEVELS[-1:])  # the same energies for all
     model = GolenetskiiCounts(latents="sampled")
     prepared = model.prepare(data)
     sites, values, prior, t = at_point(sample, model, prepared, data)
