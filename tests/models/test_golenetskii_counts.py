@@ -19,6 +19,7 @@ from hbm_jax.models.bursts import golenetskii_counts
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import PIVOT, FoldedBursts, component
 from hbm_jax.models.bursts.interval_fits import fit_intervals
+from hbm_jax.spectra.folding import fold
 
 HYPER = {
     "gamma_mean": 1.4,
