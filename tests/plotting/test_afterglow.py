@@ -1,6 +1,7 @@
 """Figures of afterglows, of one small fit with a WHIM, show what plain NumPy makes of its draws."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hbm_jax import constants, report
 from hbm_jax.absorption import neutral_cross_section, whim_optical_depth
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.plotting import contours, count_spectra, folded_draws
+from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.xray import populations
+from hbm_jax.plotting.xray.figures import figures
 from hbm_jax.spectra.statistics.marginal import prior_shape
 from plotting.test_figures import decoded, texts
 
@@ -222,3 +225,11 @@ def test_a_spectral_fit_is_unfolded_by_its_own_expression():
     upper, lower = hbm.plotting.unfolded_spectrum(one, "sim001").axes
     assert upper.get_title() == "sim001"
     assert [line.get_label() for line in lower.get_lines()] == ["mw", "all absorbers"]
+
+
+def test_figures_of_another_expression_are_those_of_its_parameters(fit):
+    without_host = types.SimpleNamespace(data=fit.data, posterior={"photon_index": None}, program=fit.program)
+    assert "host_columns" in figures(fit)
+    assert set(figures(fit)) - set(figures(without_host)) == {"host_columns"}
+    labels = [axes.get_xlabel() for axes in hbm.plotting.afterglow_populations(fit).axes]
+    assert labels == [label("photon_index"), label("log10_flux", "erg/cm^2/s"), label("log10_nh", "1e22/cm^2")]

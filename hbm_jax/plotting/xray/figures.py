@@ -26,7 +26,7 @@ FIGURES: dict[str, tuple[str, Callable[[Fit], Any]]] = {
         host_columns,
     ),
     "afterglow_populations": (
-        "Populations of photon index, unabsorbed flux and host column: the bands contain 68 and 95 % of the posterior "
+        "Populations of the spectral parameters (fluxes unabsorbed): the bands contain 68 and 95 % of the posterior "
         "of the density. Grey: average of the posteriors of the sources; ticks: their medians.",
         afterglow_populations,
     ),
@@ -49,4 +49,10 @@ def figures(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     """Return the figures of a fit: of afterglows, with the WHIM if it is free; of a spectral fit, of its spectra."""
     if isinstance(fit.data, SpectrumStack):
         return {"spectra": FIGURES["spectra"], "unfolded_spectrum": (UNFOLDED, unfolded_spectrum)}
-    return FIGURES | (WHIM_FIGURES if whim_parameters(fit.program) else {})  # type: ignore[arg-type]
+    figures_of_fit = FIGURES | (WHIM_FIGURES if whim_parameters(fit.program) else {})  # type: ignore[arg-type]
+    return figures_of_fit if "log10_nh" in fit.posterior else _without(figures_of_fit, "host_columns")
+
+
+def _without(figures: dict, name: str) -> dict:
+    """Return the figures except one."""
+    return {key: figure for key, figure in figures.items() if key != name}

@@ -21,7 +21,6 @@ LIMIT = "upper limit, 95 %"
 BARYONS = 1.9e-7  # cm^-3, hydrogen at redshift 0 if all baryons were gas: 0.0224 x 1.88e-29 g cm^-3 x 0.76 / m_H
 SHOWN_Z = (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 NUM_GRID = 300
-POPULATIONS = {"photon_index": "", "log10_flux": "erg/cm^2/s", "log10_nh": "1e22/cm^2"}
 SERIES = ((BLUE, "o"), (ORANGE, "s"))
 
 
@@ -188,7 +187,7 @@ def whim_parameters(model: Afterglow) -> tuple[str, ...]:
 
 
 def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
-    """Plot the populations of photon index, flux and host column with the posteriors of the sources.
+    """Plot the population of every spectral parameter that varies, with the posteriors of the sources.
 
     Parameters
     ----------
@@ -214,8 +213,9 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     """
     model = program_of(fit, Afterglow, Afterglows, "afterglow_populations")
     with house_style():
-        figure = Figure(figsize=(7.4, 2.9), layout="constrained")
-        for axis, (name, unit) in zip(figure.subplots(1, len(POPULATIONS)), POPULATIONS.items(), strict=True):
+        names, units = [varying.site for varying in model.medium.sites], model.units
+        figure = Figure(figsize=(2.46 * len(names) + 0.02, 2.9), layout="constrained")
+        for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
             draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
             draws = draws.reshape(-1, draws.shape[-1])
             low, high = np.quantile(draws, (0.001, 0.999))
@@ -233,7 +233,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
             axis.set_ylim(0.0, None)
             axis.set_yticks([])
             axis.xaxis.set_major_locator(MaxNLocator(4))
-            axis.set_xlabel(label(name, unit))
+            axis.set_xlabel(label(name, units.get(name, "")))
         figure.axes[0].set_ylabel("density")
         handles, texts = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), columnspacing=1.2)
