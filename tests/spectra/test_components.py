@@ -381,7 +381,9 @@ def test_photons_in_bins_are_integrals():
         # Gauss and Legendre between all edges, breaks and 2000 points more, in NumPy.
         low, high = thin[0], thin[-1]
         breaks = [2.0, 1.5 * 1.5]
-        cuts = np.unique(np.concatenate([np.geomspace(low, high, 500), thin, breaks, spectrum.jumps(low, high)]))
+        cuts = np.unique(
+            np.concatenate([np.geomspace(low, high, 500), thin, breaks, spectrum.discontinuities(low, high)])
+        )
         x, w = np.polynomial.legendre.leggauss(4)
         half = 0.5 * np.diff(cuts)[:, None]
         energy = 0.5 * (cuts[1:] + cuts[:-1])[:, None] + half * x
@@ -487,7 +489,7 @@ def test_whim_is_the_optical_depth_along_the_line_of_sight():
 def test_jumps_and_kinks_are_where_absorbers_have_edges():
     iron, oxygen = 7.124, 0.5380  # keV, K edges of the fits of Verner et al. 1996
     spectrum = PowerLaw() * Absorption("mw") * Absorption("host", z=1.0) * Absorption("free", z=None)
-    jumps = spectrum.jumps(0.2, 10.0)
+    jumps = spectrum.discontinuities(0.2, 10.0)
     assert (np.diff(jumps) > 0).all()
     for edge in (iron, oxygen):
         assert np.abs(jumps - edge).min() < 1e-3
@@ -496,8 +498,8 @@ def test_jumps_and_kinks_are_where_absorbers_have_edges():
         [cross_section(stretch * jumps * (1 + side)) for side in (-1e-7, 1e-7)] for stretch in (1, 2)
     )
     assert (np.maximum(high / low, high_host / low_host) > 1).mean() > 0.9
-    assert spectrum.kinks(0.2, 10.0).size == 0
-    kinks = Whim(z=1.0, cosmology=FLAT).kinks(0.2, 10.0)
+    assert spectrum.slope_discontinuities(0.2, 10.0).size == 0
+    kinks = Whim(z=1.0, cosmology=FLAT).slope_discontinuities(0.2, 10.0)
     assert np.abs(kinks - 0.870 / 2).min() < 2e-3  # O VIII
     assert np.abs(kinks - 0.870).min() < 2e-3
 

@@ -148,7 +148,7 @@ def test_absorbed_fluxes_and_the_flux_without_absorbers():
 
     bare, energy, counts = fluxes(values)
     np.testing.assert_allclose(bare, 1e-11, rtol=1e-13)
-    cuts = np.unique(np.concatenate([np.geomspace(0.3, 10.0, 800), [0.5], spectrum.jumps(0.3, 10.0)]))
+    cuts = np.unique(np.concatenate([np.geomspace(0.3, 10.0, 800), [0.5], spectrum.discontinuities(0.3, 10.0)]))
     x, w = np.polynomial.legendre.leggauss(4)
     half = 0.5 * np.diff(cuts)[:, None]
     E = (0.5 * (cuts[1:] + cuts[:-1])[:, None] + half * x).ravel()

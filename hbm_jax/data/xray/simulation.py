@@ -228,7 +228,14 @@ class AfterglowPopulation:
                 z=z, cosmology=_cosmology(), metallicity=self.metallicity, abundances=self.abundances, double=True
             )
         spectrum = spectrum * PowerLaw(norm=BAND)
-        panels = panel_edges(low, high, spectrum.jumps(low, high), spectrum.kinks(low, high), width=0.025, gap=0.0)
+        panels = panel_edges(
+            low,
+            high,
+            spectrum.discontinuities(low, high),
+            spectrum.slope_discontinuities(low, high),
+            width=0.025,
+            gap=0.0,
+        )
         E, integrals = integrals_of(response.energy, panels, 6)
         values: dict[str, Any] = source | {"mw_nh": source["nh_mw"], "host_nh": 10.0 ** source["log10_nh"]}
         values |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T}

@@ -1,4 +1,4 @@
-"""THE way from photons to counts: a model expression folded on few quadrature nodes, with a measured error.
+"""Folding of model expressions through responses on few quadrature nodes, with a measured error.
 
 The error is measured on trial spectra, for which the fold must be right. Where it is above the tolerance, the nodes are
 refined.
@@ -176,7 +176,7 @@ class _Trials:
         self.sensitive = self.matrix.any(axis=0)  # other groups have no expected counts for any spectrum
         self.spectrum, self.values = spectrum, values
         self.band = float(self.energy[0]), float(self.energy[-1])
-        self.edges, self.kinks = spectrum.jumps(*self.band), spectrum.kinks(*self.band)
+        self.edges, self.kinks = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
         self.strengths = _kink_strengths(spectrum, self.kinks, values)
 
     def panels(self, width: float, kink_error: float = 0.0) -> Floats:

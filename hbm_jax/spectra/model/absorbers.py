@@ -242,7 +242,7 @@ class Absorption(_Multiplicative):
         abundances, model, grains, molecules = self._options
         return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, model, abundances, grains, molecules)
 
-    def jumps(self, low: float, high: float) -> np.ndarray:
+    def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies of the absorption edges [keV]; none if the redshift is a parameter."""
         edges = [
             edges_of_neutral_matter(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z)
@@ -386,7 +386,7 @@ class Whim(_Multiplicative):
         tau = _optical_depth(table, empty.shape[:-1], arguments)
         return -jnp.einsum("nr,nrk->nk", weights, tau.reshape(*weights.shape, -1))
 
-    def kinks(self, low: float, high: float) -> np.ndarray:
+    def slope_discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] of all ionic edges at redshift 0 and at the sources, in increasing order.
 
         Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.

@@ -145,14 +145,14 @@ class Component:
         edges = np.asarray(edges, float)
         return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._bin_tables(edges))
 
-    def jumps(self, low: float, high: float) -> np.ndarray:
+    def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] from low to high at which the spectrum is discontinuous, in increasing order.
 
         These are the absorption edges at known redshifts; for an absorber of several sources, those of all sources.
         """
         return np.zeros(0)
 
-    def kinks(self, low: float, high: float) -> np.ndarray:
+    def slope_discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies [keV] from low to high at which the slope is discontinuous, in increasing order."""
         return np.zeros(0)
 
@@ -275,11 +275,11 @@ class _Composite(Component):
     def mapped(self, change):
         return type(self)(tuple(part.mapped(change) for part in self.parts))
 
-    def jumps(self, low: float, high: float) -> np.ndarray:
-        return np.unique(np.concatenate([part.jumps(low, high) for part in self.parts]))
+    def discontinuities(self, low: float, high: float) -> np.ndarray:
+        return np.unique(np.concatenate([part.discontinuities(low, high) for part in self.parts]))
 
-    def kinks(self, low: float, high: float) -> np.ndarray:
-        return np.unique(np.concatenate([part.kinks(low, high) for part in self.parts]))
+    def slope_discontinuities(self, low: float, high: float) -> np.ndarray:
+        return np.unique(np.concatenate([part.slope_discontinuities(low, high) for part in self.parts]))
 
     def _without_absorbers(self):
         remaining = [part for part in (part._without_absorbers() for part in self.parts) if part is not None]

@@ -17,7 +17,11 @@ def pieces(spectrum: Any, edges: np.ndarray) -> np.ndarray:
 
     The pieces end at ``edges`` and at discontinuities of the spectrum in value and in slope; wide pieces are divided.
     """
-    cuts = np.unique(np.concatenate([edges, spectrum.jumps(edges[0], edges[-1]), spectrum.kinks(edges[0], edges[-1])]))
+    cuts = np.unique(
+        np.concatenate(
+            [edges, spectrum.discontinuities(edges[0], edges[-1]), spectrum.slope_discontinuities(edges[0], edges[-1])]
+        )
+    )
     num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
     parts = [np.geomspace(*limits, n + 1)[:-1] for limits, n in zip(itertools.pairwise(cuts), num, strict=True)]
     return np.concatenate([*parts, cuts[-1:]])
