@@ -1,0 +1,272 @@
+"""Base class of the models, and the functions that they share.
+
+A model is a frozen dataclass of options. It meets its data once: `PopulationModel.bind` returns everything that the
+data decide, as arrays, and the NumPyro program sees only these arrays and the parameters. The program can be traced,
+batched and differentiated, while checks and precomputations stay ordinary NumPy.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from numpyro import distributions as dist
+from numpyro import handlers
+
+from hbm_jax.models.priors import Prior, complete_priors, priors_to_text
+from hbm_jax.names import choose
+from hbm_jax.precomputation import precomputed
+from hbm_jax.validation import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationModel:
+    """Base class of population models: options, priors, binding to data, simulation and storage.
+
+    A subclass is a frozen dataclass whose fields are its options. It defines `default_priors`, `Bound`, `bind` and
+    `program`. An option with a few allowed values is annotated with ``Literal``, which is checked here; `check_options`
+    checks everything else.
+
+    Parameters
+    ----------
+    priors : mapping of str to Distribution, float or str
+        Priors by parameter name that replace the defaults; a number fixes the parameter.
+
+    Raises
+    ------
+    ValueError
+        For an unknown option value or parameter name; the message suggests the nearest.
+    """
+
+    Bound: ClassVar[type]
+    """Frozen pytree that `bind` returns: a dataclass registered with JAX, with arrays as leaves."""
+
+    priors_in_data_units: ClassVar[bool] = False
+    """Whether default priors are for standardised values, so that only overridden priors are stored as text."""
+
+    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is typing.Literal:
+                choose(f"{name} of {type(self).__name__}", getattr(self, name), typing.get_args(hint))
+        object.__setattr__(self, "priors", dict(self.priors))
+        self.check_options()
+        self.all_priors  # noqa: B018 - raises for unknown names
+
+    def check_options(self) -> None:
+        """Raise ValueError for option values out of range and for incompatible options."""
+
+    @property
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """Name of the model in error messages about priors."""
+        return type(self).__name__
+
+    @cached_property
+    def all_priors(self) -> dict[str, Prior]:
+        """Every parameter with its prior, in the order of tables; a number fixes a parameter."""
+        return complete_priors(self.default_priors, self.priors, self.label)
+
+    def bind(self, data: Any) -> Any:
+        """Return everything that the program needs of a data set.
+
+        It is computed once, in double precision, outside any trace. Shapes and options decide its structure, so that
+        data sets of the same shape can be stacked.
+
+        Parameters
+        ----------
+        data : container
+            The data, with concrete values.
+
+        Returns
+        -------
+        Bound
+            A frozen pytree of arrays: what the design decides, and the observed values.
+
+        Raises
+        ------
+        DataError
+            If the data do not determine the model, or have the wrong type.
+        """
+        raise NotImplementedError
+
+    def program(self, bound: Any, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program for bound data; the arguments are those of a call."""
+        raise NotImplementedError
+
+    def __call__(self, data: Any, observed: bool = True, recover: bool = False) -> None:
+        """Run the NumPyro program.
+
+        Parameters
+        ----------
+        data : container or Bound
+            The data, or the result of `bind`, which is faster where the program is traced several times.
+        observed : bool
+            Whether to condition on the observed values. Otherwise they are drawn, for the design of ``data``.
+        recover : bool
+            Whether to draw the latents of each object that are integrated out, as deterministic sites.
+        """
+        self.program(self.bound(data), observed, recover)
+
+    def bound(self, data: Any) -> Any:
+        """Return bound data: the argument itself if it is bound already, else the result of `bind`."""
+        if isinstance(data, self.Bound):
+            return data
+        try:
+            return precomputed(lambda: self.bind(data))
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            raise DataError(
+                f"{type(self).__name__}: expected concrete data; found data that are traced by a JAX transformation. "
+                "Bind them before, as in bound = model.bind(data), and pass the result."
+            ) from None
+
+    def simulate(self, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None) -> tuple[Any, dict]:
+        """Draw a simulated sample with the design of ``data``.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key.
+        data : container
+            The design.
+        parameters : mapping of str to float, optional
+            True values by name; parameters not named are drawn from their priors.
+
+        Returns
+        -------
+        container, dict
+            The sample with new observed values, and the true value of every parameter and latent.
+        """
+        observed, truth = simulated(self, key, data, parameters)
+        return self.with_observed(data, observed), truth
+
+    def with_observed(self, data: Any, values: Mapping[str, Any]) -> Any:
+        """Return the container with other observed values, given by the name of their site."""
+        return data.replace_observations(*values.values())
+
+    @property
+    def dims(self) -> dict[str, list[str]]:
+        """Dimensions of sites that their plates do not name, those of the observed sites among them."""
+        return {}
+
+    def coords(self, data: Any) -> dict[str, list]:
+        """Return the labels of the dimensions; the first are the names of the objects."""
+        return {}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of parameters and latents; absent where dimensionless or those of the data."""
+        return {}
+
+    @property
+    def target_accept_prob(self) -> float:
+        """Acceptance probability that `hbm_jax.NUTS` aims at unless it is given."""
+        return 0.8
+
+    @property
+    def chooses_centering(self) -> bool:
+        """Whether `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
+        return False
+
+    @property
+    def description(self) -> str:
+        """One-line description for reports."""
+        return type(self).__name__
+
+    def to_config(self) -> dict[str, Any]:
+        """Return options as plain values and priors as text; ``type(model)(**config)`` is the same model."""
+        config = configuration(self)
+        if self.priors_in_data_units:
+            config["priors"] = priors_to_text({name: self.all_priors[name] for name in self.priors})
+        return config
+
+
+def configuration(model) -> dict[str, Any]:
+    """Return a model's options as plain values and its priors as text.
+
+    ``type(model)(**configuration(model))`` is the same model.
+
+    Parameters
+    ----------
+    model : Model
+        A dataclass with a field ``priors``.
+
+    Returns
+    -------
+    dict
+        Every field of the model; ``priors`` comes last and contains all of them. For a class defined outside hbm_jax,
+        such as a user's subclass, its full name is added as ``class``, so that it is not confused with a model of the
+        same name. ``class`` also marks a user-defined option, such as a `hbm_jax.models.Expansion`, which is stored by
+        its name.
+
+    Raises
+    ------
+    ValueError
+        If a prior cannot be written as text.
+    """
+    names = [item.name for item in dataclasses.fields(model) if item.name != "priors"]
+    options = {name: getattr(model, name) for name in names}
+    config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
+    config["priors"] = priors_to_text(model.all_priors)
+    user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
+    name = f"{type(model).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(model))
+    return config if name is None else config | {"class": name}
+
+
+def full_name(model: type) -> str | None:
+    """Return the module and name of a model's class, or None for a class of hbm_jax."""
+    internal = model.__module__.split(".")[0] == __name__.split(".")[0]
+    return None if internal else f"{model.__module__}.{model.__qualname__}"
+
+
+def simulated(
+    model, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None, *, recover: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Draw data, parameters and latents from a model's program, with some parameters fixed.
+
+    Parameters
+    ----------
+    model : Model
+        A dataclass with a field ``priors``, whose program samples its latents or draws them with ``recover=True``.
+    key : jax.Array
+        Random key.
+    data : container
+        The design.
+    parameters : mapping of str to float, optional
+        True values by name; parameters not named are drawn from their priors.
+    recover : bool
+        Whether the program draws the latents that it integrates out.
+
+    Returns
+    -------
+    observed, truth : dict of str to array
+        Values drawn at the data sites, those named in ``model.dims``; and the value of every parameter, fixed or
+        drawn, and of every latent.
+
+    Raises
+    ------
+    ValueError
+        For a parameter that the model does not have.
+    """
+    fixed = {name: float(value) for name, value in (parameters or {}).items()}
+    model = dataclasses.replace(model, priors=dict(model.priors) | fixed)
+    options = {"recover": True} if recover else {}
+    with jax.enable_x64(True):
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False, **options)
+    drawn = {
+        name: np.asarray(site["value"])
+        for name, site in trace.items()
+        if site["type"] in ("sample", "deterministic") and not name.startswith("_")
+    }
+    constants = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
+    observed = {name: drawn.pop(name) for name in model.dims if name in drawn}
+    return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}
