@@ -10,7 +10,7 @@ from pathlib import Path
 from hbm_jax.cli import absorption, bench
 from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
 from hbm_jax.cli.interruption import Terminated, exit_message
-from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
 from hbm_jax.simulation.configuration import TABLES, format_truth, refuse_bad_table, write_table
 from hbm_jax.validation import DataError
 
@@ -251,7 +251,7 @@ def _fit(arguments) -> int:
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
     runs.check_run_folder(folder, arguments.overwrite)
     _before_sampling(arguments, model, sample)
-    options = {key: value for key, value in config["sample"].items() if value is not None}
+    options = sample_keywords(config)
     with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):
         fit = inference.sample(model, sample, progress=not arguments.quiet, checkpoint=checkpoint, **options)
     return _after_sampling(arguments, fit, folder, config)

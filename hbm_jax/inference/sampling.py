@@ -16,82 +16,55 @@ from hbm_jax.inference.centering.location_scale import with_partial_centring
 from hbm_jax.inference.centering.pilot import centre
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
+from hbm_jax.inference.options import RunOptions, require_known, selected, with_options
 from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
 from hbm_jax.inference.sampler.fingerprint import differences, identify
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
+from hbm_jax.inference.sampler.kernels.nuts import NUTS
+from hbm_jax.inference.sampler.kernels.protocol import Sampler
+from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of, without_replaced
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import StopRule, real_number, whole_number
+from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.sampler.target import build_target
 from hbm_jax.inference.storage import arrays_of, check_storable, plain_labels
 
+DEFAULT_ACCEPT_PROB = 0.8  # of trajectories, where neither sampler nor program gives one
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of `sample` that determine the draws; `sample` documents them."""
+class Settings:
+    """All options that determine the draws of a run."""
 
-    seed: int = 0
-    num_chains: int = 4
-    num_warmup: int | None = None
-    target_accept_prob: float = 0.8
-    max_tree_depth: int = 10
-    dtype: str = "float64"
-    centering: bool | None = None
-    trajectory_length: float | None = None
-    independent_proposals: bool = False
+    run: RunOptions
+    sampler: Sampler
 
-    def __post_init__(self):
-        for name in ("seed", "num_chains", "num_warmup", "max_tree_depth"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
-        for name in ("target_accept_prob", "trajectory_length"):
-            object.__setattr__(self, name, real_number(name, getattr(self, name)))
-        object.__setattr__(self, "independent_proposals", bool(self.independent_proposals))
-        object.__setattr__(self, "centering", None if self.centering is None else bool(self.centering))
-        if not -(2**63) <= self.seed < 2**63:
-            raise ValueError(f"sample: expected a seed of at most 64 bits; found {self.seed}.")
-        if self.num_chains < 1:
-            raise ValueError(f"sample: expected num_chains >= 1; found {self.num_chains}.")
-        if self.num_warmup is not None and self.num_warmup < 0:
-            raise ValueError(f"sample: expected num_warmup >= 0; found {self.num_warmup}.")
-        if not 0 < self.target_accept_prob < 1:
-            raise ValueError(f"sample: expected target_accept_prob between 0 and 1; found {self.target_accept_prob}.")
-        if self.max_tree_depth < 1:
-            raise ValueError(f"sample: expected max_tree_depth >= 1; found {self.max_tree_depth}.")
-        if self.trajectory_length is not None and not 0 < self.trajectory_length < np.inf:
-            raise ValueError(f"sample: expected trajectory_length above 0; found {self.trajectory_length}.")
-        with contextlib.suppress(TypeError):  # not a NumPy dtype: rejected below
-            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f"sample: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as flat plain values, for fingerprints, checkpoints and `Fit.run`."""
+        return asdict(self.run) | options_of(self.sampler)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> "Settings":
+        """Return the settings that `to_dict` stored, in this or an earlier version."""
+        return cls(RunOptions(**selected(options, RunOptions)), sampler_of(options))
 
 
+@with_options(RunOptions, StopRule)
 def sample(
     program: Callable,
     *args: Any,
-    seed: int = 0,
-    num_chains: int = 4,
-    num_warmup: int | None = None,
-    num_samples: int | None = None,
-    until: float | Mapping[str, float] | None = None,
-    max_num_samples: int = 20_000,
-    max_seconds: float | None = None,
-    target_accept_prob: float | None = None,
-    max_tree_depth: int = 10,
-    trajectory_length: float | None = None,
-    independent_proposals: bool = False,
-    dtype: str = "float64",
-    centering: bool | None = None,
+    sampler: Sampler | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     split: str | int | None = None,
     dims: Mapping[str, list[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Fit:
-    """Sample the posterior of a NumPyro program with NUTS until it has converged.
+    """Sample the posterior of a NumPyro program until it has converged.
 
     Parameters
     ----------
@@ -99,6 +72,9 @@ def sample(
         A model of hbm_jax or any NumPyro program.
     *args
         Arguments of the program; the first is its data.
+    sampler : Sampler, optional
+        ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)`` or
+        ``hbm_jax.IndependentProposals(...)``, with the options of each.
     seed : int
         Random seed; the same seed on the same machine gives the same draws.
     num_chains : int
@@ -118,24 +94,6 @@ def sample(
         Time budget of this call in seconds, compilation included. The current block is always completed. If time runs
         out during warm-up, the warm-up draws are saved; without ``checkpoint=``, in a temporary folder named in the
         error.
-    target_accept_prob : float, optional
-        Target acceptance probability, as in `numpyro.infer.NUTS`; a higher value gives a smaller step size. Default:
-        ``program.target_accept_prob`` if the program has it (some models of hbm_jax do), else 0.8.
-    max_tree_depth : int
-        Largest depth of the NUTS trees, as in `numpyro.infer.NUTS`. Trajectories of ``trajectory_length`` have at most
-        ``2**max_tree_depth`` leapfrog steps.
-    trajectory_length : float, optional
-        If set, use Hamiltonian Monte Carlo with trajectories of this mean length, in posterior standard deviations,
-        instead of NUTS. Lengths are spread evenly between 0 and twice the mean. A value of 1.5 suits a posterior close
-        to normal, such as most posteriors with the latents marginalised, and needs a half to two thirds of the
-        gradients for the same effective sample size. If the posterior is far from normal the chains mix badly, and the
-        verdict reports it.
-    independent_proposals : bool
-        Whether to use independent Metropolis-Hastings proposals for 15 of every 16 draws; the sixteenth is a
-        trajectory. Proposals come from a normal distribution fitted to 4800 additional warm-up draws per chain. This
-        suits many draws of at most 100 parameters with a posterior close to normal: a draw then costs one evaluation of
-        the density. If fewer than 0.4 of the proposals are accepted, all draws are trajectories, which
-        ``fit.run["proposals_used"]`` records.
     dtype : str
         ``"float64"`` or ``"float32"``. float32 is faster on a GPU; its log density has a relative error of about 1e-6.
         The caller's JAX settings are not changed.
@@ -181,28 +139,22 @@ def sample(
     >>> fit.verdict.usable
     True
     """
-    if target_accept_prob is None:
-        target_accept_prob = getattr(program, "target_accept_prob", Options.target_accept_prob)
-    options = Options(
-        seed=seed,
-        num_chains=num_chains,
-        num_warmup=num_warmup,
-        target_accept_prob=target_accept_prob,
-        max_tree_depth=max_tree_depth,
-        dtype=dtype,
-        centering=centering,
-        trajectory_length=trajectory_length,
-        independent_proposals=independent_proposals,
-    )
-    rule = StopRule(num_samples, until, max_num_samples, max_seconds)
+    former = without_replaced("sample", options | {"sampler": sampler})
+    options = {name: value for name, value in options.items() if name not in REPLACED}
+    require_known(sample, options)
+    if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
+        raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")
+    chosen = (sampler or former or NUTS()).resolved(getattr(program, "target_accept_prob", DEFAULT_ACCEPT_PROB))
+    settings = Settings(RunOptions(**selected(options, RunOptions)), chosen)
+    rule = StopRule(**selected(options, StopRule))
     labels = {"dims": _plain_lists("dims", dims), "coords": _plain_lists("coords", coords)}
     processes = processes_for(split)
     if checkpoint is None:
-        return _run(program, args, options, rule, labels, None, progress, processes, split)
+        return _run(program, args, settings, rule, labels, None, progress, processes, split)
     store = processes.open(Checkpoint, checkpoint)
     try:
-        _write_run(store, program, args, options, rule, labels)
-        return _run(program, args, options, rule, labels, store, progress, processes, split)
+        _write_run(store, program, args, settings, rule, labels)
+        return _run(program, args, settings, rule, labels, store, progress, processes, split)
     finally:
         store.close()
 
@@ -250,14 +202,14 @@ def resume(
     try:
         stored_run = store.run
         try:
-            options, original_rule = Options(**stored_run["options"]), StopRule(**stored_run["stop"])
+            settings, original_rule = Settings.from_dict(stored_run["options"]), StopRule(**stored_run["stop"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint}: expected the options and stopping rule of a run; found some that cannot be read "
                 f"({error!r}). They are damaged, or were written by another version of hbm_jax."
             ) from None
-        stored_run["options"] = asdict(options)  # a run older than an option has its default
-        differing = differences(identify(program, args, asdict(options)), stored_run)
+        stored_run["options"] = settings.to_dict()  # a run older than an option has its default
+        differing = differences(identify(program, args, settings.to_dict()), stored_run)
         if differing:
             raise CheckpointError(
                 f"{checkpoint}: expected the program and the data of the original run; found that "
@@ -272,14 +224,14 @@ def resume(
             store.update(stop=rule.to_dict())
         labels = {name: stored_run.get(name) for name in ("dims", "coords")}
         check_now = "until" in changes
-        return _run(program, args, options, rule, labels, store, progress, processes, split, check_now=check_now)
+        return _run(program, args, settings, rule, labels, store, progress, processes, split, check_now=check_now)
     finally:
         store.close()
 
 
-def _write_run(store: Checkpoint, program, args, options: Options, rule: StopRule, labels) -> None:
+def _write_run(store: Checkpoint, program, args, settings: Settings, rule: StopRule, labels) -> None:
     """Write options, fingerprints, provenance and data of a new run."""
-    run = identify(program, args, asdict(options)) | {"stop": rule.to_dict()} | labels
+    run = identify(program, args, settings.to_dict()) | {"stop": rule.to_dict()} | labels
     run |= {"about": describe(program, args[0] if args else None), "begun": provenance()}
     store.begin(run, arrays_of(args[0]) if args else None)
 
@@ -290,7 +242,16 @@ def _plain_lists(what: str, labels) -> dict[str, list] | None:
 
 
 def _run(
-    program, args, options: Options, rule, labels, store: Checkpoint | None, progress, processes, split, check_now=False
+    program,
+    args,
+    settings: Settings,
+    rule,
+    labels,
+    store: Checkpoint | None,
+    progress,
+    processes,
+    split,
+    check_now=False,
 ) -> Fit:
     """Start or continue a run, and return its fit."""
     clock = start_time = time.perf_counter()
@@ -302,8 +263,8 @@ def _run(
         clock = time.perf_counter()
 
     shown = progress and processes.leads
-    with ProgressLine(shown) as live, jax.enable_x64(options.dtype == "float64"), processes.listening():
-        key_target, key_start, key_chains = jax.random.split(jax.random.key(options.seed), 3)
+    with ProgressLine(shown) as live, jax.enable_x64(settings.run.dtype == "float64"), processes.listening():
+        key_target, key_start, key_chains = jax.random.split(jax.random.key(settings.run.seed), 3)
         stored = None if store is None else store.read_start()
         original_program = program
 
@@ -312,7 +273,7 @@ def _run(
             check_storable(program, args, target, labels["dims"], labels["coords"])
             describe(program, args[0] if args else None)
 
-        program, centering_note = _choose_centering(program, args, options, stored, live, processes, check)
+        program, centering_note = _choose_centering(program, args, settings, stored, live, processes, check)
         lap("centering")
         live.show("tracing the model")
         target = build_target(program, args, key_target)
@@ -324,17 +285,13 @@ def _run(
             start = _stored_start(stored)
         else:
             live.show(f"searching for starting points ({target.size} parameters)")
-            start = processes.choose_start(choose_start, target, options.num_chains, key_start)
+            start = processes.choose_start(choose_start, target, settings.run.num_chains, key_start)
         lap("start")
-        num_warmup = options.num_warmup if options.num_warmup is not None else (400 if start.informed else 1000)
-        live.show("compiling the sampler")
-        settings = (
-            options.target_accept_prob,
-            options.max_tree_depth,
-            options.trajectory_length,
-            options.independent_proposals,
+        num_warmup = (
+            settings.run.num_warmup if settings.run.num_warmup is not None else (400 if start.informed else 1000)
         )
-        chains = Chains(target, start, num_warmup, *settings, key_chains)
+        live.show("compiling the sampler")
+        chains = Chains(target, start, num_warmup, settings.sampler, key_chains)
         start_arrays = _start_arrays(start, chains, getattr(program, "forms", ()))
         if store is not None:
             _save_or_check_start(store, start_arrays, stored)
@@ -350,7 +307,7 @@ def _run(
                 if not loop.unsaved or split is not None:
                     raise
                 with contextlib.closing(Checkpoint(tempfile.mkdtemp(prefix="hbm_jax-"))) as new_store:
-                    _write_run(new_store, original_program, args, options, rule, labels)
+                    _write_run(new_store, original_program, args, settings, rule, labels)
                     _save_or_check_start(new_store, start_arrays, None)
                     loop.save_warm_up(new_store)
                 raise loop.interrupted(interruption.reason) from None
@@ -358,7 +315,7 @@ def _run(
             stopped = loop.draw()
             lap("sampling")
         with _keeping_draws(chains, draws, loop):
-            cautions = (start.caution, "" if target.observed else UNOBSERVED, _device_caution(target, options))
+            cautions = (start.caution, "" if target.observed else UNOBSERVED, _device_caution(target, settings))
             fit = assemble(
                 program,
                 args,
@@ -370,7 +327,7 @@ def _run(
                 coords=labels["coords"],
                 cautions=tuple(filter(None, cautions)),
                 timing=timing,
-                run=_run_record(options, num_warmup, chains, draws, split, start, centering_note, stopped, store),
+                run=_run_record(settings, num_warmup, chains, draws, split, start, centering_note, stopped, store),
             )
             lap("judging")
             fit.note_timing(timing)
@@ -380,16 +337,16 @@ def _run(
 
 
 def _run_record(
-    options: Options, num_warmup, chains: Chains, draws: Draws, split, start: Start, centering_note, stopped, store
+    settings: Settings, num_warmup, chains: Chains, draws: Draws, split, start: Start, centering_note, stopped, store
 ) -> dict[str, Any]:
     """Return the options and the outcome of a run, for `Fit.run`."""
-    run = asdict(options) | {
+    run = settings.to_dict() | {
         "num_warmup": num_warmup,
         "num_samples": draws.num_draws,
         "num_devices": chains.num_devices,
         **({} if split is None else {"split": split}),
         "start": start.note,
-        **({"proposals_used": bool(chains.proposals.used)} if options.independent_proposals else {}),
+        **chains.sampler.outcome(chains.fitted),
         **({"centering_note": centering_note} if centering_note else {}),
         "stopped": stopped,
     }
@@ -432,22 +389,22 @@ def _keeping_draws(chains: Chains, draws: Draws, loop: Loop):
         ) from error
 
 
-def _device_caution(target, options: Options) -> str:
+def _device_caution(target, settings: Settings) -> str:
     """Return a caution if the density is too small for the accelerator in use, else an empty string."""
     platform = jax.devices()[0].platform
     if platform == "cpu":
         return ""
     value_and_grad = jax.vmap(jax.value_and_grad(target.potential))
-    return advice(platform, operations(value_and_grad, target.size, options.num_chains))
+    return advice(platform, operations(value_and_grad, target.size, settings.run.num_chains))
 
 
-def _choose_centering(program, args, options: Options, stored, live, processes, check) -> tuple[Callable, str]:
+def _choose_centering(program, args, settings: Settings, stored, live, processes, check) -> tuple[Callable, str]:
     """Return the program with the partial non-centring of its latents, and a note on the choice.
 
     The choice is read from the checkpoint if there is one, else made by a pilot run. ``check`` raises before the pilot
     run if the draws cannot be stored.
     """
-    enabled = getattr(program, "chooses_centering", False) if options.centering is None else options.centering
+    enabled = getattr(program, "chooses_centering", False) if settings.run.centering is None else settings.run.centering
     if not enabled:
         return program, ""
     if stored is not None:
@@ -456,7 +413,7 @@ def _choose_centering(program, args, options: Options, stored, live, processes, 
     live.show("choosing the partial non-centring of each latent")
 
     def pilot():
-        centering = centre(program, *args, seed=options.seed)
+        centering = centre(program, *args, seed=settings.run.seed)
         forms = () if centering.program is program else getattr(centering.program, "forms", ())
         return {name: value for form in forms for name, value in form.to_arrays().items()}, centering.note
 

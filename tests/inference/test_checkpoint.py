@@ -32,7 +32,7 @@ GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
 
 
 # Trajectories of one length compile in half the time of NUTS; what is on disk is the same.
-OF_ONE_LENGTH = {"seed": 4, "num_warmup": 60, "num_samples": 90, "trajectory_length": 1.5}
+OF_ONE_LENGTH = {"seed": 4, "num_warmup": 60, "num_samples": 90, "sampler": hbm.HMC(trajectory_length=1.5)}
 
 
 def run(**options):
@@ -130,8 +130,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, stop_after, tmp_path, draws):
     assert_same_draws(go_on(tmp_path), whole, 90)
 
 
+def test_a_run_of_a_version_without_sampler_objects_goes_on_bit_for_bit(whole, copied):
+    """Its options are flat, and the sampler has no name."""
+    for path in sorted(copied.glob("block-*.npz"))[3:]:
+        path.unlink()
+    with contextlib.closing(checkpoint.Checkpoint.existing(copied)) as store:
+        options = store.run["options"]
+        assert options.pop("sampler") == "hmc"
+        store.update(options=options | {"independent_proposals": False})
+    assert_same_draws(go_on(copied), whole, 90)
+
+
 def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
-    options = {"trajectory_length": None, "num_samples": 60}
+    options = {"sampler": hbm.NUTS(), "num_samples": 60}
     uninterrupted = run(**options)
     stop_after(100, MemoryError)
     with pytest.raises(MemoryError):

@@ -57,7 +57,9 @@ def interrupted(monkeypatch):
         monkeypatch.setattr(loop_module, "MAX_PROGRESS_FRACTION", np.inf)
         monkeypatch.setattr(sampling, "ProgressLine", Recorder)
         monkeypatch.setattr(Recorder, "lines", [])
-        return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, trajectory_length=1.5)
+        return hbm.sample(
+            tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, sampler=hbm.HMC(trajectory_length=1.5)
+        )
 
     return run
 

@@ -47,7 +47,7 @@ def test_refits_are_of_the_other_stars_and_give_the_exact_density(exact_refits, 
     assert set(result.bad.index) == {"star 35", "star 3"}
     assert "Not reliable: Pareto k is above 0.70 for 2: " in str(result)
     assert "refit without them, with hbm_jax.inference.refit, if they are few" in str(result)
-    better = refit(fit, result, max_tree_depth=6)
+    better = refit(fit, result, sampler=hbm.NUTS(max_tree_depth=6))
     for _, data, options in exact_refits:
         assert len(data) == NUM_STARS - 1
         assert options["num_warmup"] == 123

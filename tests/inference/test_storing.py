@@ -15,7 +15,13 @@ import hbm_jax as hbm
 from hbm_jax.inference import CheckpointError, ResultsError, sampling
 from hbm_jax.inference.storage import arrays_of
 
-SHORT = {"num_chains": 1, "num_warmup": 10, "num_samples": 20, "trajectory_length": 1.5, "progress": False}
+SHORT = {
+    "num_chains": 1,
+    "num_warmup": 10,
+    "num_samples": 20,
+    "sampler": hbm.HMC(trajectory_length=1.5),
+    "progress": False,
+}
 TABLE = pd.DataFrame({"y": [0.1, 0.4, -0.3], "band": ["g", "r", "g"]}, index=[10, 11, 12])
 
 
@@ -33,7 +39,11 @@ of_a_table.units = {"galaxy.mu": np.dtype(float)}  # stands for a unit that is a
 
 def test_scopes_tables_dates_and_numbers_of_numpy_are_stored(tmp_path):
     options = SHORT | {"seed": np.int64(3), "num_chains": np.int64(1), "num_samples": np.int32(20), "num_warmup": 10.0}
-    options |= {"dtype": np.float64, "max_num_samples": jnp.asarray(50), "trajectory_length": np.float32(1.5)}
+    options |= {
+        "dtype": np.float64,
+        "max_num_samples": jnp.asarray(50),
+        "sampler": hbm.HMC(trajectory_length=np.float32(1.5)),
+    }
     days = pd.date_range("2024-01-30", periods=3)
     fit = hbm.sample(of_a_table, TABLE, checkpoint=tmp_path / "run", coords={"galaxy.row": days}, **options)
     back = hbm.load(fit.save(tmp_path / "fit.nc"))

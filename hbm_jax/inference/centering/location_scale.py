@@ -158,7 +158,12 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
 
     # Under jit: one compilation, instead of one per operation.
     derivatives = jax.device_get(jax.jit(parameter_tangents)(key))
-    return {name: shape for name, shape in candidates.items() if any(np.any(d != 0) for d in derivatives[name])}
+    # An integer, as in Normal(0, 5), has a derivative without numbers.
+    return {
+        name: shape
+        for name, shape in candidates.items()
+        if any(d.dtype != jax.dtypes.float0 and np.any(d != 0) for d in derivatives[name])
+    }
 
 
 def _has_location_scale(fn) -> bool:

@@ -9,19 +9,11 @@ from hbm_jax.inference.centering.location_scale import Recentred
 from hbm_jax.inference.criticism.leave_out import Loo
 from hbm_jax.inference.criticism.pointwise import Replay, log_prob
 from hbm_jax.inference.results import Fit
+from hbm_jax.inference.sampler.kernels.selection import sampler_of, without_replaced
 from hbm_jax.inference.sampling import sample
 
 QUIET = {"progress": False, "centering": False}
-OPTIONS = (
-    "num_chains",
-    "num_warmup",
-    "num_samples",
-    "target_accept_prob",
-    "max_tree_depth",
-    "trajectory_length",
-    "independent_proposals",
-    "dtype",
-)
+OPTIONS = ("num_chains", "num_warmup", "num_samples", "dtype")
 
 
 def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo:
@@ -81,6 +73,8 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
+    former = without_replaced("refit", options)
+    options["sampler"] = options.get("sampler") or former or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)
     for row in bad_rows:
         held_out = np.asarray(result.members[row])

@@ -6,8 +6,9 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.sampler.chains import Block, Chains, Draws
+from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
+from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
