@@ -6,10 +6,11 @@ batched and differentiated, while checks and precomputations stay ordinary NumPy
 """
 
 import dataclasses
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import jax
@@ -17,10 +18,17 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro import handlers
 
-from hbm_jax.models.priors import Prior, complete_priors, priors_to_text
+from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
+
+# Errors that NumPy, Python's control flow and indexing raise for the value of a traced array.
+TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +36,8 @@ class PopulationModel:
     """Base class of population models: options, priors, binding to data, simulation and storage.
 
     A subclass is a frozen dataclass whose fields are its options. It defines `default_priors`, `Bound`, `bind` and
-    `program`. An option with a few allowed values is annotated with ``Literal``, which is checked here; `check_options`
-    checks everything else.
+    `program`. An option with a few allowed values is annotated with ``Literal``, alone or in a union, which is checked
+    here; `check_options` checks everything else.
 
     Parameters
     ----------
@@ -51,9 +59,9 @@ class PopulationModel:
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(hint) is typing.Literal:
-                choose(f"{name} of {type(self).__name__}", getattr(self, name), typing.get_args(hint))
+        for name, (values, only) in _choices(type(self)).items():
+            if only or isinstance(getattr(self, name), str):
+                choose(f"{name} of {type(self).__name__}", getattr(self, name), values)
         object.__setattr__(self, "priors", dict(self.priors))
         self.check_options()
         self.all_priors  # noqa: B018 - raises for unknown names
@@ -74,13 +82,19 @@ class PopulationModel:
     @cached_property
     def all_priors(self) -> dict[str, Prior]:
         """Every parameter with its prior, in the order of tables; a number fixes a parameter."""
-        return complete_priors(self.default_priors, self.priors, self.label)
+        # In double precision and outside any trace, because the arrays of distributions are kept.
+        return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label))
+
+    def prior_in_data_units(self, name: str, unit: Any = 1.0, center: Any = 0.0) -> Prior:
+        """Return the prior of a parameter; the default of a standardised quantity is transformed to data units."""
+        prior = self.all_priors[name]
+        return prior if name in self.priors else in_data_units(prior, unit, center)
 
     def bind(self, data: Any) -> Any:
         """Return everything that the program needs of a data set.
 
-        It is computed once, in double precision, outside any trace. Shapes and options decide its structure, so that
-        data sets of the same shape can be stacked.
+        Options and shapes decide its structure, so that data sets of the same shape can be stacked. NumPy arrays are
+        best; compiled functions need double precision, in which `bound` calls this method.
 
         Parameters
         ----------
@@ -118,16 +132,34 @@ class PopulationModel:
         self.program(self.bound(data), observed, recover)
 
     def bound(self, data: Any) -> Any:
-        """Return bound data: the argument itself if it is bound already, else the result of `bind`."""
+        """Return bound data: the argument itself if it is bound already, else the result of `bind`.
+
+        `bind` runs in double precision and outside any trace.
+
+        Raises
+        ------
+        DataError
+            As `bind`, and if the data are traced.
+        """
         if isinstance(data, self.Bound):
             return data
         try:
             return precomputed(lambda: self.bind(data))
-        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        except TRACED:
             raise DataError(
                 f"{type(self).__name__}: expected concrete data; found data that are traced by a JAX transformation. "
                 "Bind them before, as in bound = model.bind(data), and pass the result."
             ) from None
+
+    def bind_each(self, datas: Sequence[Any]) -> list[Any]:
+        """Return bound data of each data set, of one structure if the data sets have equal shapes."""
+        return [self.bound(data) for data in datas]
+
+    def check_container(self, data: Any, expected: type, advice: str) -> None:
+        """Raise `DataError` unless the data are of the expected container; the advice says how to make one."""
+        if not isinstance(data, expected):
+            found = f"expected {expected.__name__}; found {type(data).__name__}"
+            raise DataError(f"{type(self).__name__}: {found}. {advice}")
 
     def simulate(self, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None) -> tuple[Any, dict]:
         """Draw a simulated sample with the design of ``data``.
@@ -158,6 +190,11 @@ class PopulationModel:
         """Dimensions of sites that their plates do not name, those of the observed sites among them."""
         return {}
 
+    @property
+    def observed_sites(self) -> tuple[str, ...]:
+        """Names of the observed sites, in the order of `with_observed`."""
+        return tuple(self.dims)
+
     def coords(self, data: Any) -> dict[str, list]:
         """Return the labels of the dimensions; the first are the names of the objects."""
         return {}
@@ -184,10 +221,22 @@ class PopulationModel:
 
     def to_config(self) -> dict[str, Any]:
         """Return options as plain values and priors as text; ``type(model)(**config)`` is the same model."""
-        config = configuration(self)
-        if self.priors_in_data_units:
-            config["priors"] = priors_to_text({name: self.all_priors[name] for name in self.priors})
-        return config
+        return configuration(self)
+
+
+@cache
+def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
+    """Return the values of each option annotated with ``Literal``, and whether the option allows nothing else."""
+    choices = {}
+    for item in dataclasses.fields(model):
+        hint = typing.get_type_hints(model)[item.name] if isinstance(item.type, str) else item.type
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        parts = typing.get_args(hint) if is_union else (hint,)
+        literals = [part for part in parts if typing.get_origin(part) is typing.Literal]
+        if literals and str not in parts:
+            values = tuple(value for part in literals for value in typing.get_args(part))
+            choices[item.name] = values, len(literals) == len(parts)
+    return choices
 
 
 def configuration(model) -> dict[str, Any]:
@@ -203,7 +252,8 @@ def configuration(model) -> dict[str, Any]:
     Returns
     -------
     dict
-        Every field of the model; ``priors`` comes last and contains all of them. For a class defined outside hbm_jax,
+        Every field of the model; ``priors`` comes last and contains all of them, or only those that replace defaults
+        where these are for standardised values (`PopulationModel.priors_in_data_units`). For a class outside hbm_jax,
         such as a user's subclass, its full name is added as ``class``, so that it is not confused with a model of the
         same name. ``class`` also marks a user-defined option, such as a `hbm_jax.models.Expansion`, which is stored by
         its name.
@@ -216,7 +266,8 @@ def configuration(model) -> dict[str, Any]:
     names = [item.name for item in dataclasses.fields(model) if item.name != "priors"]
     options = {name: getattr(model, name) for name in names}
     config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
-    config["priors"] = priors_to_text(model.all_priors)
+    stored = model.priors if getattr(model, "priors_in_data_units", False) else model.all_priors
+    config["priors"] = priors_to_text({name: model.all_priors[name] for name in stored})
     user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
     name = f"{type(model).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(model))
     return config if name is None else config | {"class": name}
@@ -249,8 +300,8 @@ def simulated(
     Returns
     -------
     observed, truth : dict of str to array
-        Values drawn at the data sites, those named in ``model.dims``; and the value of every parameter, fixed or
-        drawn, and of every latent.
+        Values drawn at the observed sites, which are those in ``model.dims`` unless the model has ``observed_sites``;
+        and the value of every parameter, fixed or drawn, and of every latent.
 
     Raises
     ------
@@ -268,5 +319,6 @@ def simulated(
         if site["type"] in ("sample", "deterministic") and not name.startswith("_")
     }
     constants = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
-    observed = {name: drawn.pop(name) for name in model.dims if name in drawn}
+    sites = getattr(model, "observed_sites", model.dims)
+    observed = {name: drawn.pop(name) for name in sites if name in drawn}
     return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}

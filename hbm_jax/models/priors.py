@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
 from numpyro.primitives import apply_stack
@@ -61,6 +62,13 @@ def sample_prior(name: str, prior: Prior):
     return numpyro.sample(name, prior) if isinstance(prior, dist.Distribution) else prior
 
 
+def sample_shaped(name: str, prior: Prior, shape: tuple[int, ...] = ()):
+    """Sample a parameter of some shape, with independent elements, or return its value where it is fixed."""
+    if not isinstance(prior, dist.Distribution):
+        return jnp.full(shape, float(prior))
+    return jnp.asarray(numpyro.sample(name, prior.expand(shape).to_event(len(shape)) if shape else prior))
+
+
 def in_stated_parameters() -> bool:
     """Return whether the program should sample its parameters directly, without reparametrisation.
 
@@ -71,15 +79,18 @@ def in_stated_parameters() -> bool:
     return bool(apply_stack({"type": "stated_parameters", "value": False})["value"])
 
 
-def standardised(prior: dist.Distribution, unit, center) -> dist.Distribution:
-    """Return the normal or half-normal prior of a standardised quantity, transformed to the units of the data."""
+def in_data_units(prior: Prior, unit, center=0.0) -> Prior:
+    """Return the prior of a standardised quantity, transformed to the units of the data.
+
+    Normal and half-normal distributions are transformed; others are those of a quantity without unit.
+    """
     if isinstance(prior, dist.Normal):
         return dist.Normal(center + unit * prior.loc, unit * prior.scale)
     if isinstance(prior, dist.HalfNormal):
         return dist.HalfNormal(unit * prior.scale)
-    raise TypeError(f"standardised: expected a normal or half-normal prior; found {type(prior).__name__}.")
+    return prior
 
 
-def priors_to_text(priors: Mapping[str, Prior]) -> dict[str, str]:
-    """Return every prior as text, for run folders and reports."""
-    return {name: distribution_to_text(prior) for name, prior in priors.items()}
+def priors_to_text(priors: Mapping[str, Prior | str]) -> dict[str, str]:
+    """Return every prior as text, for run folders and reports; what is text already, such as "flat", is unchanged."""
+    return {name: p if isinstance(p, str) else distribution_to_text(p) for name, p in priors.items()}

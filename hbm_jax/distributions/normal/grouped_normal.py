@@ -9,6 +9,7 @@ ybar, which does not depend on loc and S, and of log N(ybar; loc, S S^T + V).
 """
 
 import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,33 @@ from numpyro.distributions.util import validate_sample
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian, _cholesky, _solve_lower
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class WhitenedNoise(NamedTuple):
+    """What the noise of a group decides.
+
+    Attributes
+    ----------
+    inverse : array (..., M, D, D)
+        Inverse Cholesky factors of the noise, zero in padding.
+    covariance : array (..., D, D)
+        Covariance of the weighted mean.
+    log_det : array (...)
+        Half the log determinant of ``covariance``, less half those of the noise.
+    """
+
+    inverse: Any
+    covariance: Any
+    log_det: Any
+
+
+def whiten_noise(noise: np.ndarray, used: np.ndarray) -> WhitenedNoise:
+    """Return the whitening of known noise (..., M, D, D) of values that are used (..., M), computed with NumPy."""
+    inverse = np.linalg.inv(np.linalg.cholesky(noise)) * used[..., None, None]
+    diagonal = np.diagonal(inverse, axis1=-2, axis2=-1)
+    covariance = np.linalg.inv((np.swapaxes(inverse, -1, -2) @ inverse).sum(-3))
+    log_det = np.log(np.where(used[..., None], diagonal, 1.0)).sum((-2, -1)) + 0.5 * np.linalg.slogdet(covariance)[1]
+    return WhitenedNoise(inverse, covariance, log_det)
 
 
 class GroupedNormal(dist.Distribution):
@@ -35,6 +63,8 @@ class GroupedNormal(dist.Distribution):
         Covariance of each measured value about the true value, positive definite.
     used : array (..., M)
         False for padding, which does not contribute. Draws there are zero.
+    whitening : WhitenedNoise, optional
+        The result of `whiten_noise` for this noise, which is then not factorised at every evaluation.
 
     Notes
     -----
@@ -54,49 +84,41 @@ class GroupedNormal(dist.Distribution):
 
     arg_constraints: dict = {}  # noqa: RUF012 - NumPyro's own convention
     support = constraints.independent(constraints.real, 2)
-    pytree_data_fields = ("loc", "scale_tril", "noise", "used")
+    pytree_data_fields = ("loc", "scale_tril", "noise", "used", "whitening")
 
-    def __init__(self, loc, scale_tril, noise, used, *, validate_args=None):
-        self.loc, self.scale_tril, self.noise, self.used = loc, scale_tril, noise, used
+    def __init__(self, loc, scale_tril, noise, used, whitening=None, *, validate_args=None):
+        self.loc, self.scale_tril, self.noise, self.used, self.whitening = loc, scale_tril, noise, used, whitening
         shapes = [np.shape(loc)[:-1], np.shape(scale_tril)[:-2], np.shape(noise)[:-3], np.shape(used)[:-1]]
         event = np.shape(noise)[-3:-1]
         super().__init__(lax.broadcast_shapes(*shapes), event, validate_args=validate_args)
 
-    def _whiteners(self):
-        """Return inverse Cholesky factors of the noise (..., M, D, D), zero in padding, and their total log det."""
+    def _whitening(self) -> WhitenedNoise:
+        """Return the whitening of the noise."""
+        if self.whitening is not None:
+            return self.whitening
         eye = np.eye(self.event_shape[-1])
-        if isinstance(self.noise, np.ndarray):  # constant errors are factorised once, not at every evaluation
-            inverse = np.linalg.inv(np.linalg.cholesky(self.noise))
-            log_dets = np.log(np.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
-        else:
-            inverse = _solve_lower(_cholesky(self.noise), eye)
-            log_dets = jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
-        return inverse * self.used[..., None, None], (log_dets * self.used).sum(-1)
+        inverse = _solve_lower(_cholesky(self.noise), eye) * self.used[..., None, None]
+        tril = _cholesky((jnp.swapaxes(inverse, -1, -2) @ inverse).sum(-3))
+        inverse_tril = _solve_lower(tril, eye)
+        diagonal = jnp.where(self.used[..., None], jnp.diagonal(inverse, axis1=-2, axis2=-1), 1.0)
+        log_det = jnp.log(diagonal).sum((-2, -1)) - jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
+        return WhitenedNoise(inverse, jnp.swapaxes(inverse_tril, -1, -2) @ inverse_tril, log_det)
 
-    def _mean(self, inverse, value):
-        """Return the weighted mean (..., D), its covariance, and the log determinant of the Cholesky factor of that."""
-        transposed = jnp.swapaxes(inverse, -1, -2)
-        precision = (transposed @ inverse).sum(-3)
-        weighted = (transposed @ (inverse @ value[..., None])).sum(-3)
-        tril = _cholesky(precision)
-        inverse_tril = _solve_lower(tril, np.eye(self.event_shape[-1]))
-        covariance = jnp.swapaxes(inverse_tril, -1, -2) @ inverse_tril
-        return (
-            (covariance @ weighted)[..., 0],
-            covariance,
-            -jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1),
-        )
+    def _mean(self, whitening: WhitenedNoise, value):
+        """Return the mean of the measured values weighted by their inverse noise, (..., D)."""
+        inverse = whitening.inverse
+        weighted = (jnp.swapaxes(inverse, -1, -2) @ (inverse @ value[..., None])).sum(-3)
+        return (whitening.covariance @ weighted)[..., 0]
 
     @validate_sample
     def log_prob(self, value):
         """Return the log density of measured values (..., M, D)."""
-        inverse, log_det = self._whiteners()
-        mean, covariance, log_det_mean = self._mean(inverse, value)
-        whitened = (inverse @ (value - mean[..., None, :])[..., None])[..., 0]
-        count = self.used.sum(-1)
-        size = self.event_shape[-1]
-        within = log_det + log_det_mean - 0.5 * (whitened**2).sum((-2, -1)) - (count - 1) * size * HALF_LOG_2PI
-        return within + LinearGaussian(self.loc, self.scale_tril, covariance).log_prob(mean)
+        whitening = self._whitening()
+        mean = self._mean(whitening, value)
+        whitened = (whitening.inverse @ (value - mean[..., None, :])[..., None])[..., 0]
+        constant = (self.used.sum(-1) - 1) * self.event_shape[-1] * HALF_LOG_2PI
+        within = whitening.log_det - 0.5 * (whitened**2).sum((-2, -1)) - constant
+        return within + LinearGaussian(self.loc, self.scale_tril, whitening.covariance).log_prob(mean)
 
     def sample(self, key, sample_shape=()):
         """Draw measured values, ``(*sample_shape, ..., M, D)``."""
@@ -109,6 +131,6 @@ class GroupedNormal(dist.Distribution):
 
     def conditional(self, value):
         """Return the exact conditional distribution of the true values (..., D) given measured values."""
-        inverse, _ = self._whiteners()
-        mean, covariance, _ = self._mean(inverse, value)
-        return LinearGaussian(self.loc, self.scale_tril, covariance).conditional(mean)
+        whitening = self._whitening()
+        mean = self._mean(whitening, value)
+        return LinearGaussian(self.loc, self.scale_tril, whitening.covariance).conditional(mean)

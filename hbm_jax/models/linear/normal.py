@@ -13,7 +13,7 @@ well, the non-centred one is slow (Betancourt & Girolami 2013, arXiv:1312.0906).
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,12 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.linear.values_in_groups import ValuesInGroups
 from hbm_jax.distributions import GroupedNormal
-from hbm_jax.models.partial_centering import (
-    CentringWeight,
-    centring_weight,
-    centring_weight_from_estimates,
-    sample_partially_centred,
-)
-from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, standardised
-from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.names import choose
+from hbm_jax.distributions.normal.grouped_normal import WhitenedNoise, whiten_noise
+from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.partial_centering import centring_weight_from_estimates, sample_partially_centred
+from hbm_jax.models.priors import Prior, sample_shaped
 from hbm_jax.validation import DataError
 
-LATENTS = ("marginal", "centred", "noncentred", "mixed")
-SIGMA = ("known", "inferred")
 NEAR = 0.05  # weights this close to 0 or 1 are called non-centred or centred in the table of `centring`
 
 # Priors for standardised values, from which the mean of all values is subtracted in units of their standard deviation.
@@ -44,48 +37,75 @@ DEFAULTS: dict[str, Prior] = {"mu": dist.Normal(0.0, 3.0), "tau": dist.HalfNorma
 WITHIN: dict[str, Prior] = {"sigma": dist.HalfNormal(2.0)}
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundValues:
+    """Values of D components in K groups of at most M values, with all that the data decide.
+
+    Attributes
+    ----------
+    components : tuple of str
+        Names of the components.
+    values, errors, used, center, unit
+        As in `hbm_jax.data.ValuesInGroups`.
+    noise : WhitenedNoise or None
+        Factorised errors, where they are all of the noise.
+    weights, reference : (D, K), (D,)
+        Weights of the partial non-centring of the true values, and its reference scales.
+    """
+
+    components: tuple[str, ...] = field(metadata={"static": True})
+    values: Any
+    errors: Any
+    used: Any
+    center: Any
+    unit: Any
+    noise: WhitenedNoise | None
+    weights: Any
+    reference: Any
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Hierarchy:
+class _Hierarchy(PopulationModel):
     """Common part of `Normal` and `NormalVectors`; sites of vectors have the dimension ``component``."""
 
-    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
-    sigma: str = field(default="known", metadata={"help": ", ".join(SIGMA)})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    Bound = BoundValues
+    priors_in_data_units = True
 
-    def __post_init__(self):
-        choose("treatment of the latents", self.latents, LATENTS)
-        choose("sigma", self.sigma, SIGMA)
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+    latents: Literal["marginal", "centred", "noncentred", "mixed"] = field(
+        default="marginal", metadata={"help": "how the true values of the groups are treated"}
+    )
+    sigma: Literal["known", "inferred"] = field(
+        default="known", metadata={"help": "standard deviation of values within a group"}
+    )
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior: overrides in the units of the data, defaults for standardised values."""
-        defaults = DEFAULTS | (WITHIN if self.sigma == "inferred" else {})
-        return complete_priors(defaults, self.priors, type(self).__name__)
+    def default_priors(self) -> dict[str, Prior]:
+        """Default priors, for standardised values."""
+        return DEFAULTS | (WITHIN if self.sigma == "inferred" else {})
 
-    def __call__(self, data: ValuesInGroups, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
-
-        Parameters
-        ----------
-        data : ValuesInGroups
-            The values and their errors. With ``observed=False`` the values are drawn.
-        observed : bool
-            Whether to condition on the measured values.
-        recover : bool
-            Whether to draw the true values of the groups where they are integrated out.
-        """
+    def bind(self, data: ValuesInGroups) -> BoundValues:
+        """Return values, factorised errors and weights of the partial non-centring; see `PopulationModel.bind`."""
         self._check(data)
-        mu, tril = self._population(data)
-        noise = self._noise(data)
-        if self.latents == "marginal":
-            values = GroupedNormal(mu, tril, noise, data.used)
-        else:
-            theta = self._theta(data, mu, tril)
-            values = GroupedNormal(theta, jnp.zeros_like(tril), noise, data.used)
-        with numpyro.plate("group", len(data)):
-            drawn = numpyro.sample("y", values, obs=jnp.asarray(data.values) if observed else None)
+        arrays = {key: np.asarray(getattr(data, key)) for key in ("values", "errors", "used", "center", "unit")}
+        noise = whiten_noise(arrays["errors"], arrays["used"]) if self.sigma == "known" else None
+        weights, reference = _centring_weights(self.latents, data, self.sigma)
+        return BoundValues(data.components, **arrays, noise=noise, weights=weights, reference=reference)
+
+    def program(self, bound: BoundValues, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; ``recover`` draws the true values of the groups where they are integrated out."""
+        mu, tau = self._sample("mu", bound, bound.center), self._sample("tau", bound)
+        tril = tau[:, None] * self._correlation("correlation", bound)
+        noise = jnp.asarray(bound.errors)
+        if self.sigma == "inferred":
+            factor = self._sample("sigma", bound)[:, None] * self._correlation("sigma_correlation", bound)
+            noise = noise + factor @ factor.T
+        loc, scale_tril = mu, tril
+        if self.latents != "marginal":
+            loc, scale_tril = self._theta(bound, mu, tril), jnp.zeros_like(tril)
+        values = GroupedNormal(loc, scale_tril, noise, bound.used, bound.noise)
+        with numpyro.plate("group", len(bound.values)):
+            drawn = numpyro.sample("y", values, obs=jnp.asarray(bound.values) if observed else None)
             if recover and self.latents == "marginal":
                 theta = values.conditional(drawn).sample(numpyro.prng_key())
                 numpyro.deterministic("theta", self._plain(theta))
@@ -93,11 +113,8 @@ class _Hierarchy:
     def _check(self, data) -> None:
         """Raise an error where the data do not determine the model."""
         what = type(self).__name__
-        if not isinstance(data, ValuesInGroups):
-            raise DataError(
-                f"{what}: expected ValuesInGroups; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_values, or use ValuesInGroups.from_columns."
-            )
+        advice = "Read them with hbm_jax.data.read_values, or use ValuesInGroups.from_columns."
+        self.check_container(data, ValuesInGroups, advice)
         if len(data) < 2:
             raise DataError(
                 f"{what}: expected two groups or more, which a population needs; found {len(data)}. Name the groups in "
@@ -114,40 +131,30 @@ class _Hierarchy:
                 "found neither."
             )
 
-    def _sample(self, name: str, data: ValuesInGroups, center: Any = 0.0):
+    def _shape(self, bound: BoundValues) -> tuple[int, ...]:
+        """Return the shape of the parameters."""
+        return (len(bound.components),)
+
+    def _sample(self, name: str, bound: BoundValues, center: Any = 0.0):
         """Sample a parameter, (D,); a default prior is transformed to the units of the data."""
-        prior, size = self.all_priors[name], len(data.components)
-        if not isinstance(prior, dist.Distribution):
-            return jnp.full(size, float(prior))
-        center = jnp.broadcast_to(jnp.asarray(center), (size,))
-        scaled = prior.expand((size,)) if name in self.priors else standardised(prior, jnp.asarray(data.unit), center)
-        return jnp.asarray(numpyro.sample(name, scaled.to_event(1)))
+        shape = self._shape(bound)
+        unit, center = (jnp.broadcast_to(x, bound.unit.shape).reshape(shape) for x in (bound.unit, center))
+        prior = self.prior_in_data_units(name, unit, center)
+        return jnp.reshape(sample_shaped(name, prior, shape), (-1,))
 
-    def _population(self, data: ValuesInGroups):
-        """Sample the population; return its mean (D,) and the Cholesky factor (D, D) of its covariance."""
-        mu, tau = self._sample("mu", data, data.center), self._sample("tau", data)
-        return mu, tau[:, None] * self._correlation("correlation", data)
-
-    def _noise(self, data: ValuesInGroups):
-        """Return the covariance of each value about the true value of its group, (K, M, D, D)."""
-        if self.sigma == "known":
-            return data.errors
-        factor = self._sample("sigma", data)[:, None] * self._correlation("sigma_correlation", data)
-        return jnp.asarray(data.errors) + factor @ factor.T
-
-    def _correlation(self, name: str, data: ValuesInGroups):
+    def _correlation(self, name: str, bound: BoundValues):
         """Return the Cholesky factor (D, D) of a correlation matrix."""
-        return jnp.eye(len(data.components))
+        return jnp.eye(len(bound.components))
 
     def _plain(self, theta):
         """Return true values as they are recorded: a single quantity has no axis of components."""
         return theta
 
-    def _theta(self, data: ValuesInGroups, mu, tril):
+    def _theta(self, bound: BoundValues, mu, tril):
         """Sample the true values of the groups, (K, D), component by component."""
-        centring_weights = _centring_weights(self.latents, data, self.sigma)
-        size = len(data.components)
-        with numpyro.plate("group", len(data)):
+        num, size = len(bound.values), len(bound.components)
+        centring_weights = list(zip(bound.weights, bound.reference, strict=True))
+        with numpyro.plate("group", num):
             if self.latents == "centred":
                 joint = dist.MultivariateNormal(mu, scale_tril=tril) if size > 1 else dist.Normal(mu[0], tril[0, 0])
                 return jnp.reshape(jnp.asarray(numpyro.sample("theta", joint)), (-1, size))
@@ -155,9 +162,9 @@ class _Hierarchy:
                 return sample_partially_centred("theta", mu[0], tril[0, 0], centring_weights[0])[:, None]
             theta: list = []
             standard: list = []
-            for i, key in enumerate(data.components):
+            for i, key in enumerate(bound.components):
                 # Conditional on the previous components, the next one is normal.
-                location = mu[i] + sum((tril[i, j] * z for j, z in enumerate(standard)), jnp.zeros(len(data)))
+                location = mu[i] + sum((tril[i, j] * z for j, z in enumerate(standard)), jnp.zeros(num))
                 theta.append(sample_partially_centred(f"_theta_{key}", location, tril[i, i], centring_weights[i]))
                 standard.append((theta[-1] - location) / tril[i, i])
             return numpyro.deterministic("theta", jnp.stack(theta, axis=-1))
@@ -187,7 +194,7 @@ class _Hierarchy:
             raise ValueError("centring: expected latents 'centred', 'noncentred' or 'mixed'; found 'marginal'.")
         _, information = _estimates(data, self.sigma)
         rows = []
-        for d, (chosen, scale) in enumerate(_centring_weights(self.latents, data, self.sigma)):
+        for d, (chosen, scale) in enumerate(zip(*_centring_weights(self.latents, data, self.sigma), strict=True)):
             for k, name in enumerate(data.name):
                 c = float(chosen[k])
                 words = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
@@ -196,14 +203,14 @@ class _Hierarchy:
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
 
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``.
+        """Draw a simulated sample with the groups, numbers of values and errors of ``data``.
 
         Parameters
         ----------
         key : jax.Array
             Random key.
         data : ValuesInGroups
-            Groups, numbers of values and errors.
+            The design.
         parameters : mapping of str to float, optional
             True values by name; parameters not named are drawn from their priors.
 
@@ -212,8 +219,12 @@ class _Hierarchy:
         ValuesInGroups, dict
             The sample with new measured values, and the true value of every parameter and latent.
         """
-        observed, truth = simulated(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
-        return data.replace_observations(observed["y"]), truth
+        return PopulationModel.simulate(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
+
+    @property
+    def observed_sites(self) -> tuple[str, ...]:
+        """The measured values."""
+        return ("y",)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -225,20 +236,9 @@ class _Hierarchy:
         return {"group": list(data.name), "component": list(data.components)}
 
     @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters: empty, because they are those of the data."""
-        return {}
-
-    @property
     def target_accept_prob(self) -> float:
         """Default of `hbm_jax.sample`: above 0.8, because tau may be close to 0 where there are few groups."""
         return 0.9
-
-    def to_config(self) -> dict:
-        """Return options as plain values and overridden priors as text; they rebuild the model as keyword arguments."""
-        return configuration(self) | {
-            "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,13 +279,8 @@ class Normal(_Hierarchy):
                 "NormalVectors."
             )
 
-    def _sample(self, name: str, data: ValuesInGroups, center: Any = 0.0):
-        prior = self.all_priors[name]
-        if not isinstance(prior, dist.Distribution):
-            return jnp.full(1, float(prior))
-        if name not in self.priors:
-            prior = standardised(prior, jnp.asarray(data.unit)[0], jnp.broadcast_to(jnp.asarray(center), (1,))[0])
-        return jnp.asarray(numpyro.sample(name, prior))[None]
+    def _shape(self, bound: BoundValues) -> tuple[int, ...]:
+        return ()
 
     def _plain(self, theta):
         return theta[..., 0]
@@ -329,13 +324,13 @@ class NormalVectors(_Hierarchy):
     correlated: bool = field(default=True, metadata={"help": "whether components are correlated"})
     concentration: float = field(default=2.0, metadata={"help": "of the prior of correlations (LKJ); 1 is uniform"})
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check_options(self) -> None:
+        """Raise ValueError for a concentration that is not positive."""
         if not self.concentration > 0:
             raise ValueError(f"NormalVectors: concentration: expected a positive number; found {self.concentration}.")
 
-    def _correlation(self, name: str, data: ValuesInGroups):
-        size = len(data.components)
+    def _correlation(self, name: str, bound: BoundValues):
+        size = len(bound.components)
         if not self.correlated or size < 2:
             return jnp.eye(size)
         factor = jnp.asarray(numpyro.sample(f"_{name}_factor", dist.LKJCholesky(size, self.concentration)))
@@ -361,15 +356,14 @@ class NormalVectors(_Hierarchy):
         return f"Normal hierarchical model of vectors, {kind} components, {self.sigma} sigma, {self.latents} latents"
 
 
-def _centring_weights(latents: str, data: ValuesInGroups, sigma: str) -> list[CentringWeight]:
-    """Return the weights of the partial non-centring of the groups, and their reference scale, for each component."""
+def _centring_weights(latents: str, data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the partial non-centring of the groups, (D, K), and the reference scales, (D,)."""
     num, size = len(data), len(data.components)
     if latents != "mixed":
-        return [(np.full(num, 1.0 if latents == "centred" else 0.0), 1.0)] * size
-    if not isinstance(data.values, np.ndarray) or not isinstance(data.errors, np.ndarray):
-        return [centring_weight(np.full(num, 3.0), 1.0, few=True)] * size  # traced data: the same weight for all groups
+        return np.full((size, num), 1.0 if latents == "centred" else 0.0), np.ones(size)
     mean, information = _estimates(data, sigma)
-    return [centring_weight_from_estimates(mean[:, d], information[:, d]) for d in range(size)]
+    chosen = [centring_weight_from_estimates(mean[:, d], information[:, d]) for d in range(size)]
+    return np.stack([weights for weights, _ in chosen]), np.array([scale for _, scale in chosen])
 
 
 def _estimates(data: ValuesInGroups, sigma: str) -> tuple[np.ndarray, np.ndarray]:
