@@ -232,3 +232,16 @@ def frozen_array(array: Any) -> Floats:
     out = np.array(array, dtype=np.float64)
     out.flags.writeable = False
     return out
+
+
+def energy_band(band, what: str) -> tuple[float, float]:
+    """Return a band (low, high) [keV] as two floats.
+
+    Raises
+    ------
+    ValueError
+        Unless they are positive, finite and in increasing order; the message begins with ``what``.
+    """
+    if np.shape(band) != (2,) or not 0 < band[0] < band[1] < np.inf:
+        raise ValueError(f"{what}: expected two positive energies [keV] in increasing order; found {band}.")
+    return float(band[0]), float(band[1])

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
+from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.data.columns import (
     BURST_REDSHIFT,
     ERROR,
@@ -24,8 +24,6 @@ from hbm_jax.data.columns import (
     warnings_of,
 )
 from hbm_jax.names import listed
-from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
-from hbm_jax.spectra.model.energetics import k_correction
 from hbm_jax.validation import (
     DataError,
     Labels,
@@ -268,24 +266,8 @@ class Bursts(HasWarnings):
         (B, J)
             0 for bolometric fluxes. The measured peak energies and indices are used; their errors are not propagated.
         """
-        has_band = self.has_band
-        if not has_band.any():
-            return np.zeros(has_band.shape)
-        is_band_function = has_band & np.isfinite(self.beta)
-        alpha = np.where(has_band, self.alpha, -1.0)
-        values = {
-            "e_peak": 10.0 ** np.where(has_band, self.log10_E_peak, 2.0),
-            "alpha": alpha,
-            "photon_index": -alpha,
-            "beta": np.where(is_band_function, self.beta, np.minimum(alpha - 0.5, -2.5)),
-            "log10_amplitude": np.zeros(has_band.shape),
-        }
-        observed = tuple(np.moveaxis(np.where(has_band[..., None], self.flux_band, [10.0, 1000.0]), -1, 0))
-        band_k, cutoff_k = (
-            jnp.log10(k_correction(shape, values, jnp.asarray(z)[:, None], rest=rest, observed=observed))
-            for shape in (Band(norm="amplitude"), CutoffPowerLaw(norm="amplitude", peak=True))
-        )
-        return jnp.where(has_band, jnp.where(is_band_function, band_k, cutoff_k), 0.0)
+        bands = FluxBands.of(self)
+        return np.zeros(np.shape(self.used)) if bands is None else bands.log10_k(z, rest)
 
     def describe(self) -> str:
         """Return a paragraph on the sample: numbers of bursts and intervals, redshifts, peak energies and bands."""

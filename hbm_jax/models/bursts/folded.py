@@ -26,8 +26,6 @@ from hbm_jax.spectra.statistics.joint import AnyStatistic
 TOLERANCE = 1e-2  # of `FoldedBursts.errors`, in standard deviations
 PIVOT = 100.0  # keV
 MIN_EXPECTED = 1e-20  # lower bound of expected counts
-SHAPES = ("band", "cutoff")
-FRAMES = ("rest", "observer")
 # Trial spectra, which bracket those of bursts: observed peak energies [keV], and indices.
 _PEAKS, _ALPHAS, _BETAS = (20.0, 60.0, 200.0, 600.0, 2000.0), (-1.6, -1.0, -0.3), (-3.5, -2.6, -2.1)
 _LN10 = math.log(10.0)

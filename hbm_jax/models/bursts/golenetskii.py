@@ -13,10 +13,9 @@ relations of Amati and of Yonetoku, which have one point per burst. (Golenetskii
 """
 
 import dataclasses
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +26,17 @@ from numpyro import handlers
 
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
+from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, energy_band
 
-POOLING = ("partial", "complete")
-LATENTS = ("marginal", "sampled")
 PIVOT = 2.0  # log10 of 100 keV
 
 PARTIAL: dict[str, Prior] = {
@@ -56,10 +54,6 @@ SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 REDSHIFT: dict[str, Prior] = {"z": dist.LogNormal(0.5, 0.6)}
 OBSERVABLES = ("log10_E_peak", "log10_flux")
 
-# Cache of `_flux_over_luminosity` for samples with known redshifts in a fixed cosmology, for the lifetime of the
-# sample, because a program is traced many times.
-_CONVERSIONS: weakref.WeakKeyDictionary[Bursts, dict[Any, np.ndarray]] = weakref.WeakKeyDictionary()
-
 UNITS = {
     "log10_N": "erg/s",
     "log10_N_mean": "erg/s",
@@ -76,8 +70,92 @@ UNITS = {
 }
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundBursts:
+    """Bursts as `Golenetskii` needs them: measured values, and everything that the design alone decides.
+
+    Attributes
+    ----------
+    observed : (B, J, 2)
+        Measured log10_E_peak and log10_flux.
+    errors : (B, J, 3)
+        Their variances and covariance, as in `Bursts`.
+    used : (B, J)
+        False for padding.
+    log10_flux_limit : (B,)
+        Flux limits; -inf for no limit.
+    known_z, uncertain_z : (number known,), (number uncertain, 4)
+        Redshifts without error; measured redshifts with their errors and the bounds of their distributions.
+    order : (B,)
+        Index of each burst in the concatenation of known, unknown and uncertain redshifts.
+    bands : FluxBands or None
+        Bands and spectral shapes of the fluxes; None if all are bolometric.
+    slopes : GaussianLikelihood
+        Least-squares estimate of gamma of each burst, and its information, (B,) each.
+    peak_information : (B, J)
+        Inverse variance of log10_E_peak; 0 in padding.
+    num_intervals, mean_errors : (B,), (B, 3)
+        Number of intervals of each burst, and the mean of their ``errors``.
+    flux_over_luminosity : (B, J) or None
+        log10 of measured flux over luminosity; None if it depends on parameters.
+    num_unknown : int
+        Number of unknown redshifts.
+    quantity : str
+        ``"flux"`` or ``"fluence"``.
+    """
+
+    observed: Any
+    errors: Any
+    used: Any
+    log10_flux_limit: Any
+    known_z: Any
+    uncertain_z: Any
+    order: Any
+    bands: FluxBands | None
+    slopes: GaussianLikelihood
+    peak_information: Any
+    num_intervals: Any
+    mean_errors: Any
+    flux_over_luminosity: Any
+    num_unknown: int = field(metadata={"static": True})
+    quantity: str = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, data: Bursts) -> "BoundBursts":
+        """Return the arrays of a sample, without ``flux_over_luminosity``, which depends on the model."""
+        z, used, errors = np.asarray(data.z), np.asarray(data.used), np.asarray(data.errors)
+        known, unknown = np.flatnonzero(data.knows_redshift), np.flatnonzero(np.isnan(z))
+        uncertain = np.flatnonzero(np.asarray(data.sigma_z) > 0)
+        center, error = z[uncertain], np.asarray(data.sigma_z)[uncertain]
+        bounds = np.maximum(center - 4.0 * error, 0.01), np.minimum(center + 4.0 * error, MAX_REDSHIFT)
+        slopes = slopes_of_groups(np.asarray(data.log10_E_peak)[..., None], data.log10_flux, errors[..., :1], used)
+        num_intervals = used.sum(axis=1)
+        return cls(
+            observed=data.observed,
+            errors=errors,
+            used=used,
+            log10_flux_limit=np.asarray(data.log10_flux_limit),
+            known_z=z[known],
+            uncertain_z=np.stack([center, error, *bounds], axis=1),
+            order=np.argsort(np.concatenate([known, unknown, uncertain])),
+            bands=FluxBands.of(data),
+            slopes=slopes.likelihood(0, [slopes.product[:, 0]]),
+            peak_information=np.where(used, 1.0 / errors[..., 0], 0.0),
+            num_intervals=num_intervals,
+            mean_errors=np.where(used[..., None], errors, 0.0).sum(axis=1) / np.maximum(num_intervals, 1)[:, None],
+            flux_over_luminosity=None,
+            num_unknown=len(unknown),
+            quantity=data.quantity,
+        )
+
+    def mean_of_bursts(self, values):
+        """Return the mean over the intervals of each burst, (B,), of values (B, J)."""
+        return jnp.where(self.used, values, 0.0).sum(axis=1) / jnp.maximum(self.num_intervals, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Golenetskii:
+class Golenetskii(PopulationModel):
     """Hierarchical model of the Golenetskii relation; an instance is a NumPyro program of the data.
 
     Parameters
@@ -121,55 +199,44 @@ class Golenetskii:
     ['gamma', 'intrinsic_scatter', 'log10_E_peak_mean']
     """
 
-    pooling: str = field(default="partial", metadata={"help": ", ".join(POOLING)})
-    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
+    Bound: ClassVar[type] = BoundBursts
+
+    pooling: Literal["partial", "complete"] = field(default="partial", metadata={"help": "partial, complete"})
+    latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
     cosmology: str | None = field(default=None, metadata={"help": ", ".join(expansion.FREE) + "; fixed by default"})
     H0: float = field(default=70.0, metadata={"help": "Hubble constant of the fixed cosmology [km/s/Mpc]"})
     Om0: float = field(default=0.3, metadata={"help": "matter density of the fixed cosmology"})
     band: tuple[float, float] = field(default=BOLOMETRIC, metadata={"help": "rest-frame band of the luminosity [keV]"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        choose("pooling", self.pooling, POOLING)
-        choose("treatment of the latents", self.latents, LATENTS)
+    def check_options(self) -> None:
+        """Raise ValueError for an unknown cosmology, options that exclude each other, or an invalid band."""
         if self.cosmology is not None:
             choose("cosmology", self.cosmology, expansion.FREE)
         if self.correlated and self.pooling == "complete":
             raise ValueError("Golenetskii: correlated=True expects pooling='partial'; found 'complete'.")
         if self.truncated and self.latents == "sampled":
             raise ValueError("Golenetskii: truncated=True expects latents='marginal'; found 'sampled'.")
-        low, high = self.band
-        if not 0 < low < high:
-            raise ValueError(
-                f"Golenetskii: band: expected two positive energies [keV] in increasing order; found {self.band}."
-            )
-        object.__setattr__(self, "band", (float(low), float(high)))
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+        object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Priors of all parameters; a number fixes a parameter."""
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter; a number fixes a parameter."""
         partial = self.pooling == "partial"
         defaults = dict(PARTIAL if partial else COMPLETE) | (CORRELATED if self.correlated else {}) | SCATTER | PEAKS
         defaults |= (WITHIN if partial else {}) | REDSHIFT
         if self.cosmology is not None:
             defaults |= expansion.default_priors(self.cosmology) | {"H0": self.H0}
-        return complete_priors(defaults, self.priors, "Golenetskii")
+        return defaults
 
-    def __call__(self, data: Bursts, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
+    def bind(self, data: Bursts) -> BoundBursts:
+        """Return measured values, indices of known and unknown redshifts, and conversions of fluxes to luminosities.
 
         Parameters
         ----------
         data : Bursts
-            The sample. With ``observed=False`` the measured values are drawn, on the design of the sample.
-        observed : bool
-            Whether to condition on the measured values.
-        recover : bool
-            Whether to draw the latents that are integrated out.
+            The sample.
 
         Raises
         ------
@@ -181,108 +248,101 @@ class Golenetskii:
                 "Golenetskii(truncated=True): expected bursts with a log10_flux_limit; found none. Set the limit, or "
                 "use truncated=False."
             )
+        bound = BoundBursts.of(data)
+        if self.cosmology is not None or not np.all(data.knows_redshift):
+            return bound
+        program = jax.jit(lambda bound, z: self._flux_over_luminosity(bound, z, self._fixed_cosmology))
+        conversion = precomputed(lambda: np.asarray(program(bound, bound.known_z)))
+        return dataclasses.replace(bound, flux_over_luminosity=conversion)
+
+    def program(self, bound: BoundBursts, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; with ``observed=False`` measured values are drawn on the design of the sample."""
         priors = self.all_priors
         skipped = {"z", *(("H0", *expansion.FREE[self.cosmology]) if self.cosmology else ())}
         p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in skipped}
-        z, intercept = self._redshifts_and_conversions(data, priors)
+        z, intercept = self._redshifts_and_conversions(bound)
         shift = (PIVOT - jnp.log10(1.0 + z))[:, None]
-        values = jnp.asarray(data.observed) if observed else None
+        values = jnp.asarray(bound.observed) if observed else None
         if self.pooling == "partial":
-            gamma = self._sample_gamma(p, data)
+            gamma = self._sample_gamma(p, bound)
             N_scale = p["log10_N_std"]
             N_loc = p["log10_N_mean"]
             if self.correlated:
                 N_loc = N_loc + p["correlation"] * N_scale * (gamma - p["gamma_mean"]) / p["gamma_std"]
                 N_scale = N_scale * jnp.sqrt(1.0 - p["correlation"] ** 2)
             if not self.truncated and self.latents == "marginal":
-                self._sample_grouped(p, gamma, N_loc, N_scale, shift, intercept, data, values, recover)
+                self._sample_grouped(p, gamma, N_loc, N_scale, shift, intercept, bound, values, recover)
                 return
-            x_mean, log10_N = self._sample_lines(p, gamma, N_loc, N_scale, shift, intercept, data)
+            x_mean, log10_N = self._sample_lines(p, gamma, N_loc, N_scale, shift, intercept, bound)
         else:
             gamma, log10_N = jnp.asarray(p["gamma"]), p["log10_N"]
             x_mean = p["log10_E_peak_mean"] - PIVOT
         gamma, log10_N, x_mean = (jnp.broadcast_to(a, np.shape(z))[:, None] for a in (gamma, log10_N, x_mean))
         x_scale = p["log10_E_peak_scatter"] if self.pooling == "partial" else p["log10_E_peak_std"]
         intercept, scatter = intercept + log10_N - gamma * shift, p["intrinsic_scatter"]
-        limit = jnp.asarray(data.log10_flux_limit)[:, None] if self.truncated else None
-        num, max_intervals = np.shape(data.used)
+        limit = jnp.asarray(bound.log10_flux_limit)[:, None] if self.truncated else None
+        num, max_intervals = np.shape(bound.used)
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", max_intervals, dim=-1):
             center = shift + x_mean
             if self.latents == "sampled":
-                likelihood = GaussianLikelihood(
-                    data.log10_E_peak - shift + PIVOT, np.where(data.used, 1.0 / data.errors[..., 0], 0.0)
-                )
+                likelihood = GaussianLikelihood(bound.observed[..., 0] - shift + PIVOT, bound.peak_information)
                 x = sample_whitened("log10_E_peak", x_mean + PIVOT, x_scale, likelihood)
                 center, x_scale = shift + x - PIVOT, 0.0
-            relation = LinearRelation(center, x_scale, intercept, gamma, scatter, jnp.asarray(data.errors), limit)
-            with handlers.mask(mask=np.asarray(data.used)):
+            relation = LinearRelation(center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit)
+            with handlers.mask(mask=bound.used):
                 drawn = numpyro.sample("observed", relation, obs=values)
         if recover:
             self._record_intervals(relation.conditional(drawn), shift, center if self.latents == "sampled" else None)
 
-    def _redshifts_and_conversions(self, data: Bursts, priors):
+    def _redshifts_and_conversions(self, bound: BoundBursts):
         """Return the redshifts (B,) and log10 of measured flux over luminosity (B, J)."""
-        constant = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data))
-        if self.cosmology is None and constant and np.all(data.knows_redshift):
-            cache, key = _CONVERSIONS.setdefault(data, {}), (self.H0, self.Om0, self.band)
-            if key not in cache:
-                program = jax.jit(lambda z: self._flux_over_luminosity(data, z, self._fixed_cosmology))
-                cache[key] = precomputed(lambda: np.asarray(program(np.asarray(data.z))))
-            return jnp.asarray(data.z), jnp.asarray(cache[key])
-        z = self._sample_redshifts(data, priors)
-        cosmology = (
-            self._fixed_cosmology if self.cosmology is None else expansion.sample_cosmology(self.cosmology, priors)
-        )
-        return z, self._flux_over_luminosity(data, z, cosmology)
+        z = self._sample_redshifts(bound)
+        if bound.flux_over_luminosity is not None:
+            return z, jnp.asarray(bound.flux_over_luminosity)
+        cosmology = self._fixed_cosmology
+        if self.cosmology is not None:
+            cosmology = expansion.sample_cosmology(self.cosmology, self.all_priors)
+        return z, self._flux_over_luminosity(bound, z, cosmology)
 
     @property
     def _fixed_cosmology(self) -> Cosmology:
         """The flat cosmology with the values of H0 and Om0."""
         return Cosmology.flat(H0=self.H0, Om0=self.Om0)
 
-    def _flux_over_luminosity(self, data: Bursts, z, cosmology: Cosmology):
+    def _flux_over_luminosity(self, bound: BoundBursts, z, cosmology: Cosmology):
         """Return log10 of measured flux over luminosity, or of fluence over energy, (B, J)."""
         log10_area = log10_sphere_area(z, cosmology)
-        if data.quantity == "fluence":
+        if bound.quantity == "fluence":
             log10_area = log10_area - jnp.log10(1.0 + z)
-        return -log10_area[:, None] - data.log10_k(z, self.band)
+        log10_k = jnp.zeros(np.shape(bound.used)) if bound.bands is None else bound.bands.log10_k(z, self.band)
+        return -log10_area[:, None] - log10_k
 
-    def _sample_redshifts(self, data: Bursts, priors):
+    def _sample_redshifts(self, bound: BoundBursts):
         """Return all redshifts (B,); unknown and uncertain ones are sampled."""
-        unknown = np.flatnonzero(np.isnan(data.z))
-        measured = np.flatnonzero(np.asarray(data.sigma_z) > 0)
-        known = np.flatnonzero(data.knows_redshift)
-        parts, order = [jnp.asarray(data.z)[known]], [known]
-        if len(unknown):
-            with numpyro.plate("unknown_redshift", len(unknown)):
-                parts.append(jnp.broadcast_to(sample_prior("z", priors["z"]), (len(unknown),)))
-            order.append(unknown)
-        if len(measured):
-            center, error = np.asarray(data.z)[measured], np.asarray(data.sigma_z)[measured]
-            low, high = np.maximum(center - 4.0 * error, 0.01), np.minimum(center + 4.0 * error, MAX_REDSHIFT)
-            with numpyro.plate("uncertain_redshift", len(measured)):
+        parts = [jnp.asarray(bound.known_z)]
+        if bound.num_unknown:
+            with numpyro.plate("unknown_redshift", bound.num_unknown):
+                parts.append(jnp.broadcast_to(sample_prior("z", self.all_priors["z"]), (bound.num_unknown,)))
+        if len(bound.uncertain_z):
+            center, error, low, high = bound.uncertain_z.T
+            with numpyro.plate("uncertain_redshift", len(bound.uncertain_z)):
                 parts.append(numpyro.sample("z_measured", dist.TruncatedNormal(center, error, low=low, high=high)))
-            order.append(measured)
-        if len(parts) == 1:
-            return parts[0]
-        return jnp.concatenate(parts)[np.argsort(np.concatenate(order))]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[bound.order]
 
-    def _sample_gamma(self, p, data: Bursts):
+    def _sample_gamma(self, p, bound: BoundBursts):
         """Sample the slope of each burst, (B,)."""
-        with numpyro.plate("burst", len(data)):
-            return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], _gamma_estimates(data))
+        with numpyro.plate("burst", len(bound.used)):
+            return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes)
 
-    def _sample_lines(self, p, gamma, N_loc, N_scale, shift, intercept, data: Bursts):
+    def _sample_lines(self, p, gamma, N_loc, N_scale, shift, intercept, bound: BoundBursts):
         """Sample the mean peak energy and log10_N of each burst.
 
         The sampled variable is the luminosity at the mean peak energy, where the data constrain the line best.
         """
-        used, errors = np.asarray(data.used), jnp.asarray(data.errors)
-        num = used.sum(axis=1)
-        x = _mean_of_bursts(data.log10_E_peak - shift, used)
-        y = _mean_of_bursts(data.log10_flux - intercept, used)
-        xx, xy, yy = (_mean_of_bursts(errors[..., k], used) for k in range(3))
-        with numpyro.plate("burst", len(data)):
+        num, (xx, xy, yy) = bound.num_intervals, bound.mean_errors.T
+        x = bound.mean_of_bursts(bound.observed[..., 0] - shift)
+        y = bound.mean_of_bursts(bound.observed[..., 1] - intercept)
+        with numpyro.plate("burst", len(bound.used)):
             likelihood = GaussianLikelihood(x + PIVOT, num / (p["log10_E_peak_scatter"] ** 2 + xx))
             mean = sample_whitened("log10_E_peak_burst", p["log10_E_peak_mean"], p["log10_E_peak_std"], likelihood)
             x_mean = mean - PIVOT
@@ -291,7 +351,7 @@ class Golenetskii:
             luminosity = sample_whitened("log10_luminosity", N_loc + gamma * x_mean, N_scale, likelihood)
             return x_mean, numpyro.deterministic("log10_N", luminosity - gamma * x_mean)
 
-    def _sample_grouped(self, p, gamma, N_loc, N_scale, shift, intercept, data: Bursts, values, recover):
+    def _sample_grouped(self, p, gamma, N_loc, N_scale, shift, intercept, bound: BoundBursts, values, recover):
         """Sample the measured values with the lines integrated out; with ``recover`` draw the lines and true values."""
         relation = GroupedLinearRelation(
             p["log10_E_peak_mean"] - PIVOT,
@@ -303,14 +363,14 @@ class Golenetskii:
             p["intrinsic_scatter"],
             shift,
             intercept,
-            jnp.asarray(data.errors),
-            np.asarray(data.used),
+            jnp.asarray(bound.errors),
+            bound.used,
         )
-        with numpyro.plate("burst", len(data)):
+        with numpyro.plate("burst", len(bound.used)):
             drawn = numpyro.sample("observed", relation, obs=values)
         if recover:
             groups = relation.groups(drawn).sample(numpyro.prng_key())
-            with numpyro.plate("burst", len(data)):
+            with numpyro.plate("burst", len(bound.used)):
                 numpyro.deterministic("log10_E_peak_burst", groups[..., 0] + PIVOT)
                 numpyro.deterministic("log10_N", groups[..., 1])
             self._record_intervals(relation.conditional(drawn, groups), shift, None)
@@ -325,27 +385,9 @@ class Golenetskii:
             numpyro.deterministic("log10_flux", drawn[..., 1])
 
     def simulate(self, key, data: Bursts, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
-
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : Bursts
-            Design of the sample: redshifts, errors, flux limits, and number of intervals.
-        parameters : mapping of str to float, optional
-            True values by name. The other parameters are drawn from their priors.
-
-        Returns
-        -------
-        Bursts, dict
-            The sample with new measured values, and the true value of every parameter and latent.
-        """
+        """Draw a simulated sample as `PopulationModel.simulate`, with all latents in its truth."""
         model = self if self.truncated else dataclasses.replace(self, latents="sampled")
-        observed, truth = simulated(model, key, data, parameters)
-        return data.replace_observations(observed["observed"]), truth
-
-    # Interface to inference, command line and report.
+        return PopulationModel.simulate(model, key, data, parameters)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -372,19 +414,3 @@ class Golenetskii:
         history = "" if self.cosmology is None else f", {expansion.DESCRIPTIONS[self.cosmology]}"
         limit = ", above a flux limit" if self.truncated else ""
         return f"Golenetskii relation of bursts, {self.pooling} pooling, {self.latents} latents{limit}{history}"
-
-    def to_config(self) -> dict:
-        """Return the options as plain values, priors as text; ``Golenetskii(**config)`` is the same model."""
-        return configuration(self)
-
-
-def _gamma_estimates(data: Bursts) -> GaussianLikelihood:
-    """Return the least-squares estimate of gamma of each burst, and its information."""
-    noise = data.errors[..., :1]
-    slopes = slopes_of_groups(data.log10_E_peak[..., None], data.log10_flux, noise, np.asarray(data.used))
-    return slopes.likelihood(0, [slopes.product[:, 0]])
-
-
-def _mean_of_bursts(values, used):
-    """Return the mean over the intervals of each burst, (B,)."""
-    return jnp.where(used, values, 0.0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)

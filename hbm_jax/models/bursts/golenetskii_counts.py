@@ -11,10 +11,9 @@ The spectrum is folded through the response of every detector and multiplied by 
 detector. (Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.)
 """
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +23,17 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
-from hbm_jax.models.bursts.folded import FRAMES, SHAPES, TOLERANCE, FoldedBursts
+from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.partial_centering import centring_weight, sample_partially_centred
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
 from hbm_jax.spectra.statistics.statistic import STATISTICS
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, energy_band
 
-LATENTS = ("marginal", "sampled")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 POPULATION: dict[str, Prior] = {
     "gamma_mean": dist.Normal(1.5, 0.5),
@@ -110,10 +108,6 @@ class PreparedBursts:
         return sum(self.slopes[:, k, j] * deviation for j, deviation in enumerate(deviations))
 
 
-# Cache for the lifetime of a sample, because a program is traced many times.
-_PREPARED: weakref.WeakKeyDictionary[BurstSpectra, dict[Any, PreparedBursts]] = weakref.WeakKeyDictionary()
-
-
 def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -148,7 +142,7 @@ def _lines_and_centring(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GolenetskiiCounts:
+class GolenetskiiCounts(PopulationModel):
     """Hierarchical model of the spectra of gamma-ray bursts; an instance is a NumPyro program of the data.
 
     Parameters
@@ -200,45 +194,43 @@ class GolenetskiiCounts:
     0.1
     """
 
-    spectrum: str = field(default="band", metadata={"help": ", ".join(SHAPES)})
+    Bound: ClassVar[type] = PreparedBursts
+
+    spectrum: Literal["band", "cutoff"] = field(default="band", metadata={"help": "band, cutoff"})
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
-    frame: str = field(default="rest", metadata={"help": ", ".join(FRAMES)})
+    frame: Literal["rest", "observer"] = field(default="rest", metadata={"help": "rest, observer"})
     scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about the line of their burst"})
-    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
+    latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     calibration: bool = field(default=True, metadata={"help": "whether the effective areas of detectors are free"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
     H0: float = 70.0
     Om0: float = 0.3
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        choose("spectrum", self.spectrum, SHAPES)
-        choose("frame", self.frame, FRAMES)
-        choose("latents", self.latents, LATENTS)
+    def check_options(self) -> None:
+        """Raise ValueError for an unknown statistic, an invalid band, or a scatter that is fixed at 0."""
         if self.statistic is not None:
             choose("statistic", self.statistic, COUNTS)
-        low, high = self.band
-        if not 0 < low < high < np.inf:
-            raise ValueError(f"band: expected two positive energies [keV] in increasing order; found {self.band}.")
-        object.__setattr__(self, "band", (float(low), float(high)))
-        object.__setattr__(self, "priors", dict(self.priors))
+        object.__setattr__(self, "band", energy_band(self.band, "GolenetskiiCounts: band"))
         width = self.all_priors.get("intrinsic_scatter", 1.0)
         if isinstance(width, float | int) and not width > 0:
             raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Priors of all parameters; a number fixes a parameter."""
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter; a number fixes a parameter."""
         defaults = dict(POPULATION)
         defaults |= BETA if self.spectrum == "band" else {}
         defaults |= SCATTER if self.scatter else {}
-        defaults |= AREA if self.calibration else {}
-        return complete_priors(defaults, self.priors, "GolenetskiiCounts")
+        return defaults | (AREA if self.calibration else {})
+
+    def bind(self, data: BurstSpectra) -> PreparedBursts:
+        """Return `prepare` with the default tolerance."""
+        return self.prepare(data)
 
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
         """Precompute what depends on the data alone: responses on quadrature nodes, and fits of single intervals.
 
-        A call of the model does this automatically and accepts the result in place of the data.
+        A call of the model does this automatically (`bind`) and accepts the result in place of the data.
 
         Parameters
         ----------
@@ -278,37 +270,17 @@ class GolenetskiiCounts:
         lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
         return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
 
-    def _prepared(self, data) -> PreparedBursts:
-        """Return the precomputed quantities of the data, from the cache if possible."""
-        if isinstance(data, PreparedBursts):
-            return data
-        if not isinstance(data, BurstSpectra):
-            return self.prepare(data)  # raises a DataError
-        cache = _PREPARED.setdefault(data, {})
-        options = (self.spectrum, self.band, self.frame, self.statistic, self.H0, self.Om0)
-        if options not in cache:
-            cache[options] = self.prepare(data)
-        return cache[options]
-
     def cautions(self, data: BurstSpectra | PreparedBursts) -> tuple[str, ...]:
         """Return warnings for the verdict about responses whose error exceeds the tolerance."""
-        errors = self._prepared(data).folded.errors
+        errors = self.bound(data).folded.errors
         return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
 
-    def __call__(self, data: BurstSpectra | PreparedBursts, observed: bool = True, recover: bool = False):
+    def program(self, prepared: PreparedBursts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program.
 
-        Parameters
-        ----------
-        data : BurstSpectra or PreparedBursts
-            The sample, or the result of `prepare`. With ``observed=False`` the counts in the source regions are drawn,
-            on the design of the sample.
-        observed : bool
-            Whether to condition on the observed counts.
-        recover : bool
-            With marginal latents, also draw gamma and log10_N of each burst from their exact conditional.
+        With ``observed=False`` the counts in the source regions are drawn. With marginal latents ``recover`` also draws
+        gamma and log10_N of each burst from their exact conditional.
         """
-        prepared = self._prepared(data)
         folded = prepared.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
@@ -392,26 +364,6 @@ class GolenetskiiCounts:
         area = values.get("effective_area")
         return folded.expected(values["log10_E_peak"], alpha, beta, values["log10_flux"], area)
 
-    def simulate(self, key, data: BurstSpectra, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample on the design of ``data``.
-
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : BurstSpectra
-            Design of the sample: redshifts, intervals, instruments, exposures and backgrounds.
-        parameters : mapping of str to float, optional
-            True values by name. The other parameters are drawn from their priors.
-
-        Returns
-        -------
-        BurstSpectra, dict
-            The sample with new counts, and the true value of every parameter and latent.
-        """
-        observed, truth = simulated(self, key, data, parameters)
-        return data.replace_observations(observed["counts"]), truth
-
     # Interface to inference, command line and report.
 
     @property
@@ -438,11 +390,6 @@ class GolenetskiiCounts:
         return 0.9
 
     @property
-    def chooses_centering(self) -> bool:
-        """Whether a pilot run chooses the partial non-centring; fits of single intervals determine it already."""
-        return False
-
-    @property
     def description(self) -> str:
         """Description of the model in one line, for reports."""
         shape = "Band functions" if self.spectrum == "band" else "cut-off power laws"
@@ -450,7 +397,3 @@ class GolenetskiiCounts:
         band = f"{self.band[0]:g} to {self.band[1]:g} keV ({self.frame} frame)"
         areas = ", effective areas free" if self.calibration else ""
         return f"Rest-frame Golenetskii relation from counts, {shape}, flux {band}, {scatter}{areas}"
-
-    def to_config(self) -> dict:
-        """Return the options as plain values, priors as text; ``GolenetskiiCounts(**config)`` is the same model."""
-        return configuration(self)

@@ -11,10 +11,9 @@ folded through the response of the instrument and compared with the observed cou
 """
 
 import dataclasses
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +27,9 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_errors import fold_cautions
-from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
@@ -38,9 +37,8 @@ from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
+from hbm_jax.validation import energy_band
 
-GALACTIC = ("fixed", "error", "free")
-HOSTS = ("normal", "skew-normal")
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 
 SKEW: dict[str, Prior] = {"log10_nh_shape": dist.Normal(0.0, 3.0)}
@@ -60,12 +58,8 @@ UNITS = {
 }
 
 
-# Precomputed samples, kept as long as their data: a program is traced many times.
-_PREPARED: weakref.WeakKeyDictionary[Afterglows, dict[Any, AbsorbedCounts]] = weakref.WeakKeyDictionary()
-
-
 @dataclass(frozen=True, kw_only=True)
-class Afterglow:
+class Afterglow(PopulationModel):
     """Hierarchical model of absorbed afterglow spectra; calling it with data is a NumPyro program.
 
     Parameters
@@ -124,36 +118,31 @@ class Afterglow:
     4.5
     """
 
+    Bound: ClassVar[type] = AbsorbedCounts
+
     spectrum: Any = field(default=None, metadata={"help": 'such as "tbabs(mw) * ztbabs(host) * cutoffpl"'})
     common: tuple[str, ...] | str = field(default=(), metadata={"help": "parameters with one value for all sources"})
     whim: bool = field(default=False, metadata={"help": "whether the warm-hot intergalactic medium absorbs"})
     sightlines: bool = field(default=False, metadata={"help": "whether the density differs between lines of sight"})
-    galactic: str = field(default="fixed", metadata={"help": ", ".join(GALACTIC)})
-    host: str = field(default="normal", metadata={"help": ", ".join(HOSTS)})
+    galactic: Literal["fixed", "error", "free"] = field(default="fixed", metadata={"help": "fixed, error, free"})
+    host: Literal["normal", "skew-normal"] = field(default="normal", metadata={"help": "normal, skew-normal"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
     abundances: str = field(default="wilm", metadata={"help": ", ".join(ABUNDANCES)})
     ionization: str = field(default="photo+collisional", metadata={"help": ", ".join(MODES)})
     band: tuple[float, float] = field(default=(0.3, 10.0), metadata={"help": "energy range of the flux [keV]"})
     H0: float = field(default=70.0, metadata={"help": "km/s/Mpc"})
     Om0: float = field(default=0.3, metadata={"help": "matter density"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
+    def check_options(self) -> None:
+        """Raise ValueError for an invalid expression, name or band, or sightlines without a WHIM."""
         self._read_expression()
-        choose("treatment of the Galactic column", self.galactic, GALACTIC)
-        choose("population of host columns", self.host, HOSTS)
         choose("table of abundances", self.abundances, ABUNDANCES)
         choose("ionisation", self.ionization, MODES)
         if self.statistic is not None:
             choose("statistic", self.statistic, COUNTS)
         if self.sightlines and not self.whim:
             raise ValueError("Afterglow: expected whim=True with sightlines=True; found whim=False.")
-        low, high = self.band
-        if not 0 < low < high:
-            raise ValueError(f"Afterglow: band: expected two positive energies [keV] in order; found {self.band}.")
-        object.__setattr__(self, "band", (float(low), float(high)))
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+        object.__setattr__(self, "band", energy_band(self.band, "Afterglow: band"))
 
     def _read_expression(self) -> None:
         """Check the model expression and store it as text."""
@@ -173,8 +162,8 @@ class Afterglow:
         object.__setattr__(self, "whim", any(isinstance(part, Whim) for part in parts))
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Prior of every parameter by name; a number is a fixed parameter."""
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter by name; a number is a fixed parameter."""
         medium = self._medium(None, None)
         defaults = {name: prior for varying in medium.sites for name, prior in varying.priors.items()}
         table = medium.spectrum(0.0, self.band).parameters
@@ -187,7 +176,7 @@ class Afterglow:
             defaults |= (SIGHTLINES if self.sightlines else WHIM) | GAS
         if self.galactic == "free":
             defaults |= FREE_GALACTIC
-        return complete_priors(defaults, self.priors, "Afterglow")
+        return defaults
 
     @property
     def medium(self) -> Medium:
@@ -211,8 +200,8 @@ class Afterglow:
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
         """Precompute all that depends on the data alone: responses on nodes, cross sections, tables of the WHIM.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data, also with
-        traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+        Calling the model with data does this automatically (`bind`). The result can be passed in place of the data,
+        also with traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
 
         Parameters
         ----------
@@ -229,19 +218,13 @@ class Afterglow:
         self._require_columns(data)
         return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
-    def _prepared(self, data) -> AbsorbedCounts:
-        """Return the precomputed sample, from the cache if it was prepared before."""
-        if isinstance(data, AbsorbedCounts):
-            return data
-        self._require_columns(data)
-        cache, options = _PREPARED.setdefault(data, {}), (self.medium, self.band, self.statistic)
-        if options not in cache:
-            cache[options] = self.prepare(data)
-        return cache[options]
+    def bind(self, data: Afterglows) -> AbsorbedCounts:
+        """Return `prepare` with the default tolerance."""
+        return self.prepare(data)
 
     def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
-        errors = self._prepared(data).errors
+        errors = self.bound(data).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     def _require_columns(self, data: Afterglows) -> None:
@@ -262,20 +245,8 @@ class Afterglow:
                 "Add it, or use galactic='fixed'."
             )
 
-    def __call__(self, data: Afterglows | AbsorbedCounts, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
-
-        Parameters
-        ----------
-        data : Afterglows or AbsorbedCounts
-            The sample, or the result of `prepare`. With ``observed=False`` the counts of the source regions are drawn
-            and everything else is the design.
-        observed : bool
-            Whether to condition on the observed counts.
-        recover : bool
-            No effect: no latent parameter is integrated out.
-        """
-        prepared = self._prepared(data)
+    def program(self, prepared: AbsorbedCounts, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
         priors = self.all_priors
         degenerate = self._degenerate_parameters(priors)
         separate = {"nh_mw", *degenerate}
@@ -351,31 +322,11 @@ class Afterglow:
         known = np.delete(np.asarray(prepared.z), rows)
         return jnp.concatenate([known, drawn])[prepared.order]
 
-    def simulate(self, key, data: Afterglows, parameters: Mapping[str, float] | None = None):
-        """Draw a sample with the design of ``data``.
-
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : Afterglows
-            Design: redshifts, Galactic columns, instruments, exposures and backgrounds.
-        parameters : mapping of str to float, optional
-            True values by name; all other parameters are drawn from their priors.
-
-        Returns
-        -------
-        Afterglows, dict
-            The sample with simulated counts, and the true value of every parameter and latent parameter.
-        """
-        observed, truth = simulated(self, key, data, parameters)
-        return data.replace_observations(observed["counts"]), truth
-
     # The remaining members of the protocol that inference, command line and reports use.
 
     def observing(self, values: Mapping[str, Any], data: Afterglows | AbsorbedCounts) -> tuple[AbsorbedCounts]:
         """Return the model's arguments with other counts, and coordinates chosen for these."""
-        prepared = self._prepared(data)
+        prepared = self.bound(data)
         with jax.enable_x64(True):
             statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
         prepared = dataclasses.replace(prepared, statistic=statistic)
@@ -411,7 +362,3 @@ class Afterglow:
         hosts = f"{self.host} host columns, " if "log10_nh_mean" in self.all_priors else ""
         spectra = self.spectrum or "absorbed power laws"
         return f"X-ray afterglows, {spectra}, {hosts}{whim}, Galactic columns {self.galactic}"
-
-    def to_config(self) -> dict:
-        """Return the options as plain values, priors as text; ``Afterglow(**config)`` is the same model."""
-        return configuration(self)

@@ -4,10 +4,9 @@ Parameters are tied between the observed spectra except for those that are decla
 first may have a calibration factor relative to the first.
 """
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,9 @@ from numpyro import distributions as dist
 
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_errors import fold_cautions
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
@@ -57,7 +56,7 @@ class Deviance(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SpectralFit:
+class SpectralFit(PopulationModel):
     """Model expression fitted to one or several observed spectra; calling it with data is a NumPyro program.
 
     Parameters
@@ -97,13 +96,15 @@ class SpectralFit:
     10.0
     """
 
+    Bound: ClassVar[type] = FoldedSpectra
+
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
+    def check_options(self) -> None:
+        """Raise ValueError for an invalid expression, or an unknown statistic or untied parameter."""
         spectrum = spectrum_from_text(self.spectrum) if isinstance(self.spectrum, str) else self.spectrum
         if not isinstance(spectrum, Component):
             raise ValueError(f"SpectralFit: expected a spectrum of hbm_jax.spectra, or its text; found {spectrum!r}.")
@@ -119,21 +120,22 @@ class SpectralFit:
             choose("parameter of the spectrum", name, tuple(spectrum.parameters))
         object.__setattr__(self, "spectrum", spectrum)
         object.__setattr__(self, "own", untied)
-        object.__setattr__(self, "priors", dict(self.priors))
-        object.__setattr__(self, "_cache", {})
-        self.all_priors  # noqa: B018 - raises for unknown names
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Prior of every parameter by name; a number is a fixed parameter."""
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter by name."""
         table = self.spectrum.parameters.items()
         defaults: dict[str, Prior] = {name: distribution_from_text(p.prior, f"prior.{name}") for name, p in table}
-        return complete_priors(defaults | (CALIBRATION if self.calibration else {}), self.priors, "SpectralFit")
+        return defaults | (CALIBRATION if self.calibration else {})
+
+    def bind(self, data: SpectrumStack) -> FoldedSpectra:
+        """Return `prepare` with the default tolerance."""
+        return self.prepare(data)
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
         """Precompute all that depends on the data alone: responses on nodes, cross sections and tables.
 
-        Calling the model with data does this automatically. The result can be passed in place of the data.
+        Calling the model with data does this automatically (`bind`). The result can be passed in place of the data.
 
         Parameters
         ----------
@@ -167,30 +169,8 @@ class SpectralFit:
 
         return precomputed(draw)
 
-    def _prepared(self, data) -> FoldedSpectra:
-        """Return the precomputed spectra; those of the last data are cached."""
-        if isinstance(data, FoldedSpectra):
-            return data
-        cached = self._cache.get("last")  # type: ignore[attr-defined]
-        if cached is None or cached[0]() is not data:
-            cached = weakref.ref(data), self.prepare(data)
-            self._cache["last"] = cached  # type: ignore[attr-defined]
-        return cached[1]
-
-    def __call__(self, data: SpectrumStack | FoldedSpectra, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
-
-        Parameters
-        ----------
-        data : SpectrumStack or FoldedSpectra
-            The spectra, or the result of `prepare`. With ``observed=False`` the counts of the source regions are drawn
-            and everything else is the design.
-        observed : bool
-            Whether to condition on the observed counts.
-        recover : bool
-            No effect: no latent parameter is integrated out.
-        """
-        prepared = self._prepared(data)
+    def program(self, prepared: FoldedSpectra, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
         num, num_groups = np.shape(prepared.statistic.counts)
         values: dict[str, Any] = {}
         for name, prior in self.all_priors.items():
@@ -227,7 +207,7 @@ class SpectralFit:
         ValueError
             For a missing value.
         """
-        prepared = self._prepared(data)
+        prepared = self.bound(data)
         with jax.enable_x64(True):
             return np.asarray(self._expected(prepared, parameters))
 
@@ -254,7 +234,7 @@ class SpectralFit:
         -------
         Deviance
         """
-        prepared = self._prepared(data)
+        prepared = self.bound(data)
         with jax.enable_x64(True):
             groups = np.asarray(_deviance(prepared.statistic, self._expected(prepared, parameters)))
         num, num_free = len(groups), 0
@@ -285,14 +265,14 @@ class SpectralFit:
         -------
         Goodness
         """
-        prepared = self._prepared(data)
+        prepared = self.bound(data)
         with jax.enable_x64(True):
             expected = np.asarray(self._expected(prepared, parameters))
             return goodness_of_fit(prepared.statistic, expected, seed=seed, num_simulations=num_simulations)
 
     def num_data(self, data: SpectrumStack | FoldedSpectra) -> int:
         """Return the number of groups of channels, without padding."""
-        return int(np.asarray(self._prepared(data).statistic.used).sum())
+        return int(np.asarray(self.bound(data).statistic.used).sum())
 
     def simulate(self, key, data: SpectrumStack, parameters: Mapping[str, float] | None = None):
         """Draw spectra with the design of ``data``.
@@ -320,14 +300,13 @@ class SpectralFit:
             raise ValueError(
                 f"simulate: expected a statistic of counts; found {self.statistic}, whose data are Gaussian."
             )
-        observed, truth = simulated(self, key, data, parameters)
-        return data.replace_observations(observed["counts"]), truth
+        return super().simulate(key, data, parameters)
 
     # The remaining members of the protocol that inference, command line and reports use.
 
     def cautions(self, data: SpectrumStack | FoldedSpectra) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
-        errors = self._prepared(data).errors
+        errors = self.bound(data).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     @property
@@ -363,7 +342,7 @@ class SpectralFit:
         ValueError
             For a component that is not registered, or a prior that cannot be written as text.
         """
-        return configuration(self) | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
+        return super().to_config() | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
 
 
 # Compiled once for all spectra of one shape.

@@ -1,0 +1,60 @@
+"""K-corrections of measured fluxes, from their energy bands and spectral shapes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
+
+from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
+from hbm_jax.spectra.model.energetics import k_correction
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False)
+class FluxBands:
+    """Measured spectral shapes and energy bands of fluxes, from which k-corrections follow; a pytree.
+
+    Attributes
+    ----------
+    values : dict of str to (B, J)
+        Parameters of `Band` and of `CutoffPowerLaw`.
+    observed : (B, J, 2)
+        Energy bands of the fluxes [keV].
+    has_band, is_band_function : (B, J)
+        Whether the flux has a band and a spectral shape, and whether that is a Band function.
+    """
+
+    values: Mapping[str, Any]
+    observed: Any
+    has_band: Any
+    is_band_function: Any
+
+    @classmethod
+    def of(cls, bursts: Any) -> "FluxBands | None":
+        """Return those of `Bursts`; None if all fluxes are bolometric."""
+        has_band = bursts.has_band
+        if not has_band.any():
+            return None
+        is_band_function = has_band & np.isfinite(bursts.beta)
+        alpha = np.where(has_band, bursts.alpha, -1.0)
+        values = {
+            "e_peak": 10.0 ** np.where(has_band, bursts.log10_E_peak, 2.0),
+            "alpha": alpha,
+            "photon_index": -alpha,
+            "beta": np.where(is_band_function, bursts.beta, np.minimum(alpha - 0.5, -2.5)),
+            "log10_amplitude": np.zeros(has_band.shape),
+        }
+        return cls(values, np.where(has_band[..., None], bursts.flux_band, [10.0, 1000.0]), has_band, is_band_function)
+
+    def log10_k(self, z: ArrayLike, rest: tuple[float, float]):
+        """Return the k-corrections, (B, J), as `Bursts.log10_k`."""
+        observed = self.observed[..., 0], self.observed[..., 1]
+        band_k, cutoff_k = (
+            jnp.log10(k_correction(shape, self.values, jnp.asarray(z)[:, None], rest=rest, observed=observed))
+            for shape in (Band(norm="amplitude"), CutoffPowerLaw(norm="amplitude", peak=True))
+        )
+        return jnp.where(self.has_band, jnp.where(self.is_band_function, band_k, cutoff_k), 0.0)
