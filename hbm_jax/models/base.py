@@ -7,7 +7,7 @@ batched and differentiated, while checks and precomputations stay ordinary NumPy
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -98,6 +98,10 @@ class PopulationModel:
             If the data do not determine the model, or have the wrong type.
         """
         raise NotImplementedError
+
+    def bind_each(self, data: Sequence[Any]) -> list:
+        """Return bound data of several data sets of equal shape, with one structure, so that they can be stacked."""
+        return [self.bound(entry) for entry in data]
 
     def program(self, bound: Any, observed: bool, recover: bool) -> None:
         """Run the NumPyro program for bound data; the arguments are those of a call."""
