@@ -113,7 +113,7 @@ class FewLinesOfSight(LinesOfSight):
     def __init__(self, z: jax.Array, z_hel: jax.Array | None = None):
         self.z = z
         self.z_hel = z if z_hel is None else z_hel
-        self._u, self._inside = quadrature.log_redshift(z, jnp)
+        self._u, self._inside = quadrature.log_redshift(z)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, _enough_nodes, chebyshev_points, nodes_per_panel
+from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, enough_nodes, chebyshev_points, nodes_per_panel
 
 
 class ModulusBasis(NamedTuple):
@@ -40,7 +40,9 @@ class ModulusBasis(NamedTuple):
         return 5.0 * jnp.log10(self.distances.transverse_comoving_distance(cosmology)) - self.log_u
 
 
-def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) -> ModulusBasis:
+def modulus_basis(
+    z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = (), z_max: float | None = None
+) -> ModulusBasis:
     """Precompute the interpolation of distance moduli at fixed redshifts.
 
     Parameters
@@ -51,11 +53,13 @@ def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) 
         Observed redshift; None: z.
     breaks : tuple of float
         Redshifts at which the expansion history is not smooth, as in `RedshiftMatrix`.
+    z_max : float, optional
+        Upper end of the nodes, as in `RedshiftMatrix`. None: the largest redshift.
 
     Returns
     -------
     ModulusBasis
-        With 32 nodes up to z = 2.4, and 32 more for each unit of log(1 + z) beyond. Largest error of a modulus relative
+        With 32 nodes up to z = 2.4, and about 32 more for each unit of log(1 + z) beyond. Largest error of a modulus relative
         to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default priors of
         flat wCDM (``tests/cosmology/test_modulus_basis.py``).
 
@@ -67,13 +71,13 @@ def modulus_basis(z: Any, z_hel: Any = None, *, breaks: tuple[float, ...] = ()) 
     z = np.asarray(z, dtype=np.float64)
     z_hel = z if z_hel is None else np.asarray(z_hel, dtype=np.float64)
     u = np.log1p(z)
-    u_max = max(float(u.max()), 1e-3)  # an interval of positive width
+    u_max = max(float(u.max()) if z_max is None else float(np.log1p(z_max)), 1e-3)  # an interval of positive width
     u_breaks = np.log1p(np.array(breaks, dtype=float))
     u_breaks = u_breaks[u_breaks < u_max]
     edges = np.concatenate([[0.0], u_breaks, [u_max]])
     panel = np.searchsorted(u_breaks, u, side="right")
     blocks, nodes = [], []
-    for index, count in enumerate(nodes_per_panel(_enough_nodes(u_max), u_breaks, u_max)):
+    for index, count in enumerate(nodes_per_panel(enough_nodes(u_max), u_breaks, u_max)):
         low, high = edges[index], edges[index + 1]
         points = chebyshev_points(count)
         x = np.clip(2.0 * (u - low) / (high - low) - 1.0, -1.0, 1.0)

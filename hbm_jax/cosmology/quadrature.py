@@ -34,7 +34,7 @@ TRACED_PANELS = 512
 # e^-u, and e^-45 = 3e-20.
 _TAIL_EDGES = np.concatenate([np.linspace(0.0, 5.0, 41), np.linspace(10.0, 45.0, 8)])
 _TAIL_NODES = 16
-_SMALLEST_RANGE = 1e-3  # smallest u_max, so that panels have a positive width even if all redshifts are zero
+SMALLEST_RANGE = 1e-3  # smallest u_max, so that panels have a positive width even if all redshifts are zero
 
 
 class Panels(NamedTuple):
@@ -46,21 +46,19 @@ class Panels(NamedTuple):
     inside: jax.Array | np.ndarray  # whether the redshift is finite and not negative
 
 
-def log_redshift(z, xp):
+def log_redshift(z: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return log(1 + z), and whether z is finite and not negative; the logarithm is 0 where it is not."""
-    inside = (z >= 0) & xp.isfinite(z)
-    return xp.log1p(xp.where(inside, z, 0.0)), inside
+    inside = (z >= 0) & jnp.isfinite(z)
+    return jnp.log1p(jnp.where(inside, z, 0.0)), inside
 
 
-def locate(z, num_panels: int, xp) -> Panels:
-    """Return the positions of redshifts in panels; `xp` is numpy for known redshifts, jax.numpy for traced ones."""
-    u, inside = log_redshift(z, xp)
-    u_max = xp.max(u, initial=_SMALLEST_RANGE)
-    if xp is jnp:
-        # The integral up to u does not depend on u_max.
-        u_max = jax.lax.stop_gradient(u_max)
+def locate(z: jax.Array, num_panels: int) -> Panels:
+    """Return the positions of traced redshifts in panels."""
+    u, inside = log_redshift(z)
+    # The integral up to u does not depend on u_max.
+    u_max = jax.lax.stop_gradient(jnp.max(u, initial=SMALLEST_RANGE))
     position = u * (num_panels / u_max)
-    index = xp.minimum(position.astype(np.int32), num_panels - 1)
+    index = jnp.minimum(position.astype(np.int32), num_panels - 1)
     return Panels(index, position - index, u_max, inside)
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.cosmology import quadrature
 from hbm_jax.cosmology.expansion import Cosmology, as_floating
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
+
+PANEL_STEP = 16  # panels; samples that reach similar redshifts then have arrays of equal shape
 
 
 @jax.tree_util.register_dataclass
@@ -25,13 +26,13 @@ class RedshiftGrid(LinesOfSight):
     z_hel : array of the shape of z, optional
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_panels : int, optional
-        Number of panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, or 512 panels if z is
-        traced.
+        Number of panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, in steps of 16 panels, so
+        that most samples have the same number and can be stacked; or 512 panels if z is traced.
 
     Raises
     ------
     ValueError
-        If a concrete redshift is not finite or is negative, or if the shapes of z and z_hel differ.
+        If a known redshift is not finite or is negative, or if the shapes of z and z_hel differ.
 
     Notes
     -----
@@ -58,25 +59,24 @@ class RedshiftGrid(LinesOfSight):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.panels is not None or self.z is None:
             return
-        traced = isinstance(self.z, jax.core.Tracer)
-        z = as_floating(self.z) if traced else _checked_redshifts(self.z, "z")
-        z_hel = z if self.z_hel is None else self.z_hel
-        if not traced and not isinstance(z_hel, jax.core.Tracer) and z_hel is not z:
-            z_hel = _checked_redshifts(z_hel, "z_hel", above=-1.0)
-        if np.shape(z_hel) not in ((), z.shape):
-            raise ValueError(f"z_hel: expected the shape of z, {z.shape}; found {np.shape(z_hel)}.")
-        num_panels = self.num_panels
-        if num_panels is None:
-            num_panels = quadrature.TRACED_PANELS if traced else _panels_needed(np.asarray(z))
-        panels = quadrature.locate(z, num_panels, jnp if traced else np)
-        for name, value in [("z", z), ("z_hel", z_hel), ("num_panels", num_panels), ("panels", panels)]:
+        try:
+            z = checked_redshifts(self.z, "z")
+            z_hel = z if self.z_hel is None else checked_redshifts(self.z_hel, "z_hel", above=-1.0)
+        except jax.errors.TracerArrayConversionError:
+            parts = _traced(as_floating(self.z), self.z_hel, self.num_panels or quadrature.TRACED_PANELS)
+        else:
+            parts = _precomputed(z, z_hel, self.num_panels or _panels_needed(z))
+        if np.shape(parts["z_hel"]) not in ((), np.shape(parts["z"])):
+            raise ValueError(
+                f"z_hel: expected the shape of z, {np.shape(parts['z'])}; found {np.shape(parts['z_hel'])}."
+            )
+        for name, value in parts.items():
             object.__setattr__(self, name, value)
 
     @staticmethod
     def traced(z: jax.Array, z_hel: jax.Array | None = None) -> "RedshiftGrid":
         """Return a grid inside a compiled program, without validation: outside the domain results are NaN."""
-        panels = quadrature.locate(z, quadrature.TRACED_PANELS, jnp)
-        return RedshiftGrid(z, z if z_hel is None else z_hel, quadrature.TRACED_PANELS, panels)
+        return RedshiftGrid(**_traced(z, z_hel, quadrature.TRACED_PANELS))
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
@@ -87,12 +87,28 @@ class RedshiftGrid(LinesOfSight):
         return quadrature.tail_in_panels(self.panels, self.num_panels, cosmology)
 
 
+def _precomputed(z: np.ndarray, z_hel: np.ndarray, num_panels: int) -> dict[str, Any]:
+    """Return the fields of the grid of known redshifts."""
+    u = np.log1p(z)
+    u_max = np.max(u, initial=quadrature.SMALLEST_RANGE)
+    position = u * (num_panels / u_max)
+    index = np.minimum(position.astype(np.int32), num_panels - 1)
+    panels = quadrature.Panels(index, position - index, u_max, np.ones(z.shape, bool))
+    return {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}
+
+
+def _traced(z: jax.Array, z_hel: Any, num_panels: int) -> dict[str, Any]:
+    """Return the fields of the grid of traced redshifts."""
+    panels = quadrature.locate(z, num_panels)
+    return {"z": z, "z_hel": z if z_hel is None else z_hel, "num_panels": num_panels, "panels": panels}
+
+
 def _panels_needed(z: np.ndarray) -> int:
-    """Return the number of panels at most `PANEL_WIDTH` wide up to the largest redshift."""
-    return max(1, math.ceil(np.log1p(np.max(z, initial=0.0)) / quadrature.PANEL_WIDTH))
+    """Return the number of panels at most `PANEL_WIDTH` wide up to the largest redshift, in steps of `PANEL_STEP`."""
+    return max(1, math.ceil(np.log1p(np.max(z, initial=0.0)) / (PANEL_STEP * quadrature.PANEL_WIDTH))) * PANEL_STEP
 
 
-def _checked_redshifts(z: Any, name: str, above: float | None = None) -> np.ndarray:
+def checked_redshifts(z: Any, name: str, above: float | None = None) -> np.ndarray:
     """Return redshifts as float64; raise ValueError at the first that is not finite or below its bound."""
     z = np.asarray(z, dtype=np.float64)
     valid = np.isfinite(z) & ((z >= 0) if above is None else (z > above))

@@ -1,6 +1,5 @@
 """Distances to the redshifts of a sample by one small constant matrix, for gradient-based samplers."""
 
-import functools
 import itertools
 import math
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from numpy.polynomial import chebyshev
 from hbm_jax.cosmology import quadrature
 from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
-from hbm_jax.cosmology.redshift_grid import _checked_redshifts
+from hbm_jax.cosmology.redshift_grid import checked_redshifts
 
 FULL = jax.lax.Precision.HIGHEST  # accelerators compute matrix products with a few digits by default
 
@@ -22,10 +21,11 @@ FULL = jax.lax.Precision.HIGHEST  # accelerators compute matrix products with a 
 # flat universes with w0 in [-3, 0] 1e-3 (16), 1e-5 (24), 1e-7 (32), 2e-9 (40), reached at Om0 < 0.01, w0 < -2.5.
 NUM_NODES = 32
 # Beyond this redshift the singularities of 1/E are closer relative to the width of the interval. NUM_NODES more nodes
-# for each unit of log(1 + z) keep the errors stated in the docstring: 70 nodes at z = 10. The density of nodes at lower
+# for each unit of log(1 + z) keep the errors stated in the docstring: 80 nodes at z = 10. The density of nodes at lower
 # redshift, 26 per unit, would be too low where wa is free: an error of 2e-4 at z = 5.
 _Z_OF_NUM_NODES = 2.4
-NODES_OF_A_PANEL = 16
+NODE_STEP = 16  # nodes; samples that reach similar redshifts then have matrices of equal shape
+_SMALLEST_RANGE = 1e-3  # of log(1 + z), so that the nodes differ even if all redshifts are zero
 _TRACED_Z_MAX = 10.0  # largest redshift assumed where redshifts are traced
 
 
@@ -46,15 +46,19 @@ class RedshiftMatrix(LinesOfSight):
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_nodes : int, optional
         Number of Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit
-        of log(1 + z) beyond z = 2.4; for traced redshifts 70, the number for z = 10.
+        of log(1 + z) beyond z = 2.4, in steps of 16, so that most samples have the same number and can be stacked; for
+        traced redshifts 80, the number for z = 10.
     breaks : tuple of float
         Redshifts at which the expansion history is not smooth, such as the edges of `BinnedDarkEnergy`. Nodes are
-        divided among the panels between them, at least 16 per panel, so that the errors stated below still hold.
+        divided among the panels between them, in steps of 16, so that the errors stated below still hold.
+    z_max : float, optional
+        Upper end of the nodes, at least the largest redshift. None: the largest redshift. Matrices of several samples
+        with one ``z_max`` have equal structure.
 
     Raises
     ------
     ValueError
-        If a redshift is not finite or is negative, or if the shapes of z and z_hel differ.
+        If a known redshift is not finite or is negative, or if the shapes of z and z_hel differ.
 
     Notes
     -----
@@ -73,59 +77,38 @@ class RedshiftMatrix(LinesOfSight):
     z_hel: Any = None
     num_nodes: int | None = field(default=None, metadata={"static": True})
     breaks: tuple[float, ...] = field(default=(), metadata={"static": True})
+    z_max: float | None = field(default=None, metadata={"static": True})
     matrix: Any = field(default=None, repr=False)  # (N, num_nodes): mean over [0, u] of the interpolated integrand
     nodes: Any = field(default=None, repr=False)  # (num_nodes,): log(1 + z)
+    u: Any = field(default=None, repr=False)  # (N,): log(1 + z)
 
     def __post_init__(self):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.matrix is not None or self.z is None:
             return
-        xp = jnp if isinstance(self.z, jax.core.Tracer) else np
-        z = self.z if xp is jnp else _checked_redshifts(self.z, "z")
-        z_hel = z if self.z_hel is None else self.z_hel
-        if xp is np and z_hel is not z:
-            z_hel = _checked_redshifts(z_hel, "z_hel", above=-1.0)
-        if np.shape(z_hel) != np.shape(z):
-            raise ValueError(f"z_hel: expected the shape of z, {np.shape(z)}; found {np.shape(z_hel)}.")
-        u = xp.log1p(z)
-        u_max = xp.maximum(xp.max(u), 1e-3)
-        num_nodes = self.num_nodes or _enough_nodes(np.log1p(_TRACED_Z_MAX) if xp is jnp else float(u_max))
-        u_breaks = np.log1p(np.array(self.breaks, dtype=float))
-        counts = [num_nodes] * (len(u_breaks) + 1)
-        if xp is np:
-            u_breaks = u_breaks[u_breaks < u_max]
-            counts = nodes_per_panel(num_nodes, u_breaks, u_max)
-        edges = [0.0, *(xp.minimum(end, u_max) for end in u_breaks), u_max]
-        blocks: list = []
-        nodes: list = []
-        for count, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
-            width = high - low if xp is np else xp.maximum(high - low, 1e-6)
-            points = chebyshev_points(count)
-            reach = xp.clip(u - low, 0.0, width)
-            block = _mean_matrix(points, 2.0 * reach / width - 1.0, xp)
-            if len(edges) > 2:
-                block = block * xp.where(u > 0, reach / xp.where(u > 0, u, 1.0), float(not blocks))[:, None]
-            blocks.append(block)
-            nodes.append(low + 0.5 * width * (1.0 + points))
-        parts = {
-            "z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": xp.concatenate(blocks, axis=-1),
-            "nodes": xp.concatenate(nodes),
-        }  # fmt: skip
-        for name, value in parts.items():
+        try:
+            z = checked_redshifts(self.z, "z")
+            z_hel = z if self.z_hel is None else checked_redshifts(self.z_hel, "z_hel", above=-1.0)
+        except jax.errors.TracerArrayConversionError:
+            parts = _traced(jnp.asarray(self.z), self.z_hel, self.num_nodes, self.breaks)
+        else:
+            parts = _precomputed(z, z_hel, self.num_nodes, self.breaks, self.z_max)
+        if np.shape(parts["z_hel"]) != np.shape(parts["z"]):
+            raise ValueError(
+                f"z_hel: expected the shape of z, {np.shape(parts['z'])}; found {np.shape(parts['z_hel'])}."
+            )
+        for name, value in (parts | {"z_max": None}).items():  # a static field must not differ between samples
             object.__setattr__(self, name, value)
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
         inverse_e, positive = guarded_inverse_e(self.nodes, cosmology)
-        # NumPy makes these constants of the program where the redshifts are data; otherwise they may be traced.
-        xp = np if isinstance(self.z, np.ndarray) else jnp
-        integrand = inverse_e if power == 0 else xp.exp(power * self.nodes) * inverse_e
-        u = xp.log1p(self.z)
-        return u * jnp.matmul(self.matrix, integrand, precision=FULL), jnp.all(positive)
+        integrand = inverse_e if power == 0 else jnp.exp(power * self.nodes) * inverse_e
+        return self.u * jnp.matmul(self.matrix, integrand, precision=FULL), jnp.all(positive)
 
     def integral_to_infinity(self, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of 1 / E over u from log(1 + z) to infinity, and whether it exists."""
-        return quadrature.tail_direct(jnp.log1p(jnp.asarray(self.z)), cosmology)
+        return quadrature.tail_direct(jnp.asarray(self.u), cosmology)
 
 
 def chebyshev_points(num: int) -> np.ndarray:
@@ -134,29 +117,86 @@ def chebyshev_points(num: int) -> np.ndarray:
 
 
 def nodes_per_panel(num_nodes: int, u_breaks: np.ndarray, u_max: float) -> list[int]:
-    """Return the number of nodes in each panel of log(1 + z), proportional to its width and at least 16."""
+    """Return the number of nodes in each panel of log(1 + z), proportional to its width, in steps of 16."""
     if not len(u_breaks):
         return [num_nodes]
     widths = np.diff(np.concatenate([[0.0], u_breaks, [u_max]]))
-    return [max(NODES_OF_A_PANEL, math.ceil(num_nodes * width / u_max)) for width in widths]
+    return [NODE_STEP * max(1, math.ceil(num_nodes * width / u_max / NODE_STEP)) for width in widths]
 
 
-def _enough_nodes(u_max: float) -> int:
+def enough_nodes(u_max: float) -> int:
     """Return the number of nodes that keeps the documented errors up to log(1 + z) = u_max."""
-    return NUM_NODES + math.ceil(NUM_NODES * max(u_max - math.log1p(_Z_OF_NUM_NODES), 0.0))
+    beyond = NUM_NODES * max(u_max - math.log1p(_Z_OF_NUM_NODES), 0.0)
+    return NUM_NODES + NODE_STEP * math.ceil(beyond / NODE_STEP)
 
 
-def _mean_matrix(points: np.ndarray, x, xp):
-    """Return the matrix (len(x), len(points)) from values at Chebyshev points to means of the interpolant over [-1, x].
+def mean_coefficients(points: np.ndarray) -> np.ndarray:
+    """Return the matrix C for which T(x) @ C, with T the Chebyshev polynomials, has the means of the interpolant.
 
-    The mean, not the integral, keeps relative accuracy as x goes to -1.
+    The interpolant is that of values at ``points``, which are Chebyshev nodes; its mean is over [-1, x]. The mean, not
+    the integral, keeps relative accuracy as x goes to -1.
     """
     num = len(points)
-    # Chebyshev coefficients from values, then the mean over [-1, x] of each T_k by Gauss-Legendre quadrature, exactly.
-    coefficients = np.linalg.inv(chebyshev.chebvander(points, num - 1))
+    # Means over [-1, x] of each T_k at the nodes themselves, by Gauss-Legendre quadrature, exactly.
+    from_values = np.linalg.inv(chebyshev.chebvander(points, num - 1))
     nodes, weights = np.polynomial.legendre.leggauss(num // 2 + 1)
-    abscissae = -1.0 + 0.5 * (x[..., None] + 1.0) * (nodes + 1.0)
-    angle = xp.arccos(xp.clip(abscissae, -1.0, 1.0))
-    matmul = np.matmul if xp is np else functools.partial(jnp.matmul, precision=FULL)
-    means = xp.stack([matmul(xp.cos(k * angle), 0.5 * weights) for k in range(num)], axis=-1)
-    return matmul(means, coefficients)
+    abscissae = -1.0 + 0.5 * (points[:, None] + 1.0) * (nodes + 1.0)
+    means = np.stack([np.cos(k * np.arccos(abscissae)) @ (0.5 * weights) for k in range(num)], axis=-1)
+    return from_values @ means @ from_values
+
+
+def _precomputed(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
+    """Return the fields of the matrix of known redshifts."""
+    u = np.log1p(z)
+    u_max = max(float(np.max(u) if z_max is None else np.log1p(z_max)), _SMALLEST_RANGE)
+    num_nodes = num_nodes or enough_nodes(u_max)
+    u_breaks = np.log1p(np.array(breaks, dtype=float))
+    u_breaks = u_breaks[u_breaks < u_max]
+    edges = [0.0, *u_breaks, u_max]
+    blocks: list = []
+    nodes: list = []
+    for count, (low, high) in zip(nodes_per_panel(num_nodes, u_breaks, u_max), itertools.pairwise(edges), strict=True):
+        points = chebyshev_points(count)
+        reach = np.clip(u - low, 0.0, high - low)
+        block = chebyshev.chebvander(2.0 * reach / (high - low) - 1.0, count - 1) @ mean_coefficients(points)
+        if len(edges) > 2:
+            block = block * np.where(u > 0, reach / np.where(u > 0, u, 1.0), float(not blocks))[..., None]
+        blocks.append(block)
+        nodes.append(low + 0.5 * (high - low) * (1.0 + points))
+    matrix, joined = np.concatenate(blocks, axis=-1), np.concatenate(nodes)
+    return {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": joined, "u": u}
+
+
+def _traced(z, z_hel, num_nodes, breaks) -> dict[str, Any]:
+    """Return the fields of the matrix of traced redshifts; panels beyond the largest redshift have no width.
+
+    The package itself needs none. A program of a user that builds its matrix from its arguments runs in
+    `hbm_jax.fit_each` too, where these are traced.
+    """
+    num_nodes = num_nodes or enough_nodes(math.log1p(_TRACED_Z_MAX))
+    points = chebyshev_points(num_nodes)
+    coefficients = mean_coefficients(points)
+    u = jnp.log1p(z)
+    u_max = jnp.maximum(jnp.max(u), _SMALLEST_RANGE)
+    edges = [0.0, *(jnp.minimum(end, u_max) for end in np.log1p(np.array(breaks, dtype=float))), u_max]
+    blocks: list = []
+    nodes: list = []
+    for low, high in itertools.pairwise(edges):
+        width = jnp.maximum(high - low, 1e-6)
+        reach = jnp.clip(u - low, 0.0, width)
+        block = jnp.matmul(_polynomials(2.0 * reach / width - 1.0, num_nodes), coefficients, precision=FULL)
+        if len(edges) > 2:
+            block = block * jnp.where(u > 0, reach / jnp.where(u > 0, u, 1.0), float(not blocks))[..., None]
+        blocks.append(block)
+        nodes.append(low + 0.5 * width * (1.0 + points))
+    matrix, joined = jnp.concatenate(blocks, axis=-1), jnp.concatenate(nodes)
+    z_hel = z if z_hel is None else z_hel
+    return {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": joined, "u": u}
+
+
+def _polynomials(x, num: int):
+    """Return the first Chebyshev polynomials at x, (..., num); the recurrence has finite derivatives at -1 and 1."""
+    values = [jnp.ones_like(x), x]
+    for _ in range(num - 2):
+        values.append(2.0 * x * values[-1] - values[-2])
+    return jnp.stack(values[:num], axis=-1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction
+from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
 from hbm_jax.names import choose
@@ -145,6 +145,11 @@ class Expansion:
 
         function_name = _full_name(function)
         return Expansion(function_name, dict(priors), build, f"distances of {function_name}")
+
+    @property
+    def breaks(self) -> tuple[float, ...]:
+        """Redshifts at which the expansion history is not smooth."""
+        return breaks_of(self.build({"H0": H0} | dict.fromkeys(self.parameters, 0.3)))
 
     def to_config(self) -> str:
         """Return the name stored in run folders."""

@@ -12,7 +12,6 @@ integrated out in closed form.
 """
 
 import math
-import weakref
 from typing import Any, NamedTuple
 
 import jax
@@ -37,24 +36,23 @@ class Whitening(NamedTuple):
         Diagonal of T diag(w) T'; zeros without scatter.
     log_det : float
         Log determinant of C.
+    inverse : (N, N)
+        Inverse of T.
     """
 
     transform: np.ndarray
     spread: np.ndarray
     log_det: float
-
-
-# Keyed by the identity of the covariance array, because containers are rebuilt from their arrays during every tracing.
-_WHITENINGS: dict[tuple[int, bytes], tuple[weakref.ref, Whitening]] = {}
+    inverse: np.ndarray
 
 
 def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whitening:
-    """Compute the whitening of a covariance; the result is cached for the lifetime of the array.
+    """Compute the whitening of a covariance, in a time of order N^3.
 
     Parameters
     ----------
     covariance : (N, N)
-        Positive definite matrix, not traced.
+        Positive definite matrix.
     weights : (N,), optional
         Weight of each value in the variance of the scatter, 0 or more. None: no scatter.
 
@@ -63,28 +61,20 @@ def whiten(covariance: np.ndarray, weights: np.ndarray | None = None) -> Whiteni
     numpy.linalg.LinAlgError
         If the covariance is not positive definite.
     """
-    key = (id(covariance), b"" if weights is None else np.asarray(weights, float).tobytes())
-    cached = _WHITENINGS.get(key)
-    if cached is not None and cached[0]() is covariance:
-        return cached[1]
     matrix = np.asarray(covariance, dtype=np.float64)
     if weights is not None and np.all(np.asarray(weights) == 1.0):
         variance, axes = np.linalg.eigh(matrix)
         if variance[0] <= 0:
             raise np.linalg.LinAlgError(f"expected a positive definite covariance; found the eigenvalue {variance[0]}")
-        result = Whitening(axes.T / np.sqrt(variance)[:, None], 1.0 / variance, float(np.log(variance).sum()))
-    else:
-        factor = np.linalg.cholesky(matrix)
-        inverse = np.linalg.solve(factor, np.eye(len(matrix)))
-        log_det = 2.0 * float(np.log(np.diagonal(factor)).sum())
-        if weights is None:
-            result = Whitening(inverse, np.zeros(len(matrix)), log_det)
-        else:
-            spread, axes = np.linalg.eigh((inverse * np.asarray(weights, float)) @ inverse.T)
-            result = Whitening(axes.T @ inverse, np.maximum(spread, 0.0), log_det)
-    if isinstance(covariance, np.ndarray):
-        _WHITENINGS[key] = (weakref.ref(covariance, lambda _: _WHITENINGS.pop(key, None)), result)
-    return result
+        std = np.sqrt(variance)
+        return Whitening(axes.T / std[:, None], 1.0 / variance, float(np.log(variance).sum()), axes * std)
+    factor = np.linalg.cholesky(matrix)
+    inverse = np.linalg.solve(factor, np.eye(len(matrix)))
+    log_det = 2.0 * float(np.log(np.diagonal(factor)).sum())
+    if weights is None:
+        return Whitening(inverse, np.zeros(len(matrix)), log_det, factor)
+    spread, axes = np.linalg.eigh((inverse * np.asarray(weights, float)) @ inverse.T)
+    return Whitening(axes.T @ inverse, np.maximum(spread, 0.0), log_det, factor @ axes)
 
 
 class Offset(NamedTuple):
@@ -118,6 +108,17 @@ class Projection(NamedTuple):
     num: Any
 
 
+class Projected(NamedTuple):
+    """A value with its projection: T (value - fixed), in the rows of a `Projection`.
+
+    The rows may be those of `compressed`. For other values a distribution projects at every evaluation.
+    """
+
+    value: Any
+    projection: Projection
+    projected: Any
+
+
 class ProjectedNormal(dist.Distribution):
     """Distribution of values y given as T (y - fixed); the log density is that of y.
 
@@ -144,46 +145,30 @@ class ProjectedNormal(dist.Distribution):
         """Return T (y - fixed) for a value; here the value itself."""
         return value
 
-    def _residual_and_weight(self, value):
-        """Return transformed residuals about the mean at the offset's prior mean, and their inverse variances."""
-        p = self.projection
-        residual = self.project(value) - self.offset.loc * p.ones
-        weight = 1.0 / (1.0 + self.scatter**2 * p.spread)
-        return residual - jnp.matmul(p.basis, self.coefficients, precision=FULL), weight
+    def _sums(self, value, projection: Projection):
+        """Return r . r, r . 1 and 1 . 1, weighted by inverse variances, and the log determinant."""
+        residual = value - self.offset.loc * projection.ones
+        residual = residual - jnp.matmul(projection.basis, self.coefficients, precision=FULL)
+        weight = 1.0 / (1.0 + self.scatter**2 * projection.spread)
+        weighted = weight * projection.ones
+        log_det = projection.log_det + jnp.sum(jnp.log1p(self.scatter**2 * projection.spread))
+        return jnp.sum(weight * residual**2), jnp.sum(weighted * residual), jnp.sum(weighted * projection.ones), log_det
 
-    def _sums(self, value):
-        """Return r . r, r . 1 and 1 . 1, weighted by inverse variances, and the log determinant less that of C."""
-        p = self.projection
-        arrays = [p.basis, p.ones, p.spread, self.project(value), self.scatter, self.offset.loc]
-        if not any(isinstance(array, jax.Array) for array in arrays) and len(p.ones) > p.basis.shape[1] + 2:
-            return self._compressed_sums(value)
-        residual, weight = self._residual_and_weight(value)
-        weighted = weight * p.ones
-        log_det = jnp.sum(jnp.log1p(self.scatter**2 * p.spread))
-        return jnp.sum(weight * residual**2), jnp.sum(weighted * residual), jnp.sum(weighted * p.ones), log_det
-
-    def _compressed_sums(self, value):
-        """Return the same as `_sums` for a constant scatter, from a QR factor with K + 2 rows."""
-        p = self.projection
-        inverse_std = 1.0 / np.sqrt(1.0 + self.scatter**2 * p.spread)
-        columns = np.column_stack([p.basis, p.ones, self.project(value) - self.offset.loc * p.ones])
-        triangle = np.asarray(np.linalg.qr(inverse_std[:, None] * columns, mode="r"))
-        residual = triangle[:, -1] - jnp.matmul(triangle[:, :-2], self.coefficients, precision=FULL)
-        ones = triangle[:, -2]
-        log_det = np.log1p(self.scatter**2 * p.spread).sum()
-        return jnp.sum(residual**2), jnp.sum(ones * residual), np.sum(ones**2), log_det
+    def _sums_of(self, value):
+        """Return the sums of a value."""
+        return self._sums(self.project(value), self.projection)
 
     def log_prob(self, value):
         """Return the log density of y with the offset integrated out."""
-        square, cross, ones, log_det = self._sums(value)
-        p, variance = self.projection, self.offset.scale**2
+        square, cross, ones, log_det = self._sums_of(value)
+        variance = self.offset.scale**2
         square = square - cross**2 * (variance / (1.0 + variance * ones))
-        log_det = log_det + p.log_det + jnp.log1p(variance * ones)
-        return -0.5 * (square + log_det + p.num * LOG_2PI)
+        log_det = log_det + jnp.log1p(variance * ones)
+        return -0.5 * (square + log_det + self.projection.num * LOG_2PI)
 
     def offset_given(self, value) -> dist.Normal:
         """Return the exact conditional distribution of the offset given y and the parameters."""
-        _, cross, ones, _ = self._sums(value)
+        _, cross, ones, _ = self._sums_of(value)
         variance = self.offset.scale**2
         posterior_variance = variance / (1.0 + variance * ones)
         return dist.Normal(self.offset.loc + posterior_variance * cross, jnp.sqrt(posterior_variance))
@@ -202,6 +187,9 @@ class CorrelatedNormal(ProjectedNormal):
         Basis of the mean and covariance in whitened coordinates; see `projected`.
     coefficients, scatter, offset
         As in `ProjectedNormal`.
+    known : Projected, optional
+        The observed value with its projection, so that its density costs no product with T. It is recognised by
+        identity: any other value is projected.
 
     Notes
     -----
@@ -209,29 +197,31 @@ class CorrelatedNormal(ProjectedNormal):
     (``tests/distributions/test_correlated_normal.py``).
     """
 
-    def __init__(self, whitening: Whitening, fixed, projection: Projection, coefficients, scatter=0.0, offset=None):
-        self.whitening, self.fixed = whitening, fixed
+    def __init__(
+        self, whitening: Whitening, fixed, projection: Projection, coefficients, scatter=0.0, offset=None,
+        known: Projected | None = None,
+    ):  # fmt: skip
+        self.whitening, self.fixed, self.known = whitening, fixed, known
         super().__init__(projection, coefficients, scatter, offset)
 
     def project(self, value):
-        """Return T (value - fixed), computed with NumPy where both are constants."""
-        if isinstance(value, np.ndarray) and isinstance(self.fixed, np.ndarray):
-            return self.whitening.transform @ (value - self.fixed)
+        """Return T (value - fixed)."""
         return jnp.matmul(self.whitening.transform, value - self.fixed, precision=FULL)
+
+    def _sums_of(self, value):
+        """Return the sums of a value; those of the known one without projecting it."""
+        if self.known is not None and value is self.known.value:
+            return self._sums(self.known.projected, self.known.projection)
+        return super()._sums_of(value)
 
     def sample(self, key, sample_shape=()):
         """Draw values ``(*sample_shape, N)``, with the offset drawn from its prior."""
-        assert isinstance(self.projection.spread, np.ndarray)
         key_noise, key_offset = random.split(key)
-        num = len(self.projection.ones)
-        deviates = random.normal(key_noise, (*sample_shape, num)) * jnp.sqrt(
-            1.0 + self.scatter**2 * self.projection.spread
-        )
+        p, num = self.projection, len(self.projection.ones)
+        deviates = random.normal(key_noise, (*sample_shape, num)) * jnp.sqrt(1.0 + self.scatter**2 * p.spread)
         shift = self.offset.loc + self.offset.scale * random.normal(key_offset, (*sample_shape, 1))
-        projected = deviates + shift * self.projection.ones + jnp.matmul(self.projection.basis, self.coefficients)
-        # T is a scaled orthogonal matrix, or a rotated triangular one: well conditioned in both cases.
-        inverse = np.linalg.inv(self.whitening.transform)
-        return self.fixed + jnp.matmul(projected, inverse.T, precision=FULL)
+        projected = deviates + shift * p.ones + jnp.matmul(p.basis, self.coefficients)
+        return self.fixed + jnp.matmul(projected, jnp.asarray(self.whitening.inverse).T, precision=FULL)
 
     def log_prob_given_others(self, value):
         """Return the log density of each value given all others and the parameters, (N,).
@@ -240,8 +230,9 @@ class CorrelatedNormal(ProjectedNormal):
         is normal with variance 1 / P_ii about y_i - g_i / P_ii (Sundararajan & Keerthi 2001; Buerkner, Gabry & Vehtari
         2020, Computational Statistics 36, 1243).
         """
-        residual, weight = self._residual_and_weight(value)
-        transform, ones = self.whitening.transform, self.projection.ones
+        p, transform, ones = self.projection, self.whitening.transform, self.projection.ones
+        weight = 1.0 / (1.0 + self.scatter**2 * p.spread)
+        residual = self.project(value) - self.offset.loc * ones - jnp.matmul(p.basis, self.coefficients, precision=FULL)
         variance = self.offset.scale**2
         posterior_variance = variance / (1.0 + variance * jnp.sum(weight * ones**2))
         offset = posterior_variance * jnp.sum(weight * ones * residual)
@@ -256,3 +247,25 @@ def projected(whitening: Whitening, basis: np.ndarray) -> Projection:
     transform = whitening.transform
     num = len(transform)
     return Projection(transform @ basis, transform @ np.ones(num), whitening.spread, whitening.log_det, float(num))
+
+
+def compressed(projection: Projection, value: np.ndarray, scatter: float) -> tuple[Projection, np.ndarray]:
+    """Return a projection of K + 2 rows and the value in it, with the same density for a known scatter.
+
+    Parameters
+    ----------
+    projection : Projection
+        Projection with N rows.
+    value : (N,)
+        Projected value.
+    scatter : float
+        Standard deviation of the scatter. It becomes part of the result, in which the spread is zero.
+    """
+    if len(value) <= projection.basis.shape[1] + 2:
+        return projection, value
+    inverse_std = 1.0 / np.sqrt(1.0 + scatter**2 * projection.spread)
+    columns = np.column_stack([projection.basis, projection.ones, value])
+    triangle = np.linalg.qr(inverse_std[:, None] * columns, mode="r")
+    log_det = projection.log_det + np.log1p(scatter**2 * projection.spread).sum()
+    spread = np.zeros(len(triangle))
+    return Projection(triangle[:, :-2], triangle[:, -2], spread, log_det, projection.num), triangle[:, -1]

@@ -7,28 +7,26 @@ of SNLS3 (Conley et al. 2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax.tree_util import register_dataclass
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import RedshiftMatrix, breaks_of
+from hbm_jax.cosmology import RedshiftMatrix
 from hbm_jax.data import CorrelatedSupernovae, DataError
 from hbm_jax.distributions.normal.block_normal import BlockNormal
 from hbm_jax.models import expansion
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.models.supernovae.correlated_table import coefficients, table_of
+from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.supernovae.correlated_table import CorrelatedTable, coefficients, tabulate
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts
-from hbm_jax.names import choose
 
-SCATTERS = ("published", "common", "survey")
 DEFAULT_PRIORS: dict[str, Prior] = {
     "M0": dist.Normal(-19.3, 1.0),
     "alpha": dist.Normal(0.0, 2.0),
@@ -39,8 +37,48 @@ DEFAULT_PRIORS: dict[str, Prior] = {
 UNITS = {"H0": "km/s/Mpc", "M0": "mag", "delta_M": "mag", "sigma_int": "mag"}
 
 
+@register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundCorrelatedSupernovae:
+    """N supernovae as the program of `CorrelatedSupernova` needs them.
+
+    Attributes
+    ----------
+    m_b, x1, c : (N,)
+        Observed values.
+    distances : RedshiftMatrix
+        Distances to the N redshifts.
+    massive : (N,)
+        Weight of delta_M.
+    blocks : (6, N, N)
+        Blocks of the covariance, including the errors of the light-curve fits.
+    diagonal : (N,)
+        Variances of lensing and peculiar velocity, and of the published scatter unless it is a parameter [mag^2].
+    survey : (N,)
+        Index of the survey of each supernova.
+    table : CorrelatedTable or None
+        Interpolated likelihood.
+    num_surveys : int
+        Number of surveys.
+    """
+
+    m_b: Any
+    x1: Any
+    c: Any
+    distances: RedshiftMatrix
+    massive: Any
+    blocks: Any
+    diagonal: Any
+    survey: Any
+    table: CorrelatedTable | None
+    num_surveys: int = field(metadata={"static": True})
+
+    def __len__(self) -> int:
+        return len(self.m_b)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CorrelatedSupernova:
+class CorrelatedSupernova(PopulationModel):
     """Model of supernovae with a covariance that depends on alpha and beta; a call with data is a NumPyro program.
 
     Parameters
@@ -77,77 +115,105 @@ class CorrelatedSupernova:
     ['H0', 'M0', 'Om0', 'alpha', 'beta', 'delta_M', 'w0']
     """
 
+    Bound: ClassVar[type] = BoundCorrelatedSupernovae
+
     cosmology: str | expansion.Expansion = field(default="lcdm", metadata={"help": expansion.HELP})
-    scatter: str = field(default="published", metadata={"help": f"intrinsic scatter: {', '.join(SCATTERS)}"})
+    scatter: Literal["published", "common", "survey"] = field(
+        default="published", metadata={"help": "intrinsic scatter: published, common, survey"}
+    )
     mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude offset"})
     tabulate: bool = field(default=True, metadata={"help": "whether the likelihood is interpolated in a table"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        expansion.named(self.cosmology)  # raises for unknown names
-        choose("intrinsic scatter", self.scatter, SCATTERS)
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+    def check_options(self) -> None:
+        """Raise ValueError for an unknown cosmology."""
+        expansion.named(self.cosmology)
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number fixes a parameter."""
+    def label(self) -> str:
+        """Name of the model in error messages about priors."""
+        return f"CorrelatedSupernova(cosmology={self.cosmology!r})"
+
+    @property
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
         relation = dict(DEFAULT_PRIORS)
         if not self.mass_step:
             del relation["delta_M"]
         if self.scatter == "published":
             del relation["sigma_int"]
-        defaults = expansion.default_priors(self.cosmology) | relation
-        return complete_priors(defaults, self.priors, f"CorrelatedSupernova(cosmology={self.cosmology!r})")
+        return expansion.default_priors(self.cosmology) | relation
 
-    def __call__(self, data: CorrelatedSupernovae, observed: bool = True):
-        """Run the NumPyro program.
+    def bind(self, data: CorrelatedSupernovae) -> BoundCorrelatedSupernovae:
+        """Return covariance blocks, distance matrix, table of the likelihood and observed values as arrays.
 
         Parameters
         ----------
         data : CorrelatedSupernovae
-            The sample. With ``observed=False`` m_b is drawn, and everything else is the design.
-        observed : bool
-            Whether to condition on the observed magnitudes.
+            The sample of N supernovae. The table takes N^3: seconds for several hundred supernovae.
+
+        Raises
+        ------
+        DataError
+            For another type of data, or a host mass that is needed and missing.
         """
         if not isinstance(data, CorrelatedSupernovae):
             raise DataError(
                 f"CorrelatedSupernova: expected CorrelatedSupernovae; found {type(data).__name__}. Read them with "
                 "hbm_jax.data.read_correlated_supernovae."
             )
-        priors, sne = self.all_priors, data.sne
-        massive: Any = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
-        concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data))
+        sne, surveys = data.sne, list(data.sne.survey_counts)
+        massive = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
+        diagonal = sne.variance_lensing + sne.variance_velocity
         table = None
-        named = self.cosmology in expansion.FREE
-        if self.tabulate and named and self.scatter == "published" and observed and concrete:
-            table = table_of(data, massive, self._diagonal(data, None))
-        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_degeneracy)
+        if self.scatter == "published":
+            diagonal = sne.variance_coherent + diagonal
+            if self.tabulate and self.cosmology in expansion.FREE:
+                table = tabulate(data, massive, diagonal)
+        return BoundCorrelatedSupernovae(
+            m_b=sne.m_b,
+            x1=sne.x1,
+            c=sne.c,
+            distances=RedshiftMatrix(sne.z_cmb, sne.z_hel, breaks=expansion.named(self.cosmology).breaks),
+            massive=massive,
+            blocks=data.total_blocks,
+            diagonal=diagonal,
+            survey=np.array([surveys.index(survey) for survey in data.survey]),
+            table=table,
+            num_surveys=len(surveys),
+        )
+
+    def bind_each(self, data: Sequence[CorrelatedSupernovae]) -> list[BoundCorrelatedSupernovae]:
+        """Return bound data of several samples of equal shape; without tables, whose shapes depend on the values."""
+        return [self.dense().bound(sample) for sample in data]
+
+    def program(self, bound: BoundCorrelatedSupernovae, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; with ``observed=False`` m_b is drawn, and everything else is the design."""
+        table = bound.table if observed else None
+        cosmology = expansion.sample_cosmology(self.cosmology, self.all_priors, supernova_degeneracy)
         p: dict[str, Any] = {"delta_M": 0.0}
         for name in DEFAULT_PRIORS:
-            if name in priors:
-                p[name] = self._sample(name, priors[name], data, table)
+            if name in self.all_priors:
+                p[name] = self._sample(name, bound, table)
         if table is not None:
             density = table.log_density(p["alpha"], p["beta"], p["M0"], p["delta_M"], cosmology)
             numpyro.factor("observed", jnp.where(jnp.isfinite(density), density, -jnp.inf))
             return
-        modulus = RedshiftMatrix(sne.z_cmb, sne.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
+        modulus = bound.distances.distmod(cosmology)
         if observed:
             finite = jnp.all(jnp.isfinite(modulus))
             numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
             modulus = jnp.where(finite, modulus, 0.0)
-        loc = modulus + p["M0"] + p["delta_M"] * massive - p["alpha"] * sne.x1 + p["beta"] * sne.c
+        loc = modulus + p["M0"] + p["delta_M"] * bound.massive - p["alpha"] * bound.x1 + p["beta"] * bound.c
         kappa = coefficients(jnp.asarray(p["alpha"]), jnp.asarray(p["beta"]))
-        normal = BlockNormal(loc, self._diagonal(data, p.get("sigma_int")), kappa, data.total_blocks)
-        numpyro.sample("observed", normal, obs=sne.m_b if observed else None)
+        normal = BlockNormal(loc, bound.diagonal + p.get("sigma_int", 0.0) ** 2, kappa, bound.blocks)
+        numpyro.sample("observed", normal, obs=bound.m_b if observed else None)
 
-    def _sample(self, name, prior, data, table):
+    def _sample(self, name, bound, table):
         """Sample a parameter of the relation; return a number, or (N,) where it differs between surveys."""
+        prior = self.all_priors[name]
         if name == "sigma_int" and self.scatter == "survey" and isinstance(prior, dist.Distribution):
-            surveys = list(data.sne.survey_counts)
-            with numpyro.plate("survey", len(surveys)):
-                per_survey = jnp.asarray(numpyro.sample(name, prior))
-            return per_survey[np.array([surveys.index(survey) for survey in data.survey])]
+            with numpyro.plate("survey", bound.num_surveys):
+                return jnp.asarray(numpyro.sample(name, prior))[bound.survey]
         if table is not None and name in ("alpha", "beta") and isinstance(prior, dist.Distribution):
             # A uniform site keeps the value inside the table; the factor restores the density of the prior.
             low, high = getattr(table, name)
@@ -156,17 +222,15 @@ class CorrelatedSupernova:
             return value
         return sample_prior(name, prior)
 
-    def _diagonal(self, data, sigma_int):
-        """Return the variances of lensing, peculiar velocity and intrinsic scatter, (N,)."""
-        sne = data.sne
-        scatter = sne.variance_coherent if sigma_int is None else sigma_int**2
-        return sne.variance_lensing + sne.variance_velocity + scatter
-
-    def simulate(self, key, data: CorrelatedSupernovae, parameters: Mapping[str, float] | None = None):
+    def simulate(self, key, data: CorrelatedSupernovae, parameters=None):
         """Draw magnitudes with the design of ``data``; return the simulated sample and the true parameters."""
-        observed, truth = simulated(self, key, data, parameters)
-        sne = data.sne
-        return data.replace_observations(m_b=observed["observed"], x1=sne.x1, c=sne.c), truth
+        if self.tabulate:  # the table is of no use here
+            return self.dense().simulate(key, data, parameters)
+        return super().simulate(key, data, parameters)
+
+    def with_observed(self, data: CorrelatedSupernovae, values) -> CorrelatedSupernovae:
+        """Return the sample with other magnitudes."""
+        return data.replace_observations(m_b=values["observed"], x1=data.sne.x1, c=data.sne.c)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -187,10 +251,6 @@ class CorrelatedSupernova:
     def description(self) -> str:
         """One-line description for reports."""
         return f"Type Ia supernovae with correlated errors, {expansion.named(self.cosmology).description}"
-
-    def to_config(self) -> dict:
-        """Return options as plain values and priors as text; ``CorrelatedSupernova(**config)`` is the same model."""
-        return configuration(self)
 
     def dense(self) -> "CorrelatedSupernova":
         """Return the same model without the table, as used for predictions and simulations."""

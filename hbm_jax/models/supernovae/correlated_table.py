@@ -9,12 +9,12 @@ distance modulus is expanded. The likelihood therefore needs only log det C and 
 (alpha, beta). They are interpolated between Chebyshev nodes, so no step of a sampler factorises the covariance.
 """
 
-import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import register_dataclass
 from numpy.polynomial import chebyshev
 from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
@@ -32,68 +32,64 @@ _SIZES = (16, 24, 32, 48, 64)
 FEWEST = 200  # supernovae; the factorisation for fewer takes about a millisecond per step
 
 
-def coefficients(alpha, beta, xp=jnp):
+def coefficients(alpha, beta):
     """Return the coefficients of the six covariance blocks."""
-    ones = xp.ones_like(alpha * beta)
-    return xp.stack([ones, alpha**2 * ones, beta**2 * ones, 2 * alpha * ones, -2 * beta * ones, -2 * alpha * beta])
+    ones = jnp.ones_like(alpha * beta)
+    return jnp.stack([ones, alpha**2 * ones, beta**2 * ones, 2 * alpha * ones, -2 * beta * ones, -2 * alpha * beta])
 
 
+@register_dataclass
 @dataclass(frozen=True, eq=False)
 class CorrelatedTable:
     """Interpolated likelihood of a sample.
 
     Attributes
     ----------
-    alpha, beta : (2,)
-        Range of the table.
     coordinates : (A, B, R)
         Chebyshev coefficients in alpha and beta of R components.
     parts : (R, 1 + S (S + 1) / 2)
-        Components of log det C and of the upper triangle of X^T C^-1 X, from a singular value decomposition.
-    nodes : (NUM_MODULUS,)
-        Redshifts at which the distance modulus is computed.
-    basis : (N, S)
-        The matrix X: m_b minus M0 and the modulus of a reference cosmology, x1, c, 1, h, and the interpolation of the
+        Components of log det C and of the upper triangle of X^T C^-1 X, from a singular value decomposition. X, (N, S),
+        has the columns m_b minus M0 and the modulus of a reference cosmology, x1, c, 1, h, and the interpolation of the
         modulus from the nodes.
-    M0 : float
+    distances : RedshiftMatrix
+        Distances to the NUM_MODULUS redshifts at which the distance modulus is computed.
+    reference : (NUM_MODULUS,)
+        Modulus of the reference cosmology there.
+    M0 : scalar
         Value subtracted from m_b.
+    alpha, beta : (float, float)
+        Range of the table.
+    num : int
+        Number of supernovae, N.
     """
 
-    alpha: tuple[float, float]
-    beta: tuple[float, float]
-    coordinates: np.ndarray
-    parts: np.ndarray
-    nodes: np.ndarray
-    basis: np.ndarray
-    M0: float
+    coordinates: Any
+    parts: Any
+    distances: RedshiftMatrix
+    reference: Any
+    M0: Any
+    alpha: tuple[float, float] = field(metadata={"static": True})
+    beta: tuple[float, float] = field(metadata={"static": True})
+    num: int = field(metadata={"static": True})
 
     def log_density(self, alpha, beta, M0, delta_M, cosmology: Cosmology):
         """Return the log density of the observed magnitudes."""
-        redshifts = RedshiftMatrix(self.nodes)
         # Relative to the reference cosmology, to avoid cancellation in the quadratic form.
-        modulus = redshifts.distmod(cosmology) - redshifts.distmod(_REFERENCE)
+        modulus = self.distances.distmod(cosmology) - self.reference
         head = jnp.stack(jnp.broadcast_arrays(1.0, alpha, -beta, self.M0 - M0, -delta_M))
         vector = jnp.concatenate([head, -modulus])
         log_det, inner = self.evaluate(alpha, beta)
-        return -0.5 * (vector @ inner @ vector + log_det + len(self.basis) * np.log(2.0 * np.pi))
+        return -0.5 * (vector @ inner @ vector + log_det + self.num * np.log(2.0 * np.pi))
 
-    def evaluate(self, alpha, beta, xp: Any = jnp):
+    def evaluate(self, alpha, beta):
         """Return log det C, and an upper triangular matrix (S, S) with the quadratic form of X^T C^-1 X."""
-        a = _polynomials(alpha, self.alpha, self.coordinates.shape[0], xp)
-        b = _polynomials(beta, self.beta, self.coordinates.shape[1], xp)
-        values = xp.einsum("i,j,ijr->r", a, b, self.coordinates) @ self.parts
-        size = self.basis.shape[1]
-        index = np.zeros(size * size, int)
-        upper = np.triu_indices(size)
-        index[np.ravel_multi_index(upper, (size, size))] = 1 + np.arange(len(upper[0]))
-        return values[0], values[index].reshape(size, size) * np.where(np.tri(size, k=-1), 0.0, 1.0)
+        a = _polynomials(alpha, self.alpha, self.coordinates.shape[0])
+        b = _polynomials(beta, self.beta, self.coordinates.shape[1])
+        return _unpacked(jnp.einsum("i,j,ijr->r", a, b, self.coordinates) @ self.parts)
 
 
-_TABLES: "weakref.WeakKeyDictionary[CorrelatedSupernovae, list]" = weakref.WeakKeyDictionary()
-
-
-def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> CorrelatedTable | None:
-    """Return the table of a sample, computed on the first call and then cached.
+def tabulate(data: CorrelatedSupernovae, massive: np.ndarray, diagonal: np.ndarray) -> CorrelatedTable | None:
+    """Return the table of a sample.
 
     Return None for fewer than `FEWEST` supernovae, and where the largest table is not accurate enough. This happens
     where the errors of stretch and colour dominate the covariance at the edges of the posterior.
@@ -101,7 +97,7 @@ def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> 
     Parameters
     ----------
     data : CorrelatedSupernovae
-        N supernovae, not traced.
+        N supernovae.
     massive : (N,)
         Weight of delta_M.
     diagonal : (N,)
@@ -109,30 +105,24 @@ def table_of(data: CorrelatedSupernovae, massive: Any, diagonal: np.ndarray) -> 
     """
     if len(data) < FEWEST:
         return None
-    massive = np.array(np.broadcast_to(massive, len(data)))
-    cached = _TABLES.setdefault(data, [])
-    for cached_massive, cached_diagonal, table in cached:
-        if np.array_equal(cached_massive, massive) and np.array_equal(cached_diagonal, diagonal):
-            return table
     # OpenBLAS's threads busy-wait for each other. With another process on the same cores, the factorisation for 472
     # supernovae takes 7 to 180 ms with two threads and 1.2 ms with one.
     with threadpool_limits(limits=1, user_api="blas"):
-        table = _tabulate(data, massive, diagonal)
-    cached.append((massive, np.array(diagonal), table))
-    return table
+        return _tabulate(data, massive, diagonal)
 
 
 def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
     """Return the smallest table whose error at random points is below the tolerance, or None."""
     sne, blocks = data.sne, data.total_blocks
     nodes, interpolation = _smooth_basis(sne.z_cmb)
-    reference_modulus = precomputed(lambda: np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE)))
-    residual = sne.m_b - reference_modulus
+    distances = RedshiftMatrix(nodes)
+    reference = precomputed(lambda: np.asarray(distances.distmod(_REFERENCE)))
+    residual = sne.m_b - precomputed(lambda: np.asarray(RedshiftMatrix(sne.z_cmb, sne.z_hel).distmod(_REFERENCE)))
     M0 = float(np.mean(residual))
     basis = np.column_stack([residual - M0, sne.x1, sne.c, np.ones(len(sne)), massive, interpolation])
 
     def evaluate(alpha, beta):
-        covariance = np.tensordot(coefficients(alpha, beta, np), blocks, axes=1) + np.diag(diagonal)
+        covariance = _covariance(alpha, beta, blocks) + np.diag(diagonal)
         factor = cho_factor(covariance, lower=True, overwrite_a=True)
         inner = basis.T @ cho_solve(factor, basis)
         return 2.0 * np.log(np.diagonal(factor[0])).sum(), inner
@@ -150,15 +140,15 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
         alphas, betas = (_chebyshev_points(low, high, size) for low, high in ranges)
         grid = np.array([[_packed(*evaluate(alpha, beta)) for beta in betas] for alpha in alphas])
         coordinates, parts = _low_rank(_to_coefficients(grid))
-        table = CorrelatedTable(ranges[0], ranges[1], coordinates, parts, nodes, basis, M0)
         errors = []
-        for (alpha, beta), (log_det, inner) in zip(points, exact, strict=True):
-            interpolated = table.evaluate(alpha, beta, np)
+        for point, (log_det, inner) in zip(points, exact, strict=True):
+            a, b = (_vandermonde(value, span, size) for value, span in zip(point, ranges, strict=True))
+            interpolated = _unpacked(np.einsum("i,j,ijr->r", a, b, coordinates) @ parts)
             # Errors of the quadratic form are weighted by the residual of the best fit.
-            best = _best_fit(inner, alpha, beta)
+            best = _best_fit(inner, *point)
             errors.append(abs(interpolated[0] - log_det) + abs(best @ (interpolated[1] - inner) @ best))
         if max(errors) < _TOLERANCE:
-            return table
+            return CorrelatedTable(coordinates, parts, distances, reference, np.float64(M0), *ranges, len(sne))
     return None
 
 
@@ -166,6 +156,21 @@ def _packed(log_det, inner):
     """Return log det C and the upper triangle of X^T C^-1 X, off-diagonal elements doubled, as one vector."""
     upper = np.triu_indices(len(inner))
     return np.append(log_det, inner[upper] * np.where(upper[0] == upper[1], 1.0, 2.0))
+
+
+def _unpacked(values):
+    """Return log det C, and an upper triangular matrix with the quadratic form, from the vector of `_packed`."""
+    size = round((np.sqrt(8 * len(values) - 7) - 1) / 2)
+    index = np.zeros(size * size, int)
+    upper = np.triu_indices(size)
+    index[np.ravel_multi_index(upper, (size, size))] = 1 + np.arange(len(upper[0]))
+    return values[0], values[index].reshape(size, size) * np.where(np.tri(size, k=-1), 0.0, 1.0)
+
+
+def _covariance(alpha, beta, blocks):
+    """Return the part of the covariance that depends on alpha and beta, (N, N)."""
+    kappa = np.array([1.0, alpha**2, beta**2, 2.0 * alpha, -2.0 * beta, -2.0 * alpha * beta])
+    return np.tensordot(kappa, blocks, axes=1)
 
 
 def _low_rank(values):
@@ -190,8 +195,7 @@ def _ranges(basis, blocks, diagonal) -> Any:
     """Return ranges of alpha and beta about their generalised least-squares estimates."""
     alpha, beta = 0.0, 3.0
     for _ in range(8):
-        covariance = np.tensordot(coefficients(np.float64(alpha), np.float64(beta), np), blocks, axes=1)
-        factor = cho_factor(covariance + np.diag(diagonal), lower=True)
+        factor = cho_factor(_covariance(alpha, beta, blocks) + np.diag(diagonal), lower=True)
         # x1, c, the constant, the host, and every fourth function of redshift
         design = np.column_stack([-basis[:, 1], basis[:, 2], np.ones(len(basis)), basis[:, 4], basis[:, 5::4]])
         weighted = cho_solve(factor, design)
@@ -243,10 +247,15 @@ def _to_coefficients(grid):
     return np.einsum("ai,bj,ijk->abk", inverse, inverse, grid, optimize=True)
 
 
-def _polynomials(x, span, size, xp=jnp):
-    """Return Chebyshev polynomials of the first kind, mapped to a range, at x."""
+def _vandermonde(x, span, size):
+    """Return Chebyshev polynomials of the first kind, mapped to a range, at a known x."""
+    return chebyshev.chebvander((2.0 * x - (span[0] + span[1])) / (span[1] - span[0]), size - 1)
+
+
+def _polynomials(x, span, size):
+    """Return the same at a traced x, by the recurrence."""
     t = (2.0 * x - (span[0] + span[1])) / (span[1] - span[0])
-    values = [xp.ones_like(t), t]
+    values = [jnp.ones_like(t), t]
     for _ in range(size - 2):
         values.append(2.0 * t * values[-1] - values[-2])
-    return xp.stack(values)
+    return jnp.stack(values)

@@ -1,9 +1,7 @@
 """The host-mass step: probability that a supernova has a massive host."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
+from scipy.special import ndtr
 
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
@@ -11,7 +9,7 @@ from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 __all__ = ["massive_hosts"]
 
 
-def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_error: bool):
+def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_error: bool) -> np.ndarray:
     """Return the weight of the high-mass side of the step for each host, (N,): 0 or 1 for a sharp step.
 
     Parameters
@@ -33,13 +31,13 @@ def massive_hosts(data: Supernovae, step_mass: float, step_width: float, mass_er
     DataError
         If a mass is missing and ``mass_error`` is False, or if a mass has no error and ``mass_error`` is True.
     """
+    _require_masses(data, mass_error)
     mass = data.log10_mass
-    if not isinstance(mass, jax.core.Tracer):
-        _require_masses(data, mass_error)
     if mass_error:
-        known = ~jnp.isnan(mass) & (data.sigma_log10_mass < UNMEASURED_MASS_ERROR)
-        width = jnp.sqrt(jnp.where(known, data.sigma_log10_mass, 1.0) ** 2 + step_width**2)
-        return jnp.where(known, ndtr((jnp.where(known, mass, step_mass) - step_mass) / width), 0.5)
+        known = ~np.isnan(mass) & (data.sigma_log10_mass < UNMEASURED_MASS_ERROR)
+        width = np.sqrt(np.where(known, data.sigma_log10_mass, 1.0) ** 2 + step_width**2)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a mass without an error
+            return np.where(known, ndtr((np.where(known, mass, step_mass) - step_mass) / width), 0.5)
     return ndtr((mass - step_mass) / step_width) if step_width > 0 else (mass > step_mass) * 1.0
 
 

@@ -7,67 +7,33 @@ therefore H0. M0 is integrated out exactly (Conley et al. 2011, ApJS 192, 1, app
 110).
 """
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax.tree_util import register_dataclass
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import Cosmology, ModulusBasis, RedshiftMatrix, breaks_of, modulus_basis
-from hbm_jax.cosmology.compressed import CMB, STANDARD_RADIATION, compressed, drag_horizon
+from hbm_jax.cosmology import RedshiftMatrix, breaks_of
 from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, read_constraints
-from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, Projection, projected, whiten
+from hbm_jax.distributions import Offset
 from hbm_jax.models import expansion
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.base import PopulationModel, simulated
+from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.supernovae import cosmology_constraints
+from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, subsets
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 # The prior of M0 is effectively flat: its scale of 100 mag shifts M0 by 1e-6 of its error.
 DEFAULT_PRIORS: dict[str, Prior] = {"M0": dist.Normal(0.0, 100.0), "sigma_int": dist.HalfNormal(0.3)}
-FREE_H0: Prior = dist.Uniform(40.0, 100.0)
-BARYONS: Prior = dist.Uniform(0.005, 0.1)
-SOUND_HORIZON: Prior = dist.Uniform(80.0, 250.0)
-
 UNITS = {"H0": "km/s/Mpc", "M0": "mag", "sigma_int": "mag", "r_d": "Mpc"}
 
 
-@register_dataclass
-@dataclass(frozen=True, eq=False)
-class ProjectedModuli:
-    """A sample in the coordinates in which its covariance is diagonal, as precomputed for the log density.
-
-    `HubbleDiagram.without_each_survey` returns one for every subset of a sample, as a batch. It is a pytree whose
-    arrays have the same shape for every subset: omitted objects become rows of zeros.
-
-    Attributes
-    ----------
-    value : (N,)
-        Projected moduli, minus the part that does not depend on the cosmology.
-    projection : Projection
-        Projection of the basis of the moduli.
-    basis : ModulusBasis
-        Nodes of the moduli; its matrix and fixed part are empty.
-    calibrated : bool
-        Whether the subset contains calibrators.
-    """
-
-    value: Any
-    projection: Projection
-    basis: ModulusBasis
-    calibrated: bool = field(default=False, metadata={"static": True})
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-
 @dataclass(frozen=True, kw_only=True)
-class HubbleDiagram:
+class HubbleDiagram(PopulationModel):
     """Model of a sample of distance moduli; a call with data is a NumPyro program.
 
     Parameters
@@ -109,15 +75,17 @@ class HubbleDiagram:
     ['H0', 'Om0', 'w0', 'M0', 'sigma_int']
     """
 
+    Bound: ClassVar[type] = BoundModuli
+
     cosmology: str | expansion.Expansion = field(default="lcdm", metadata={"help": expansion.HELP})
     intrinsic_scatter: bool = field(default=False, metadata={"help": "whether to add scatter to the covariance"})
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys with scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     constraints: Any = field(default=None, hash=False, metadata={"help": "table of Gaussian constraints, such as BAO"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        expansion.named(self.cosmology)  # raises for unknown names
+    def check_options(self) -> None:
+        """Raise ValueError for an unknown cosmology, scatter without intrinsic_scatter, or a prior of M0 not normal."""
+        expansion.named(self.cosmology)
         object.__setattr__(self, "scatter_surveys", tuple(self.scatter_surveys))
         if self.scatter_surveys and not self.intrinsic_scatter:
             raise ValueError("HubbleDiagram: scatter_surveys expects intrinsic_scatter=True; found False.")
@@ -125,7 +93,6 @@ class HubbleDiagram:
             object.__setattr__(self, "constraints", GaussianConstraints.from_config(self.constraints))
         elif self.constraints is not None and not isinstance(self.constraints, GaussianConstraints):
             object.__setattr__(self, "constraints", read_constraints(self.constraints))
-        object.__setattr__(self, "priors", dict(self.priors))
         prior = self.all_priors["M0"]
         if isinstance(prior, dist.Distribution) and not isinstance(prior, dist.Normal):
             raise ValueError(
@@ -134,140 +101,53 @@ class HubbleDiagram:
             )
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number fixes a parameter."""
+    def label(self) -> str:
+        """Name of the model in error messages about priors."""
+        return f"HubbleDiagram(cosmology={self._name!r})"
+
+    @property
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
         defaults = expansion.default_priors(self.cosmology)
-        c = self.constraints
-        if self.calibrated or (c is not None and c.needs_hubble):
-            defaults["H0"] = FREE_H0
-        if c is not None and c.needs_baryons:
-            defaults["omega_b"] = BARYONS
-        if c is not None and c.needs_sound_horizon and ("omega_b" not in defaults or "r_d" in self.priors):
-            defaults["r_d"] = SOUND_HORIZON
+        if self.calibrated:
+            defaults["H0"] = cosmology_constraints.FREE_H0
+        if self.constraints is not None:
+            defaults |= cosmology_constraints.default_priors(self.constraints, self.priors)
         defaults["M0"] = DEFAULT_PRIORS["M0"]
         if self.intrinsic_scatter:
             defaults["sigma_int"] = DEFAULT_PRIORS["sigma_int"]
-        return complete_priors(defaults, self.priors, f"HubbleDiagram(cosmology={self._name!r})")
+        return defaults
 
     @property
     def _name(self) -> str:
         return expansion.named(self.cosmology).name
 
-    def __call__(self, data: DistanceModuli | ProjectedModuli, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
+    def bind(self, data: DistanceModuli) -> BoundModuli:
+        """Return the decomposed covariance, the nodes of the moduli and the observed moduli as arrays.
 
         Parameters
         ----------
-        data : DistanceModuli or ProjectedModuli
-            The sample. With ``observed=False`` its redshifts and covariance are the design, and the moduli are drawn.
-        observed : bool
-            Whether to condition on the observed values.
-        recover : bool
-            Whether to draw M0 from its exact conditional posterior.
+        data : DistanceModuli
+            The sample. The decomposition takes 2 s for 1700 objects.
+
+        Raises
+        ------
+        DataError
+            For another type of data, calibrators without ``calibrated=True`` or the reverse, or a survey of
+            ``scatter_surveys`` that is not in the sample.
         """
         self._check(data)
-        priors = self.all_priors
-        degeneracy = supernova_degeneracy if self.constraints is None else None
-        cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
-        nuisance_names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
-        nuisance = {name: sample_prior(name, priors[name]) for name in nuisance_names}
-        if self.constraints is not None:
-            cosmology = self._constrain(cosmology, nuisance, observed)
-        prior: Any = priors["M0"]
-        if not observed:
-            prior = sample_prior("M0", prior)
-        normal = isinstance(prior, dist.Normal)
-        offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
-        scatter = nuisance.get("sigma_int", 0.0)
-        if isinstance(data, ProjectedModuli):
-            basis, value = data.basis, data.value
-        else:
-            basis, value = self._basis(data), data.mu
-        values = basis.values(cosmology)
-        if observed:
-            # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
-            finite = jnp.all(jnp.isfinite(values))
-            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
-            values = jnp.where(finite, values, 0.0)
-        likelihood: ProjectedNormal
-        if isinstance(data, ProjectedModuli):
-            likelihood = ProjectedNormal(data.projection, values, scatter, offset)
-        else:
-            whitening = whiten(data.covariance, self._weights(data))
-            fixed, matrix = _calibrated(data, basis)
-            likelihood = CorrelatedNormal(whitening, fixed, projected(whitening, matrix), values, scatter, offset)
-        drawn = numpyro.sample("observed", likelihood, obs=value if observed else None)
-        if recover and normal:
-            numpyro.deterministic("M0", likelihood.offset_given(drawn).sample(numpyro.prng_key()))
+        return bind(data, self._breaks, self._weights(data), self._known_scatter)
 
-    def _check(self, data) -> None:
-        if not isinstance(data, DistanceModuli | ProjectedModuli):
-            raise DataError(
-                f"HubbleDiagram: expected DistanceModuli; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
-            )
-        if isinstance(data, ProjectedModuli):
-            calibrators = int(data.calibrated)
-        elif any(isinstance(array, jax.core.Tracer) for array in (data.covariance, data.z_cmb, data.mu_calibrator)):
-            raise DataError(
-                "HubbleDiagram: expected a sample with concrete covariance and redshifts; found traced arrays. For a "
-                "batch of subsets use HubbleDiagram.without_each_survey."
-            )
-        else:
-            calibrators = int(data.is_calibrator.sum())
-        if calibrators and not self.calibrated:
-            raise DataError(
-                f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
-                "with calibrators=False; found calibrated=False."
-            )
-        if self.calibrated and not calibrators:
-            raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
+    def bind_each(self, data: Sequence[DistanceModuli]) -> list[BoundModuli]:
+        """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
+        bound = [self.bound(sample) for sample in data]
+        if len({jax.tree.structure(sample) for sample in bound}) == 1 or any(s.sample is None for s in bound):
+            return bound
+        z_max = max(float(sample.z_cmb.max()) for sample in data)
+        return [bind(s, self._breaks, self._weights(s), self._known_scatter, z_max=z_max) for s in data]
 
-    def _constrain(self, cosmology: Any, nuisance: Mapping[str, Any], observed: bool) -> Cosmology:
-        """Add the log density of the constraints; return the cosmology with the radiation that they require."""
-        c: GaussianConstraints = self.constraints
-        if not isinstance(cosmology, Cosmology):
-            raise ValueError(
-                f"HubbleDiagram: constraints expect a cosmology with an expansion rate; found "
-                f"{type(cosmology).__name__}, which only has distances."
-            )
-        if set(CMB) & set(c.quantity):
-            cosmology = dataclasses.replace(cosmology, radiation=STANDARD_RADIATION)
-        if observed:
-            omega_b = nuisance.get("omega_b")
-            r_d = nuisance.get("r_d")
-            if r_d is None and omega_b is not None:
-                r_d = drag_horizon(cosmology.Om0 * (cosmology.H0 / 100.0) ** 2, omega_b)
-            predicted = compressed(c.quantity, np.asarray(c.z), cosmology, omega_b, r_d)
-            residual = jnp.matmul(np.linalg.inv(np.linalg.cholesky(c.covariance)), predicted - c.value)
-            finite = jnp.all(jnp.isfinite(residual))
-            chi2 = jnp.sum(jnp.where(finite, residual, 0.0) ** 2)
-            numpyro.factor("constraints", jnp.where(finite, -0.5 * chi2, -jnp.inf))
-        return cosmology
-
-    def _basis(self, data: DistanceModuli) -> ModulusBasis:
-        return modulus_basis(data.z_cmb, data.z_hel, breaks=self._breaks)
-
-    @property
-    def _breaks(self) -> tuple[float, ...]:
-        chosen = expansion.named(self.cosmology)
-        return breaks_of(chosen.build({"H0": 70.0} | dict.fromkeys(chosen.parameters, 0.3)))
-
-    def _weights(self, data: DistanceModuli) -> np.ndarray | None:
-        """Return 1 for objects with intrinsic scatter and 0 for the others, or None if there is no such scatter."""
-        if not self.intrinsic_scatter:
-            return None
-        if not self.scatter_surveys:
-            return np.ones(len(data))
-        for survey in self.scatter_surveys:
-            if survey not in data.survey:
-                raise DataError(
-                    f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
-                    f"{survey!r}."
-                )
-        return np.array([float(survey in self.scatter_surveys) for survey in data.survey])
-
-    def without_each_survey(self, data: DistanceModuli) -> dict[str, ProjectedModuli]:
+    def without_each_survey(self, data: DistanceModuli) -> dict[str, BoundModuli]:
         """Return the whole sample, and the sample without each survey in turn, for one batch of fits.
 
         Parameters
@@ -277,7 +157,7 @@ class HubbleDiagram:
 
         Returns
         -------
-        dict of str to ProjectedModuli
+        dict of str to BoundModuli
             ``"all"``, then ``"without X"`` for each survey X.
 
         Raises
@@ -290,30 +170,79 @@ class HubbleDiagram:
         >>> samples = model.without_each_survey(data)  # doctest: +SKIP
         >>> fits = hbm_jax.fit_each(model, list(samples.values()), names=list(samples))  # doctest: +SKIP
         """
-        if len(data.survey_counts) < 2:
-            surveys = ", ".join(data.survey_counts)
-            raise DataError(f"without_each_survey: expected two surveys or more; found {surveys}.")
-        subsets = {"all": np.ones(len(data), bool)}
-        for omitted in data.survey_counts:
-            subsets[f"without {omitted}"] = np.array([survey != omitted for survey in data.survey])
-        return {name: self._projected(data, keep) for name, keep in subsets.items()}
+        masks, weights = subsets(data), self._weights(data)
+        for keep in masks.values():
+            self._check(data, int(data.is_calibrator[keep].sum()))
+        return {n: bind(data, self._breaks, weights, self._known_scatter, keep) for n, keep in masks.items()}
 
-    def _projected(self, data: DistanceModuli, keep: np.ndarray) -> ProjectedModuli:
-        """Project a subset of a sample, with rows of zeros for the omitted objects."""
-        self._check(data)
-        basis = self._basis(data)
-        fixed, matrix = _calibrated(data, basis)
-        weights = self._weights(data)
-        whitening = whiten(data.covariance[np.ix_(keep, keep)], None if weights is None else weights[keep])
-        projection = projected(whitening, matrix[keep])
-        num_omitted = int((~keep).sum())
-        padded = [np.pad(array, [(0, num_omitted)] + [(0, 0)] * (array.ndim - 1)) for array in projection[:3]]
-        value = np.pad(whitening.transform @ (data.mu[keep] - fixed[keep]), (0, num_omitted))
-        empty = basis._replace(fixed=np.zeros(0), matrix=np.zeros((0, 0)))
-        calibrated = bool(data.is_calibrator[keep].any())
-        log_det, num = np.float64(projection.log_det), np.float64(projection.num)
-        projection = Projection(padded[0], padded[1], padded[2], log_det, num)
-        return ProjectedModuli(value, projection, empty, calibrated)
+    def _check(self, data, calibrators: int | None = None) -> None:
+        """Raise DataError for another type of data, or calibrators that do not agree with the options."""
+        if not isinstance(data, DistanceModuli):
+            raise DataError(
+                f"HubbleDiagram: expected DistanceModuli; found {type(data).__name__}. Read them with "
+                "hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
+            )
+        calibrators = int(data.is_calibrator.sum()) if calibrators is None else calibrators
+        if calibrators and not self.calibrated:
+            raise DataError(
+                f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
+                "with calibrators=False; found calibrated=False."
+            )
+        if self.calibrated and not calibrators:
+            raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
+
+    @property
+    def _known_scatter(self) -> float | None:
+        """Intrinsic scatter, None where it is a parameter."""
+        prior = self.all_priors.get("sigma_int", 0.0)
+        return None if isinstance(prior, dist.Distribution) else float(prior)
+
+    @property
+    def _breaks(self) -> tuple[float, ...]:
+        return expansion.named(self.cosmology).breaks
+
+    def _weights(self, data: DistanceModuli) -> np.ndarray | None:
+        """Return 1 for objects with intrinsic scatter and 0 for the others, or None if there is no such scatter."""
+        if not self.intrinsic_scatter:
+            return None
+        for survey in self.scatter_surveys:
+            if survey not in data.survey:
+                raise DataError(
+                    f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
+                    f"{survey!r}."
+                )
+        return np.array([float(survey in (self.scatter_surveys or data.survey)) for survey in data.survey])
+
+    def program(self, bound: BoundModuli, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program.
+
+        With ``observed=False`` the redshifts and the covariance are the design, and the moduli are drawn. With
+        ``recover=True`` M0 is drawn from its exact conditional posterior.
+        """
+        priors = self.all_priors
+        if bound.scatter != self._known_scatter:
+            raise DataError(
+                f"HubbleDiagram: expected data bound to a model with an intrinsic scatter of {self._known_scatter}; "
+                f"found {bound.scatter} (None is a parameter). Bind them to this model."
+            )
+        degeneracy = supernova_degeneracy if self.constraints is None else None
+        cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
+        nuisance = {n: sample_prior(n, priors[n]) for n in ("omega_b", "r_d", "sigma_int") if n in priors}
+        if self.constraints is not None:
+            cosmology = cosmology_constraints.with_constraints(self.constraints, cosmology, nuisance, observed)
+        prior: Any = priors["M0"] if observed else sample_prior("M0", priors["M0"])
+        normal = isinstance(prior, dist.Normal)
+        offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
+        values = bound.basis.values(cosmology)
+        if observed:
+            # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
+            finite = jnp.all(jnp.isfinite(values))
+            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
+            values = jnp.where(finite, values, 0.0)
+        likelihood, moduli = bound.likelihood(values, nuisance.get("sigma_int", 0.0), offset)
+        drawn = numpyro.sample("observed", likelihood, obs=moduli if observed else None)
+        if recover and normal:
+            numpyro.deterministic("M0", likelihood.offset_given(drawn).sample(numpyro.prng_key()))
 
     def distmod(self, data: DistanceModuli, cosmology: Any):
         """Return the distance modulus of every object [mag], (N,): of a calibrator that of its host, else mu(z)."""
@@ -386,12 +315,5 @@ class HubbleDiagram:
 
     def to_config(self) -> dict:
         """Return options as plain values and priors as text; ``HubbleDiagram(**config)`` is the same model."""
-        config = configuration(self)
+        config = super().to_config()
         return {name: value for name, value in config.items() if name != "constraints" or value is not None}
-
-
-def _calibrated(data: DistanceModuli, basis: ModulusBasis) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fixed part and the basis of the moduli; those of calibrators are fixed at their measured values."""
-    calibrator = data.is_calibrator
-    fixed = np.where(calibrator, data.mu_calibrator, basis.fixed)
-    return fixed, np.where(calibrator[:, None], 0.0, basis.matrix)

@@ -12,9 +12,9 @@ generalise each part of the model; the latents that they add are integrated out 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,13 @@ import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of
-from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
+from hbm_jax.data import Supernovae, lensing_variance, velocity_variance
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import expansion
-from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
+from hbm_jax.models.base import PopulationModel, simulated
+from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.supernovae.bound import ORDER, BoundSupernovae, bind
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts
 from hbm_jax.models.supernovae.parameters import (
@@ -49,19 +50,16 @@ from hbm_jax.models.supernovae.population import (
     selection_of,
     tripp,
 )
-from hbm_jax.models.supernovae.redshift import PRIORS as REDSHIFT_PRIORS
-from hbm_jax.models.supernovae.redshift import redshift_nodes
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
 from hbm_jax.names import choose
 
-LATENTS = ("marginal", "sampled", "noncentred", "centred")
-VELOCITIES = ("distance", "redshift")
+Latents = Literal["marginal", "sampled", "noncentred", "centred"]
+LATENTS = get_args(Latents)
 SELECTIONS = ("none", "common", "survey")
-_ORDER = np.array([1, 2, 0])  # from the container's (m_b, x1, c)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supernova:
+class Supernova(PopulationModel):
     """Hierarchical model of type Ia supernovae; a call with data is a NumPyro program.
 
     Parameters
@@ -139,9 +137,10 @@ class Supernova:
     0.3
     """
 
+    Bound: ClassVar[type] = BoundSupernovae
+
     cosmology: str | expansion.Expansion = field(default="lcdm", metadata={"help": expansion.HELP})
-    latents: str = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    latents: Latents = field(default="marginal", metadata={"help": ", ".join(LATENTS)})
     mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude offset"})
     mass_error: bool = field(default=False, metadata={"help": "whether to use errors of host masses"})
     step_mass: float = field(default=10.0, metadata={"help": "log10 of the host mass at the step"})
@@ -153,25 +152,21 @@ class Supernova:
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
     sigma_v: float | None = field(default=None, metadata={"help": "peculiar velocities in km/s"})
-    velocity: str = field(default="distance", metadata={"help": f"effect of sigma_v: {', '.join(VELOCITIES)}"})
-    redshift_prior: str = field(default="flat", metadata={"help": f"prior of redshifts: {', '.join(REDSHIFT_PRIORS)}"})
+    velocity: Literal["distance", "redshift"] = field(
+        default="distance", metadata={"help": "effect of sigma_v: distance, redshift"}
+    )
+    redshift_prior: Literal["flat", "volume"] = field(
+        default="flat", metadata={"help": "prior of redshifts: flat, volume"}
+    )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str = field(default="none", metadata={"help": f"detection limit: {', '.join(SELECTIONS)}"})
 
-    def __post_init__(self):
+    def check_options(self) -> None:
+        """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        choose("treatment of latents", self.latents, LATENTS)
         choose("population of stretch", self.stretch, tuple(STRETCH))
         choose("population of colour", self.colour, tuple(COLOUR))
-        choose("effect of velocities", self.velocity, VELOCITIES)
-        choose("prior of redshifts", self.redshift_prior, REDSHIFT_PRIORS)
         choose("selection", self.selection, SELECTIONS)
-        object.__setattr__(self, "priors", dict(self.priors))
-        self._check_options()
-        self.all_priors  # noqa: B018 - raises for unknown names
-
-    def _check_options(self):
-        """Raise an error for option values out of range and for incompatible options."""
         for name in ("step_width", "lensing", "sigma_v"):
             value = getattr(self, name)
             if value is not None and not value >= 0.0:
@@ -202,13 +197,14 @@ class Supernova:
         return flags + [f"{name}={value!r}" for name, value in choices.items() if value != normal[name]]
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number fixes a parameter."""
-        return complete_priors(
-            expansion.default_priors(self.cosmology) | self._relation_priors,
-            self.priors,
-            f"Supernova(cosmology={self.cosmology!r})",
-        )
+    def label(self) -> str:
+        """Name of the model in error messages about priors."""
+        return f"Supernova(cosmology={self.cosmology!r})"
+
+    @property
+    def default_priors(self) -> dict[str, Prior]:
+        """Default prior of every parameter, in the order of tables; a number fixes a parameter."""
+        return expansion.default_priors(self.cosmology) | self._relation_priors
 
     @property
     def _relation_priors(self) -> dict[str, Prior]:
@@ -234,44 +230,68 @@ class Supernova:
         scatter = ("sigma_int",) if self.survey_scatter else ()
         return scatter + (("m_lim", "m_lim_width") if self.selection == "survey" else ())
 
-    def __call__(self, data: Supernovae, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
+    def bind(self, data: Supernovae) -> BoundSupernovae:
+        """Return covariances, distance matrix, weights of the mass step and observed values as arrays.
 
         Parameters
         ----------
         data : Supernovae
-            The sample. With ``observed=False`` its redshifts, errors and host masses are the design, and (x1, c, m_b)
-            are drawn.
-        observed : bool
-            Whether to condition on the observed values.
-        recover : bool
-            With marginal latents, also draw x1_true, c_true, m_b_true of each supernova from their exact conditional
-            posterior.
+            The sample.
+
+        Raises
+        ------
+        DataError
+            For another type of data, a host mass that is needed and missing, or redshift errors that cannot be
+            integrated.
         """
-        priors = self.all_priors
-        cosmology = expansion.sample_cosmology(self.cosmology, priors, supernova_degeneracy)
-        parameters = self._sample_parameters(data, priors)
-        offset = self._sample_calibration(data)
-        nodes = self._redshift_nodes(data, cosmology)
-        # A subclass's distmod may use other columns, so redshifts are replaced by nodes only where they have errors.
-        modulus = self.distmod(data, cosmology) if nodes is None else self._distmod_at(data, nodes, cosmology)
+        return bind(self, data, self._own_distances)
+
+    def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
+        """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
+        bound = [self.bound(sample) for sample in data]
+        if len({jax.tree.structure(sample) for sample in bound}) > 1:
+            bound = [bind(self, sample, self._own_distances, like=bound) for sample in data]
+        return bound
+
+    @property
+    def _own_distances(self) -> bool:
+        """Whether a subclass overrides `distmod`."""
+        return type(self).distmod is not Supernova.distmod
+
+    def program(self, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program.
+
+        With ``observed=False`` the redshifts, errors and host masses are the design, and (x1, c, m_b) are drawn. With
+        ``recover=True`` and marginal latents, x1_true, c_true, m_b_true of each supernova are drawn from their exact
+        conditional posterior.
+        """
+        cosmology = expansion.sample_cosmology(self.cosmology, self.all_priors, supernova_degeneracy)
+        parameters = self._sample_parameters(bound)
+        offset = _sample_calibration(bound)
+        if bound.design is None:
+            modulus = bound.distances.distmod(cosmology)
+        else:
+            modulus = self.distmod(bound.design, cosmology)
         if observed:
             # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
             finite = jnp.all(jnp.isfinite(modulus))
             numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
             modulus = jnp.where(finite, modulus, 0.0)
-        parameters |= self._drifted(data, parameters)
-        values = _observations(data) if observed else None
-        if nodes is not None or self._mixture_options:
-            self._mixture(data, parameters, modulus, nodes, offset, values, recover)
+        if self.drift:
+            parameters |= {
+                f"{name}_mean": parameters[f"{name}_mean"] + parameters[f"{name}_drift"] * bound.z_cmb
+                for name in ("x1", "c")
+            }
+        values = bound.observed if observed else None
+        if bound.log_nodes is not None or self._mixture_options:
+            self._mixture(bound, parameters, modulus, cosmology, offset, values, recover)
             return
-        massive = self.massive(data) if self.mass_step else 0.0
-        host = host_relation(self, parameters, massive)
+        host = host_relation(self, parameters, bound.massive if self.mass_step else 0.0)
         magnitude = modulus + parameters["M0"] + host.pop("host_magnitude")
         parameters |= host
-        with numpyro.plate("supernova", len(data)):
+        with numpyro.plate("supernova", len(bound)):
             if self.latents == "marginal":
-                distribution = marginal(parameters, magnitude, self.noise(data), offset)
+                distribution = marginal(parameters, magnitude, bound.noise, offset)
                 values = numpyro.sample("observed", distribution, obs=values)
                 if recover:
                     _record(numpyro.sample("_latent", distribution.conditional(values)))
@@ -279,17 +299,19 @@ class Supernova:
             truth = self._latent_sites(parameters, magnitude)
             loading = jnp.zeros((3, 0))
             shifted = truth if offset is None else truth + offset
-            noise = LinearGaussian(jnp.zeros(0), jnp.zeros((0, 0)), self.noise(data), loading=loading, offset=shifted)
+            noise = LinearGaussian(jnp.zeros(0), jnp.zeros((0, 0)), bound.noise, loading=loading, offset=shifted)
             numpyro.sample("observed", noise, obs=values)
 
-    def _mixture(self, data, parameters, modulus, nodes, offset, values, recover):
+    def _mixture(self, bound, parameters, modulus, cosmology, offset, values, recover):
         """Sample the observed values from the mixture of `populations`."""
-        log_nodes = jnp.zeros((len(data), 1)) if nodes is None else nodes.log_weights
-        magnitude = parameters["M0"] + (modulus[:, None] if nodes is None else modulus)
-        massive = self.massive(data) if self.mass_step else None
+        if bound.log_nodes is None:
+            log_nodes = jnp.zeros((len(bound), 1))
+        else:
+            log_nodes = bound.log_node_weights(self.redshift_prior, cosmology)
+        magnitude = parameters["M0"] + modulus.reshape(len(bound), -1)
         selection = selection_of(parameters) if self.selection != "none" else None
-        mixture = populations(self, parameters, magnitude, log_nodes, massive, self.noise(data), offset, selection)
-        with numpyro.plate("supernova", len(data)):
+        mixture = populations(self, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection)
+        with numpyro.plate("supernova", len(bound)):
             values = numpyro.sample("observed", mixture.observed, obs=values)
             if recover:
                 _record(mixture.observed.conditional_sample(numpyro.prng_key(), values)[1])
@@ -299,54 +321,17 @@ class Supernova:
                 if self.mass_error:
                     numpyro.deterministic("massive_probability", probabilities @ mixture.massive)
 
-    def _sample_parameters(self, data, priors) -> dict[str, Any]:
+    def _sample_parameters(self, bound) -> dict[str, Any]:
         """Sample the parameters of the relation; return numbers, or (N,) where they differ between surveys."""
         values: dict[str, Any] = {}
         for name in self.relation_parameters:
-            if name in self._by_survey and isinstance(priors[name], dist.Distribution):
-                surveys = list(data.survey_counts)
-                with numpyro.plate("survey", len(surveys)):
-                    per_survey = jnp.asarray(numpyro.sample(name, priors[name]))
-                values[name] = per_survey[np.array([surveys.index(survey) for survey in data.survey])]
+            prior = self.all_priors[name]
+            if name in self._by_survey and isinstance(prior, dist.Distribution):
+                with numpyro.plate("survey", bound.num_surveys):
+                    values[name] = jnp.asarray(numpyro.sample(name, prior))[bound.survey]
             else:
-                values[name] = sample_prior(name, priors[name])
+                values[name] = sample_prior(name, prior)
         return values
-
-    def _sample_calibration(self, data: Supernovae):
-        """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
-        if not data.offset_name:
-            return None
-        with numpyro.plate("offset", len(data.offset_name)):
-            calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
-        return jnp.einsum("njk,j->nk", data.sensitivity[..., _ORDER], calibration)
-
-    def _redshift_nodes(self, data: Supernovae, cosmology):
-        """Return quadrature nodes in redshift, or None where redshifts have no errors."""
-        exact = not isinstance(data.sigma_z, jax.core.Tracer) and not np.any(data.sigma_z)
-        if exact and self.velocity != "redshift":
-            return None
-        if self.latents != "marginal":
-            raise DataError(
-                f"Supernova: latents={self.latents!r} expects redshifts without an error; found sigma_z above 0. Use "
-                "latents='marginal'."
-            )
-        sigma_v = float(self.sigma_v or 0.0) if self.velocity == "redshift" else 0.0
-        return redshift_nodes(data, sigma_v, self.redshift_prior, cosmology)
-
-    def _distmod_at(self, data, nodes, cosmology):
-        """Return the distance modulus at the redshift nodes of each supernova, (N, Z)."""
-        shape = nodes.z_cmb.shape
-        at_nodes = dataclasses.replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
-        return self.distmod(at_nodes, cosmology).reshape(shape)
-
-    def _drifted(self, data, parameters):
-        """Return the means of stretch and colour at each redshift, where they drift."""
-        if not self.drift:
-            return {}
-        return {
-            f"{name}_mean": parameters[f"{name}_mean"] + parameters[f"{name}_drift"] * data.z_cmb
-            for name in ("x1", "c")
-        }
 
     def massive(self, data: Supernovae):
         """Return the weight of the high-mass side of the step for each host, (N,); see `massive_hosts`."""
@@ -354,7 +339,7 @@ class Supernova:
 
     def noise(self, data: Supernovae):
         """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
-        covariance = data.covariance[:, _ORDER[:, None], _ORDER]
+        covariance = data.covariance[:, ORDER[:, None], ORDER]
         lensing = data.variance_lensing if self.lensing is None else lensing_variance(data.z_cmb, self.lensing)
         velocity: Any = data.variance_velocity
         if self.velocity == "redshift":
@@ -476,15 +461,15 @@ class Supernova:
         """One-line description for reports."""
         return f"Type Ia supernovae, {expansion.named(self.cosmology).description}, {self.latents} latents"
 
-    def to_config(self) -> dict:
-        """Return options as plain values and priors as text; ``Supernova(**config)`` is the same model."""
-        return configuration(self)
 
-
-def _observations(data: Supernovae):
-    """Return the observed (x1, c, m_b), (N, 3)."""
-    stack = jnp.stack if isinstance(data.m_b, jax.Array) else np.stack
-    return stack([getattr(data, name) for name in OBSERVABLES], axis=-1)
+def _sample_calibration(bound: BoundSupernovae):
+    """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
+    num_offsets = bound.sensitivity.shape[1]
+    if not num_offsets:
+        return None
+    with numpyro.plate("offset", num_offsets):
+        calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
+    return jnp.einsum("njk,j->nk", bound.sensitivity, calibration)
 
 
 def _record(latent):

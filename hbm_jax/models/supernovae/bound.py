@@ -1,0 +1,123 @@
+"""Supernovae bound to the supernova model: everything that the data alone decide, as arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import register_dataclass
+
+from hbm_jax.cosmology import Cosmology, RedshiftMatrix
+from hbm_jax.data import DataError, Supernovae
+from hbm_jax.models import expansion
+from hbm_jax.models.supernovae.population import OBSERVABLES
+from hbm_jax.models.supernovae.redshift import redshift_nodes
+
+ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
+
+
+@register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundSupernovae:
+    """N supernovae as the program of `hbm_jax.models.Supernova` needs them.
+
+    Attributes
+    ----------
+    observed : (N, 3)
+        Observed (x1, c, m_b).
+    noise : (N, 3, 3)
+        Covariance of the errors of (x1, c, m_b): light-curve fit, lensing and velocity.
+    distances : RedshiftMatrix
+        Distances to the redshifts (N,), or to all quadrature nodes (N Z,).
+    z_cmb : (N,)
+        Redshifts at which drifting populations are evaluated.
+    log_nodes : (N, Z) or None
+        Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
+    massive : (N,) or None
+        Weight of the high-mass side of the mass step; None without a step.
+    survey : (N,)
+        Index of the survey of each supernova.
+    sensitivity : (N, J, 3)
+        Change of the observed (x1, c, m_b) per unit of each calibration offset.
+    design : Supernovae or None
+        The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
+    num_surveys : int
+        Number of surveys.
+    """
+
+    observed: Any
+    noise: Any
+    distances: RedshiftMatrix
+    z_cmb: Any
+    log_nodes: Any
+    massive: Any
+    survey: Any
+    sensitivity: Any
+    design: Supernovae | None
+    num_surveys: int = field(metadata={"static": True})
+
+    def __len__(self) -> int:
+        return len(self.observed)
+
+    def log_node_weights(self, prior: str, cosmology: Cosmology) -> jax.Array:
+        """Return log weights of the redshift nodes for a ``redshift_prior`` of the model."""
+        log_weights = self.log_nodes
+        if prior == "volume":
+            volume = self.distances.differential_comoving_volume(cosmology) / (1.0 + self.distances.z)
+            log_weights = log_weights + jnp.log(volume).reshape(log_weights.shape)
+        return log_weights - jax.scipy.special.logsumexp(log_weights, axis=1, keepdims=True)
+
+
+def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSupernovae] = ()) -> BoundSupernovae:
+    """Return the bound data of `hbm_jax.models.Supernova`.
+
+    Parameters
+    ----------
+    model : Supernova
+        The options of this model are used.
+    data : Supernovae
+        N supernovae.
+    own_distances : bool
+        Whether the ``distmod`` of a subclass needs the container.
+    like : sequence of BoundSupernovae
+        Other bound data, with which this one shall have a common structure.
+
+    Raises
+    ------
+    DataError
+        For another type of data, a host mass that is needed and missing, redshift errors that the model cannot
+        integrate, or that exceed a quarter of the redshift.
+    """
+    if not isinstance(data, Supernovae):
+        raise DataError(
+            f"{type(model).__name__}: expected Supernovae; found {type(data).__name__}. Read them with "
+            "hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
+        )
+    design, log_nodes = data, None
+    uncertain = bool(np.any(data.sigma_z)) or any(other.log_nodes is not None for other in like)
+    if uncertain or model.velocity == "redshift":
+        if model.latents != "marginal":
+            raise DataError(
+                f"Supernova: latents={model.latents!r} expects redshifts without an error; found sigma_z above 0. Use "
+                "latents='marginal'."
+            )
+        nodes = redshift_nodes(data, float(model.sigma_v or 0.0) if model.velocity == "redshift" else 0.0)
+        design = replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
+        log_nodes = nodes.log_weights
+    z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
+    breaks = expansion.named(model.cosmology).breaks
+    surveys = list(data.survey_counts)
+    return BoundSupernovae(
+        observed=np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1),
+        noise=model.noise(data),
+        distances=RedshiftMatrix(design.z_cmb, design.z_hel, breaks=breaks, z_max=z_max),
+        z_cmb=data.z_cmb,
+        log_nodes=log_nodes,
+        massive=model.massive(data) if model.mass_step else None,
+        survey=np.array([surveys.index(survey) for survey in data.survey]),
+        sensitivity=data.sensitivity[..., ORDER],
+        design=design if own_distances else None,
+        num_surveys=len(surveys),
+    )
