@@ -14,7 +14,6 @@ t0; for data of information I, c = t^2 I / (1 + t^2 I). `hbm_jax.inference.centr
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -151,8 +150,6 @@ class Slopes(NamedTuple):
 def slopes_of_groups(x, y, noise, used) -> Slopes:
     """Return the sums that estimate a separate line in each group; see `Slopes`.
 
-    Concrete arrays are summed by NumPy, traced ones by JAX.
-
     Parameters
     ----------
     x : (J, M, P)
@@ -164,27 +161,26 @@ def slopes_of_groups(x, y, noise, used) -> Slopes:
     used : (J, M)
         False for padding.
     """
-    xp: Any = jnp if any(isinstance(a, jax.core.Tracer) for a in (x, y, noise, used)) else np
-    x, y, noise = (xp.asarray(a) for a in (x, y, noise))
+    x, y, noise, used = (np.asarray(a) for a in (x, y, noise, used))
     mask = used[..., None]
-    num = xp.maximum(used.sum(axis=1), 1)[:, None]
+    num = np.maximum(used.sum(axis=1), 1)[:, None]
 
     def centred(v):
-        v = xp.where(mask, v, 0.0)
-        return xp.where(mask, v - (v.sum(axis=1) / num)[:, None], 0.0)
+        v = np.where(mask, v, 0.0)
+        return np.where(mask, v - (v.sum(axis=1) / num)[:, None], 0.0)
 
     dx, dy = centred(x), centred(y[..., None])[..., 0]
-    square, product = xp.einsum("jmk,jml->jkl", dx, dx), xp.einsum("jmk,jm->jk", dx, dy)
-    measured = xp.diagonal(square, axis1=1, axis2=2)
-    error = xp.where(mask, noise, 0.0).sum(axis=1) * (num - 1) / num
+    square, product = np.einsum("jmk,jml->jkl", dx, dx), np.einsum("jmk,jm->jk", dx, dy)
+    measured = np.diagonal(square, axis1=1, axis2=2)
+    error = np.where(mask, noise, 0.0).sum(axis=1) * (num - 1) / num
     # Residual variance of y about the least-squares line in one predictor, the best predictor of each group.
-    residual = (dy**2).sum(axis=1)[:, None] - product**2 / xp.where(measured > 0, measured, 1.0)
-    freedom = xp.maximum(num - 2, 0)
-    variance = xp.maximum(residual.min(axis=1).sum() / xp.maximum(freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
+    residual = (dy**2).sum(axis=1)[:, None] - product**2 / np.where(measured > 0, measured, 1.0)
+    freedom = np.maximum(num - 2, 0)
+    variance = np.maximum(residual.min(axis=1).sum() / np.maximum(freedom.sum(), 1), 1e-6 * (dy**2).mean() + 1e-300)
     informative = (num > 2) & (measured - error > 0.2 * measured) & (measured > 0)
-    true_square = xp.where(informative, measured - error, 1.0)
-    square = xp.where(np.eye(x.shape[-1], dtype=bool), true_square[..., None], square)
-    return Slopes(square, product, xp.where(informative, 1.0 / variance, 0.0))
+    true_square = np.where(informative, measured - error, 1.0)
+    square = np.where(np.eye(x.shape[-1], dtype=bool), true_square[..., None], square)
+    return Slopes(square, product, np.where(informative, 1.0 / variance, 0.0))
 
 
 # Weight c of the partial non-centring of each element, and the reference scale t0.

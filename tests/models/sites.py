@@ -53,7 +53,7 @@ def at_latents(sites, given, wanted) -> tuple[dict[str, np.ndarray], float]:
 
 
 def simulated(model, key, data, parameters=None, *, recover=False):
-    """Stand in for `hbm_jax.models.protocol.simulated`, which compiles each operation by itself."""
+    """Stand in for `hbm_jax.models.base.simulated`, which compiles each operation by itself."""
     model = dataclasses.replace(model, priors=dict(model.priors) | (parameters or {}))
     options = {"recover": True} if recover else {}
     number = int(np.asarray(jax.random.key_data(key))[-1])

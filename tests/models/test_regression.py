@@ -10,8 +10,7 @@ from sites import compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data import DataError, RegressionData
-from hbm_jax.models import Regression
-from hbm_jax.models.regression import regression
+from hbm_jax.models import Regression, base
 
 
 def table(num=40):
@@ -210,7 +209,7 @@ def test_every_point_has_its_likelihood_for_loo(fitted):
 
 
 def test_models_come_back_and_simulate(monkeypatch):
-    monkeypatch.setattr(regression, "simulated", simulated)
+    monkeypatch.setattr(base, "simulated", simulated)
     data = RegressionData.from_columns(table(), "y ~ x + (1 | g)")
     model = Regression(family="student_t", priors={"coef": "flat", "nu": 4.0, "sd[g]": "HalfNormal(2)"})
     again = Regression(**model.to_config())

@@ -13,7 +13,7 @@ from sites import at_latents, compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
-from hbm_jax.models.linear import relation
+from hbm_jax.models import base
 from hbm_jax.models.linear.relation import Relation
 from hbm_jax.validation import DataError
 
@@ -348,7 +348,7 @@ def test_several_predictors_and_predictors_of_groups():
 
 
 def test_tables_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(relation, "simulated", simulated)
+    monkeypatch.setattr(base, "simulated", simulated)
     columns, *_ = points(4, 4)
     columns |= {"limit_y": ["upper" if i == 2 else "" for i in range(len(columns["y"]))]}
     columns |= {"limit_x": ["lower" if i == 4 else "" for i in range(len(columns["y"]))]}

@@ -90,7 +90,7 @@ class GroupedLinearRelation(dist.Distribution):
     def _arguments(self, value):
         """Return the parameters of the groups, (...) each, their points, (J, ...) each, and the mask of used points.
 
-        The axis of groups comes last, so that operations are vectorised over groups. The mask is None without padding.
+        The axis of groups comes last, so that operations are vectorised over groups.
         """
 
         def per_group(a):
@@ -107,10 +107,8 @@ class GroupedLinearRelation(dist.Distribution):
             per_point(value[..., 0] - self.x_shift), per_point(value[..., 1] - self.intercept),
             *(per_point(errors[..., k]) for k in range(3)),
         )  # fmt: skip
-        used = np.asarray(self.used) if not isinstance(self.used, jax.core.Tracer) else self.used
-        if isinstance(used, np.ndarray) and used.all():
-            return lines, points, None
-        return lines, points, jnp.moveaxis(jnp.broadcast_to(used, (*self.batch_shape, self.event_shape[0])), -1, 0)
+        used = jnp.broadcast_to(self.used, (*self.batch_shape, self.event_shape[0]))
+        return lines, points, jnp.moveaxis(used, -1, 0)
 
     @validate_sample
     def log_prob(self, value):
@@ -193,10 +191,8 @@ def _precision(lines: Lines, points: Points, used):
     fe = points.xy - slope * points.xx
     ee = lines.scatter**2 + points.yy - slope * (points.xy + fe)
     det = ff * ee - fe * fe
-    if used is not None:
-        det = jnp.where(used, det, 1.0)
-        return Pair(*(jnp.where(used, a / det, 0.0) for a in (ee, -fe, ff))), det
-    inverse = 1.0 / det
+    det = jnp.where(used, det, 1.0)
+    inverse = jnp.where(used, 1.0 / det, 0.0)
     return Pair(ee * inverse, -fe * inverse, ff * inverse), det
 
 
@@ -210,8 +206,7 @@ def _integrated(lines: Lines, points: Points, used) -> _Integrated:
     precision, det = _precision(lines, points, used)
     f, e = _residuals(lines, points, lines.group_loc, lines.offset_loc)
     u, v = precision.xx * f + precision.xy * e, precision.xy * f + precision.yy * e
-    num = np.shape(f)[0] if used is None else jnp.sum(used, axis=0)
-    log_density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(det)) - LOG_2PI * num
+    log_density = -0.5 * (_sum(u * f + v * e) + _sum_of_logs(det)) - LOG_2PI * jnp.sum(used, axis=0)
     t = lines.offset_scale
     cc, score_c = _sum(precision.yy), t * _sum(v)
     if lines.group_scale is None:

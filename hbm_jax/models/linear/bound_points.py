@@ -1,0 +1,134 @@
+"""Points of a linear relation bound to the model: what the data alone decide, and estimates of lines from the data."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.distributions.linear.measured_points import Limits
+from hbm_jax.models.partial_centering import GaussianLikelihood, Slopes, slopes_of_groups
+
+MIN_ERROR = 1e-3  # of a predictor in standard deviations, below which sampled predictors are not treated as exact
+
+
+class GroupMeans(NamedTuple):
+    """Means over the points of each of J groups, and the numbers of points.
+
+    Attributes
+    ----------
+    values, variances : (J, D)
+        Measured values, and variances of their errors.
+    num : (J,)
+        Numbers of points.
+    """
+
+    values: Any
+    variances: Any
+    num: Any
+
+    @classmethod
+    def of(cls, data: PointsInGroups) -> "GroupMeans":
+        """Return the means of data."""
+        num, used = data.used.sum(axis=1), data.used[..., None]
+        values, variances = data.values, np.diagonal(data.errors, axis1=-2, axis2=-1)
+        means = (np.where(used, array, 0.0).sum(axis=1) / num[:, None] for array in (values, variances))
+        return cls(*means, num)
+
+    def intercept(self, alpha, pivot, scatter) -> GaussianLikelihood:
+        """Return the likelihood of the intercept of each group, for slopes (J, P)."""
+        variance = scatter**2 + self.variances[:, -1] + (alpha**2 * self.variances[:, :-1]).sum(-1)
+        estimate = self.values[:, -1] - (alpha * (self.values[:, :-1] - pivot)).sum(-1)
+        return GaussianLikelihood(estimate, self.num / variance)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundPoints:
+    """Points with P predictors and a response (D = P + 1) in J groups of at most M points, bound to a `Relation`.
+
+    Attributes
+    ----------
+    predictors : tuple of str
+        Names of the predictors.
+    values, errors, used, group_predictors
+        As in `hbm_jax.data.PointsInGroups`. Where the intercepts are integrated out, ``errors`` are (J, M, 3): variance
+        of x, covariance and variance of y.
+    center, unit : (D,)
+        Mean and standard deviation of the measured values, which scale the default priors.
+    pivot : (P,)
+        Values of the predictors at which the response is the intercept.
+    limits : Limits or None
+        Upper and lower limits.
+    slopes, means : Slopes, GroupMeans or None
+        Estimates of the lines of the groups from their own points, with partial pooling.
+    x_information : (J, M) or None
+        Inverse variances of the errors of x, where true predictors are whitened; 0 in padding.
+    """
+
+    predictors: tuple[str, ...] = field(metadata={"static": True})
+    values: Any
+    errors: Any
+    used: Any
+    group_predictors: Any
+    center: Any
+    unit: Any
+    pivot: Any
+    limits: Limits | None
+    slopes: Slopes | None
+    means: GroupMeans | None
+    x_information: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the parameters of the predictors: scalars for a single one."""
+        return () if len(self.predictors) == 1 else (len(self.predictors),)
+
+    @property
+    def x_unit(self):
+        """Standard deviations of the predictors, of the shape of their parameters."""
+        return self.unit[:-1].reshape(self.shape)
+
+    @property
+    def x_center(self):
+        """Means of the predictors, of the shape of their parameters."""
+        return self.center[:-1].reshape(self.shape)
+
+
+def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoints:
+    """Return what the program of a `hbm_jax.models.Relation` needs of data.
+
+    Parameters
+    ----------
+    model : Relation
+        The model.
+    data : PointsInGroups
+        The points.
+    integrates : bool
+        Whether the intercepts are integrated out.
+    """
+    arrays = {key: np.asarray(getattr(data, key)) for key in ("values", "used", "group_predictors", "center", "unit")}
+    errors, center, unit = np.asarray(data.errors), arrays["center"], arrays["unit"]
+    variances = np.diagonal(errors, axis1=-2, axis2=-1)
+    limits = slopes = means = x_information = None
+    if data.limited != "no":
+        order = np.asarray(data.order) if data.limited == "both" else None
+        limits = Limits(np.asarray(data.limit), np.asarray(data.side), order)
+    if model.pooling == "partial":
+        values = arrays["values"]
+        slopes = slopes_of_groups(values[..., :-1], values[..., -1], variances[..., :-1], arrays["used"])
+        means = None if integrates else GroupMeans.of(data)
+    if model.latents == "sampled" and len(data.predictors) == model.num_components == 1:
+        variance = np.maximum(variances[..., 0], (MIN_ERROR * unit[0]) ** 2)
+        x_information = np.where(arrays["used"], 1.0 / variance, 0.0)
+    return BoundPoints(
+        data.predictors,
+        errors=errors[..., [0, 0, 1], [0, 1, 1]] if integrates else errors,
+        pivot=center[:-1] if model.pivot is None else np.full(len(data.predictors), float(model.pivot)),
+        limits=limits,
+        slopes=slopes,
+        means=means,
+        x_information=x_information,
+        **arrays,
+    )

@@ -1,0 +1,219 @@
+"""Sites of a linear relation: the population of true predictors, the lines of the groups, and the measured points.
+
+In all functions ``model`` is a `hbm_jax.models.Relation`, and parameters of a single predictor are scalars, those of
+several are vectors.
+"""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpyro
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.distributions import transforms
+
+from hbm_jax.distributions import GroupedLinearRelation
+from hbm_jax.distributions.linear.measured_points import MeasuredPoints
+from hbm_jax.models.linear.bound_points import BoundPoints
+from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
+
+
+class Population(NamedTuple):
+    """Population of true predictors, a mixture of K normal distributions.
+
+    Attributes
+    ----------
+    loc, cov, log_weights : (K, P), (K, P, P), (K,)
+        Means, covariances and log weights.
+    mean, std : scalar, or (P,)
+        Mean and standard deviation of a single normal distribution.
+    """
+
+    loc: Any
+    cov: Any
+    log_weights: Any
+    mean: Any = None
+    std: Any = None
+
+
+class Scatter(NamedTuple):
+    """Scatter of the true response about the line.
+
+    Attributes
+    ----------
+    std : scalar
+        Standard deviation, or scale of Student's t.
+    outliers : (scalar, scalar) or None
+        Fraction of outliers, and their additional scatter.
+    nu : scalar or None
+        Degrees of freedom of Student's t.
+    """
+
+    std: Any
+    outliers: Any
+    nu: Any
+
+
+class Lines(NamedTuple):
+    """Lines of J groups.
+
+    Attributes
+    ----------
+    alpha : (J,), (J, P) or the shape of a single slope
+        Slopes.
+    beta : (J,) or scalar, or None
+        Intercepts; None where they are integrated out.
+    offset, spread : (J,) or scalar
+        Means and standard deviation of the intercepts given the slopes, with partial pooling.
+    """
+
+    alpha: Any
+    beta: Any
+    offset: Any = None
+    spread: Any = None
+
+
+def sample_population(model: Any, bound: BoundPoints) -> Population:
+    """Sample the population of true predictors."""
+    unit, center, shape, k = bound.x_unit, bound.x_center, bound.shape, model.num_components
+    if k > 1:
+        # For standardised variables the first mean is N(0, 2^2), and differences of successive means are log-normal
+        # with median 1.
+        loc, scale = jnp.append(center, jnp.full(k - 1, jnp.log(unit))), jnp.append(2.0 * unit, jnp.ones(k - 1))
+        base = dist.Normal(loc, scale).to_event(1)
+        means = numpyro.sample("x_mean", dist.TransformedDistribution(base, transforms.OrderedTransform()))
+        std = model.sample_site("x_std", unit, shape=(k,))
+        return Population(means[:, None], (std**2)[:, None, None], jnp.log(model.sample_site("x_weight")))
+    mean, std = model.sample_site("x_mean", unit, center, shape), model.sample_site("x_std", unit, shape=shape)
+    if not shape:
+        return Population(mean[None, None], (std**2)[None, None, None], jnp.zeros(1), mean, std)
+    factor = std[:, None] * numpyro.sample("x_correlation_factor", dist.LKJCholesky(shape[0], 2.0))
+    return Population(mean[None], (factor @ factor.T)[None], jnp.zeros(1), mean, std)
+
+
+def sample_scatter(model: Any, bound: BoundPoints) -> Scatter:
+    """Sample the scatter about the line."""
+    unit, outliers = bound.unit[-1], None
+    std = model.sample_site("intrinsic_scatter", unit) if model.scatter else jnp.zeros(())
+    if model.outliers:
+        outliers = model.sample_site("outlier_fraction"), model.sample_site("outlier_scatter", unit)
+    return Scatter(std, outliers, model.sample_site("nu") if model.student_t else None)
+
+
+def sample_lines(model: Any, bound: BoundPoints, scatter: Scatter, integrates: bool) -> Lines:
+    """Sample slopes and intercepts of the groups; ``integrates`` tells whether the intercepts are integrated out."""
+    num, shape, y_unit, y_center = len(bound.used), bound.shape, bound.unit[-1], bound.center[-1]
+    unit = y_unit / bound.x_unit
+    if model.pooling == "complete":
+        return Lines(model.sample_site("alpha", unit, 0.0, shape), model.sample_site("beta", y_unit, y_center))
+    if model.pooling == "none":
+        with numpyro.plate("group", num, dim=-1):
+            alpha = jnp.broadcast_to(model.sample_site("alpha", unit, 0.0, shape), (num, *shape))
+            return Lines(alpha, jnp.broadcast_to(model.sample_site("beta", y_unit, y_center), (num,)))
+    location, std = model.sample_site("alpha_mean", unit, 0.0, shape), model.sample_site("alpha_std", unit, 0.0, shape)
+    offset, spread = model.sample_site("beta_mean", y_unit, y_center), model.sample_site("beta_std", y_unit)
+    if size := bound.group_predictors.shape[1]:
+        location = location + bound.group_predictors @ model.sample_site("alpha_group", unit, 0.0, (size, *shape))
+        offset = offset + bound.group_predictors @ model.sample_site("beta_group", y_unit, 0.0, (size,))
+    factor = _sample_correlation(model, len(bound.predictors))
+    alpha, standard = _sample_slopes(bound, jnp.broadcast_to(location, (num, *shape)), std, factor)
+    offset, spread = offset + spread * (standard @ factor[-1, :-1]), spread * factor[-1, -1]
+    if integrates:
+        return Lines(alpha, None, offset, spread)
+    likelihood = bound.means.intercept(alpha.reshape(num, -1), bound.pivot, scatter.std)
+    with numpyro.plate("group", num, dim=-1):
+        beta = sample_whitened("beta", jnp.broadcast_to(offset, (num,)), spread, likelihood)
+    return Lines(alpha, beta, offset, spread)
+
+
+def _sample_correlation(model: Any, num: int):
+    """Sample the Cholesky factor of the correlation matrix of slopes and intercept, (P + 1, P + 1)."""
+    if not model.correlated:
+        return jnp.eye(num + 1)
+    if num > 1:
+        return numpyro.sample("correlation_factor", dist.LKJCholesky(num + 1, 1.0))
+    r = model.sample_site("correlation")
+    return jnp.array([[1.0, 0.0], [r, jnp.sqrt(1.0 - r**2)]])
+
+
+def _sample_slopes(bound: BoundPoints, location, std, factor):
+    """Sample the slopes, predictor by predictor; return them and their standardised values, (J, P)."""
+    num, size = len(bound.used), len(bound.predictors)
+    std = jnp.reshape(std, (size,))
+    slopes = list(location.reshape(num, size).T)  # means, replaced by sampled values in turn
+    standard: list[Any] = []
+    for k, predictor in enumerate(bound.predictors):
+        mean = slopes[k] + std[k] * sum(factor[k, i] * z for i, z in enumerate(standard))
+        scale = std[k] * factor[k, k]
+        with numpyro.plate("group", num, dim=-1):
+            name = f"alpha_{predictor}" if bound.shape else "alpha"
+            slope = sample_whitened(name, mean, scale, bound.slopes.likelihood(k, slopes), record=False)
+        slopes[k] = slope
+        standard.append((slope - mean) / scale)
+    alpha = jnp.stack(slopes, axis=-1) if bound.shape else slopes[0]
+    with contextlib.ExitStack() as plates:
+        plates.enter_context(numpyro.plate("group", num, dim=-1 - len(bound.shape)))
+        if bound.shape:
+            plates.enter_context(numpyro.plate("predictor", size, dim=-1))
+        numpyro.deterministic("alpha", alpha)
+    return alpha, jnp.stack(standard, axis=-1)
+
+
+def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
+    """Sample the measured values with true values and intercepts integrated out."""
+    zero = jnp.zeros((len(bound.used), 1))
+    relation = GroupedLinearRelation(
+        population.mean - bound.pivot[0], None, lines.offset, lines.spread, lines.alpha, population.std, scatter.std,
+        zero + bound.pivot[0], zero, bound.errors, bound.used,
+    )  # fmt: skip
+    with numpyro.plate("group", len(bound.used)):
+        drawn = numpyro.sample("observed", relation, obs=values)
+    if recover:
+        groups = relation.groups(drawn).sample(numpyro.prng_key())
+        with numpyro.plate("group", len(bound.used)):
+            numpyro.deterministic("beta", groups[..., 1])
+        _record(relation.conditional(drawn, groups).sample(numpyro.prng_key()), 1)
+
+
+def sample_points(
+    model: Any, bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover
+) -> None:
+    """Sample the measured values for these slopes and intercepts, after the true predictors where they are sampled."""
+    (rows, columns), num = bound.used.shape, len(bound.predictors)
+    slope = jnp.broadcast_to(lines.alpha.reshape(-1, num), (rows, num))[:, None]
+    intercept = jnp.broadcast_to(lines.beta, (rows,))[:, None] - (slope * bound.pivot).sum(-1)
+    if model.latents == "sampled":
+        x = _sample_predictors(bound, population)
+        population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
+    points = MeasuredPoints(*population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:])
+    with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+        with handlers.mask(mask=bound.used):
+            drawn = numpyro.sample("observed", points, obs=values)
+        if recover:
+            _record(points.draw_true(numpyro.prng_key(), drawn), num, x=model.latents == "marginal")
+            if model.outliers:
+                numpyro.deterministic("outlier_probability", points.outlier_probability(drawn))
+            if model.student_t:
+                numpyro.deterministic("weight", points.weight(drawn))
+
+
+def _sample_predictors(bound: BoundPoints, population: Population):
+    """Sample the true predictors, (J, M, P)."""
+    (rows, columns), (loc, cov, log_weights) = bound.used.shape, population[:3]
+    with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
+        if len(bound.predictors) > 1:
+            return numpyro.sample("x", dist.MultivariateNormal(loc[0], covariance_matrix=cov[0]))
+        if len(loc) > 1:
+            components = dist.Normal(loc[:, 0], jnp.sqrt(cov[:, 0, 0]))
+            mixture = dist.MixtureSameFamily(dist.Categorical(logits=log_weights), components)
+            return numpyro.sample("x", mixture)[..., None]
+        likelihood = GaussianLikelihood(bound.values[..., 0], bound.x_information)
+        return sample_whitened("x", population.mean, population.std, likelihood)[..., None]
+
+
+def _record(true, num: int, x: bool = True) -> None:
+    """Record the true predictors and responses, (J, M, P + 1)."""
+    if x:
+        numpyro.deterministic("x", true[..., 0] if num == 1 else true[..., :-1])
+    numpyro.deterministic("y", true[..., -1])
