@@ -1,12 +1,14 @@
 """Computation of constants before or while a program is traced."""
 
+import functools
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
 
@@ -27,6 +29,13 @@ def precomputed(work: Callable[[], Any]) -> Any:
         return pool.submit(in_double_precision).result()
 
 
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """Return the control of the threads of linear algebra; to find its libraries takes some 5 ms."""
+    importlib.import_module("scipy.linalg")  # which loads a library of its own
+    return ThreadpoolController()
+
+
 def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """Return the results of a function dominated by linear algebra, one item per core.
 
@@ -35,9 +44,9 @@ def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """
     items = list(items)
     if len(items) < 2:  # no thread, and the same rounding as with several
-        with threadpool_limits(1, user_api="blas"):
+        with _blas().limit(limits=1, user_api="blas"):
             return [work(item) for item in items]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))
         except BaseException:  # including KeyboardInterrupt: do not wait for items that have not started

@@ -20,7 +20,7 @@ from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matt
 from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.model.composition import Component, Parameter
+from hbm_jax.spectra.model.composition import Component, Parameter, Values
 
 Floats = NDArray[np.float64]
 _CHUNK = 512  # energies per evaluation of a cross section: a fixed shape compiles once
@@ -34,6 +34,7 @@ class _Multiplicative(Component):
     """Multiplicative component."""
 
     kind: ClassVar[str] = "multiplicative"
+    smooth: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,11 @@ class Absorption(_Multiplicative):
         )
 
     @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether the energies of the absorption edges are known."""
+        return self.z is not None
+
+    @property
     def _options(self):
         return self.abundances, self.model, self.grains, self.molecules
 
@@ -276,6 +282,8 @@ class Whim(_Multiplicative):
         Ionisation parameter; None makes it and the metallicity parameters, the same for all sources.
     double : bool
         Whether tables are stored in double precision.
+    log10_temperatures : tuple of float, optional
+        The only temperatures at which the medium will be evaluated, see `Component.tabulated_for`.
 
     Raises
     ------
@@ -305,6 +313,7 @@ class Whim(_Multiplicative):
     rates: str = "modern"
     photon_index: float = 2.0
     double: bool = False
+    log10_temperatures: tuple[float, ...] | None = None
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
@@ -338,12 +347,18 @@ class Whim(_Multiplicative):
         return parameters
 
     @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether the redshift is known."""
+        return not self._free_redshift
+
+    @property
     def _free_redshift(self) -> bool:
         return np.ndim(self.z) == 2
 
     def _without_tables(self):
         z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
-        return dataclasses.replace(self, z=z, mode=MODES[0], abundances="wilm", rates="modern", double=False)
+        choices: dict[str, Any] = {"mode": MODES[0], "abundances": "wilm", "rates": "modern", "double": False}
+        return dataclasses.replace(self, z=z, log10_temperatures=None, **choices)
 
     def _tables(self, energy):
         if isinstance(energy, jax.core.Tracer):
@@ -372,6 +387,7 @@ class Whim(_Multiplicative):
         if self.log10_xi is None:
             return WhimIons(energy, z, **options)
         fixed: dict[str, Any] = {"metallicity": self.metallicity, "log10_xi": self.log10_xi, "double": self.double}
+        fixed["log10_temperatures"] = self.log10_temperatures
         return WhimTable(energy, z, **options, **fixed)
 
     def _log(self, tables, values):
@@ -402,6 +418,13 @@ class Whim(_Multiplicative):
     def in_double_precision(self) -> "Whim":
         """Return the medium with tables in double precision."""
         return dataclasses.replace(self, double=True)
+
+    def tabulated_for(self, values: Values) -> "Whim":
+        """Return the medium with tables at the temperatures among the values."""
+        if self.log10_xi is None:
+            return self
+        temperatures = np.unique(np.asarray(values[self._prefixed("log10_T")], float))
+        return dataclasses.replace(self, log10_temperatures=tuple(temperatures.tolist()))
 
 
 def _optical_depth(table: WhimTable | WhimIons, rows: tuple[int, ...], arguments: list[jax.Array]) -> jax.Array:
