@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
+
+CHUNK = 512  # elements per evaluation
 
 
 def precomputed(work: Callable[[], Any]) -> Any:
@@ -27,6 +30,17 @@ def precomputed(work: Callable[[], Any]) -> Any:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(in_double_precision).result()
+
+
+def elementwise(function: Callable[..., Any], *arrays: Any) -> np.ndarray:
+    """Return a compiled function of the elements of arrays of one shape, in double precision.
+
+    It is evaluated in chunks of a fixed size, so that it is compiled once for arrays of any shape.
+    """
+    flat = [np.asarray(array, float).ravel() for array in arrays]
+    chunks = [np.pad(array, (0, -array.size % CHUNK), mode="edge").reshape(-1, CHUNK) for array in flat]
+    values = precomputed(lambda: [np.asarray(function(*chunk)) for chunk in zip(*chunks, strict=True)])
+    return np.concatenate(values)[: flat[0].size].reshape(np.shape(arrays[0]))
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from hbm_jax.absorption.whim import (
 )
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import on_every_core, precomputed
+from hbm_jax.validation import concrete
 
 # A step of 1/48 in log10 T. In collisional gas an ion appears and disappears within 0.3 in log10 T. A step of 0.05 has
 # an error of 2e-4 in a transmission; a step of 1/32 has 1e-4, and 1e-2 in the slope of ln(tau). The error falls as the
@@ -130,8 +131,9 @@ class WhimTable:
             return
         if not isinstance(cosmology, Cosmology):
             raise ValueError(f"WhimTable: expected a Cosmology; found {cosmology!r}.")
-        arguments = (self.energy, self.z, cosmology, metallicity, log10_xi, abundances, photon_index)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        numbers = abundances if not isinstance(abundances, str) else ()
+        arguments = (self.energy, self.z, cosmology, metallicity, log10_xi, numbers, photon_index)
+        if any(concrete(leaf) is None for leaf in jax.tree.leaves(arguments)):
             raise ValueError(
                 "WhimTable: expected numbers, because the table is computed once, before compilation; found a "
                 "traced value. Use whim_optical_depth for a redshift, a cosmology or an xi that is a parameter."
@@ -342,7 +344,7 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
 def _functional(L, first, second, third) -> sparse.csr_matrix:
     """Return the matrix from S1, S2, S3 and cross sections at the nodes to the integral; L is (energies, edges)."""
     node = running_integrals().node
-    interval, (v0, v1), (s0, s1) = hermite_weights(L, node, np)
+    interval, (v0, v1), (s0, s1) = hermite_weights(L, node)
     num = len(node)
     entries = (
         (0, 0, first * v0 - second * s0),
