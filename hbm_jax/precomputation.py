@@ -1,14 +1,19 @@
 """Computation of constants before or while a program is traced."""
 
+import functools
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-from threadpoolctl import threadpool_limits
+import numpy as np
+from threadpoolctl import ThreadpoolController
 
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
+
+CHUNK = 512  # elements per evaluation
 
 
 def precomputed(work: Callable[[], Any]) -> Any:
@@ -27,6 +32,24 @@ def precomputed(work: Callable[[], Any]) -> Any:
         return pool.submit(in_double_precision).result()
 
 
+def elementwise(function: Callable[..., Any], *arrays: Any) -> np.ndarray:
+    """Return a compiled function of the elements of arrays of one shape, in double precision.
+
+    It is evaluated in chunks of a fixed size, so that it is compiled once for arrays of any shape.
+    """
+    flat = [np.asarray(array, float).ravel() for array in arrays]
+    chunks = [np.pad(array, (0, -array.size % CHUNK), mode="edge").reshape(-1, CHUNK) for array in flat]
+    values = precomputed(lambda: [np.asarray(function(*chunk)) for chunk in zip(*chunks, strict=True)])
+    return np.concatenate(values)[: flat[0].size].reshape(np.shape(arrays[0]))
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """Return the control of the threads of linear algebra; to find its libraries takes some 5 ms."""
+    importlib.import_module("scipy.linalg")  # which loads a library of its own
+    return ThreadpoolController()
+
+
 def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """Return the results of a function dominated by linear algebra, one item per core.
 
@@ -35,9 +58,9 @@ def on_every_core(work: Callable[[Any], Any], items: Iterable[Any]) -> list:
     """
     items = list(items)
     if len(items) < 2:  # no thread, and the same rounding as with several
-        with threadpool_limits(1, user_api="blas"):
+        with _blas().limit(limits=1, user_api="blas"):
             return [work(item) for item in items]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_WORKERS)) as pool:
         try:
             return list(pool.map(work, items))
         except BaseException:  # including KeyboardInterrupt: do not wait for items that have not started

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,15 @@ from hbm_jax.names import did_you_mean, listed
 __all__ = ["DataError", "DataWarning"]
 
 Floats = NDArray[np.float64]
+
+
+def concrete(value: Any) -> Floats | None:
+    """Return a value as a float64 array, or None if JAX traces it, so that its numbers are not known."""
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
 
 # A correlation matrix is positive definite if its smallest eigenvalue exceeds this. Rounding gives +-1e-16 for a
 # perfectly correlated pair; among the 2588 fits of Union3, the smallest of a usable one is 3e-7.

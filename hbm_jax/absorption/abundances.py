@@ -8,6 +8,7 @@ import numpy as np
 
 from hbm_jax.absorption.coefficients import table
 from hbm_jax.absorption.domain import one_of
+from hbm_jax.validation import concrete
 
 ABUNDANCES = ("wilm", "angr", "aspl", "lodd", "grsa", "feld", "aneb")
 ELEMENTS = (
@@ -59,9 +60,9 @@ def as_abundances(abundances: Any) -> jax.Array | np.ndarray:
             f"abundances: expected the name of a table or {len(ELEMENTS)} numbers, H to Zn; found an array of shape "
             f"{np.shape(abundances)}."
         )
-    if isinstance(abundances, jax.core.Tracer):
+    values = concrete(abundances)
+    if values is None:
         return jnp.where(abundances >= 0, abundances, jnp.nan)
-    values = np.asarray(abundances, dtype=float)
     invalid = ~(np.isfinite(values) & (values >= 0))
     if invalid.any():
         i = int(np.flatnonzero(invalid)[0])

@@ -104,44 +104,42 @@ def _unknown_ion(ion, known) -> str:
     return f"{ELEMENTS[Z - 1]} with {num_electrons} electrons: there are fits for the neutral atom only."
 
 
-def evaluate(energy: Any, fits: Fits, xp: Any = jnp) -> Any:
+def evaluate(energy: Any, fits: Fits) -> Any:
     """Return the cross sections of all ions of ``fits``.
 
     Parameters
     ----------
     energy : array of any shape
-        Photon energy [keV], positive.
+        Photon energy [keV], positive; an array of NumPy for precomputation in double precision, or of JAX.
     fits : Fits
         Coefficients.
-    xp : module
-        ``numpy`` for precomputation in double precision, ``jax.numpy`` for traced code.
 
     Returns
     -------
     (ions, *energy.shape) array
-        [1e-22 cm^2]
+        [1e-22 cm^2], of the same kind as the energy.
     """
     outer = fits.outer if (fits.switch > 0).any() else None
-    return _sum_of_shells(energy, fits.shells, outer, fits.switch, xp)
+    return _sum_of_shells(energy, fits.shells, outer, fits.switch)
 
 
-def _sum_of_shells(energy, shells, outer, switch, xp):
+def _sum_of_shells(energy, shells, outer, switch):
     """Return the cross sections (ions, ...): the outer-shell fit below `switch`, the sum of the subshell fits above."""
     shape = np.shape(energy)
-    energy = xp.reshape(xp.asarray(energy) * 1e3, (1, 1, -1))
+    energy = (energy * 1e3).reshape(1, 1, -1)
     dtype = energy.dtype
     threshold, E_0, sigma_0, y_a, P, y_w, angular = (c[..., None].astype(dtype) for c in shells)
     y = energy / E_0
     subshell_sigma = _shape(y, y - 1.0, 5.5 + angular - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
-    total = xp.sum(xp.where(energy >= threshold, subshell_sigma, 0.0), axis=1)
+    total = (subshell_sigma * (energy >= threshold)).sum(axis=1)
     if outer is not None:
         threshold, E_0, sigma_0, y_a, P, y_w, y_0, y_1 = (c[..., None].astype(dtype) for c in outer)
         x = energy / E_0 - y_0
-        y = xp.sqrt(x**2 + y_1**2)
+        y = (x**2 + y_1**2) ** 0.5
         outer_sigma = _shape(y, x - 1.0, 5.5 - 0.5 * P, y_a, P, y_w) * (sigma_0 * MEGABARN)
-        outer_sigma = xp.where(energy >= threshold, outer_sigma, 0.0)[:, 0]
-        total = xp.where(energy[0] < switch[:, None].astype(dtype), outer_sigma, total)
-    return xp.reshape(total, (len(switch), *shape))
+        is_outer = energy[0] < switch[:, None].astype(dtype)
+        total = (outer_sigma * (energy >= threshold))[:, 0] * is_outer + total * ~is_outer
+    return total.reshape(len(switch), *shape)
 
 
 @jax.jit
@@ -150,7 +148,7 @@ def _single_ion(energy, inside, shells, outer, switch):
 
     Coefficients are arguments, so that ions with equally many subshells share a compiled program.
     """
-    return masked(_sum_of_shells(jnp.where(inside, energy, 1.0), shells, outer, switch, jnp)[0], inside)
+    return masked(_sum_of_shells(jnp.where(inside, energy, 1.0), shells, outer, switch)[0], inside)
 
 
 def _shape(y, above, Q, y_a, P, y_w):

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import concrete
 
 # keV. The fits were made for 50 keV and less. They continue as power laws, where absorption is negligible, because a
 # burst at redshift 9 observed at 30 keV needs energies up to 300 keV.
@@ -29,8 +30,8 @@ def within(name: str, value: ArrayLike, low: float, high: float, unit: str = "")
         If the value is known and outside its domain anywhere.
     """
     lowest, highest = low - _ROUNDING * abs(low), high + _ROUNDING * abs(high)
-    if not isinstance(value, jax.core.Tracer):
-        values = np.asarray(value, dtype=float)
+    values = concrete(value)
+    if values is not None:
         outside = ~((values >= lowest) & (values <= highest))
         if outside.any():
             index = tuple(int(i) for i in np.argwhere(outside)[0])

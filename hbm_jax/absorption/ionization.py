@@ -192,7 +192,7 @@ def _photoionization_coefficients() -> np.ndarray:
         half = 0.5 * np.diff(panel_edges)[:, None]
         u = (panel_edges[:-1, None] + half * (1.0 + x)).ravel()
         fit = fit_coefficients((ABSORBING[i],))
-        values = (half * w).ravel() * evaluate(np.exp(u), fit, np)[0] * 1e-22
+        values = (half * w).ravel() * evaluate(np.exp(u), fit)[0] * 1e-22
         # dE = E du, so that f(E) sigma / E dE = E^(1 - index) sigma du.
         log_integrals[:, i] = np.log(np.exp((1.0 - index)[:, None] * u) @ values)
     log_integrals -= np.log(constants.electron_volt * 1e7 * 1e3)  # from 1/keV to 1/erg

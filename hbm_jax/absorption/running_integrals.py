@@ -9,7 +9,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.absorption.cross_sections import evaluate, fit_coefficients
@@ -64,7 +63,7 @@ def running_integrals() -> Running:
     x, w = np.polynomial.legendre.leggauss(GAUSS_NODES)
     half = 0.5 * np.diff(node)[:, None]
     log_energy = node[:-1, None] + half * (1.0 + x)
-    sigma = evaluate(np.exp(log_energy), fits, np)
+    sigma = evaluate(np.exp(log_energy), fits)
     width, offset = np.diff(node)[:, None], log_energy - node[:-1, None]
     moments = [np.einsum("lij,ij->il", sigma, half * w * offset**k) for k in range(3)]
     S1 = _sum_from_end(moments[0])
@@ -76,7 +75,7 @@ def running_integrals() -> Running:
 
 def _one_sided(node, fits):
     """Return the cross sections just above and just below each node, (nodes, ions)."""
-    return evaluate(np.exp(node) * (1.0 + 1e-13), fits, np).T, evaluate(np.exp(node) * (1.0 - 1e-13), fits, np).T
+    return evaluate(np.exp(node) * (1.0 + 1e-13), fits).T, evaluate(np.exp(node) * (1.0 - 1e-13), fits).T
 
 
 def _inaccurate(lower, upper, fits):
@@ -84,7 +83,7 @@ def _inaccurate(lower, upper, fits):
     x, w = np.polynomial.legendre.leggauss(GAUSS_NODES)
     quarter = 0.25 * (upper - lower)[:, None, None]
     starts = np.stack([lower, 0.5 * (lower + upper)], axis=-1)[..., None]
-    halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits, np), w)
+    halves = quarter * np.einsum("lihj,j->ihl", evaluate(np.exp(starts + quarter * (1.0 + x)), fits), w)
     integral = halves.sum(axis=1)
     cubic = 0.5 * integral + 0.5 * quarter[..., 0] * (_one_sided(lower, fits)[0] - _one_sided(upper, fits)[1])
     return (np.abs(cubic - halves[:, 0]) > TOLERANCE * integral).any(axis=1)
@@ -95,8 +94,10 @@ def _sum_from_end(steps):
     return np.concatenate([np.cumsum(steps[::-1], axis=0)[::-1], np.zeros((1, steps.shape[1]))])
 
 
-def hermite_weights(L, node, xp=jnp):
+def hermite_weights(L, node):
     """Return the interval of each L, and weights of the values and slopes at the two ends of the interval.
+
+    Both arguments are arrays of NumPy, or both of JAX.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def hermite_weights(L, node, xp=jnp):
         S1(L) is the sum of value weights times S1 and slope weights times -sigma at the ends; likewise S2(L) with S2
         and -S1, and S3(L) with S3 and -S2.
     """
-    interval = xp.clip(xp.searchsorted(node, L, side="right") - 1, 0, len(node) - 2)
+    interval = (node.searchsorted(L, side="right") - 1).clip(0, len(node) - 2)
     width = node[interval + 1] - node[interval]
     t = (L - node[interval]) / width
     s = 1.0 - t

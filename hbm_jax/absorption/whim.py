@@ -17,6 +17,7 @@ from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.expansion import guarded_inverse_e
+from hbm_jax.validation import concrete
 
 NUM_CELLS = 20
 MAX_REDSHIFT = 10.0
@@ -256,7 +257,8 @@ def whim_optical_depth(
     z, in_z = within("z", z, 0.0, MAX_REDSHIFT)
     n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")
     metallicity, in_metallicity = within("metallicity", metallicity, 0.0, math.inf)
-    highest = MAX_ENERGY / (1.0 + (float(z) if not isinstance(z, jax.core.Tracer) else 0.0))
+    known_z = concrete(z)
+    highest = MAX_ENERGY / (1.0 + (0.0 if known_z is None else float(known_z)))
     energy, in_energy = within("energy", energy, MIN_ENERGY, highest, "keV")
     dtype = jnp.result_type(energy, z, n0, *jax.tree.leaves(cosmology), log10_T, metallicity)
     values = (energy, z, n0, log10_T, log10_xi, metallicity)

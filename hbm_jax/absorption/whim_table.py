@@ -30,6 +30,7 @@ from hbm_jax.absorption.whim import (
 )
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.precomputation import on_every_core, precomputed
+from hbm_jax.validation import concrete
 
 # A step of 1/48 in log10 T. In collisional gas an ion appears and disappears within 0.3 in log10 T. A step of 0.05 has
 # an error of 2e-4 in a transmission; a step of 1/32 has 1e-4, and 1e-2 in the slope of ln(tau). The error falls as the
@@ -60,12 +61,16 @@ class WhimTable:
         As in `whim_optical_depth`.
     double : bool
         Whether the table is stored in double precision.
+    log10_temperatures : tuple of float, optional
+        The only temperatures at which the table will be evaluated, if they are known: it is then that much smaller.
 
     Attributes
     ----------
     coefficients : (195, ..., 2, num_energies) or (195, ..., 1, num_energies)
         Coefficients of cubic B-splines in log10 T, for hydrogen and helium and for metals, or for their sum at a fixed
-        metallicity, [1 per n0 in cm^-3].
+        metallicity, [1 per n0 in cm^-3]. With known temperatures, one row for each.
+    log10_T : (num_temperatures,) or None
+        The known temperatures.
 
     Raises
     ------
@@ -92,6 +97,7 @@ class WhimTable:
     z: Any
     _: KW_ONLY
     coefficients: Any = None
+    log10_T: Any = None
     cosmology: InitVar[Cosmology | None] = None
     metallicity: InitVar[float | None] = None
     log10_xi: InitVar[float] = 0.0
@@ -103,6 +109,7 @@ class WhimTable:
     metallicity_slope: InitVar[float] = 0.0
     num_cells: InitVar[int] = NUM_CELLS
     double: InitVar[bool] = False
+    log10_temperatures: InitVar[tuple[float, ...] | None] = None
 
     def __post_init__(
         self,
@@ -117,14 +124,16 @@ class WhimTable:
         metallicity_slope,
         num_cells,
         double,
+        log10_temperatures,
     ):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.coefficients is not None or self.energy is None:
             return
         if not isinstance(cosmology, Cosmology):
             raise ValueError(f"WhimTable: expected a Cosmology; found {cosmology!r}.")
-        arguments = (self.energy, self.z, cosmology, metallicity, log10_xi, abundances, photon_index)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        numbers = abundances if not isinstance(abundances, str) else ()
+        arguments = (self.energy, self.z, cosmology, metallicity, log10_xi, numbers, photon_index)
+        if any(concrete(leaf) is None for leaf in jax.tree.leaves(arguments)):
             raise ValueError(
                 "WhimTable: expected numbers, because the table is computed once, before compilation; found a "
                 "traced value. Use whim_optical_depth for a redshift, a cosmology or an xi that is a parameter."
@@ -144,7 +153,11 @@ class WhimTable:
             within("metallicity", metallicity, 0.0, math.inf)
         within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
-        basis = _spline_basis(tuple(values.tolist()), float(log10_xi), mode, rates, float(photon_index))
+        options = tuple(values.tolist()), float(log10_xi), mode, rates, float(photon_index)
+        basis = _spline_basis(*options)
+        if log10_temperatures is not None:
+            object.__setattr__(self, "log10_T", np.asarray(log10_temperatures, float))
+            basis = _basis_at(tuple(log10_temperatures), *options)
         slopes = (density_slope, metallicity_slope)
         dtype = np.float64 if double else np.float32
         lines = along_lines(energy, z, cosmology, basis, metallicity, slopes=slopes, num_cells=num_cells, dtype=dtype)
@@ -200,7 +213,8 @@ class WhimTable:
         T = jnp.where(in_T, log10_T, 6.0)
         dtype = jnp.result_type(n0, T, metallicity)
         coefficients = jnp.asarray(self.coefficients)
-        spline = jax.vmap(_spline, in_axes=(1, 0)) if T.ndim else _spline
+        at = _spline if self.log10_T is None else functools.partial(_nearest, jnp.asarray(self.log10_T))
+        spline = jax.vmap(at, in_axes=(1, 0)) if T.ndim else at
         # One group of elements after the other: XLA fuses this into one loop; both at once are four times slower.
         tau, *metals = (spline(coefficients[..., group, :], T.astype(dtype)) for group in range(coefficients.shape[-2]))
         if metals:
@@ -227,6 +241,20 @@ def _spline(coefficients, T):
     )
     rows = (jax.lax.dynamic_index_in_dim(coefficients, interval + k, keepdims=False) for k in range(4))
     return sum(weights[k] * row.astype(T.dtype) for k, row in enumerate(rows))
+
+
+def _nearest(temperatures, coefficients, T):
+    """Return the row of the coefficients for the temperature nearest to T."""
+    return coefficients[jnp.argmin(jnp.abs(temperatures - T))].astype(T.dtype)
+
+
+@functools.lru_cache(maxsize=4)
+def _basis_at(log10_temperatures: tuple[float, ...], *options: Any) -> np.ndarray:
+    """Return `_spline_basis` for the values at temperatures instead of spline coefficients."""
+    at = jax.vmap(_spline, in_axes=(None, 0))
+    knots = NUM_TEMPERATURES + 2
+    weights = precomputed(lambda: np.asarray(at(jnp.eye(knots), jnp.array(log10_temperatures))))
+    return _spline_basis(*options) @ weights.T
 
 
 @functools.cache
@@ -316,7 +344,7 @@ def _one_source(energy, weights: Sequence[Cells], basis: np.ndarray, scale: floa
 def _functional(L, first, second, third) -> sparse.csr_matrix:
     """Return the matrix from S1, S2, S3 and cross sections at the nodes to the integral; L is (energies, edges)."""
     node = running_integrals().node
-    interval, (v0, v1), (s0, s1) = hermite_weights(L, node, np)
+    interval, (v0, v1), (s0, s1) = hermite_weights(L, node)
     num = len(node)
     entries = (
         (0, 0, first * v0 - second * s0),
@@ -330,5 +358,5 @@ def _functional(L, first, second, third) -> sparse.csr_matrix:
     )
     columns = np.stack([interval + column * num + end for column, end, _ in entries], axis=-1)
     values = np.stack([value for _, _, value in entries], axis=-1)
-    rows = np.repeat(np.arange(len(L)), columns[0].size)
-    return sparse.csr_matrix((values.ravel(), (rows, columns.ravel())), shape=(len(L), 5 * num))
+    row_starts = np.arange(len(L) + 1) * columns[0].size
+    return sparse.csr_matrix((values.ravel(), columns.ravel(), row_starts), shape=(len(L), 5 * num))

@@ -235,9 +235,14 @@ class SpectrumStack:
         matrix : (num_energies, num_groups)
             Response in the groups of this spectrum, without padding [cm^2 s].
         """
+        energy, matrix = self.sparse_response(row)
+        return energy, matrix.toarray()
+
+    def sparse_response(self, row: int) -> tuple[Floats, sparse.csr_matrix]:
+        """Return energies and response of one spectrum as `grouped_response` does, the matrix sparse."""
         response, used = self.responses[row], np.asarray(self.used[row])
-        matrix = response.grouped(self.grouping[row])
-        return response.energy, matrix * (self.exposure[row] * np.asarray(self.areascal[row])[used])
+        scale = self.exposure[row] * np.asarray(self.areascal[row])[used]
+        return response.energy, sparse.csr_matrix(response.in_groups(self.grouping[row]) @ sparse.diags(scale))
 
     def subset(self, rows: ArrayLike) -> "SpectrumStack":
         """Return the stack of the spectra with these integer indices."""

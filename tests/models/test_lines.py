@@ -52,14 +52,14 @@ def test_a_line_of_any_width_is_folded_with_all_its_photons(stack):
     power_law = (1e-3 * energy**-1.7 * transmitted * width).sum(axis=1)
     for sigma in (0.1, 1e-3, 1e-4):
         share = np.diff(stats.norm(2.0003, sigma).cdf(cells), axis=1)
-        # A narrow line, whose place within a bin a response does not know, is absorbed by the mean of the bin.
-        absorbed = share * transmitted if sigma > 0.01 else share * transmitted.mean(axis=1, keepdims=True)
-        line = 10**-3.2 * absorbed.sum(axis=1)
+        line = 10**-3.2 * (share * transmitted).sum(axis=1)
         assert line.sum() == pytest.approx(10**-3.2 * np.exp(-1.5 * neutral_at([2.0003], "wilm")[0]), rel=0.02)
         values = VALUES | {"fe_sigma": sigma}
         found = model.expected(prepared, values)[0]
         np.testing.assert_allclose(found, (power_law + line) @ response, rtol=1e-3)
         np.testing.assert_allclose(np.asarray(in_bins(values)) @ response, found, rtol=1e-3)
+        alone = found - model.expected(prepared, values | {"fe_log10_amplitude": -30.0})[0]
+        np.testing.assert_allclose(alone, line @ response, rtol=1e-5, atol=1e-5 * (line @ response).max())
 
 
 def test_lines_alone_and_several_spectra(stack):

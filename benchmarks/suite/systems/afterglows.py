@@ -82,8 +82,8 @@ def problem(num_energies):
             used = np.flatnonzero(group_of[row] > 0)
             np.add.at(grouped[row], group_of[row, used] - 1, response[used] * stack.exposure[row])
         integral = neutral_integral(model.abundances)
-        galactic = np.repeat(bin_average(integral, np.log(edges), np)[None], NUM, axis=0)
-        host = np.stack([bin_average(integral, np.log(edges * (1 + one)), np) for one in z])
+        galactic = np.repeat(bin_average(integral, np.log(edges))[None], NUM, axis=0)
+        host = np.stack([bin_average(integral, np.log(edges * (1 + one))) for one in z])
     half = 0.5 * np.diff(np.log(edges))
     counts = np.asarray(stack.counts).astype(int)
     return {

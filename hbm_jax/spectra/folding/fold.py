@@ -1,20 +1,24 @@
 """Folding of model expressions through responses on few quadrature nodes, with a measured error.
 
 The error is measured on trial spectra, for which the fold must be right. Where it is above the tolerance, the nodes are
-refined.
+refined. The reference of expressions that are smooth between known energies is a fine quadrature between these; that of
+all others, such as lines, breaks and edges at free energies, is exact in the energy bins of the response.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.panels import Fold, fold_of, num_nodes_of, panel_edges
+from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.composition import Component
+from hbm_jax.spectra.model.components import exact_terms
+from hbm_jax.spectra.model.composition import Component, components_of
+from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 
 Floats = NDArray[np.float64]
 # From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error due to a kink within a panel.
@@ -26,8 +30,7 @@ LEVELS = (
 # Nodes per panel and panel width, with a panel edge at every kink: the fold if no level is accurate enough, and the
 # reference that measures its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
-# Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there. The reference
-# has six nodes in panels half as wide.
+# Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
@@ -47,11 +50,14 @@ class Folded(NamedTuple):
         Largest error of each spectrum over the trial spectra; inf where expected counts on the nodes are not positive.
     relative : float
         Largest relative change of the total expected counts of the trial spectra.
+    exact_errors : (num_spectra,) or None
+        Errors of a fold on all energy bins, measured where those of the nodes exceed the tolerance.
     """
 
     nodes: Fold
     errors: Floats
     relative: float
+    exact_errors: Floats | None = None
 
     def bound(self, expected: ArrayLike, observed: float) -> Floats:
         """Return a bound on the change of the Poisson log likelihood of the trial spectra, scaled to any brightness.
@@ -90,10 +96,11 @@ def fold(
     Parameters
     ----------
     spectrum : Component
-        Model expression of one source, without lines; they are folded on all energy bins.
+        Model expression of one source. Lines need `hbm_jax.spectra.folding.expected_counts`, which folds them on all
+        energy bins; on nodes their errors are large.
     energy : (num_energies + 1,)
         Edges of the energy bins of the response [keV].
-    matrix : (num_energies, num_groups)
+    matrix : (num_energies, num_groups), may be a SciPy sparse matrix
         Response, up to a constant factor.
     counts : (num_groups,) or (num_spectra, num_groups)
         Observed counts of the spectra with this response.
@@ -120,27 +127,24 @@ def fold(
     -----
     The first step represents the spectrum by polynomials between its discontinuities (`fold_of`), and the second
     (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
-    observed counts and compared with its uncompressed fold. If that is the result, its own error is measured against
-    eight nodes in panels half as wide. ``Folded.bound`` covers spectra of other brightness, and
-    ``tests/spectra/test_compression.py`` tests random spectra.
+    observed counts and compared with a reference: the fold on six nodes in panels of 2.5 % that end at every edge and
+    kink, if every component is smooth elsewhere, and integrals over the energy bins otherwise. ``Folded.bound`` covers
+    spectra of other brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
     precise = spectrum.mapped(lambda part: part.in_double_precision())
     trials = _Trials(precise, energy, matrix, counts, background, values)
     if has_free_features(spectrum):
-        return trials.narrow_panels(tolerance)
-    trials.uncompressed, trials.reference = trials.folded(trials.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
+        return trials.with_exact_errors(trials.narrow_panels(tolerance), tolerance)
     best = _coarsest_level(trials, tolerance if draws is None else _LEVEL_FRACTION * tolerance)
     if best is None:
-        return trials.uncompressed_error()
+        return trials.with_exact_errors(trials.uncompressed_error(), tolerance)
     return best if draws is None else _subset_of_nodes(trials, best, draws, tolerance) or best
 
 
 def has_free_features(spectrum: Component) -> bool:
     """Return whether a break, line or edge has a free energy or redshift, so that panels cannot be cut there."""
-    parts = getattr(spectrum, "parts", None)
-    if parts is not None:
-        return any(has_free_features(part) for part in parts)
-    return any(name == "z" or name.startswith("energy") for name in spectrum.own_parameters)
+    names = (name for part in components_of(spectrum) for name in part.own_parameters)
+    return any(name == "z" or name.startswith("energy") for name in names)
 
 
 def likelihood_change(counts: Floats, expected: Floats, reference: Floats) -> Floats:
@@ -164,20 +168,24 @@ def deviation(counts: Floats, background: Floats, expected: Floats, reference: F
 
 
 class _Trials:
-    """Trial spectra folded with a response, and the errors of folds with few nodes relative to an uncompressed fold."""
-
-    uncompressed: Fold
-    reference: Floats
+    """Trial spectra folded with a response, and the errors of folds with few nodes relative to a reference."""
 
     def __init__(self, spectrum, energy, matrix, counts, background, values):
-        self.energy, self.matrix = np.asarray(energy, float), np.asarray(matrix, float)
+        self.energy = np.asarray(energy, float)
+        self.matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix, float)
         self.counts = np.atleast_2d(np.asarray(counts, float))
         self.background = None if background is None else np.asarray(background, float)
-        self.sensitive = self.matrix.any(axis=0)  # other groups have no expected counts for any spectrum
-        self.spectrum, self.values = spectrum, values
+        self.sensitive = np.asarray(abs(self.matrix).sum(axis=0)).ravel() > 0  # other groups expect no counts at all
+        self.spectrum, self.values = spectrum, {name: np.asarray(values[name], float) for name in spectrum.parameters}
+        self.tabulated = spectrum.mapped(lambda part: part.tabulated_for(self.values))
         self.band = float(self.energy[0]), float(self.energy[-1])
         self.edges, self.kinks = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
-        self.strengths = _kink_strengths(spectrum, self.kinks, values)
+        self.strengths = _kink_strengths(self.tabulated, self.kinks, self.values)
+        self.smooth = all(part.smooth for part in components_of(spectrum))
+        if self.smooth:
+            self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])[1]
+        else:
+            self.reference = self.exact()
 
     def panels(self, width: float, kink_error: float = 0.0) -> Floats:
         """Return panel edges at all absorption edges, and at the kinks whose error would exceed `kink_error`."""
@@ -185,41 +193,63 @@ class _Trials:
         kept = gap < width
         return panel_edges(*self.band, self.edges, self.kinks[kept], width=width, gap=gap[kept])
 
-    def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Fold, Floats]:
-        """Return the fold with these panels and nodes, and the expected counts of the trial spectra."""
-        fold = fold_of(self.energy, self.matrix, panels, num_nodes)
-        return fold, self.expected(fold)
+    def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Any, Floats]:
+        """Return the nodes with these panels and their integrals, and the expected counts of the trial spectra."""
+        nodes, in_bins = integrals_of(self.energy, panels, num_nodes)
+        photons = spectra_at(self.tabulated, nodes, self.values) @ in_bins.T
+        return (nodes, in_bins), np.asarray(photons @ self.matrix)
 
-    def expected(self, fold: Fold) -> Floats:
-        """Return the expected counts of the trial spectra, (num_trials, num_groups)."""
-        return spectra_at(self.spectrum, fold.energy, self.values) @ fold.matrix.T
+    def exact(self, divisions: int = 1) -> Floats:
+        """Return the expected counts of the trial spectra from integrals over the energy bins, each divided."""
+        edges = self.energy
+        if divisions > 1:
+            inner = edges[:-1, None] * (edges[1:] / edges[:-1])[:, None] ** (np.arange(divisions) / divisions)
+            edges = np.append(inner.ravel(), edges[-1])
+        smooth, lines, cuts = exact_terms(self.tabulated, edges)
+        photons = []
+        for start in range(0, len(cuts) - 1, _CHUNK):
+            chunk = padded_edges([cuts[start : start + _CHUNK + 1], np.ones(_CHUNK + 1)])[0]
+            photons.append(_values(integrals(smooth, lines, chunk), self.values)[:, : len(cuts) - 1 - start])
+        in_bin = np.searchsorted(self.energy, np.sqrt(cuts[1:] * cuts[:-1])) - 1
+        entries = np.ones(len(in_bin)), (np.arange(len(in_bin)), in_bin)
+        in_bins = sparse.csr_matrix(entries, shape=(len(in_bin), len(self.energy) - 1))
+        return np.asarray((np.concatenate(photons, axis=1) @ in_bins) @ self.matrix)
 
-    def at_level(self, level: int) -> Folded:
-        """Return the fold of a level with its error."""
+    def with_exact_errors(self, folded: Folded, tolerance: float) -> Folded:
+        """Return a fold with the errors of integrals over all bins, relative to bins divided into three."""
+        if folded.errors.max() <= tolerance:
+            return folded
+        counts = self.exact() if self.smooth else self.reference
+        return folded._replace(exact_errors=self.errors(counts, self.exact(3)))
+
+    def at_level(self, level: int) -> tuple[Any, Floats]:
+        """Return the nodes of a level, and the expected counts of the trial spectra."""
         panel_error, width, kink_error = LEVELS[level]
         panels = self.panels(width, kink_error)
-        return self.compared(*self.folded(panels, num_nodes_of(panels, panel_error)), self.reference)
+        return self.folded(panels, num_nodes_of(panels, panel_error))
 
     def narrow_panels(self, tolerance: float) -> Folded:
         """Return the fold with the widest of narrow panels within the tolerance, or that of the smallest error."""
         candidates = []
         for num_nodes, width in _FEATURES:
-            _, reference = self.folded(self.panels(0.5 * width), _UNCOMPRESSED[0])
-            candidates.append(self.compared(*self.folded(self.panels(width), num_nodes), reference))
-            if candidates[-1].errors.max() <= tolerance:
+            candidates.append(self.folded(self.panels(width), num_nodes))
+            if self.errors(candidates[-1][1], self.reference).max() <= tolerance:
                 break
-        return min(candidates, key=lambda candidate: candidate.errors.max())
+        return self.compared(*min(candidates, key=lambda found: self.errors(found[1], self.reference).max()))
 
     def uncompressed_error(self) -> Folded:
-        """Return the uncompressed fold with its error relative to a finer one."""
-        _, finer = self.folded(self.panels(_FINER[1]), _FINER[0])
-        return self.compared(self.uncompressed, self.reference, finer)
+        """Return the uncompressed fold, with its error relative to a finer one if it is the reference itself."""
+        fold, expected = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])
+        if self.smooth:
+            self.reference = self.folded(self.panels(_FINER[1]), _FINER[0])[1]
+        return self.compared(fold, expected)
 
-    def compared(self, fold: Fold, expected: Floats, reference: Floats) -> Folded:
-        """Return a fold with the errors of its expected counts relative to a reference."""
+    def compared(self, nodes: Any, expected: Floats) -> Folded:
+        """Return a fold with the errors of its expected counts relative to the reference."""
+        fold = nodes if isinstance(nodes, Fold) else Fold(nodes[0], dense(nodes[1].T @ self.matrix).T.copy())
         with np.errstate(invalid="ignore", divide="ignore"):
-            relative = np.abs(expected.sum(axis=-1) / reference.sum(axis=-1) - 1.0)
-        return Folded(fold, self.errors(expected, reference), float(np.nanmax(relative, initial=0.0)))
+            relative = np.abs(expected.sum(axis=-1) / self.reference.sum(axis=-1) - 1.0)
+        return Folded(fold, self.errors(expected, self.reference), float(np.nanmax(relative, initial=0.0)))
 
     def errors(self, expected: Floats, reference: Floats) -> Floats:
         """Return the largest error of each spectrum over the valid trial spectra, (num_spectra,)."""
@@ -244,17 +274,20 @@ def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     while finer - coarser > 1:
         middle = (coarser + finer) // 2
         candidate = trials.at_level(middle)
-        if candidate.errors.max() <= tolerance:
+        if trials.errors(candidate[1], trials.reference).max() <= tolerance:
             best, finer = candidate, middle
         else:
             coarser = middle
-    return best
+    return None if best is None else trials.compared(*best)
 
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    densities = _densities(trials.spectrum, level.nodes.energy)
-    at_nodes, *drawn = (_values_at(densities, trials.spectrum, values) for values in (trials.values, *draws))
+    each = [{name: np.asarray(values[name], float) for name in trials.values} for values in (trials.values, *draws)]
+    together = {name: np.concatenate([values[name] for values in each]) for name in trials.values}
+    tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(together))
+    densities = _densities(tabulated, level.nodes.energy)
+    at_nodes, *drawn = (_values_at(densities, tabulated, values) for values in each)
     at_nodes, *drawn = (spectra[:, : len(level.nodes.energy)] for spectra in (at_nodes, *drawn))
     training, test = (spectra / (spectra @ level.nodes.matrix.T).sum(axis=1, keepdims=True) for spectra in drawn)
     exact_counts, max_nodes = test @ level.nodes.matrix.T, 0.7 * len(level.nodes.energy)
@@ -262,7 +295,7 @@ def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) ->
         if len(subset.energy) > max_nodes:
             return None
         kept = np.isin(level.nodes.energy, subset.energy)
-        folded = trials.compared(subset, at_nodes[:, kept] @ subset.matrix.T, trials.reference)
+        folded = trials.compared(subset, at_nodes[:, kept] @ subset.matrix.T)
         counts = test[:, kept] @ subset.matrix.T
         errors = np.maximum(folded.errors, level.errors + trials.errors(counts, exact_counts))
         if errors.max() <= tolerance:
@@ -297,8 +330,12 @@ def _densities(spectrum: Component, energy: Floats) -> list:
 def _values_at(densities: list, spectrum: Component, values: Values) -> Floats:
     """Return the values of a spectrum at chunks of energies, for parameters (num,)."""
     parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
-    parts = precomputed(lambda: [np.asarray(_evaluate(density, parameters)) for density in densities])
-    return np.concatenate(parts, axis=-1)
+    return np.concatenate([_values(density, parameters) for density in densities], axis=-1)
+
+
+def _values(function: Any, parameters: Values) -> Floats:
+    """Return a function of the parameters in double precision."""
+    return precomputed(lambda: np.asarray(_evaluate(function, parameters)))
 
 
 # Compiled once for all spectra that differ in their tables alone.

@@ -6,9 +6,10 @@ values at a few Gauss-Legendre nodes, and the integrals of the polynomials over 
 precomputed. Together with the response they form a small matrix from the values at the nodes to expected counts.
 """
 
+import bisect
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -69,15 +70,17 @@ def panel_edges(
         Panel edges [keV], increasing.
     """
     jumps, kinks = np.asarray(jumps, float), np.asarray(kinks, float)
-    cuts = list(np.unique(np.concatenate([[low, high], jumps[(jumps > low) & (jumps < high)]])))
+    cuts = np.unique(np.concatenate([[low, high], jumps[(jumps > low) & (jumps < high)]])).tolist()
     gaps = np.broadcast_to(np.asarray(gap, float), kinks.shape)
-    for index in np.lexsort((kinks, gaps)):
-        kink, position = kinks[index], int(np.searchsorted(cuts, kinks[index]))
-        if low < kink < high and min(np.log(kink / cuts[position - 1]), np.log(cuts[position] / kink)) > gaps[index]:
-            cuts.insert(position, float(kink))
-    edges = [np.array([low])]
+    order = np.lexsort((kinks, gaps))
+    for kink, smallest in zip(kinks[order].tolist(), gaps[order].tolist(), strict=True):
+        position = bisect.bisect_left(cuts, kink)
+        if low < kink < high and min(math.log(kink / cuts[position - 1]), math.log(cuts[position] / kink)) > smallest:
+            cuts.insert(position, kink)
+    edges = [cuts[:1]]
     for start, end in itertools.pairwise(cuts):
-        edges.append(np.geomspace(start, end, int(np.ceil(np.log(end / start) / width)) + 1)[1:])
+        num = math.ceil(math.log(end / start) / width)
+        edges.append([end] if num == 1 else np.geomspace(start, end, num + 1)[1:])
     return np.concatenate(edges)
 
 
@@ -112,7 +115,7 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
     ----------
     energy : (num_energies + 1,)
         Edges of the energy bins of the response [keV].
-    matrix : (num_energies, num_groups)
+    matrix : (num_energies, num_groups), may be a SciPy sparse matrix
         Response, constant within each energy bin.
     panels : (num_panels + 1,)
         Panel edges over the same band, from `panel_edges`.
@@ -130,7 +133,12 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
     [2.3333, 6.3333]
     """
     nodes, integrals = integrals_of(energy, panels, num_nodes)
-    return Fold(nodes, np.ascontiguousarray((integrals.T @ np.asarray(matrix, float)).T))
+    return Fold(nodes, np.ascontiguousarray(dense(integrals.T @ matrix).T))
+
+
+def dense(matrix: Any) -> Floats:
+    """Return a matrix, which may be sparse, as an array."""
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix, float)
 
 
 def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> tuple[Floats, sparse.csr_matrix]:

@@ -193,8 +193,12 @@ class Response:
         (num_energies, num_groups)
             [cm^2].
         """
+        return self.in_groups(groups).toarray()
+
+    def in_groups(self, groups: ArrayLike) -> sparse.csr_matrix:
+        """Return the response summed over the channels of each group, as `grouped` does, as a sparse matrix."""
         groups = np.asarray(groups)
         used = np.flatnonzero(groups >= 0)
         shape = (len(groups), int(groups.max(initial=-1)) + 1)
         members = sparse.csr_matrix((np.ones(len(used)), (used, groups[used])), shape=shape)
-        return self.area[self.rows, None] * (self.rmf.matrix[self.rows] @ members).toarray()
+        return sparse.csr_matrix(sparse.diags(self.area[self.rows]) @ (self.rmf.matrix[self.rows] @ members))

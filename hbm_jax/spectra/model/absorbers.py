@@ -19,11 +19,11 @@ from hbm_jax.absorption.neutral import MODELS, Grains
 from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matter
 from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.model.composition import Component, Parameter
+from hbm_jax.precomputation import elementwise
+from hbm_jax.spectra.model.composition import Component, Parameter, Values
+from hbm_jax.validation import concrete
 
 Floats = NDArray[np.float64]
-_CHUNK = 512  # energies per evaluation of a cross section: a fixed shape compiles once
 _ROUNDING = 1e-6  # relative tolerance of the energy limits
 _CELLS = 16384  # of the grid in ln E of the integrated neutral cross section
 _NUM_Z = 6  # Chebyshev nodes in ln(1 + z) at which the WHIM is tabulated over the range of a free redshift
@@ -34,6 +34,7 @@ class _Multiplicative(Component):
     """Multiplicative component."""
 
     kind: ClassVar[str] = "multiplicative"
+    smooth: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,8 @@ def neutral_at(
     molecules: bool | float = True,
 ) -> Floats:
     """Return `neutral_cross_section` in double precision, for energies of any shape."""
-    energy = np.asarray(energy, float)
-    chunks = np.pad(energy.ravel(), (0, -energy.size % _CHUNK), mode="edge").reshape(-1, _CHUNK)
-    options = model, abundances, grains, molecules
-    sigma = np.concatenate(precomputed(lambda: [np.asarray(_cross_section(chunk, *options)) for chunk in chunks]))
-    return sigma[: energy.size].reshape(energy.shape)
+    options = {"model": model, "abundances": abundances, "grains": grains, "molecules": molecules}
+    return elementwise(functools.partial(_cross_section, **options), energy)
 
 
 @functools.cache
@@ -125,13 +123,15 @@ def neutral_integral(*options: Any) -> Floats:
     return np.append(np.cumsum(cells[::-1])[::-1], 0.0)
 
 
-def bin_average(integral, log_edges, xp):
-    """Return the mean over ln E of the neutral cross section in bins, (..., K), from their edges, (..., K + 1)."""
+def bin_average(integral, log_edges):
+    """Return the mean over ln E of the neutral cross section in bins, (..., K), from their edges, (..., K + 1).
+
+    Both arguments are arrays of NumPy, or both of JAX; the first is `neutral_integral`.
+    """
     step = (math.log(MAX_ENERGY) - math.log(MIN_ENERGY)) / _CELLS
     position = (log_edges - math.log(MIN_ENERGY)) / step
-    cell = xp.clip(xp.floor(position).astype(int), 0, _CELLS - 1)
+    cell = position.clip(0, _CELLS - 1).astype(int)
     t = position - cell
-    integral = xp.asarray(integral)
     values = (1.0 - t) * integral[cell] + t * integral[cell + 1]
     return (values[..., :-1] - values[..., 1:]) / (log_edges[..., 1:] - log_edges[..., :-1])
 
@@ -204,6 +204,11 @@ class Absorption(_Multiplicative):
         )
 
     @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether the energies of the absorption edges are known."""
+        return self.z is not None
+
+    @property
     def _options(self):
         return self.abundances, self.model, self.grains, self.molecules
 
@@ -213,7 +218,7 @@ class Absorption(_Multiplicative):
     def _tables(self, energy):
         if self.z is None:
             return energy
-        if isinstance(energy, jax.core.Tracer):
+        if concrete(energy) is None:
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         energy = _at_redshift(energy, self.z)
         wrong = ~((energy >= MIN_ENERGY * (1 - _ROUNDING)) & (energy <= MAX_ENERGY * (1 + _ROUNDING)))
@@ -228,7 +233,7 @@ class Absorption(_Multiplicative):
         integral = neutral_integral(*self._options)
         if self.z is None:
             return integral, np.log(edges)
-        return bin_average(integral, np.log(_at_redshift(edges, self.z)), np)
+        return bin_average(integral, np.log(_at_redshift(edges, self.z)))
 
     def _log(self, tables, values):
         params = self._unprefixed(values)
@@ -238,7 +243,7 @@ class Absorption(_Multiplicative):
         stretch = 1.0 + params["z"][..., None]
         if isinstance(tables, tuple):
             integral, log_edges = tables
-            return -nh * bin_average(integral, log_edges + jnp.log(stretch), jnp)
+            return -nh * bin_average(jnp.asarray(integral), log_edges + jnp.log(stretch))
         abundances, model, grains, molecules = self._options
         return -nh * _cross_section(jnp.asarray(tables, nh.dtype) * stretch, model, abundances, grains, molecules)
 
@@ -276,6 +281,8 @@ class Whim(_Multiplicative):
         Ionisation parameter; None makes it and the metallicity parameters, the same for all sources.
     double : bool
         Whether tables are stored in double precision.
+    log10_temperatures : tuple of float, optional
+        The only temperatures at which the medium will be evaluated, see `Component.tabulated_for`.
 
     Raises
     ------
@@ -305,6 +312,7 @@ class Whim(_Multiplicative):
     rates: str = "modern"
     photon_index: float = 2.0
     double: bool = False
+    log10_temperatures: tuple[float, ...] | None = None
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
@@ -338,15 +346,21 @@ class Whim(_Multiplicative):
         return parameters
 
     @property
+    def smooth(self) -> bool:  # type: ignore[override]
+        """Whether the redshift is known."""
+        return not self._free_redshift
+
+    @property
     def _free_redshift(self) -> bool:
         return np.ndim(self.z) == 2
 
     def _without_tables(self):
         z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
-        return dataclasses.replace(self, z=z, mode=MODES[0], abundances="wilm", rates="modern", double=False)
+        choices: dict[str, Any] = {"mode": MODES[0], "abundances": "wilm", "rates": "modern", "double": False}
+        return dataclasses.replace(self, z=z, log10_temperatures=None, **choices)
 
     def _tables(self, energy):
-        if isinstance(energy, jax.core.Tracer):
+        if concrete(energy) is None:
             raise ValueError(f"{self}: expected concrete energies; found traced ones.")
         if self.z is None:
             raise ValueError(f"{self}: expected the redshift of a source and a cosmology; found none.")
@@ -372,6 +386,7 @@ class Whim(_Multiplicative):
         if self.log10_xi is None:
             return WhimIons(energy, z, **options)
         fixed: dict[str, Any] = {"metallicity": self.metallicity, "log10_xi": self.log10_xi, "double": self.double}
+        fixed["log10_temperatures"] = self.log10_temperatures
         return WhimTable(energy, z, **options, **fixed)
 
     def _log(self, tables, values):
@@ -402,6 +417,13 @@ class Whim(_Multiplicative):
     def in_double_precision(self) -> "Whim":
         """Return the medium with tables in double precision."""
         return dataclasses.replace(self, double=True)
+
+    def tabulated_for(self, values: Values) -> "Whim":
+        """Return the medium with tables at the temperatures among the values."""
+        if self.log10_xi is None:
+            return self
+        temperatures = np.unique(np.asarray(values[self._prefixed("log10_T")], float))
+        return dataclasses.replace(self, log10_temperatures=tuple(temperatures.tolist()))
 
 
 def _optical_depth(table: WhimTable | WhimIons, rows: tuple[int, ...], arguments: list[jax.Array]) -> jax.Array:

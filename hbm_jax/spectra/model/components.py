@@ -1,7 +1,6 @@
 """Additive components of spectral models, and the photons that a model emits in energy bins."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from hbm_jax import constants
@@ -18,14 +16,23 @@ from hbm_jax.spectra.model import shapes
 from hbm_jax.spectra.model.absorbers import Absorption, Constant, Whim
 from hbm_jax.spectra.model.composition import (
     Component,
+    Line,
     Parameter,
     Product,
     Sum,
     Values,
     separated,
 )
-from hbm_jax.spectra.model.lines import in_bins
-from hbm_jax.spectra.model.quadrature import check_band, gauss, pieces
+from hbm_jax.spectra.model.quadrature import (
+    LINE_WIDTH,
+    WIDTH,
+    check_band,
+    in_bins,
+    integrals,
+    interpolation_weights,
+    pieces,
+)
+from hbm_jax.validation import concrete
 
 __all__ = [
     "Absorption",
@@ -62,6 +69,7 @@ class _Additive(Component):
     amplitude: ClassVar[Parameter] = Parameter(
         "photons/cm^2/s/keV", "Normal(-3.0, 2.0)", "photon flux density of the low-energy power law at the pivot energy"
     )
+    smooth: ClassVar[bool] = True
     unit: ClassVar[float] = 1.0  # shape per unit amplitude, with energies in units of the pivot
 
     def __post_init__(self):
@@ -103,8 +111,7 @@ class _Additive(Component):
         return _LN10 * log10_flux - (_LOG_KEV + 2.0 * math.log(self.pivot)) - self._log_integral(*band, 1, params)
 
     def _tables(self, energy):
-        log = jnp.log if isinstance(energy, jax.core.Tracer) else np.log
-        return log(energy / self.pivot), energy / self.pivot
+        return _log_energy(energy, self.pivot), energy / self.pivot
 
     def _log(self, tables, values):
         params = self._unprefixed(values)
@@ -120,21 +127,27 @@ class _Additive(Component):
         log = self._log_integral(*_band(low, high, self.pivot, scale.dtype), power, params)
         return jnp.exp(scale + log + (power + 1.0) * math.log(self.pivot))
 
-    def _in_bins(self, bands, values):
-        """Return the photons in bins, (..., num_bins); bins are middles and widths in ln(E / pivot)."""
+    def _limits(self, edges):
+        logs = np.log(edges / self.pivot)
+        return 0.5 * (logs[..., 1:] + logs[..., :-1]), np.diff(logs)
+
+    def _integrals(self, limits, values):
         params = self._unprefixed(values)
         scale = self._log_scale(params)[..., None] + math.log(self.pivot)
-        middle, width = (jnp.asarray(column, scale.dtype) for column in bands)
+        middle, width = (jnp.asarray(column, scale.dtype) for column in limits)
         log = self._log_integral(middle, width, 0, {name: value[..., None] for name, value in params.items()})
         return jnp.exp(scale + log)
 
 
+def _log_energy(energy: Any, pivot: float) -> Any:
+    """Return ln(energy / pivot), in double precision unless the energy is traced."""
+    known = concrete(energy)
+    return jnp.log(jnp.asarray(energy) / pivot) if known is None else np.log(known / pivot)
+
+
 def _band(low: Any, high: Any, pivot: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the middle and width of a band in ln(E / pivot), computed in float64 unless the band is traced."""
-    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
-        low, high = jnp.log(jnp.asarray(low) / pivot), jnp.log(jnp.asarray(high) / pivot)
-    else:
-        low, high = np.log(np.asarray(low, float) / pivot), np.log(np.asarray(high, float) / pivot)
+    """Return the middle and width of a band in ln(E / pivot)."""
+    low, high = _log_energy(low, pivot), _log_energy(high, pivot)
     return jnp.asarray(0.5 * (low + high), dtype), jnp.asarray(high - low, dtype)
 
 
@@ -173,6 +186,8 @@ class PowerLaw(_Additive):
     (3,)
     """
 
+    integrable: ClassVar[bool] = True
+
     def _shape_parameters(self):
         return {"photon_index": _INDEX}
 
@@ -203,6 +218,9 @@ class BrokenPowerLaw(_Additive):
     >>> list(BrokenPowerLaw(norm="amplitude").parameters)
     ['photon_index', 'photon_index_high', 'energy_break', 'log10_amplitude']
     """
+
+    smooth: ClassVar[bool] = False
+    integrable: ClassVar[bool] = True
 
     def _shape_parameters(self):
         return {
@@ -370,11 +388,13 @@ class GaussianLine(_Additive):
 
     Notes
     -----
-    ``energy`` and ``sigma`` are observed values [keV], sigma above 0. For any width, the photons in bins (`photons`)
-    have a closed form, times the mean transmission over each bin, and `hbm_jax.models.SpectralFit` folds the line with
-    all energy bins of the response. As a response does not resolve energies within a bin, the likelihood of a line much
-    narrower than the bins is constant in ``energy`` within each bin: use a sigma of about one bin width if the line
-    energy is a free parameter.
+    ``energy`` and ``sigma`` are observed values [keV], sigma 0 or more; NaN for a negative one. At any width, 0
+    included, the bins that `hbm_jax.models.SpectralFit` and `photons` fold contain all photons of the line, and
+    absorbers act at the energies of the line (``tests/spectra/test_line_widths.py``). As a response does not resolve
+    energies within a bin, the likelihood of a line much narrower than the bins is constant in ``energy`` within each
+    bin: use a sigma of about one bin width if the line energy is a free parameter. The derivative with respect to the
+    energy of a line of zero width is 0 within a bin, although the photons jump at its edges. All other derivatives are
+    exact.
 
     Examples
     --------
@@ -385,6 +405,8 @@ class GaussianLine(_Additive):
     _: KW_ONLY
     norm: Norm = "amplitude"
     narrow: ClassVar[bool] = True
+    smooth: ClassVar[bool] = False
+    integrable: ClassVar[bool] = True
     flux_prior: ClassVar[str] = "Normal(-13.0, 2.0)"
     amplitude: ClassVar[Parameter] = Parameter("photons/cm^2/s", "Normal(-5.0, 2.0)", "photon flux of the whole line")
 
@@ -408,8 +430,24 @@ class GaussianLine(_Additive):
     def _log_integral(self, middle, width, power, params):
         return shapes.gaussian_line_integral(middle, width, power, *self._arguments(params))
 
+    # In energies, not their logarithms: adjacent bins share an edge exactly, so that no photon is lost between them.
+    def _limits(self, edges):
+        return edges[..., :-1] / self.pivot, edges[..., 1:] / self.pivot
 
-CLOSED = PowerLaw | BrokenPowerLaw  # besides lines, the components with a closed form for the photons in a bin
+    def _integrals(self, limits, values):
+        params = self._unprefixed(values)
+        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
+        low, high = (jnp.asarray(column, scale.dtype) for column in limits)
+        centre, sigma = self._arguments({name: value[..., None] for name, value in params.items()})
+        return jnp.exp(scale) * shapes.gaussian_line_fraction(low, high, centre, sigma)
+
+    def _weight_tables(self, edges):
+        return self._limits(edges)
+
+    def _node_weights(self, tables, values):
+        params = {name: value[..., None] for name, value in self._unprefixed(values).items()}
+        low, high = (jnp.asarray(column, params["sigma"].dtype) for column in tables)
+        return interpolation_weights(shapes.gaussian_line_moments(low, high, *self._arguments(params)))
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
@@ -437,8 +475,9 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
     Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
     four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
     than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
-    is 5 or less, and below 1e-9 of the total photons in every bin; with a break at a free energy it reaches 1e-4
-    (``tests/spectra/test_components.py``, ``test_energetics.py``). Absorbers of lines are averaged over each bin.
+    is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
+    ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
+    each bin and averaged over the photons there.
 
     Examples
     --------
@@ -451,48 +490,16 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
         raise ValueError(
             f"edges: expected at least two positive, increasing energies [keV]; found {edges.tolist()[:5]}."
         )
-    smooth, lines = separated(spectrum)
-    line_terms = tuple(in_bins(line, edges[:-1], edges[1:]) for line in lines)
-    if smooth is None:
-        return Partial(_total, line_terms)
-    smooth_parts = [part for part in _terms(smooth) if isinstance(part, CLOSED)]
-    if len(smooth_parts) == len(_terms(smooth)):
-        log_edges = [np.log(edges / part.pivot) for part in smooth_parts]
-        bands = [(0.5 * (x[1:] + x[:-1]), np.diff(x)) for x in log_edges]
-        closed_forms = tuple(Partial(part._in_bins, band) for part, band in zip(smooth_parts, bands, strict=True))
-        return Partial(_total, (*closed_forms, *line_terms))
-    quadrature = _by_quadrature(smooth, edges)
-    return Partial(_total, (quadrature, *line_terms)) if lines else quadrature
+    smooth, lines, cuts = exact_terms(spectrum, edges)
+    function = integrals(smooth, lines, cuts)
+    return function if len(cuts) == len(edges) else in_bins(function, cuts, edges)
 
 
-def _by_quadrature(spectrum: Component, edges: np.ndarray) -> Partial:
-    """Return a function that computes the photons in bins by Gauss-Legendre quadrature."""
-    cuts = pieces(spectrum, edges)
-    energy, weights = gauss(cuts)
-    # Bins of a single piece sum over its nodes; divided bins take a small matrix product, which avoids a scatter.
-    bin_of_piece = np.searchsorted(edges, cuts[:-1], side="right") - 1
-    num_pieces = np.bincount(bin_of_piece, minlength=len(edges) - 1)
-    single = num_pieces[bin_of_piece] == 1
-    split = np.flatnonzero(num_pieces > 1)
-    matrix = np.equal.outer(split, bin_of_piece[~single])[:, :, None] * weights[~single]
-    order = np.argsort(np.concatenate([np.flatnonzero(num_pieces == 1), split]))
-    nodes = np.concatenate([energy[single].ravel(), energy[~single].ravel()])
-    return Partial(
-        _quadrature, spectrum.on(nodes), weights[single], matrix.reshape(len(split), weights[~single].size), order
-    )
-
-
-def _terms(spectrum):
-    return spectrum.parts if isinstance(spectrum, Sum) else (spectrum,)
-
-
-def _total(parts, values):
-    return functools.reduce(jnp.add, (part(values) for part in parts))
-
-
-def _quadrature(on_nodes, weights, matrix, order, values):
-    density = on_nodes(values)
-    single, split = density[..., : weights.size], density[..., weights.size :]
-    single = jnp.sum(single.reshape(*single.shape[:-1], *weights.shape) * jnp.asarray(weights, density.dtype), axis=-1)
-    split = jnp.matmul(split, jnp.asarray(matrix, density.dtype).T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.concatenate([single, split], axis=-1)[..., order]
+def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | None, tuple[Line, ...], np.ndarray]:
+    """Return the arguments of `integrals` for the photons of a spectrum in bins, with its pieces of the bins."""
+    smooth, lines = separated(spectrum, lambda part: part.integrable and not part.smooth)
+    rest, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
+    if rest is None and all(term.factor is None for term in (*closed_forms, *lines)):
+        return None, (*closed_forms, *lines), edges
+    are_absorbed = any(line.factor is not None for line in lines)
+    return smooth, lines, pieces(spectrum, edges, LINE_WIDTH if are_absorbed else WIDTH)

@@ -14,11 +14,18 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.spectra.model.quadrature import check_band, nodes_in_bands
+from hbm_jax.spectra.model.quadrature import (
+    LINE_WIDTH,
+    WIDTH,
+    density_weights,
+    integrals,
+    nodes_between,
+    pieces_of_bands,
+)
+from hbm_jax.validation import concrete
 
 Floats = NDArray[np.float64]
 Values = Mapping[str, ArrayLike]
-_LINE_WIDTH = 0.002  # width in ln E of the bins in which an absorbed line is integrated
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Component:
     absorbs: ClassVar[bool] = False
     flat: ClassVar[bool] = False  # a factor without energy dependence
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
+    smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
+    integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
 
     @property
     def logarithmic(self) -> bool:
@@ -92,6 +101,23 @@ class Component:
     def _evaluate(self, tables: Any, values: Values) -> jax.Array:
         return jnp.exp(self._log(tables, values))
 
+    def _limits(self, edges: Floats) -> Any:
+        """Precompute the limits of bins between edges (..., K + 1) for `_integrals`."""
+        return edges[..., :-1], edges[..., 1:]
+
+    def _integrals(self, limits: Any, values: Values) -> jax.Array:
+        """Return the photons in bins in closed form, (..., K)."""
+        raise NotImplementedError
+
+    def _weight_tables(self, edges: Floats) -> Any:
+        """Precompute what `_node_weights` needs for bins between edges (..., K + 1)."""
+        nodes = nodes_between(edges)
+        return self._tables(nodes.reshape(*nodes.shape[:-2], -1))
+
+    def _node_weights(self, tables: Any, values: Values) -> jax.Array:
+        """Return the weights of the nodes of each bin in the mean over its photons, (..., K, num_nodes)."""
+        return density_weights(self._evaluate(tables, values))
+
     def _without_tables(self) -> "Component":
         """Return the component without the choices that the tables contain: equal for all sources of a population."""
         return self
@@ -123,11 +149,11 @@ class Component:
             If an energy is not positive and finite, or outside the domain of an absorber. The callable raises it if a
             parameter value is missing.
         """
-        if not isinstance(energy, jax.core.Tracer):
-            energy = np.asarray(energy, dtype=float)
-            wrong = ~(np.isfinite(energy) & (energy > 0))
-            if wrong.any() or not energy.ndim:
-                first_wrong = energy[wrong][0] if energy.ndim else energy
+        known = concrete(energy)
+        if known is not None:
+            energy, wrong = known, ~(np.isfinite(known) & (known > 0))
+            if wrong.any() or not known.ndim:
+                first_wrong = known[wrong][0] if known.ndim else known
                 raise ValueError(f"energy: expected an array of positive numbers [keV]; found {first_wrong}.")
         return Partial(_Evaluated(self.mapped(lambda part: part._without_tables())), self._tables(energy))
 
@@ -167,6 +193,10 @@ class Component:
         """Return the component with tables in double precision."""
         return self
 
+    def tabulated_for(self, values: Values) -> "Component":
+        """Return the component with tables only for these parameter values, if that takes less time."""
+        return self
+
     @property
     def unabsorbed(self) -> "Component":
         """The spectrum without its absorbers; constant factors are kept.
@@ -202,11 +232,12 @@ class Component:
         (...)
             [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
         """
-        if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+        limits = concrete(low), concrete(high)
+        if limits[0] is None or limits[1] is None:
             raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
-        energy, weights = nodes_in_bands(self, np.asarray(low, float), np.asarray(high, float))
-        density = self.on(energy)(values)
-        return jnp.sum(density * jnp.asarray(weights * energy**power, density.dtype), axis=-1)
+        smooth, lines = separated(self)
+        edges = pieces_of_bands(self, *limits, LINE_WIDTH if lines else WIDTH)
+        return jnp.sum(integrals(smooth, lines, edges, power)(values), axis=-1)
 
     def __add__(self, other: "Component") -> "Sum":
         if not isinstance(other, Component):
@@ -381,31 +412,24 @@ class Product(_Composite):
     def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
         """Return the integral as in `Component.integral`.
 
-        If all factors are constants, they multiply the integral of the additive part. Absorbers of lines are averaged
-        over bins of 0.2 % in energy.
+        If all factors are constants, they multiply the integral of the additive part.
         """
         additive = [part for part in self.parts if part.kind == "additive"]
         factors = [part for part in self.parts if part.kind != "additive"]
         if not additive or not all(part.flat for part in factors):
-            smooth, lines = separated(self)
-            if not lines:
-                return super().integral(values, low, high, power)
-            params = floating(self, values)
-            parts = [] if smooth is None else [smooth.integral(params, low, high, power)]
-            limits = np.asarray(low, float), np.asarray(high, float)
-            return functools.reduce(jnp.add, parts + [_line_integral(line, params, *limits, power) for line in lines])
+            return super().integral(values, low, high, power)
         params = floating(self, values)
         total = additive[0].integral(params, low, high, power)
         return functools.reduce(jnp.multiply, (part.on(np.ones(1))(params)[..., 0] for part in factors), total)
 
 
 class Line(NamedTuple):
-    """Emission line and the factors that multiply it.
+    """Component whose photons in bins have a closed form, and the factors that multiply it.
 
     Attributes
     ----------
     light : Component
-        The line: an additive component with ``narrow`` set.
+        The additive component, such as an emission line.
     factor : Component or None
         Product of its absorbers and constants; None if it has none.
     """
@@ -414,41 +438,31 @@ class Line(NamedTuple):
     factor: Component | None
 
 
-def separated(spectrum: Component) -> tuple[Component | None, tuple[Line, ...]]:
-    """Split a spectrum into its smooth part (None if it has none) and its lines."""
-    if getattr(spectrum, "narrow", False):
-        return None, (Line(spectrum, None),)
+def is_narrow(component: Component) -> bool:
+    """Return whether a component may be narrower than the bins of a response."""
+    return component.narrow
+
+
+def separated(
+    spectrum: Component, taken_out: Callable[[Component], bool] = is_narrow
+) -> tuple[Component | None, tuple[Line, ...]]:
+    """Split a spectrum into its lines, or other components that are taken out, and the rest (None if there is none)."""
     if not isinstance(spectrum, Sum | Product):
-        return spectrum, ()
-    split = [separated(part) for part in spectrum.parts]
+        return (None, (Line(spectrum, None),)) if taken_out(spectrum) else (spectrum, ())
+    split = [separated(part, taken_out) for part in spectrum.parts]
     lines = tuple(line for _, part_lines in split for line in part_lines)
     if not lines:
         return spectrum, ()
     if isinstance(spectrum, Sum):
-        smooth_parts = [part for part, _ in split if part is not None]
-        return (functools.reduce(operator.add, smooth_parts) if smooth_parts else None), lines
-    factors = functools.reduce(operator.mul, [p for p in spectrum.parts if p.kind != "additive"])
-    smooth_part = next(part for part, part_lines in split if part_lines)
-    multiplied_lines = tuple(
-        Line(line_component, factors if line_factor is None else factors * line_factor)
-        for line_component, line_factor in lines
-    )
-    return (None if smooth_part is None else factors * smooth_part), multiplied_lines
-
-
-def _line_integral(line: Line, values: Values, low: np.ndarray, high: np.ndarray, power: int) -> jax.Array:
-    """Integrate an absorbed line over bands (...), with the factors averaged over narrow bins."""
-    low, high = np.broadcast_arrays(low, high)
-    check_band(low, high)
-    num = int(np.ceil(np.max(np.log(high / low)) / _LINE_WIDTH))
-    edges = low[..., None] * (high / low)[..., None] ** np.linspace(0.0, 1.0, num + 1)
-    x, _ = np.polynomial.legendre.leggauss(2)
-    middle, half = 0.5 * (edges[..., 1:] + edges[..., :-1]), 0.5 * np.diff(edges)
-    nodes = middle[..., None] + half[..., None] * x
-    factor = line.factor.on(nodes.reshape(*low.shape, -1))(values)  # type: ignore[union-attr]
-    params = {name: jnp.asarray(value)[..., None] for name, value in values.items()}
-    photons = line.light.integral(params, edges[..., :-1], edges[..., 1:], power)
-    return jnp.sum(photons * jnp.mean(factor.reshape(*factor.shape[:-1], num, 2), axis=-1), axis=-1)
+        rest = [part for part, _ in split if part is not None]
+        return (functools.reduce(operator.add, rest) if rest else None), lines
+    others = [part for part in spectrum.parts if part.kind != "additive"]
+    if not others:
+        return split[0][0], lines
+    factors = functools.reduce(operator.mul, others)
+    rest_part = next(part for part, part_lines in split if part_lines)
+    multiplied = tuple(Line(line.light, factors if line.factor is None else factors * line.factor) for line in lines)
+    return (None if rest_part is None else factors * rest_part), multiplied
 
 
 def floating(spectrum: Component, values: Values) -> dict[str, jax.Array]:

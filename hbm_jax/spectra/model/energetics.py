@@ -19,6 +19,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.cosmology.distances import luminosity_distance
 from hbm_jax.spectra.model.composition import Component
 from hbm_jax.spectra.model.quadrature import check_band
+from hbm_jax.validation import concrete
 
 __all__ = [
     "energy_flux",
@@ -260,6 +261,7 @@ def _additive(spectrum: Component, unabsorbed: bool) -> Component:
 
 def _observed(rest: Band, z: ArrayLike) -> Band:
     """Return the observed band of a rest-frame band."""
-    one_plus_z = 1.0 + (z if isinstance(z, jax.core.Tracer) else np.asarray(z, dtype=float))
+    known = concrete(z)
+    one_plus_z = 1.0 + (z if known is None else known)
     low, high = (np.asarray(limit, dtype=float) / one_plus_z for limit in rest)
     return low, high

@@ -1,18 +1,25 @@
-"""Quadrature of spectra over energy bands and bins, in pieces between their discontinuities."""
+"""Integrals of spectra over energy bins and bands: closed forms, and quadrature between discontinuities."""
 
+import functools
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-_WIDTH = 0.1  # largest width in ln E of a quadrature piece
+from hbm_jax.validation import concrete
+
+WIDTH = 0.1  # largest width in ln E of a quadrature piece
+LINE_WIDTH = 0.03  # and of one in which a line is absorbed
 _NODES = 4  # Gauss-Legendre nodes per piece
 
 
-def pieces(spectrum: Any, edges: np.ndarray) -> np.ndarray:
+def pieces(spectrum: Any, edges: np.ndarray, width: float = WIDTH) -> np.ndarray:
     """Return the edges of quadrature pieces, (num_pieces + 1,).
 
     The pieces end at ``edges`` and at discontinuities of the spectrum in value and in slope; wide pieces are divided.
@@ -22,38 +29,174 @@ def pieces(spectrum: Any, edges: np.ndarray) -> np.ndarray:
             [edges, spectrum.discontinuities(edges[0], edges[-1]), spectrum.slope_discontinuities(edges[0], edges[-1])]
         )
     )
-    num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / _WIDTH).astype(int)
+    num = np.ceil(np.log(cuts[1:] / cuts[:-1]) / width).astype(int)
+    if (num == 1).all():
+        return cuts
     parts = [np.geomspace(*limits, n + 1)[:-1] for limits, n in zip(itertools.pairwise(cuts), num, strict=True)]
     return np.concatenate([*parts, cuts[-1:]])
 
 
+def pieces_of_bands(spectrum: Any, low: np.ndarray, high: np.ndarray, width: float = WIDTH) -> np.ndarray:
+    """Return the edges of the quadrature pieces of bands (...), (..., num_pieces + 1); see `padded_edges`."""
+    low, high = np.broadcast_arrays(low, high)
+    check_band(low, high)
+    edges = padded_edges([pieces(spectrum, band, width) for band in np.stack([low.ravel(), high.ravel()], axis=-1)])
+    return edges.reshape(*low.shape, -1)
+
+
+def padded_edges(edges: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays of bin edges as rows of equal length, padded with bins of a width of 1e-14 in ln E."""
+    num = max(map(len, edges))
+    return np.stack([np.append(e, e[-1] * (1.0 + 1e-14) ** np.arange(1, num - len(e) + 1)) for e in edges])
+
+
 def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return energies and weights, (num_pieces, num_nodes) each, of Gauss-Legendre quadrature in ln E between edges."""
+    """Return energies and weights, (..., num_pieces, num_nodes) each, of Gauss-Legendre quadrature in ln E."""
     x, w = np.polynomial.legendre.leggauss(_NODES)
     logs = np.log(edges)
-    half = 0.5 * np.diff(logs)[:, None]
-    energy = np.exp(0.5 * (logs[1:] + logs[:-1])[:, None] + half * x)
+    half = 0.5 * np.diff(logs)[..., None]
+    energy = np.exp(0.5 * (logs[..., 1:] + logs[..., :-1])[..., None] + half * x)
     return energy, energy * half * w
 
 
-def nodes_in_bands(spectrum: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return quadrature energies and weights of bands (...), each (..., num_nodes), padded with weights of 0."""
-    low, high = np.broadcast_arrays(low, high)
-    check_band(low, high)
-    quadratures = [gauss(pieces(spectrum, band)) for band in np.stack([low.ravel(), high.ravel()], axis=-1)]
-    num_nodes = max(energy.size for energy, _ in quadratures)
-    energy = [np.pad(nodes.ravel(), (0, num_nodes - nodes.size), mode="edge") for nodes, _ in quadratures]
-    weights = [np.pad(w.ravel(), (0, num_nodes - w.size)) for _, w in quadratures]
-    return np.reshape(energy, (*low.shape, num_nodes)), np.reshape(weights, (*low.shape, num_nodes))
+def nodes_between(edges: np.ndarray) -> np.ndarray:
+    """Return the Gauss-Legendre nodes of pieces in energy, (..., num_pieces, num_nodes)."""
+    x, _ = np.polynomial.legendre.leggauss(_NODES)
+    return 0.5 * (edges[..., 1:] + edges[..., :-1])[..., None] + 0.5 * np.diff(edges)[..., None] * x
+
+
+def interpolation_weights(moments: Sequence[Any]) -> Any:
+    """Return the weights of the nodes in the mean of a function, (..., num_nodes), from moments of the distribution.
+
+    The function is interpolated by a cubic through its values at the nodes, so that it is exact to the fourth order in
+    the width of the piece. ``moments`` are the means of t, t^2 and t^3, with t from -1 to 1 in the piece.
+    """
+    x, _ = np.polynomial.legendre.leggauss(_NODES)
+    powers = jnp.stack([jnp.ones_like(moments[0]), *moments], axis=-1)
+    return powers @ jnp.asarray(np.linalg.inv(np.vander(x, increasing=True)), powers.dtype)
+
+
+def integrals(smooth: Any, lines: Sequence[tuple[Any, Any]], edges: np.ndarray, power: int = 0) -> Partial:
+    """Return a function that computes the integrals of energy^power times a spectrum between edges.
+
+    Parameters
+    ----------
+    smooth : Component or None
+        The part of the spectrum that is integrated by quadrature.
+    lines : sequence of Line
+        Components with a closed form for the photons in a bin, with the factors that multiply them. The photons of the
+        component are exact; a factor is interpolated between its values at nodes, and averaged over the photons of the
+        component in each piece.
+    edges : (..., num_pieces + 1)
+        Edges of the pieces [keV].
+    power : int
+        0 for photons, 1 for energies.
+
+    Returns
+    -------
+    callable
+        A pytree. Takes parameter values as in `Component.on`; returns the integrals, (..., num_pieces).
+    """
+    terms: list[Partial] = []
+    if smooth is not None:
+        energy, weights = gauss(edges)
+        terms.append(Partial(_by_quadrature, smooth.on(_flat(energy)), weights * energy**power))
+    by_factor: dict[int, tuple[Any, list]] = {}
+    for component, factor in lines:
+        by_factor.setdefault(id(factor), (factor, []))[1].append(component)
+    for factor, components in by_factor.values():
+        limits = tuple(component._limits(edges) for component in components)
+        if factor is None and not power:
+            terms.append(Partial(_Exact(tuple(components)), limits))
+            continue
+        nodes = nodes_between(edges)
+        tables = tuple(component._weight_tables(edges) for component in components)
+        at_nodes = None if factor is None else factor.on(_flat(nodes))
+        terms.append(Partial(_Multiplied(tuple(components)), limits, tables, nodes**power, at_nodes))
+    return terms[0] if len(terms) == 1 else Partial(_total, tuple(terms))
+
+
+def _flat(nodes: np.ndarray) -> np.ndarray:
+    """Return nodes (..., num_pieces, num_nodes) in one axis."""
+    return nodes.reshape(*nodes.shape[:-2], -1)
+
+
+def _by_quadrature(at_nodes, weights, values):
+    """Return the sums over the nodes of each piece."""
+    density = at_nodes(values)
+    density = density.reshape(*density.shape[:-1], *weights.shape[-2:])
+    return jnp.sum(density * jnp.asarray(weights, density.dtype), axis=-1)
+
+
+def _total(parts, values):
+    """Return the sum of several functions of the parameters."""
+    return functools.reduce(jnp.add, (part(values) for part in parts))
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """Sum of components with a closed form; equal for all spectra of these components."""
+
+    components: tuple[Any, ...]
+
+    def __call__(self, limits, values):
+        parts = zip(self.components, limits, strict=True)
+        return functools.reduce(jnp.add, (component._integrals(limit, values) for component, limit in parts))
+
+
+@dataclass(frozen=True)
+class _Multiplied:
+    """Sum of components with a closed form times the mean of a factor over the photons of each."""
+
+    components: tuple[Any, ...]
+
+    def __call__(self, limits, tables, powers, factor, values):
+        pairs = zip(self.components, limits, strict=True)
+        photons = [component._integrals(limit, values) for component, limit in pairs]
+        at_nodes: Any = jnp.asarray(powers, photons[0].dtype)
+        if factor is not None:
+            factors = factor(values)
+            at_nodes = at_nodes * factors.reshape(*factors.shape[:-1], *powers.shape[-2:])
+        smallest = 0.5 * jnp.min(at_nodes, axis=-1)  # a cubic may be negative where the factor falls steeply
+        total: Any = 0.0
+        for component, number, table in zip(self.components, photons, tables, strict=True):
+            mean = jnp.sum(component._node_weights(table, values) * at_nodes, axis=-1)
+            total = total + number * jnp.maximum(mean, smallest)
+        return total
+
+
+def density_weights(density: Any) -> Any:
+    """Return weights of the nodes of pieces, (..., num_pieces, num_nodes), proportional to a density at the nodes."""
+    _, w = np.polynomial.legendre.leggauss(_NODES)
+    weighted = density.reshape(*density.shape[:-1], -1, _NODES) * jnp.asarray(0.5 * w, density.dtype)
+    total = jnp.sum(weighted, axis=-1, keepdims=True)
+    return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1.0), jnp.asarray(0.5 * w, density.dtype))
+
+
+def in_bins(function: Callable, cuts: np.ndarray, edges: np.ndarray) -> Partial:
+    """Return a function that sums integrals between cuts, (..., num_pieces), over the bins between edges."""
+    bin_of_piece = np.searchsorted(edges, cuts[:-1], side="right") - 1
+    num_pieces = np.bincount(bin_of_piece, minlength=len(edges) - 1)
+    # Bins of a single piece are copied; divided bins take a small matrix product, which avoids a scatter.
+    is_single, divided = num_pieces[bin_of_piece] == 1, np.flatnonzero(num_pieces > 1)
+    matrix = np.equal.outer(divided, bin_of_piece[~is_single]).astype(float)
+    order = np.argsort(np.concatenate([np.flatnonzero(num_pieces == 1), divided]))
+    return Partial(_summed, function, np.flatnonzero(is_single), np.flatnonzero(~is_single), matrix, order)
+
+
+def _summed(function, single, others, matrix, order, values):
+    integral = function(values)
+    divided = jnp.matmul(integral[..., others], jnp.asarray(matrix, integral.dtype).T, precision="highest")
+    return jnp.concatenate([integral[..., single], divided], axis=-1)[..., order]
 
 
 def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
     """Raise ValueError unless 0 < low < high < infinity; traced limits are not checked."""
-    if isinstance(low, jax.core.Tracer) or isinstance(high, jax.core.Tracer):
+    known = concrete(low), concrete(high)
+    if known[0] is None or known[1] is None:
         return
-    low, high = np.broadcast_arrays(np.asarray(low, float), np.asarray(high, float))
-    wrong = ~((low > 0) & (high > low) & (high < math.inf))
+    lows, highs = np.broadcast_arrays(*known)
+    wrong = ~((lows > 0) & (highs > lows) & (highs < math.inf))
     if wrong.any():
-        raise ValueError(
-            f"{name}: expected two energies [keV] with 0 < low < high; found {low[wrong][0]:g} and {high[wrong][0]:g}."
-        )
+        found = f"{lows[wrong][0]:g} and {highs[wrong][0]:g}"
+        raise ValueError(f"{name}: expected two energies [keV] with 0 < low < high; found {found}.")

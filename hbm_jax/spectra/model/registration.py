@@ -37,7 +37,9 @@ REGISTERED: dict[str, type[Component]] = {}
 GROUP = "hbm_jax.components"  # of entry points: modules or components, imported when an unknown name is read
 
 
-def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") -> Callable[[Callable], type[Component]]:
+def component(
+    parameters: Mapping[str, Parameter], *, kind: str = "additive", antiderivative: Callable | None = None
+) -> Callable[[Callable], type[Component]]:
     """Return a decorator that makes a function of energy and parameters a component, and registers it by its name.
 
     Parameters
@@ -46,6 +48,9 @@ def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") ->
         Unit, default prior and description of each parameter.
     kind : str
         ``"additive"`` for a photon spectrum [photons/cm^2/s/keV], ``"multiplicative"`` for an absorber.
+    antiderivative : callable, optional
+        Integral of the spectrum up to an energy, ``antiderivative(energy, **parameters)``. Its differences are the
+        photons in bins, however narrow the component is.
 
     Returns
     -------
@@ -56,14 +61,14 @@ def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") ->
     Raises
     ------
     ValueError
-        For an unknown kind, or if another component has this name.
+        For an unknown kind, an antiderivative of a multiplicative component, or if another component has this name.
 
     Notes
     -----
     A registered component is read and written in model expressions wherever its module was imported. A package that
     names its module in the entry point group ``hbm_jax.components`` is imported when an expression has an unknown name,
-    on the command line and when a stored fit is loaded. The function should be smooth in energy; `hbm_jax.spectra.fold`
-    measures the error of its expected counts.
+    on the command line and when a stored fit is loaded. Without an antiderivative the function should be smooth within
+    the energy bins of the response: `hbm_jax.spectra.fold` compares the expected counts with integrals over these bins.
 
     Examples
     --------
@@ -75,12 +80,19 @@ def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") ->
     """
     if kind not in ("additive", "multiplicative"):
         raise ValueError(f"component: expected the kind 'additive' or 'multiplicative'; found {kind!r}.")
+    if antiderivative is not None and kind != "additive":
+        raise ValueError(f"component: expected no antiderivative of a {kind} component; found one.")
+
+    def called(self, function, energy, values):
+        params = self._unprefixed(values)
+        dtype = jnp.result_type(float, *params.values())
+        return function(jnp.asarray(energy, dtype), **{name: value[..., None] for name, value in params.items()})
+
+    def difference(self, limits, values):
+        low, high = (called(self, antiderivative, limit, values) for limit in limits)
+        return high - low
 
     def register(function: Callable) -> type[Component]:
-        def evaluate(self, energy, values):
-            params = self._unprefixed(values)
-            dtype = jnp.result_type(float, *params.values())
-            return function(jnp.asarray(energy, dtype), **{name: value[..., None] for name, value in params.items()})
 
         members: dict[str, Any] = {
             "__doc__": function.__doc__,
@@ -89,8 +101,10 @@ def component(parameters: Mapping[str, Parameter], *, kind: str = "additive") ->
             "absorbs": kind == "multiplicative",
             "own_parameters": property(lambda self: dict(parameters)),
             "_tables": lambda self, energy: energy,
-            "_evaluate": evaluate,
+            "_evaluate": lambda self, energy, values: called(self, function, energy, values),
         }
+        if antiderivative is not None:
+            members |= {"narrow": True, "integrable": True, "_integrals": difference}
         return registered(dataclass(frozen=True)(type(function.__name__, (Component,), members)))
 
     return register

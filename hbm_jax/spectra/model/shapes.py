@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr
+from jax.scipy.special import log_ndtr, ndtr
 from jax.typing import ArrayLike
 
 # Gauss-Legendre nodes over a whole band. Largest errors for cut-off energies and temperatures down to 0.03 times the
@@ -161,8 +161,15 @@ def black_body_integral(middle, width, power, kT):
     return jnp.log(width) + log_mean(lambda x: (power + 1.0) * x + black_body(x, jnp.exp(x), kT), middle, width)
 
 
+def _resolved(centre, sigma):
+    """Return the width of a line, at least the rounding error of its energy; NaN if it is negative."""
+    smallest = jnp.finfo(jnp.result_type(float, sigma)).eps * jax.lax.stop_gradient(centre)
+    return jnp.where(sigma > smallest, sigma, jnp.where(sigma >= 0.0, smallest, jnp.nan))
+
+
 def gaussian_line(energy, centre, sigma):
     """Return ln of a normal density in energy."""
+    sigma = _resolved(centre, sigma)
     return -0.5 * ((energy - centre) / sigma) ** 2 - jnp.log(sigma) - _HALF_LOG_2PI
 
 
@@ -171,14 +178,57 @@ def gaussian_line_integral(middle, width, power, centre, sigma):
 
     For power 0 it is the fraction of the line in the band; for power 1, that fraction times the mean energy there.
     """
+    sigma = _resolved(centre, sigma)
     low = (jnp.exp(middle - 0.5 * width) - centre) / sigma
     high = low + 2.0 * jnp.exp(middle) * jnp.sinh(0.5 * width) / sigma
-    # Evaluate in the lower tail by symmetry: a difference from 1 loses probabilities below the rounding error.
-    above_centre = low > 0.0
-    upper, lower = jnp.where(above_centre, -low, high), jnp.where(above_centre, -high, low)
+    upper, lower = _in_lower_tail(low, high)
     log_upper = log_ndtr(upper)
     log_fraction = log_upper + jnp.log(-jnp.expm1(log_ndtr(lower) - log_upper))
     if not power:
         return log_fraction
     densities = (jnp.exp(-0.5 * limit**2 - _HALF_LOG_2PI - log_fraction) for limit in (low, high))
     return log_fraction + jnp.log(centre + sigma * (next(densities) - next(densities)))
+
+
+def _in_lower_tail(low, high):
+    """Return the limits of an interval, or by symmetry of its mirror image, so that most of it is below 0.
+
+    A difference of probabilities close to 1 loses those below the rounding error.
+    """
+    above_centre = low > 0.0
+    return jnp.where(above_centre, -low, high), jnp.where(above_centre, -high, low)
+
+
+def gaussian_line_fraction(low, high, centre, sigma):
+    """Return the fraction of a line between two energies, for any width including 0."""
+    sigma = _resolved(centre, sigma)
+    upper, lower = _in_lower_tail((low - centre) / sigma, (high - centre) / sigma)
+    return ndtr(upper) - ndtr(lower)
+
+
+def gaussian_line_moments(low, high, centre, sigma):
+    """Return the means of t, t^2 and t^3 over the photons of a line between two energies, with t from -1 to 1 there.
+
+    Where there are no photons, those of a uniform distribution.
+    """
+    sigma, half = _resolved(centre, sigma), jnp.where(high > low, 0.5 * (high - low), 1.0)
+    a, b = (low - centre) / sigma, (high - centre) / sigma
+    fraction = gaussian_line_fraction(low, high, centre, sigma)
+    has_photons = fraction > jnp.finfo(jnp.result_type(float, sigma)).tiny ** 0.5
+    fraction = jnp.where(has_photons, fraction, 1.0)
+    at_low, at_high = (jnp.exp(-0.5 * limit**2 - _HALF_LOG_2PI) / fraction for limit in (a, b))
+    # Moments of the standardised energy u, from integration by parts; t = shift + scale u.
+    first = at_low - at_high
+    second = 1.0 + a * at_low - b * at_high
+    third = 2.0 * first + a**2 * at_low - b**2 * at_high
+    shift, scale = (centre - 0.5 * (low + high)) / half, sigma / half
+    means = (
+        shift + scale * first,
+        shift**2 + 2.0 * shift * scale * first + scale**2 * second,
+        shift**3 + 3.0 * shift**2 * scale * first + 3.0 * shift * scale**2 * second + scale**3 * third,
+    )
+    # Their rounding errors may be large where the line is much wider than the interval.
+    return [
+        jnp.where(has_photons, jnp.clip(mean, -1.0, 1.0), uniform)
+        for mean, uniform in zip(means, (0.0, 1.0 / 3.0, 0.0), strict=True)
+    ]

@@ -21,6 +21,7 @@ from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp_of
 from scipy.stats import nbinom
 
+from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.statistics.kernels import floating
 
 SHAPES = np.geomspace(0.3, 100.0, 30)  # candidates of `prior_shape`
@@ -167,7 +168,7 @@ def background_integral(
     counts, shape, rate = np.broadcast_arrays(*(np.asarray(x, float) for x in (counts, shape, rate)))
     degree = _degree(*np.unique(np.stack([x.ravel() for x in (counts, shape, rate)]), axis=1))
     if degree is not None:
-        return background_series(counts, shape, rate, degree)
+        return precomputed(lambda: jax.tree.map(np.asarray, _compiled_series(counts, shape, rate, degree)))
     # There are far fewer distinct shapes than channels.
     shapes, index = np.unique(shape, return_inverse=True)
     max_power = 2.0 * np.ceil(counts + 3.0 * np.sqrt(counts)).max(initial=0.0) // 2.0
@@ -178,7 +179,7 @@ def background_integral(
 
 
 def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> BackgroundSeries:
-    """Compute the coefficients of the series, in NumPy, or in JAX if the counts are JAX arrays.
+    """Compute the coefficients of the series.
 
     Parameters
     ----------
@@ -187,29 +188,31 @@ def background_series(counts: Any, shape: Any, rate: Any, degree: int) -> Backgr
     degree : int
         Largest power K, at least 1; rounded up to fill whole blocks.
     """
-    xp = jnp if isinstance(counts, jax.Array) else np
     K = -(-(degree + 1) // BLOCK) * BLOCK - 1
-    D = xp.minimum(counts, float(K))
+    D = jnp.minimum(counts, float(K))
     steps = np.arange(float(K))[:, None]
     S, a, r, num_powers = (x[..., None, :] for x in (counts, shape, rate, D))
 
     def log_ratios(k):
         """Return the logarithm of the coefficient of mu^-(k + 1) relative to that of mu^-k."""
-        numerator = xp.maximum(S - k, 1.0) * (a + xp.maximum(k, 0.0))
-        return xp.log(numerator / (xp.maximum(k + 1.0, 1.0) * (1.0 + r)))
+        numerator = jnp.maximum(S - k, 1.0) * (a + jnp.maximum(k, 0.0))
+        return jnp.log(numerator / (jnp.maximum(k + 1.0, 1.0) * (1.0 + r)))
 
-    log_pivot = xp.sum(xp.where(steps < num_powers, log_ratios(steps), 0.0), axis=-2) / xp.maximum(D, 1.0)
+    log_pivot = jnp.sum(jnp.where(steps < num_powers, log_ratios(steps), 0.0), axis=-2) / jnp.maximum(D, 1.0)
 
     def coefficients(log_steps):
-        log = xp.cumsum(xp.where(steps < num_powers, log_steps, 0.0), axis=-2)
-        first = xp.ones_like(log[..., :1, :])
-        return xp.concatenate([first, xp.where(steps < num_powers, xp.exp(log), 0.0)], axis=-2)
+        log = jnp.cumsum(jnp.where(steps < num_powers, log_steps, 0.0), axis=-2)
+        first = jnp.ones_like(log[..., :1, :])
+        return jnp.concatenate([first, jnp.where(steps < num_powers, jnp.exp(log), 0.0)], axis=-2)
 
     down = coefficients(log_ratios(steps) - log_pivot[..., None, :])
     up = coefficients(log_pivot[..., None, :] - log_ratios(num_powers - 1.0 - steps))
-    log_factor = shape * (xp.log(rate) - xp.log1p(rate))
-    log_below = log_factor + D * (log_pivot - xp.log(xp.maximum(counts, 1.0)))
-    return BackgroundSeries(down, up, xp.exp(log_pivot), counts, counts - D, log_factor, log_below)
+    log_factor = shape * (jnp.log(rate) - jnp.log1p(rate))
+    log_below = log_factor + D * (log_pivot - jnp.log(jnp.maximum(counts, 1.0)))
+    return BackgroundSeries(down, up, jnp.exp(log_pivot), counts, counts - D, log_factor, log_below)
+
+
+_compiled_series = jax.jit(background_series, static_argnums=3)
 
 
 def _degree(counts, shape, rate) -> int | None:

@@ -6,6 +6,7 @@ source and b from the background.
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import gammaln
 from jax.typing import ArrayLike
-from scipy.special import gammaln
 
 from hbm_jax.names import did_you_mean, listed
+from hbm_jax.precomputation import elementwise
 from hbm_jax.spectra.statistics.kernels import cash, floating, gaussian_background, profiled_background
 from hbm_jax.spectra.statistics.marginal import (
     BackgroundSeries,
@@ -160,8 +162,14 @@ class Statistic:
             integral = background_series(counts, shape, rate, integral.down.shape[-2] - 1)
         elif integral is not None:
             integral = integral._replace(counts=counts)
-        saturated = _saturated(self, jnp, jax.scipy.special.gammaln)
-        return dataclasses.replace(self, saturated=saturated, integral=integral)
+        return dataclasses.replace(self, saturated=_saturated(self.name, *self._data), integral=integral)
+
+    @property
+    def _data(self) -> tuple[Any, ...]:
+        """Arrays on which the saturated model depends."""
+        if self.name == "wstat":
+            return self.counts, self.background
+        return (self.counts, self.background_error) if self.name == "pgstat" else (self.counts,)
 
     def _without_padding(self, expected) -> jax.Array:
         """Replace expected counts in the padding by 1, so that a NaN there does not propagate."""
@@ -253,13 +261,13 @@ def prepare(
     S = _checked(name, "counts", counts, used, padding=0.0, whole=name == "marginal")
     statistic = Statistic(name, S, used, None)
     if name == "cstat":
-        return dataclasses.replace(statistic, saturated=_saturated(statistic, np, gammaln))
+        return _with_saturated(statistic)
     r = _checked(name, "ratio", 1.0 if ratio is None else ratio, used, padding=1.0, positive=True)
     if name == "pgstat":
         b = _checked(name, "background", background, used, padding=0.0, low=-np.inf) / r
         error = _checked(name, "background_error", background_error, used, padding=0.0) / r
         statistic = dataclasses.replace(statistic, background=b, background_error=error)
-        return dataclasses.replace(statistic, saturated=_saturated(statistic, np, gammaln))
+        return _with_saturated(statistic)
     B = _checked(name, "background", 0.0 if background is None else background, used, padding=0.0)
     if name.startswith("chi2"):
         variance = np.where(used, _variance_of(name, S, B, r), 1.0)
@@ -276,7 +284,7 @@ def prepare(
             shape[row][mask], rate[row][mask] = background_posterior(B[row][mask], r[row][mask], prior_mean=mean)
         integral = background_integral(S, shape, rate)
         statistic = dataclasses.replace(statistic, shape=shape, rate=rate, integral=integral)
-    return dataclasses.replace(statistic, saturated=_saturated(statistic, np, gammaln))
+    return _with_saturated(statistic)
 
 
 def _check_options(name, background, ratio, background_error, prior_mean) -> None:
@@ -323,18 +331,24 @@ def _variance_of(name: str, S: np.ndarray, B: np.ndarray, ratio: np.ndarray) -> 
     return (np.maximum(S, 1.0) if name == "chi2_data" else B / ratio) + B / ratio**2
 
 
-def _saturated(statistic: Statistic, xp, lgamma):
-    """Return the log likelihood of the saturated model, in NumPy or in JAX."""
+def _with_saturated(statistic: Statistic) -> Statistic:
+    """Return a statistic with the log likelihood of its saturated model."""
+    data = statistic._data
+    saturated = elementwise(functools.partial(_saturated, statistic.name), *data)
+    return dataclasses.replace(statistic, saturated=saturated)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _saturated(name: str, counts, other=None):
+    """Return the log likelihood of the saturated model, from the counts and background counts or their error."""
 
     def poisson(n):
-        return n * xp.log(xp.where(n > 0, n, 1.0)) - n - lgamma(n + 1.0)
+        return n * jnp.log(jnp.where(n > 0, n, 1.0)) - n - gammaln(n + 1.0)
 
-    value = poisson(statistic.counts)
-    if statistic.name == "wstat":
-        value = value + poisson(statistic.background)
-    if statistic.name == "pgstat":
-        uncertain = statistic.background_error > 0
-        value = value - xp.where(
-            uncertain, xp.log(math.sqrt(2.0 * math.pi) * xp.where(uncertain, statistic.background_error, 1.0)), 0.0
-        )
-    return value
+    if name == "wstat":
+        return poisson(counts) + poisson(other)
+    if name == "pgstat":
+        is_known = other > 0
+        log_density = jnp.log(math.sqrt(2.0 * math.pi) * jnp.where(is_known, other, 1.0))
+        return poisson(counts) - jnp.where(is_known, log_density, 0.0)
+    return poisson(counts)
