@@ -16,7 +16,7 @@ from hbm_jax.inference.centering.location_scale import with_partial_centring
 from hbm_jax.inference.centering.pilot import centre
 from hbm_jax.inference.compilation.devices import advice
 from hbm_jax.inference.distributed import number_of_objects, processes_for, split_over_processes
-from hbm_jax.inference.options import RunOptions, require_known, selected, with_options
+from hbm_jax.inference.options import RunOptions, field_names, require_known, selected, with_options
 from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
@@ -48,7 +48,10 @@ class Settings:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "Settings":
-        """Return the settings that `to_dict` stored, in this or an earlier version."""
+        """Return the settings that `to_dict` stored, in this or an earlier version; raise ValueError for others."""
+        unknown = set(options) - {"sampler", *REPLACED, *field_names(RunOptions)}
+        if unknown:
+            raise ValueError(f"unknown options: {', '.join(map(repr, sorted(unknown)))}")
         return cls(RunOptions(**selected(options, RunOptions)), sampler_of(options))
 
 

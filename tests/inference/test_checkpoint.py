@@ -204,7 +204,7 @@ def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"
     environment = os.environ | {
         "HBM_JAX_TEST_CACHE": str(tmp_path / "cache"),
         "HBM_JAX_TEST_DRAWS": str(num_samples),
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent))),
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))),
     }
     command = [sys.executable, str(HERE / "killed.py")]
     subprocess.run([*command, "sample", tmp_path / "alone", tmp_path / "alone.npz"], env=environment, check=True)

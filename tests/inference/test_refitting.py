@@ -52,7 +52,7 @@ def test_refits_are_of_the_other_stars_and_give_the_exact_density(exact_refits, 
         assert len(data) == NUM_STARS - 1
         assert options["num_warmup"] == 123
         assert options["seed"] == 8  # another than that of the fit
-        assert options["max_tree_depth"] == 6
+        assert options["sampler"] == hbm.NUTS(max_tree_depth=6)
         assert options["progress"] is options["centering"] is False
     assert {name for _, data, _ in exact_refits for name in fit.data.name if name not in data.name} == {
         "star 3",
