@@ -1,40 +1,51 @@
 """Starting points and initial metric of the chains, from several short searches.
 
-Compiling the gradient of the model costs more than evaluating it a thousand times, so one compiled value-and-gradient
-serves all searches, Hessians and the check of the starting points; the loops around it are Python.
+Everything is done in units of the prior, so that a program whose parameters and data are multiplied by powers of two
+has the same starts, and the sampler works in units of the start's widths.
 
-Up to `MAX_DENSE` parameters, the searches look for modes, whose curvature gives a Laplace approximation. Beyond, a
-joint mode of hierarchical latents is often degenerate (a scatter of zero), so a mean-field normal approximation is
-fitted instead. That is also done if no mode is found, provided that its optimisation converges.
+Up to `MAX_DENSE` parameters, the searches look for modes, whose curvature gives a Laplace approximation. An
+approximation is judged by the density at draws from it, because a mode may hold none of the posterior mass: a hierarchy
+has modes where its scatter is zero. Where that fails, a mean-field approximation and those along the paths of the
+searches compete, by their evidence lower bounds. Beyond `MAX_DENSE`, the mean-field approximation is used. The last
+resort is always a dispersed start near the prior.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, scaled_metric
-from hbm_jax.inference.sampler.target import StartError, Target
+from hbm_jax.inference.sampler.approximations import (
+    VARIATIONAL_DRAWS,
+    VARIATIONAL_SEARCHES,
+    Approximation,
+    Judged,
+    along_path,
+    curvature_along,
+    hessian_at,
+    is_finite,
+    judge_by_draws,
+    mean_field_fits,
+    minimise,
+    mode_at,
+)
+from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two, scaled_metric
+from hbm_jax.inference.sampler.target import Diagnosis, StartError, Target
+
+__all__ = ["Start", "choose_start", "hessian_at", "minimise"]
 
 SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
-SEARCH_ITERATIONS = 500
-GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
-MAX_GRADIENT_NORM = 0.1  # gradient norm above which a search has not converged
-MAX_NEWTON_STEP = 1.0  # Newton step, in standard deviations, beyond which the end of a search is no mode
-HESSIAN_STEP = 1e-4  # relative step of central differences, whose truncation error is its square
+MAX_GRADIENT_NORM = 0.1  # in units of the widths, above which a mode of many parameters or mean-field fit is no end
 CANDIDATES = 20  # starting points drawn per chain
+SAME_POINT = 0.1  # distance in standard deviations below which a search has ended at a known mode
 SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
 NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
-VARIATIONAL_DRAWS = 8
-VARIATIONAL_SEARCHES = 3
-VARIATIONAL_ITERATIONS = 80
-VARIATIONAL_ROUNDS = 3
-
-LBFGS = optax.scale_by_lbfgs()
-_update = jax.jit(LBFGS.update)  # shared by all searches, so that it is compiled once per size
+MAX_LOSS = (3.0, 0.25)  # largest loss of evidence of a good approximation, and its growth per parameter
+PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
+PRIOR_TRIES = 300  # prior draws of each spread
+SHRINKAGE = 40  # halvings of a step from a finite point
 
 
 @dataclass(frozen=True)
@@ -74,87 +85,6 @@ class Start:
         return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]))
 
 
-def minimise(
-    value_and_grad: Callable, start: np.ndarray, max_iterations: int = SEARCH_ITERATIONS
-) -> tuple[np.ndarray, float, float]:
-    """Minimise a function by Optax's L-BFGS directions and a backtracking line search.
-
-    Parameters
-    ----------
-    value_and_grad : callable
-        (size,) -> (value, gradient).
-    start : (size,)
-        Starting point, with a finite value.
-    max_iterations : int
-        Largest number of iterations.
-
-    Returns
-    -------
-    point, value, gradient_norm
-        The last point, with its value and gradient norm.
-    """
-
-    def evaluate(point):
-        return jax.tree.map(np.asarray, value_and_grad(point))
-
-    # NumPy between the compiled functions: JAX would compile each operation for every number of parameters.
-    point = np.asarray(start, jnp.result_type(float))
-    state = LBFGS.init(point)
-    value, gradient = evaluate(point)
-    for _ in range(max_iterations):
-        if np.linalg.norm(gradient) < GRADIENT_TOLERANCE:
-            break
-        direction, state = _update(gradient, state, point)
-        direction = np.asarray(direction)
-        if direction @ gradient <= 0:
-            # After a step through negative curvature, discard the L-BFGS memory and use the steepest descent.
-            direction, state = _update(gradient, LBFGS.init(point), point)
-            direction = np.asarray(direction)
-        slope = -float(direction @ gradient)
-        step = 1.0
-        while step > 1e-10:
-            trial = point - step * direction
-            trial_value, trial_gradient = evaluate(trial)
-            # Armijo's condition; False for NaN.
-            if trial_value <= value + 1e-4 * step * slope:
-                break
-            step *= 0.5
-        else:
-            break
-        point, value, gradient = trial, trial_value, trial_gradient
-    return point, float(value), float(np.linalg.norm(gradient))
-
-
-def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
-    """Return the Hessian by central differences of the gradient, (size, size), symmetrised."""
-    rows = []
-    for step in HESSIAN_STEP * np.maximum(1.0, np.abs(point))[:, None] * np.eye(len(point)):
-        difference = np.asarray(value_and_grad(point + step)[1]) - np.asarray(value_and_grad(point - step)[1])
-        rows.append(difference / (2.0 * step.sum()))
-    hessian = np.stack(rows)
-    return 0.5 * (hessian + hessian.T)
-
-
-@dataclass(frozen=True)
-class _Mode:
-    """Minimum of the potential, with the normal approximation there."""
-
-    point: np.ndarray
-    gradient_norm: float
-    vectors: np.ndarray
-    stretch: np.ndarray  # the covariance is V diag(stretch^2) V^T
-    log_evidence: float
-
-    @property
-    def scale(self) -> np.ndarray:
-        """Factor of the covariance, which is scale @ scale.T."""
-        return self.vectors * self.stretch
-
-    def distance(self, other: "_Mode") -> float:
-        """Return the distance to another mode, in standard deviations."""
-        return float(np.linalg.norm(np.linalg.solve(self.scale, other.point - self.point)))
-
-
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
     """Choose starting points and metric: from searches, or from the prior if all searches fail.
 
@@ -172,184 +102,252 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     Raises
     ------
     StartError
-        If fewer starting points than chains have a finite density.
+        If no point with a finite density is found.
     """
-    value_and_grad = value_and_grad or target.value_and_grad
+    in_plain_units, unit = value_and_grad or target.value_and_grad, target.unit
+
+    def evaluate(z):
+        value, gradient = in_plain_units(unit * z)
+        return value, unit * np.asarray(gradient)
+
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    candidates = [p for p in (target.start, *target.prior_draws) if _is_finite(value_and_grad(p))]
-    if candidates:
-        small = target.size <= MAX_DENSE
-        start = _laplace(value_and_grad, candidates, num_chains, rng) if small else None
-        if not small and target.standard.any():
-            start = _from_best_mode(value_and_grad, candidates, target.standard, num_chains, rng)
-        # A small hierarchical posterior may have no joint mode, yet a bulk that a normal distribution approximates.
-        start = start or _variational(value_and_grad, candidates, num_chains, rng, require_convergence=small)
-        if start is not None:
-            return start
-    points = target.start + rng.uniform(-0.5, 0.5, size=(CANDIDATES * num_chains, target.size))
-    points = np.concatenate([points, target.prior_draws.reshape(-1, target.size)])
-    kind = "dense" if target.size <= MAX_DENSE else "diagonal"
-    unit = np.eye(target.size) if kind == "dense" else np.ones(target.size)
-    why = "no search found a mode at which to estimate it"
-    note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
-    return Start(_finite(value_and_grad, points, num_chains), Metric(kind, unit, why), False, note)
+    search = _Search(evaluate, target, num_chains, rng)
+    start = search.run()
+    return replace(start, points=unit * start.points, metric=start.metric.in_units(unit))
 
 
-def _laplace(value_and_grad, candidates, num_chains, rng) -> Start | None:
-    """Find modes, and draw starting points around each mode of significant evidence."""
-    modes: list[_Mode] = []
-    failed = searches = 0
-    for candidate in candidates:
-        if searches >= SEARCHES and len(modes) < 2:
-            break
-        searches += 1
-        point, value, norm = minimise(value_and_grad, candidate)
-        if norm < MAX_GRADIENT_NORM and any(np.linalg.norm(point - mode.point) < 1e-2 for mode in modes):
-            continue
-        hessian = hessian_at(value_and_grad, point)
-        if not np.isfinite(hessian).all():
-            failed += 1
-            continue
-        eigenvalues, vectors = np.linalg.eigh(hessian)
-        if not (np.isfinite(norm) and eigenvalues.min() > 0):
-            failed += 1
-            continue
-        mode = _Mode(point, norm, vectors, eigenvalues**-0.5, -value - 0.5 * float(np.log(eigenvalues).sum()))
-        # If the density grows without limit, the curvature is a rounding error of either sign; the gradient shows it.
-        if np.linalg.norm(mode.scale.T @ np.asarray(value_and_grad(point)[1])) > MAX_NEWTON_STEP:
-            failed += 1
-            continue
-        if not any(other.distance(mode) < SAME_MODE for other in modes):
-            modes.append(mode)
-    if not modes:
-        return None
-    modes.sort(key=lambda mode: -mode.log_evidence)
-    kept = [mode for mode in modes if mode.log_evidence > modes[0].log_evidence - NEGLIGIBLE]
-    # The better modes get the remaining chains.
-    chains = np.bincount(np.arange(num_chains) % len(kept), minlength=len(kept))
-    points = []
-    for mode, num_points in zip(kept, chains, strict=True):
-        draws = mode.point + rng.normal(size=(CANDIDATES * num_points, len(mode.point))) @ mode.scale.T
-        if num_points:
-            points.append(_finite(value_and_grad, draws, num_points))
-    best = modes[0]
-    metric = curvature_metric(best.vectors, best.stretch)
-    discarded = len(modes) - len(kept) + failed
-    note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
-    note += f"{metric.kind} metric ({metric.why})"
-    if len(kept) > 1:
-        note += f"; {len(kept)} modes were found, and the chains distributed over them"
-    if discarded:
-        note += f"; {discarded} of {searches} searches ended at no mode of significant evidence"
-    caution = ""
-    if len(modes) > 1:
-        caution = (
-            f"{searches} searches before sampling found {len(modes)} separate modes, {len(kept)} with significant "
-            "evidence; R-hat cannot detect a mode that no chain has visited"
-        )
-    return Start(np.concatenate(points), metric, True, note, caution)
+class _Search:
+    """Search for starting points, in units of the prior."""
 
+    def __init__(self, value_and_grad: Callable, target: Target, num_chains: int, rng: np.random.Generator):
+        self.value_and_grad, self.target, self.num_chains, self.rng = value_and_grad, target, num_chains, rng
+        self.size = target.size
+        self.center, self.prior_draws = target.start / target.unit, target.prior_draws / target.unit
+        self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
 
-def _from_best_mode(value_and_grad, candidates, standard, num_chains, rng) -> Start | None:
-    """Find the best mode of a posterior whose ``standard`` components are about standard normal; scale the others."""
+    def run(self) -> Start:
+        """Return the first kind of start that succeeds."""
+        dispersed = None
+        if not self.candidates:
+            dispersed = self.dispersed_points()
+            self.candidates = list(dispersed)
+        start = None
+        if self.size <= MAX_DENSE:
+            start = self.from_modes_and_paths()
+        elif self.target.standard.any():
+            start = self.from_best_mode()
+        if start is None and self.size > MAX_DENSE:
+            start = self.from_mean_field(-np.inf, np.inf)
+        return start or self.dispersed(self.dispersed_points() if dispersed is None else dispersed)
 
-    def gradient(point):
-        return np.asarray(value_and_grad(point)[1])
+    # Few parameters
 
-    searches = [minimise(value_and_grad, candidate) for candidate in candidates[:VARIATIONAL_SEARCHES]]
-    converged = [search for search in searches if np.isfinite(search[1]) and search[2] < MAX_GRADIENT_NORM]
-    if not converged:
-        return None
-    point, value, norm = min(converged, key=lambda search: search[1])
-    scale = np.ones(len(point))
-    for i in np.flatnonzero(~standard):
-        step = HESSIAN_STEP * max(1.0, abs(point[i])) * np.eye(len(point))[i]
-        curvature = (gradient(point + step) - gradient(point - step))[i] / (2.0 * step[i])
-        if curvature > 0:
-            scale[i] = curvature**-0.5
-    metric = scaled_metric(gradient, point[None], scale, rng)
-    noise = rng.normal(size=(CANDIDATES * num_chains, len(point)))
-    points = point + (metric.to_position(noise) if metric.kind == "low-rank" else scale * noise)
-    note = f"around the mode (gradient norm {norm:.1g}), {metric.kind} metric ({metric.why})"
-    worse = sum(search[1] > value + NEGLIGIBLE for search in searches) + len(searches) - len(converged)
-    if worse:
-        note += f"; {worse} of {len(searches)} searches were worse and discarded"
-    return Start(_finite(value_and_grad, points, num_chains), metric, True, note)
+    def from_modes_and_paths(self) -> Start | None:
+        """Start around the modes, or if these do not hold the mass, from the best other approximation."""
+        modes, paths, searches = self.search_modes()
+        judged = [self.judge(mode) for mode in modes]
+        good = [j for j in judged if self.loss(j) <= self.max_loss]
+        along = [along_path(self.value_and_grad, path, self.rng) for path in paths]
+        along = sorted(filter(None, along), key=lambda j: -j.bound)
+        best_along = along[0].bound if along else -np.inf
+        if good and max(j.bound for j in good) >= best_along - NEGLIGIBLE:
+            return self.around_modes(good, len(modes), searches)
+        return self.from_mean_field(best_along - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(along)
 
+    @property
+    def max_loss(self) -> float:
+        """Largest difference between log evidence and its bound for a good approximation."""
+        return MAX_LOSS[0] + MAX_LOSS[1] * self.size
 
-def _variational(value_and_grad, candidates, num_chains, rng, require_convergence: bool) -> Start | None:
-    """Fit a mean-field normal approximation with fixed draws (Giordano et al. 2024, JMLR 25, 18); best of several.
+    def judge(self, approximation: Approximation) -> Judged:
+        """Compare an approximation with the density."""
+        return judge_by_draws(self.value_and_grad, approximation, self.rng)
 
-    If ``require_convergence``, use only fits that converged; none does if the density cannot be normalised.
-    """
-    size = len(candidates[0])
-    half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
-    half /= np.sqrt(np.mean(half**2, axis=0))  # with their negatives, mean and variance are exact
-    noise = np.concatenate([half, -half])
+    def loss(self, judged: Judged) -> float:
+        """Return the difference between Laplace's log evidence and the bound."""
+        return judged.approximation.log_evidence - judged.bound
 
-    def refit(loc, log_scale):
-        """Refit in units of the current approximation, so that widths may differ as much as 0.01 and 1000."""
-        unit = np.exp(log_scale)
-
-        def objective(parameters):
-            parameters = np.asarray(parameters)
-            center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
-            values, gradients = zip(*(value_and_grad(center + scale * e) for e in noise), strict=True)
-            gradient_rows = np.stack([np.asarray(g) for g in gradients])
-            if not np.isfinite(values).all():
-                return np.inf, jnp.zeros(2 * size)
-            gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])
-            return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(gradient)
-
-        if not np.isfinite(objective(np.zeros(2 * size))[0]):
-            return np.inf, loc, log_scale, np.inf
-        parameters, value, norm = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
-        return value, loc + unit * parameters[:size], log_scale + parameters[size:], norm
-
-    fits = []
-    for candidate in candidates[:VARIATIONAL_SEARCHES]:
-        for initial_log_scale in (-2.0, -5.0):
-            with np.errstate(all="ignore"):
-                value, loc, log_scale, norm = refit(candidate, np.full(size, initial_log_scale))
-                for _ in range(VARIATIONAL_ROUNDS - 1):
-                    if np.isfinite(value):
-                        value, loc, log_scale, norm = refit(loc, log_scale)
-            point = np.concatenate([loc, log_scale])
-            if np.isfinite(value):
-                if np.isfinite(point).all() and not (require_convergence and norm > MAX_GRADIENT_NORM):
-                    fits.append((value, point))
+    def search_modes(self) -> tuple[list[Approximation], list[list], int]:
+        """Search for modes; return them, the best first, the paths that ended at none, and the number of searches."""
+        modes: list[Approximation] = []
+        failed: list[list] = []
+        searches = 0
+        for candidate in self.candidates:
+            if searches >= SEARCHES and len(modes) < 2:
                 break
-    if not fits:
+            searches += 1
+            path: list = []
+            point, value, _ = minimise(self.value_and_grad, candidate, path=path)
+            if any(mode.distance(point) < SAME_POINT for mode in modes):
+                continue
+            mode = mode_at(self.value_and_grad, point, value)
+            if mode is None:
+                failed.append(path)
+            elif not any(other.distance(mode.point) < SAME_MODE for other in modes):
+                modes.append(mode)
+        return sorted(modes, key=lambda mode: -mode.log_evidence), failed, searches
+
+    def around_modes(self, judged: Sequence[Judged], num_modes: int, searches: int) -> Start:
+        """Draw starting points around each mode of significant evidence."""
+        best = judged[0].approximation
+        kept = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
+        metric = curvature_metric(best.vectors, best.stretch, best.width)
+        note = f"Laplace approximation at the mode (gradient norm {best.gradient_norm:.1g}), "
+        note += f"{metric.kind} metric ({metric.why})"
+        if len(kept) > 1:
+            note += f"; {len(kept)} modes were found, and the chains distributed over them"
+        caution = ""
+        if num_modes > 1:
+            caution = (
+                f"{searches} searches before sampling found {num_modes} separate modes, {len(kept)} with significant "
+                "evidence; R-hat cannot detect a mode that no chain has visited"
+            )
+        points = self.shared_out(kept)
+        return None if points is None else Start(points, metric, True, note, caution)
+
+    def along_paths(self, judged: Sequence[Judged]) -> Start | None:
+        """Draw starting points from the best approximations along the paths of the searches."""
+        kept = [j for j in judged if j.bound > max(judged[0].bound - NEGLIGIBLE, -1e300)]
+        if not kept:
+            return None
+        best = judged[0].approximation
+        metric = curvature_metric(best.vectors, best.stretch, best.width)
+        note = f"approximations along the paths of {len(kept)} searches that ended at no mode, {metric.kind} metric"
+        points = self.shared_out(kept)
+        return None if points is None else Start(points, metric, False, note)
+
+    def shared_out(self, judged: Sequence[Judged]) -> np.ndarray | None:
+        """Share the chains out over approximations, the better ones first; return typical draws, (num_chains, size).
+
+        None if too few draws have a finite density.
+        """
+        chains = np.bincount(np.arange(self.num_chains) % len(judged), minlength=len(judged))
+        points = []
+        for j, num_points in zip(judged, chains, strict=True):
+            typical = j.typical(self.max_loss)
+            for _ in range(CANDIDATES):
+                if len(typical) >= num_points:
+                    break
+                typical = np.concatenate([typical, self.judge(j.approximation).typical(self.max_loss)])
+            points.append(typical[:num_points])
+        together = np.concatenate(points)
+        return together if len(together) == self.num_chains else None
+
+    # Many parameters
+
+    def from_best_mode(self) -> Start | None:
+        """Start at the best mode of a posterior whose ``standard`` components are about standard normal."""
+        standard, candidates = self.target.standard, self.candidates[:VARIATIONAL_SEARCHES]
+        searches = [minimise(self.value_and_grad, candidate) for candidate in candidates]
+        for point, value, _ in sorted(searches, key=lambda search: search[1]):
+            scale = np.ones(self.size)
+            for i in np.flatnonzero(~standard):
+                curvature = curvature_along(self.value_and_grad, point, i)[i]
+                if curvature > 0:
+                    scale[i] = curvature**-0.5
+            norm = float(np.linalg.norm(scale * self.gradient(point)))
+            if np.isfinite(value) and norm < MAX_GRADIENT_NORM:
+                break
+        else:
+            return None
+        metric = scaled_metric(self.gradient, point[None], scale, self.rng)
+        noise = self.rng.normal(size=(CANDIDATES * self.num_chains, self.size))
+        points = point + (metric.to_position(noise) if metric.kind == "low-rank" else scale * noise)
+        note = f"around the mode (gradient norm {norm:.1g}), {metric.kind} metric ({metric.why})"
+        worse = sum(not search[1] <= value + NEGLIGIBLE for search in searches)
+        if worse:
+            note += f"; {worse} of {len(searches)} searches were worse and discarded"
+        finite = self.first_finite(points)
+        return Start(np.stack(finite), metric, True, note) if len(finite) == self.num_chains else None
+
+    def from_mean_field(self, min_bound: float, max_gradient_norm: float) -> Start | None:
+        """Start from the best mean-field approximation with a gradient of at most, and an evidence bound of at least.
+
+        The optimisation of none converges if the density cannot be normalised.
+        """
+        fits = mean_field_fits(self.value_and_grad, self.candidates, self.rng)
+        fits = [fit for fit in fits if fit.gradient_norm <= max_gradient_norm]
+        if not fits:
+            return None
+        judged = self.judge(Approximation.mean_field(fits[0].point, fits[0].scale))
+        points = self.shared_out([judged])
+        if points is None or judged.bound < min_bound:
+            return None
+        metric = scaled_metric(self.gradient, judged.points[: VARIATIONAL_DRAWS // 2], fits[0].scale, self.rng)
+        note = f"mean-field normal approximation, {metric.kind} metric ({metric.why})"
+        worse = sum(fit.value > fits[0].value + NEGLIGIBLE for fit in fits)
+        if worse:
+            note += f"; {worse} of {min(VARIATIONAL_SEARCHES, len(self.candidates))} searches were worse and discarded"
+        return Start(points, metric, True, note)
+
+    def gradient(self, point: np.ndarray) -> np.ndarray:
+        """Return the gradient of minus the log density."""
+        return np.asarray(self.value_and_grad(point)[1])
+
+    def first_finite(self, points) -> list[np.ndarray]:
+        """Return the first points, at most one per chain, at which density and gradient are finite."""
+        kept: list[np.ndarray] = []
+        for point in points:
+            if len(kept) == self.num_chains:
+                break
+            if is_finite(*self.value_and_grad(point)):
+                kept.append(point)
+        return kept
+
+    # The last resort
+
+    def dispersed_points(self) -> np.ndarray:
+        """Return dispersed points with a finite density, one per chain, (num_chains, size).
+
+        If there are too few near the median of the prior and among draws of it, more draws with other spreads are
+        tried. From a few finite points, steps towards other points shrink until they end at finite ones.
+        """
+        jitter = self.rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
+        points = np.concatenate([self.center + jitter, self.prior_draws.reshape(-1, self.size)])
+        kept, tried = self.first_finite(points), len(points)
+        diagnosis = self.diagnosis() if not kept else None
+        for spread in PRIOR_SPREADS:
+            if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
+                break
+            draws = self.target.draw_prior(PRIOR_TRIES, self.rng) / self.target.unit
+            kept += self.first_finite(self.center + spread * (draws - self.center))
+            tried += len(draws)
+        kept = kept[: self.num_chains]
+        if not kept:
+            raise StartError(
+                f"No starting points were found: expected {self.num_chains} with a finite log density and gradient "
+                f"among {tried} near the start, found 0. {''.join(diagnosis or ())}Check the priors' supports and the "
+                "data for impossible values."
+            )
+        finite = len(kept)
+        while len(kept) < self.num_chains:
+            begin = kept[len(kept) % finite]
+            step = self.rng.normal(size=self.size)
+            shrunk = [begin + 0.5**k * step for k in range(SHRINKAGE)]
+            near = next((point for point in shrunk if is_finite(*self.value_and_grad(point))), begin)
+            kept.append(near)
+        return np.stack(kept)
+
+    def diagnosis(self) -> Diagnosis | None:
+        """Return what is wrong with the log density at the median of the prior, if that can be found out."""
+        with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
+            return self.target.diagnose(self.target.start) if self.target.diagnose else None
         return None
-    fits.sort(key=lambda pair: pair[0])
-    best = fits[0][1]
-    loc, scale = best[:size], np.exp(best[size:])
-    points = loc + scale * rng.normal(size=(CANDIDATES * num_chains, size))
-    metric = scaled_metric(lambda p: value_and_grad(p)[1], points[: VARIATIONAL_DRAWS // 2], scale, rng)
-    note = f"mean-field normal approximation, {metric.kind} metric ({metric.why})"
-    worse = sum(value > fits[0][0] + NEGLIGIBLE for value, _ in fits)
-    if worse:
-        note += f"; {worse} of {min(VARIATIONAL_SEARCHES, len(candidates))} searches were worse and discarded"
-    return Start(_finite(value_and_grad, points, num_chains), metric, True, note)
 
+    def dispersed(self, points: np.ndarray) -> Start:
+        """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
+        kind = "dense" if self.size <= MAX_DENSE else "diagonal"
+        unit = np.eye(self.size) if kind == "dense" else np.ones(self.size)
+        why = "no search found a mode at which to estimate it"
+        note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
+        return Start(points, Metric(kind, unit, why, self.widths(points[0])), False, note)
 
-def _is_finite(value_and_gradient) -> bool:
-    """Return whether value and gradient are finite."""
-    value, gradient = value_and_gradient
-    return bool(np.isfinite(value) and np.isfinite(gradient).all())
-
-
-def _finite(value_and_grad, points, num_chains):
-    """Return the first points, one per chain, at which density and gradient are finite."""
-    kept: list[np.ndarray] = []
-    for point in points:
-        if _is_finite(value_and_grad(point)):
-            kept.append(point)
-        if len(kept) == num_chains:
-            return np.stack(kept)
-    raise StartError(
-        f"No starting points were found: expected {num_chains} with a finite log density and gradient among "
-        f"{len(points)} near the start, found {len(kept)}. Check the priors' supports and the data for "
-        "impossible values."
-    )
+    def widths(self, point: np.ndarray) -> np.ndarray:
+        """Return powers of two near the width of each component at a point, at most that of the prior, (size,)."""
+        widths = np.ones(self.size)
+        for i in range(self.size):
+            curvature = curvature_along(self.value_and_grad, point, i)[i]
+            if curvature > 1.0:
+                widths[i] = power_of_two(curvature**-0.5)
+        return widths

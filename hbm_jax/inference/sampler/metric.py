@@ -1,7 +1,7 @@
 """Initial metric of NUTS, estimated before the warm-up."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,11 +18,12 @@ RESCALE_ABOVE = 2.0  # curvature, relative to the diagonal metric, of a directio
 
 @dataclass(frozen=True)
 class Metric:
-    """Inverse mass matrix at the start of the warm-up.
+    """Inverse mass matrix at the start of the warm-up, and the sampler's variables.
 
-    Two kinds are changes of variables, in which the sampler adapts a diagonal metric. With u the variables of the
-    sampler, a low-rank metric is position = scale * (u + V (stretch - 1) V^T u), a rotated one position =
-    V (stretch * u).
+    The sampler works in variables u of about unit width, because NumPyro's adaptation adds an absolute 1e-3 to
+    variances. For a dense or diagonal metric, position = scale * u. Two kinds are more general changes of variables, in
+    which the sampler adapts a diagonal metric: a low-rank metric is position = scale * (u + V (stretch - 1) V^T u), a
+    rotated one position = scale * V (stretch * u).
 
     Attributes
     ----------
@@ -33,7 +34,7 @@ class Metric:
     why : str
         Reason for the choice of this kind.
     scale, directions, stretch : (size,), (size, rank), (rank,)
-        The change of variables, if any; the columns of ``directions``, V, are orthonormal.
+        The change of variables; the columns of ``directions``, V, are orthonormal. An empty ``scale`` is 1.
     """
 
     kind: str
@@ -51,19 +52,23 @@ class Metric:
     def to_position(self, u):
         """Return the unconstrained position of the sampler's variables, (..., size)."""
         if self.kind == "rotated":
-            return (self.stretch * u) @ self.directions.T
-        if self.kind != "low-rank":
-            return u
-        return self.scale * (u + ((self.stretch - 1.0) * (u @ self.directions)) @ self.directions.T)
+            u = (self.stretch * u) @ self.directions.T
+        elif self.kind == "low-rank":
+            u = u + ((self.stretch - 1.0) * (u @ self.directions)) @ self.directions.T
+        return self.scale * u if len(self.scale) else u
 
     def from_position(self, position):
         """Return the sampler's variables at an unconstrained position; inverse of `to_position`."""
+        v = position / self.scale if len(self.scale) else position
         if self.kind == "rotated":
-            return (position @ self.directions) / self.stretch
-        if self.kind != "low-rank":
-            return position
-        v = position / self.scale
-        return v + ((1.0 / self.stretch - 1.0) * (v @ self.directions)) @ self.directions.T
+            return (v @ self.directions) / self.stretch
+        if self.kind == "low-rank":
+            return v + ((1.0 / self.stretch - 1.0) * (v @ self.directions)) @ self.directions.T
+        return v
+
+    def in_units(self, unit: np.ndarray) -> "Metric":
+        """Return the metric for positions multiplied by ``unit``, (size,); the sampler's variables are the same."""
+        return replace(self, scale=unit * self.scale if len(self.scale) else unit)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields as arrays."""
@@ -77,14 +82,24 @@ class Metric:
         return cls(str(fields["kind"]), fields["inverse_mass"], str(fields["why"]), *change_of_variables)
 
 
-def curvature_metric(vectors: np.ndarray, stretch: np.ndarray) -> Metric:
-    """Return the metric at a mode with covariance V diag(stretch^2) V^T: dense, or rotated beyond `MAX_ADAPTED`."""
+def power_of_two(x: np.ndarray) -> np.ndarray:
+    """Return the nearest powers of two, by which products are exact."""
+    return np.exp2(np.round(np.log2(x)))
+
+
+def curvature_metric(vectors: np.ndarray, stretch: np.ndarray, unit: np.ndarray) -> Metric:
+    """Return the metric of a covariance V diag(stretch^2) V^T in units (size,): dense, or rotated if large.
+
+    It is dense up to `MAX_ADAPTED` parameters.
+    """
     size = len(stretch)
     if size <= MAX_ADAPTED:
         factor = vectors * stretch
-        return Metric("dense", factor @ factor.T, f"{size} parameters, at most {MAX_ADAPTED}")
+        width = power_of_two(np.linalg.norm(factor, axis=1))
+        factor = factor / width[:, None]
+        return Metric("dense", factor @ factor.T, f"{size} parameters, at most {MAX_ADAPTED}", unit * width)
     why = f"{size} parameters, {MAX_ADAPTED + 1} to {MAX_DENSE}"
-    return Metric("rotated", np.ones(size), why, np.ones(size), vectors, stretch)
+    return Metric("rotated", np.ones(size), why, unit, vectors, stretch)
 
 
 def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng: np.random.Generator) -> Metric:
@@ -112,18 +127,19 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
         differences = [np.asarray(gradient(p + step)) - np.asarray(gradient(p - step)) for p in points]
         return scale * np.mean(differences, axis=0) * np.linalg.norm(v) / np.sqrt(len(v)) / 2e-3
 
-    diagonal = Metric("diagonal", scale**2, "")
+    def diagonal(why):
+        unit = power_of_two(scale)
+        return Metric("diagonal", (scale / unit) ** 2, why, unit)
+
     values, vectors = _lanczos(curvature, len(scale), rng)
     if not np.isfinite(values).all():
-        return Metric("diagonal", scale**2, "its curvature could not be measured")
+        return diagonal("its curvature could not be measured")
     # Directions of negative curvature contain no information on the width.
     keep = (values > 0) & ((values < 1.0 / RESCALE_ABOVE) | (values > RESCALE_ABOVE))
     positive = values[values > 0]
     ratio = positive.max() / positive.min() if len(positive) else 1.0
     if ratio < MIN_RATIO or not keep.any():
-        return Metric(
-            "diagonal", diagonal.inverse_mass, f"curvatures differ by a factor of {ratio:.1f} once each is scaled"
-        )
+        return diagonal(f"curvatures differ by a factor of {ratio:.1f} once each is scaled")
     order = np.argsort(-np.abs(np.log(values[keep])))[:MAX_RANK]
     directions, stretch = vectors[:, keep][:, order], values[keep][order] ** -0.5
     why = f"{len(order)} directions stand out from the diagonal: curvatures differ by a factor of {ratio:.0f}"

@@ -4,21 +4,24 @@ Mode searches, samplers and checkpoints use this vector; `Target.constrain` comp
 """
 
 import contextlib
+import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+import xarray as xr
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.initialization import init_to_uniform
-from numpyro.infer.util import constrain_fn, potential_energy
+from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 
@@ -28,6 +31,13 @@ PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their c
 
 class StartError(RuntimeError):
     """No starting point with a finite log density and gradient was found."""
+
+
+class Diagnosis(NamedTuple):
+    """What is wrong with a log density: NaN in observed sites, and sites whose log density is not finite; or empty."""
+
+    observed: str
+    sites: str
 
 
 class OneProcess:
@@ -115,6 +125,12 @@ class Target:
         Compiles programs that use the potential, for one process or several.
     observed : bool
         Whether any site is observed; otherwise the posterior is the prior.
+    prior : callable or None
+        Keys (num,) -> draws of the prior (num, size), compiled for each number; None if unknown.
+    unconstrain : callable or None
+        Dict of site name to value, for every latent site -> (size,); None if unknown.
+    diagnose : callable or None
+        (size,) -> `Diagnosis` of the log density there; None if unknown. It runs the program without compilation.
     """
 
     potential: Callable
@@ -127,11 +143,34 @@ class Target:
     standard: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     processes: OneProcess = field(default_factory=OneProcess)
     observed: bool = True
+    prior: Callable | None = None
+    unconstrain: Callable | None = None
+    diagnose: Callable | None = None
 
     @property
     def size(self) -> int:
         """Number of unconstrained parameters."""
         return len(self.labels)
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        """Powers of two near the spread of the prior of each component, (size,); 1 for the standard ones.
+
+        The median absolute deviation of the prior draws, because priors may have heavy tails; a product with a power of
+        two is exact, so that the units of a parameter do not change a search.
+        """
+        unit = np.ones(self.size)
+        if len(self.prior_draws):
+            spread = np.median(np.abs(self.prior_draws - self.start), axis=0)
+            usable = np.isfinite(spread) & (spread > 0)
+            unit[usable] = np.exp2(np.round(np.log2(spread[usable])))
+        return unit
+
+    def draw_prior(self, num: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw from the prior, (num, size); (0, size) if the prior is unknown."""
+        if self.prior is None:
+            return np.zeros((0, self.size))
+        return np.asarray(self.prior(jax.random.split(jax.random.key(rng.integers(2**31)), num)))
 
     @cached_property
     def value_and_grad(self) -> Callable:
@@ -162,8 +201,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     program : callable
         A NumPyro program without discrete latent sites.
     args : tuple
-        Arguments of the program. They are closed over, so that whatever depends only on data is computed once, during
-        tracing.
+        Arguments of the program, as `plain_arguments` takes them. They are closed over, so that whatever depends only
+        on data is computed once, during tracing.
     key : jax.Array, optional
         Random key of the prior draws. None: nothing is compiled and prior draws are zero; only names, shapes,
         dimensions and labels are valid.
@@ -173,6 +212,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
     ValueError
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
+    args = plain_arguments(program, args)
     structure: dict[str, Any] = {}
 
     def start(key):
@@ -180,12 +220,8 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         initial = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         trace = handlers.trace(initial).get_trace(*args)
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
-        for name, site in free.items():
-            if site["fn"].support.is_discrete:
-                raise ValueError(
-                    f"The program has a discrete latent site {name!r}: expected continuous latents only, because NUTS "
-                    "needs gradients. Sum over it in the program (for example with a mixture distribution)."
-                )
+        _require_continuous(free)
+        _require_matching_shapes(trace)
         structure["dims"] = plate_dims(trace)
         structure["start"] = {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]}
         structure["observed"] = any(site["type"] == "sample" and site["is_observed"] for site in trace.values())
@@ -195,19 +231,25 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
-    if key is None:
-        draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
-    else:
-        draws = jax.jit(jax.vmap(start))(keys)
+    draw = jax.jit(jax.vmap(start))
+    with naming_arguments(program, args):
+        if key is None:
+            draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
+        else:
+            draws = draw(keys)
     _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
     first = jax.tree.map(lambda x: x[0], draws)
     unravel = ravel_pytree(first)[1]
-    flat = np.concatenate([np.asarray(draws[name]).reshape(PRIOR_DRAWS, -1) for name in sorted(draws)], axis=1)
     declared = {name: np.full(jnp.shape(value), structure["start"].get(name, np.nan)) for name, value in first.items()}
     start_values = np.asarray(ravel_pytree(declared)[0])
-    flat = np.where(np.isnan(start_values), flat, start_values)
+
+    def flat_draws(draws):
+        columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in sorted(draws)]
+        return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
+
+    flat = flat_draws(draws)
     return Target(
         potential=lambda flat: potential_energy(program, args, {}, unravel(flat)),
         sites=lambda flat: constrain_fn(program, args, {}, unravel(flat), return_deterministic=True),
@@ -218,7 +260,166 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         observed=structure["observed"],
         prior_draws=flat,
         standard=~np.isnan(start_values),
+        prior=lambda keys: flat_draws(draw(keys)),
+        unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
+        diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
+
+
+def _require_continuous(free: dict[str, Any]) -> None:
+    """Raise ValueError if a latent site is discrete."""
+    for name, site in free.items():
+        if site["fn"].support.is_discrete:
+            raise ValueError(
+                f"The program has a discrete latent site {name!r}: expected continuous latents only, because NUTS "
+                "needs gradients. Sum over its values in the program: where it selects a component, use "
+                "numpyro.distributions.MixtureSameFamily or MixtureGeneral; otherwise add the log densities of all "
+                "values with jax.nn.logsumexp in a numpyro.factor. (NumPyro's own enumeration needs funsor, which "
+                "hbm_jax does not use.)"
+            )
+
+
+def _require_matching_shapes(trace) -> None:
+    """Raise ValueError if the values of an observed site do not fit its distribution."""
+    for name, site in trace.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        expected, found = tuple(site["fn"].shape()), jnp.shape(site["value"])
+        try:
+            np.broadcast_shapes(expected, found)
+        except ValueError:
+            raise ValueError(
+                f"Observed site {name!r}: expected values of the shape of its distribution, {expected}; found {found}."
+            ) from None
+
+
+def diagnose(program: Callable, args: tuple, sites: dict[str, Any]) -> Diagnosis:
+    """Return which observed values are NaN, and which sites have a log density that is not finite at these values."""
+    trace = handlers.trace(handlers.seed(handlers.substitute(program, sites), 0)).get_trace(*args)
+    invalid, infinite = [], []
+    for name, site in trace.items():
+        if site["type"] != "sample":
+            continue
+        if site["is_observed"] and jnp.issubdtype(jnp.result_type(site["value"]), jnp.floating):
+            rows = np.unique(np.argwhere(np.isnan(np.atleast_1d(site["value"])))[:, 0])
+            if len(rows):
+                shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+                invalid.append(f"observed site {name!r} has NaN in row{'s' * (len(rows) > 1)} {shown} (counted from 0)")
+        total = np.asarray(jnp.sum(site["fn"].log_prob(site["value"])))
+        if not np.isfinite(total):
+            infinite.append(f"{name!r} ({total:g})")
+    sites_text = (
+        f"At the median of the prior the log density is not finite at {', '.join(infinite)}. " if infinite else ""
+    )
+    return Diagnosis(f"The {'; the '.join(invalid)}. " if invalid else "", sites_text)
+
+
+def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
+    """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.
+
+    Parameters
+    ----------
+    program : callable
+        A NumPyro program.
+    args, keywords : tuple, mapping of str
+        Its arguments. A program that can use a pandas or xarray object or a list gets it unchanged; otherwise a Series,
+        DataArray or list becomes an array, and a DataFrame or Dataset a dict of arrays.
+
+    Raises
+    ------
+    TypeError
+        For keywords that the program does not have.
+    ValueError
+        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit.
+    """
+    if keywords:
+        bound = inspect.signature(program).bind(*args, **keywords)
+        bound.apply_defaults()
+        if bound.kwargs:
+            raise TypeError(
+                f"Keyword-only argument {next(iter(bound.kwargs))!r} of the program: expected an argument that can be "
+                "given by position. Fix it with functools.partial."
+            )
+        args = bound.args
+    names = _argument_names(program, args)
+    args = tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True))
+    converted = tuple(map(_as_arrays, args))
+    if all(new is old for new, old in zip(converted, args, strict=True)):
+        return args
+
+    def density(key):
+        trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value))
+        sites = [site for site in trace.get_trace(*args).values() if site["type"] == "sample"]
+        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites)
+
+    try:
+        jax.eval_shape(density, jax.random.key(0))
+    except Exception:  # pandas, xarray and JAX each raise their own
+        return converted
+    return args
+
+
+def _argument_names(program: Callable, args: tuple) -> list[str]:
+    """Return the name of each positional argument; ``argument 0`` and so on if they are unknown."""
+    try:
+        names = list(inspect.signature(program).bind(*args).arguments)
+    except (TypeError, ValueError):
+        names = []
+    return names if len(names) == len(args) else [f"argument {i}" for i in range(len(args))]
+
+
+def _require_plain(name: str, value: Any) -> Any:
+    """Return a Quantity without unit and a masked array without masked values as arrays; refuse others by name."""
+    if isinstance(value, np.ma.MaskedArray):
+        rows = np.unique(np.argwhere(np.atleast_1d(np.ma.getmaskarray(value)))[:, 0])
+        if len(rows):
+            raise ValueError(
+                f"{name}: expected an array without masked values; found {np.ma.count_masked(value)} masked, the first "
+                f"in row {rows[0]} (counted from 0). Leave these rows out, or pass the mask as an array of its own and "
+                "use numpyro.handlers.mask."
+            )
+        return np.ma.getdata(value)
+    if hasattr(value, "unit") and hasattr(value, "to_value"):
+        if str(value.unit):
+            raise ValueError(
+                f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
+                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
+            )
+        return np.asarray(value.to_value())
+    return value
+
+
+def _as_arrays(value: Any) -> Any:
+    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged."""
+    if isinstance(value, pd.DataFrame):
+        return {str(name): value[name].to_numpy() for name in value}
+    if isinstance(value, xr.Dataset):
+        return {str(name): value[name].to_numpy() for name in value.variables}
+    if isinstance(value, pd.Series | pd.Index | xr.DataArray):
+        return value.to_numpy()
+    if isinstance(value, list):
+        with contextlib.suppress(ValueError, TypeError):  # of unequal lengths
+            array = np.asarray(value)
+            return array if array.dtype.kind in "biuf" else value
+    return value
+
+
+@contextlib.contextmanager
+def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
+    """Name the arguments of different lengths in an error about shapes."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        lengths = {
+            name: len(value)
+            for name, value in zip(_argument_names(program, args), args, strict=True)
+            if isinstance(value, np.ndarray | jax.Array) and np.ndim(value)
+        }
+        is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
+        if len(set(lengths.values())) < 2 or not is_about_shapes:
+            raise
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"The program failed: {error} Expected arguments of equal length? {listed} rows.") from error
 
 
 def _require_storable_names(dims: dict[str, list[str]]) -> None:

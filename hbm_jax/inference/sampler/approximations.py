@@ -1,0 +1,377 @@
+"""Normal approximations of a posterior: at a mode, along the path of a search, and mean-field.
+
+All functions work in one set of variables, in units of the prior (see `hbm_jax.inference.sampler.initialisation`).
+Compiling the gradient of the model costs more than evaluating it a thousand times, so one compiled value-and-gradient
+serves all searches and Hessians; the loops around it are Python.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hbm_jax.inference.sampler.metric import power_of_two
+
+SEARCH_ITERATIONS = 500
+GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
+MAX_NEWTON_STEP = 0.1  # Newton step, in standard deviations, beyond which the end of a search is no mode
+POLISHED = 3  # Newton steps, of at most this length, after a search that rounding errors have ended a little early
+MAX_POLISHING_STEP = 1.0
+HESSIAN_STEP = 1e-4  # step of central differences in units of the width, whose truncation error is its square
+# Steps, in units of the width that they measure, beyond which they are repeated: a posterior may be much narrower or
+# wider than its prior.
+MEASURING_STEPS = (1e-7, 1e-2)
+MEMORY = 6  # pairs of steps and gradient differences in the inverse Hessian along a path
+PATH_POINTS = 25  # points of a path at which its approximation is judged
+PATH_DRAWS = 5
+JUDGED = 20  # draws by which an approximation is judged
+VARIATIONAL_DRAWS = 8
+VARIATIONAL_SEARCHES = 3
+VARIATIONAL_ITERATIONS = 80
+VARIATIONAL_ROUNDS = 3
+
+LBFGS = optax.scale_by_lbfgs()
+_update = jax.jit(LBFGS.update)  # shared by all searches, so that it is compiled once per size
+
+
+def minimise(
+    value_and_grad: Callable, start: np.ndarray, max_iterations: int = SEARCH_ITERATIONS, path: list | None = None
+) -> tuple[np.ndarray, float, float]:
+    """Minimise a function by Optax's L-BFGS directions and a backtracking line search.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        (size,) -> (value, gradient).
+    start : (size,)
+        Starting point, with a finite value.
+    max_iterations : int
+        Largest number of iterations.
+    path : list, optional
+        Receives (point, gradient) of every iteration.
+
+    Returns
+    -------
+    point, value, gradient_norm
+        The last point, with its value and gradient norm.
+    """
+
+    def evaluate(point):
+        return jax.tree.map(np.asarray, value_and_grad(point))
+
+    # NumPy between the compiled functions: JAX would compile each operation for every number of parameters.
+    point = np.asarray(start, jnp.result_type(float))
+    state = LBFGS.init(point)
+    value, gradient = evaluate(point)
+    for _ in range(max_iterations):
+        if path is not None:
+            path.append((point, gradient))
+        if np.linalg.norm(gradient) < GRADIENT_TOLERANCE:
+            break
+        direction, state = _update(gradient, state, point)
+        direction = np.asarray(direction)
+        if direction @ gradient <= 0:
+            # After a step through negative curvature, discard the L-BFGS memory and use the steepest descent.
+            direction, state = _update(gradient, LBFGS.init(point), point)
+            direction = np.asarray(direction)
+        slope = -float(direction @ gradient)
+        step = 1.0
+        while step > 1e-10:
+            trial = point - step * direction
+            trial_value, trial_gradient = evaluate(trial)
+            # Armijo's condition; False for NaN.
+            if trial_value <= value + 1e-4 * step * slope:
+                break
+            step *= 0.5
+        else:
+            break
+        point, value, gradient = trial, trial_value, trial_gradient
+    return point, float(value), float(np.linalg.norm(gradient))
+
+
+def curvature_along(value_and_grad: Callable, point: np.ndarray, index: int) -> np.ndarray:
+    """Return a row of the Hessian by central differences of the gradient, (size,).
+
+    The step is adapted to the width of the density along this component; NaN where no step gives finite gradients.
+    """
+    size = HESSIAN_STEP
+    row = np.full(len(point), np.nan)
+    for _ in range(4):
+        step = np.zeros(len(point))
+        step[index] = size
+        ahead, behind = point + step, point - step
+        difference = np.asarray(value_and_grad(ahead)[1]) - np.asarray(value_and_grad(behind)[1])
+        row = difference / (ahead - behind)[index]
+        if not np.isfinite(row).all():
+            size *= 1e-3  # beyond the edge of the support
+            continue
+        width = row[index] ** -0.5 if row[index] > 0 else np.inf
+        smallest, largest = MEASURING_STEPS
+        if size <= largest * width and (size >= smallest * width or np.isinf(width)):
+            break
+        size = HESSIAN_STEP * width
+    return row
+
+
+def hessian_at(value_and_grad: Callable, point: np.ndarray) -> np.ndarray:
+    """Return the Hessian by central differences of the gradient, (size, size), symmetrised."""
+    hessian = np.stack([curvature_along(value_and_grad, point, index) for index in range(len(point))])
+    return 0.5 * (hessian + hessian.T)
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """Normal approximation of a posterior, with covariance F F^T, F = width * vectors * stretch.
+
+    Attributes
+    ----------
+    point : (size,)
+        Mean.
+    width : (size,)
+        Powers of two close to the conditional widths of the components.
+    vectors, stretch : (size, size), (size,)
+        Principal axes of the covariance in units of ``width``, and the standard deviations along them; ``vectors`` is
+        empty if the axes are the components.
+    value : float
+        Minus the log density at the mean; NaN if it was not evaluated.
+    gradient_norm : float
+        Gradient norm at the mean.
+    """
+
+    point: np.ndarray
+    width: np.ndarray
+    vectors: np.ndarray
+    stretch: np.ndarray
+    value: float = np.nan
+    gradient_norm: float = np.nan
+
+    @classmethod
+    def from_precision(cls, point, precision, value=np.nan, gradient_norm=np.nan) -> "Approximation | None":
+        """Return the approximation with an inverse covariance (size, size); None if it is not positive definite."""
+        diagonal = np.diag(precision)
+        if not (np.isfinite(precision).all() and (diagonal > 0).all()):
+            return None
+        width = power_of_two(diagonal**-0.5)
+        # In units of the widths, because these may differ by many orders of magnitude.
+        eigenvalues, vectors = np.linalg.eigh(width[:, None] * precision * width)
+        if eigenvalues.min() <= 0:
+            return None
+        return cls(point, width, vectors, eigenvalues**-0.5, value, gradient_norm)
+
+    @classmethod
+    def mean_field(cls, point: np.ndarray, scale: np.ndarray) -> "Approximation":
+        """Return the approximation with independent components of widths ``scale``, (size,)."""
+        width = power_of_two(scale)
+        return cls(point, width, np.zeros((0, 0)), scale / width)
+
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the determinant of the factor."""
+        return float(np.log(self.width).sum() + np.log(self.stretch).sum())
+
+    @property
+    def log_evidence(self) -> float:
+        """Laplace's estimate of the log evidence, without the factor (2 pi)^(size / 2)."""
+        return self.log_volume - self.value
+
+    def transform(self, noise: np.ndarray) -> np.ndarray:
+        """Return positions from standard normal noise (..., size)."""
+        along_axes = self.stretch * noise
+        return self.point + self.width * (along_axes @ self.vectors.T if self.vectors.size else along_axes)
+
+    def distance(self, point: np.ndarray) -> float:
+        """Return the distance of a point from the mean, in standard deviations."""
+        return float(np.linalg.norm((self.vectors.T @ ((point - self.point) / self.width)) / self.stretch))
+
+    def newton_step(self, gradient: np.ndarray) -> np.ndarray:
+        """Return the step to the minimum of the quadratic function with this curvature, in standard deviations."""
+        return -self.stretch * (self.vectors.T @ (self.width * gradient))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An approximation compared with the density at draws from it.
+
+    Attributes
+    ----------
+    approximation : Approximation
+        What was judged.
+    points : (num, size)
+        Draws.
+    log_weights : (num,)
+        Log density minus that of the approximation (both up to the same constant); -inf where not finite.
+    """
+
+    approximation: Approximation
+    points: np.ndarray
+    log_weights: np.ndarray
+
+    @property
+    def bound(self) -> float:
+        """Evidence lower bound, up to the constant of `Approximation.log_evidence`; robust to a few poor draws."""
+        return float(np.mean(np.sort(self.log_weights)[len(self.log_weights) // 10 :]))
+
+    def typical(self, within: float) -> np.ndarray:
+        """Return the draws whose log weight is not further than ``within`` below the median, (num, size)."""
+        return self.points[self.log_weights > np.median(self.log_weights) - within]
+
+
+def judge_by_draws(
+    value_and_grad: Callable, approximation: Approximation, rng: np.random.Generator, num: int = JUDGED
+) -> Judged:
+    """Draw from an approximation and compare it with the density."""
+    noise = rng.normal(size=(num, len(approximation.point)))
+    points = approximation.transform(noise)
+    log_weights = np.full(num, -np.inf)
+    for i, point in enumerate(points):
+        value, gradient = value_and_grad(point)
+        if is_finite(value, gradient):
+            log_weights[i] = approximation.log_volume + 0.5 * noise[i] @ noise[i] - value
+    return Judged(approximation, points, log_weights)
+
+
+def is_finite(value, gradient) -> bool:
+    """Return whether value and gradient are finite."""
+    return bool(np.isfinite(value) and np.isfinite(gradient).all())
+
+
+def mode_at(value_and_grad: Callable, point: np.ndarray, value: float) -> Approximation | None:
+    """Return the Laplace approximation at the end of a search; None if that is no mode.
+
+    The density there must be finite, its curvature positive definite and its gradient small in units of the curvature:
+    where the density grows without limit, the curvature is a rounding error of either sign.
+    """
+    gradient = np.asarray(value_and_grad(point)[1])
+    if not is_finite(value, gradient):
+        return None
+    with np.errstate(all="ignore"):  # a search of a density without limit may end at 1e300
+        precision = hessian_at(value_and_grad, point)
+    for _ in range(POLISHED):
+        mode = Approximation.from_precision(point, precision, value, float(np.linalg.norm(gradient)))
+        if mode is None or not is_finite(value, gradient):
+            return None
+        step = mode.newton_step(gradient)
+        if np.linalg.norm(step) < MAX_NEWTON_STEP:
+            return mode
+        if np.linalg.norm(step) > MAX_POLISHING_STEP:
+            return None
+        point = mode.transform(step)
+        new_value, gradient = map(np.asarray, value_and_grad(point))
+        if not new_value < value:
+            return None
+        value = float(new_value)
+    return None
+
+
+def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generator) -> Judged | None:
+    """Return the best normal approximation along the path of a search, by its evidence lower bound.
+
+    A path from the prior to a mode, or to a density without limit, crosses the region that holds the posterior mass
+    (Pathfinder: Zhang et al. 2022, JMLR 23, 306). Inverse Hessians come from the last steps of the search, on a
+    diagonal that earlier ones have determined.
+    """
+    best = None
+    diagonal = np.ones(len(path[0][0]))
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    judged = np.unique(np.linspace(1, len(path) - 1, PATH_POINTS).astype(int)) if len(path) > 1 else ()
+    for i in range(1, len(path)):
+        step, change = path[i][0] - path[i - 1][0], path[i][1] - path[i - 1][1]
+        if step @ change > 1e-12 * np.linalg.norm(step) * np.linalg.norm(change):
+            diagonal = _updated_diagonal(diagonal, step, change)
+            pairs = [*pairs, (step, change)][-MEMORY:]
+        if i not in judged or not pairs:
+            continue
+        with np.errstate(all="ignore"):
+            inverse = _inverse_hessian(diagonal, pairs)
+            mean = path[i][0] - inverse @ path[i][1]
+            approximation = _from_covariance(mean, inverse)
+            if approximation is None:
+                continue
+            candidate = judge_by_draws(value_and_grad, approximation, rng, PATH_DRAWS)
+        if best is None or candidate.bound > best.bound:
+            best = candidate
+    # Judged again, because the best of many estimates from a few draws is too high.
+    return None if best is None else judge_by_draws(value_and_grad, best.approximation, rng)
+
+
+def _from_covariance(point: np.ndarray, covariance: np.ndarray) -> Approximation | None:
+    """Return the approximation with this covariance (size, size); None if it is not positive definite."""
+    diagonal = np.diag(covariance)
+    if not (np.isfinite(covariance).all() and np.isfinite(point).all() and (diagonal > 0).all()):
+        return None
+    width = power_of_two(diagonal**0.5)
+    eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(width, width))
+    return None if eigenvalues.min() <= 0 else Approximation(point, width, vectors, eigenvalues**0.5)
+
+
+def _updated_diagonal(diagonal: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return the diagonal inverse Hessian after one more step (equation 9 of Gilbert & Lemarechal 1989)."""
+    a, b, c = change @ (diagonal * change), change @ step, step @ (step / diagonal)
+    new = 1.0 / (a / (b * diagonal) + change**2 / b - a * step**2 / (b * c * diagonal**2))
+    return new if np.isfinite(new).all() and (new > 0).all() else diagonal
+
+
+def _inverse_hessian(diagonal: np.ndarray, pairs: Sequence) -> np.ndarray:
+    """Return the BFGS inverse Hessian of pairs (step, change of the gradient) on a diagonal, (size, size)."""
+    inverse = np.diag(diagonal)
+    for step, change in pairs:
+        scale = 1.0 / (step @ change)
+        projection = np.eye(len(step)) - scale * np.outer(step, change)
+        inverse = projection @ inverse @ projection.T + scale * np.outer(step, step)
+    return 0.5 * (inverse + inverse.T)
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """Mean-field normal approximation: mean and widths (size,), minus its evidence lower bound, its gradient norm."""
+
+    point: np.ndarray
+    scale: np.ndarray
+    value: float
+    gradient_norm: float
+
+
+def mean_field_fits(
+    value_and_grad: Callable, candidates: Sequence[np.ndarray], rng: np.random.Generator
+) -> list[MeanField]:
+    """Fit mean-field normal approximations with fixed draws (Giordano et al. 2024, JMLR 25, 18); the best first."""
+    size = len(candidates[0])
+    half = rng.normal(size=(VARIATIONAL_DRAWS // 2, size))
+    half /= np.sqrt(np.mean(half**2, axis=0))  # with their negatives, mean and variance are exact
+    noise = np.concatenate([half, -half])
+
+    def refit(loc, log_scale):
+        """Refit in units of the current approximation, so that widths may differ as much as 0.01 and 1000."""
+        unit = np.exp(log_scale)
+
+        def objective(parameters):
+            parameters = np.asarray(parameters)
+            center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
+            values, gradients = zip(*(value_and_grad(center + scale * e) for e in noise), strict=True)
+            gradient_rows = np.stack([np.asarray(g) for g in gradients])
+            if not np.isfinite(values).all():
+                return np.inf, jnp.zeros(2 * size)
+            gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])
+            return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(gradient)
+
+        if not np.isfinite(objective(np.zeros(2 * size))[0]):
+            return np.inf, loc, log_scale, np.inf
+        parameters, value, norm = minimise(objective, np.zeros(2 * size), VARIATIONAL_ITERATIONS)
+        return value, loc + unit * parameters[:size], log_scale + parameters[size:], norm
+
+    fits = []
+    for candidate in candidates[:VARIATIONAL_SEARCHES]:
+        for initial_log_scale in (-2.0, -5.0):
+            with np.errstate(all="ignore"):
+                value, loc, log_scale, norm = refit(candidate, np.full(size, initial_log_scale))
+                for _ in range(VARIATIONAL_ROUNDS - 1):
+                    if np.isfinite(value):
+                        value, loc, log_scale, norm = refit(loc, log_scale)
+            if np.isfinite(value):
+                if np.isfinite(loc).all() and np.isfinite(log_scale).all():
+                    fits.append(MeanField(loc, np.exp(log_scale), value, norm))
+                break
+    return sorted(fits, key=lambda fit: fit.value)
