@@ -49,6 +49,11 @@ def defaults() -> dict[str, dict[str, Any]]:
     return {name: dict(section) for name, section in FIXED.items()} | {name: {} for name in OPEN}
 
 
+def sample_type(name: str) -> Any:
+    """Return the type of an option of the section ``[sample]``."""
+    return _TYPES.get(name, int)
+
+
 def set_key(config: dict, key: str, value: Any) -> None:
     """Set ``section.name`` of a configuration in place.
 
@@ -82,7 +87,7 @@ def set_key(config: dict, key: str, value: Any) -> None:
         current = config[section].get(name)
         value = (dict(current) if isinstance(current, Mapping) else {}) | {entry: value}
     if section in FIXED:
-        value = read_value(value, _TYPES.get(name, int), key)
+        value = read_value(value, sample_type(name), key)
     elif section == "prior":
         value = str(value)
     config[section][name] = value
