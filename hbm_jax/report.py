@@ -42,7 +42,7 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     from hbm_jax.plotting.draws import named_draws
 
     entry = entry_of_fit(fit)
-    figures = dict(entry.figures(fit)) if entry is not None else {}
+    figures = dict(entry.figures_of(fit)) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
         restricted = len(names) > MAX_PARAMETERS

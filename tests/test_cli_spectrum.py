@@ -86,7 +86,6 @@ def test_bad_options_of_a_fit(options, words, folder, tmp_path, capsys):
         ([], ["model.spectrum: expected a value"]),
         (["--spectrum", MODEL, "--set", "truth.photon_index=2"], ["truth.log10_amplitude=1", "mw_nh (hydrogen column"]),
         (["--spectrum", MODEL, *TRUTH, "--set", "truth.index=2"], ["'index'", "photon_index"]),
-        (["--spectrum", MODEL, *TRUTH, "--num", "3"], ["--num: expected none"]),
         (["--spectrum", MODEL, *TRUTH, "--design", "a.pha"], ["expected no --design"]),
         (["--spectrum", MODEL, *TRUTH, "--set", "population.exposure=-1"], ["expected a positive time"]),
         (["--spectrum", MODEL, *TRUTH, "--set", "population.time=1"], ["'time'", "exposure"]),

@@ -15,8 +15,8 @@ from jax.tree_util import register_dataclass
 from numpyro import distributions as dist
 
 import hbm_jax as hbm
-from hbm_jax import cli, registry
-from hbm_jax.cli import commands
+from hbm_jax import cli
+from hbm_jax.cli import commands, inputs
 from hbm_jax.configuration import ConfigError
 from hbm_jax.data import read_table
 from hbm_jax.data.protocol import Container
@@ -157,14 +157,6 @@ def test_options_are_the_fields_with_their_types(lines):
         lines.build({"degre": 1}, {})
 
 
-def test_flags_are_the_options_of_all_models():
-    flags = registry.flags()
-    assert flags["degree"] == (int, "of the polynomial")
-    assert flags["cosmology"][0] is str
-    assert flags["through_origin"][0] is bool
-    assert "priors" not in flags
-
-
 def test_readers_take_their_own_options(lines, points_csv):
     assert list(lines.reader_options) == ["scale", "cut"]
     section = {"source": str(points_csv), "scale": "10", "cut": {"low": "0"}}
@@ -205,8 +197,8 @@ def test_from_the_command_line(points_csv, tmp_path, capsys):
     # A class of a module outside of hbm_jax is stored under its full name, by which the registry knows it.
     assert fit.run["config"]["class"] == "test_registry.Line"
     # And again, from the file it wrote, and from where it stands.
-    config = commands._configuration(commands._parser().parse_args(["fit", "--config", str(folder / "config.toml")]))
-    model, data = commands._model_and_data(config)
+    config = inputs.configuration_of(commands.parsed(["fit", "--config", str(folder / "config.toml")])[1])
+    model, data = inputs.model_and_data(config)
     assert model.to_config() == fit.program.to_config()
     np.testing.assert_array_equal(data.x, fit.data.x)
     status, out, err = run(capsys, "resume", folder, "--num-samples", "40", "--quiet", "--no-report")
@@ -233,12 +225,3 @@ def test_simulated_says_what_is_true():
     assert json.dumps(Line().to_config())
     with pytest.raises(ValueError, match="no parameter 'slop'"):
         Line().simulate(jax.random.key(0), design, {"slop": 2.0})
-
-
-def test_models_that_mean_other_things_by_one_name_share_a_flag(monkeypatch):
-    @dataclass(frozen=True)
-    class Other:
-        degree: str = field(default="low", metadata={"help": "low or high"})
-
-    monkeypatch.setitem(MODELS, "other", Entry(Other, Points, read_points))
-    assert registry.flags()["degree"] == (str, "of the polynomial; low or high")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hbm_jax.cli.arguments import Parser
 from hbm_jax.configuration import ConfigError
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -9,11 +10,16 @@ MAX_COLUMN = 1e4  # 1e26 cm^-2, which is opaque; a larger column must be in othe
 PRINTED = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)  # keV
 
 
-def add_command(commands) -> None:
-    """Add the parser of ``absorption``."""
+def parser() -> Parser:
+    """Return the parser of ``absorption``."""
     from hbm_jax.absorption import ABUNDANCES, MODES
 
-    absorption = commands.add_parser("absorption", help="transmission of host galaxy, Milky Way and the WHIM")
+    absorption = Parser(
+        "hbm-jax absorption",
+        "[options]",
+        "Print and draw the transmission of host galaxy, Milky Way and the WHIM.",
+        "example:\n  hbm-jax absorption --nh 1 --z 2 --nh-mw 0.03 --n0 1e-7 --log10-T 6 --plot out.png",
+    )
     for flag, default, text in (
         ("--nh", 0.0, "column density of the host galaxy [1e22 cm^-2]"),
         ("--z", 0.0, "redshift of the source, 0 to 10"),
@@ -41,7 +47,7 @@ def add_command(commands) -> None:
         "--energies", metavar="KEV", type=float, nargs=2, default=(0.3, 10.0), help="energy range; default 0.3 10"
     )
     absorption.add_argument("--plot", metavar="FILE", type=Path, help="figure to write, as png, pdf or svg")
-    absorption.set_defaults(run=run)
+    return absorption
 
 
 def run(arguments) -> int:

@@ -4,24 +4,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hbm_jax.cli.arguments import Parser
 
-def add_command(commands) -> None:
-    """Add the parser of ``bench``."""
-    bench = commands.add_parser(
-        "bench",
-        help="compare with NumPyro, BlackJAX, PyMC and Stan, where installed",
-        description="Run the benchmarks of benchmarks/suite in the current environment; packages that are missing are "
-        "reported as such. `make bench` first creates an environment with all packages.",
+
+def parser() -> Parser:
+    """Return the parser of ``bench``."""
+    bench = Parser(
+        "hbm-jax bench",
+        "[options]",
+        "Run the benchmarks of benchmarks/suite in the current environment; packages that are missing are reported as "
+        "such. 'make bench' first creates an environment with all packages.",
     )
     bench.add_argument("--quick", action="store_true", help="one short round, to check that everything runs")
     bench.add_argument("--systems", metavar="NAMES", help="comma-separated: relation, supernovae, golenetskii, ...")
     bench.add_argument("--only", metavar="NAMES", help="comma-separated: packages whose names begin with one of these")
     bench.add_argument("--rounds", metavar="N", help="number of repetitions per package")
     bench.add_argument("--out", metavar="DIR", default="runs/bench", help="folder for the table, numbers and figures")
-    bench.set_defaults(run=_run)
+    return bench
 
 
-def _run(arguments) -> int:
+def run(arguments) -> int:
     """Run the benchmarks in a subprocess and return its exit status."""
     suite = Path(__file__).resolve().parents[2] / "benchmarks" / "suite"
     if not suite.is_dir():

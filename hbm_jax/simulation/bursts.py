@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hbm_jax.configuration import ConfigError, read_value
+from hbm_jax.configuration import read_value
 from hbm_jax.simulation.configuration import (
     fields_of,
     format_truth,
@@ -19,9 +19,7 @@ NUM, NUM_SPECTRA = 30, 10  # default numbers of bursts
 PAIRS = ("gamma", "log10_N", "log10_E_peak")  # quantities given by mean and standard deviation
 
 
-def simulate(
-    config: Mapping[str, Any], table: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
-) -> str:
+def simulate(config: Mapping[str, Any], table: Path, *, num: int | None, overwrite: bool) -> str:
     """Draw a population of bursts at catalogue level and write it as a table.
 
     Parameters
@@ -33,8 +31,6 @@ def simulate(
         Output file: CSV, ECSV or FITS.
     num : int, optional
         Number of bursts; 30 by default.
-    rmf, arf
-        Must be None: a catalogue has no instrument.
     overwrite : bool
         Whether to replace an existing file.
 
@@ -46,13 +42,12 @@ def simulate(
     Raises
     ------
     ConfigError
-        For an unknown name, a value of the wrong type, or a response.
+        For an unknown name, or a value of the wrong type.
     FileExistsError
         If the file exists.
     """
     from hbm_jax.data import BurstPopulation
 
-    _refuse_response(rmf, arf, "golenetskii, whose bursts are catalogue values")
     num = number_of(num, NUM)
     scalars = ("correlation", "intrinsic_scatter", "log10_E_peak_scatter")
     fields = fields_of(config, BurstPopulation, what="bursts", pairs=PAIRS, scalars=scalars)
@@ -69,9 +64,7 @@ def simulate(
     )
 
 
-def simulate_spectra(
-    config: Mapping[str, Any], folder: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
-) -> str:
+def simulate_spectra(config: Mapping[str, Any], folder: Path, *, num: int | None, overwrite: bool) -> str:
     """Draw a population of bursts with counts and write a catalogue and one folder of OGIP files for each burst.
 
     Parameters
@@ -82,8 +75,6 @@ def simulate_spectra(
         Output folder; must be new or empty unless ``overwrite``.
     num : int, optional
         Number of bursts; 10 by default.
-    rmf, arf
-        Must be None: the detectors are idealised.
     overwrite : bool
         Whether to replace existing files.
 
@@ -95,7 +86,7 @@ def simulate_spectra(
     Raises
     ------
     ConfigError
-        For a design, an unknown name, a value of the wrong type, or a response.
+        For a design, an unknown name, or a value of the wrong type.
     FileExistsError
         If the folder is not empty.
     """
@@ -107,7 +98,6 @@ def simulate_spectra(
         "population.num_intervals=8), or draw a sample in Python with "
         "hbm_jax.models.GolenetskiiCounts().simulate(key, data).",
     )
-    _refuse_response(rmf, arf, "golenetskii-counts, whose detectors are idealised")
     num = number_of(num, NUM_SPECTRA)
     known = {"pairs": (*PAIRS, "alpha", "beta"), "scalars": ("intrinsic_scatter",), "shared": ("spectrum",)}
     fields = fields_of(config, BurstSpectraPopulation, what="bursts", **known)
@@ -125,10 +115,3 @@ def simulate_spectra(
         f"{format_truth(sample.truth)}\n"
         f"fit them with: hbm-jax fit golenetskii-counts --catalog {catalog}{spectrum}"
     )
-
-
-def _refuse_response(rmf: str | None, arf: str | None, what: str) -> None:
-    """Raise ConfigError for --rmf or --arf."""
-    for flag, value in (("--rmf", rmf), ("--arf", arf)):
-        if value is not None:
-            raise ConfigError(f"{flag}: expected none for {what}; found {value!r}.")

@@ -16,9 +16,7 @@ OPTIONS = ("exposure",)  # options of [population]
 NAMES = "source.pha", "response.rmf", "response.arf"
 
 
-def simulate(
-    config: Mapping[str, Any], folder: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
-) -> str:
+def simulate(config: Mapping[str, Any], folder: Path, *, rmf: str | None, arf: str | None, overwrite: bool) -> str:
     """Draw the counts of a model expression, without background, and write them with the response.
 
     Parameters
@@ -28,8 +26,6 @@ def simulate(
         ``[prior]`` its parameters, and ``population.exposure`` the exposure [s].
     folder : path
         Output folder; must be new or empty unless ``overwrite``.
-    num : int, optional
-        Must be None: one spectrum is drawn.
     rmf, arf : path, optional
         Response of the instrument; by default an idealised response.
     overwrite : bool
@@ -43,7 +39,7 @@ def simulate(
     Raises
     ------
     ConfigError
-        For a design, a number of spectra, an unknown option, or a parameter without a value.
+        For a design, an unknown option, or a parameter without a value.
     FileExistsError
         If the folder is not empty.
     """
@@ -56,8 +52,6 @@ def simulate(
         "simulate spectrum: expected no --design; found {found}. Set the response (--rmf, --arf) and the exposure "
         "(--set population.exposure=5000).",
     )
-    if num is not None:
-        raise ConfigError(f"--num: expected none, because one spectrum is simulated; found {num}.")
     for name in config["population"]:
         choose("option of [population]", name, OPTIONS)
     exposure = read_value(config["population"].get("exposure", EXPOSURE), float, "population.exposure")

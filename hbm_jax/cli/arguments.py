@@ -1,0 +1,360 @@
+"""Parsers of the command line: one for each command and, for commands that take a model, one for each model.
+
+The value of a flag is stored under its key in the configuration, such as ``model.cosmology``, as text, which the
+configuration converts and checks.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hbm_jax.configuration import OPEN, ConfigError, defaults, merged, read_toml, sample_options, sample_type, set_key
+from hbm_jax.names import nearest
+from hbm_jax.registry.entry import HELP
+
+SECTIONS = ("sample", *OPEN)
+CALIBRATION_OPTIONS = ("seed", "num_chains", "num_warmup", "max_num_samples", "target_accept_prob", "dtype")
+END_OPTIONS = ("num_samples", "until", "max_num_samples", "max_seconds")  # which resume may change
+TABLES = {  # sections of the configuration of which every entry is given by the same flag
+    "columns": ("column", "KEY=NAME", "name in the table of a standard column; may be repeated"),
+    "prior": ("prior", "NAME=PRIOR", "prior of a parameter, or the number at which it is fixed; may be repeated"),
+    "truth": ("truth", "NAME=VALUE", "true value of a parameter; may be repeated"),
+    "population": ("population", "NAME=VALUE", "property of the population; may be repeated"),
+}
+SAMPLE_HELP = {
+    "sampler": "sampling algorithm",
+    "seed": "seed of the random numbers",
+    "num_chains": "number of chains",
+    "num_warmup": "warm-up draws per chain; by default as many as are needed",
+    "num_samples": "draws per chain; by default sampling continues until the posterior is usable",
+    "until": "effective sample size of every parameter to reach; for one: --set sample.until.NAME=N",
+    "max_num_samples": "largest number of draws per chain",
+    "max_seconds": "time budget of this command, and of each resume",
+    "target_accept_prob": "acceptance probability to aim at",
+    "max_tree_depth": "largest depth of the trees of NUTS",
+    "trajectory_length": "length of the trajectories of HMC; by default the sampler is NUTS",
+    "independent_proposals": "the same as --sampler independent_proposals",
+    "centering": "whether a pilot run chooses the partial non-centring; by default as the model says",
+    "dtype": "float64 or float32",
+}
+RESERVED = {  # an option of a model or reader of such a name has no flag, but can be set by --set
+    *("help", "config", "set", "data", "catalog", "design", "subset", "num_replicates"),
+    *("out", "overwrite", "quiet", "report", "no_report", *(name for name, *_ in TABLES.values()), *SAMPLE_HELP),
+}
+
+
+class Formatter(argparse.HelpFormatter):
+    """Formatter that wraps paragraphs and keeps lines that begin with a blank."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+    def _fill_text(self, text, width, indent):
+        def fill(line):
+            if line[:1] in ("", " "):
+                return indent + line
+            return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+        return "\n".join(map(fill, text.splitlines()))
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are `ConfigError` and suggest the nearest option."""
+
+    def __init__(self, prog: str, usage: str, description: str = "", epilog: str = ""):
+        texts = (f"{prog} {usage}", description, epilog)
+        # An abbreviation would be taken for another option where this parser does not have the one that is meant.
+        super().__init__(prog, *texts, formatter_class=Formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raise `ConfigError`."""
+        where = self.prog.partition(" ")[2]
+        raise ConfigError(f"{where}{': ' * bool(where)}{message}. See {self.prog} --help.")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return the parsed arguments.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown option, whose nearest is suggested, and an option without a value.
+        """
+        arguments, unknown = self.parse_known_args(argv)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            near = [flag for flag in known if flag.startswith(name)] or [
+                f"--{flag}" for flag in [nearest(name.lstrip("-"), (flag[2:] for flag in known))] if flag
+            ]
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            if not name.startswith("-"):
+                self.error(f"expected options only, found {name!r}")
+            self.error(f"unknown option {name}{hint}")
+        return arguments
+
+    def add(self, group: argparse._ArgumentGroup, name: str, *aliases: str, **options: Any) -> None:
+        """Add the flag of an option to a group, unless another option has a flag of this name."""
+        flag = f"--{name.replace('_', '-')}"
+        if not {flag, f"--no-{flag[2:]}"} & self._option_string_actions.keys():
+            group.add_argument(flag, *aliases, **options)
+
+    def add_option(self, group: argparse._ArgumentGroup, key: str, kind: Any, text: str, default: Any = None) -> None:
+        """Add the flag of an option, ``SECTION.NAME``, of a type."""
+        section, _, name = key.partition(".")
+        if section != "sample" and name in RESERVED:
+            return
+        text += _default(default)
+        text = text.replace("%", "%%")
+        parts = [part for part in _alternatives(kind) if part is not types.NoneType]
+        choices = [str(value) for part in parts if typing.get_origin(part) is typing.Literal for value in part.__args__]
+        if parts == [bool]:
+            self.add(group, name, dest=key, action=argparse.BooleanOptionalAction, help=text)
+            return
+        lists = [part for part in parts if _is_list(part)]
+        self.add(
+            group,
+            name,
+            # A list of one is stored as its element where the option takes single values, which may be keywords.
+            dest=f"{key}[]" if lists == parts else key,
+            action="append" if lists else "store",
+            metavar=f"{{{','.join(choices)}}}" if choices else _metavar(parts, lists, name),
+            help=text,
+        )
+
+    def add_table(self, group: argparse._ArgumentGroup, section: str) -> None:
+        """Add the flag by which the entries of a section are set."""
+        name, metavar, text = TABLES[section]
+        self.add(group, name, dest=f"table.{section}", metavar=metavar, action="append", default=[], help=text)
+
+    def add_sampling(self, names: Iterable[str], title: str = "sampling") -> None:
+        """Add the flags of options of the section ``[sample]``."""
+        group = self.add_argument_group(title)
+        for name in names:
+            text, default = SAMPLE_HELP.get(name, ""), sample_options()[name].default
+            self.add_option(group, f"sample.{name}", sample_type(name), text, default)
+
+    def add_set(self, text: str) -> argparse._ArgumentGroup:
+        """Add ``--set``."""
+        group = self.add_argument_group("configuration")
+        self.add(group, "set", metavar="KEY=VALUE", action="append", default=[], help=f"{text}; may be repeated")
+        return group
+
+    def add_output(self, command: str, out: str, what: str) -> None:
+        """Add the flags of what is written and shown."""
+        group = self.add_argument_group("output")
+        if out:
+            self.add(group, "out", metavar=out, help=what)
+            self.add(group, "overwrite", action="store_true", help="replace what is there")
+        if command != "simulate":
+            self.add(group, "quiet", action="store_true", help="do not show progress")
+        if command in ("fit", "resume"):
+            text = "write posterior and summary only, no figures"
+            self.add(group, "no-report", action="store_true", help=text)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _default(value: Any) -> str:
+    """Return the default of an option for its help; empty if there is none to show."""
+    if value in (None, "", (), [], dataclasses.MISSING, inspect.Parameter.empty):
+        return ""
+    shown: Any = list(value) if isinstance(value, tuple) else value
+    return f" (default: {('no', 'yes')[value] if isinstance(value, bool) else shown})"
+
+
+def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
+    """Return the placeholder of a value, or of an entry of a list."""
+    single = [part for part in parts if part not in lists] or [typing.get_args(part)[0] for part in lists]
+    kinds = [typing.get_origin(part) or part for part in single]
+    if str in kinds:
+        return "NAME" if lists else name.upper()
+    if {int, float} & set(kinds):
+        return "NUMBER" if float in kinds else "N"
+    if any(dataclasses.is_dataclass(kind) or kind in (Mapping, dict) for kind in kinds):
+        return "TABLE"
+    return "LIST" if kinds == [tuple] else name.upper()
+
+
+def _is_list(kind: Any) -> bool:
+    """Return whether a type is a list of any length."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return args[-1:] == (...,)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Parser:
+    """Return the parser of ``fit``, ``simulate`` or ``calibrate`` for one model.
+
+    Parameters
+    ----------
+    command : str
+        The command.
+    name : str
+        Name of the model.
+    entry : hbm_jax.registry.Entry
+        The model.
+    argv : sequence of str
+        The arguments; if they ask for help, it lists the parameters of the model that they describe.
+    """
+    parser = Parser(f"hbm-jax {command} {name}", "[options]", _sentence(entry.summary), _examples(command, name, entry))
+    draws = command == "simulate" and entry.simulate is not None
+    takes_design = entry.takes_design or not draws
+    _add_model(parser, entry, entry.options if takes_design else entry.population_options)
+    if takes_design:
+        _add_data(parser, command, entry)
+    else:  # the simulator says why it takes none
+        parser.add_argument("--design", dest="data.source", help=argparse.SUPPRESS)
+    if draws:
+        _add_population(parser, entry)
+    priors = parser.add_argument_group("priors")
+    if takes_design or entry.population is None:
+        parser.add_table(priors, "prior")
+    if command == "simulate":
+        parser.add_table(priors, "truth")
+        priors.title = "parameters"
+        parser.add_sampling(["seed"], "random numbers")
+        out = ("FILE", "table to write: .csv, .ecsv or .fits") if entry.takes_design else ("DIR", "folder to write")
+    else:
+        parser.add_sampling(sample_options() if command == "fit" else CALIBRATION_OPTIONS)
+        out = ("DIR", "folder to write; default: one in runs/")
+    if command == "calibrate":
+        group = parser.add_argument_group("calibration")
+        parser.add(group, "subset", metavar="N", type=int, help="use only N objects of the design, evenly spaced")
+        text = "number of simulated data sets (default: 512)"
+        parser.add(group, "num-replicates", metavar="N", type=int, default=512, help=text)
+    parser.add_output(command, *out)
+    sections = ", ".join(SECTIONS)
+    group = parser.add_set(f"any option as SECTION.NAME=VALUE, with SECTION one of {sections}")
+    parser.add(group, "config", metavar="FILE", help="TOML file of these sections, such as config.toml of a run")
+    if {"-h", "--help"} & set(argv):
+        rest = [word for word in argv if word not in ("-h", "--help")]
+        priors.description = _parameters(parser, entry, rest)
+    return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _examples(command: str, name: str, entry) -> str:
+    """Return the examples of a command; of calibrate, that of a fit, whose data are the design."""
+    examples = entry.examples or (f"hbm-jax fit {name} --data my.csv --out runs/{name}",)
+    shown = [example for example in examples if example.startswith(f"hbm-jax {command} ")]
+    if command == "calibrate" and not shown:
+        (fit, *_) = [example for example in examples if example.startswith("hbm-jax fit ")]
+        design = fit.replace("--data ", "--design ").replace("--catalog ", "--design ")
+        shown = [f"{design.replace(' fit ', ' calibrate ')}-calibration"]
+    if command == "fit" and not entry.bundled and entry.simulate is not None:
+        shown = list(examples)  # data to fit can be simulated first
+    return "\n".join(["examples:", *(f"  {example}" for example in shown or examples)])
+
+
+def _add_model(parser: Parser, entry, names: Iterable[str]) -> None:
+    """Add the flags of options of the model."""
+    group = parser.add_argument_group("model")
+    fields = {item.name: item for item in dataclasses.fields(entry.model)}
+    types_of = entry.options
+    for name in names:
+        text = fields[name].metadata.get("help") or HELP.get(name, "")
+        parser.add_option(group, f"model.{name}", types_of[name], text, fields[name].default)
+
+
+def _add_data(parser: Parser, command: str, entry) -> None:
+    """Add the flags of the data, or of the sample whose design is used, and of options of their reader."""
+    group = parser.add_argument_group("data")
+    parameters = inspect.signature(entry.read).parameters
+    options = entry.reader_options
+    what = f"bundled sample ({', '.join(entry.bundled)}), or file" if entry.bundled else "file"
+    default = f" (default: {entry.default_source})" if entry.default_source else ""
+    if command == "fit":
+        names = ("catalog", "--data") if "spectra" in options else ("data", "--catalog")
+        parser.add(group, *names, dest="data.source", metavar="FILE", help=f"{what} to fit{default}")
+    else:
+        text = f"{what} whose design is used: all but the observed values{default}"
+        parser.add(group, "design", dest="data.source", metavar="FILE", help=text)
+    if "columns" in parameters:
+        parser.add_table(group, "columns")
+    for name, kind in options.items():
+        parser.add_option(group, f"data.{name}", kind, entry.help_of(name, entry.read), parameters[name].default)
+
+
+def _add_population(parser: Parser, entry) -> None:
+    """Add the flags of a population that is drawn without a design."""
+    group = parser.add_argument_group("population")
+    for name, kind in entry.simulator_options.items():
+        parser.add_option(group, f"simulator.{name}", kind, entry.help_of(name, entry.simulate))
+    parser.add_table(group, "population")
+    text = "Without --design, a population is drawn." if entry.takes_design else ""
+    if entry.population is not None:
+        fields = dataclasses.fields(entry.population)
+        known = (f"{item.name}{_shown(item)}" for item in fields if item.name not in entry.population_options)
+        text = f"{text} Properties and their defaults: {'; '.join(known)}."
+    group.description = text.strip()
+
+
+def _shown(field: dataclasses.Field) -> str:
+    """Return the default of a field, as it would be set."""
+    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    if made is dataclasses.MISSING or made is None:
+        return ""
+    return f"={list(made) if isinstance(made, tuple) else made}"
+
+
+def _parameters(parser: Parser, entry, argv: Sequence[str]) -> str:
+    """Return a table of the parameters with their priors and units, for the options given."""
+    try:
+        config = configuration(parser.parse(argv))
+        options = {name: value for name, value in config["model"].items() if name != "name"}
+        model = entry.build(options, config["prior"])
+        from hbm_jax.models.priors import priors_to_text
+
+        texts = priors_to_text(model.all_priors)
+    except (OSError, TypeError, ValueError) as error:
+        return f"Parameters depend on the options of the model, which are incomplete: {error}"
+    width = max(map(len, texts), default=0)
+    lines = [f"  {name:<{width}}  {text}  {model.units.get(name, '')}".rstrip() for name, text in texts.items()]
+    data_units = " for standardised data" if getattr(model, "priors_in_data_units", False) else ""
+    return "\n".join([f"Parameters with these options, and their priors{data_units}:", *lines])
+
+
+def configuration(arguments: argparse.Namespace) -> dict:
+    """Return the configuration merged from defaults, TOML file, flags and --set, in order of increasing precedence."""
+    config = defaults()
+    if arguments.config:
+        config = merged(config, read_toml(arguments.config), arguments.config)
+    for key, value in flags(arguments):
+        set_key(config, key, value)
+    for key, value in assignments("set", arguments.set):
+        set_key(config, key, value)
+    return config
+
+
+def flags(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Yield key and value of every flag of the configuration that was given."""
+    for dest, value in vars(arguments).items():
+        section, _, name = dest.partition(".")
+        if section == "table":
+            flag = TABLES[name][0]
+            yield from ((f"{name}.{key}", text) for key, text in assignments(flag, value))
+        elif section in SECTIONS and name and value is not None:
+            key = dest.removesuffix("[]")
+            is_text = isinstance(value, list) and len(value) == 1 and (key == dest or value[0].lstrip().startswith("["))
+            yield key, value[0] if is_text else value
+
+
+def assignments(flag: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield keys and values of a flag that is given as KEY=VALUE."""
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--{flag} {text}: expected KEY=VALUE, found no '='.")
+        yield key.strip(), value.strip()

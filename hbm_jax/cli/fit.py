@@ -1,0 +1,140 @@
+"""``hbm-jax fit`` and ``hbm-jax resume``: sampling a model and writing the run folder."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
+from hbm_jax.cli.exit_status import INTERRUPTED, NOT_USABLE, USABLE
+from hbm_jax.cli.inputs import configuration_of, model_and_data
+from hbm_jax.cli.interruption import Terminated, exit_message
+from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
+
+
+def resume_parser() -> Parser:
+    """Return the parser of ``resume``."""
+    parser = Parser(
+        "hbm-jax resume",
+        "DIR [options]",
+        "Continue a run that was stopped, or draw more samples; the draws are those of an uninterrupted run.",
+        "example:\n  hbm-jax resume runs/jla --until 2000",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="run folder, or the checkpoint folder of a Python run")
+    parser.add_sampling(END_OPTIONS, "when the run ends")
+    parser.add_set("new stopping criterion, such as sample.until.w0=2000")
+    parser.add_output("resume", "", "")
+    return parser
+
+
+def fit(arguments) -> int:
+    """Fit a model and write the run folder."""
+    from hbm_jax import inference, runs
+
+    config = configuration_of(arguments)
+    model, sample = model_and_data(config)
+    folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
+    runs.check_run_folder(folder, arguments.overwrite)
+    _before_sampling(arguments, model, sample)
+    options = sample_keywords(config)
+    with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):
+        result = inference.sample(model, sample, progress=not arguments.quiet, checkpoint=checkpoint, **options)
+    return _after_sampling(arguments, result, folder, config)
+
+
+def resume(arguments) -> int:
+    """Continue a run and write the run folder."""
+    from hbm_jax import runs
+
+    checkpoint = runs.checkpoint_of(arguments.folder) or arguments.folder
+    folder = checkpoint.parent if checkpoint.name == runs.CHECKPOINT else checkpoint
+    new_config: dict = {"sample": {}}
+    for key, value in [*flags(arguments), *assignments("set", arguments.set)]:
+        if key.split(".")[:2] not in [["sample", name] for name in END_OPTIONS]:
+            ends = ", ".join(f"sample.{name}" for name in END_OPTIONS)
+            raise ConfigError(f"--set {key}: expected one of {ends}, because resume can change only when a run ends.")
+        set_key(new_config, key, value)
+    changes = new_config["sample"]
+    program, args = runs.rebuild_program(checkpoint)
+    config = _changed_configuration(runs.config_of(checkpoint), changes)
+    _before_sampling(arguments, program, *args)
+    with _resume_hint(folder):
+        fit = runs.resume(checkpoint, program, *args, progress=not arguments.quiet, **changes)
+    return _after_sampling(arguments, fit, folder, config)
+
+
+def _changed_configuration(path: Path | None, changes: dict) -> dict | None:
+    """Return the configuration of a run with changed stopping criteria; None for a run started in Python."""
+    if path is None:
+        return None
+    config = merged(defaults(), read_toml(path), str(path))
+    if changes.keys() & {"num_samples", "until"}:
+        config["sample"] |= {"num_samples": None, "until": None}
+    config["sample"] |= changes
+    return config
+
+
+def _before_sampling(arguments, model, sample) -> None:
+    """Print the model and the data; fail now if a package for the report is missing."""
+    if not arguments.no_report:
+        import hbm_jax.plotting  # noqa: F401 - fails before sampling where an extra is missing
+    print(f"{model.description}\n{sample.describe()}\n", flush=True)
+
+
+@contextlib.contextmanager
+def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False) -> Iterator[None]:
+    """Tell the user how to resume a run that is interrupted in this context, if it can be resumed.
+
+    Parameters
+    ----------
+    folder : path
+        Run folder.
+    reason : str
+        Description of the interruption, unless the exception has its own.
+    new : bool
+        Whether the checkpoint was made by `runs.new_checkpoint`.
+    """
+    from hbm_jax import runs
+
+    def message() -> str:
+        if new:
+            runs.settle_checkpoint(folder)
+        return (
+            f"interrupted; continue with\n{command}"
+            if runs.is_resumable(folder)
+            else "interrupted; nothing was written."
+        )
+
+    command = runs.resume_command(folder)
+    with exit_message(message):
+        try:
+            yield
+        except (KeyboardInterrupt, Terminated) as interruption:
+            if not runs.is_resumable(folder):
+                raise
+            raise KeyboardInterrupt(f"{getattr(interruption, 'reason', reason)}; continue with\n{command}") from None
+
+
+def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
+    """Write the run folder, print the results and return the exit status."""
+    from hbm_jax import runs
+
+    command, stopped = runs.resume_command(folder), fit.run["stopped"]
+    interrupted = stopped == "interrupted"
+    if stopped.startswith("stopped because"):  # the disk is full, but the results may still fit
+        print(f"hbm-jax: {stopped}", file=sys.stderr)
+    with _resume_hint(folder, "interrupted while the results were written"):
+        try:
+            runs.write(fit, folder, config)
+        except Exception as error:
+            error.add_note(f"All draws are in the checkpoint; to write the results again:\n{command}")
+            raise
+        print(f"\n{fit.verdict}\n\n{fit.table()}\n")
+        print(f"posterior  {folder / runs.POSTERIOR}", flush=True)
+        if not arguments.no_report and not interrupted:
+            print(f"report     {runs.write_report(fit, folder)}")
+    if interrupted or stopped.startswith("stopped: the time budget"):
+        print(f"{stopped.removeprefix('stopped: ')}; continue with\n{command}")
+    if interrupted:
+        return INTERRUPTED
+    return USABLE if fit.verdict.usable else NOT_USABLE
