@@ -14,7 +14,7 @@ import numpy as np
 LARGE = 2**18  # bytes; XLA may use the values of a smaller constant to make the program faster
 
 
-def compiled(fn: Callable, *args: Any) -> Callable:
+def compiled(fn: Callable, *args: Any, compiler_options: dict[str, Any] | None = None) -> Callable:
     """Compile a function for arguments of these shapes.
 
     Parameters
@@ -23,6 +23,8 @@ def compiled(fn: Callable, *args: Any) -> Callable:
         A function of arrays.
     *args
         Example arguments, or their shapes.
+    compiler_options : dict, optional
+        Options of XLA.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def compiled(fn: Callable, *args: Any) -> Callable:
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     large = [_num_bytes(c) >= LARGE for c in closed.consts]
     if not any(large):
-        return jax.jit(fn).lower(*args).compile()
+        return jax.jit(fn).lower(*args).compile(compiler_options)
     tree = jax.tree.structure(shape)
     lifted = [jnp.asarray(c) for c, is_large in zip(closed.consts, large, strict=True) if is_large]
 
@@ -41,7 +43,7 @@ def compiled(fn: Callable, *args: Any) -> Callable:
         constants = [next(arguments) if is_large else c for c, is_large in zip(closed.consts, large, strict=True)]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
 
-    program = jax.jit(with_constants).lower(lifted, *args).compile()
+    program = jax.jit(with_constants).lower(lifted, *args).compile(compiler_options)
     return lambda *args: program(lifted, *args)
 
 

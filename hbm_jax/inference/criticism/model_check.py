@@ -1,0 +1,531 @@
+"""Check of the model: do the data look like draws from the fitted model?
+
+Under the right model, the data and one draw of the posterior have the joint distribution of the model: given the
+parameters of that draw, measured data and data replicated from them are exchangeable, and the rank of any discrepancy
+T(y, theta) among those of the replicates is exactly uniform (Johnson 2007, Bayesian Analysis 2, 719). Nothing is
+asymptotic, and no p-value is too kind as those of posterior predictive checks are, which use the data twice.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.inspect import get_dependencies
+
+from hbm_jax.inference.compilation.constants_as_arguments import compiled
+from hbm_jax.inference.criticism import residual_statistics as rs
+from hbm_jax.inference.criticism.pointwise import is_observation
+from hbm_jax.inference.criticism.predictive import program_coords, unobserved
+from hbm_jax.inference.results import Fit
+from hbm_jax.inference.sampler.target import plate_dims, prior_value
+
+LEVEL = 0.03  # p-value below which the model fails
+NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
+NUM_REPLICATES = 200  # at each draw; fewer for large data
+MAX_VALUES = 2_000_000  # replicated values at each draw, above which there are fewer replicates
+MIN_REPLICATES = 100
+NOTABLE = 3.0  # score of a family from which it is named beside the most unusual one
+MAX_CLAUSES = 3
+QUICK = {"xla_backend_optimization_level": 0}  # the program runs a few times only: compilation takes most of the time
+REMEDIES = {
+    "distribution": "a part of the model for outliers, another population, or a selection",
+    "trend": "another component or covariate, or a selection",
+    "scatter": "a scatter that changes, or other errors",
+    "groups": "effects of these groups",
+    "neighbours": "another component",
+}
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """Result of `check_model`.
+
+    Attributes
+    ----------
+    passed : bool or None
+        Whether the data look like draws from the fitted model; None if the model could not be checked.
+    p_value : float
+        Probability of data at least as unusual under the model, corrected for the number of statistics; NaN if the
+        model could not be checked.
+    sentence : str
+        The result: what does not fit and where, or why the model could not be checked.
+    remedies : tuple of str
+        What may mend a model that fails, as far as known.
+    table : pandas.DataFrame
+        One row per statistic, the most unusual first: ``site, level, residuals, kind, covariate, family``, and its
+        ``score``: about normal quantiles under the model, before correction for their number, averaged over draws.
+    num_draws, num_replicates : int
+        Number of posterior draws, and of replicated data sets at each.
+    worst : Worst or None
+        Residuals of the most unusual statistic, for `hbm_jax.plotting.model_residuals`.
+    """
+
+    passed: bool | None
+    p_value: float
+    sentence: str
+    remedies: tuple[str, ...] = ()
+    table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    num_draws: int = 0
+    num_replicates: int = 0
+    worst: "Worst | None" = field(default=None, repr=False)
+
+    def __str__(self):
+        return " ".join([f"{self.sentence}.", *([f"To try: {'; '.join(self.remedies)}."] if self.remedies else [])])
+
+
+class Worst(NamedTuple):
+    """Residuals in which the most unusual statistic was found, at one posterior draw.
+
+    Attributes
+    ----------
+    label, covariate : str
+        What the residuals are of, and the covariate of the statistic or, if it has none, the most unusual one.
+    values : array (element, pool)
+        Residuals; column 0 is the measured data.
+    positions : array (element,)
+        Values of the covariate, or codes of groups; empty if there is no covariate.
+    labels : tuple of str
+        Labels of the groups.
+    """
+
+    label: str
+    covariate: str
+    values: np.ndarray
+    positions: np.ndarray
+    labels: tuple[str, ...]
+
+
+class Site(NamedTuple):
+    """An observed site: names of its axes without that of components, and names of the components."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    components: tuple[str, ...]
+    axis_labels: tuple[tuple[str, ...], ...]
+    conditional: bool  # whether residuals given all other values are computed from the score
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Sites of a program: shapes of unconstrained latents, latents of objects that can be drawn anew, observed sites."""
+
+    latents: dict[str, tuple[int, ...]]
+    redrawn: tuple[str, ...]
+    observed: dict[str, Site]
+
+    @property
+    def size(self) -> int:
+        """Number of observed values."""
+        return sum(int(np.prod(site.shape)) * max(len(site.components), 1) for site in self.observed.values())
+
+
+def check_model(
+    fit: Fit, *, seed: int = 0, num_draws: int = NUM_DRAWS, num_replicates: int | None = None
+) -> ModelCheck:
+    """Check whether the data look like draws from the fitted model.
+
+    Parameters
+    ----------
+    fit : Fit
+        With its program and data; any NumPyro program with observed sites.
+    seed : int
+        Seed of the choice of draws and of the replicates.
+    num_draws : int
+        Number of posterior draws.
+    num_replicates : int, optional
+        Replicated data sets at each draw, 20 or more; 200 by default, and fewer for more than 10 000 values.
+
+    Returns
+    -------
+    ModelCheck
+        ``passed`` is None, and ``sentence`` says why, where the program cannot be replicated.
+
+    Notes
+    -----
+    At each draw the residuals of each component of each observed site are standardised by the replicates, also those
+    given all other values where components or objects are correlated. Statistics are the width, skewness, tails and
+    extremes of their distribution; their mean and scatter against every covariate of the data, by rank and in bins,
+    and in groups; products of components; and neighbours in the order of each covariate. Latents that were integrated
+    out are drawn anew with the replicates; latents of objects that were sampled are kept, and drawn anew in a second
+    set of replicates. The largest score is corrected for the number of statistics by the same replicates.
+
+    `numpyro.factor` terms are not data and are not checked.
+
+    Examples
+    --------
+    >>> check_model(fit).passed  # doctest: +SKIP
+    True
+    """
+    if num_draws < 1 or (num_replicates is not None and num_replicates < 20):
+        raise ValueError(
+            f"check_model: expected num_draws >= 1 and num_replicates >= 20; found {num_draws} and {num_replicates}."
+        )
+    if fit.program is None:
+        return _unchecked("the fit was loaded without its program; pass it to load()")
+    try:
+        with jax.enable_x64(True):
+            structure = inspect_program(fit.program, fit.args)
+            if not structure.observed:
+                return _unchecked("no site of the program is observed")
+            draws = _choose_draws(fit, structure, num_draws, seed)
+            num = num_replicates or number_of_replicates(structure.size)
+            run = replicator(fit.program, fit.args, structure, num)
+            key = np.asarray(jax.random.key_data(jax.random.key(seed)))
+            example = {name: values[0] for name, values in draws.items()}
+            program = compiled(run, example, key, compiler_options=QUICK)
+            pools = []
+            for k in range(num_draws):
+                key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
+                pools.append(jax.device_get(program({name: values[k] for name, values in draws.items()}, key)))
+        return judge_pools(pools, structure, fit.args, getattr(fit.program, "remedies", {}))
+    except Exception as error:  # a check that fails must not cost the fit
+        return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
+
+
+def _unchecked(reason: str) -> ModelCheck:
+    return ModelCheck(None, float("nan"), f"the model could not be checked because {reason}")
+
+
+def number_of_replicates(size: int) -> int:
+    """Return the number of replicates for a number of observed values."""
+    return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
+
+
+def inspect_program(program: Callable, args: tuple) -> Structure:
+    """Trace a program without computing anything, and return its structure."""
+    latents: dict[str, tuple[int, ...]] = {}
+    plated: list[str] = []
+    observed: dict[str, Site] = {}
+    coords = program_coords(program, args)
+
+    def record(key):
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
+        trace = handlers.trace(seeded).get_trace(*args)
+        dims = plate_dims(trace) | dict(getattr(program, "dims", {}))
+        for name, site in trace.items():
+            if site["type"] != "sample":
+                continue
+            if is_observation(site):
+                observed[name] = _site(site, list(dims.get(name, [])), coords)
+            elif not site["is_observed"]:
+                latents[name] = np.shape(biject_to(site["fn"].support).inv(site["value"]))
+                if site["cond_indep_stack"]:
+                    plated.append(name)
+        return 0
+
+    jax.eval_shape(record, jax.random.key(0))
+    return Structure(latents, _of_objects(program, args, plated), observed)
+
+
+def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
+    """Describe the axes of an observed site."""
+    shape, event_dim = np.shape(site["value"]), site["fn"].event_dim
+    dims += [f"axis {i + 1}" for i in range(len(dims), len(shape))]
+    is_vector = event_dim > 0 and len(shape) > 1 and shape[-1] <= rs.MAX_COMPONENTS
+    components: tuple[str, ...] = ()
+    if is_vector:
+        labels = coords.get(dims[-1], ())
+        named = labels if len(labels) == shape[-1] else [f"component {i + 1}" for i in range(shape[-1])]
+        components, shape, dims = tuple(map(str, named)), shape[:-1], dims[:-1]
+    labels = tuple(
+        tuple(map(str, coords[dim])) if len(coords.get(dim, ())) == size else tuple(map(str, range(size)))
+        for dim, size in zip(dims, shape, strict=True)
+    )
+    conditional = event_dim > 0 and not site["fn"].support.is_discrete
+    return Site(shape, tuple(dims), components, labels, conditional)
+
+
+def _of_objects(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
+    """Return the latents in plates that the population distributes: their distribution depends on other latents.
+
+    Hidden auxiliary sites count as well: they are standardised latents of objects.
+    """
+    if not plated:
+        return ()
+    dependencies = get_dependencies(lambda: program(*args))["prior_dependencies"]
+    return tuple(n for n in plated if n.startswith("_") or set(dependencies.get(n, ())) - {n})
+
+
+def _choose_draws(fit: Fit, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Return the unconstrained latents at a few posterior draws, spread over the chains, (draw, ...) by site."""
+    positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
+    num_chains, num_per_chain, size = positions.shape
+    needed = sum(int(np.prod(shape)) for shape in structure.latents.values())
+    if needed != size:
+        raise ValueError(f"expected the program of the fit, with {size} unconstrained parameters; found {needed}")
+    rng = np.random.default_rng(seed)
+    chosen = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
+    return split_positions(np.asarray(chosen, float), structure)
+
+
+def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np.ndarray]:
+    """Split flat unconstrained draws (draw, size) into sites, in the order of `hbm_jax.inference.sampler.target`."""
+    draws, start = {}, 0
+    for name in sorted(structure.latents):
+        shape = structure.latents[name]
+        stop = start + int(np.prod(shape))
+        draws[name] = positions[:, start:stop].reshape(-1, *shape)
+        start = stop
+    return draws
+
+
+def replicator(program: Callable, args: tuple, structure: Structure, num: int) -> Callable:
+    """Return a function of unconstrained latents and key data that pools measured with ``num`` replicated values.
+
+    It returns, for each observed site and level, ``values`` (pool, ...) with the measured ones first, ``valid``, and
+    where components are correlated ``scores``: the gradient of the log density of the values, which for normal
+    distributions is the residual of each value given all others times a constant.
+    """
+    integrated = tuple(getattr(program, "integrated", ()))
+
+    def run(latents, key_data):
+        key = jax.random.wrap_key_data(key_data)
+        fill = _filling(latents)
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
+        trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
+        measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
+        fixed = {name: trace[name]["value"] for name in integrated}
+        if integrated:
+            seeded = handlers.substitute(handlers.seed(unobserved(program), key), data=fixed)
+            trace = handlers.trace(handlers.substitute(seeded, substitute_fn=fill)).get_trace(*args)
+        pools = {}
+        for name, site in structure.observed.items():
+            site_key = jax.random.fold_in(key, zlib.crc32(name.encode()) % 2**31)
+            pools[name, "given latents"] = _pool(trace[name]["fn"], measured[name], site_key, num, site.conditional)
+        if structure.redrawn:
+            kept = _filling({name: value for name, value in latents.items() if name not in structure.redrawn})
+
+            def replicate(key):
+                seeded = handlers.seed(unobserved(program), key)
+                seeded = handlers.substitute(handlers.substitute(seeded, data=fixed), substitute_fn=kept)
+                drawn = handlers.trace(seeded).get_trace(*args)
+                return {name: drawn[name]["value"] for name in structure.observed}
+
+            drawn = jax.vmap(replicate)(jax.random.split(jax.random.fold_in(key, 1), num))
+            for name, values in drawn.items():
+                values = jnp.concatenate([measured[name][None], values.astype(measured[name].dtype)])
+                pools[name, "population"] = {"values": values, "valid": pools[name, "given latents"]["valid"]}
+        return pools
+
+    return run
+
+
+def _filling(latents: Mapping[str, Any]) -> Callable:
+    """Return a ``substitute_fn`` that constrains unconstrained latents."""
+
+    def fill(site):
+        if site["type"] == "sample" and site["name"] in latents and not site.get("is_observed"):
+            return biject_to(site["fn"].support)(latents[site["name"]])
+        return None
+
+    return fill
+
+
+def _pool(fn, measured, key, num: int, conditional: bool) -> dict[str, Any]:
+    """Pool measured values with draws of their distribution."""
+    mask: Any = True
+    if isinstance(fn, dist.MaskedDistribution):
+        mask, fn = fn._mask, fn.base_dist
+    batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]
+    if fn.batch_shape != batch:  # values without a plate
+        fn = fn.expand(batch)
+    drawn = jax.vmap(fn.sample)(jax.random.split(key, num))
+    values = jnp.concatenate([measured[None], drawn.astype(measured.dtype)])
+    pool = {"values": values, "valid": jnp.broadcast_to(mask, batch)}
+    if conditional:
+        pool["scores"] = jax.vmap(jax.grad(lambda value: -fn.log_prob(value).sum()))(values)
+    return pool
+
+
+def judge_pools(
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, np.ndarray]]],
+    structure: Structure,
+    args: tuple,
+    remedies: Mapping[str, str] | None = None,
+) -> ModelCheck:
+    """Judge pools of measured and replicated values, one for each posterior draw; see `check_model`."""
+    covariates = {
+        name: rs.find_covariates(
+            args,
+            site.shape,
+            _components(pools[0][name, "given latents"]["values"][0], site),
+            site.axes,
+            site.components,
+        )
+        for name, site in structure.observed.items()
+    }
+    designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
+    p_values: list[float] = []
+    found: dict[tuple, list[tuple[float, float]]] = {}
+    last: dict[tuple[str, str], list[rs.Residuals]] = {}
+    for pool in pools:
+        for level in dict.fromkeys(level for _, level in pool):
+            statistics, keys = [], []
+            for name, site in structure.observed.items():
+                last[name, level] = _residuals(pool[name, level], site, name)
+                for statistic in _statistics(last[name, level], designs[name]):
+                    statistics.append(statistic)
+                    keys.append((name, level, statistic.residuals, statistic.kind, statistic.covariate))
+            scores = rs.scores_of(statistics)
+            p_value, families = rs.corrected(statistics, scores)
+            p_values.append(p_value)
+            for key, score in zip(keys, scores[:, 0], strict=True):
+                found.setdefault(key, []).append((float(score), families[rs.FAMILIES[key[3]]]))
+    p_value = rs.combined(p_values)
+    table = _table(found)
+    num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
+    worst = _worst(table, last, covariates)
+    if p_value >= LEVEL:
+        sentence = (
+            f"the data look like draws from the fitted model (p = {p_value:.2g} for {len(table)} statistics of "
+            "residuals together)"
+        )
+        return ModelCheck(True, p_value, sentence, (), table.drop(columns="family_score"), *num, worst)
+    clauses, families = _clauses(table, last, covariates, structure)
+    sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
+    known = dict(remedies or {})
+    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in families))
+    return ModelCheck(False, p_value, sentence, advice, table.drop(columns="family_score"), *num, worst)
+
+
+def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
+    """Return the components of the values of a site."""
+    return [values[..., k] for k in range(len(site.components))] if site.components else [values]
+
+
+def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs.Residuals]:
+    """Return the residuals of each component, and those given all other values where they differ."""
+    valid = np.broadcast_to(_valid(pool["valid"], site), site.shape).ravel()
+    labels = site.components or (name,)
+
+    def standardised(array, k, label):
+        values = array[..., k] if site.components else array
+        return rs.residuals_of(values, label, valid)
+
+    found = []
+    for k, label in enumerate(labels):
+        marginal = standardised(pool["values"], k, label)
+        if marginal is None:
+            continue
+        found.append(marginal)
+        if "scores" in pool:
+            given = standardised(pool["scores"], k, f"{label} given {'the other components' if site.components else 'all others'}")
+            if given is not None and not _same(given, marginal):
+                found.append(given._replace(mean=np.zeros(0), spread=np.zeros(0)))
+    return found
+
+
+def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
+    """Return the mask of a batch with axes for the rest of the site."""
+    return valid.reshape(*valid.shape, *(1,) * (len(site.shape) - valid.ndim))
+
+
+def _same(a: rs.Residuals, b: rs.Residuals) -> bool:
+    return np.array_equal(a.index, b.index) and float((a.values * b.values).mean()) > 0.99
+
+
+class _Designs:
+    """Designs of the covariates of a site, computed once for each set of elements."""
+
+    def __init__(self, site: Site, numeric: Sequence[rs.Covariate], groups: Sequence[rs.Covariate]):
+        self.numeric, self.groups = numeric, groups
+        self._block = np.zeros(site.shape, int).ravel()  # elements of different blocks are no neighbours
+        if len(site.shape) > 1:
+            self._block = np.repeat(np.arange(site.shape[0]), int(np.prod(site.shape[1:])))
+        self._known: dict[bytes, tuple[list[rs.Design], list[rs.Design]]] = {}
+
+    def __call__(self, residuals: rs.Residuals) -> tuple[list[rs.Design], list[rs.Design]]:
+        """Return the designs of numeric covariates, those from the replicates among them, and of groups."""
+        index, block = residuals.index, self._block[residuals.index]
+        key = index.tobytes()
+        if key not in self._known:
+            numeric = [rs.design_of(c.name, c.values[index], block) for c in self.numeric]
+            groups = [(c.name, c.values[index]) for c in self.groups]
+            empty = np.zeros(0, int)
+            self._known[key] = (
+                [design for design in numeric if design is not None],
+                [
+                    rs.Design(name, empty, rs.group_matrix(codes), empty, empty)
+                    for name, codes in groups
+                    if len(np.unique(codes[codes >= 0])) > 1
+                ],
+            )
+        numeric, groups = self._known[key]
+        predicted = (rs.design_of(name, values, block) for name, values in rs.predictions_of(residuals))
+        return [*numeric, *(design for design in predicted if design is not None)], groups
+
+
+def _statistics(residuals: Sequence[rs.Residuals], designs: _Designs):
+    """Yield all statistics of a site."""
+    marginal = [r for r in residuals if len(r.mean)]
+    for r in residuals:
+        # Each pair of components once; residuals given the others may depend on any of the others.
+        before = next(i for i, other in enumerate(marginal) if r.label.startswith(other.label))
+        others = marginal[:before] + (marginal[before + 1 :] if not len(r.mean) else [])
+        yield from rs.statistics_of(r, others, *designs(r))
+
+
+def _table(found: Mapping[tuple, list]) -> pd.DataFrame:
+    """Return scores averaged over draws, the most unusual family and statistic first."""
+    columns = ["site", "level", "residuals", "kind", "covariate"]
+    table = pd.DataFrame(list(found), columns=columns)
+    averages = np.array([np.mean(scores, axis=0) for scores in found.values()])
+    table["family"] = [rs.FAMILIES[kind] for kind in table["kind"]]
+    table["score"], table["family_score"] = averages.T
+    return table.sort_values(["family_score", "score"], ascending=False, ignore_index=True)
+
+
+def _covariate(row, residuals: rs.Residuals, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the values of the covariate of a statistic at its residuals, and the labels of groups."""
+    if rs.FAMILIES[row.kind] == "groups":
+        group = next(group for group in groups if group.name == row.covariate)
+        return group.values[residuals.index], group.labels
+    known = {covariate.name: covariate.values[residuals.index] for covariate in numeric}
+    return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
+
+
+def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
+    """Describe the most unusual statistic of the families that are unusual, at the last draw."""
+    clauses, families = [], []
+    for _, rows in table.groupby("family", sort=False):
+        row = next(rows.itertuples())
+        if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
+            break
+        residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+        if residuals is None:
+            continue
+        site = structure.observed[row.site]
+        values, labels = _covariate(row, residuals, *covariates[row.site])
+        if labels and len(labels) == site.shape[0] and row.covariate == site.axes[0]:
+            labels = site.axis_labels[0]
+
+        def name_of(index, site=site):
+            where = np.unravel_index(index, site.shape)
+            return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
+
+        clause = rs.describe(row.kind, residuals, row.covariate, values, labels, name_of)
+        clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
+        families.append(row.family)
+    return clauses, families
+
+
+def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
+    """Return the residuals of the most unusual statistic, with its covariate."""
+    row = next(table.itertuples())
+    same = table[(table["site"] == row.site) & (table["level"] == row.level) & (table["residuals"] == row.residuals)]
+    residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)
+    if residuals is None:
+        return None
+    for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
+        values, labels = _covariate(candidate, residuals, *covariates[row.site])
+        if len(values):
+            return Worst(row.residuals, candidate.covariate, residuals.values, values, labels)
+    return Worst(row.residuals, "", residuals.values, np.zeros(0), ())

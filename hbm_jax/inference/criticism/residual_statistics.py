@@ -1,0 +1,512 @@
+"""Statistics of residuals, compared between measured and replicated data with exact correction for their number.
+
+Arrays of residuals are (element, pool): column 0 of the pool is the measured data set, the others are replicates. Every
+step treats the columns alike, so that under the model the rank of the first among them is uniform whatever the steps.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.special import ndtri, ndtri_exp
+from scipy.stats import rankdata
+
+TAIL = 0.1  # fraction of a pool, on each side, beyond which scores follow an exponential fitted to the tail
+MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores
+MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
+MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
+MIN_ELEMENTS = 8  # for a dependence on a covariate
+MIN_PER_BIN, MAX_BINS = 10, 8
+NEARLY_EQUAL = 0.9995  # correlation of ranks from which a field repeats observed values or another field
+MIN_RANGE = 0.2  # of expected values or scatters, in units of the scatter, for them to be covariates
+FAR = 3.0  # standard deviations
+
+FAMILIES = {
+    "width": "distribution",
+    "skewness": "distribution",
+    "tails": "distribution",
+    "largest": "distribution",
+    "far": "distribution",
+    "level": "trend",
+    "trend": "trend",
+    "bins": "trend",
+    "curvature": "trend",
+    "scatter trend": "scatter",
+    "scatter bins": "scatter",
+    "groups": "groups",
+    "group": "groups",
+    "scatter of groups": "groups",
+    "neighbours": "neighbours",
+}
+"""Family of each kind of statistic. Families count equally, however many statistics they have."""
+
+
+class Residuals(NamedTuple):
+    """Standardised residuals of one component of a site.
+
+    Attributes
+    ----------
+    label : str
+        What the residuals are of.
+    values : (element, pool)
+        Zero mean and unit variance over the pool.
+    index : (element,)
+        Position in the flattened site.
+    mean, spread : (element,)
+        Mean and standard deviation of the replicates; empty if they have no meaning.
+    """
+
+    label: str
+    values: np.ndarray
+    index: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+class Covariate(NamedTuple):
+    """Numbers, or codes of groups with their labels, on which residuals may depend; one for each element of a site."""
+
+    name: str
+    values: np.ndarray
+    labels: tuple[str, ...] = ()
+
+
+class Statistic(NamedTuple):
+    """Values of a statistic over the pool; large values of either sign are unusual if it is two-sided."""
+
+    kind: str
+    residuals: str
+    covariate: str
+    values: np.ndarray
+    two_sided: bool
+
+
+def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) -> Residuals | None:
+    """Standardise values (pool, element); None if no element varies.
+
+    Elements that are not finite everywhere, or constant, are left out. Where the replicates are far from normal, such
+    as small counts, the residuals are normal scores.
+    """
+    values = np.asarray(pool, dtype=np.float64).reshape(len(pool), -1).T
+    usable = np.isfinite(values).all(axis=1)
+    usable &= True if valid is None else valid
+    index = np.flatnonzero(usable)
+    values = values[index]
+    mean, spread = values.mean(axis=1), values.std(axis=1)
+    varies = spread > 1e-12 * np.maximum(np.abs(mean), 1e-300)
+    if not varies.any():
+        return None
+    index, mean, spread = index[varies], mean[varies], spread[varies]
+    scaled = ((values[varies] - mean[:, None]) / spread[:, None]).astype(np.float32)
+    square = scaled * scaled
+    skewness, kurtosis = (square * scaled).mean(axis=1), (square * square).mean(axis=1) - 3.0
+    if np.median(np.abs(skewness)) > MAX_SKEWNESS or np.median(kurtosis) > MAX_KURTOSIS:
+        scaled = normal_scores(scaled).astype(np.float32)
+        scaled = (scaled - scaled.mean(axis=1, keepdims=True)) / scaled.std(axis=1, keepdims=True)
+    return Residuals(label, scaled, index, mean, spread)
+
+
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """Return the normal scores of each row of (n, pool) among the pool.
+
+    The score is the normal quantile of the rank; beyond the outer tenth on each side, of an exponential distribution
+    fitted to the values there, so that scores are not limited by the size of the pool.
+    """
+    num = values.shape[1]
+    scores = ndtri((rankdata(values, axis=1) - 0.5) / num)
+    num_tail = max(3, round(TAIL * num))
+    ordered = np.sort(values, axis=1)
+    for sign, low_to_high in ((1.0, ordered), (-1.0, -ordered[:, ::-1])):
+        threshold = low_to_high[:, num - num_tail - 1, None]
+        scale = (low_to_high[:, num - num_tail :] - threshold).mean(axis=1, keepdims=True)
+        excess = sign * values - threshold
+        beyond = (excess > 0) & (scale > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tail = -sign * ndtri_exp(np.log(num_tail / num) - np.where(beyond, excess / scale, 0.0))
+        scores = np.where(beyond, tail, scores)
+    return scores
+
+
+def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of the arrays and tuples of text in a container, a table, a mapping or an array."""
+    if isinstance(arg, pd.DataFrame):
+        yield from ((str(name), arg[name].to_numpy()) for name in arg.columns)
+        return
+    if isinstance(arg, Mapping):
+        items = [(str(name), value) for name, value in arg.items()]
+    elif dataclasses.is_dataclass(arg) and not isinstance(arg, type):
+        items = [(item.name, getattr(arg, item.name)) for item in dataclasses.fields(arg)]
+    elif hasattr(arg, "_asdict"):
+        items = list(arg._asdict().items())
+    elif isinstance(arg, tuple | list) and arg and all(dataclasses.is_dataclass(entry) for entry in arg):
+        items = [(getattr(entry, "name", "") or str(i), entry) for i, entry in enumerate(arg)]
+    else:
+        yield "", arg
+        return
+    for name, value in items:
+        nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
+        nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
+        if not nested:
+            yield name, value
+        elif depth:
+            yield from fields_of(value, depth - 1)
+
+
+def find_covariates(
+    args: Sequence[Any],
+    shape: tuple[int, ...],
+    observed: Sequence[np.ndarray],
+    axes: Sequence[str],
+    components: Sequence[str] = (),
+) -> tuple[list[Covariate], list[Covariate]]:
+    """Find what residuals of a site may depend on among the data of a program.
+
+    Parameters
+    ----------
+    args : sequence
+        Arguments of the program: containers, tables, mappings, arrays.
+    shape : tuple of int
+        Shape of the site without its components.
+    observed : sequence of arrays
+        Observed values by component, of that shape: fields equal to them are no covariates.
+    axes : sequence of str
+        Names of the axes of the site.
+    components : sequence of str
+        Names of its components, for the columns of fields that have one for each.
+
+    Returns
+    -------
+    numeric, groups : list of Covariate
+        Flattened to the elements of the site. Both contain the axes themselves.
+    """
+    positions, groups = _axes_of(shape, axes)
+    numeric: list[Covariate] = []
+    measured = [np.ravel(values) for values in observed]
+    known: list[np.ndarray] = []
+    for position, arg in enumerate(args):
+        for name, value in fields_of(arg):
+            name = name or f"argument {position + 1}"
+            for column, values in _aligned(name, value, shape, components):
+                if not any(_repeats(values, other) for other in measured):
+                    _add_covariate(column, values, numeric, groups, known)
+    new = [c for c in positions if not any(_same_order(c.values, other) for other in known)]
+    return [*numeric[:MAX_COVARIATES], *new], groups
+
+
+def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
+    """Return the position along each axis, and the objects of the first of several axes as groups."""
+    numeric, groups = [], []
+    for axis, size in enumerate(shape):
+        position = np.broadcast_to(np.arange(size).reshape(-1, *(1,) * (len(shape) - axis - 1)), shape).ravel()
+        name = axes[axis] if axis < len(axes) else f"axis {axis + 1}"
+        if size >= MIN_ELEMENTS:
+            numeric.append(Covariate(f"the order of {name}", position.astype(float)))
+        if len(shape) > 1 and axis == 0:
+            groups.append(Covariate(name, position, tuple(map(str, range(size)))))
+    return numeric, groups
+
+
+def _aligned(name: str, value: Any, shape: tuple[int, ...], components: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the columns of a field that has one entry for each element, or for each entry of one axis."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return
+    if array.dtype.kind == "O" and array.ndim == 1 and all(isinstance(entry, str) for entry in array):
+        array = array.astype(str)
+    if array.dtype.kind not in "biufUS" or not array.ndim or not shape:
+        return
+    if array.shape[: len(shape)] == shape:
+        lead = shape
+    elif len(array) == shape[0]:
+        lead = shape[:1]
+    elif len(shape) == 2 and array.shape == shape[1:]:
+        yield name, np.broadcast_to(array, shape).ravel()
+        return
+    else:
+        return
+    rest = array.shape[len(lead) :]
+    if len(rest) == 2 and rest[0] == rest[1] <= MAX_COMPONENTS:
+        array, rest = np.diagonal(array, axis1=-2, axis2=-1), rest[:1]
+    if len(rest) > 1 or (rest and rest[0] > MAX_COMPONENTS):
+        return
+    columns = array[..., None] if not rest else array
+    for k in range(columns.shape[-1]):
+        entries = columns[..., k].reshape(*lead, *(1,) * (len(shape) - len(lead)))
+        label = f"{name} of {components[k]}" if rest and len(components) == rest[0] else f"{name}[{k}]"
+        yield (label if rest else name), np.broadcast_to(entries, shape).ravel()
+
+
+def _add_covariate(name: str, values: np.ndarray, numeric, groups, known) -> None:
+    """Append a column to the numeric covariates or to the groups, unless it is constant or known already."""
+    text = values.dtype.kind in "US"
+    finite = np.ones(len(values), bool) if text else np.isfinite(values.astype(float))
+    labels, codes = np.unique(values[finite], return_inverse=True)
+    if len(labels) < 2 or finite.sum() < MIN_ELEMENTS // 2:
+        return
+    if text or values.dtype.kind in "bi" or len(labels) <= MAX_BINS:
+        if len(labels) <= finite.sum() / 2:
+            full = np.full(len(values), -1)
+            full[finite] = codes
+            if not any(_same_groups(full, group.values) for group in groups):
+                groups.append(Covariate(name, full, tuple(map(str, labels))))
+        if text or len(labels) <= 2:
+            return
+    numbers = values.astype(float)
+    if any(_same_order(numbers, other) for other in known):
+        return
+    known.append(numbers)
+    numeric.append(Covariate(name, numbers))
+
+
+def _repeats(values: np.ndarray, measured: np.ndarray) -> bool:
+    """Return whether a column is the measured values: by their order, or because each has one label and vice versa."""
+    is_text = values.dtype.kind in "US"
+    if not is_text and _same_order(values.astype(float), measured.astype(float)):
+        return True
+    if len(np.unique(measured)) > len(measured) / 2:
+        return False
+    return _same_groups(values, measured)
+
+
+def _same_groups(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two columns have the same groups of equal values."""
+    (labels_a, codes_a), (labels_b, codes_b) = (np.unique(array, return_inverse=True) for array in (a, b))
+    if len(labels_a) != len(labels_b):
+        return False
+    return len(np.unique(codes_a * len(labels_b) + codes_b)) == len(labels_a)
+
+
+def _same_order(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two columns have nearly the same order, or the opposite one, where both are finite."""
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3:
+        return False
+    first, second = (rankdata(values[both]) - (both.sum() + 1) / 2 for values in (a, b))
+    norm = np.sqrt((first @ first) * (second @ second))
+    return bool(norm > 0 and abs(first @ second) > NEARLY_EQUAL * norm)
+
+
+def bins_of(values: np.ndarray) -> np.ndarray:
+    """Return the bin of each value, in bins of about equal numbers; -1 for NaN. Equal values share a bin."""
+    finite = np.isfinite(values)
+    num_bins = int(np.clip(finite.sum() // MIN_PER_BIN, 2, MAX_BINS))
+    edges = np.unique(np.quantile(values[finite], np.linspace(0.0, 1.0, num_bins + 1)[1:-1]))
+    return np.where(finite, np.searchsorted(edges, np.where(finite, values, 0.0), side="left"), -1)
+
+
+def group_matrix(codes: np.ndarray) -> sparse.csr_matrix:
+    """Return the matrix (group, element) whose product with residuals is their sums over the roots of the sizes."""
+    used = codes >= 0
+    size = np.bincount(codes[used])
+    weights = 1.0 / np.sqrt(np.maximum(size, 1))
+    return sparse.csr_matrix(
+        (weights[codes[used]].astype(np.float32), (codes[used], np.flatnonzero(used))), (len(size), len(codes))
+    )
+
+
+class Design(NamedTuple):
+    """What a dependence on a covariate needs, computed once: see `design_of` and `group_matrix`.
+
+    Attributes
+    ----------
+    name : str
+        Name of the covariate.
+    rank : (element,)
+        Ranks with zero mean and unit norm; 0 for NaN. Empty for groups.
+    matrix : sparse matrix (group, element), or None
+        Bins of a number, or groups.
+    first, second : (pair,)
+        Neighbours in the order of the covariate.
+    """
+
+    name: str
+    rank: np.ndarray
+    matrix: Any
+    first: np.ndarray
+    second: np.ndarray
+
+
+def design_of(name: str, values: np.ndarray, block: np.ndarray) -> Design | None:
+    """Return ranks, bins and neighbours of a numeric covariate (element,); None if it does not vary."""
+    finite = np.isfinite(values)
+    num = int(finite.sum())
+    if num < MIN_ELEMENTS or np.ptp(values[finite]) == 0:
+        return None
+    rank = np.zeros(len(values), np.float32)
+    rank[finite] = rankdata(values[finite])
+    rank[finite] -= rank[finite].mean()
+    rank /= np.sqrt((rank**2).sum())
+    matrix = group_matrix(bins_of(values)) if num >= 3 * MIN_PER_BIN else None
+    order = np.lexsort((values, block))
+    order = order[finite[order]]
+    # A column with many equal values has no order of neighbours.
+    distinct = len(np.unique(values[finite])) > 0.5 * num / len(np.unique(block))
+    same = np.flatnonzero(block[order[1:]] == block[order[:-1]]) if distinct else np.zeros(0, int)
+    return Design(name, rank, matrix, order[same + 1], order[same])
+
+
+def statistics_of(
+    residuals: Residuals, others: Sequence[Residuals], numeric: Sequence[Design], groups: Sequence[Design]
+) -> Iterator[Statistic]:
+    """Yield the statistics of one component's residuals.
+
+    Parameters
+    ----------
+    residuals : Residuals
+        The residuals.
+    others : sequence of Residuals
+        Those of the other components, on which they may depend.
+    numeric, groups : sequence of Design
+        Covariates of these elements.
+    """
+    label, r, index = residuals.label, residuals.values, residuals.index
+
+    def statistic(kind, values, covariate="", two_sided=True):
+        return Statistic(kind, label, covariate, np.asarray(values, float), two_sided)
+
+    yield statistic("level", r.mean(axis=0))
+    yield statistic("width", (r * r).mean(axis=0))
+    yield statistic("largest", np.abs(r).max(axis=0), two_sided=False)
+    yield statistic("far", (np.abs(r) > FAR).sum(axis=0), two_sided=False)
+    # All others are of residuals whose mean and width are those of the model, so that these do not hide them.
+    r = column_standardised(r)
+    square = r * r
+    yield statistic("skewness", (square * r).mean(axis=0))
+    yield statistic("tails", (square * square).mean(axis=0))
+    for other in others:
+        if np.array_equal(other.index, index):
+            second = column_standardised(other.values)
+            yield statistic("trend", (r * second).mean(axis=0), other.label)
+            yield statistic("curvature", (r * (second * second - 1.0)).mean(axis=0), other.label)
+            yield statistic("scatter trend", ((square - 1.0) * second).mean(axis=0), other.label)
+    for design in numeric:
+        yield from _dependences(statistic, design, r, square)
+    for design in groups:
+        means, widths = design.matrix @ r, design.matrix @ (square - 1.0)
+        yield statistic("groups", (means**2).sum(axis=0), design.name, two_sided=False)
+        yield statistic("group", np.abs(means).max(axis=0), design.name, two_sided=False)
+        yield statistic("scatter of groups", widths.max(axis=0), design.name, two_sided=False)
+
+
+def column_standardised(values: np.ndarray) -> np.ndarray:
+    """Return values (element, pool) with zero mean and unit variance over the elements of each column."""
+    deviation = values - values.mean(axis=0)
+    width = np.sqrt((deviation * deviation).mean(axis=0))
+    return deviation / np.where(width > 0, width, 1.0)
+
+
+def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name and values (element,) of the mean and the scatter of the replicates, where elements differ in them."""
+    for name, values in (("the expected value", residuals.mean), ("the expected scatter", residuals.spread)):
+        if len(values) and np.ptp(values) > MIN_RANGE * float(np.median(residuals.spread)):
+            yield name, values
+
+
+def _dependences(statistic, design: Design, r: np.ndarray, square: np.ndarray) -> Iterator[Statistic]:
+    """Yield the statistics of the dependence on one numeric covariate."""
+    name = design.name
+    yield statistic("trend", design.rank @ r, name)
+    yield statistic("scatter trend", design.rank @ square, name)
+    if design.matrix is not None:
+        yield statistic("bins", ((design.matrix @ r) ** 2).sum(axis=0), name, two_sided=False)
+        yield statistic("scatter bins", ((design.matrix @ (square - 1.0)) ** 2).sum(axis=0), name, two_sided=False)
+    if len(design.first):
+        yield statistic("neighbours", np.einsum("ep,ep->p", r[design.first], r[design.second]), name)
+
+
+def scores_of(statistics: Sequence[Statistic]) -> np.ndarray:
+    """Return the score of each statistic over the pool, (statistic, pool): larger is less usual."""
+    scores = normal_scores(np.stack([statistic.values for statistic in statistics]))
+    two_sided = np.array([statistic.two_sided for statistic in statistics])
+    return np.where(two_sided[:, None], np.abs(scores), scores)
+
+
+def corrected(statistics: Sequence[Statistic], scores: np.ndarray) -> tuple[float, dict[str, float]]:
+    """Return the p-value of the largest score, corrected for the number of statistics, and the score of each family.
+
+    The largest score of each family is scored among the pool again, so that families count equally, and the largest
+    family's rank among the pool is the p-value (the smallest p-value of Westfall & Young 1993, from the same
+    replicates).
+    """
+    families = np.array([FAMILIES[statistic.kind] for statistic in statistics])
+    names = list(dict.fromkeys(families))
+    largest = np.stack([scores[families == name].max(axis=0) for name in names])
+    family_scores = normal_scores(largest)
+    maximum = family_scores.max(axis=0)
+    p_value = float((maximum >= maximum[0]).mean())
+    return p_value, dict(zip(names, family_scores[:, 0].tolist(), strict=True))
+
+
+def combined(p_values: Sequence[float]) -> float:
+    """Combine p-values that depend on each other (Cauchy combination of Liu & Xie 2020, JASA 115, 393)."""
+    p = np.clip(np.asarray(p_values, float), 1e-12, 0.9)  # a p-value near 1 must not cancel a small one
+    return float(0.5 - np.arctan(np.tan((0.5 - p) * np.pi).mean()) / np.pi)
+
+
+def describe(kind: str, residuals: Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names) -> str:
+    """Say in one clause what is unusual in the measured residuals.
+
+    Parameters
+    ----------
+    kind : str
+        Kind of the statistic.
+    residuals : Residuals
+        Residuals of one component.
+    covariate : str
+        Name of the covariate; may be empty.
+    values : array (element,)
+        Values of the covariate, or codes of its groups; may be empty.
+    labels : sequence of str
+        Labels of the groups.
+    names : callable
+        Position in the flattened site -> name of the element.
+    """
+    label, r = residuals.label, residuals.values[:, 0].astype(float)
+    if kind in ("bins", "trend", "scatter bins", "scatter trend") and len(values):
+        return _describe_bins(kind, label, r, covariate, values)
+    if kind in ("groups", "group", "scatter of groups"):
+        return _describe_group(kind, label, r, covariate, values, labels)
+    far = int((np.abs(r) > FAR).sum())
+    row = int(np.abs(r).argmax())
+    tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
+    product = f" with {covariate}" if covariate else ""
+    return {
+        "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
+        "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
+        "tails": f"the residuals of {label} have {tails} tails than expected",
+        "largest": f"{label} of {names(residuals.index[row])} is {r[row]:+.1f} standard deviations off",
+        "far": f"{far} of {len(r)} residuals of {label} are beyond {FAR:g} standard deviations",
+        "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
+        "trend": f"the residuals of {label} are correlated{product}",
+        "curvature": f"the residuals of {label} depend on {covariate} along a curve",
+        "scatter trend": f"the scatter of {label} changes{product}",
+        "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
+    }[kind]
+
+
+def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:
+    """Name the bin of a covariate whose residuals differ most."""
+    codes = bins_of(values)
+    quantity = r**2 - 1.0 if kind.startswith("scatter") else r
+    deviation = np.abs(group_matrix(codes) @ quantity)
+    members = codes == int(deviation.argmax())
+    where = f"where {covariate} is {values[members].min():.3g} to {values[members].max():.3g}"
+    if kind.startswith("scatter"):
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}"
+
+
+def _describe_group(kind: str, label: str, r: np.ndarray, covariate: str, values, labels) -> str:
+    """Name the group whose residuals differ most."""
+    quantity = r**2 - 1.0 if kind == "scatter of groups" else r
+    deviation = group_matrix(values) @ quantity
+    worst = int((deviation if kind == "scatter of groups" else np.abs(deviation)).argmax())
+    members, where = values == worst, f"for {covariate} {labels[worst]}"
+    if kind == "scatter of groups":
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
+    more = "; groups differ by more than expected" if kind == "groups" else ""
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}{more}"

@@ -1,0 +1,98 @@
+"""Residuals in which the data look least like draws from the fitted model."""
+
+import numpy as np
+from matplotlib.ticker import NullLocator
+
+from hbm_jax.inference.criticism.model_check import ModelCheck, Worst
+from hbm_jax.inference.criticism.residual_statistics import bins_of
+from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
+
+LEVELS = (2.5, 16.0, 84.0, 97.5)  # percentiles of the bands of the replicates
+MAX_LABELS = 12  # groups up to which each is named at the axis
+
+
+def model_residuals(check: ModelCheck) -> Figure:
+    """Draw the residuals of the most unusual statistic of a check of the model.
+
+    Parameters
+    ----------
+    check : ModelCheck
+        From `hbm_jax.check_model`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Left, the residuals against the covariate on which they depend most, with their means in bins, and 68 and 95 %
+        bands of the means of replicated data. Right, the numbers of residuals by size, with the same bands. All
+        replicates are from one draw of the posterior.
+
+    Raises
+    ------
+    ValueError
+        If the model could not be checked.
+
+    Examples
+    --------
+    >>> model_residuals(check_model(fit)).savefig("residuals.pdf")  # doctest: +SKIP
+    """
+    worst = check.worst
+    if worst is None:
+        raise ValueError(f"model_residuals: expected a check with residuals; found that {check.sentence}.")
+    with house_style():
+        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+        if len(worst.positions):
+            left, right = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
+            _against_covariate(left, worst)
+        else:
+            right = figure.subplots()
+        _by_size(right, worst)
+        figure.suptitle(f"residuals of {_plain(worst.label)}", fontsize=10.0)
+    return figure
+
+
+def _against_covariate(axes, worst: Worst) -> None:
+    """Draw residuals against a covariate, with means in bins and the bands of the replicates."""
+    is_grouped = bool(worst.labels)
+    codes = worst.positions if is_grouped else bins_of(worst.positions)
+    occupied = [k for k in range(codes.max() + 1) if (codes == k).any()]
+    means = np.stack([worst.values[codes == k].mean(axis=0) for k in occupied])
+    bands = np.percentile(means[:, 1:], LEVELS, axis=1)
+    if is_grouped:
+        centres, edges = np.array(occupied, float), [(k - 0.4, k + 0.4) for k in occupied]
+        if len(occupied) <= MAX_LABELS:
+            axes.set_xticks(centres, [_plain(worst.labels[k]) for k in occupied], rotation=30, ha="right")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        members = [worst.positions[codes == k] for k in occupied]
+        centres = np.array([np.median(values) for values in members])
+        edges = [(values.min(), values.max()) for values in members]
+    used = codes >= 0
+    axes.plot(worst.positions[used], worst.values[used, 0], ".", color=GREY, ms=2.0, alpha=0.5, zorder=1)
+    for (low, high), (a, b, c, d) in zip(edges, bands.T, strict=True):
+        axes.fill_between([low, high], a, d, color=BAND_95, lw=0, zorder=2, alpha=0.9)
+        axes.fill_between([low, high], b, c, color=BAND_68, lw=0, zorder=3, alpha=0.9)
+    outside = (means[:, 0] < bands[0]) | (means[:, 0] > bands[-1])
+    axes.plot(centres[~outside], means[~outside, 0], "o", color=BLUE, ms=5.0, zorder=4)
+    axes.plot(centres[outside], means[outside, 0], "o", color=VERMILION, ms=5.0, zorder=4)
+    axes.set_xlabel(_plain(worst.covariate))
+    axes.set_ylabel("residual [standard deviations]")
+
+
+def _by_size(axes, worst: Worst) -> None:
+    """Draw the numbers of residuals by size, with the bands of the replicates."""
+    limit = float(np.ceil(max(4.0, min(8.0, np.abs(worst.values[:, 0]).max()))))
+    edges = np.linspace(-limit, limit, int(2 * limit) + 1)
+    numbers = np.stack([np.histogram(column, edges)[0] for column in np.clip(worst.values, -limit, limit).T], axis=1)
+    low, inner_low, inner_high, high = np.percentile(numbers[:, 1:], LEVELS, axis=1)
+    axes.stairs(high, edges, baseline=low, fill=True, color=BAND_95)
+    axes.stairs(inner_high, edges, baseline=inner_low, fill=True, color=BAND_68)
+    axes.stairs(numbers[:, 0], edges, color=BLUE, lw=1.4)
+    axes.set_yscale("symlog", linthresh=5.0)
+    axes.set_ylim(0.0, None)
+    axes.set_xlabel("residual [standard deviations]")
+    axes.set_ylabel("number")
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,240 @@
+"""The check of the model: exact ranks, corrected for their number; planted misfits; programs that cannot be checked."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from criticised import fit_of_line, flat_line, line, line_data
+from numpyro import distributions as dist
+from numpyro import handlers
+from programs import fit_of_draws
+from scipy import stats
+
+import hbm_jax as hbm
+from hbm_jax.inference.criticism import residual_statistics as rs
+from hbm_jax.inference.criticism.model_check import check_model, inspect_program, judge_pools, replicator
+
+SHAPE = (4, 200)
+
+
+def groups(x, y, night):
+    """Stars of nights that differ: sampled latents, of which the data know a little."""
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    with numpyro.plate("night", 12):
+        level = numpyro.sample("level", dist.Normal(0.0, scale))
+    with numpyro.plate("star", len(y)), handlers.mask(mask=np.asarray(x) > -9.0):
+        numpyro.sample("y", dist.Normal(level[night], 0.5), obs=y)
+
+
+def fit_of_groups(shift=0.0):
+    """Fit with levels whose posterior, given a known scale of 1, is normal."""
+    rng = np.random.default_rng(5)
+    night = np.repeat(np.arange(12), 5)
+    level = rng.normal(size=12)
+    level[3] += shift
+    y = level[night] + 0.5 * rng.normal(size=60)
+    x = np.where(np.arange(60) % 10 == 9, -99.0, rng.normal(size=60))
+    y = np.where(x < -9.0, 1e6, y)  # padding
+    used = x > -9.0
+    num = np.bincount(night, weights=used)
+    variance = 1.0 / (1.0 + num / 0.25)
+    mean = variance * np.bincount(night, weights=np.where(used, y, 0.0)) / 0.25
+    draws = mean + np.sqrt(variance) * rng.normal(size=(*SHAPE, 12))
+    sites = {"scale": np.ones(SHAPE), "level": draws}
+    free = {"scale": np.zeros(SHAPE), "level": draws}  # the logarithm of 1
+    return fit_of_draws(groups, (x, y, night), sites, unconstrained=free)
+
+
+def test_scores_are_normal_quantiles_and_go_on_beyond_the_pool():
+    rng = np.random.default_rng(1)
+    pool = rng.normal(size=(50, 401))
+    scores = rs.normal_scores(pool)
+    assert np.abs(scores - pool)[np.abs(pool) < 1.2].max() < 0.45
+    # Ranks and nothing else in the middle; a far value is as far as an exponential tail makes it.
+    ordered = np.sort(scores, axis=1)
+    np.testing.assert_allclose(ordered[0, 60:340], stats.norm.ppf((np.arange(60, 340) + 0.5) / 401), atol=1e-9)
+    pool[:, 0] = 6.0
+    far = rs.normal_scores(pool)[:, 0]
+    assert (far > 3.3).all() and (far < 6.0).all()
+
+
+def test_p_values_are_uniform_for_exchangeable_columns():
+    """The whole chain, from residuals to the corrected p-value, on pools of which the first column is like the others."""
+    rng = np.random.default_rng(2)
+    num, size, counts = 40, 60, []
+    numeric = [rs.Covariate("x", rng.normal(size=size))]
+    codes = np.arange(size) % 4
+    for _ in range(200):
+        pool = rng.standard_exponential((num, size))
+        residuals = rs.residuals_of(pool, "y")
+        designs = [rs.design_of("x", numeric[0].values, np.zeros(size, int))]
+        empty = np.zeros(0, int)
+        nights = [rs.Design("night", empty, rs.group_matrix(codes), empty, empty)]
+        statistics = list(rs.statistics_of(residuals, [], designs, nights))
+        counts.append(rs.corrected(statistics, rs.scores_of(statistics))[0])
+    assert stats.kstest(np.array(counts) - rng.uniform(0, 1 / num, 200), "uniform").pvalue > 1e-3
+
+
+def test_right_model_passes_and_is_the_same_twice():
+    fit = fit_of_line(line_data())
+    check = check_model(fit)
+    assert check.passed and check.p_value > 0.03
+    assert "look like draws" in str(check) and not check.remedies
+    assert check_model(fit).p_value == check.p_value
+    assert set(check.table["covariate"]) >= {"x", "night"}
+    assert "y" not in set(check.table["covariate"])  # what is observed is no covariate
+
+
+def test_missing_slope_is_found_where_it_is():
+    check = check_model(fit_of_line(line_data(), flat_line))
+    assert check.passed is False
+    worst = check.table.iloc[0]
+    assert (worst["family"], worst["covariate"]) == ("trend", "x")
+    assert "where x is" in check.sentence or "correlated with x" in check.sentence
+    assert check.remedies
+
+
+def test_outlier_is_named():
+    check = check_model(fit_of_line(line_data(outlier=4.0)))
+    assert check.passed is False
+    assert "star 35" in check.sentence or "tails" in check.sentence
+
+
+def test_remedies_of_the_program_take_the_place_of_general_ones():
+    fit = fit_of_line(line_data(), flat_line)
+    flat_line.remedies = {"trend": "use line"}
+    try:
+        assert "use line" in check_model(fit).remedies
+    finally:
+        del flat_line.remedies
+
+
+def test_padding_is_left_out_and_latents_of_nights_are_drawn_anew():
+    fit = fit_of_groups()
+    check = check_model(fit)
+    assert check.passed, str(check)
+    assert set(check.table["level"]) == {"given latents", "population"}
+    # A night that is far from the others fits its own level, but no population of unit width.
+    check = check_model(fit_of_groups(shift=8.0))
+    assert check.passed is False
+    assert check.table.iloc[0]["level"] == "population"
+    assert "drawn anew" in check.sentence
+
+
+def test_residuals_given_the_others_are_those_of_the_precision_matrix():
+    """Of a bivariate normal, the gradient gives the residual of y given x."""
+    rng = np.random.default_rng(3)
+    covariance = np.array([[1.0, 0.9], [0.9, 1.0]])
+    y = rng.multivariate_normal(np.zeros(2), covariance, size=80)
+
+    def program(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("star", len(y)):
+            numpyro.sample("y", dist.MultivariateNormal(jnp.full(2, mu), covariance), obs=y)
+
+    with jax.enable_x64(True):
+        structure = inspect_program(program, (y,))
+        run = replicator(program, (y,), structure, 60)
+        pool = run({"mu": 0.2}, jax.random.key_data(jax.random.key(0)))["y", "given latents"]
+    expected = (y - 0.2) @ np.linalg.inv(covariance)
+    np.testing.assert_allclose(np.asarray(pool["scores"])[0], expected, rtol=1e-9)
+    assert structure.observed["y"].components == ("component 1", "component 2")
+    check = judge_pools([{("y", "given latents"): jax.device_get(pool)}], structure, (y,))
+    assert "component 2 given the other components" in set(check.table["residuals"])
+
+
+def test_counts_and_values_without_a_plate():
+    rng = np.random.default_rng(4)
+    counts = rng.poisson(3.0, 50)
+
+    def program(counts):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        numpyro.sample("counts", dist.Poisson(rate), obs=counts)
+
+    def fit(counts):
+        rate = rng.gamma(2.0 + counts.sum(), 1.0 / (0.5 + len(counts)), SHAPE)
+        return fit_of_draws(program, (counts,), {"rate": rate}, unconstrained={"rate": np.log(rate)})
+
+    assert check_model(fit(counts)).passed
+    clumped = rng.poisson(rng.gamma(1.0, 3.0, 50))  # more scatter than Poisson's
+    check = check_model(fit(clumped))
+    assert check.passed is False and "distribution" in set(check.table["family"][:1])
+
+
+@pytest.mark.parametrize("reason", ["program", "observed", "sample"])
+def test_what_cannot_be_checked_says_why(reason):
+    fit = fit_of_line(line_data())
+    if reason == "program":
+        fit.program = None
+        expected = "without its program"
+    elif reason == "observed":
+        fit.program = lambda data: numpyro.sample("coefficient", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        expected = "no site of the program is observed"
+    else:
+
+        class NoDraws(dist.Normal):
+            def sample(self, key, sample_shape=()):
+                raise NotImplementedError("no draws")
+
+        def program(data):
+            coefficient = numpyro.sample("coefficient", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+            with numpyro.plate("star", len(data)):
+                numpyro.sample("y", NoDraws(coefficient[0], 1.0), obs=data.y)
+
+        fit.program = program
+        expected = "NotImplementedError: no draws"
+    check = check_model(fit)
+    assert check.passed is None and np.isnan(check.p_value)
+    assert check.sentence.startswith("the model could not be checked because") and expected in check.sentence
+
+
+def test_few_draws_or_replicates_are_refused():
+    fit = fit_of_line(line_data())
+    with pytest.raises(ValueError, match="num_replicates >= 20; found 5 and 3"):
+        check_model(fit, num_draws=5, num_replicates=3)
+
+
+@pytest.mark.slow
+def test_relation_whose_measured_x_are_cut_fails():
+    """x exponential, slope 2, scatter 0.3, errors 0.7 in x, and only X > 1 measured."""
+    rng, num = np.random.default_rng(3), 300
+    x = rng.exponential(1.0, 20 * num)
+    measured_x = x + 0.7 * rng.normal(size=x.size)
+    measured_y = 2.0 * x + 0.3 * rng.normal(size=x.size) + 0.2 * rng.normal(size=x.size)
+    kept = np.flatnonzero(measured_x > 1.0)[:num]
+    columns = {"x": measured_x[kept], "y": measured_y[kept], "sigma_x": np.full(num, 0.7), "sigma_y": np.full(num, 0.2)}
+    fit = hbm.sample(
+        hbm.models.Relation(pooling="complete"), hbm.data.PointsInGroups.from_columns(columns), seed=1, progress=False
+    )
+    assert fit.verdict.usable
+    check = check_model(fit)
+    assert check.passed is False and "selection" in " ".join(check.remedies)
+
+
+def test_covariates_are_found_in_containers_tables_and_arrays():
+    @dataclasses.dataclass
+    class Inner:
+        energy: np.ndarray
+
+    @dataclasses.dataclass
+    class Outer:
+        name: tuple
+        survey: tuple
+        y: np.ndarray
+        inner: Inner
+        covariance: np.ndarray
+
+    rng = np.random.default_rng(6)
+    y = rng.normal(size=(20, 4))
+    data = Outer(
+        tuple(f"s{i}" for i in range(20)), tuple("ab" * 10), y, Inner(rng.normal(size=(20, 4))),
+        np.eye(3) * rng.uniform(1, 2, (20, 1, 1)),
+    )  # fmt: skip
+    numeric, found = rs.find_covariates((data, rng.normal(size=20)), (20, 4), [y], ["star", "filter"])
+    # The covariance is one number times the unit matrix: its three columns are the same one.
+    assert [c.name for c in numeric] == ["energy", "covariance[0]", "argument 2", "the order of star"]
+    assert [g.name for g in found] == ["star", "survey"]
+    assert found[1].labels == ("a", "b") and found[1].values.shape == (80,)
