@@ -22,6 +22,13 @@ from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
 
+# Raised where NumPy or Python asks for the value of a tracer; the last by methods of a tracer in another thread.
+_TRACED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.UnexpectedTracerError,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationModel:
@@ -127,7 +134,7 @@ class PopulationModel:
             return data
         try:
             return precomputed(lambda: self.bind(data))
-        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+        except _TRACED:
             raise DataError(
                 f"{type(self).__name__}: expected concrete data; found data that are traced by a JAX transformation. "
                 "Bind them before, as in bound = model.bind(data), and pass the result."

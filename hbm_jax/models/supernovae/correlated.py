@@ -25,7 +25,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae.correlated_table import CorrelatedTable, coefficients, tabulate
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
-from hbm_jax.models.supernovae.host import massive_hosts
+from hbm_jax.models.supernovae.laws.host import massive_hosts
 
 DEFAULT_PRIORS: dict[str, Prior] = {
     "M0": dist.Normal(-19.3, 1.0),
