@@ -44,14 +44,14 @@ class BoundSupernovae:
         Log weights of the redshift nodes for a flat prior; None where redshifts have no errors.
     massive : (N,) or None
         Weight of the high-mass side of the mass step; None without a step.
-    survey : (N,)
-        Index of the survey of each supernova.
+    survey : (N,) or None
+        Index of the survey of each supernova; None where no parameter differs between surveys.
     sensitivity : (N, J, 3)
         Change of the observed (x1, c, m_b) per unit of each calibration offset.
     design : Supernovae or None
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
     num_surveys : int
-        Number of surveys.
+        Number of surveys; 0 where no parameter differs between them.
     """
 
     observed: Any
@@ -125,10 +125,10 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         z_cmb=data.z_cmb,
         log_nodes=log_nodes,
         massive=model.massive(data) if model.mass_step else None,
-        survey=np.array([surveys.index(survey) for survey in data.survey]),
+        survey=np.array([surveys.index(survey) for survey in data.survey]) if model.by_survey else None,
         sensitivity=data.sensitivity[..., ORDER],
         design=design if own_distances else None,
-        num_surveys=len(surveys),
+        num_surveys=len(surveys) if model.by_survey else 0,
     )
 
 

@@ -230,7 +230,7 @@ class Supernova(PopulationModel):
     def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
         bound = [self.bound(sample) for sample in data]
-        if len({jax.tree.structure(sample) for sample in bound}) > 1:
+        if len({(jax.tree.structure(sample), np.shape(sample.distances.nodes)) for sample in bound}) > 1:
             bound = [bind(self, sample, self._own_distances, like=bound) for sample in data]
         return bound
 
