@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, enough_nodes, chebyshev_points, nodes_per_panel
+from hbm_jax.cosmology.redshift_matrix import RedshiftMatrix, chebyshev_points, enough_nodes, nodes_per_panel
 
 
 class ModulusBasis(NamedTuple):
@@ -59,9 +59,9 @@ def modulus_basis(
     Returns
     -------
     ModulusBasis
-        With 32 nodes up to z = 2.4, and about 32 more for each unit of log(1 + z) beyond. Largest error of a modulus relative
-        to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default priors of
-        flat wCDM (``tests/cosmology/test_modulus_basis.py``).
+        With 32 nodes up to z = 2.4, and about 32 more for each unit of log(1 + z) beyond. Largest error of a modulus
+        relative to `hbm_jax.cosmology.distmod`: 1e-13 mag near the concordance cosmology, 1e-6 mag over the default
+        priors of flat wCDM (``tests/cosmology/test_modulus_basis.py``).
 
     Examples
     --------

@@ -158,7 +158,8 @@ def _precomputed(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
     for count, (low, high) in zip(nodes_per_panel(num_nodes, u_breaks, u_max), itertools.pairwise(edges), strict=True):
         points = chebyshev_points(count)
         reach = np.clip(u - low, 0.0, high - low)
-        block = chebyshev.chebvander(2.0 * reach / (high - low) - 1.0, count - 1) @ mean_coefficients(points)
+        polynomials = chebyshev.chebvander(2.0 * reach / (high - low) - 1.0, count - 1).reshape(*u.shape, count)
+        block = polynomials @ mean_coefficients(points)
         if len(edges) > 2:
             block = block * np.where(u > 0, reach / np.where(u > 0, u, 1.0), float(not blocks))[..., None]
         blocks.append(block)

@@ -1,9 +1,10 @@
 """Expansion histories as model parameters: free parameters, default priors and sampling coordinates."""
 
 import ast
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from numpyro import distributions as dist
 from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
+from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
 
 # Free parameters of each named expansion history. The last is sampled relative to the others along a degeneracy.
@@ -41,7 +43,6 @@ DESCRIPTIONS = {
     "owcdm": "wCDM with curvature",
     "w0wacdm": "flat w0waCDM",
 }
-KNOWN = (*FREE, "binned")
 HELP = f"{', '.join(FREE)}, binned or binned(z1, z2, ...): w constant in bins of redshift"
 
 
@@ -49,7 +50,8 @@ HELP = f"{', '.join(FREE)}, binned or binned(z1, z2, ...): w constant in bins of
 class Expansion:
     """An expansion history: its parameters with their priors, and the cosmology built from their values.
 
-    A model accepts one as its ``cosmology`` in place of a name. `from_w` and `from_distance` define new ones.
+    A model accepts one as its ``cosmology`` in place of a name. `from_w` and `from_distance` define new ones, and
+    `register` gives them a name that works wherever ``"lcdm"`` does.
 
     Attributes
     ----------
@@ -62,7 +64,9 @@ class Expansion:
     description : str
         Short description for reports.
     own : bool
-        Whether it is user-defined: it cannot be restored from its name.
+        Whether it is user-defined: it cannot be restored from its name, unless it is registered.
+    symbols : dict of str to str
+        Symbols of the parameters in figures, in matplotlib's mathematical notation.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Expansion:
     build: Callable[[Mapping[str, Any]], Any]
     description: str
     own: bool = True
+    symbols: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def from_w(
@@ -167,9 +172,9 @@ def named(choice: str | Expansion) -> Expansion:
     Parameters
     ----------
     choice : str or Expansion
-        ``lcdm, olcdm, wcdm, owcdm`` or ``w0wacdm``; or ``binned``, a flat universe whose equation of state is constant
-        in bins of redshift, with parameters ``w_1, w_2, ...`` and optional edges, as in ``"binned(0.2, 0.5, 1)"``. An
-        `Expansion` is returned unchanged.
+        ``lcdm, olcdm, wcdm, owcdm``, ``w0wacdm`` or a name of `register`; or ``binned``, a flat universe whose equation
+        of state is constant in bins of redshift, with parameters ``w_1, w_2, ...`` and optional edges, as in
+        ``"binned(0.2, 0.5, 1)"``. An `Expansion` is returned unchanged.
 
     Raises
     ------
@@ -180,14 +185,58 @@ def named(choice: str | Expansion) -> Expansion:
         return choice
     if str(choice).startswith("binned"):
         return _binned(str(choice))
-    name = choose("cosmology", choice, KNOWN)
-    parameters = {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
+    return REGISTRY[choose("cosmology", choice, (*REGISTRY, "binned"))]
+
+
+REGISTRY: dict[str, Expansion] = {}
+"""Expansion histories by name, without ``binned(...)``, which has an argument."""
+
+
+def register(name: str, expansion: Expansion) -> Expansion:
+    """Give an expansion history a name that works wherever ``"lcdm"`` does, and return it.
+
+    Run folders of such a cosmology are restored by the name, after the module that registers it was imported.
+
+    Parameters
+    ----------
+    name : str
+        A new name; repeating a registration from the same function replaces it.
+    expansion : Expansion
+        The expansion history, for example from `Expansion.from_w`.
+
+    Raises
+    ------
+    ValueError
+        If the name is that of another expansion history.
+
+    Examples
+    --------
+    >>> def w(z, p):  # Jassal, Bagla & Padmanabhan 2005
+    ...     return p["w0"] + p["wa"] * z / (1 + z) ** 2
+    >>> register("jbp", Expansion.from_w(w, {"w0": dist.Uniform(-3, 0), "wa": dist.Uniform(-5, 5)})).to_config()
+    'jbp'
+    """
+    known = REGISTRY.get(name)
+    if str(name).startswith("binned") or (known is not None and known.description != expansion.description):
+        raise ValueError(f"cosmology: expected a new name; found {name!r}, which is that of another expansion history.")
+    REGISTRY[name] = dataclasses.replace(expansion, name=name, own=False)
+    SYMBOLS.update(expansion.symbols)
+    return REGISTRY[name]
+
+
+def _register_named(name: str) -> None:
+    """Register an expansion history of `FREE`."""
 
     def build(values):
         arguments = {parameter: values[parameter] for parameter in ("H0", *FREE[name])}
         return Cosmology(**arguments) if "Ode0" in arguments else Cosmology.flat(**arguments)
 
-    return Expansion(name, parameters, build, DESCRIPTIONS[name], own=False)
+    parameters = {parameter: DEFAULT_PRIORS[parameter] for parameter in FREE[name]}
+    register(name, Expansion(name, parameters, build, DESCRIPTIONS[name]))
+
+
+for _name in FREE:
+    _register_named(_name)
 
 
 def _binned(text: str) -> Expansion:

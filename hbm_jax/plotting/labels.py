@@ -1,10 +1,12 @@
 """Symbols and units of parameters for figures, and values rounded to the digits of their errors."""
 
 import math
+from collections import ChainMap
 from typing import NamedTuple
 
-# Symbol of each parameter, in matplotlib's mathematical notation.
-LABELS = {
+from hbm_jax.models.symbols import SYMBOLS
+
+_LABELS = {
     # expansion history
     "H0": r"$H_0$",
     "Om0": r"$\Omega_\mathrm{m}$",
@@ -21,7 +23,6 @@ LABELS = {
     "M0": r"$M_0$",
     "alpha": r"$\alpha$",
     "beta": r"$\beta$",
-    "delta_M": r"$\delta_M$",
     "sigma_int": r"$\sigma_\mathrm{int}$",
     "x1": r"$x_1$",
     "x1_mean": r"$\langle x_1 \rangle$",
@@ -35,22 +36,6 @@ LABELS = {
     "mw_ebv": r"$E(B-V)_\mathrm{MW}$",
     "probability_low_mass": "probability of a low-mass host",
     "m_b": r"$m_B$",
-    "delta_beta": r"$\delta_\beta$",
-    "beta_dust": r"$\beta_\mathrm{dust}$",
-    "beta_red": r"$\beta_\mathrm{red}$",
-    "c_dust": r"$\langle c_\mathrm{dust} \rangle$",
-    "c_skew": r"$\alpha_c$",
-    "x1_skew": r"$\alpha_{x_1}$",
-    "x1_shift": r"$\Delta x_1$",
-    "x1_std_low": r"$\sigma_{x_1,\mathrm{low}}$",
-    "x1_fraction_low": r"$f_\mathrm{low}$",
-    "x1_drift": r"$\mathrm{d} x_1 / \mathrm{d} z$",
-    "c_drift": r"$\mathrm{d} c / \mathrm{d} z$",
-    "outlier_fraction": r"$f_\mathrm{out}$",
-    "outlier_scatter": r"$\sigma_\mathrm{out}$",
-    "m_lim": r"$m_\mathrm{lim}$",
-    "m_lim_width": r"$\sigma_\mathrm{lim}$",
-    "m_lim_colour": r"$\kappa_\mathrm{lim}$",
     "m_b_true": r"true $m_B$",
     # X-ray spectra
     "nh": r"$N_\mathrm{H}$",
@@ -95,6 +80,8 @@ LABELS = {
     "sigma": r"$\sigma$",
     "tau": r"$\tau$",
 }
+# Symbol of each parameter, in matplotlib's mathematical notation, also of laws and cosmologies registered later.
+LABELS = ChainMap(_LABELS, SYMBOLS)
 
 UNIT_SYMBOLS = {
     "km/s/Mpc": r"km s$^{-1}$ Mpc$^{-1}$",

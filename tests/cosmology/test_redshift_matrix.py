@@ -86,11 +86,27 @@ def test_stated_bounds_hold_to_redshift_ten(z_max):
     assert z_max < 5 or largest_error(flat, 32, z, expected) > 1e-6, "which 32 nodes would not"
 
 
-@pytest.mark.parametrize(("z_max", "num_nodes"), [(0.1, 32), (2.4, 32), (2.5, 33), (5.0, 51), (10.0, 70)])
+@pytest.mark.parametrize(("z_max", "num_nodes"), [(0.1, 32), (2.4, 32), (2.5, 48), (5.0, 64), (10.0, 80)])
 def test_number_of_nodes_follows_the_largest_redshift(z_max, num_nodes):
     assert hc.RedshiftMatrix([0.05, z_max]).num_nodes == num_nodes
     assert hc.RedshiftMatrix([0.05, z_max], num_nodes=20).matrix.shape == (2, 20)
-    assert jax.eval_shape(hc.RedshiftMatrix, np.array([0.05, z_max])).matrix.shape == (2, 70)
+    assert jax.eval_shape(hc.RedshiftMatrix, np.array([0.05, z_max])).matrix.shape == (2, 80)
+
+
+@pytest.mark.parametrize("breaks", [(), (0.3, 0.7)])
+def test_samples_can_be_stacked(breaks):
+    """Similar samples have equal structures; all have with a common end of the nodes, and the distances stay."""
+    samples = [np.linspace(0.02, z_max, 20) for z_max in (1.3, 0.9, 0.28)]
+    own = [hc.RedshiftMatrix(z, breaks=breaks) for z in samples]
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(matrix)] for matrix in own]
+    assert jax.tree.structure(own[0]) == jax.tree.structure(own[2])
+    assert shapes[0] == shapes[1]
+    assert (shapes[0] == shapes[2]) == (not breaks), "both breaks are beyond the third sample"
+    common = [hc.RedshiftMatrix(z, breaks=breaks, z_max=1.3) for z in samples]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *common)
+    found = jax.jit(jax.vmap(lambda matrix: matrix.distmod(CONCORDANCE)))(stacked)
+    for row, matrix in zip(found, own, strict=True):
+        np.testing.assert_allclose(row, by_methods(matrix, CONCORDANCE)["distmod"], rtol=1e-13)
 
 
 def test_products_are_of_full_precision_on_any_device():
@@ -191,7 +207,7 @@ def test_object_and_redshifts_may_be_arguments_of_a_compiled_function():
 
 def test_it_is_a_pytree_of_its_arrays():
     leaves, structure = jax.tree.flatten(MATRIX)
-    assert len(leaves) == 4
+    assert len(leaves) == 5
     again = jax.tree.unflatten(structure, leaves)
     assert again.num_nodes == MATRIX.num_nodes
     same = (by_methods(lines, CONCORDANCE)["distmod"] for lines in (again, MATRIX))

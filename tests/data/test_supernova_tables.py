@@ -25,7 +25,7 @@ from hbm_jax.data import (
     velocity_variance,
 )
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
-from hbm_jax.models.supernovae.host import massive_hosts
+from hbm_jax.models.supernovae.laws.host import massive_hosts
 
 BUNDLED = hbm_jax.data.__path__[0] + "/bundled/jla.csv"
 

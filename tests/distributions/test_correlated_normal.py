@@ -9,7 +9,7 @@ import pytest
 from distribution_catalogue import correlated_moments
 from normal_oracles import log_normal
 
-from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, projected, whiten
+from hbm_jax.distributions import CorrelatedNormal, Offset, Projected, ProjectedNormal, compressed, projected, whiten
 
 RNG = np.random.default_rng(4)
 N, K = 30, 3
@@ -102,18 +102,33 @@ def test_the_offset_is_drawn_back(case):
 
 @pytest.mark.parametrize("weights", [None, np.ones(N), SOME])
 def test_the_decomposition_makes_both_parts_diagonal(weights):
-    transform, spread, log_det = whiten(COVARIANCE, weights)
+    transform, spread, log_det, inverse = whiten(COVARIANCE, weights)
+    np.testing.assert_allclose(transform @ inverse, np.eye(N), atol=1e-12)
     np.testing.assert_allclose(transform @ COVARIANCE @ transform.T, np.eye(N), atol=1e-11)
     expected = np.zeros((N, N)) if weights is None else transform @ np.diag(weights) @ transform.T
     np.testing.assert_allclose(np.diag(spread), expected, atol=1e-11)
     assert log_det == pytest.approx(np.linalg.slogdet(COVARIANCE)[1], rel=1e-12)
 
 
-def test_a_decomposition_is_made_once_for_an_array():
-    one, other = COVARIANCE.copy(), COVARIANCE.copy()
-    assert whiten(one, SOME) is whiten(one, SOME)
-    assert whiten(one, SOME) is not whiten(one)
-    assert whiten(one) is not whiten(other)
+def test_a_known_value_is_not_projected():
+    """Also where everything is an argument of the compiled function; any other value is projected."""
+    weights, scatter = CASES["of some"]
+    whitening = whiten(COVARIANCE, weights)
+    full = projected(whitening, BASIS)
+    few, few_rows = compressed(full, whitening.transform @ (VALUE - FIXED), scatter)
+    assert len(few_rows) == K + 2
+
+    def density(whitening, full, known, theta, others):
+        normal = CorrelatedNormal(whitening, FIXED, full, theta, scatter, Offset(1.5, 0.5), known=known)
+        return normal.log_prob(known.value if others is None else others)
+
+    arguments = (whitening, full, Projected(VALUE, few, few_rows), THETA)
+    expected = log_normal(VALUE, *dense("of some", 0.5))
+    assert float(jax.jit(density)(*arguments, None)) == pytest.approx(expected, rel=1e-9)
+    assert float(jax.jit(density)(*arguments, VALUE.copy())) == pytest.approx(expected, rel=1e-9)
+    products = [str(jax.make_jaxpr(density)(*arguments, others)).count("dot_general[") for others in (None, VALUE)]
+    assert products == [1, 2], "that with the coefficients alone"
+    assert compressed(few, few_rows, 0.0) == (few, few_rows)
 
 
 @pytest.mark.parametrize("weights", [None, np.ones(N), SOME])

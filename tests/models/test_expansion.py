@@ -1,14 +1,27 @@
 """The expansion history by itself: no kind of data has its ridge followed unless its model brings it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from monte_carlo import seed
+from numpyro import distributions as dist
 from numpyro import handlers
 from scipy import stats
 
-from hbm_jax.models.expansion import FREE, cosmology_from, default_priors, named, sample_cosmology
+from hbm_jax.models import Expansion, Supernova
+from hbm_jax.models.expansion import (
+    FREE,
+    REGISTRY,
+    cosmology_from,
+    default_priors,
+    named,
+    register,
+    sample_cosmology,
+)
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
+from hbm_jax.plotting import label
 
 KEY = np.zeros(2, np.uint32)
 
@@ -73,3 +86,27 @@ def test_universes_have_the_values_of_their_parameters():
     np.testing.assert_array_equal(energy.w, [-1.1, -0.8, -0.5])
     assert named("binned").description == "flat, w constant in bins cut at z = 0.3, 0.7"
     assert named("wcdm").to_config() == "wcdm"
+
+
+def test_a_registered_universe_works_by_its_name():
+    def w(z, p):
+        return p["w0"] + p["wp"] * z / (1 + z) ** 2
+
+    own = Expansion.from_w(w, {"w0": dist.Uniform(-3.0, 0.0), "wp": dist.Uniform(-5.0, 5.0)})
+    try:
+        register("jbp", dataclasses.replace(own, symbols={"wp": "$w_p$"}))
+        model = Supernova(cosmology="jbp")
+        assert list(model.all_priors)[:4] == ["H0", "Om0", "w0", "wp"]
+        config = model.to_config()
+        assert (config["cosmology"], "class" in config) == ("jbp", False)
+        assert Supernova(**config).to_config() == config
+        assert label("wp") == "$w_p$"
+        assert register("jbp", own) == named("jbp"), "the same again"
+        with pytest.raises(ValueError, match="expected a new name; found 'wcdm'"):
+            register("wcdm", own)
+        with pytest.raises(ValueError, match=r"Unknown cosmology 'jpb' .did you mean 'jbp'"):
+            Supernova(cosmology="jpb")
+    finally:
+        del REGISTRY["jbp"]
+    assert named("binned(0.4, 0.8)").breaks == (0.4, 0.8)
+    assert own.breaks == named("w0wacdm").breaks == ()

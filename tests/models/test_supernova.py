@@ -216,7 +216,7 @@ def test_without_a_big_bang_the_density_is_zero_and_gradients_elsewhere_are_fini
     ("arguments", "message"),
     [
         ({"cosmology": "wcmd"}, "Unknown cosmology 'wcmd' .did you mean 'wcdm'.*expected one of 'lcdm'"),
-        ({"latents": "noncentered"}, "Unknown treatment of latents 'noncentered'.*did you mean 'noncentred'?"),
+        ({"latents": "noncentered"}, "Unknown latents of Supernova 'noncentered'.*did you mean 'noncentred'?"),
         (
             {"priors": {"Om": 0.3}},
             r"'lcdm'\) has no parameter 'Om' .did you mean 'Om0'..: expected one of H0, ",

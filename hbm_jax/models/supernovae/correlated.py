@@ -6,9 +6,8 @@ where x1 and c are the observed values and C is defined in `hbm_jax.data.Correla
 of SNLS3 (Conley et al. 2011, ApJS 192, 1) and JLA (Betoule et al. 2014, A&A 568, A22), normalised.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae.correlated_table import CorrelatedTable, coefficients, tabulate
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
-from hbm_jax.models.supernovae.host import massive_hosts
+from hbm_jax.models.supernovae.laws.host import massive_hosts
 
 DEFAULT_PRIORS: dict[str, Prior] = {
     "M0": dist.Normal(-19.3, 1.0),
@@ -54,12 +53,12 @@ class BoundCorrelatedSupernovae:
         Blocks of the covariance, including the errors of the light-curve fits.
     diagonal : (N,)
         Variances of lensing and peculiar velocity, and of the published scatter unless it is a parameter [mag^2].
-    survey : (N,)
-        Index of the survey of each supernova.
+    survey : (N,) or None
+        Index of the survey of each supernova; None where the scatter does not differ between surveys.
     table : CorrelatedTable or None
         Interpolated likelihood.
     num_surveys : int
-        Number of surveys.
+        Number of surveys; 0 where the scatter does not differ between them.
     """
 
     m_b: Any
@@ -161,7 +160,7 @@ class CorrelatedSupernova(PopulationModel):
                 f"CorrelatedSupernova: expected CorrelatedSupernovae; found {type(data).__name__}. Read them with "
                 "hbm_jax.data.read_correlated_supernovae."
             )
-        sne, surveys = data.sne, list(data.sne.survey_counts)
+        sne, surveys, by_survey = data.sne, list(data.sne.survey_counts), self.scatter == "survey"
         massive = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
         diagonal = sne.variance_lensing + sne.variance_velocity
         table = None
@@ -173,18 +172,27 @@ class CorrelatedSupernova(PopulationModel):
             m_b=sne.m_b,
             x1=sne.x1,
             c=sne.c,
-            distances=RedshiftMatrix(sne.z_cmb, sne.z_hel, breaks=expansion.named(self.cosmology).breaks),
+            distances=self._distances(data),
             massive=massive,
             blocks=data.total_blocks,
             diagonal=diagonal,
-            survey=np.array([surveys.index(survey) for survey in data.survey]),
+            survey=np.array([surveys.index(survey) for survey in data.survey]) if by_survey else None,
             table=table,
-            num_surveys=len(surveys),
+            num_surveys=len(surveys) if by_survey else 0,
         )
 
     def bind_each(self, data: Sequence[CorrelatedSupernovae]) -> list[BoundCorrelatedSupernovae]:
         """Return bound data of several samples of equal shape; without tables, whose shapes depend on the values."""
-        return [self.dense().bound(sample) for sample in data]
+        model, z_max = self.dense(), max(float(sample.sne.z_cmb.max()) for sample in data)
+        bound = [model.bound(sample) for sample in data]
+        if len({np.shape(sample.distances.nodes) for sample in bound}) == 1:
+            return bound
+        return [replace(b, distances=model._distances(s, z_max)) for b, s in zip(bound, data, strict=True)]
+
+    def _distances(self, data: CorrelatedSupernovae, z_max: float | None = None) -> RedshiftMatrix:
+        """Return the distance matrix, with nodes up to a redshift, by default the largest of the sample."""
+        breaks = expansion.named(self.cosmology).breaks
+        return RedshiftMatrix(data.sne.z_cmb, data.sne.z_hel, breaks=breaks, z_max=z_max)
 
     def program(self, bound: BoundCorrelatedSupernovae, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` m_b is drawn, and everything else is the design."""
@@ -254,4 +262,4 @@ class CorrelatedSupernova(PopulationModel):
 
     def dense(self) -> "CorrelatedSupernova":
         """Return the same model without the table, as used for predictions and simulations."""
-        return dataclasses.replace(self, tabulate=False)
+        return replace(self, tabulate=False)

@@ -249,7 +249,7 @@ def _to_coefficients(grid):
 
 def _vandermonde(x, span, size):
     """Return Chebyshev polynomials of the first kind, mapped to a range, at a known x."""
-    return chebyshev.chebvander((2.0 * x - (span[0] + span[1])) / (span[1] - span[0]), size - 1)
+    return chebyshev.chebvander((2.0 * x - (span[0] + span[1])) / (span[1] - span[0]), size - 1)[0]
 
 
 def _polynomials(x, span, size):

@@ -7,7 +7,7 @@ import numpy as np
 
 from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.data import Supernovae
-from hbm_jax.models.supernovae.population import host_relation, tripp
+from hbm_jax.models.supernovae.population import tripp
 
 
 class Standardised(NamedTuple):
@@ -23,21 +23,14 @@ def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Stan
     if p["sigma_int"].ndim:
         surveys = list(data.survey_counts)
         p["sigma_int"] = p["sigma_int"][[surveys.index(survey) for survey in data.survey]]
-    host: dict[str, Any] = {"host_magnitude": 0.0}
-    if model.mass_step:
-        host = host_relation(model, p, np.asarray(model.massive(data)))
-    host_magnitude = host.pop("host_magnitude")
-    p |= host
-    dust_magnitude = 0.0
-    if model.colour == "broken":
-        p["beta"] = np.where(data.c > 0.0, p["beta_red"], p["beta"])
-    elif model.colour == "dust":
-        # Linear regression of magnitude on true colour, of whose variance dust contributes a fraction.
-        fraction = p["c_dust"] ** 2 / (p["c_dust"] ** 2 + p["c_std"] ** 2)
-        slope = p["beta"] + (p["beta_dust"] - p["beta"]) * fraction
-        dust_magnitude = p["beta"] * p["c_mean"] + p["beta_dust"] * p["c_dust"] - slope * (p["c_mean"] + p["c_dust"])
-        p["beta"] = slope
-    m_b = data.m_b - tripp(p, data.x1, data.c) - host_magnitude - dust_magnitude
+    laws = model.laws
+    host_magnitude: Any = 0.0
+    if laws.host is not None:
+        relation = laws.host.relation(p, laws.host.massive(data), laws.colour.slopes)
+        host_magnitude = relation.pop("host_magnitude")
+        p |= relation
+    p["beta"], intercept = laws.colour.standardisation(p, data.c)
+    m_b = data.m_b - tripp(p, data.x1, data.c) - host_magnitude - intercept
     direction = np.stack(np.broadcast_arrays(p["alpha"], -p["beta"], np.ones(len(data))), axis=-1)
     variance = np.einsum("ni,nij,nj->n", direction, model.noise(data), direction) + p["sigma_int"] ** 2
     redshift_variance = data.sigma_z**2

@@ -14,48 +14,42 @@ generalise each part of the model; the latents that they add are integrated out 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from functools import cached_property
+from typing import ClassVar, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of
-from hbm_jax.data import Supernovae, lensing_variance, velocity_variance
-from hbm_jax.distributions import LinearGaussian
+from hbm_jax.data import Supernovae
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
-from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.supernovae.bound import ORDER, BoundSupernovae, bind
-from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
-from hbm_jax.models.supernovae.host import massive_hosts
-from hbm_jax.models.supernovae.parameters import (
-    COLOUR,
-    DEFAULT_PRIORS,
-    DRIFT,
-    HOST_BETA,
-    SELECTION,
-    STRETCH,
-    UNITS,
-    outlier_priors,
-)
-from hbm_jax.models.supernovae.population import (
-    OBSERVABLES,
-    host_relation,
-    marginal,
-    populations,
-    selection_of,
-    tripp,
-)
+from hbm_jax.models.priors import Prior
+from hbm_jax.models.supernovae import options, program
+from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covariance
+from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
+from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
-from hbm_jax.names import choose
 
 Latents = Literal["marginal", "sampled", "noncentred", "centred"]
 LATENTS = get_args(Latents)
-SELECTIONS = ("none", "common", "survey")
+# Weakly informative: some ten times wider than the constraints of modern samples, except where a scale is known.
+DEFAULT_PRIORS: dict[str, Prior] = {
+    "M0": dist.Normal(-19.3, 1.0),
+    "alpha": dist.Normal(0.0, 0.5),
+    "beta": dist.Normal(0.0, 5.0),
+    "delta_M": dist.Normal(0.0, 0.2),
+    "sigma_int": dist.HalfNormal(0.3),
+    "x1_mean": dist.Normal(0.0, 1.0),
+    "x1_std": dist.HalfNormal(2.0),
+    "c_mean": dist.Normal(0.0, 0.2),
+    "c_std": dist.HalfNormal(0.3),
+}
+UNITS = {"H0": "km/s/Mpc"} | dict.fromkeys(
+    ("M0", "alpha", "delta_M", "sigma_int", "c_mean", "c_std", "c_true", "m_b_true"), "mag"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +140,12 @@ class Supernova(PopulationModel):
     step_mass: float = field(default=10.0, metadata={"help": "log10 of the host mass at the step"})
     step_width: float = field(default=0.0, metadata={"help": "width of the mass step in dex"})
     host_beta: bool = field(default=False, metadata={"help": "whether massive hosts have a different beta"})
-    stretch: str = field(default="normal", metadata={"help": f"population of x1: {', '.join(STRETCH)}"})
-    colour: str = field(default="normal", metadata={"help": f"population of c: {', '.join(COLOUR)}"})
+    stretch: str | StretchLaw = field(
+        default="normal", metadata={"help": f"population of x1: {', '.join(StretchLaw.registry)}"}
+    )
+    colour: str | ColourLaw = field(
+        default="normal", metadata={"help": f"population of c: {', '.join(ColourLaw.registry)}"}
+    )
     drift: bool = field(default=False, metadata={"help": "whether the populations change with redshift"})
     survey_scatter: bool = field(default=False, metadata={"help": "whether each survey has its own sigma_int"})
     lensing: float | None = field(default=None, metadata={"help": "lensing scatter in mag per redshift"})
@@ -159,42 +157,30 @@ class Supernova(PopulationModel):
         default="flat", metadata={"help": "prior of redshifts: flat, volume"}
     )
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
-    selection: str = field(default="none", metadata={"help": f"detection limit: {', '.join(SELECTIONS)}"})
+    selection: str | SelectionLaw = field(
+        default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
+    )
 
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
         expansion.named(self.cosmology)  # raises for unknown names
-        choose("population of stretch", self.stretch, tuple(STRETCH))
-        choose("population of colour", self.colour, tuple(COLOUR))
-        choose("selection", self.selection, SELECTIONS)
-        for name in ("step_width", "lensing", "sigma_v"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0.0:
-                raise ValueError(f"Supernova: {name}: expected 0 or more; found {value!r}.")
-        host = {"mass_error": self.mass_error, "host_beta": self.host_beta, "step_width": self.step_width > 0.0}
-        if not self.mass_step and any(host.values()):
-            option = next(name for name, on in host.items() if on)
-            raise ValueError(f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False.")
-        if self.velocity == "redshift" and self.sigma_v is None:
-            raise ValueError("Supernova: velocity='redshift' expects sigma_v [km/s], such as 250; found none.")
-        if self.stretch == "skewed" and self.colour != "normal":
-            raise ValueError(
-                f"Supernova: stretch='skewed' expects colour='normal'; found {self.colour!r}. stretch='two' is skewed "
-                "too and allows every colour."
-            )
-        if self.latents != "marginal" and self._mixture_options:
-            raise ValueError(
-                f"Supernova: latents={self.latents!r} expects normal populations that are all observed; found "
-                f"{', '.join(self._mixture_options)}, which need latents='marginal'."
-            )
+        for name in ("stretch", "colour", "selection"):
+            law = getattr(self.laws, name)  # raises for unknown names
+            object.__setattr__(self, name, law if law.own else law.name)
+        options.check(self)
 
-    @property
-    def _mixture_options(self) -> list[str]:
-        """Options in use that need the mixture of `populations`."""
-        choices = {name: getattr(self, name) for name in ("stretch", "colour", "velocity", "selection")}
-        normal = {"stretch": "normal", "colour": "normal", "velocity": "distance", "selection": "none"}
-        flags = [f"{name}=True" for name in ("mass_error", "outliers") if getattr(self, name)]
-        return flags + [f"{name}={value!r}" for name, value in choices.items() if value != normal[name]]
+    @cached_property
+    def laws(self) -> Laws:
+        """Laws of the model; None where an option is off."""
+        host = MassStep(self.step_mass, self.step_width, self.mass_error, self.host_beta)
+        return Laws(
+            stretch=StretchLaw.named(self.stretch),
+            colour=ColourLaw.named(self.colour),
+            host=host if self.mass_step else None,
+            drift=Drift() if self.drift else None,
+            outliers=Outliers() if self.outliers else None,
+            selection=SelectionLaw.named(self.selection),
+        )
 
     @property
     def label(self) -> str:
@@ -209,15 +195,10 @@ class Supernova(PopulationModel):
     @property
     def _relation_priors(self) -> dict[str, Prior]:
         """Default priors of the parameters other than those of the cosmology."""
-        defaults = {name: prior for name, prior in DEFAULT_PRIORS.items() if self.mass_step or name != "delta_M"}
-        defaults |= STRETCH[self.stretch] | COLOUR[self.colour]
-        optional = (
-            (self.host_beta, HOST_BETA),
-            (self.drift, DRIFT),
-            (self.outliers, outlier_priors() if self.outliers else {}),
-            (self.selection != "none", SELECTION),
-        )
-        return defaults | {name: prior for on, group in optional if on for name, prior in group.items()}
+        priors = {name: prior for name, prior in DEFAULT_PRIORS.items() if self.mass_step or name != "delta_M"}
+        for law in self.laws.used:
+            priors |= law.priors
+        return priors
 
     @property
     def relation_parameters(self) -> tuple[str, ...]:
@@ -225,10 +206,10 @@ class Supernova(PopulationModel):
         return tuple(self._relation_priors)
 
     @property
-    def _by_survey(self) -> tuple[str, ...]:
+    def by_survey(self) -> tuple[str, ...]:
         """Parameters that differ between surveys."""
-        scatter = ("sigma_int",) if self.survey_scatter else ()
-        return scatter + (("m_lim", "m_lim_width") if self.selection == "survey" else ())
+        of_laws = tuple(name for law in self.laws.used for name in law.by_survey)
+        return of_laws + (("sigma_int",) if self.survey_scatter else ())
 
     def bind(self, data: Supernovae) -> BoundSupernovae:
         """Return covariances, distance matrix, weights of the mass step and observed values as arrays.
@@ -249,7 +230,7 @@ class Supernova(PopulationModel):
     def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
         bound = [self.bound(sample) for sample in data]
-        if len({jax.tree.structure(sample) for sample in bound}) > 1:
+        if len({(jax.tree.structure(sample), np.shape(sample.distances.nodes)) for sample in bound}) > 1:
             bound = [bind(self, sample, self._own_distances, like=bound) for sample in data]
         return bound
 
@@ -265,103 +246,15 @@ class Supernova(PopulationModel):
         ``recover=True`` and marginal latents, x1_true, c_true, m_b_true of each supernova are drawn from their exact
         conditional posterior.
         """
-        cosmology = expansion.sample_cosmology(self.cosmology, self.all_priors, supernova_degeneracy)
-        parameters = self._sample_parameters(bound)
-        offset = _sample_calibration(bound)
-        if bound.design is None:
-            modulus = bound.distances.distmod(cosmology)
-        else:
-            modulus = self.distmod(bound.design, cosmology)
-        if observed:
-            # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
-            finite = jnp.all(jnp.isfinite(modulus))
-            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
-            modulus = jnp.where(finite, modulus, 0.0)
-        if self.drift:
-            parameters |= {
-                f"{name}_mean": parameters[f"{name}_mean"] + parameters[f"{name}_drift"] * bound.z_cmb
-                for name in ("x1", "c")
-            }
-        values = bound.observed if observed else None
-        if bound.log_nodes is not None or self._mixture_options:
-            self._mixture(bound, parameters, modulus, cosmology, offset, values, recover)
-            return
-        host = host_relation(self, parameters, bound.massive if self.mass_step else 0.0)
-        magnitude = modulus + parameters["M0"] + host.pop("host_magnitude")
-        parameters |= host
-        with numpyro.plate("supernova", len(bound)):
-            if self.latents == "marginal":
-                distribution = marginal(parameters, magnitude, bound.noise, offset)
-                values = numpyro.sample("observed", distribution, obs=values)
-                if recover:
-                    _record(numpyro.sample("_latent", distribution.conditional(values)))
-                return
-            truth = self._latent_sites(parameters, magnitude)
-            loading = jnp.zeros((3, 0))
-            shifted = truth if offset is None else truth + offset
-            noise = LinearGaussian(jnp.zeros(0), jnp.zeros((0, 0)), bound.noise, loading=loading, offset=shifted)
-            numpyro.sample("observed", noise, obs=values)
-
-    def _mixture(self, bound, parameters, modulus, cosmology, offset, values, recover):
-        """Sample the observed values from the mixture of `populations`."""
-        if bound.log_nodes is None:
-            log_nodes = jnp.zeros((len(bound), 1))
-        else:
-            log_nodes = bound.log_node_weights(self.redshift_prior, cosmology)
-        magnitude = parameters["M0"] + modulus.reshape(len(bound), -1)
-        selection = selection_of(parameters) if self.selection != "none" else None
-        mixture = populations(self, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection)
-        with numpyro.plate("supernova", len(bound)):
-            values = numpyro.sample("observed", mixture.observed, obs=values)
-            if recover:
-                _record(mixture.observed.conditional_sample(numpyro.prng_key(), values)[1])
-                probabilities = mixture.observed.probabilities(values)
-                if self.outliers:
-                    numpyro.deterministic("outlier_probability", probabilities @ mixture.outlier)
-                if self.mass_error:
-                    numpyro.deterministic("massive_probability", probabilities @ mixture.massive)
-
-    def _sample_parameters(self, bound) -> dict[str, Any]:
-        """Sample the parameters of the relation; return numbers, or (N,) where they differ between surveys."""
-        values: dict[str, Any] = {}
-        for name in self.relation_parameters:
-            prior = self.all_priors[name]
-            if name in self._by_survey and isinstance(prior, dist.Distribution):
-                with numpyro.plate("survey", bound.num_surveys):
-                    values[name] = jnp.asarray(numpyro.sample(name, prior))[bound.survey]
-            else:
-                values[name] = sample_prior(name, prior)
-        return values
+        program.run(self, bound, observed, recover)
 
     def massive(self, data: Supernovae):
-        """Return the weight of the high-mass side of the step for each host, (N,); see `massive_hosts`."""
-        return massive_hosts(data, self.step_mass, self.step_width, self.mass_error)
+        """Return the weight of the high-mass side of the step for each host, (N,); see `MassStep.massive`."""
+        return MassStep(self.step_mass, self.step_width, self.mass_error).massive(data)
 
     def noise(self, data: Supernovae):
         """Return the covariance of the observed (x1, c, m_b), (N, 3, 3): light-curve fit, lensing and velocity."""
-        covariance = data.covariance[:, ORDER[:, None], ORDER]
-        lensing = data.variance_lensing if self.lensing is None else lensing_variance(data.z_cmb, self.lensing)
-        velocity: Any = data.variance_velocity
-        if self.velocity == "redshift":
-            velocity = 0.0
-        elif self.sigma_v is not None:
-            velocity = velocity_variance(data.z_cmb, self.sigma_v)
-        return covariance + (lensing + velocity)[:, None, None] * np.diag([0.0, 0.0, 1.0])
-
-    def _latent_sites(self, parameters, magnitude):
-        """Sample the true x1, c, m_b; return them stacked, (N, 3)."""
-
-        def latent(name, loc, scale):
-            if self.latents in ("sampled", "centred"):
-                return numpyro.sample(f"{name}_true", dist.Normal(loc, scale))
-            standard = numpyro.sample(f"_{name}_standard", dist.Normal(0.0, 1.0))
-            return numpyro.deterministic(f"{name}_true", loc + scale * standard)
-
-        p = parameters
-        x1 = latent("x1", p["x1_mean"], p["x1_std"])
-        c = latent("c", p["c_mean"], p["c_std"])
-        m_b = latent("m_b", magnitude + tripp(p, x1, c), p["sigma_int"])
-        return jnp.stack([x1, c, m_b], axis=-1)
+        return noise_covariance(self, data)
 
     def standardise(self, data: Supernovae, parameters: Mapping[str, float]) -> Standardised:
         """Return the magnitude of each supernova corrected to x1 = c = 0 and a low-mass host.
@@ -421,7 +314,7 @@ class Supernova(PopulationModel):
         Supernovae, dict
             The sample with new observed values, and the true value of every parameter and latent.
         """
-        mixture = bool(self._mixture_options) or np.any(data.sigma_z)
+        mixture = bool(options.mixture_options(self)) or np.any(data.sigma_z)
         model = self if mixture else dataclasses.replace(self, latents="noncentred")
         observed, truth = simulated(model, key, data, parameters, recover=bool(mixture))
         drawn = observed["observed"]
@@ -443,13 +336,13 @@ class Supernova(PopulationModel):
     def coords(self, data: Supernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""
         labels = {"supernova": list(data.name), "observable": list(OBSERVABLES)}
-        labels |= {"survey": list(data.survey_counts)} if self._by_survey else {}
+        labels |= {"survey": list(data.survey_counts)} if self.by_survey else {}
         return labels | ({"offset": list(data.offset_name)} if data.offset_name else {})
 
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters, without the dimensionless ones."""
-        return UNITS
+        return UNITS | {name: unit for law in self.laws.used for name, unit in law.units.items()}
 
     @property
     def chooses_centering(self) -> bool:
@@ -460,19 +353,3 @@ class Supernova(PopulationModel):
     def description(self) -> str:
         """One-line description for reports."""
         return f"Type Ia supernovae, {expansion.named(self.cosmology).description}, {self.latents} latents"
-
-
-def _sample_calibration(bound: BoundSupernovae):
-    """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
-    num_offsets = bound.sensitivity.shape[1]
-    if not num_offsets:
-        return None
-    with numpyro.plate("offset", num_offsets):
-        calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
-    return jnp.einsum("njk,j->nk", bound.sensitivity, calibration)
-
-
-def _record(latent):
-    """Record the true x1, c, m_b as deterministic sites."""
-    for index, name in enumerate(OBSERVABLES):
-        numpyro.deterministic(f"{name}_true", latent[..., index])

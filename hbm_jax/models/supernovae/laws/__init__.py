@@ -1,0 +1,31 @@
+"""Laws of the supernova model: choices with parameters of their own, each one class in one file."""
+
+from hbm_jax.models.supernovae.laws.base import Latent, Law, Population
+from hbm_jax.models.supernovae.laws.colour import BrokenColour, ColourLaw, Dust, NormalColour, SkewedColour
+from hbm_jax.models.supernovae.laws.drift import Drift
+from hbm_jax.models.supernovae.laws.host import MassStep
+from hbm_jax.models.supernovae.laws.outliers import Outliers
+from hbm_jax.models.supernovae.laws.selection import CommonLimit, NoSelection, SelectionLaw, SurveyLimits
+from hbm_jax.models.supernovae.laws.stretch import NormalStretch, SkewedStretch, StretchLaw, TwoStretches
+
+__all__ = [
+    "BrokenColour",
+    "ColourLaw",
+    "CommonLimit",
+    "Drift",
+    "Dust",
+    "Latent",
+    "Law",
+    "MassStep",
+    "NoSelection",
+    "NormalColour",
+    "NormalStretch",
+    "Outliers",
+    "Population",
+    "SelectionLaw",
+    "SkewedColour",
+    "SkewedStretch",
+    "StretchLaw",
+    "SurveyLimits",
+    "TwoStretches",
+]

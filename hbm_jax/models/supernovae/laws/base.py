@@ -1,0 +1,133 @@
+"""Base class of the laws of the supernova model, and the populations that laws of stretch and colour return."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+
+from hbm_jax.models.priors import Prior
+from hbm_jax.models.symbols import SYMBOLS
+from hbm_jax.names import choose
+
+Axis: TypeAlias = Callable[[Any], Any]
+"""Function that places values along the axis of the mixture's components that belongs to a law."""
+
+
+class Law:
+    """A choice of the supernova model with parameters of its own.
+
+    A law is a frozen dataclass. A subclass with a ``name`` is registered when it is defined, so that the name chooses
+    it in Python, in configuration files and on the command line, and restores it from run folders.
+
+    Attributes
+    ----------
+    kind : str
+        What the law describes, for messages.
+    name : str
+        Name of the choice.
+    registry : dict of str to type
+        Laws of this kind by name.
+    units : mapping of str to str
+        Units of parameters that are not dimensionless.
+    symbols : mapping of str to str
+        Symbols of the parameters in figures.
+    by_survey : tuple of str
+        Parameters that have one value for each survey.
+    gaussian : bool
+        Whether the model with this law is a single Gaussian for each supernova, without the mixture.
+    """
+
+    kind: ClassVar[str] = "law"
+    name: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type]] = {}
+    units: ClassVar[Mapping[str, str]] = {}
+    symbols: ClassVar[Mapping[str, str]] = {}
+    by_survey: ClassVar[tuple[str, ...]] = ()
+    gaussian: ClassVar[bool] = False
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        SYMBOLS.update(cls.symbols)
+        if "registry" not in cls.__dict__ and cls.__dict__.get("name"):
+            known = cls.registry.get(cls.name)
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"{cls.kind}: expected a new name; found {cls.name!r}, which is {known.__qualname__}.")
+            cls.registry[cls.name] = cls
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Default priors of the parameters that the law adds."""
+        return {}
+
+    @classmethod
+    def named(cls, choice: Any) -> Any:
+        """Return the law with this name; a law is returned unchanged.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name; the message suggests the nearest.
+        """
+        if isinstance(choice, cls):
+            return choice
+        return cls.registry[choose(cls.kind, choice, cls.registry)]()
+
+    @property
+    def own(self) -> bool:
+        """Whether the law cannot be restored from its name."""
+        registered = self.registry.get(self.name)
+        return registered is not type(self) or self != registered()
+
+    def to_config(self) -> str:
+        """Return the name stored in run folders."""
+        return f"own: {type(self).__module__}.{type(self).__qualname__}" if self.own else self.name
+
+
+class Latent(NamedTuple):
+    """Positive latent t of a population, with a density proportional to exp(-rate t - precision t^2 / 2).
+
+    Attributes
+    ----------
+    quantity, magnitude : array
+        Change of stretch or colour, and of the magnitude [mag], per unit of t.
+    rate, precision : array
+        As in `hbm_jax.distributions.HalfLine`.
+    """
+
+    quantity: Any
+    magnitude: Any
+    rate: Any
+    precision: Any = None
+
+
+class Population(NamedTuple):
+    """Population of stretch or colour: a normal distribution, or a mixture of them along the axis of the law.
+
+    Attributes
+    ----------
+    loc, scale : array
+        Mean and standard deviation.
+    slope : array
+        Change of the magnitude per unit of stretch or colour [mag].
+    log_weight : array
+        Log weights of the components of a mixture.
+    latent : Latent, optional
+        Positive latent that is added to the normal distribution. Only one of the laws of a model may have one.
+    """
+
+    loc: Any
+    scale: Any
+    slope: Any
+    log_weight: Any = 0.0
+    latent: Latent | None = None
+
+
+def skewed(mean, std, shape) -> tuple[Any, Any, Any]:
+    """Return loc, scale and slope such that loc + slope |n| + scale n', n, n' ~ N(0, 1), is the given skew normal.
+
+    ``mean`` and ``std`` are its mean and standard deviation, ``shape`` its shape parameter.
+    """
+    delta = shape / jnp.sqrt(1.0 + shape**2)
+    scale = std / jnp.sqrt(1.0 - 2.0 / math.pi * delta**2)
+    return mean - scale * math.sqrt(2.0 / math.pi) * delta, scale / jnp.sqrt(1.0 + shape**2), scale * delta

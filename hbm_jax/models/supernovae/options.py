@@ -1,0 +1,34 @@
+"""Checks of the options of the supernova model, and which of them need a mixture."""
+
+
+def mixture_options(model) -> list[str]:
+    """Return options of `hbm_jax.models.Supernova` in use that need the mixture of `populations`, as text."""
+    flags = [f"{name}=True" for name in ("mass_error", "outliers") if getattr(model, name)]
+    gaussian = {name: getattr(model.laws, name).gaussian for name in ("stretch", "colour", "selection")}
+    gaussian["velocity"] = model.velocity == "distance"
+    return flags + [f"{name}={getattr(model, name)!r}" for name in gaussian if not gaussian[name]]
+
+
+def check(model) -> None:
+    """Raise ValueError for option values out of range and for incompatible options."""
+    for name in ("step_width", "lensing", "sigma_v"):
+        value = getattr(model, name)
+        if value is not None and not value >= 0.0:
+            raise ValueError(f"Supernova: {name}: expected 0 or more; found {value!r}.")
+    host = {"mass_error": model.mass_error, "host_beta": model.host_beta, "step_width": model.step_width > 0.0}
+    if not model.mass_step and any(host.values()):
+        option = next(name for name, on in host.items() if on)
+        raise ValueError(f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False.")
+    if model.velocity == "redshift" and model.sigma_v is None:
+        raise ValueError("Supernova: velocity='redshift' expects sigma_v [km/s], such as 250; found none.")
+    if model.laws.stretch.positive_latent and model.laws.colour.positive_latent:
+        raise ValueError(
+            f"Supernova: stretch={model.stretch!r} expects colour='normal'; found {model.colour!r}. stretch='two' is "
+            "skewed too and allows every colour."
+        )
+    mixture = mixture_options(model)
+    if model.latents != "marginal" and mixture:
+        raise ValueError(
+            f"Supernova: latents={model.latents!r} expects normal populations that are all observed; found "
+            f"{', '.join(mixture)}, which need latents='marginal'."
+        )

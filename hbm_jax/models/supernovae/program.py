@@ -1,0 +1,119 @@
+"""NumPyro program of the supernova model, for bound data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.distributions import LinearGaussian
+from hbm_jax.models import expansion
+from hbm_jax.models.priors import sample_prior
+from hbm_jax.models.supernovae.bound import BoundSupernovae
+from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
+from hbm_jax.models.supernovae.population import OBSERVABLES, marginal, populations, tripp
+
+
+def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
+    """Run the program of `hbm_jax.models.Supernova`; see its ``program``."""
+    cosmology = expansion.sample_cosmology(model.cosmology, model.all_priors, supernova_degeneracy)
+    parameters = _sample_parameters(model, bound)
+    offset = _sample_calibration(bound)
+    own = bound.design is not None
+    modulus = model.distmod(bound.design, cosmology) if own else bound.distances.distmod(cosmology)
+    if observed:
+        # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
+        finite = jnp.all(jnp.isfinite(modulus))
+        numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
+        modulus = jnp.where(finite, modulus, 0.0)
+    if model.laws.drift is not None:
+        parameters |= model.laws.drift.means(parameters, bound.z_cmb)
+    values = bound.observed if observed else None
+    if bound.log_nodes is not None or not model.laws.gaussian:
+        log_nodes = bound.log_node_weights(model.redshift_prior, cosmology)
+        _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recover)
+    else:
+        _gaussian(model, bound, parameters, modulus, offset, values, recover)
+
+
+def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> None:
+    """Sample the observed values of Gaussian populations, with or without the latents."""
+    magnitude = modulus + parameters["M0"]
+    if model.laws.host is not None:
+        parameters |= model.laws.host.relation(parameters, bound.massive, model.laws.colour.slopes)
+        magnitude = magnitude + parameters["host_magnitude"]
+    with numpyro.plate("supernova", len(bound)):
+        if model.latents == "marginal":
+            distribution = marginal(parameters, magnitude, bound.noise, offset)
+            values = numpyro.sample("observed", distribution, obs=values)
+            if recover:
+                _record(numpyro.sample("_latent", distribution.conditional(values)))
+            return
+        truth = _latent_sites(model.latents == "noncentred", parameters, magnitude)
+        shifted = truth if offset is None else truth + offset
+        no_latents = {"loading": jnp.zeros((3, 0)), "offset": shifted}
+        noise = LinearGaussian(jnp.zeros(0), jnp.zeros((0, 0)), bound.noise, **no_latents)
+        numpyro.sample("observed", noise, obs=values)
+
+
+def _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recover) -> None:
+    """Sample the observed values from the mixture of `populations`."""
+    laws = model.laws
+    magnitude = parameters["M0"] + modulus.reshape(len(bound), -1)
+    selection = laws.selection.detection(parameters)
+    mixture = populations(laws, parameters, magnitude, log_nodes, bound.massive, bound.noise, offset, selection)
+    with numpyro.plate("supernova", len(bound)):
+        values = numpyro.sample("observed", mixture.observed, obs=values)
+        if recover:
+            _record(mixture.observed.conditional_sample(numpyro.prng_key(), values)[1])
+            probabilities = mixture.observed.probabilities(values)
+            if laws.outliers is not None:
+                numpyro.deterministic("outlier_probability", probabilities @ mixture.outlier)
+            if laws.host is not None and laws.host.error:
+                numpyro.deterministic("massive_probability", probabilities @ mixture.massive)
+
+
+def _sample_parameters(model, bound: BoundSupernovae) -> dict[str, Any]:
+    """Sample the parameters of the relation; return numbers, or (N,) where they differ between surveys."""
+    values: dict[str, Any] = {}
+    for name in model.relation_parameters:
+        prior = model.all_priors[name]
+        if name in model.by_survey and isinstance(prior, dist.Distribution):
+            with numpyro.plate("survey", bound.num_surveys):
+                values[name] = jnp.asarray(numpyro.sample(name, prior))[bound.survey]
+        else:
+            values[name] = sample_prior(name, prior)
+    return values
+
+
+def _sample_calibration(bound: BoundSupernovae) -> jax.Array | None:
+    """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
+    num_offsets = bound.sensitivity.shape[1]
+    if not num_offsets:
+        return None
+    with numpyro.plate("offset", num_offsets):
+        calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
+    return jnp.einsum("njk,j->nk", bound.sensitivity, calibration)
+
+
+def _latent_sites(noncentred: bool, p: Mapping[str, Any], magnitude: Any) -> jax.Array:
+    """Sample the true x1, c, m_b, centred or from standard normal deviates; return them stacked, (N, 3)."""
+
+    def latent(name, loc, scale):
+        if not noncentred:
+            return numpyro.sample(f"{name}_true", dist.Normal(loc, scale))
+        standard = numpyro.sample(f"_{name}_standard", dist.Normal(0.0, 1.0))
+        return numpyro.deterministic(f"{name}_true", loc + scale * standard)
+
+    x1 = latent("x1", p["x1_mean"], p["x1_std"])
+    c = latent("c", p["c_mean"], p["c_std"])
+    m_b = latent("m_b", magnitude + tripp(p, x1, c), p["sigma_int"])
+    return jnp.stack([x1, c, m_b], axis=-1)
+
+
+def _record(latent: jax.Array) -> None:
+    """Record the true x1, c, m_b, (..., 3), as deterministic sites."""
+    for index, name in enumerate(OBSERVABLES):
+        numpyro.deterministic(f"{name}_true", latent[..., index])
