@@ -23,11 +23,12 @@ from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
 
-# Errors that NumPy, Python's control flow and indexing raise for the value of a traced array.
+# Raised where NumPy, Python's control flow or indexing asks for the value of a tracer, and in another thread.
 TRACED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError,
 )
 
 
@@ -151,9 +152,9 @@ class PopulationModel:
                 "Bind them before, as in bound = model.bind(data), and pass the result."
             ) from None
 
-    def bind_each(self, datas: Sequence[Any]) -> list[Any]:
-        """Return bound data of each data set, of one structure if the data sets have equal shapes."""
-        return [self.bound(data) for data in datas]
+    def bind_each(self, data: Sequence[Any]) -> list[Any]:
+        """Return bound data of several data sets of equal shape, with one structure, so that they can be stacked."""
+        return [self.bound(entry) for entry in data]
 
     def check_container(self, data: Any, expected: type, advice: str) -> None:
         """Raise `DataError` unless the data are of the expected container; the advice says how to make one."""
