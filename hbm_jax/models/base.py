@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from numpyro import distributions as dist
 from numpyro import handlers
 
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
@@ -66,6 +65,10 @@ class PopulationModel:
         object.__setattr__(self, "priors", dict(self.priors))
         self.check_options()
         self.all_priors  # noqa: B018 - raises for unknown names
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the options, for copies and processes, without the completed priors."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     def check_options(self) -> None:
         """Raise ValueError for option values out of range and for incompatible options."""
@@ -319,7 +322,7 @@ def simulated(
         for name, site in trace.items()
         if site["type"] in ("sample", "deterministic") and not name.startswith("_")
     }
-    constants = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
+    constants = {name: value for name, value in model.all_priors.items() if isinstance(value, float | int)}
     sites = getattr(model, "observed_sites", model.dims)
     observed = {name: drawn.pop(name) for name in sites if name in drawn}
     return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}

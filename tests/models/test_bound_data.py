@@ -1,5 +1,6 @@
 """Binding of data to linear models and regressions: one density whichever way data come, and batches of bound data."""
 
+import pickle
 from types import SimpleNamespace
 
 import jax
@@ -116,3 +117,11 @@ def test_containers_of_another_type_are_refused():
     for model in (Normal(), Relation(), Regression(), Rates()):
         with pytest.raises(DataError, match=f"{type(model).__name__}: expected .*; found SimpleNamespace. Read them"):
             model.bound(SimpleNamespace())
+
+
+def test_models_and_bound_data_can_be_sent_to_another_process():
+    for model, make, options in CASES.values():
+        again, bound = pickle.loads(pickle.dumps((model, model.bound(make(np.random.default_rng(5), **options)))))
+        assert again == model
+        assert again.to_config() == model.to_config()
+        assert again.bound(bound) is bound
