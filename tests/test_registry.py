@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
 from jax.tree_util import register_dataclass
 from numpyro import distributions as dist
+from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax import cli
@@ -20,8 +19,8 @@ from hbm_jax.cli import commands, inputs
 from hbm_jax.configuration import ConfigError
 from hbm_jax.data import read_table
 from hbm_jax.data.protocol import Container
-from hbm_jax.models.priors import complete_priors, sample_prior
-from hbm_jax.models.protocol import Model, configuration, simulated
+from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.priors import sample_prior
 from hbm_jax.registry import MODELS, Entry
 from hbm_jax.validation import float_vector
 
@@ -71,41 +70,42 @@ def read_points(source, *, columns=None, scale: float = 1.0, cut: Cut | None = N
     return Points(tuple(f"p{i}" for i in range(len(x[kept]))), x[kept], scale * y[kept])
 
 
+@register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundPoints:
+    powers: Any
+    y: Any
+
+
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(PopulationModel):
+    Bound = BoundPoints
+    dims = {"y": ["point"]}  # noqa: RUF012
+    units = {"slope": "keV"}  # noqa: RUF012
+    description = "Lines"
+
     degree: int = field(default=1, metadata={"help": "of the polynomial"})
     centre: float = 0.0
     knots: tuple[float, ...] = field(default_factory=tuple)
     noise: Literal["normal", "cauchy"] = "normal"
     through_origin: bool = False
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    dims = {"y": ["point"]}  # noqa: RUF012
-    units = {"slope": "keV"}  # noqa: RUF012
-    description = "Lines"
 
     @property
-    def all_priors(self):
-        defaults = {"slope": dist.Normal(0.0, 5.0), "offset": dist.Normal(0.0, 5.0), "sigma": dist.HalfNormal(1.0)}
-        if self.through_origin:
-            del defaults["offset"]
-        return complete_priors(defaults, self.priors, "Line()")
+    def default_priors(self):
+        offset = {} if self.through_origin else {"offset": dist.Normal(0.0, 5.0)}
+        return {"slope": dist.Normal(0.0, 5.0)} | offset | {"sigma": dist.HalfNormal(1.0)}
 
-    def __call__(self, data, observed=True, recover=False):
+    def bind(self, data):
+        return BoundPoints((np.asarray(data.x) - self.centre) ** self.degree, np.asarray(data.y))
+
+    def program(self, bound, observed, recover):
         p = {name: sample_prior(name, prior) for name, prior in self.all_priors.items()}
-        mean = p["slope"] * (jnp.asarray(data.x) - self.centre) ** self.degree + p.get("offset", 0.0)
-        with numpyro.plate("point", len(data)):
-            numpyro.sample("y", dist.Normal(mean, p["sigma"]), obs=data.y if observed else None)
+        mean = p["slope"] * bound.powers + p.get("offset", 0.0)
+        with numpyro.plate("point", len(bound.y)):
+            numpyro.sample("y", dist.Normal(mean, p["sigma"]), obs=bound.y if observed else None)
 
     def coords(self, data):
         return {"point": list(data.name)}
-
-    def to_config(self):
-        return configuration(self)
-
-    def simulate(self, key, data, parameters=None):
-        observed, truth = simulated(self, key, data, parameters)
-        return data.replace_observations(y=observed["y"]), truth
 
 
 def line_figure(fit):
@@ -133,9 +133,39 @@ def lines(monkeypatch):
     return entry
 
 
-def test_the_toy_keeps_the_protocols():
-    assert isinstance(Line(), Model)
+def test_the_toy_keeps_the_protocol_of_containers():
     assert isinstance(Points(("a",), np.ones(1), np.ones(1)), Container)
+
+
+def test_options_are_checked_against_their_literals():
+    with pytest.raises(ValueError, match=r"Unknown noise of Line 'caushy' \(did you mean 'cauchy'\?\)"):
+        Line(noise="caushy")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Wider(Line):
+        noise: Literal["normal", "cauchy"] | dist.Distribution = "normal"
+        band: Literal["g", "r"] | None = None
+
+    assert Wider(noise=dist.Cauchy()).band is None
+    for option in ({"noise": "caushy"}, {"band": "gr"}):
+        with pytest.raises(ValueError, match="expected one of"):
+            Wider(**option)
+
+
+def test_priors_are_completed_once_in_double_precision_also_within_a_trace():
+    def built(_):
+        model = Line(priors={"slope": "TruncatedNormal(0.1, 0.3, low=-0.7)"})
+        made.append(model)
+        return model.all_priors["slope"].log_prob(0.2)
+
+    made = []
+    jax.jit(built)(0.0)
+    (model,) = made
+    prior = model.all_priors["slope"]
+    assert prior is model.all_priors["slope"]
+    with jax.enable_x64(True):
+        expected = stats.truncnorm(-0.8 / 0.3, np.inf, 0.1, 0.3).logpdf(0.2)
+        assert float(prior.log_prob(0.2)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_options_are_the_fields_with_their_types(lines):

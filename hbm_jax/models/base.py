@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from numpyro import distributions as dist
 from numpyro import handlers
 
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
@@ -23,11 +22,12 @@ from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
 
-# Errors that NumPy, Python's control flow and indexing raise for the value of a traced array.
+# Raised where NumPy, Python's control flow or indexing asks for the value of a tracer, and in another thread.
 TRACED = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError,
 )
 
 
@@ -65,6 +65,10 @@ class PopulationModel:
         object.__setattr__(self, "priors", dict(self.priors))
         self.check_options()
         self.all_priors  # noqa: B018 - raises for unknown names
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the options, for copies and processes, without the completed priors."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     def check_options(self) -> None:
         """Raise ValueError for option values out of range and for incompatible options."""
@@ -155,9 +159,9 @@ class PopulationModel:
                 "Bind them before, as in bound = model.bind(data), and pass the result."
             ) from None
 
-    def bind_each(self, datas: Sequence[Any]) -> list[Any]:
-        """Return bound data of each data set, of one structure if the data sets have equal shapes."""
-        return [self.bound(data) for data in datas]
+    def bind_each(self, data: Sequence[Any]) -> list[Any]:
+        """Return bound data of several data sets of equal shape, with one structure, so that they can be stacked."""
+        return [self.bound(entry) for entry in data]
 
     def check_container(self, data: Any, expected: type, advice: str) -> None:
         """Raise `DataError` unless the data are of the expected container; the advice says how to make one."""
@@ -322,7 +326,7 @@ def simulated(
         for name, site in trace.items()
         if site["type"] in ("sample", "deterministic") and not name.startswith("_")
     }
-    constants = {name: value for name, value in model.all_priors.items() if not isinstance(value, dist.Distribution)}
+    constants = {name: value for name, value in model.all_priors.items() if isinstance(value, float | int)}
     sites = getattr(model, "observed_sites", model.dims)
     observed = {name: drawn.pop(name) for name in sites if name in drawn}
     return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}

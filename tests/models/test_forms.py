@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -15,7 +14,7 @@ from hbm_jax.models.partial_centering import (
     centring_weight_of_some,
     slopes_of_groups,
 )
-from hbm_jax.models.regression.families import FAMILIES, centre_of, working
+from hbm_jax.models.regression.families import centre_of, working
 from hbm_jax.models.regression.group_effects import group_centring_weights
 
 RNG = np.random.default_rng(6)
@@ -120,19 +119,18 @@ def test_working_responses_have_the_score_and_the_information_of_the_likelihood(
 
 
 @pytest.mark.parametrize(
-    ("family", "link", "expected"),
+    ("link", "expected"),
     [
-        ("normal", "identity", 1.5 - 0.2),
-        ("poisson", "log", np.log(1.5) - np.log(np.exp([0.1, 0.3]).mean())),
-        ("binomial", "logit", np.log(0.25 / 0.75) - 0.2),
-        ("binomial", "probit", np.log(0.25 / 0.75) / 1.6 - 0.2),
-        ("categorical", "softmax", 0.0),
+        ("identity", 1.5 - 0.2),
+        ("log", np.log(1.5) - np.log(np.exp([0.1, 0.3]).mean())),
+        ("logit", np.log(0.25 / 0.75) - 0.2),
+        ("probit", np.log(0.25 / 0.75) / 1.6 - 0.2),
+        ("softmax", 0.0),
     ],
 )
-def test_the_default_intercept_is_at_the_mean_response(family, link, expected):
+def test_the_default_intercept_is_at_the_mean_response(link, expected):
     data = SimpleNamespace(y_mean=np.array(1.5), offset=np.array([0.1, 0.3]), trials=np.array([4.0, 8.0]))
-    found = jax.jit(lambda: centre_of(FAMILIES[family], link, data))()
-    assert float(found) == pytest.approx(expected, rel=1e-12)
+    assert centre_of(link, data) == pytest.approx(expected, rel=1e-12)
 
 
 def test_effects_of_groups_are_centred_by_what_their_points_say():

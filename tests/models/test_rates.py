@@ -134,7 +134,7 @@ def test_what_is_refused():
     half = RegressionData.from_columns({"y": [1.0, 2.5], "n": [3, 4]}, "y ~ 1", trials="n")
     with pytest.raises(DataError, match=r"y, row 1.*a count.*2\.5"):
         Rates()(half)
-    with pytest.raises(ValueError, match="Unknown family 'gamma'"):
+    with pytest.raises(ValueError, match="Unknown family of Rates 'gamma'"):
         Rates(family="gamma")
     assert Rates(**Rates(priors={"mean": "Beta(2, 8)"}).to_config()).priors.keys() == {"mean"}
 

@@ -246,7 +246,7 @@ def test_bad_data(change, options, reader, words):
 
 
 def test_bad_choices():
-    with pytest.raises(ValueError, match=r"Unknown family 'poison'.*did you mean 'poisson'"):
+    with pytest.raises(ValueError, match=r"Unknown family of Regression 'poison'.*did you mean 'poisson'"):
         Regression(family="poison")
     with pytest.raises(ValueError, match="link of the family normal 'logit'"):
         Regression(link="logit")

@@ -41,6 +41,8 @@ class LinearCoordinates(dist.Distribution):
         Coefficients at z = 0.
     bounds : (K,), (K,), optional
         Lower and upper bounds of z that follow from the supports of the priors; infinite for no bound.
+    log_det : scalar, optional
+        Logarithm of the absolute determinant of the matrix, if it is known.
 
     Notes
     -----
@@ -54,8 +56,10 @@ class LinearCoordinates(dist.Distribution):
     (2,)
     """
 
-    def __init__(self, pieces: Sequence[Piece], matrix, loc, bounds: tuple[Any, Any] | None = None):
-        self.bounds = bounds
+    def __init__(
+        self, pieces: Sequence[Piece], matrix, loc, bounds: tuple[Any, Any] | None = None, log_det: Any = None
+    ):
+        self.bounds, self.log_det = bounds, log_det
         self.pieces, self.matrix, self.loc = tuple(pieces), jnp.asarray(matrix), jnp.asarray(loc)
         super().__init__((), (self.matrix.shape[-1],), validate_args=False)
 
@@ -73,7 +77,8 @@ class LinearCoordinates(dist.Distribution):
     def log_prob(self, value):
         """Return the log density of coordinates (..., K)."""
         c = self.coefficients(value)
-        log_density = jnp.linalg.slogdet(self.matrix)[1] + jnp.zeros(value.shape[:-1])
+        log_det = jnp.linalg.slogdet(self.matrix)[1] if self.log_det is None else self.log_det
+        log_density = log_det + jnp.zeros(value.shape[:-1])
         for indices, prior, _ in self.pieces:
             if prior is not None:
                 log_density = log_density + prior.log_prob(c[..., indices]).sum(-1)

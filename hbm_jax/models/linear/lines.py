@@ -22,12 +22,7 @@ from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
 class Population(NamedTuple):
     """Population of true predictors, a mixture of K normal distributions.
 
-    Attributes
-    ----------
-    loc, cov, log_weights : (K, P), (K, P, P), (K,)
-        Means, covariances and log weights.
-    mean, std : scalar, or (P,)
-        Mean and standard deviation of a single normal distribution.
+    Means (K, P), covariances (K, P, P) and log weights (K,), and mean and standard deviation of a single distribution.
     """
 
     loc: Any
@@ -40,14 +35,8 @@ class Population(NamedTuple):
 class Scatter(NamedTuple):
     """Scatter of the true response about the line.
 
-    Attributes
-    ----------
-    std : scalar
-        Standard deviation, or scale of Student's t.
-    outliers : (scalar, scalar) or None
-        Fraction of outliers, and their additional scatter.
-    nu : scalar or None
-        Degrees of freedom of Student's t.
+    Standard deviation, or scale of Student's t; fraction and additional scatter of outliers; degrees of freedom of
+    Student's t. None where there are none.
     """
 
     std: Any
@@ -58,14 +47,8 @@ class Scatter(NamedTuple):
 class Lines(NamedTuple):
     """Lines of J groups.
 
-    Attributes
-    ----------
-    alpha : (J,), (J, P) or the shape of a single slope
-        Slopes.
-    beta : (J,) or scalar, or None
-        Intercepts; None where they are integrated out.
-    offset, spread : (J,) or scalar
-        Means and standard deviation of the intercepts given the slopes, with partial pooling.
+    Slopes and intercepts, which are None where they are integrated out, and with partial pooling the means and the
+    standard deviation of the intercepts given the slopes.
     """
 
     alpha: Any

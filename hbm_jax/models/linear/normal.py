@@ -203,21 +203,9 @@ class _Hierarchy(PopulationModel):
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
 
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the groups, numbers of values and errors of ``data``.
+        """Draw a simulated sample, with true values of the groups from which the values are drawn.
 
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : ValuesInGroups
-            The design.
-        parameters : mapping of str to float, optional
-            True values by name; parameters not named are drawn from their priors.
-
-        Returns
-        -------
-        ValuesInGroups, dict
-            The sample with new measured values, and the true value of every parameter and latent.
+        Arguments and result are those of `PopulationModel.simulate`.
         """
         return PopulationModel.simulate(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
 

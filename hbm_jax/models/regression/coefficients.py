@@ -1,15 +1,17 @@
 """Coefficients of a regression, sampled in coordinates in which the predictors are orthogonal."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
-from hbm_jax.data.regression.regression_data import INTERCEPT
+from hbm_jax.data.regression.regression_data import INTERCEPT, RegressionData
 from hbm_jax.distributions.linear.linear_coordinates import LinearCoordinates, Piece
 from hbm_jax.models.priors import in_stated_parameters
 
@@ -23,22 +25,75 @@ def is_flat(prior: Any) -> bool:
     return isinstance(prior, str) and prior.strip().lower() == FLAT
 
 
-def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit, centre, qr: bool, num: int = 0):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundCoefficients:
+    """Linear maps of the coefficients b of K terms that data and options decide.
+
+    The priors are those of a vector c: the coefficients b, except that an intercept with the default prior is replaced
+    by the linear predictor at the mean of the predictors.
+
+    Attributes
+    ----------
+    terms : tuple of str
+        Names of the terms.
+    to_c, to_b : (K, K)
+        Matrices from b to c and back.
+    width, centres : (K,)
+        Units and centres of the default priors of c.
+    matrix, log_det : (F, F), scalar
+        Matrix from the sampled coordinates to the F elements of c that are not fixed, and the logarithm of its
+        determinant.
+    """
+
+    terms: tuple[str, ...] = field(metadata={"static": True})
+    to_c: Any
+    to_b: Any
+    width: Any
+    centres: Any
+    matrix: Any
+    log_det: Any
+
+    @classmethod
+    def of(
+        cls, data: RegressionData, priors: Mapping[str, Any], overrides: Container[str], *, unit, centre, qr: bool
+    ) -> "BoundCoefficients":
+        """Return the linear maps of data.
+
+        Parameters
+        ----------
+        data : RegressionData
+            Points with K terms.
+        priors : mapping of str to Distribution, float or "flat"
+            Priors ``intercept`` and ``coef``, and optionally ``coef[x]`` of single coefficients.
+        overrides : container of str
+            Names of the priors set by the user, in the units of the data; the others are normal priors for standardised
+            variables.
+        unit, centre : scalar
+            Unit of the linear predictor, and its value at the centre of the default prior of the intercept.
+        qr : bool
+            Whether to sample in coordinates in which the predictors are orthogonal.
+        """
+        size, keys = len(data.terms), _keys(data.terms, priors)
+        to_c, to_b, centres = np.eye(size), np.eye(size), np.zeros(size)
+        if "intercept" in keys and "intercept" not in overrides:
+            intercept = data.terms.index(INTERCEPT)
+            to_c[intercept] += data.means
+            to_b[intercept] -= data.means
+            centres[intercept] = centre
+        width = unit / np.asarray(data.scales)
+        free = _free(keys, priors)
+        matrix = to_c @ data.basis if qr and len(free) == size else np.diag(width[free])
+        return cls(data.terms, to_c, to_b, width, centres, matrix, np.linalg.slogdet(matrix)[1])
+
+
+def sample_coefficients(bound: BoundCoefficients, priors: Mapping[str, Any], overrides: Container[str], num: int = 0):
     """Sample the coefficients of the design matrix as site ``_coef``, and record them as ``coef``.
 
     Parameters
     ----------
-    data : RegressionData
-        Points with K terms.
-    priors : mapping of str to Distribution, float or "flat"
-        Priors ``intercept`` and ``coef``, and optionally ``coef[x]`` of single coefficients.
-    overrides : container of str
-        Names of the priors set by the user, in the units of the data; the others are normal priors for standardised
-        variables.
-    unit, centre : scalar
-        Unit of the linear predictor, and its value at the centre of the default prior of the intercept.
-    qr : bool
-        Whether to sample in coordinates in which the predictors are orthogonal.
+    bound, priors, overrides
+        As in `BoundCoefficients.of`.
     num : int
         Number of coefficient vectors; 0 for a single one outside of a plate.
 
@@ -46,40 +101,24 @@ def sample_coefficients(data: Any, priors: Mapping[str, Any], overrides, *, unit
     -------
     array (K,) or (num, K)
     """
-    size = len(data.terms)
-    intercept = data.terms.index(INTERCEPT) if INTERCEPT in data.terms else None
-    keys = [_key(term, k == intercept, priors) for k, term in enumerate(data.terms)]
-    # The priors are those of a vector c: the coefficients b, except that an intercept with the default prior is
-    # replaced by the linear predictor at the mean of the predictors.
-    at_mean = intercept is not None and keys[intercept] not in overrides
-    means = jnp.asarray(data.means)
-    to_c = jnp.eye(size).at[intercept].add(means) if at_mean else jnp.eye(size)
-    to_b = jnp.eye(size).at[intercept].add(-means) if at_mean else jnp.eye(size)
-    width = unit / jnp.asarray(data.scales)
-    centres = jnp.zeros(size).at[intercept].set(centre) if at_mean else jnp.zeros(size)
-    fixed = np.array([isinstance(priors[key], float | int) for key in keys])
-    free = np.flatnonzero(~fixed)
-    constants = jnp.array([float(priors[key]) if is_fixed else 0.0 for key, is_fixed in zip(keys, fixed, strict=True)])
-    pieces = _pieces([keys[k] for k in free], priors, overrides, width[free], centres[free])
+    size, keys = len(bound.terms), _keys(bound.terms, priors)
+    free = _free(keys, priors)
+    constants = jnp.array([0.0 if k in free else float(priors[key]) for k, key in enumerate(keys)])
+    pieces = _pieces([keys[k] for k in free], priors, overrides, bound.width[free], bound.centres[free])
     if not len(free):
-        c = jnp.broadcast_to(constants, (num, size) if num else (size,))
-        return _record(c @ to_b.T, num, size)
-    if in_stated_parameters():
-        shift = (to_c @ constants)[free]
-        prior = LinearCoordinates(pieces, to_c[np.ix_(free, free)], shift, _bounds(pieces, len(free)))
-        infer = {"labels": tuple(data.terms[k] for k in free)}
-        with numpyro.plate("category", num, dim=-1) if num else contextlib.nullcontext():
-            b = numpyro.sample("coef", prior, infer=infer)
-        return jnp.broadcast_to(constants, (*b.shape[:-1], size)).at[..., free].set(b)
-    matrix = to_c @ jnp.asarray(data.basis) if qr and not fixed.any() else jnp.diag(width[free])
-    prior = LinearCoordinates(pieces, matrix, centres[free])
-    if num:
-        with numpyro.plate("category", num, dim=-1):
-            z = numpyro.sample("_coef", prior)
+        return _record(jnp.broadcast_to(constants, (num, size) if num else (size,)) @ bound.to_b.T, num, size)
+    stated = in_stated_parameters()
+    if stated:
+        shift = (bound.to_c @ constants)[free]
+        prior = LinearCoordinates(pieces, bound.to_c[np.ix_(free, free)], shift, _bounds(pieces, len(free)))
     else:
-        z = numpyro.sample("_coef", prior)
-    c = jnp.broadcast_to(constants, (*z.shape[:-1], size)).at[..., free].set(prior.coefficients(z))
-    return _record(c @ to_b.T, num, size)
+        prior = LinearCoordinates(pieces, bound.matrix, bound.centres[free], log_det=bound.log_det)
+    infer = {"labels": tuple(bound.terms[k] for k in free)} if stated else {}
+    with numpyro.plate("category", num, dim=-1) if num else contextlib.nullcontext():
+        z = numpyro.sample("coef" if stated else "_coef", prior, infer=infer)
+    coefficients = z if stated else prior.coefficients(z)
+    c = jnp.broadcast_to(constants, (*z.shape[:-1], size)).at[..., free].set(coefficients)
+    return c if stated else _record(c @ bound.to_b.T, num, size)
 
 
 def _bounds(pieces, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,10 +139,15 @@ def _record(coef, num: int, size: int):
         return numpyro.deterministic("coef", coef)
 
 
-def _key(term: str, is_intercept: bool, priors) -> str:
-    """Return the name of the prior of a term."""
-    single = f"coef[{term}]"
-    return single if single in priors else "intercept" if is_intercept else "coef"
+def _keys(terms, priors) -> list[str]:
+    """Return the name of the prior of each term."""
+    shared = ["intercept" if term == INTERCEPT else "coef" for term in terms]
+    return [f"coef[{t}]" if f"coef[{t}]" in priors else key for t, key in zip(terms, shared, strict=True)]
+
+
+def _free(keys, priors) -> np.ndarray:
+    """Return the indices of the coefficients that are not fixed."""
+    return np.flatnonzero([not isinstance(priors[key], float | int) for key in keys])
 
 
 def _pieces(keys, priors, overrides, width, centres) -> list[Piece]:

@@ -26,7 +26,7 @@ class Family:
     values : str
         Type of the response: ``"real"``, ``"count"``, ``"binary"`` or ``"category"``.
     distribution : callable
-        ``distribution(eta, link, parameters, data)`` returns the NumPyro distribution of the response.
+        ``distribution(eta, link, parameters, bound)`` returns the NumPyro distribution of the response.
     parameters : dict
         Default priors of the parameters other than the coefficients.
     scaled : bool
@@ -44,31 +44,31 @@ def _logits(eta, link: str):
     return eta if link == "logit" else log_ndtr(eta) - log_ndtr(-eta)
 
 
-def _normal(eta, link, p, data):
-    return dist.Normal(eta, jnp.sqrt(p["sigma"] ** 2 + jnp.asarray(data.error) ** 2))
+def _normal(eta, link, p, bound):
+    return dist.Normal(eta, jnp.sqrt(p["sigma"] ** 2 + bound.error**2))
 
 
-def _student_t(eta, link, p, data):
+def _student_t(eta, link, p, bound):
     return dist.StudentT(p["nu"], eta, p["sigma"])
 
 
-def _bernoulli(eta, link, p, data):
+def _bernoulli(eta, link, p, bound):
     return dist.Bernoulli(logits=_logits(eta, link))
 
 
-def _binomial(eta, link, p, data):
-    return dist.Binomial(jnp.asarray(data.trials), logits=_logits(eta, link))
+def _binomial(eta, link, p, bound):
+    return dist.Binomial(bound.trials, logits=_logits(eta, link))
 
 
-def _poisson(eta, link, p, data):
+def _poisson(eta, link, p, bound):
     return dist.Poisson(jnp.exp(eta))
 
 
-def _negative_binomial(eta, link, p, data):
+def _negative_binomial(eta, link, p, bound):
     return dist.NegativeBinomial2(jnp.exp(eta), 1.0 / p["overdispersion"])
 
 
-def _categorical(eta, link, p, data):
+def _categorical(eta, link, p, bound):
     return dist.Categorical(logits=jnp.concatenate([jnp.zeros((*eta.shape[:-1], 1)), eta], axis=-1))
 
 
@@ -83,20 +83,19 @@ FAMILIES = {
 }
 
 
-def centre_of(family: Family, link: str, data: Any):
+def centre_of(link: str, data: Any) -> float:
     """Return the linear predictor of the mean response: the centre of the default prior of the intercept."""
-    mean, offset = jnp.asarray(data.y_mean), jnp.asarray(data.offset)
+    mean, offset, trials = (np.asarray(a) for a in (data.y_mean, data.offset, data.trials))
     if link == "identity":
         return mean - offset.mean()
     if link == "log":
-        return jnp.log(jnp.maximum(mean, 0.5 / offset.shape[0])) - jnp.log(jnp.exp(offset).mean())
+        return np.log(np.maximum(mean, 0.5 / len(offset))) - np.log(np.exp(offset).mean())
     if link == "softmax":
-        return jnp.zeros(())
-    num = offset.shape[0] * jnp.asarray(data.trials).mean()
-    rate = jnp.clip(mean / jnp.asarray(data.trials).mean(), 0.5 / num, 1.0 - 0.5 / num)
-    centre = jnp.log(rate / (1.0 - rate))
+        return 0.0
+    num = len(offset) * trials.mean()
+    rate = np.clip(mean / trials.mean(), 0.5 / num, 1.0 - 0.5 / num)
     # The probit is approximately the logit over 1.6.
-    return (centre / 1.6 if link == "probit" else centre) - offset.mean()
+    return logit(rate) / (1.6 if link == "probit" else 1.0) - offset.mean()
 
 
 def working(link: str, y: np.ndarray, trials: np.ndarray, eta: np.ndarray | None = None):

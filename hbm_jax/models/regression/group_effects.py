@@ -1,23 +1,55 @@
-"""Partial non-centring of the effects of groups in a regression, with weights computed from the data."""
+"""Effects of groups in a regression: partial non-centring with weights computed from the data, and their sites."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+from numpyro import distributions as dist
 
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import CentringWeight, centring_weight, centring_weight_of_some
+from hbm_jax.models.partial_centering import CentringWeight, centring_weight_of_some, sample_partially_centred
 from hbm_jax.models.regression.families import working
 
 RIDGE = 1e-6  # relative ridge penalty, which keeps coefficients finite under separation
 STEPS = 6  # iterations of reweighted least squares, enough for the accuracy that weights need
 
 
-def group_centring_weights(link: str, unit: float, data: RegressionData) -> list[list[CentringWeight]]:
-    """Return the partial non-centring of the effects of every term and column.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundEffects:
+    """Effects of J groups on Q columns, bound to data.
 
-    The residuals of a fit without groups, by reweighted least squares, are fitted in each group. For traced data all
-    groups have the same weight.
+    Attributes
+    ----------
+    name, factor, columns, walk, correlated, index, values, between, modes
+        As in `hbm_jax.data.regression.group_designs.GroupDesign`.
+    units : (Q,)
+        Units of the default priors of the standard deviations of the effects.
+    weights, reference : (Q, J) or (Q, J - 1) for a random walk, (Q,)
+        Weights of the partial non-centring, and its reference scales.
+    """
+
+    name: str = field(metadata={"static": True})
+    factor: str = field(metadata={"static": True})
+    columns: tuple[str, ...] = field(metadata={"static": True})
+    walk: bool = field(metadata={"static": True})
+    correlated: bool = field(metadata={"static": True})
+    index: Any
+    values: Any
+    between: Any
+    modes: Any
+    units: Any
+    weights: Any
+    reference: Any
+
+
+def bind_effects(link: str, unit: float, data: RegressionData) -> tuple[BoundEffects, ...]:
+    """Return the effects of every term of groups.
 
     Parameters
     ----------
@@ -27,6 +59,112 @@ def group_centring_weights(link: str, unit: float, data: RegressionData) -> list
         Unit of the linear predictor.
     data : RegressionData
         Points with their terms of groups.
+    """
+    weights = group_centring_weights(link, unit, data)
+    return tuple(_bound(group, unit, chosen) for group, chosen in zip(data.groups, weights, strict=True))
+
+
+def _bound(group: GroupDesign, unit: float, weights: list[CentringWeight]) -> BoundEffects:
+    """Return the effects of one term."""
+    values = np.asarray(group.values)
+    units = unit / np.array([_spread(column) for column in values.T])
+    return BoundEffects(
+        group.name,
+        group.factor,
+        group.columns,
+        group.walk,
+        group.correlated,
+        *(np.asarray(array) for array in (group.index, values, group.between, group.modes)),
+        units=units / np.sqrt(len(group.labels)) if group.walk else units,
+        weights=np.stack([weight for weight, _ in weights]),
+        reference=np.array([scale for _, scale in weights]),
+    )
+
+
+def _spread(values: np.ndarray) -> float:
+    """Return the standard deviation of a column, or its root mean square where the column is constant."""
+    deviation = values.std()
+    return deviation if deviation > 1e-9 * np.abs(values).max() else np.sqrt((values**2).mean())
+
+
+def sample_effects(group: BoundEffects, coef, lkj: float, positive: Callable):
+    """Sample the effects of a term, record them, and return them plus their means, (J, Q).
+
+    Parameters
+    ----------
+    group : BoundEffects
+        The term.
+    coef : (K,)
+        Coefficients of the design matrix.
+    lkj : float
+        Concentration of the prior of correlations.
+    positive : callable
+        ``positive("sd", unit, site, single)`` samples standard deviations; see `Regression.sample_positive`.
+    """
+    (num, _, _), size = group.between.shape, len(group.columns)
+    site, single = f"{group.name}_sd", f"sd[{group.name}]"
+    if size == 1:
+        sd = positive("sd", group.units[0], site, single).reshape(1)
+    else:
+        with numpyro.plate(f"{group.name}_term", size):
+            sd = jnp.broadcast_to(positive("sd", group.units, site, single), (size,))
+    weights = list(zip(group.weights, group.reference, strict=True))
+    if group.walk:
+        effects = _sample_walks(group, sd, weights)
+        _record(group, effects)
+        return effects
+    factor = _sample_correlation(group, lkj)
+    means = group.between @ coef
+    columns: list[Any] = []
+    standard: list[Any] = []  # standard normals, with which the effects of later columns are correlated
+    for c in range(size):
+        location = means[:, c] + sd[c] * sum((factor[c, d] * z for d, z in enumerate(standard)), jnp.zeros(num))
+        scale = sd[c] * factor[c, c]
+        with numpyro.plate(group.factor, num):
+            columns.append(sample_partially_centred(f"_{group.name}_{c}", location, scale, weights[c]))
+        standard.append((columns[c] - location) / scale)
+    effects = jnp.stack(columns, axis=-1)
+    _record(group, effects - means)
+    return effects
+
+
+def _sample_correlation(group: BoundEffects, lkj: float):
+    """Sample the Cholesky factor of the correlation matrix of the effects of a group, (Q, Q)."""
+    size = len(group.columns)
+    if size == 1 or not group.correlated:
+        return jnp.eye(size)
+    factor = jnp.asarray(numpyro.sample(f"_{group.name}_correlation", dist.LKJCholesky(size, lkj)))
+    below = np.tril_indices(size, -1)
+    with numpyro.plate(f"{group.name}_pair", len(below[0])):
+        numpyro.deterministic(f"{group.name}_correlation", (factor @ factor.T)[below])
+    return factor
+
+
+def _sample_walks(group: BoundEffects, sd, weights: list[CentringWeight]):
+    """Sample random walks with zero mean, (J, Q), by the amplitudes of their principal components."""
+    walks, num = [], group.modes.shape[1]
+    for c in range(len(group.columns)):
+        with numpyro.plate(f"{group.name}_mode", num):
+            amplitudes = sample_partially_centred(f"_{group.name}_{c}", jnp.zeros(num), sd[c], weights[c])
+        walks.append(group.modes @ amplitudes)
+    return jnp.stack(walks, axis=-1)
+
+
+def _record(group: BoundEffects, effects) -> None:
+    """Record effects (J, Q); those of a single column without the axis of columns."""
+    name, (num, size) = f"{group.name}_effect", effects.shape
+    if size == 1:
+        with numpyro.plate(group.factor, num):
+            numpyro.deterministic(name, effects[:, 0])
+        return
+    with numpyro.plate(group.factor, num, dim=-2), numpyro.plate(f"{group.name}_term", size, dim=-1):
+        numpyro.deterministic(name, effects)
+
+
+def group_centring_weights(link: str, unit: float, data: RegressionData) -> list[list[CentringWeight]]:
+    """Return the partial non-centring of the effects of every term and column, for arguments as in `bind_effects`.
+
+    The residuals of a fit without groups, by reweighted least squares, are fitted in each group.
 
     Returns
     -------
@@ -34,17 +172,8 @@ def group_centring_weights(link: str, unit: float, data: RegressionData) -> list
     """
     if not data.groups:
         return []
-    if not all(isinstance(array, np.ndarray) for array in (data.y, data.X, data.groups[0].values)):
-        return [
-            [centring_weight(np.full(_size(group), 1.0), 1.0, few=True)] * len(group.columns) for group in data.groups
-        ]
     residuals, weights = _residuals(link, data)
     return [_centring_weights(group, residuals, weights, unit) for group in data.groups]
-
-
-def _size(group: GroupDesign) -> int:
-    """Return the number of latents of a column: modes of a random walk, or groups."""
-    return np.shape(group.modes)[1] if group.walk else len(group.labels)
 
 
 def _residuals(link: str, data: Any) -> tuple[np.ndarray, np.ndarray]:

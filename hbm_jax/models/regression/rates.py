@@ -6,19 +6,18 @@
 (Gelman et al. 2013, Bayesian Data Analysis, section 5.3; George, Makov & Smith 1993.)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.data.regression.regression_data import INTERCEPT, RegressionData
-from hbm_jax.models.priors import Prior, complete_priors, priors_to_text, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
-from hbm_jax.names import choose
+from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.validation import DataError, reject_rows
 
 PRIORS: dict[tuple[str, str], dict[str, Prior]] = {
@@ -28,11 +27,30 @@ PRIORS: dict[tuple[str, str], dict[str, Prior]] = {
     ("poisson", "shape"): {"alpha": dist.Exponential(1.0), "beta": dist.Gamma(0.1, 1.0)},
 }
 FAMILIES = {"binomial": "trials", "poisson": "exposure"}
-PARAMETERS = ("mean", "shape")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundRates:
+    """Counts of N groups, bound to a `Rates`.
+
+    Attributes
+    ----------
+    counts : (N,) int
+        Observed counts.
+    size : (N,)
+        Trials or exposures.
+    log_mean : scalar
+        Logarithm of the rate of all groups together, with a count of at least one half.
+    """
+
+    counts: Any
+    size: Any
+    log_mean: Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class Rates(PopulationModel):
     """Model of counts of groups whose rates have a beta or gamma population; a call with data is a NumPyro program.
 
     Every row of the data is a group: `RegressionData` with a formula such as ``"deaths ~ 1"`` and a column of
@@ -64,59 +82,50 @@ class Rates:
     ['dispersion', 'mean']
     """
 
-    family: str = field(default="binomial", metadata={"help": ", ".join(FAMILIES)})
-    parameters: str = field(default="mean", metadata={"help": "parameters with priors: mean (and dispersion) or shape"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    Bound = BoundRates
+    priors_in_data_units = True
 
-    def __post_init__(self):
-        choose("family", self.family, tuple(FAMILIES))
-        choose("pair of parameters", self.parameters, PARAMETERS)
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
+    family: Literal["binomial", "poisson"] = field(default="binomial", metadata={"help": "distribution of the counts"})
+    parameters: Literal["mean", "shape"] = field(
+        default="mean", metadata={"help": "parameters with priors: mean (and dispersion) or shape"}
+    )
 
     @property
-    def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; that of the mean of Poisson rates is relative to the mean of all data."""
-        return complete_priors(PRIORS[self.family, self.parameters], self.priors, "Rates")
+    def default_priors(self) -> dict[str, Prior]:
+        """Default priors; that of the mean of Poisson rates is relative to the mean of all data."""
+        return PRIORS[self.family, self.parameters]
 
-    def __call__(self, data: RegressionData, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
-
-        Parameters
-        ----------
-        data : RegressionData
-            Groups, one per row. With ``observed=False`` the counts are drawn.
-        observed : bool
-            Whether to condition on the counts.
-        recover : bool
-            Whether to draw the rates, which are integrated out.
-        """
+    def bind(self, data: RegressionData) -> BoundRates:
+        """Return counts, trials or exposures, and the mean rate; see `PopulationModel.bind`."""
         self._check(data)
-        size = jnp.asarray(data.trials) if self.family == "binomial" else jnp.exp(jnp.asarray(data.offset))
-        alpha, beta = self._shape(data, size)
+        size = np.asarray(data.trials) if self.family == "binomial" else np.exp(np.asarray(data.offset))
+        overall = np.maximum(data.y_mean, 0.5 / len(size)) / size.mean()
+        return BoundRates(np.round(np.asarray(data.y)).astype(int), size, np.log(overall))
+
+    def program(self, bound: BoundRates, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; ``recover`` draws the rates, which are integrated out."""
+        size = bound.size
+        alpha, beta = self._shape(bound)
         if self.family == "binomial":
             marginal = dist.BetaBinomial(alpha, beta, size)
         else:
             marginal = dist.GammaPoisson(alpha, beta / size)
-        value = jnp.round(jnp.asarray(data.y)).astype(int) if observed else None
-        with numpyro.plate("point", np.shape(data.y)[0]):
-            drawn = numpyro.sample("observed", marginal, obs=value)
+        with numpyro.plate("point", len(size)):
+            drawn = numpyro.sample("observed", marginal, obs=jnp.asarray(bound.counts) if observed else None)
             if recover:
                 posterior: dist.Distribution = dist.Gamma(alpha + drawn, beta + size)
                 if self.family == "binomial":
                     posterior = dist.Beta(alpha + drawn, beta + size - drawn)
                 numpyro.deterministic("rate", posterior.sample(numpyro.prng_key()))
 
-    def _shape(self, data: RegressionData, size):
+    def _shape(self, bound: BoundRates):
         """Sample the parameters of the population; return alpha and beta."""
         priors = self.all_priors
         if self.parameters == "shape":
             return sample_prior("alpha", priors["alpha"]), sample_prior("beta", priors["beta"])
-        prior = priors["mean"]
-        if self.family == "poisson" and "mean" not in self.priors:
-            overall = jnp.maximum(jnp.asarray(data.y_mean), 0.5 / size.shape[0]) / size.mean()
-            prior = dist.LogNormal(jnp.log(overall), 2.0)
-        mean, dispersion = sample_prior("mean", prior), sample_prior("dispersion", priors["dispersion"])
+        is_relative = self.family == "poisson" and "mean" not in self.priors
+        mean = sample_prior("mean", dist.LogNormal(bound.log_mean, 2.0) if is_relative else priors["mean"])
+        dispersion = sample_prior("dispersion", priors["dispersion"])
         total = dispersion**-2.0
         if self.family == "binomial":
             return mean * total, (1.0 - mean) * total
@@ -124,11 +133,8 @@ class Rates:
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the family."""
-        if not isinstance(data, RegressionData):
-            raise DataError(
-                f"Rates: expected RegressionData; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_regression(source, formula='deaths ~ 1', trials='operations')."
-            )
+        advice = "Read them with hbm_jax.data.read_regression(source, formula='deaths ~ 1', trials='operations')."
+        self.check_container(data, RegressionData, advice)
         role = FAMILIES[self.family]
         if role not in data.source.roles:
             raise DataError(f"Rates: the family {self.family!r} expects {role}=, a column of the table; found none.")
@@ -137,13 +143,8 @@ class Rates:
                 f"Rates: expected a formula without predictors, as in '{data.response} ~ 1': every row is a group; "
                 f"found {data.source.formula!r}. With predictors, use hbm_jax.models.Regression."
             )
-        if isinstance(data.y, np.ndarray):
-            reject_rows((data.y < 0) | (data.y != np.round(data.y)), data.y, data.response, "a count", data.name)
-
-    def simulate(self, key, data: RegressionData, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``; see `Regression.simulate`."""
-        observed, truth = simulated(self, key, data, parameters)
-        return data.replace_observations(observed["observed"]), truth
+        y = np.asarray(data.y)
+        reject_rows((y < 0) | (y != np.round(y)), y, data.response, "a count", data.name)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -155,18 +156,7 @@ class Rates:
         return {"point": list(data.name)}
 
     @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters: empty, because they are those of the data."""
-        return {}
-
-    @property
     def description(self) -> str:
         """One-line description for reports."""
         population = "beta" if self.family == "binomial" else "gamma"
         return f"Rates of groups from a {population} population, {self.family} counts"
-
-    def to_config(self) -> dict:
-        """Return options as plain values and overridden priors as text; ``Rates(**config)`` is the same model."""
-        return configuration(self) | {
-            "priors": priors_to_text(self.priors and {k: self.all_priors[k] for k in self.priors})
-        }

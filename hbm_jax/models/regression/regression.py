@@ -8,27 +8,26 @@ For point i with predictors x_i, in group j(i) of each term of groups with colum
 where C is a correlation matrix (Gelman & Hill 2007; Gelman, Goodrich, Gabry & Vehtari 2020 for the priors).
 """
 
-import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.data.regression.regression_data import RegressionData
-from hbm_jax.models.partial_centering import CentringWeight, sample_partially_centred
-from hbm_jax.models.priors import Prior, complete_priors, distribution_to_text
-from hbm_jax.models.protocol import full_name, simulated
-from hbm_jax.models.regression.coefficients import COEFFICIENTS, FLAT, is_flat, sample_coefficients
+from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.priors import Prior, complete_priors, sample_shaped
+from hbm_jax.models.regression.coefficients import COEFFICIENTS, FLAT, BoundCoefficients, is_flat, sample_coefficients
 from hbm_jax.models.regression.families import FAMILIES, Family, centre_of
-from hbm_jax.models.regression.group_effects import group_centring_weights
+from hbm_jax.models.regression.group_effects import BoundEffects, bind_effects, sample_effects
 from hbm_jax.names import choose, did_you_mean, listed
+from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError, reject_rows
 
 SINGLE_PRIOR = re.compile(r"(coef|sd)\[(.+)\]")  # name of the prior of a single coefficient or term of groups
@@ -36,8 +35,38 @@ SINGLE_PRIOR = re.compile(r"(coef|sd)\[(.+)\]")  # name of the prior of a single
 GROUPS: dict[str, Prior] = {"sd": dist.HalfNormal(1.5)}
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BoundRegression:
+    """Response and design of a regression of N points, bound to a `Regression`.
+
+    Attributes
+    ----------
+    num_categories : int
+        Number of categories of a text response, else 0.
+    y, offset, error, trials : (N,)
+        As in `hbm_jax.data.RegressionData`; ``y`` are integers unless the response is real.
+    X : (N, K)
+        Design matrix, without the columns that enter through the means of effects.
+    unit : scalar
+        Unit of the linear predictor.
+    coefficients, groups
+        Linear maps of the coefficients, and effects of groups.
+    """
+
+    num_categories: int = field(metadata={"static": True})
+    y: Any
+    offset: Any
+    error: Any
+    trials: Any
+    X: Any
+    unit: Any
+    coefficients: BoundCoefficients
+    groups: tuple[BoundEffects, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Regression:
+class Regression(PopulationModel):
     """Generalised linear model with effects of groups; a call with data is a NumPyro program.
 
     Parameters
@@ -76,155 +105,91 @@ class Regression:
     ['coef', 'intercept', 'sd', 'sigma']
     """
 
-    family: str = field(default="normal", metadata={"help": ", ".join(FAMILIES)})
-    link: str = field(default="", metadata={"help": "logit or probit, for families with both"})
+    Bound = BoundRegression
+    priors_in_data_units = True
+
+    family: Literal["normal", "student_t", "bernoulli", "binomial", "poisson", "negative_binomial", "categorical"] = (
+        field(default="normal", metadata={"help": "distribution of the response"})
+    )
+    link: Literal["", "identity", "log", "logit", "probit", "softmax"] = field(
+        default="", metadata={"help": "logit or probit, for families with both"}
+    )
     qr: bool = field(default=True, metadata={"help": "whether to sample coefficients of orthogonal predictors"})
     lkj: float = field(default=2.0, metadata={"help": "concentration of the prior of correlations of effects"})
-    priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self):
-        choose("family", self.family, tuple(FAMILIES))
+    def check_options(self) -> None:
+        """Set the default link, and raise ValueError for another than those of the family, and for a bad ``lkj``."""
         object.__setattr__(self, "link", self.link or self._family.links[0])
         choose(f"link of the family {self.family}", self.link, self._family.links)
         if not self.lkj > 0:
             raise ValueError(f"Regression: lkj: expected a positive concentration; found {self.lkj}.")
-        object.__setattr__(self, "priors", dict(self.priors))
-        self.all_priors  # noqa: B018 - raises for unknown names
 
     @property
     def _family(self) -> Family:
         return FAMILIES[self.family]
 
     @property
-    def all_priors(self) -> dict[str, Any]:
-        """Every parameter with its prior: overrides in the units of the data, defaults for standardised variables."""
-        defaults: dict[str, Any] = COEFFICIENTS | GROUPS | dict(self._family.parameters)
+    def default_priors(self) -> dict[str, Any]:
+        """Default priors, for standardised variables; those of single terms are replaced by the user's."""
         singles = {name: FLAT for name in self.priors if SINGLE_PRIOR.fullmatch(name)}
-        proper = {name: prior for name, prior in self.priors.items() if not is_flat(prior)}
-        priors = complete_priors(defaults | singles, proper, "Regression")
-        for name in self.priors.keys() - proper.keys():
-            complete_priors(defaults | singles, {name: 0.0}, "Regression")  # raises for unknown names
-            priors[name] = FLAT
-        return priors
+        return COEFFICIENTS | GROUPS | dict(self._family.parameters) | singles
 
-    def __call__(self, data: RegressionData, observed: bool = True, recover: bool = False):
-        """Run the NumPyro program.
+    @cached_property
+    def all_priors(self) -> dict[str, Any]:
+        """Every parameter with its prior; ``"flat"`` is an improper uniform one."""
+        flat = [name for name, prior in self.priors.items() if is_flat(prior)]
+        proper = dict(self.priors) | dict.fromkeys(flat, 0.0)
+        priors = precomputed(lambda: complete_priors(self.default_priors, proper, self.label))
+        return priors | dict.fromkeys(flat, FLAT)
 
-        Parameters
-        ----------
-        data : RegressionData
-            The points. With ``observed=False`` the response is drawn, and everything else is the design.
-        observed : bool
-            Whether to condition on the response.
-        recover : bool
-            No effect, because no parameter is integrated out.
-        """
+    def bind(self, data: RegressionData) -> BoundRegression:
+        """Return response, design and coordinates of coefficients and effects; see `PopulationModel.bind`."""
         self._check(data)
-        family = self._family
-        unit = jnp.asarray(data.y_std) if family.scaled else jnp.ones(())
-        num = len(data.categories) - 1 if self.family == "categorical" else 0
-        coef = sample_coefficients(
-            data,
-            self.all_priors,
-            self.priors,
-            unit=unit,
-            centre=centre_of(family, self.link, data),
-            qr=self.qr,
-            num=num,
+        y, offset, error, trials, X = (np.asarray(a) for a in (data.y, data.offset, data.error, data.trials, data.X))
+        unit = float(data.y_std) if self._family.scaled else 1.0
+        return BoundRegression(
+            len(data.categories),
+            y if self._family.values == "real" else np.round(y).astype(int),
+            offset,
+            error,
+            trials,
+            X * data.within,
+            np.asarray(unit),
+            BoundCoefficients.of(
+                data, self.all_priors, self.priors, unit=unit, centre=centre_of(self.link, data), qr=self.qr
+            ),
+            bind_effects(self.link, unit, data),
         )
-        eta = (jnp.asarray(data.X) * jnp.asarray(data.within)) @ coef.T
-        eta = eta + (jnp.asarray(data.offset)[:, None] if num else jnp.asarray(data.offset))
-        scale = float(data.y_std) if family.scaled and isinstance(data.y_std, np.ndarray) else 1.0
-        for group, weights in zip(data.groups, group_centring_weights(self.link, scale, data), strict=True):
-            effects = self._effects(group, coef, unit, weights)
-            eta = eta + (jnp.asarray(group.values) * effects[jnp.asarray(group.index)]).sum(-1)
-        parameters = {name: self._positive(name, unit if name == "sigma" else 1.0) for name in family.parameters}
-        value = jnp.asarray(data.y)
-        if family.values != "real":
-            value = jnp.round(value).astype(int)
-        with numpyro.plate("point", np.shape(data.X)[0]):
-            numpyro.sample(
-                "observed", family.distribution(eta, self.link, parameters, data), obs=value if observed else None
-            )
 
-    def _effects(self, group: GroupDesign, coef, unit, weights: list[CentringWeight]):
-        """Sample the effects of a term, record them, and return them plus their means, (J, Q)."""
-        num, size = len(group.labels), len(group.columns)
-        units = unit / jnp.stack([_spread(group.values, c) for c in range(size)])
-        units = units / np.sqrt(num) if group.walk else units
-        site = f"{group.name}_sd"
-        if size == 1:
-            sd = self._positive("sd", units[0], site, f"sd[{group.name}]").reshape(1)
-        else:
-            with numpyro.plate(f"{group.name}_term", size):
-                sd = jnp.broadcast_to(self._positive("sd", units, site, f"sd[{group.name}]"), (size,))
-        if group.walk:
-            effects = self._random_walks(group, sd, weights)
-            self._record(group, effects)
-            return effects
-        factor = jnp.eye(size)
-        if size > 1 and group.correlated:
-            factor = numpyro.sample(f"_{group.name}_correlation", dist.LKJCholesky(size, self.lkj))
-            below = np.tril_indices(size, -1)
-            with numpyro.plate(f"{group.name}_pair", len(below[0])):
-                numpyro.deterministic(f"{group.name}_correlation", (factor @ factor.T)[below])
-        means = jnp.asarray(group.between) @ coef
-        columns: list[Any] = []
-        standard: list[Any] = []  # standard normals, with which the effects of later columns are correlated
-        for c in range(size):
-            location = means[:, c] + sd[c] * sum((factor[c, d] * z for d, z in enumerate(standard)), jnp.zeros(num))
-            scale = sd[c] * factor[c, c]
-            with numpyro.plate(group.factor, num):
-                columns.append(sample_partially_centred(f"_{group.name}_{c}", location, scale, weights[c]))
-            standard.append((columns[c] - location) / scale)
-        effects = jnp.stack(columns, axis=-1)
-        self._record(group, effects - means)
-        return effects
+    def program(self, bound: BoundRegression, observed: bool, recover: bool) -> None:
+        """Run the NumPyro program; ``recover`` has no effect, because no parameter is integrated out."""
+        num = bound.num_categories - 1 if self.family == "categorical" else 0
+        coef = sample_coefficients(bound.coefficients, self.all_priors, self.priors, num)
+        eta = bound.X @ coef.T + (bound.offset[:, None] if num else bound.offset)
+        for group in bound.groups:
+            effects = sample_effects(group, coef, self.lkj, self.sample_positive)
+            eta = eta + (group.values * effects[group.index]).sum(-1)
+        parameters = {
+            name: self.sample_positive(name, bound.unit if name == "sigma" else 1.0) for name in self._family.parameters
+        }
+        response = self._family.distribution(eta, self.link, parameters, bound)
+        with numpyro.plate("point", len(bound.X)):
+            numpyro.sample("observed", response, obs=jnp.asarray(bound.y) if observed else None)
 
-    def _random_walks(self, group: GroupDesign, sd, weights: list[CentringWeight]):
-        """Sample random walks with zero mean, (J, Q), by the amplitudes of their principal components."""
-        modes = jnp.asarray(group.modes)
-        walks = []
-        for c in range(len(group.columns)):
-            with numpyro.plate(f"{group.name}_mode", modes.shape[1]):
-                amplitudes = sample_partially_centred(
-                    f"_{group.name}_{c}", jnp.zeros(modes.shape[1]), sd[c], weights[c]
-                )
-            walks.append(modes @ amplitudes)
-        return jnp.stack(walks, axis=-1)
-
-    def _record(self, group: GroupDesign, effects) -> None:
-        """Record effects (J, Q); those of a single column without the axis of columns."""
-        name, (num, size) = f"{group.name}_effect", effects.shape
-        if size == 1:
-            with numpyro.plate(group.factor, num):
-                numpyro.deterministic(name, effects[:, 0])
-            return
-        with numpyro.plate(group.factor, num, dim=-2), numpyro.plate(f"{group.name}_term", size, dim=-1):
-            numpyro.deterministic(name, effects)
-
-    def _positive(self, name: str, unit: Any, site: str = "", single: str = ""):
+    def sample_positive(self, name: str, unit: Any = 1.0, site: str = "", single: str = ""):
         """Sample a positive parameter from the prior ``single`` if the user set it, else ``name``.
 
         Default priors are multiplied by ``unit``.
         """
         key = single if single in self.priors else name
-        prior = self.all_priors[key]
-        if isinstance(prior, float | int):
-            return jnp.asarray(float(prior))
-        if is_flat(prior):
-            prior = dist.ImproperUniform(constraints.positive, (), ())
-        elif key not in self.priors and isinstance(prior, dist.HalfNormal):
-            prior = dist.HalfNormal(prior.scale * unit)
-        return numpyro.sample(site or name, prior)
+        if is_flat(self.all_priors[key]):
+            return numpyro.sample(site or name, dist.ImproperUniform(constraints.positive, (), ()))
+        return sample_shaped(site or name, self.prior_in_data_units(key, unit))
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the family, or a prior names an unknown term."""
-        if not isinstance(data, RegressionData):
-            raise DataError(
-                f"Regression: expected RegressionData; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_regression, or use RegressionData.from_columns or from_arrays."
-            )
+        advice = "Read them with hbm_jax.data.read_regression, or use RegressionData.from_columns or from_arrays."
+        self.check_container(data, RegressionData, advice)
         for name in self.priors:
             match = SINGLE_PRIOR.fullmatch(name)
             if match is None:
@@ -247,35 +212,14 @@ class Regression:
             )
         if self.family == "binomial" and "trials" not in data.source.roles:
             raise DataError("Regression: the family 'binomial' expects trials=, the column of numbers of trials.")
-        if isinstance(data.y, np.ndarray) and values in ("count", "binary"):
-            invalid = (data.y < 0) | (data.y != np.round(data.y)) | ((values == "binary") & (data.y > 1))
-            reject_rows(invalid, data.y, data.response, "0 or 1" if values == "binary" else "a count", data.name)
+        if values in ("count", "binary"):
+            y = np.asarray(data.y)
+            invalid = (y < 0) | (y != np.round(y)) | ((values == "binary") & (y > 1))
+            reject_rows(invalid, y, data.response, "0 or 1" if values == "binary" else "a count", data.name)
         if "error" in data.source.roles and self.family != "normal":
             raise DataError(
                 f"Regression: expected the family 'normal' with known errors of the response; found {self.family!r}."
             )
-
-    def simulate(self, key, data: RegressionData, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``.
-
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : RegressionData
-            The design.
-        parameters : mapping of str to float, optional
-            True values by the names of the priors, such as ``coef[x]``; parameters not named are drawn from their
-            priors.
-
-        Returns
-        -------
-        RegressionData, dict
-            The sample with a new response, and the true value of every parameter and effect.
-        """
-        model = dataclasses.replace(self, priors=dict(self.priors) | dict.fromkeys(parameters or {}, 0.0))
-        observed, truth = simulated(model, key, data, parameters)
-        return data.replace_observations(observed["observed"]), truth
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -295,11 +239,6 @@ class Regression:
         return labels
 
     @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters: empty, because they are those of the data."""
-        return {}
-
-    @property
     def target_accept_prob(self) -> float:
         """Default of `hbm_jax.sample`: above 0.8, because sd may be close to 0 where there are few groups."""
         return 0.95
@@ -308,19 +247,3 @@ class Regression:
     def description(self) -> str:
         """One-line description for reports."""
         return f"Regression, family {self.family}, link {self.link}"
-
-    def to_config(self) -> dict:
-        """Return options as plain values and overridden priors as text; ``Regression(**config)`` is the same model."""
-        priors = {name: self.all_priors[name] for name in self.priors}
-        text = {name: FLAT if is_flat(prior) else distribution_to_text(prior) for name, prior in priors.items()}
-        names = [item.name for item in dataclasses.fields(self) if item.name != "priors"]
-        config = {name: getattr(self, name) for name in names} | {"priors": text}
-        name = full_name(type(self))
-        return config if name is None else config | {"class": name}
-
-
-def _spread(values, column: int):
-    """Return the standard deviation of a column, or its root mean square where the column is constant."""
-    x = jnp.asarray(values)[:, column]
-    deviation = x.std()
-    return jnp.where(deviation > 1e-9 * jnp.abs(x).max(), deviation, jnp.sqrt((x**2).mean()))
