@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 HEIGHTS = (8, 16, 32, 64, 128)  # groups in a block; the smallest storage is chosen
-GROWTH = 1.5  # ratio of the widths to which blocks are padded, so that those of one width are one array
+GROWTH = 2.0  # ratio of the widths to which blocks are padded, so that those of one width are one array
 OVERHEAD = 64  # elements of storage that the bookkeeping of a block counts for
 
 
@@ -39,31 +39,36 @@ class BandedResponse:
     @classmethod
     def of(cls, matrices: Sequence[Any], num_bins: int, num_groups: int) -> "BandedResponse":
         """Divide sparse matrices (num_bins or fewer, num_groups or fewer) into blocks; the rest of each is padding."""
-        stacked = [sparse.coo_matrix(matrix) for matrix in matrices]
-        group = np.concatenate([m.col + row * num_groups for row, m in enumerate(stacked)])
-        energy = np.concatenate([m.row + row * num_bins for row, m in enumerate(stacked)])
-        value = np.concatenate([m.data for m in stacked])
-        size = len(matrices) * num_groups, len(matrices) * num_bins
-        choices = [_Partition.of(group, energy, *size, height) for height in HEIGHTS]
-        partition = min(choices, key=lambda choice: choice.storage)
+        columns = [sparse.csc_matrix(matrix) for matrix in matrices]
+        ranges = np.full((2, len(columns), num_groups), -1)  # first and last bin to which each group responds
+        ranges[0] = num_bins
+        for row, matrix in enumerate(columns):
+            matrix.sort_indices()
+            responds = np.flatnonzero(np.diff(matrix.indptr))
+            for ends, starts in ((ranges[0], matrix.indptr[responds]), (ranges[1], matrix.indptr[responds + 1] - 1)):
+                ends[row, responds] = matrix.indices[starts]
+        partition = min((_Partition.of(ranges, num_bins, height) for height in HEIGHTS), key=lambda one: one.storage)
+        height, first, width = partition.height, partition.first, partition.width
+        total, per_spectrum = len(columns) * num_bins, len(width) // len(columns)
         blocks, firsts = [], []
-        index = np.zeros(size[0], int)  # of each group among those of all blocks
-        num_before, in_block = 0, group // partition.height
-        for width in np.unique(partition.width):
-            members = np.flatnonzero(partition.width == width)
-            number = np.full(len(partition.width), -1)
-            number[members] = np.arange(len(members))
-            kept = number[in_block] >= 0
-            block = np.zeros((len(members), partition.height, int(width)))
-            place = number[in_block[kept]], group[kept] % partition.height
-            np.add.at(block, (*place, energy[kept] - partition.first[in_block[kept]]), value[kept])
-            groups = members[:, None] * partition.height + np.arange(partition.height)
-            slots = num_before + np.arange(groups.size).reshape(groups.shape)
-            index[groups[groups < size[0]]] = slots[groups < size[0]]
-            num_before += groups.size
+        place = np.zeros(len(width), int)  # of each block among all
+        for size in np.unique(width):
+            members = np.flatnonzero(width == size)
+            place[members] = sum(map(len, blocks)) + np.arange(len(members))
+            block = np.zeros((len(members), height, int(size)))
+            start = np.minimum(first[members] + members // per_spectrum * num_bins, total - size)
+            for index, member in enumerate(members):
+                row, low = divmod(int(member), per_spectrum)
+                matrix, bounds = columns[row], columns[row].indptr[low * height : (low + 1) * height + 1]
+                if len(bounds) > 1:
+                    used = slice(bounds[0], bounds[-1])
+                    group = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+                    block[index, group, matrix.indices[used] + row * num_bins - start[index]] = matrix.data[used]
             blocks.append(block)
-            firsts.append(partition.first[members].astype(np.int32))
-        return cls(tuple(blocks), tuple(firsts), index.reshape(len(matrices), num_groups).astype(np.int32))
+            firsts.append(start.astype(np.int32))
+        group = np.arange(num_groups)
+        of_block = np.arange(len(columns))[:, None] * per_spectrum + group // height
+        return cls(tuple(blocks), tuple(firsts), (place[of_block] * height + group % height).astype(np.int32))
 
     def __repr__(self) -> str:
         size = sum(block.size for block in self.blocks) * 8e-6
@@ -90,15 +95,14 @@ class _Partition:
     width: np.ndarray
 
     @classmethod
-    def of(cls, group, energy, num_groups: int, num_bins: int, height: int) -> "_Partition":
-        block = group // height
-        low, high = np.full(-(-num_groups // height), num_bins), np.zeros(-(-num_groups // height), int)
-        np.minimum.at(low, block, energy)
-        np.maximum.at(high, block, energy + 1)
+    def of(cls, ranges: np.ndarray, num_bins: int, height: int) -> "_Partition":
+        """Divide groups with these first and last bins, (2, num_spectra, num_groups)."""
+        low, high = (np.pad(one, ((0, 0), (0, -one.shape[1] % height)), mode="edge") for one in ranges)
+        low, high = low.reshape(-1, height).min(axis=1), high.reshape(-1, height).max(axis=1) + 1
         span = np.maximum(high - low, 1)
         step = np.ceil(np.log(span / span.min()) / np.log(GROWTH) - 1e-9)
         width = np.minimum(np.ceil(span.min() * GROWTH**step).astype(int), num_bins)
-        return cls(height, np.clip(low, 0, num_bins - width), width)
+        return cls(height, np.minimum(low, num_bins - width), width)
 
     @property
     def storage(self) -> int:

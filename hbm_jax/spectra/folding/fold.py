@@ -34,6 +34,7 @@ _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
+SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
 _STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
 _CHUNK = 512  # energies per compiled evaluation
 Values = Mapping[str, ArrayLike]
@@ -172,7 +173,8 @@ class _Trials:
 
     def __init__(self, spectrum, energy, matrix, counts, background, values):
         self.energy = np.asarray(energy, float)
-        self.matrix = sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix, float)
+        is_sparse = sparse.issparse(matrix) and matrix.nnz < SPARSE * np.prod(matrix.shape)
+        self.matrix = sparse.csr_matrix(matrix) if is_sparse else dense(matrix)
         self.counts = np.atleast_2d(np.asarray(counts, float))
         self.background = None if background is None else np.asarray(background, float)
         self.sensitive = np.asarray(abs(self.matrix).sum(axis=0)).ravel() > 0  # other groups expect no counts at all
