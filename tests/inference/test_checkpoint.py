@@ -23,7 +23,8 @@ from numpyro import distributions as dist
 from programs import eight_schools, tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, Interrupted, resume, sampling
+from hbm_jax.inference import CheckpointError, Interrupted, resume
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.checksum import DamageWarning, append_checksum
 from hbm_jax.inference.sampler import chains, checkpoint, loop
 
@@ -419,7 +420,7 @@ def test_a_full_disk_keeps_the_draws_in_memory(whole, blocks, monkeypatch, tmp_p
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(hbm.inference.sampling, "build_target", None)
+    monkeypatch.setattr(run_module, "build_target", None)
     with pytest.raises(CheckpointError, match="expected a folder that can be written for the checkpoint; found: "):
         run(checkpoint=tmp_path / "file" / "run")
 
@@ -444,7 +445,9 @@ def test_another_program_or_other_data_are_refused_by_name(finished, program, ar
 
 def test_another_option_of_a_model_is_named(tmp_path, monkeypatch):
     sne = hbm.data.load_jla().subset(np.arange(0, 740, 60))
-    monkeypatch.setattr(sampling, "_run", lambda *args, **options: None)  # who the run is is written before any work
+    monkeypatch.setattr(
+        run_module.Run, "fit", lambda *args, **options: None
+    )  # who the run is is written before any work
     hbm.sample(hbm.models.Supernova(), sne, checkpoint=tmp_path, progress=False)
     with contextlib.closing(checkpoint.Checkpoint(tmp_path)) as store:
         stored = store.read_data()
@@ -551,7 +554,7 @@ def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
 
     clock = SimpleNamespace(perf_counter=lambda: seconds[0])
     monkeypatch.setattr(chains.Chains, "advance", take_time)
-    monkeypatch.setattr(sampling, "time", clock)
+    monkeypatch.setattr(run_module, "time", clock)
     monkeypatch.setattr(loop, "time", clock)
     fit = run(max_seconds=11.2, checkpoint=tmp_path)
     assert fit.run["stopped"] == "stopped: the time budget of 11.2 s is spent"

@@ -13,8 +13,8 @@ from programs import tiny
 
 import hbm_jax as hbm
 from hbm_jax.configuration import ConfigError, defaults, sample_keywords, set_key
-from hbm_jax.inference import sampling
 from hbm_jax.inference.centering.location_scale import find_sites
+from hbm_jax.inference.run import Run
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import SAMPLERS, options_of, sampler_of
 
@@ -115,10 +115,7 @@ def begun(monkeypatch):
     """Settings of the runs that `hbm_jax.sample` begins, none of which goes on."""
     settings = []
 
-    def begin(program, args, found, *others, **options):
-        settings.append(found)
-
-    monkeypatch.setattr(sampling, "_run", begin)
+    monkeypatch.setattr(Run, "fit", lambda self, **options: settings.append(self.settings))
     return settings
 
 

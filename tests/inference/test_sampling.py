@@ -18,7 +18,7 @@ from programs import COVARIANCE, MEAN, correlated, correlated_fit, tiny
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference import sampling
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import initialisation as start_module
 from hbm_jax.inference.sampler import loop as loop_module
@@ -383,7 +383,7 @@ def test_float32_on_request_and_a_budget(capsys, monte_carlo):
     ],
 )
 def test_bad_options(options, found, monkeypatch):
-    monkeypatch.setattr(sampling, "build_target", None)  # refused before any work
+    monkeypatch.setattr(run_module, "build_target", None)  # refused before any work
     with pytest.raises(ValueError, match=found):
         hbm.sample(tiny, progress=False, **options)
 

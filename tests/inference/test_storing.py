@@ -12,7 +12,8 @@ from numpyro.handlers import scope
 from programs import tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, ResultsError, sampling
+from hbm_jax.inference import CheckpointError, ResultsError
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.storage import arrays_of
 
 SHORT = {
@@ -115,7 +116,7 @@ def in_schools(y):
     ],
 )
 def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options, message, monkeypatch):
-    monkeypatch.setattr(sampling, "choose_start", None)
+    monkeypatch.setattr(run_module, "choose_start", None)
     with pytest.raises((ValueError, OSError), match=message):
         hbm.sample(program, *args, **(SHORT | options))
 
@@ -128,7 +129,7 @@ def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options
     ],
 )
 def test_it_is_refused_before_the_pilot_of_the_centering(options, message, monkeypatch):
-    monkeypatch.setattr(sampling, "centre", None)
+    monkeypatch.setattr(run_module, "choose_centering", None)
     with pytest.raises(ValueError, match=message):
         hbm.sample(in_schools, np.zeros(3), centering=True, **(SHORT | options))
 
@@ -155,7 +156,7 @@ def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
         raise TypeError("cannot be put together")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "assemble", fail)
+        patch.setattr(run_module, "assemble", fail)
         with pytest.raises(
             ResultsError, match=r"results of 20 draws per chain; found TypeError: cannot be put"
         ) as told:
