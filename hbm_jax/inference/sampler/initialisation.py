@@ -24,17 +24,15 @@ from hbm_jax.inference.sampler.approximations import (
     Judged,
     along_path,
     curvature_along,
-    hessian_at,
     is_finite,
     judge_by_draws,
     mean_field_fits,
     minimise,
     mode_at,
+    search_from,
 )
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two, scaled_metric
 from hbm_jax.inference.sampler.target import Diagnosis, StartError, Target
-
-__all__ = ["Start", "choose_start", "hessian_at", "minimise"]
 
 SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
 MAX_GRADIENT_NORM = 0.1  # in units of the widths, above which a mode of many parameters or mean-field fit is no end
@@ -43,6 +41,7 @@ SAME_POINT = 0.1  # distance in standard deviations below which a search has end
 SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
 NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
 MAX_LOSS = (3.0, 0.25)  # largest loss of evidence of a good approximation, and its growth per parameter
+MAX_DISTANCE = 1e3  # spreads of the prior from its median, beyond which a search follows a density without limit
 PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
 PRIOR_TRIES = 300  # prior draws of each spread
 SHRINKAGE = 40  # halvings of a step from a finite point
@@ -108,7 +107,8 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
 
     def evaluate(z):
         value, gradient = in_plain_units(unit * z)
-        return value, unit * np.asarray(gradient)
+        with np.errstate(over="ignore"):  # the gradient of a distant trial
+            return value, unit * np.asarray(gradient)
 
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -121,9 +121,14 @@ class _Search:
     """Search for starting points, in units of the prior."""
 
     def __init__(self, value_and_grad: Callable, target: Target, num_chains: int, rng: np.random.Generator):
-        self.value_and_grad, self.target, self.num_chains, self.rng = value_and_grad, target, num_chains, rng
+        self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
+        # A stream of random numbers for each purpose, so that none depends on the number of steps of another.
+        self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
         self.size = target.size
-        self.center, self.prior_draws = target.start / target.unit, target.prior_draws / target.unit
+        self.center, self.prior_draws = (
+            target.start / target.unit,
+            target.prior_draws.reshape(-1, self.size) / target.unit,
+        )
         self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
 
     def run(self) -> Start:
@@ -148,11 +153,12 @@ class _Search:
         modes, paths, searches = self.search_modes()
         judged = [self.judge(mode) for mode in modes]
         good = [j for j in judged if self.loss(j) <= self.max_loss]
-        along = [along_path(self.value_and_grad, path, self.rng) for path in paths]
-        along = sorted(filter(None, along), key=lambda j: -j.bound)
+        along = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
+        near = (j for j in along if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE)
+        along = sorted(near, key=lambda j: -j.bound)
         best_along = along[0].bound if along else -np.inf
         if good and max(j.bound for j in good) >= best_along - NEGLIGIBLE:
-            return self.around_modes(good, len(modes), searches)
+            return self.around_modes(good, len(modes), len(paths), searches)
         return self.from_mean_field(best_along - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(along)
 
     @property
@@ -177,8 +183,7 @@ class _Search:
             if searches >= SEARCHES and len(modes) < 2:
                 break
             searches += 1
-            path: list = []
-            point, value, _ = minimise(self.value_and_grad, candidate, path=path)
+            point, value, path = search_from(self.value_and_grad, candidate, modes[0] if modes else None)
             if any(mode.distance(point) < SAME_POINT for mode in modes):
                 continue
             mode = mode_at(self.value_and_grad, point, value)
@@ -188,7 +193,7 @@ class _Search:
                 modes.append(mode)
         return sorted(modes, key=lambda mode: -mode.log_evidence), failed, searches
 
-    def around_modes(self, judged: Sequence[Judged], num_modes: int, searches: int) -> Start:
+    def around_modes(self, judged: Sequence[Judged], num_modes: int, failed: int, searches: int) -> Start | None:
         """Draw starting points around each mode of significant evidence."""
         best = judged[0].approximation
         kept = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
@@ -197,6 +202,8 @@ class _Search:
         note += f"{metric.kind} metric ({metric.why})"
         if len(kept) > 1:
             note += f"; {len(kept)} modes were found, and the chains distributed over them"
+        if discarded := num_modes - len(kept) + failed:
+            note += f"; {discarded} of {searches} searches ended at no mode of significant evidence"
         caution = ""
         if num_modes > 1:
             caution = (
@@ -266,6 +273,7 @@ class _Search:
 
         The optimisation of none converges if the density cannot be normalised.
         """
+        self.rng = self.mean_field_rng
         fits = mean_field_fits(self.value_and_grad, self.candidates, self.rng)
         fits = [fit for fit in fits if fit.gradient_norm <= max_gradient_norm]
         if not fits:
@@ -303,14 +311,14 @@ class _Search:
         If there are too few near the median of the prior and among draws of it, more draws with other spreads are
         tried. From a few finite points, steps towards other points shrink until they end at finite ones.
         """
-        jitter = self.rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
-        points = np.concatenate([self.center + jitter, self.prior_draws.reshape(-1, self.size)])
+        jitter = self.dispersed_rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
+        points = np.concatenate([self.center + jitter, self.prior_draws])
         kept, tried = self.first_finite(points), len(points)
         diagnosis = self.diagnosis() if not kept else None
         for spread in PRIOR_SPREADS:
             if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
                 break
-            draws = self.target.draw_prior(PRIOR_TRIES, self.rng) / self.target.unit
+            draws = self.target.draw_prior(PRIOR_TRIES, self.dispersed_rng) / self.target.unit
             kept += self.first_finite(self.center + spread * (draws - self.center))
             tried += len(draws)
         kept = kept[: self.num_chains]
@@ -323,7 +331,7 @@ class _Search:
         finite = len(kept)
         while len(kept) < self.num_chains:
             begin = kept[len(kept) % finite]
-            step = self.rng.normal(size=self.size)
+            step = self.dispersed_rng.normal(size=self.size)
             shrunk = [begin + 0.5**k * step for k in range(SHRINKAGE)]
             near = next((point for point in shrunk if is_finite(*self.value_and_grad(point))), begin)
             kept.append(near)
