@@ -13,6 +13,7 @@ resort is always a dispersed start near the prior.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,6 +64,8 @@ class Start:
         How points and metric were chosen, for the provenance of a fit.
     caution : str
         Note for the verdict; empty if there is none.
+    step_size : float
+        Step size in the variables of the sampler at which its adaptation begins.
     """
 
     points: np.ndarray
@@ -70,18 +73,21 @@ class Start:
     informed: bool
     note: str
     caution: str = ""
+    step_size: float = 1.0
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields, with those of the metric, as arrays."""
         arrays = {"points": self.points, "informed": np.asarray(self.informed)}
         arrays |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
+        arrays |= {"step_size": np.asarray(self.step_size)}
         return arrays | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
         """Return the start that `to_arrays` stored."""
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
-        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]))
+        step_size = float(arrays.get("step_size", 1.0))  # older versions did not store it
+        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]), step_size)
 
 
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
@@ -103,18 +109,25 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     StartError
         If no point with a finite density is found.
     """
-    in_plain_units, unit = value_and_grad or target.value_and_grad, target.unit
-
-    def evaluate(z):
-        value, gradient = in_plain_units(unit * z)
-        with np.errstate(over="ignore"):  # the gradient of a distant trial
-            return value, unit * np.asarray(gradient)
-
+    evaluate = in_units(value_and_grad or target.value_and_grad, target.unit)
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     search = _Search(evaluate, target, num_chains, rng)
-    start = search.run()
-    return replace(start, points=unit * start.points, metric=start.metric.in_units(unit))
+    with np.errstate(
+        all="ignore"
+    ):  # NumPy warns of what the searches handle: densities without limit, edges of supports
+        start = search.run()
+    return replace(start, points=target.unit * start.points, metric=start.metric.in_units(target.unit))
+
+
+def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
+    """Return value and gradient as a function of positions in units, (size,)."""
+
+    def evaluate(z):
+        value, gradient = value_and_grad(unit * z)
+        return value, unit * np.asarray(gradient)
+
+    return evaluate
 
 
 class _Search:
@@ -345,17 +358,66 @@ class _Search:
 
     def dispersed(self, points: np.ndarray) -> Start:
         """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
-        kind = "dense" if self.size <= MAX_DENSE else "diagonal"
-        unit = np.eye(self.size) if kind == "dense" else np.ones(self.size)
         why = "no search found a mode at which to estimate it"
-        note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
-        return Start(points, Metric(kind, unit, why, self.widths(points[0])), False, note)
+        metric = uninformed_metric(self.value_and_grad, points[0], why)
+        note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
+        return Start(points, metric, False, note)
 
-    def widths(self, point: np.ndarray) -> np.ndarray:
-        """Return powers of two near the width of each component at a point, at most that of the prior, (size,)."""
-        widths = np.ones(self.size)
-        for i in range(self.size):
-            curvature = curvature_along(self.value_and_grad, point, i)[i]
-            if curvature > 1.0:
-                widths[i] = power_of_two(curvature**-0.5)
-        return widths
+
+def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:
+    """Return a unit matrix in units of the widths of the components at a point, which are at most 1."""
+    size = len(point)
+    widths = np.ones(size)
+    for i in range(size):
+        curvature = curvature_along(value_and_grad, point, i)[i]
+        if curvature > 1.0:
+            widths[i] = power_of_two(curvature**-0.5)
+    if size <= MAX_DENSE:
+        return Metric("dense", np.eye(size), why, widths)
+    return Metric("diagonal", np.ones(size), why, widths)
+
+
+# Chains that are begun again during the warm-up
+
+
+def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]:
+    """Return the chains in a region of negligible posterior mass, each with the chain to begin it again from.
+
+    The logarithm of the mass around a chain is estimated by its mean log density plus the logarithm of the volume that
+    it fills, the product of its standard deviations. A density alone does not tell: the neck of a funnel has a high one
+    in a tiny volume.
+
+    Parameters
+    ----------
+    positions : (num_chains, num_draws, size)
+        Recent warm-up draws, in any variables.
+    potentials : (num_chains, num_draws)
+        Minus the log density at each.
+
+    Returns
+    -------
+    dict of int to int
+        Empty if every chain has a mass within a factor exp(10 + size) of the largest; the margin allows for correlated
+        draws.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_mass = np.log(positions.std(axis=1)).sum(axis=-1) - potentials.mean(axis=1)
+    log_mass = np.where(np.isfinite(log_mass), log_mass, -np.inf)
+    if not np.isfinite(log_mass).any():
+        return {}
+    lost = log_mass < log_mass.max() - NEGLIGIBLE - positions.shape[-1]
+    donors = sorted(np.flatnonzero(~lost), key=lambda chain: -log_mass[chain])
+    return {int(chain): int(donors[i % len(donors)]) for i, chain in enumerate(np.flatnonzero(lost))}
+
+
+def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
+    """Return the state of all chains, a pytree (num_chains, ...), with that of others, but their own random keys."""
+    if not lost:
+        return state
+    chains, donors = np.array(list(lost)), np.array(list(lost.values()))
+
+    def leaf(path, values):
+        is_key = "rng_key" in jax.tree_util.keystr(path[-1:])
+        return values if is_key or not np.ndim(values) else values.at[chains].set(values[donors])
+
+    return jax.tree_util.tree_map_with_path(leaf, state)
