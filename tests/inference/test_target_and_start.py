@@ -15,8 +15,9 @@ from scipy import stats
 import hbm_jax as hbm
 from hbm_jax.inference import HMC
 from hbm_jax.inference.sampler import initialisation as start_module
+from hbm_jax.inference.sampler.approximations import GRADIENT_TOLERANCE, hessian_at, minimise
 from hbm_jax.inference.sampler.chains import Chains
-from hbm_jax.inference.sampler.initialisation import GRADIENT_TOLERANCE, Start, choose_start, hessian_at, minimise
+from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric, curvature_metric, scaled_metric
 from hbm_jax.inference.sampler.target import StartError, Target, build_target
 
@@ -189,7 +190,9 @@ def test_start_by_the_laplace_approximation(monte_carlo):
     assert start.informed
     assert start.metric.dense
     assert "Laplace" in start.note
-    np.testing.assert_allclose(start.metric.inverse_mass, COVARIANCE, rtol=1e-5, atol=1e-6)
+    covariance = start.metric.inverse_mass * np.outer(start.metric.scale, start.metric.scale)
+    np.testing.assert_allclose(covariance, COVARIANCE, rtol=1e-5, atol=1e-6)
+    assert (np.abs(np.log2(np.diag(start.metric.inverse_mass))) <= 1.0).all()  # about 1 in the sampler's variables
     # Drawn from the approximation: squared distances from the mode follow chi squared of four degrees.
     distances = np.einsum("ij,jk,ik->i", start.points - CENTRE, PRECISION, start.points - CENTRE)
     monte_carlo.distribution(distances, stats.chi2(4).cdf, name="squared distances")
@@ -281,7 +284,7 @@ def test_many_parameters_start_from_a_normal_approximation(monkeypatch, monte_ca
     assert start.informed
     assert start.metric.kind == "diagonal"
     assert start.note.startswith("mean-field normal approximation, diagonal metric (curvatures differ by a factor of 1")
-    np.testing.assert_allclose(np.sqrt(start.metric.inverse_mass), width, rtol=0.02)
+    np.testing.assert_allclose(start.metric.scale * np.sqrt(start.metric.inverse_mass), width, rtol=0.02)
     monte_carlo.distribution((start.points - CENTRE) / width, stats.norm.cdf, name="scaled points")
 
 
@@ -321,7 +324,7 @@ def test_a_diagonal_metric_where_nothing_stands_out():
     scale, precision = spread_out(150, [0.6, 1.5], rng)
     metric = scaled_metric(lambda x: precision @ x, rng.normal(size=(2, 150)), scale, rng)
     assert metric.kind == "diagonal"
-    np.testing.assert_array_equal(metric.inverse_mass, scale**2)
+    np.testing.assert_array_equal(metric.inverse_mass * metric.scale**2, scale**2)
     assert "curvatures differ by a factor of 2.5" in metric.why
 
 
@@ -330,7 +333,7 @@ def test_a_curvature_that_cannot_be_measured_leaves_the_metric_diagonal():
     metric = scaled_metric(lambda x: x * np.nan, np.zeros((1, 3)), scale, rng)
     assert metric.kind == "diagonal"
     assert metric.why == "its curvature could not be measured"
-    np.testing.assert_array_equal(metric.inverse_mass, scale**2)
+    np.testing.assert_array_equal(metric.inverse_mass * metric.scale**2, scale**2)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(20, "dense"), (21, "rotated")])
@@ -338,7 +341,7 @@ def test_the_metric_of_a_mode_is_its_covariance(size, kind):
     rng = np.random.default_rng(4)
     vectors, stretch = np.linalg.qr(rng.normal(size=(size, size)))[0], rng.uniform(0.1, 10.0, size)
     covariance = (vectors * stretch**2) @ vectors.T
-    metric = curvature_metric(vectors, stretch)
+    metric = curvature_metric(vectors, stretch, np.ones(size))
     assert metric.kind == kind
     assert metric.dense == (kind == "dense")
     mass = metric.inverse_mass if metric.dense else np.diag(metric.inverse_mass)
@@ -411,7 +414,7 @@ def test_many_components_that_are_about_standard_start_where_their_sites_say():
     assert start.note.startswith("around the mode")
     mean = start.points[:, ~target.standard]
     assert (abs(mean - y.mean()) < 6 * 0.5 / np.sqrt(num)).all()
-    scale = np.sqrt(start.metric.inverse_mass) if start.metric.kind == "diagonal" else start.metric.scale
+    scale = start.metric.scale * (np.sqrt(start.metric.inverse_mass) if start.metric.kind == "diagonal" else 1.0)
     assert scale[~target.standard] == pytest.approx(0.5 / np.sqrt(num), rel=0.05)
 
 

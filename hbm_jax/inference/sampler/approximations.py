@@ -162,6 +162,16 @@ class Approximation:
         return cls(point, width, vectors, eigenvalues**-0.5, value, gradient_norm)
 
     @classmethod
+    def from_covariance(cls, point: np.ndarray, covariance: np.ndarray) -> "Approximation | None":
+        """Return the approximation with a covariance (size, size); None if it is not positive definite."""
+        diagonal = np.diag(covariance)
+        if not (np.isfinite(covariance).all() and np.isfinite(point).all() and (diagonal > 0).all()):
+            return None
+        width = power_of_two(diagonal**0.5)
+        eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(width, width))
+        return None if eigenvalues.min() <= 0 else cls(point, width, vectors, eigenvalues**0.5)
+
+    @classmethod
     def mean_field(cls, point: np.ndarray, scale: np.ndarray) -> "Approximation":
         """Return the approximation with independent components of widths ``scale``, (size,)."""
         width = power_of_two(scale)
@@ -182,13 +192,38 @@ class Approximation:
         along_axes = self.stretch * noise
         return self.point + self.width * (along_axes @ self.vectors.T if self.vectors.size else along_axes)
 
+    def standardise(self, point: np.ndarray) -> np.ndarray:
+        """Return the noise of a position; inverse of `transform`."""
+        return (self.vectors.T @ ((point - self.point) / self.width)) / self.stretch
+
     def distance(self, point: np.ndarray) -> float:
         """Return the distance of a point from the mean, in standard deviations."""
-        return float(np.linalg.norm((self.vectors.T @ ((point - self.point) / self.width)) / self.stretch))
+        return float(np.linalg.norm(self.standardise(point)))
 
-    def newton_step(self, gradient: np.ndarray) -> np.ndarray:
-        """Return the step to the minimum of the quadratic function with this curvature, in standard deviations."""
-        return -self.stretch * (self.vectors.T @ (self.width * gradient))
+    def standardised_gradient(self, gradient: np.ndarray) -> np.ndarray:
+        """Return the gradient with respect to the noise; at a point near a mode, minus the Newton step."""
+        return self.stretch * (self.vectors.T @ (self.width * gradient))
+
+
+def search_from(
+    value_and_grad: Callable, candidate: np.ndarray, known: Approximation | None
+) -> tuple[np.ndarray, float, list]:
+    """Search for a mode from a candidate; return the last point, its value, and the path (point, gradient).
+
+    With an approximation that is known, the search works in its standardised variables, which takes fewer iterations.
+    """
+    path: list = []
+    if known is None:
+        point, value, _ = minimise(value_and_grad, candidate, path=path)
+        return point, value, path
+
+    def standardised(noise):
+        value, gradient = value_and_grad(known.transform(noise))
+        return value, known.standardised_gradient(np.asarray(gradient))
+
+    noise, value, _ = minimise(standardised, known.standardise(candidate), path=path)
+    path = [(known.transform(w), (known.vectors @ (slope / known.stretch)) / known.width) for w, slope in path]
+    return known.transform(noise), value, path
 
 
 @dataclass(frozen=True)
@@ -247,13 +282,12 @@ def mode_at(value_and_grad: Callable, point: np.ndarray, value: float) -> Approx
     gradient = np.asarray(value_and_grad(point)[1])
     if not is_finite(value, gradient):
         return None
-    with np.errstate(all="ignore"):  # a search of a density without limit may end at 1e300
-        precision = hessian_at(value_and_grad, point)
+    precision = hessian_at(value_and_grad, point)
     for _ in range(POLISHED):
         mode = Approximation.from_precision(point, precision, value, float(np.linalg.norm(gradient)))
         if mode is None or not is_finite(value, gradient):
             return None
-        step = mode.newton_step(gradient)
+        step = -mode.standardised_gradient(gradient)
         if np.linalg.norm(step) < MAX_NEWTON_STEP:
             return mode
         if np.linalg.norm(step) > MAX_POLISHING_STEP:
@@ -284,27 +318,16 @@ def along_path(value_and_grad: Callable, path: Sequence, rng: np.random.Generato
             pairs = [*pairs, (step, change)][-MEMORY:]
         if i not in judged or not pairs:
             continue
-        with np.errstate(all="ignore"):
-            inverse = _inverse_hessian(diagonal, pairs)
-            mean = path[i][0] - inverse @ path[i][1]
-            approximation = _from_covariance(mean, inverse)
-            if approximation is None:
-                continue
-            candidate = judge_by_draws(value_and_grad, approximation, rng, PATH_DRAWS)
+        inverse = _inverse_hessian(diagonal, pairs)
+        mean = path[i][0] - inverse @ path[i][1]
+        approximation = Approximation.from_covariance(mean, inverse)
+        if approximation is None:
+            continue
+        candidate = judge_by_draws(value_and_grad, approximation, rng, PATH_DRAWS)
         if best is None or candidate.bound > best.bound:
             best = candidate
     # Judged again, because the best of many estimates from a few draws is too high.
     return None if best is None else judge_by_draws(value_and_grad, best.approximation, rng)
-
-
-def _from_covariance(point: np.ndarray, covariance: np.ndarray) -> Approximation | None:
-    """Return the approximation with this covariance (size, size); None if it is not positive definite."""
-    diagonal = np.diag(covariance)
-    if not (np.isfinite(covariance).all() and np.isfinite(point).all() and (diagonal > 0).all()):
-        return None
-    width = power_of_two(diagonal**0.5)
-    eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(width, width))
-    return None if eigenvalues.min() <= 0 else Approximation(point, width, vectors, eigenvalues**0.5)
 
 
 def _updated_diagonal(diagonal: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -365,11 +388,10 @@ def mean_field_fits(
     fits = []
     for candidate in candidates[:VARIATIONAL_SEARCHES]:
         for initial_log_scale in (-2.0, -5.0):
-            with np.errstate(all="ignore"):
-                value, loc, log_scale, norm = refit(candidate, np.full(size, initial_log_scale))
-                for _ in range(VARIATIONAL_ROUNDS - 1):
-                    if np.isfinite(value):
-                        value, loc, log_scale, norm = refit(loc, log_scale)
+            value, loc, log_scale, norm = refit(candidate, np.full(size, initial_log_scale))
+            for _ in range(VARIATIONAL_ROUNDS - 1):
+                if np.isfinite(value):
+                    value, loc, log_scale, norm = refit(loc, log_scale)
             if np.isfinite(value):
                 if np.isfinite(loc).all() and np.isfinite(log_scale).all():
                     fits.append(MeanField(loc, np.exp(log_scale), value, norm))

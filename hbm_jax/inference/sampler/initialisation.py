@@ -13,6 +13,7 @@ resort is always a dispersed start near the prior.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,17 +25,15 @@ from hbm_jax.inference.sampler.approximations import (
     Judged,
     along_path,
     curvature_along,
-    hessian_at,
     is_finite,
     judge_by_draws,
     mean_field_fits,
     minimise,
     mode_at,
+    search_from,
 )
 from hbm_jax.inference.sampler.metric import MAX_DENSE, Metric, curvature_metric, power_of_two, scaled_metric
 from hbm_jax.inference.sampler.target import Diagnosis, StartError, Target
-
-__all__ = ["Start", "choose_start", "hessian_at", "minimise"]
 
 SEARCHES = 6  # from the median and from draws of the prior; if they find several modes, all prior draws are used
 MAX_GRADIENT_NORM = 0.1  # in units of the widths, above which a mode of many parameters or mean-field fit is no end
@@ -43,6 +42,7 @@ SAME_POINT = 0.1  # distance in standard deviations below which a search has end
 SAME_MODE = 5.0  # distance in standard deviations below which two modes are the same
 NEGLIGIBLE = 10.0  # difference in log evidence beyond which a mode is discarded: a weight below 5e-5
 MAX_LOSS = (3.0, 0.25)  # largest loss of evidence of a good approximation, and its growth per parameter
+MAX_DISTANCE = 1e3  # spreads of the prior from its median, beyond which a search follows a density without limit
 PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
 PRIOR_TRIES = 300  # prior draws of each spread
 SHRINKAGE = 40  # halvings of a step from a finite point
@@ -64,6 +64,8 @@ class Start:
         How points and metric were chosen, for the provenance of a fit.
     caution : str
         Note for the verdict; empty if there is none.
+    step_size : float
+        Step size in the variables of the sampler at which its adaptation begins.
     """
 
     points: np.ndarray
@@ -71,18 +73,21 @@ class Start:
     informed: bool
     note: str
     caution: str = ""
+    step_size: float = 1.0
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields, with those of the metric, as arrays."""
         arrays = {"points": self.points, "informed": np.asarray(self.informed)}
         arrays |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
+        arrays |= {"step_size": np.asarray(self.step_size)}
         return arrays | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
         """Return the start that `to_arrays` stored."""
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
-        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]))
+        step_size = float(arrays.get("step_size", 1.0))  # older versions did not store it
+        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]), step_size)
 
 
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
@@ -104,26 +109,39 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     StartError
         If no point with a finite density is found.
     """
-    in_plain_units, unit = value_and_grad or target.value_and_grad, target.unit
-
-    def evaluate(z):
-        value, gradient = in_plain_units(unit * z)
-        return value, unit * np.asarray(gradient)
-
+    evaluate = in_units(value_and_grad or target.value_and_grad, target.unit)
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     search = _Search(evaluate, target, num_chains, rng)
-    start = search.run()
-    return replace(start, points=unit * start.points, metric=start.metric.in_units(unit))
+    with np.errstate(
+        all="ignore"
+    ):  # NumPy warns of what the searches handle: densities without limit, edges of supports
+        start = search.run()
+    return replace(start, points=target.unit * start.points, metric=start.metric.in_units(target.unit))
+
+
+def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
+    """Return value and gradient as a function of positions in units, (size,)."""
+
+    def evaluate(z):
+        value, gradient = value_and_grad(unit * z)
+        return value, unit * np.asarray(gradient)
+
+    return evaluate
 
 
 class _Search:
     """Search for starting points, in units of the prior."""
 
     def __init__(self, value_and_grad: Callable, target: Target, num_chains: int, rng: np.random.Generator):
-        self.value_and_grad, self.target, self.num_chains, self.rng = value_and_grad, target, num_chains, rng
+        self.value_and_grad, self.target, self.num_chains = value_and_grad, target, num_chains
+        # A stream of random numbers for each purpose, so that none depends on the number of steps of another.
+        self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
         self.size = target.size
-        self.center, self.prior_draws = target.start / target.unit, target.prior_draws / target.unit
+        self.center, self.prior_draws = (
+            target.start / target.unit,
+            target.prior_draws.reshape(-1, self.size) / target.unit,
+        )
         self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
 
     def run(self) -> Start:
@@ -148,11 +166,12 @@ class _Search:
         modes, paths, searches = self.search_modes()
         judged = [self.judge(mode) for mode in modes]
         good = [j for j in judged if self.loss(j) <= self.max_loss]
-        along = [along_path(self.value_and_grad, path, self.rng) for path in paths]
-        along = sorted(filter(None, along), key=lambda j: -j.bound)
+        along = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
+        near = (j for j in along if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE)
+        along = sorted(near, key=lambda j: -j.bound)
         best_along = along[0].bound if along else -np.inf
         if good and max(j.bound for j in good) >= best_along - NEGLIGIBLE:
-            return self.around_modes(good, len(modes), searches)
+            return self.around_modes(good, len(modes), len(paths), searches)
         return self.from_mean_field(best_along - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(along)
 
     @property
@@ -177,8 +196,7 @@ class _Search:
             if searches >= SEARCHES and len(modes) < 2:
                 break
             searches += 1
-            path: list = []
-            point, value, _ = minimise(self.value_and_grad, candidate, path=path)
+            point, value, path = search_from(self.value_and_grad, candidate, modes[0] if modes else None)
             if any(mode.distance(point) < SAME_POINT for mode in modes):
                 continue
             mode = mode_at(self.value_and_grad, point, value)
@@ -188,7 +206,7 @@ class _Search:
                 modes.append(mode)
         return sorted(modes, key=lambda mode: -mode.log_evidence), failed, searches
 
-    def around_modes(self, judged: Sequence[Judged], num_modes: int, searches: int) -> Start:
+    def around_modes(self, judged: Sequence[Judged], num_modes: int, failed: int, searches: int) -> Start | None:
         """Draw starting points around each mode of significant evidence."""
         best = judged[0].approximation
         kept = [j for j in judged if j.approximation.log_evidence > best.log_evidence - NEGLIGIBLE]
@@ -197,6 +215,8 @@ class _Search:
         note += f"{metric.kind} metric ({metric.why})"
         if len(kept) > 1:
             note += f"; {len(kept)} modes were found, and the chains distributed over them"
+        if discarded := num_modes - len(kept) + failed:
+            note += f"; {discarded} of {searches} searches ended at no mode of significant evidence"
         caution = ""
         if num_modes > 1:
             caution = (
@@ -266,6 +286,7 @@ class _Search:
 
         The optimisation of none converges if the density cannot be normalised.
         """
+        self.rng = self.mean_field_rng
         fits = mean_field_fits(self.value_and_grad, self.candidates, self.rng)
         fits = [fit for fit in fits if fit.gradient_norm <= max_gradient_norm]
         if not fits:
@@ -303,14 +324,14 @@ class _Search:
         If there are too few near the median of the prior and among draws of it, more draws with other spreads are
         tried. From a few finite points, steps towards other points shrink until they end at finite ones.
         """
-        jitter = self.rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
-        points = np.concatenate([self.center + jitter, self.prior_draws.reshape(-1, self.size)])
+        jitter = self.dispersed_rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
+        points = np.concatenate([self.center + jitter, self.prior_draws])
         kept, tried = self.first_finite(points), len(points)
         diagnosis = self.diagnosis() if not kept else None
         for spread in PRIOR_SPREADS:
             if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
                 break
-            draws = self.target.draw_prior(PRIOR_TRIES, self.rng) / self.target.unit
+            draws = self.target.draw_prior(PRIOR_TRIES, self.dispersed_rng) / self.target.unit
             kept += self.first_finite(self.center + spread * (draws - self.center))
             tried += len(draws)
         kept = kept[: self.num_chains]
@@ -323,7 +344,7 @@ class _Search:
         finite = len(kept)
         while len(kept) < self.num_chains:
             begin = kept[len(kept) % finite]
-            step = self.rng.normal(size=self.size)
+            step = self.dispersed_rng.normal(size=self.size)
             shrunk = [begin + 0.5**k * step for k in range(SHRINKAGE)]
             near = next((point for point in shrunk if is_finite(*self.value_and_grad(point))), begin)
             kept.append(near)
@@ -337,17 +358,66 @@ class _Search:
 
     def dispersed(self, points: np.ndarray) -> Start:
         """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
-        kind = "dense" if self.size <= MAX_DENSE else "diagonal"
-        unit = np.eye(self.size) if kind == "dense" else np.ones(self.size)
         why = "no search found a mode at which to estimate it"
-        note = f"jittered median of the prior, because {why}; {kind} metric, adapted from the unit matrix"
-        return Start(points, Metric(kind, unit, why, self.widths(points[0])), False, note)
+        metric = uninformed_metric(self.value_and_grad, points[0], why)
+        note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
+        return Start(points, metric, False, note)
 
-    def widths(self, point: np.ndarray) -> np.ndarray:
-        """Return powers of two near the width of each component at a point, at most that of the prior, (size,)."""
-        widths = np.ones(self.size)
-        for i in range(self.size):
-            curvature = curvature_along(self.value_and_grad, point, i)[i]
-            if curvature > 1.0:
-                widths[i] = power_of_two(curvature**-0.5)
-        return widths
+
+def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:
+    """Return a unit matrix in units of the widths of the components at a point, which are at most 1."""
+    size = len(point)
+    widths = np.ones(size)
+    for i in range(size):
+        curvature = curvature_along(value_and_grad, point, i)[i]
+        if curvature > 1.0:
+            widths[i] = power_of_two(curvature**-0.5)
+    if size <= MAX_DENSE:
+        return Metric("dense", np.eye(size), why, widths)
+    return Metric("diagonal", np.ones(size), why, widths)
+
+
+# Chains that are begun again during the warm-up
+
+
+def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]:
+    """Return the chains in a region of negligible posterior mass, each with the chain to begin it again from.
+
+    The logarithm of the mass around a chain is estimated by its mean log density plus the logarithm of the volume that
+    it fills, the product of its standard deviations. A density alone does not tell: the neck of a funnel has a high one
+    in a tiny volume.
+
+    Parameters
+    ----------
+    positions : (num_chains, num_draws, size)
+        Recent warm-up draws, in any variables.
+    potentials : (num_chains, num_draws)
+        Minus the log density at each.
+
+    Returns
+    -------
+    dict of int to int
+        Empty if every chain has a mass within a factor exp(10 + size) of the largest; the margin allows for correlated
+        draws.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_mass = np.log(positions.std(axis=1)).sum(axis=-1) - potentials.mean(axis=1)
+    log_mass = np.where(np.isfinite(log_mass), log_mass, -np.inf)
+    if not np.isfinite(log_mass).any():
+        return {}
+    lost = log_mass < log_mass.max() - NEGLIGIBLE - positions.shape[-1]
+    donors = sorted(np.flatnonzero(~lost), key=lambda chain: -log_mass[chain])
+    return {int(chain): int(donors[i % len(donors)]) for i, chain in enumerate(np.flatnonzero(lost))}
+
+
+def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
+    """Return the state of all chains, a pytree (num_chains, ...), with that of others, but their own random keys."""
+    if not lost:
+        return state
+    chains, donors = np.array(list(lost)), np.array(list(lost.values()))
+
+    def leaf(path, values):
+        is_key = "rng_key" in jax.tree_util.keystr(path[-1:])
+        return values if is_key or not np.ndim(values) else values.at[chains].set(values[donors])
+
+    return jax.tree_util.tree_map_with_path(leaf, state)

@@ -178,6 +178,13 @@ class Target:
         return Compiled(jax.value_and_grad(self.potential), partial(self.processes.compile, compared=False))
 
     @cached_property
+    def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of the value of each latent site, those whose names begin with ``_`` included."""
+        sites = jax.eval_shape(self.sites, self.start)
+        names = dict.fromkeys(label.split("[")[0] for label in self.labels)
+        return {name: tuple(sites[name].shape) for name in names}
+
+    @cached_property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and type of each named site, without those whose names begin with ``_``."""
         sites = jax.eval_shape(self.constrain, self.start)
