@@ -30,7 +30,8 @@ def configuration_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def worded(error: BaseException) -> str:
     """Return the message of an error, with the options that avoid it as flags of the command line."""
-    text, cause = str(error), error
+    text = str(error)
+    cause: BaseException | None = error
     while cause is not None:
         for remedy in getattr(cause, "remedies", ()):
             text = text.replace(str(remedy), _flags(remedy.option, remedy.value))

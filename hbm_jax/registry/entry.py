@@ -72,9 +72,9 @@ class Entry:
     Attributes
     ----------
     model : type
-        Frozen dataclass of options, such as a subclass of ``hbm_jax.models.base.PopulationModel``. Its fields other than
-        ``priors`` are the options of the model, with the annotated types; ``Literal`` lists the values of one. The
-        metadata of a field may contain its ``help``.
+        Frozen dataclass of options, such as a subclass of ``hbm_jax.models.base.PopulationModel``. Its fields other
+        than ``priors`` are the options of the model, with the annotated types; ``Literal`` lists the values of one.
+        The metadata of a field may contain its ``help``.
     container : type
         Data container, as described in `hbm_jax.data.protocol.Container`.
     read : callable
