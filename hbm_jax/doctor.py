@@ -73,6 +73,7 @@ def examine() -> tuple[list[str], list[str]]:
     import jax.numpy as jnp
 
     from hbm_jax.inference.compilation.devices import no_devices
+    from hbm_jax.registry import BUILT_IN, MODELS
 
     versions = installed()
     device_problem = no_devices()
@@ -82,13 +83,15 @@ def examine() -> tuple[list[str], list[str]]:
     lines.append(f"cores         {os.cpu_count()}")
     lines += [f"device {device.id}      {device.platform}, {device.device_kind}" for device in devices]
     lines.append(f"programs      {_cache()}")
+    installed_models, broken = MODELS.examine()
+    lines.append(f"models        {'; '.join([f'{len(BUILT_IN)} of hbm_jax', *installed_models])}")
     if device_problem:
-        return lines, [device_problem]
+        return lines, [device_problem, *broken]
     with jax.enable_x64(True):
         double = jnp.zeros(1).dtype == jnp.float64 and abs(float(jnp.sum(jnp.asarray([1.0, 1e-12]))) - 1.0) > 0
     default = "on" if jax.config.read("jax_enable_x64") else "off (sample switches it on for itself)"
     lines.append(f"float64       {'works' if double else 'does not work'}; JAX's default is {default}")
-    problems = known_problems(versions, {device.platform for device in devices})
+    problems = known_problems(versions, {device.platform for device in devices}) + broken
     if not double:
         problems.append("float64 does not work on this device; posteriors would be computed in float32.")
     missing = [name for name in PLOTS if versions[name] is None]

@@ -5,6 +5,7 @@ A message is one paragraph that names the column or value, what was expected and
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
 
-__all__ = ["DataError", "DataWarning"]
+__all__ = ["DataError", "DataWarning", "Remedy"]
 
 Floats = NDArray[np.float64]
 
@@ -31,11 +32,45 @@ def concrete(value: Any) -> Floats | None:
 SMALLEST_CORRELATION_EIGENVALUE = 1e-12
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """Option with which an error is avoided; as text, the argument in Python.
+
+    Attributes
+    ----------
+    option : str
+        Name of an option of the reader or of the model.
+    value
+        Its value, a list, or a mapping whose values are still to be found and are described.
+    """
+
+    option: str
+    value: Any
+
+    def __str__(self):
+        if not isinstance(self.value, Mapping):
+            return f"{self.option}={self.value!r}"
+        (first, described), *others = self.value.items()
+        return f"{self.option}={{{first!r}: <{described}>{', ...' if others else ''}}}"
+
+
 class DataError(ValueError):
-    """A table, column or value that a data container rejects; the message says which, and what was expected."""
+    """A table, column or value that a data container rejects; the message says which, and what was expected.
+
+    Parameters
+    ----------
+    message : str
+        The message, which contains the text of the remedies.
+    remedies : sequence of Remedy
+        Options with which the error is avoided; the command line words them as its flags.
+    """
 
     rows: tuple[int, ...] = ()
     """Rows that cause the error, if it is due to rows."""
+
+    def __init__(self, message: str = "", remedies: Sequence[Remedy] = ()):
+        super().__init__(message)
+        self.remedies = tuple(remedies)
 
 
 class DataWarning(UserWarning):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,9 @@ from stored_fits import load, own_model
 import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
+from hbm_jax.cli.inputs import worded
 from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
+from hbm_jax.validation import DataError, Remedy
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
@@ -149,14 +152,18 @@ def no_host_masses(table):
 @pytest.mark.parametrize(
     ("spoil", "row", "words"),
     [
-        (misspelt, None, ["'m_b' is missing", "did you mean 'mb'?"]),
+        (misspelt, None, ["'m_b' is missing", "did you mean 'mb'?", "expected 'm_b', or --column m_b=NAME; found"]),
         (without_value, 7, ["'x1'", "row 7", "found"]),
         (negative_error, 4, ["'var_c'", "row 4"]),
         (not_definite, 9, ["covariance", "row 9", "positive definite"]),
         (no_redshift, 3, ["'z_cmb'", "row 3", "expected a redshift between 0 and 20, found 0.0"]),
         (text_for_a_number, 5, ["'c'", "row 5", "expected a number", "'n/a'"]),
         (no_rows, None, ["expected"]),
-        (no_host_masses, None, ["mass_step=True) needs the host mass", "60 of 60", "mass_step=False"]),
+        (
+            no_host_masses,
+            None,
+            ["mass_step=True) needs the host mass", "60 of 60", "use --mass-error,", "or --no-mass-step."],
+        ),
     ],
 )
 def test_bad_tables(spoil, row, words, tmp_path, capsys):
@@ -170,6 +177,29 @@ def test_bad_tables(spoil, row, words, tmp_path, capsys):
     if row is not None:
         assert FEW.name[row] in text  # the object, not only its row
     assert not (tmp_path / "run").exists()
+
+
+def test_remedies_are_worded_for_python_and_for_the_command_line():
+    def failing(value):
+        remedy = Remedy("leave_out", value)
+        try:
+            raise DataError(f"bad rows; set {remedy} or correct them.", [remedy, Remedy("sigma", "inferred")])
+        except DataError as error:
+            raise DataError(f"table.csv: {error}") from error
+
+    for value, python, flags in (
+        (["a b", "c"], "leave_out=['a b', 'c']", "--leave-out 'a b' --leave-out c"),
+        ("bad", "leave_out='bad'", "--leave-out bad"),
+        (False, "leave_out=False", "--no-leave-out"),
+    ):
+        with pytest.raises(DataError) as caught:
+            failing(value)
+        assert str(caught.value) == f"table.csv: bad rows; set {python} or correct them."
+        assert worded(caught.value) == f"table.csv: bad rows; set {flags} or correct them."
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert str(Remedy("columns", {"x": "its name", "y": "its name"})) == "columns={'x': <its name>, ...}"
+    # Only what an error says is its remedy is worded, not what looks like one.
+    assert worded(ValueError("expected mass_step=False")) == "expected mass_step=False"
 
 
 def test_tables_that_are_none(tmp_path, capsys):

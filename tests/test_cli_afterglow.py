@@ -50,7 +50,12 @@ def spoilt(sample, tmp_path):
 def test_a_source_that_cannot_be_read_is_named_and_can_be_left_out(sample, tmp_path, capsys, monkeypatch):
     folder, out = spoilt(sample, tmp_path), tmp_path / "run"
     said = refused(capsys, *arguments(folder), "--out", out, one_line=False)
-    for word in ("sim002", "sim002.pha", "expected a FITS file", "--leave-out"):
+    for word in (
+        "sim002",
+        "sim002.pha",
+        "expected a FITS file",
+        "by name: --leave-out sim002 (--leave-out bad leaves out all",
+    ):
         assert word in said
     assert not out.exists()
     options = ["--leave-out", "sim002", "--whim", "--out", out]

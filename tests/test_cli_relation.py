@@ -59,7 +59,7 @@ def test_a_table_of_ones_own_is_fitted(table, tmp_path, capsys):
 
 def test_what_is_refused(table, tmp_path, capsys):
     text = refused(capsys, "fit", "relation", "--data", table, "--out", tmp_path / "run")
-    for word in ("galaxies.csv", "columns 'x', 'y' are missing", "log_M", "--set columns.KEY=NAME"):
+    for word in ("galaxies.csv", "columns 'x', 'y' are missing", "log_M", "--column x=NAME --column y=NAME"):
         assert word in text
     options = [word for column in COLUMNS for word in ("--set", column)]
     status, _, err = run(capsys, "fit", "relation", "--data", table, *options, "--out", tmp_path / "run")

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     """Run the command line; print errors of the input without a traceback."""
-    from hbm_jax.cli import commands  # imported here, as it takes seconds, so that Ctrl-C is handled
+    from hbm_jax.cli import commands, inputs  # imported here, where Ctrl-C is handled
 
     previous_format, warnings.formatwarning = warnings.formatwarning, _one_line
     try:
@@ -48,7 +48,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError) as error:
         # These types signal bad input, here and in libraries; any other is a bug and keeps its traceback.
         notes = [note for note in getattr(error, "__notes__", ()) if "JAX_TRACEBACK_FILTERING" not in note]
-        print("\n".join([f"hbm-jax: {error}", *notes]), file=sys.stderr)
+        print("\n".join([f"hbm-jax: {inputs.worded(error)}", *notes]), file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, AssertionError) as error:
         from hbm_jax.inference.compilation.devices import no_devices

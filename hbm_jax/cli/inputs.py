@@ -1,37 +1,22 @@
 """Configuration, model and data of a command that takes a model."""
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
-from hbm_jax.cli.arguments import configuration
+from hbm_jax.cli.arguments import TABLES, configuration
 
 
 def model_and_data(config: dict[str, Any]) -> tuple[Any, Any]:
     """Build the model and read its data, so that errors in either are raised before sampling."""
     from hbm_jax import registry
-    from hbm_jax.validation import DataError
 
-    name = config["model"].get("name")
-    entry = registry.named(name)
+    entry = registry.named(config["model"].get("name"))
     options = {key: value for key, value in config["model"].items() if key != "name"}
     model = entry.build(options, config["prior"])
     config["data"].setdefault("source", entry.default_source)  # recorded in the configuration of the run
-    try:
-        return model, entry.load(config["data"], config["columns"])
-    except DataError as error:
-        hints = [hint for pattern, hint in _HINTS.items() if pattern in str(error)]
-        if not hints:
-            raise
-        separator = "\n" if "\n" in str(error) else " "
-        raise DataError(f"{error}{separator}On the command line: {' '.join(hints)}") from error
-
-
-# Command-line equivalents of the remedies that errors propose in Python.
-_HINTS = {
-    "leave_out=": "--leave-out NAME for each, or --leave-out bad.",
-    "columns={": "--set columns.KEY=NAME for each.",
-    "mass_step=False": "--no-mass-step.",
-}
+    return model, entry.load(config["data"], config["columns"])
 
 
 def configuration_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -41,3 +26,25 @@ def configuration_of(arguments: argparse.Namespace) -> dict[str, Any]:
         key: value for key, value in config["model"].items() if key != "name"
     }
     return config
+
+
+def worded(error: BaseException) -> str:
+    """Return the message of an error, with the options that avoid it as flags of the command line."""
+    text = str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        for remedy in getattr(cause, "remedies", ()):
+            text = text.replace(str(remedy), _flags(remedy.option, remedy.value))
+        cause = cause.__cause__
+    return text
+
+
+def _flags(option: str, value: Any) -> str:
+    """Return the flags that set an option."""
+    flag = option.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    if isinstance(value, Mapping):
+        return " ".join(f"--{TABLES[option][0]} {key}=NAME" for key in value)
+    values = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"--{flag} {shlex.quote(str(part))}" for part in values)

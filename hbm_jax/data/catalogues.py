@@ -9,7 +9,7 @@ import numpy as np
 from hbm_jax.data.columns import Column, check_values, listed_names, unused_errors
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import did_you_mean
-from hbm_jax.validation import DataError, text_tuple, warn_unusual
+from hbm_jax.validation import DataError, Remedy, text_tuple, warn_unusual
 
 REQUIRED = ("name", "z")
 
@@ -128,10 +128,11 @@ def raise_for_unreadable(
     num = len(catalogue.rows)
     if bad and "bad" not in listed_names(leave_out):
         listing = "\n".join(f"  {name}: {why}" for name, why in bad)
+        by_name, all_bad = Remedy("leave_out", [name for name, _ in bad]), Remedy("leave_out", "bad")
         raise DataError(
             f"{catalogue.origin}: expected {num} {what}s that can be read; found {len(bad)} that cannot:\n{listing}\n"
-            f"Correct them, or leave them out by name: leave_out={[name for name, _ in bad]!r} "
-            "(leave_out='bad' leaves out all of them)."
+            f"Correct them, or leave them out by name: {by_name} ({all_bad} leaves out all of them).",
+            [by_name, all_bad],
         )
     if num == len(bad):
         reasons = "\n".join(why for _, why in bad)

@@ -16,7 +16,7 @@ import numpy as np
 from hbm_jax.data.columns import leave_out_rows, listed_names
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.reading import is_compressed, read_bytes, read_text, refuse_expansion
-from hbm_jax.validation import DataError, reject_unknown
+from hbm_jax.validation import DataError, Remedy, reject_unknown
 
 __all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
 
@@ -128,9 +128,9 @@ class TableColumns:
             key = missing[0][0]
             what = f"column {key!r} is missing{did_you_mean(key, self.columns)}"
         expected = ", ".join(" or ".join(map(repr, keys)) for keys in missing)
-        mapping = f"{missing[0][0]!r}: <its name in the table>" + ", ..." * (len(missing) > 1)
+        remedy = Remedy("columns", {keys[0]: "its name in the table" for keys in missing})
         present = listed(self.columns) or "(none)"
-        raise DataError(f"{what}: expected {expected}, or columns={{{mapping}}}; found the columns {present}.")
+        raise DataError(f"{what}: expected {expected}, or {remedy}; found the columns {present}.", [remedy])
 
 
 def read_table(source: Any, *, format: str | None = None, missing: float | Sequence[float] = ()) -> TableColumns:

@@ -13,7 +13,7 @@ from hbm_jax.registry.built_in import BUILT_IN
 from hbm_jax.registry.entry import Entry
 from hbm_jax.registry.installed import ModelImportError, Models
 
-__all__ = ["MODELS", "Entry", "ModelImportError", "Models", "entry_of_fit", "entry_of_stored", "named"]
+__all__ = ["BUILT_IN", "MODELS", "Entry", "ModelImportError", "Models", "entry_of_fit", "entry_of_stored", "named"]
 
 MODELS = Models(BUILT_IN)
 
@@ -30,7 +30,7 @@ def named(name: str | None) -> Entry:
         raise ConfigError(
             f"No model named: expected one of {', '.join(MODELS)}, as in 'hbm-jax fit {next(iter(MODELS))}'."
         )
-    return MODELS[choose("model", name, tuple(MODELS))]
+    return MODELS[name if name in MODELS else choose("model", name, tuple(MODELS))]
 
 
 def entry_of_fit(fit) -> Entry | None:

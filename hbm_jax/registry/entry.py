@@ -72,9 +72,9 @@ class Entry:
     Attributes
     ----------
     model : type
-        Frozen dataclass of options, such as a subclass of `hbm_jax.models.base.PopulationModel`. Its fields other than
-        ``priors`` are the options of the model, with the annotated types; ``Literal`` lists the values of one. The
-        metadata of a field may contain its ``help``.
+        Frozen dataclass of options, such as a subclass of ``hbm_jax.models.base.PopulationModel``. Its fields other
+        than ``priors`` are the options of the model, with the annotated types; ``Literal`` lists the values of one.
+        The metadata of a field may contain its ``help``.
     container : type
         Data container, as described in `hbm_jax.data.protocol.Container`.
     read : callable
@@ -198,7 +198,7 @@ class Entry:
         """Return whether a stored program is of this model and not of another class with the same name.
 
         Models of hbm_jax are stored under the name of their class. Other models also store their full name as
-        ``class``; see `hbm_jax.models.base.configuration`.
+        ``class``; see ``hbm_jax.models.base.configuration``.
         """
         if name != self.class_name or not isinstance(config, Mapping):
             return False

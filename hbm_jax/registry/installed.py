@@ -64,6 +64,17 @@ class Models(MutableMapping[str, Entry]):
         installed = {name: f"{dist.metadata['Summary'] or 'of'} ({dist.name})" for name, dist in packages.items()}
         return {name: lines.get(name) or installed.get(name, "") for name in self}
 
+    def examine(self) -> tuple[list[str], list[str]]:
+        """Import the models of installed packages; return those that work, with their packages, and the problems."""
+        found, problems = [], []
+        for name, point in self._installed.items():
+            try:
+                self[name]
+                found.append(f"{name} of {_package(point)}")
+            except ModelImportError as error:
+                problems.append(str(error))
+        return found, problems
+
     def with_class(self, name: str, module: str) -> Iterator[Entry]:
         """Yield the entries whose model may be the class `name` of `module`, those of its own package first.
 

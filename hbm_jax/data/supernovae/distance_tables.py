@@ -17,7 +17,7 @@ from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, 
 from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError, Remedy, warn_unusual
 
 __all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
 
@@ -229,9 +229,11 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
     for keys in (("z_cmb",), QUANTITIES):
         if not any(key in names for key in keys):
             expected = chosen.columns.get(keys[0]) or keys[0]
+            remedy = Remedy("columns", {keys[0]: "its name in the table"})
             raise DataError(
-                f"column {expected!r} is missing{did_you_mean(expected, table.columns)}: expected it, or "
-                f"columns={{{keys[0]!r}: <its name in the table>}}; found the columns {listed(table.columns)}."
+                f"column {expected!r} is missing{did_you_mean(expected, table.columns)}: expected it, or {remedy}; "
+                f"found the columns {listed(table.columns)}.",
+                [remedy],
             )
     texts = ("name", "survey")
     values: dict[str, Any] = {

@@ -13,6 +13,7 @@ from hbm_jax.data import DataError, Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae.laws.base import Axis, Law
+from hbm_jax.validation import Remedy
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,14 @@ def _require_masses(data: Supernovae, mass_error: bool) -> None:
         raise DataError(
             f"Supernova(mass_error=True) needs the error of every host mass; found none for {int(without_error.sum())} "
             f"of {len(data)}, the first being {data.name[int(without_error.argmax())]}. Give them, or use "
-            "mass_error=False."
+            "mass_error=False.",
+            [Remedy("mass_error", False)],
         )
     if not mass_error and without_mass.any():
         raise DataError(
             "Supernova(mass_step=True) needs the host mass of every supernova; found none for "
             f"{int(without_mass.sum())} of {len(data)}, the first being {data.name[int(without_mass.argmax())]}. Give "
             "them, or use mass_error=True, which marginalises over both sides of the step where the mass is missing, "
-            "or mass_step=False."
+            "or mass_step=False.",
+            [Remedy("mass_error", True), Remedy("mass_step", False)],
         )
