@@ -22,12 +22,11 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
-from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism import model_check
+from hbm_jax.inference.criticism import model_check, replicates
 from hbm_jax.inference.criticism.calibration import ReplacedData
 
 KINDS = ("contaminants", "cut", "errors", "trend", "group")
@@ -165,6 +164,7 @@ class Exposed:
     program: Callable
 
     def __call__(self, values):
+        """Run the program."""
         with handlers.trace() as trace:
             self.program(values)
         for name, site in trace.items():
@@ -191,13 +191,13 @@ def checks(system: System, samples: list, seed: int) -> list[dict[str, Any]]:
     """Fit and check each sample; return p-value, sentence and largest shift of a parameter."""
     program = ReplacedData(system.model, (system.design,))
     with jax.enable_x64(True):
-        structure = model_check.inspect_program(system.model, (system.design,))
+        structure = replicates.inspect_program(system.model, (system.design,))
     kept = {name: f"hidden{name}" if name.startswith("_") else name for name in structure.latents}
     fits = hbm.fit_each(
         Exposed(program), samples, seed=seed, num_chains=4, num_warmup=300, until=200, keep_draws=list(kept.values()),
         progress=False,
     )  # fmt: skip
-    num = model_check.number_of_replicates(structure.size)
+    num = replicates.number_of_replicates(structure.size)
 
     def unconstrained(values, observed):
         seeded = handlers.substitute(handlers.seed(program, jax.random.key(0)), data=values)
@@ -206,7 +206,7 @@ def checks(system: System, samples: list, seed: int) -> list[dict[str, Any]]:
 
     def pool(values, observed, key):
         latents = unconstrained(values, observed)
-        return model_check.replicator(program, (observed,), structure, num)(latents, key)
+        return replicates.replicator(program, (observed,), structure, num)(latents, key)
 
     run = jax.jit(pool)
     results = []
@@ -251,7 +251,7 @@ def samples_of(system: System, kind: str, num: int) -> tuple[System, list]:
 def report(state: dict[str, list], output: Path) -> None:
     """Write the table."""
     lines = [
-        f"level {model_check.LEVEL}, {model_check.NUM_DRAWS} posterior draws, {model_check.NUM_REPLICATES} replicates; "
+        f"level {model_check.LEVEL}, {model_check.NUM_DRAWS} posterior draws, {replicates.NUM_REPLICATES} replicates; "
         f"hbm_jax.fit_each in place of hbm_jax.sample",
         "",
         f"{'system':<12} {'samples':<13} {'alarms':>10} {'p<0.01':>7} {'p<0.05':>7} {'p<0.1':>7} {'p<0.5':>7}  "

@@ -21,6 +21,7 @@ _NAMES = {
     "NUTS": "hbm_jax.inference",
     "calibrate": "hbm_jax.inference",
     "centre": "hbm_jax.inference",
+    "check_model": "hbm_jax.inference",
     "compare": "hbm_jax.inference",
     "fit_each": "hbm_jax.inference",
     "latents": "hbm_jax.inference",

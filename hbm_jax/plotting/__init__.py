@@ -21,6 +21,7 @@ from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.linear.normal import forest, funnel
 from hbm_jax.plotting.linear.relation import lines, shrinkage_of_lines
+from hbm_jax.plotting.model_residuals import model_residuals
 from hbm_jax.plotting.posterior import corner, trace
 from hbm_jax.plotting.regression.figures import coefficients, group_effects, predictive_check, shrinkage
 from hbm_jax.plotting.replicates import replicates
@@ -54,6 +55,7 @@ __all__ = [
     "ionization",
     "label",
     "lines",
+    "model_residuals",
     "neutral_cross_sections",
     "pareto_k",
     "population",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from criticised import fit_of_line, flat_line, line, line_data
+from criticised import fit_of_line, flat_line, line_data
 from numpyro import distributions as dist
 from numpyro import handlers
 from programs import fit_of_draws
@@ -15,7 +15,8 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference.criticism import residual_statistics as rs
-from hbm_jax.inference.criticism.model_check import check_model, inspect_program, judge_pools, replicator
+from hbm_jax.inference.criticism.model_check import check_model, judge_pools
+from hbm_jax.inference.criticism.posterior_replicates import inspect_program, replicator
 
 SHAPE = (4, 200)
 
@@ -58,11 +59,12 @@ def test_scores_are_normal_quantiles_and_go_on_beyond_the_pool():
     np.testing.assert_allclose(ordered[0, 60:340], stats.norm.ppf((np.arange(60, 340) + 0.5) / 401), atol=1e-9)
     pool[:, 0] = 6.0
     far = rs.normal_scores(pool)[:, 0]
-    assert (far > 3.3).all() and (far < 6.0).all()
+    assert (far > 3.3).all()
+    assert (far < 6.0).all()
 
 
 def test_p_values_are_uniform_for_exchangeable_columns():
-    """The whole chain, from residuals to the corrected p-value, on pools of which the first column is like the others."""
+    """From residuals to the corrected p-value, on pools whose first column is like the others."""
     rng = np.random.default_rng(2)
     num, size, counts = 40, 60, []
     numeric = [rs.Covariate("x", rng.normal(size=size))]
@@ -81,8 +83,10 @@ def test_p_values_are_uniform_for_exchangeable_columns():
 def test_right_model_passes_and_is_the_same_twice():
     fit = fit_of_line(line_data())
     check = check_model(fit)
-    assert check.passed and check.p_value > 0.03
-    assert "look like draws" in str(check) and not check.remedies
+    assert check.passed
+    assert check.p_value > 0.03
+    assert "look like draws" in str(check)
+    assert not check.remedies
     assert check_model(fit).p_value == check.p_value
     assert set(check.table["covariate"]) >= {"x", "night"}
     assert "y" not in set(check.table["covariate"])  # what is observed is no covariate
@@ -161,7 +165,8 @@ def test_counts_and_values_without_a_plate():
     assert check_model(fit(counts)).passed
     clumped = rng.poisson(rng.gamma(1.0, 3.0, 50))  # more scatter than Poisson's
     check = check_model(fit(clumped))
-    assert check.passed is False and "distribution" in set(check.table["family"][:1])
+    assert check.passed is False
+    assert "distribution" in set(check.table["family"][:1])
 
 
 @pytest.mark.parametrize("reason", ["program", "observed", "sample"])
@@ -187,8 +192,10 @@ def test_what_cannot_be_checked_says_why(reason):
         fit.program = program
         expected = "NotImplementedError: no draws"
     check = check_model(fit)
-    assert check.passed is None and np.isnan(check.p_value)
-    assert check.sentence.startswith("the model could not be checked because") and expected in check.sentence
+    assert check.passed is None
+    assert np.isnan(check.p_value)
+    assert check.sentence.startswith("the model could not be checked because")
+    assert expected in check.sentence
 
 
 def test_few_draws_or_replicates_are_refused():
@@ -211,7 +218,8 @@ def test_relation_whose_measured_x_are_cut_fails():
     )
     assert fit.verdict.usable
     check = check_model(fit)
-    assert check.passed is False and "selection" in " ".join(check.remedies)
+    assert check.passed is False
+    assert "selection" in " ".join(check.remedies)
 
 
 def test_covariates_are_found_in_containers_tables_and_arrays():
@@ -237,4 +245,5 @@ def test_covariates_are_found_in_containers_tables_and_arrays():
     # The covariance is one number times the unit matrix: its three columns are the same one.
     assert [c.name for c in numeric] == ["energy", "covariance[0]", "argument 2", "the order of star"]
     assert [g.name for g in found] == ["star", "survey"]
-    assert found[1].labels == ("a", "b") and found[1].values.shape == (80,)
+    assert found[1].labels == ("a", "b")
+    assert found[1].values.shape == (80,)

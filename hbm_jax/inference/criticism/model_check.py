@@ -1,4 +1,4 @@
-"""Check of the model: do the data look like draws from the fitted model?
+"""Check whether the data look like draws from the fitted model.
 
 Under the right model, the data and one draw of the posterior have the joint distribution of the model: given the
 parameters of that draw, measured data and data replicated from them are exchangeable, and the rank of any discrepancy
@@ -6,32 +6,28 @@ T(y, theta) among those of the replicates is exactly uniform (Johnson 2007, Baye
 asymptotic, and no p-value is too kind as those of posterior predictive checks are, which use the data twice.
 """
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from numpyro import distributions as dist
-from numpyro import handlers
-from numpyro.distributions import biject_to
-from numpyro.infer.inspect import get_dependencies
 
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.criticism import residual_statistics as rs
-from hbm_jax.inference.criticism.pointwise import is_observation
-from hbm_jax.inference.criticism.predictive import program_coords, unobserved
+from hbm_jax.inference.criticism.posterior_replicates import (
+    Site,
+    Structure,
+    inspect_program,
+    number_of_replicates,
+    replicator,
+    split_positions,
+)
 from hbm_jax.inference.results import Fit
-from hbm_jax.inference.sampler.target import plate_dims, prior_value
 
 LEVEL = 0.03  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
-NUM_REPLICATES = 200  # at each draw; fewer for large data
-MAX_VALUES = 2_000_000  # replicated values at each draw, above which there are fewer replicates
-MIN_REPLICATES = 100
 NOTABLE = 3.0  # score of a family from which it is named beside the most unusual one
 MAX_CLAUSES = 3
 QUICK = {"xla_backend_optimization_level": 0}  # the program runs a few times only: compilation takes most of the time
@@ -103,30 +99,6 @@ class Worst(NamedTuple):
     labels: tuple[str, ...]
 
 
-class Site(NamedTuple):
-    """An observed site: names of its axes without that of components, and names of the components."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str, ...]
-    components: tuple[str, ...]
-    axis_labels: tuple[tuple[str, ...], ...]
-    conditional: bool  # whether residuals given all other values are computed from the score
-
-
-@dataclass(frozen=True)
-class Structure:
-    """Sites of a program: shapes of unconstrained latents, latents of objects that can be drawn anew, observed sites."""
-
-    latents: dict[str, tuple[int, ...]]
-    redrawn: tuple[str, ...]
-    observed: dict[str, Site]
-
-    @property
-    def size(self) -> int:
-        """Number of observed values."""
-        return sum(int(np.prod(site.shape)) * max(len(site.components), 1) for site in self.observed.values())
-
-
 def check_model(
     fit: Fit, *, seed: int = 0, num_draws: int = NUM_DRAWS, num_replicates: int | None = None
 ) -> ModelCheck:
@@ -194,66 +166,6 @@ def _unchecked(reason: str) -> ModelCheck:
     return ModelCheck(None, float("nan"), f"the model could not be checked because {reason}")
 
 
-def number_of_replicates(size: int) -> int:
-    """Return the number of replicates for a number of observed values."""
-    return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
-
-
-def inspect_program(program: Callable, args: tuple) -> Structure:
-    """Trace a program without computing anything, and return its structure."""
-    latents: dict[str, tuple[int, ...]] = {}
-    plated: list[str] = []
-    observed: dict[str, Site] = {}
-    coords = program_coords(program, args)
-
-    def record(key):
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
-        trace = handlers.trace(seeded).get_trace(*args)
-        dims = plate_dims(trace) | dict(getattr(program, "dims", {}))
-        for name, site in trace.items():
-            if site["type"] != "sample":
-                continue
-            if is_observation(site):
-                observed[name] = _site(site, list(dims.get(name, [])), coords)
-            elif not site["is_observed"]:
-                latents[name] = np.shape(biject_to(site["fn"].support).inv(site["value"]))
-                if site["cond_indep_stack"]:
-                    plated.append(name)
-        return 0
-
-    jax.eval_shape(record, jax.random.key(0))
-    return Structure(latents, _of_objects(program, args, plated), observed)
-
-
-def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
-    """Describe the axes of an observed site."""
-    shape, event_dim = np.shape(site["value"]), site["fn"].event_dim
-    dims += [f"axis {i + 1}" for i in range(len(dims), len(shape))]
-    is_vector = event_dim > 0 and len(shape) > 1 and shape[-1] <= rs.MAX_COMPONENTS
-    components: tuple[str, ...] = ()
-    if is_vector:
-        labels = coords.get(dims[-1], ())
-        named = labels if len(labels) == shape[-1] else [f"component {i + 1}" for i in range(shape[-1])]
-        components, shape, dims = tuple(map(str, named)), shape[:-1], dims[:-1]
-    labels = tuple(
-        tuple(map(str, coords[dim])) if len(coords.get(dim, ())) == size else tuple(map(str, range(size)))
-        for dim, size in zip(dims, shape, strict=True)
-    )
-    conditional = event_dim > 0 and not site["fn"].support.is_discrete
-    return Site(shape, tuple(dims), components, labels, conditional)
-
-
-def _of_objects(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
-    """Return the latents in plates that the population distributes: their distribution depends on other latents.
-
-    Hidden auxiliary sites count as well: they are standardised latents of objects.
-    """
-    if not plated:
-        return ()
-    dependencies = get_dependencies(lambda: program(*args))["prior_dependencies"]
-    return tuple(n for n in plated if n.startswith("_") or set(dependencies.get(n, ())) - {n})
-
-
 def _choose_draws(fit: Fit, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """Return the unconstrained latents at a few posterior draws, spread over the chains, (draw, ...) by site."""
     positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
@@ -264,85 +176,6 @@ def _choose_draws(fit: Fit, structure: Structure, num_draws: int, seed: int) -> 
     rng = np.random.default_rng(seed)
     chosen = positions[np.arange(num_draws) % num_chains, rng.integers(0, num_per_chain, num_draws)]
     return split_positions(np.asarray(chosen, float), structure)
-
-
-def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np.ndarray]:
-    """Split flat unconstrained draws (draw, size) into sites, in the order of `hbm_jax.inference.sampler.target`."""
-    draws, start = {}, 0
-    for name in sorted(structure.latents):
-        shape = structure.latents[name]
-        stop = start + int(np.prod(shape))
-        draws[name] = positions[:, start:stop].reshape(-1, *shape)
-        start = stop
-    return draws
-
-
-def replicator(program: Callable, args: tuple, structure: Structure, num: int) -> Callable:
-    """Return a function of unconstrained latents and key data that pools measured with ``num`` replicated values.
-
-    It returns, for each observed site and level, ``values`` (pool, ...) with the measured ones first, ``valid``, and
-    where components are correlated ``scores``: the gradient of the log density of the values, which for normal
-    distributions is the residual of each value given all others times a constant.
-    """
-    integrated = tuple(getattr(program, "integrated", ()))
-
-    def run(latents, key_data):
-        key = jax.random.wrap_key_data(key_data)
-        fill = _filling(latents)
-        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
-        trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
-        measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
-        fixed = {name: trace[name]["value"] for name in integrated}
-        if integrated:
-            seeded = handlers.substitute(handlers.seed(unobserved(program), key), data=fixed)
-            trace = handlers.trace(handlers.substitute(seeded, substitute_fn=fill)).get_trace(*args)
-        pools = {}
-        for name, site in structure.observed.items():
-            site_key = jax.random.fold_in(key, zlib.crc32(name.encode()) % 2**31)
-            pools[name, "given latents"] = _pool(trace[name]["fn"], measured[name], site_key, num, site.conditional)
-        if structure.redrawn:
-            kept = _filling({name: value for name, value in latents.items() if name not in structure.redrawn})
-
-            def replicate(key):
-                seeded = handlers.seed(unobserved(program), key)
-                seeded = handlers.substitute(handlers.substitute(seeded, data=fixed), substitute_fn=kept)
-                drawn = handlers.trace(seeded).get_trace(*args)
-                return {name: drawn[name]["value"] for name in structure.observed}
-
-            drawn = jax.vmap(replicate)(jax.random.split(jax.random.fold_in(key, 1), num))
-            for name, values in drawn.items():
-                values = jnp.concatenate([measured[name][None], values.astype(measured[name].dtype)])
-                pools[name, "population"] = {"values": values, "valid": pools[name, "given latents"]["valid"]}
-        return pools
-
-    return run
-
-
-def _filling(latents: Mapping[str, Any]) -> Callable:
-    """Return a ``substitute_fn`` that constrains unconstrained latents."""
-
-    def fill(site):
-        if site["type"] == "sample" and site["name"] in latents and not site.get("is_observed"):
-            return biject_to(site["fn"].support)(latents[site["name"]])
-        return None
-
-    return fill
-
-
-def _pool(fn, measured, key, num: int, conditional: bool) -> dict[str, Any]:
-    """Pool measured values with draws of their distribution."""
-    mask: Any = True
-    if isinstance(fn, dist.MaskedDistribution):
-        mask, fn = fn._mask, fn.base_dist
-    batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]
-    if fn.batch_shape != batch:  # values without a plate
-        fn = fn.expand(batch)
-    drawn = jax.vmap(fn.sample)(jax.random.split(key, num))
-    values = jnp.concatenate([measured[None], drawn.astype(measured.dtype)])
-    pool = {"values": values, "valid": jnp.broadcast_to(mask, batch)}
-    if conditional:
-        pool["scores"] = jax.vmap(jax.grad(lambda value: -fn.log_prob(value).sum()))(values)
-    return pool
 
 
 def judge_pools(
@@ -374,6 +207,8 @@ def judge_pools(
                 for statistic in _statistics(last[name, level], designs[name]):
                     statistics.append(statistic)
                     keys.append((name, level, statistic.residuals, statistic.kind, statistic.covariate))
+            if not statistics:
+                raise ValueError("no observed value differs between replicates")
             scores = rs.scores_of(statistics)
             p_value, families = rs.corrected(statistics, scores)
             p_values.append(p_value)
@@ -417,9 +252,10 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
             continue
         found.append(marginal)
         if "scores" in pool:
-            given = standardised(pool["scores"], k, f"{label} given {'the other components' if site.components else 'all others'}")
+            given = standardised(pool["scores"], k, label)
             if given is not None and not _same(given, marginal):
-                found.append(given._replace(mean=np.zeros(0), spread=np.zeros(0)))
+                text = f"{label} given {'the other components' if site.components else 'all others'}"
+                found.append(given._replace(label=text, mean=np.zeros(0), spread=np.zeros(0)))
     return found
 
 
@@ -468,7 +304,7 @@ def _statistics(residuals: Sequence[rs.Residuals], designs: _Designs):
     marginal = [r for r in residuals if len(r.mean)]
     for r in residuals:
         # Each pair of components once; residuals given the others may depend on any of the others.
-        before = next(i for i, other in enumerate(marginal) if r.label.startswith(other.label))
+        before = [other.component for other in marginal].index(r.component)
         others = marginal[:before] + (marginal[before + 1 :] if not len(r.mean) else [])
         yield from rs.statistics_of(r, others, *designs(r))
 
@@ -511,7 +347,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             where = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
 
-        clause = rs.describe(row.kind, residuals, row.covariate, values, labels, name_of)
+        clause = _describe(row.kind, residuals, row.covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
     return clauses, families
@@ -529,3 +365,70 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
         if len(values):
             return Worst(row.residuals, candidate.covariate, residuals.values, values, labels)
     return Worst(row.residuals, "", residuals.values, np.zeros(0), ())
+
+
+def _describe(
+    kind: str, residuals: rs.Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names
+) -> str:
+    """Say in one clause what is unusual in the measured residuals.
+
+    Parameters
+    ----------
+    kind : str
+        Kind of the statistic.
+    residuals : rs.Residuals
+        Residuals of one component.
+    covariate : str
+        Name of the covariate; may be empty.
+    values : array (element,)
+        Values of the covariate, or codes of its groups; may be empty.
+    labels : sequence of str
+        Labels of the groups.
+    names : callable
+        Position in the flattened site -> name of the element.
+    """
+    label, r = residuals.label, residuals.values[:, 0].astype(float)
+    if kind in ("bins", "trend", "scatter bins", "scatter trend") and len(values):
+        return _describe_bins(kind, label, r, covariate, values)
+    if kind in ("groups", "group", "scatter of groups"):
+        return _describe_group(kind, label, r, covariate, values, labels)
+    far = int((np.abs(r) > rs.FAR).sum())
+    row = int(np.abs(r).argmax())
+    tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
+    product = f" with {covariate}" if covariate else ""
+    return {
+        "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
+        "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
+        "tails": f"the residuals of {label} have {tails} tails than expected",
+        "largest": f"{label} of {names(residuals.index[row])} is {r[row]:+.1f} standard deviations off",
+        "far": f"{far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
+        "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
+        "trend": f"the residuals of {label} are correlated{product}",
+        "curvature": f"the residuals of {label} depend on {covariate} along a curve",
+        "scatter trend": f"the scatter of {label} changes{product}",
+        "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
+    }[kind]
+
+
+def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:
+    """Name the bin of a covariate whose residuals differ most."""
+    codes = rs.bins_of(values)
+    quantity = r**2 - 1.0 if kind.startswith("scatter") else r
+    deviation = np.abs(rs.group_matrix(codes) @ quantity)
+    members = codes == int(deviation.argmax())
+    where = f"where {covariate} is {values[members].min():.3g} to {values[members].max():.3g}"
+    if kind.startswith("scatter"):
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}"
+
+
+def _describe_group(kind: str, label: str, r: np.ndarray, covariate: str, values, labels) -> str:
+    """Name the group whose residuals differ most."""
+    quantity = r**2 - 1.0 if kind == "scatter of groups" else r
+    deviation = rs.group_matrix(values) @ quantity
+    worst = int((deviation if kind == "scatter of groups" else np.abs(deviation)).argmax())
+    members, where = values == worst, f"for {covariate} {labels[worst]}"
+    if kind == "scatter of groups":
+        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
+    more = "; groups differ by more than expected" if kind == "groups" else ""
+    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}{more}"

@@ -14,9 +14,10 @@ from scipy import sparse
 from scipy.special import ndtri, ndtri_exp
 from scipy.stats import rankdata
 
+from hbm_jax.inference.criticism.posterior_replicates import MAX_COMPONENTS
+
 TAIL = 0.1  # fraction of a pool, on each side, beyond which scores follow an exponential fitted to the tail
 MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores
-MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
 MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
 MIN_ELEMENTS = 8  # for a dependence on a covariate
 MIN_PER_BIN, MAX_BINS = 10, 8
@@ -49,8 +50,8 @@ class Residuals(NamedTuple):
 
     Attributes
     ----------
-    label : str
-        What the residuals are of.
+    label, component : str
+        What the residuals are of, and the component of the site.
     values : (element, pool)
         Zero mean and unit variance over the pool.
     index : (element,)
@@ -60,6 +61,7 @@ class Residuals(NamedTuple):
     """
 
     label: str
+    component: str
     values: np.ndarray
     index: np.ndarray
     mean: np.ndarray
@@ -106,7 +108,7 @@ def residuals_of(pool: np.ndarray, label: str, valid: np.ndarray | None = None) 
     if np.median(np.abs(skewness)) > MAX_SKEWNESS or np.median(kurtosis) > MAX_KURTOSIS:
         scaled = normal_scores(scaled).astype(np.float32)
         scaled = (scaled - scaled.mean(axis=1, keepdims=True)) / scaled.std(axis=1, keepdims=True)
-    return Residuals(label, scaled, index, mean, spread)
+    return Residuals(label, label, scaled, index, mean, spread)
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:
@@ -142,17 +144,36 @@ def fields_of(arg: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     elif hasattr(arg, "_asdict"):
         items = list(arg._asdict().items())
     elif isinstance(arg, tuple | list) and arg and all(dataclasses.is_dataclass(entry) for entry in arg):
-        items = [(getattr(entry, "name", "") or str(i), entry) for i, entry in enumerate(arg)]
+        items = [(str(getattr(entry, "name", i)), entry) for i, entry in enumerate(arg)]
     else:
         yield "", arg
         return
+    texts = {len(value): value for _, value in items if _is_text(value)}
     for name, value in items:
         nested = dataclasses.is_dataclass(value) or isinstance(value, Mapping) or hasattr(value, "_asdict")
         nested |= isinstance(value, tuple | list) and bool(value) and dataclasses.is_dataclass(value[0])
-        if not nested:
-            yield name, value
-        elif depth:
-            yield from fields_of(value, depth - 1)
+        if nested and depth:
+            own = f"{name} " if isinstance(arg, tuple | list) else ""  # of several entries of the same kind
+            yield from ((f"{own}{inner}".removesuffix(" index"), e) for inner, e in fields_of(value, depth - 1))
+        elif not nested:
+            yield from _named_columns(name, value, texts)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, tuple | list) and bool(value) and all(isinstance(entry, str) for entry in value)
+
+
+def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
+    """Yield a field, its columns or its codes by the names in a text of the same container, if one has their number."""
+    array = value if isinstance(value, np.ndarray) else np.zeros(0)
+    columns = texts.get(array.shape[-1]) if array.ndim > 1 and array.shape[-1] != array.shape[-2] else None
+    labels = texts.get(int(array.max()) + 1) if array.ndim == 1 and array.dtype.kind == "i" and len(array) else None
+    if columns is not None and len(array) != len(columns):
+        yield from ((str(column), array[..., k]) for k, column in enumerate(columns))
+    elif labels is not None and len(labels) != len(array) and array.min() >= 0:
+        yield name, np.asarray(labels)[array]
+    else:
+        yield name, value
 
 
 def find_covariates(
@@ -209,7 +230,9 @@ def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
     return numeric, groups
 
 
-def _aligned(name: str, value: Any, shape: tuple[int, ...], components: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _aligned(
+    name: str, value: Any, shape: tuple[int, ...], components: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the columns of a field that has one entry for each element, or for each entry of one axis."""
     try:
         array = np.asarray(value)
@@ -445,68 +468,3 @@ def combined(p_values: Sequence[float]) -> float:
     """Combine p-values that depend on each other (Cauchy combination of Liu & Xie 2020, JASA 115, 393)."""
     p = np.clip(np.asarray(p_values, float), 1e-12, 0.9)  # a p-value near 1 must not cancel a small one
     return float(0.5 - np.arctan(np.tan((0.5 - p) * np.pi).mean()) / np.pi)
-
-
-def describe(kind: str, residuals: Residuals, covariate: str, values: np.ndarray, labels: Sequence[str], names) -> str:
-    """Say in one clause what is unusual in the measured residuals.
-
-    Parameters
-    ----------
-    kind : str
-        Kind of the statistic.
-    residuals : Residuals
-        Residuals of one component.
-    covariate : str
-        Name of the covariate; may be empty.
-    values : array (element,)
-        Values of the covariate, or codes of its groups; may be empty.
-    labels : sequence of str
-        Labels of the groups.
-    names : callable
-        Position in the flattened site -> name of the element.
-    """
-    label, r = residuals.label, residuals.values[:, 0].astype(float)
-    if kind in ("bins", "trend", "scatter bins", "scatter trend") and len(values):
-        return _describe_bins(kind, label, r, covariate, values)
-    if kind in ("groups", "group", "scatter of groups"):
-        return _describe_group(kind, label, r, covariate, values, labels)
-    far = int((np.abs(r) > FAR).sum())
-    row = int(np.abs(r).argmax())
-    tails = "longer" if (r**4).mean() > np.median((residuals.values**4).mean(axis=0)) else "shorter"
-    product = f" with {covariate}" if covariate else ""
-    return {
-        "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
-        "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
-        "tails": f"the residuals of {label} have {tails} tails than expected",
-        "largest": f"{label} of {names(residuals.index[row])} is {r[row]:+.1f} standard deviations off",
-        "far": f"{far} of {len(r)} residuals of {label} are beyond {FAR:g} standard deviations",
-        "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
-        "trend": f"the residuals of {label} are correlated{product}",
-        "curvature": f"the residuals of {label} depend on {covariate} along a curve",
-        "scatter trend": f"the scatter of {label} changes{product}",
-        "neighbours": f"the residuals of neighbours in {covariate} are alike for {label}",
-    }[kind]
-
-
-def _describe_bins(kind: str, label: str, r: np.ndarray, covariate: str, values: np.ndarray) -> str:
-    """Name the bin of a covariate whose residuals differ most."""
-    codes = bins_of(values)
-    quantity = r**2 - 1.0 if kind.startswith("scatter") else r
-    deviation = np.abs(group_matrix(codes) @ quantity)
-    members = codes == int(deviation.argmax())
-    where = f"where {covariate} is {values[members].min():.3g} to {values[members].max():.3g}"
-    if kind.startswith("scatter"):
-        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
-    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}"
-
-
-def _describe_group(kind: str, label: str, r: np.ndarray, covariate: str, values, labels) -> str:
-    """Name the group whose residuals differ most."""
-    quantity = r**2 - 1.0 if kind == "scatter of groups" else r
-    deviation = group_matrix(values) @ quantity
-    worst = int((deviation if kind == "scatter of groups" else np.abs(deviation)).argmax())
-    members, where = values == worst, f"for {covariate} {labels[worst]}"
-    if kind == "scatter of groups":
-        return f"{label} scatters {np.sqrt((r[members] ** 2).mean()):.2g} times as much as expected {where}"
-    more = "; groups differ by more than expected" if kind == "groups" else ""
-    return f"{label} is off by {r[members].mean():+.2g} standard deviations {where}{more}"

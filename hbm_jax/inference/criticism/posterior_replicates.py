@@ -1,0 +1,206 @@
+"""Replicated data at single posterior draws, from the observed sites of a program."""
+
+import copy
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro import distributions as dist
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.inspect import get_dependencies
+
+from hbm_jax.inference.criticism.pointwise import is_observation
+from hbm_jax.inference.criticism.predictive import program_coords
+from hbm_jax.inference.sampler.target import plate_dims, prior_value
+
+MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
+NUM_REPLICATES = 200  # fewer for large data
+MAX_VALUES = 2_000_000  # replicated values at each draw, above which there are fewer replicates
+MIN_REPLICATES = 100
+
+
+class Site(NamedTuple):
+    """An observed site: names of its axes without that of components, and names of the components."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    components: tuple[str, ...]
+    axis_labels: tuple[tuple[str, ...], ...]
+    conditional: bool  # whether residuals given all other values are computed from the score
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Sites of a program.
+
+    Attributes
+    ----------
+    latents : dict of str to tuple of int
+        Shape of each latent site, unconstrained.
+    redrawn : tuple of str
+        Latents of objects, which the population distributes and which can be drawn anew.
+    observed : dict of str to Site
+        Observed sites, without `numpyro.factor`.
+    """
+
+    latents: dict[str, tuple[int, ...]]
+    redrawn: tuple[str, ...]
+    observed: dict[str, Site]
+
+    @property
+    def size(self) -> int:
+        """Number of observed values."""
+        return sum(int(np.prod(site.shape)) * max(len(site.components), 1) for site in self.observed.values())
+
+
+def number_of_replicates(size: int) -> int:
+    """Return the number of replicates for a number of observed values."""
+    return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
+
+
+def inspect_program(program: Callable, args: tuple) -> Structure:
+    """Trace a program without computing anything, and return its structure."""
+    latents: dict[str, tuple[int, ...]] = {}
+    plated: list[str] = []
+    observed: dict[str, Site] = {}
+    coords = program_coords(program, args)
+
+    def record(key):
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
+        trace = handlers.trace(seeded).get_trace(*args)
+        dims = plate_dims(trace) | dict(getattr(program, "dims", {}))
+        for name, site in trace.items():
+            if site["type"] != "sample":
+                continue
+            if is_observation(site):
+                observed[name] = _site(site, list(dims.get(name, [])), coords)
+            elif not site["is_observed"]:
+                latents[name] = np.shape(biject_to(site["fn"].support).inv(site["value"]))
+                if site["cond_indep_stack"]:
+                    plated.append(name)
+        return 0
+
+    jax.eval_shape(record, jax.random.key(0))
+    return Structure(latents, _of_objects(program, args, plated), observed)
+
+
+def _site(site, dims: list[str], coords: Mapping[str, Sequence]) -> Site:
+    """Describe the axes of an observed site."""
+    shape, event_dim = np.shape(site["value"]), site["fn"].event_dim
+    dims += [f"axis {i + 1}" for i in range(len(dims), len(shape))]
+    is_vector = event_dim > 0 and len(shape) > 1 and shape[-1] <= MAX_COMPONENTS
+    components: tuple[str, ...] = ()
+    if is_vector:
+        labels = coords.get(dims[-1], ())
+        named = labels if len(labels) == shape[-1] else [f"component {i + 1}" for i in range(shape[-1])]
+        components, shape, dims = tuple(map(str, named)), shape[:-1], dims[:-1]
+    labels = tuple(
+        tuple(map(str, coords[dim])) if len(coords.get(dim, ())) == size else tuple(map(str, range(size)))
+        for dim, size in zip(dims, shape, strict=True)
+    )
+    conditional = event_dim > 0 and not site["fn"].support.is_discrete
+    return Site(shape, tuple(dims), components, labels, conditional)
+
+
+def _of_objects(program: Callable, args: tuple, plated: Sequence[str]) -> tuple[str, ...]:
+    """Return the latents in plates that the population distributes: their distribution depends on other latents.
+
+    Hidden auxiliary sites count as well: they are standardised latents of objects.
+    """
+    if not plated:
+        return ()
+    dependencies = get_dependencies(lambda: program(*args))["prior_dependencies"]
+    return tuple(n for n in plated if n.startswith("_") or set(dependencies.get(n, ())) - {n})
+
+
+def split_positions(positions: np.ndarray, structure: Structure) -> dict[str, np.ndarray]:
+    """Split flat unconstrained draws (draw, size) into sites, in the order of `hbm_jax.inference.sampler.target`."""
+    draws, start = {}, 0
+    for name in sorted(structure.latents):
+        shape = structure.latents[name]
+        stop = start + int(np.prod(shape))
+        draws[name] = positions[:, start:stop].reshape(-1, *shape)
+        start = stop
+    return draws
+
+
+def replicator(program: Callable, args: tuple, structure: Structure, num: int) -> Callable:
+    """Return a function of unconstrained latents and key data that pools measured with ``num`` replicated values.
+
+    It returns, for each observed site and level, ``values`` (pool, ...) with the measured ones first, ``valid``, and
+    where components are correlated ``scores``: the gradient of the log density of the values, which for normal
+    distributions is the residual of each value given all others times a constant.
+    """
+    integrated = tuple(getattr(program, "integrated", ()))
+
+    def trace_at(key, fixed, fill):
+        """Trace the program with latents from ``fill``; parameters that it integrates out are in ``fixed``."""
+        seeded = handlers.seed(unobserved(program) if fixed else program, key)
+        seeded = handlers.substitute(handlers.substitute(seeded, data=fixed), substitute_fn=fill)
+        return handlers.trace(seeded).get_trace(*args)
+
+    def run(latents, key_data):
+        key = jax.random.wrap_key_data(key_data)
+        fill = _filling(latents)
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=fill)
+        trace = handlers.trace(seeded).get_trace(*args, **({"recover": True} if integrated else {}))
+        measured = {name: jnp.asarray(trace[name]["value"]) for name in structure.observed}
+        fixed = {name: trace[name]["value"] for name in integrated}
+        trace = trace_at(key, fixed, fill) if integrated else trace
+        pools = {}
+        for name, site in structure.observed.items():
+            fn, mask = _distribution(trace[name]["fn"], measured[name])
+            drawn = jax.vmap(fn.sample)(jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())), num))
+            pool = {"values": jnp.concatenate([measured[name][None], drawn.astype(measured[name].dtype)])}
+            if site.conditional:
+                pool["scores"] = jax.vmap(jax.grad(lambda value, fn=fn: -fn.log_prob(value).sum()))(pool["values"])
+            pools[name, "given latents"] = pool | {"valid": mask}
+        if structure.redrawn:
+            kept = _filling({name: value for name, value in latents.items() if name not in structure.redrawn})
+
+            def replicate(key):
+                drawn = trace_at(key, fixed, kept)
+                return {
+                    name: _distribution(drawn[name]["fn"], value)[0].sample(jax.random.fold_in(key, i))
+                    for i, (name, value) in enumerate(measured.items())
+                }
+
+            drawn = jax.vmap(replicate)(jax.random.split(jax.random.fold_in(key, 1), num))
+            for name, values in drawn.items():
+                values = jnp.concatenate([measured[name][None], values.astype(measured[name].dtype)])
+                pools[name, "population"] = {"values": values, "valid": pools[name, "given latents"]["valid"]}
+        return pools
+
+    return run
+
+
+def _filling(latents: Mapping[str, Any]) -> Callable:
+    """Return a ``substitute_fn`` that constrains unconstrained latents."""
+
+    def fill(site):
+        if site["type"] == "sample" and site["name"] in latents and not site.get("is_observed"):
+            return biject_to(site["fn"].support)(latents[site["name"]])
+        return None
+
+    return fill
+
+
+def _distribution(fn, measured) -> tuple[dist.Distribution, Any]:
+    """Return the distribution of a site with the shape of the measured values, and its mask."""
+    mask: Any = True
+    if isinstance(fn, dist.MaskedDistribution):
+        mask, fn = fn._mask, fn.base_dist
+    size = getattr(fn, "total_count", None)
+    if size is not None and jnp.issubdtype(jnp.result_type(size), jnp.floating):
+        # NumPyro 0.22 draws no binomial counts with numbers of trials that are not integers.
+        fn = copy.copy(fn)
+        fn.total_count = jnp.round(size).astype(int)
+    batch = np.shape(measured)[: np.ndim(measured) - fn.event_dim]
+    if fn.batch_shape != batch:  # values without a plate
+        fn = fn.expand(batch)
+    return fn, jnp.broadcast_to(mask, batch)
