@@ -11,7 +11,7 @@ from hbm_jax.inference.criticism.calibration import Calibration, calibrate
 from hbm_jax.inference.criticism.comparison import Comparison, compare
 from hbm_jax.inference.criticism.influence import leave_groups_out
 from hbm_jax.inference.criticism.leave_out import Loo, loo
-from hbm_jax.inference.criticism.model_check import ModelCheck, check_model
+from hbm_jax.inference.model_check.check import ModelCheck, check_model
 from hbm_jax.inference.criticism.pointwise import log_likelihood
 from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
 from hbm_jax.inference.criticism.refitting import refit

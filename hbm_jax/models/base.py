@@ -117,10 +117,6 @@ class PopulationModel:
         """
         raise NotImplementedError
 
-    def bind_each(self, data: Sequence[Any]) -> list:
-        """Return bound data of several data sets of equal shape, with one structure, so that they can be stacked."""
-        return [self.bound(entry) for entry in data]
-
     def program(self, bound: Any, observed: bool, recover: bool) -> None:
         """Run the NumPyro program for bound data; the arguments are those of a call."""
         raise NotImplementedError

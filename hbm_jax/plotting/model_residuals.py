@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from hbm_jax.inference.criticism.model_check import ModelCheck, Worst
-from hbm_jax.inference.criticism.residual_statistics import bins_of
+from hbm_jax.inference.model_check.check import ModelCheck, Worst
+from hbm_jax.inference.model_check.residual_statistics import bins_of
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
 
 LEVELS = (2.5, 16.0, 84.0, 97.5)  # percentiles of the bands of the replicates

@@ -14,9 +14,9 @@ from programs import fit_of_draws
 from scipy import stats
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism import residual_statistics as rs
-from hbm_jax.inference.criticism.model_check import check_model, judge_pools
-from hbm_jax.inference.criticism.posterior_replicates import inspect_program, replicator
+from hbm_jax.inference.model_check import residual_statistics as rs
+from hbm_jax.inference.model_check.check import check_model, judge_pools
+from hbm_jax.inference.model_check.replicates import inspect_program, replicator
 
 SHAPE = (4, 200)
 

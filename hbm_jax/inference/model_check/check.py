@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
-from hbm_jax.inference.criticism import residual_statistics as rs
-from hbm_jax.inference.criticism.posterior_replicates import (
+from hbm_jax.inference.model_check import residual_statistics as rs
+from hbm_jax.inference.model_check.replicates import (
     Site,
     Structure,
     inspect_program,

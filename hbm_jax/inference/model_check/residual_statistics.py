@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.special import ndtri, ndtri_exp
 from scipy.stats import rankdata
 
-from hbm_jax.inference.criticism.posterior_replicates import MAX_COMPONENTS
+from hbm_jax.inference.model_check.replicates import MAX_COMPONENTS
 
 TAIL = 0.1  # fraction of a pool, on each side, beyond which scores follow an exponential fitted to the tail
 MAX_SKEWNESS, MAX_KURTOSIS = 0.3, 1.0  # median over elements, above which residuals are normal scores

@@ -15,7 +15,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
 from hbm_jax.inference.criticism.pointwise import is_observation
-from hbm_jax.inference.criticism.predictive import program_coords
+from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, unobserved
 from hbm_jax.inference.sampler.target import plate_dims, prior_value
 
 MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
@@ -68,12 +68,12 @@ def inspect_program(program: Callable, args: tuple) -> Structure:
     latents: dict[str, tuple[int, ...]] = {}
     plated: list[str] = []
     observed: dict[str, Site] = {}
-    coords = program_coords(program, args)
+    coords = coords_of(program, args)
 
     def record(key):
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
         trace = handlers.trace(seeded).get_trace(*args)
-        dims = plate_dims(trace) | dict(getattr(program, "dims", {}))
+        dims = plate_dims(trace) | dims_of(program)
         for name, site in trace.items():
             if site["type"] != "sample":
                 continue
@@ -136,7 +136,7 @@ def replicator(program: Callable, args: tuple, structure: Structure, num: int) -
     where components are correlated ``scores``: the gradient of the log density of the values, which for normal
     distributions is the residual of each value given all others times a constant.
     """
-    integrated = tuple(getattr(program, "integrated", ()))
+    integrated = integrated_in(program)
 
     def trace_at(key, fixed, fill):
         """Trace the program with latents from ``fill``; parameters that it integrates out are in ``fixed``."""
