@@ -12,7 +12,7 @@ from typing import Any
 from hbm_jax import data, models
 from hbm_jax.configuration import ConfigError, build_model, model_options, read_value
 from hbm_jax.inference.results import model_of
-from hbm_jax.models.protocol import full_name
+from hbm_jax.models.base import full_name
 from hbm_jax.names import choose
 from hbm_jax.simulation import afterglows, bursts, spectra
 from hbm_jax.spectra.stack import SpectrumStack
@@ -31,8 +31,8 @@ class Entry:
     Attributes
     ----------
     model : type
-        Frozen dataclass of options, as described in `hbm_jax.models.protocol.Model`. Its fields other than ``priors``
-        are the options of the model, with the annotated types. The metadata of a field may contain its ``help``.
+        Subclass of `hbm_jax.models.base.PopulationModel`. Its fields other than ``priors`` are the options of the
+        model, with the annotated types. The metadata of a field may contain its ``help``.
     container : type
         Data container, as described in `hbm_jax.data.protocol.Container`.
     read : callable
@@ -125,7 +125,7 @@ class Entry:
         """Return whether a stored program is of this model and not of another class with the same name.
 
         Models of hbm_jax are stored under the name of their class. Other models also store their full name as
-        ``class``; see `hbm_jax.models.protocol.configuration`.
+        ``class``; see `hbm_jax.models.base.configuration`.
         """
         options = {"priors", "class", *(item.name for item in dataclasses.fields(self.model))}
         if name != self.model.__name__ or not isinstance(config, Mapping):

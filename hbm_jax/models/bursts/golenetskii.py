@@ -29,9 +29,9 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.bursts import BOLOMETRIC, MAX_REDSHIFT, Bursts
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area

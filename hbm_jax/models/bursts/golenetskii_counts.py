@@ -24,13 +24,13 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import FRAMES, SHAPES, TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.partial_centering import centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.names import choose
 from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError

@@ -21,8 +21,8 @@ from hbm_jax.cosmology import RedshiftMatrix, breaks_of
 from hbm_jax.data import CorrelatedSupernovae, DataError
 from hbm_jax.distributions.normal.block_normal import BlockNormal
 from hbm_jax.models import expansion
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernovae.correlated_table import coefficients, table_of
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts

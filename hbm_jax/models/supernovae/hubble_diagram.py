@@ -24,8 +24,8 @@ from hbm_jax.cosmology.compressed import CMB, STANDARD_RADIATION, compressed, dr
 from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, read_constraints
 from hbm_jax.distributions import CorrelatedNormal, Offset, ProjectedNormal, Projection, projected, whiten
 from hbm_jax.models import expansion
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 # The prior of M0 is effectively flat: its scale of 100 mag shifts M0 by 1e-6 of its error.

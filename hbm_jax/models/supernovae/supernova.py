@@ -27,8 +27,8 @@ from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_varia
 from hbm_jax.distributions import LinearGaussian
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import expansion
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.priors import Prior, complete_priors, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 from hbm_jax.models.supernovae.host import massive_hosts
 from hbm_jax.models.supernovae.parameters import (

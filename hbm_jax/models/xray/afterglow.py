@@ -28,9 +28,9 @@ from hbm_jax.distributions import CoordinatePriors, LogOrLinear
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
+from hbm_jax.models.base import configuration, simulated
 from hbm_jax.models.fold_errors import fold_cautions
 from hbm_jax.models.priors import Prior, complete_priors, in_stated_parameters, sample_prior
-from hbm_jax.models.protocol import configuration, simulated
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.names import choose
