@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
@@ -228,7 +228,6 @@ class PopulationModel:
         return configuration(self)
 
 
-@cache
 def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
     """Return the values of each option annotated with ``Literal``, and whether the option allows nothing else."""
     choices = {}

@@ -60,4 +60,5 @@ def simulated(model, key, data, parameters=None, *, recover=False):
     values = compiled_sites(model, data, observed=False, **options)(number=number).values
     drawn = {name: np.asarray(value) for name, value in values.items() if not name.startswith("_")}
     held = {name: np.asarray(value) for name, value in model.all_priors.items() if isinstance(value, float | int)}
-    return {name: drawn.pop(name) for name in model.dims if name in drawn}, drawn | held
+    sites = getattr(model, "observed_sites", model.dims)
+    return {name: drawn.pop(name) for name in sites if name in drawn}, drawn | held

@@ -245,6 +245,10 @@ def test_tables_models_and_simulations_come_back(tmp_path):
     np.testing.assert_allclose(truth["theta"], 3.0)
     assert drawn.values.shape == values().values.shape
     assert (drawn.values[~drawn.used] == 0).all()
+    vectors, truth = NormalVectors().simulate(jax.random.key(1), values(2), {"tau": 0.5})
+    assert {"mu", "tau", "theta", "correlation"} <= truth.keys()  # which have dimensions, as the observed site
+    residual = (vectors.values - truth["theta"][:, None])[vectors.used]
+    assert (np.abs(residual) < 5.0 * 0.9).all()
     school = load_eight_schools()
     np.testing.assert_array_equal(school.values[:, 0, 0], [28, 8, -3, 7, -1, 1, 18, 12])
     np.testing.assert_array_equal(np.sqrt(school.errors[:, 0, 0, 0]), [15, 10, 16, 11, 9, 11, 10, 18])

@@ -17,7 +17,6 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
-from hbm_jax.models.protocol import Model
 from hbm_jax.spectra.folding.grouping import group, groups, noticed
 from hbm_jax.spectra.model.absorbers import neutral_at
 from hbm_jax.spectra.model.components import (
@@ -212,7 +211,6 @@ def test_sampling_agrees_and_is_stored(fitted, two, tmp_path):
 
 
 def test_simulation_draws_what_is_expected(two, monte_carlo):
-    assert isinstance(MODEL, Model)
     drawn, truth = MODEL.simulate(jax.random.key(seed(1)), two, TRUTH)
     assert truth["host_nh"] == 2.0
     expected = MODEL.expected(two, TRUTH)

@@ -17,7 +17,6 @@ from hbm_jax.data import DataError, load_jla
 from hbm_jax.data.protocol import Container
 from hbm_jax.models import Supernova
 from hbm_jax.models.expansion import FREE
-from hbm_jax.models.protocol import Model
 from hbm_jax.models.supernovae.supernova import LATENTS, OBSERVABLES
 
 JLA = load_jla()
@@ -420,10 +419,8 @@ def test_standardised_magnitudes_with_options():
     np.testing.assert_allclose(dusty.m_b - plain.m_b, (p["beta"] - slope) * FEW.c - zero, rtol=1e-9)
 
 
-def test_model_and_container_keep_the_protocols():
-    assert isinstance(Supernova(), Model)
+def test_the_container_keeps_its_protocol():
     assert isinstance(FEW, Container)
-    assert not isinstance(Supernova().simulate, Model)
 
 
 def test_a_subclass_is_stored_under_its_own_name():

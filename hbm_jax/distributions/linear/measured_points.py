@@ -7,7 +7,7 @@ may be an upper or a lower limit.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,9 +37,9 @@ class Limits(NamedTuple):
         Permutation matrix that moves the coordinate with the limit to the end; None where it is always the response.
     """
 
-    at: jnp.ndarray
-    side: jnp.ndarray
-    order: jnp.ndarray | None = None
+    at: Any
+    side: Any
+    order: Any = None
 
 
 class MeasuredPoints(dist.Distribution):

@@ -181,9 +181,9 @@ def calibrate(
 
     Notes
     -----
-    A program whose parametrisation depends on the data (``program.observing(values, *args)``, see
-    `hbm_jax.models.protocol.Model`) is reparametrised for every replicate. The density of the parameters then differs
-    between replicates, so that the log likelihood is ranked in place of the log density.
+    A program whose parametrisation depends on the data (``program.observing(values, *args)``) is reparametrised for
+    every replicate. The density of the parameters then differs between replicates, so that the log likelihood is ranked
+    in place of the log density.
     """
     if num_replicates < 20:
         raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")

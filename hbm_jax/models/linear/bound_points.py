@@ -8,7 +8,7 @@ import numpy as np
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions.linear.measured_points import Limits
-from hbm_jax.models.partial_centering import GaussianLikelihood, Slopes, slopes_of_groups
+from hbm_jax.models.partial_centering import GaussianLikelihood, slopes_of_groups
 
 MIN_ERROR = 1e-3  # of a predictor in standard deviations, below which sampled predictors are not treated as exact
 
@@ -32,9 +32,11 @@ class GroupMeans(NamedTuple):
     def of(cls, data: PointsInGroups) -> "GroupMeans":
         """Return the means of data."""
         num, used = data.used.sum(axis=1), data.used[..., None]
-        values, variances = data.values, np.diagonal(data.errors, axis1=-2, axis2=-1)
-        means = (np.where(used, array, 0.0).sum(axis=1) / num[:, None] for array in (values, variances))
-        return cls(*means, num)
+
+        def mean(array):
+            return np.where(used, array, 0.0).sum(axis=1) / num[:, None]
+
+        return cls(mean(data.values), mean(np.diagonal(data.errors, axis1=-2, axis2=-1)), num)
 
     def intercept(self, alpha, pivot, scatter) -> GaussianLikelihood:
         """Return the likelihood of the intercept of each group, for slopes (J, P)."""
@@ -76,8 +78,8 @@ class BoundPoints:
     unit: Any
     pivot: Any
     limits: Limits | None
-    slopes: Slopes | None
-    means: GroupMeans | None
+    slopes: Any
+    means: Any
     x_information: Any
 
     @property

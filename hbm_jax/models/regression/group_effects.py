@@ -74,10 +74,13 @@ def _bound(group: GroupDesign, unit: float, weights: list[CentringWeight]) -> Bo
         group.columns,
         group.walk,
         group.correlated,
-        *(np.asarray(array) for array in (group.index, values, group.between, group.modes)),
-        units=units / np.sqrt(len(group.labels)) if group.walk else units,
-        weights=np.stack([weight for weight, _ in weights]),
-        reference=np.array([scale for _, scale in weights]),
+        np.asarray(group.index),
+        values,
+        np.asarray(group.between),
+        np.asarray(group.modes),
+        units / np.sqrt(len(group.labels)) if group.walk else units,
+        np.stack([weight for weight, _ in weights]),
+        np.array([scale for _, scale in weights]),
     )
 
 
