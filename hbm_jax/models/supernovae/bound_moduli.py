@@ -125,8 +125,9 @@ def bind(
 
 def _padded(projection: Projection, value: np.ndarray, num: int) -> tuple[Projection, np.ndarray]:
     """Return the same with rows of zeros at the end, which do not contribute to the density."""
-    arrays = [np.pad(array, [(0, num)] + [(0, 0)] * (array.ndim - 1)) for array in (*projection[:3], value)]
-    return Projection(*arrays[:3], projection.log_det, projection.num), arrays[3]
+    arrays = (projection.basis, projection.ones, projection.spread, value)
+    basis, ones, spread, value = (np.pad(array, [(0, num)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
+    return projection._replace(basis=basis, ones=ones, spread=spread), value
 
 
 def _arrays(projection: Projection) -> Projection:

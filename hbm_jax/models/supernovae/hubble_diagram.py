@@ -226,7 +226,8 @@ class HubbleDiagram(PopulationModel):
             )
         degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
-        nuisance = {n: sample_prior(n, priors[n]) for n in ("omega_b", "r_d", "sigma_int") if n in priors}
+        names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
+        nuisance = {name: sample_prior(name, priors[name]) for name in names}
         if self.constraints is not None:
             cosmology = cosmology_constraints.with_constraints(self.constraints, cosmology, nuisance, observed)
         prior: Any = priors["M0"] if observed else sample_prior("M0", priors["M0"])
