@@ -211,7 +211,7 @@ class HubbleDiagram(PopulationModel):
         return jnp.where(data.is_calibrator, data.mu_calibrator, mu)
 
     def simulate(self, key, data: DistanceModuli, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``, as `PopulationModel.simulate`.
+        """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.
 
         M0 is 0 for moduli and -19.3 for magnitudes unless ``priors`` or ``parameters`` has one. Constraints are not
         drawn.

@@ -74,7 +74,8 @@ class Supernova(PopulationModel):
         hosts without a measured mass counts as low mass, as in Betoule et al. 2014.
     mass_error : bool
         Whether to marginalise over the side of the mass step of each host, with the probability from its mass and
-        error (`MassStep`). A host without a mass, or with a placeholder as in JLA, has a probability of 0.5.
+        error (`hbm_jax.models.supernovae.laws.MassStep`). A host without a mass, or with a placeholder as in JLA, has a
+        probability of 0.5.
     step_mass, step_width : float
         Mass at the step [log10 solar masses] and width of the step [dex]: the offset, or with ``mass_error`` the
         probability, follows a normal distribution function. A width of 0 is a sharp step.
@@ -235,7 +236,7 @@ class Supernova(PopulationModel):
         program.run(self, bound, observed, recover)
 
     def massive(self, data: Supernovae):
-        """Return the weight of the high-mass side of the step for each host, (N,); see `MassStep.massive`."""
+        """Return the weight of the high-mass side of the step for each host, (N,); see `massive_hosts`."""
         return MassStep(self.step_mass, self.step_width, self.mass_error).massive(data)
 
     def noise(self, data: Supernovae):
@@ -266,7 +267,7 @@ class Supernova(PopulationModel):
         return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``, as `PopulationModel.simulate`.
+        """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.
 
         Raises
         ------
