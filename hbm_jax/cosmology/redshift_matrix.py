@@ -179,7 +179,7 @@ def _traced(z, z_hel, num_nodes, breaks) -> dict[str, Any]:
     coefficients = mean_coefficients(points)
     u = jnp.log1p(z)
     u_max = jnp.maximum(jnp.max(u), _SMALLEST_RANGE)
-    edges = [0.0, *(jnp.minimum(end, u_max) for end in np.log1p(np.array(breaks, dtype=float))), u_max]
+    edges: list[Any] = [0.0, *(jnp.minimum(end, u_max) for end in np.log1p(np.array(breaks, dtype=float))), u_max]
     blocks: list = []
     nodes: list = []
     for low, high in itertools.pairwise(edges):

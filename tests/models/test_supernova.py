@@ -171,19 +171,19 @@ def test_sampled_latents_are_the_marginal_model_by_bayes_identity():
     assert chooses == {"sampled"}
 
 
-def test_data_may_be_an_argument_of_a_compiled_function():
+def test_bound_data_may_be_an_argument_of_a_compiled_function():
     model, traces = Supernova(), []
 
     @jax.jit
-    def density(data, sites):
+    def density(bound, sites):
         traces.append(1)
-        return log_density(model, (data,), {}, sites | {"_cosmology": np.zeros(1)})[0]
+        return log_density(model, (bound,), {}, sites | {"_cosmology": np.zeros(1)})[0]
 
-    found = float(density(FEW, TRUTH))
+    found = float(density(model.bind(FEW), TRUTH))
     # A coordinate of 0 is the middle of the prior of Om0; the slope there is 1 / 4.
     np.testing.assert_allclose(found, density_of(cosmology="lcdm")({"Om0": 0.5} | TRUTH) + np.log(0.25), rtol=1e-12)
     shifted = dataclasses.replace(FEW, m_b=FEW.m_b + 0.1)
-    changed = float(density(shifted, TRUTH | {"M0": TRUTH["M0"] + 0.1}))
+    changed = float(density(model.bind(shifted), TRUTH | {"M0": TRUTH["M0"] + 0.1}))
     moved = stats.norm(-19.3, 1).logpdf([TRUTH["M0"], TRUTH["M0"] + 0.1])
     np.testing.assert_allclose(changed - moved[1], found - moved[0], rtol=1e-10)
     assert len(traces) == 1

@@ -265,7 +265,7 @@ def compressed(projection: Projection, value: np.ndarray, scatter: float) -> tup
         return projection, value
     inverse_std = 1.0 / np.sqrt(1.0 + scatter**2 * projection.spread)
     columns = np.column_stack([projection.basis, projection.ones, value])
-    triangle = np.linalg.qr(inverse_std[:, None] * columns, mode="r")
+    triangle = np.asarray(np.linalg.qr(inverse_std[:, None] * columns, mode="r"))
     log_det = projection.log_det + np.log1p(scatter**2 * projection.spread).sum()
     spread = np.zeros(len(triangle))
     return Projection(triangle[:, :-2], triangle[:, -2], spread, log_det, projection.num), triangle[:, -1]

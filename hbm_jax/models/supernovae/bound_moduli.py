@@ -80,6 +80,34 @@ class BoundModuli:
         return CorrelatedNormal(whitening, fixed, projection, coefficients, scatter, offset, known=known), mu
 
 
+def check(data: Any, calibrated: bool, keep: np.ndarray | None = None) -> None:
+    """Raise DataError for another type of data, or calibrators that do not agree with the option ``calibrated``."""
+    if not isinstance(data, DistanceModuli):
+        raise DataError(
+            f"HubbleDiagram: expected DistanceModuli; found {type(data).__name__}. Read them with "
+            "hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
+        )
+    calibrators = int(np.sum(data.is_calibrator if keep is None else data.is_calibrator[keep]))
+    if calibrators and not calibrated:
+        raise DataError(
+            f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
+            "with calibrators=False; found calibrated=False."
+        )
+    if calibrated and not calibrators:
+        raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
+
+
+def scatter_weights(data: DistanceModuli, surveys: tuple[str, ...]) -> np.ndarray:
+    """Return 1 for objects with intrinsic scatter, those of some surveys or all without any, and 0 for the others."""
+    for survey in surveys:
+        if survey not in data.survey:
+            raise DataError(
+                f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
+                f"{survey!r}."
+            )
+    return np.array([float(survey in (surveys or data.survey)) for survey in data.survey])
+
+
 def bind(
     data: DistanceModuli,
     breaks: tuple[float, ...],
@@ -125,8 +153,9 @@ def bind(
 
 def _padded(projection: Projection, value: np.ndarray, num: int) -> tuple[Projection, np.ndarray]:
     """Return the same with rows of zeros at the end, which do not contribute to the density."""
-    arrays = [np.pad(array, [(0, num)] + [(0, 0)] * (array.ndim - 1)) for array in (*projection[:3], value)]
-    return Projection(*arrays[:3], projection.log_det, projection.num), arrays[3]
+    arrays = (projection.basis, projection.ones, projection.spread, value)
+    basis, ones, spread, value = (np.pad(array, [(0, num)] + [(0, 0)] * (array.ndim - 1)) for array in arrays)
+    return projection._replace(basis=basis, ones=ones, spread=spread), value
 
 
 def _arrays(projection: Projection) -> Projection:

@@ -148,7 +148,8 @@ def _tabulate(data, massive, diagonal) -> CorrelatedTable | None:
             best = _best_fit(inner, *point)
             errors.append(abs(interpolated[0] - log_det) + abs(best @ (interpolated[1] - inner) @ best))
         if max(errors) < _TOLERANCE:
-            return CorrelatedTable(coordinates, parts, distances, reference, np.float64(M0), *ranges, len(sne))
+            alpha, beta = ranges
+            return CorrelatedTable(coordinates, parts, distances, reference, np.float64(M0), alpha, beta, len(sne))
     return None
 
 

@@ -23,7 +23,7 @@ from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae import cosmology_constraints
-from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, subsets
+from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, check, scatter_weights, subsets
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
 
 # The prior of M0 is effectively flat: its scale of 100 mag shifts M0 by 1e-6 of its error.
@@ -124,19 +124,16 @@ class HubbleDiagram(PopulationModel):
     def bind(self, data: DistanceModuli) -> BoundModuli:
         """Return the decomposed covariance, the nodes of the moduli and the observed moduli as arrays.
 
-        Parameters
-        ----------
-        data : DistanceModuli
-            The sample. The decomposition takes 2 s for 1700 objects.
-
-        Raises
-        ------
-        DataError
-            For another type of data, calibrators without ``calibrated=True`` or the reverse, or a survey of
-            ``scatter_surveys`` that is not in the sample.
+        The decomposition takes 2 s for 1700 objects. DataError for another type of data, calibrators without
+        ``calibrated=True`` or the reverse, or a survey of ``scatter_surveys`` that is not in the sample.
         """
-        self._check(data)
-        return bind(data, self._breaks, self._weights(data), self._known_scatter)
+        check(data, self.calibrated)
+        return self._bound_with(data)
+
+    def _bound_with(self, data: DistanceModuli, **options: Any) -> BoundModuli:
+        """Return bound data, with a subset or a range of redshifts as in `bound_moduli.bind`."""
+        weights = scatter_weights(data, self.scatter_surveys) if self.intrinsic_scatter else None
+        return bind(data, expansion.named(self.cosmology).breaks, weights, self._known_scatter, **options)
 
     def bind_each(self, data: Sequence[DistanceModuli]) -> list[BoundModuli]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
@@ -144,7 +141,7 @@ class HubbleDiagram(PopulationModel):
         if len({np.shape(sample.basis.log_u) for sample in bound}) == 1:
             return bound
         z_max = max(float(sample.z_cmb.max()) for sample in data)
-        return [bind(s, self._breaks, self._weights(s), self._known_scatter, z_max=z_max) for s in data]
+        return [self._bound_with(sample, z_max=z_max) for sample in data]
 
     def without_each_survey(self, data: DistanceModuli) -> dict[str, BoundModuli]:
         """Return the whole sample, and the sample without each survey in turn, for one batch of fits.
@@ -169,26 +166,10 @@ class HubbleDiagram(PopulationModel):
         >>> samples = model.without_each_survey(data)  # doctest: +SKIP
         >>> fits = hbm_jax.fit_each(model, list(samples.values()), names=list(samples))  # doctest: +SKIP
         """
-        masks, weights = subsets(data), self._weights(data)
+        masks = subsets(data)
         for keep in masks.values():
-            self._check(data, int(data.is_calibrator[keep].sum()))
-        return {n: bind(data, self._breaks, weights, self._known_scatter, keep) for n, keep in masks.items()}
-
-    def _check(self, data, calibrators: int | None = None) -> None:
-        """Raise DataError for another type of data, or calibrators that do not agree with the options."""
-        if not isinstance(data, DistanceModuli):
-            raise DataError(
-                f"HubbleDiagram: expected DistanceModuli; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
-            )
-        calibrators = int(data.is_calibrator.sum()) if calibrators is None else calibrators
-        if calibrators and not self.calibrated:
-            raise DataError(
-                f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
-                "with calibrators=False; found calibrated=False."
-            )
-        if self.calibrated and not calibrators:
-            raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")
+            check(data, self.calibrated, keep)
+        return {name: self._bound_with(data, keep=keep) for name, keep in masks.items()}
 
     @property
     def _known_scatter(self) -> float | None:
@@ -196,28 +177,8 @@ class HubbleDiagram(PopulationModel):
         prior = self.all_priors.get("sigma_int", 0.0)
         return None if isinstance(prior, dist.Distribution) else float(prior)
 
-    @property
-    def _breaks(self) -> tuple[float, ...]:
-        return expansion.named(self.cosmology).breaks
-
-    def _weights(self, data: DistanceModuli) -> np.ndarray | None:
-        """Return 1 for objects with intrinsic scatter and 0 for the others, or None if there is no such scatter."""
-        if not self.intrinsic_scatter:
-            return None
-        for survey in self.scatter_surveys:
-            if survey not in data.survey:
-                raise DataError(
-                    f"HubbleDiagram: scatter_surveys: expected names among {', '.join(data.survey_counts)}; found "
-                    f"{survey!r}."
-                )
-        return np.array([float(survey in (self.scatter_surveys or data.survey)) for survey in data.survey])
-
     def program(self, bound: BoundModuli, observed: bool, recover: bool) -> None:
-        """Run the NumPyro program.
-
-        With ``observed=False`` the redshifts and the covariance are the design, and the moduli are drawn. With
-        ``recover=True`` M0 is drawn from its exact conditional posterior.
-        """
+        """Run the NumPyro program; ``recover=True`` draws M0 from its exact conditional posterior."""
         priors = self.all_priors
         if bound.scatter != self._known_scatter:
             raise DataError(
@@ -226,7 +187,8 @@ class HubbleDiagram(PopulationModel):
             )
         degeneracy = supernova_degeneracy if self.constraints is None else None
         cosmology = expansion.sample_cosmology(self.cosmology, priors, degeneracy)
-        nuisance = {n: sample_prior(n, priors[n]) for n in ("omega_b", "r_d", "sigma_int") if n in priors}
+        names: list[str] = [name for name in ("omega_b", "r_d", "sigma_int") if name in priors]
+        nuisance = {name: sample_prior(name, priors[name]) for name in names}
         if self.constraints is not None:
             cosmology = cosmology_constraints.with_constraints(self.constraints, cosmology, nuisance, observed)
         prior: Any = priors["M0"] if observed else sample_prior("M0", priors["M0"])
@@ -249,22 +211,10 @@ class HubbleDiagram(PopulationModel):
         return jnp.where(data.is_calibrator, data.mu_calibrator, mu)
 
     def simulate(self, key, data: DistanceModuli, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``.
+        """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.
 
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : DistanceModuli
-            Redshifts, covariance and calibrators.
-        parameters : mapping of str to float, optional
-            True values by name; parameters not named are drawn from their priors, except M0: it is 0 for moduli and
-            -19.3 for magnitudes unless ``priors`` has one. Constraints are not drawn.
-
-        Returns
-        -------
-        DistanceModuli, dict
-            The sample with new moduli, and the true value of every parameter.
+        M0 is 0 for moduli and -19.3 for magnitudes unless ``priors`` or ``parameters`` has one. Constraints are not
+        drawn.
         """
         true_values = dict(parameters or {})
         if "M0" not in self.priors:

@@ -18,7 +18,32 @@ class Standardised(NamedTuple):
 
 
 def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Standardised:
-    """Return standardised magnitudes; see `hbm_jax.models.Supernova.standardise`."""
+    """Return the magnitude of each supernova corrected to x1 = c = 0 and a low-mass host.
+
+    Parameters
+    ----------
+    model : Supernova
+        The options of this model are used.
+    data : Supernovae
+        The sample of N supernovae.
+    parameters : mapping of str to float
+        ``alpha``, ``beta``, ``sigma_int``, ``delta_M`` with a mass step, and the parameters of other options used;
+        others are ignored. sigma_int may be an array with one value for each survey of ``data.survey_counts``.
+
+    Returns
+    -------
+    Standardised
+        ``m_b + alpha x1 - beta c - delta_M [massive host]``, (N,), whose mean in the model is M0 plus the distance
+        modulus; and its variance, from the covariance of the light-curve fit, lensing, peculiar velocity and
+        intrinsic scatter. With ``mass_error`` the step is weighted by the probability of a massive host. With dust
+        the slope is that of the regression of magnitude on true colour. Redshift errors are propagated to first
+        order. Selection and outliers are ignored.
+
+    Raises
+    ------
+    DataError
+        If a host mass is needed and missing.
+    """
     p: dict[str, Any] = {name: np.asarray(value) for name, value in parameters.items()}
     if p["sigma_int"].ndim:
         surveys = list(data.survey_counts)

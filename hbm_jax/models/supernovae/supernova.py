@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
@@ -74,20 +74,20 @@ class Supernova(PopulationModel):
         hosts without a measured mass counts as low mass, as in Betoule et al. 2014.
     mass_error : bool
         Whether to marginalise over the side of the mass step of each host, with the probability from its mass and
-        error (`massive_hosts`). A host without a mass, or with a placeholder as in JLA, has a probability of 0.5.
+        error (`hbm_jax.models.supernovae.laws.MassStep`). A host without a mass, or with a placeholder as in JLA, has a
+        probability of 0.5.
     step_mass, step_width : float
         Mass at the step [log10 solar masses] and width of the step [dex]: the offset, or with ``mass_error`` the
         probability, follows a normal distribution function. A width of 0 is a sharp step.
     host_beta : bool
         Whether massive hosts have a different slope of colour (with ``colour="dust"``, of dust), by delta_beta.
-    stretch : str
-        Population of x1: ``"normal"``; ``"skewed"``, skew normal with shape x1_skew; or ``"two"``, two normal
-        populations, of which a fraction x1_fraction_low has a mean lower by x1_shift and standard deviation x1_std_low.
-    colour : str
-        Population of c: ``"normal"``; ``"skewed"``, skew normal with shape c_skew; ``"dust"``, normal intrinsic
-        colours with slope beta plus exponential reddening with mean c_dust and slope beta_dust; or ``"broken"``,
-        normal with slope beta for a true c below 0 and beta_red above. All are integrated exactly. With
-        ``stretch="skewed"`` the colours must be normal.
+    stretch : str or StretchLaw
+        Population of x1: ``"normal"``; ``"skewed"``; or ``"two"``, two normal populations. See
+        `hbm_jax.models.supernovae.laws`, where other packages can add laws of stretch, colour and selection.
+    colour : str or ColourLaw
+        Population of c: ``"normal"``; ``"skewed"``; ``"dust"``, normal intrinsic colours plus exponential reddening
+        with its own slope; or ``"broken"``, with a slope beta for a true c below 0 and beta_red above. All are
+        integrated exactly. With ``stretch="skewed"`` the colours must be normal.
     drift : bool
         Whether the means of x1 and c change with redshift: x1_mean + x1_drift z, c_mean + c_drift z.
     survey_scatter : bool
@@ -106,7 +106,7 @@ class Supernova(PopulationModel):
     outliers : bool
         Whether a fraction outlier_fraction of supernovae has an additional scatter outlier_scatter. `hbm_jax.latents`
         then returns the ``outlier_probability`` of each supernova.
-    selection : str
+    selection : str or SelectionLaw
         Whether supernovae are in the sample with probability Phi((m_lim + m_lim_colour c - m_b) / m_lim_width) of
         their observed values: ``"none"``; ``"common"``; or ``"survey"``, with m_lim and m_lim_width for each survey.
         m_lim_colour is 0 unless it has a prior.
@@ -214,16 +214,8 @@ class Supernova(PopulationModel):
     def bind(self, data: Supernovae) -> BoundSupernovae:
         """Return covariances, distance matrix, weights of the mass step and observed values as arrays.
 
-        Parameters
-        ----------
-        data : Supernovae
-            The sample.
-
-        Raises
-        ------
-        DataError
-            For another type of data, a host mass that is needed and missing, or redshift errors that cannot be
-            integrated.
+        DataError for another type of data, a host mass that is needed and missing, or redshift errors that cannot be
+        integrated.
         """
         return bind(self, data, self._own_distances)
 
@@ -240,16 +232,11 @@ class Supernova(PopulationModel):
         return type(self).distmod is not Supernova.distmod
 
     def program(self, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
-        """Run the NumPyro program.
-
-        With ``observed=False`` the redshifts, errors and host masses are the design, and (x1, c, m_b) are drawn. With
-        ``recover=True`` and marginal latents, x1_true, c_true, m_b_true of each supernova are drawn from their exact
-        conditional posterior.
-        """
+        """Run the NumPyro program; without latents, ``recover=True`` draws x1_true, c_true and m_b_true."""
         program.run(self, bound, observed, recover)
 
     def massive(self, data: Supernovae):
-        """Return the weight of the high-mass side of the step for each host, (N,); see `MassStep.massive`."""
+        """Return the weight of the high-mass side of the step for each host, (N,); see `massive_hosts`."""
         return MassStep(self.step_mass, self.step_width, self.mass_error).massive(data)
 
     def noise(self, data: Supernovae):
@@ -257,29 +244,9 @@ class Supernova(PopulationModel):
         return noise_covariance(self, data)
 
     def standardise(self, data: Supernovae, parameters: Mapping[str, float]) -> Standardised:
-        """Return the magnitude of each supernova corrected to x1 = c = 0 and a low-mass host.
+        """Return the magnitude of each supernova corrected to x1 = c = 0 and a low-mass host, (N,), and its variance.
 
-        Parameters
-        ----------
-        data : Supernovae
-            The sample of N supernovae.
-        parameters : mapping of str to float
-            ``alpha``, ``beta``, ``sigma_int``, ``delta_M`` with a mass step, and the parameters of other options used;
-            others are ignored. sigma_int may be an array with one value for each survey of ``data.survey_counts``.
-
-        Returns
-        -------
-        Standardised
-            ``m_b + alpha x1 - beta c - delta_M [massive host]``, (N,), whose mean in the model is M0 plus the distance
-            modulus; and its variance, from the covariance of the light-curve fit, lensing, peculiar velocity and
-            intrinsic scatter. With ``mass_error`` the step is weighted by the probability of a massive host. With dust
-            the slope is that of the regression of magnitude on true colour. Redshift errors are propagated to first
-            order. Selection and outliers are ignored.
-
-        Raises
-        ------
-        DataError
-            If a host mass is needed and missing.
+        Parameters and approximations are those of `hbm_jax.models.supernovae.standardised.standardised`.
 
         Examples
         --------
@@ -293,31 +260,28 @@ class Supernova(PopulationModel):
     def distmod(self, data: Supernovae, cosmology: Cosmology):
         """Return the distance modulus of every supernova [mag], (N,); subclasses may override it.
 
-        NaN for a cosmology without a big bang before the largest redshift, where the density is zero.
+        NaN for a cosmology without a big bang before the largest redshift, where the density is zero. The program calls
+        an override with the container at the redshifts of the distances, whose arrays are traced in a batch; without
+        an override it uses the distance matrix of the bound data.
         """
         return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample with the design of ``data``.
+        """Draw a simulated sample with the design of ``data``, as `hbm_jax.models.base.PopulationModel.simulate`.
 
-        Parameters
-        ----------
-        key : jax.Array
-            Random key.
-        data : Supernovae
-            Redshifts, errors, surveys and host masses.
-        parameters : mapping of str to float, optional
-            True values by name; parameters not named are drawn from their priors.
-
-        Returns
-        -------
-        Supernovae, dict
-            The sample with new observed values, and the true value of every parameter and latent.
+        Raises
+        ------
+        ValueError
+            If a supernova of the design is practically never detected.
         """
-        mixture = bool(options.mixture_options(self)) or np.any(data.sigma_z)
+        mixture = bool(options.mixture_options(self)) or bool(np.any(data.sigma_z))
         model = self if mixture else dataclasses.replace(self, latents="noncentred")
-        observed, truth = simulated(model, key, data, parameters, recover=bool(mixture))
-        drawn = observed["observed"]
+        observed, truth = simulated(model, key, data, parameters, recover=mixture)
+        return self.with_observed(data, observed), truth
+
+    def with_observed(self, data: Supernovae, values: Mapping[str, Any]) -> Supernovae:
+        """Return the sample with other observed (x1, c, m_b); ValueError for a supernova that was never detected."""
+        drawn = values["observed"]
         if np.isnan(drawn).any():
             row = int(np.isnan(drawn).any(axis=-1).argmax())
             raise ValueError(
@@ -326,7 +290,7 @@ class Supernova(PopulationModel):
                 "supernova from the design."
             )
         x1, c, m_b = np.moveaxis(drawn, -1, 0)
-        return data.replace_observations(m_b=m_b, x1=x1, c=c), truth
+        return data.replace_observations(m_b=m_b, x1=x1, c=c)
 
     @property
     def dims(self) -> dict[str, list[str]]:
