@@ -154,7 +154,7 @@ def bound_stack(program: Callable, data: Any) -> Stack:
         return stacked
     structures = [jax.tree.structure(args) for args in bound]
     for index, structure in enumerate(structures):
-        if structure != structures[0]:
+        if not structure == structures[0]:
             raise ValueError(
                 f"fit_each: expected bound data of one structure for all objects; found that object {index} and the "
                 "first differ. Give the program a method bind_each, or fit the objects in groups."
