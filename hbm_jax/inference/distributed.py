@@ -391,7 +391,8 @@ class SharedCheckpoint:
     """
 
     def __init__(self, processes: Processes, kind: Callable, folder):
-        self._lead, self._store, self.folder = processes.lead, None, Path(folder)
+        self._lead, self.folder = processes.lead, Path(folder)
+        self._store: Any = None
 
         def create():
             self._store = kind(folder)

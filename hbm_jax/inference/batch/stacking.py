@@ -152,9 +152,9 @@ def bound_stack(program: Callable, data: Any) -> Stack:
     bound = bound_objects(program, objects)
     if bound[0] is objects[0]:
         return stacked
-    structures = [jax.tree.structure(args) for args in bound]
+    structures: list[Any] = [jax.tree.structure(args) for args in bound]
     for index, structure in enumerate(structures):
-        if not structure == structures[0]:
+        if structure != structures[0]:
             raise ValueError(
                 f"fit_each: expected bound data of one structure for all objects; found that object {index} and the "
                 "first differ. Give the program a method bind_each, or fit the objects in groups."
