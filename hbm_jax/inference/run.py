@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from hbm_jax.inference.batch.chees import operations
 from hbm_jax.inference.centering.location_scale import with_partial_centring
 from hbm_jax.inference.centering.pilot import choose_centering
 from hbm_jax.inference.compilation.devices import advice
-from hbm_jax.inference.distributed import number_of_objects, split_over_processes
+from hbm_jax.inference.distributed import Processes, number_of_objects, split_over_processes
 from hbm_jax.inference.options import RunOptions, field_names, selected
 from hbm_jax.inference.program import arrays_of_forms, bound_args, chooses_centering
 from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, describe, provenance
@@ -122,7 +122,7 @@ class Run:
             loop = Loop(
                 chains, draws, self.live, self.settings.rule, chains.num_warmup_draws, self.store, self.began, check_now
             )
-            with target.processes.drawing(), _keeping_draws(chains, draws, loop):
+            with self.processes.drawing(), _keeping_draws(chains, draws, loop):
                 self._warm_up(loop, arrays)
                 stopped = loop.draw()
                 self._lap("sampling")
@@ -167,10 +167,9 @@ class Run:
     def _traced(self, program: Callable, key: jax.Array) -> Target:
         """Trace the program."""
         self.live.show("tracing the model")
-        target = build_target(program, self.bound, key)
-        if self.split is not None:
-            num_objects = number_of_objects(program, self.bound, self.split)
-            target = split_over_processes(target, num_objects, self.processes)
+        target = replace(build_target(program, self.bound, key), processes=self.processes)
+        if isinstance(self.processes, Processes) and self.split is not None:
+            target = split_over_processes(target, number_of_objects(program, self.bound, self.split), self.processes)
         self._check(program, target)
         self._lap("trace")
         return target

@@ -152,7 +152,7 @@ def bound_stack(program: Callable, data: Any) -> Stack:
     bound = bound_objects(program, objects)
     if bound[0] is objects[0]:
         return stacked
-    structures = [jax.tree.structure(args) for args in bound]
+    structures: list[Any] = [jax.tree.structure(args) for args in bound]
     for index, structure in enumerate(structures):
         if structure != structures[0]:
             raise ValueError(

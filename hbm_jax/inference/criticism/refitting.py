@@ -1,4 +1,8 @@
-"""Exact leave-one-out predictive densities, by refitting without the units for which importance sampling fails."""
+"""Exact leave-one-out predictive densities, by refitting without the units for which importance sampling fails.
+
+`arviz_stats.reloo` is not used: it leaves out single entries, not groups of them, keeps the log likelihood of all
+entries in memory, and its wrapper of a sampler would be as long as the loop here.
+"""
 
 from dataclasses import replace
 from typing import Any

@@ -1,8 +1,9 @@
 """Maximum likelihood of a program, with errors from the curvature or from the profile likelihood.
 
-The priors serve only to draw starting points and to bound the parameters. L-BFGS searches run in unconstrained
-parameters; Newton steps and profiles run in the parameters themselves and stop at bounds, so that a maximum at a bound
-needs no special treatment.
+The priors serve only to draw starting points and to bound the parameters. SciPy's L-BFGS-B searches in unconstrained
+parameters, because a likelihood may be infinite at a bound; Newton steps and profiles run in the parameters themselves
+and stop at bounds, so that a maximum at a bound needs no special treatment. MINOS (iminuit) is not used for the
+profiles: it expects a parabolic minimum within the bounds, which it transforms away, and has no use for exact Hessians.
 """
 
 from collections.abc import Callable
@@ -10,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
 from scipy.stats import chi2
 
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.program import cautions_of
 from hbm_jax.inference.results import rounded
-from hbm_jax.inference.sampler.initialisation import minimise
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
 
 ERRORS = ("profile", "curvature", None)
+SEARCH_ITERATIONS = 500
 NEWTON_STEPS = 60
 DECREMENT = 1e-10  # predicted increase of the log likelihood below which Newton steps stop
 CLOSE = 10.0  # difference in log likelihood from the best search, beyond which a search is dropped
@@ -217,20 +218,21 @@ def _search(likelihood: Likelihood, live: ProgressLine) -> tuple[_Point, list[st
     """Run L-BFGS from every start and Newton steps from the results close to the best; return the best and notes."""
 
     def value_and_grad(u):
-        x, jacobian = likelihood.constrained(np.asarray(u))
+        x, jacobian = likelihood.constrained(u)
         value, gradient = likelihood.value_and_grad(x)
-        # The gradient of a distant trial may be NaN; the line search rejects it.
         with np.errstate(invalid="ignore"):
-            return value, jnp.asarray(gradient * jacobian)
+            gradient = gradient * jacobian
+        # The gradient of a distant trial may be NaN; the line search rejects an infinite value.
+        is_finite = np.isfinite(value) and np.isfinite(gradient).all()
+        return (value, gradient) if is_finite else (np.inf, np.zeros_like(gradient))
 
     ends: list[tuple[float, np.ndarray]] = []
     for number, start in enumerate(likelihood.starts, 1):
         u = likelihood.unconstrained(start)
-        value, gradient = value_and_grad(u)
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+        if not np.isfinite(value_and_grad(u)[0]):
             continue
-        u, value, _ = minimise(value_and_grad, u)
-        ends.append((value, likelihood.constrained(u)[0]))
+        found = minimize(value_and_grad, u, jac=True, method="L-BFGS-B", options={"maxiter": SEARCH_ITERATIONS})
+        ends.append((float(found.fun), likelihood.constrained(found.x)[0]))
         live.show(f"search {number} of {len(likelihood.starts)}: log likelihood {-min(v for v, _ in ends):.3f}")
     if not ends:
         raise StartError(

@@ -164,7 +164,10 @@ class IndependentProposals(Hamiltonian):
     @property
     def between(self) -> Hamiltonian:
         """Sampler of the trajectories between the proposals."""
-        options = {"target_accept_prob": self.target_accept_prob, "max_tree_depth": self.max_tree_depth}
+        options: dict[str, Any] = {
+            "target_accept_prob": self.target_accept_prob,
+            "max_tree_depth": self.max_tree_depth,
+        }
         if self.trajectory_length is None:
             return NUTS(**options)
         return HMC(trajectory_length=self.trajectory_length, **options)
