@@ -27,6 +27,7 @@ MEASURING_STEPS = (1e-7, 1e-2)
 MEMORY = 6  # pairs of steps and gradient differences in the inverse Hessian along a path
 PATH_POINTS = 25  # points of a path at which its approximation is judged
 PATH_DRAWS = 5
+GOLDEN = 0.6180339887498949  # golden ratio minus 1; its multiples modulo 1 are spread evenly
 JUDGED = 20  # draws by which an approximation is judged
 VARIATIONAL_DRAWS = 8
 VARIATIONAL_SEARCHES = 3
@@ -131,7 +132,7 @@ class Approximation:
     point : (size,)
         Mean.
     width : (size,)
-        Powers of two close to the conditional widths of the components.
+        Units close to the widths of the components.
     vectors, stretch : (size, size), (size,)
         Principal axes of the covariance in units of ``width``, and the standard deviations along them; ``vectors`` is
         empty if the axes are the components.
@@ -154,7 +155,7 @@ class Approximation:
         diagonal = np.diag(precision)
         if not (np.isfinite(precision).all() and (diagonal > 0).all()):
             return None
-        width = power_of_two(diagonal**-0.5)
+        width = _distinct_units(diagonal**-0.5)
         # In units of the widths, because these may differ by many orders of magnitude.
         eigenvalues, vectors = np.linalg.eigh(width[:, None] * precision * width)
         if eigenvalues.min() <= 0:
@@ -167,7 +168,7 @@ class Approximation:
         diagonal = np.diag(covariance)
         if not (np.isfinite(covariance).all() and np.isfinite(point).all() and (diagonal > 0).all()):
             return None
-        width = power_of_two(diagonal**0.5)
+        width = _distinct_units(diagonal**0.5)
         eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(width, width))
         return None if eigenvalues.min() <= 0 else cls(point, width, vectors, eigenvalues**0.5)
 
@@ -224,6 +225,14 @@ def search_from(
     noise, value, _ = minimise(standardised, known.standardise(candidate), path=path)
     path = [(known.transform(w), (known.vectors @ (slope / known.stretch)) / known.width) for w, slope in path]
     return known.transform(noise), value, path
+
+
+def _distinct_units(width: np.ndarray) -> np.ndarray:
+    """Return units close to widths (size,): powers of two times factors between 1 and 1.1, which all differ.
+
+    Groups with equal errors have equal curvatures, among whose principal axes rounding errors would choose otherwise.
+    """
+    return power_of_two(width) * (1.0 + 0.1 * np.mod(GOLDEN * np.arange(len(width)), 1.0))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ MAX_LOSS = (3.0, 0.25)  # largest loss of evidence of a good approximation, and 
 MAX_DISTANCE = 1e3  # spreads of the prior from its median, beyond which a search follows a density without limit
 PRIOR_SPREADS = (1.0, 2.0, 0.5, 4.0, 0.1, 8.0)  # factors of prior draws about their median, in search of finite points
 PRIOR_TRIES = 300  # prior draws of each spread
+MAX_MEASURED = 1000  # parameters up to which widths are measured near the prior, by two gradients each
 SHRINKAGE = 40  # halvings of a step from a finite point
 
 
@@ -112,11 +113,9 @@ def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad
     evaluate = in_units(value_and_grad or target.value_and_grad, target.unit)
     # NumPy random numbers need no compilation.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    search = _Search(evaluate, target, num_chains, rng)
-    with np.errstate(
-        all="ignore"
-    ):  # NumPy warns of what the searches handle: densities without limit, edges of supports
-        start = search.run()
+    # NumPy would warn of what the searches handle: densities without limit, edges of supports.
+    with np.errstate(all="ignore"):
+        start = _Search(evaluate, target, num_chains, rng).run()
     return replace(start, points=target.unit * start.points, metric=start.metric.in_units(target.unit))
 
 
@@ -138,10 +137,8 @@ class _Search:
         # A stream of random numbers for each purpose, so that none depends on the number of steps of another.
         self.rng, self.along_rng, self.mean_field_rng, self.dispersed_rng = rng.spawn(4)
         self.size = target.size
-        self.center, self.prior_draws = (
-            target.start / target.unit,
-            target.prior_draws.reshape(-1, self.size) / target.unit,
-        )
+        self.center = target.start / target.unit
+        self.prior_draws = target.prior_draws.reshape(-1, self.size) / target.unit
         self.candidates = [p for p in (self.center, *self.prior_draws) if is_finite(*value_and_grad(p))]
 
     def run(self) -> Start:
@@ -163,16 +160,18 @@ class _Search:
 
     def from_modes_and_paths(self) -> Start | None:
         """Start around the modes, or if these do not hold the mass, from the best other approximation."""
-        modes, paths, searches = self.search_modes()
-        judged = [self.judge(mode) for mode in modes]
+        modes, failed, searches = self.search_modes()
+        judged = [self.judge(mode) for mode, _ in modes]
         good = [j for j in judged if self.loss(j) <= self.max_loss]
+        poor = [j for j in judged if self.loss(j) > self.max_loss]
+        paths = failed + [path for j, (_, path) in zip(judged, modes, strict=True) if self.loss(j) > self.max_loss]
         along = [along_path(self.value_and_grad, path, self.along_rng) for path in paths]
-        near = (j for j in along if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE)
-        along = sorted(near, key=lambda j: -j.bound)
-        best_along = along[0].bound if along else -np.inf
-        if good and max(j.bound for j in good) >= best_along - NEGLIGIBLE:
-            return self.around_modes(good, len(modes), len(paths), searches)
-        return self.from_mean_field(best_along - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(along)
+        near = [j for j in along if j and np.abs(j.approximation.point - self.center).max() < MAX_DISTANCE]
+        others = sorted(near + poor, key=lambda j: -j.bound)
+        best_bound = others[0].bound if others else -np.inf
+        if good and max(j.bound for j in good) >= best_bound - NEGLIGIBLE:
+            return self.around_modes(good, len(modes), len(failed), searches)
+        return self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(others)
 
     @property
     def max_loss(self) -> float:
@@ -187,24 +186,24 @@ class _Search:
         """Return the difference between Laplace's log evidence and the bound."""
         return judged.approximation.log_evidence - judged.bound
 
-    def search_modes(self) -> tuple[list[Approximation], list[list], int]:
-        """Search for modes; return them, the best first, the paths that ended at none, and the number of searches."""
-        modes: list[Approximation] = []
+    def search_modes(self) -> tuple[list[tuple[Approximation, list]], list[list], int]:
+        """Search for modes; return them with their paths, the best first, other paths, and the number of searches."""
+        modes: list[tuple[Approximation, list]] = []
         failed: list[list] = []
         searches = 0
         for candidate in self.candidates:
             if searches >= SEARCHES and len(modes) < 2:
                 break
             searches += 1
-            point, value, path = search_from(self.value_and_grad, candidate, modes[0] if modes else None)
-            if any(mode.distance(point) < SAME_POINT for mode in modes):
+            point, value, path = search_from(self.value_and_grad, candidate, modes[0][0] if modes else None)
+            if any(mode.distance(point) < SAME_POINT for mode, _ in modes):
                 continue
             mode = mode_at(self.value_and_grad, point, value)
             if mode is None:
                 failed.append(path)
-            elif not any(other.distance(mode.point) < SAME_MODE for other in modes):
-                modes.append(mode)
-        return sorted(modes, key=lambda mode: -mode.log_evidence), failed, searches
+            elif not any(other.distance(mode.point) < SAME_MODE for other, _ in modes):
+                modes.append((mode, path))
+        return sorted(modes, key=lambda pair: -pair[0].log_evidence), failed, searches
 
     def around_modes(self, judged: Sequence[Judged], num_modes: int, failed: int, searches: int) -> Start | None:
         """Draw starting points around each mode of significant evidence."""
@@ -227,13 +226,13 @@ class _Search:
         return None if points is None else Start(points, metric, True, note, caution)
 
     def along_paths(self, judged: Sequence[Judged]) -> Start | None:
-        """Draw starting points from the best approximations along the paths of the searches."""
+        """Draw starting points from the best of poor approximations, at modes or along the paths of the searches."""
         kept = [j for j in judged if j.bound > max(judged[0].bound - NEGLIGIBLE, -1e300)]
         if not kept:
             return None
         best = judged[0].approximation
         metric = curvature_metric(best.vectors, best.stretch, best.width)
-        note = f"approximations along the paths of {len(kept)} searches that ended at no mode, {metric.kind} metric"
+        note = f"best of the approximations along the paths of the searches ({len(kept)}), {metric.kind} metric"
         points = self.shared_out(kept)
         return None if points is None else Start(points, metric, False, note)
 
@@ -368,7 +367,7 @@ def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> 
     """Return a unit matrix in units of the widths of the components at a point, which are at most 1."""
     size = len(point)
     widths = np.ones(size)
-    for i in range(size):
+    for i in range(size if size <= MAX_MEASURED else 0):
         curvature = curvature_along(value_and_grad, point, i)[i]
         if curvature > 1.0:
             widths[i] = power_of_two(curvature**-0.5)

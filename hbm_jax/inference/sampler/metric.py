@@ -119,7 +119,8 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     Returns
     -------
     Metric
-        Low-rank if the curvatures of the scaled density, by Lanczos iteration, differ by more than `MIN_RATIO`.
+        Low-rank if the curvatures of the scaled density differ by more than `MIN_RATIO`; beyond `MAX_DENSE` parameters
+        they are found by Lanczos iteration.
     """
 
     def curvature(v):
@@ -131,7 +132,8 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
         unit = power_of_two(scale)
         return Metric("diagonal", (scale / unit) ** 2, why, unit)
 
-    values, vectors = _lanczos(curvature, len(scale), rng)
+    size = len(scale)
+    values, vectors = _eigen(curvature, size) if size <= MAX_DENSE else _lanczos(curvature, size, rng)
     if not np.isfinite(values).all():
         return diagonal("its curvature could not be measured")
     # Directions of negative curvature contain no information on the width.
@@ -144,6 +146,14 @@ def scaled_metric(gradient: Callable, points: np.ndarray, scale: np.ndarray, rng
     directions, stretch = vectors[:, keep][:, order], values[keep][order] ** -0.5
     why = f"{len(order)} directions stand out from the diagonal: curvatures differ by a factor of {ratio:.0f}"
     return Metric("low-rank", np.ones(len(scale)), why, scale, directions, stretch)
+
+
+def _eigen(matvec, size):
+    """Return all eigenvalues and eigenvectors of a symmetric matrix; rounding errors do not grow as by Lanczos."""
+    matrix = np.stack([matvec(v) for v in np.eye(size)])
+    if not np.isfinite(matrix).all():
+        return np.array([np.nan]), np.eye(size)[:, :1]
+    return np.linalg.eigh(0.5 * (matrix + matrix.T))
 
 
 def _lanczos(matvec, size, rng):
