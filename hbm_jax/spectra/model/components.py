@@ -430,24 +430,26 @@ class GaussianLine(_Additive):
     def _log_integral(self, middle, width, power, params):
         return shapes.gaussian_line_integral(middle, width, power, *self._arguments(params))
 
-    # In energies, not their logarithms: adjacent bins share an edge exactly, so that no photon is lost between them.
     def _limits(self, edges):
-        return edges[..., :-1] / self.pivot, edges[..., 1:] / self.pivot
+        return edges / self.pivot  # energies, not logarithms: adjacent bins share an edge and lose no photon
 
     def _integrals(self, limits, values):
-        params = self._unprefixed(values)
-        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
-        low, high = (jnp.asarray(column, scale.dtype) for column in limits)
-        centre, sigma = self._arguments({name: value[..., None] for name, value in params.items()})
-        return jnp.exp(scale) * shapes.gaussian_line_fraction(low, high, centre, sigma)
+        return self._photons(limits, values, lambda *line: (shapes.gaussian_line_fractions(*line), ()))[0]
+
+    def _integrals_and_weights(self, limits, tables, values):
+        photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)
+        return photons, interpolation_weights(moments)
 
     def _weight_tables(self, edges):
-        return self._limits(edges)
+        return None
 
-    def _node_weights(self, tables, values):
-        params = {name: value[..., None] for name, value in self._unprefixed(values).items()}
-        low, high = (jnp.asarray(column, params["sigma"].dtype) for column in tables)
-        return interpolation_weights(shapes.gaussian_line_moments(low, high, *self._arguments(params)))
+    def _photons(self, edges, values, function):
+        """Return the photons in bins, and what else a function of edges, centre and sigma returns."""
+        params = self._unprefixed(values)
+        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
+        line = self._arguments({name: value[..., None] for name, value in params.items()})
+        fractions, others = function(jnp.asarray(edges, scale.dtype), *line)
+        return jnp.exp(scale) * fractions, others
 
 
 def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
