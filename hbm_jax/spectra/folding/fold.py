@@ -16,8 +16,8 @@ from scipy import sparse
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.components import exact_terms
 from hbm_jax.spectra.model.composition import Component, components_of
+from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 
 Floats = NDArray[np.float64]
