@@ -11,6 +11,7 @@ from scipy import sparse
 
 HEIGHTS = (8, 16, 32, 64, 128)  # groups in a block; the smallest storage is chosen
 GROWTH = 2.0  # ratio of the widths to which blocks are padded, so that those of one width are one array
+SMALL = 4_000_000  # elements of a response that is stored as one array, which is faster to compile and to multiply
 OVERHEAD = 64  # elements of storage that the bookkeeping of a block counts for
 
 
@@ -25,11 +26,12 @@ class BandedResponse:
     Attributes
     ----------
     blocks : tuple of (num_blocks, height, width) arrays
-        Expected counts for 1 photon/cm^2/s in a bin, by block, group of the block and bin of its range.
+        Expected counts for 1 photon/cm^2/s in a bin, by block, group of the block and bin of its range. A small
+        response is one array (N, G, E).
     first : tuple of (num_blocks,) int arrays
-        First bin of the range of each block, among the N E bins of all spectra.
-    order : (N, G) int
-        Index of each group among those of all blocks; for padding, that of a group without response.
+        First bin of the range of each block, among the N E bins of all spectra; empty for a small response.
+    order : (N, G) int or None
+        Index of each group among those of all blocks; None for a small response.
     """
 
     blocks: tuple[Any, ...]
@@ -39,6 +41,11 @@ class BandedResponse:
     @classmethod
     def of(cls, matrices: Sequence[Any], num_bins: int, num_groups: int) -> "BandedResponse":
         """Divide sparse matrices (num_bins or fewer, num_groups or fewer) into blocks; the rest of each is padding."""
+        if len(matrices) * num_bins * num_groups <= SMALL:
+            block = np.zeros((len(matrices), num_groups, num_bins))
+            for row, matrix in enumerate(matrices):
+                block[row, : matrix.shape[1], : matrix.shape[0]] = matrix.toarray().T
+            return cls((block,), (), None)
         columns = [sparse.csc_matrix(matrix) for matrix in matrices]
         ranges = np.full((2, len(columns), num_groups), -1)  # first and last bin to which each group responds
         ranges[0] = num_bins
@@ -71,11 +78,12 @@ class BandedResponse:
         return cls(tuple(blocks), tuple(firsts), (place[of_block] * height + group % height).astype(np.int32))
 
     def __repr__(self) -> str:
-        size = sum(block.size for block in self.blocks) * 8e-6
-        return f"BandedResponse({len(self.order)} spectra, {np.shape(self.order)[-1]} groups, {size:.3g} MB)"
+        return f"BandedResponse({sum(block.size for block in self.blocks) * 8e-6:.3g} MB)"
 
     def __call__(self, photons: jax.Array) -> jax.Array:
         """Return the expected counts (N, G) for photons/cm^2/s in the bins, (N, E)."""
+        if self.order is None:
+            return jnp.einsum("nge,ne->ng", jnp.asarray(self.blocks[0], photons.dtype), photons)
         photons = photons.reshape(-1)
 
         def respond(block, first):

@@ -13,8 +13,8 @@ from scipy import sparse
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra.folding.banded import BandedResponse
 from hbm_jax.spectra.folding.fold import Folded, fold
-from hbm_jax.spectra.model.components import exact_terms
 from hbm_jax.spectra.model.composition import Component, separated
+from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
 
 

@@ -16,8 +16,8 @@ from scipy import sparse
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.panels import Fold, dense, integrals_of, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
-from hbm_jax.spectra.model.components import exact_terms
 from hbm_jax.spectra.model.composition import Component, components_of
+from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 
 Floats = NDArray[np.float64]
@@ -184,10 +184,11 @@ class _Trials:
         self.edges, self.kinks = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
         self.strengths = _kink_strengths(self.tabulated, self.kinks, self.values)
         self.smooth = all(part.smooth for part in components_of(spectrum))
+        self.free_redshift = any("z" in part.own_parameters for part in components_of(spectrum))
         if self.smooth:
             self.reference = self.folded(self.panels(_UNCOMPRESSED[1]), _UNCOMPRESSED[0])[1]
         else:
-            self.reference = self.exact()
+            self.reference = self.exact_at_known_redshifts() if self.free_redshift else self.exact()
 
     def panels(self, width: float, kink_error: float = 0.0) -> Floats:
         """Return panel edges at all absorption edges, and at the kinks whose error would exceed `kink_error`."""
@@ -203,26 +204,27 @@ class _Trials:
 
     def exact(self, divisions: int = 1) -> Floats:
         """Return the expected counts of the trial spectra from integrals over the energy bins, each divided."""
-        edges = self.energy
-        if divisions > 1:
-            inner = edges[:-1, None] * (edges[1:] / edges[:-1])[:, None] ** (np.arange(divisions) / divisions)
-            edges = np.append(inner.ravel(), edges[-1])
-        smooth, lines, cuts = exact_terms(self.tabulated, edges)
+        photons = _photons_in_bins(self.tabulated, self.energy, self.values, divisions)
+        return np.asarray(photons @ self.matrix)
+
+    def exact_at_known_redshifts(self) -> Floats:
+        """Return `exact` with the absorption edges of each trial spectrum, where its redshift is a parameter."""
         photons = []
-        for start in range(0, len(cuts) - 1, _CHUNK):
-            chunk = padded_edges([cuts[start : start + _CHUNK + 1], np.ones(_CHUNK + 1)])[0]
-            photons.append(_values(integrals(smooth, lines, chunk), self.values)[:, : len(cuts) - 1 - start])
-        in_bin = np.searchsorted(self.energy, np.sqrt(cuts[1:] * cuts[:-1])) - 1
-        entries = np.ones(len(in_bin)), (np.arange(len(in_bin)), in_bin)
-        in_bins = sparse.csr_matrix(entries, shape=(len(in_bin), len(self.energy) - 1))
-        return np.asarray((np.concatenate(photons, axis=1) @ in_bins) @ self.matrix)
+        for row in range(len(next(iter(self.values.values())))):
+            values = {name: value[row : row + 1] for name, value in self.values.items()}
+            spectrum = self.tabulated.mapped(lambda part, values=values: part.at_redshift(values))
+            try:
+                photons.append(_photons_in_bins(spectrum, self.energy, values))
+            except ValueError:  # an energy outside the domain of the absorber
+                photons.append(np.full((1, len(self.energy) - 1), np.nan))
+        return np.asarray(np.concatenate(photons) @ self.matrix)
 
     def with_exact_errors(self, folded: Folded, tolerance: float) -> Folded:
-        """Return a fold with the errors of integrals over all bins, relative to bins divided into three."""
+        """Return a fold with the errors of integrals over all bins, which are divided into three for comparison."""
         if folded.errors.max() <= tolerance:
             return folded
-        counts = self.exact() if self.smooth else self.reference
-        return folded._replace(exact_errors=self.errors(counts, self.exact(3)))
+        reference = self.reference if self.free_redshift else self.exact(3)
+        return folded._replace(exact_errors=self.errors(self.exact(), reference))
 
     def at_level(self, level: int) -> tuple[Any, Floats]:
         """Return the nodes of a level, and the expected counts of the trial spectra."""
@@ -316,6 +318,22 @@ def _kink_strengths(spectrum: Component, kinks: Floats, values: Values) -> Float
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is transmitted
         change = np.abs(np.log(below * above / transmission**2)) * transmission / _STEP
     return np.maximum(np.max(np.nan_to_num(change), axis=0), 1e-12)
+
+
+def _photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisions: int = 1) -> Floats:
+    """Return the photons in energy bins, (num, num_energies), integrated over `divisions` parts of each."""
+    edges = energy
+    if divisions > 1:
+        inner = edges[:-1, None] * (edges[1:] / edges[:-1])[:, None] ** (np.arange(divisions) / divisions)
+        edges = np.append(inner.ravel(), edges[-1])
+    smooth, lines, cuts = exact_terms(spectrum, edges)
+    photons = []
+    for start in range(0, len(cuts) - 1, _CHUNK):
+        chunk = padded_edges([cuts[start : start + _CHUNK + 1], np.ones(_CHUNK + 1)])[0]
+        photons.append(_values(integrals(smooth, lines, chunk), values)[:, : len(cuts) - 1 - start])
+    in_bin = np.searchsorted(energy, np.sqrt(cuts[1:] * cuts[:-1])) - 1
+    entries = np.ones(len(in_bin)), (np.arange(len(in_bin)), in_bin)
+    return np.concatenate(photons, axis=1) @ sparse.csr_matrix(entries, shape=(len(in_bin), len(energy) - 1))
 
 
 def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:

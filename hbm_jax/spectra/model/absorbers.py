@@ -258,6 +258,10 @@ class Absorption(_Multiplicative):
     def _of_source(self, index):
         return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
 
+    def at_redshift(self, values: Values) -> "Absorption":
+        """Return the absorber at the redshift among the values, for a redshift that is a parameter."""
+        return self if self.z is not None else dataclasses.replace(self, z=float(values[self._prefixed("z")][0]))
+
 
 @dataclass(frozen=True)
 class Whim(_Multiplicative):
@@ -413,6 +417,10 @@ class Whim(_Multiplicative):
 
     def _of_source(self, index):
         return dataclasses.replace(self, z=self.z[index]) if np.ndim(self.z) == 1 else self
+
+    def at_redshift(self, values: Values) -> "Whim":
+        """Return the medium up to the redshift among the values, for a redshift that is a parameter."""
+        return dataclasses.replace(self, z=float(values[self._prefixed("z")][0])) if self._free_redshift else self
 
     def in_double_precision(self) -> "Whim":
         """Return the medium with tables in double precision."""

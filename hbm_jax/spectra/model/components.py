@@ -1,8 +1,7 @@
-"""Additive components of spectral models, and the photons that a model emits in energy bins."""
+"""Additive components of spectral models."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,24 +13,9 @@ from jax.typing import ArrayLike
 from hbm_jax import constants
 from hbm_jax.spectra.model import shapes
 from hbm_jax.spectra.model.absorbers import Absorption, Constant, Whim
-from hbm_jax.spectra.model.composition import (
-    Component,
-    Line,
-    Parameter,
-    Product,
-    Sum,
-    Values,
-    separated,
-)
-from hbm_jax.spectra.model.quadrature import (
-    LINE_WIDTH,
-    WIDTH,
-    check_band,
-    in_bins,
-    integrals,
-    interpolation_weights,
-    pieces,
-)
+from hbm_jax.spectra.model.composition import Component, Parameter, Product, Sum, Values
+from hbm_jax.spectra.model.photons import photons
+from hbm_jax.spectra.model.quadrature import check_band, interpolation_weights
 from hbm_jax.validation import concrete
 
 __all__ = [
@@ -430,76 +414,23 @@ class GaussianLine(_Additive):
     def _log_integral(self, middle, width, power, params):
         return shapes.gaussian_line_integral(middle, width, power, *self._arguments(params))
 
-    # In energies, not their logarithms: adjacent bins share an edge exactly, so that no photon is lost between them.
     def _limits(self, edges):
-        return edges[..., :-1] / self.pivot, edges[..., 1:] / self.pivot
+        return edges / self.pivot  # energies, not logarithms: adjacent bins share an edge and lose no photon
 
     def _integrals(self, limits, values):
-        params = self._unprefixed(values)
-        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
-        low, high = (jnp.asarray(column, scale.dtype) for column in limits)
-        centre, sigma = self._arguments({name: value[..., None] for name, value in params.items()})
-        return jnp.exp(scale) * shapes.gaussian_line_fraction(low, high, centre, sigma)
+        return self._photons(limits, values, lambda *line: (shapes.gaussian_line_fractions(*line), ()))[0]
+
+    def _integrals_and_weights(self, limits, tables, values):
+        photons, moments = self._photons(limits, values, shapes.gaussian_line_moments)
+        return photons, interpolation_weights(moments)
 
     def _weight_tables(self, edges):
-        return self._limits(edges)
+        return None
 
-    def _node_weights(self, tables, values):
-        params = {name: value[..., None] for name, value in self._unprefixed(values).items()}
-        low, high = (jnp.asarray(column, params["sigma"].dtype) for column in tables)
-        return interpolation_weights(shapes.gaussian_line_moments(low, high, *self._arguments(params)))
-
-
-def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Array]:
-    """Return a function that computes the photons in energy bins.
-
-    Parameters
-    ----------
-    spectrum : Component
-        Additive. A multiplicative model is integrated in the same way.
-    edges : (num_bins + 1,)
-        Edges of the bins [keV], positive and increasing.
-
-    Returns
-    -------
-    callable
-        A pytree. Takes parameter values as in `Component.on`; returns photons/cm^2/s in each bin, (..., num_bins).
-
-    Raises
-    ------
-    ValueError
-        If the edges are not positive and increasing.
-
-    Notes
-    -----
-    Power laws, broken power laws, lines and their sums have closed forms. Other spectra are integrated in ln E with
-    four Gauss-Legendre nodes per bin; bins are divided at discontinuities in value and slope, and where they are wider
-    than 0.1 in ln E. The error of an absorbed power law is below 1e-9 of the photons in a bin where the optical depth
-    is 5 or less, and below 1e-9 of the total photons in every bin (``tests/spectra/test_components.py``,
-    ``test_energetics.py``). For absorbed lines and broken power laws the transmission is interpolated by a cubic in
-    each bin and averaged over the photons there.
-
-    Examples
-    --------
-    >>> in_bins = photons(PowerLaw() * Absorption(), np.linspace(0.3, 10.0, 98))
-    >>> in_bins({"photon_index": 2.0, "log10_flux": -11.0, "nh": 0.1}).shape
-    (97,)
-    """
-    edges = np.asarray(edges, dtype=float)
-    if edges.ndim != 1 or len(edges) < 2 or not edges[0] > 0 or not (np.diff(edges) > 0).all():
-        raise ValueError(
-            f"edges: expected at least two positive, increasing energies [keV]; found {edges.tolist()[:5]}."
-        )
-    smooth, lines, cuts = exact_terms(spectrum, edges)
-    function = integrals(smooth, lines, cuts)
-    return function if len(cuts) == len(edges) else in_bins(function, cuts, edges)
-
-
-def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | None, tuple[Line, ...], np.ndarray]:
-    """Return the arguments of `integrals` for the photons of a spectrum in bins, with its pieces of the bins."""
-    smooth, lines = separated(spectrum, lambda part: part.integrable and not part.smooth)
-    rest, closed_forms = (None, ()) if smooth is None else separated(smooth, lambda part: part.integrable)
-    if rest is None and all(term.factor is None for term in (*closed_forms, *lines)):
-        return None, (*closed_forms, *lines), edges
-    are_absorbed = any(line.factor is not None for line in lines)
-    return smooth, lines, pieces(spectrum, edges, LINE_WIDTH if are_absorbed else WIDTH)
+    def _photons(self, edges, values, function):
+        """Return the photons in bins, and what else a function of edges, centre and sigma returns."""
+        params = self._unprefixed(values)
+        scale = self._log_scale(params)[..., None] + math.log(self.pivot)
+        line = self._arguments({name: value[..., None] for name, value in params.items()})
+        fractions, others = function(jnp.asarray(edges, scale.dtype), *line)
+        return jnp.exp(scale) * fractions, others

@@ -110,13 +110,13 @@ class Component:
         raise NotImplementedError
 
     def _weight_tables(self, edges: Floats) -> Any:
-        """Precompute what `_node_weights` needs for bins between edges (..., K + 1)."""
+        """Precompute what `_integrals_and_weights` needs for bins between edges (..., K + 1)."""
         nodes = nodes_between(edges)
         return self._tables(nodes.reshape(*nodes.shape[:-2], -1))
 
-    def _node_weights(self, tables: Any, values: Values) -> jax.Array:
-        """Return the weights of the nodes of each bin in the mean over its photons, (..., K, num_nodes)."""
-        return density_weights(self._evaluate(tables, values))
+    def _integrals_and_weights(self, limits: Any, tables: Any, values: Values) -> tuple[jax.Array, jax.Array]:
+        """Return the photons, and the weights of the nodes of each bin in the mean over them, (..., K, num_nodes)."""
+        return self._integrals(limits, values), density_weights(self._evaluate(tables, values))
 
     def _without_tables(self) -> "Component":
         """Return the component without the choices that the tables contain: equal for all sources of a population."""
@@ -195,6 +195,10 @@ class Component:
 
     def tabulated_for(self, values: Values) -> "Component":
         """Return the component with tables only for these parameter values, if that takes less time."""
+        return self
+
+    def at_redshift(self, values: Values) -> "Component":
+        """Return the component at the redshift among the values, for one that has a redshift as a parameter."""
         return self
 
     @property

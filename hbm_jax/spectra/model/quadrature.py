@@ -151,18 +151,17 @@ class _Multiplied:
     components: tuple[Any, ...]
 
     def __call__(self, limits, tables, powers, factor, values):
-        pairs = zip(self.components, limits, strict=True)
-        photons = [component._integrals(limit, values) for component, limit in pairs]
-        at_nodes: Any = jnp.asarray(powers, photons[0].dtype)
+        parts = [
+            component._integrals_and_weights(limit, table, values)
+            for component, limit, table in zip(self.components, limits, tables, strict=True)
+        ]
+        at_nodes: Any = jnp.asarray(powers, parts[0][0].dtype)
         if factor is not None:
             factors = factor(values)
             at_nodes = at_nodes * factors.reshape(*factors.shape[:-1], *powers.shape[-2:])
         smallest = 0.5 * jnp.min(at_nodes, axis=-1)  # a cubic may be negative where the factor falls steeply
-        total: Any = 0.0
-        for component, number, table in zip(self.components, photons, tables, strict=True):
-            mean = jnp.sum(component._node_weights(table, values) * at_nodes, axis=-1)
-            total = total + number * jnp.maximum(mean, smallest)
-        return total
+        means = (jnp.maximum(jnp.sum(weights * at_nodes, axis=-1), smallest) for _, weights in parts)
+        return functools.reduce(jnp.add, (photons * mean for (photons, _), mean in zip(parts, means, strict=True)))
 
 
 def density_weights(density: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import erfc, log_ndtr
 from jax.typing import ArrayLike
 
 # Gauss-Legendre nodes over a whole band. Largest errors for cut-off energies and temperatures down to 0.03 times the
@@ -181,7 +181,9 @@ def gaussian_line_integral(middle, width, power, centre, sigma):
     sigma = _resolved(centre, sigma)
     low = (jnp.exp(middle - 0.5 * width) - centre) / sigma
     high = low + 2.0 * jnp.exp(middle) * jnp.sinh(0.5 * width) / sigma
-    upper, lower = _in_lower_tail(low, high)
+    # Evaluate in the lower tail by symmetry: a difference from 1 loses probabilities below the rounding error.
+    above_centre = low > 0.0
+    upper, lower = jnp.where(above_centre, -low, high), jnp.where(above_centre, -high, low)
     log_upper = log_ndtr(upper)
     log_fraction = log_upper + jnp.log(-jnp.expm1(log_ndtr(lower) - log_upper))
     if not power:
@@ -190,45 +192,46 @@ def gaussian_line_integral(middle, width, power, centre, sigma):
     return log_fraction + jnp.log(centre + sigma * (next(densities) - next(densities)))
 
 
-def _in_lower_tail(low, high):
-    """Return the limits of an interval, or by symmetry of its mirror image, so that most of it is below 0.
+def gaussian_line_fractions(edges, centre, sigma):
+    """Return the fractions of a line in bins between edges (..., K + 1), for any width including 0.
 
-    A difference of probabilities close to 1 loses those below the rounding error.
+    Neighbouring bins share the probability beyond their edge, so that the fractions add up to rounding.
     """
-    above_centre = low > 0.0
-    return jnp.where(above_centre, -low, high), jnp.where(above_centre, -high, low)
+    return _fractions((edges - centre) / _resolved(centre, sigma))
 
 
-def gaussian_line_fraction(low, high, centre, sigma):
-    """Return the fraction of a line between two energies, for any width including 0."""
+def _fractions(u):
+    """Return the probabilities of a standard normal variable between limits, accurate in both tails."""
+    tail = 0.5 * erfc(jnp.where(u > 0.0, u, -u) * math.sqrt(0.5))
+    low, high, at_low, at_high = u[..., :-1], u[..., 1:], tail[..., :-1], tail[..., 1:]
+    return jnp.where(low > 0.0, at_low - at_high, jnp.where(high <= 0.0, at_high - at_low, 1.0 - at_low - at_high))
+
+
+def gaussian_line_moments(edges, centre, sigma):
+    """Return the fractions of a line in bins, and the means of t, t^2 and t^3 over its photons in each bin.
+
+    t runs from -1 to 1 in a bin. Where there are no photons, the means are those of a uniform distribution.
+    """
     sigma = _resolved(centre, sigma)
-    upper, lower = _in_lower_tail((low - centre) / sigma, (high - centre) / sigma)
-    return ndtr(upper) - ndtr(lower)
-
-
-def gaussian_line_moments(low, high, centre, sigma):
-    """Return the means of t, t^2 and t^3 over the photons of a line between two energies, with t from -1 to 1 there.
-
-    Where there are no photons, those of a uniform distribution.
-    """
-    sigma, half = _resolved(centre, sigma), jnp.where(high > low, 0.5 * (high - low), 1.0)
-    a, b = (low - centre) / sigma, (high - centre) / sigma
-    fraction = gaussian_line_fraction(low, high, centre, sigma)
-    has_photons = fraction > jnp.finfo(jnp.result_type(float, sigma)).tiny ** 0.5
-    fraction = jnp.where(has_photons, fraction, 1.0)
-    at_low, at_high = (jnp.exp(-0.5 * limit**2 - _HALF_LOG_2PI) / fraction for limit in (a, b))
+    low, high = edges[..., :-1], edges[..., 1:]
+    half = jnp.where(high > low, 0.5 * (high - low), 1.0)
+    u = (edges - centre) / sigma
+    fraction = _fractions(u)
+    has_photons = fraction > jnp.finfo(fraction.dtype).tiny ** 0.5
     # Moments of the standardised energy u, from integration by parts; t = shift + scale u.
-    first = at_low - at_high
-    second = 1.0 + a * at_low - b * at_high
-    third = 2.0 * first + a**2 * at_low - b**2 * at_high
+    density = jnp.exp(-0.5 * u**2 - _HALF_LOG_2PI)
+    differences = (-jnp.diff(u**power * density) / jnp.where(has_photons, fraction, 1.0) for power in range(3))
+    first = next(differences)
+    second = 1.0 + next(differences)
+    third = 2.0 * first + next(differences)
     shift, scale = (centre - 0.5 * (low + high)) / half, sigma / half
     means = (
         shift + scale * first,
-        shift**2 + 2.0 * shift * scale * first + scale**2 * second,
-        shift**3 + 3.0 * shift**2 * scale * first + 3.0 * shift * scale**2 * second + scale**3 * third,
+        shift**2 + scale * (2.0 * shift * first + scale * second),
+        shift**3 + scale * (3.0 * shift**2 * first + scale * (3.0 * shift * second + scale * third)),
     )
-    # Their rounding errors may be large where the line is much wider than the interval.
-    return [
+    # Their rounding errors may be large where the line is much wider than the bin.
+    return fraction, [
         jnp.where(has_photons, jnp.clip(mean, -1.0, 1.0), uniform)
         for mean, uniform in zip(means, (0.0, 1.0 / 3.0, 0.0), strict=True)
     ]
