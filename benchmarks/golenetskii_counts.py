@@ -95,7 +95,7 @@ def main():
     model = GolenetskiiCounts()
     prepared = model.prepare(data)
     ready = time.perf_counter() - began
-    given = {"target_accept_prob": options.target_accept_prob, "max_seconds": options.max_seconds}
+    given = {"sampler": hbm.NUTS(target_accept_prob=options.target_accept_prob), "max_seconds": options.max_seconds}
     fit = hbm.sample(model, data, seed=1, progress=False, **given)
     total = time.perf_counter() - began
     summary = fit.summary()

@@ -85,7 +85,9 @@ def chains(model, data, names, num, draws):
     import hbm_jax as hbm
 
     began = time.perf_counter()
-    fit = hbm.sample(model, data, seed=1, num_chains=num, num_samples=draws, trajectory_length=1.5, progress=False)
+    fit = hbm.sample(
+        model, data, seed=1, num_chains=num, num_samples=draws, sampler=hbm.HMC(trajectory_length=1.5), progress=False
+    )
     everything = time.perf_counter() - began
     table = fit.summary()
     rows = table[[any(label == name or label.startswith(f"{name}[") for name in names) for label in table.index]]

@@ -56,6 +56,7 @@ def contest(program, args, num_draws, repetitions):
     from hbm_jax.inference.sampler.chains import Chains, Draws
     from hbm_jax.inference.sampler.checkpoint import Checkpoint
     from hbm_jax.inference.sampler.initialisation import choose_start
+    from hbm_jax.inference.sampler.kernels.nuts import NUTS as OurNUTS
     from hbm_jax.inference.sampler.progress import ProgressLine
     from hbm_jax.inference.sampler.stopping import StopRule
     from hbm_jax.inference.sampler.target import build_target
@@ -63,7 +64,7 @@ def contest(program, args, num_draws, repetitions):
     keys = jax.random.split(jax.random.key(1), 3)
     target = build_target(program, args, keys[0])
     start = choose_start(target, 2, keys[1])
-    chains = Chains(target, start, 400, 0.8, 10, None, False, keys[2])
+    chains = Chains(target, start, 400, OurNUTS(target_accept_prob=0.8), keys[2])
     for _ in range(8):
         chains.advance(50)
     warm = chains.state

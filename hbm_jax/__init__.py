@@ -16,6 +16,9 @@ import importlib
 _MODULES = ("absorption", "cosmology", "data", "distributions", "inference", "models", "plotting")
 _NAMES = {
     "Fit": "hbm_jax.inference",
+    "HMC": "hbm_jax.inference",
+    "IndependentProposals": "hbm_jax.inference",
+    "NUTS": "hbm_jax.inference",
     "calibrate": "hbm_jax.inference",
     "centre": "hbm_jax.inference",
     "compare": "hbm_jax.inference",

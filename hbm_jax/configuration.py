@@ -2,42 +2,72 @@
 
 import collections.abc
 import dataclasses
+import functools
 import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hbm_jax.names import choose, did_you_mean
 
-# Sections with fixed keys and their defaults. The sections of `OPEN` accept any key; the model, its data container or
-# its reader checks it.
-FIXED: dict[str, dict[str, Any]] = {
-    "sample": {
-        "seed": 0,
-        "num_chains": 4,
-        "num_warmup": None,
-        "num_samples": None,
-        "until": None,
-        "max_num_samples": 20_000,
-        "max_seconds": None,
-        "target_accept_prob": None,
-        "max_tree_depth": 10,
-        "trajectory_length": None,
-        "independent_proposals": False,
-        "dtype": "float64",
-    },
-}
+# Sections that accept any key; the model, its data container or its reader checks it. Those of ``[sample]`` are fixed.
 OPEN = ("model", "data", "prior", "columns", "truth", "population")
-_TYPES = {
-    "target_accept_prob": float,
-    "max_seconds": float,
-    "trajectory_length": float,
-    "independent_proposals": bool,
-    "until": float | Mapping[str, float],
-    "dtype": str,
-}
+
+
+class Option(NamedTuple):
+    """Option of ``[sample]``: its default and its type, which does not include None."""
+
+    default: Any
+    kind: Any
+
+
+@functools.cache
+def sample_options() -> dict[str, Option]:
+    """Return the options of ``[sample]``: those of a run, of its end, and, flat, of its sampler.
+
+    They are the fields of the dataclasses that `hbm_jax.sample` takes, imported here because a parser of the command
+    line needs them only when a run begins.
+    """
+    from hbm_jax.inference.options import RunOptions
+    from hbm_jax.inference.sampler.kernels.selection import FLAG, SAMPLERS
+    from hbm_jax.inference.sampler.stopping import StopRule
+
+    options = {"sampler": Option(None, typing.Literal[tuple(SAMPLERS)])}
+    for kind in (RunOptions, StopRule, *SAMPLERS.values()):
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            default = None if item.default is dataclasses.MISSING else item.default
+            options.setdefault(item.name, Option(default, _without_none(hints[item.name])))
+    return options | {FLAG: Option(None, bool)}  # of configurations before samplers had names
+
+
+def sample_keywords(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the keywords of `hbm_jax.sample` of a configuration: options that are not None, and the sampler.
+
+    Raises
+    ------
+    ConfigError
+        If the sampler and its options do not fit together.
+    """
+    from hbm_jax.inference.sampler.kernels.selection import REPLACED, sampler_of
+
+    section = config["sample"]
+    try:
+        sampler = sampler_of(section)
+    except ValueError as error:
+        raise ConfigError(f"[sample]: {error}") from None
+    not_keywords = {"sampler", *REPLACED}
+    options = {name: value for name, value in section.items() if value is not None and name not in not_keywords}
+    return options | {"sampler": sampler}
+
+
+def _without_none(hint: Any) -> Any:
+    """Return a type without None."""
+    kinds = tuple(kind for kind in typing.get_args(hint) if kind is not type(None))
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.Union[kinds] if is_union else hint  # noqa: UP007 - of a tuple
 
 
 class ConfigError(ValueError):
@@ -46,12 +76,8 @@ class ConfigError(ValueError):
 
 def defaults() -> dict[str, dict[str, Any]]:
     """Return a new configuration with all defaults."""
-    return {name: dict(section) for name, section in FIXED.items()} | {name: {} for name in OPEN}
-
-
-def sample_type(name: str) -> Any:
-    """Return the type of an option of the section ``[sample]``."""
-    return _TYPES.get(name, int)
+    sample = {name: option.default for name, option in sample_options().items()}
+    return {"sample": sample} | {name: {} for name in OPEN}
 
 
 def set_key(config: dict, key: str, value: Any) -> None:
@@ -72,22 +98,22 @@ def set_key(config: dict, key: str, value: Any) -> None:
         For an unknown section or key (the message suggests the nearest), or a value of the wrong type.
     """
     section, dot, name = key.partition(".")
-    sections = (*FIXED, *OPEN)
+    sections = ("sample", *OPEN)
     if section not in sections or not dot or not name:
         raise ConfigError(
             f"{key}{did_you_mean(section, sections)}: expected SECTION.NAME with SECTION one of {', '.join(sections)}."
         )
     name, _, entry = name.partition(".")
-    if section in FIXED and name not in FIXED[section]:
+    if section == "sample" and name not in sample_options():
         raise ConfigError(
-            f"{key}{did_you_mean(name, FIXED[section])}: expected one of "
-            f"{', '.join(f'{section}.{known}' for known in FIXED[section])}."
+            f"{key}{did_you_mean(name, sample_options())}: expected one of "
+            f"{', '.join(f'{section}.{known}' for known in sample_options())}."
         )
     if entry:
         current = config[section].get(name)
         value = (dict(current) if isinstance(current, Mapping) else {}) | {entry: value}
-    if section in FIXED:
-        value = read_value(value, sample_type(name), key)
+    if section == "sample":
+        value = read_value(value, sample_options()[name].kind, key)
     elif section == "prior":
         value = str(value)
     config[section][name] = value

@@ -103,7 +103,11 @@ def hubble_diagram():
 def eight_schools(latents="mixed"):
     """The centred form takes long steps, which do not fit into the neck of the funnel."""
     model = Normal(latents=latents, priors={"mu": "Normal(0, 5)", "tau": "HalfCauchy(5)"})
-    options = {"target_accept_prob": 0.8 if latents == "centred" else 0.9, "num_samples": 400, "num_warmup": 300}
+    options = {
+        "sampler": hbm.NUTS(target_accept_prob=0.8 if latents == "centred" else 0.9),
+        "num_samples": 400,
+        "num_warmup": 300,
+    }
     return model, (hbm.data.load_eight_schools(),), options | {"seed": 1}
 
 
@@ -150,7 +154,7 @@ def afterglow():
         SpectrumStack.of(grouped, masks), z=sample.columns["z"], nh_mw=sample.columns["nh_mw"]
     )
     # Whatever the draws are, figures show what they say: short trees are enough.
-    options = {"num_chains": 2, "num_warmup": 60, "num_samples": 60, "seed": 1, "max_tree_depth": 4}
+    options = {"num_chains": 2, "num_warmup": 60, "num_samples": 60, "seed": 1, "sampler": hbm.NUTS(max_tree_depth=4)}
     return hbm.models.Afterglow(whim=True), (data,), options | {"centering": False}
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tomli_w
 
-from hbm_jax.configuration import FIXED, OPEN, ConfigError, defaults, merged, read_toml, read_value, set_key
+from hbm_jax.configuration import OPEN, ConfigError, defaults, merged, read_toml, read_value, set_key
 from hbm_jax.data import MagnitudeErrorParts
-from hbm_jax.inference import sample
+from hbm_jax.inference import HMC, NUTS, IndependentProposals, sample
 
 
 def test_defaults_are_fresh_each_time():
@@ -19,13 +19,16 @@ def test_defaults_are_fresh_each_time():
     first["prior"]["w0"] = "Normal(0, 1)"
     assert defaults()["sample"]["seed"] == 0
     assert defaults()["prior"] == {}
-    assert set(defaults()) == {*FIXED, *OPEN}
+    assert set(defaults()) == {"sample", *OPEN}
 
 
 def test_defaults_are_those_of_sample():
     parameters = inspect.signature(sample).parameters
-    for name, value in FIXED["sample"].items():
-        assert parameters[name].default == value, name
+    samplers = [inspect.signature(kind).parameters for kind in (NUTS, HMC, IndependentProposals)]
+    for name, value in defaults()["sample"].items():
+        known = [signature[name] for signature in (parameters, *samplers) if name in signature]
+        assert known or name == "independent_proposals", name
+        assert all(parameter.default in (value, inspect.Parameter.empty) for parameter in known), name
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_merged_leaves_the_original_alone_and_checks_each_key():
     config = defaults()
     result = merged(config, {"sample": {"seed": 3}, "prior": {"w0": "Normal(-1, 1)"}}, "run.toml")
     assert config == defaults()
-    assert result["sample"] == FIXED["sample"] | {"seed": 3}
+    assert result["sample"] == defaults()["sample"] | {"seed": 3}
     assert result["prior"] == {"w0": "Normal(-1, 1)"}
     with pytest.raises(ConfigError, match=r"^run\.toml: sample\.sed .did you mean 'seed'"):
         merged(config, {"sample": {"sed": 3}}, "run.toml")

@@ -22,7 +22,7 @@ from spectra.small_ogip import small_spectrum, spoilt
 
 import hbm_jax
 from hbm_jax import runs
-from hbm_jax.configuration import ConfigError, defaults, read_toml
+from hbm_jax.configuration import ConfigError, defaults, read_toml, sample_keywords
 from hbm_jax.data import DataError, RegressionData, read_relation
 from hbm_jax.inference import CheckpointError, ResultFileError
 from hbm_jax.inference.sampler.chains import Chains
@@ -207,7 +207,7 @@ def two_runs(tmp_path_factory):
             options = {"seed": number, "num_chains": 2, "num_warmup": 40, "num_samples": 60, "trajectory_length": 1.5}
             config = defaults() | {"model": {"name": "normal"}, "sample": defaults()["sample"] | options}
             with runs.new_checkpoint(folder, config) as checkpoint:
-                fit = hbm_jax.sample(model, schools, checkpoint=checkpoint, progress=False, **options)
+                fit = hbm_jax.sample(model, schools, checkpoint=checkpoint, progress=False, **sample_keywords(config))
             runs.write(fit, folder, config)
     return folders
 

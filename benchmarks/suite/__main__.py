@@ -38,8 +38,8 @@ PACKAGES = ("hbm_jax", "jax", "numpyro", "blackjax", "pymc", "nutpie", "pystan",
 OURS = "hbm_jax"
 PROBLEM = "the problem"  # which is worked out in a process of its own, as a contestant is run
 WAYS = {  # of drawing, beside the default
-    "fixed length": {"trajectory_length": 1.5},
-    "independent": {"independent_proposals": True, "trajectory_length": 1.5},
+    "fixed length": {"sampler": ("HMC", {"trajectory_length": 1.5})},
+    "independent": {"sampler": ("IndependentProposals", {"trajectory_length": 1.5})},
 }
 AT_ONCE = "; two contestants at a time, compiled with few optimisations by XLA: speeds are rough"
 FEW_OPTIMISATIONS = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"

@@ -12,23 +12,25 @@ from result import Result
 CHAINS = 2
 
 
-def ours(model, data, names, options, shifts=None, **settings) -> Result:
+def ours(model, data, names, options, shifts=None, sampler=("NUTS", {}), **settings) -> Result:
     """Run hbm_jax: in the first round as it ends by itself, for the time to its verdict; then for some draws."""
     import hbm_jax as hbm
 
     hbm.use_every_core()
+    kind, sampler_options = sampler
     common = {"seed": options.seed, "num_chains": CHAINS, "progress": False} | settings
+    common["sampler"] = getattr(hbm, kind)(**sampler_options)
     verdict_seconds, note = math.nan, ""
-    if options.seed == 1 and not settings and not options.quick:
+    if options.seed == 1 and kind == "NUTS" and not settings and not options.quick:
         began = time.perf_counter()
         first = hbm.sample(model, data, **common)
         verdict_seconds = time.perf_counter() - began
         note = "" if first.verdict.usable else f"verdict: {'; '.join(first.verdict.reasons)}"
-    longer = options.longer * (5 if "independent_proposals" in settings else 1)  # seconds are too short else
+    longer = options.longer * (5 if kind == "IndependentProposals" else 1)  # seconds are too short else
     fit = hbm.sample(model, data, num_samples=options.draws * longer, **common)
     stats = fit.tree["sample_stats"]
     found = fit.tree["posterior"]
-    given_up = "independent_proposals" in settings and not fit.run["proposals_used"]
+    given_up = kind == "IndependentProposals" and not fit.run["proposals_used"]
     return Result(
         {
             # The search for the mode stands for a part of the warm-up.

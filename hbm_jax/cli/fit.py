@@ -9,7 +9,7 @@ from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
 from hbm_jax.cli.exit_status import INTERRUPTED, NOT_USABLE, USABLE
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.cli.interruption import Terminated, exit_message
-from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, set_key
+from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
 
 
 def resume_parser() -> Parser:
@@ -36,7 +36,7 @@ def fit(arguments) -> int:
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
     runs.check_run_folder(folder, arguments.overwrite)
     _before_sampling(arguments, model, sample)
-    options = {key: value for key, value in config["sample"].items() if value is not None}
+    options = sample_keywords(config)
     with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):
         result = inference.sample(model, sample, progress=not arguments.quiet, checkpoint=checkpoint, **options)
     return _after_sampling(arguments, result, folder, config)

@@ -18,12 +18,18 @@ from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivi
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
 from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
 from hbm_jax.inference.sampler.checkpoint import CheckpointError
+from hbm_jax.inference.sampler.kernels.hmc import HMC
+from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+from hbm_jax.inference.sampler.kernels.nuts import NUTS
+from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.loop import Interrupted
 from hbm_jax.inference.sampler.target import StartError
 from hbm_jax.inference.sampling import resume, sample
 from hbm_jax.inference.verdict import Verdict, judge
 
 __all__ = [
+    "HMC",
+    "NUTS",
     "Calibration",
     "Centering",
     "CheckpointError",
@@ -31,11 +37,13 @@ __all__ = [
     "DamageWarning",
     "Fit",
     "Fits",
+    "IndependentProposals",
     "Interrupted",
     "Loo",
     "MaximumLikelihood",
     "ResultFileError",
     "ResultsError",
+    "Sampler",
     "Sensitivity",
     "ShareError",
     "StartError",

@@ -19,12 +19,12 @@ Process 0 takes all decisions that depend on a clock, a disk, a key press or rou
 """
 
 import contextlib
-import pickle
 import signal
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 
+from hbm_jax.inference.messages import pack, unpack
 from hbm_jax.inference.sampler.target import OneProcess, Target
 
 FRAME = 1024  # smallest message between processes, bytes; longer ones are powers of two, each compiled once
@@ -257,10 +258,16 @@ class Processes(OneProcess):
         return value
 
     def _from_process_0(self, outcome):
-        """Broadcast by pickling; only processes of this run communicate by this channel, and nothing is stored."""
+        """Broadcast an outcome; see `hbm_jax.inference.messages`."""
         if jax.process_count() == 1:
             return outcome
-        message = _pickled(outcome) if self.leads else b""
+        message = b""
+        if self.leads:
+            try:
+                message = pack(outcome)
+            except TypeError as error:  # send a message in any case; the other processes wait for one
+                outcome = False, error
+                message = pack(outcome)
         frame = np.zeros(FRAME, np.uint8)
         frame[:HEADER] = np.frombuffer(len(message).to_bytes(HEADER, "little"), np.uint8)
         first = np.frombuffer(message[: FRAME - HEADER], np.uint8)
@@ -273,11 +280,11 @@ class Processes(OneProcess):
             tail = np.frombuffer(message[FRAME - HEADER :], np.uint8)
             remainder[: len(tail)] = tail
             received += np.asarray(multihost_utils.broadcast_one_to_all(remainder)).tobytes()
-        return outcome if self.leads else pickle.loads(received[:length])
+        return outcome if self.leads else unpack(received[:length])
 
     def open(self, kind: Callable, folder) -> Any:
-        """Open a checkpoint in process 0; in the other processes its methods return the results of process 0."""
-        return _Proxy(self, kind, folder)
+        """Open a checkpoint in process 0; see `SharedCheckpoint`."""
+        return SharedCheckpoint(self, kind, folder)
 
     def choose_start(self, choose: Callable, target: Target, num_chains: int, key: jax.Array) -> Any:
         """Choose starting points in process 0; all processes evaluate the density.
@@ -370,50 +377,70 @@ class SplitProgram:
         return self._compiled.as_text() or ""
 
 
-class _Proxy:
-    """Proxy of an object of process 0, whose methods and attributes are available in every process."""
+class SharedCheckpoint:
+    """Checkpoint that process 0 alone reads and writes; its methods have the same results in every process.
 
-    def __init__(self, processes: Processes, kind: Callable, *args):
-        self._processes, self._object = processes, None
+    Parameters
+    ----------
+    processes : Processes
+        The processes; all of them call every method.
+    kind : callable
+        ``kind(folder)`` opens the checkpoint.
+    folder : path
+        Its folder.
+    """
+
+    def __init__(self, processes: Processes, kind: Callable, folder):
+        self._lead, self._store, self.folder = processes.lead, None, Path(folder)
 
         def create():
-            self._object = kind(*args)
+            self._store = kind(folder)
 
-        processes.lead(create)
+        self._lead(create)
 
     def close(self):
-        """Close the object, without communication, because other processes may have ended."""
-        if self._object is not None:
-            self._object.close()
+        """Close the checkpoint, without communication, because other processes may have ended."""
+        if self._store is not None:
+            self._store.close()
 
-    def __getattr__(self, name):
-        def call(*args, **kwargs):
-            def work():
-                out = getattr(self._object, name)(*args, **kwargs)
-                return list(out) if isinstance(out, Iterator) else out
+    @property
+    def run(self) -> dict[str, Any]:
+        """As `Checkpoint.run`."""
+        return self._lead(lambda: self._store.run)
 
-            return self._processes.lead(work)
+    @property
+    def run_id(self) -> str:
+        """As `Checkpoint.run_id`."""
+        return self._lead(lambda: self._store.run_id)
 
-        def get():
-            attribute = getattr(self._object, name)
-            return (True, None) if callable(attribute) else (False, attribute)
+    def begin(self, run, data) -> None:
+        """As `Checkpoint.begin`."""
+        self._lead(lambda: self._store.begin(run, data))
 
-        is_method, value = self._processes.lead(get)
-        return call if is_method else value
+    def update(self, **changed) -> None:
+        """As `Checkpoint.update`."""
+        self._lead(lambda: self._store.update(**changed))
+
+    def write_start(self, arrays) -> None:
+        """As `Checkpoint.write_start`."""
+        self._lead(lambda: self._store.write_start(arrays))
+
+    def read_start(self):
+        """As `Checkpoint.read_start`."""
+        return self._lead(lambda: self._store.read_start())
+
+    def write_block(self, saved) -> None:
+        """As `Checkpoint.write_block`."""
+        self._lead(lambda: self._store.write_block(saved))
+
+    def blocks(self) -> list:
+        """As `Checkpoint.blocks`."""
+        return self._lead(lambda: list(self._store.blocks()))
 
 
 def _throw(error):
     """Raise an exception, where an expression is needed."""
     raise error
-
-
-def _pickled(outcome) -> bytes:
-    """Pickle an outcome, or an error if it cannot be pickled."""
-    try:
-        return pickle.dumps(outcome)
-    except Exception as error:  # send a message in any case; the other processes wait for one
-        _, value = outcome
-        return pickle.dumps((False, RuntimeError(f"process 0: {value!r:.1000} (cannot be sent: {error})")))
 
 
 def _is_key(leaf) -> bool:

@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ import xarray as xr
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
+from hbm_jax.inference.program import (
+    bound_args,
+    cautions_of,
+    config_of,
+    description_of,
+    description_of_data,
+    name_of,
+    supports_of,
+    warnings_of,
+)
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge
@@ -83,6 +94,11 @@ class Fit:
     def data(self):
         """First argument of the program; None if it has no arguments."""
         return self.args[0] if self.args else None
+
+    @cached_property
+    def bound_args(self) -> tuple:
+        """Arguments with which the program is traced: bound data where it has `Program.bind`, else `args`."""
+        return bound_args(self.program, self.args) if self.program is not None else self.args
 
     @property
     def posterior(self) -> xr.Dataset:
@@ -175,6 +191,7 @@ class Fit:
         forms = self.tree["centering"].to_dataset() if "centering" in self.tree else {}
         self.program = with_partial_centring(program, {str(name): np.asarray(value) for name, value in forms.items()})
         self.args = args
+        vars(self).pop("bound_args", None)
 
     def note_timing(self, timing: Mapping[str, float]):
         """Record the duration of phases, also in the attributes that `save` writes."""
@@ -317,22 +334,12 @@ def assemble(
 
 def bounds_of(program: Callable, target) -> dict[str, Any]:
     """Return the lower and upper bound of the prior of each site, including priors in ``program.all_priors``."""
-    supported = {
-        n: prior.support for n, prior in getattr(program, "all_priors", {}).items() if hasattr(prior, "support")
-    }
-    return target.bounds | {name: support_bounds(support) for name, support in supported.items()}
+    return target.bounds | {name: support_bounds(support) for name, support in supports_of(program).items()}
 
 
 def notes_without_draws(program: Callable, args: tuple) -> tuple[str, ...]:
     """Return the notes that do not depend on draws: cautions of the program and warnings of the data."""
-    unusual = (f"in the data, {text}" for arg in args for text in getattr(arg, "warnings", ()))
-    return (*program_cautions(program, args), *unusual)
-
-
-def program_cautions(program: Callable, args: tuple) -> tuple[str, ...]:
-    """Return the cautions of a program about its data; empty if it has no method ``cautions``."""
-    cautions = getattr(program, "cautions", None)
-    return tuple(cautions(*args[:1])) if callable(cautions) else ()
+    return (*cautions_of(program, args), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
 def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
@@ -370,15 +377,13 @@ def _version(package: str) -> str:
 
 def describe(program, data) -> dict[str, Any]:
     """Return name, configuration and description of a program and its data, as far as they have them."""
-    description: dict[str, Any] = {"program": getattr(program, "__qualname__", type(program).__name__)}
-    description["description"] = str(getattr(program, "description", description["program"]))
-    if hasattr(program, "to_config"):
-        try:
-            description["config"] = program.to_config()
-        except ValueError as error:
-            description["config_error"] = str(error)
-    described = data.describe() if hasattr(data, "describe") else None
-    if isinstance(described, str):  # for a pandas table it is a table
+    description: dict[str, Any] = {"program": name_of(program), "description": description_of(program)}
+    try:
+        if (config := config_of(program)) is not None:
+            description["config"] = config
+    except ValueError as error:
+        description["config_error"] = str(error)
+    if (described := description_of_data(data)) is not None:
         description["data"] = described
     return description
 

@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 from arviz_base import from_dict
 
+from hbm_jax.inference.program import arrays_of_forms, coords_of, dims_of, units_of
+
 KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
 
@@ -86,10 +88,8 @@ def tree_of(
     ValueError
         If a site has the name of a dimension, or for labels of the wrong length.
     """
-    data = args[0] if args else None
-    dims = target.dims | dict(getattr(program, "dims", {})) | dict(dims or {})
-    program_coords = program.coords(data) if hasattr(program, "coords") else {}
-    coords = dict(program_coords) | dict(coords or {})
+    dims = target.dims | dims_of(program) | dict(dims or {})
+    coords = coords_of(program, args) | dict(coords or {})
     used_dims = {name: dims[name] for name in sites if dims.get(name)}
     used_dim_names = {dim for names in used_dims.values() for dim in names}
     labels = {
@@ -105,15 +105,13 @@ def tree_of(
     tree.update(from_dict({"sample_stats": dict(sample_stats)}))
     unconstrained = {"unconstrained_posterior": {"position": positions}}
     tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
-    for name, unit in getattr(program, "units", {}).items():
+    for name, unit in units_of(program).items():
         if name in tree["posterior"]:
-            tree["posterior"][name].attrs["units"] = str(unit)
-    data_arrays = arrays_of(data)
+            tree["posterior"][name].attrs["units"] = unit
+    data_arrays = arrays_of(args[0]) if args else None
     if data_arrays is not None:
         tree["constant_data"] = xr.DataTree(_dataset(data_arrays))
-    forms = getattr(program, "forms", ())
-    if forms:
-        arrays = {name: value for form in forms for name, value in form.to_arrays().items()}
+    if arrays := arrays_of_forms(program):
         numbered = {n: ([f"{n}_dim_{axis}" for axis in range(value.ndim)], value) for n, value in arrays.items()}
         tree["centering"] = xr.DataTree(xr.Dataset(numbered))
     return tree

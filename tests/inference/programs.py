@@ -11,9 +11,9 @@ from monte_carlo import seed
 from numpyro import distributions as dist
 
 import hbm_jax as hbm
+from hbm_jax.inference.options import RunOptions
 from hbm_jax.inference.results import assemble
 from hbm_jax.inference.sampler.target import build_target
-from hbm_jax.inference.sampling import Options
 
 _MIX = np.random.default_rng(4).normal(size=(5, 5))
 COVARIANCE = _MIX @ _MIX.T + 0.05 * np.eye(5)
@@ -94,7 +94,9 @@ def fit_of_draws(program, args, sites, *, unconstrained=None, dims=None, coords=
         dims=None,
         coords=coords,
         timing={"trace": 0.5, "sampling": 1.0},
-        run=asdict(Options(num_chains=num_chains, num_warmup=300)) | {"num_samples": num_draws} | (run or {}),
+        run=asdict(RunOptions(num_chains=num_chains, num_warmup=300))
+        | {"max_tree_depth": 10, "num_samples": num_draws}
+        | (run or {}),
     )
 
 

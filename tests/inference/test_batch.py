@@ -75,7 +75,7 @@ def test_each_object_has_the_notes_of_a_single_fit():
     assert list(fits.verdicts["notes"]) == ["", f"few data; in the data, y = 1.6 is unusual; {leaning}"]
     example = fits.verdicts["notes"][1]
     assert str(fits) == f"2 of 2 posteriors are usable. Posteriors with notes: 1, for example 1: {example}."
-    alone = hbm.sample(Level(), objects[1], trajectory_length=1.0, num_samples=400, progress=False)
+    alone = hbm.sample(Level(), objects[1], sampler=hbm.HMC(trajectory_length=1.0), num_samples=400, progress=False)
     assert "; ".join(alone.verdict.notes) == fits.verdicts["notes"][1]
 
 

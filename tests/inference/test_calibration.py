@@ -20,7 +20,8 @@ import hbm_jax as hbm
 from hbm_jax.inference import Interrupted
 from hbm_jax.inference.batch import fit_each as batch
 from hbm_jax.inference.criticism import calibration
-from hbm_jax.inference.criticism.calibration import LOG_DENSITY, RANKS, Calibration, band, calibrate, judge_ranks
+from hbm_jax.inference.criticism.calibration import RANKS, Calibration, band, calibrate, judge_ranks
+from hbm_jax.inference.criticism.replicates import LOG_DENSITY, Replicates
 
 DESIGN = np.array([-0.25, 0.25, -0.2, 0.3])
 RNG = np.random.default_rng(3)
@@ -149,7 +150,7 @@ def test_ranks_are_numbers_of_draws_below_the_true_value(monkeypatch):
     assert fitted.options["until"] == 1.2 * 99
     assert (fitted.options["max_num_samples"], fitted.options["max_steps"]) == (700, 9)
     assert fitted.options["seed"] == seed(2) + 1
-    truth, data, density = calibration._simulate(line, (DESIGN, np.zeros(4)), line, 30, seed(2))
+    truth, data, density = Replicates.of(line, (DESIGN, np.zeros(4)), line).simulate(30, seed(2))
     chosen = np.linspace(0, 1199, 99).round().astype(int)
     for name, draws in (("slope", slope), ("error", error)):
         expected = (draws.ravel()[chosen] < truth[name][:, None]).sum(axis=1)
@@ -169,7 +170,7 @@ def test_ranks_are_numbers_of_draws_below_the_true_value(monkeypatch):
 
 
 def test_what_is_simulated_has_the_distribution_of_the_program(monte_carlo):
-    truth, data, _ = calibration._simulate(line, (DESIGN, np.zeros(4)), line, 200, seed(7))
+    truth, data, _ = Replicates.of(line, (DESIGN, np.zeros(4)), line).simulate(200, seed(7))
     monte_carlo.distribution(truth["slope"], "norm", name="slope")
     monte_carlo.distribution(truth["error"], stats.gamma(4.0, scale=0.25).cdf, name="error")
     noise = (data["y"] - truth["slope"][:, None] * DESIGN) / truth["error"][:, None]
@@ -327,7 +328,7 @@ def test_ties_are_broken_by_chance_and_constants_left_out(monkeypatch, monte_car
     kept = np.maximum(slope.ravel()[np.linspace(0, 1199, 99).round().astype(int)], 0.0)
     ties = (kept == 0.0).sum()
     ranks = result.ranks["positive"].to_numpy()
-    truth = calibration._simulate(with_ties, (x, np.zeros(6)), with_ties, 200, seed(1))[0]["positive"]
+    truth = Replicates.of(with_ties, (x, np.zeros(6)), with_ties).simulate(200, seed(1))[0]["positive"]
     np.testing.assert_array_equal(ranks[truth > 0], (kept < truth[:, None]).sum(axis=1)[truth > 0])
     tied = ranks[truth == 0]
     assert tied.max() <= ties

@@ -417,7 +417,7 @@ def test_sample_chooses_on_request_and_everything_afterwards_knows(tmp_path, mon
     assert (centredness[:6] > 0.9).all()
     assert (centredness[6:] < 0.5).all()
     assert set(fit.posterior) == {"mu", "tau", "theta"}
-    plain = hbm.sample(mixed, *MIXED, **(options | {"num_samples": 3000, "target_accept_prob": 0.95}))
+    plain = hbm.sample(mixed, *MIXED, **(options | {"num_samples": 3000, "sampler": hbm.NUTS(target_accept_prob=0.95)}))
     assert "centering" not in plain.tree
     for name, place in (("mu", ...), ("tau", ...), ("theta", (..., 0)), ("theta", (..., 11))):
         one, other = (each.posterior[name].to_numpy()[place] for each in (fit, plain))

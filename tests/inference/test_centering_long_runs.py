@@ -51,7 +51,7 @@ def fits(case, args=None):
             "non-centred": pure(groups, args, 0.0),
             "chosen": centre(groups, *args, seed=1).program,
         }
-        options = {"seed": 5, "num_samples": 2500, "target_accept_prob": 0.97, "progress": False}
+        options = {"seed": 5, "num_samples": 2500, "sampler": hbm.NUTS(target_accept_prob=0.97), "progress": False}
         _FITS[case] = {name: hbm.sample(form, *args, **options) for name, form in forms.items()}
     return _FITS[case]
 

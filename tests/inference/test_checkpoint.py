@@ -23,7 +23,8 @@ from numpyro import distributions as dist
 from programs import eight_schools, tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, Interrupted, resume, sampling
+from hbm_jax.inference import CheckpointError, Interrupted, resume
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.checksum import DamageWarning, append_checksum
 from hbm_jax.inference.sampler import chains, checkpoint, loop
 
@@ -32,7 +33,7 @@ GROUPS = ("posterior", "unconstrained_posterior", "sample_stats")
 
 
 # Trajectories of one length compile in half the time of NUTS; what is on disk is the same.
-OF_ONE_LENGTH = {"seed": 4, "num_warmup": 60, "num_samples": 90, "trajectory_length": 1.5}
+OF_ONE_LENGTH = {"seed": 4, "num_warmup": 60, "num_samples": 90, "sampler": hbm.HMC(trajectory_length=1.5)}
 
 
 def run(**options):
@@ -130,8 +131,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, stop_after, tmp_path, draws):
     assert_same_draws(go_on(tmp_path), whole, 90)
 
 
+def test_a_run_of_a_version_without_sampler_objects_goes_on_bit_for_bit(whole, copied):
+    """Its options are flat, and the sampler has no name."""
+    for path in sorted(copied.glob("block-*.npz"))[3:]:
+        path.unlink()
+    with contextlib.closing(checkpoint.Checkpoint.existing(copied)) as store:
+        options = store.run["options"]
+        assert options.pop("sampler") == "hmc"
+        store.update(options=options | {"independent_proposals": False})
+    assert_same_draws(go_on(copied), whole, 90)
+
+
 def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
-    options = {"trajectory_length": None, "num_samples": 60}
+    options = {"sampler": hbm.NUTS(), "num_samples": 60}
     uninterrupted = run(**options)
     stop_after(100, MemoryError)
     with pytest.raises(MemoryError):
@@ -193,7 +205,7 @@ def kill_and_resume(tmp_path, num_kills, seed, num_samples=OPTIONS["num_samples"
     environment = os.environ | {
         "HBM_JAX_TEST_CACHE": str(tmp_path / "cache"),
         "HBM_JAX_TEST_DRAWS": str(num_samples),
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent))),
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))),
     }
     command = [sys.executable, str(HERE / "killed.py")]
     subprocess.run([*command, "sample", tmp_path / "alone", tmp_path / "alone.npz"], env=environment, check=True)
@@ -408,7 +420,7 @@ def test_a_full_disk_keeps_the_draws_in_memory(whole, blocks, monkeypatch, tmp_p
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(hbm.inference.sampling, "build_target", None)
+    monkeypatch.setattr(run_module, "build_target", None)
     with pytest.raises(CheckpointError, match="expected a folder that can be written for the checkpoint; found: "):
         run(checkpoint=tmp_path / "file" / "run")
 
@@ -433,7 +445,9 @@ def test_another_program_or_other_data_are_refused_by_name(finished, program, ar
 
 def test_another_option_of_a_model_is_named(tmp_path, monkeypatch):
     sne = hbm.data.load_jla().subset(np.arange(0, 740, 60))
-    monkeypatch.setattr(sampling, "_run", lambda *args, **options: None)  # who the run is is written before any work
+    monkeypatch.setattr(
+        run_module.Run, "fit", lambda *args, **options: None
+    )  # who the run is is written before any work
     hbm.sample(hbm.models.Supernova(), sne, checkpoint=tmp_path, progress=False)
     with contextlib.closing(checkpoint.Checkpoint(tmp_path)) as store:
         stored = store.read_data()
@@ -540,7 +554,7 @@ def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
 
     clock = SimpleNamespace(perf_counter=lambda: seconds[0])
     monkeypatch.setattr(chains.Chains, "advance", take_time)
-    monkeypatch.setattr(sampling, "time", clock)
+    monkeypatch.setattr(run_module, "time", clock)
     monkeypatch.setattr(loop, "time", clock)
     fit = run(max_seconds=11.2, checkpoint=tmp_path)
     assert fit.run["stopped"] == "stopped: the time budget of 11.2 s is spent"

@@ -9,7 +9,7 @@ import pytest
 from programs import tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import sampling
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
 from hbm_jax.inference.sampler.stopping import StopRule
@@ -55,9 +55,11 @@ def interrupted(monkeypatch):
 
         monkeypatch.setattr(chains_module.Chains, "advance", stop_later)
         monkeypatch.setattr(loop_module, "MAX_PROGRESS_FRACTION", np.inf)
-        monkeypatch.setattr(sampling, "ProgressLine", Recorder)
+        monkeypatch.setattr(run_module, "ProgressLine", Recorder)
         monkeypatch.setattr(Recorder, "lines", [])
-        return hbm.sample(tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, trajectory_length=1.5)
+        return hbm.sample(
+            tiny, num_chains=1, num_warmup=30, num_samples=1000, seed=5, sampler=hbm.HMC(trajectory_length=1.5)
+        )
 
     return run
 

@@ -47,12 +47,12 @@ def test_refits_are_of_the_other_stars_and_give_the_exact_density(exact_refits, 
     assert set(result.bad.index) == {"star 35", "star 3"}
     assert "Not reliable: Pareto k is above 0.70 for 2: " in str(result)
     assert "refit without them, with hbm_jax.inference.refit, if they are few" in str(result)
-    better = refit(fit, result, max_tree_depth=6)
+    better = refit(fit, result, sampler=hbm.NUTS(max_tree_depth=6))
     for _, data, options in exact_refits:
         assert len(data) == NUM_STARS - 1
         assert options["num_warmup"] == 123
         assert options["seed"] == 8  # another than that of the fit
-        assert options["max_tree_depth"] == 6
+        assert options["sampler"] == hbm.NUTS(max_tree_depth=6)
         assert options["progress"] is options["centering"] is False
     assert {name for _, data, _ in exact_refits for name in fit.data.name if name not in data.name} == {
         "star 3",

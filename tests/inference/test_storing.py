@@ -12,10 +12,17 @@ from numpyro.handlers import scope
 from programs import tiny
 
 import hbm_jax as hbm
-from hbm_jax.inference import CheckpointError, ResultsError, sampling
+from hbm_jax.inference import CheckpointError, ResultsError
+from hbm_jax.inference import run as run_module
 from hbm_jax.inference.storage import arrays_of
 
-SHORT = {"num_chains": 1, "num_warmup": 10, "num_samples": 20, "trajectory_length": 1.5, "progress": False}
+SHORT = {
+    "num_chains": 1,
+    "num_warmup": 10,
+    "num_samples": 20,
+    "sampler": hbm.HMC(trajectory_length=1.5),
+    "progress": False,
+}
 TABLE = pd.DataFrame({"y": [0.1, 0.4, -0.3], "band": ["g", "r", "g"]}, index=[10, 11, 12])
 
 
@@ -33,7 +40,11 @@ of_a_table.units = {"galaxy.mu": np.dtype(float)}  # stands for a unit that is a
 
 def test_scopes_tables_dates_and_numbers_of_numpy_are_stored(tmp_path):
     options = SHORT | {"seed": np.int64(3), "num_chains": np.int64(1), "num_samples": np.int32(20), "num_warmup": 10.0}
-    options |= {"dtype": np.float64, "max_num_samples": jnp.asarray(50), "trajectory_length": np.float32(1.5)}
+    options |= {
+        "dtype": np.float64,
+        "max_num_samples": jnp.asarray(50),
+        "sampler": hbm.HMC(trajectory_length=np.float32(1.5)),
+    }
     days = pd.date_range("2024-01-30", periods=3)
     fit = hbm.sample(of_a_table, TABLE, checkpoint=tmp_path / "run", coords={"galaxy.row": days}, **options)
     back = hbm.load(fit.save(tmp_path / "fit.nc"))
@@ -105,7 +116,7 @@ def in_schools(y):
     ],
 )
 def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options, message, monkeypatch):
-    monkeypatch.setattr(sampling, "choose_start", None)
+    monkeypatch.setattr(run_module, "choose_start", None)
     with pytest.raises((ValueError, OSError), match=message):
         hbm.sample(program, *args, **(SHORT | options))
 
@@ -118,7 +129,7 @@ def test_what_cannot_be_stored_is_refused_before_sampling(program, args, options
     ],
 )
 def test_it_is_refused_before_the_pilot_of_the_centering(options, message, monkeypatch):
-    monkeypatch.setattr(sampling, "centre", None)
+    monkeypatch.setattr(run_module, "choose_centering", None)
     with pytest.raises(ValueError, match=message):
         hbm.sample(in_schools, np.zeros(3), centering=True, **(SHORT | options))
 
@@ -145,7 +156,7 @@ def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
         raise TypeError("cannot be put together")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "assemble", fail)
+        patch.setattr(run_module, "assemble", fail)
         with pytest.raises(
             ResultsError, match=r"results of 20 draws per chain; found TypeError: cannot be put"
         ) as told:

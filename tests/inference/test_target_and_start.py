@@ -13,6 +13,7 @@ from numpyro import distributions as dist
 from scipy import stats
 
 import hbm_jax as hbm
+from hbm_jax.inference import HMC
 from hbm_jax.inference.sampler import initialisation as start_module
 from hbm_jax.inference.sampler.chains import Chains
 from hbm_jax.inference.sampler.initialisation import GRADIENT_TOLERANCE, Start, choose_start, hessian_at, minimise
@@ -372,7 +373,7 @@ def test_searches_that_disagree_go_on_and_are_told_in_the_verdict():
     rng = np.random.default_rng(0)
     t = np.sort(rng.uniform(0, 10, 25))
     y = np.sin(2 * np.pi * 1.37 * t) + rng.normal(0, 0.3, 25)
-    options = {"num_warmup": 20, "num_samples": 20, "trajectory_length": 1.5, "progress": False}
+    options = {"num_warmup": 20, "num_samples": 20, "sampler": hbm.HMC(trajectory_length=1.5), "progress": False}
     fit = hbm.sample(sinusoid, t, y, seed=seed(4), **options)
     assert any("separate modes" in note and "R-hat cannot detect a mode" in note for note in fit.verdict.notes)
     assert "separate modes" in str(fit.verdict)
@@ -422,7 +423,9 @@ def test_chains_draw_from_the_density_whatever_the_variables_of_the_sampler(kind
     inverse_mass = np.diag([1.0, 0.5, 2.0, 3.0]) if kind == "dense" else np.array([1.0, 0.5, 2.0, 3.0])
     metric = Metric(kind, inverse_mass, "", rng.uniform(0.5, 2.0, 4), directions[:, :size], rng.uniform(0.3, 3.0, size))
     start = Start(CENTRE + rng.normal(size=(4, 4)), metric, True, "")
-    chains = Chains(bare_target(gaussian), start, 300, 0.8, 5, 3.0, False, KEY)
+    chains = Chains(
+        bare_target(gaussian), start, 300, HMC(target_accept_prob=0.8, max_tree_depth=5, trajectory_length=3.0), KEY
+    )
     # They begin with what the program of the searches found in the model's own variables, the gradient transformed.
     np.testing.assert_allclose(metric.to_position(np.asarray(chains.state.z)), start.points, rtol=1e-12)
     values = [gaussian(point) for point in start.points]

@@ -420,7 +420,9 @@ def test_a_population_is_recovered():
     population = BurstSpectraPopulation(num_intervals=5, detectors={"n0": "nai", "b0": "bgo"}, spectrum="cutoff")
     sample = population.draw(6, seed=11)
     model = GolenetskiiCounts(spectrum="cutoff")
-    fit = hbm.sample(model, BurstSpectra.of(sample.bursts), seed=2, target_accept_prob=0.95, progress=False)
+    fit = hbm.sample(
+        model, BurstSpectra.of(sample.bursts), seed=2, sampler=hbm.NUTS(target_accept_prob=0.95), progress=False
+    )
     assert fit.verdict.usable, str(fit.verdict)
     for name in ("gamma_mean", "log10_N_mean", "log10_E_peak_mean", "alpha_mean", "intrinsic_scatter"):
         draws = np.asarray(fit.posterior[name]).ravel()

@@ -30,7 +30,7 @@ TREATMENTS = {
     "sampled": {"num_samples": 4000},
     "noncentred": {"num_samples": 2000, "num_warmup": 500},
     # Small steps, because the centred posterior narrows to a funnel where sigma_int is small.
-    "centred": {"num_samples": 2000, "num_warmup": 600, "target_accept_prob": 0.95},
+    "centred": {"num_samples": 2000, "num_warmup": 600, "sampler": hbm_jax.NUTS(target_accept_prob=0.95)},
 }
 
 

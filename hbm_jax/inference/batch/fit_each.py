@@ -20,7 +20,7 @@ from hbm_jax.inference.batch.chees import Options
 from hbm_jax.inference.batch.diagnostics import diagnose_many
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
-from hbm_jax.inference.batch.stacking import Stack, objects_of, stack
+from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
 from hbm_jax.inference.sampler.progress import ProgressLine
 
@@ -91,7 +91,7 @@ def fit_each(
     ----------
     program : callable
         A NumPyro program of the data of one object. Arrays that differ between objects are traced; arguments equal for
-        all objects remain concrete.
+        all objects remain concrete. A program with a method ``bind`` is called with the bound data of the object.
     data : list, or a pytree of arrays
         One entry for each object: its first argument, or a tuple of all its arguments. Or arrays that all have the
         objects along their first axis. Objects may differ in the number of data: the shorter ones are padded and the
@@ -161,7 +161,7 @@ def fit_each(
     """
     _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)
     objects = objects_of(data)
-    stacked = stack(objects)
+    stacked = bound_stack(program, objects)
     labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
     if len(labels) != len(stacked) or len(set(labels)) != len(labels):
         raise ValueError(

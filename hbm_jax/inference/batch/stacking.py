@@ -1,13 +1,15 @@
 """Stacking of the data of many objects: common values stored once, others stacked, ragged axes padded and masked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+
+from hbm_jax.inference.program import bound_args, bound_objects
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Stack:
     padded : tuple of int
         Common padded length of each ragged axis. It differs from every other length in the data, so that it identifies
         the axis.
+    source : tuple of (callable, Stack) or None
+        Where the arguments are bound data: the program that bound them, and the stack of its own arguments.
     """
 
     first: tuple
@@ -34,6 +38,7 @@ class Stack:
     varying: tuple[int, ...]
     lengths: np.ndarray
     padded: tuple[int, ...]
+    source: "tuple[Callable, Stack] | None" = None
 
     def __len__(self):
         return len(self.lengths)
@@ -47,6 +52,9 @@ class Stack:
 
     def without_padding(self, row: int) -> tuple:
         """Return the arguments of one object as they were before padding."""
+        if self.source is not None:
+            program, stack = self.source
+            return bound_args(program, stack.without_padding(row))
         flat, structure = jax.tree.flatten(self.args([leaf[row] for leaf in self.leaves]))
         lengths = dict(zip(self.padded, self.lengths[row], strict=True))
         unpadded = [
@@ -56,7 +64,8 @@ class Stack:
 
     def take(self, rows) -> "Stack":
         """Return the stack of some of the objects."""
-        return Stack(self.first, [leaf[rows] for leaf in self.leaves], self.varying, self.lengths[rows], self.padded)
+        source = self.source and (self.source[0], self.source[1].take(rows))
+        return replace(self, leaves=[leaf[rows] for leaf in self.leaves], lengths=self.lengths[rows], source=source)
 
 
 def stack(data: Any) -> Stack:
@@ -125,6 +134,33 @@ def stack(data: Any) -> Stack:
     structure = jax.tree.structure(objects[0])
     lengths = np.stack(ragged, axis=1) if ragged else np.zeros((len(objects), 0), int)
     return Stack(jax.tree.unflatten(structure, first), leaves, tuple(varying), lengths, tuple(padded))
+
+
+def bound_stack(program: Callable, data: Any) -> Stack:
+    """Stack the data of many objects as the program is to be traced with them: bound data if it has `Program.bind`.
+
+    Ragged data are padded before they are bound.
+
+    Raises
+    ------
+    ValueError
+        As `stack`, and if the bound data of two objects differ in structure.
+    """
+    stacked, objects = stack(data), objects_of(data)
+    if stacked.padded:
+        objects = [stacked.args([leaf[row] for leaf in stacked.leaves]) for row in range(len(stacked))]
+    bound = bound_objects(program, objects)
+    if bound[0] is objects[0]:
+        return stacked
+    structures = [jax.tree.structure(args) for args in bound]
+    for index, structure in enumerate(structures):
+        if not structure == structures[0]:
+            raise ValueError(
+                f"fit_each: expected bound data of one structure for all objects; found that object {index} and the "
+                "first differ. Give the program a method bind_each, or fit the objects in groups."
+            )
+    source = (program, stacked) if stacked.padded else None
+    return replace(stack(bound), lengths=stacked.lengths, padded=stacked.padded, source=source)
 
 
 def objects_of(data: Any) -> list[tuple]:

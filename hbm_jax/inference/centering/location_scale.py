@@ -22,7 +22,7 @@ from numpyro import handlers
 from numpyro.infer.initialization import init_to_sample
 from numpyro.infer.reparam import Reparam
 
-from hbm_jax.inference.sampler.fingerprint import program_name
+from hbm_jax.inference.program import name_of
 
 FAMILIES = (
     dist.Normal,
@@ -97,7 +97,7 @@ class Recentred:
     def __post_init__(self):
         source = self.program if hasattr(self.program, "__qualname__") else type(self.program)
         object.__setattr__(self, "__module__", source.__module__)
-        object.__setattr__(self, "__qualname__", program_name(self.program))
+        object.__setattr__(self, "__qualname__", name_of(self.program))
 
     @property
     def __wrapped__(self):
@@ -158,7 +158,12 @@ def find_sites(program: Callable, args: tuple, key: jax.Array) -> dict[str, tupl
 
     # Under jit: one compilation, instead of one per operation.
     derivatives = jax.device_get(jax.jit(parameter_tangents)(key))
-    return {name: shape for name, shape in candidates.items() if any(np.any(d != 0) for d in derivatives[name])}
+    # An integer, as in Normal(0, 5), has a derivative without numbers.
+    return {
+        name: shape
+        for name, shape in candidates.items()
+        if any(d.dtype != jax.dtypes.float0 and np.any(d != 0) for d in derivatives[name])
+    }
 
 
 def _has_location_scale(fn) -> bool:

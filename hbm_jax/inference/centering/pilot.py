@@ -27,6 +27,7 @@ from numpyro.infer.util import constrain_fn, log_density, potential_energy, unco
 
 from hbm_jax.inference.centering.location_scale import PartialNonCentring, Recentred, find_sites, is_log, location_scale
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
+from hbm_jax.inference.program import bound_args
 from hbm_jax.inference.sampler.target import StartError
 
 MAX_ROUNDS = 6
@@ -113,6 +114,18 @@ def centre(
     >>> centre(program, np.zeros(3)).table["centredness"].round(2).tolist()
     [1.0, 0.5, 0.0]
     """
+    return choose_centering(program, bound_args(program, args), seed, sites, num_warmup, num_pilots)
+
+
+def choose_centering(
+    program: Callable,
+    args: tuple,
+    seed: int,
+    sites: Collection[str] | None = None,
+    num_warmup: int = 150,
+    num_pilots: int = 100,
+) -> Centering:
+    """Choose the partial non-centring of a program with bound arguments; see `centre`."""
     with jax.enable_x64(True):
         key_sites, key_start, key_rounds = jax.random.split(jax.random.fold_in(jax.random.key(seed), PILOT), 3)
         shapes = find_sites(program, args, key_sites)

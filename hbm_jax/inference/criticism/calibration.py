@@ -19,21 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
 import pandas as pd
-from numpyro import handlers
-from numpyro.distributions import Unit, biject_to
-from numpyro.infer.initialization import init_to_sample
-from numpyro.infer.util import potential_energy
-from numpyro.primitives import Messenger
 from scipy import stats
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
-from hbm_jax.inference.criticism.predictive import unobserved
+from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
@@ -43,8 +35,6 @@ LEVEL = 0.01  # probability that a correct program fails, over all its parameter
 RANKS = 100  # number of possible ranks: 99 draws of each posterior are kept
 SIMULATIONS = 100_000  # simulated sets of uniform ranks, for the bands
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
-LOG_DENSITY = "log density"
-LOG_LIKELIHOOD = "log likelihood"
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
 ARGUMENTS = (
     "num_replicates",
@@ -56,54 +46,6 @@ ARGUMENTS = (
     "executor",
     "fitted",
 )
-
-
-@dataclass(frozen=True)
-class ReplacedData:
-    """A program with the values of its observed sites as argument.
-
-    Attributes
-    ----------
-    program : callable
-        The program.
-    args : tuple
-        Arguments of the program. Their observations are replaced.
-    """
-
-    program: Callable
-    args: tuple
-
-    def __call__(self, values: Mapping[str, Any]):
-        """Run the program with ``values`` of the observed sites, by name."""
-        with _WithObservations(values):
-            return self.program(*self.args)
-
-
-@dataclass(frozen=True)
-class _WithLikelihood:
-    """A program that also records the log likelihood of its observed sites."""
-
-    program: Callable
-
-    def __call__(self, *args):
-        with handlers.trace() as trace:
-            result = self.program(*args)
-        log_likelihood = _log_likelihood(trace, [name for name, site in trace.items() if _is_data(site)])
-        numpyro.deterministic(LOG_LIKELIHOOD, log_likelihood)
-        return result
-
-
-class _WithObservations(Messenger):
-    """Handler that replaces the values of observed sites."""
-
-    def __init__(self, values):
-        super().__init__(None)
-        self.values = values
-
-    def process_message(self, msg):
-        """Replace the value of an observed site."""
-        if msg["type"] == "sample" and msg["is_observed"] and msg["name"] in self.values:
-            msg["value"] = self.values[msg["name"]]
 
 
 @dataclass(frozen=True)
@@ -250,19 +192,17 @@ def calibrate(
             suggestion = did_you_mean(name, (*ARGUMENTS, *FIT_OPTIONS))
             raise TypeError(f"calibrate: unknown option {name!r}{suggestion}.")
     fitted = fitted or program
-    truths, data, log_density = _simulate(program, args, fitted, num_replicates, seed)
-    observing = getattr(fitted, "observing", None)
-    density_site, density_label = ("lp", LOG_DENSITY) if observing is None else (LOG_LIKELIHOOD, LOG_LIKELIHOOD)
+    design = Replicates.of(program, args, fitted)
+    truths, data, log_density = design.simulate(num_replicates, seed)
     if parameters is None:
         parameters = [name for name, values in truths.items() if values[0].size <= LARGEST_SITE]
     unknown = [name for name in parameters if name not in truths]
     if unknown:
         raise ValueError(f"calibrate: expected parameters among {', '.join(truths)}; found {', '.join(unknown)}.")
-    objects: list[Any] = [{name: values[i] for name, values in data.items()} for i in range(num_replicates)]
-    if observing is not None:
-        objects = [observing(values, *args) for values in objects]
+    fitted_program, objects = design.fit_tasks(data)
+    density_site = "lp" if design.observing is None else LOG_LIKELIHOOD
     fits = fit_each(
-        ReplacedData(fitted, args) if observing is None else _WithLikelihood(fitted),
+        fitted_program,
         objects,
         seed=seed + 1,
         num_chains=num_chains,
@@ -277,20 +217,11 @@ def calibrate(
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
         # The replicates that finish first are the easy ones: their ranks alone would not be uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
-    rng = np.random.default_rng(seed)
-    columns: dict[str, np.ndarray | None] = {}
-    replicates = [i for i in range(num_replicates) if i in fits.kept]
-    for name in parameters:
-        draws = np.stack([_thinned(fits.kept[i][name]) for i in replicates])
-        true_values = truths[name][replicates]
-        for index in np.ndindex(true_values.shape[1:]):
-            label = f"{name}[{', '.join(map(str, index))}]" if index else name
-            columns[label] = _rank(draws[(slice(None), slice(None), *index)], true_values[(slice(None), *index)], rng)
-    if log_density is not None:
-        densities = np.stack([_thinned(fits.kept[i][density_site]) for i in replicates])
-        columns[density_label] = _rank(densities, log_density[replicates], rng)
-    columns = {name: ranks for name, ranks in columns.items() if ranks is not None}
-    ranks = pd.DataFrame(columns, index=replicates)
+    true_values = {name: truths[name] for name in parameters}
+    true_sites = {name: name for name in parameters}
+    if design.density_label is not None:
+        true_values[design.density_label], true_sites[design.density_label] = log_density, density_site
+    ranks = _ranks(fits.kept, true_values, true_sites, seed)
     identity = identify(program, args, {"seed": seed, "num_replicates": num_replicates, "num_chains": num_chains})
     run = identity | {"about": describe(program, args[0] if args else None)} | provenance() | {"cost": fits.cost}
     if fitted is not program:
@@ -298,98 +229,17 @@ def calibrate(
     return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run)
 
 
-def _simulate(program, args, fitted, num_replicates, seed):
-    """Simulate true values and data, and evaluate the log density of the fitted program at the true values.
-
-    The density is None if the fitted program has other latents. It is the log likelihood if the parametrisation of the
-    fitted program depends on the data.
-    """
-    simulator = unobserved(program)
-    data_names: list[str] = []  # observed sites
-    site_order: list[str] = []  # named sites in the order of the program
-    latents: set[str] = set()
-    fitted_latents: set[str] = set()
-    factors: list[str] = []
-
-    def inspect_sites():
-        trace = _trace(program, args)
-        simulated = handlers.trace(handlers.seed(simulator, jax.random.key(0))).get_trace(*args)
-        factors.extend(
-            name
-            for name, site in simulated.items()
-            if site["type"] == "sample" and isinstance(site["fn"], Unit) and not name.startswith("_")
-        )
-        data_names.extend(name for name, site in trace.items() if _is_data(site))
-        latents.update(name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"])
-        fitted_latents.update(
-            name for name, site in _trace(fitted, args).items() if site["type"] == "sample" and not site["is_observed"]
-        )
-        return 0
-
-    with jax.enable_x64(True):
-        jax.eval_shape(inspect_sites)
-        if factors:
-            raise ValueError(
-                f"calibrate: expected a program whose data can be simulated; found numpyro.factor {factors[0]!r}, "
-                "which simulated parameters and data do not follow. Write it as a prior or as an observed site."
-            )
-        if not data_names:
-            raise ValueError("calibrate: expected a program with observed sites; found none.")
-        same_latents, reparametrised_by_data = latents == fitted_latents, hasattr(fitted, "observing")
-
-        def replicate(key):
-            trace = handlers.trace(handlers.seed(simulator, key)).get_trace(*args)
-            sites = {name: site for name, site in trace.items() if site["type"] in ("sample", "deterministic")}
-            data = {name: sites[name]["value"] for name in data_names}
-            truth = {
-                name: site["value"]
-                for name, site in sites.items()
-                if name not in data_names and not name.startswith("_") and not isinstance(site.get("fn"), Unit)
-            }
-            unconstrained = {
-                name: biject_to(site["fn"].support).inv(site["value"])
-                for name, site in sites.items()
-                if site["type"] == "sample" and name not in data_names and not site["is_observed"]
-            }
-            site_order[:] = truth
-            density = jnp.zeros(())
-            if reparametrised_by_data:
-                density = _log_likelihood(sites, data_names)
-            elif same_latents:
-                density = -potential_energy(ReplacedData(fitted, args), (data,), {}, unconstrained)
-            return truth, data, density
-
-        run = jax.jit(jax.vmap(replicate))
-        keys = jax.random.split(jax.random.key(seed), 2 * num_replicates)
-        truth, data, density = jax.device_get(run(keys))
-        # A prior may allow parameters without data (a universe without a big bang): their density is not finite.
-        valid = np.flatnonzero(
-            np.isfinite(density) & np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in data.values()], axis=0)
-        )
-        if len(valid) < num_replicates:
-            raise ValueError(
-                f"calibrate: expected at least half of the prior draws to give finite data and densities; found "
-                f"{len(valid)} of {len(keys)}. The first that does not is number "
-                f"{np.setdiff1d(np.arange(len(keys)), valid)[0]}."
-            )
-        rows = valid[:num_replicates]
-        truth = {name: truth[name][rows] for name in site_order}
-        data = {name: data[name][rows] for name in data_names}
-        return truth, data, density[rows] if same_latents or reparametrised_by_data else None
-
-
-def _trace(program, args):
-    seeded = handlers.seed(program, jax.random.key(0))
-    return handlers.trace(handlers.substitute(seeded, substitute_fn=init_to_sample())).get_trace(*args)
-
-
-def _log_likelihood(sites, names) -> jax.Array:
-    """Return the log likelihood of the observed sites of a trace."""
-    return sum((jnp.sum(sites[name]["fn"].log_prob(sites[name]["value"])) for name in names), jnp.zeros(()))
-
-
-def _is_data(site) -> bool:
-    return site["type"] == "sample" and site["is_observed"] and not isinstance(site["fn"], Unit)
+def _ranks(kept: Mapping[int, Mapping[str, np.ndarray]], true_values, sites, seed: int) -> pd.DataFrame:
+    """Return `Calibration.ranks` of true values by label among the kept draws of the site of each."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, np.ndarray | None] = {}
+    replicates = sorted(kept)
+    for name, values in true_values.items():
+        draws, values = np.stack([_thinned(kept[i][sites[name]]) for i in replicates]), values[replicates]
+        for index in np.ndindex(values.shape[1:]):
+            label = f"{name}[{', '.join(map(str, index))}]" if index else name
+            columns[label] = _rank(draws[(slice(None), slice(None), *index)], values[(slice(None), *index)], rng)
+    return pd.DataFrame({name: ranks for name, ranks in columns.items() if ranks is not None}, index=replicates)
 
 
 def _rank(draws, true_values, rng) -> np.ndarray | None:

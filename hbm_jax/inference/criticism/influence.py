@@ -8,6 +8,7 @@ from numpyro.primitives import Messenger
 
 from hbm_jax.inference.batch.fit_each import fit_each
 from hbm_jax.inference.batch.results import Fits
+from hbm_jax.inference.program import bound_args
 
 ALL = "all"
 
@@ -63,7 +64,17 @@ class _MaskedProgram:
     def __init__(self, program, site):
         self.program, self.site = program, site
 
-    def __call__(self, data, used):
+    def bind(self, data, used):
+        """Return the bound data of the program, and the mask."""
+        return self.bind_each([(data, used)])[0]
+
+    def bind_each(self, objects):
+        """Bind the data, which are those of every object, once."""
+        (bound,) = bound_args(self.program, objects[0][:1])
+        return [(bound, used) for _, used in objects]
+
+    def __call__(self, bound):
+        data, used = bound
         with _MaskSite(self.site, used):
             self.program(data)
 

@@ -10,7 +10,7 @@ import xarray as xr
 from numpyro import distributions as dist
 from numpyro import handlers
 
-from hbm_jax.inference.criticism.predictive import program_coords
+from hbm_jax.inference.program import bound_args, coords_of, dims_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
 
@@ -67,11 +67,11 @@ class Replay:
                 f"{caller}: expected a fit with its program and data, found one without. Pass them to load()."
             )
         self.program: Callable = fit.program
-        self.args = fit.args
+        self.args = fit.bound_args
         positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
         self.positions = positions.to_numpy()
         with jax.enable_x64(True):
-            self._target = build_target(self.program, fit.args, jax.random.key(0))
+            self._target = build_target(self.program, self.args, jax.random.key(0))
         if tuple(map(str, positions["parameter"].to_numpy())) != self._target.labels:
             raise ValueError(
                 f"{caller}: expected the program of the draws, with {len(positions['parameter'])} unconstrained "
@@ -98,7 +98,7 @@ class Replay:
             structure["factors"] = tuple(
                 n for n, s in sites.items() if s["is_observed"] and not is_observation(s) and n[0] != "_"
             )
-            structure["dims"] = plate_dims(trace) | dict(getattr(self.program, "dims", {}))
+            structure["dims"] = plate_dims(trace) | dims_of(self.program)
             return {name: sites[name]["value"] for name in structure["plates"]}
 
         with jax.enable_x64(True):
@@ -130,7 +130,7 @@ class Replay:
         positions = self.positions[:, thinned(self.positions.shape, num_draws)]
         num_chains, draws_per_chain, size = positions.shape
         flat = positions.reshape(-1, size)
-        args = self.args if args is None else args
+        args = self.args if args is None else bound_args(self.program, args)
         with jax.enable_x64(True):
             run = jax.jit(
                 jax.vmap(lambda flat, key: pick(self._trace(flat, jax.random.wrap_key_data(key), args, free)))
@@ -287,7 +287,7 @@ def _labels(fit: Fit, sizes: dict) -> dict[str, Any]:
     """Return the labels of dimensions, from the program and from the posterior."""
     candidates = {str(dim): fit.posterior[dim].to_numpy() for dim in fit.posterior.dims if dim in fit.posterior.coords}
     if fit.program is not None:
-        candidates |= program_coords(fit.program, fit.args)
+        candidates |= coords_of(fit.program, fit.args)
     return {
         dim: np.asarray(label)
         for dim, label in candidates.items()

@@ -1,7 +1,5 @@
 """Prior and posterior predictive draws, and draws of latents that were integrated out."""
 
-import functools
-import inspect
 from collections.abc import Callable
 
 import jax
@@ -10,6 +8,7 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
+from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, recovers, unobserved
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
 
@@ -41,8 +40,8 @@ def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int =
         number.
     """
     with jax.enable_x64(True):
-        drawn = _run(unobserved(program), args, kwargs, None, num_draws, seed)
-        return _labelled(drawn, getattr(program, "dims", {}), program_coords(program, args))
+        drawn = _run(unobserved(program), bound_args(program, args), kwargs, None, num_draws, seed)
+        return _labelled(drawn, dims_of(program), coords_of(program, args))
 
 
 def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
@@ -71,7 +70,7 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
     program = _program_of(fit, "posterior_predictive")
     # Parameters that were integrated out are drawn from their posterior, not from their prior.
     integrated = None
-    if names := getattr(program, "integrated", ()):
+    if names := integrated_in(program):
         drawn = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
         integrated = {name: drawn[name].to_numpy() for name in names}
     return _from_posterior(fit, unobserved(program), {}, num_draws, seed, integrated)
@@ -106,23 +105,10 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
         ["chain", "draw"], errors="ignore"
     )
     sampled = sampled[[name for name, variable in sampled.items() if variable.ndim > 1]]
-    if "recover" not in inspect.signature(program).parameters:
+    if not recovers(program):
         return sampled
     recovered = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
     return sampled.merge(recovered)
-
-
-def unobserved(program: Callable) -> Callable:
-    """Return the program with its data drawn: by ``observed=False`` if it has that argument, else unconditioned."""
-    parameter = inspect.signature(program).parameters.get("observed")
-    if parameter is not None and parameter.default is True:
-        return functools.partial(program, observed=False)
-    return handlers.uncondition(program)
-
-
-def program_coords(program: Callable, args: tuple) -> dict:
-    """Return the labels of dimensions that a program gives for its data."""
-    return dict(program.coords(args[0])) if hasattr(program, "coords") else {}
 
 
 def _program_of(fit: Fit, caller: str) -> Callable:
@@ -138,7 +124,7 @@ def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:
 def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
     """Run a program at posterior draws of a fit, with ``extra_values`` of further sites, one for each draw."""
     with jax.enable_x64(True):
-        target = build_target(fit.program, fit.args, jax.random.key(0))
+        target = build_target(fit.program, fit.bound_args, jax.random.key(0))
         stored = fit.tree["unconstrained_posterior"]["position"]
         labels = [str(label) for label in stored["parameter"].to_numpy()]
         if labels != list(target.labels):
@@ -158,11 +144,9 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
                     "Pass the original ones to load()."
                 )
         return _labelled(
-            _run(program, fit.args, kwargs, sites | (extra_values or {}), len(rows), seed),
-            target.dims
-            | dict(getattr(fit.program, "dims", {}))
-            | {str(n): v.dims[2:] for n, v in fit.posterior.items()},
-            program_coords(fit.program, fit.args) | {str(n): v.to_numpy() for n, v in fit.posterior.coords.items()},
+            _run(program, fit.bound_args, kwargs, sites | (extra_values or {}), len(rows), seed),
+            target.dims | dims_of(fit.program) | {str(n): v.dims[2:] for n, v in fit.posterior.items()},
+            coords_of(fit.program, fit.args) | {str(n): v.to_numpy() for n, v in fit.posterior.coords.items()},
         )
 
 

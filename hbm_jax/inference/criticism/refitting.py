@@ -8,20 +8,13 @@ import numpy as np
 from hbm_jax.inference.centering.location_scale import Recentred
 from hbm_jax.inference.criticism.leave_out import Loo
 from hbm_jax.inference.criticism.pointwise import Replay, log_prob
+from hbm_jax.inference.program import subset_of
 from hbm_jax.inference.results import Fit
+from hbm_jax.inference.sampler.kernels.selection import sampler_of, without_replaced
 from hbm_jax.inference.sampling import sample
 
 QUIET = {"progress": False, "centering": False}
-OPTIONS = (
-    "num_chains",
-    "num_warmup",
-    "num_samples",
-    "target_accept_prob",
-    "max_tree_depth",
-    "trajectory_length",
-    "independent_proposals",
-    "dtype",
-)
+OPTIONS = ("num_chains", "num_warmup", "num_samples", "dtype")
 
 
 def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo:
@@ -75,23 +68,25 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
     # The original program, because weights of partial non-centring chosen for all objects do not apply to fewer.
     program = fit.program.program if isinstance(fit.program, Recentred) else fit.program
     num_left_out = sum(len(members) for members in result.members)
-    if not hasattr(fit.data, "subset") or not result.dim or len(fit.data) < num_left_out:
+    if (subset := subset_of(fit.data)) is None or not result.dim or len(fit.data) < num_left_out:
         raise ValueError(
             "refit: expected data with subset(indices) along the dimension that was left out; found "
             f"{type(fit.data).__name__}" + (f", dimension {result.dim}." if result.dim else ", several dimensions.")
         )
     fit_options = {name: fit.run[name] for name in OPTIONS if name in fit.run} | {"seed": fit.run.get("seed", 0) + 1}
+    former = without_replaced("refit", options)
+    options["sampler"] = options.get("sampler") or former or sampler_of(fit.run)
     table, notes = result.table.copy(), list(result.notes)
     for row in bad_rows:
         held_out = np.asarray(result.members[row])
         remaining = np.setdiff1d(np.arange(len(fit.data)), held_out)
         other_args = fit.args[1:]
-        new_fit = sample(program, fit.data.subset(remaining), *other_args, **(QUIET | fit_options | options))
+        new_fit = sample(program, subset(remaining), *other_args, **(QUIET | fit_options | options))
         replay = Replay(new_fit, "refit")
         redrawn = tuple(name for name, plates in replay.structure.latents.items() if result.dim in plates)
         log_densities = replay(
             lambda trace: {"": sum(log_prob(trace[name]).sum() for name in result.sites)},
-            args=(fit.data.subset(held_out), *other_args),
+            args=(subset(held_out), *other_args),
             free=redrawn,
         )[""].ravel()
         label = table.index[row]

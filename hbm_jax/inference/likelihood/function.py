@@ -15,6 +15,7 @@ from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
 
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
+from hbm_jax.inference.program import bound_args, num_data_of
 from hbm_jax.inference.sampler.target import prior_value
 
 
@@ -54,13 +55,10 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        original = program
-        program = StatedParameters(program)
-        names, values, bounds, elements, self.num_data = inspect_program(
-            program, args, jax.random.key(seed), num_starts
-        )
-        if hasattr(original, "num_data"):
-            self.num_data = int(original.num_data(*args))
+        counted = num_data_of(program, args)
+        program, args = StatedParameters(program), bound_args(program, args)
+        names, values, bounds, elements, num_data = inspect_program(program, args, jax.random.key(seed), num_starts)
+        self.num_data = num_data if counted is None else counted
         first = [np.asarray(values[name][0]) for name in names]
         shapes = {name: value.shape for name, value in zip(names, first, strict=True)}
         self.labels = [label for name in names for label in _labels(name, shapes[name], elements.get(name))]

@@ -16,7 +16,8 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbm_jax.inference.likelihood.function import Likelihood
-from hbm_jax.inference.results import program_cautions, rounded
+from hbm_jax.inference.program import cautions_of
+from hbm_jax.inference.results import rounded
 from hbm_jax.inference.sampler.initialisation import minimise
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
@@ -183,7 +184,7 @@ def maximum_likelihood(
     at_bounds = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
     if at_bounds:
         notes.append(f"at a bound of its prior: {', '.join(at_bounds)}")
-    notes += program_cautions(program, args)
+    notes += cautions_of(program, args)
     if weak:
         failures.append(f"the data do not determine {', '.join(weak)} (the curvature is singular)")
     if not best.converged:

@@ -23,7 +23,7 @@ import numpy as np
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
-from hbm_jax.inference.sampler.chains import Block
+from hbm_jax.inference.sampler.kernels.protocol import Block
 
 FORMAT = 1
 SUM = "sha256"  # key of the checksum of the other entries of run.json

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hbm_jax.inference.program import config_of, module_of, name_of
 from hbm_jax.inference.storage import arrays_of
 
 
@@ -80,26 +81,16 @@ def _digest(value) -> str:
 
 def _program(program) -> dict[str, Any]:
     """Return name, configuration and, outside of hbm_jax, code fingerprint of a program."""
-    module = getattr(program, "__module__", type(program).__module__)
-    description: dict[str, Any] = {"name": program_name(program)}
-    if hasattr(program, "to_config"):
-        module = type(program).__module__
-        try:
-            description["config"] = program.to_config()
-        except ValueError:  # the configuration has a prior that cannot be written as text
-            description["config"] = {"repr": repr(program)}
-    if not str(module).startswith(
-        "hbm_jax."
-    ):  # code of hbm_jax may change between releases; `resume` compares densities
+    description: dict[str, Any] = {"name": name_of(program)}
+    try:
+        if (config := config_of(program)) is not None:
+            description["config"] = config
+    except ValueError:  # the configuration has a prior that cannot be written as text
+        description["config"] = {"repr": repr(program)}
+    # Code of hbm_jax may change between releases; `resume` compares densities.
+    if not module_of(program).startswith("hbm_jax."):
         description["code"] = _code(program)
     return description
-
-
-def program_name(program) -> str:
-    """Return the name of a function, or of the class of a model."""
-    if isinstance(program, functools.partial):
-        return program_name(program.func)
-    return getattr(program, "__qualname__", type(program).__name__)
 
 
 def _code(program) -> str:

@@ -6,8 +6,9 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.sampler.chains import Block, Chains, Draws
+from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
+from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
@@ -45,7 +46,7 @@ class Loop:
     ):
         self.chains, self.draws, self.live, self.rule, self.store = chains, draws, live, rule, store
         self.num_warmup, self.warmed = num_warmup, 0
-        self.processes = chains.target.processes
+        self.lead = chains.target.processes.lead
         self.next_check = MIN_SAMPLES
         self.began = began
         self.seconds_per_draw = SECONDS_PER_BLOCK / FIRST_BLOCK
@@ -93,16 +94,14 @@ class Loop:
     @property
     def _out_of_time(self) -> bool:
         """Whether the time budget is spent; False before the first block, so that every session makes progress."""
-        return (
-            self.rule.max_seconds is not None and self.drawing and self.processes.lead(lambda: self._seconds_left <= 0)
-        )
+        return self.rule.max_seconds is not None and self.drawing and self.lead(lambda: self._seconds_left <= 0)
 
     def _draw_block(self, max_draws: int, warmup: bool) -> Block:
         """Draw one block of at most ``max_draws`` draws, and save it."""
         seconds = SECONDS_PER_BLOCK * min(max(1.0, self.seconds / 100), LONGEST_BLOCK)
         seconds = min(seconds, max(self._seconds_left, 0.0 if self.drawing else SECONDS_PER_BLOCK))
         length = np.clip(seconds / self.seconds_per_draw, 1, min(max_draws, self.chains.buffer))
-        length = self.processes.lead(lambda: int(length))
+        length = self.lead(lambda: int(length))
         started = time.perf_counter()
         block = self.chains.advance(length)
         drawn, self.drawing = block.energy.shape[1], True
@@ -190,7 +189,7 @@ class Loop:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
-            shortfall, unresolved = self.processes.lead(self._check_convergence)
+            shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:

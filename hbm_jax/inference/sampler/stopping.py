@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbm_jax.inference.options import plain, real_number, whole_number
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
 
 MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
@@ -39,8 +40,8 @@ class StopRule:
         for name in ("num_samples", "max_num_samples"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         object.__setattr__(self, "max_seconds", real_number("max_seconds", self.max_seconds))
-        until = {name: _plain(v) for name, v in self.until.items()} if isinstance(self.until, Mapping) else self.until
-        object.__setattr__(self, "until", _plain(until))
+        until = {name: plain(v) for name, v in self.until.items()} if isinstance(self.until, Mapping) else self.until
+        object.__setattr__(self, "until", plain(until))
         for name, minimum in (("num_samples", 4), ("max_num_samples", 4), ("max_seconds", 0)):
             value = getattr(self, name)
             if value is not None and not value >= minimum:
@@ -118,44 +119,6 @@ class StopRule:
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as plain values."""
         return asdict(self) | {"until": dict(self.until) if isinstance(self.until, Mapping) else self.until}
-
-
-def whole_number(name: str, value: Any) -> int | None:
-    """Return an option of `sample` as a Python int, which JSON can hold; None is returned unchanged.
-
-    Raises
-    ------
-    ValueError
-        If the value is not a whole number.
-    """
-    value = _plain(value)
-    if value is None:
-        return None
-    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if is_whole and not isinstance(value, bool):
-        return int(value)
-    raise ValueError(f"sample: expected {name} to be a whole number; found {value!r}.")
-
-
-def real_number(name: str, value: Any) -> float | None:
-    """Return an option of `sample` as a Python float, which JSON can hold; None is returned unchanged.
-
-    Raises
-    ------
-    ValueError
-        If the value is not a number.
-    """
-    value = _plain(value)
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError(f"sample: expected {name} to be a number; found {value!r}.")
-
-
-def _plain(value):
-    """Return a scalar of NumPy or JAX as a Python scalar."""
-    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def _is_positive(value) -> bool:

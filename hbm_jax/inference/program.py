@@ -1,0 +1,220 @@
+"""What inference asks of a program beyond calling it.
+
+Any NumPyro program can be sampled. `Program` lists all that inference looks for besides the call; every member is
+optional, and each has one function here that asks for it and knows what holds without it. Nothing else in inference
+looks at attributes of a program, or of its data.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from numpyro import handlers
+
+TARGET_ACCEPT_PROB = 0.8  # mean acceptance probability of trajectories where neither sampler nor program gives one
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A NumPyro program with all members that inference can use; the models of hbm_jax have most of them.
+
+    ``args`` are the arguments of the program, and ``data`` is the first of them. If the call has a keyword argument
+    ``observed=True``, it is called with False to draw data; if it has ``recover=False``, with True to draw latents that
+    are integrated out.
+    """
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the program with its arguments, or with the result of `bind` alone."""
+
+    def bind(self, *args: Any) -> Any:
+        """Return everything that the program needs of its arguments, as one pytree of arrays.
+
+        It is called once, outside traces and in double precision; the program is then called with the result, which
+        may be traced. Without this method the program is called with its arguments.
+        """
+
+    def bind_each(self, data: Sequence[Any]) -> Sequence[Any]:
+        """Return bound data of several data sets, all of the same structure; without it `bind` is called for each."""
+
+    def observing(self, values: Mapping[str, Any], *args: Any) -> Any:
+        """Return arguments, bound or not, with other values of the observed sites, given by name.
+
+        It is needed where the parametrisation depends on the observed values. Otherwise these are replaced where they
+        are observed.
+        """
+
+    @property
+    def dims(self) -> Mapping[str, Sequence[str]]:
+        """Dimensions of sites that their plates do not name."""
+
+    def coords(self, data: Any) -> Mapping[str, Any]:
+        """Return the labels of dimensions."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Units of sites."""
+
+    @property
+    def description(self) -> str:
+        """One-line description; by default the name of the program."""
+
+    def to_config(self) -> Mapping[str, Any]:
+        """Return the options as plain values, for fingerprints and files, or raise ValueError."""
+
+    @property
+    def all_priors(self) -> Mapping[str, Any]:
+        """Priors by name, whose supports bound the parameters; those of latent sites are known without it."""
+
+    @property
+    def integrated(self) -> Sequence[str]:
+        """Parameters that are integrated out, and drawn with ``recover=True``."""
+
+    def cautions(self, data: Any) -> Sequence[str]:
+        """Return sentences for the notes of a verdict, about approximations for these data."""
+
+    @property
+    def target_accept_prob(self) -> float:
+        """Mean acceptance probability of trajectories unless the sampler gives one."""
+
+    @property
+    def chooses_centering(self) -> bool:
+        """Whether `hbm_jax.sample` chooses the partial non-centring of the latents by a pilot run."""
+
+    @property
+    def forms(self) -> Sequence[Any]:
+        """Reparametrisations with ``to_arrays()`` that belong to the run; `Recentred` has them."""
+
+    def num_data(self, *args: Any) -> int:
+        """Return the number of observed values, without padding; by default the sizes of the observed sites."""
+
+
+def bound_args(program: Callable, args: tuple) -> tuple:
+    """Return the arguments with which a program is to be traced: bound data if it has `Program.bind`."""
+    return bound_objects(program, [args])[0]
+
+
+def bound_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
+    """Return the arguments for each of several objects, bound if the program has `Program.bind`."""
+    if not hasattr(program, "bind"):
+        return list(objects)
+    if all(len(args) == 1 and isinstance(args[0], getattr(program, "Bound", ())) for args in objects):
+        return list(objects)
+    try:
+        with jax.enable_x64(True):
+            if len(objects) > 1 and hasattr(program, "bind_each"):
+                data = [args[0] if len(args) == 1 else args for args in objects]
+                return [(bound,) for bound in program.bind_each(data)]
+            return [(program.bind(*args),) for args in objects]
+    except NotImplementedError:  # a model whose class has a ``program`` of its own only
+        return list(objects)
+
+
+def observing_of(program: Callable) -> Callable | None:
+    """Return `Program.observing`, or None."""
+    return getattr(program, "observing", None)
+
+
+def dims_of(program: Callable) -> dict[str, list[str]]:
+    """Return `Program.dims`; empty by default."""
+    return {name: list(dims) for name, dims in getattr(program, "dims", {}).items()}
+
+
+def coords_of(program: Callable, args: tuple) -> dict[str, Any]:
+    """Return `Program.coords` of the data; empty by default."""
+    return dict(program.coords(args[0] if args else None)) if hasattr(program, "coords") else {}
+
+
+def units_of(program: Callable) -> dict[str, str]:
+    """Return `Program.units` as text; empty by default."""
+    return {name: str(unit) for name, unit in getattr(program, "units", {}).items()}
+
+
+def name_of(program: Callable) -> str:
+    """Return the name of a function, or of the class of a model."""
+    if isinstance(program, functools.partial):
+        return name_of(program.func)
+    return getattr(program, "__qualname__", type(program).__name__)
+
+
+def module_of(program: Callable) -> str:
+    """Return the module in which a function, or the class of a model, is defined."""
+    has_class = hasattr(program, "to_config") or not hasattr(program, "__module__")
+    return str(type(program).__module__ if has_class else program.__module__)
+
+
+def description_of(program: Callable) -> str:
+    """Return `Program.description`; by default the name."""
+    return str(getattr(program, "description", name_of(program)))
+
+
+def config_of(program: Callable) -> Mapping[str, Any] | None:
+    """Return `Program.to_config`; None by default. Raise ValueError if the options have no plain form."""
+    return program.to_config() if hasattr(program, "to_config") else None
+
+
+def supports_of(program: Callable) -> dict[str, Any]:
+    """Return the supports of `Program.all_priors`, without fixed parameters; empty by default."""
+    priors = getattr(program, "all_priors", {})
+    return {name: prior.support for name, prior in priors.items() if hasattr(prior, "support")}
+
+
+def integrated_in(program: Callable) -> tuple[str, ...]:
+    """Return `Program.integrated`; empty by default."""
+    return tuple(getattr(program, "integrated", ()))
+
+
+def cautions_of(program: Callable, args: tuple) -> tuple[str, ...]:
+    """Return `Program.cautions` of the data; empty by default."""
+    cautions = getattr(program, "cautions", None)
+    return tuple(cautions(*args[:1])) if callable(cautions) else ()
+
+
+def target_accept_prob_of(program: Callable) -> float:
+    """Return `Program.target_accept_prob`; 0.8 by default."""
+    return getattr(program, "target_accept_prob", TARGET_ACCEPT_PROB)
+
+
+def chooses_centering(program: Callable) -> bool:
+    """Return `Program.chooses_centering`; False by default."""
+    return getattr(program, "chooses_centering", False)
+
+
+def arrays_of_forms(program: Callable) -> dict[str, Any]:
+    """Return the arrays of `Program.forms` by name; empty by default."""
+    return {name: value for form in getattr(program, "forms", ()) for name, value in form.to_arrays().items()}
+
+
+def num_data_of(program: Callable, args: tuple) -> int | None:
+    """Return `Program.num_data`; None by default."""
+    return int(program.num_data(*args)) if hasattr(program, "num_data") else None
+
+
+def unobserved(program: Callable) -> Callable:
+    """Return the program with its data drawn: by ``observed=False`` if it has that argument, else unconditioned."""
+    parameter = inspect.signature(program).parameters.get("observed")
+    if parameter is not None and parameter.default is True:
+        return functools.partial(program, observed=False)
+    return handlers.uncondition(program)
+
+
+def recovers(program: Callable) -> bool:
+    """Return whether the program has an argument ``recover``."""
+    return "recover" in inspect.signature(program).parameters
+
+
+def warnings_of(args: tuple) -> tuple[str, ...]:
+    """Return the warnings that data containers carry, in their attribute ``warnings``."""
+    return tuple(text for arg in args for text in getattr(arg, "warnings", ()))
+
+
+def description_of_data(data: Any) -> str | None:
+    """Return the text of ``data.describe()``; None by default, and for a pandas table, which returns a table."""
+    described = data.describe() if hasattr(data, "describe") else None
+    return described if isinstance(described, str) else None
+
+
+def subset_of(data: Any) -> Callable | None:
+    """Return the method ``subset(rows)`` of data, which leaves out the other objects; None by default."""
+    return getattr(data, "subset", None)

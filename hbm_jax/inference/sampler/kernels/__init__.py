@@ -1,0 +1,1 @@
+"""Samplers: NUTS, Hamiltonian Monte Carlo, and independent proposals between their trajectories."""

@@ -1,0 +1,110 @@
+"""Options and steps that the samplers of Hamiltonian trajectories share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbm_jax.inference.options import real_number, whole_number
+from hbm_jax.inference.sampler.kernels.protocol import Block, Chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hamiltonian:
+    """Options of Hamiltonian trajectories, and the loop over them; see `NUTS` and `HMC`."""
+
+    name: ClassVar[str]
+    rounds: ClassVar[tuple[int, ...]] = ()
+
+    target_accept_prob: float | None = field(
+        default=None, metadata={"help": "mean acceptance probability; higher means smaller steps"}
+    )
+    max_tree_depth: int = field(default=10, metadata={"help": "at most 2 to this power leapfrog steps per trajectory"})
+
+    def __post_init__(self):
+        owner = type(self).__name__
+        object.__setattr__(self, "max_tree_depth", whole_number("max_tree_depth", self.max_tree_depth, owner))
+        probability = real_number("target_accept_prob", self.target_accept_prob, owner)
+        object.__setattr__(self, "target_accept_prob", probability)
+        if self.max_tree_depth is None or self.max_tree_depth < 1:
+            raise ValueError(f"{owner}: expected max_tree_depth >= 1; found {self.max_tree_depth}.")
+        if probability is not None and not 0 < probability < 1:
+            raise ValueError(f"{owner}: expected target_accept_prob between 0 and 1; found {probability}.")
+
+    def _check_length(self, length: float | None) -> None:
+        """Check and store ``trajectory_length``."""
+        length = real_number("trajectory_length", length, type(self).__name__)
+        object.__setattr__(self, "trajectory_length", length)
+        if length is not None and not 0 < length < np.inf:
+            raise ValueError(f"{type(self).__name__}: expected trajectory_length above 0; found {length}.")
+
+    def resolved(self, target_accept_prob: float) -> Self:
+        """Return the sampler with this acceptance probability if none was given."""
+        return self if self.target_accept_prob is not None else replace(self, target_accept_prob=target_accept_prob)
+
+    def require_size(self, size: int) -> None:
+        """Accept any number of parameters."""
+
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
+        """Return the NumPyro kernel."""
+        raise NotImplementedError
+
+    def settings(self, potential: Callable, inverse_mass: Any, dense: bool) -> dict[str, Any]:
+        """Return the settings that all kernels of NumPyro share."""
+        return {
+            "potential_fn": potential,
+            "dense_mass": dense,
+            "inverse_mass_matrix": inverse_mass,
+            "target_accept_prob": self.target_accept_prob,
+        }
+
+    def prepared(self, state: Any) -> Any:
+        """Return the state from which the next trajectory starts."""
+        return state
+
+    def trajectory(self, chain: Chain, state: Any) -> Any:
+        """Return the state after one trajectory."""
+        return chain.kernel.sample(self.prepared(state), (), {})
+
+    def advance(self, chain: Chain, state: Any, key: Any, fitted: Any, first: Any, num_draws: Any) -> tuple[Any, Block]:
+        """Advance one chain by trajectories; see `Sampler.advance`."""
+
+        def step(index, carry):
+            state, buffers = carry
+            state = self.trajectory(chain, state)
+            return state, jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, statistics(chain, state))
+
+        return jax.lax.fori_loop(0, num_draws, step, (state, empty_block(chain, state)))
+
+    def fitted(self, size: int) -> Any:
+        """Return nothing: no round follows the warm-up."""
+        return ()
+
+    def fit(self, variables: np.ndarray, block: Block, num: int) -> Any:
+        """Return nothing."""
+        return ()
+
+    def outcome(self, fitted: Any) -> Mapping[str, Any]:
+        """Return no entries."""
+        return {}
+
+
+def statistics(chain: Chain, state: Any) -> Block:
+    """Return the draw of a state, with its statistics."""
+    return Block(
+        chain.to_position(state.z),
+        state.potential_energy,
+        state.energy,
+        state.num_steps,
+        state.accept_prob,
+        state.diverging,
+    )
+
+
+def empty_block(chain: Chain, state: Any) -> Block:
+    """Return a block of zeros for the draws of a call."""
+    draw = statistics(chain, state)
+    return jax.tree.map(lambda x: jnp.zeros((chain.buffer, *jnp.shape(x)), jnp.result_type(x)), draw)

@@ -1,0 +1,115 @@
+"""What the chains need of a sampler, and what it returns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class Block(NamedTuple):
+    """Raw draws of every chain from one call; leading dimensions (chain, draw)."""
+
+    position: np.ndarray
+    potential_energy: np.ndarray
+    energy: np.ndarray
+    num_steps: np.ndarray
+    accept_prob: np.ndarray
+    diverging: np.ndarray
+
+
+class Chain(NamedTuple):
+    """One chain while its program is traced.
+
+    Attributes
+    ----------
+    kernel : numpyro.infer.mcmc.MCMCKernel
+        Result of `Sampler.kernel`.
+    potential : callable
+        (size,) -> scalar, minus the log density in the variables of the sampler.
+    to_position : callable
+        (..., size) -> (..., size), unconstrained positions of the variables of the sampler.
+    buffer : int
+        Largest number of draws of a call; results have this length, so that one program serves any number of draws.
+    parallel : bool
+        Whether the device evaluates many densities at the same time.
+    """
+
+    kernel: Any
+    potential: Callable
+    to_position: Callable
+    buffer: int
+    parallel: bool
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Sampler of `hbm_jax.sample`: a frozen dataclass of its options, which are plain values.
+
+    Attributes
+    ----------
+    name : str
+        Name in configurations, checkpoints and `Fit.run`.
+    rounds : tuple of int
+        Draws per chain of each round that follows the warm-up; `fit` is called at the end of the warm-up and of each
+        round. Empty if the sampler has no such rounds.
+    target_accept_prob : float or None
+        Mean acceptance probability of the trajectories; None: that of the program, see `resolved`.
+    """
+
+    name: ClassVar[str]
+    rounds: ClassVar[tuple[int, ...]]
+
+    @property
+    def target_accept_prob(self) -> float | None:
+        """Mean acceptance probability of the trajectories."""
+
+    def resolved(self, target_accept_prob: float) -> "Sampler":
+        """Return the sampler with this acceptance probability if none was given."""
+
+    def require_size(self, size: int) -> None:
+        """Raise ValueError if the sampler cannot sample so many parameters."""
+
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
+        """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal."""
+
+    def fitted(self, size: int) -> Any:
+        """Return what `fit` fits, before it has draws: a pytree of arrays, an argument of the compiled program."""
+
+    def advance(self, chain: Chain, state: Any, key: Any, fitted: Any, first: Any, num_draws: Any) -> tuple[Any, Block]:
+        """Advance one chain.
+
+        Parameters
+        ----------
+        chain : Chain
+            The chain.
+        state : pytree
+            State of the kernel.
+        key : jax.Array
+            Random key of the chain, the same at every call.
+        fitted : pytree
+            Result of `fit`, or of `fitted`.
+        first, num_draws : scalar
+            Index of the first draw, and number of draws.
+
+        Returns
+        -------
+        state, block
+            The new state, and the draws with their statistics: arrays of length ``chain.buffer``, of which
+            ``num_draws`` are valid.
+        """
+
+    def fit(self, variables: np.ndarray, block: Block, num: int) -> Any:
+        """Return what is fitted to the draws of the warm-up (``num`` 0) or of round ``num``.
+
+        Parameters
+        ----------
+        variables : (chain, draw, size)
+            Draws in the variables of the sampler.
+        block : Block
+            The same draws, raw.
+        num : int
+            Number of rounds that are complete after the warm-up.
+        """
+
+    def outcome(self, fitted: Any) -> Mapping[str, Any]:
+        """Return entries for `Fit.run` on how the sampler fared."""

@@ -1,0 +1,90 @@
+"""Samplers by name, from and to the flat options of configurations, checkpoints and `Fit.run`."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hbm_jax.inference.options import field_names
+from hbm_jax.inference.sampler.kernels.hmc import HMC
+from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+from hbm_jax.inference.sampler.kernels.nuts import NUTS
+from hbm_jax.inference.sampler.kernels.protocol import Sampler
+from hbm_jax.names import choose, did_you_mean
+
+SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals)}
+FLAG = "independent_proposals"  # option of older configurations and checkpoints, which have no name of the sampler
+OPTIONS = tuple(dict.fromkeys(name for kind in SAMPLERS.values() for name in field_names(kind)))
+REPLACED = (*OPTIONS, FLAG)  # keywords of `hbm_jax.sample` before samplers were objects
+
+
+def sampler_of(options: Mapping[str, Any]) -> Sampler:
+    """Return the sampler described by flat options; others among them are ignored.
+
+    Parameters
+    ----------
+    options : mapping
+        ``sampler``, the name, and the options of the sampler; None means the default. Without a name it is
+        `IndependentProposals` if ``independent_proposals`` is true, `HMC` if ``trajectory_length`` is given, and
+        `NUTS` otherwise.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or an option that the sampler does not have.
+    """
+    values = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+    named = options.get("sampler")
+    implied = FLAG if options.get(FLAG) else "hmc" if "trajectory_length" in values else "nuts"
+    name = implied if named is None else choose("sampler", named, SAMPLERS)
+    if options.get(FLAG) and name != FLAG:
+        raise ValueError(f"sampler {name!r}: expected no {FLAG}; found {options[FLAG]!r}.")
+    known = field_names(SAMPLERS[name])
+    for option in values:
+        if option not in known:
+            raise ValueError(
+                f"sampler {name!r}: unknown option {option!r}{did_you_mean(option, known)}; expected one of "
+                f"{', '.join(known)}."
+            )
+    if name == "hmc" and "trajectory_length" not in values:
+        raise ValueError("sampler 'hmc': expected a trajectory_length; found none.")
+    return SAMPLERS[name](**values)
+
+
+def options_of(sampler: Sampler) -> dict[str, Any]:
+    """Return name and options of a sampler as flat plain values; inverse of `sampler_of`."""
+    return {"sampler": sampler.name} | asdict(sampler)  # type: ignore[call-overload]
+
+
+def without_replaced(caller: str, options: dict[str, Any], stacklevel: int = 3) -> Sampler | None:
+    """Remove the former keywords of samplers from options, with a FutureWarning; return the sampler they describe.
+
+    Raises
+    ------
+    TypeError
+        If ``options`` also has a sampler.
+    """
+    former = {name: options.pop(name) for name in REPLACED if name in options}
+    if not former:
+        return None
+    if options.get("sampler") is not None:
+        raise TypeError(
+            f"{caller}: expected options of the sampler within sampler={type(options['sampler']).__name__}(...); found "
+            f"also {', '.join(former)}."
+        )
+    sampler = sampler_of(former)
+    warnings.warn(
+        f"{caller}: {', '.join(former)} are options of samplers now, and will be refused in the next release. Use "
+        f"sampler=hbm_jax.{_call(sampler)}.",
+        FutureWarning,
+        stacklevel=stacklevel,
+    )
+    return sampler
+
+
+def _call(sampler: Sampler) -> str:
+    """Return the call that makes a sampler, without options that have their defaults."""
+    kind = type(sampler)
+    defaults = {name: getattr(kind, name, None) for name in field_names(kind)}
+    values = {name: value for name, value in asdict(sampler).items() if value != defaults[name]}  # type: ignore[call-overload]
+    return f"{kind.__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
