@@ -80,11 +80,6 @@ def defaults() -> dict[str, dict[str, Any]]:
     return {"sample": sample} | {name: {} for name in OPEN}
 
 
-def sample_type(name: str) -> Any:
-    """Return the type of an option of the section ``[sample]``."""
-    return sample_options()[name].kind
-
-
 def set_key(config: dict, key: str, value: Any) -> None:
     """Set ``section.name`` of a configuration in place.
 
@@ -118,7 +113,7 @@ def set_key(config: dict, key: str, value: Any) -> None:
         current = config[section].get(name)
         value = (dict(current) if isinstance(current, Mapping) else {}) | {entry: value}
     if section == "sample":
-        value = read_value(value, sample_type(name), key)
+        value = read_value(value, sample_options()[name].kind, key)
     elif section == "prior":
         value = str(value)
     config[section][name] = value

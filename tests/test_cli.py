@@ -384,12 +384,14 @@ def judged(monkeypatch, ranks, interrupted=False):
 def test_calibrate_fails_where_ranks_are_uneven(tmp_path, capsys, monkeypatch):
     seen = judged(monkeypatch, np.arange(200) // 4)
     options = ["--num-chains", "6", "--seed", "5", "--set", "sample.target_accept_prob=0.9", "--num-replicates", "99"]
+    options += ["--max-num-samples", "20000"]  # the default of a fit, but not of a calibration
     status, text, _ = run(capsys, "calibrate", "supernova", "--cosmology", "wcdm", *options, "--out", tmp_path)
     assert status == cli.NOT_USABLE
     assert "\nnot calibrated, according to 200 replicates: w0 is biased: posteriors lie too high.\n" in text
     assert seen.pop("model").cosmology == "wcdm"
     assert len(seen.pop("design")) == 740
-    assert seen == {"seed": 5, "num_chains": 6, "target_accept_prob": 0.9, "num_replicates": 99, "progress": True}
+    expected = {"seed": 5, "num_chains": 6, "max_num_samples": 20000, "target_accept_prob": 0.9, "num_replicates": 99}
+    assert seen == expected | {"progress": True}
 
 
 @pytest.mark.parametrize(("wanted", "rows"), [(1, [0]), (4, [0, 19, 39, 59]), (60, list(range(60)))])

@@ -15,8 +15,8 @@ from commands import refused, run
 
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
-from hbm_jax.cli.arguments import RESERVED, configuration, model_parser
-from hbm_jax.configuration import ConfigError
+from hbm_jax.cli.arguments import REPLACED, configuration, model_parser
+from hbm_jax.configuration import ConfigError, sample_options
 from hbm_jax.registry import MODELS, Entry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,10 @@ def test_the_help_of_a_model_shows_its_options_and_no_others(name, capsys):
     entry, text = MODELS[name], page(capsys, "fit", name)
     own = {f"--{option.replace('_', '-')}" for option in (*entry.options, *entry.reader_options)}
     assert own <= flags_of(text)
-    common = {f"--{option.replace('_', '-')}" for option in RESERVED}
+    common = {f"--{option.replace('_', '-')}" for option in sample_options() if option != REPLACED}
+    assert common <= flags_of(text)
+    common |= {"--help", "--data", "--catalog", "--column", "--prior", "--set", "--config"}
+    common |= {"--out", "--overwrite", "--quiet", "--no-report"}
     negated = {flag for flag in flags_of(text) if flag.startswith("--no-") and f"--{flag[5:]}" in own | common}
     assert flags_of(text) <= own | common | negated
     for title in ("model:", "data:", "priors:", "sampling:", "output:", "examples:"):
@@ -93,10 +96,17 @@ def test_the_help_lists_the_parameters_of_the_options_given(capsys):
     assert "incomplete: model.spectrum: expected a value" in " ".join(page(capsys, "fit", "spectrum").split())
 
 
+def test_calibrations_have_defaults_of_their_own(capsys):
+    text = " ".join(page(capsys, "calibrate", "normal").split())
+    assert "largest number of draws per chain (default: 1000)" in text
+    assert "largest number of draws per chain (default: 20000)" in " ".join(page(capsys, "fit", "normal").split())
+    assert "--max-tree-depth" not in text
+
+
 def test_pages_without_a_model_import_neither_jax_nor_numpy():
     text = "import sys\nfrom hbm_jax import cli\ntry:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
     text += "print(sorted({'jax', 'numpy', 'numpyro', 'matplotlib'} & set(sys.modules)))"
-    for words in (["--help"], ["fit", "--help"], ["resume", "--help"], ["--version"]):
+    for words in (["--help"], ["fit", "--help"], ["report", "--help"], ["--version"]):
         done = subprocess.run([sys.executable, "-c", text, *words], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]", words
 
@@ -135,8 +145,9 @@ def test_the_first_example_is_fitted(tmp_path, capsys, monkeypatch):
 
 
 def documented():
-    """Every command line of README, pages and notebooks."""
-    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
+    """Every command line of README, pages and notebooks, but those of the package that is not installed here."""
+    pages = [path for path in (ROOT / "docs").glob("*.md") if path.name != "another_package.md"]
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *pages]]
     for path in (ROOT / "notebooks").rglob("*.ipynb"):
         if ".ipynb_checkpoints" not in path.parts:
             texts += [cell.source for cell in nbformat.read(path, as_version=4).cells]
@@ -152,7 +163,10 @@ def test_command_lines_of_the_documentation_are_valid():
     assert len(lines) > 30
     assert {line[0] for line in lines} >= {"fit", "resume", "simulate", "calibrate", "report", "absorption", "doctor"}
     for words in lines:
-        if words[0] not in MODEL_COMMANDS:
+        if "--help" in words:
+            with pytest.raises(SystemExit):
+                commands.parsed([word.replace("MODEL", "normal") for word in words])
+        elif words[0] not in MODEL_COMMANDS:
             commands.parsed(words)
         elif "--config" not in words:
             built(*words)

@@ -149,8 +149,11 @@ def test_without_the_package_the_draws_are_still_there(fitted):
 
 def test_help_and_errors(session):
     imported = "print('straight_lines' in sys.modules, 'jax' in sys.modules)"
-    pages = session(["fit", "--help"], imported, ["fit", "line", "--help"], ["fit", "bent"], ["fit", "wrong"])
-    listing, before, page, bent, wrong = pages
+    shown = [line.split()[2:] for line in re.findall(r"^\$ .*", PAGE, re.MULTILINE) if "--help" not in line]
+    parse = f"from hbm_jax.cli import commands; print([commands.parsed(words)[0] for words in {shown}])"
+    pages = session(["fit", "--help"], imported, ["fit", "line", "--help"], ["fit", "bent"], ["fit", "wrong"], parse)
+    listing, before, page, bent, wrong, parsed = pages
+    assert parsed[1] == "['fit', 'report', 'resume', 'simulate', 'calibrate']\n", parsed[2]
     assert re.search(r"line  +straight lines through points whose scatter is unknown \(straight-lines\)", listing[1])
     assert "  bent  " in listing[1]
     assert before[1] == "False False\n"

@@ -13,13 +13,13 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hbm_jax.configuration import OPEN, ConfigError, defaults, merged, read_toml, sample_options, sample_type, set_key
+from hbm_jax.configuration import OPEN, ConfigError, defaults, merged, read_toml, sample_options, set_key
 from hbm_jax.names import nearest
 from hbm_jax.registry.entry import HELP
 
-SECTIONS = ("sample", *OPEN)
 CALIBRATION_OPTIONS = ("seed", "num_chains", "num_warmup", "max_num_samples", "target_accept_prob", "dtype")
 END_OPTIONS = ("num_samples", "until", "max_num_samples", "max_seconds")  # which resume may change
+REPLACED = "independent_proposals"  # option of older configurations, for which there is --sampler
 TABLES = {  # sections of the configuration of which every entry is given by the same flag
     "columns": ("column", "KEY=NAME", "name in the table of a standard column; may be repeated"),
     "prior": ("prior", "NAME=PRIOR", "prior of a parameter, or the number at which it is fixed; may be repeated"),
@@ -27,7 +27,6 @@ TABLES = {  # sections of the configuration of which every entry is given by the
     "population": ("population", "NAME=VALUE", "property of the population; may be repeated"),
 }
 SAMPLE_HELP = {
-    "sampler": "sampling algorithm",
     "seed": "seed of the random numbers",
     "num_chains": "number of chains",
     "num_warmup": "warm-up draws per chain; by default as many as are needed",
@@ -36,15 +35,11 @@ SAMPLE_HELP = {
     "max_num_samples": "largest number of draws per chain",
     "max_seconds": "time budget of this command, and of each resume",
     "target_accept_prob": "acceptance probability to aim at",
-    "max_tree_depth": "largest depth of the trees of NUTS",
-    "trajectory_length": "length of the trajectories of HMC; by default the sampler is NUTS",
-    "independent_proposals": "the same as --sampler independent_proposals",
-    "centering": "whether a pilot run chooses the partial non-centring; by default as the model says",
+    "sampler": "sampler; by default nuts, or hmc if a trajectory length is given",
+    "max_tree_depth": "largest depth of the trees of nuts",
+    "trajectory_length": "length of the trajectories of hmc",
+    "centering": "whether a pilot run chooses the partial non-centring; by default where the model gains by it",
     "dtype": "float64 or float32",
-}
-RESERVED = {  # an option of a model or reader of such a name has no flag, but can be set by --set
-    *("help", "config", "set", "data", "catalog", "design", "subset", "num_replicates"),
-    *("out", "overwrite", "quiet", "report", "no_report", *(name for name, *_ in TABLES.values()), *SAMPLE_HELP),
 }
 
 
@@ -105,9 +100,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_option(self, group: argparse._ArgumentGroup, key: str, kind: Any, text: str, default: Any = None) -> None:
         """Add the flag of an option, ``SECTION.NAME``, of a type."""
-        section, _, name = key.partition(".")
-        if section != "sample" and name in RESERVED:
-            return
+        name = key.partition(".")[2]
         text += _default(default)
         text = text.replace("%", "%%")
         parts = [part for part in _alternatives(kind) if part is not types.NoneType]
@@ -131,12 +124,14 @@ class Parser(argparse.ArgumentParser):
         name, metavar, text = TABLES[section]
         self.add(group, name, dest=f"table.{section}", metavar=metavar, action="append", default=[], help=text)
 
-    def add_sampling(self, names: Iterable[str], title: str = "sampling") -> None:
-        """Add the flags of options of the section ``[sample]``."""
-        group = self.add_argument_group(title)
+    def add_sampling(
+        self, names: Iterable[str], title: str = "sampling", defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Add the flags of options of the section ``[sample]``, with other defaults than there where given."""
+        group, options = self.add_argument_group(title), sample_options()
         for name in names:
-            text, default = SAMPLE_HELP.get(name, ""), sample_options()[name].default
-            self.add_option(group, f"sample.{name}", sample_type(name), text, default)
+            kind, default = options[name].kind, (defaults or {}).get(name, options[name].default)
+            self.add_option(group, f"sample.{name}", kind, SAMPLE_HELP.get(name, ""), default)
 
     def add_set(self, text: str) -> argparse._ArgumentGroup:
         """Add ``--set``."""
@@ -208,33 +203,43 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
     parser = Parser(f"hbm-jax {command} {name}", "[options]", _sentence(entry.summary), _examples(command, name, entry))
     draws = command == "simulate" and entry.simulate is not None
     takes_design = entry.takes_design or not draws
-    _add_model(parser, entry, entry.options if takes_design else entry.population_options)
-    if takes_design:
-        _add_data(parser, command, entry)
-    else:  # the simulator says why it takes none
-        parser.add_argument("--design", dest="data.source", help=argparse.SUPPRESS)
-    if draws:
-        _add_population(parser, entry)
-    priors = parser.add_argument_group("priors")
+    model = parser.add_argument_group("model")
+    data = parser.add_argument_group("data") if takes_design else None
+    population = parser.add_argument_group("population") if draws else None
+    priors = parser.add_argument_group("parameters" if command == "simulate" else "priors")
+    # What all models share comes first: an option of a model that has the name of one of these is given by --set.
     if takes_design or entry.population is None:
         parser.add_table(priors, "prior")
     if command == "simulate":
         parser.add_table(priors, "truth")
-        priors.title = "parameters"
         parser.add_sampling(["seed"], "random numbers")
         out = ("FILE", "table to write: .csv, .ecsv or .fits") if entry.takes_design else ("DIR", "folder to write")
     else:
-        parser.add_sampling(sample_options() if command == "fit" else CALIBRATION_OPTIONS)
         out = ("DIR", "folder to write; default: one in runs/")
-    if command == "calibrate":
+    if command == "fit":
+        parser.add_sampling(name for name in sample_options() if name != REPLACED)
+    elif command == "calibrate":
+        from hbm_jax.inference import calibrate
+
+        own = {name: item.default for name, item in inspect.signature(calibrate).parameters.items()}
+        parser.add_sampling(CALIBRATION_OPTIONS, defaults=own)
         group = parser.add_argument_group("calibration")
         parser.add(group, "subset", metavar="N", type=int, help="use only N objects of the design, evenly spaced")
         text = "number of simulated data sets (default: 512)"
         parser.add(group, "num-replicates", metavar="N", type=int, default=512, help=text)
     parser.add_output(command, *out)
-    sections = ", ".join(SECTIONS)
+    sections = ", ".join(["sample", *OPEN])
     group = parser.add_set(f"any option as SECTION.NAME=VALUE, with SECTION one of {sections}")
     parser.add(group, "config", metavar="FILE", help="TOML file of these sections, such as config.toml of a run")
+    if data is not None:
+        _add_source(parser, data, command, entry)
+    else:  # the simulator says why it takes none
+        parser.add_argument("--design", dest="data.source", help=argparse.SUPPRESS)
+    if population is not None:
+        _add_population(parser, population, entry)
+    _add_model(parser, model, entry, entry.options if takes_design else entry.population_options)
+    if data is not None:
+        _add_reader(parser, data, entry)
     if {"-h", "--help"} & set(argv):
         rest = [word for word in argv if word not in ("-h", "--help")]
         priors.description = _parameters(parser, entry, rest)
@@ -258,9 +263,8 @@ def _examples(command: str, name: str, entry) -> str:
     return "\n".join(["examples:", *(f"  {example}" for example in shown or examples)])
 
 
-def _add_model(parser: Parser, entry, names: Iterable[str]) -> None:
+def _add_model(parser: Parser, group, entry, names: Iterable[str]) -> None:
     """Add the flags of options of the model."""
-    group = parser.add_argument_group("model")
     fields = {item.name: item for item in dataclasses.fields(entry.model)}
     types_of = entry.options
     for name in names:
@@ -268,28 +272,29 @@ def _add_model(parser: Parser, entry, names: Iterable[str]) -> None:
         parser.add_option(group, f"model.{name}", types_of[name], text, fields[name].default)
 
 
-def _add_data(parser: Parser, command: str, entry) -> None:
-    """Add the flags of the data, or of the sample whose design is used, and of options of their reader."""
-    group = parser.add_argument_group("data")
-    parameters = inspect.signature(entry.read).parameters
-    options = entry.reader_options
+def _add_source(parser: Parser, group, command: str, entry) -> None:
+    """Add the flags of the data, or of the sample whose design is used, and of their columns."""
     what = f"bundled sample ({', '.join(entry.bundled)}), or file" if entry.bundled else "file"
     default = f" (default: {entry.default_source})" if entry.default_source else ""
     if command == "fit":
-        names = ("catalog", "--data") if "spectra" in options else ("data", "--catalog")
+        names = ("catalog", "--data") if "spectra" in entry.reader_options else ("data", "--catalog")
         parser.add(group, *names, dest="data.source", metavar="FILE", help=f"{what} to fit{default}")
     else:
         text = f"{what} whose design is used: all but the observed values{default}"
         parser.add(group, "design", dest="data.source", metavar="FILE", help=text)
-    if "columns" in parameters:
+    if "columns" in inspect.signature(entry.read).parameters:
         parser.add_table(group, "columns")
-    for name, kind in options.items():
+
+
+def _add_reader(parser: Parser, group, entry) -> None:
+    """Add the flags of options of the reader."""
+    parameters = inspect.signature(entry.read).parameters
+    for name, kind in entry.reader_options.items():
         parser.add_option(group, f"data.{name}", kind, entry.help_of(name, entry.read), parameters[name].default)
 
 
-def _add_population(parser: Parser, entry) -> None:
+def _add_population(parser: Parser, group, entry) -> None:
     """Add the flags of a population that is drawn without a design."""
-    group = parser.add_argument_group("population")
     for name, kind in entry.simulator_options.items():
         parser.add_option(group, f"simulator.{name}", kind, entry.help_of(name, entry.simulate))
     parser.add_table(group, "population")
@@ -345,7 +350,7 @@ def flags(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
         if section == "table":
             flag = TABLES[name][0]
             yield from ((f"{name}.{key}", text) for key, text in assignments(flag, value))
-        elif section in SECTIONS and name and value is not None:
+        elif section in ("sample", *OPEN) and name and value is not None:
             key = dest.removesuffix("[]")
             is_text = isinstance(value, list) and len(value) == 1 and (key == dest or value[0].lstrip().startswith("["))
             yield key, value[0] if is_text else value

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hbm_jax.cli.arguments import CALIBRATION_OPTIONS
+from hbm_jax.cli.arguments import CALIBRATION_OPTIONS, assignments, flags
 from hbm_jax.cli.exit_status import NOT_USABLE, USABLE
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.configuration import ConfigError, defaults
@@ -21,8 +21,11 @@ def calibrate(arguments) -> int:
     if arguments.subset is not None:
         design = _evenly_spaced(design, arguments.subset)
     default_options = defaults()["sample"]
+    given = {key for key, _ in [*flags(arguments), *assignments("set", arguments.set)]}
     options = {
-        name: value for name, value in config["sample"].items() if value != default_options[name] or name == "seed"
+        name: value
+        for name, value in config["sample"].items()
+        if value != default_options[name] or f"sample.{name}" in given or name == "seed"
     }
     for name in options:
         if name not in CALIBRATION_OPTIONS:

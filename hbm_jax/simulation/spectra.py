@@ -19,29 +19,9 @@ NAMES = "source.pha", "response.rmf", "response.arf"
 def simulate(config: Mapping[str, Any], folder: Path, *, rmf: str | None, arf: str | None, overwrite: bool) -> str:
     """Draw the counts of a model expression, without background, and write them with the response.
 
-    Parameters
-    ----------
-    config : mapping
-        Configuration of the command line: ``[model]`` contains the model expression, ``[truth]`` or numbers in
-        ``[prior]`` its parameters, and ``population.exposure`` the exposure [s].
-    folder : path
-        Output folder; must be new or empty unless ``overwrite``.
-    rmf, arf : path, optional
-        Response of the instrument; by default an idealised response.
-    overwrite : bool
-        Whether to replace existing files.
-
-    Returns
-    -------
-    str
-        Report: files written, true values, and the command that fits them.
-
-    Raises
-    ------
-    ConfigError
-        For a design, an unknown option, or a parameter without a value.
-    FileExistsError
-        If the folder is not empty.
+    ``[model]`` of the configuration contains the model expression, ``[truth]`` or numbers in ``[prior]`` its
+    parameters, and ``population.exposure`` the exposure [s]. Arguments, result and errors are those of
+    `hbm_jax.simulation.afterglows.simulate`, without a number of sources.
     """
     from hbm_jax.models import SpectralFit
     from hbm_jax.spectra import write_arf, write_pha, write_rmf
