@@ -11,12 +11,12 @@ from hbm_jax.inference.criticism.calibration import Calibration, calibrate
 from hbm_jax.inference.criticism.comparison import Comparison, compare
 from hbm_jax.inference.criticism.influence import leave_groups_out
 from hbm_jax.inference.criticism.leave_out import Loo, loo
-from hbm_jax.inference.model_check.check import ModelCheck, check_model
 from hbm_jax.inference.criticism.pointwise import log_likelihood
 from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
 from hbm_jax.inference.criticism.refitting import refit
 from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
+from hbm_jax.inference.model_check.check import ModelCheck, check_model
 from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
 from hbm_jax.inference.sampler.checkpoint import CheckpointError
 from hbm_jax.inference.sampler.kernels.hmc import HMC

@@ -404,39 +404,20 @@ class SharedCheckpoint:
         if self._store is not None:
             self._store.close()
 
-    @property
-    def run(self) -> dict[str, Any]:
-        """As `Checkpoint.run`."""
-        return self._lead(lambda: self._store.run)
+    def __getattr__(self, name: str) -> Any:
+        if name in ("run", "run_id"):
+            return self._lead(lambda: getattr(self._store, name))
+        if name not in ("begin", "update", "read_start", "write_start", "write_block", "blocks"):
+            raise AttributeError(name)
 
-    @property
-    def run_id(self) -> str:
-        """As `Checkpoint.run_id`."""
-        return self._lead(lambda: self._store.run_id)
+        def call(*args, **kwargs):
+            def work():
+                result = getattr(self._store, name)(*args, **kwargs)
+                return list(result) if isinstance(result, Iterator) else result
 
-    def begin(self, run, data) -> None:
-        """As `Checkpoint.begin`."""
-        self._lead(lambda: self._store.begin(run, data))
+            return self._lead(work)
 
-    def update(self, **changed) -> None:
-        """As `Checkpoint.update`."""
-        self._lead(lambda: self._store.update(**changed))
-
-    def write_start(self, arrays) -> None:
-        """As `Checkpoint.write_start`."""
-        self._lead(lambda: self._store.write_start(arrays))
-
-    def read_start(self):
-        """As `Checkpoint.read_start`."""
-        return self._lead(lambda: self._store.read_start())
-
-    def write_block(self, saved) -> None:
-        """As `Checkpoint.write_block`."""
-        self._lead(lambda: self._store.write_block(saved))
-
-    def blocks(self) -> list:
-        """As `Checkpoint.blocks`."""
-        return self._lead(lambda: list(self._store.blocks()))
+        return call
 
 
 def _throw(error):

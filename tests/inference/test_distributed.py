@@ -14,9 +14,11 @@ import pytest
 from processes import CASES, ERROR, OPTIONS, Y, densities, marginal, population
 
 import hbm_jax as hbm
-from hbm_jax.inference import resume
+from hbm_jax.inference import CheckpointError, resume
 from hbm_jax.inference.distributed import Processes, number_of_objects, split_over_processes
+from hbm_jax.inference.sampler.checkpoint import Checkpoint, Saved
 from hbm_jax.inference.sampler.initialisation import StartError
+from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.target import build_target
 
 SECONDS = 200  # before the two processes are given up; they take 35 on two idle cores
@@ -156,6 +158,27 @@ def test_an_interruption_waits_for_the_next_decision():
         assert processes.lead(lambda: 1) == 1
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_shared_checkpoint_has_the_methods_that_a_run_uses(tmp_path):
+    store = Processes().open(Checkpoint, tmp_path / "run")
+    store.begin({"program": {"name": "x"}, "data": {}, "options": {"seed": 1}}, None)
+    store.update(stop={"num_samples": 4})
+    assert store.run["stop"] == {"num_samples": 4}
+    assert store.run_id == store.run["run_id"]
+    assert store.folder == tmp_path / "run"
+    assert store.read_start() is None
+    store.write_start({"potential": np.ones(2)})
+    np.testing.assert_array_equal(store.read_start()["potential"], [1.0, 1.0])
+    block = Block(*(np.zeros((2, 3)) for _ in range(6)))
+    store.write_block(Saved(block, {}, False, {"seconds": 1.0}))
+    (saved,) = store.blocks()
+    assert saved.block.energy.shape == (2, 3)
+    with pytest.raises(CheckpointError, match="another process is using it"):
+        Processes().open(Checkpoint, tmp_path / "run")
+    store.close()
+    with pytest.raises(AttributeError):
+        store.begun  # noqa: B018 - not of a run
 
 
 def test_a_search_without_a_start_says_so():

@@ -1,23 +1,20 @@
 """Options and steps that the samplers of Hamiltonian trajectories share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.inference.options import real_number, whole_number
-from hbm_jax.inference.sampler.kernels.protocol import Block, Chain
+from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hamiltonian:
+class Hamiltonian(Sampler):
     """Options of Hamiltonian trajectories, and the loop over them; see `NUTS` and `HMC`."""
-
-    name: ClassVar[str]
-    rounds: ClassVar[tuple[int, ...]] = ()
 
     target_accept_prob: float | None = field(
         default=None, metadata={"help": "mean acceptance probability; higher means smaller steps"}
@@ -45,13 +42,6 @@ class Hamiltonian:
         """Return the sampler with this acceptance probability if none was given."""
         return self if self.target_accept_prob is not None else replace(self, target_accept_prob=target_accept_prob)
 
-    def require_size(self, size: int) -> None:
-        """Accept any number of parameters."""
-
-    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
-        """Return the NumPyro kernel."""
-        raise NotImplementedError
-
     def settings(self, potential: Callable, inverse_mass: Any, dense: bool) -> dict[str, Any]:
         """Return the settings that all kernels of NumPyro share."""
         return {
@@ -78,18 +68,6 @@ class Hamiltonian:
             return state, jax.tree.map(lambda buffer, new: buffer.at[index].set(new), buffers, statistics(chain, state))
 
         return jax.lax.fori_loop(0, num_draws, step, (state, empty_block(chain, state)))
-
-    def fitted(self, size: int) -> Any:
-        """Return nothing: no round follows the warm-up."""
-        return ()
-
-    def fit(self, variables: np.ndarray, block: Block, num: int) -> Any:
-        """Return nothing."""
-        return ()
-
-    def outcome(self, fitted: Any) -> Mapping[str, Any]:
-        """Return no entries."""
-        return {}
 
 
 def statistics(chain: Chain, state: Any) -> Block:

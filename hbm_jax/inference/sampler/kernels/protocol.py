@@ -45,6 +45,8 @@ class Chain(NamedTuple):
 class Sampler(Protocol):
     """Sampler of `hbm_jax.sample`: a frozen dataclass of its options, which are plain values.
 
+    A class that derives from this one has no rounds, and takes any number of parameters, unless it says otherwise.
+
     Attributes
     ----------
     name : str
@@ -57,7 +59,7 @@ class Sampler(Protocol):
     """
 
     name: ClassVar[str]
-    rounds: ClassVar[tuple[int, ...]]
+    rounds: ClassVar[tuple[int, ...]] = ()
 
     @property
     def target_accept_prob(self) -> float | None:
@@ -74,6 +76,7 @@ class Sampler(Protocol):
 
     def fitted(self, size: int) -> Any:
         """Return what `fit` fits, before it has draws: a pytree of arrays, an argument of the compiled program."""
+        return ()
 
     def advance(self, chain: Chain, state: Any, key: Any, fitted: Any, first: Any, num_draws: Any) -> tuple[Any, Block]:
         """Advance one chain.
@@ -110,6 +113,8 @@ class Sampler(Protocol):
         num : int
             Number of rounds that are complete after the warm-up.
         """
+        return ()
 
     def outcome(self, fitted: Any) -> Mapping[str, Any]:
         """Return entries for `Fit.run` on how the sampler fared."""
+        return {}
