@@ -92,7 +92,7 @@ def test_eight_schools_against_posteriordb(shared_data, monte_carlo):
 
 def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch, monte_carlo):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
-    monkeypatch.setattr(start_module, "_variational", lambda *_, **__: None)
+    monkeypatch.setattr(start_module, "mean_field_fits", lambda *_: [])
     width = np.array([0.01, 1.0, 100.0])
     fit = hbm.sample(programs.scales, width, seed=seed(3), num_samples=1000, progress=False)
     assert "diagonal metric" in fit.run["start"]
