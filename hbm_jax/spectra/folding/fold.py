@@ -21,7 +21,7 @@ from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 
 Floats = NDArray[np.float64]
-# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error of a discontinuity in slope within it.
+# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error of a discontinuity in slope in it.
 LEVELS = (
     *((1e-2, 0.8, 1e-3), (6e-4, 0.6, 1e-3), (5e-5, 0.45, 1e-3), (5e-6, 0.35, 3e-4)),
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
