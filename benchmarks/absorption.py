@@ -94,7 +94,7 @@ def main():
         shares = np.asarray(ion_fractions(T, 0.0))[ABSORBING_INDEX] * numbers
         tau = np.zeros(len(energy))
         for at, dz in zip(middle, width, strict=True):
-            sigma = evaluate(energy * (1 + at), fit_coefficients(ABSORBING), np)
+            sigma = evaluate(energy * (1 + at), fit_coefficients(ABSORBING))
             tau += shares @ sigma * (1 + at) ** 2 / np.sqrt(0.3 * (1 + at) ** 3 + 0.7) * dz
         return n0 * COLUMN / 70.0 * tau
 

@@ -48,7 +48,7 @@ def _nodes(z, energy, num_panels=24, num_nodes=10):
         cuts = np.sort(np.concatenate([panels, cuts, bends], axis=1), axis=1)
         half = 0.5 * np.diff(cuts)[..., None]
         u = cuts[:, :-1, None] + half * (1.0 + x)
-        sigma = evaluate(np.array(energy)[:, None, None] * np.exp(u), fit_coefficients((ion,)), np)[0]
+        sigma = evaluate(np.array(energy)[:, None, None] * np.exp(u), fit_coefficients((ion,)))[0]
         found.append((u.reshape(len(energy), -1), (half * w * sigma).reshape(len(energy), -1)))
     return found
 

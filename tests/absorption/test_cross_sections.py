@@ -69,11 +69,11 @@ def test_thresholds_are_where_the_cross_section_jumps():
         step = 1e-9
         fits = fit_coefficients((ion,))
         for edge in edges:
-            low, high = evaluate(np.array([edge * (1 - step), edge * (1 + step)]), fits, np)[0]
+            low, high = evaluate(np.array([edge * (1 - step), edge * (1 + step)]), fits)[0]
             assert abs(high - low) > 1e-4 * high, (ion, edge)
         # And nowhere else.
         grid = np.geomspace(0.004, 20.0, 200_001)
-        values = evaluate(grid, fits, np)[0]
+        values = evaluate(grid, fits)[0]
         jump = np.flatnonzero((np.abs(np.diff(values)) > 0.02 * values[1:]) & (values[1:] > 0))
         for i in jump:
             assert ((edges >= grid[i] * 0.9999) & (edges <= grid[i + 1] * 1.0001)).any(), (ion, grid[i])
@@ -91,7 +91,7 @@ def test_gradient_and_single_precision(ion):
     slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda e: photoionization_cross_section(e, *ion))))
     value, slope = (np.asarray(part) for part in slopes(energy))
     h = 1e-5 * energy
-    up, down = (evaluate(energy + step, fit_coefficients((ion,)), np)[0] for step in (h, -h))
+    up, down = (evaluate(energy + step, fit_coefficients((ion,)))[0] for step in (h, -h))
     np.testing.assert_allclose(slope, (up - down) / (2 * h), rtol=1e-5, atol=1e-12)
     single = photoionization_cross_section(energy.astype(np.float32), *ion)
     assert single.dtype == np.float32

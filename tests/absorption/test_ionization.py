@@ -98,7 +98,7 @@ def test_photoionization_rates_are_the_integral(index):
         cuts = np.log(np.append(np.maximum(fits.thresholds()[0], XI_BAND[0]), XI_BAND[1]))
         total = sum(
             integrate.quad(
-                lambda u, f=fits: np.exp((1 - index) * u) * evaluate(np.exp(u), f, np)[0],
+                lambda u, f=fits: np.exp((1 - index) * u) * evaluate(np.exp(u), f)[0],
                 a * (1 + 1e-14) + 1e-14, b - 1e-14, epsrel=1e-11, limit=200,
             )[0]
             for a, b in itertools.pairwise(cuts)
@@ -117,7 +117,7 @@ def test_photoionization_rates_of_every_ion():
         cuts = np.unique(np.concatenate([np.linspace(a, b, 201) for a, b in itertools.pairwise(edges)]))
         half = 0.5 * np.diff(cuts)[:, None]
         u = (cuts[:-1, None] + half * (1 + x)).ravel()
-        values = (half * w).ravel() * evaluate(np.exp(u), fits, np)[0]
+        values = (half * w).ravel() * evaluate(np.exp(u), fits)[0]
         for place, index in enumerate(INDICES):
             s = 2 - index
             flux = high - low if abs(s) < 1e-8 else (np.exp(s * high) - np.exp(s * low)) / s

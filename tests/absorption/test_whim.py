@@ -120,7 +120,7 @@ def test_running_integrals_are_those_of_the_cross_sections():
             cuts = np.unique([*np.linspace(a[j], b[j], 30), *edges[(edges > a[j]) & (edges < b[j])]])
             half = 0.5 * np.diff(cuts)[:, None]
             L = cuts[:-1, None] + half * (1 + x)
-            sigma = evaluate(np.exp(L), fits, np)[0]
+            sigma = evaluate(np.exp(L), fits)[0]
             total = np.sum(half * w * sigma)
             rounding = 1e-14 * first[0, j]
             assert abs(first[0, j] - second[0, j] - total) <= 1e-5 * total + rounding, ion
@@ -136,7 +136,7 @@ def test_running_integrals_are_those_of_the_cross_sections():
 def test_redshift_zero_has_its_value_and_its_gradient():
     energy = ENERGY[::5]
     shares = fractions([6.0])[0] * WILM[CHARGE - 1]
-    slope = 1e-7 * COLUMN / 70.0 * shares @ evaluate(energy, FITS, np)
+    slope = 1e-7 * COLUMN / 70.0 * shares @ evaluate(energy, FITS)
 
     @jax.jit
     def slopes(z):

@@ -9,6 +9,7 @@ from scipy import stats
 from hbm_jax.spectra import (
     Absorption,
     BrokenPowerLaw,
+    CutoffPowerLaw,
     GaussianLine,
     Parameter,
     PowerLaw,
@@ -130,7 +131,8 @@ def instrument():
 def trials(**more):
     rng = np.random.default_rng(1)
     return {
-        "photon_index": rng.normal(1.8, 0.4, 16), "log10_amplitude": np.zeros(16), "fe_sigma": 10.0 ** rng.uniform(-6, -1, 16),
+        "photon_index": rng.normal(1.8, 0.4, 16), "log10_amplitude": np.zeros(16),
+        "fe_sigma": 10.0 ** rng.uniform(-6, -1, 16),
         "fe_energy": rng.uniform(1.0, 7.0, 16), "fe_log10_amplitude": np.full(16, -0.5), **more,
     }  # fmt: skip
 
@@ -146,7 +148,8 @@ def test_a_population_of_lines_is_folded_exactly(instrument):
     assert (found.errors <= 1e-8).all()
     values = {
         "photon_index": np.array([1.5, 2.0, 2.5]), "log10_amplitude": 0.0, "fe_sigma": np.array([0.0, 1e-5, 0.3]),
-        "fe_energy": np.array([6.4, 3.7654, 2.2]), "fe_log10_amplitude": np.array([-1.0, 0.0, 0.5]), "nh": np.array([0.1, 0.5, 2.0]),
+        "fe_energy": np.array([6.4, 3.7654, 2.2]), "fe_log10_amplitude": np.array([-1.0, 0.0, 0.5]),
+        "nh": np.array([0.1, 0.5, 2.0]),
     }  # fmt: skip
     expected = np.asarray(jax.jit(lambda f, v: f(v))(found, values))
     for row in range(3):
@@ -179,3 +182,17 @@ def test_where_nodes_do_not_suffice_the_bins_are_folded(instrument):
     one = {name: value[3] for name, value in tried.items()}
     exact = np.asarray(photons(spectrum, energy)(one)) @ matrix
     np.testing.assert_allclose(np.asarray(found(one))[0], exact, rtol=1e-7)
+
+
+def test_the_reference_of_smooth_spectra_is_that_of_the_bins(instrument):
+    """With a tolerance that no level reaches, nodes are the reference of all others."""
+    energy, matrix, counts = instrument
+    spectrum = CutoffPowerLaw(norm="amplitude") * Absorption("mw") * Absorption("host", z=1.3)
+    tried = {name: trials()[name] for name in ("photon_index", "log10_amplitude")}
+    tried |= {"e_cut": np.geomspace(1.0, 50.0, 16), "mw_nh": np.full(16, 0.1), "host_nh": np.geomspace(0.01, 10.0, 16)}
+    found = fold(spectrum, energy, matrix, counts, tried, tolerance=0.0)
+    one = {name: value[::5] for name, value in tried.items()}
+    exact = np.asarray(photons(spectrum, energy)(one)) @ matrix
+    on_nodes = np.asarray(spectrum.on(found.nodes.energy)(one)) @ found.nodes.matrix.T
+    np.testing.assert_allclose(on_nodes, exact, rtol=1e-8, atol=1e-9 * exact.max())
+    assert max(found.errors[0], found.exact_errors[0]) < 1e-7

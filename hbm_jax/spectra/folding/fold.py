@@ -21,21 +21,21 @@ from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import integrals, padded_edges
 
 Floats = NDArray[np.float64]
-# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error due to a kink within a panel.
+# From coarse to fine: error of a panel (`num_nodes_of`), its width, and the error of a discontinuity in slope in it.
 LEVELS = (
     *((1e-2, 0.8, 1e-3), (6e-4, 0.6, 1e-3), (5e-5, 0.45, 1e-3), (5e-6, 0.35, 3e-4)),
     *((1e-5, 0.3, 1e-4), (1e-6, 0.15, 1e-5), (1e-7, 0.15, 1e-6), (1e-8, 0.1, 3e-7), (1e-9, 0.1, 1e-7)),
     *((1e-9, 0.1, 1e-8), (1e-10, 0.1, 1e-9), (1e-11, 0.1, 0.0), (1e-13, 0.1, 0.0), (1e-15, 0.05, 0.0)),
 )
-# Nodes per panel and panel width, with a panel edge at every kink: the fold if no level is accurate enough, and the
-# reference that measures its error.
+# Nodes per panel and panel width, with panel edges at all discontinuities: the fold if no level is accurate enough, and
+# the reference that measures its error.
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 # Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
-_STEP = 3e-4  # step in ln E of the second differences that measure the strength of a kink
+_STEP = 3e-4  # step in ln E of the second differences that measure a change of slope
 _CHUNK = 512  # energies per compiled evaluation
 Values = Mapping[str, ArrayLike]
 
@@ -121,16 +121,16 @@ def fold(
     -------
     Folded
         The nodes of the coarsest level within the tolerance, or a subset. If no level is, six nodes in each panel, with
-        panels at most 2.5 % wide that end at every edge and kink. If a feature has a free energy, the panels are
+        panels at most 2.5 % wide that end at every discontinuity. If a feature has a free energy, the panels are
         narrower, at the narrowest 0.5 %, and the fold with the smallest error is returned.
 
     Notes
     -----
     The first step represents the spectrum by polynomials between its discontinuities (`fold_of`), and the second
     (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
-    observed counts and compared with a reference: the fold on six nodes in panels of 2.5 % that end at every edge and
-    kink, if every component is smooth elsewhere, and integrals over the energy bins otherwise. ``Folded.bound`` covers
-    spectra of other brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
+    observed counts and compared with a reference: the fold on six nodes in panels of 2.5 % that end at every
+    discontinuity, if every component is smooth elsewhere, and integrals over the energy bins otherwise.
+    ``Folded.bound`` covers spectra of other brightness, and ``tests/spectra/test_compression.py`` tests random spectra.
     """
     precise = spectrum.mapped(lambda part: part.in_double_precision())
     trials = _Trials(precise, energy, matrix, counts, background, values)
@@ -181,8 +181,8 @@ class _Trials:
         self.spectrum, self.values = spectrum, {name: np.asarray(values[name], float) for name in spectrum.parameters}
         self.tabulated = spectrum.mapped(lambda part: part.tabulated_for(self.values))
         self.band = float(self.energy[0]), float(self.energy[-1])
-        self.edges, self.kinks = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
-        self.strengths = _kink_strengths(self.tabulated, self.kinks, self.values)
+        self.edges, self.bends = spectrum.discontinuities(*self.band), spectrum.slope_discontinuities(*self.band)
+        self.slope_changes = _slope_changes(self.tabulated, self.bends, self.values)
         self.smooth = all(part.smooth for part in components_of(spectrum))
         self.free_redshift = any("z" in part.own_parameters for part in components_of(spectrum))
         if self.smooth:
@@ -190,11 +190,11 @@ class _Trials:
         else:
             self.reference = self.exact_at_known_redshifts() if self.free_redshift else self.exact()
 
-    def panels(self, width: float, kink_error: float = 0.0) -> Floats:
-        """Return panel edges at all absorption edges, and at the kinks whose error would exceed `kink_error`."""
-        gap = np.sqrt(kink_error / self.strengths)
+    def panels(self, width: float, slope_error: float = 0.0) -> Floats:
+        """Return panel edges at all absorption edges, and at the bends whose error would exceed `slope_error`."""
+        gap = np.sqrt(slope_error / self.slope_changes)
         kept = gap < width
-        return panel_edges(*self.band, self.edges, self.kinks[kept], width=width, gap=gap[kept])
+        return panel_edges(*self.band, self.edges, self.bends[kept], width=width, gap=gap[kept])
 
     def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Any, Floats]:
         """Return the nodes with these panels and their integrals, and the expected counts of the trial spectra."""
@@ -228,8 +228,8 @@ class _Trials:
 
     def at_level(self, level: int) -> tuple[Any, Floats]:
         """Return the nodes of a level, and the expected counts of the trial spectra."""
-        panel_error, width, kink_error = LEVELS[level]
-        panels = self.panels(width, kink_error)
+        panel_error, width, slope_error = LEVELS[level]
+        panels = self.panels(width, slope_error)
         return self.folded(panels, num_nodes_of(panels, panel_error))
 
     def narrow_panels(self, tolerance: float) -> Folded:
@@ -308,11 +308,11 @@ def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) ->
     return None
 
 
-def _kink_strengths(spectrum: Component, kinks: Floats, values: Values) -> Floats:
-    """Return the largest change of slope in ln E of the transmission at each kink, over the trial spectra."""
-    if not len(kinks):
-        return kinks
-    energy = kinks * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
+def _slope_changes(spectrum: Component, bends: Floats, values: Values) -> Floats:
+    """Return the largest change of slope in ln E of the transmission at each bend, over the trial spectra."""
+    if not len(bends):
+        return bends
+    energy = bends * np.exp(_STEP * np.array([-1.0, 0.0, 1.0]))[:, None]
     absorbed, unabsorbed = (spectra_at(part, energy.ravel(), values) for part in (spectrum, spectrum.unabsorbed))
     below, transmission, above = np.moveaxis((absorbed / unabsorbed).reshape(-1, *energy.shape), 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is transmitted

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 WIDTH = 0.05  # largest width of a panel in ln E
 STEEPNESS = 10.0  # d ln N / d ln E assumed for the number of nodes: that of cold matter with an optical depth of 3
 MAX_NODES = 8
-GAP = 0.006  # smallest distance in ln E between a kink and the nearest panel edge; closer kinks stay within a panel
+GAP = 0.006  # smallest distance in ln E between a discontinuity in slope and the nearest panel edge
 
 
 class Fold(NamedTuple):
@@ -43,8 +43,8 @@ class Fold(NamedTuple):
 def panel_edges(
     low: float,
     high: float,
-    jumps: ArrayLike = (),
-    kinks: ArrayLike = (),
+    discontinuities: ArrayLike = (),
+    slope_discontinuities: ArrayLike = (),
     *,
     width: float = WIDTH,
     gap: ArrayLike = GAP,
@@ -55,28 +55,29 @@ def panel_edges(
     ----------
     low, high : float
         Limits of the band [keV].
-    jumps : (num_jumps,)
+    discontinuities : (num,)
         Energies at which the spectrum is discontinuous [keV]; each becomes a panel edge.
-    kinks : (num_kinks,)
-        Energies at which its slope is discontinuous [keV]. A kink closer than `gap` to a panel edge is ignored.
+    slope_discontinuities : (num,)
+        Energies at which its slope is discontinuous [keV]. One closer than `gap` to a panel edge is ignored.
     width : float
         Largest width of a panel in ln E.
-    gap : float or (num_kinks,)
-        Smallest distance in ln E from each kink to the other panel edges. Kinks with a smaller gap take precedence.
+    gap : float or (num,)
+        Smallest distance in ln E from each discontinuity in slope to the other panel edges. Those with a smaller gap
+        take precedence.
 
     Returns
     -------
     (num_panels + 1,)
         Panel edges [keV], increasing.
     """
-    jumps, kinks = np.asarray(jumps, float), np.asarray(kinks, float)
-    cuts = np.unique(np.concatenate([[low, high], jumps[(jumps > low) & (jumps < high)]])).tolist()
-    gaps = np.broadcast_to(np.asarray(gap, float), kinks.shape)
-    order = np.lexsort((kinks, gaps))
-    for kink, smallest in zip(kinks[order].tolist(), gaps[order].tolist(), strict=True):
-        position = bisect.bisect_left(cuts, kink)
-        if low < kink < high and min(math.log(kink / cuts[position - 1]), math.log(cuts[position] / kink)) > smallest:
-            cuts.insert(position, kink)
+    energies, bends = np.asarray(discontinuities, float), np.asarray(slope_discontinuities, float)
+    cuts = np.unique(np.concatenate([[low, high], energies[(energies > low) & (energies < high)]])).tolist()
+    gaps = np.broadcast_to(np.asarray(gap, float), bends.shape)
+    order = np.lexsort((bends, gaps))
+    for bend, smallest in zip(bends[order].tolist(), gaps[order].tolist(), strict=True):
+        position = bisect.bisect_left(cuts, bend)
+        if low < bend < high and min(math.log(bend / cuts[position - 1]), math.log(cuts[position] / bend)) > smallest:
+            cuts.insert(position, bend)
     edges = [cuts[:1]]
     for start, end in itertools.pairwise(cuts):
         num = math.ceil(math.log(end / start) / width)
@@ -190,7 +191,7 @@ def absorption_edges(low: float, high: float, redshifts: ArrayLike = (0.0,)) -> 
 
 
 def whim_edges(low: float, high: float, z: float) -> Floats:
-    """Return the observed energies [keV] at which the optical depth of the WHIM has a kink, in increasing order."""
+    """Return the observed energies [keV] at which the slope of the optical depth of the WHIM changes."""
     return np.unique(
         np.concatenate(
             [edges_of_ions(low * (1 + redshift), high * (1 + redshift)) / (1 + redshift) for redshift in (0.0, z)]

@@ -377,8 +377,8 @@ class GaussianLine(_Additive):
     absorbers act at the energies of the line (``tests/spectra/test_line_widths.py``). As a response does not resolve
     energies within a bin, the likelihood of a line much narrower than the bins is constant in ``energy`` within each
     bin: use a sigma of about one bin width if the line energy is a free parameter. The derivative with respect to the
-    energy of a line of zero width is 0 within a bin, although the photons jump at its edges. All other derivatives are
-    exact.
+    energy of a line of zero width is that within a bin, 0 without absorbers, although the photons move to another bin
+    at its edges. All other derivatives are exact.
 
     Examples
     --------
