@@ -56,7 +56,8 @@ def test_the_first_page_says_what_to_type_first(capsys):
     text = page(capsys)
     assert "Begin with\n  hbm-jax fit normal --data eight-schools" in text
     assert all(f"\n  {name} " in text for name in commands.COMMANDS)
-    assert page(capsys) == text
+    assert "  relation  " in page(capsys, "fit")
+    assert page(capsys, "fit", "--overwrite", "relation").startswith("usage: hbm-jax fit relation")
 
 
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
@@ -289,6 +290,7 @@ def test_the_model_is_named_first_or_last_or_in_the_configuration(tmp_path):
 @dataclass(frozen=True)
 class Toy:
     shape: Literal["round", "flat"] | None = "round"
+    colour: Literal["red"] | float = "red"
     seed: int = 3
     scale: float = field(default=1.0, metadata={"help": "in % of the size"})
     priors: dict = field(default_factory=dict)
@@ -304,6 +306,7 @@ def test_a_parser_follows_types_and_annotations(capsys, monkeypatch):
     monkeypatch.setitem(MODELS, "toy", Entry(Toy, dict, read_toy))
     text = " ".join(page(capsys, "fit", "toy").split())
     assert "--shape {round,flat} (default: round)" in text
+    assert "--colour {red}|NUMBER (default: red)" in text
     assert "--scale NUMBER in % of the size (default: 1.0)" in text
     assert "--cut NUMBER largest x (default: 0.0)" in text
     assert "--tags NAME" in text

@@ -104,7 +104,6 @@ class Parser(argparse.ArgumentParser):
         text += _default(default)
         text = text.replace("%", "%%")
         parts = [part for part in _alternatives(kind) if part is not types.NoneType]
-        choices = [str(value) for part in parts if typing.get_origin(part) is typing.Literal for value in part.__args__]
         if parts == [bool]:
             self.add(group, name, dest=key, action=argparse.BooleanOptionalAction, help=text)
             return
@@ -115,7 +114,7 @@ class Parser(argparse.ArgumentParser):
             # A list of one is stored as its element where the option takes single values, which may be keywords.
             dest=f"{key}[]" if lists == parts else key,
             action="append" if lists else "store",
-            metavar=f"{{{','.join(choices)}}}" if choices else _metavar(parts, lists, name),
+            metavar=_metavar(parts, lists, name),
             help=text,
         )
 
@@ -169,10 +168,14 @@ def _metavar(parts: Sequence[Any], lists: Sequence[Any], name: str) -> str:
     """Return the placeholder of a value, or of an entry of a list."""
     single = [part for part in parts if part not in lists] or [typing.get_args(part)[0] for part in lists]
     kinds = [typing.get_origin(part) or part for part in single]
+    number = "NUMBER" if float in kinds else "N" if int in kinds else ""
+    choices = [str(value) for part in single if typing.get_origin(part) is typing.Literal for value in part.__args__]
+    if choices:
+        return f"{{{','.join(choices)}}}{'|' * bool(number)}{number}"
     if str in kinds:
         return "NAME" if lists else name.upper()
-    if {int, float} & set(kinds):
-        return "NUMBER" if float in kinds else "N"
+    if number:
+        return number
     if any(dataclasses.is_dataclass(kind) or kind in (Mapping, dict) for kind in kinds):
         return "TABLE"
     return "LIST" if kinds == [tuple] else name.upper()

@@ -178,7 +178,7 @@ def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
     for place, word in enumerate(argv):
         before = argv[place - 1]
-        takes_value = before.startswith("--") and not before.startswith(("--no-", "--overwrite", "--quiet"))
+        takes_value = before.startswith("--") and not before.startswith(("--no-", "--overwrite", "--quiet", "--help"))
         if word in MODELS and (not takes_value or "=" in before):
             return word, [*argv[:place], *argv[place + 1 :]]
     names = [text.partition("=")[2].strip() for text in given.set if text.partition("=")[0].strip() == "model.name"]
