@@ -84,7 +84,7 @@ def test_right_model_passes_and_is_the_same_twice():
     fit = fit_of_line(line_data())
     check = check_model(fit)
     assert check.passed
-    assert check.p_value > 0.03
+    assert check.p_value > 0.05
     assert "look like draws" in str(check)
     assert not check.remedies
     assert check_model(fit).p_value == check.p_value
@@ -95,10 +95,12 @@ def test_right_model_passes_and_is_the_same_twice():
 def test_missing_slope_is_found_where_it_is():
     check = check_model(fit_of_line(line_data(), flat_line))
     assert check.passed is False
-    worst = check.table.iloc[0]
-    assert (worst["family"], worst["covariate"]) == ("trend", "x")
-    assert "where x is" in check.sentence or "correlated with x" in check.sentence
-    assert check.remedies
+    trends = check.table[check.table["family"] == "trend"]
+    assert trends.iloc[0]["covariate"] == "x"
+    assert trends.iloc[0]["score"] > 3.0
+    assert "y scatters" in check.sentence  # the noise is known
+    assert "where x is" in check.sentence
+    assert len(check.remedies) >= 2
 
 
 def test_outlier_is_named():
@@ -151,7 +153,7 @@ def test_residuals_given_the_others_are_those_of_the_precision_matrix():
 
 
 def test_counts_and_values_without_a_plate():
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(1)
     counts = rng.poisson(3.0, 50)
 
     def program(counts):
@@ -247,3 +249,18 @@ def test_covariates_are_found_in_containers_tables_and_arrays():
     assert [g.name for g in found] == ["star", "survey"]
     assert found[1].labels == ("a", "b")
     assert found[1].values.shape == (80,)
+
+
+def test_figure_shows_the_residuals_that_are_most_unusual(tmp_path):
+    plotting = pytest.importorskip("hbm_jax.plotting")
+    check = check_model(fit_of_line(line_data(), flat_line))
+    figure = plotting.model_residuals(check)
+    left, right = figure.axes
+    assert (left.get_xlabel(), figure.get_suptitle()) == ("x", "residuals of y")
+    # The line that is missing: residuals rise along x, outside the bands of the replicates at both ends.
+    means = np.concatenate([line.get_ydata() for line in left.lines if line.get_marker() == "o"])
+    assert means.min() < -1.0 < 1.0 < means.max()
+    assert sum(patch.get_data().values.sum() for patch in right.patches[-1:]) == 36
+    figure.savefig(tmp_path / "residuals.png")
+    with pytest.raises(ValueError, match="could not be checked because why"):
+        plotting.model_residuals(dataclasses.replace(check, worst=None, sentence="it could not be checked because why"))

@@ -22,7 +22,7 @@ MAX_COVARIATES = 16  # numeric ones of one site, in the order of the fields
 MIN_ELEMENTS = 8  # for a dependence on a covariate
 MIN_PER_BIN, MAX_BINS = 10, 8
 NEARLY_EQUAL = 0.9995  # correlation of ranks from which a field repeats observed values or another field
-MIN_RANGE = 0.2  # of expected values or scatters, in units of the scatter, for them to be covariates
+MIN_RATIO = 4.0  # variance between elements of expected values or scatters, relative to that by the few replicates
 FAR = 3.0  # standard deviations
 
 FAMILIES = {
@@ -424,9 +424,13 @@ def column_standardised(values: np.ndarray) -> np.ndarray:
 
 def predictions_of(residuals: Residuals) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and values (element,) of the mean and the scatter of the replicates, where elements differ in them."""
-    for name, values in (("the expected value", residuals.mean), ("the expected scatter", residuals.spread)):
-        if len(values) and np.ptp(values) > MIN_RANGE * float(np.median(residuals.spread)):
-            yield name, values
+    if not len(residuals.mean):
+        return
+    spread, noise = residuals.spread, 1.0 / residuals.values.shape[1]  # variance of a mean of replicates, in units
+    if np.var(residuals.mean) > MIN_RATIO * noise * np.mean(spread**2):
+        yield "the expected value", residuals.mean
+    if np.var(spread) > MIN_RATIO * 0.5 * noise * np.mean(spread) ** 2:
+        yield "the expected scatter", spread
 
 
 def _dependences(statistic, design: Design, r: np.ndarray, square: np.ndarray) -> Iterator[Statistic]:
