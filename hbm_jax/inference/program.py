@@ -75,6 +75,10 @@ class Program(Protocol):
         """Return sentences for the notes of a verdict, about approximations for these data."""
 
     @property
+    def remedies(self) -> Mapping[str, str]:
+        """Advice by family of statistics where the data do not look like the model; see `hbm_jax.check_model`."""
+
+    @property
     def target_accept_prob(self) -> float:
         """Mean acceptance probability of trajectories unless the sampler gives one."""
 
@@ -169,6 +173,11 @@ def cautions_of(program: Callable, args: tuple) -> tuple[str, ...]:
     """Return `Program.cautions` of the data; empty by default."""
     cautions = getattr(program, "cautions", None)
     return tuple(cautions(*args[:1])) if callable(cautions) else ()
+
+
+def remedies_of(program: Callable) -> Mapping[str, str]:
+    """Return `Program.remedies`; empty by default."""
+    return getattr(program, "remedies", {})
 
 
 def target_accept_prob_of(program: Callable) -> float:

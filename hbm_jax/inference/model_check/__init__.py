@@ -1,1 +1,1 @@
-"""Check of a fitted model: do the data look like draws from it?"""
+"""Check of a fitted model: whether the data look like draws from it."""

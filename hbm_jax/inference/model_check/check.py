@@ -24,6 +24,7 @@ from hbm_jax.inference.model_check.replicates import (
     replicator,
     split_positions,
 )
+from hbm_jax.inference.program import coords_of, remedies_of
 from hbm_jax.inference.results import Fit
 
 LEVEL = 0.05  # p-value below which the model fails
@@ -145,12 +146,12 @@ def check_model(
         return _unchecked("the fit was loaded without its program; pass it to load()")
     try:
         with jax.enable_x64(True):
-            structure = inspect_program(fit.program, fit.args)
+            structure = inspect_program(fit.program, fit.bound_args, coords_of(fit.program, fit.args))
             if not structure.observed:
                 return _unchecked("no site of the program is observed")
             draws = _choose_draws(fit, structure, num_draws, seed)
             num = num_replicates or number_of_replicates(structure.size)
-            run = replicator(fit.program, fit.args, structure, num)
+            run = replicator(fit.program, fit.bound_args, structure, num)
             key = np.asarray(jax.random.key_data(jax.random.key(seed)))
             example = {name: values[0] for name, values in draws.items()}
             program = compiled(run, example, key, compiler_options=QUICK)
@@ -158,7 +159,7 @@ def check_model(
             for k in range(num_draws):
                 key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
                 pools.append(jax.device_get(program({name: values[k] for name, values in draws.items()}, key)))
-        return judge_pools(pools, structure, fit.args, getattr(fit.program, "remedies", {}))
+        return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a check that fails must not cost the fit
         return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
 

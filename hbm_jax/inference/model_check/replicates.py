@@ -4,6 +4,7 @@ import copy
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
 from hbm_jax.inference.criticism.pointwise import is_observation
-from hbm_jax.inference.program import coords_of, dims_of, integrated_in, unobserved
+from hbm_jax.inference.program import dims_of, integrated_in, unobserved
 from hbm_jax.inference.sampler.target import plate_dims, prior_value
 
 MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
@@ -63,12 +64,11 @@ def number_of_replicates(size: int) -> int:
     return int(np.clip(MAX_VALUES // max(size, 1), MIN_REPLICATES, NUM_REPLICATES))
 
 
-def inspect_program(program: Callable, args: tuple) -> Structure:
-    """Trace a program without computing anything, and return its structure."""
+def inspect_program(program: Callable, args: tuple, coords: Mapping[str, Sequence] = MappingProxyType({})) -> Structure:
+    """Trace a program without computing anything, and return its structure; ``args`` may be bound data."""
     latents: dict[str, tuple[int, ...]] = {}
     plated: list[str] = []
     observed: dict[str, Site] = {}
-    coords = coords_of(program, args)
 
     def record(key):
         seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value)
