@@ -67,7 +67,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
             return program._expected(prepared, draw)
 
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
-        names = ("log10_E_peak", "alpha", "beta", "log10_flux", "effective_area")
+        names = (*program.peaked.names, "effective_area")
         draws, prepared = _draws(fit, names, chosen), program.bound(fit.data).folded
 
         def expected(draw):

@@ -28,7 +28,7 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.folds import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
@@ -166,10 +166,9 @@ class Afterglow(PopulationModel):
         """Default prior of every parameter by name; a number is a fixed parameter."""
         medium = self._medium(None, None)
         defaults = {name: prior for varying in medium.sites for name, prior in varying.priors.items()}
-        table = medium.spectrum(0.0, self.band).parameters
         for name in self.common:
-            choose("parameter of the spectrum", name, tuple(table))
-            defaults[name] = distribution_from_text(table[name].prior, f"prior.{name}")
+            choose("parameter of the spectrum", name, tuple(medium.table))
+            defaults[name] = distribution_from_text(medium.table[name].prior, f"prior.{name}")
         if self.host == "skew-normal":
             defaults |= SKEW
         if self.whim:
@@ -293,7 +292,7 @@ class Afterglow(PopulationModel):
             n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(prepared.z))
             depth = prepared.depth(n0, p["log10_T"])
             if prepared.medium.metallicity is None:
-                depth = depth * p["metallicity"] / prepared.medium.guided
+                depth = depth * p["metallicity"] / prepared.medium.depth_metallicity
         population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
@@ -314,13 +313,11 @@ class Afterglow(PopulationModel):
         """Return the redshifts of all sources; sample the uncertain ones."""
         if prepared.uncertain is None:
             return prepared.z
-        rows, (low, high) = prepared.uncertain.rows, prepared.redshift_range
+        rows, (low, high) = prepared.uncertain_rows, prepared.redshift_range
         with numpyro.plate("uncertain_redshift", len(rows)):
-            drawn = numpyro.sample(
-                "z", dist.TruncatedNormal(prepared.z[rows], prepared.sigma_z[rows], low=low, high=high)
-            )
-        known = np.delete(np.asarray(prepared.z), rows)
-        return jnp.concatenate([known, drawn])[prepared.order]
+            catalogue = dist.TruncatedNormal(prepared.z[rows], prepared.sigma_z[rows], low=low, high=high)
+            drawn = numpyro.sample("z", catalogue)
+        return jnp.concatenate([prepared.z[prepared.known_rows], drawn])[prepared.order]
 
     # The remaining members of the protocol that inference, command line and reports use.
 
@@ -346,9 +343,8 @@ class Afterglow(PopulationModel):
     def units(self) -> dict[str, str]:
         """Units of the parameters; dimensionless ones are absent."""
         medium = self._medium(None, None)
-        table = medium.spectrum(0.0, self.band).parameters
-        units = UNITS | {name: table[name].unit for name in self.common}
-        return {n: unit for v in medium.sites for n, unit in v.units.items() if unit} | units
+        units = {name: unit for varying in medium.sites for name, unit in varying.units.items()}
+        return units | UNITS | {name: medium.table[name].unit for name in self.common}
 
     @property
     def chooses_centering(self) -> bool:

@@ -20,6 +20,7 @@ from numpyro.distributions.transforms import AffineTransform
 
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
+from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
 from hbm_jax.models.xray.population import Medium
 from hbm_jax.precomputation import precomputed
 
@@ -231,44 +232,29 @@ def _fit(prepared: Population, galactic):
     One compiled program gives the expected counts and their derivatives, another the response to the WHIM; the
     iteration between them is NumPy.
     """
-    num = len(galactic)
-
+    num, sites, K = len(galactic), prepared.medium.sites, len(prepared.medium.sites)
     counts = np.sum(np.where(prepared.statistic.used, prepared.statistic.counts, 0.0), axis=1)
     prepared, galactic = jax.device_put((prepared, galactic))  # transferred once, not at every evaluation
 
     def evaluate(theta):
-        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta)
-        return [np.asarray(part) for part in sums], derivatives, channel_information
+        _, log_likelihood, score, information = map(np.asarray, _evaluate(prepared, galactic, theta)[:4])
+        return Evaluation(log_likelihood, score, information[:, :K, :K])
 
-    def log_posterior(log_likelihood, theta, mean, precision):
-        return log_likelihood - 0.5 * np.sum(precision * (theta - mean) ** 2, axis=1)
-
-    sites, K = prepared.medium.sites, len(prepared.medium.sites)
     start = np.array([v.mean[0] for v in sites]), np.array([v.start_std for v in sites])
     theta, (mean, std) = np.tile(start[0], (num, 1)), start
     fluxes = [k for k, v in enumerate(sites) if "log10_flux" in v.site or "log10_amplitude" in v.site]
-    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / evaluate(theta)[0][0])[:, None]
-    (_, log_likelihood, score, information), *_ = evaluate(theta)
+    total = np.asarray(_evaluate(prepared, galactic, theta)[0])
+    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / total)[:, None]
+    best = evaluate(theta)
     for _ in range(_POPULATION_UPDATES):
-        precision, damping = 1.0 / std**2, np.full(num, 1e-2)
-        for _ in range(_SCORING_STEPS):
-            gradient, curvature = score - precision * (theta - mean), information[:, :K, :K] + np.diag(precision)
-            damped = curvature + damping[:, None, None] * (curvature * np.eye(K))
-            proposal = theta + np.clip(np.linalg.solve(damped, gradient[..., None])[..., 0], -0.5, 0.5)
-            (_, *at_proposal), *_ = evaluate(proposal)
-            accepted = log_posterior(at_proposal[0], proposal, mean, precision) >= log_posterior(
-                log_likelihood, theta, mean, precision
-            )
-            theta = np.where(accepted[:, None], proposal, theta)
-            log_likelihood = np.where(accepted, at_proposal[0], log_likelihood)
-            score = np.where(accepted[:, None], at_proposal[1], score)
-            information = np.where(accepted[:, None, None], at_proposal[2], information)
-            damping = np.where(accepted, damping / 5.0, damping * 5.0)
-        covariance = np.linalg.inv(information[:, :K, :K] + np.diag(precision))
+        precision = 1.0 / std**2
+        theta, best = fisher_scoring(evaluate, theta, best, mean, precision, _SCORING_STEPS)
+        covariance = np.linalg.inv(best.information + np.diag(precision))
         mean = (np.sum(theta, axis=0) + _PRIOR_WEIGHT * start[0]) / (num + _PRIOR_WEIGHT)
         square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", covariance), axis=0) + _PRIOR_WEIGHT * start[1] ** 2
         std = np.maximum(np.sqrt(square / (num + _PRIOR_WEIGHT)), [v.min_std for v in sites])
-    _, derivatives, channel_information = evaluate(theta)
+    _, _, score, information, derivatives, channel_information = _evaluate(prepared, galactic, theta)
+    score, information = np.asarray(score), np.asarray(information)
     values, jacobian = theta.copy(), np.ones((num, K))
     if sites[-1].parameter == "host_nh":  # chain rule from the logarithm of the column to the column
         values[:, -1] = 10.0 ** theta[:, -1]
@@ -286,7 +272,8 @@ def _fit(prepared: Population, galactic):
 def _expected(prepared, theta, galactic, log10_n0=-30.0, log10_T=6.0):
     """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM."""
     medium = prepared.medium
-    p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)} | medium.common_values
+    p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)}
+    p |= {v.parameter: v.value(v.mean[0]) for v in medium.common_sites}
     p |= {"nh": p.get("host_nh", 0.0), "nh_mw": galactic, "z": jnp.asarray(prepared.z)}
     whim = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
     return prepared.expected(p | whim)
@@ -302,9 +289,7 @@ def _evaluate(prepared, galactic, theta):
     """
     statistic = prepared.statistic
     parameters = jnp.concatenate([theta, galactic[:, None]], axis=1)
-    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :-1], b[:, -1]), parameters)
-    num = parameters.shape[1]
-    derivatives = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(num)[:, None, :], (num, *parameters.shape)))
+    mu, derivatives = linearized(lambda b: _expected(prepared, b[:, :-1], b[:, -1]), parameters)
     channel_gradient = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
     channel_score, second_derivative = jax.jvp(channel_gradient, (mu,), (jnp.ones_like(mu),))
     channel_information = jnp.maximum(-second_derivative, 0.0)

@@ -17,7 +17,7 @@ from numpyro import distributions as dist
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.folds import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.names import choose
