@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ class Fit:
     def data(self):
         """First argument of the program; None if it has no arguments."""
         return self.args[0] if self.args else None
+
+    @cached_property
+    def bound(self):
+        """The data as the program binds them (`hbm_jax.models.base.PopulationModel.bind`), or else the data."""
+        bind = getattr(self.program, "bound", None)
+        return self.data if bind is None else bind(self.data)
 
     @property
     def posterior(self) -> xr.Dataset:

@@ -61,21 +61,21 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     draws: Any
     prepared: Any
     if isinstance(program, SpectralFit) and isinstance(fit.data, SpectrumStack):
-        draws, prepared = _draws(fit, program.all_priors, chosen), program.bound(fit.data)
+        draws, prepared = _draws(fit, program.all_priors, chosen), fit.bound
 
         def expected(draw):
             return program._expected(prepared, draw)
 
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
         names = (*program.peaked.names, "effective_area")
-        draws, prepared = _draws(fit, names, chosen), program.bound(fit.data).folded
+        draws, prepared = _draws(fit, names, chosen), fit.bound.folded
 
         def expected(draw):
             return program.expected(prepared, draw)
 
     else:
         program = program_of(fit, Afterglow, Afterglows, what)
-        prepared, draws = program.bound(fit.data), parameters(fit, num_draws)
+        prepared, draws = fit.bound, parameters(fit, num_draws)
 
         def expected(draw):
             return prepared.expected(draw)
