@@ -22,33 +22,11 @@ PAIRS = ("gamma", "log10_N", "log10_E_peak")  # quantities given by mean and sta
 def simulate(
     config: Mapping[str, Any], table: Path, *, num: int | None, rmf: str | None, arf: str | None, overwrite: bool
 ) -> str:
-    """Draw a population of bursts at catalogue level and write it as a table.
+    """Draw a population of bursts at catalogue level and write it as a table: CSV, ECSV or FITS.
 
-    Parameters
-    ----------
-    config : mapping
-        Configuration of the command line: ``[population]`` contains fields of `BurstPopulation`, ``[truth]`` parameters
-        of the model.
-    table : path
-        Output file: CSV, ECSV or FITS.
-    num : int, optional
-        Number of bursts; 30 by default.
-    rmf, arf
-        Must be None: a catalogue has no instrument.
-    overwrite : bool
-        Whether to replace an existing file.
-
-    Returns
-    -------
-    str
-        Report: file written, true values, and the command that fits it.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown name, a value of the wrong type, or a response.
-    FileExistsError
-        If the file exists.
+    ``[population]`` of the configuration contains fields of `BurstPopulation`. Arguments, result and errors are those
+    of `hbm_jax.simulation.afterglows.simulate`, with a table in place of the folder, 30 bursts by default, and no
+    response.
     """
     from hbm_jax.data import BurstPopulation
 
@@ -74,30 +52,8 @@ def simulate_spectra(
 ) -> str:
     """Draw a population of bursts with counts and write a catalogue and one folder of OGIP files for each burst.
 
-    Parameters
-    ----------
-    config : mapping
-        As in `simulate`, with fields of `BurstSpectraPopulation` and the option ``spectrum`` of the model.
-    folder : path
-        Output folder; must be new or empty unless ``overwrite``.
-    num : int, optional
-        Number of bursts; 10 by default.
-    rmf, arf
-        Must be None: the detectors are idealised.
-    overwrite : bool
-        Whether to replace existing files.
-
-    Returns
-    -------
-    str
-        Report: files written, true values, and the command that fits them.
-
-    Raises
-    ------
-    ConfigError
-        For a design, an unknown name, a value of the wrong type, or a response.
-    FileExistsError
-        If the folder is not empty.
+    As `simulate`, with a folder in place of the table, fields of `BurstSpectraPopulation`, 10 bursts by default, and
+    the option ``spectrum`` of the model.
     """
     from hbm_jax.data import BurstSpectraPopulation, write_burst_spectra
 

@@ -21,31 +21,9 @@ def simulate(
 ) -> str:
     """Draw the counts of a model expression, without background, and write them with the response.
 
-    Parameters
-    ----------
-    config : mapping
-        Configuration of the command line: ``[model]`` contains the model expression, ``[truth]`` or numbers in
-        ``[prior]`` its parameters, and ``population.exposure`` the exposure [s].
-    folder : path
-        Output folder; must be new or empty unless ``overwrite``.
-    num : int, optional
-        Must be None: one spectrum is drawn.
-    rmf, arf : path, optional
-        Response of the instrument; by default an idealised response.
-    overwrite : bool
-        Whether to replace existing files.
-
-    Returns
-    -------
-    str
-        Report: files written, true values, and the command that fits them.
-
-    Raises
-    ------
-    ConfigError
-        For a design, a number of spectra, an unknown option, or a parameter without a value.
-    FileExistsError
-        If the folder is not empty.
+    ``[model]`` of the configuration contains the model expression, ``[truth]`` or numbers in ``[prior]`` its
+    parameters, and ``population.exposure`` the exposure [s]. Arguments, result and errors are those of
+    `hbm_jax.simulation.afterglows.simulate`, without a number of sources.
     """
     from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
     from hbm_jax.models import SpectralFit

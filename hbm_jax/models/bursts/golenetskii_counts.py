@@ -13,6 +13,7 @@ detector. (Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -206,7 +207,7 @@ class GolenetskiiCounts(PopulationModel):
         if isinstance(width, float | int) and not width > 0:
             raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
 
-    @property
+    @cached_property
     def peaked(self) -> PeakedSpectrum:
         """Model expression with its peak energy and the populations of its parameters."""
         return PeakedSpectrum.of(self.spectrum)

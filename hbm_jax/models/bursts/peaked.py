@@ -1,7 +1,6 @@
 """Spectra of bursts: model expressions with a peak energy, to which their energy flux is tied."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +124,6 @@ class PeakedSpectrum:
         return values | {_prefixed(self.peak, name): np.full(num, value) for name, value in norm.items()}
 
 
-@functools.cache
 def _read(spectrum: Component | str) -> PeakedSpectrum:
     """Return the expression with its peak and the populations of its parameters."""
     if isinstance(spectrum, str):

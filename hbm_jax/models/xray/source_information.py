@@ -9,7 +9,7 @@ first order. The approximation only chooses coordinates, so the posterior is unc
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from numpyro.distributions.transforms import AffineTransform
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
 from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
-from hbm_jax.models.xray.population import Medium
 from hbm_jax.precomputation import precomputed
 
 _PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
@@ -34,34 +33,6 @@ _LN10 = float(np.log(10.0))
 _BROAD = {"photon_index": 25.0, "log10_flux": 1.0, "log10_nh": 0.1}
 # Grid in V of `LogOrLinear`: points, margin beyond the modes of likelihood and population, and largest half width.
 _GRID_POINTS, _MARGIN, _MAX_HALF_WIDTH = 33, 4.0, 20.0
-
-
-class Population(Protocol):
-    """Sources and their expected counts, such as `hbm_jax.models.xray.absorbed_counts.AbsorbedCounts`."""
-
-    @property
-    def statistic(self) -> Any:
-        """Statistic of the counts."""
-
-    @property
-    def medium(self) -> Medium:
-        """Expression, and which of its parameters have a population."""
-
-    @property
-    def z(self) -> Any:
-        """Redshifts of the catalogue, (N,)."""
-
-    @property
-    def nh_mw(self) -> Any:
-        """Columns of the Milky Way [1e22 cm^-2], (N,); NaN where missing."""
-
-    @property
-    def depth(self) -> Any:
-        """Table of the optical depth of the WHIM to each source at a few energies; None without a WHIM."""
-
-    def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background, (N, G)."""
-        ...
 
 
 @jax.tree_util.register_dataclass
@@ -97,12 +68,12 @@ class SourceInformation:
     density_information: Any
 
     @classmethod
-    def of(cls, prepared: Population) -> "SourceInformation":
+    def of(cls, prepared: Any) -> "SourceInformation":
         """Fit all sources at once and expand their likelihoods about the fits.
 
         Parameters
         ----------
-        prepared : Population
+        prepared : AbsorbedCounts
             The sources, at the redshifts of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
         """
         known = np.isfinite(np.asarray(prepared.nh_mw))
@@ -222,7 +193,7 @@ def _standardised(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-def _fit(prepared: Population, galactic):
+def _fit(prepared: Any, galactic):
     """Fit all sources by penalised Fisher scoring, with a normal population that is estimated with them.
 
     Returns Fisher information and information vector of each source, the derivatives of the vector with respect to the
