@@ -279,7 +279,7 @@ class Afterglow(PopulationModel):
             return -7.0 + curve(sampled["log10_T"]) - curve(6.0), 1.0
 
         to_v = LogOrLinear.of(jnp.sum(prepared.source_information.density_information) ** -0.5, 1.0)
-        coordinates = CoordinatePriors(priors, {density: location_and_scale}, warps={density: to_v.inv})
+        coordinates = CoordinatePriors(priors, {density: location_and_scale}, transforms={density: to_v.inv})
         values = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
