@@ -25,6 +25,8 @@ KNOWN = {
     "beta": Varying("beta", "beta", "linear", "", (-2.5, 0.4), 0.4, 0.5, 0.05),
     "photon_index": Varying("photon_index", "alpha", "negative", "", (-0.8, 0.4), 0.4, 0.6, 0.05),
 }
+# Population of the flux of any component but that with the peak.
+OTHER_FLUX = Varying(FLUX, FLUX, "linear", "erg/cm^2/s", (-6.5, 1.0), 0.5, 1.0, 0.1)
 RESERVED = (FLUX, "gamma", "log10_N", "log10_luminosity", "effective_area", "counts")  # other sites of the program
 HINGE = 0.05  # width of the smooth clip of an index at the bound of its domain
 # Trial spectra, which bracket those of bursts: observed peak energies [keV], and indices.
@@ -142,12 +144,16 @@ def _read(spectrum: Component | str) -> PeakedSpectrum:
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
     expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)  # type: ignore[union-attr]
-    own, known = {_prefixed(peak, name): name for name in peak.own_parameters if name != AMPLITUDE}, _known(peak)
-    sites = [
-        dataclasses.replace(known[own[name]], parameter=name) if own.get(name) in known else varying_of(name, parameter)
-        for name, parameter in expression.parameters.items()
-        if name != _prefixed(peak, AMPLITUDE)
-    ]
+    own, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _known(peak)
+
+    def varying(name):
+        if own.get(name) in known:
+            return dataclasses.replace(known[own[name]], parameter=name)
+        if name.endswith(FLUX):
+            return dataclasses.replace(OTHER_FLUX, parameter=name, site=name)
+        return varying_of(name, expression.parameters[name])
+
+    sites = [varying(name) for name in expression.parameters if own.get(name) != AMPLITUDE]
     # The peak energy first, then the other parameters of its component.
     sites.sort(key=lambda v: (own.get(v.parameter) != PEAK, v.parameter not in own))
     names = [v.site for v in sites]
