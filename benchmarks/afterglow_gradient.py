@@ -35,7 +35,7 @@ from hbm_jax.models import Afterglow
 from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, in_blocks, values_of
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import absorption_edges, fold_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import absorption_edges, fold_on_panels, panel_edges, whim_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -123,7 +123,7 @@ def fine(data, model, prepared):
         energy, response = data.spectra.grouped_response(row)
         low, high, z = energy[0], energy[-1], float(data.z[row])
         cuts = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z)
-        folds.append(fold_of(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
+        folds.append(fold_on_panels(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
     num, groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
     energy = np.stack([np.append(np.full(num - len(f.energy), f.energy[0]), f.energy) for f in folds])
     matrix = np.zeros((len(data), groups, num))

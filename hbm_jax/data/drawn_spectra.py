@@ -12,7 +12,7 @@ from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.composition import separated
-from hbm_jax.spectra.model.lines import in_bins
+from hbm_jax.spectra.model.lines import line_photons
 
 _NUM_NODES, _WIDTH = 6, 0.025  # of panels between the energies where a spectrum is not smooth, in ln E
 
@@ -44,7 +44,7 @@ def channel_rates(spectrum: Component, response: Response, values: Mapping[str, 
         photons = (integrals @ spectra_at(smooth, nodes, values).T).T
     with jax.enable_x64(True):
         for line in lines:
-            photons = photons + np.asarray(in_bins(line, edges[:-1], edges[1:])(values))
+            photons = photons + np.asarray(line_photons(line, edges[:-1], edges[1:])(values))
     return np.maximum(response.fold(photons), 0.0)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact_whim import whim_at
+from exact_whim import whim_depth
 from jax.flatten_util import ravel_pytree
 from monte_carlo import seed
 from numpyro import handlers
@@ -18,7 +18,7 @@ from scipy.special import gammaln
 from hbm_jax.data import AfterglowPopulation, DataError, read_afterglows, write_afterglows
 from hbm_jax.models import Afterglow
 from hbm_jax.models.xray.absorbed_counts import positive
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import PowerLaw
 from hbm_jax.spectra.statistics.marginal import background_posterior
 
@@ -140,9 +140,11 @@ def dense(data, row, *, num=40, gas=None, p=LATENT):
     edges = response.energy
     E = (edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(num) + 0.5) / num).ravel()
     z = data.z[row]
-    tau = data.nh_mw[row] * neutral_at(E, "wilm") + 10.0 ** p["log10_nh"][row] * neutral_at(E * (1 + z), "wilm")
+    tau = data.nh_mw[row] * precise_cross_section(E, "wilm") + 10.0 ** p["log10_nh"][row] * precise_cross_section(
+        E * (1 + z), "wilm"
+    )
     if gas is not None:
-        tau = tau + whim_at(E, z, [gas["log10_n0"]], [gas["log10_T"]], [gas["metallicity"]], "wilm")[0]
+        tau = tau + whim_depth(E, z, [gas["log10_n0"]], [gas["log10_T"]], [gas["metallicity"]], "wilm")[0]
     index = p["photon_index"][row]
     energy_flux = np.trapezoid(np.geomspace(*BAND, 20001) ** (2.0 - index), np.log(np.geomspace(*BAND, 20001)))
     norm = 10.0 ** p["log10_flux"][row] / (energy_flux * 1.602176634e-9)

@@ -13,7 +13,7 @@ from hbm_jax.models.folds import OnBins, OnNodes
 from hbm_jax.spectra.folding.fold import fold, has_free_features
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.composition import separated
-from hbm_jax.spectra.model.lines import in_bins
+from hbm_jax.spectra.model.lines import line_photons
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
@@ -80,7 +80,7 @@ class FoldedSpectra:
                 np.stack([np.pad(energy[ends], (0, num + 1 - len(energy)), mode="edge") for energy, _ in responses])
                 for ends in (slice(-1), slice(1, None))
             )
-            terms = tuple(in_bins(line, low, high) for line in lines)
+            terms = tuple(line_photons(line, low, high) for line in lines)
             on_bins = OnBins.of(terms, [matrix for _, matrix in responses], num_groups)
         if smooth is not None:
             tolerance = tolerance if has_free_features(smooth) else SMOOTH * tolerance

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.panels import Fold, fold_of, num_nodes_of, panel_edges
+from hbm_jax.spectra.folding.panels import Fold, fold_on_panels, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.reduced_basis import interpolated
 from hbm_jax.spectra.model.composition import Component
 
@@ -118,7 +118,7 @@ def fold(
 
     Notes
     -----
-    The first step represents the spectrum by polynomials between its discontinuities (`fold_of`), and the second
+    The first step represents the spectrum by polynomials between its discontinuities (`fold_on_panels`), and the second
     (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
     observed counts and compared with its uncompressed fold. If that is the result, its own error is measured against
     eight nodes in panels half as wide. ``Folded.bound`` covers spectra of other brightness, and
@@ -187,7 +187,7 @@ class _Trials:
 
     def folded(self, panels: Floats, num_nodes: ArrayLike) -> tuple[Fold, Floats]:
         """Return the fold with these panels and nodes, and the expected counts of the trial spectra."""
-        fold = fold_of(self.energy, self.matrix, panels, num_nodes)
+        fold = fold_on_panels(self.energy, self.matrix, panels, num_nodes)
         return fold, self.expected(fold)
 
     def expected(self, fold: Fold) -> Floats:

@@ -24,7 +24,7 @@ from hbm_jax.spectra.model.composition import (
     Values,
     separated,
 )
-from hbm_jax.spectra.model.lines import in_bins
+from hbm_jax.spectra.model.lines import line_photons
 from hbm_jax.spectra.model.quadrature import check_band, gauss, pieces
 
 __all__ = [
@@ -452,7 +452,7 @@ def photons(spectrum: Component, edges: ArrayLike) -> Callable[[Values], jax.Arr
             f"edges: expected at least two positive, increasing energies [keV]; found {edges.tolist()[:5]}."
         )
     smooth, lines = separated(spectrum)
-    line_terms = tuple(in_bins(line, edges[:-1], edges[1:]) for line in lines)
+    line_terms = tuple(line_photons(line, edges[:-1], edges[1:]) for line in lines)
     if smooth is None:
         return Partial(_total, line_terms)
     smooth_parts = [part for part in _terms(smooth) if isinstance(part, CLOSED)]

@@ -16,7 +16,7 @@ _WIDTH = 0.02  # of the parts of a bin in ln E; exceeded in the widest tenth of 
 _MOST = 16  # parts of a bin
 
 
-def in_bins(line: Line, low: Floats, high: Floats) -> Callable:
+def line_photons(line: Line, low: Floats, high: Floats) -> Callable:
     """Return a function that computes the photons of a line in energy bins.
 
     Parameters
