@@ -13,6 +13,7 @@ folded through the response of the instrument and compared with the observed cou
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -177,7 +178,7 @@ class Afterglow(PopulationModel):
             defaults |= FREE_GALACTIC
         return defaults
 
-    @property
+    @cached_property
     def medium(self) -> Medium:
         """Options of the absorbers."""
         fixed = {k: v if isinstance(v, float | int) else None for k, v in self.all_priors.items() if k in GAS}
