@@ -244,7 +244,7 @@ class BurstSpectraPopulation:
                 drawn = rng.normal(expected, error)
                 background = ungrouped(f"{name} background", response.channels, exposure, drawn, error=error)
                 counts = rng.poisson((rate[interval] + background_rate) * exposure)
-                others = {"background": background, "response": response}
+                others: dict[str, Any] = {"background": background, "response": response}
                 spectra[detector].append(ungrouped(name, response.channels, exposure, counts, **others))
                 ratios.append((rate[interval][in_range].sum() * exposure) / math.sqrt(expected[in_range].sum()))
             max_ratios.append(max(ratios))

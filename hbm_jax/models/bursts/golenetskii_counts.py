@@ -273,32 +273,32 @@ class GolenetskiiCounts(PopulationModel):
         errors = self.bound(data).folded.errors
         return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
 
-    def program(self, prepared: PreparedBursts, observed: bool, recover: bool) -> None:
+    def program(self, bound: PreparedBursts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program.
 
         With ``observed=False`` the counts in the source regions are drawn. With marginal latents ``recover`` also draws
         gamma and log10_N of each burst from their exact conditional.
         """
-        folded = prepared.folded
+        folded = bound.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
         if self.scatter and self.latents == "marginal":
-            spectra = self._sample_spectra(p, prepared)
-            spectra["log10_flux"] = self._sample_fluxes(p, spectra, prepared, draw_lines=recover or not observed)
+            spectra = self._sample_spectra(p, bound)
+            spectra["log10_flux"] = self._sample_fluxes(p, spectra, bound, draw_lines=recover or not observed)
         else:
-            with numpyro.plate("burst", len(prepared.level), dim=-1):
-                gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.centring["gamma"])
-                loc = p["log10_N_mean"] + gamma * prepared.level
+            with numpyro.plate("burst", len(bound.level), dim=-1):
+                gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], bound.centring["gamma"])
+                loc = p["log10_N_mean"] + gamma * bound.level
                 luminosity = sample_partially_centred(
-                    "log10_luminosity", loc, p["log10_N_std"], prepared.centring["log10_luminosity"]
+                    "log10_luminosity", loc, p["log10_N_std"], bound.centring["log10_luminosity"]
                 )
-                log10_N = numpyro.deterministic("log10_N", luminosity - gamma * prepared.level)
-            spectra = self._sample_spectra(p, prepared)
+                log10_N = numpyro.deterministic("log10_N", luminosity - gamma * bound.level)
+            spectra = self._sample_spectra(p, bound)
             flux = folded.of_burst @ log10_N - folded.log10_sphere_area
             flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
-            with numpyro.plate("interval", len(prepared.center), dim=-1):
+            with numpyro.plate("interval", len(bound.center), dim=-1):
                 if self.scatter:
-                    centering, trend = prepared.centring["log10_flux"], prepared.trend(spectra)
+                    centering, trend = bound.centring["log10_flux"], bound.trend(spectra)
                     spectra["log10_flux"] = sample_partially_centred(
                         "log10_flux", flux, p["intrinsic_scatter"], centering, trend
                     )
@@ -310,30 +310,30 @@ class GolenetskiiCounts(PopulationModel):
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
-    def _sample_spectra(self, p, prepared: PreparedBursts) -> dict[str, Any]:
+    def _sample_spectra(self, p, bound: PreparedBursts) -> dict[str, Any]:
         """Sample peak energy and indices of each interval, each minus its trend with those before it."""
         spectra: dict[str, Any] = {}
-        with numpyro.plate("interval", len(prepared.center), dim=-1):
+        with numpyro.plate("interval", len(bound.center), dim=-1):
             for name in self.peaked.names[:-1]:
-                centering, trend = prepared.centring[name], prepared.trend(spectra)
+                centering, trend = bound.centring[name], bound.trend(spectra)
                 spectra[name] = sample_partially_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
         return spectra
 
-    def _sample_fluxes(self, p, spectra, prepared: PreparedBursts, draw_lines: bool):
+    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
-        x, of_burst = spectra["log10_E_peak"] - 2.0, prepared.folded.of_burst
-        sphere = prepared.folded.log10_sphere_area
-        level, slope = prepared.lines.T
-        guess = of_burst @ (level - slope * prepared.level) + of_burst @ slope * x - sphere
+        x, of_burst = spectra["log10_E_peak"] - 2.0, bound.folded.of_burst
+        sphere = bound.folded.log10_sphere_area
+        level, slope = bound.lines.T
+        guess = of_burst @ (level - slope * bound.level) + of_burst @ slope * x - sphere
         line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
-        coordinates = Coordinates(guess, prepared.trend(spectra), *prepared.centring["log10_flux"])
+        coordinates = Coordinates(guess, bound.trend(spectra), *bound.centring["log10_flux"])
         fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
         flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
-        with numpyro.plate("interval", len(prepared.center), dim=-1):
+        with numpyro.plate("interval", len(bound.center), dim=-1):
             numpyro.deterministic("log10_flux", flux)
         if draw_lines:
-            noise = numpyro.sample("_noise", dist.Normal(jnp.zeros((2, len(prepared.level))), 1.0).to_event(2))
-            with numpyro.plate("burst", len(prepared.level), dim=-1):
+            noise = numpyro.sample("_noise", dist.Normal(jnp.zeros((2, len(bound.level))), 1.0).to_event(2))
+            with numpyro.plate("burst", len(bound.level), dim=-1):
                 for name, value in zip(("log10_N", "gamma"), fluxes.lines(flux, noise), strict=True):
                     numpyro.deterministic(name, value)
         return flux

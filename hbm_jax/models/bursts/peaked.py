@@ -126,7 +126,7 @@ class PeakedSpectrum:
         return values | {_prefixed(self.peak, name): np.full(num, value) for name, value in norm.items()}
 
 
-def _read(spectrum: Component | str) -> PeakedSpectrum:
+def _read(spectrum: Any) -> PeakedSpectrum:
     """Return the expression with its peak and the populations of its parameters."""
     if isinstance(spectrum, str):
         try:
@@ -140,10 +140,11 @@ def _read(spectrum: Component | str) -> PeakedSpectrum:
             "spectrum of bursts: expected an expression without lines, in which one component has a peak energy "
             f"{PEAK}, such as Band() or CutoffPowerLaw(peak=True); found {spectrum}."
         )
-    peak = dataclasses.replace(peaks[0], norm="amplitude") if hasattr(peaks[0], "norm") else peaks[0]
+    peak: Any = peaks[0]
+    peak = dataclasses.replace(peak, norm="amplitude") if hasattr(peak, "norm") else peak
     if AMPLITUDE not in peak.own_parameters:
         raise ValueError(f"spectrum of bursts: expected a parameter {AMPLITUDE} of {peak}; found none.")
-    expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)  # type: ignore[union-attr]
+    expression = spectrum.mapped(lambda part: peak if part is peaks[0] else part)
     own, known = {_prefixed(peak, name): name for name in peak.own_parameters}, _known(peak)
 
     def varying(name):
