@@ -326,7 +326,7 @@ class GolenetskiiCounts(PopulationModel):
         level, slope = bound.lines.T
         guess = of_burst @ (level - slope * bound.level) + of_burst @ slope * x - sphere
         line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
-        coordinates = Coordinates(guess, bound.trend(spectra), *bound.centring["log10_flux"])
+        coordinates = Coordinates(guess, bound.trend(spectra), *bound.centring["log10_flux"])  # type: ignore[arg-type]
         fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
         flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
         with numpyro.plate("interval", len(bound.center), dim=-1):
