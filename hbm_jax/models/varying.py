@@ -62,7 +62,7 @@ class Varying:
     def units(self) -> dict[str, str]:
         """Units of the site, its mean and its standard deviation, where they have one."""
         unit = "" if self.scale == "logit" else self.unit
-        dex = "dex" if self.site.startswith("log10_") else unit
+        dex = "dex" if "log10_" in self.site else unit
         units = {self.site: unit, f"{self.site}_mean": unit, f"{self.site}_std": dex}
         return {name: unit for name, unit in units.items() if unit}
 

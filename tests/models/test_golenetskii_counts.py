@@ -408,7 +408,7 @@ def test_any_expression_with_a_peak_energy(sample, data):
     assert model.peaked.names == names
     assert {"log10_bb_kT_mean", "bb_log10_flux_std", "alpha_mean"} <= model.all_priors.keys()
     assert model.all_priors["bb_log10_flux_mean"].loc == -6.5
-    assert (model.units["log10_bb_kT"], model.units["log10_bb_kT_std"]) == ("keV", "dex")
+    assert [model.units[n] for n in ("log10_bb_kT", "log10_bb_kT_std", "bb_log10_flux_std")] == ["keV", "dex", "dex"]
     assert GolenetskiiCounts(**model.to_config()).to_config() == model.to_config()
     one = data.intervals([0])
     folded = FoldedBursts.of(one, spectrum=model.peaked, tolerance=1e-5)
