@@ -32,10 +32,11 @@ from hbm_jax.data import Afterglows
 from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.models import Afterglow
-from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, in_blocks, values_of
+from hbm_jax.models.folds import OnNodes
+from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, values_of
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import absorption_edges, fold_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import absorption_edges, fold_on_panels, panel_edges, whim_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -123,16 +124,9 @@ def fine(data, model, prepared):
         energy, response = data.spectra.grouped_response(row)
         low, high, z = energy[0], energy[-1], float(data.z[row])
         cuts = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z)
-        folds.append(fold_of(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
-    num, groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
-    energy = np.stack([np.append(np.full(num - len(f.energy), f.energy[0]), f.energy) for f in folds])
-    matrix = np.zeros((len(data), groups, num))
-    for place, f in enumerate(folds):
-        matrix[place, : f.matrix.shape[0], num - f.matrix.shape[1] :] = f.matrix
-    z = np.asarray(data.z)
-    blocks, first = in_blocks(matrix)
-    density = model.medium.spectrum(z, model.band).on(energy)
-    known = dataclasses.replace(prepared.known, density=density, blocks=blocks, first=first)
+        folds.append(fold_on_panels(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
+    spectrum = model.medium.spectrum(np.asarray(data.z), model.band)
+    known = OnNodes.of(spectrum, folds, np.shape(data.spectra.counts)[1])
     return dataclasses.replace(prepared, known=known)
 
 
@@ -211,7 +205,8 @@ def main():
     say(f"{'PASS' if peak <= MOST_MEMORY else 'MISS'}: {peak:.1f} GiB at most so far, claimed {MOST_MEMORY:g}")
 
     prepared = model.prepare(some)
-    num_groups, num_nodes = np.shape(prepared.statistic.counts)[1], prepared.known.log_energy.shape[1]
+    num_groups, known = np.shape(prepared.statistic.counts)[1], prepared.known
+    num_nodes = known.first[0] + known.blocks[0].shape[2]
     say(
         f"\n{len(some)} sources, {num_groups} groups at most, folded by {num_nodes} energies at most; "
         f"dense: 3 in each of {NUM_ENERGIES} bins"

@@ -105,7 +105,7 @@ def main():
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].platform}, float64; "
         f"jax {version('jax')}, numpyro {version('numpyro')}",
         data.describe(),
-        f"nodes of a fold {prepared.folded.log_energy.shape[-1]}, largest distance from a finer one "
+        f"nodes of a fold {prepared.folded.matrix.shape[1]}, largest distance from a finer one "
         f"{prepared.folded.errors.max():.2g} sd",
         f"files to verdict {total:.0f} s (reading {read:.1f} s, prepared after {ready:.1f} s); smallest ESS {ess:.0f}, "
         f"{ess / total:.2f} a second of all",

@@ -18,7 +18,7 @@ def _tau(energy, z, n0, log10_T, metallicity, abundances):
     )  # fmt: skip
 
 
-def whim_at(energy, z, log10_n0, log10_T, metallicity, abundances="wilm"):
+def whim_depth(energy, z, log10_n0, log10_T, metallicity, abundances="wilm"):
     """Return the optical depth, (num_media, num_energies)."""
     chunks = np.pad(energy, (0, -len(energy) % 512), mode="edge").reshape(-1, 512)
     media = np.stack([10.0 ** np.asarray(log10_n0, float), log10_T, metallicity], axis=-1)

@@ -3,11 +3,12 @@
 The priors are stated for the parameters theta; the sampler moves in an unconstrained vector y. A parameter that is
 degenerate with those before it is shifted and scaled along the degeneracy before it is mapped into its support,
 
-    theta_j = T_j( loc_j + scale_j W_j(y_j) ),    loc_j, scale_j = ridge_j(theta_1 ... theta_(j-1)).
+    theta_j = T_j( loc_j + scale_j W_j(y_j) ),    loc_j, scale_j = degeneracy_j(theta_1 ... theta_(j-1)).
 
 W_j is the identity, or a bijection of the real line that brings the posterior of y_j closer to a normal distribution,
 for example where the data give only an upper limit. The Jacobian is included, so that theta has exactly the stated
-priors for any choice of ridge_j and W_j. A good choice leaves the components of y uncorrelated and of constant width.
+priors for any choice of degeneracy_j and W_j. A good choice leaves the components of y uncorrelated and of constant
+width.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,11 +35,11 @@ class CoordinatePriors(dist.Distribution):
     priors : mapping of str to numpyro.distributions.Distribution
         Scalar continuous priors by parameter name. A degeneracy may depend on the parameters before its own in this
         order.
-    ridges : mapping of str to callable, optional
-        Degeneracies: ``ridges[name](parameters)`` receives the dictionary of the parameters before ``name`` and returns
-        the expected location of the posterior and its width (up to a constant), in units of the parameter. The location
-        may lie outside the support of the prior; the width must be positive.
-    warps : mapping of str to transform, optional
+    degeneracies : mapping of str to callable, optional
+        Degeneracies: ``degeneracies[name](parameters)`` receives the dictionary of the parameters before ``name`` and
+        returns the expected location of the posterior and its width (up to a constant), in units of the parameter. The
+        location may lie outside the support of the prior; the width must be positive.
+    transforms : mapping of str to transform, optional
         The functions W_j: NumPyro transforms of the real line onto itself, applied before the shift and the scale.
     bijections : mapping of str to bijection, optional
         Maps from the real line onto the support of a prior, in place of the default ones: callables with ``inv`` and
@@ -52,7 +53,7 @@ class CoordinatePriors(dist.Distribution):
     Notes
     -----
     The event is the coordinate vector, shape (number of priors,). `parameters` turns it into the named parameters,
-    `coordinates` is the inverse. A parameter in `ridges` is mapped into its support by a `SoftClip`, any other
+    `coordinates` is the inverse. A parameter in `degeneracies` is mapped into its support by a `SoftClip`, any other
     parameter by the bijection of NumPyro. The induced priors are tested by integrating the density, by its draws,
     and by MCMC (``tests/distributions/test_coordinates.py``).
 
@@ -67,13 +68,13 @@ class CoordinatePriors(dist.Distribution):
     def __init__(
         self,
         priors: Mapping[str, dist.Distribution],
-        ridges: Mapping[str, Callable] | None = None,
+        degeneracies: Mapping[str, Callable] | None = None,
         bijections: Mapping[str, Any] | None = None,
-        warps: Mapping[str, Any] | None = None,
+        transforms: Mapping[str, Any] | None = None,
     ):
         self.priors = dict(priors)
-        self.warps = dict(warps or {})
-        self.ridges = dict(ridges or {})
+        self.transforms = dict(transforms or {})
+        self.degeneracies = dict(degeneracies or {})
         for name, prior in self.priors.items():
             if prior.batch_shape or prior.event_shape or prior.is_discrete:
                 raise ValueError(
@@ -81,7 +82,7 @@ class CoordinatePriors(dist.Distribution):
                     f"{type(prior).__name__} with batch shape {prior.batch_shape} and event shape {prior.event_shape}."
                 )
         defaults = {
-            name: SoftClip.onto(prior.support) if name in self.ridges else dist.biject_to(prior.support)
+            name: SoftClip.onto(prior.support) if name in self.degeneracies else dist.biject_to(prior.support)
             for name, prior in self.priors.items()
         }
         self._bijections = defaults | dict(bijections or {})
@@ -89,7 +90,7 @@ class CoordinatePriors(dist.Distribution):
 
     def _location_and_scale(self, name, parameters):
         """Return the shift and the scale of the coordinate of a parameter."""
-        return self.ridges[name](parameters) if name in self.ridges else (0.0, 1.0)
+        return self.degeneracies[name](parameters) if name in self.degeneracies else (0.0, 1.0)
 
     def _transform(self, value):
         """Return the parameters by name and the log Jacobian of coordinates -> parameters."""
@@ -98,10 +99,10 @@ class CoordinatePriors(dist.Distribution):
         for index, (name, bijection) in enumerate(self._bijections.items()):
             loc, scale = self._location_and_scale(name, parameters)
             y = value[..., index]
-            if name in self.warps:
-                warped = self.warps[name](y)
-                log_jacobian = log_jacobian + self.warps[name].log_abs_det_jacobian(y, warped)
-                y = warped
+            if name in self.transforms:
+                transformed = self.transforms[name](y)
+                log_jacobian = log_jacobian + self.transforms[name].log_abs_det_jacobian(y, transformed)
+                y = transformed
             unconstrained = loc + scale * y
             parameters[name] = bijection(unconstrained)
             log_derivative = bijection.log_abs_det_jacobian(unconstrained, parameters[name])
@@ -118,7 +119,7 @@ class CoordinatePriors(dist.Distribution):
         for name, bijection in self._bijections.items():
             loc, scale = self._location_and_scale(name, parameters)
             y = (bijection.inv(jnp.asarray(parameters[name])) - loc) / scale
-            columns.append(self.warps[name].inv(y) if name in self.warps else y)
+            columns.append(self.transforms[name].inv(y) if name in self.transforms else y)
         return jnp.stack(jnp.broadcast_arrays(*columns), axis=-1)
 
     def log_prob(self, value):

@@ -283,7 +283,7 @@ def sample_cosmology(choice: str | Expansion, priors: Mapping[str, Prior], degen
     priors : mapping of str to Distribution or float
         Priors of H0 and the parameters of the expansion; a number fixes a parameter.
     degeneracy : callable, optional
-        Maps the priors of the free parameters and the values of the fixed ones to the ridges and bijections of
+        Maps the priors of the free parameters and the values of the fixed ones to the degeneracies and bijections of
         `hbm_jax.distributions.CoordinatePriors`: coordinates along the degeneracy direction of the posterior. They
         affect the efficiency of the sampler only; the priors stay as stated.
 

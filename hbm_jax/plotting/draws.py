@@ -62,7 +62,7 @@ def unit_of(fit: Fit, label: str) -> str:
 
 
 def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
-    """Return the draws of a scalar parameter, all chains together; for a fixed parameter, its value as a single draw.
+    """Return the draws of a parameter, (draw, ...), all chains together; the value of a fixed one as a single draw.
 
     Raises
     ------
@@ -70,7 +70,8 @@ def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:
         If the fit has no such parameter and no default is given.
     """
     if name in fit.posterior:
-        return fit.posterior[name].transpose("chain", "draw").to_numpy().ravel()
+        draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
+        return draws.reshape(-1, *draws.shape[2:])
     priors: Mapping = getattr(fit.program, "all_priors", {})
     value = priors.get(name, default)
     if value is None:

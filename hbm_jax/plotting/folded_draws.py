@@ -11,7 +11,7 @@ from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
-from hbm_jax.plotting.draws import program_of, spread
+from hbm_jax.plotting.draws import parameter, program_of, spread
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_background
@@ -61,21 +61,21 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
     draws: Any
     prepared: Any
     if isinstance(program, SpectralFit) and isinstance(fit.data, SpectrumStack):
-        draws, prepared = _draws(fit, program.all_priors, chosen), program.bound(fit.data)
+        draws, prepared = _draws(fit, program.all_priors, chosen), fit.bound_args[0]
 
         def expected(draw):
             return program._expected(prepared, draw)
 
     elif isinstance(program, GolenetskiiCounts) and isinstance(fit.data, BurstSpectra):
-        names = ("log10_E_peak", "alpha", "beta", "log10_flux", "effective_area")
-        draws, prepared = _draws(fit, names, chosen), program.bound(fit.data).folded
+        names = (*program.peaked.names, "effective_area")
+        draws, prepared = _draws(fit, names, chosen), fit.bound_args[0].folded
 
         def expected(draw):
             return program.expected(prepared, draw)
 
     else:
         program = program_of(fit, Afterglow, Afterglows, what)
-        prepared, draws = program.bound(fit.data), parameters(fit, num_draws)
+        prepared, draws = fit.bound_args[0], parameters(fit, num_draws)
 
         def expected(draw):
             return prepared.expected(draw)
@@ -89,11 +89,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
     """Return the chosen draws of all ``names`` that are in the posterior, (draw, ...) each."""
-    draws = {}
-    for name in set(names) & set(fit.posterior):
-        variable = fit.posterior[name].transpose("chain", "draw", ...)
-        draws[name] = variable.to_numpy().reshape(-1, *variable.shape[2:])[chosen]
-    return draws
+    return {name: parameter(fit, name)[chosen] for name in set(names) & set(fit.posterior)}
 
 
 def values_of(fit: Fit, priors: Mapping[str, Any], num_draws: int, row: int) -> dict[str, Floats]:

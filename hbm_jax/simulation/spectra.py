@@ -23,6 +23,7 @@ def simulate(config: Mapping[str, Any], folder: Path, *, rmf: str | None, arf: s
     parameters, and ``population.exposure`` the exposure [s]. Arguments, result and errors are those of
     `hbm_jax.simulation.afterglows.simulate`, without a number of sources.
     """
+    from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
     from hbm_jax.models import SpectralFit
     from hbm_jax.spectra import write_arf, write_pha, write_rmf
     from hbm_jax.spectra.folding.response import Arf
@@ -42,7 +43,9 @@ def simulate(config: Mapping[str, Any], folder: Path, *, rmf: str | None, arf: s
     truth = _values(model, config["truth"])
     response = response_of(rmf, arf)
     refuse_full_folder(folder, overwrite)
-    spectrum = _drawn(model, truth, response, exposure, config["sample"]["seed"])
+    rate = channel_rates(model.spectrum, response, {name: [value] for name, value in truth.items()})[0]
+    counts = np.random.default_rng(config["sample"]["seed"]).poisson(rate * exposure)
+    spectrum = ungrouped(Path(NAMES[0]).stem, response.channels, exposure, counts, response=response)
     folder.mkdir(parents=True, exist_ok=True)
     pha, matrix, area = (folder / name for name in NAMES)
     write_rmf(matrix, response.rmf, overwrite=overwrite)
@@ -72,25 +75,3 @@ def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
             f"{descriptions}."
         )
     return {name: np.float64(values[name]) for name in parameters}
-
-
-def _drawn(model, truth, response, exposure: float, seed: int):
-    """Return a spectrum with counts drawn in all channels."""
-    import jax
-
-    from hbm_jax.spectra import Spectrum, photons
-
-    with jax.enable_x64(True):
-        rate = response.fold(np.asarray(photons(model.spectrum, response.energy)(truth)))
-    num = len(rate)
-    return Spectrum(
-        name=Path(NAMES[0]).stem,
-        counts=np.random.default_rng(seed).poisson(np.maximum(rate, 0.0) * exposure).astype(float),
-        channels=response.channels,
-        exposure=exposure,
-        backscal=np.ones(num),
-        areascal=np.ones(num),
-        quality=np.zeros(num, int),
-        grouping=np.zeros(num, int),
-        response=response,
-    )

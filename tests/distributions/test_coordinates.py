@@ -49,7 +49,7 @@ def of_model(name):
 WARPED = CoordinatePriors(
     {"first": dist.Normal(0.0, 1.0), "second": dist.Normal(-7.0, 1.0)},
     {"second": lambda p: (jnp.sin(3.0 * p["first"]) - 7.0, 1.0)},
-    warps={"second": LogOrLinear.of(0.3, 0.7).inv},
+    transforms={"second": LogOrLinear.of(0.3, 0.7).inv},
 )
 BLOCKS = {"plain": PLAIN, "ridged": RIDGED, "warped": WARPED} | {name: of_model(name) for name in expansion.FREE}
 
@@ -175,8 +175,8 @@ def test_density_over_two_coordinates_integrates_to_the_stated_marginals():
 
 
 def test_coordinates_come_back(block):
-    found, priors, ridges = everything(block), BLOCKS[block].priors, BLOCKS[block].ridges
-    names = [n for n in ridges if np.isfinite(getattr(priors[n].support, "upper_bound", np.inf))]
+    found, priors, degeneracies = everything(block), BLOCKS[block].priors, BLOCKS[block].degeneracies
+    names = [n for n in degeneracies if np.isfinite(getattr(priors[n].support, "upper_bound", np.inf))]
     upper = [float(getattr(p.support, "upper_bound", np.inf)) for p in priors.values()]
     lower = [float(getattr(p.support, "lower_bound", -np.inf)) for p in priors.values()]
     parameters = np.stack([found["parameters"][name] for name in priors], axis=-1)

@@ -11,8 +11,7 @@ from sites import compiled_sites, simulated
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import BurstPopulation, Bursts, DataError, load_konus
-from hbm_jax.models import Golenetskii
-from hbm_jax.models.bursts import golenetskii
+from hbm_jax.models import Golenetskii, base
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 TRUE = {
@@ -277,7 +276,7 @@ def test_a_free_cosmology_and_uncertain_redshifts(sample):
 
 
 def test_programs_draw_what_they_score(sample, monkeypatch):
-    monkeypatch.setattr(golenetskii, "simulated", simulated)
+    monkeypatch.setattr(base, "simulated", simulated)
     limited = Bursts.from_dict(sample.to_dict() | {"log10_flux_limit": np.full(len(sample), -7.0)})
     for model, data in ((Golenetskii(truncated=True), limited), (Golenetskii(correlated=True), sample)):
         drawn, truth = model.simulate(jax.random.key(2), data, TRUE)
@@ -292,7 +291,7 @@ def test_programs_draw_what_they_score(sample, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "none"}, "Unknown pooling 'none'"),
+        ({"pooling": "none"}, "Unknown pooling of Golenetskii 'none'"),
         ({"correlated": True, "pooling": "complete"}, "correlated=True expects pooling='partial'"),
         ({"truncated": True, "latents": "sampled"}, "truncated=True expects latents='marginal'"),
         ({"cosmology": "lcmd"}, "Unknown cosmology 'lcmd'.*did you mean 'lcdm'"),

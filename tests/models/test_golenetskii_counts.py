@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from astropy.cosmology import FlatLambdaCDM
@@ -14,12 +15,14 @@ from sites import at_latents, compiled_sites, simulated
 
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
-from hbm_jax.models import GolenetskiiCounts, SpectralFit, interval_fits
-from hbm_jax.models.bursts import golenetskii_counts
+from hbm_jax.models import GolenetskiiCounts, SpectralFit, base, interval_fits
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
-from hbm_jax.models.bursts.folded import PIVOT, FoldedBursts, component
+from hbm_jax.models.bursts.folded import FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
+from hbm_jax.spectra import Parameter, component
 from hbm_jax.spectra.folding import fold
+from hbm_jax.spectra.model import registration
+from hbm_jax.spectra.model.components import Band
 
 HYPER = {
     "gamma_mean": 1.4,
@@ -103,24 +106,24 @@ def textbook_pgstat(S, mu, b, error):
 
 @jax.jit
 def _expected(folded, truth, area):
-    mu = folded.expected(*truth, area)
+    mu = folded.expected(truth, area)
     return mu, folded.statistic.log_likelihood(mu)
 
 
 def expected(truth, folded, area=None):
     """Expected counts of the bursts in each spectrum, and their log likelihood."""
-    names = ("log10_E_peak", "alpha", "beta", "log10_flux")
     area = np.ones(folded.of_free.shape[1]) if area is None else area
-    return jax.device_get(_expected(folded, [np.asarray(truth[name], float) for name in names], area))
+    values = {name: np.asarray(truth[name], float) for name in folded.spectrum.names}
+    return jax.device_get(_expected(folded, values, area))
 
 
 @pytest.mark.parametrize("shape", ["band", "cutoff"])
 def test_counts_are_those_of_a_dense_fold(sample, data, shape):
     truth = {k: np.asarray(v) for k, v in sample.truth.items()}
-    folded = FoldedBursts.of(data, shape=shape, tolerance=1e-5)
-    coarse = FoldedBursts.of(data, shape=shape)
+    folded = FoldedBursts.of(data, spectrum=shape, tolerance=1e-5)
+    coarse = FoldedBursts.of(data, spectrum=shape)
     assert (coarse.errors <= 1e-2).all()
-    assert coarse.log_energy.shape[-1] < folded.log_energy.shape[-1]
+    assert coarse.matrix.shape[1] < folded.matrix.shape[1]
     area = truth["effective_area"]
     found, near = expected(truth, folded, area)[0], expected(truth, coarse, area)[0]
     factor = [1.0, *area[:2], 1.0, *area[2:]]
@@ -205,7 +208,6 @@ def area_of(sample):
 def test_the_density_is_the_sum_of_its_parts(sample, data, prepared, options):
     sites, values, prior, t = at_point(sample, GolenetskiiCounts(**options), prepared, data)
     found = sites(values)
-    t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
     _, log_likelihood = expected(t, prepared.folded, area_of(sample))
     used = np.asarray(data.spectra.used)
     assert found.log_probs["counts"].sum() == pytest.approx(log_likelihood[used].sum(), rel=1e-11)
@@ -220,12 +222,13 @@ def test_beyond_the_domain_the_indices_are_bent(sample, data, prepared):
     t |= {name: found.values[name] for name in ("alpha", "beta", "log10_flux")}
     assert t["alpha"][0] < -2.0
     assert t["beta"][1] > t["alpha"][1]
+    counts, log_likelihood = expected(t, prepared.folded, area_of(sample))
+    used = np.asarray(data.spectra.used)
+    assert found.log_probs["counts"].sum() == pytest.approx(log_likelihood[used].sum(), rel=1e-9)
     t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
     assert (t["alpha"] >= -2.0).all()
     assert (t["beta"] <= t["alpha"]).all()
-    _, log_likelihood = expected(t, prepared.folded, area_of(sample))
-    used = np.asarray(data.spectra.used)
-    assert found.log_probs["counts"].sum() == pytest.approx(log_likelihood[used].sum(), rel=1e-9)
+    np.testing.assert_allclose(counts[1][used[1]], dense(data, 1, "band", t), rtol=1e-2)  # the interval of beta
 
 
 @pytest.mark.long
@@ -235,7 +238,6 @@ def test_joint_density_is_that_of_the_intervals_one_at_a_time(sample, data, monk
     prepared = model.prepare(data)
     sites, values, prior, t = at_point(sample, model, prepared, data)
     found = sites(values).log_density
-    t["alpha"], t["beta"] = domain(t["alpha"], t["beta"])
     area, burst = area_of(sample), data.interval_burst
     factors = np.array([1.0, *area[:2], 1.0, *area[2:]])
     single = 0.0
@@ -333,7 +335,7 @@ def test_single_fits_are_those_of_a_spectral_fit(data):
     one = data.intervals([0])
     z = float(one.z[0])
     table = interval_fits(one)
-    model = SpectralFit(component("band", (1.0 / (1.0 + z), 1e4 / (1.0 + z))), statistic="pgstat")
+    model = SpectralFit(Band(norm=(1.0 / (1.0 + z), 1e4 / (1.0 + z))), statistic="pgstat")
     weak = {"log10_E_peak": (2.6 - np.log10(1.0 + z), 0.8), "alpha": (-0.8, 0.6), "beta": (-2.5, 0.5)}
 
     def objective(x):
@@ -375,7 +377,7 @@ def test_single_fits_cover_the_truth(sample, prepared):
 
 
 def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, monkeypatch, monte_carlo):
-    monkeypatch.setattr(golenetskii_counts, "simulated", simulated)
+    monkeypatch.setattr(base, "simulated", simulated)
     model = GolenetskiiCounts(priors={"effective_area": 1.0})
     drawn, truth = model.simulate(jax.random.key(seed(1)), data, HYPER)
     total = expected(truth, prepared.folded)[0] + np.maximum(np.asarray(data.spectra.background), 0.0)
@@ -393,6 +395,65 @@ def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, m
         monte_carlo.within(away, 0.0, HYPER["intrinsic_scatter"], name=f"flux {i}")
 
 
+def black_body_photons(E, kT, log10_flux, band=(8.0, 1000.0)):
+    grid = np.geomspace(*band, 20001)
+    unit = np.trapezoid(grid**4 / np.expm1(grid / kT), np.log(grid)) * KEV
+    return 10.0**log10_flux / unit * E**2 / np.expm1(np.minimum(E / kT, 500.0))
+
+
+def test_any_expression_with_a_peak_energy(sample, data):
+    """A black body beside the Band function: its counts by a plain fold, and a population for each parameter."""
+    model = GolenetskiiCounts(spectrum="Band(main) + BlackBody(bb, norm=(8, 1000))")
+    names = ("log10_E_peak", "alpha", "beta", "log10_bb_kT", "bb_log10_flux", "log10_flux")
+    assert model.peaked.names == names
+    assert {"log10_bb_kT_mean", "bb_log10_flux_std", "alpha_mean"} <= model.all_priors.keys()
+    assert model.all_priors["bb_log10_flux_mean"].loc == -6.5
+    assert [model.units[n] for n in ("log10_bb_kT", "log10_bb_kT_std", "bb_log10_flux_std")] == ["keV", "dex", "dex"]
+    assert GolenetskiiCounts(**model.to_config()).to_config() == model.to_config()
+    one = data.intervals([0])
+    folded = FoldedBursts.of(one, spectrum=model.peaked, tolerance=1e-5)
+    truth = {name: np.asarray(sample.truth[name])[:1] for name in ("log10_E_peak", "alpha", "beta", "log10_flux")}
+    values = truth | {"log10_bb_kT": np.array([1.2]), "bb_log10_flux": truth["log10_flux"] - 0.5}
+    found = expected(values, folded)[0]
+    response, groups = one.spectra.responses[0], one.spectra.grouping[0]
+    edges = response.energy
+    E = edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(60) + 0.5) / 60
+    body = black_body_photons(E, 10.0**1.2, values["bb_log10_flux"][0]).mean(axis=1) * np.diff(edges)
+    exact = np.bincount(groups[groups >= 0], (response.fold(body) * one.spectra.exposure[0])[groups >= 0])
+    exact = exact + dense(one, 0, "band", truth)
+    np.testing.assert_allclose(found[0][: len(exact)], exact, rtol=2e-4, atol=1e-4)
+    assert folded.errors.max() <= 2e-5  # of the finest panels
+
+
+def test_the_flux_of_a_component_of_a_user_follows_its_peak_energy():
+    """Of a log parabola defined outside hbm_jax, in the rest frame of the source."""
+    before = dict(registration.REGISTERED)
+    shape = {
+        "e_peak": Parameter("keV", "LogNormal(5, 1)", "peak"),
+        "width": Parameter("", "LogNormal(0, 0.3)", "width"),
+    }
+
+    @component(shape | {"log10_amplitude": Parameter("photons/cm^2/s/keV", "Normal(0, 2)", "at the peak")})
+    def parabola(energy, e_peak, width, log10_amplitude):
+        x = jnp.log10(energy / e_peak)
+        return 10.0 ** (log10_amplitude - 0.5 * (x / width) ** 2) * (energy / e_peak) ** -2.0
+
+    try:
+        model = GolenetskiiCounts(spectrum="parabola")
+        assert model.peaked.names == ("log10_E_peak", "log10_width", "log10_flux")
+        low, high = (np.array([limit]) / 2.5 for limit in (1.0, 1e4))
+        values = {"log10_E_peak": np.array([2.6]), "log10_width": np.array([-0.1]), "log10_flux": np.array([-5.5])}
+        p = jax.jit(lambda v: model.peaked.parameters(v, np.log10([2.5]), low, high))(values)
+        assert p["e_peak"][0] == pytest.approx(10**2.6 / 2.5, rel=1e-12)
+        grid = np.geomspace(low[0], high[0], 20001)
+        density = np.asarray(model.peaked.expression.on(grid)(p))[0]
+        assert np.trapezoid(grid**2 * density, np.log(grid)) * KEV == pytest.approx(10**-5.5, rel=1e-6)
+        assert grid[np.argmax(grid**2 * density)] == pytest.approx(float(p["e_peak"][0]), rel=1e-3)
+    finally:
+        registration.REGISTERED.clear()
+        registration.REGISTERED.update(before)
+
+
 def test_choices_are_checked_and_kept():
     model = GolenetskiiCounts(
         spectrum="cutoff", scatter=False, calibration=False, priors={"gamma_std": "HalfNormal(1)"}
@@ -403,7 +464,10 @@ def test_choices_are_checked_and_kept():
     assert "cut-off power laws" in model.description
     for bad, message in (
         ({"spectrum": "bnd"}, "did you mean 'band'"),
-        ({"frame": "host"}, "expected one of 'rest'"),
+        ({"spectrum": "PowerLaw()"}, "one component has a peak energy e_peak, such as Band"),
+        ({"spectrum": "Band() + gauss(line)"}, "expected an expression without lines"),
+        ({"spectrum": "Band(main) + BlackBody()"}, "no second parameter named 'log10_flux'"),
+        ({"frame": "host"}, "Unknown frame of GolenetskiiCounts 'host'"),
         ({"band": (10.0, 1.0)}, "band: expected two positive energies"),
         ({"statistic": "chi2_data"}, "statistic"),
         ({"priors": {"gama_mean": 1.0}}, "did you mean 'gamma_mean'"),
@@ -412,7 +476,6 @@ def test_choices_are_checked_and_kept():
             GolenetskiiCounts(**bad)
     with pytest.raises(DataError, match="expected BurstSpectra; found list"):
         model.prepare([])
-    assert PIVOT == 100.0
 
 
 @pytest.mark.slow
@@ -446,9 +509,9 @@ def test_the_synthetic_burst_of_gbm_is_fitted_from_its_files(shared_data):
     # The first and the last interval are faint.
     assert (np.asarray(table["sigma_log10_flux"])[1:8] < 0.1).all()
     assert (np.asarray(table["sigma_log10_E_peak"])[1:8] < 0.2).all()
-    folded = FoldedBursts.of(data, shape="cutoff")
+    folded = FoldedBursts.of(data, spectrum="cutoff")
     found = fit_intervals(folded)
-    mu = np.asarray(folded.expected(found.values[:, 0], found.values[:, 1], np.full(9, -3.0), found.values[:, 2]))
+    mu = np.asarray(folded.expected(dict(zip(folded.spectrum.names, found.values.T, strict=True))))
     deviance = np.asarray(folded.statistic.deviance(mu)).sum(axis=1)
     groups = np.asarray(data.spectra.used).sum(axis=1)
     # Hard to soft, as simulated; the last one is next to nothing.

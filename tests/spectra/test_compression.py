@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from exact_whim import whim_at
+from exact_whim import whim_depth
 from threadpoolctl import threadpool_limits
 
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE
@@ -11,9 +11,16 @@ from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra import fold as fold_expression
 from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.fold import spectra_at
-from hbm_jax.spectra.folding.panels import STEEPNESS, absorption_edges, fold_of, num_nodes_of, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import (
+    STEEPNESS,
+    absorption_edges,
+    fold_on_panels,
+    num_nodes_of,
+    panel_edges,
+    whim_edges,
+)
 from hbm_jax.spectra.folding.response import Response
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 
 Z, EXPOSURE = 1.7, 4000.0
 
@@ -71,7 +78,9 @@ def draws(num, seed):
 
 
 def spectra(E, p, rows, tau=0.0):
-    cold = p["nh_mw"][rows, None] * neutral_at(E, "wilm") + p["nh"][rows, None] * neutral_at(E * (1 + Z), "wilm")
+    cold = p["nh_mw"][rows, None] * precise_cross_section(E, "wilm") + p["nh"][rows, None] * precise_cross_section(
+        E * (1 + Z), "wilm"
+    )
     return E ** -p["index"][rows, None] * np.exp(-cold - tau)
 
 
@@ -131,7 +140,7 @@ def moved_by_a_medium(energy, matrix, counts):
     p, rows = draws(8, 2), np.arange(8)
     E, fold = dense(energy, matrix, 2, whim_edges(energy[0], energy[-1], Z))
     folded = [
-        spectra(e, p, rows, whim_at(e, Z, p["n0"], p["T"], np.full(8, 0.3), "wilm")) @ m
+        spectra(e, p, rows, whim_depth(e, Z, p["n0"], p["T"], np.full(8, 0.3), "wilm")) @ m
         for e, m in ((found.nodes.energy, found.nodes.matrix.T), (E, fold))
     ]
     return len(found.nodes.energy), len(E), abs(change(counts, *folded)).max()
@@ -178,7 +187,7 @@ def test_narrow_panels_take_few_nodes_and_integrate_as_well():
     num = num_nodes_of(panels, 1e-9)
     assert num.min() == 1
     assert num.max() >= 4
-    fold = fold_of(energy, np.eye(39), panels, num)
+    fold = fold_on_panels(energy, np.eye(39), panels, num)
     assert len(fold.energy) == num.sum()
     slope = 1.0 - STEEPNESS
     exact = np.diff(energy**slope) / slope  # of E^-STEEPNESS
@@ -206,13 +215,20 @@ def test_trial_spectra_are_what_they_say():
     spectrum = medium.spectrum(Z, (0.3, 10.0))
     found = spectra_at(spectrum, E, trials(medium, spectrum))
     assert found.shape == (36, 3)
-    first = np.exp(-0.02 * neutral_at(E, "wilm"))
+    first = np.exp(-0.02 * precise_cross_section(E, "wilm"))
     np.testing.assert_allclose(found[0] / found[0, 2], first / first[2], rtol=1e-12)
     medium = Medium(whim=True)
     spectrum = medium.spectrum(Z, (0.3, 10.0)).mapped(lambda part: part.in_double_precision())
     found = spectra_at(spectrum, E, trials(medium, spectrum))
     assert found.shape == (72, 3)
-    last = np.exp(-0.02 * neutral_at(E) - 1e3 * neutral_at(E * (1 + Z)) - whim_at(E, Z, [-7.0], [6.0], [0.3])[0]) / E**2
+    last = (
+        np.exp(
+            -0.02 * precise_cross_section(E)
+            - 1e3 * precise_cross_section(E * (1 + Z))
+            - whim_depth(E, Z, [-7.0], [6.0], [0.3])[0]
+        )
+        / E**2
+    )
     np.testing.assert_allclose(found[-1] / found[-1, 2], last / last[2], rtol=1e-3)
 
 

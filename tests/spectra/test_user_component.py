@@ -13,7 +13,7 @@ from hbm_jax.models import SpectralFit
 from hbm_jax.runs import write_report
 from hbm_jax.spectra import Parameter, component
 from hbm_jax.spectra.model import registration
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 
 
@@ -49,7 +49,7 @@ def test_expressions_are_read_written_and_evaluated():
     energy = np.array([0.5, 1.0, 5.0])
     draws = {name: np.full(4, value) for name, value in TRUTH.items()} | {"fraction": np.linspace(0.0, 0.9, 4)}
     found = np.asarray(jax.jit(spectrum.on(energy))(draws))
-    exact = 10**-2.5 * energy ** (-2.0 - 0.3 * np.log10(energy)) * np.exp(-0.1 * neutral_at(energy))
+    exact = 10**-2.5 * energy ** (-2.0 - 0.3 * np.log10(energy)) * np.exp(-0.1 * precise_cross_section(energy))
     np.testing.assert_allclose(found, exact * (1.0 - draws["fraction"])[:, None], rtol=1e-5)
 
 

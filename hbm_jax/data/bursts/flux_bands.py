@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
-from jax.typing import ArrayLike
 
 from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.model.energetics import k_correction
@@ -50,7 +49,7 @@ class FluxBands:
         }
         return cls(values, np.where(has_band[..., None], bursts.flux_band, [10.0, 1000.0]), has_band, is_band_function)
 
-    def log10_k(self, z: ArrayLike, rest: tuple[float, float]):
+    def log10_k(self, z: Any, rest: tuple[float, float]):
         """Return the k-corrections, (B, J), as `Bursts.log10_k`."""
         observed = self.observed[..., 0], self.observed[..., 1]
         band_k, cutoff_k = (

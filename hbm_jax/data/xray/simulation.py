@@ -11,10 +11,9 @@ import numpy as np
 
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
+from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.fold import spectra_at
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import integrals_of, panel_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Absorption, PowerLaw, Whim
@@ -221,50 +220,27 @@ class AfterglowPopulation:
 
     def _spectrum(self, rng, source: dict[str, float], response: Response, name: str) -> Spectrum:
         """Draw the counts of a source, and of its background region."""
-        z, low, high = source["z"], *(float(e) for e in response.energy[[0, -1]])
+        z = source["z"]
         spectrum = Absorption("mw", abundances=self.abundances) * Absorption("host", z=z, abundances=self.abundances)
         if self.log10_n0 is not None:
             spectrum = spectrum * Whim(
                 z=z, cosmology=_cosmology(), metallicity=self.metallicity, abundances=self.abundances, double=True
             )
         spectrum = spectrum * PowerLaw(norm=BAND)
-        panels = panel_edges(
-            low,
-            high,
-            spectrum.discontinuities(low, high),
-            spectrum.slope_discontinuities(low, high),
-            width=0.025,
-            gap=0.0,
-        )
-        E, integrals = integrals_of(response.energy, panels, 6)
         values: dict[str, Any] = source | {"mw_nh": source["nh_mw"], "host_nh": 10.0 ** source["log10_nh"]}
         values |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T}
-        density = spectra_at(spectrum, E, {name: [values[name]] for name in spectrum.parameters})[0]
-        rate = np.maximum(response.fold(integrals @ density), 0.0)
+        rate = channel_rates(spectrum, response, {name: [value] for name, value in values.items()})[0]
         # The background is flat, with a rise towards low energies.
         width = response.e_max - response.e_min
         shape = width * (1.0 + 0.5 / np.maximum(0.5 * (response.e_min + response.e_max), 0.2))
         in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
         background_rate = self.background * shape / shape[in_band].sum()
-        num = len(rate)
-        ones, zeros = np.ones(num), np.zeros(num, int)
-        common: dict[str, Any] = {
-            "channels": response.channels,
-            "exposure": self.exposure,
-            "areascal": ones,
-            "quality": zeros,
-        }
-        background = Spectrum(
-            name=f"{name} background",
-            counts=rng.poisson(background_rate * self.background_ratio * self.exposure).astype(float),
-            backscal=ones * self.background_ratio,
-            grouping=zeros,
-            **common,
+        drawn = rng.poisson(background_rate * self.background_ratio * self.exposure)
+        background = ungrouped(
+            f"{name} background", response.channels, self.exposure, drawn, backscal=self.background_ratio
         )
-        counts = rng.poisson((rate + background_rate) * self.exposure).astype(float)
-        return Spectrum(
-            name=name, counts=counts, backscal=ones, grouping=zeros, background=background, response=response, **common
-        )
+        counts = rng.poisson((rate + background_rate) * self.exposure)
+        return ungrouped(name, response.channels, self.exposure, counts, background=background, response=response)
 
 
 @functools.cache

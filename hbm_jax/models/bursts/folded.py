@@ -4,8 +4,7 @@ Spectra with the same response and the same grouping share one matrix, so that a
 per instrument, not per spectrum.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,23 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.spectra import BurstSpectra
+from hbm_jax.models.bursts.peaked import PeakedSpectrum
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import fold
-from hbm_jax.spectra.model import shapes
-from hbm_jax.spectra.model.components import Band, CutoffPowerLaw
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 1e-2  # of `FoldedBursts.errors`, in standard deviations
-PIVOT = 100.0  # keV
 MIN_EXPECTED = 1e-20  # lower bound of expected counts
-# Trial spectra, which bracket those of bursts: observed peak energies [keV], and indices.
-_PEAKS, _ALPHAS, _BETAS = (20.0, 60.0, 200.0, 600.0, 2000.0), (-1.6, -1.0, -0.3), (-3.5, -2.6, -2.1)
-_LN10 = math.log(10.0)
-_UNIT = math.log(constants.kev_in_erg) + 2.0 * math.log(PIVOT)
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +35,8 @@ class FoldedBursts:
     ----------
     statistic : Statistic or JointStatistic
         Fit statistic of all N spectra, which holds the counts.
-    log_energy : (R, 1, K)
-        ln of the energy of the nodes over 100 keV.
+    density : callable
+        Model expression at the nodes, (R, S, K), as a function of its parameters (R, S).
     matrix : (R, K, G)
         Counts per second for 1 photon/cm^2/s/keV at each node.
     exposure : (R S,)
@@ -61,19 +53,19 @@ class FoldedBursts:
     reference, of_free : (D,), (D, F)
         1 for reference detectors, whose effective area is fixed; 1 where a detector has one of the F free effective
         areas.
-    middle, width : (I,)
-        Middle and width of the observed band of the energy flux, in ln of the energy over 100 keV.
+    low, high : (I,)
+        Observed band of the energy flux [keV].
     log10_stretch, log10_sphere_area : (I,)
         log10 of 1 + z, and of 4 pi d_L^2 [cm^2].
     errors : (N,)
         Error of the expected counts in standard deviations, see `hbm_jax.spectra.folding.fold.deviation`. The log
         likelihood changes by about this number where the model fits the data.
-    shape : str
-        ``"band"`` or ``"cutoff"``.
+    spectrum : PeakedSpectrum
+        Model expression.
     """
 
     statistic: AnyStatistic
-    log_energy: Any
+    density: Any
     matrix: Any
     exposure: Any
     of_interval: Any
@@ -82,12 +74,12 @@ class FoldedBursts:
     of_burst: Any
     reference: Any
     of_free: Any
-    middle: Any
-    width: Any
+    low: Any
+    high: Any
     log10_stretch: Any
     log10_sphere_area: Any
     errors: Any
-    shape: str = field(metadata={"static": True})
+    spectrum: PeakedSpectrum = field(metadata={"static": True})
     in_order: bool = field(metadata={"static": True})
 
     @classmethod
@@ -95,7 +87,7 @@ class FoldedBursts:
         cls,
         data: BurstSpectra,
         *,
-        shape: str = "band",
+        spectrum: PeakedSpectrum | str = "band",
         band: tuple[float, float] = (1.0, 1e4),
         frame: str = "rest",
         statistic: str | None = None,
@@ -109,8 +101,8 @@ class FoldedBursts:
         ----------
         data : BurstSpectra
             The bursts.
-        shape : str
-            ``"band"`` or ``"cutoff"``.
+        spectrum : PeakedSpectrum or str
+            Model expression; see `PeakedSpectrum.of`.
         band : (float, float)
             Band of the energy flux [keV].
         frame : str
@@ -122,7 +114,8 @@ class FoldedBursts:
         tolerance : float
             Upper limit of ``errors``. Where no level meets it, the finest is used.
         """
-        stack = data.spectra
+        stack, spectrum = data.spectra, PeakedSpectrum.of(spectrum)
+        trial_expression, trials = spectrum.trial_expression, spectrum.trials
         instruments = _spectra_by_instrument(stack)
         folds, errors = [], np.zeros(len(stack))
         for rows in instruments:
@@ -130,11 +123,11 @@ class FoldedBursts:
             groups = slice(response.shape[1])
             background = np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups]
             folded = fold(
-                component(shape, (1.0, 1e4)),
+                trial_expression,
                 energy,
                 response / stack.exposure[rows[0]],
                 np.asarray(stack.counts[rows])[:, groups],
-                trials(shape),
+                trials,
                 background=np.maximum(background, 0.0),
                 tolerance=tolerance,
             )
@@ -155,12 +148,11 @@ class FoldedBursts:
         order[slots[used]] = np.flatnonzero(used)
         z = np.asarray(data.z)[data.interval_burst]
         stretch = 1.0 + z if frame == "rest" else np.ones(len(z))
-        low, high = (np.log(end / stretch / PIVOT) for end in band)
         free = np.flatnonzero(np.asarray(data.reference) == 0)
         sphere = precomputed(lambda: np.asarray(log10_sphere_area(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0))))
         return cls(
             statistic=stack.statistic(statistic),
-            log_energy=np.log(energy / PIVOT)[:, None, :],
+            density=spectrum.expression.on(energy[:, None, :]),
             matrix=matrix,
             exposure=np.where(used, np.asarray(stack.exposure)[slots], 0.0),
             of_interval=_one_hot(np.where(used, np.asarray(data.spectrum_interval)[slots], 0), len(z)),
@@ -169,52 +161,35 @@ class FoldedBursts:
             of_burst=_one_hot(data.interval_burst, len(data)),
             reference=np.asarray(data.reference, float),
             of_free=_one_hot(free, len(data.detector)).T,
-            middle=0.5 * (low + high),
-            width=high - low,
+            low=band[0] / stretch,
+            high=band[1] / stretch,
             log10_stretch=np.log10(1.0 + z),
             log10_sphere_area=sphere[data.interval_burst],
             errors=errors,
-            shape=shape,
+            spectrum=spectrum,
             in_order=bool((order == np.arange(len(slots))).all()) if len(order) == len(slots) else False,
         )
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of parameters of a spectrum: peak energy, alpha, beta (Band function only), and flux."""
-        return 4 if self.shape == "band" else 3
-
-    def inside(self, alpha, beta) -> jax.Array:
-        """Return whether the indices are in the domain of the spectrum, (I,): alpha > -2, and beta < alpha."""
-        return (alpha > -2.0) & (beta < alpha) if self.shape == "band" else alpha > -2.0
-
-    def expected(self, log10_E_peak, alpha, beta, log10_flux, effective_area=None) -> jax.Array:
-        """Return the expected counts of the bursts, without background.
+    def expected(self, values: Mapping[str, Any], effective_area: Any = None) -> jax.Array:
+        """Return the expected counts of the bursts without background.
 
         Parameters
         ----------
-        log10_E_peak : (I,)
-            log10 of the rest-frame peak energy [keV].
-        alpha, beta : (I,)
-            Photon indices with their sign (usually negative); beta is ignored by a cut-off power law.
-        log10_flux : (I,)
-            log10 of the energy flux in the band [erg/cm^2/s].
+        values : mapping of str to (I,) array
+            Values of the sites ``spectrum.names``: ``log10_E_peak`` in the rest frame [keV]; the other parameters, such
+            as ``alpha`` and ``beta``; ``log10_flux`` in the band [erg/cm^2/s].
         effective_area : (F,), optional
             Effective areas of the non-reference detectors relative to the reference detectors; 1 where omitted.
 
         Returns
         -------
         (N, G)
-            NaN for intervals whose indices are outside the domain (see `inside`).
         """
-        e_peak = 10.0 ** (log10_E_peak - self.log10_stretch) / PIVOT
-        shape, integral = _functions(self.shape)
-        indices = (alpha, beta, e_peak) if self.shape == "band" else (-alpha, (2.0 + alpha) / e_peak)
-        scale = _LN10 * log10_flux - _UNIT - integral(self.middle, self.width, 1, *indices)
+        parameters = self.spectrum.parameters(values, self.log10_stretch, self.low, self.high)
         # One matrix product maps all parameters from intervals to spectra.
-        parameters = self.of_interval @ jnp.stack([scale, *indices], axis=1)
-        R = len(self.matrix)
-        scale, *indices = (column.reshape(R, -1, 1) for column in parameters.T)  # type: ignore[assignment]
-        density = jnp.exp(scale + shape(self.log_energy, jnp.exp(self.log_energy), *indices))
+        columns = (self.of_interval @ jnp.stack(list(parameters.values()), axis=1)).T
+        in_slots = columns.reshape(len(parameters), len(self.matrix), -1)
+        density = self.density(dict(zip(parameters, in_slots, strict=True)))
         counts = jnp.einsum("rsk,rkg->rsg", density, self.matrix).reshape(len(self.exposure), -1)
         factor = self.exposure
         if effective_area is not None:
@@ -238,28 +213,6 @@ def _spectra_by_instrument(stack) -> list[list[int]]:
     return list(instruments.values())
 
 
-def _functions(shape: str) -> tuple[Callable, Callable]:
-    """Return the shape of a spectrum and its integral, from `hbm_jax.spectra.model.shapes`."""
-    if shape == "band":
-        return shapes.band, shapes.band_integral
-    return shapes.cutoff_power_law, shapes.cutoff_power_law_integral
-
-
-def component(shape: str, band: tuple[float, float]) -> Band | CutoffPowerLaw:
-    """Return the spectral component of `hbm_jax.spectra`, normalised by the energy flux in an observed band [keV]."""
-    if shape == "band":
-        return Band(norm=band, pivot=PIVOT)
-    return CutoffPowerLaw(norm=band, pivot=PIVOT, peak=True)
-
-
 def _one_hot(index, num: int) -> np.ndarray:
     """Return the matrix (len(index), num) with 1 at each index, else 0."""
     return (np.asarray(index)[:, None] == np.arange(num)).astype(float)
-
-
-def trials(shape: str) -> dict[str, np.ndarray]:
-    """Return parameters of spectra that bracket those of bursts, (num_trials,) each."""
-    grid = np.meshgrid(_PEAKS, _ALPHAS, _BETAS if shape == "band" else (0.0,), indexing="ij")
-    peak, alpha, beta = (axis.ravel() for axis in grid)
-    values = {"e_peak": peak, "log10_flux": np.full(len(peak), -6.0)}
-    return values | ({"alpha": alpha, "beta": beta} if shape == "band" else {"photon_index": -alpha})

@@ -1,7 +1,7 @@
 """Rest-frame Golenetskii relation of gamma-ray bursts from counts, in all intervals and detectors simultaneously.
 
-The spectrum in interval j of burst i is a Band function, or a power law with an exponential cut-off. Its energy flux
-follows its rest-frame peak energy E_peak,
+The spectrum in interval j of burst i is a Band function, a power law with an exponential cut-off, or any other model
+expression with a peak energy. Its energy flux follows its rest-frame peak energy E_peak,
 
     log10_flux_ij ~ N(log10_N_i - log10(4 pi d_L(z_i)^2) + gamma_i (log10_E_peak_ij - 2), intrinsic_scatter^2),
     gamma_i ~ N(gamma_mean, gamma_std^2),    log10_N_i ~ N(log10_N_mean, log10_N_std^2),
@@ -13,6 +13,7 @@ detector. (Golenetskii et al. 1983, Nature 306, 451; Burgess 2019, MNRAS 488, 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -27,25 +28,23 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
-from hbm_jax.models.fold_errors import fold_cautions
-from hbm_jax.models.partial_centering import centring_weight, sample_partially_centred
+from hbm_jax.models.bursts.peaked import PeakedSpectrum
+from hbm_jax.models.folds import fold_cautions
+from hbm_jax.models.partial_centering import CentringWeight, centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
+from hbm_jax.spectra.model.components import Component
+from hbm_jax.spectra.model.text import spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
-POPULATION: dict[str, Prior] = {
+LINES: dict[str, Prior] = {
     "gamma_mean": dist.Normal(1.5, 0.5),
     "gamma_std": dist.HalfNormal(0.5),
     "log10_N_mean": dist.Normal(52.0, 1.0),
     "log10_N_std": dist.HalfNormal(1.0),
-    "log10_E_peak_mean": dist.Normal(2.6, 0.5),
-    "log10_E_peak_std": dist.HalfNormal(0.5),
-    "alpha_mean": dist.Normal(-0.8, 0.4),
-    "alpha_std": dist.HalfNormal(0.4),
 }
-BETA: dict[str, Prior] = {"beta_mean": dist.Normal(-2.5, 0.4), "beta_std": dist.HalfNormal(0.4)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
 UNITS = {
@@ -53,21 +52,9 @@ UNITS = {
     "log10_N_mean": "erg/s",
     "log10_N_std": "dex",
     "log10_luminosity": "erg/s",
-    "log10_E_peak": "keV",
-    "log10_E_peak_mean": "keV",
-    "log10_E_peak_std": "dex",
     "log10_flux": "erg/cm^2/s",
     "intrinsic_scatter": "dex",
 }
-
-
-NAMES_CUTOFF = ("log10_E_peak", "alpha", "log10_flux")
-HINGE = 0.05  # width of the smooth clip of an index at the bound of its domain
-
-
-def _soft_positive(x):
-    """Return a smooth positive function, about x for x well above 0 and about 0 for x below 0 (softplus)."""
-    return HINGE * jnp.logaddexp(x / HINGE, 0.0)
 
 
 @jax.tree_util.register_dataclass
@@ -80,18 +67,18 @@ class PreparedBursts:
     folded : FoldedBursts
         Responses on quadrature nodes, and the fit statistic.
     center : (I, P)
-        Peak energy, alpha, (beta,) and flux in fits of single intervals. They change the coordinates of the sampler
+        Sites of the spectra, the flux last, in fits of single intervals. They change the coordinates of the sampler
         only.
     slopes : (I, P, P)
-        Regression coefficients of each parameter on those before it, from the covariance of the single fits; strictly
-        lower triangular.
+        Regression coefficients of each site on those before it, from the covariance of the single fits; strictly lower
+        triangular.
     level : (B,)
         Mean of log10_E_peak - 2 in each burst.
     lines : (B, 2)
         log10 of the luminosity at ``level``, and slope, of a line fitted to the fluxes of each burst.
-    forms : dict of str to (array, float)
+    centring : dict of str to (array, float)
         Weight of partial non-centring of each element of a site, and the reference scale; see
-        `hbm_jax.inference.centre`.
+        `hbm_jax.models.partial_centering.sample_partially_centred`.
     """
 
     folded: FoldedBursts
@@ -99,10 +86,10 @@ class PreparedBursts:
     slopes: Any
     level: Any
     lines: Any
-    forms: dict[str, tuple[Any, Any]]
+    centring: dict[str, CentringWeight]
 
     def trend(self, values: Mapping[str, Any]) -> Any:
-        """Return the linear trend of the next parameter with the ``values`` of those before it, (I,)."""
+        """Return the linear trend of the next site with the ``values`` of those before it, (I,)."""
         k = len(values)
         deviations = (value - self.center[:, j] for j, value in enumerate(values.values()))
         return sum(self.slopes[:, k, j] * deviation for j, deviation in enumerate(deviations))
@@ -112,11 +99,10 @@ def _lines_and_centring(
     folded: FoldedBursts, values, covariance, conditional_variance, level
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return a line through the fluxes of each burst, and weights of the partial non-centring, from single fits."""
-    names = ("log10_E_peak", "alpha", "beta", "log10_flux") if values.shape[1] == 4 else NAMES_CUTOFF
     centring_weights = {}
-    for k, name in enumerate(names[:-1]):
-        variance = np.var(values[:, k]) - np.median(covariance[:, k, k])
-        centring_weights[name] = centring_weight(1.0 / conditional_variance[:, k], np.sqrt(max(variance, 0.05**2)))
+    for k, varying in enumerate(folded.spectrum.sites):
+        std = np.sqrt(max(np.var(values[:, k]) - np.median(covariance[:, k, k]), varying.min_std**2))
+        centring_weights[varying.site] = centring_weight(1.0 / conditional_variance[:, k], std)
     # Lines with a common slope give the scatter.
     of_burst = np.asarray(folded.of_burst)
     num = of_burst.sum(axis=0)
@@ -147,10 +133,13 @@ class GolenetskiiCounts(PopulationModel):
 
     Parameters
     ----------
-    spectrum : str
-        ``"band"``: Band function (Band et al. 1993). ``"cutoff"``: power law with an exponential cut-off (no beta).
+    spectrum : Component or str
+        ``"band"``: Band function (Band et al. 1993). ``"cutoff"``: power law with an exponential cut-off (no beta). Or
+        a model expression in which one component has a peak energy, such as ``"Band() + BlackBody(bb)"``: the energy
+        flux of that component follows its peak energy, and each other parameter has a normal population, of its
+        logarithm if its default prior is log-normal.
     band : (float, float)
-        Band of the energy flux [keV].
+        Band of the energy flux of the component with the peak [keV].
     frame : str
         Frame of ``band``: ``"rest"`` (observed at E / (1 + z)) or ``"observer"``.
     scatter : bool
@@ -196,7 +185,7 @@ class GolenetskiiCounts(PopulationModel):
 
     Bound: ClassVar[type] = PreparedBursts
 
-    spectrum: Literal["band", "cutoff"] = field(default="band", metadata={"help": "band, cutoff"})
+    spectrum: Any = field(default="band", metadata={"help": "band, cutoff, or an expression with a peak energy"})
     band: tuple[float, float] = field(default=(1.0, 1e4), metadata={"help": "band of the energy flux [keV]"})
     frame: Literal["rest", "observer"] = field(default="rest", metadata={"help": "rest, observer"})
     scatter: bool = field(default=True, metadata={"help": "whether fluxes scatter about the line of their burst"})
@@ -207,7 +196,10 @@ class GolenetskiiCounts(PopulationModel):
     Om0: float = 0.3
 
     def check_options(self) -> None:
-        """Raise ValueError for an unknown statistic, an invalid band, or a scatter that is fixed at 0."""
+        """Raise ValueError for an invalid spectrum or band, an unknown statistic, or a scatter that is fixed at 0."""
+        if isinstance(self.spectrum, Component):
+            object.__setattr__(self, "spectrum", spectrum_to_text(self.spectrum))
+        self.peaked  # noqa: B018 - raises for a spectrum without a peak energy
         if self.statistic is not None:
             choose("statistic", self.statistic, COUNTS)
         object.__setattr__(self, "band", energy_band(self.band, "GolenetskiiCounts: band"))
@@ -215,11 +207,17 @@ class GolenetskiiCounts(PopulationModel):
         if isinstance(width, float | int) and not width > 0:
             raise ValueError(f"intrinsic_scatter: expected a number above 0, or scatter=False; found {width}.")
 
+    @cached_property
+    def peaked(self) -> PeakedSpectrum:
+        """Model expression with its peak energy and the populations of its parameters."""
+        return PeakedSpectrum.of(self.spectrum)
+
     @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter; a number fixes a parameter."""
-        defaults = dict(POPULATION)
-        defaults |= BETA if self.spectrum == "band" else {}
+        defaults = dict(LINES)
+        for varying in self.peaked.sites:
+            defaults |= varying.priors
         defaults |= SCATTER if self.scatter else {}
         return defaults | (AREA if self.calibration else {})
 
@@ -251,7 +249,7 @@ class GolenetskiiCounts(PopulationModel):
             )
         folded = FoldedBursts.of(
             data,
-            shape=self.spectrum,
+            spectrum=self.peaked,
             band=self.band,
             frame=self.frame,
             statistic=self.statistic,
@@ -275,32 +273,32 @@ class GolenetskiiCounts(PopulationModel):
         errors = self.bound(data).folded.errors
         return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
 
-    def program(self, prepared: PreparedBursts, observed: bool, recover: bool) -> None:
+    def program(self, bound: PreparedBursts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program.
 
         With ``observed=False`` the counts in the source regions are drawn. With marginal latents ``recover`` also draws
         gamma and log10_N of each burst from their exact conditional.
         """
-        folded = prepared.folded
+        folded = bound.folded
         priors = self.all_priors
         p: dict[str, Any] = {n: sample_prior(n, prior) for n, prior in priors.items() if n != "effective_area"}
         if self.scatter and self.latents == "marginal":
-            spectra = self._sample_spectra(p, prepared)
-            spectra["log10_flux"] = self._sample_fluxes(p, spectra, prepared, draw_lines=recover or not observed)
+            spectra = self._sample_spectra(p, bound)
+            spectra["log10_flux"] = self._sample_fluxes(p, spectra, bound, draw_lines=recover or not observed)
         else:
-            with numpyro.plate("burst", len(prepared.level), dim=-1):
-                gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], prepared.forms["gamma"])
-                loc = p["log10_N_mean"] + gamma * prepared.level
+            with numpyro.plate("burst", len(bound.level), dim=-1):
+                gamma = sample_partially_centred("gamma", p["gamma_mean"], p["gamma_std"], bound.centring["gamma"])
+                loc = p["log10_N_mean"] + gamma * bound.level
                 luminosity = sample_partially_centred(
-                    "log10_luminosity", loc, p["log10_N_std"], prepared.forms["log10_luminosity"]
+                    "log10_luminosity", loc, p["log10_N_std"], bound.centring["log10_luminosity"]
                 )
-                log10_N = numpyro.deterministic("log10_N", luminosity - gamma * prepared.level)
-            spectra = self._sample_spectra(p, prepared)
+                log10_N = numpyro.deterministic("log10_N", luminosity - gamma * bound.level)
+            spectra = self._sample_spectra(p, bound)
             flux = folded.of_burst @ log10_N - folded.log10_sphere_area
             flux += folded.of_burst @ gamma * (spectra["log10_E_peak"] - 2.0)
-            with numpyro.plate("interval", len(prepared.center), dim=-1):
+            with numpyro.plate("interval", len(bound.center), dim=-1):
                 if self.scatter:
-                    centering, trend = prepared.forms["log10_flux"], prepared.trend(spectra)
+                    centering, trend = bound.centring["log10_flux"], bound.trend(spectra)
                     spectra["log10_flux"] = sample_partially_centred(
                         "log10_flux", flux, p["intrinsic_scatter"], centering, trend
                     )
@@ -312,30 +310,30 @@ class GolenetskiiCounts(PopulationModel):
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
             numpyro.sample("counts", Counts(expected, folded.statistic), obs=values)
 
-    def _sample_spectra(self, p, prepared: PreparedBursts) -> dict[str, Any]:
+    def _sample_spectra(self, p, bound: PreparedBursts) -> dict[str, Any]:
         """Sample peak energy and indices of each interval, each minus its trend with those before it."""
         spectra: dict[str, Any] = {}
-        with numpyro.plate("interval", len(prepared.center), dim=-1):
-            for name in ("log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
-                centering, trend = prepared.forms[name], prepared.trend(spectra)
+        with numpyro.plate("interval", len(bound.center), dim=-1):
+            for name in self.peaked.names[:-1]:
+                centering, trend = bound.centring[name], bound.trend(spectra)
                 spectra[name] = sample_partially_centred(name, p[f"{name}_mean"], p[f"{name}_std"], centering, trend)
         return spectra
 
-    def _sample_fluxes(self, p, spectra, prepared: PreparedBursts, draw_lines: bool):
+    def _sample_fluxes(self, p, spectra, bound: PreparedBursts, draw_lines: bool):
         """Sample the fluxes of each burst jointly; optionally draw its line given the fluxes."""
-        x, of_burst = spectra["log10_E_peak"] - 2.0, prepared.folded.of_burst
-        sphere = prepared.folded.log10_sphere_area
-        level, slope = prepared.lines.T
-        guess = of_burst @ (level - slope * prepared.level) + of_burst @ slope * x - sphere
+        x, of_burst = spectra["log10_E_peak"] - 2.0, bound.folded.of_burst
+        sphere = bound.folded.log10_sphere_area
+        level, slope = bound.lines.T
+        guess = of_burst @ (level - slope * bound.level) + of_burst @ slope * x - sphere
         line = Line(p["log10_N_mean"], p["log10_N_std"], p["gamma_mean"], p["gamma_std"], p["intrinsic_scatter"])
-        coordinates = Coordinates(guess, prepared.trend(spectra), *prepared.forms["log10_flux"])
+        coordinates = Coordinates(guess, bound.trend(spectra), *bound.centring["log10_flux"])  # type: ignore[arg-type]
         fluxes = BurstFluxes(x, sphere, of_burst, line, coordinates)
         flux = fluxes.flux(numpyro.sample("_log10_flux", fluxes))
-        with numpyro.plate("interval", len(prepared.center), dim=-1):
+        with numpyro.plate("interval", len(bound.center), dim=-1):
             numpyro.deterministic("log10_flux", flux)
         if draw_lines:
-            noise = numpyro.sample("_noise", dist.Normal(jnp.zeros((2, len(prepared.level))), 1.0).to_event(2))
-            with numpyro.plate("burst", len(prepared.level), dim=-1):
+            noise = numpyro.sample("_noise", dist.Normal(jnp.zeros((2, len(bound.level))), 1.0).to_event(2))
+            with numpyro.plate("burst", len(bound.level), dim=-1):
                 for name, value in zip(("log10_N", "gamma"), fluxes.lines(flux, noise), strict=True):
                     numpyro.deterministic(name, value)
         return flux
@@ -357,12 +355,10 @@ class GolenetskiiCounts(PopulationModel):
         folded : FoldedBursts
             Precomputed responses, from `prepare`.
         values : mapping of str to array
-            ``log10_E_peak, alpha, beta, log10_flux`` (I,), and ``effective_area`` (F,) if it is free.
+            Sites of the spectra, such as ``log10_E_peak, alpha, beta, log10_flux`` (I,), and ``effective_area`` (F,) if
+            it is free.
         """
-        alpha = -2.0 + _soft_positive(values["alpha"] + 2.0)
-        beta = alpha - _soft_positive(alpha - values.get("beta", -3.0))
-        area = values.get("effective_area")
-        return folded.expected(values["log10_E_peak"], alpha, beta, values["log10_flux"], area)
+        return folded.expected(values, values.get("effective_area"))
 
     # Interface to inference, command line and report.
 
@@ -382,7 +378,8 @@ class GolenetskiiCounts(PopulationModel):
     @property
     def units(self) -> dict[str, str]:
         """Units of the parameters that are not dimensionless."""
-        return UNITS
+        units = {name: unit for varying in self.peaked.sites for name, unit in varying.units.items()}
+        return UNITS | units
 
     @property
     def target_accept_prob(self) -> float:
@@ -392,7 +389,7 @@ class GolenetskiiCounts(PopulationModel):
     @property
     def description(self) -> str:
         """Description of the model in one line, for reports."""
-        shape = "Band functions" if self.spectrum == "band" else "cut-off power laws"
+        shape = {"band": "Band functions", "cutoff": "cut-off power laws"}.get(self.spectrum, self.spectrum)
         scatter = "with intrinsic scatter" if self.scatter else "without scatter"
         band = f"{self.band[0]:g} to {self.band[1]:g} keV ({self.frame} frame)"
         areas = ", effective areas free" if self.calibration else ""

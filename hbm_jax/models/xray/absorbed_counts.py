@@ -6,7 +6,6 @@ response, with cross sections averaged over each bin.
 """
 
 import dataclasses
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.data import Afterglows
+from hbm_jax.models.folds import OnBins, OnNodes
 from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.models.xray.source_information import SourceInformation
 from hbm_jax.precomputation import on_every_core
@@ -23,79 +23,61 @@ from hbm_jax.spectra.folding.fold import fold
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
-NUM_BLOCKS = 8  # of groups, in a response on nodes
 FAINT = 1e-10  # fraction of a source's expected counts below which the counts of a group are negligible
 REACH = 4.0  # standard deviations at which an uncertain redshift is truncated
 # Parameters of the expression that have other names in the population.
 NAMES = {"mw_nh": "nh_mw", "host_nh": "nh", "host_z": "z"}
+CATALOGUE = ("z", "sigma_z", "nh_mw", "sigma_nh_mw")
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class KnownRedshifts:
-    """n sources whose responses to G groups are given on K quadrature nodes.
+def on_nodes(
+    data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float], tolerance: float
+) -> tuple[OnNodes, np.ndarray]:
+    """Fold sources of known redshift on quadrature nodes; return the folds and the error of each log likelihood, (n,).
 
-    Attributes
+    Parameters
     ----------
+    data : Afterglows
+        The sample.
     rows : (n,)
-        Indices of the sources in the population.
-    density : callable
-        Model expression at the nodes, (n, K), as a function of its parameters.
-    blocks : tuple of (n, G_b, K - first_b)
-        Response in blocks of groups, each without the nodes of low energy to which it does not respond. Photons are not
-        counted far above their energy and most nodes have low energies, so the blocks hold less than half of the
-        matrix.
-    first : tuple of int
-        First node of each block.
+        Indices of the sources.
+    medium, band, tolerance
+        As in `AbsorbedCounts.of`.
     """
+    z = np.asarray(data.z)[rows]
+    # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
+    draws = None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim)
 
-    rows: Any
-    density: Any
-    blocks: Any
-    first: tuple[int, ...] = field(metadata={"static": True})
+    # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
+    tried = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
+    trial_spectrum = tried.spectrum(z, band)
 
-    @classmethod
-    def of(
-        cls, data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float], tolerance: float
-    ) -> "tuple[KnownRedshifts, np.ndarray]":
-        """Reduce the responses to quadrature nodes; return them and the error of each log likelihood, (n,)."""
-        spectrum = medium.spectrum(np.asarray(data.z)[rows], band)
-        # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
-        draws = None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim)
+    def folded(index):
+        energy, response = data.spectra.grouped_response(rows[index])
+        counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
+        source = trial_spectrum.of_source(index)
+        return fold(source, energy, response, counts, trials(medium, source), draws=draws, tolerance=tolerance)
 
-        # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
-        tried = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
-        trial_spectrum = tried.spectrum(np.asarray(data.z)[rows], band)
+    results = on_every_core(folded, range(len(rows)))
+    folds = [result.nodes for result in results]
+    on = OnNodes.of(medium.spectrum(z, band), folds, np.shape(data.spectra.counts)[1])
+    return on, np.array([result.errors[0] for result in results])
 
-        def compressed(index):
-            energy, response = data.spectra.grouped_response(rows[index])
-            counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
-            source = trial_spectrum.of_source(index)
-            return fold(source, energy, response, counts, trials(medium, source), draws=draws, tolerance=tolerance)
 
-        results = on_every_core(compressed, range(len(rows)))
-        folds, errors = [result.nodes for result in results], [result.errors[0] for result in results]
-        num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(data.spectra.counts)[1]
-        # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
-        energy = np.stack([np.append(np.full(num_nodes - len(f.energy), f.energy[0]), f.energy) for f in folds])
-        matrix = np.zeros((len(rows), num_groups, num_nodes))
-        for index, f in enumerate(folds):
-            matrix[index, : f.matrix.shape[0], num_nodes - f.matrix.shape[1] :] = f.matrix
-        blocks, first = in_blocks(matrix)
-        return cls(rows, spectrum.on(energy), blocks, first), np.array(errors)
-
-    def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background, (n, G)."""
-        density = self.density(values_of(p, self.rows))
-        parts = zip(self.blocks, self.first, strict=True)
-        folded = [jnp.einsum("ngk,nk->ng", m, density[:, start:]) for m, start in parts]
-        return positive(jnp.concatenate(folded, axis=1))
+def on_bins(data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float]) -> OnBins:
+    """Fold sources whose redshift is a parameter on all energy bins, with the expression averaged over each bin."""
+    responses = [data.spectra.grouped_response(row) for row in rows]
+    num = max(len(energy) for energy, _ in responses)
+    edges = np.stack([np.append(e, e[-1] * 1.01 ** np.arange(1, num + 1 - len(e))) for e, _ in responses])
+    average = medium.spectrum(None, band, reach=redshift_range(data, rows)).averaged(edges)
+    matrices = [response * np.diff(energy)[:, None] for energy, response in responses]
+    return OnBins.of((average,), matrices, np.shape(data.spectra.counts)[1])
 
 
 def values_of(p: dict[str, Any], rows) -> dict[str, Any]:
     """Return the parameters of the expression for some sources of the population."""
     values = {name: value[rows] if jnp.ndim(value) else value for name, value in p.items()}
-    return values | {name: values[own] for name, own in NAMES.items() if own in values}
+    return values | {name: values[other] for name, other in NAMES.items() if other in values}
 
 
 def positive(expected: jax.Array) -> jax.Array:
@@ -112,53 +94,6 @@ def positive(expected: jax.Array) -> jax.Array:
     return 0.5 * jnp.where(expected > 0, size, faint**2 / size)
 
 
-def in_blocks(matrix: np.ndarray, num: int = NUM_BLOCKS) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
-    """Divide responses on nodes (n, G, K) into blocks of groups, without the leading nodes of zero weight."""
-    ends = np.linspace(0, matrix.shape[1], min(num, matrix.shape[1]) + 1).astype(int)
-    blocks, first = [], []
-    for low, high in itertools.pairwise(ends):
-        used = np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1)))
-        first.append(int(used[0]) if used.size else matrix.shape[2] - 1)
-        blocks.append(np.ascontiguousarray(matrix[:, low:high, first[-1] :]))
-    return tuple(blocks), tuple(first)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class UncertainRedshifts:
-    """n sources whose redshift is a parameter, folded on all K energy bins of their responses to G groups.
-
-    Attributes
-    ----------
-    rows : (n,)
-        Indices of the sources in the population.
-    density : callable
-        Model expression averaged over the bins, (n, K), as a function of its parameters.
-    matrix : (n, G, K)
-        Expected counts for 1 photon/cm^2/s/keV in each bin.
-    """
-
-    rows: Any
-    density: Any
-    matrix: Any
-
-    @classmethod
-    def of(cls, data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float]) -> "UncertainRedshifts":
-        """Precompute responses, cross sections and tables of the WHIM."""
-        responses = [data.spectra.grouped_response(row) for row in rows]
-        num_bins, num_groups = max(len(e) - 1 for e, _ in responses), np.shape(data.spectra.counts)[1]
-        edges = np.stack([np.append(e, e[-1] * 1.01 ** np.arange(1, num_bins + 2 - len(e))) for e, _ in responses])
-        matrix = np.zeros((len(rows), num_groups, num_bins))
-        for index, (energy, response) in enumerate(responses):
-            matrix[index, : response.shape[1], : response.shape[0]] = (response * np.diff(energy)[:, None]).T
-        spectrum = medium.spectrum(None, band, reach=redshift_range(data, rows))
-        return cls(rows, spectrum.averaged(edges), matrix)
-
-    def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background, (n, G)."""
-        return jnp.einsum("ngk,nk->ng", self.matrix, self.density(values_of(p, self.rows)))
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class AbsorbedCounts:
@@ -168,12 +103,16 @@ class AbsorbedCounts:
     ----------
     statistic : Statistic or JointStatistic
         Statistic of all sources, with the data.
-    known, uncertain : KnownRedshifts, UncertainRedshifts
-        Sources of known and of uncertain redshift; None if there are no such sources.
+    known, uncertain : OnNodes, OnBins
+        Folds of the sources of known and of uncertain redshift; None if there are no such sources.
+    known_rows, uncertain_rows : (number known,), (number uncertain,)
+        Indices of these sources.
     order : (N,)
-        Index of each source in the concatenation of ``known`` and ``uncertain``.
+        Index of each source in the concatenation of both.
     z, sigma_z, nh_mw, sigma_nh_mw : (N,)
         Redshifts and Galactic columns of the catalogue [1e22 cm^-2], with standard deviations.
+    redshift_range : (2, number uncertain)
+        Lowest and highest value of each uncertain redshift.
     errors : (N,)
         Largest change of the log likelihood by the reduction to quadrature nodes; 0 for uncertain redshifts.
     depth : WhimTable or None
@@ -186,13 +125,16 @@ class AbsorbedCounts:
     """
 
     statistic: AnyStatistic
-    known: KnownRedshifts | None
-    uncertain: UncertainRedshifts | None
+    known: OnNodes | None
+    uncertain: OnBins | None
+    known_rows: Any
+    uncertain_rows: Any
     order: Any
     z: Any
     sigma_z: Any
     nh_mw: Any
     sigma_nh_mw: Any
+    redshift_range: Any
     errors: Any
     depth: WhimTable | None
     source_information: SourceInformation
@@ -222,25 +164,25 @@ class AbsorbedCounts:
         tolerance : float
             As in `hbm_jax.spectra.fold`.
         """
-        is_known = data.knows_redshift
-        rows = np.flatnonzero(is_known), np.flatnonzero(~is_known)
-        known, errors = None, np.zeros(0)
-        if len(rows[0]):
-            known, errors = KnownRedshifts.of(data, rows[0], medium, band, tolerance)
-        all_errors = np.zeros(len(data))
-        all_errors[rows[0]] = errors
-        prepared = cls(
+        known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
+        known, errors = None, np.zeros(len(data))
+        if len(known_rows):
+            known, errors[known_rows] = on_nodes(data, known_rows, medium, band, tolerance)
+        bound = cls(
             statistic=data.spectra.statistic(statistic),
             known=known,
-            uncertain=UncertainRedshifts.of(data, rows[1], medium, band) if len(rows[1]) else None,
-            order=np.argsort(np.concatenate(rows)),
-            **{key: np.asarray(getattr(data, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw")},
-            errors=all_errors,
-            depth=medium.guide(np.asarray(data.z)),
+            uncertain=on_bins(data, uncertain_rows, medium, band) if len(uncertain_rows) else None,
+            known_rows=known_rows,
+            uncertain_rows=uncertain_rows,
+            order=np.argsort(np.concatenate([known_rows, uncertain_rows])),
+            **{key: np.asarray(getattr(data, key)) for key in CATALOGUE},
+            redshift_range=np.stack(redshift_range(data, uncertain_rows)),
+            errors=errors,
+            depth=medium.depth_table(np.asarray(data.z)),
             source_information=None,  # type: ignore[arg-type] # computed from all other fields
             medium=medium,
         )
-        return dataclasses.replace(prepared, source_information=SourceInformation.of(prepared))
+        return dataclasses.replace(bound, source_information=SourceInformation.of(bound))
 
     def degenerate_density(self, log10_T) -> jax.Array:
         """Return log10 of the density at which the mean optical depth of the WHIM is 1, by temperature.
@@ -248,13 +190,6 @@ class AbsorbedCounts:
         Density and temperature are degenerate along this curve.
         """
         return jnp.vectorize(lambda T: -jnp.log10(jnp.mean(self.depth(1.0, T))))(log10_T)  # type: ignore[misc]
-
-    @property
-    def redshift_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest value of each uncertain redshift."""
-        if self.uncertain is None:
-            raise ValueError("AbsorbedCounts.redshift_range: expected uncertain redshifts; found none.")
-        return redshift_range(self, self.uncertain.rows)
 
     def each(self) -> "list[AbsorbedCounts]":
         """Return one `AbsorbedCounts` for each source, all of the same shapes, for `hbm_jax.fit_each`.
@@ -264,22 +199,18 @@ class AbsorbedCounts:
         ValueError
             If a redshift is uncertain.
         """
-        all_known = self.known
-        if self.uncertain is not None or all_known is None:
+        if self.uncertain is not None or self.known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
-
         tables = WhimTable, WhimIons
 
         def single(row):
             def select(leaf):
                 return leaf.only(row) if isinstance(leaf, tables) else np.asarray(leaf)[row : row + 1]
 
-            known = jax.tree.map(select, all_known, is_leaf=lambda leaf: isinstance(leaf, tables))
-            known = dataclasses.replace(known, rows=np.zeros(1, int))
-            fields = {key: select(getattr(self, key)) for key in ("z", "sigma_z", "nh_mw", "sigma_nh_mw", "errors")}
-            fields |= {key: jax.tree.map(select, getattr(self, key)) for key in ("statistic", "source_information")}
-            depth = None if self.depth is None else self.depth.only(row)
-            return dataclasses.replace(self, known=known, depth=depth, order=np.zeros(1, int), **fields)
+            names = ("statistic", "known", "depth", "source_information", "errors", *CATALOGUE)
+            is_table = {"is_leaf": lambda leaf: isinstance(leaf, tables)}
+            fields = {name: jax.tree.map(select, getattr(self, name), **is_table) for name in names}
+            return dataclasses.replace(self, known_rows=np.zeros(1, int), order=np.zeros(1, int), **fields)
 
         return [single(row) for row in range(len(self.z))]
 
@@ -296,7 +227,11 @@ class AbsorbedCounts:
         -------
         (N, G)
         """
-        parts = [batch.expected(p) for batch in (self.known, self.uncertain) if batch is not None]
+        parts = []
+        if self.known is not None:
+            parts.append(positive(self.known.expected(values_of(p, self.known_rows))))
+        if self.uncertain is not None:
+            parts.append(self.uncertain.expected(values_of(p, self.uncertain_rows)))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[self.order]
 
 

@@ -13,6 +13,7 @@ folded through the response of the instrument and compared with the observed cou
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -28,7 +29,7 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.folds import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
@@ -166,10 +167,9 @@ class Afterglow(PopulationModel):
         """Default prior of every parameter by name; a number is a fixed parameter."""
         medium = self._medium(None, None)
         defaults = {name: prior for varying in medium.sites for name, prior in varying.priors.items()}
-        table = medium.spectrum(0.0, self.band).parameters
         for name in self.common:
-            choose("parameter of the spectrum", name, tuple(table))
-            defaults[name] = distribution_from_text(table[name].prior, f"prior.{name}")
+            choose("parameter of the spectrum", name, tuple(medium.table))
+            defaults[name] = distribution_from_text(medium.table[name].prior, f"prior.{name}")
         if self.host == "skew-normal":
             defaults |= SKEW
         if self.whim:
@@ -178,7 +178,7 @@ class Afterglow(PopulationModel):
             defaults |= FREE_GALACTIC
         return defaults
 
-    @property
+    @cached_property
     def medium(self) -> Medium:
         """Options of the absorbers."""
         fixed = {k: v if isinstance(v, float | int) else None for k, v in self.all_priors.items() if k in GAS}
@@ -245,92 +245,90 @@ class Afterglow(PopulationModel):
                 "Add it, or use galactic='fixed'."
             )
 
-    def program(self, prepared: AbsorbedCounts, observed: bool, recover: bool) -> None:
+    def program(self, bound: AbsorbedCounts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
         priors = self.all_priors
         degenerate = self._degenerate_parameters(priors)
         separate = {"nh_mw", *degenerate}
         p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in separate}
-        p |= self._sample_whim({name: priors[name] for name in degenerate}, prepared)
-        num, num_groups = np.shape(prepared.statistic.counts)
+        p |= self._sample_whim({name: priors[name] for name in degenerate}, bound)
+        num, num_groups = np.shape(bound.statistic.counts)
         with numpyro.plate("source", num, dim=-1):
-            latents: dict[str, Any] = {"nh_mw": self._galactic(prepared)}
+            latents: dict[str, Any] = {"nh_mw": self._galactic(bound)}
             if self.sightlines:
                 latents["log10_n0"] = numpyro.sample("log10_n0", dist.Normal(p["log10_n0_mean"], p["log10_n0_std"]))
-            latents |= self._sample_sources(p | latents, prepared)
-        latents["z"] = self._redshifts(prepared)
-        expected = prepared.expected(p | latents)
-        counts = prepared.statistic.counts if observed else None
+            latents |= self._sample_sources(p | latents, bound)
+        latents["z"] = self._redshifts(bound)
+        expected = bound.expected(p | latents)
+        counts = bound.statistic.counts if observed else None
         with numpyro.plate("source", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
+            numpyro.sample("counts", Counts(expected, bound.statistic), obs=counts)
 
     def _degenerate_parameters(self, priors) -> tuple[str, ...]:
         """Return the names of temperature and density of the WHIM, which are degenerate, if both are free."""
         names = ("log10_T", "log10_n0_mean" if self.sightlines else "log10_n0")
         return names if self.whim and all(isinstance(priors[name], dist.Distribution) for name in names) else ()
 
-    def _sample_whim(self, priors, prepared: AbsorbedCounts) -> dict[str, Any]:
+    def _sample_whim(self, priors, bound: AbsorbedCounts) -> dict[str, Any]:
         """Sample temperature and density of the WHIM, the density relative to the curve of their degeneracy."""
         if in_stated_parameters() or not priors:
             return {name: numpyro.sample(name, prior) for name, prior in priors.items()}
         _, density = priors
 
         def location_and_scale(sampled):
-            curve = prepared.degenerate_density
+            curve = bound.degenerate_density
             return -7.0 + curve(sampled["log10_T"]) - curve(6.0), 1.0
 
-        to_v = LogOrLinear.of(jnp.sum(prepared.source_information.density_information) ** -0.5, 1.0)
-        coordinates = CoordinatePriors(priors, {density: location_and_scale}, warps={density: to_v.inv})
+        to_v = LogOrLinear.of(jnp.sum(bound.source_information.density_information) ** -0.5, 1.0)
+        coordinates = CoordinatePriors(priors, {density: location_and_scale}, transforms={density: to_v.inv})
         values = coordinates.parameters(numpyro.sample("_whim", coordinates))
         return {name: numpyro.deterministic(name, values[name]) for name in priors}
 
-    def _sample_sources(self, p, prepared: AbsorbedCounts) -> dict[str, Any]:
+    def _sample_sources(self, p, bound: AbsorbedCounts) -> dict[str, Any]:
         """Sample the varying parameters of every source, in coordinates from `SourceInformation`."""
-        sites = prepared.medium.sites
+        sites = bound.medium.sites
         means, stds = ([p[f"{v.site}_{part}"] for v in sites] for part in ("mean", "std"))
         depth = None
-        if prepared.depth is not None:
-            n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(prepared.z))
-            depth = prepared.depth(n0, p["log10_T"])
-            if prepared.medium.metallicity is None:
-                depth = depth * p["metallicity"] / prepared.medium.guided
+        if bound.depth is not None:
+            n0 = jnp.broadcast_to(10.0 ** p["log10_n0"], np.shape(bound.z))
+            depth = bound.depth(n0, p["log10_T"])
+            if bound.medium.metallicity is None:
+                depth = depth * p["metallicity"] / bound.medium.depth_metallicity
         population: Any = dist.Normal(means[-1], stds[-1])
         if self.host == "skew-normal":
             population = SkewNormal.standardised(means[-1], stds[-1], p["log10_nh_shape"])
-        values = prepared.source_information.sample(depth, p["nh_mw"], sites, means, stds, population)
+        values = bound.source_information.sample(depth, p["nh_mw"], sites, means, stds, population)
         parameters = {v.parameter: v.value(values[v.site]) for v in sites}
         return parameters | ({"nh": parameters["host_nh"]} if "host_nh" in parameters else {})
 
-    def _galactic(self, prepared: AbsorbedCounts):
+    def _galactic(self, bound: AbsorbedCounts):
         """Return the columns of the Milky Way, sampled unless fixed; to be called within the plate of the sources."""
         if self.galactic == "fixed":
-            return jnp.asarray(prepared.nh_mw)
+            return jnp.asarray(bound.nh_mw)
         if self.galactic == "error":
-            catalogue = dist.TruncatedNormal(prepared.nh_mw, prepared.sigma_nh_mw, low=0.0)
+            catalogue = dist.TruncatedNormal(bound.nh_mw, bound.sigma_nh_mw, low=0.0)
             return numpyro.sample("nh_mw", catalogue)
-        return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(prepared.z))
+        return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(bound.z))
 
-    def _redshifts(self, prepared: AbsorbedCounts):
+    def _redshifts(self, bound: AbsorbedCounts):
         """Return the redshifts of all sources; sample the uncertain ones."""
-        if prepared.uncertain is None:
-            return prepared.z
-        rows, (low, high) = prepared.uncertain.rows, prepared.redshift_range
+        if bound.uncertain is None:
+            return bound.z
+        rows, (low, high) = bound.uncertain_rows, bound.redshift_range
         with numpyro.plate("uncertain_redshift", len(rows)):
-            drawn = numpyro.sample(
-                "z", dist.TruncatedNormal(prepared.z[rows], prepared.sigma_z[rows], low=low, high=high)
-            )
-        known = np.delete(np.asarray(prepared.z), rows)
-        return jnp.concatenate([known, drawn])[prepared.order]
+            catalogue = dist.TruncatedNormal(bound.z[rows], bound.sigma_z[rows], low=low, high=high)
+            drawn = numpyro.sample("z", catalogue)
+        return jnp.concatenate([bound.z[bound.known_rows], drawn])[bound.order]
 
     # The remaining members of the protocol that inference, command line and reports use.
 
     def observing(self, values: Mapping[str, Any], data: Afterglows | AbsorbedCounts) -> tuple[AbsorbedCounts]:
         """Return the model's arguments with other counts, and coordinates chosen for these."""
-        prepared = self.bound(data)
+        bound = self.bound(data)
         with jax.enable_x64(True):
-            statistic = jax.device_get(prepared.statistic.with_counts(values["counts"]))
-        prepared = dataclasses.replace(prepared, statistic=statistic)
-        return (dataclasses.replace(prepared, source_information=SourceInformation.of(prepared)),)
+            statistic = jax.device_get(bound.statistic.with_counts(values["counts"]))
+        bound = dataclasses.replace(bound, statistic=statistic)
+        return (dataclasses.replace(bound, source_information=SourceInformation.of(bound)),)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -346,9 +344,8 @@ class Afterglow(PopulationModel):
     def units(self) -> dict[str, str]:
         """Units of the parameters; dimensionless ones are absent."""
         medium = self._medium(None, None)
-        table = medium.spectrum(0.0, self.band).parameters
-        units = UNITS | {name: table[name].unit for name in self.common}
-        return {n: unit for v in medium.sites for n, unit in v.units.items() if unit} | units
+        units = {name: unit for varying in medium.sites for name, unit in varying.units.items()}
+        return units | UNITS | {name: medium.table[name].unit for name in self.common}
 
     @property
     def chooses_centering(self) -> bool:

@@ -9,7 +9,7 @@ first order. The approximation only chooses coordinates, so the posterior is unc
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from numpyro.distributions.transforms import AffineTransform
 
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
-from hbm_jax.models.xray.population import Medium
+from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
 from hbm_jax.precomputation import precomputed
 
 _PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
@@ -33,34 +33,6 @@ _LN10 = float(np.log(10.0))
 _BROAD = {"photon_index": 25.0, "log10_flux": 1.0, "log10_nh": 0.1}
 # Grid in V of `LogOrLinear`: points, margin beyond the modes of likelihood and population, and largest half width.
 _GRID_POINTS, _MARGIN, _MAX_HALF_WIDTH = 33, 4.0, 20.0
-
-
-class Population(Protocol):
-    """Sources and their expected counts, such as `hbm_jax.models.xray.absorbed_counts.AbsorbedCounts`."""
-
-    @property
-    def statistic(self) -> Any:
-        """Statistic of the counts."""
-
-    @property
-    def medium(self) -> Medium:
-        """Expression, and which of its parameters have a population."""
-
-    @property
-    def z(self) -> Any:
-        """Redshifts of the catalogue, (N,)."""
-
-    @property
-    def nh_mw(self) -> Any:
-        """Columns of the Milky Way [1e22 cm^-2], (N,); NaN where missing."""
-
-    @property
-    def depth(self) -> Any:
-        """Table of the optical depth of the WHIM to each source at a few energies; None without a WHIM."""
-
-    def expected(self, p: dict[str, Any]) -> jax.Array:
-        """Return the expected counts of the sources without background, (N, G)."""
-        ...
 
 
 @jax.tree_util.register_dataclass
@@ -96,26 +68,26 @@ class SourceInformation:
     density_information: Any
 
     @classmethod
-    def of(cls, prepared: Population) -> "SourceInformation":
+    def of(cls, bound: Any) -> "SourceInformation":
         """Fit all sources at once and expand their likelihoods about the fits.
 
         Parameters
         ----------
-        prepared : Population
+        bound : AbsorbedCounts
             The sources, at the redshifts of the catalogue; a missing column of the Milky Way is set to 10^20.7 cm^-2.
         """
-        known = np.isfinite(np.asarray(prepared.nh_mw))
-        galactic = np.where(known, np.asarray(prepared.nh_mw), 0.05)
-        fits = precomputed(lambda: _fit(prepared, galactic))
+        known = np.isfinite(np.asarray(bound.nh_mw))
+        galactic = np.where(known, np.asarray(bound.nh_mw), 0.05)
+        fits = precomputed(lambda: _fit(bound, galactic))
         fisher_information, vector, vector_per_galactic, vector_per_density, depth, unmarginalised = fits
         density_information = np.zeros(len(vector))
-        if prepared.depth is None:
+        if bound.depth is None:
             vector_per_depth = np.zeros((*vector.shape, 0))
         else:  # a few optical depths represent the WHIM at every temperature
             inverse = np.linalg.pinv(np.moveaxis(depth, 0, 1), rcond=1e-3)  # (N, D, temperatures)
             vector_per_depth = np.einsum("ndt,tnk->nkd", inverse, vector_per_density)
             middle = len(_TEMPERATURES) // 2
-            precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in prepared.medium.sites])
+            precision = fisher_information + np.diag([_BROAD.get(v.site, 1.0) for v in bound.medium.sites])
             shift = np.linalg.solve(precision, vector_per_density[middle][..., None])[..., 0]
             density_information = 1e-14 * (unmarginalised[middle] - np.sum(shift * vector_per_density[middle], axis=1))
         return cls(
@@ -221,7 +193,7 @@ def _standardised(mean, std, shape) -> Coordinate:
     return Coordinate(dist.Normal().expand(shape), lambda V: mean + std * V)
 
 
-def _fit(prepared: Population, galactic):
+def _fit(bound: Any, galactic):
     """Fit all sources by penalised Fisher scoring, with a normal population that is estimated with them.
 
     Returns Fisher information and information vector of each source, the derivatives of the vector with respect to the
@@ -231,44 +203,29 @@ def _fit(prepared: Population, galactic):
     One compiled program gives the expected counts and their derivatives, another the response to the WHIM; the
     iteration between them is NumPy.
     """
-    num = len(galactic)
-
-    counts = np.sum(np.where(prepared.statistic.used, prepared.statistic.counts, 0.0), axis=1)
-    prepared, galactic = jax.device_put((prepared, galactic))  # transferred once, not at every evaluation
+    num, sites, K = len(galactic), bound.medium.sites, len(bound.medium.sites)
+    counts = np.sum(np.where(bound.statistic.used, bound.statistic.counts, 0.0), axis=1)
+    bound, galactic = jax.device_put((bound, galactic))  # transferred once, not at every evaluation
 
     def evaluate(theta):
-        *sums, derivatives, channel_information = _evaluate(prepared, galactic, theta)
-        return [np.asarray(part) for part in sums], derivatives, channel_information
+        _, log_likelihood, score, information = map(np.asarray, _evaluate(bound, galactic, theta)[:4])
+        return Evaluation(log_likelihood, score, information[:, :K, :K])
 
-    def log_posterior(log_likelihood, theta, mean, precision):
-        return log_likelihood - 0.5 * np.sum(precision * (theta - mean) ** 2, axis=1)
-
-    sites, K = prepared.medium.sites, len(prepared.medium.sites)
     start = np.array([v.mean[0] for v in sites]), np.array([v.start_std for v in sites])
     theta, (mean, std) = np.tile(start[0], (num, 1)), start
     fluxes = [k for k, v in enumerate(sites) if "log10_flux" in v.site or "log10_amplitude" in v.site]
-    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / evaluate(theta)[0][0])[:, None]
-    (_, log_likelihood, score, information), *_ = evaluate(theta)
+    total = np.asarray(_evaluate(bound, galactic, theta)[0])
+    theta[:, fluxes] += np.log10(np.maximum(counts, 1.0) / total)[:, None]
+    best = evaluate(theta)
     for _ in range(_POPULATION_UPDATES):
-        precision, damping = 1.0 / std**2, np.full(num, 1e-2)
-        for _ in range(_SCORING_STEPS):
-            gradient, curvature = score - precision * (theta - mean), information[:, :K, :K] + np.diag(precision)
-            damped = curvature + damping[:, None, None] * (curvature * np.eye(K))
-            proposal = theta + np.clip(np.linalg.solve(damped, gradient[..., None])[..., 0], -0.5, 0.5)
-            (_, *at_proposal), *_ = evaluate(proposal)
-            accepted = log_posterior(at_proposal[0], proposal, mean, precision) >= log_posterior(
-                log_likelihood, theta, mean, precision
-            )
-            theta = np.where(accepted[:, None], proposal, theta)
-            log_likelihood = np.where(accepted, at_proposal[0], log_likelihood)
-            score = np.where(accepted[:, None], at_proposal[1], score)
-            information = np.where(accepted[:, None, None], at_proposal[2], information)
-            damping = np.where(accepted, damping / 5.0, damping * 5.0)
-        covariance = np.linalg.inv(information[:, :K, :K] + np.diag(precision))
+        precision = 1.0 / std**2
+        theta, best = fisher_scoring(evaluate, theta, best, mean, precision, _SCORING_STEPS)
+        covariance = np.linalg.inv(best.information + np.diag(precision))
         mean = (np.sum(theta, axis=0) + _PRIOR_WEIGHT * start[0]) / (num + _PRIOR_WEIGHT)
         square = np.sum((theta - mean) ** 2 + np.einsum("nkk->nk", covariance), axis=0) + _PRIOR_WEIGHT * start[1] ** 2
         std = np.maximum(np.sqrt(square / (num + _PRIOR_WEIGHT)), [v.min_std for v in sites])
-    _, derivatives, channel_information = evaluate(theta)
+    _, _, score, information, derivatives, channel_information = _evaluate(bound, galactic, theta)
+    score, information = np.asarray(score), np.asarray(information)
     values, jacobian = theta.copy(), np.ones((num, K))
     if sites[-1].parameter == "host_nh":  # chain rule from the logarithm of the column to the column
         values[:, -1] = 10.0 ** theta[:, -1]
@@ -276,35 +233,34 @@ def _fit(prepared: Population, galactic):
     fisher_information = jacobian[:, :, None] * information[:, :K, :K] * jacobian[:, None, :]
     vector = np.einsum("nkl,nl->nk", fisher_information, values) + jacobian * score
     score_per_density, depth, density_information = jax.device_get(
-        _whim_response(prepared, galactic, theta, derivatives, channel_information)
+        _whim_response(bound, galactic, theta, derivatives, channel_information)
     )
     vector_per_galactic = -jacobian * information[:, :K, K]
     vector_per_density = jacobian * score_per_density
     return fisher_information, vector, vector_per_galactic, vector_per_density, depth, density_information
 
 
-def _expected(prepared, theta, galactic, log10_n0=-30.0, log10_T=6.0):
+def _expected(bound, theta, galactic, log10_n0=-30.0, log10_T=6.0):
     """Return expected counts at the sites of the varying parameters, (N, K); by default without a WHIM."""
-    medium = prepared.medium
-    p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)} | medium.common_values
-    p |= {"nh": p.get("host_nh", 0.0), "nh_mw": galactic, "z": jnp.asarray(prepared.z)}
+    medium = bound.medium
+    p = {v.parameter: v.value(theta[:, k]) for k, v in enumerate(medium.sites)}
+    p |= {v.parameter: v.value(v.mean[0]) for v in medium.common_sites}
+    p |= {"nh": p.get("host_nh", 0.0), "nh_mw": galactic, "z": jnp.asarray(bound.z)}
     whim = {"log10_n0": log10_n0, "log10_T": log10_T, "log10_xi": 0.0, "metallicity": 0.3}
-    return prepared.expected(p | whim)
+    return bound.expected(p | whim)
 
 
 @jax.jit
-def _evaluate(prepared, galactic, theta):
+def _evaluate(bound, galactic, theta):
     """Return the log likelihood and its derivatives in the varying parameters and the Galactic column.
 
     Total expected counts and log likelihood (N,), score in the K parameters (N, K), Fisher information with that of
     the Galactic column (N, K + 1, K + 1); derivatives of the expected counts in the K parameters (K, N, G), and the
     Fisher information of the expected counts of each channel (N, G).
     """
-    statistic = prepared.statistic
+    statistic = bound.statistic
     parameters = jnp.concatenate([theta, galactic[:, None]], axis=1)
-    mu, jvp = jax.linearize(lambda b: _expected(prepared, b[:, :-1], b[:, -1]), parameters)
-    num = parameters.shape[1]
-    derivatives = jax.lax.map(jvp, jnp.broadcast_to(jnp.eye(num)[:, None, :], (num, *parameters.shape)))
+    mu, derivatives = linearized(lambda b: _expected(bound, b[:, :-1], b[:, -1]), parameters)
     channel_gradient = jax.grad(lambda m: jnp.sum(statistic.log_likelihood(m)))
     channel_score, second_derivative = jax.jvp(channel_gradient, (mu,), (jnp.ones_like(mu),))
     channel_information = jnp.maximum(-second_derivative, 0.0)
@@ -319,19 +275,19 @@ def _evaluate(prepared, galactic, theta):
 
 
 @jax.jit
-def _whim_response(prepared, galactic, theta, derivatives, channel_information):
+def _whim_response(bound, galactic, theta, derivatives, channel_information):
     """Return, by temperature: derivative of the score with density, optical depth per density, information of density.
 
     The derivatives are those of a thin WHIM.
     """
-    table = prepared.depth
+    table = bound.depth
     if table is None:
         num = len(galactic)
         return jnp.zeros((0, num, theta.shape[1])), jnp.zeros((0, num, 0)), jnp.zeros((0, num))
 
     def by_temperature(T):
         def counts(log10_n0):
-            return _expected(prepared, theta, galactic, log10_n0, T)
+            return _expected(bound, theta, galactic, log10_n0, T)
 
         change = jax.jvp(counts, (_THIN,), (1.0,))[1] / (_LN10 * 10.0**_THIN)
         score_change = -jnp.einsum("kng,ng,ng->nk", derivatives, channel_information, change)

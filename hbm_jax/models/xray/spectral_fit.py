@@ -17,7 +17,7 @@ from numpyro import distributions as dist
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.folds import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.names import choose
@@ -169,9 +169,9 @@ class SpectralFit(PopulationModel):
 
         return precomputed(draw)
 
-    def program(self, prepared: FoldedSpectra, observed: bool, recover: bool) -> None:
+    def program(self, bound: FoldedSpectra, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
-        num, num_groups = np.shape(prepared.statistic.counts)
+        num, num_groups = np.shape(bound.statistic.counts)
         values: dict[str, Any] = {}
         for name, prior in self.all_priors.items():
             if name in self.own:
@@ -179,10 +179,10 @@ class SpectralFit(PopulationModel):
                     values[name] = sample_prior(name, prior)
             elif name != "calibration":
                 values[name] = sample_prior(name, prior)
-        expected = prepared.expected(values, self._factors(num))
-        counts = prepared.statistic.counts if observed else None
+        expected = bound.expected(values, self._factors(num))
+        counts = bound.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
-            numpyro.sample("counts", Counts(expected, prepared.statistic), obs=counts)
+            numpyro.sample("counts", Counts(expected, bound.statistic), obs=counts)
 
     def _factors(self, num: int):
         """Return the calibration factors of the spectra, 1 for the first; None without calibration."""
@@ -198,7 +198,7 @@ class SpectralFit(PopulationModel):
         Parameters
         ----------
         data : SpectrumStack or FoldedSpectra
-            The spectra.
+            The spectra, or the result of `prepare`, which need not be computed again in every call.
         parameters : mapping of str to () or (N,) array
             Values by name; ``calibration`` is (N - 1,). Fixed parameters may be omitted.
 
@@ -207,20 +207,20 @@ class SpectralFit(PopulationModel):
         ValueError
             For a missing value.
         """
-        prepared = self.bound(data)
+        bound = self.bound(data)
         with jax.enable_x64(True):
-            return np.asarray(self._expected(prepared, parameters))
+            return np.asarray(self._expected(bound, parameters))
 
-    def _expected(self, prepared: FoldedSpectra, parameters: Mapping[str, Any]):
+    def _expected(self, bound: FoldedSpectra, parameters: Mapping[str, Any]):
         """Return the expected counts at given values, with fixed parameters added."""
         fixed = {name: prior for name, prior in self.all_priors.items() if not isinstance(prior, dist.Distribution)}
         values = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
-        factors, num = None, len(prepared.errors)
+        factors, num = None, len(bound.errors)
         if self.calibration and num > 1:
             if "calibration" not in values:
                 raise ValueError("SpectralFit: expected a value of 'calibration' for each spectrum after the first.")
             factors = jnp.append(1.0, jnp.broadcast_to(jnp.asarray(values["calibration"]), num - 1))
-        return _fold(prepared, values, factors)
+        return _fold(bound, values, factors)
 
     def deviance(self, data: SpectrumStack | FoldedSpectra, parameters: Mapping[str, Any]) -> Deviance:
         """Return the deviance of the data from the model.
@@ -234,15 +234,15 @@ class SpectralFit(PopulationModel):
         -------
         Deviance
         """
-        prepared = self.bound(data)
+        bound = self.bound(data)
         with jax.enable_x64(True):
-            groups = np.asarray(_deviance(prepared.statistic, self._expected(prepared, parameters)))
+            groups = np.asarray(_deviance(bound.statistic, self._expected(bound, parameters)))
         num, num_free = len(groups), 0
         for name, prior in self.all_priors.items():
             if isinstance(prior, dist.Distribution):
                 num_free += num if name in self.own else num - 1 if name == "calibration" else 1
         spectra = groups.sum(axis=1)
-        return Deviance(groups, spectra, float(spectra.sum()), self.num_data(prepared) - num_free)
+        return Deviance(groups, spectra, float(spectra.sum()), self.num_data(bound) - num_free)
 
     def goodness(
         self,
@@ -265,10 +265,10 @@ class SpectralFit(PopulationModel):
         -------
         Goodness
         """
-        prepared = self.bound(data)
+        bound = self.bound(data)
         with jax.enable_x64(True):
-            expected = np.asarray(self._expected(prepared, parameters))
-            return goodness_of_fit(prepared.statistic, expected, seed=seed, num_simulations=num_simulations)
+            expected = np.asarray(self._expected(bound, parameters))
+            return goodness_of_fit(bound.statistic, expected, seed=seed, num_simulations=num_simulations)
 
     def num_data(self, data: SpectrumStack | FoldedSpectra) -> int:
         """Return the number of groups of channels, without padding."""

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology
@@ -21,6 +20,7 @@ from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 NUM_DRAWS = 2000
 MAX_COLOURED = len(SERIES)  # bursts with distinct colours; for more, colours repeat
+QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 QUANTITY = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
@@ -131,12 +131,10 @@ def _from_counts(fit: Fit, model: GolenetskiiCounts) -> list[_Burst]:
     for i in range(len(data)):
         in_burst = np.asarray(data.interval_burst) == i
         x, y = (drawn[name].to_numpy()[:, in_burst] for name in ("log10_E_peak", "log10_flux"))
-        shift = float(np.log10(1.0 + z[i]))
-        log10_N, gamma = (float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
-        errors = x.std(axis=0), y.std(axis=0)
-        log10_area = np.full(in_burst.sum(), sphere[i])
-        median = np.median(x, axis=0) - shift, np.median(y, axis=0)
-        bursts.append(_Burst(*median, *errors, shift, log10_area, (log10_N, gamma)))
+        line = tuple(float(np.median(drawn[name].to_numpy()[:, i])) for name in ("log10_N", "gamma"))
+        shift, log10_area = float(np.log10(1.0 + z[i])), np.full(in_burst.sum(), sphere[i])
+        values = np.median(x, axis=0) - shift, np.median(y, axis=0), x.std(axis=0), y.std(axis=0)
+        bursts.append(_Burst(*values, shift, log10_area, line))  # type: ignore[arg-type]
     return bursts
 
 
@@ -177,7 +175,7 @@ def _draw_population(axis, fit: Fit, model: Any, partial_pooling: bool, low: flo
         gamma, log10_N = p["gamma"], p["log10_N"]
     x = np.linspace(low, high, 60)
     drawn = log10_N[:, None] + gamma[:, None] * (x - PIVOT) + (p["intrinsic_scatter"] * w)[:, None]
-    lowest, lower, median, upper, highest = np.quantile(drawn, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
+    lowest, lower, median, upper, highest = np.quantile(drawn, QUANTILES, axis=0)
     axis.fill_between(x, lowest, highest, color=BAND_95, alpha=0.6, lw=0, zorder=0, label="95 %")
     axis.fill_between(x, lower, upper, color=BAND_68, alpha=0.6, lw=0, zorder=0.5, label="68 %")
     axis.plot(x, median, color=BLACK, lw=1.0, zorder=1, label="population")
@@ -211,12 +209,9 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
     prior = model.all_priors["z"]
     if not names or not isinstance(prior, dist.Distribution):
         raise ValueError("redshift_predictions: expected bursts of unknown redshift; found none.")
-    draws = fit.posterior["z"].transpose("chain", "draw", ...).to_numpy().reshape(-1, len(names))
-    quantiles = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
+    quantiles = np.quantile(parameter(fit, "z"), QUANTILES, axis=0)
     true_z = None if truth is None else _truth(truth, names)
-    prior_quantiles = np.quantile(
-        np.asarray(prior.sample(jax.random.key(0), (20_000,))), (0.025, 0.16, 0.5, 0.84, 0.975)
-    )
+    prior_quantiles = np.quantile(np.asarray(prior.sample(jax.random.key(0), (20_000,))), QUANTILES)
     order = np.argsort(true_z if true_z is not None else quantiles[2])
     with house_style():
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
@@ -231,21 +226,15 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
         axis.vlines(x, low, high, color=BLUE, lw=0.8, zorder=2)
         axis.vlines(x, lower, upper, color=BLUE, lw=2.4, zorder=2, label="posterior")
         axis.plot(x, median, "o", color=BLUE, ms=3.5, zorder=3)
-        ticks = FixedLocator(list(np.log(SHOWN_Z)))
-        formatter = FuncFormatter(lambda u, _: f"{np.exp(u):.3g}")
-        axis.yaxis.set_major_locator(ticks)
-        axis.yaxis.set_major_formatter(formatter)
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_ylabel("predicted redshift")
+        ticks, limits = (np.log(SHOWN_Z), [f"{z:g}" for z in SHOWN_Z]), axis.get_ylim()
+        axis.set_yticks(*ticks)
+        axis.set(ylim=limits, ylabel="predicted redshift")
         if true_z is not None:
             ends = np.array([min(x.min(), low.min()), max(x.max(), high.max())])
             axis.plot(ends, ends, color=BLACK, lw=0.9, ls="--", zorder=1, label="truth")
             pad = 0.08 * (x.max() - x.min()) + 0.05
-            axis.set_xlim(x.min() - pad, x.max() + pad)
-            axis.xaxis.set_major_locator(FixedLocator(list(np.log(SHOWN_Z))))
-            axis.xaxis.set_major_formatter(formatter)
-            axis.set_xlabel("true redshift")
+            axis.set_xticks(*ticks)
+            axis.set(xlim=(x.min() - pad, x.max() + pad), xlabel="true redshift")
         else:
             axis.set_xticks(np.arange(len(names)), [names[i] for i in order], rotation=60, ha="right", fontsize=8)
         figure.legend(loc="outside upper center", ncols=4)

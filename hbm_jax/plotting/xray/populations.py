@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpyro import distributions as dist
 
 from hbm_jax.data import Afterglows
@@ -54,7 +54,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     """
     fits = [fit] if other is None else [fit, other]
     models = [program_of(each, Afterglow, Afterglows, "host_columns") for each in fits]
-    names = [_name_of(model) for model in models]
+    names = ["with WHIM" if model.whim else "without WHIM" for model in models]
     names = names if len(set(names)) == len(names) else ["fit", "other"]
     if other is not None and not set(fit.data.name) & set(other.data.name):
         raise ValueError("host_columns: expected two fits of the same sources; found none in common.")
@@ -75,26 +75,19 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
                 ends = zip(positions[0][name], positions[1][name], strict=True)
                 axis.plot(*ends, color=GREY, lw=0.5, alpha=0.7, zorder=1.5)
         axis.set_xlim(max(min(log1p_z) - pad, 0.0), max(log1p_z) + pad)
-        ticks = [z for z in SHOWN_Z if min(log1p_z) - pad <= np.log1p(z) <= max(log1p_z) + pad]
-        axis.xaxis.set_major_locator(FixedLocator([float(np.log1p(z)) for z in ticks]))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda u, _: f"{np.expm1(u):.3g}"))
-        axis.xaxis.set_minor_locator(NullLocator())
+        shown = [z for z in SHOWN_Z if min(log1p_z) - pad <= np.log1p(z) <= max(log1p_z) + pad]
+        axis.set_xticks(np.log1p(shown), [f"{z:g}" for z in shown])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel("redshift $z$")
         axis.set_ylabel(r"host column $\log_{10}\,N_\mathrm{H}$ [cm$^{-2}$]")
         figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 
-def _name_of(model: Afterglow) -> str:
-    """Return the label of a model in the legend."""
-    return "with WHIM" if model.whim else "without WHIM"
-
-
 def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[str, tuple[float, float]]:
     """Draw the columns of one fit and return the position of each source in the axes, by name."""
     colour, marker = SERIES[number]
-    draws = fit.posterior["log10_nh"].transpose("chain", "draw", ...).to_numpy()
-    draws = draws.reshape(-1, draws.shape[-1]) + UNIT_COLUMN
+    draws = parameter(fit, "log10_nh") + UNIT_COLUMN
     low, lower, median, upper, high = np.quantile(draws, (0.025, 0.16, 0.5, 0.84, 0.95), axis=0)
     x = np.log1p(np.asarray(fit.data.z)) + shift
     is_limit = median - low > FAR
@@ -216,8 +209,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
         names, units = [varying.site for varying in model.medium.sites], model.units
         figure = Figure(figsize=(2.46 * len(names) + 0.02, 2.9), layout="constrained")
         for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-            draws = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
-            draws = draws.reshape(-1, draws.shape[-1])
+            draws = parameter(fit, name)
             low, high = np.quantile(draws, (0.001, 0.999))
             grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), NUM_GRID)
             bands = np.quantile(_population(fit, model, name, grid, num_draws), (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
@@ -243,8 +235,8 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
 def _population(fit: Fit, model: Afterglow, name: str, grid, num_draws: int) -> np.ndarray:
     """Return the density of a population on a grid at posterior draws, (draw, grid)."""
     is_skewed = name == "log10_nh" and model.host == "skew-normal"
-    values = [parameter(fit, f"{name}_{what}") for what in ("mean", "std", *(["shape"] if is_skewed else []))]
-    values = list(np.broadcast_arrays(*values))
+    names = [f"{name}_{part}" for part in ("mean", "std", *(["shape"] if is_skewed else []))]
+    values = np.broadcast_arrays(*(parameter(fit, name) for name in names))
     chosen = spread(len(values[0]), num_draws)
     mean, std, *shape = (v[chosen, None] for v in values)
     with jax.enable_x64(True):

@@ -1,0 +1,66 @@
+"""Simulated spectra: a model expression folded through a response, and counts drawn in all channels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hbm_jax.spectra.folding.fold import spectra_at
+from hbm_jax.spectra.folding.panels import integrals_of, panel_edges
+from hbm_jax.spectra.folding.response import Response
+from hbm_jax.spectra.folding.spectrum import Spectrum
+from hbm_jax.spectra.model.components import Component
+from hbm_jax.spectra.model.composition import separated
+from hbm_jax.spectra.model.lines import line_photons
+
+_NUM_NODES, _WIDTH = 6, 0.025  # of panels between the energies where a spectrum is not smooth, in ln E
+
+
+def channel_rates(spectrum: Component, response: Response, values: Mapping[str, Any]) -> np.ndarray:
+    """Return the expected count rates in all channels, finer than the fold of any fit.
+
+    Parameters
+    ----------
+    spectrum : Component
+        Additive model expression.
+    response : Response
+        Response of the instrument.
+    values : mapping of str to (num,) array
+        Parameters; others are ignored.
+
+    Returns
+    -------
+    (num, num_channels)
+        [count/s], 0 or more.
+    """
+    edges, (smooth, lines) = response.energy, separated(spectrum)
+    values = {name: np.asarray(values[name], float) for name in spectrum.parameters}
+    photons = np.zeros(len(edges) - 1)
+    if smooth is not None:
+        low, high = float(edges[0]), float(edges[-1])
+        cuts = smooth.discontinuities(low, high), smooth.slope_discontinuities(low, high)
+        nodes, integrals = integrals_of(edges, panel_edges(low, high, *cuts, width=_WIDTH, gap=0.0), _NUM_NODES)
+        photons = (integrals @ spectra_at(smooth, nodes, values).T).T
+    with jax.enable_x64(True):
+        for line in lines:
+            photons = photons + np.asarray(line_photons(line, edges[:-1], edges[1:])(values))
+    return np.maximum(response.fold(photons), 0.0)
+
+
+def ungrouped(
+    name: str, channels: Any, exposure: float, counts: Any, *, backscal: float = 1.0, **others: Any
+) -> Spectrum:
+    """Return a spectrum without grouping, all channels of good quality; ``others`` are fields of `Spectrum`."""
+    num = len(counts)
+    return Spectrum(
+        name=name,
+        counts=np.asarray(counts, float),
+        channels=channels,
+        exposure=float(exposure),
+        backscal=np.full(num, backscal),
+        areascal=np.ones(num),
+        quality=np.zeros(num, int),
+        grouping=np.zeros(num, int),
+        **others,
+    )
