@@ -7,14 +7,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from hbm_jax.models.fold_errors import fold_cautions
+from hbm_jax.models.folds import fold_cautions
 from scipy import sparse, stats
 
 import hbm_jax
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.spectra import Response, Spectrum, SpectrumStack, group, noticed, xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import Absorption, Constant, GaussianLine, PowerLaw, photons
 from hbm_jax.spectra.model.composition import separated
 
@@ -48,12 +48,14 @@ def test_a_line_of_any_width_is_folded_with_all_its_photons(stack):
     in_bins = jax.jit(photons(SPECTRUM, edges))  # as simulations have them
     cells = np.linspace(edges[:-1], edges[1:], 41, axis=1)
     energy, width = 0.5 * (cells[:, 1:] + cells[:, :-1]), np.diff(cells, axis=1)
-    transmitted = np.exp(-1.5 * neutral_at(energy, "wilm"))
+    transmitted = np.exp(-1.5 * precise_cross_section(energy, "wilm"))
     power_law = (1e-3 * energy**-1.7 * transmitted * width).sum(axis=1)
     for sigma in (0.1, 1e-3, 1e-4):
         share = np.diff(stats.norm(2.0003, sigma).cdf(cells), axis=1)
         line = 10**-3.2 * (share * transmitted).sum(axis=1)
-        assert line.sum() == pytest.approx(10**-3.2 * np.exp(-1.5 * neutral_at([2.0003], "wilm")[0]), rel=0.02)
+        assert line.sum() == pytest.approx(
+            10**-3.2 * np.exp(-1.5 * precise_cross_section([2.0003], "wilm")[0]), rel=0.02
+        )
         values = VALUES | {"fe_sigma": sigma}
         found = model.expected(prepared, values)[0]
         np.testing.assert_allclose(found, (power_law + line) @ response, rtol=1e-3)
@@ -98,7 +100,7 @@ def test_the_flux_of_an_absorbed_line_does_not_depend_on_its_width():
     values = VALUES | {"fe_sigma": np.array([1e-4, 1e-3, 5e-3])}
     line = GaussianLine("fe") * Absorption()
     photon, energy = (np.asarray(line.integral(values, 0.5, 8.0, power)) for power in (0, 1))
-    exact = 10**-3.2 * np.exp(-1.5 * neutral_at([2.0003], "wilm")[0])
+    exact = 10**-3.2 * np.exp(-1.5 * precise_cross_section([2.0003], "wilm")[0])
     np.testing.assert_allclose(photon, exact, rtol=2e-3)
     np.testing.assert_allclose(energy, 2.0003 * photon, rtol=1e-5)
     whole = np.asarray(SPECTRUM.integral(values, 0.5, 8.0))

@@ -18,7 +18,7 @@ from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.spectra.folding.grouping import group, groups, noticed
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import (
     Absorption,
     BlackBody,
@@ -73,7 +73,7 @@ def plain(two):
     edges, response = two.grouped_response(0)
     cells = np.linspace(edges[:-1], edges[1:], 41, axis=1)
     energy, width = 0.5 * (cells[:, 1:] + cells[:, :-1]), np.diff(cells, axis=1)
-    here, host = neutral_at(energy, "wilm"), neutral_at(energy * (1 + Z), "wilm")
+    here, host = precise_cross_section(energy, "wilm"), precise_cross_section(energy * (1 + Z), "wilm")
     counts = two.counts[0][two.used[0]]
     band = np.geomspace(0.3, 10.0, 20001)
 
