@@ -14,8 +14,7 @@ from numpyro import distributions as dist
 from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
-from hbm_jax.models.symbols import SYMBOLS
-from hbm_jax.names import choose
+from hbm_jax.models.registration import SYMBOLS, choose_registered
 
 # Free parameters of each named expansion history. The last is sampled relative to the others along a degeneracy.
 FREE = {
@@ -185,7 +184,7 @@ def named(choice: str | Expansion) -> Expansion:
         return choice
     if str(choice).startswith("binned"):
         return _binned(str(choice))
-    return REGISTRY[choose("cosmology", choice, (*REGISTRY, "binned"))]
+    return REGISTRY[choose_registered("cosmology", choice, (*REGISTRY, "binned"))]
 
 
 REGISTRY: dict[str, Expansion] = {}

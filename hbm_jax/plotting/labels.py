@@ -4,7 +4,7 @@ import math
 from collections import ChainMap
 from typing import NamedTuple
 
-from hbm_jax.models.symbols import SYMBOLS
+from hbm_jax.models.registration import SYMBOLS
 
 _LABELS = {
     # expansion history

@@ -131,3 +131,16 @@ def test_other_data_are_refused():
         Supernova().bind(MODULI[0])
     with pytest.raises(DataError, match="expected concrete data"):
         jax.eval_shape(lambda data: Supernova()(data), SAMPLES[0])
+
+
+def test_a_subclass_has_its_own_errors_and_hosts():
+    class Doubled(Supernova):
+        def noise(self, data):
+            return 2.0 * super().noise(data)
+
+        def massive(self, data):
+            return 1.0 - super().massive(data)
+
+    own, plain = Doubled().bind(SAMPLES[0]), Supernova().bind(SAMPLES[0])
+    np.testing.assert_array_equal(own.noise, 2.0 * plain.noise)
+    np.testing.assert_array_equal(own.massive, 1.0 - plain.massive)

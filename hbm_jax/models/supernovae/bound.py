@@ -120,11 +120,11 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
     surveys = list(data.survey_counts)
     return BoundSupernovae(
         observed=np.stack([getattr(data, name) for name in OBSERVABLES], axis=-1),
-        noise=noise_covariance(model, data),
+        noise=np.asarray(model.noise(data)),
         distances=RedshiftMatrix(design.z_cmb, design.z_hel, breaks=breaks, z_max=z_max),
         z_cmb=data.z_cmb,
         log_nodes=log_nodes,
-        massive=model.massive(data) if model.mass_step else None,
+        massive=np.asarray(model.massive(data)) if model.mass_step else None,
         survey=np.array([surveys.index(survey) for survey in data.survey]) if model.by_survey else None,
         sensitivity=data.sensitivity[..., ORDER],
         design=design if own_distances else None,

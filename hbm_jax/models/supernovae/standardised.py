@@ -51,7 +51,7 @@ def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Stan
     laws = model.laws
     host_magnitude: Any = 0.0
     if laws.host is not None:
-        relation = laws.host.relation(p, laws.host.massive(data), laws.colour.slopes)
+        relation = laws.host.relation(p, model.massive(data), laws.colour.slopes)
         host_magnitude = relation.pop("host_magnitude")
         p |= relation
     p["beta"], intercept = laws.colour.standardisation(p, data.c)

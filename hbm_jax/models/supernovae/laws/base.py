@@ -7,8 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import jax.numpy as jnp
 
 from hbm_jax.models.priors import Prior
-from hbm_jax.models.symbols import SYMBOLS
-from hbm_jax.names import choose
+from hbm_jax.models.registration import SYMBOLS, choose_registered
 
 Axis: TypeAlias = Callable[[Any], Any]
 """Function that places values along the axis of the mixture's components that belongs to a law."""
@@ -71,7 +70,7 @@ class Law:
         """
         if isinstance(choice, cls):
             return choice
-        return cls.registry[choose(cls.kind, choice, cls.registry)]()
+        return cls.registry[choose_registered(cls.kind, choice, cls.registry)]()
 
     @property
     def own(self) -> bool:

@@ -1,0 +1,22 @@
+"""What laws and cosmologies register where they are defined: their names, and the symbols of their parameters."""
+
+from collections.abc import Iterable
+
+from hbm_jax.names import choose
+
+SYMBOLS: dict[str, str] = {}
+"""Symbol by name of the parameter, in matplotlib's mathematical notation; `hbm_jax.plotting.label` looks here too."""
+
+
+def choose_registered(kind: str, value: str, known: Iterable[str]) -> str:
+    """Return ``value`` if it is one of the registered names, as `hbm_jax.names.choose`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message says that another package may have to be imported first.
+    """
+    try:
+        return choose(kind, value, known)
+    except ValueError as error:
+        raise ValueError(f"{error} A {kind} of another package is known once its module is imported.") from None
