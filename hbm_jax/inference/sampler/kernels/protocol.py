@@ -70,6 +70,7 @@ class Sampler(Protocol):
 
     def require_size(self, size: int) -> None:
         """Raise ValueError if the sampler cannot sample so many parameters."""
+        return
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
         """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal."""
