@@ -262,7 +262,7 @@ class _Search:
         for point, value, _ in sorted(searches, key=lambda search: search[1]):
             scale = np.ones(self.size)
             for i in np.flatnonzero(~standard):
-                curvature = curvature_along(self.value_and_grad, point, i)[i]
+                curvature = curvature_along(self.value_and_grad, point, int(i))[i]
                 if curvature > 0:
                     scale[i] = curvature**-0.5
             norm = float(np.linalg.norm(scale * self.gradient(point)))
