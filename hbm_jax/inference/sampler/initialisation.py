@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.inference.sampler.approximations import (
@@ -417,6 +418,6 @@ def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
 
     def leaf(path, values):
         is_key = "rng_key" in jax.tree_util.keystr(path[-1:])
-        return values if is_key or not np.ndim(values) else values.at[chains].set(values[donors])
+        return values if is_key or not np.ndim(values) else jnp.asarray(values).at[chains].set(values[donors])
 
     return jax.tree_util.tree_map_with_path(leaf, state)
