@@ -12,10 +12,10 @@ import pytest
 import xarray as xr
 from monte_carlo import seed
 from numpyro import distributions as dist
+from numpyro.infer import NUTS
 
 import hbm_jax as hbm
 from hbm_jax.data import ValuesInGroups
-from hbm_jax.inference.sampler.chains import Chains
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, begun_again, choose_start, lost_chains
 from hbm_jax.inference.sampler.metric import Metric
@@ -334,18 +334,18 @@ def test_chains_in_a_region_without_mass_are_found_and_begun_again():
 def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
     target, start = started(small, np.array([1.0, 2.0, 4.0]))
     with jax.enable_x64(True):
-        chains = hbm_chains(target, start)
-        again = begun_again(chains.state, {1: 3})
-    np.testing.assert_array_equal(again.z[1], chains.state.z[3])
-    np.testing.assert_array_equal(again.z[np.array([0, 2, 3])], chains.state.z[np.array([0, 2, 3])])
-    np.testing.assert_array_equal(again.adapt_state.step_size[1], chains.state.adapt_state.step_size[3])
-    keys = jax.random.key_data(again.rng_key)
-    np.testing.assert_array_equal(keys, jax.random.key_data(chains.state.rng_key))
-    assert begun_again(chains.state, {}) is chains.state
-
-
-def hbm_chains(target, start):
-    return Chains(target, start, 20, 0.8, 5, None, False, jax.random.key(0))
+        kernel = NUTS(potential_fn=target.potential)
+        keys = jax.random.split(jax.random.key(0), 4)
+        state = jax.vmap(lambda key, point: kernel.init(key, 20, point, (), {}))(keys, start.points)
+        again = begun_again(state, {1: 3})
+    others = np.array([0, 2, 3])
+    for name in ("z", "potential_energy", "z_grad"):
+        np.testing.assert_array_equal(getattr(again, name)[1], getattr(state, name)[3])
+        np.testing.assert_array_equal(getattr(again, name)[others], getattr(state, name)[others])
+    np.testing.assert_array_equal(again.adapt_state.step_size[1], state.adapt_state.step_size[3])
+    for new, old in ((again, state), (again.adapt_state, state.adapt_state)):
+        np.testing.assert_array_equal(jax.random.key_data(new.rng_key), jax.random.key_data(old.rng_key))
+    assert begun_again(state, {}) is state
 
 
 # Data that are no arrays

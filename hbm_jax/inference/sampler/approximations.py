@@ -382,10 +382,11 @@ def mean_field_fits(
         def objective(parameters):
             parameters = np.asarray(parameters)
             center, scale = loc + unit * parameters[:size], unit * np.exp(parameters[size:])
-            values, gradients = zip(*(value_and_grad(center + scale * e) for e in noise), strict=True)
-            gradient_rows = np.stack([np.asarray(g) for g in gradients])
-            if not np.isfinite(values).all():
-                return np.inf, jnp.zeros(2 * size)
+            values, gradient_rows = np.zeros(len(noise)), np.zeros(noise.shape)
+            for i, e in enumerate(noise):
+                values[i], gradient_rows[i] = value_and_grad(center + scale * e)
+                if not np.isfinite(values[i]):
+                    return np.inf, jnp.zeros(2 * size)
             gradient = np.concatenate([gradient_rows.mean(0) * unit, (gradient_rows * noise).mean(0) * scale - 1.0])
             return float(np.mean(values)) - np.log(scale).sum(), jnp.asarray(gradient)
 

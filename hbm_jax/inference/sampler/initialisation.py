@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.inference.sampler.approximations import (
@@ -262,7 +263,7 @@ class _Search:
         for point, value, _ in sorted(searches, key=lambda search: search[1]):
             scale = np.ones(self.size)
             for i in np.flatnonzero(~standard):
-                curvature = curvature_along(self.value_and_grad, point, i)[i]
+                curvature = curvature_along(self.value_and_grad, point, int(i))[i]
                 if curvature > 0:
                     scale[i] = curvature**-0.5
             norm = float(np.linalg.norm(scale * self.gradient(point)))
@@ -417,6 +418,6 @@ def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
 
     def leaf(path, values):
         is_key = "rng_key" in jax.tree_util.keystr(path[-1:])
-        return values if is_key or not np.ndim(values) else values.at[chains].set(values[donors])
+        return values if is_key or not np.ndim(values) else jnp.asarray(values).at[chains].set(values[donors])
 
     return jax.tree_util.tree_map_with_path(leaf, state)
