@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from hbm_jax.spectra.folding.banded import BandedResponse
+from hbm_jax.spectra.folding import banded
 
 PROGRAM = """
 import json, resource, sys
@@ -85,12 +85,15 @@ def test_sixty_thousand_energies_and_channels_stay_sparse(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (300, 40), (40, 300)])
 @pytest.mark.parametrize("density", [0.0, 0.05, 1.0])
-def test_any_responses_are_what_their_matrices_are(shape, density):
+@pytest.mark.parametrize("largest_array", [0, 10**6])
+def test_any_responses_are_what_their_matrices_are(shape, density, largest_array, monkeypatch):
+    monkeypatch.setattr(banded, "SMALL", largest_array)
     rng = np.random.default_rng(0)
     sizes = [shape, (max(shape[0] // 2, 1), max(shape[1] // 3, 1)), shape]
     matrices = [sparse.random(*size, density=density, random_state=rng, format="csr") for size in sizes]
     matrices[2] = sparse.csr_matrix(np.tril(matrices[2].toarray()))  # as with a tail to low energies
-    response = BandedResponse.of(matrices, *shape)
+    response = banded.BandedResponse.of(matrices, *shape)
+    assert (response.order is None) == (largest_array > 0)
     photons = rng.uniform(size=(3, shape[0]))
     found = np.asarray(response(photons))
     for row, matrix in enumerate(matrices):

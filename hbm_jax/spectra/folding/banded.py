@@ -57,11 +57,12 @@ class BandedResponse:
         partition = min((_Partition.of(ranges, num_bins, height) for height in HEIGHTS), key=lambda one: one.storage)
         height, first, width = partition.height, partition.first, partition.width
         total, per_spectrum = len(columns) * num_bins, len(width) // len(columns)
-        blocks, firsts = [], []
+        blocks: list[np.ndarray] = []
+        firsts: list[np.ndarray] = []
         place = np.zeros(len(width), int)  # of each block among all
         for size in np.unique(width):
             members = np.flatnonzero(width == size)
-            place[members] = sum(map(len, blocks)) + np.arange(len(members))
+            place[members] = sum(len(one) for one in blocks) + np.arange(len(members))
             block = np.zeros((len(members), height, int(size)))
             start = np.minimum(first[members] + members // per_spectrum * num_bins, total - size)
             for index, member in enumerate(members):

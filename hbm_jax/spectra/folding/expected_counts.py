@@ -80,7 +80,7 @@ class ExpectedCounts:
         if smooth is not None:
             folds = _folds(smooth, responses, counts, trials, tolerance, options)
         errors = np.array([folded.errors[0] for folded in folds] or [0.0] * len(responses))
-        exact_errors = [folded.exact_errors for folded in folds]
+        exact_errors: list[Any] = [folded.exact_errors for folded in folds]
         if folds and exact_errors[0] is not None and np.max(exact_errors) < errors.max():
             folds, errors, lines = [], np.concatenate(exact_errors), ()
         density, matrix = (
@@ -107,7 +107,8 @@ def _folds(smooth, responses, counts, trials, tolerance: float, options) -> list
     """Fold each spectrum on nodes; if any exceeds the tolerance, measure the errors of exact folds of all."""
 
     def folded(row, tolerance=tolerance):
-        return fold(smooth.of_source(row), *responses[row], counts[row], trials, tolerance=tolerance, **options)
+        energy, matrix = responses[row]
+        return fold(smooth.of_source(row), energy, matrix, counts[row], trials, tolerance=tolerance, **options)
 
     rows = range(len(responses))
     folds = on_every_core(folded, rows)

@@ -260,7 +260,9 @@ class Absorption(_Multiplicative):
 
     def at_redshift(self, values: Values) -> "Absorption":
         """Return the absorber at the redshift among the values, for a redshift that is a parameter."""
-        return self if self.z is not None else dataclasses.replace(self, z=float(values[self._prefixed("z")][0]))
+        return (
+            self if self.z is not None else dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
+        )
 
 
 @dataclass(frozen=True)
@@ -420,7 +422,11 @@ class Whim(_Multiplicative):
 
     def at_redshift(self, values: Values) -> "Whim":
         """Return the medium up to the redshift among the values, for a redshift that is a parameter."""
-        return dataclasses.replace(self, z=float(values[self._prefixed("z")][0])) if self._free_redshift else self
+        return (
+            dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
+            if self._free_redshift
+            else self
+        )
 
     def in_double_precision(self) -> "Whim":
         """Return the medium with tables in double precision."""

@@ -236,11 +236,11 @@ class Component:
         (...)
             [photons/cm^2/s] for power 0, [keV/cm^2/s] for power 1.
         """
-        limits = concrete(low), concrete(high)
-        if limits[0] is None or limits[1] is None:
+        known_low, known_high = concrete(low), concrete(high)
+        if known_low is None or known_high is None:
             raise ValueError(f"integral of {self}: expected a band of concrete energies; found traced ones.")
         smooth, lines = separated(self)
-        edges = pieces_of_bands(self, *limits, LINE_WIDTH if lines else WIDTH)
+        edges = pieces_of_bands(self, known_low, known_high, LINE_WIDTH if lines else WIDTH)
         return jnp.sum(integrals(smooth, lines, edges, power)(values), axis=-1)
 
     def __add__(self, other: "Component") -> "Sum":

@@ -191,10 +191,10 @@ def _summed(function, single, others, matrix, order, values):
 
 def check_band(low: ArrayLike, high: ArrayLike, name: str = "band") -> None:
     """Raise ValueError unless 0 < low < high < infinity; traced limits are not checked."""
-    known = concrete(low), concrete(high)
-    if known[0] is None or known[1] is None:
+    known_low, known_high = concrete(low), concrete(high)
+    if known_low is None or known_high is None:
         return
-    lows, highs = np.broadcast_arrays(*known)
+    lows, highs = np.broadcast_arrays(known_low, known_high)
     wrong = ~((lows > 0) & (highs > lows) & (highs < math.inf))
     if wrong.any():
         found = f"{lows[wrong][0]:g} and {highs[wrong][0]:g}"
