@@ -21,7 +21,7 @@ from hbm_jax.spectra import (
     xrt_like_rmf,
 )
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
-from hbm_jax.spectra.model.absorbers import neutral_at
+from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.composition import separated
 from hbm_jax.spectra.model.lines import line_photons
 
@@ -90,7 +90,7 @@ def test_a_line_is_absorbed_at_its_own_energies(sigma):
             density = stats.norm(energy, sigma).pdf(nodes) * (half * v).ravel()
         else:
             nodes, density = energy + sigma * x, w / w.sum()
-        exact = density @ np.exp(-nh * neutral_at(nodes))
+        exact = density @ np.exp(-nh * precise_cross_section(nodes))
         found = np.asarray(photons(line, EDGES)(values | {"energy": energy})).sum()
         assert found == pytest.approx(exact, rel=2e-5 if abs(energy - 1.8387) > 0.1 or sigma < 1e-4 else 1e-4)
         assert float(line.integral(values | {"energy": energy}, 0.3, 10.0)) == pytest.approx(found, rel=2e-4)
@@ -104,7 +104,7 @@ def test_a_broken_power_law_has_no_error_where_it_breaks():
     x, w = np.polynomial.legendre.leggauss(8)
     half = 0.5 * np.diff(pieces)[:, None]
     nodes = 0.5 * (pieces[1:] + pieces[:-1])[:, None] + half * x
-    density = np.where(nodes < 2.0037, 1.0 / nodes, 2.0037**3 / nodes**4) * np.exp(-0.5 * neutral_at(nodes))
+    density = np.where(nodes < 2.0037, 1.0 / nodes, 2.0037**3 / nodes**4) * np.exp(-0.5 * precise_cross_section(nodes))
     exact = np.bincount(np.searchsorted(EDGES, nodes[:, 0]) - 1, (density * half * w).sum(axis=1))
     np.testing.assert_allclose(np.asarray(photons(spectrum, EDGES)(values)), exact, rtol=2e-6)
 
@@ -114,7 +114,7 @@ def test_a_component_with_an_antiderivative_keeps_its_photons():
     total = np.asarray(photons(spike(), EDGES)(values)).sum(axis=1)
     np.testing.assert_allclose(total, 10**0.5, rtol=1e-12)
     absorbed = np.asarray(photons(spike() * Absorption(), EDGES)(values | {"nh": 0.5})).sum(axis=1)
-    np.testing.assert_allclose(absorbed, total * np.exp(-0.5 * neutral_at(values["centre"])), rtol=0.01)
+    np.testing.assert_allclose(absorbed, total * np.exp(-0.5 * precise_cross_section(values["centre"])), rtol=0.01)
     with pytest.raises(ValueError, match="expected no antiderivative of a multiplicative component"):
         component({}, kind="multiplicative", antiderivative=lambda energy: energy)
 
@@ -207,5 +207,5 @@ def test_lines_in_bins_of_several_spectra_of_different_length():
     values = {"energy": np.array([2.0003, 3.0]), "sigma": 1e-5, "log10_amplitude": 0.0, "nh": 0.3}
     found = np.asarray(line_photons(line, low, high)(values))
     assert found.shape == (2, 970)
-    np.testing.assert_allclose(found.sum(axis=1), np.exp(-0.3 * neutral_at(values["energy"])), rtol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), np.exp(-0.3 * precise_cross_section(values["energy"])), rtol=1e-5)
     assert found[1, 600:].max() < 1e-10

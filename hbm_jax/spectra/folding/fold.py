@@ -126,7 +126,7 @@ def fold(
 
     Notes
     -----
-    The first step represents the spectrum by polynomials between its discontinuities (`fold_of`), and the second
+    The first step represents the spectrum by polynomials between its discontinuities (`fold_on_panels`), and the second
     (`interpolated`) chooses a subset of their nodes. The error is measured on the trial spectra, each scaled to the
     observed counts and compared with a reference: the fold on six nodes in panels of 2.5 % that end at every
     discontinuity, if every component is smooth elsewhere, and integrals over the energy bins otherwise.

@@ -109,7 +109,7 @@ def num_nodes_of(panels: ArrayLike, error: float) -> NDArray[np.int64]:
     return num_nodes
 
 
-def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> Fold:
+def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3) -> Fold:
     """Return the response on quadrature nodes: integrals of the interpolating polynomials, times the response.
 
     Parameters
@@ -129,12 +129,15 @@ def fold_of(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_nodes: 
 
     Examples
     --------
-    >>> fold = fold_of([1.0, 2.0, 3.0], np.eye(2), [1.0, 1.5, 3.0])
+    >>> fold = fold_on_panels([1.0, 2.0, 3.0], np.eye(2), [1.0, 1.5, 3.0])
     >>> (fold.matrix @ fold.energy**2).round(4).tolist()  # the integrals of E^2 from 1 to 2 and from 2 to 3
     [2.3333, 6.3333]
     """
     nodes, integrals = integrals_of(energy, panels, num_nodes)
     return Fold(nodes, np.ascontiguousarray(dense(integrals.T @ matrix).T))
+
+
+fold_of = fold_on_panels  # the name before
 
 
 def dense(matrix: Any) -> Floats:
@@ -148,7 +151,7 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
     Parameters
     ----------
     energy, panels, num_nodes
-        As in `fold_of`.
+        As in `fold_on_panels`.
 
     Returns
     -------

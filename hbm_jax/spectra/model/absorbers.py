@@ -97,7 +97,7 @@ def _cross_section(energy, model, abundances, grains, molecules):
     return neutral_cross_section(energy, model=model, abundances=numbers, grains=grains, molecules=molecules)
 
 
-def neutral_at(
+def precise_cross_section(
     energy: ArrayLike,
     abundances: Any = "wilm",
     model: str = "tbabs",
@@ -109,17 +109,20 @@ def neutral_at(
     return elementwise(functools.partial(_cross_section, **options), energy)
 
 
+neutral_at = precise_cross_section  # the name before
+
+
 @functools.cache
 def neutral_integral(*options: Any) -> Floats:
     """Integrate the neutral cross section over ln E, from each node of a uniform grid to its end, (16385,).
 
-    The options are those of `neutral_at`.
+    The options are those of `precise_cross_section`.
     """
     edges = np.linspace(np.log(MIN_ENERGY), np.log(MAX_ENERGY), _CELLS + 1)
     x, w = np.polynomial.legendre.leggauss(3)
     half = 0.5 * (edges[1] - edges[0])
     energy = np.exp(0.5 * (edges[1:] + edges[:-1])[:, None] + half * x)
-    cells = half * neutral_at(np.clip(energy, MIN_ENERGY, MAX_ENERGY), *options) @ w
+    cells = half * precise_cross_section(np.clip(energy, MIN_ENERGY, MAX_ENERGY), *options) @ w
     return np.append(np.cumsum(cells[::-1])[::-1], 0.0)
 
 
@@ -227,7 +230,7 @@ class Absorption(_Multiplicative):
                 f"{self}: expected energies within {MIN_ENERGY} and {MAX_ENERGY:g} keV at the absorber; found "
                 f"{energy[wrong][0]:g} keV."
             )
-        return neutral_at(energy, *self._options)
+        return precise_cross_section(energy, *self._options)
 
     def _bin_tables(self, edges):
         integral = neutral_integral(*self._options)

@@ -30,6 +30,3 @@ def line_photons(line: Line, low: ArrayLike, high: ArrayLike) -> Callable:
     rows = zip(low.reshape(-1, num), high.reshape(-1, num), strict=True)
     edges = padded_edges([*(np.unique(np.append(lowest, highest[-1])) for lowest, highest in rows), np.ones(num + 1)])
     return integrals(None, (line,), edges[:-1].reshape(*low.shape[:-1], num + 1))
-
-
-in_bins = line_photons

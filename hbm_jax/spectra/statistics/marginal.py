@@ -42,7 +42,7 @@ class BackgroundSeries(NamedTuple):
         the first in reverse order, up to a factor.
     pivot : (..., G)
         Expected counts of the source at which the first and the last term are equal.
-    counts, left : (..., G)
+    counts, lowest_power : (..., G)
         S, and S - D.
     log_factor, log_below : (..., G)
         Logarithms of the factors of the two polynomials, above and below the pivot.
@@ -52,7 +52,7 @@ class BackgroundSeries(NamedTuple):
     up: Any
     pivot: Any
     counts: Any
-    left: Any
+    lowest_power: Any
     log_factor: Any
     log_below: Any
 
