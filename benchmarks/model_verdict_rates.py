@@ -71,7 +71,7 @@ def relation() -> System:
             widen = 1.0 / 0.7 if kind == "errors" else 1.0
             x = rng.normal(1.0, 1.0, num)
             y = 2.0 + 1.5 * (x - 1.0) + 0.3 * rng.normal(size=num)
-            y += 0.12 * ((x - 1.0) ** 2 - 1.0) * (kind == "trend") + 0.35 * (survey == 3) * (kind == "group")
+            y += 0.18 * ((x - 1.0) ** 2 - 1.0) * (kind == "trend") + 0.5 * (survey == 3) * (kind == "group")
             error = np.hypot(0.3, sigma_y)
             y += 5.0 * error * (rng.uniform(size=num) < 0.05) * (kind == "contaminants")
             return np.stack(

@@ -255,7 +255,7 @@ def _residuals(pool: Mapping[str, np.ndarray], site: Site, name: str) -> list[rs
         return rs.residuals_of(values, label, valid)
 
     found = []
-    for k, label in enumerate(labels):
+    for k, label in reversed(list(enumerate(labels))):  # the response is the last component, and is named first
         marginal = standardised(pool["values"], k, label)
         if marginal is None:
             continue
