@@ -22,8 +22,6 @@ from hbm_jax.spectra import (
 )
 from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.model.absorbers import precise_cross_section
-from hbm_jax.spectra.model.composition import separated
-from hbm_jax.spectra.model.lines import line_photons
 
 SIGMAS = [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
 EDGES = np.linspace(0.3, 10.0, 971)  # bins of 10 eV
@@ -198,14 +196,3 @@ def test_the_reference_of_smooth_spectra_is_that_of_the_bins(instrument):
     on_nodes = np.asarray(spectrum.on(found.nodes.energy)(one)) @ found.nodes.matrix.T
     np.testing.assert_allclose(on_nodes, exact, rtol=1e-8, atol=1e-9 * exact.max())
     assert max(found.errors[0], found.exact_errors[0]) < 1e-7
-
-
-def test_lines_in_bins_of_several_spectra_of_different_length():
-    low, high = np.tile(EDGES[:-1], (2, 1)), np.tile(EDGES[1:], (2, 1))
-    low[1, 600:], high[1, 600:] = low[1, 599], high[1, 599]
-    _, (line,) = separated(GaussianLine() * Absorption())
-    values = {"energy": np.array([2.0003, 3.0]), "sigma": 1e-5, "log10_amplitude": 0.0, "nh": 0.3}
-    found = np.asarray(line_photons(line, low, high)(values))
-    assert found.shape == (2, 970)
-    np.testing.assert_allclose(found.sum(axis=1), np.exp(-0.3 * precise_cross_section(values["energy"])), rtol=1e-5)
-    assert found[1, 600:].max() < 1e-10

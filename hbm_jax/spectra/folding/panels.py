@@ -137,9 +137,6 @@ def fold_on_panels(energy: ArrayLike, matrix: ArrayLike, panels: ArrayLike, num_
     return Fold(nodes, np.ascontiguousarray(dense(integrals.T @ matrix).T))
 
 
-fold_of = fold_on_panels  # the name before
-
-
 def dense(matrix: Any) -> Floats:
     """Return a matrix, which may be sparse, as an array."""
     return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix, float)

@@ -109,9 +109,6 @@ def precise_cross_section(
     return elementwise(functools.partial(_cross_section, **options), energy)
 
 
-neutral_at = precise_cross_section  # the name before
-
-
 @functools.cache
 def neutral_integral(*options: Any) -> Floats:
     """Integrate the neutral cross section over ln E, from each node of a uniform grid to its end, (16385,).
