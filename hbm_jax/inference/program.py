@@ -105,14 +105,11 @@ def bound_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
         return list(objects)
     if all(len(args) == 1 and isinstance(args[0], getattr(program, "Bound", ())) for args in objects):
         return list(objects)
-    try:
-        with jax.enable_x64(True):
-            if len(objects) > 1 and hasattr(program, "bind_each"):
-                data = [args[0] if len(args) == 1 else args for args in objects]
-                return [(bound,) for bound in program.bind_each(data)]
-            return [(program.bind(*args),) for args in objects]
-    except NotImplementedError:  # a model whose class has a ``program`` of its own only
-        return list(objects)
+    with jax.enable_x64(True):
+        if len(objects) > 1 and hasattr(program, "bind_each"):
+            data = [args[0] if len(args) == 1 else args for args in objects]
+            return [(bound,) for bound in program.bind_each(data)]
+        return [(program.bind(*args),) for args in objects]
 
 
 def observing_of(program: Callable) -> Callable | None:

@@ -22,6 +22,7 @@ from hbm_jax.inference.results import UNOBSERVED, Fit, ResultsError, assemble, d
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, CheckpointError
 from hbm_jax.inference.sampler.fingerprint import identify
+from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
@@ -83,6 +84,8 @@ class Run:
         Whether to show the progress line.
     store : Checkpoint or None
         Its checkpoint.
+    init
+        Given start, as in `hbm_jax.sample`; None: one is searched for.
     """
 
     program: Callable
@@ -92,6 +95,7 @@ class Run:
     split: str | int | None
     progress: bool
     store: Any = None
+    init: Any = None
     timing: dict[str, float] = field(default_factory=dict, init=False)
     centering_note: str = field(default="", init=False)
 
@@ -180,7 +184,11 @@ class Run:
             start = _stored_start(stored)
         else:
             self.live.show(f"searching for starting points ({target.size} parameters)")
-            start = self.processes.choose_start(choose_start, target, self.settings.run.num_chains, key)
+            num_chains = self.settings.run.num_chains
+            if self.init is not None:
+                start = given_start(target, self.init, num_chains)
+            else:
+                start = self.processes.choose_start(choose_start, target, num_chains, key)
         self._lap("start")
         return start
 
@@ -223,7 +231,7 @@ class Run:
             positions=draws.raw("position"),
             dims=self.settings.dims,
             coords=self.settings.coords,
-            cautions=tuple(filter(None, (start.caution, unobserved, _device_caution(chains)))),
+            cautions=tuple(filter(None, (start.caution, *loop.lost.notes, unobserved, _device_caution(chains)))),
             timing=self.timing,
             run=self._record(chains, draws, start, stopped),
         )

@@ -24,6 +24,7 @@ def sample(
     program: Callable,
     *args: Any,
     sampler: Sampler | None = None,
+    init: Any = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
     split: str | int | None = None,
@@ -42,6 +43,11 @@ def sample(
     sampler : Sampler, optional
         ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)`` or
         ``hbm_jax.IndependentProposals(...)``, with the options of each.
+    init : Fit, mapping of str to array, or sequence of such mappings, optional
+        Start of the chains, in place of a search: values by name of latent sites, for all chains, with a leading axis
+        of one value per chain, or as one mapping per chain; sites without a value start at the median of the prior. Or
+        an earlier `Fit` of the same latent sites: chains start at its draws, with the metric of their covariance and
+        with its step size.
     seed : int
         Random seed; the same seed on the same machine gives the same draws.
     num_chains : int
@@ -120,7 +126,7 @@ def sample(
         _plain_lists("coords", coords),
     )
     processes = processes_for(split)
-    run = Run(program, args, settings, processes=processes, split=split, progress=progress)
+    run = Run(program, args, settings, processes=processes, split=split, progress=progress, init=init)
     if checkpoint is None:
         return run.fit()
     run.store = processes.open(Checkpoint, checkpoint)

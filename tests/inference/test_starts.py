@@ -17,7 +17,8 @@ from numpyro.infer import NUTS
 import hbm_jax as hbm
 from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference.sampler.given_start import given_start
-from hbm_jax.inference.sampler.initialisation import Start, begun_again, choose_start, lost_chains
+from hbm_jax.inference.sampler.initialisation import Start, choose_start
+from hbm_jax.inference.sampler.lost_chains import begun_again, lost_chains
 from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.target import StartError, build_target, plain_arguments
 

@@ -85,16 +85,16 @@ class Chains:
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
         # Potential and gradient come from the program of the searches; compiled into this program they would take as
         # long again.
-        def initialise(key, position, potential, gradient, inverse_mass):
+        def initialise(key, position, potential, gradient, inverse_mass, step_size):
             point = metric.from_position(position)
             (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
-            self.kernel = self.sampler.kernel(self._potential, inverse_mass, metric.dense)
+            self.kernel = self.sampler.kernel(self._potential, inverse_mass, metric.dense, step_size)
             return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
 
         # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
-        initialise_all = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None))
+        initialise_all = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None, None))
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
-        arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass
+        arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
         inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
         return self.target.processes.compile(initialise_all, *inputs)(*inputs)
 

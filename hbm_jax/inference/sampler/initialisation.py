@@ -13,10 +13,8 @@ resort is always a dispersed start near the prior.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.inference.sampler.approximations import (
@@ -375,49 +373,3 @@ def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> 
     if size <= MAX_DENSE:
         return Metric("dense", np.eye(size), why, widths)
     return Metric("diagonal", np.ones(size), why, widths)
-
-
-# Chains that are begun again during the warm-up
-
-
-def lost_chains(positions: np.ndarray, potentials: np.ndarray) -> dict[int, int]:
-    """Return the chains in a region of negligible posterior mass, each with the chain to begin it again from.
-
-    The logarithm of the mass around a chain is estimated by its mean log density plus the logarithm of the volume that
-    it fills, the product of its standard deviations. A density alone does not tell: the neck of a funnel has a high one
-    in a tiny volume.
-
-    Parameters
-    ----------
-    positions : (num_chains, num_draws, size)
-        Recent warm-up draws, in any variables.
-    potentials : (num_chains, num_draws)
-        Minus the log density at each.
-
-    Returns
-    -------
-    dict of int to int
-        Empty if every chain has a mass within a factor exp(10 + size) of the largest; the margin allows for correlated
-        draws.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_mass = np.log(positions.std(axis=1)).sum(axis=-1) - potentials.mean(axis=1)
-    log_mass = np.where(np.isfinite(log_mass), log_mass, -np.inf)
-    if not np.isfinite(log_mass).any():
-        return {}
-    lost = log_mass < log_mass.max() - NEGLIGIBLE - positions.shape[-1]
-    donors = sorted(np.flatnonzero(~lost), key=lambda chain: -log_mass[chain])
-    return {int(chain): int(donors[i % len(donors)]) for i, chain in enumerate(np.flatnonzero(lost))}
-
-
-def begun_again(state: Any, lost: Mapping[int, int]) -> Any:
-    """Return the state of all chains, a pytree (num_chains, ...), with that of others, but their own random keys."""
-    if not lost:
-        return state
-    chains, donors = np.array(list(lost)), np.array(list(lost.values()))
-
-    def leaf(path, values):
-        is_key = "rng_key" in jax.tree_util.keystr(path[-1:])
-        return values if is_key or not np.ndim(values) else jnp.asarray(values).at[chains].set(values[donors])
-
-    return jax.tree_util.tree_map_with_path(leaf, state)

@@ -9,6 +9,7 @@ from arviz_stats.base import array_stats
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
 from hbm_jax.inference.sampler.kernels.protocol import Block
+from hbm_jax.inference.sampler.lost_chains import LostChains, begun_again
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
@@ -59,6 +60,7 @@ class Loop:
         # Sites with the fewest elements first: population parameters are usually the slowest to converge.
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
+        self.lost = LostChains(chains.num_warmup)
         if store is not None:
             self._restore_blocks(store, check_now)
 
@@ -69,7 +71,9 @@ class Loop:
             last = saved
             self.chains.count_draws(saved.block)
             if saved.warmup:
-                self.warmed += saved.block.energy.shape[1]
+                if self.lost.due:
+                    self.lost.look()
+                self._count_warm_up(saved.block)
             else:
                 self.draws.blocks.append(saved.block)
         if last is None:
@@ -107,7 +111,7 @@ class Loop:
         drawn, self.drawing = block.energy.shape[1], True
         self.seconds_per_draw = (time.perf_counter() - started) / drawn
         if warmup:
-            self.warmed += drawn
+            self._count_warm_up(block)
         else:
             self.draws.blocks.append(block)
         if self.store is not None:
@@ -115,6 +119,10 @@ class Loop:
         elif warmup and self.rule.max_seconds is not None:
             self.unsaved.append(block)
         return block
+
+    def _count_warm_up(self, block: Block) -> None:
+        self.warmed += block.energy.shape[1]
+        self.lost.add(block)
 
     def _write(self, store: Checkpoint, block: Block, warmup: bool):
         """Write a block, with the state of sampler and loop, to a checkpoint."""
@@ -141,7 +149,9 @@ class Loop:
                 if self._out_of_time:
                     reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
-                block = self._draw_block(self.num_warmup - self.warmed, warmup=True)
+                if self.lost.due:
+                    self.chains.state = begun_again(self.chains.state, self.lost.look())
+                block = self._draw_block(self.lost.draws_before_look(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.live.show(
                     f"warm-up {self.warmed}/{self.num_warmup}, {_rate(self.seconds_per_draw, block)}, "

@@ -42,12 +42,13 @@ class Hamiltonian(Sampler):
         """Return the sampler with this acceptance probability if none was given."""
         return self if self.target_accept_prob is not None else replace(self, target_accept_prob=target_accept_prob)
 
-    def settings(self, potential: Callable, inverse_mass: Any, dense: bool) -> dict[str, Any]:
+    def settings(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> dict[str, Any]:
         """Return the settings that all kernels of NumPyro share."""
         return {
             "potential_fn": potential,
             "dense_mass": dense,
             "inverse_mass_matrix": inverse_mass,
+            "step_size": step_size,
             "target_accept_prob": self.target_accept_prob,
         }
 

@@ -48,9 +48,11 @@ class HMC(Hamiltonian):
         if self.trajectory_length is None:
             raise ValueError("HMC: expected trajectory_length to be a number; found None.")
 
-    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel."""
-        return infer.HMC(**self.settings(potential, inverse_mass, dense), trajectory_length=self.trajectory_length)
+        return infer.HMC(
+            **self.settings(potential, inverse_mass, dense, step_size), trajectory_length=self.trajectory_length
+        )
 
     def prepared(self, state: Any) -> Any:
         """Set the length of the next trajectory; lengths vary because a constant one may be a period of the motion."""

@@ -180,9 +180,9 @@ class IndependentProposals(Hamiltonian):
                 "the model can, or use another sampler."
             )
 
-    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of the trajectories."""
-        return self.between.kernel(potential, inverse_mass, dense)
+        return self.between.kernel(potential, inverse_mass, dense, step_size)
 
     def prepared(self, state: Any) -> Any:
         """Return the state from which the next trajectory starts."""

@@ -34,6 +34,8 @@ class NUTS(Hamiltonian):
 
     name: ClassVar[str] = "nuts"
 
-    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel."""
-        return infer.NUTS(**self.settings(potential, inverse_mass, dense), max_tree_depth=self.max_tree_depth)
+        return infer.NUTS(
+            **self.settings(potential, inverse_mass, dense, step_size), max_tree_depth=self.max_tree_depth
+        )

@@ -72,8 +72,8 @@ class Sampler(Protocol):
         """Raise ValueError if the sampler cannot sample so many parameters."""
         return
 
-    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool) -> Any:
-        """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal."""
+    def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
+        """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal, and a step size."""
 
     def fitted(self, size: int) -> Any:
         """Return what `fit` fits, before it has draws: a pytree of arrays, an argument of the compiled program."""
