@@ -69,6 +69,16 @@ def with_options(*kinds: type, leave_out: Iterable[str] = ()) -> Callable[[Calla
     return decorate
 
 
+def arguments_named(program: Callable, options: Iterable[str], caller: Callable) -> list[str]:
+    """Return the options that are arguments of a NumPyro program and no keywords of the function that runs it."""
+    try:
+        arguments = inspect.signature(program).parameters
+    except (TypeError, ValueError):  # of a program without a signature
+        return []
+    known = inspect.signature(caller).parameters
+    return [name for name in options if name in arguments and name not in known]
+
+
 def require_known(caller: Callable, options: Iterable[str]) -> None:
     """Raise TypeError for an option that is not a keyword of a function, with the nearest one that is."""
     known = [p.name for p in inspect.signature(caller).parameters.values() if p.kind is KEYWORD]

@@ -94,6 +94,11 @@ class Program(Protocol):
         """Return the number of observed values, without padding; by default the sizes of the observed sites."""
 
 
+def binds(program: Callable) -> bool:
+    """Return whether the program has `Program.bind`."""
+    return hasattr(program, "bind")
+
+
 def bound_args(program: Callable, args: tuple) -> tuple:
     """Return the arguments with which a program is to be traced: bound data if it has `Program.bind`."""
     return bound_objects(program, [args])[0]
@@ -101,7 +106,7 @@ def bound_args(program: Callable, args: tuple) -> tuple:
 
 def bound_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
     """Return the arguments for each of several objects, bound if the program has `Program.bind`."""
-    if not hasattr(program, "bind"):
+    if not binds(program):
         return list(objects)
     if all(len(args) == 1 and isinstance(args[0], getattr(program, "Bound", ())) for args in objects):
         return list(objects)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from hbm_jax.inference.distributed import processes_for
-from hbm_jax.inference.options import RunOptions, require_known, selected, with_options
-from hbm_jax.inference.program import target_accept_prob_of
+from hbm_jax.inference.options import RunOptions, arguments_named, require_known, selected, with_options
+from hbm_jax.inference.program import binds, target_accept_prob_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.run import Run, Settings
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError
@@ -16,6 +16,7 @@ from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, without_replaced
 from hbm_jax.inference.sampler.stopping import StopRule
+from hbm_jax.inference.sampler.target import plain_arguments
 from hbm_jax.inference.storage import plain_labels
 
 
@@ -39,7 +40,7 @@ def sample(
     program : callable
         A model of hbm_jax or any NumPyro program.
     *args
-        Arguments of the program; the first is its data.
+        Arguments of the program; the first is its data. They may be given by name where no option has that name.
     sampler : Sampler, optional
         ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)`` or
         ``hbm_jax.IndependentProposals(...)``, with the options of each.
@@ -114,6 +115,9 @@ def sample(
     """
     former = without_replaced("sample", options | {"sampler": sampler})
     options = {name: value for name, value in options.items() if name not in REPLACED}
+    if not binds(program):
+        keywords = {name: options.pop(name) for name in arguments_named(program, options, sample)}
+        args = plain_arguments(program, args, keywords)
     require_known(sample, options)
     if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
         raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")

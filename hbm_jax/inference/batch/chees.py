@@ -296,18 +296,20 @@ def end_segment(state: State, options: Options) -> State:
     closing = jnp.any(state.age == jnp.asarray(sorted(ends))) & (state.age < options.num_warmup)
     first = state.age == min(ends)
     num_seen, size = state.num_seen, state.mean.shape[0]
-    # Stan's shrinkage towards a small unit variance; correlations from few draws are shrunk as well.
+    # Stan's shrinkage; correlations from few draws are shrunk as well.
     shrinkage = num_seen / (num_seen + 5.0)
     covariance = shrinkage * state.squares / jnp.maximum(num_seen - 1.0, 1.0)
     variance = jnp.diagonal(covariance) if covariance.ndim == 2 else covariance
     # While the chains approach the typical set their scatter is not the posterior's width, but the curvature is already
     # known: positions and gradients of a normal density vary in proportion everywhere.
     early_scale = (variance / shrinkage * (num_seen - 1.0) / state.gradient_squares) ** 0.25
-    scale = jnp.sqrt(variance + 1e-3 * (1.0 - shrinkage))
+    # A floor in the units of each parameter, in place of Stan's absolute one.
+    floor = 1e-3 * (1.0 - shrinkage) * jnp.where(jnp.isfinite(early_scale), early_scale**2, variance)
+    scale = jnp.sqrt(variance + floor)
     if state.factor.ndim == 2:
         identity = jnp.eye(size, dtype=variance.dtype)
         covariance = covariance * jnp.where(identity == 1.0, 1.0, num_seen / (num_seen + CORRELATED * size))
-        factor = _cholesky(covariance + 1e-3 * (1.0 - shrinkage) * identity)
+        factor = _cholesky(covariance + floor * identity)
         factor = jnp.where(first, early_scale * identity, factor)
         inverse = _invert(factor)
     else:

@@ -16,6 +16,7 @@ import optax
 from hbm_jax.inference.sampler.metric import power_of_two
 
 SEARCH_ITERATIONS = 500
+TRIALS_PER_ITERATION = 4  # mean number at which a search ends; steps as short as rounding errors are many and useless
 GRADIENT_TOLERANCE = 1e-3  # gradient norm at which a search ends; high accuracy is not needed to start chains
 MAX_NEWTON_STEP = 0.1  # Newton step, in standard deviations, beyond which the end of a search is no mode
 POLISHED = 3  # Newton steps, of at most this length, after a search that rounding errors have ended a little early
@@ -67,10 +68,11 @@ def minimise(
     point = np.asarray(start, jnp.result_type(float))
     state = LBFGS.init(point)
     value, gradient = evaluate(point)
+    evaluations_left = TRIALS_PER_ITERATION * max_iterations
     for _ in range(max_iterations):
         if path is not None:
             path.append((point, gradient))
-        if np.linalg.norm(gradient) < GRADIENT_TOLERANCE:
+        if np.linalg.norm(gradient) < GRADIENT_TOLERANCE or evaluations_left <= 0:
             break
         direction, state = _update(gradient, state, point)
         direction = np.asarray(direction)
@@ -83,6 +85,7 @@ def minimise(
         while step > 1e-10:
             trial = point - step * direction
             trial_value, trial_gradient = evaluate(trial)
+            evaluations_left -= 1
             # Armijo's condition; False for NaN.
             if trial_value <= value + 1e-4 * step * slope:
                 break

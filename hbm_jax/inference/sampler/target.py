@@ -341,13 +341,14 @@ def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] 
     """
     if keywords:
         bound = inspect.signature(program).bind(*args, **keywords)
-        bound.apply_defaults()
+        num_given = 1 + max(list(bound.signature.parameters).index(name) for name in bound.arguments)
+        bound.apply_defaults()  # of arguments before those that are given
         if bound.kwargs:
             raise TypeError(
                 f"Keyword-only argument {next(iter(bound.kwargs))!r} of the program: expected an argument that can be "
                 "given by position. Fix it with functools.partial."
             )
-        args = bound.args
+        args = bound.args[: max(num_given, len(args))]
     names = _argument_names(program, args)
     args = tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True))
     converted = tuple(map(_as_arrays, args))

@@ -1,0 +1,78 @@
+"""Arguments by name, given starts and small units in `hbm_jax.sample` and `hbm_jax.fit_each`."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pytest
+from numpyro import distributions as dist
+
+import hbm_jax
+from hbm_jax.data import ValuesInGroups
+from hbm_jax.models import Normal
+
+Y = np.array([1.2, 0.3, 2.2, 1.9, 0.7])
+OPTIONS = {"progress": False, "num_chains": 3, "num_warmup": 200, "num_samples": 200}
+
+
+def normal(y, sigma=1.0):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+    with numpyro.plate("value", len(y)):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=jnp.asarray(y))
+
+
+def two_wells():
+    """Two wells of width 1; that at -50 has exp(-60) of the mass."""
+    x = numpyro.sample("x", dist.Uniform(-100.0, 100.0))
+    numpyro.factor("wells", jnp.logaddexp(-0.5 * (x - 50.0) ** 2, -0.5 * (x + 50.0) ** 2 - 60.0))
+
+
+def test_arguments_may_be_given_by_name():
+    by_name = hbm_jax.sample(normal, y=list(Y), sigma=0.5, **OPTIONS)
+    by_position = hbm_jax.sample(normal, Y, 0.5, **OPTIONS)
+    np.testing.assert_array_equal(by_name.posterior["mu"], by_position.posterior["mu"])
+    with pytest.raises(TypeError, match="unknown option 'sigmas'"):
+        hbm_jax.sample(normal, Y, sigmas=0.5, **OPTIONS)
+
+
+def test_chains_start_at_given_values_and_at_an_earlier_fit():
+    first = hbm_jax.sample(normal, Y, init={"mu": [0.0, 1.0, 2.0]}, **OPTIONS)
+    assert first.run["start"].startswith("values that were given")
+    again = hbm_jax.sample(normal, Y, init=first, **OPTIONS)
+    assert again.run["start"].startswith("draws of an earlier fit")
+    exact, error = Y.sum() / (5.0 + 0.01), (5.0 + 0.01) ** -0.5
+    for fit in (first, again):
+        mu = fit.posterior["mu"].to_numpy()
+        assert mu.mean() == pytest.approx(exact, abs=5.0 * error / np.sqrt(100.0))
+    with pytest.raises(ValueError, match="expected latent sites among mu; found 'nu'"):
+        hbm_jax.sample(normal, Y, init={"nu": 0.0}, **OPTIONS)
+
+
+def test_a_chain_in_a_region_of_negligible_mass_is_begun_again_and_the_verdict_says_so():
+    fit = hbm_jax.sample(two_wells, init={"x": [50.0, -50.0, 49.0]}, **OPTIONS)
+    assert (fit.posterior["x"] > 0.0).all()
+    (note,) = [note for note in fit.verdict.notes if "begun again" in note]
+    assert note.startswith("chain 1 was begun again from chain ")
+    assert note.endswith("after 50 warm-up draws, because it was in a region of negligible posterior mass")
+
+
+def test_a_chain_begun_again_is_so_in_a_resumed_run(tmp_path):
+    options = OPTIONS | {"init": {"x": [50.0, -50.0, 49.0]}}
+    whole = hbm_jax.sample(two_wells, **options)
+    hbm_jax.sample(two_wells, checkpoint=tmp_path / "run", **options | {"num_samples": 50})
+    resumed = hbm_jax.resume(tmp_path / "run", two_wells, num_samples=200, progress=False)
+    np.testing.assert_array_equal(resumed.posterior["x"], whole.posterior["x"])
+    assert [note for note in resumed.verdict.notes if "begun again" in note]
+
+
+def test_fits_of_many_objects_do_not_depend_on_units():
+    """Fluxes of 1e-13 are sampled as well as fluxes of 1."""
+    rng = np.random.default_rng(3)
+    values = [rng.normal(5.0, 2.0, 30) + rng.normal(size=30) for _ in range(4)]
+    usable, means = [], []
+    for unit in (1.0, 1e-13):
+        data = [ValuesInGroups.from_columns({"y": unit * y, "sigma_y": np.full(30, unit)}) for y in values]
+        fits = hbm_jax.fit_each(Normal(), data, progress=False)
+        usable.append(np.asarray(fits.usable))
+        means.append(fits.summary().query("parameter == 'mu'")["mean"].to_numpy() / unit)
+    assert np.all(usable)
+    np.testing.assert_allclose(means[1], means[0], atol=5.0 * 0.42 / np.sqrt(400.0))
