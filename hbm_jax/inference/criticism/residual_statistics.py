@@ -23,6 +23,7 @@ MIN_ELEMENTS = 8  # for a dependence on a covariate
 MIN_PER_BIN, MAX_BINS = 10, 8
 NEARLY_EQUAL = 0.9995  # correlation of ranks from which a field repeats observed values or another field
 MIN_RATIO = 4.0  # variance between elements of expected values or scatters, relative to that by the few replicates
+SORTED = 0.7  # correlation of ranks from which a table counts as sorted by observed values
 FAR = 3.0  # standard deviations
 
 FAMILIES = {
@@ -214,7 +215,11 @@ def find_covariates(
                 if not any(_repeats(values, other) for other in measured):
                     _add_covariate(column, values, numeric, groups, known)
     new = [c for c in positions if not any(_same_order(c.values, other) for other in known)]
-    return [*numeric[:MAX_COVARIATES], *new], groups
+    # A table sorted by what was observed has an order that is no design.
+    found = [*numeric[:MAX_COVARIATES], *new]
+    return [
+        c for c in found if not any(_is_order(c.values) and _same_order(c.values, y, SORTED) for y in measured)
+    ], groups
 
 
 def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
@@ -303,14 +308,20 @@ def _same_groups(a: np.ndarray, b: np.ndarray) -> bool:
     return len(np.unique(codes_a * len(labels_b) + codes_b)) == len(labels_a)
 
 
-def _same_order(a: np.ndarray, b: np.ndarray) -> bool:
+def _is_order(values: np.ndarray) -> bool:
+    """Return whether a column numbers the rows of a table."""
+    finite = np.sort(values[np.isfinite(values)])
+    return bool((np.diff(finite) == 1).all())
+
+
+def _same_order(a: np.ndarray, b: np.ndarray, correlation: float = NEARLY_EQUAL) -> bool:
     """Return whether two columns have nearly the same order, or the opposite one, where both are finite."""
     both = np.isfinite(a) & np.isfinite(b)
     if both.sum() < 3:
         return False
     first, second = (rankdata(values[both]) - (both.sum() + 1) / 2 for values in (a, b))
     norm = np.sqrt((first @ first) * (second @ second))
-    return bool(norm > 0 and abs(first @ second) > NEARLY_EQUAL * norm)
+    return bool(norm > 0 and abs(first @ second) > correlation * norm)
 
 
 def bins_of(values: np.ndarray) -> np.ndarray:
