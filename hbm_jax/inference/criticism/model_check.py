@@ -331,12 +331,16 @@ def _table(found: Mapping[tuple, list[float]], family_scores: Mapping[tuple[str,
     return table.sort_values(["family_score", "score"], ascending=False)
 
 
-def _covariate(row, residuals: rs.Residuals, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the values of the covariate of a statistic at its residuals, and the labels of groups."""
+def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the values of the covariate of a statistic at its residuals, and the labels of groups.
+
+    If the covariate is another component, these are its residuals.
+    """
     if rs.FAMILIES[row.kind] == "groups":
         group = next(group for group in groups if group.name == row.covariate)
         return group.values[residuals.index], group.labels
-    known = {covariate.name: covariate.values[residuals.index] for covariate in numeric}
+    known = {o.label: o.values[:, 0] for o in others if np.array_equal(o.index, residuals.index)}
+    known |= {covariate.name: covariate.values[residuals.index] for covariate in numeric}
     return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
@@ -351,7 +355,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
         if residuals is None:
             continue
         site = structure.observed[row.site]
-        values, labels = _covariate(row, residuals, *covariates[row.site])
+        values, labels = _covariate(row, residuals, last[row.site, row.level], *covariates[row.site])
         if labels and len(labels) == site.shape[0] and row.covariate == site.axes[0]:
             labels = site.axis_labels[0]
 
@@ -359,7 +363,9 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             where = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
 
-        clause = _describe(row.kind, residuals, row.covariate, values, labels, name_of)
+        is_component = row.covariate in (other.component for other in last[row.site, row.level])
+        covariate = f"the residual of {row.covariate}" if is_component else row.covariate
+        clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
     return clauses, families
@@ -373,7 +379,7 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
     if residuals is None:
         return None
     for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
-        values, labels = _covariate(candidate, residuals, *covariates[row.site])
+        values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
         if len(values):
             return Worst(row.residuals, candidate.covariate, residuals.values, values, labels)
     return Worst(row.residuals, "", residuals.values, np.zeros(0), ())
