@@ -234,10 +234,10 @@ def judge_pools(
         return ModelCheck(
             True, p_value, sentence, (), table.drop(columns="family_score").reset_index(drop=True), *num, worst
         )
-    clauses, families = _clauses(table, last, covariates, structure)
+    clauses, unusual = _clauses(table, last, covariates, structure)
     sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
     known = dict(remedies or {})
-    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in families))
+    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in unusual))
     return ModelCheck(
         False, p_value, sentence, advice, table.drop(columns="family_score").reset_index(drop=True), *num, worst
     )
@@ -277,7 +277,7 @@ def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
 
 
 def _same(a: rs.Residuals, b: rs.Residuals) -> bool:
-    return np.array_equal(a.index, b.index) and float((a.values * b.values).mean()) > 0.99
+    return np.array_equal(a.elements, b.elements) and float((a.values * b.values).mean()) > 0.99
 
 
 class _Designs:
@@ -292,17 +292,17 @@ class _Designs:
 
     def __call__(self, residuals: rs.Residuals) -> tuple[list[rs.Design], list[rs.Design]]:
         """Return the designs of numeric covariates, those from the replicates among them, and of groups."""
-        index, block = residuals.index, self._block[residuals.index]
+        index, block = residuals.elements, self._block[residuals.elements]
         key = index.tobytes()
         if key not in self._known:
-            numeric = [rs.design_of(c.name, c.values[index], block) for c in self.numeric]
-            groups = [(c.name, c.values[index]) for c in self.groups]
+            designs = [rs.design_of(c.name, c.values[index], block) for c in self.numeric]
+            columns = [(c.name, c.values[index]) for c in self.groups]
             empty = np.zeros(0, int)
             self._known[key] = (
-                [design for design in numeric if design is not None],
+                [design for design in designs if design is not None],
                 [
                     rs.Design(name, empty, rs.group_matrix(codes), empty, empty)
-                    for name, codes in groups
+                    for name, codes in columns
                     if len(np.unique(codes[codes >= 0])) > 1
                 ],
             )
@@ -338,15 +338,16 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
     """
     if rs.FAMILIES[row.kind] == "groups":
         group = next(group for group in groups if group.name == row.covariate)
-        return group.values[residuals.index], group.labels
-    known = {o.label: o.values[:, 0] for o in others if np.array_equal(o.index, residuals.index)}
-    known |= {covariate.name: covariate.values[residuals.index] for covariate in numeric}
+        return group.values[residuals.elements], group.labels
+    known = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
+    known |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
     return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
 def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of the families that are unusual, at the last draw."""
-    clauses, families = [], []
+    clauses: list[str] = []
+    families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
         row = next(rows[rows["score"] >= rows["score"].iloc[0] - AS_UNUSUAL].sort_index().itertuples())
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
@@ -418,7 +419,7 @@ def _describe(
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
-        "largest": f"{label} of {names(residuals.index[row])} is {r[row]:+.1f} standard deviations off",
+        "largest": f"{label} of {names(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",

@@ -55,7 +55,7 @@ class Residuals(NamedTuple):
         What the residuals are of, and the component of the site.
     values : (element, pool)
         Zero mean and unit variance over the pool.
-    index : (element,)
+    elements : (element,)
         Position in the flattened site.
     mean, spread : (element,)
         Mean and standard deviation of the replicates; empty if they have no meaning.
@@ -64,7 +64,7 @@ class Residuals(NamedTuple):
     label: str
     component: str
     values: np.ndarray
-    index: np.ndarray
+    elements: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
 
@@ -167,7 +167,8 @@ def _is_text(value: Any) -> bool:
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
     """Yield a field, its columns or its codes by the names in a text of the same container, if one has their number."""
     array = value if isinstance(value, np.ndarray) else np.zeros(0)
-    columns = texts.get(array.shape[-1]) if array.ndim > 1 and array.shape[-1] != array.shape[-2] else None
+    shape = array.shape
+    columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
     labels = texts.get(int(array.max()) + 1) if array.ndim == 1 and array.dtype.kind == "i" and len(array) else None
     if columns is not None and len(array) != len(columns):
         yield from ((str(column), array[..., k]) for k, column in enumerate(columns))
@@ -251,7 +252,7 @@ def _aligned(
         lead = shape
     elif len(array) == shape[0]:
         lead = shape[:1]
-    elif len(shape) == 2 and array.shape == shape[1:]:
+    elif len(shape) == 2 and array.shape == (shape[-1],):
         yield name, np.broadcast_to(array, shape).ravel()
         return
     else:
@@ -397,7 +398,7 @@ def statistics_of(
     numeric, groups : sequence of Design
         Covariates of these elements.
     """
-    label, r, index = residuals.label, residuals.values, residuals.index
+    label, r = residuals.label, residuals.values
 
     def statistic(kind, values, covariate="", two_sided=True):
         return Statistic(kind, label, covariate, np.asarray(values, float), two_sided)
@@ -412,7 +413,7 @@ def statistics_of(
     yield statistic("skewness", (square * r).mean(axis=0))
     yield statistic("tails", (square * square).mean(axis=0))
     for other in others:
-        if np.array_equal(other.index, index):
+        if np.array_equal(other.elements, residuals.elements):
             second = column_standardised(other.values)
             yield statistic("trend", (r * second).mean(axis=0), other.label)
             yield statistic("curvature", (r * (second * second - 1.0)).mean(axis=0), other.label)
