@@ -264,3 +264,9 @@ def test_figure_shows_the_residuals_that_are_most_unusual(tmp_path):
     figure.savefig(tmp_path / "residuals.png")
     with pytest.raises(ValueError, match="could not be checked because why"):
         plotting.model_residuals(dataclasses.replace(check, worst=None, sentence="it could not be checked because why"))
+
+
+def test_order_of_a_table_sorted_by_what_was_observed_is_no_covariate():
+    y = np.random.default_rng(9).normal(size=30)
+    assert [c.name for c in rs.find_covariates((y,), (30,), [y], ["star"])[0]] == ["the order of star"]
+    assert rs.find_covariates((np.sort(y),), (30,), [np.sort(y)], ["star"])[0] == []

@@ -8,6 +8,7 @@ asymptotic, and no p-value is too kind as those of posterior predictive checks a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,10 @@ NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
 NOTABLE = 2.5  # score of a family from which it is named beside the most unusual one
 MAX_CLAUSES = 3
 AS_UNUSUAL = 0.3  # difference of scores within which the statistic that comes first is named
-QUICK = {"xla_backend_optimization_level": 0}  # the program runs a few times only: compilation takes most of the time
+# The program runs a few times only, so that compilation takes most of the time: XLA optimises nothing.
+QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
+if version("jaxlib").startswith("0.10."):
+    QUICK["xla_cpu_use_fusion_emitters"] = False  # halves the rest; later versions have no such option
 REMEDIES = {
     "distribution": "a part of the model for outliers, another population, or a selection",
     "trend": "another component or covariate, or a selection",
@@ -231,10 +235,10 @@ def judge_pools(
         return ModelCheck(
             True, p_value, sentence, (), table.drop(columns="family_score").reset_index(drop=True), *num, worst
         )
-    clauses, families = _clauses(table, last, covariates, structure)
+    clauses, unusual = _clauses(table, last, covariates, structure)
     sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
     known = dict(remedies or {})
-    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in families))
+    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in unusual))
     return ModelCheck(
         False, p_value, sentence, advice, table.drop(columns="family_score").reset_index(drop=True), *num, worst
     )
@@ -274,7 +278,7 @@ def _valid(valid: np.ndarray, site: Site) -> np.ndarray:
 
 
 def _same(a: rs.Residuals, b: rs.Residuals) -> bool:
-    return np.array_equal(a.index, b.index) and float((a.values * b.values).mean()) > 0.99
+    return np.array_equal(a.elements, b.elements) and float((a.values * b.values).mean()) > 0.99
 
 
 class _Designs:
@@ -289,17 +293,17 @@ class _Designs:
 
     def __call__(self, residuals: rs.Residuals) -> tuple[list[rs.Design], list[rs.Design]]:
         """Return the designs of numeric covariates, those from the replicates among them, and of groups."""
-        index, block = residuals.index, self._block[residuals.index]
+        index, block = residuals.elements, self._block[residuals.elements]
         key = index.tobytes()
         if key not in self._known:
-            numeric = [rs.design_of(c.name, c.values[index], block) for c in self.numeric]
-            groups = [(c.name, c.values[index]) for c in self.groups]
+            designs = [rs.design_of(c.name, c.values[index], block) for c in self.numeric]
+            columns = [(c.name, c.values[index]) for c in self.groups]
             empty = np.zeros(0, int)
             self._known[key] = (
-                [design for design in numeric if design is not None],
+                [design for design in designs if design is not None],
                 [
                     rs.Design(name, empty, rs.group_matrix(codes), empty, empty)
-                    for name, codes in groups
+                    for name, codes in columns
                     if len(np.unique(codes[codes >= 0])) > 1
                 ],
             )
@@ -328,18 +332,23 @@ def _table(found: Mapping[tuple, list[float]], family_scores: Mapping[tuple[str,
     return table.sort_values(["family_score", "score"], ascending=False)
 
 
-def _covariate(row, residuals: rs.Residuals, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the values of the covariate of a statistic at its residuals, and the labels of groups."""
+def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the values of the covariate of a statistic at its residuals, and the labels of groups.
+
+    If the covariate is another component, these are its residuals.
+    """
     if rs.FAMILIES[row.kind] == "groups":
         group = next(group for group in groups if group.name == row.covariate)
-        return group.values[residuals.index], group.labels
-    known = {covariate.name: covariate.values[residuals.index] for covariate in numeric}
+        return group.values[residuals.elements], group.labels
+    known = {o.label: o.values[:, 0] for o in others if np.array_equal(o.elements, residuals.elements)}
+    known |= {covariate.name: covariate.values[residuals.elements] for covariate in numeric}
     return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
 def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of the families that are unusual, at the last draw."""
-    clauses, families = [], []
+    clauses: list[str] = []
+    families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
         row = next(rows[rows["score"] >= rows["score"].iloc[0] - AS_UNUSUAL].sort_index().itertuples())
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
@@ -348,7 +357,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
         if residuals is None:
             continue
         site = structure.observed[row.site]
-        values, labels = _covariate(row, residuals, *covariates[row.site])
+        values, labels = _covariate(row, residuals, last[row.site, row.level], *covariates[row.site])
         if labels and len(labels) == site.shape[0] and row.covariate == site.axes[0]:
             labels = site.axis_labels[0]
 
@@ -356,7 +365,9 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             where = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
 
-        clause = _describe(row.kind, residuals, row.covariate, values, labels, name_of)
+        is_component = row.covariate in (other.component for other in last[row.site, row.level])
+        covariate = f"the residual of {row.covariate}" if is_component else row.covariate
+        clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
     return clauses, families
@@ -370,7 +381,7 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
     if residuals is None:
         return None
     for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
-        values, labels = _covariate(candidate, residuals, *covariates[row.site])
+        values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
         if len(values):
             return Worst(row.residuals, candidate.covariate, residuals.values, values, labels)
     return Worst(row.residuals, "", residuals.values, np.zeros(0), ())
@@ -409,7 +420,7 @@ def _describe(
         "width": f"{label} scatters {np.sqrt((r**2).mean()):.2g} times as much as expected",
         "skewness": f"the residuals of {label} are skewed towards {'large' if (r**3).mean() > 0 else 'small'} values",
         "tails": f"the residuals of {label} have {tails} tails than expected",
-        "largest": f"{label} of {names(residuals.index[row])} is {r[row]:+.1f} standard deviations off",
+        "largest": f"{label} of {names(residuals.elements[row])} is {r[row]:+.1f} standard deviations off",
         "far": f"{far} of {len(r)} residuals of {label} are beyond {rs.FAR:g} standard deviations",
         "level": f"{label} is off by {r.mean():+.2g} standard deviations on average",
         "trend": f"the residuals of {label} are correlated{product}",

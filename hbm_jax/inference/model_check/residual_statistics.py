@@ -23,6 +23,7 @@ MIN_ELEMENTS = 8  # for a dependence on a covariate
 MIN_PER_BIN, MAX_BINS = 10, 8
 NEARLY_EQUAL = 0.9995  # correlation of ranks from which a field repeats observed values or another field
 MIN_RATIO = 4.0  # variance between elements of expected values or scatters, relative to that by the few replicates
+SORTED = 0.7  # correlation of ranks from which a table counts as sorted by observed values
 FAR = 3.0  # standard deviations
 
 FAMILIES = {
@@ -54,7 +55,7 @@ class Residuals(NamedTuple):
         What the residuals are of, and the component of the site.
     values : (element, pool)
         Zero mean and unit variance over the pool.
-    index : (element,)
+    elements : (element,)
         Position in the flattened site.
     mean, spread : (element,)
         Mean and standard deviation of the replicates; empty if they have no meaning.
@@ -63,7 +64,7 @@ class Residuals(NamedTuple):
     label: str
     component: str
     values: np.ndarray
-    index: np.ndarray
+    elements: np.ndarray
     mean: np.ndarray
     spread: np.ndarray
 
@@ -166,7 +167,8 @@ def _is_text(value: Any) -> bool:
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
     """Yield a field, its columns or its codes by the names in a text of the same container, if one has their number."""
     array = value if isinstance(value, np.ndarray) else np.zeros(0)
-    columns = texts.get(array.shape[-1]) if array.ndim > 1 and array.shape[-1] != array.shape[-2] else None
+    shape = array.shape
+    columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
     labels = texts.get(int(array.max()) + 1) if array.ndim == 1 and array.dtype.kind == "i" and len(array) else None
     if columns is not None and len(array) != len(columns):
         yield from ((str(column), array[..., k]) for k, column in enumerate(columns))
@@ -214,7 +216,11 @@ def find_covariates(
                 if not any(_repeats(values, other) for other in measured):
                     _add_covariate(column, values, numeric, groups, known)
     new = [c for c in positions if not any(_same_order(c.values, other) for other in known)]
-    return [*numeric[:MAX_COVARIATES], *new], groups
+    # A table sorted by what was observed has an order that is no design.
+    found = [*numeric[:MAX_COVARIATES], *new]
+    return [
+        c for c in found if not any(_is_order(c.values) and _same_order(c.values, y, SORTED) for y in measured)
+    ], groups
 
 
 def _axes_of(shape, axes) -> tuple[list[Covariate], list[Covariate]]:
@@ -246,7 +252,7 @@ def _aligned(
         lead = shape
     elif len(array) == shape[0]:
         lead = shape[:1]
-    elif len(shape) == 2 and array.shape == shape[1:]:
+    elif len(shape) == 2 and array.shape == (shape[-1],):
         yield name, np.broadcast_to(array, shape).ravel()
         return
     else:
@@ -303,14 +309,20 @@ def _same_groups(a: np.ndarray, b: np.ndarray) -> bool:
     return len(np.unique(codes_a * len(labels_b) + codes_b)) == len(labels_a)
 
 
-def _same_order(a: np.ndarray, b: np.ndarray) -> bool:
+def _is_order(values: np.ndarray) -> bool:
+    """Return whether a column numbers the rows of a table."""
+    finite = np.sort(values[np.isfinite(values)])
+    return bool((np.diff(finite) == 1).all())
+
+
+def _same_order(a: np.ndarray, b: np.ndarray, correlation: float = NEARLY_EQUAL) -> bool:
     """Return whether two columns have nearly the same order, or the opposite one, where both are finite."""
     both = np.isfinite(a) & np.isfinite(b)
     if both.sum() < 3:
         return False
     first, second = (rankdata(values[both]) - (both.sum() + 1) / 2 for values in (a, b))
     norm = np.sqrt((first @ first) * (second @ second))
-    return bool(norm > 0 and abs(first @ second) > NEARLY_EQUAL * norm)
+    return bool(norm > 0 and abs(first @ second) > correlation * norm)
 
 
 def bins_of(values: np.ndarray) -> np.ndarray:
@@ -386,7 +398,7 @@ def statistics_of(
     numeric, groups : sequence of Design
         Covariates of these elements.
     """
-    label, r, index = residuals.label, residuals.values, residuals.index
+    label, r = residuals.label, residuals.values
 
     def statistic(kind, values, covariate="", two_sided=True):
         return Statistic(kind, label, covariate, np.asarray(values, float), two_sided)
@@ -401,7 +413,7 @@ def statistics_of(
     yield statistic("skewness", (square * r).mean(axis=0))
     yield statistic("tails", (square * square).mean(axis=0))
     for other in others:
-        if np.array_equal(other.index, index):
+        if np.array_equal(other.elements, residuals.elements):
             second = column_standardised(other.values)
             yield statistic("trend", (r * second).mean(axis=0), other.label)
             yield statistic("curvature", (r * (second * second - 1.0)).mean(axis=0), other.label)
