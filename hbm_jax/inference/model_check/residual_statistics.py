@@ -166,7 +166,7 @@ def _is_text(value: Any) -> bool:
 
 def _named_columns(name: str, value: Any, texts: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, Any]]:
     """Yield a field, its columns or its codes by the names in a text of the same container, if one has their number."""
-    array = value if isinstance(value, np.ndarray) else np.zeros(0)
+    array: np.ndarray = value if isinstance(value, np.ndarray) else np.zeros(0)
     shape = array.shape
     columns = texts.get(shape[-1]) if len(shape) > 1 and shape[-1] != shape[-2] else None
     labels = texts.get(int(array.max()) + 1) if array.ndim == 1 and array.dtype.kind == "i" and len(array) else None
