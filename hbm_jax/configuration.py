@@ -183,7 +183,8 @@ def read_value(value: Any, hint: Any, where: str) -> Any:
             return _converted(interpretation, hint)
         except (TypeError, ValueError, OverflowError):
             continue
-    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}.")
+    near = did_you_mean(value, _names(hint)) if isinstance(value, str) else ""
+    raise ConfigError(f"{where}: expected {_description(hint)}, found {value!r}{near}.")
 
 
 def _interpretations(value: Any) -> Iterator[Any]:
@@ -252,6 +253,13 @@ def _description(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list, each entry {_description(args[0])}" if args else "a list"
     return getattr(origin, "__name__", str(origin))
+
+
+def _names(hint: Any) -> list[str]:
+    """Return the names that a type accepts: values of its ``Literal``, alone or in a union."""
+    if typing.get_origin(hint) is typing.Literal:
+        return [value for value in typing.get_args(hint) if isinstance(value, str)]
+    return [name for part in typing.get_args(hint) for name in _names(part)]
 
 
 def _has_functions(hint: Any) -> bool:

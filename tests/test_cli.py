@@ -55,7 +55,7 @@ def sample_csv(tmp_path_factory):
         (["supernove"], ["Unknown model 'supernove'", "expected one of 'supernova'", "did you mean 'supernova'?"]),
         ([], ["No model named: expected one of supernova"]),
         (["supernova", "--cosmology", "wdcm"], ["Unknown cosmology 'wdcm'", "'w0wacdm'", "did you mean 'wcdm'?"]),
-        (["supernova", "--latents", "margnal"], ["treatment of latents 'margnal'", "did you mean 'marginal'?"]),
+        (["supernova", "--latents", "margnal"], ["model.latents", "'margnal' (did you mean 'marginal'?)"]),
         (["supernova", "--set", "prior.sigma_itn=HalfNormal(1)"], ["'sigma_itn'", "did you mean 'sigma_int'?"]),
         (["supernova", "--set", "prior.w0=Normal(-1,1)"], ["cosmology='lcdm'", "no parameter 'w0'", "Om0"]),
         (["supernova", "--set", "prior.Om0=Normal(0.3"], ["prior.Om0: expected", "found 'Normal(0.3'", "be read"]),

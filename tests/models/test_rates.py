@@ -21,6 +21,15 @@ def tumours():
     return read_regression(hbm.data.load_example("rat_tumor"), formula="tumors ~ 1", trials="rats")
 
 
+def test_binomial_counts_are_drawn_from_priors():
+    data = tumours().subset(np.arange(40, 60))
+    for model in (Rates(), hbm.models.Regression(family="binomial")):
+        drawn = hbm.prior_predictive(model, data, num_draws=200, seed=seed(3))["observed"].to_numpy()
+        assert drawn.shape[-1] == 20
+        assert ((drawn >= 0) & (drawn <= data.trials)).all()
+        assert len(np.unique(drawn)) > 10
+
+
 def test_the_rates_are_integrated_out():
     data = pumps()
     sites = compiled_sites(Rates(family="poisson", parameters="shape"), data)

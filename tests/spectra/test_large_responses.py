@@ -11,7 +11,7 @@ from scipy import sparse
 from hbm_jax.spectra.folding import banded
 
 PROGRAM = """
-import json, resource, sys
+import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from scipy import sparse
 from scipy.special import ndtr
@@ -58,8 +58,10 @@ with jax.enable_x64(True):
     bins = np.asarray(spectra.photons(model, energy)(values))
     plain = bins @ response
     folded = np.asarray(jax.jit(lambda response, bins: response(bins))(source.response, bins[None]))[0]
+# Of this process alone: what getrusage tells includes the process that started it.
+peak = 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 print(json.dumps({
-    "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "groups": len(plain), "errors": source.errors[0],
+    "peak": peak, "groups": len(plain), "errors": source.errors[0],
     "banded": float(np.max(np.abs(folded / (bins @ response) - 1.0))),
     "whole": float(np.max(np.abs(np.asarray(expected) / plain - 1.0))),
     "value": float(value), "plain": float(np.sum(counts * np.log(plain) - plain)),
@@ -69,10 +71,10 @@ print(json.dumps({
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the largest memory from /proc")
 def test_sixty_thousand_energies_and_channels_stay_sparse(tmp_path):
     command = [sys.executable, "-c", PROGRAM, "60000", str(tmp_path / "fine.rmf")]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    print(found)
     assert found["groups"] > 25000
     assert found["peak"] < 1e9
     assert found["stored"] < 0.1e9

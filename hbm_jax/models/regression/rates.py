@@ -98,7 +98,9 @@ class Rates(PopulationModel):
     def bind(self, data: RegressionData) -> BoundRates:
         """Return counts, trials or exposures, and the mean rate; see `PopulationModel.bind`."""
         self._check(data)
-        size = np.asarray(data.trials) if self.family == "binomial" else np.exp(np.asarray(data.offset))
+        # Whole numbers of trials: NumPyro draws no binomial counts with others.
+        trials = np.round(np.asarray(data.trials)).astype(int)
+        size = trials if self.family == "binomial" else np.exp(np.asarray(data.offset))
         overall = np.maximum(data.y_mean, 0.5 / len(size)) / size.mean()
         return BoundRates(np.round(np.asarray(data.y)).astype(int), size, np.log(overall))
 

@@ -152,7 +152,9 @@ class Regression(PopulationModel):
             y if self._family.values == "real" else np.round(y).astype(int),
             offset,
             error,
-            trials,
+            np.round(trials).astype(
+                int
+            ),  # NumPyro draws no binomial counts with numbers of trials that are not integers
             X * data.within,
             np.asarray(unit),
             BoundCoefficients.of(
