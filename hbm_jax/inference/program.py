@@ -71,8 +71,11 @@ class Program(Protocol):
     def integrated(self) -> Sequence[str]:
         """Parameters that are integrated out, and drawn with ``recover=True``."""
 
-    def cautions(self, data: Any) -> Sequence[str]:
-        """Return sentences for the notes of a verdict, about approximations for these data."""
+    def cautions(self, data: Any, bound: Any = None) -> Sequence[str]:
+        """Return sentences for the notes of a verdict, about approximations for these data.
+
+        If the method has an argument ``bound``, it is called with the bound data too.
+        """
 
     @property
     def remedies(self) -> Mapping[str, str]:
@@ -171,10 +174,13 @@ def integrated_in(program: Callable) -> tuple[str, ...]:
     return tuple(getattr(program, "integrated", ()))
 
 
-def cautions_of(program: Callable, args: tuple) -> tuple[str, ...]:
-    """Return `Program.cautions` of the data; empty by default."""
+def cautions_of(program: Callable, args: tuple, bound: tuple) -> tuple[str, ...]:
+    """Return `Program.cautions` of the data, with the bound arguments if it takes them; empty by default."""
     cautions = getattr(program, "cautions", None)
-    return tuple(cautions(*args[:1])) if callable(cautions) else ()
+    if not callable(cautions):
+        return ()
+    takes_bound = bool(args) and "bound" in inspect.signature(cautions).parameters
+    return tuple(cautions(*args[:1], bound=bound[0]) if takes_bound else cautions(*args[:1]))
 
 
 def remedies_of(program: Callable) -> Mapping[str, str]:

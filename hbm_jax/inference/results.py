@@ -279,6 +279,7 @@ def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
 def assemble(
     program: Callable,
     args: tuple,
+    bound: tuple,
     *,
     target,
     sites: Mapping[str, np.ndarray],
@@ -294,8 +295,8 @@ def assemble(
 
     Parameters
     ----------
-    program, args
-        The fitted program and its arguments.
+    program, args, bound
+        The fitted program, its arguments, and those with which it was traced.
     target : Target
         Gives dimensions, labels and prior bounds.
     sites, sample_stats : mapping of str to array (chain, draw, ...)
@@ -320,7 +321,7 @@ def assemble(
         coords=coords,
     )
     verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
-    verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args), *verdict.notes))
+    verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
         "hbm_jax_format": FORMAT,
@@ -337,9 +338,9 @@ def bounds_of(program: Callable, target) -> dict[str, Any]:
     return target.bounds | {name: support_bounds(support) for name, support in supports_of(program).items()}
 
 
-def notes_without_draws(program: Callable, args: tuple) -> tuple[str, ...]:
+def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[str, ...]:
     """Return the notes that do not depend on draws: cautions of the program and warnings of the data."""
-    return (*cautions_of(program, args), *(f"in the data, {text}" for text in warnings_of(args)))
+    return (*cautions_of(program, args, bound), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
 def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:

@@ -225,6 +225,7 @@ class Run:
         fit = assemble(
             program,
             self.args,
+            self.bound,
             target=chains.target,
             sites=draws.sites(),
             sample_stats=_sample_stats(chains, draws),

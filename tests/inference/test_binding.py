@@ -308,7 +308,7 @@ def test_a_program_needs_nothing_but_its_call():
 
     assert asked.dims_of(nothing) == asked.units_of(nothing) == asked.supports_of(nothing) == {}
     assert asked.coords_of(nothing, ()) == asked.arrays_of_forms(nothing) == {}
-    assert asked.cautions_of(nothing, ()) == asked.integrated_in(nothing) == ()
+    assert asked.cautions_of(nothing, (), ()) == asked.integrated_in(nothing) == ()
     assert asked.config_of(nothing) is asked.num_data_of(nothing, ()) is asked.observing_of(nothing) is None
     assert asked.name_of(functools.partial(nothing, 3)) == asked.name_of(nothing) == asked.description_of(nothing)
     assert asked.target_accept_prob_of(nothing) == 0.8

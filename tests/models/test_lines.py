@@ -12,7 +12,7 @@ from scipy import sparse, stats
 import hbm_jax
 from hbm_jax.inference import maximum_likelihood
 from hbm_jax.models import SpectralFit
-from hbm_jax.models.folds import fold_cautions
+from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.spectra import Response, Spectrum, SpectrumStack, group, noticed, xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.model.absorbers import precise_cross_section
 from hbm_jax.spectra.model.components import Absorption, Constant, GaussianLine, PowerLaw, photons

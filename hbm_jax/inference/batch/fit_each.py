@@ -168,7 +168,10 @@ def fit_each(
             f"fit_each: expected {len(stacked)} distinct names, one for each object; found {len(labels)}, "
             f"of which {len(set(labels))} are distinct."
         )
-    notes = [notes_without_draws(program, args) for args in objects]
+    notes = [
+        notes_without_draws(program, args, stacked.args([leaf[row] for leaf in stacked.leaves]))
+        for row, args in enumerate(objects)
+    ]
     options = Options(num_warmup, target_accept_prob, max_steps)
     fit_task = functools.partial(
         _fit_task,

@@ -43,6 +43,8 @@ class Likelihood:
         Bounds of the supports of the priors; infinite if unbounded.
     starts : list of (size,)
         Draws of the prior.
+    args : tuple
+        Arguments with which the program is traced.
     num_data : int or None
         Number of observed values.
     unravel : callable
@@ -56,7 +58,8 @@ class Likelihood:
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
         counted = num_data_of(program, args)
-        program, args = StatedParameters(program), bound_args(program, args)
+        program, self.args = StatedParameters(program), bound_args(program, args)
+        args = self.args
         names, values, bounds, elements, num_data = inspect_program(program, args, jax.random.key(seed), num_starts)
         self.num_data = num_data if counted is None else counted
         first = [np.asarray(values[name][0]) for name in names]

@@ -185,7 +185,7 @@ def maximum_likelihood(
     at_bounds = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
     if at_bounds:
         notes.append(f"at a bound of its prior: {', '.join(at_bounds)}")
-    notes += cautions_of(program, args)
+    notes += cautions_of(program, args, likelihood.args)
     if weak:
         failures.append(f"the data do not determine {', '.join(weak)} (the curvature is singular)")
     if not best.converged:

@@ -16,7 +16,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.models.bursts.peaked import PeakedSpectrum
 from hbm_jax.precomputation import precomputed
-from hbm_jax.spectra.folding.fold import fold
+from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
@@ -29,16 +29,14 @@ MIN_EXPECTED = 1e-20  # lower bound of expected counts
 class FoldedBursts:
     """Spectra of bursts with precomputed responses: B bursts, I intervals, D detectors, N spectra in at most G groups.
 
-    There are R instruments (a response with a grouping), with K nodes and at most S spectra each.
+    There are R instruments (a response with a grouping), with at most S spectra each.
 
     Attributes
     ----------
     statistic : Statistic or JointStatistic
         Fit statistic of all N spectra, which holds the counts.
-    density : callable
-        Model expression at the nodes, (R, S, K), as a function of its parameters (R, S).
-    matrix : (R, K, G)
-        Counts per second for 1 photon/cm^2/s/keV at each node.
+    source : ExpectedCounts
+        Counts per second, (R, S, G), as a function of the parameters (R, S).
     exposure : (R S,)
         Exposure time [s]; 0 in padding.
     of_interval, of_detector : (R S, I), (R S, D)
@@ -46,6 +44,8 @@ class FoldedBursts:
         indexing, maps parameters to spectra with a derivative that is a matrix product too.
     order : (N,)
         Index of each spectrum among the R S slots.
+    num_instruments : int
+        R.
     in_order : bool
         Whether ``order`` is the identity.
     of_burst : (I, B)
@@ -65,8 +65,7 @@ class FoldedBursts:
     """
 
     statistic: AnyStatistic
-    density: Any
-    matrix: Any
+    source: ExpectedCounts
     exposure: Any
     of_interval: Any
     of_detector: Any
@@ -80,6 +79,7 @@ class FoldedBursts:
     log10_sphere_area: Any
     errors: Any
     spectrum: PeakedSpectrum = field(metadata={"static": True})
+    num_instruments: int = field(metadata={"static": True})
     in_order: bool = field(metadata={"static": True})
 
     @classmethod
@@ -115,31 +115,27 @@ class FoldedBursts:
             Upper limit of ``errors``. Where no level meets it, the finest is used.
         """
         stack, spectrum = data.spectra, PeakedSpectrum.of(spectrum)
-        trial_expression, trials = spectrum.trial_expression, spectrum.trials
         instruments = _spectra_by_instrument(stack)
-        folds, errors = [], np.zeros(len(stack))
+        responses, counts, backgrounds = [], [], []
         for rows in instruments:
             energy, response = stack.grouped_response(rows[0])
             groups = slice(response.shape[1])
-            background = np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups]
-            folded = fold(
-                trial_expression,
-                energy,
-                response / stack.exposure[rows[0]],
-                np.asarray(stack.counts[rows])[:, groups],
-                trials,
-                background=np.maximum(background, 0.0),
-                tolerance=tolerance,
-            )
-            folds.append(folded.nodes)
-            errors[rows] = folded.errors
-        num_nodes, num_groups = max(len(f.energy) for f in folds), np.shape(stack.counts)[1]
-        max_spectra = max(map(len, instruments))
-        matrix = np.zeros((len(folds), num_nodes, num_groups))
-        energy = np.stack([np.pad(f.energy, (0, num_nodes - len(f.energy)), mode="edge") for f in folds])
-        for index, nodes in enumerate(folds):
-            matrix[index, : nodes.matrix.shape[1], : nodes.matrix.shape[0]] = nodes.matrix.T
-        table = np.full((len(folds), max_spectra), -1)
+            responses.append((energy, response / stack.exposure[rows[0]]))
+            counts.append(np.asarray(stack.counts[rows])[:, groups])
+            backgrounds.append(np.maximum(np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups], 0.0))
+        source = ExpectedCounts.of(
+            spectrum.expression,
+            responses,
+            counts,
+            spectrum.trials,
+            tolerance=tolerance,
+            trial_spectrum=spectrum.trial_expression,
+            backgrounds=backgrounds,
+            num_groups=np.shape(stack.counts)[1],
+        )
+        errors = np.zeros(len(stack))
+        errors[np.concatenate(instruments)] = source.errors
+        table = np.full((len(instruments), max(map(len, instruments))), -1)
         for index, rows in enumerate(instruments):
             table[index, : len(rows)] = rows
         slots = table.ravel()
@@ -152,8 +148,7 @@ class FoldedBursts:
         sphere = precomputed(lambda: np.asarray(log10_sphere_area(np.asarray(data.z), Cosmology.flat(H0=H0, Om0=Om0))))
         return cls(
             statistic=stack.statistic(statistic),
-            density=spectrum.expression.on(energy[:, None, :]),
-            matrix=matrix,
+            source=source,
             exposure=np.where(used, np.asarray(stack.exposure)[slots], 0.0),
             of_interval=_one_hot(np.where(used, np.asarray(data.spectrum_interval)[slots], 0), len(z)),
             of_detector=_one_hot(np.where(used, np.asarray(data.spectrum_detector)[slots], 0), len(data.detector)),
@@ -167,6 +162,7 @@ class FoldedBursts:
             log10_sphere_area=sphere[data.interval_burst],
             errors=errors,
             spectrum=spectrum,
+            num_instruments=len(instruments),
             in_order=bool((order == np.arange(len(slots))).all()) if len(order) == len(slots) else False,
         )
 
@@ -188,9 +184,8 @@ class FoldedBursts:
         parameters = self.spectrum.parameters(values, self.log10_stretch, self.low, self.high)
         # One matrix product maps all parameters from intervals to spectra.
         columns = (self.of_interval @ jnp.stack(list(parameters.values()), axis=1)).T
-        in_slots = columns.reshape(len(parameters), len(self.matrix), -1)
-        density = self.density(dict(zip(parameters, in_slots, strict=True)))
-        counts = jnp.einsum("rsk,rkg->rsg", density, self.matrix).reshape(len(self.exposure), -1)
+        in_slots = columns.reshape(len(parameters), self.num_instruments, -1)
+        counts = self.source(dict(zip(parameters, in_slots, strict=True))).reshape(len(self.exposure), -1)
         factor = self.exposure
         if effective_area is not None:
             factor = factor * (self.of_detector @ (self.reference + self.of_free @ effective_area))

@@ -29,7 +29,7 @@ from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.bursts.peaked import PeakedSpectrum
-from hbm_jax.models.folds import fold_cautions
+from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.partial_centering import CentringWeight, centring_weight, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
@@ -268,10 +268,11 @@ class GolenetskiiCounts(PopulationModel):
         lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
         return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
 
-    def cautions(self, data: BurstSpectra | PreparedBursts) -> tuple[str, ...]:
+    def cautions(self, data: BurstSpectra | PreparedBursts, bound: PreparedBursts | None = None) -> tuple[str, ...]:
         """Return warnings for the verdict about responses whose error exceeds the tolerance."""
-        errors = self.bound(data).folded.errors
-        return fold_cautions(errors, TOLERANCE, (), "expected counts, in standard deviations of the data,")
+        errors = self.bound(data if bound is None else bound).folded.errors
+        names = data.spectra.name if isinstance(data, BurstSpectra) else ()
+        return fold_cautions(errors, TOLERANCE, names, "expected counts, in standard deviations of the data,")
 
     def program(self, bound: PreparedBursts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program.

@@ -135,9 +135,9 @@ def _read(spectrum: Any) -> PeakedSpectrum:
             raise ValueError(f"{error} Or {' or '.join(map(repr, NAMED))}{did_you_mean(spectrum, NAMED)}.") from None
     parts = components_of(spectrum) if isinstance(spectrum, Component) else ()
     peaks = [part for part in parts if PEAK in part.own_parameters]
-    if len(peaks) != 1 or any(part.narrow for part in parts):
+    if len(peaks) != 1:
         raise ValueError(
-            "spectrum of bursts: expected an expression without lines, in which one component has a peak energy "
+            "spectrum of bursts: expected an expression in which one component has a peak energy "
             f"{PEAK}, such as Band() or CutoffPowerLaw(peak=True); found {spectrum}."
         )
     peak: Any = peaks[0]

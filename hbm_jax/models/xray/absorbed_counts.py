@@ -1,8 +1,8 @@
 """Expected counts of a population of absorbed power laws, with precomputed responses and absorption tables.
 
-For sources of known redshift the response is reduced to a few quadrature nodes (`hbm_jax.spectra.fold`). Where the
-redshift is a parameter the absorption edges of the host move, so those sources are folded on all energy bins of their
-response, with cross sections averaged over each bin.
+For sources of known redshift the response is reduced to a few quadrature nodes. Where the redshift is a parameter the
+absorption edges of the host move, so those sources are folded on all energy bins of their response, with cross sections
+averaged over each bin (`hbm_jax.spectra.folding.expected_counts`).
 """
 
 import dataclasses
@@ -15,11 +15,9 @@ import numpy as np
 
 from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.data import Afterglows
-from hbm_jax.models.folds import OnBins, OnNodes
 from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.models.xray.source_information import SourceInformation
-from hbm_jax.precomputation import on_every_core
-from hbm_jax.spectra.folding.fold import fold
+from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
@@ -30,10 +28,10 @@ NAMES = {"mw_nh": "nh_mw", "host_nh": "nh", "host_z": "z"}
 CATALOGUE = ("z", "sigma_z", "nh_mw", "sigma_nh_mw")
 
 
-def on_nodes(
+def at_known_redshifts(
     data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float], tolerance: float
-) -> tuple[OnNodes, np.ndarray]:
-    """Fold sources of known redshift on quadrature nodes; return the folds and the error of each log likelihood, (n,).
+) -> ExpectedCounts:
+    """Fold sources of known redshift on quadrature nodes, or exactly where they do not suffice.
 
     Parameters
     ----------
@@ -45,33 +43,22 @@ def on_nodes(
         As in `AbsorbedCounts.of`.
     """
     z = np.asarray(data.z)[rows]
-    # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
-    draws = None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim)
-
     # Trial media have an ionisation parameter of 1, for which a table is faster than the integrals of all ions.
     tried = medium if medium.log10_xi is not None else dataclasses.replace(medium, log10_xi=0.0, metallicity=None)
     trial_spectrum = tried.spectrum(z, band)
-
-    def folded(index):
-        energy, response = data.spectra.grouped_response(rows[index])
-        counts = np.asarray(data.spectra.counts[rows[index]])[: response.shape[1]]
-        source = trial_spectrum.of_source(index)
-        return fold(source, energy, response, counts, trials(medium, source), draws=draws, tolerance=tolerance)
-
-    results = on_every_core(folded, range(len(rows)))
-    folds = [result.nodes for result in results]
-    on = OnNodes.of(medium.spectrum(z, band), folds, np.shape(data.spectra.counts)[1])
-    return on, np.array([result.errors[0] for result in results])
-
-
-def on_bins(data: Afterglows, rows: np.ndarray, medium: Medium, band: tuple[float, float]) -> OnBins:
-    """Fold sources whose redshift is a parameter on all energy bins, with the expression averaged over each bin."""
-    responses = [data.spectra.grouped_response(row) for row in rows]
-    num = max(len(energy) for energy, _ in responses)
-    edges = np.stack([np.append(e, e[-1] * 1.01 ** np.arange(1, num + 1 - len(e))) for e, _ in responses])
-    average = medium.spectrum(None, band, reach=redshift_range(data, rows)).averaged(edges)
-    matrices = [response * np.diff(energy)[:, None] for energy, response in responses]
-    return OnBins.of((average,), matrices, np.shape(data.spectra.counts)[1])
+    responses = [data.spectra.sparse_response(row) for row in rows]
+    counts = zip(np.asarray(data.spectra.counts)[rows], responses, strict=True)
+    return ExpectedCounts.of(
+        medium.spectrum(z, band),
+        responses,
+        [row[: matrix.shape[1]] for row, (_, matrix) in counts],
+        trials(medium, trial_spectrum),
+        tolerance=tolerance,
+        trial_spectrum=trial_spectrum,
+        num_groups=np.shape(data.spectra.counts)[1],
+        # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
+        draws=None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim),
+    )
 
 
 def values_of(p: dict[str, Any], rows) -> dict[str, Any]:
@@ -103,7 +90,7 @@ class AbsorbedCounts:
     ----------
     statistic : Statistic or JointStatistic
         Statistic of all sources, with the data.
-    known, uncertain : OnNodes, OnBins
+    known, uncertain : ExpectedCounts or None
         Folds of the sources of known and of uncertain redshift; None if there are no such sources.
     known_rows, uncertain_rows : (number known,), (number uncertain,)
         Indices of these sources.
@@ -125,8 +112,8 @@ class AbsorbedCounts:
     """
 
     statistic: AnyStatistic
-    known: OnNodes | None
-    uncertain: OnBins | None
+    known: ExpectedCounts | None
+    uncertain: ExpectedCounts | None
     known_rows: Any
     uncertain_rows: Any
     order: Any
@@ -165,13 +152,18 @@ class AbsorbedCounts:
             As in `hbm_jax.spectra.fold`.
         """
         known_rows, uncertain_rows = (np.flatnonzero(mask) for mask in (data.knows_redshift, ~data.knows_redshift))
-        known, errors = None, np.zeros(len(data))
+        known, uncertain, errors = None, None, np.zeros(len(data))
         if len(known_rows):
-            known, errors[known_rows] = on_nodes(data, known_rows, medium, band, tolerance)
+            known = at_known_redshifts(data, known_rows, medium, band, tolerance)
+            errors[known_rows] = known.errors
+        if len(uncertain_rows):
+            spectrum = medium.spectrum(None, band, reach=redshift_range(data, uncertain_rows))
+            responses = [data.spectra.sparse_response(row) for row in uncertain_rows]
+            uncertain = ExpectedCounts.averaged(spectrum, responses, np.shape(data.spectra.counts)[1])
         bound = cls(
             statistic=data.spectra.statistic(statistic),
             known=known,
-            uncertain=on_bins(data, uncertain_rows, medium, band) if len(uncertain_rows) else None,
+            uncertain=uncertain,
             known_rows=known_rows,
             uncertain_rows=uncertain_rows,
             order=np.argsort(np.concatenate([known_rows, uncertain_rows])),
@@ -197,10 +189,12 @@ class AbsorbedCounts:
         Raises
         ------
         ValueError
-            If a redshift is uncertain.
+            If a redshift is uncertain, or the response to lines is stored by blocks of all sources.
         """
         if self.uncertain is not None or self.known is None:
             raise ValueError("AbsorbedCounts.each: expected known redshifts; found uncertain ones.")
+        if self.known.response is not None and self.known.response.order is not None:
+            raise ValueError("AbsorbedCounts.each: expected small responses to lines; bind the sources one by one.")
         tables = WhimTable, WhimIons
 
         def single(row):
@@ -229,9 +223,9 @@ class AbsorbedCounts:
         """
         parts = []
         if self.known is not None:
-            parts.append(positive(self.known.expected(values_of(p, self.known_rows))))
+            parts.append(positive(self.known(values_of(p, self.known_rows))))
         if self.uncertain is not None:
-            parts.append(self.uncertain.expected(values_of(p, self.uncertain_rows)))
+            parts.append(self.uncertain(values_of(p, self.uncertain_rows)))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[self.order]
 
 

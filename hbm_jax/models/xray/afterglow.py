@@ -29,7 +29,7 @@ from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.folds import fold_cautions
+from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, in_stated_parameters, sample_prior
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE, AbsorbedCounts, Medium
 from hbm_jax.models.xray.source_information import SourceInformation
@@ -154,8 +154,6 @@ class Afterglow(PopulationModel):
         if not isinstance(spectrum, Component) or spectrum.kind != "additive":
             raise ValueError(f"Afterglow: expected a spectrum with an additive component; found {spectrum}.")
         parts = components_of(spectrum)
-        if any(part.narrow for part in parts):
-            raise ValueError("Afterglow: expected no emission line in the spectrum of a population.")
         labels = [part.label for part in parts if isinstance(part, Absorption)]
         if not set(labels) <= {"mw", "host"}:
             raise ValueError(f"Afterglow: expected absorbers labelled mw or host; found {', '.join(labels)}.")
@@ -222,9 +220,9 @@ class Afterglow(PopulationModel):
         """Return `prepare` with the default tolerance."""
         return self.prepare(data)
 
-    def cautions(self, data: Afterglows | AbsorbedCounts) -> tuple[str, ...]:
+    def cautions(self, data: Afterglows | AbsorbedCounts, bound: AbsorbedCounts | None = None) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
-        errors = self.bound(data).errors
+        errors = self.bound(data if bound is None else bound).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     def _require_columns(self, data: Afterglows) -> None:

@@ -17,7 +17,7 @@ from numpyro import distributions as dist
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.folds import fold_cautions
+from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
 from hbm_jax.names import choose
@@ -304,9 +304,9 @@ class SpectralFit(PopulationModel):
 
     # The remaining members of the protocol that inference, command line and reports use.
 
-    def cautions(self, data: SpectrumStack | FoldedSpectra) -> tuple[str, ...]:
+    def cautions(self, data: SpectrumStack | FoldedSpectra, bound: FoldedSpectra | None = None) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
-        errors = self.bound(data).errors
+        errors = self.bound(data if bound is None else bound).errors
         return fold_cautions(errors, TOLERANCE, getattr(data, "name", ()), "the log likelihood")
 
     @property

@@ -1,48 +1,64 @@
 """Expected counts of a model expression in several spectra: on quadrature nodes, or exact where they do not suffice."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from scipy import sparse
 
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra.folding.banded import BandedResponse
 from hbm_jax.spectra.folding.fold import Folded, fold
-from hbm_jax.spectra.model.composition import Component, separated
+from hbm_jax.spectra.folding.panels import Fold
+from hbm_jax.spectra.model.composition import Component, Line, separated
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
+
+NUM_BLOCKS = 8  # of groups, in a response on nodes
+# Blocks are used where they save this part of the elements of a response and this number: each costs about 1 us.
+_SAVED, _NUM_SAVED = 0.25, 10_000
+_PADDING = 1e-4  # width in ln E of bins that pad others, if the spectrum is averaged over them
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ExpectedCounts:
-    """Expected counts of N spectra in at most G groups, as a function of the parameters; a pytree.
+    """Expected counts of spectra with N responses to at most G groups, as a function of the parameters; a pytree.
+
+    Each response folds one spectrum, or S spectra of parameters (N, S).
 
     Attributes
     ----------
     density : callable or None
-        Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K); None if all is folded exactly.
-    matrix : (N, G, K)
-        Maps the density at the nodes to expected counts.
+        Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K); None if all is folded
+        exactly.
+    blocks : tuple of (N, G_b, K - first_b)
+        Maps the density at the nodes to expected counts, in blocks of groups if that saves work, each without the
+        nodes of low energy to which it does not respond. Photons are not counted far above their energy and most nodes
+        have low energies, so the blocks hold less than half of the matrix.
     photons : callable or None
-        Maps parameter values to photons/cm^2/s in energy bins, (N, E), of everything that is folded exactly; None if
-        nothing is.
+        Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of everything that is folded
+        exactly; None if nothing is.
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
-    errors : (N,)
+    errors : (N,), or (number of spectra,)
         Error of each spectrum over the trial spectra, see `hbm_jax.spectra.fold`.
+    first : tuple of int
+        First node of each block.
     """
 
     density: Any
-    matrix: Any
+    blocks: Any
     photons: Any
     response: BandedResponse | None
     errors: Any
+    first: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
     def of(
@@ -53,82 +69,156 @@ class ExpectedCounts:
         trials: Mapping[str, Any],
         *,
         tolerance: float,
-        **options: Any,
+        trial_spectrum: Component | None = None,
+        backgrounds: Sequence[Any] | None = None,
+        draws: Any = None,
+        num_groups: int | None = None,
     ) -> "ExpectedCounts":
-        """Fold a model expression through the response of each spectrum.
+        """Fold a model expression through each response.
 
         Parameters
         ----------
         spectrum : Component
-            Additive model expression, for one source or for as many as there are spectra. Lines, and other components
+            Additive model expression, for one source or for as many as there are responses. Lines, and other components
             that may be narrower than the bins, are folded exactly.
         responses : sequence of (energy, matrix)
-            As in `fold`, one for each spectrum.
-        counts : sequence of (num_groups,) arrays
-            Observed counts.
+            As in `fold`.
+        counts : sequence of (num_groups,) or (num_spectra, num_groups) arrays
+            Observed counts. With two axes, each response folds as many spectra as the values have columns.
         trials : mapping of str to (num_trials,) array
             Parameters for which the fold must be right.
         tolerance : float
             Largest error. If the nodes of a spectrum exceed it, all spectra are folded on all energy bins, unless that
             is less accurate.
-        **options
-            Further options of `fold`.
+        trial_spectrum : Component, optional
+            Expression of the trial spectra, if it has other parameters.
+        backgrounds : sequence of (num_spectra, num_groups) arrays, optional
+        draws : pair of mappings, optional
+            As in `fold`.
+        num_groups : int, optional
+            G; by default the largest number of groups of a response.
         """
-        num_groups = max(matrix.shape[1] for _, matrix in responses)
+        num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)
-        folds: list[Folded] = []
-        if smooth is not None:
-            folds = _folds(smooth, responses, counts, trials, tolerance, options)
-        errors = np.array([folded.errors[0] for folded in folds] or [0.0] * len(responses))
-        exact_errors: list[Any] = [folded.exact_errors for folded in folds]
-        if folds and exact_errors[0] is not None and np.max(exact_errors) < errors.max():
-            folds, errors, lines = [], np.concatenate(exact_errors), ()
-        density, matrix = (
-            _on_nodes(smooth, folds, num_groups) if folds else (None, np.zeros((len(responses), num_groups, 0)))
-        )
-        photons = response = None
+        tried, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
+
+        def folded(row, tolerance=tolerance):
+            background = None if backgrounds is None else backgrounds[row]
+            options = {"tolerance": tolerance, "background": background, "draws": draws}
+            return fold(tried.of_source(row), *responses[row], counts[row], trials, **options)
+
+        folds = [] if smooth is None else _with_exact_errors(folded, len(responses))
+        errors = np.concatenate([one.errors for one in folds] or [np.zeros(len(np.atleast_2d(one))) for one in counts])
+        if folds and folds[0].exact_errors is not None:
+            exact_errors = np.concatenate([one.exact_errors for one in folds])
+            if exact_errors.max() < errors.max():
+                folds, errors, lines = [], exact_errors, ()
+        found = cls(None, (), None, None, errors)
+        if folds:
+            found = replace(cls.on_nodes(smooth, [one.nodes for one in folds], num_groups, shared), errors=errors)
         if lines or not folds:
-            photons, response = _in_bins(spectrum, lines if folds or smooth is None else None, responses, num_groups)
-        return cls(density, matrix, photons, response, errors)
+            photons, response = _in_bins(
+                spectrum, lines if folds or smooth is None else None, responses, num_groups, shared
+            )
+            found = replace(found, photons=photons, response=response)
+        return found
+
+    @classmethod
+    def on_nodes(
+        cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, shared: bool = False
+    ) -> "ExpectedCounts":
+        """Stack responses on nodes, and precompute the tables of the expression; the errors are 0.
+
+        Parameters
+        ----------
+        spectrum : Component
+            Model expression, without lines.
+        folds : sequence of Fold
+            Each response on its nodes.
+        num_groups : int
+            G.
+        shared : bool
+            Whether each response folds several spectra.
+        """
+        num_nodes = max(len(one.energy) for one in folds)
+        # Padded at low energies, which aligns the nodes of high energy: blocks then leave out more nodes.
+        energy = np.stack([np.pad(one.energy, (num_nodes - len(one.energy), 0), mode="edge") for one in folds])
+        matrix = np.zeros((len(folds), num_groups, num_nodes))
+        for row, one in enumerate(folds):
+            matrix[row, : one.matrix.shape[0], num_nodes - one.matrix.shape[1] :] = one.matrix
+        blocks, first = _in_blocks(matrix)
+        density = spectrum.on(energy[:, None] if shared else energy)
+        return cls(density, blocks, None, None, np.zeros(len(folds)), first)
+
+    @classmethod
+    def averaged(cls, spectrum: Component, responses: Sequence[tuple[Any, Any]], num_groups: int) -> "ExpectedCounts":
+        """Fold an expression with free redshifts on all energy bins; the errors are 0.
+
+        The expression is averaged over the bins (`Component.averaged`). The photons of lines are exact, and absorbed
+        by the mean over the bin.
+        """
+        edges = padded_edges([np.asarray(energy, float) for energy, _ in responses], _PADDING)
+        smooth, lines = separated(spectrum)
+        average = None if smooth is None else smooth.averaged(edges)
+        absorbed = tuple(
+            (integrals(None, [Line(line, None)], edges), None if factor is None else factor.averaged(edges))
+            for line, factor in lines
+        )
+        photons = Partial(_averaged, average, np.diff(edges), absorbed)
+        matrices = [sparse.csr_matrix(matrix) for _, matrix in responses]
+        response = BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
+        return cls(None, (), photons, response, np.zeros(len(responses)))
 
     def __call__(self, values: Mapping[str, Any]) -> jax.Array:
-        """Return the expected counts (N, G) for parameter values, () or (N,) each."""
+        """Return the expected counts, (N, G) or (N, S, G), for parameter values, () or (N,), or (N, S) each."""
         parts = []
         if self.density is not None:
             density = self.density(values)
-            parts.append(jnp.einsum("ngk,nk->ng", jnp.asarray(self.matrix, density.dtype), density))
+            subscripts = "ngk,nsk->nsg" if density.ndim == 3 else "ngk,nk->ng"
+            counts = [
+                jnp.einsum(subscripts, jnp.asarray(block, density.dtype), density[..., start:])
+                for block, start in zip(self.blocks, self.first, strict=True)
+            ]
+            parts.append(counts[0] if len(counts) == 1 else jnp.concatenate(counts, axis=-1))
         if self.response is not None:
             photons = self.photons(values)
-            parts.append(self.response(jnp.broadcast_to(photons, (len(self.errors), photons.shape[-1]))))
+            if photons.ndim == 3:
+                parts.append(jax.vmap(self.response, 1, 1)(photons))
+            else:
+                parts.append(self.response(jnp.broadcast_to(photons, (len(self.errors), photons.shape[-1]))))
         return functools.reduce(jnp.add, parts)
 
 
-def _folds(smooth, responses, counts, trials, tolerance: float, options) -> list[Folded]:
-    """Fold each spectrum on nodes; if any exceeds the tolerance, measure the errors of exact folds of all."""
+def _averaged(average, widths, lines, values):
+    """Return the photons in bins of a spectrum averaged over them, and of lines, each with its mean transmission."""
+    photons = [in_bins(values) * (1.0 if factor is None else factor(values)) for in_bins, factor in lines]
+    if average is not None:
+        density = average(values)
+        photons.append(density * jnp.asarray(widths, density.dtype))
+    return functools.reduce(jnp.add, photons)
 
-    def folded(row, tolerance=tolerance):
-        energy, matrix = responses[row]
-        return fold(smooth.of_source(row), energy, matrix, counts[row], trials, tolerance=tolerance, **options)
 
-    rows = range(len(responses))
-    folds = on_every_core(folded, rows)
+def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
+    """Fold on nodes through each response; if any exceeds the tolerance, measure the errors of exact folds of all."""
+    folds = on_every_core(folded, range(num))
     if all(one.exact_errors is None for one in folds):
         return folds
-    return [folded(row, 0.0) if folds[row].exact_errors is None else folds[row] for row in rows]
+    return [folded(row, 0.0) if one.exact_errors is None else one for row, one in enumerate(folds)]
 
 
-def _on_nodes(smooth, folds: list[Folded], num_groups: int) -> tuple[Any, np.ndarray]:
-    """Return the spectrum at the nodes of all folds, and their matrices, padded to one number of nodes."""
-    nodes = [folded.nodes for folded in folds]
-    num_nodes = max(len(one.energy) for one in nodes)
-    matrix = np.zeros((len(nodes), num_groups, num_nodes))
-    for row, one in enumerate(nodes):
-        matrix[row, : one.matrix.shape[0], : one.matrix.shape[1]] = one.matrix
-    energy = np.stack([np.pad(one.energy, (0, num_nodes - len(one.energy)), mode="edge") for one in nodes])
-    return smooth.on(energy), matrix
+def _in_blocks(matrix: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+    """Divide responses on nodes (N, G, K) into blocks of groups, without the leading nodes of zero weight."""
+    ends = np.linspace(0, matrix.shape[1], min(NUM_BLOCKS, matrix.shape[1]) + 1).astype(int)
+    blocks, first = [], []
+    for low, high in itertools.pairwise(ends):
+        used = np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1)))
+        first.append(int(used[0]) if used.size else matrix.shape[2] - 1)
+        blocks.append(np.ascontiguousarray(matrix[:, low:high, first[-1] :]))
+    saved = matrix.size - sum(block.size for block in blocks)
+    return (tuple(blocks), tuple(first)) if saved > max(_SAVED * matrix.size, _NUM_SAVED) else ((matrix,), (0,))
 
 
-def _in_bins(spectrum: Component, lines, responses, num_groups: int) -> tuple[Any, BandedResponse]:
+def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: bool) -> tuple[Any, BandedResponse]:
     """Return the photons of lines in pieces of bins, or those of the whole spectrum if None, and the response."""
     smooth, cuts = None, []
     if lines is None:
@@ -143,4 +233,5 @@ def _in_bins(spectrum: Component, lines, responses, num_groups: int) -> tuple[An
         in_bin = np.searchsorted(energy, np.sqrt(edges[1:] * edges[:-1])) - 1
         matrices.append(sparse.csr_matrix(matrix)[in_bin])
     edges = padded_edges(cuts)
-    return integrals(smooth, lines, edges), BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
+    photons = integrals(smooth, lines, edges[:, None] if shared else edges)
+    return photons, BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)

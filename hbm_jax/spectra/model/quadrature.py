@@ -44,10 +44,10 @@ def pieces_of_bands(spectrum: Any, low: np.ndarray, high: np.ndarray, width: flo
     return edges.reshape(*low.shape, -1)
 
 
-def padded_edges(edges: Sequence[np.ndarray]) -> np.ndarray:
-    """Return arrays of bin edges as rows of equal length, padded with bins of a width of 1e-14 in ln E."""
+def padded_edges(edges: Sequence[np.ndarray], width: float = 1e-14) -> np.ndarray:
+    """Return arrays of bin edges as rows of equal length, padded with bins of this width in ln E."""
     num = max(map(len, edges))
-    return np.stack([np.append(e, e[-1] * (1.0 + 1e-14) ** np.arange(1, num - len(e) + 1)) for e in edges])
+    return np.stack([np.append(e, e[-1] * (1.0 + width) ** np.arange(1, num - len(e) + 1)) for e in edges])
 
 
 def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
