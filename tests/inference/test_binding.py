@@ -296,11 +296,6 @@ def test_a_program_without_bind_gets_its_arguments():
     data = (measurements(), 3)
     assert asked.bound_args(plain, data) is data
 
-    class Unbound(PopulationModel):
-        default_priors = {"mean": dist.Normal(0.0, 1.0)}  # noqa: RUF012
-
-    assert asked.bound_args(Unbound(), data[:1]) == data[:1]  # the base class has a method, but no way to bind
-
 
 def test_a_program_needs_nothing_but_its_call():
     def nothing(y):
