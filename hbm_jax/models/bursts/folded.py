@@ -112,7 +112,7 @@ class FoldedBursts:
         H0, Om0 : float
             Hubble constant [km/s/Mpc] and matter density of a flat universe.
         tolerance : float
-            Upper limit of ``errors``. Where no level meets it, the finest is used.
+            Upper limit of ``errors``. Where no nodes meet it, all bins are folded if that is more accurate.
         """
         stack, spectrum = data.spectra, PeakedSpectrum.of(spectrum)
         instruments = _spectra_by_instrument(stack)

@@ -44,7 +44,7 @@ class ExpectedCounts:
         have low energies, so the blocks hold less than half of the matrix.
     photons : callable or None
         Maps parameter values to photons/cm^2/s in energy bins, (N, E) or (N, S, E), of everything that is folded
-        exactly; None if nothing is.
+        exactly; None if nothing is. With free redshifts the mean density in the bins [photons/cm^2/s/keV].
     response : BandedResponse or None
         Maps photons in the bins to expected counts.
     errors : (N,), or (number of spectra,)
@@ -160,12 +160,12 @@ class ExpectedCounts:
         edges = padded_edges([np.asarray(energy, float) for energy, _ in responses], _PADDING)
         smooth, lines = separated(spectrum)
         average = None if smooth is None else smooth.averaged(edges)
-        absorbed = tuple(
+        in_bins = tuple(
             (integrals(None, [Line(line, None)], edges), None if factor is None else factor.averaged(edges))
             for line, factor in lines
         )
-        photons = Partial(_averaged, average, np.diff(edges), absorbed)
-        matrices = [sparse.csr_matrix(matrix) for _, matrix in responses]
+        photons = Partial(_averaged, average, in_bins, np.diff(edges))
+        matrices = [sparse.csr_matrix(sparse.diags(np.diff(energy)) @ matrix) for energy, matrix in responses]
         response = BandedResponse.of(matrices, edges.shape[1] - 1, num_groups)
         return cls(None, (), photons, response, np.zeros(len(responses)))
 
@@ -189,13 +189,13 @@ class ExpectedCounts:
         return functools.reduce(jnp.add, parts)
 
 
-def _averaged(average, widths, lines, values):
-    """Return the photons in bins of a spectrum averaged over them, and of lines, each with its mean transmission."""
-    photons = [in_bins(values) * (1.0 if factor is None else factor(values)) for in_bins, factor in lines]
-    if average is not None:
-        density = average(values)
-        photons.append(density * jnp.asarray(widths, density.dtype))
-    return functools.reduce(jnp.add, photons)
+def _averaged(average, lines, widths, values):
+    """Return the mean density in bins of a smooth spectrum and of lines, each with its mean transmission."""
+    densities = [] if average is None else [average(values)]
+    for in_bins, factor in lines:
+        photons = in_bins(values) * (1.0 if factor is None else factor(values))
+        densities.append(photons / jnp.asarray(widths, photons.dtype))
+    return functools.reduce(jnp.add, densities)
 
 
 def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
