@@ -97,7 +97,7 @@ class Program(Protocol):
         """Return the number of observed values, without padding; by default the sizes of the observed sites."""
 
 
-def binds(program: Callable) -> bool:
+def binds(program: Any) -> bool:
     """Return whether the program has `Program.bind`."""
     return hasattr(program, "bind")
 
@@ -107,7 +107,7 @@ def bound_args(program: Callable, args: tuple) -> tuple:
     return bound_objects(program, [args])[0]
 
 
-def bound_objects(program: Callable, objects: Sequence[tuple]) -> list[tuple]:
+def bound_objects(program: Any, objects: Sequence[tuple]) -> list[tuple]:
     """Return the arguments for each of several objects, bound if the program has `Program.bind`."""
     if not binds(program):
         return list(objects)

@@ -158,7 +158,7 @@ class AbsorbedCounts:
             errors[known_rows] = known.errors
         if len(uncertain_rows):
             spectrum = medium.spectrum(None, band, reach=redshift_range(data, uncertain_rows))
-            responses = [data.spectra.sparse_response(row) for row in uncertain_rows]
+            responses = [data.spectra.sparse_response(int(row)) for row in uncertain_rows]
             uncertain = ExpectedCounts.averaged(spectrum, responses, np.shape(data.spectra.counts)[1])
         bound = cls(
             statistic=data.spectra.statistic(statistic),

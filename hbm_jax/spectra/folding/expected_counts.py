@@ -103,9 +103,11 @@ class ExpectedCounts:
         tried, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
 
         def folded(row, tolerance=tolerance):
+            assert tried is not None
             background = None if backgrounds is None else backgrounds[row]
+            (energy, matrix), source = responses[row], tried.of_source(row)
             options = {"tolerance": tolerance, "background": background, "draws": draws}
-            return fold(tried.of_source(row), *responses[row], counts[row], trials, **options)
+            return fold(source, energy, matrix, counts[row], trials, **options)
 
         folds = [] if smooth is None else _with_exact_errors(folded, len(responses))
         errors = np.concatenate([one.errors for one in folds] or [np.zeros(len(np.atleast_2d(one))) for one in counts])
@@ -114,7 +116,7 @@ class ExpectedCounts:
             if exact_errors.max() < errors.max():
                 folds, errors, lines = [], exact_errors, ()
         found = cls(None, (), None, None, errors)
-        if folds:
+        if folds and smooth is not None:
             found = replace(cls.on_nodes(smooth, [one.nodes for one in folds], num_groups, shared), errors=errors)
         if lines or not folds:
             photons, response = _in_bins(
