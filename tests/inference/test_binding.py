@@ -318,7 +318,7 @@ def test_a_program_needs_nothing_but_its_call():
 
 def test_one_protocol_names_all_that_is_asked():
     class Complete(Observing):
-        integrated = forms = ()
+        integrated = forms = remedies = ()
 
         def num_data(self, data):
             return len(data)

@@ -209,13 +209,14 @@ def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
 def _in_blocks(matrix: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
     """Divide responses on nodes (N, G, K) into blocks of groups, without the leading nodes of zero weight."""
     ends = np.linspace(0, matrix.shape[1], min(NUM_BLOCKS, matrix.shape[1]) + 1).astype(int)
-    blocks, first = [], []
-    for low, high in itertools.pairwise(ends):
-        used = np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1)))
-        first.append(int(used[0]) if used.size else matrix.shape[2] - 1)
-        blocks.append(np.ascontiguousarray(matrix[:, low:high, first[-1] :]))
-    saved = matrix.size - sum(block.size for block in blocks)
-    return (tuple(blocks), tuple(first)) if saved > max(_SAVED * matrix.size, _NUM_SAVED) else ((matrix,), (0,))
+    limits = list(itertools.pairwise(ends.tolist()))
+    used = [np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1))) for low, high in limits]
+    first = tuple(int(nodes[0]) if nodes.size else matrix.shape[2] - 1 for nodes in used)
+    saved = len(matrix) * sum((high - low) * start for (low, high), start in zip(limits, first, strict=True))
+    if saved <= max(_SAVED * matrix.size, _NUM_SAVED):
+        return (matrix,), (0,)
+    blocks = (matrix[:, low:high, start:] for (low, high), start in zip(limits, first, strict=True))
+    return tuple(np.ascontiguousarray(block) for block in blocks), first
 
 
 def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: bool) -> tuple[Any, BandedResponse]:
