@@ -33,7 +33,7 @@ from hbm_jax.data.xray.simulation import AfterglowPopulation
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.models import Afterglow
 from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, values_of
-from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
+from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.panels import absorption_edges, fold_on_panels, panel_edges, whim_edges
@@ -126,7 +126,7 @@ def fine(data, model, prepared):
         cuts = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z)
         folds.append(fold_on_panels(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
     spectrum = model.medium.spectrum(np.asarray(data.z), model.band)
-    known = ExpectedCounts.on_nodes(spectrum, folds, np.shape(data.spectra.counts)[1])
+    known = ExpectedCounts.on_nodes(spectrum, folds, np.shape(data.spectra.counts)[1], NUM_BLOCKS)
     return dataclasses.replace(prepared, known=known)
 
 

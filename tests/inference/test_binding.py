@@ -89,8 +89,9 @@ class Bound(PopulationModel):
     def units(self):
         return {"mean": "mag"}
 
-    def cautions(self, data):
+    def cautions(self, data, bound=None):
         assert isinstance(data, Measurements)
+        assert isinstance(bound, BoundMeasurements)
         return ("a caution",)
 
     def to_config(self):

@@ -92,7 +92,9 @@ def test_ctrl_c_before_the_first_draws_is_passed_on():
     def advance(num_draws):
         raise KeyboardInterrupt
 
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance)
+    chains = SimpleNamespace(
+        target=SimpleNamespace(labels=("a",), processes=OneProcess()), buffer=50, advance=advance, num_warmup=0
+    )
     draws = SimpleNamespace(num_draws=0, blocks=[])
     loop = loop_module.Loop(chains, draws, Recorder(False), StopRule(num_samples=100), 100, None, 0.0, False)
     for what in (loop.warm_up, loop.draw):
@@ -110,7 +112,7 @@ def stand_in(seconds_per_draw, clock, buffer=1000):
         return chains_module.Block(np.zeros((1, num_draws, 1)), *[np.zeros((1, num_draws))] * 5)
 
     target = SimpleNamespace(labels=("a",), processes=OneProcess())
-    return SimpleNamespace(target=target, buffer=buffer, advance=advance), lengths
+    return SimpleNamespace(target=target, buffer=buffer, advance=advance, num_warmup=0), lengths
 
 
 def test_blocks_take_a_second_and_longer_as_a_run_grows_old(monkeypatch):
@@ -147,7 +149,7 @@ def test_live_line_of_stuck_chains_warns_of_nothing(monkeypatch):
     stuck = np.repeat(np.arange(4.0)[:, None], 30, axis=1)
     block = chains_module.Block(stuck[..., None], *[stuck] * 5)
     draws = SimpleNamespace(num_draws=30, raw=lambda name: getattr(block, name))
-    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()))
+    chains = SimpleNamespace(target=SimpleNamespace(labels=("a",), processes=OneProcess()), num_warmup=0)
     loop = loop_module.Loop(chains, draws, Recorder(True), StopRule(), 0, None, 0.0, False)
     loop._report(block)
     assert float(re.search(r"worst R-hat (\S+) \(a\)", Recorder.lines[-1])[1]) > 1e6

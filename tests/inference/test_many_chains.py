@@ -118,7 +118,9 @@ def test_the_metric_is_that_of_the_draws_of_a_window(dense):
     trust = num / (num + 5.0)
     expected = trust * about / (num - 1)
     expected = np.where(np.eye(3) == 1, expected, expected * num / (num + 0.6) if dense else 0.0)
-    expected = expected + 1e-3 * (1 - trust) * np.eye(3)
+    # A floor in the units of each parameter: the width by the ratio of the spreads of draws and gradients.
+    width = (flat.var(0) / slopes[:5].reshape(-1, 3).var(0)) ** 0.25
+    expected = expected + 1e-3 * (1 - trust) * np.diag(width**2)
     factor = after.factor if dense else np.diag(after.factor)
     np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose(after.inverse @ factor if dense else after.inverse * after.factor,

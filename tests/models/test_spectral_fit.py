@@ -131,6 +131,7 @@ def test_folds_are_as_good_as_they_say(two, prepared):
     errors = prepared[0].errors
     assert errors.shape == (2,)
     assert (errors < 1e-3).all()
+    assert MODEL.bound(prepared[0]) is prepared[0]
     broken = SpectralFit("BrokenPowerLaw() * Absorption()").prepare(two.subset([1]))
     assert broken.errors.max() < 1e-3
 
@@ -371,9 +372,8 @@ def test_what_cannot_be_written_or_read():
     ],
 )
 def test_bad_choices(arguments, words):
-    *options, priors = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
     with pytest.raises(ValueError, match=words):
-        SpectralFit(*options, priors=priors)
+        SpectralFit(*arguments[:4], priors=arguments[4] if len(arguments) > 4 else {})
 
 
 def test_bad_data(two):

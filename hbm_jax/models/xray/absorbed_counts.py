@@ -17,7 +17,7 @@ from hbm_jax.absorption import WhimIons, WhimTable
 from hbm_jax.data import Afterglows
 from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.models.xray.source_information import SourceInformation
-from hbm_jax.spectra.folding.expected_counts import ExpectedCounts
+from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
 TOLERANCE = 3e-5  # largest change of the log likelihood of a spectrum
@@ -56,6 +56,7 @@ def at_known_redshifts(
         tolerance=tolerance,
         trial_spectrum=trial_spectrum,
         num_groups=np.shape(data.spectra.counts)[1],
+        num_blocks=NUM_BLOCKS,
         # Without a WHIM there are few nodes already; a free ionisation parameter has no random draws.
         draws=None if medium.log10_xi is None or not medium.of_power_laws else random_draws(medium.whim),
     )

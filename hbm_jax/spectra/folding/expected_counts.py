@@ -20,9 +20,7 @@ from hbm_jax.spectra.model.composition import Component, Line, separated
 from hbm_jax.spectra.model.photons import exact_terms
 from hbm_jax.spectra.model.quadrature import LINE_WIDTH, integrals, padded_edges, pieces
 
-NUM_BLOCKS = 8  # of groups, in a response on nodes
-# Blocks are used where they save this part of the elements of a response and this number: each costs about 1 us.
-_SAVED, _NUM_SAVED = 0.25, 10_000
+NUM_BLOCKS = 8  # of groups, in the responses of a population on nodes; a few spectra take twice as long to compile
 _PADDING = 1e-4  # width in ln E of bins that pad others, if the spectrum is averaged over them
 
 
@@ -39,7 +37,7 @@ class ExpectedCounts:
         Maps parameter values to photons/cm^2/s/keV at K quadrature nodes, (N, K) or (N, S, K); None if all is folded
         exactly.
     blocks : tuple of (N, G_b, K - first_b)
-        Maps the density at the nodes to expected counts, in blocks of groups if that saves work, each without the
+        Maps the density at the nodes to expected counts, in blocks of groups, each of several without the
         nodes of low energy to which it does not respond. Photons are not counted far above their energy and most nodes
         have low energies, so the blocks hold less than half of the matrix.
     photons : callable or None
@@ -73,6 +71,7 @@ class ExpectedCounts:
         backgrounds: Sequence[Any] | None = None,
         draws: Any = None,
         num_groups: int | None = None,
+        num_blocks: int = 1,
     ) -> "ExpectedCounts":
         """Fold a model expression through each response.
 
@@ -97,15 +96,16 @@ class ExpectedCounts:
             As in `fold`.
         num_groups : int, optional
             G; by default the largest number of groups of a response.
+        num_blocks : int
+            Number of blocks of groups in the responses on nodes.
         """
         num_groups, shared = num_groups or max(matrix.shape[1] for _, matrix in responses), np.ndim(counts[0]) == 2
         smooth, lines = separated(spectrum)
         tried, _ = separated(spectrum if trial_spectrum is None else trial_spectrum)
 
         def folded(row, tolerance=tolerance):
-            assert tried is not None
             background = None if backgrounds is None else backgrounds[row]
-            (energy, matrix), source = responses[row], tried.of_source(row)
+            (energy, matrix), source = responses[row], tried.of_source(row)  # type: ignore[union-attr] # not of lines alone
             options = {"tolerance": tolerance, "background": background, "draws": draws}
             return fold(source, energy, matrix, counts[row], trials, **options)
 
@@ -117,7 +117,8 @@ class ExpectedCounts:
                 folds, errors, lines = [], exact_errors, ()
         found = cls(None, (), None, None, errors)
         if folds and smooth is not None:
-            found = replace(cls.on_nodes(smooth, [one.nodes for one in folds], num_groups, shared), errors=errors)
+            nodes = [one.nodes for one in folds]
+            found = replace(cls.on_nodes(smooth, nodes, num_groups, num_blocks, shared), errors=errors)
         if lines or not folds:
             photons, response = _in_bins(
                 spectrum, lines if folds or smooth is None else None, responses, num_groups, shared
@@ -127,7 +128,7 @@ class ExpectedCounts:
 
     @classmethod
     def on_nodes(
-        cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, shared: bool = False
+        cls, spectrum: Component, folds: Sequence[Fold], num_groups: int, num_blocks: int = 1, shared: bool = False
     ) -> "ExpectedCounts":
         """Stack responses on nodes, and precompute the tables of the expression; the errors are 0.
 
@@ -137,8 +138,8 @@ class ExpectedCounts:
             Model expression, without lines.
         folds : sequence of Fold
             Each response on its nodes.
-        num_groups : int
-            G.
+        num_groups, num_blocks : int
+            G, and the number of blocks of groups.
         shared : bool
             Whether each response folds several spectra.
         """
@@ -148,7 +149,7 @@ class ExpectedCounts:
         matrix = np.zeros((len(folds), num_groups, num_nodes))
         for row, one in enumerate(folds):
             matrix[row, : one.matrix.shape[0], num_nodes - one.matrix.shape[1] :] = one.matrix
-        blocks, first = _in_blocks(matrix)
+        blocks, first = _in_blocks(matrix, num_blocks)
         density = spectrum.on(energy[:, None] if shared else energy)
         return cls(density, blocks, None, None, np.zeros(len(folds)), first)
 
@@ -208,16 +209,16 @@ def _with_exact_errors(folded: Callable[..., Folded], num: int) -> list[Folded]:
     return [folded(row, 0.0) if one.exact_errors is None else one for row, one in enumerate(folds)]
 
 
-def _in_blocks(matrix: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
+def _in_blocks(matrix: np.ndarray, num: int) -> tuple[tuple[np.ndarray, ...], tuple[int, ...]]:
     """Divide responses on nodes (N, G, K) into blocks of groups, without the leading nodes of zero weight."""
-    ends = np.linspace(0, matrix.shape[1], min(NUM_BLOCKS, matrix.shape[1]) + 1).astype(int)
-    blocks, first = [], []
-    for low, high in itertools.pairwise(ends):
-        used = np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1)))
-        first.append(int(used[0]) if used.size else matrix.shape[2] - 1)
-        blocks.append(np.ascontiguousarray(matrix[:, low:high, first[-1] :]))
-    saved = matrix.size - sum(block.size for block in blocks)
-    return (tuple(blocks), tuple(first)) if saved > max(_SAVED * matrix.size, _NUM_SAVED) else ((matrix,), (0,))
+    if num == 1:
+        return (matrix,), (0,)
+    ends = np.linspace(0, matrix.shape[1], min(num, matrix.shape[1]) + 1).astype(int)
+    limits = list(itertools.pairwise(ends.tolist()))
+    used = [np.flatnonzero(np.any(matrix[:, low:high] != 0, axis=(0, 1))) for low, high in limits]
+    first = tuple(int(nodes[0]) if nodes.size else matrix.shape[2] - 1 for nodes in used)
+    blocks = (matrix[:, low:high, start:] for (low, high), start in zip(limits, first, strict=True))
+    return tuple(np.ascontiguousarray(block) for block in blocks), first
 
 
 def _in_bins(spectrum: Component, lines, responses, num_groups: int, shared: bool) -> tuple[Any, BandedResponse]:
