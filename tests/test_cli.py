@@ -731,6 +731,43 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
 
 
+def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
+    status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    stored = hbm.load(tmp_path / "run")
+    assert (status, stored.verdict.usable, stored.verdict.model.passed) == (cli.USABLE, True, True)
+    assert f"\n{stored.verdict}\n" in out
+    assert "\nmodel: the data look like draws from the fitted model" in out
+    assert stored.timing["check of the model"] > 0
+
+    good = load("supernova").verdict
+    bad = hbm.inference.ModelCheck(False, 0.001, "the data do not look like the model: mb is off", ("outliers",))
+    undecided = hbm.inference.ModelCheck(None, float("nan"), "the model could not be checked because why")
+    for check, usable, expected in ((bad, True, 4), (bad, False, cli.NOT_USABLE), (undecided, True, cli.USABLE)):
+        fit = dataclasses.replace(load("supernova"), verdict=dataclasses.replace(good, model=check, usable=usable))
+        monkeypatch.setattr("hbm_jax.inference.sample", lambda *args, fit=fit, **options: fit)
+        folder = tmp_path / f"{check.passed}{usable}"
+        status, out, _ = run(capsys, "fit", "supernova", "--out", folder, "--no-report")
+        assert status == expected
+        assert f"\nmodel: {check}\n" in out
+        assert str(hbm.load(folder).model_check) == str(check)
+    # The report keeps it: nothing is computed.
+    monkeypatch.setattr("hbm_jax.report.figures_for", lambda fit: {})
+    status, out, _ = run(capsys, "report", tmp_path / "FalseTrue")
+    assert status == cli.MISFIT
+    assert "\nmodel: the data do not look like the model: mb is off. To try: outliers.\n" in out
+    assert "The data do not look like the model: mb is off." in (tmp_path / "FalseTrue" / "report.html").read_text()
+
+
+def test_draws_that_are_not_usable_are_not_compared_with_the_data(tmp_path, capsys, monkeypatch):
+    fit = load("supernova")
+    fit = dataclasses.replace(fit, verdict=dataclasses.replace(fit.verdict, usable=False))
+    monkeypatch.setattr("hbm_jax.inference.sample", lambda *args, **options: fit)
+    status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    assert status == cli.NOT_USABLE
+    assert "\nmodel: " not in out
+
+
 def test_a_time_budget_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: the time budget of 9 s is spent"))
     status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
