@@ -26,11 +26,25 @@ import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.inputs import worded
+from hbm_jax.data import PointsInGroups
 from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
 from hbm_jax.validation import DataError, Remedy
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
+POINTS = PointsInGroups.from_columns({"x": [1.0, 2.0, 3.0], "y": [1.0, 3.0, 2.0], "sigma_y": [0.1, 0.1, 0.1]})
+KONUS = hbm.data.load_konus("yonetoku")
+
+
+class Columns:
+    """The Galactic columns of two afterglows: none, or without errors."""
+
+    def __init__(self, galactic):
+        self.name, self.sigma_nh_mw = ("a", "b"), np.zeros(2)
+        self.nh_mw = np.full(2, 0.02 if galactic == "error" else np.nan)
+
+    def __len__(self):
+        return 2
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +191,29 @@ def test_bad_tables(spoil, row, words, tmp_path, capsys):
     if row is not None:
         assert FEW.name[row] in text  # the object, not only its row
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "python", "flags"),
+    [
+        (hbm.models.Relation(), POINTS,
+         "use pooling='complete'.", "use --pooling complete."),
+        (hbm.models.Relation(pooling="complete", latents="sampled"),
+         POINTS,
+         "Use latents='marginal'.", "Use --latents marginal."),
+        (hbm.models.Supernova(latents="centred"), dataclasses.replace(FEW, sigma_z=np.full(60, 0.01)),
+         "Use latents='marginal'.", "Use --latents marginal."),
+        (hbm.models.Golenetskii(truncated=True), KONUS, "use truncated=False.", "use --no-truncated."),
+        *((hbm.models.Afterglow(galactic=given), Columns(given), f"use galactic='{use}'.", f"use --galactic {use}.")
+          for given, use in (("fixed", "free"), ("error", "fixed"))),
+    ],
+)  # fmt: skip
+def test_models_say_which_option_avoids_an_error(model, data, python, flags):
+    check = getattr(model, "_require_columns", model.bind)  # spectra take long to fold
+    with pytest.raises(DataError) as caught:
+        check(data)
+    assert str(caught.value).endswith(python)
+    assert worded(caught.value).endswith(flags)
 
 
 def test_remedies_are_worded_for_python_and_for_the_command_line():

@@ -23,7 +23,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
@@ -174,7 +174,8 @@ class Relation(PopulationModel):
         if self.pooling == "partial" and len(data) < 2:
             raise DataError(
                 f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
-                "column group, or use pooling='complete'."
+                "column group, or use pooling='complete'.",
+                [Remedy("pooling", "complete")],
             )
 
     def _check_errors(self, data: PointsInGroups) -> None:
@@ -187,7 +188,8 @@ class Relation(PopulationModel):
             if name != "y" and self.latents == "sampled":
                 raise DataError(
                     f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
-                    "whose true values are known exactly. Use latents='marginal'."
+                    "whose true values are known exactly. Use latents='marginal'.",
+                    [Remedy("latents", "marginal")],
                 )
 
     @property
