@@ -58,7 +58,8 @@ class Relation(PopulationModel):
     scatter : bool
         Whether y has intrinsic scatter about the line.
     num_components : int
-        Number of normal components in the population of true predictors. More than 1 requires a single predictor.
+        Number of normal components in the population of true predictors. More than 1 requires a single predictor, and
+        then x_mean, in increasing order, has a prior that cannot be changed.
     outliers : bool
         Whether a fraction ``outlier_fraction`` of the points has an additional scatter ``outlier_scatter``.
         `hbm_jax.latents` then returns the ``outlier_probability`` of each point.
@@ -110,6 +111,12 @@ class Relation(PopulationModel):
             raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
+        if self.num_components > 1 and "x_mean" in self.priors:
+            raise ValueError(
+                f"Relation: num_components={self.num_components} expects no prior of x_mean, because the means of the "
+                "components are in increasing order, with priors from the mean and the standard deviation of the "
+                f"data; found {self.priors['x_mean']}."
+            )
 
     @property
     def default_priors(self) -> dict[str, Prior]:
