@@ -34,15 +34,24 @@ def figures_for(fit: Fit) -> dict[str, tuple[str, Callable[[Fit], Any]]]:
     Returns
     -------
     dict of str to (caption, function)
-        Each function takes the fit and returns a matplotlib Figure. Figures specific to a model of hbm_jax come first,
-        followed by a corner plot and a trace plot. For more than twelve parameters, the corner plot shows the first
-        twelve of the model, and the trace plot the twelve with the largest R-hat.
+        Each function takes the fit and returns a matplotlib Figure. Residuals come first if ``fit.model_check`` was
+        computed and does not pass, then figures specific to a model of hbm_jax, a corner plot and a trace plot. For
+        more than twelve parameters, the corner plot shows the first twelve of the model, and the trace plot the twelve
+        with the largest R-hat.
     """
     from hbm_jax import plotting
     from hbm_jax.plotting.draws import named_draws
 
+    figures: dict[str, tuple[str, Callable[[Fit], Any]]] = {}
+    check = fit.verdict.model
+    if check is not None and check.passed is False and check.worst is not None:
+        figures["model_residuals"] = (
+            "Residuals in which the data look least like draws from the model. Bands contain the means, and the "
+            "numbers by size, of 68 and 95 % of replicated data.",
+            lambda _: plotting.model_residuals(check),
+        )
     entry = entry_of_fit(fit)
-    figures = dict(entry.figures_of(fit)) if entry is not None else {}
+    figures |= entry.figures_of(fit) if entry is not None else {}
     names = list(named_draws(fit))
     if names:
         restricted = len(names) > MAX_PARAMETERS
@@ -72,6 +81,8 @@ def write_report(
     figure_folder: str | os.PathLike | None = None,
 ) -> Path:
     """Write the report of a fit as one self-contained HTML file. If writing fails, no partial file is left.
+
+    It shows the check of the model if ``fit.model_check`` was computed before.
 
     Parameters
     ----------

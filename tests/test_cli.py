@@ -26,11 +26,25 @@ import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.inputs import worded
+from hbm_jax.data import PointsInGroups
 from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
 from hbm_jax.validation import DataError, Remedy
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
+POINTS = PointsInGroups.from_columns({"x": [1.0, 2.0, 3.0], "y": [1.0, 3.0, 2.0], "sigma_y": [0.1, 0.1, 0.1]})
+KONUS = hbm.data.load_konus("yonetoku")
+
+
+class Columns:
+    """The Galactic columns of two afterglows: none, or without errors."""
+
+    def __init__(self, galactic):
+        self.name, self.sigma_nh_mw = ("a", "b"), np.zeros(2)
+        self.nh_mw = np.full(2, 0.02 if galactic == "error" else np.nan)
+
+    def __len__(self):
+        return 2
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +191,29 @@ def test_bad_tables(spoil, row, words, tmp_path, capsys):
     if row is not None:
         assert FEW.name[row] in text  # the object, not only its row
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "python", "flags"),
+    [
+        (hbm.models.Relation(), POINTS,
+         "use pooling='complete'.", "use --pooling complete."),
+        (hbm.models.Relation(pooling="complete", latents="sampled"),
+         POINTS,
+         "Use latents='marginal'.", "Use --latents marginal."),
+        (hbm.models.Supernova(latents="centred"), dataclasses.replace(FEW, sigma_z=np.full(60, 0.01)),
+         "Use latents='marginal'.", "Use --latents marginal."),
+        (hbm.models.Golenetskii(truncated=True), KONUS, "use truncated=False.", "use --no-truncated."),
+        *((hbm.models.Afterglow(galactic=given), Columns(given), f"use galactic='{use}'.", f"use --galactic {use}.")
+          for given, use in (("fixed", "free"), ("error", "fixed"))),
+    ],
+)  # fmt: skip
+def test_models_say_which_option_avoids_an_error(model, data, python, flags):
+    check = getattr(model, "_require_columns", model.bind)  # spectra take long to fold
+    with pytest.raises(DataError) as caught:
+        check(data)
+    assert str(caught.value).endswith(python)
+    assert worded(caught.value).endswith(flags)
 
 
 def test_remedies_are_worded_for_python_and_for_the_command_line():
@@ -729,6 +766,43 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     again = f"hbm-jax resume {tmp_path / 'other'}"
     assert err.endswith(f"All draws are in the checkpoint; to write the results again:\n{again}\n")
     assert (tmp_path / "other" / "checkpoint" / "start.npz").exists()
+
+
+def test_the_exit_status_says_whether_the_data_look_like_the_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: all requested draws are done"))
+    status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    stored = hbm.load(tmp_path / "run")
+    assert (status, stored.verdict.usable, stored.verdict.model.passed) == (cli.USABLE, True, True)
+    assert f"\n{stored.verdict}\n" in out
+    assert "\nmodel: the data look like draws from the fitted model" in out
+    assert stored.timing["check of the model"] > 0
+
+    good = load("supernova").verdict
+    bad = hbm.inference.ModelCheck(False, 0.001, "the data do not look like the model: mb is off", ("outliers",))
+    undecided = hbm.inference.ModelCheck(None, float("nan"), "the model could not be checked because why")
+    for check, usable, expected in ((bad, True, 4), (bad, False, cli.NOT_USABLE), (undecided, True, cli.USABLE)):
+        fit = dataclasses.replace(load("supernova"), verdict=dataclasses.replace(good, model=check, usable=usable))
+        monkeypatch.setattr("hbm_jax.inference.sample", lambda *args, fit=fit, **options: fit)
+        folder = tmp_path / f"{check.passed}{usable}"
+        status, out, _ = run(capsys, "fit", "supernova", "--out", folder, "--no-report")
+        assert status == expected
+        assert f"\nmodel: {check}\n" in out
+        assert str(hbm.load(folder).model_check) == str(check)
+    # The report keeps it: nothing is computed.
+    monkeypatch.setattr("hbm_jax.report.figures_for", lambda fit: {})
+    status, out, _ = run(capsys, "report", tmp_path / "FalseTrue")
+    assert status == cli.MISFIT
+    assert "\nmodel: the data do not look like the model: mb is off. To try: outliers.\n" in out
+    assert "The data do not look like the model: mb is off." in (tmp_path / "FalseTrue" / "report.html").read_text()
+
+
+def test_draws_that_are_not_usable_are_not_compared_with_the_data(tmp_path, capsys, monkeypatch):
+    fit = load("supernova")
+    fit = dataclasses.replace(fit, verdict=dataclasses.replace(fit.verdict, usable=False))
+    monkeypatch.setattr("hbm_jax.inference.sample", lambda *args, **options: fit)
+    status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
+    assert status == cli.NOT_USABLE
+    assert "\nmodel: " not in out
 
 
 def test_a_time_budget_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -53,7 +53,7 @@ def test_what_is_refused(tmp_path, capsys):
     columns = ("--set", "columns.y=v", "--set", "columns.group=star")
     status, _, err = run(capsys, "fit", "normal", "--data", path, *columns, "--out", tmp_path / "run")
     assert status == cli.BAD_INPUT
-    assert "Use sigma='inferred'" in err
+    assert "Use --sigma inferred." in err
     status, _, err = run(capsys, "fit", "normal", "--data", "seven-schools", "--out", tmp_path / "run")
     assert status == cli.BAD_INPUT
     assert "a bundled sample (eight-schools) or a file" in err

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.arguments import REPLACED, configuration, model_parser
 from hbm_jax.configuration import ConfigError, sample_options
 from hbm_jax.registry import MODELS, Entry
+from hbm_jax.registry.entry import HELP
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL_COMMANDS = ("fit", "simulate", "calibrate")
@@ -87,6 +88,13 @@ def test_the_help_of_a_model_shows_its_options_and_no_others(name, capsys):
     undescribed = [line for line in text.splitlines() if re.match(r"  --\S+( [A-Z_]+)?$", line)]
     following = {line: text.splitlines()[i + 1] for i, line in enumerate(text.splitlines()[:-1])}
     assert [line for line in undescribed if not following[line].startswith(" " * 20)] == []
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_option_has_a_help_text(name):
+    entry = MODELS[name]
+    metadata = {item.name: item.metadata for item in fields(entry.model)}
+    assert [option for option in entry.options if not (metadata[option].get("help") or HELP.get(option))] == []
 
 
 def test_the_help_lists_the_parameters_of_the_options_given(capsys):

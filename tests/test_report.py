@@ -13,6 +13,7 @@ from made_up_verdicts import unusable, with_verdict
 from PIL import Image
 from stored_fits import load
 
+import hbm_jax as hbm
 from hbm_jax.inference import judge
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
 from hbm_jax.plotting.labels import quote
@@ -160,6 +161,37 @@ def test_verdict_comes_first_not_usable(tmp_path):
     assert '<dd class="value bad">400</dd>' not in text  # the draws, which have no limit
 
 
+@pytest.fixture(scope="module")
+def misfit():
+    """The fit of a straight line, with other data in its place: the last points are off."""
+    fit = load("own")
+    x, y = fit.args
+    other = hbm.Fit(fit.tree, fit.verdict, fit.program, (x, y + 3.0 * (x > 0.8)), fit.run)
+    assert other.model_check.passed is False
+    return other
+
+
+def test_check_of_the_model_comes_second(misfit, tmp_path):
+    text = write_report(misfit, tmp_path / "r.html").read_text(encoding="utf-8")
+    first, second = "This posterior is usable", "The data do not look like draws from this model"
+    assert text.index(first) < text.index(second) < text.index("<table")
+    sentence = misfit.verdict.model.sentence
+    assert f"<p>The data{html.escape(sentence.removeprefix('the data'))}.</p>" in text
+    assert all(f"<li>{html.escape(remedy)}</li>" in text for remedy in misfit.verdict.model.remedies)
+    assert len(pictures(text)) == 3
+    assert list(figures_for(misfit)) == ["model_residuals", "corner", "trace"]
+    nesting = Nesting()
+    nesting.feed(text)
+    assert nesting.open == []
+
+
+def test_a_model_that_passes_or_was_not_checked_has_no_figure(misfit, tmp_path):
+    for passed, shown in ((True, "The data look like draws from this model"), (None, "The model was not checked")):
+        fit = with_verdict(misfit, model=dataclasses.replace(misfit.verdict.model, passed=passed))
+        assert shown in write_report(fit, tmp_path / "r.html", figures={}).read_text(encoding="utf-8")
+        assert list(figures_for(fit)) == ["corner", "trace"]
+
+
 def test_supernova_report_tells_data_model_and_provenance(supernova_report):
     fit, text = load("supernova"), html.unescape(supernova_report)
     assert f"<h1>{fit.run['description']}</h1>" in text
@@ -177,6 +209,7 @@ def test_supernova_report_tells_data_model_and_provenance(supernova_report):
 def test_own_report_has_no_empty_sections(own_report):
     assert "<h2>Data</h2>" not in own_report
     assert "Prior, or fixed value" not in own_report
+    assert "Verdict on the model" not in own_report
     assert "hbm-jax fit" not in own_report
     assert "own_model" in own_report
 

@@ -1,7 +1,7 @@
 """Command line: ``hbm-jax fit | resume | simulate | calibrate | report | absorption | bench | doctor``.
 
-Exit status: 0 usable posterior, or calibrated model; 3 not usable, or not calibrated; 2 bad input or full disk; 130
-interrupted.
+Exit status: 0 usable posterior, or calibrated model; 3 not usable, or not calibrated; 4 usable, but the data do not
+look like the model; 2 bad input or full disk; 130 interrupted.
 """
 
 import contextlib
@@ -10,10 +10,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, NOT_USABLE, USABLE
+from hbm_jax.cli.exit_status import BAD_INPUT, INTERRUPTED, MISFIT, NOT_USABLE, USABLE
 from hbm_jax.cli.interruption import Terminated, signal_handling
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "NOT_USABLE", "USABLE", "main"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "MISFIT", "NOT_USABLE", "USABLE", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hbm_jax.cli.arguments import Parser, model_parser
-from hbm_jax.cli.exit_status import BAD_INPUT, NOT_USABLE, USABLE
+from hbm_jax.cli.exit_status import BAD_INPUT, USABLE, status_of
 from hbm_jax.configuration import read_toml
 from hbm_jax.names import choose
 from hbm_jax.registry.entry import imported
@@ -43,7 +43,7 @@ def _report(arguments) -> int:
     fit = runs.load(arguments.folder)
     print(fit.verdict)
     print(f"report     {runs.write_report(fit, arguments.folder)}")
-    return USABLE if fit.verdict.usable else NOT_USABLE
+    return status_of(fit.verdict)
 
 
 def _doctor(arguments) -> int:
@@ -137,7 +137,8 @@ def _main_parser(show_version: bool) -> Parser:
         "commands:",
         *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
         "",
-        "The exit status is 0 for a usable posterior, 3 for one that is not, 2 for bad input, 130 if interrupted.",
+        "The exit status is 0 for a usable posterior, 3 for one that is not, 4 for a usable one where the data do not "
+        "look like the model, 2 for bad input, 130 if interrupted.",
     ]
     about = "Hierarchical Bayesian models for populations of astrophysical objects."
     parser = Parser("hbm-jax", "COMMAND [options]", about, "\n".join(lines))

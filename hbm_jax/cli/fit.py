@@ -2,11 +2,12 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
-from hbm_jax.cli.exit_status import INTERRUPTED, NOT_USABLE, USABLE
+from hbm_jax.cli.exit_status import INTERRUPTED, status_of
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.cli.interruption import Terminated, exit_message
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
@@ -116,7 +117,7 @@ def _resume_hint(folder: Path, reason: str = "interrupted", *, new: bool = False
 
 
 def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
-    """Write the run folder, print the results and return the exit status."""
+    """Write the run folder, check the model, print the results and return the exit status."""
     from hbm_jax import runs
 
     command, stopped = runs.resume_command(folder), fit.run["stopped"]
@@ -126,6 +127,8 @@ def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
     with _resume_hint(folder, "interrupted while the results were written"):
         try:
             runs.write(fit, folder, config)
+            if fit.verdict.usable and not interrupted:
+                _check_model(fit, folder)
         except Exception as error:
             error.add_note(f"All draws are in the checkpoint; to write the results again:\n{command}")
             raise
@@ -137,4 +140,14 @@ def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
         print(f"{stopped.removeprefix('stopped: ')}; continue with\n{command}")
     if interrupted:
         return INTERRUPTED
-    return USABLE if fit.verdict.usable else NOT_USABLE
+    return status_of(fit.verdict)
+
+
+def _check_model(fit, folder: Path) -> None:
+    """Check whether the data look like the model, and store the result with the posterior, which is already written."""
+    from hbm_jax import runs
+
+    begin = time.perf_counter()
+    fit.model_check  # noqa: B018 - computed and kept
+    fit.note_timing({"check of the model": time.perf_counter() - begin})
+    fit.save(folder / runs.POSTERIOR)

@@ -16,7 +16,8 @@ from hbm_jax.inference.criticism.predictive import latents, posterior_predictive
 from hbm_jax.inference.criticism.refitting import refit
 from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
-from hbm_jax.inference.model_check.check import ModelCheck, check_model
+from hbm_jax.inference.model_check.check import check_model
+from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
 from hbm_jax.inference.sampler.checkpoint import CheckpointError
 from hbm_jax.inference.sampler.kernels.hmc import HMC

@@ -21,6 +21,8 @@ import xarray as xr
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
 from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
+from hbm_jax.inference.model_check.check import check_model
+from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
     bound_args,
     cautions_of,
@@ -72,7 +74,7 @@ class Fit:
         draws in the unconstrained parameters; ``constant_data``, the data, if they can be stored. Any ArviZ function
         accepts it.
     verdict : Verdict
-        Whether the posterior is usable, and if not, why.
+        Whether the posterior is usable, and if not, why. Its ``model`` is `model_check`, once that has been computed.
     program : callable or None
         The NumPyro program that was fitted.
     args : tuple
@@ -99,6 +101,20 @@ class Fit:
     def bound_args(self) -> tuple:
         """Arguments with which the program is traced: bound data where it has `Program.bind`, else `args`."""
         return bound_args(self.program, self.args) if self.program is not None else self.args
+
+    @property
+    def model_check(self) -> ModelCheck:
+        """Whether the data look like draws from the fitted model, from `check_model`.
+
+        It is computed when it is first asked for, then kept as ``verdict.model`` and saved with the fit. A fit that
+        was loaded without its program and has no stored check cannot be checked.
+        """
+        if self.verdict.model is not None:
+            return self.verdict.model
+        check = check_model(self)
+        if self.program is not None:
+            self.verdict = replace(self.verdict, model=check)
+        return check
 
     @property
     def posterior(self) -> xr.Dataset:
@@ -217,7 +233,11 @@ class Fit:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
             _require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
-            self.tree.to_netcdf(part, engine="h5netcdf")
+            tree = self.tree.copy(deep=False)
+            tree.attrs |= {"hbm_jax_verdict": str(self.verdict)}
+            if self.verdict.model is not None:
+                tree.attrs |= {"hbm_jax_model_check": self.verdict.model.to_json()}
+            tree.to_netcdf(part, engine="h5netcdf")
             append_checksum(part)
         return path
 
@@ -428,6 +448,8 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         run, timing = json.loads(attributes["hbm_jax_run"]), json.loads(attributes["hbm_jax_timing"])
         notes = tuple(json.loads(attributes["hbm_jax_notes"]))
         _require_types(run, timing, notes)
+        stored_check = attributes.get("hbm_jax_model_check")
+        model = ModelCheck.from_json(stored_check) if stored_check is not None else None
         file_format = int(attributes["hbm_jax_format"])
         origin = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if file_format <= FORMAT:
@@ -455,8 +477,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             DamageWarning,
             stacklevel=2,
         )
-    verdict = Verdict(**(vars(verdict) | {"notes": notes}))
-    fit = Fit(tree, verdict, None, args, run, timing)
+    fit = Fit(tree, replace(verdict, notes=notes, model=model), None, args, run, timing)
     if program is not None:
         fit.attach(program, args)
     return fit

@@ -10,6 +10,8 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
+from hbm_jax.inference.model_check.result import ModelCheck
+
 MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
 MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
@@ -48,6 +50,9 @@ class Verdict:
         Total over all chains.
     min_bfmi : float
         Smallest E-BFMI over chains.
+    model : ModelCheck or None
+        Whether the data look like draws from the fitted model, another question; None until `Fit.model_check` has
+        been computed.
     """
 
     usable: bool
@@ -58,6 +63,7 @@ class Verdict:
     num_draws: int
     num_divergences: int
     min_bfmi: float
+    model: ModelCheck | None = None
 
     @property
     def worst_r_hat(self) -> tuple[str, float]:
@@ -78,7 +84,8 @@ class Verdict:
             )
         else:
             text = f"not usable: {'; '.join(self.reasons)}. To try: {' '.join(self.advice)}"
-        return " ".join([text, *(f"Note: {note}." for note in self.notes)])
+        text = " ".join([text, *(f"Note: {note}." for note in self.notes)])
+        return text if self.model is None else f"{text}\nmodel: {self.model}"
 
 
 def _extreme(column: pd.Series, which: str) -> tuple[str, float]:

@@ -3,11 +3,9 @@
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from hbm_jax.inference.model_check.check import ModelCheck, Worst
-from hbm_jax.inference.model_check.residual_statistics import bins_of
+from hbm_jax.inference.model_check.result import ModelCheck, Worst, numbers_by_size
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
 
-LEVELS = (2.5, 16.0, 84.0, 97.5)  # percentiles of the bands of the replicates
 MAX_LABELS = 12  # groups up to which each is named at the axis
 
 
@@ -52,12 +50,10 @@ def model_residuals(check: ModelCheck) -> Figure:
 
 def _against_covariate(axes, worst: Worst) -> None:
     """Draw residuals against a covariate, with means in bins and the bands of the replicates."""
-    is_grouped = bool(worst.labels)
-    codes = worst.positions if is_grouped else bins_of(worst.positions)
-    occupied = [k for k in range(codes.max() + 1) if (codes == k).any()]
-    means = np.stack([worst.values[codes == k].mean(axis=0) for k in occupied])
-    bands = np.percentile(means[:, 1:], LEVELS, axis=1)
-    if is_grouped:
+    codes = worst.bins
+    occupied = [int(k) for k in np.unique(codes[codes >= 0])]
+    means = np.array([worst.residuals[codes == k].mean() for k in occupied])
+    if worst.labels:
         centres, edges = np.array(occupied, float), [(k - 0.4, k + 0.4) for k in occupied]
         if len(occupied) <= MAX_LABELS:
             axes.set_xticks(centres, [_plain(worst.labels[k]) for k in occupied], rotation=30, ha="right")
@@ -67,26 +63,24 @@ def _against_covariate(axes, worst: Worst) -> None:
         centres = np.array([np.median(values) for values in members])
         edges = [(values.min(), values.max()) for values in members]
     used = codes >= 0
-    axes.plot(worst.positions[used], worst.values[used, 0], ".", color=GREY, ms=2.0, alpha=0.5, zorder=1)
-    for (low, high), (a, b, c, d) in zip(edges, bands.T, strict=True):
+    axes.plot(worst.positions[used], worst.residuals[used], ".", color=GREY, ms=2.0, alpha=0.5, zorder=1)
+    for (low, high), (a, b, c, d) in zip(edges, worst.mean_bands.T, strict=True):
         axes.fill_between([low, high], a, d, color=BAND_95, lw=0, zorder=2, alpha=0.9)
         axes.fill_between([low, high], b, c, color=BAND_68, lw=0, zorder=3, alpha=0.9)
-    outside = (means[:, 0] < bands[0]) | (means[:, 0] > bands[-1])
-    axes.plot(centres[~outside], means[~outside, 0], "o", color=BLUE, ms=5.0, zorder=4)
-    axes.plot(centres[outside], means[outside, 0], "o", color=VERMILION, ms=5.0, zorder=4)
+    outside = (means < worst.mean_bands[0]) | (means > worst.mean_bands[-1])
+    axes.plot(centres[~outside], means[~outside], "o", color=BLUE, ms=5.0, zorder=4)
+    axes.plot(centres[outside], means[outside], "o", color=VERMILION, ms=5.0, zorder=4)
     axes.set_xlabel(_plain(worst.covariate))
     axes.set_ylabel("residual [standard deviations]")
 
 
 def _by_size(axes, worst: Worst) -> None:
     """Draw the numbers of residuals by size, with the bands of the replicates."""
-    limit = float(np.ceil(max(4.0, min(8.0, np.abs(worst.values[:, 0]).max()))))
-    edges = np.linspace(-limit, limit, int(2 * limit) + 1)
-    numbers = np.stack([np.histogram(column, edges)[0] for column in np.clip(worst.values, -limit, limit).T], axis=1)
-    low, inner_low, inner_high, high = np.percentile(numbers[:, 1:], LEVELS, axis=1)
+    edges = worst.edges
+    low, inner_low, inner_high, high = worst.number_bands
     axes.stairs(high, edges, baseline=low, fill=True, color=BAND_95)
     axes.stairs(inner_high, edges, baseline=inner_low, fill=True, color=BAND_68)
-    axes.stairs(numbers[:, 0], edges, color=BLUE, lw=1.4)
+    axes.stairs(numbers_by_size(worst.residuals, edges), edges, color=BLUE, lw=1.4)
     axes.set_yscale("symlog", linthresh=5.0)
     axes.set_ylim(0.0, None)
     axes.set_xlabel("residual [standard deviations]")

@@ -7,6 +7,7 @@ import json
 
 import arviz_base
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from programs import COVARIANCE, MEAN, correlated, fit_about_the_start, fit_of_draws
@@ -15,6 +16,7 @@ from stored_fits import own_model
 import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load
 from hbm_jax.inference.checksum import LENGTH, DamageWarning
+from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.results import rounded
 
 SIZE = (4, 200)  # chains and draws, which NumPy makes: what comes out of them is no matter of sampling
@@ -104,6 +106,43 @@ def test_what_is_stored_about_a_run_is_of_its_kind(name, value, fit, tmp_path):
     tree = fit.tree.copy()
     about = json.loads(tree.attrs["hbm_jax_run"]) | value if isinstance(value, dict) and name == "run" else value
     tree.attrs[f"hbm_jax_{name}"] = json.dumps(about)
+    with pytest.raises(ResultFileError, match=r"run\.nc: expected a result file written by Fit\.save"):
+        load(dataclasses.replace(fit, tree=tree).save(tmp_path / "run.nc"))
+
+
+def test_check_of_the_model_is_the_second_line_and_kept(fit, tmp_path):
+    fit = dataclasses.replace(fit)
+    assert fit.verdict.model is None, "it is not computed behind the user's back"
+    first = str(fit.verdict)
+    check = fit.model_check
+    assert check is fit.model_check is fit.verdict.model
+    assert str(fit.verdict) == f"{first}\nmodel: {check}"
+    back = load(fit.save(tmp_path / "checked.nc"))
+    assert back.program is None, "nothing is computed again"
+    assert str(back.verdict).splitlines()[-1] == f"model: {check}"
+    assert back.model_check.passed is check.passed
+    np.testing.assert_equal(back.model_check.p_value, check.p_value)
+    pd.testing.assert_frame_equal(back.model_check.table, check.table)
+    assert (back.model_check.worst is None) == (check.worst is None)
+    for stored, value in zip(back.model_check.worst or (), check.worst or (), strict=True):
+        np.testing.assert_array_equal(stored, value)
+    assert str(load(back.save(tmp_path / "again.nc")).verdict) == str(back.verdict)
+
+
+def test_a_fit_without_its_program_is_checked_once_it_has_it(fit, saved):
+    back = load(saved)
+    assert back.model_check.passed is None
+    assert "without its program" in back.model_check.sentence
+    assert back.verdict.model is None
+    back.attach(fit.program, fit.args)
+    assert str(back.model_check) == str(check_model(fit))
+    assert back.verdict.model is not None
+
+
+@pytest.mark.parametrize("text", ["3", "{", "{}", '{"sentence": 3, "p_value": 0.1, "passed": true, "remedies": []}'])
+def test_a_stored_check_is_of_its_kind(text, fit, tmp_path):
+    tree = fit.tree.copy()
+    tree.attrs["hbm_jax_model_check"] = text
     with pytest.raises(ResultFileError, match=r"run\.nc: expected a result file written by Fit\.save"):
         load(dataclasses.replace(fit, tree=tree).save(tmp_path / "run.nc"))
 

@@ -407,6 +407,9 @@ def test_bad_choices(tmp_path):
         Relation(priors={"alpha_men": 1.0})
     with pytest.raises(ValueError, match="correlated=True expects pooling='partial'"):
         Relation(pooling="none", correlated=True)
+    with pytest.raises(ValueError, match=r"num_components=2 expects no prior of x_mean.*found Normal"):
+        Relation(num_components=2, priors={"x_mean": "Normal(0, 1)"})
+    assert Relation(num_components=2, priors={"x_std": "HalfNormal(1)"}).priors.keys() == {"x_std"}
     with pytest.raises(ValueError, match="student_t=True expects scatter=True and outliers=False; found outliers=True"):
         Relation(outliers=True, student_t=True)
     exact = PointsInGroups.from_columns({key: columns[key] for key in ("x", "y", "sigma_y", "group")})

@@ -7,14 +7,16 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
+from hbm_jax.models.supernovae.laws import colour, stretch
 from hbm_jax.plotting import draws
 from hbm_jax.plotting.labels import quote, quoted_math
 from hbm_jax.plotting.style import Figure, in_few_colours, to_png
 from hbm_jax.plotting.supernovae import hubble
-from hbm_jax.plotting.supernovae.populations import population_draws
+from hbm_jax.plotting.supernovae.populations import density, population_draws
 
 SUPERNOVA_FIGURES = ("hubble_diagram", "corner", "trace", "populations", "hubble_residuals")
 
@@ -194,6 +196,55 @@ def test_population_band_is_the_normal_density(supernova_fit):
     mean = np.trapezoid(density * grid, grid, axis=1)
     chosen = supernova_fit.posterior["x1_mean"].to_numpy().ravel()[draws.spread(800, 5)]
     np.testing.assert_allclose(mean, chosen, atol=1e-6)
+
+
+COLOURS = np.linspace(-1.0, 1.5, 6)
+
+
+def skew_normal_location_and_scale(mean, std, shape):
+    """Location and scale of the skew normal of this mean, standard deviation and shape (Azzalini 1985)."""
+    unit = stats.skewnorm(shape)
+    return mean - std / unit.std() * unit.mean(), std / unit.std()
+
+
+@pytest.mark.parametrize(
+    ("law", "parameters", "expected"),
+    [
+        (stretch.NormalStretch(), {"x1_mean": 0.1, "x1_std": 0.5, "alpha": 0.14}, stats.norm(0.1, 0.5)),
+        (
+            stretch.SkewedStretch(),
+            {"x1_mean": 0.1, "x1_std": 0.5, "x1_skew": -3.0, "alpha": 0.14},
+            stats.skewnorm(-3.0, *skew_normal_location_and_scale(0.1, 0.5, -3.0)),
+        ),
+        (
+            colour.Dust(),
+            {"c_mean": -0.1, "c_std": 0.05, "beta": 2.0, "beta_dust": 4.0, "c_dust": 0.2},
+            stats.exponnorm(4.0, -0.1, 0.05),
+        ),
+        (colour.BrokenColour(), {"c_mean": 0.1, "c_std": 0.5, "beta": 2.0, "beta_red": 4.0}, stats.norm(0.1, 0.5)),
+    ],
+)
+def test_population_is_that_of_the_law(law, parameters, expected):
+    found = density(law, {name: np.array([value]) for name, value in parameters.items()}, COLOURS, 1e-4)
+    np.testing.assert_allclose(found[0], expected.pdf(COLOURS), rtol=1e-4, atol=1e-12)
+    if isinstance(law, colour.Dust):  # with errors: a normal and an exponential variable, whose widths add
+        found = density(law, {name: np.array([value]) for name, value in parameters.items()}, COLOURS, 0.12)
+        np.testing.assert_allclose(found[0], stats.exponnorm(0.2 / 0.13, -0.1, 0.13).pdf(COLOURS), rtol=1e-10)
+
+
+def test_population_of_a_mixture_has_both_parts(supernova_fit):
+    fixed = {"x1_shift": 2.0, "x1_std_low": 0.3, "x1_fraction_low": 0.25}
+    fit = dataclasses.replace(supernova_fit, program=hbm.models.Supernova(stretch="two", priors=fixed))
+    grid = np.linspace(-12.0, 12.0, 4001)
+    mean, std = (
+        supernova_fit.posterior[name].to_numpy().ravel()[draws.spread(800, 5), None] for name in ("x1_mean", "x1_std")
+    )
+    expected = 0.75 * stats.norm.pdf(grid, mean, std) + 0.25 * stats.norm.pdf(grid, mean - 2.0, 0.3)
+    np.testing.assert_allclose(population_draws(fit, "x1", grid, 5), expected, rtol=1e-3, atol=1e-3)
+    lower = hbm.plotting.populations(fit, 5).axes[2]
+    (line,) = (line for line in lower.lines if line.get_label() == "population mean")
+    everything = [np.median(supernova_fit.posterior["x1_mean"]) - 0.25 * 2.0] * 2
+    np.testing.assert_allclose(line.get_ydata(), everything, atol=1e-3)
 
 
 def test_own_model_has_corner_and_trace(own_fit):

@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from numpyro import distributions as dist
 from numpyro import handlers
 
 from hbm_jax.inference.program import bound_args, coords_of, dims_of
 from hbm_jax.inference.results import Fit
-from hbm_jax.inference.sampler.target import build_target, plate_dims
+from hbm_jax.inference.sampler.target import build_target, is_observation, plate_dims
 
 CHUNK = 50  # draws evaluated in one batch, which limits the memory needed besides the result
 
@@ -147,12 +146,6 @@ class Replay:
 
 def _plates(site) -> tuple[str, ...]:
     return tuple(frame.name for frame in site["cond_indep_stack"])
-
-
-def is_observation(site) -> bool:
-    """Return whether a site is an observation; `numpyro.factor` is not."""
-    fn = getattr(site["fn"], "base_dist", site["fn"]) if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
-    return site["is_observed"] and not isinstance(fn, dist.Unit)
 
 
 def log_prob(site):

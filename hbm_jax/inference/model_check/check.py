@@ -6,14 +6,14 @@ T(y, theta) among those of the replicates is exactly uniform (Johnson 2007, Baye
 asymptotic, and no p-value is too kind as those of posterior predictive checks are, which use the data twice.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Protocol
 
 import jax
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.model_check import residual_statistics as rs
@@ -25,8 +25,8 @@ from hbm_jax.inference.model_check.replicates import (
     replicator,
     split_positions,
 )
+from hbm_jax.inference.model_check.result import ModelCheck, Worst, worst_of
 from hbm_jax.inference.program import coords_of, remedies_of
-from hbm_jax.inference.results import Fit
 
 LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
@@ -46,67 +46,20 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
-class ModelCheck:
-    """Result of `check_model`.
+class FittedProgram(Protocol):
+    """What is needed of a `hbm_jax.Fit`, which holds the result and so cannot be imported here."""
 
-    Attributes
-    ----------
-    passed : bool or None
-        Whether the data look like draws from the fitted model; None if the model could not be checked.
-    p_value : float
-        Probability of data at least as unusual under the model, corrected for the number of statistics; NaN if the
-        model could not be checked.
-    sentence : str
-        The result: what does not fit and where, or why the model could not be checked.
-    remedies : tuple of str
-        What may mend a model that fails, as far as known.
-    table : pandas.DataFrame
-        One row per statistic, the most unusual first: ``site, level, residuals, kind, covariate, family``, and its
-        ``score``: about normal quantiles under the model, before correction for their number, averaged over draws.
-    num_draws, num_replicates : int
-        Number of posterior draws, and of replicated data sets at each.
-    worst : Worst or None
-        Residuals of the most unusual statistic, for `hbm_jax.plotting.model_residuals`.
-    """
+    tree: xr.DataTree
+    program: Callable | None
+    args: tuple
 
-    passed: bool | None
-    p_value: float
-    sentence: str
-    remedies: tuple[str, ...] = ()
-    table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
-    num_draws: int = 0
-    num_replicates: int = 0
-    worst: "Worst | None" = field(default=None, repr=False)
-
-    def __str__(self):
-        return " ".join([f"{self.sentence}.", *([f"To try: {'; '.join(self.remedies)}."] if self.remedies else [])])
-
-
-class Worst(NamedTuple):
-    """Residuals in which the most unusual statistic was found, at one posterior draw.
-
-    Attributes
-    ----------
-    label, covariate : str
-        What the residuals are of, and the covariate of the statistic or, if it has none, the most unusual one.
-    values : array (element, pool)
-        Residuals; column 0 is the measured data.
-    positions : array (element,)
-        Values of the covariate, or codes of groups; empty if there is no covariate.
-    labels : tuple of str
-        Labels of the groups.
-    """
-
-    label: str
-    covariate: str
-    values: np.ndarray
-    positions: np.ndarray
-    labels: tuple[str, ...]
+    @property
+    def bound_args(self) -> tuple:
+        """Arguments with which the program is traced."""
 
 
 def check_model(
-    fit: Fit, *, seed: int = 0, num_draws: int = NUM_DRAWS, num_replicates: int | None = None
+    fit: FittedProgram, *, seed: int = 0, num_draws: int = NUM_DRAWS, num_replicates: int | None = None
 ) -> ModelCheck:
     """Check whether the data look like draws from the fitted model.
 
@@ -172,7 +125,7 @@ def _unchecked(reason: str) -> ModelCheck:
     return ModelCheck(None, float("nan"), f"the model could not be checked because {reason}")
 
 
-def _choose_draws(fit: Fit, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
+def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed: int) -> dict[str, np.ndarray]:
     """Return the unconstrained latents at a few posterior draws, spread over the chains, (draw, ...) by site."""
     positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter").to_numpy()
     num_chains, num_per_chain, size = positions.shape
@@ -383,8 +336,9 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
     for candidate in (row, *same.sort_values("score", ascending=False).itertuples()):
         values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
         if len(values):
-            return Worst(row.residuals, candidate.covariate, residuals.values, values, labels)
-    return Worst(row.residuals, "", residuals.values, np.zeros(0), ())
+            bins = np.asarray(values, int) if labels else rs.bins_of(values)
+            return worst_of(row.residuals, candidate.covariate, residuals.values, values, labels, bins)
+    return worst_of(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
 
 def _describe(

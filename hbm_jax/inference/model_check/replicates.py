@@ -15,9 +15,8 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
-from hbm_jax.inference.criticism.pointwise import is_observation
 from hbm_jax.inference.program import dims_of, integrated_in, unobserved
-from hbm_jax.inference.sampler.target import plate_dims, prior_value
+from hbm_jax.inference.sampler.target import is_observation, plate_dims, prior_value
 
 MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
 NUM_REPLICATES = 200  # fewer for large data

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from jax.flatten_util import ravel_pytree
+from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.initialization import init_to_uniform
@@ -454,6 +455,12 @@ def prior_value(site):
         return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
     except NotImplementedError:
         return init_to_uniform(site)
+
+
+def is_observation(site) -> bool:
+    """Return whether a site is an observation; `numpyro.factor` is not."""
+    fn = getattr(site["fn"], "base_dist", site["fn"]) if isinstance(site["fn"], dist.MaskedDistribution) else site["fn"]
+    return site["is_observed"] and not isinstance(fn, dist.Unit)
 
 
 def plate_dims(trace) -> dict[str, list[str]]:

@@ -35,7 +35,7 @@ from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
-from hbm_jax.validation import DataError, energy_band
+from hbm_jax.validation import DataError, Remedy, energy_band
 
 PIVOT = 2.0  # log10 of 100 keV
 
@@ -246,7 +246,8 @@ class Golenetskii(PopulationModel):
         if self.truncated and not data.has_limit:
             raise DataError(
                 "Golenetskii(truncated=True): expected bursts with a log10_flux_limit; found none. Set the limit, or "
-                "use truncated=False."
+                "use truncated=False.",
+                [Remedy("truncated", False)],
             )
         bound = BoundBursts.of(data)
         if self.cosmology is not None or not np.all(data.knows_redshift):

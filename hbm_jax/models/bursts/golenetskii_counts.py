@@ -192,8 +192,8 @@ class GolenetskiiCounts(PopulationModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     calibration: bool = field(default=True, metadata={"help": "whether the effective areas of detectors are free"})
     statistic: str | None = field(default=None, metadata={"help": ", ".join(COUNTS)})
-    H0: float = 70.0
-    Om0: float = 0.3
+    H0: float = field(default=70.0, metadata={"help": "Hubble constant [km/s/Mpc]"})
+    Om0: float = field(default=0.3, metadata={"help": "matter density of the flat universe"})
 
     def check_options(self) -> None:
         """Raise ValueError for an invalid spectrum or band, an unknown statistic, or a scatter that is fixed at 0."""

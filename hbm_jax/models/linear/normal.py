@@ -28,7 +28,7 @@ from hbm_jax.distributions.normal.grouped_normal import WhitenedNoise, whiten_no
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.partial_centering import centring_weight_from_estimates, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_shaped
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Remedy
 
 NEAR = 0.05  # weights this close to 0 or 1 are called non-centred or centred in the table of `centring`
 
@@ -123,7 +123,8 @@ class _Hierarchy(PopulationModel):
         if self.sigma == "known" and not data.has_errors:
             columns = ", ".join(f"sigma_{key}" for key in data.components)
             raise DataError(
-                f"{what}: sigma='known' expects errors of the values ({columns}); found none. Use sigma='inferred'."
+                f"{what}: sigma='known' expects errors of the values ({columns}); found none. Use sigma='inferred'.",
+                [Remedy("sigma", "inferred")],
             )
         if self.sigma == "inferred" and not data.has_errors and np.shape(data.used)[1] < 2:
             raise DataError(

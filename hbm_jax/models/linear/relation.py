@@ -23,7 +23,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
-from hbm_jax.validation import DataError
+from hbm_jax.validation import DataError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
@@ -58,7 +58,8 @@ class Relation(PopulationModel):
     scatter : bool
         Whether y has intrinsic scatter about the line.
     num_components : int
-        Number of normal components in the population of true predictors. More than 1 requires a single predictor.
+        Number of normal components in the population of true predictors. More than 1 requires a single predictor, and
+        then x_mean, in increasing order, has a prior that cannot be changed.
     outliers : bool
         Whether a fraction ``outlier_fraction`` of the points has an additional scatter ``outlier_scatter``.
         `hbm_jax.latents` then returns the ``outlier_probability`` of each point.
@@ -110,6 +111,12 @@ class Relation(PopulationModel):
             raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}.")
         if self.num_components < 1:
             raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
+        if self.num_components > 1 and "x_mean" in self.priors:
+            raise ValueError(
+                f"Relation: num_components={self.num_components} expects no prior of x_mean, because the means of the "
+                "components are in increasing order, with priors from the mean and the standard deviation of the "
+                f"data; found {self.priors['x_mean']}."
+            )
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -174,7 +181,8 @@ class Relation(PopulationModel):
         if self.pooling == "partial" and len(data) < 2:
             raise DataError(
                 f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
-                "column group, or use pooling='complete'."
+                "column group, or use pooling='complete'.",
+                [Remedy("pooling", "complete")],
             )
 
     def _check_errors(self, data: PointsInGroups) -> None:
@@ -187,7 +195,8 @@ class Relation(PopulationModel):
             if name != "y" and self.latents == "sampled":
                 raise DataError(
                     f"Relation(latents='sampled'): expected an error of {name} for every point; found points without, "
-                    "whose true values are known exactly. Use latents='marginal'."
+                    "whose true values are known exactly. Use latents='marginal'.",
+                    [Remedy("latents", "marginal")],
                 )
 
     @property

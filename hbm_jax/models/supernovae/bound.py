@@ -14,7 +14,7 @@ from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
-from hbm_jax.validation import reject_rows
+from hbm_jax.validation import Remedy, reject_rows
 
 ORDER = np.array([1, 2, 0])  # of OBSERVABLES, from the container's (m_b, x1, c)
 
@@ -110,7 +110,8 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         if model.latents != "marginal":
             raise DataError(
                 f"Supernova: latents={model.latents!r} expects redshifts without an error; found sigma_z above 0. Use "
-                "latents='marginal'."
+                "latents='marginal'.",
+                [Remedy("latents", "marginal")],
             )
         nodes = redshift_nodes(data, float(model.sigma_v or 0.0) if model.velocity == "redshift" else 0.0)
         design = replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))

@@ -38,7 +38,7 @@ from hbm_jax.spectra.model.components import Absorption, Component, Whim
 from hbm_jax.spectra.model.composition import components_of
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.statistics.statistic import STATISTICS
-from hbm_jax.validation import energy_band
+from hbm_jax.validation import Remedy, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
 
@@ -234,13 +234,15 @@ class Afterglow(PopulationModel):
             raise DataError(
                 f"Afterglow(galactic={self.galactic!r}): expected the Galactic column nh_mw of every source; found "
                 f"none for {int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. "
-                "Add the columns, or use galactic='free'."
+                "Add the columns, or use galactic='free'.",
+                [Remedy("galactic", "free")],
             )
         if self.galactic == "error" and (np.asarray(data.sigma_nh_mw) <= 0).any():
             name = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
             raise DataError(
                 f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {name}. "
-                "Add it, or use galactic='fixed'."
+                "Add it, or use galactic='fixed'.",
+                [Remedy("galactic", "fixed")],
             )
 
     def program(self, bound: AbsorbedCounts, observed: bool, recover: bool) -> None:

@@ -1,6 +1,11 @@
 """Figure of the populations of stretch and colour, and of the shrinkage of each supernova towards them."""
 
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+from scipy.special import log_ndtr
 
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit, latents
@@ -15,7 +20,7 @@ BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300) -> np.ndarray:
-    """Return the density of a normal population on a grid, for posterior draws of its mean and standard deviation.
+    """Return the density of the population on a grid, for posterior draws of its parameters.
 
     Parameters
     ----------
@@ -24,7 +29,7 @@ def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300
     name : str
         Quantity: ``"x1"`` or ``"c"``.
     grid : (G,)
-        Values of the quantity.
+        Values of the quantity, in equal steps.
     num_draws : int
         Number of posterior draws, evenly spaced among all of them.
 
@@ -32,10 +37,78 @@ def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300
     -------
     array (draw, G)
     """
-    mean, std = (parameter(fit, f"{name}_{what}") for what in ("mean", "std"))
-    mean, std = np.broadcast_arrays(mean, std)
-    rows = spread(len(mean), num_draws)
-    return _normal(grid, mean[rows, None], std[rows, None])
+    draws = _parameters(fit)
+    rows = spread(max(map(len, draws.values())), num_draws)
+    chosen = {key: values if len(values) == 1 else values[rows] for key, values in draws.items()}
+    return density(_law(fit, name), chosen, grid, 0.5 * (grid[1] - grid[0]))
+
+
+def density(law, parameters: Mapping[str, np.ndarray], values: np.ndarray, error: np.ndarray | float) -> np.ndarray:
+    """Return the density of the population of a law, convolved with normal errors.
+
+    Parameters
+    ----------
+    law : StretchLaw or ColourLaw
+        The law.
+    parameters : mapping of str to array (draw,)
+        Values of the parameters.
+    values : array
+        Values of the quantity.
+    error : array or float
+        Positive standard deviation of the error; it broadcasts against the values.
+
+    Returns
+    -------
+    array (draw, ...)
+    """
+    shape = np.shape(values)
+    components, latent = _components(law, parameters, len(shape))
+    offset, variance = values - components["loc"], components["scale"] ** 2 + np.square(error)
+    log_density = components["log_weight"] - 0.5 * offset**2 / variance - 0.5 * np.log(2.0 * np.pi * variance)
+    if latent is not None:
+        # Both factors are exponentials of a quadratic in the positive latent, which is integrated out.
+        slope, rate, precision = latent
+        total = precision + slope**2 / variance
+        log_density += _log_half_line(rate - slope * offset / variance, total) - _log_half_line(rate, precision)
+    return np.exp(np.broadcast_to(log_density, np.broadcast_shapes(log_density.shape, (1, 1, *shape)))).sum(axis=1)
+
+
+def _components(law, parameters, ndim: int) -> tuple[dict[str, np.ndarray], tuple[np.ndarray, ...] | None]:
+    """Return location, scale and weight of the components, and slope, rate and precision of the positive latent.
+
+    Axes are draws, components, and those of the values, of which there are ``ndim``.
+    """
+    last = (1,) * ndim
+    p = {key: np.reshape(draws, (-1, 1, *last)) for key, draws in parameters.items()}
+    with jax.enable_x64(True):
+        population = law.population(p, lambda of_components: jnp.reshape(jnp.asarray(of_components), (-1, *last)))
+        given = {name: np.asarray(getattr(population, name), float) for name in ("loc", "scale", "log_weight")}
+        latent = population.latent
+        if latent is None:
+            return given, None
+        precision = 0.0 if latent.precision is None else latent.precision
+        return given, tuple(np.asarray(value, float) for value in (latent.quantity, latent.rate, precision))
+
+
+def _log_half_line(rate: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Return the log of the integral of exp(-rate t - precision t^2 / 2) over t > 0."""
+    rate, precision = np.broadcast_arrays(rate, precision)
+    root = np.sqrt(np.where(precision > 0, precision, 1.0))
+    quadratic = 0.5 * (rate / root) ** 2 + log_ndtr(-rate / root) + 0.5 * np.log(2.0 * np.pi) - np.log(root)
+    return np.where(precision > 0, quadratic, -np.log(np.where(precision > 0, 1.0, rate)))
+
+
+def _law(fit: Fit, name: str):
+    """Return the law of stretch or colour."""
+    laws = program_of(fit, Supernova, Supernovae, "populations").laws
+    return laws.stretch if name == "x1" else laws.colour
+
+
+def _parameters(fit: Fit) -> dict[str, np.ndarray]:
+    """Return the draws of the scalar parameters, (draw,); a single one of those that are fixed."""
+    model = program_of(fit, Supernova, Supernovae, "populations")
+    every = {name: parameter(fit, name) for name in model.all_priors}
+    return {name: draws for name, draws in every.items() if draws.ndim == 1}
 
 
 def populations(fit: Fit, num_draws: int = 300) -> Figure:
@@ -73,10 +146,10 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
         axes = figure.subplots(2, 2, sharex="col", height_ratios=(1.0, 1.15))
         for (name, (row, unit)), (upper, lower) in zip(QUANTITIES.items(), axes.T, strict=True):
             observed, error = getattr(data, name), np.sqrt(data.covariance[:, row, row])
-            _draw_population(upper, fit, name, observed, error, num_draws)
+            mean = _draw_population(upper, fit, name, observed, error, num_draws)
             upper.set_ylabel("density [mag$^{-1}$]" if unit == "mag" else "density")
             values = truth[f"{name}_true"].transpose("sample", ...).to_numpy()
-            _draw_shrinkage(lower, values, observed, error, float(np.median(parameter(fit, f"{name}_mean"))))
+            _draw_shrinkage(lower, values, observed, error, mean)
             lower.set_xlabel(f"observed {label(name, unit)}")
             lower.set_ylabel(f"{label(f'{name}_true', unit)}: posterior mean ± s.d.")
         axes[0, 0].legend(loc="upper left", fontsize=8.0)
@@ -84,19 +157,22 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     return figure
 
 
-def _draw_population(axes, fit, name, observed, error, num_draws) -> None:
-    """Draw the observed values with the inferred population."""
+def _draw_population(axes, fit, name, observed, error, num_draws) -> float:
+    """Draw the observed values with the inferred population; return the mean of its median density."""
     margin = 0.05 * np.ptp(observed)
     grid = np.linspace(observed.min() - margin, observed.max() + margin, NUM_GRID)
     axes.hist(observed, bins="fd", density=True, color="#d9d9d9", edgecolor="white", lw=0.4, label="observed")
     bands = np.quantile(population_draws(fit, name, grid, num_draws), BANDS, axis=0)
     axes.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
     axes.fill_between(grid, bands[1], bands[3], color=BLUE, alpha=0.7, lw=0, label="population, 68 %")
-    mean, std = (float(np.median(parameter(fit, f"{name}_{what}"))) for what in ("mean", "std"))
-    broadened = _normal(grid[:, None], mean, np.sqrt(std**2 + error**2)).mean(axis=1)
+    medians = {key: np.median(draws, keepdims=True) for key, draws in _parameters(fit).items()}
+    broadened = density(_law(fit, name), medians, grid[:, None], error)[0].mean(axis=1)
     axes.plot(grid, broadened, "--", color=VERMILION, lw=1.2, label="population with errors")
     axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(0.0, 1.22 * axes.get_ylim()[1])
+    wide = np.linspace(grid[0] - np.ptp(grid), grid[-1] + np.ptp(grid), 3 * NUM_GRID)
+    median = density(_law(fit, name), medians, wide, 0.5 * (wide[1] - wide[0]))[0]
+    return float((wide * median).sum() / median.sum())
 
 
 def _draw_shrinkage(axes, values, observed, error, mean) -> None:
@@ -109,7 +185,3 @@ def _draw_shrinkage(axes, values, observed, error, mean) -> None:
     ends = np.array([observed.min(), observed.max()])
     axes.plot(ends, ends, color=BLACK, lw=0.9, zorder=3, label="equality")
     axes.axhline(mean, color=GREY, lw=0.9, ls="--", zorder=3, label="population mean")
-
-
-def _normal(x, mean, std):
-    return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2.0 * np.pi))
