@@ -122,6 +122,8 @@ class CorrelatedSupernova(PopulationModel):
     )
     mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude offset"})
     tabulate: bool = field(default=True, metadata={"help": "whether the likelihood is interpolated in a table"})
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
+    units = UNITS
 
     def check_options(self) -> None:
         """Raise ValueError for an unknown cosmology."""
@@ -240,20 +242,10 @@ class CorrelatedSupernova(PopulationModel):
         """Return the sample with other magnitudes."""
         return data.replace_observations(m_b=values["observed"], x1=data.sne.x1, c=data.sne.c)
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site."""
-        return {"observed": ["supernova"]}
-
     def coords(self, data: CorrelatedSupernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""
         labels: dict[str, list] = {"supernova": list(data.name)}
         return labels | ({"survey": list(data.sne.survey_counts)} if self.scatter == "survey" else {})
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters, without the dimensionless ones."""
-        return UNITS
 
     @property
     def description(self) -> str:

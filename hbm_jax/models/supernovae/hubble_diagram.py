@@ -81,6 +81,8 @@ class HubbleDiagram(PopulationModel):
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys with scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     constraints: Any = field(default=None, hash=False, metadata={"help": "table of Gaussian constraints, such as BAO"})
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
+    units = UNITS
 
     def check_options(self) -> None:
         """Raise ValueError for an unknown cosmology, scatter without intrinsic_scatter, or a prior of M0 not normal."""
@@ -222,11 +224,6 @@ class HubbleDiagram(PopulationModel):
         observed, truth = simulated(self, key, data, true_values)
         return data.replace_observations(observed["observed"]), truth
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site."""
-        return {"observed": ["supernova"]}
-
     def coords(self, data: DistanceModuli) -> dict[str, list]:
         """Return the labels of the dimensions."""
         return {"supernova": list(data.name)} if isinstance(data, DistanceModuli) else {}
@@ -235,11 +232,6 @@ class HubbleDiagram(PopulationModel):
     def integrated(self) -> tuple[str, ...]:
         """Parameters that are integrated out, and drawn with ``recover=True``."""
         return ("M0",) if isinstance(self.all_priors["M0"], dist.Distribution) else ()
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters, without the dimensionless ones."""
-        return UNITS
 
     @property
     def target_accept_prob(self) -> float:
