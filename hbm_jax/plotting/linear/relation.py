@@ -193,7 +193,7 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     """Return draws of the slopes (draw, J, P) and the intercept (draw, J) of each group."""
     shape = (len(data), len(data.predictors))
     if model.pooling == "complete":
-        alpha, beta = (_flat(fit, name) for name in ("alpha", "beta"))
+        alpha, beta = (parameter(fit, name) for name in ("alpha", "beta"))
         keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
         alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
@@ -203,17 +203,9 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     return alpha.reshape(len(alpha), *shape), beta
 
 
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of a parameter, (draw, ...); one draw if it is fixed."""
-    if name not in fit.posterior:
-        return parameter(fit, name)
-    values = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
-    return values.reshape(-1, *values.shape[2:])
-
-
 def _mean(fit: Fit, name: str, index: int) -> float:
     """Return the posterior mean of a parameter, or of its element for the predictor."""
-    mean = np.atleast_1d(_flat(fit, name).mean(axis=0))
+    mean = np.atleast_1d(parameter(fit, name).mean(axis=0))
     return float(mean[index if len(mean) > 1 else 0])
 
 

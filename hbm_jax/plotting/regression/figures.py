@@ -3,14 +3,13 @@
 from typing import Any, cast
 
 import numpy as np
-import xarray as xr
 
 from hbm_jax.data import RegressionData
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
-from hbm_jax.plotting.draws import program_of
+from hbm_jax.plotting.draws import parameter, program_of
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
@@ -93,9 +92,9 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     """
     _, data = _model_and_data(fit, "group_effects")
     group = _group_term(data, name, "group_effects")
-    draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
-    sd = _flat(fit, f"{group.name}_sd").reshape(-1, len(group.columns)) if f"{group.name}_sd" in fit.posterior else None
-    columns = len(group.columns)
+    draws = parameter(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+    columns, name_of_sd = len(group.columns), f"{group.name}_sd"
+    sd = parameter(fit, name_of_sd).reshape(-1, columns) if name_of_sd in fit.posterior else None
     with house_style():
         if group.walk:
             figure = Figure(figsize=(6.0, 2.2 * columns + 0.6), layout="constrained")
@@ -127,7 +126,7 @@ def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int,
     """Draw a coefficient that is a random walk against time."""
     column = group.columns[c]
     if column in data.terms:
-        draws = draws + _flat(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
+        draws = draws + parameter(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
     times = np.array(group.labels, float)
     low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
     axis.fill_between(times, low, high, color=BAND_95, alpha=0.6, lw=0)
@@ -169,7 +168,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
         group = _group_term(data, name, "shrinkage")
         if group.walk:
             raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a random walk.")
-        draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+        draws = parameter(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
         counts = np.bincount(group.index, minlength=len(group.labels)).astype(float)
         unpooled = _unpooled(fit, data, group)
         return _shrinkage(counts, unpooled, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
@@ -302,13 +301,6 @@ def _group_term(data: RegressionData, name: str | None, figure_name: str) -> Gro
             f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )
     return data.groups[names.index(name) if name is not None else 0]
-
-
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of all chains, (draw, ...)."""
-    variable: xr.DataArray = fit.posterior[name]
-    values = variable.transpose("chain", "draw", ...).to_numpy()
-    return values.reshape(-1, *values.shape[2:])
 
 
 COEFFICIENTS = (
