@@ -10,7 +10,7 @@ from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, VERMILION, Figure, house_style
 
 NUM_DRAWS = 2000
@@ -179,7 +179,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
 def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:
     """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
     kind: Any = NormalVectors if isinstance(model_of(fit), NormalVectors) else Normal
-    return program_of(fit, kind, ValuesInGroups, figure_name), cast(ValuesInGroups, fit.data)
+    return model_and_data(fit, kind, ValuesInGroups, figure_name)
 
 
 def _vector(fit: Fit, model, data: ValuesInGroups, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from hbm_jax.data import PointsInGroups
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
 
 NUM_DRAWS = 400
@@ -50,7 +50,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     --------
     >>> lines(fit).savefig("lines.pdf")  # doctest: +SKIP
     """
-    model, data = _model_and_data(fit, "lines")
+    model, data = model_and_data(fit, Relation, PointsInGroups, "lines")
     index = _predictor_index(data, predictor, "lines")
     slopes, beta = _lines(fit, model, data)
     alpha = slopes[..., index]
@@ -131,7 +131,7 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     ValueError
         If a fit is of another model, pooling, data or pivot, or for an unknown predictor.
     """
-    model, data = _model_and_data(fit, "shrinkage_of_lines")
+    model, data = model_and_data(fit, Relation, PointsInGroups, "shrinkage_of_lines")
     if model.pooling != "partial":
         raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {model.pooling!r}.")
     index = _predictor_index(data, predictor, "shrinkage_of_lines")
@@ -165,11 +165,6 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         suffix = f" of {data.predictors[index]}" if len(data.predictors) > 1 else ""
         axis.set(xlabel=rf"slope $\alpha_j${suffix}", ylabel=r"intercept $\beta_j$")
     return figure
-
-
-def _model_and_data(fit: Fit, figure_name: str) -> tuple[Relation, PointsInGroups]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
-    return program_of(fit, Relation, PointsInGroups, figure_name), cast(PointsInGroups, fit.data)
 
 
 def _predictor_index(data: PointsInGroups, predictor: str | None, figure_name: str) -> int:
@@ -223,7 +218,7 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
         if len(data.predictors) > 1:
             return [None] * len(data)
         return [_least_squares_line(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
-    other, points = _model_and_data(alone, "shrinkage_of_lines")
+    other, points = model_and_data(alone, Relation, PointsInGroups, "shrinkage_of_lines")
     same_groups = points.name == data.name and points.predictors == data.predictors
     if other.pooling != "none" or not same_groups or not np.allclose(_pivot(other, points), _pivot(model, data)):
         raise ValueError(

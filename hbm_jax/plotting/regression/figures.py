@@ -9,7 +9,7 @@ from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
-from hbm_jax.plotting.draws import parameter, program_of
+from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
@@ -38,7 +38,7 @@ def coefficients(fit: Fit) -> Figure:
     ValueError
         If the fit is of another model.
     """
-    _, data = _model_and_data(fit, "coefficients")
+    _, data = model_and_data(fit, Regression, RegressionData, "coefficients")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
     values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
@@ -90,7 +90,7 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     ValueError
         If the fit is of another model or has no such term.
     """
-    _, data = _model_and_data(fit, "group_effects")
+    _, data = model_and_data(fit, Regression, RegressionData, "group_effects")
     group = _group_term(data, name, "group_effects")
     draws = parameter(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
     columns, name_of_sd = len(group.columns), f"{group.name}_sd"
@@ -164,7 +164,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
             draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
             return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
-        _, data = _model_and_data(fit, "shrinkage")
+        _, data = model_and_data(fit, Regression, RegressionData, "shrinkage")
         group = _group_term(data, name, "shrinkage")
         if group.walk:
             raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a random walk.")
@@ -240,7 +240,7 @@ def predictive_check(fit: Fit) -> Figure:
     """
     program: Any = model_of(fit)
     if not isinstance(program, Rates):
-        _model_and_data(fit, "predictive_check")
+        model_and_data(fit, Regression, RegressionData, "predictive_check")
     data: Any = fit.data
     drawn = posterior_predictive(fit, num_draws=NUM_DRAWS)["observed"].to_numpy().astype(float)
     y = np.asarray(data.y)
@@ -285,11 +285,6 @@ def _draw_bins(axis, y: np.ndarray, drawn: np.ndarray) -> None:
         axis.plot(predicted, y, ".", color=SERIES[4], ms=2.5, alpha=0.6, zorder=1)
     axis.plot(predicted_mean, predicted_mean, color=GREY, lw=0.8)
     axis.plot(predicted_mean, observed, "o", color=BLACK, ms=3.6, zorder=3)
-
-
-def _model_and_data(fit: Fit, figure_name: str) -> tuple[Regression, RegressionData]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
-    return program_of(fit, Regression, RegressionData, figure_name), cast(RegressionData, fit.data)
 
 
 def _group_term(data: RegressionData, name: str | None, figure_name: str) -> GroupDesign:
