@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hbm_jax.cosmology import quadrature
-from hbm_jax.cosmology.expansion import Cosmology, as_floating
+from hbm_jax.cosmology.expansion import Cosmology
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
 
 PANEL_STEP = 16  # panels; samples that reach similar redshifts then have arrays of equal shape
@@ -27,12 +27,12 @@ class RedshiftGrid(LinesOfSight):
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_panels : int, optional
         Number of panels in log(1 + z), each with 6 nodes. None: panels at most 0.005 wide, in steps of 16 panels, so
-        that most samples have the same number and can be stacked; or 512 panels if z is traced.
+        that most samples have the same number and can be stacked.
 
     Raises
     ------
     ValueError
-        If a known redshift is not finite or is negative, or if the shapes of z and z_hel differ.
+        If a redshift is not finite, negative or traced, or if the shapes of z and z_hel differ.
 
     Notes
     -----
@@ -59,24 +59,15 @@ class RedshiftGrid(LinesOfSight):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.panels is not None or self.z is None:
             return
-        try:
-            z = checked_redshifts(self.z, "z")
-            z_hel = z if self.z_hel is None else checked_redshifts(self.z_hel, "z_hel", above=-1.0)
-        except jax.errors.TracerArrayConversionError:
-            parts = _traced(as_floating(self.z), self.z_hel, self.num_panels or quadrature.TRACED_PANELS)
-        else:
-            parts = _precomputed(z, z_hel, self.num_panels or _panels_needed(z))
-        if np.shape(parts["z_hel"]) not in ((), np.shape(parts["z"])):
-            raise ValueError(
-                f"z_hel: expected the shape of z, {np.shape(parts['z'])}; found {np.shape(parts['z_hel'])}."
-            )
-        for name, value in parts.items():
+        z, z_hel = both_redshifts(self.z, self.z_hel)
+        for name, value in _precomputed(z, z_hel, self.num_panels or _panels_needed(z)).items():
             object.__setattr__(self, name, value)
 
     @staticmethod
     def traced(z: jax.Array, z_hel: jax.Array | None = None) -> "RedshiftGrid":
         """Return a grid inside a compiled program, without validation: outside the domain results are NaN."""
-        return RedshiftGrid(**_traced(z, z_hel, quadrature.TRACED_PANELS))
+        num_panels = quadrature.TRACED_PANELS
+        return RedshiftGrid(z, z if z_hel is None else z_hel, num_panels, quadrature.locate(z, num_panels))
 
     def integral(self, power: int, cosmology: Cosmology) -> tuple[jax.Array, jax.Array]:
         """Return the integral of e^(power u) / E over u from 0 to log(1 + z), and whether it exists."""
@@ -97,18 +88,27 @@ def _precomputed(z: np.ndarray, z_hel: np.ndarray, num_panels: int) -> dict[str,
     return {"z": z, "z_hel": z_hel, "num_panels": num_panels, "panels": panels}
 
 
-def _traced(z: jax.Array, z_hel: Any, num_panels: int) -> dict[str, Any]:
-    """Return the fields of the grid of traced redshifts."""
-    panels = quadrature.locate(z, num_panels)
-    return {"z": z, "z_hel": z if z_hel is None else z_hel, "num_panels": num_panels, "panels": panels}
-
-
 def _panels_needed(z: np.ndarray) -> int:
     """Return the number of panels at most `PANEL_WIDTH` wide up to the largest redshift, in steps of `PANEL_STEP`."""
     return max(1, math.ceil(np.log1p(np.max(z, initial=0.0)) / (PANEL_STEP * quadrature.PANEL_WIDTH))) * PANEL_STEP
 
 
-def checked_redshifts(z: Any, name: str, above: float | None = None) -> np.ndarray:
+def both_redshifts(z: Any, z_hel: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return z and z_hel, which is z if it is None, as float64; raise ValueError if they are invalid or traced."""
+    try:
+        z = _checked(z, "z")
+        z_hel = z if z_hel is None else _checked(z_hel, "z_hel", above=-1.0)
+    except jax.errors.TracerArrayConversionError:
+        raise ValueError(
+            "z: expected known redshifts; found redshifts traced by a JAX transformation. Build the object before, and "
+            "pass it as an argument, or use the functions of hbm_jax.cosmology."
+        ) from None
+    if z_hel.shape != z.shape:
+        raise ValueError(f"z_hel: expected the shape of z, {z.shape}; found {z_hel.shape}.")
+    return z, z_hel
+
+
+def _checked(z: Any, name: str, above: float | None = None) -> np.ndarray:
     """Return redshifts as float64; raise ValueError at the first that is not finite or below its bound."""
     z = np.asarray(z, dtype=np.float64)
     valid = np.isfinite(z) & ((z >= 0) if above is None else (z > above))

@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 from hbm_jax.cosmology import quadrature
 from hbm_jax.cosmology.expansion import Cosmology, guarded_inverse_e
 from hbm_jax.cosmology.line_of_sight import LinesOfSight
-from hbm_jax.cosmology.redshift_grid import checked_redshifts
+from hbm_jax.cosmology.redshift_grid import both_redshifts
 
 FULL = jax.lax.Precision.HIGHEST  # accelerators compute matrix products with a few digits by default
 
@@ -26,7 +26,6 @@ NUM_NODES = 32
 _Z_OF_NUM_NODES = 2.4
 NODE_STEP = 16  # nodes; samples that reach similar redshifts then have matrices of equal shape
 _SMALLEST_RANGE = 1e-3  # of log(1 + z), so that the nodes differ even if all redshifts are zero
-_TRACED_Z_MAX = 10.0  # largest redshift assumed where redshifts are traced
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +45,7 @@ class RedshiftMatrix(LinesOfSight):
         Observed redshift, used in the factor 1 + z_hel of the luminosity distance. None: z.
     num_nodes : int, optional
         Number of Chebyshev nodes in log(1 + z) between 0 and the largest redshift. None: 32, and 32 more for each unit
-        of log(1 + z) beyond z = 2.4, in steps of 16, so that most samples have the same number and can be stacked; for
-        traced redshifts 80, the number for z = 10.
+        of log(1 + z) beyond z = 2.4, in steps of 16, so that most samples have the same number and can be stacked.
     breaks : tuple of float
         Redshifts at which the expansion history is not smooth, such as the edges of `BinnedDarkEnergy`. Nodes are
         divided among the panels between them, in steps of 16, so that the errors stated below still hold.
@@ -58,10 +56,12 @@ class RedshiftMatrix(LinesOfSight):
     Raises
     ------
     ValueError
-        If a known redshift is not finite or is negative, or if the shapes of z and z_hel differ.
+        If a redshift is not finite, negative or traced, or if the shapes of z and z_hel differ.
 
     Notes
     -----
+    The object is a pytree: build it outside of a NumPyro program, and pass it as an argument.
+
     Methods have the names and meaning of the functions of `hbm_jax.cosmology`, with the cosmology as the only argument.
     Largest relative differences of distances for z <= 10 over the default priors of the supernova model, reached for
     phantom dark energy: 1e-7 in flat universes with constant w0, 1e-4 with wa, and 3e-5 with curvature where E^2 > 0.2
@@ -86,17 +86,8 @@ class RedshiftMatrix(LinesOfSight):
         # JAX rebuilds the object from leaves of any kind; only a new object is precomputed.
         if self.matrix is not None or self.z is None:
             return
-        try:
-            z = checked_redshifts(self.z, "z")
-            z_hel = z if self.z_hel is None else checked_redshifts(self.z_hel, "z_hel", above=-1.0)
-        except jax.errors.TracerArrayConversionError:
-            parts = _traced(jnp.asarray(self.z), self.z_hel, self.num_nodes, self.breaks)
-        else:
-            parts = _precomputed(z, z_hel, self.num_nodes, self.breaks, self.z_max)
-        if np.shape(parts["z_hel"]) != np.shape(parts["z"]):
-            raise ValueError(
-                f"z_hel: expected the shape of z, {np.shape(parts['z'])}; found {np.shape(parts['z_hel'])}."
-            )
+        z, z_hel = both_redshifts(self.z, self.z_hel)
+        parts = _precomputed(z, z_hel, self.num_nodes, self.breaks, self.z_max)
         for name, value in (parts | {"z_max": None}).items():  # a static field must not differ between samples
             object.__setattr__(self, name, value)
 
@@ -166,38 +157,3 @@ def _precomputed(z, z_hel, num_nodes, breaks, z_max) -> dict[str, Any]:
         nodes.append(low + 0.5 * (high - low) * (1.0 + points))
     matrix, joined = np.concatenate(blocks, axis=-1), np.concatenate(nodes)
     return {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": joined, "u": u}
-
-
-def _traced(z, z_hel, num_nodes, breaks) -> dict[str, Any]:
-    """Return the fields of the matrix of traced redshifts; panels beyond the largest redshift have no width.
-
-    The package itself needs none. A program of a user that builds its matrix from its arguments runs in
-    `hbm_jax.fit_each` too, where these are traced.
-    """
-    num_nodes = num_nodes or enough_nodes(math.log1p(_TRACED_Z_MAX))
-    points = chebyshev_points(num_nodes)
-    coefficients = mean_coefficients(points)
-    u = jnp.log1p(z)
-    u_max = jnp.maximum(jnp.max(u), _SMALLEST_RANGE)
-    edges: list[Any] = [0.0, *(jnp.minimum(end, u_max) for end in np.log1p(np.array(breaks, dtype=float))), u_max]
-    blocks: list = []
-    nodes: list = []
-    for low, high in itertools.pairwise(edges):
-        width = jnp.maximum(high - low, 1e-6)
-        reach = jnp.clip(u - low, 0.0, width)
-        block = jnp.matmul(_polynomials(2.0 * reach / width - 1.0, num_nodes), coefficients, precision=FULL)
-        if len(edges) > 2:
-            block = block * jnp.where(u > 0, reach / jnp.where(u > 0, u, 1.0), float(not blocks))[..., None]
-        blocks.append(block)
-        nodes.append(low + 0.5 * width * (1.0 + points))
-    matrix, joined = jnp.concatenate(blocks, axis=-1), jnp.concatenate(nodes)
-    z_hel = z if z_hel is None else z_hel
-    return {"z": z, "z_hel": z_hel, "num_nodes": num_nodes, "matrix": matrix, "nodes": joined, "u": u}
-
-
-def _polynomials(x, num: int):
-    """Return the first Chebyshev polynomials at x, (..., num); the recurrence has finite derivatives at -1 and 1."""
-    values = [jnp.ones_like(x), x]
-    for _ in range(num - 2):
-        values.append(2.0 * x * values[-1] - values[-2])
-    return jnp.stack(values[:num], axis=-1)

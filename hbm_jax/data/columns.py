@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.names import listed
 from hbm_jax.validation import DataError, Labels, reject_rows
@@ -28,6 +28,7 @@ __all__ = [
     "listed_names",
     "position_in_group",
     "repeated_names",
+    "selected_rows",
     "unused_errors",
     "warnings_of",
 ]
@@ -100,6 +101,29 @@ class HasWarnings:
 def warnings_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the warnings stored by `to_dict` of a container."""
     return tuple(str(text) for text in np.atleast_1d(stored.get("warnings", ())))
+
+
+def selected_rows(rows: ArrayLike, num: int, what: str) -> NDArray[np.intp]:
+    """Return the indices, from 0 to ``num`` - 1, of objects selected by a boolean mask or by integer indices.
+
+    Raises
+    ------
+    DataError
+        If the mask has a wrong length, an index is out of range, or the selection is empty.
+    """
+    index = np.asarray(rows)
+    if index.dtype.kind == "b":
+        if index.shape != (num,):
+            raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
+        index = np.flatnonzero(index)
+    if index.size == 0:
+        raise DataError(f"subset: expected at least one {what}; found an empty selection.")
+    if index.dtype.kind not in "iu" or index.ndim != 1:
+        raise DataError(f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}.")
+    outside = index[(index < -num) | (index >= num)]
+    if outside.size:
+        raise DataError(f"subset: expected indices from {-num} to {num - 1}; found {outside[0]}.")
+    return index % num
 
 
 def check_values(

@@ -35,6 +35,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpyro import handlers
 
 from hbm_jax.inference.messages import pack, unpack
+from hbm_jax.inference.sampler.chains import is_key, plain_leaf
 from hbm_jax.inference.sampler.target import OneProcess, Target
 
 FRAME = 1024  # smallest message between processes, bytes; longer ones are powers of two, each compiled once
@@ -346,24 +347,24 @@ class SplitProgram:
     def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool = True):
         self.processes, self.compared = processes, compared
         leaves, structure = jax.tree.flatten(args)
-        impls = [jax.random.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]
+        impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
         kinds: dict[str, Any] = {}
 
         def program(parts, leaves):
             leaves = [_wrapped(x, impl) for x, impl in zip(leaves, impls, strict=True)]
             with processes.tracing(parts):
                 out, kinds["structure"] = jax.tree.flatten(fn(*jax.tree.unflatten(structure, leaves)))
-            kinds["impls"] = [jax.random.key_impl(x) if _is_key(x) else None for x in out]
-            return [jax.random.key_data(x) if _is_key(x) else x for x in out]
+            kinds["impls"] = [jax.random.key_impl(x) if is_key(x) else None for x in out]
+            return [jax.random.key_data(x) if is_key(x) else x for x in out]
 
         everywhere = NamedSharding(processes.mesh, PartitionSpec())
-        replicated = [processes.everywhere(_plain(leaf)) for leaf in leaves]
+        replicated = [processes.everywhere(plain_leaf(leaf)) for leaf in leaves]
         self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated).compile()
         self._kinds = kinds
 
     def __call__(self, *args):
         """Run the program; call it in all processes."""
-        leaves = [self.processes.everywhere(_plain(leaf)) for leaf in jax.tree.leaves(args)]
+        leaves = [self.processes.everywhere(plain_leaf(leaf)) for leaf in jax.tree.leaves(args)]
         # Programs that communicate must not overlap, so block until each is done.
         out = jax.block_until_ready(self._compiled(self.processes.sharded, leaves))
         out = [x.addressable_data(0) for x in out]
@@ -425,19 +426,9 @@ def _throw(error):
     raise error
 
 
-def _is_key(leaf) -> bool:
-    """Return whether an array is a typed JAX random key."""
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _wrapped(data, impl):
     """Return data as a random key of an implementation; unchanged if that is None."""
     return data if impl is None else jax.random.wrap_key_data(data, impl=impl)
-
-
-def _plain(leaf):
-    """Return an array unchanged, and a random key as its integer data."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
 def _constants(closed: ClosedJaxpr) -> Iterator[Any]:

@@ -43,8 +43,6 @@ def pack(value: Any) -> bytes:
             return {"array": len(arrays) - 1, "scalar": isinstance(part, np.generic)}
         if part is None or isinstance(part, bool | int | float | str):
             return part
-        if part is None or isinstance(part, bool | int | float | str):
-            return part
         if isinstance(part, dict):
             return {"items": [[plain(key), plain(entry)] for key, entry in part.items()]}
         if type(part).__name__ in RECORDS and type(part) is RECORDS[type(part).__name__]:

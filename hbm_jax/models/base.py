@@ -224,8 +224,29 @@ class PopulationModel:
         return type(self).__name__
 
     def to_config(self) -> dict[str, Any]:
-        """Return options as plain values and priors as text; ``type(model)(**config)`` is the same model."""
-        return configuration(self)
+        """Return options as plain values and priors as text; ``type(model)(**config)`` is the same model.
+
+        Returns
+        -------
+        dict
+            Every field; ``priors`` comes last and contains all of them, or only those that replace defaults where these
+            are for standardised values (`priors_in_data_units`). For a class outside hbm_jax, such as a user's
+            subclass, its full name is added as ``class``, so that it is not confused with a model of the same name.
+            ``class`` also marks a user-defined option, such as a `hbm_jax.models.Expansion`, which is stored by its
+            name.
+
+        Raises
+        ------
+        ValueError
+            If a prior cannot be written as text.
+        """
+        options = {name: value for name, value in self.__getstate__().items() if name != "priors"}
+        config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
+        stored = self.priors if self.priors_in_data_units else self.all_priors
+        config["priors"] = priors_to_text({name: self.all_priors[name] for name in stored})
+        user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
+        name = f"{type(self).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(self))
+        return config if name is None else config | {"class": name}
 
 
 def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
@@ -242,40 +263,6 @@ def _choices(model: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
     return choices
 
 
-def configuration(model) -> dict[str, Any]:
-    """Return a model's options as plain values and its priors as text.
-
-    ``type(model)(**configuration(model))`` is the same model.
-
-    Parameters
-    ----------
-    model : Model
-        A dataclass with a field ``priors``.
-
-    Returns
-    -------
-    dict
-        Every field of the model; ``priors`` comes last and contains all of them, or only those that replace defaults
-        where these are for standardised values (`PopulationModel.priors_in_data_units`). For a class outside hbm_jax,
-        such as a user's subclass, its full name is added as ``class``, so that it is not confused with a model of the
-        same name. ``class`` also marks a user-defined option, such as a `hbm_jax.models.Expansion`, which is stored by
-        its name.
-
-    Raises
-    ------
-    ValueError
-        If a prior cannot be written as text.
-    """
-    names = [item.name for item in dataclasses.fields(model) if item.name != "priors"]
-    options = {name: getattr(model, name) for name in names}
-    config = {name: value.to_config() if hasattr(value, "to_config") else value for name, value in options.items()}
-    stored = model.priors if getattr(model, "priors_in_data_units", False) else model.all_priors
-    config["priors"] = priors_to_text({name: model.all_priors[name] for name in stored})
-    user_defined = [config[name] for name, value in options.items() if getattr(value, "own", False)]
-    name = f"{type(model).__qualname__} with {user_defined[0]}" if user_defined else full_name(type(model))
-    return config if name is None else config | {"class": name}
-
-
 def full_name(model: type) -> str | None:
     """Return the module and name of a model's class, or None for a class of hbm_jax."""
     internal = model.__module__.split(".")[0] == __name__.split(".")[0]
@@ -283,14 +270,19 @@ def full_name(model: type) -> str | None:
 
 
 def simulated(
-    model, key: jax.Array, data: Any, parameters: Mapping[str, float] | None = None, *, recover: bool = False
+    model: PopulationModel,
+    key: jax.Array,
+    data: Any,
+    parameters: Mapping[str, float] | None = None,
+    *,
+    recover: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Draw data, parameters and latents from a model's program, with some parameters fixed.
 
     Parameters
     ----------
-    model : Model
-        A dataclass with a field ``priors``, whose program samples its latents or draws them with ``recover=True``.
+    model : PopulationModel
+        Its program samples its latents, or draws them with ``recover=True``.
     key : jax.Array
         Random key.
     data : container
@@ -303,8 +295,7 @@ def simulated(
     Returns
     -------
     observed, truth : dict of str to array
-        Values drawn at the observed sites, which are those in ``model.dims`` unless the model has ``observed_sites``;
-        and the value of every parameter, fixed or drawn, and of every latent.
+        Values drawn at the observed sites; and the value of every parameter, fixed or drawn, and of every latent.
 
     Raises
     ------
@@ -313,15 +304,13 @@ def simulated(
     """
     fixed = {name: float(value) for name, value in (parameters or {}).items()}
     model = dataclasses.replace(model, priors=dict(model.priors) | fixed)
-    options = {"recover": True} if recover else {}
     with jax.enable_x64(True):
-        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False, **options)
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False, recover=recover)
     drawn = {
         name: np.asarray(site["value"])
         for name, site in trace.items()
         if site["type"] in ("sample", "deterministic") and not name.startswith("_")
     }
     constants = {name: value for name, value in model.all_priors.items() if isinstance(value, float | int)}
-    sites = getattr(model, "observed_sites", model.dims)
-    observed = {name: drawn.pop(name) for name in sites if name in drawn}
+    observed = {name: drawn.pop(name) for name in model.observed_sites if name in drawn}
     return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}

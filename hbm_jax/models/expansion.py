@@ -330,3 +330,14 @@ def cosmology_from(choice: str | Expansion, values: Mapping[str, Any]) -> Any:
     0.7
     """
     return named(choice).build(values)
+
+
+def require_big_bang(modulus: Any) -> Any:
+    """Add zero density where a distance modulus is not finite; return the moduli, 0 in that case.
+
+    A cosmology without a big bang before the largest redshift has zero density. A NaN in the moduli would also make
+    gradients NaN.
+    """
+    finite = jnp.all(jnp.isfinite(modulus))
+    numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
+    return jnp.where(finite, modulus, 0.0)

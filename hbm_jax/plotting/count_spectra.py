@@ -15,7 +15,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, SpectralFit
 from hbm_jax.models.xray.absorbed_counts import values_of as values_in_expression
-from hbm_jax.plotting.draws import program_of
+from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.folded_draws import (
     Floats,
     Folded,
@@ -235,7 +235,7 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     >>> unfolded_spectrum(fit, "GRB 061121").savefig("unfolded.pdf")  # doctest: +SKIP
     """
     if not isinstance(model_of(fit), SpectralFit):
-        program_of(fit, Afterglow, Afterglows, "unfolded_spectrum")
+        model_and_data(fit, Afterglow, Afterglows, "unfolded_spectrum")
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
     s = stack_of(fit.data)
     used = np.asarray(s.used[row])

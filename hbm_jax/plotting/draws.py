@@ -9,6 +9,7 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 
 Model = TypeVar("Model")
+Data = TypeVar("Data")
 
 MAX_ELEMENTS = 20  # largest vector parameter that is shown by default where a fit has no scalar parameter
 
@@ -86,11 +87,11 @@ def spread(total: int, wanted: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(wanted, total)).round().astype(int)
 
 
-def program_of(fit: Fit, model: type[Model], container: type, what: str) -> Model:
-    """Return the model of a fit; raise ValueError unless model and data have the expected classes."""
+def model_and_data(fit: Fit, model: type[Model], container: type[Data], what: str) -> tuple[Model, Data]:
+    """Return model and data of a fit; raise ValueError unless they have the expected classes."""
     program: Any = model_of(fit)
     if isinstance(program, model) and isinstance(fit.data, container):
-        return program
+        return program, fit.data
     description = fit.run.get("program", "none") if program is not None else "a fit loaded without its program"
     raise ValueError(
         f"{what}: expected a fit of hbm_jax.models.{model.__name__} with its program and data; found {description}."

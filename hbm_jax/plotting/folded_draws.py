@@ -11,7 +11,7 @@ from hbm_jax.data import Afterglows, BurstSpectra
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_background
@@ -74,7 +74,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
             return program.expected(prepared, draw)
 
     else:
-        program = program_of(fit, Afterglow, Afterglows, what)
+        model_and_data(fit, Afterglow, Afterglows, what)
         prepared, draws = fit.bound_args[0], parameters(fit, num_draws)
 
         def expected(draw):
@@ -213,9 +213,9 @@ def parameters(fit: Fit, num_draws: int = NUM_DRAWS) -> dict[str, Floats]:
         ``photon_index, log10_flux, nh, nh_mw, z`` (draw, N); with a WHIM ``log10_T, log10_xi, metallicity`` (draw,) and
         ``log10_n0`` (draw,), or (draw, N) if it differs between lines of sight.
     """
-    posterior, data = fit.posterior, fit.data
+    program, data = model_and_data(fit, Afterglow, Afterglows, "parameters")
+    posterior = fit.posterior
     chosen = spread(posterior.sizes["chain"] * posterior.sizes["draw"], num_draws)
-    program = program_of(fit, Afterglow, Afterglows, "parameters")
     priors, sites = program.all_priors, program.medium.sites
     names = (*(v.site for v in sites), *program.common, "nh_mw", "z", "log10_n0", *GAS)
     fixed = {n: np.full(len(chosen), float(priors[n])) for n in names if isinstance(priors.get(n), int | float)}

@@ -160,16 +160,6 @@ def test_derivatives():
     np.testing.assert_allclose(forward, numbers, rtol=1e-6)
 
 
-def test_breaks_of_traced_redshifts():
-    cosmology = Cosmology.flat(70.0, 0.3, dark_energy=BinnedDarkEnergy(EDGES, W))
-    traced = jax.jit(lambda z, c: RedshiftMatrix(z, num_nodes=20, breaks=EDGES).distmod(c))
-    np.testing.assert_allclose(traced(Z, cosmology), few_at_a_time(cosmology), atol=1e-9)
-    # Where all are below a break, nothing is beyond it.
-    near = np.minimum(Z, 0.4 * (1 + Z / 1e3))
-    expected = np.concatenate([np.asarray(few(near[i : i + 6], cosmology)) for i in range(0, len(Z), 6)])
-    np.testing.assert_allclose(traced(near, cosmology), expected, atol=1e-9)
-
-
 def test_sound_horizon_and_the_microwave_background():
     h0, om, omega_b = 67.36, 0.3153, 0.02237
     cosmology = Cosmology.flat(h0, om, radiation=STANDARD_RADIATION)

@@ -42,12 +42,6 @@ def test_panels_are_enough_for_every_range(z_max):
     assert np.max(np.abs(np.asarray(found) / batch.hubble_distance[:, None] / expected - 1)) < 1e-11
 
 
-def test_redshifts_may_be_traced():
-    cosmology = COSMOLOGIES["cpl"]
-    inside = jax.jit(lambda z, c: hc.RedshiftGrid(z).distmod(c))(POSITIVE, cosmology)
-    np.testing.assert_allclose(inside, by_methods(GRID, cosmology)["distmod"], rtol=1e-12)
-
-
 def test_heliocentric_redshift():
     z, z_hel, cosmology = POSITIVE, POSITIVE + 0.001, COSMOLOGIES["closed"]
     plain, shifted = by_methods(GRID, cosmology), by_methods(hc.RedshiftGrid(z, z_hel), cosmology)

@@ -289,10 +289,10 @@ def test_subset(three):
 @pytest.mark.parametrize(
     ("rows", "fragment"),
     [
-        ([True, False], "expected a mask of shape (3,), found shape (2,)"),
+        ([True, False], "expected a mask of shape (3,); found shape (2,)"),
         ([False] * 3, "at least one object"),
         ([], "at least one object"),
-        ([0, 3], "expected indices from -3 to 2, found 3"),
+        ([0, 3], "expected indices from -3 to 2; found 3"),
         ([0.0, 1.0], "found float64 of shape (2,)"),
         (1, "of shape ()"),
     ],

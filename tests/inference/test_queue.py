@@ -55,8 +55,9 @@ class Places:
         return chees.Draw(x[..., None], potential, energy, 0.9 + 0 * x, diverging, steps), {"x": x, "y": -x}
 
     def drain(self, num_objects, **options):
-        defaults = {"num_samples": None, "max_num_samples": 2000, "until": 400.0, "keep_draws": True, "bounds": {}}
-        self.queue = fit_each._Queue(self, range(num_objects), **(defaults | options))
+        bounds = options.pop("bounds", {})
+        chosen = fit_each.BatchOptions(**({"keep_draws": True} | options))
+        self.queue = fit_each._Queue(self, range(num_objects), chosen, bounds)
         done = []
         while len(done) < num_objects:
             done += self.queue.turn()

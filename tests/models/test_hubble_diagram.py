@@ -245,7 +245,7 @@ def test_simulated_moduli_take_the_place_of_the_observed(monkeypatch):
         asked.append(parameters)
         return {"observed": np.arange(40.0)}, {"Om0": 0.3}
 
-    monkeypatch.setattr("hbm_jax.models.supernovae.hubble_diagram.simulated", drawn)
+    monkeypatch.setattr("hbm_jax.models.base.simulated", drawn)
     data = made_up()
     sample, truth = HubbleDiagram().simulate("key", data, {"Om0": 0.3})
     np.testing.assert_array_equal(sample.mu, np.arange(40.0))

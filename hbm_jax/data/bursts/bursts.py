@@ -21,6 +21,7 @@ from hbm_jax.data.columns import (
     check_values,
     index_of_groups,
     position_in_group,
+    selected_rows,
     warnings_of,
 )
 from hbm_jax.names import listed
@@ -296,15 +297,7 @@ class Bursts(HasWarnings):
         DataError
             If the mask has the wrong length, an index is out of range, or the selection is empty.
         """
-        index = np.asarray(rows)
-        if index.dtype.kind == "b":
-            if index.shape != (len(self),):
-                raise DataError(f"subset: expected a mask of shape ({len(self)},); found shape {index.shape}.")
-            index = np.flatnonzero(index)
-        if index.size == 0:
-            raise DataError("subset: expected at least one burst; found an empty selection.")
-        if index.dtype.kind not in "iu" or index.ndim != 1 or not (np.abs(index + 0.5) < len(self)).all():
-            raise DataError(f"subset: expected a mask, or indices from {-len(self)} to {len(self) - 1}; found {index}.")
+        index = selected_rows(rows, len(self), "burst")
         picked: dict[str, Any] = {key: np.asarray(getattr(self, key))[index] for key in ARRAYS}
         return dataclasses.replace(self, name=tuple(self.name[i] for i in index), **picked)
 

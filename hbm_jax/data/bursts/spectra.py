@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import BURST_REDSHIFT, check_values
+from hbm_jax.data.columns import BURST_REDSHIFT, check_values, selected_rows
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.spectrum import Spectrum
@@ -225,12 +225,7 @@ class BurstSpectra:
         DataError
             If the mask has the wrong length, an index is out of range or repeated, or the selection is empty.
         """
-        index, num = np.asarray(rows), len(self)
-        if index.dtype.kind == "b" and index.shape == (num,):
-            index = np.flatnonzero(index)
-        if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or (np.abs(index + 0.5) > num).any():
-            raise DataError(f"subset: expected a mask of shape ({num},) or indices of {num} bursts; found {rows!r}.")
-        index = index % num
+        index = selected_rows(rows, len(self), "burst")
         if len(np.unique(index)) < len(index):
             raise DataError(f"subset: expected every burst once; found {index.tolist()}.")
         intervals, detectors = (

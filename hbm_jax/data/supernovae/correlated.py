@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import warnings_of
+from hbm_jax.data.columns import selected_rows, warnings_of
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.validation import DataError, frozen_array
 
@@ -137,10 +137,9 @@ class CorrelatedSupernovae:
 
     def subset(self, rows: ArrayLike) -> "CorrelatedSupernovae":
         """Return the objects selected by a boolean mask or by integer indices."""
-        index = np.asarray(rows)
-        selected = self.sne.subset(index)
-        index = np.flatnonzero(index) if index.dtype.kind == "b" else index
-        return dataclasses.replace(self, sne=selected, blocks=frozen_array(self.blocks[:, index[:, None], index]))
+        index = selected_rows(rows, len(self), "object")
+        blocks = frozen_array(self.blocks[:, index[:, None], index])
+        return dataclasses.replace(self, sne=self.sne.subset(index), blocks=blocks)
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "CorrelatedSupernovae":
         """Return a copy with other observed values of m_b, x1 and c, (N,) each."""

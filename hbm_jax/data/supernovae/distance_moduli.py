@@ -19,6 +19,7 @@ from hbm_jax.data.columns import (
     check_frames,
     check_values,
     repeated_names,
+    selected_rows,
     warnings_of,
 )
 from hbm_jax.data.supernovae.dense_covariance import checked_covariance
@@ -216,21 +217,7 @@ class DistanceModuli(HasWarnings):
         --------
         >>> data.subset(data.z_cmb > 0.01)  # doctest: +SKIP
         """
-        index = np.asarray(rows)
-        num = len(self)
-        if index.dtype.kind == "b":
-            if index.shape != (num,):
-                raise DataError(f"subset: expected a mask of shape ({num},), found shape {index.shape}.")
-            index = np.flatnonzero(index)
-        if index.size == 0:
-            raise DataError("subset: expected at least one object, found an empty selection.")
-        if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise DataError(
-                f"subset: expected a mask or a list of indices, found {index.dtype} of shape {index.shape}."
-            )
-        out_of_range = index[(index < -num) | (index >= num)]
-        if out_of_range.size:
-            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {out_of_range[0]}.")
+        index = selected_rows(rows, len(self), "object")
         vectors: dict[str, Any] = {
             key: frozen_array(getattr(self, key)[index]) for key in ("z_cmb", "z_hel", "mu", "mu_calibrator")
         }

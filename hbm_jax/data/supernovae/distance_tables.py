@@ -57,21 +57,6 @@ class DistanceFormat:
     usual: str = ""
 
 
-def _pantheon2018(path: Path) -> TableColumns:
-    """Read the table of Pantheon 2018, whose rows have one entry fewer than the header has names."""
-    return blank_separated(path, short=True)
-
-
-def _jla_binned(path: Path) -> TableColumns:
-    """Read the binned distance moduli of JLA, a table without a header."""
-    return blank_separated(path, ["z", "mu"])
-
-
-def _union2(path: Path) -> TableColumns:
-    """Read the table of Union2.1, which has no header."""
-    return blank_separated(path, ["name", "z", "mu", "sigma", "probability_low_mass"])
-
-
 def _union3(path: Path) -> TableColumns:
     """Read the FITS image of Union3: redshifts (first row), moduli (first column) and inverse covariance (the rest)."""
     from astropy.io import fits
@@ -85,11 +70,6 @@ def _union3(path: Path) -> TableColumns:
     return TableColumns(str(path), columns)
 
 
-def _table(path: Path) -> TableColumns:
-    """Read a table with `read_table`."""
-    return read_table(path)
-
-
 _PANTHEON_PLUS = {
     "name": "CID", "survey": "IDSURVEY", "z_cmb": "zHD", "z_hel": "zHEL", "m_b_corr": "m_b_corr",
     "sigma": "m_b_corr_err_DIAG", "mu_calibrator": "CEPH_DIST",
@@ -98,7 +78,7 @@ _SNANA = {"name": "CID", "survey": "IDSURVEY", "z_cmb": "zHD", "z_hel": "zHEL", 
 _JLA_STYLE = {"name": "name", "z_cmb": "zcmb", "z_hel": "zhel", "m_b_corr": "mb", "sigma": "dmb"}
 
 DISTANCE_FORMATS: dict[str, DistanceFormat] = {
-    "table": DistanceFormat(_table, {}),
+    "table": DistanceFormat(read_table, {}),
     "pantheon+": DistanceFormat(
         blank_separated,
         _PANTHEON_PLUS,
@@ -106,13 +86,20 @@ DISTANCE_FORMATS: dict[str, DistanceFormat] = {
         covariates={"x1": "x1", "c": "c", "log10_mass": "HOST_LOGMASS", "mw_ebv": "MWEBV"},
         usual="Pantheon+SH0ES_STAT+SYS.cov",
     ),
-    "des-sn5yr": DistanceFormat(_table, _SNANA | {"sigma": "MUERR_FINAL"}, "systematic", usual="STAT+SYS.txt.gz"),
+    "des-sn5yr": DistanceFormat(read_table, _SNANA | {"sigma": "MUERR_FINAL"}, "systematic", usual="STAT+SYS.txt.gz"),
     "des-dovekie": DistanceFormat(snana_text, _SNANA, "inverse", usual="STAT+SYS.npz"),
     "union3": DistanceFormat(_union3, {"name": "name", "z_cmb": "z", "mu": "mu", "covariance": "covariance"}),
-    "jla-binned": DistanceFormat(_jla_binned, {"z_cmb": "z", "mu": "mu"}, usual="jla_mub_covmatrix.dat"),
-    "pantheon2018": DistanceFormat(_pantheon2018, _JLA_STYLE, "systematic", usual="sys_full_long.txt"),
+    "jla-binned": DistanceFormat(
+        partial(blank_separated, names=["z", "mu"]), {"z_cmb": "z", "mu": "mu"}, usual="jla_mub_covmatrix.dat"
+    ),
+    "pantheon2018": DistanceFormat(
+        partial(blank_separated, short=True),  # rows have one entry fewer than the header has names
+        _JLA_STYLE,
+        "systematic",
+        usual="sys_full_long.txt",
+    ),
     "union2.1": DistanceFormat(
-        _union2,
+        partial(blank_separated, names=["name", "z", "mu", "sigma", "probability_low_mass"]),
         {"name": "name", "z_cmb": "z", "mu": "mu", "sigma": "sigma"},
         covariates={"probability_low_mass": "probability_low_mass"},
         usual="SCPUnion2.1_covmat_sys.txt",

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import HasWarnings, warnings_of
+from hbm_jax.data.columns import HasWarnings, selected_rows, warnings_of
 from hbm_jax.data.supernovae.columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.names import did_you_mean, listed
@@ -173,21 +173,7 @@ class Supernovae(HasWarnings):
         >>> sne.subset(sne.z_cmb < 0.1).num_objects
         152
         """
-        index = np.asarray(rows)
-        num = self.num_objects
-        if index.dtype.kind == "b":
-            if index.shape != (num,):
-                raise DataError(f"subset: expected a mask of shape ({num},), found shape {index.shape}.")
-            index = np.flatnonzero(index)
-        if index.size == 0:
-            raise DataError("subset: expected at least one object, found an empty selection.")
-        if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise DataError(
-                f"subset: expected a mask or a list of indices, found {index.dtype} of shape {index.shape}."
-            )
-        out_of_range = index[(index < -num) | (index >= num)]
-        if out_of_range.size:
-            raise DataError(f"subset: expected indices from {-num} to {num - 1}, found {out_of_range[0]}.")
+        index = selected_rows(rows, self.num_objects, "object")
         selected: dict[str, Any] = {
             key: tuple(value[i] for i in index) if isinstance(value, tuple) else frozen_array(value[index])
             for key, value in self._fields().items()

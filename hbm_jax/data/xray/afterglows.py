@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import ERROR, Column, check_values
+from hbm_jax.data.columns import ERROR, Column, check_values, selected_rows
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
 
@@ -158,22 +158,7 @@ class Afterglows:
         DataError
             If the mask has the wrong length, an index is out of range, or the selection is empty.
         """
-        index = np.asarray(rows)
-        num = len(self)
-        if index.dtype.kind == "b":
-            if index.shape != (num,):
-                raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
-            index = np.flatnonzero(index)
-        if index.size == 0:
-            raise DataError("subset: expected at least one source; found an empty selection.")
-        if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise DataError(
-                f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}."
-            )
-        outside = index[(index < -num) | (index >= num)]
-        if outside.size:
-            raise DataError(f"subset: expected indices from {-num} to {num - 1}; found {outside[0]}.")
-        index = index % num
+        index = selected_rows(rows, len(self), "source")
         return dataclasses.replace(
             self,
             name=tuple(self.name[i] for i in index),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import qmc
 
 DIVERGENT = 1000.0  # energy error above which a trajectory is divergent, as in NumPyro and Stan
 LEARNING_RATE = 0.03  # of Adam, for the logarithm of the trajectory length
@@ -70,16 +71,9 @@ class Draw(NamedTuple):
     num_steps: jax.Array  # (C,) leapfrog steps
 
 
-def halton(num: int, base: int = 2) -> np.ndarray:
-    """Return the first ``num`` points of a Halton sequence, between 0 and 1, (num,)."""
-    values = np.zeros(num)
-    for index in range(num):
-        remainder, weight = index + 1, 1.0
-        while remainder:
-            weight /= base
-            values[index] += weight * (remainder % base)
-            remainder //= base
-    return values
+def halton(num: int) -> np.ndarray:
+    """Return the first ``num`` points of the Halton sequence of base 2 after 0, (num,)."""
+    return qmc.Halton(1, scramble=False).random(num + 1)[1:, 0]
 
 
 def operations(value_and_grad: Callable, size: int, num_chains: int) -> float:

@@ -14,7 +14,7 @@ class ShareError(RuntimeError):
     """A task of an executor failed on every attempt."""
 
 
-def run_tasks(executor: Executor, work: Callable, items, live, num_tasks: int | None = None) -> tuple[list, dict]:
+def run_tasks(executor: Executor, work: Callable, items, live) -> tuple[list, dict]:
     """Divide items into tasks, run them on an executor, and collect the results.
 
     Parameters
@@ -28,8 +28,6 @@ def run_tasks(executor: Executor, work: Callable, items, live, num_tasks: int | 
         A container with a length and a method ``take(rows)`` that returns a part of it.
     live : ProgressLine
         Progress line.
-    num_tasks : int, optional
-        Number of tasks; by default four for each worker.
 
     Returns
     -------
@@ -42,7 +40,7 @@ def run_tasks(executor: Executor, work: Callable, items, live, num_tasks: int | 
         If a task failed three times; the last error is its cause.
     """
     workers = getattr(executor, "_max_workers", None) or 8
-    num_tasks = min(num_tasks or TASKS_PER_WORKER * workers, len(items))
+    num_tasks = min(TASKS_PER_WORKER * workers, len(items))
     task_rows = np.array_split(np.arange(len(items)), num_tasks)
     pending: dict[Any, tuple[np.ndarray, int]] = {}
 

@@ -9,6 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from hbm_jax.inference.batch.diagnostics import diagnose_many
 from hbm_jax.inference.batch.results import Fits, element_labels
 from hbm_jax.inference.batch.slots import BLOCK, Slots
 from hbm_jax.inference.batch.stacking import Stack, bound_stack, objects_of
+from hbm_jax.inference.options import require_known, with_options
 from hbm_jax.inference.results import UNOBSERVED, bounds_of, notes_without_draws
 from hbm_jax.inference.sampler.progress import ProgressLine
 
@@ -65,25 +67,44 @@ class Done(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Options of a batch that determine its draws and its memory; `fit_each` documents them."""
+
+    seed: int = 0
+    num_chains: int = 8
+    num_warmup: int = 300
+    num_samples: int | None = None
+    until: float = verdict.MIN_ESS
+    max_num_samples: int = 2000
+    target_accept_prob: float = 0.8
+    max_steps: int = 256
+    dtype: str = "float64"
+    keep_draws: bool | Sequence[str] = False
+    max_bytes: float = MEMORY
+    num_lanes: int | None = None
+
+    def __post_init__(self):
+        least = {"num_chains": 2, "num_warmup": 50, "num_samples": 4, "max_num_samples": 4, "max_steps": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"fit_each: expected {name} >= {smallest}; found {value}.")
+        if not 0 < self.target_accept_prob < 1:
+            raise ValueError(f"fit_each: expected target_accept_prob between 0 and 1; found {self.target_accept_prob}.")
+        if self.dtype not in ("float64", "float32"):
+            raise ValueError(f"fit_each: expected dtype 'float64' or 'float32'; found {self.dtype!r}.")
+
+
+@with_options(BatchOptions)
 def fit_each(
     program: Callable,
     data: Any,
     *,
     names: Sequence[str] | None = None,
-    seed: int = 0,
-    num_chains: int = 8,
-    num_warmup: int = 300,
-    num_samples: int | None = None,
-    until: float = verdict.MIN_ESS,
-    max_num_samples: int = 2000,
-    target_accept_prob: float = 0.8,
-    max_steps: int = 256,
-    dtype: str = "float64",
-    keep_draws: bool | Sequence[str] = False,
-    max_bytes: float = MEMORY,
-    num_lanes: int | None = None,
     executor: Executor | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> Fits:
     """Sample the posterior of each object of a population independently.
 
@@ -159,7 +180,8 @@ def fit_each(
     >>> float(fits.summary().loc[(1, "rate"), "median"].round(-1))
     30.0
     """
-    _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype)
+    require_known(fit_each, options)
+    chosen = BatchOptions(**options)
     objects = objects_of(data)
     stacked = bound_stack(program, objects)
     labels = list(range(len(stacked))) if names is None else [str(name) for name in names]
@@ -172,21 +194,7 @@ def fit_each(
         notes_without_draws(program, args, stacked.args([leaf[row] for leaf in stacked.leaves]))
         for row, args in enumerate(objects)
     ]
-    options = Options(num_warmup, target_accept_prob, max_steps)
-    fit_task = functools.partial(
-        _fit_task,
-        program,
-        seed=seed,
-        num_chains=num_chains,
-        options=options,
-        num_samples=num_samples,
-        until=until,
-        max_num_samples=max_num_samples,
-        dtype=dtype,
-        keep_draws=keep_draws,
-        max_bytes=max_bytes,
-        num_lanes=num_lanes,
-    )
+    fit_task = functools.partial(_fit_task, program, chosen)
     start = time.perf_counter()
     with ProgressLine(progress) as live:
         if executor is None:
@@ -197,56 +205,29 @@ def fit_each(
             f"{sum(not d.why for d in done)} of {len(stacked)} objects usable in {time.perf_counter() - start:.1f} s"
         )
     done = [result._replace(notes=(*notes[result.number], *result.notes)) for result in done]
-    return Fits.assemble(labels, done, cost, {"seed": seed, "num_chains": num_chains, "num_warmup": num_warmup})
-
-
-def _check(num_chains, num_warmup, num_samples, max_num_samples, target_accept_prob, max_steps, dtype):
-    for name, value, least in (
-        ("num_chains", num_chains, 2),
-        ("num_warmup", num_warmup, 50),
-        ("num_samples", num_samples, 4),
-        ("max_num_samples", max_num_samples, 4),
-        ("max_steps", max_steps, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"fit_each: expected {name} >= {least}; found {value}.")
-    if not 0 < target_accept_prob < 1:
-        raise ValueError(f"fit_each: expected target_accept_prob between 0 and 1; found {target_accept_prob}.")
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f"fit_each: expected dtype 'float64' or 'float32'; found {dtype!r}.")
+    run = {name: getattr(chosen, name) for name in ("seed", "num_chains", "num_warmup")}
+    return Fits.assemble(labels, done, cost, run)
 
 
 def _fit_task(
-    program,
-    stacked: Stack,
-    rows: np.ndarray,
-    *,
-    seed,
-    num_chains,
-    options: Options,
-    num_samples,
-    until,
-    max_num_samples,
-    dtype,
-    keep_draws,
-    max_bytes,
-    num_lanes,
-    live=None,
+    program, options: BatchOptions, stacked: Stack, rows: np.ndarray, live=None
 ) -> tuple[list[Done], dict[str, float]]:
     """Fit a stack of objects in this process; return their results and the costs."""
     live = live or ProgressLine(False)
-    with jax.enable_x64(dtype == "float64"):
+    with jax.enable_x64(options.dtype == "float64"):
         live.show(f"compiling for {len(rows)} objects")
-        keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), int(rows.max()) + 1)))[rows]
+        keys = jax.random.split(jax.random.key(options.seed), int(rows.max()) + 1)
+        keys = np.asarray(jax.random.key_data(keys))[rows]
         start = time.perf_counter()
-        slots = Slots(program, stacked, num_lanes, num_chains, options, max_bytes)
-        if not isinstance(keep_draws, bool):
-            unknown = [name for name in keep_draws if name not in (*slots.target.names, "lp")]
+        sampler = Options(options.num_warmup, options.target_accept_prob, options.max_steps)
+        slots = Slots(program, stacked, options.num_lanes, options.num_chains, sampler, options.max_bytes)
+        if not isinstance(options.keep_draws, bool):
+            unknown = [name for name in options.keep_draws if name not in (*slots.target.names, "lp")]
             if unknown:
                 raise ValueError(
                     f"fit_each: expected keep_draws among {', '.join(slots.target.names)}; found {', '.join(unknown)}."
                 )
-        queue = _Queue(slots, keys, num_samples, max_num_samples, until, keep_draws, bounds_of(program, slots.target))
+        queue = _Queue(slots, keys, options, bounds_of(program, slots.target))
         done: list[Done] = []
         first_block = None
         try:
@@ -273,11 +254,12 @@ def _fit_task(
 class _Queue:
     """Queue of objects that pass through the slots of a batch."""
 
-    def __init__(self, slots: Slots, keys, num_samples, max_num_samples, until, keep_draws, bounds):
-        self.slots, self.keys, self.until, self.bounds = slots, keys, until, bounds
+    def __init__(self, slots: Slots, keys, options: BatchOptions, bounds):
+        self.slots, self.keys, self.until, self.bounds = slots, keys, options.until, bounds
+        keep_draws, num_samples = options.keep_draws, options.num_samples
         self.keep = set() if keep_draws is False else None if keep_draws is True else set(keep_draws)
         self.exact = num_samples is not None
-        self.budget = -(-(num_samples or max_num_samples) // BLOCK) * BLOCK
+        self.budget = -(-(num_samples or options.max_num_samples) // BLOCK) * BLOCK
         self.warmup = -(-slots.options.num_warmup // BLOCK)  # blocks
         self.next_object = 0
         self.blocks: list[list] = [[] for _ in range(slots.num_slots)]

@@ -193,7 +193,7 @@ class Slots:
         self.lengths[slots] = self.stack.lengths[objects]
         if self.state is None:
             shape = jax.eval_shape(
-                jax.vmap(lambda key, leaves, lengths: self._empty(key, leaves, lengths)),
+                jax.vmap(self._empty),
                 keys[np.maximum(self.object, 0)],
                 self.leaves,
                 self.lengths,

@@ -36,16 +36,6 @@ RANKS = 100  # number of possible ranks: 99 draws of each posterior are kept
 SIMULATIONS = 100_000  # simulated sets of uniform ranks, for the bands
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
-ARGUMENTS = (
-    "num_replicates",
-    "seed",
-    "parameters",
-    "num_chains",
-    "num_warmup",
-    "max_num_samples",
-    "executor",
-    "fitted",
-)
 
 
 @dataclass(frozen=True)
@@ -189,7 +179,7 @@ def calibrate(
         raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
     for name in options:
         if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
-            suggestion = did_you_mean(name, (*ARGUMENTS, *FIT_OPTIONS))
+            suggestion = did_you_mean(name, (*inspect.signature(calibrate).parameters, *FIT_OPTIONS))
             raise TypeError(f"calibrate: unknown option {name!r}{suggestion}.")
     fitted = fitted or program
     design = Replicates.of(program, args, fitted)

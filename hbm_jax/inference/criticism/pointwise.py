@@ -44,6 +44,13 @@ class Structure:
     dims: dict[str, list[str]] = field(default_factory=dict)
 
 
+def program_of(fit: Fit, caller: str) -> Callable:
+    """Return the program of a fit; raise ValueError if the fit was loaded without it."""
+    if fit.program is None:
+        raise ValueError(f"{caller}: expected a fit with its program and data, found one without. Pass them to load().")
+    return fit.program
+
+
 class Replay:
     """Evaluation of the program of a fit at its posterior draws.
 
@@ -61,11 +68,7 @@ class Replay:
     """
 
     def __init__(self, fit: Fit, caller: str):
-        if fit.program is None:
-            raise ValueError(
-                f"{caller}: expected a fit with its program and data, found one without. Pass them to load()."
-            )
-        self.program: Callable = fit.program
+        self.program = program_of(fit, caller)
         self.args = fit.bound_args
         positions = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", "parameter")
         self.positions = positions.to_numpy()

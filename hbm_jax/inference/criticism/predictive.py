@@ -8,6 +8,7 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
+from hbm_jax.inference.criticism.pointwise import program_of
 from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, recovers, unobserved
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
@@ -67,7 +68,7 @@ def posterior_predictive(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr
         If the fit was loaded without its program or with another one, or if the shape of a drawn site differs from that
         of the data.
     """
-    program = _program_of(fit, "posterior_predictive")
+    program = program_of(fit, "posterior_predictive")
     # Parameters that were integrated out are drawn from their posterior, not from their prior.
     integrated = None
     if names := integrated_in(program):
@@ -99,7 +100,7 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
     ValueError
         As `posterior_predictive`.
     """
-    program = _program_of(fit, "latents")
+    program = program_of(fit, "latents")
     sampled = fit.posterior.stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     sampled = sampled.isel(sample=_evenly_spaced(sampled.sizes["sample"], num_draws)).drop_vars(
         ["chain", "draw"], errors="ignore"
@@ -109,12 +110,6 @@ def latents(fit: Fit, *, num_draws: int = 500, seed: int = 0) -> xr.Dataset:
         return sampled
     recovered = _from_posterior(fit, program, {"recover": True}, num_draws, seed)
     return sampled.merge(recovered)
-
-
-def _program_of(fit: Fit, caller: str) -> Callable:
-    if fit.program is None:
-        raise ValueError(f"{caller}: expected a fit with its program and data, found one without. Pass them to load().")
-    return fit.program
 
 
 def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hbm_jax.inference.centering.location_scale import Recentred
 from hbm_jax.inference.criticism.leave_out import Loo
-from hbm_jax.inference.criticism.pointwise import Replay, log_prob
+from hbm_jax.inference.criticism.pointwise import Replay, log_prob, program_of
 from hbm_jax.inference.program import subset_of
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.kernels.selection import sampler_of, without_replaced
@@ -62,15 +62,14 @@ def refit(fit: Fit, result: Loo, *, max_refits: int = 10, **options: Any) -> Loo
             f"refit: expected at most max_refits={max_refits} bad units; found {len(bad_rows)}. Allow more, or change "
             "the model."
         )
-    if fit.program is None:
-        raise ValueError("refit: expected a fit with its program and data, found one without. Pass them to load().")
     if correlated := [name for name in result.sites if name in Replay(fit, "refit").structure.correlated]:
         raise ValueError(
             f"refit: expected observations that are independent given the parameters; found {', '.join(correlated)}, "
             "whose elements are correlated."
         )
     # The original program, because weights of partial non-centring chosen for all objects do not apply to fewer.
-    program = fit.program.program if isinstance(fit.program, Recentred) else fit.program
+    program = program_of(fit, "refit")
+    program = program.program if isinstance(program, Recentred) else program
     num_left_out = sum(len(members) for members in result.members)
     if (subset := subset_of(fit.data)) is None or not result.dim or len(fit.data) < num_left_out:
         raise ValueError(

@@ -180,21 +180,20 @@ def judge_pools(
     table = _table(found, family_scores)
     num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
     worst = _worst(table, last, covariates)
-    if p_value >= LEVEL:
+    passed = p_value >= LEVEL
+    advice: tuple[str, ...] = ()
+    if passed:
         sentence = (
             f"the data look like draws from the fitted model (p = {p_value:.2g} for {len(table)} statistics of "
             "residuals together)"
         )
-        return ModelCheck(
-            True, p_value, sentence, (), table.drop(columns="family_score").reset_index(drop=True), *num, worst
-        )
-    clauses, unusual = _clauses(table, last, covariates, structure)
-    sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
-    known = dict(remedies or {})
-    advice = tuple(dict.fromkeys(known.get(family, REMEDIES[family]) for family in unusual))
-    return ModelCheck(
-        False, p_value, sentence, advice, table.drop(columns="family_score").reset_index(drop=True), *num, worst
-    )
+    else:
+        clauses, unusual = _clauses(table, last, covariates, structure)
+        sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
+        known = REMEDIES | dict(remedies or {})
+        advice = tuple(dict.fromkeys(known[family] for family in unusual))
+    table = table.drop(columns="family_score").reset_index(drop=True)
+    return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:

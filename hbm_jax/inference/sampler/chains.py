@@ -138,7 +138,7 @@ class Chains:
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return the complete state of every chain, adaptation included, as arrays by name."""
         leaves = jax.tree_util.tree_flatten_with_path(self.state)[0]
-        return {jax.tree_util.keystr(path): np.asarray(_plain(leaf)) for path, leaf in leaves}
+        return {jax.tree_util.keystr(path): np.asarray(plain_leaf(leaf)) for path, leaf in leaves}
 
     def restore(self, arrays: Mapping[str, np.ndarray]):
         """Restore a state that `state_arrays` returned.
@@ -151,7 +151,7 @@ class Chains:
         paths, structure = jax.tree_util.tree_flatten_with_path(self.state)
         leaves = []
         for path, leaf in paths:
-            name, expected = jax.tree_util.keystr(path), _plain(leaf)
+            name, expected = jax.tree_util.keystr(path), plain_leaf(leaf)
             saved = arrays.get(name)
             if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
                 raise ValueError(
@@ -161,7 +161,7 @@ class Chains:
                     "version of NumPyro or JAX."
                 )
             array = jnp.asarray(saved)
-            leaves.append(jax.random.wrap_key_data(array) if _is_key(leaf) else array)
+            leaves.append(jax.random.wrap_key_data(array) if is_key(leaf) else array)
         self.state = jax.tree_util.tree_unflatten(structure, leaves)
 
     @property
@@ -214,11 +214,11 @@ class Draws:
         return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
 
 
-def _is_key(leaf) -> bool:
+def is_key(leaf) -> bool:
     """Return whether an array is a typed JAX random key."""
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf):
+def plain_leaf(leaf):
     """Return an array unchanged, and a random key as its integer data."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf

@@ -78,6 +78,8 @@ class _Hierarchy(PopulationModel):
     sigma: Literal["known", "inferred"] = field(
         default="known", metadata={"help": "standard deviation of values within a group"}
     )
+    observed_sites = ("y",)
+    target_accept_prob = 0.9  # tau may be close to 0 where there are few groups
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -211,11 +213,6 @@ class _Hierarchy(PopulationModel):
         return PopulationModel.simulate(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
 
     @property
-    def observed_sites(self) -> tuple[str, ...]:
-        """The measured values."""
-        return ("y",)
-
-    @property
     def dims(self) -> dict[str, list[str]]:
         """Dimensions of sites that their plates do not name."""
         return {"y": ["group", "value", "component"]}
@@ -223,11 +220,6 @@ class _Hierarchy(PopulationModel):
     def coords(self, data: ValuesInGroups) -> dict[str, list]:
         """Return the labels of the dimensions."""
         return {"group": list(data.name), "component": list(data.components)}
-
-    @property
-    def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`: above 0.8, because tau may be close to 0 where there are few groups."""
-        return 0.9
 
 
 @dataclass(frozen=True, kw_only=True)

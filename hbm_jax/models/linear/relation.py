@@ -101,6 +101,7 @@ class Relation(PopulationModel):
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
     pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
+    observed_sites = ("observed",)
 
     def check_options(self) -> None:
         """Raise ValueError for incompatible options."""
@@ -198,11 +199,6 @@ class Relation(PopulationModel):
                     "whose true values are known exactly. Use latents='marginal'.",
                     [Remedy("latents", "marginal")],
                 )
-
-    @property
-    def observed_sites(self) -> tuple[str, ...]:
-        """The measured values."""
-        return ("observed",)
 
     @property
     def dims(self) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,7 @@ class Rates(PopulationModel):
     parameters: Literal["mean", "shape"] = field(
         default="mean", metadata={"help": "parameters with priors: mean (and dispersion) or shape"}
     )
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["point"]}
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -147,11 +148,6 @@ class Rates(PopulationModel):
             )
         y = np.asarray(data.y)
         reject_rows((y < 0) | (y != np.round(y)), y, data.response, "a count", data.name)
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites that their plates do not name."""
-        return {"observed": ["point"]}
 
     def coords(self, data: RegressionData) -> dict[str, list]:
         """Return the labels of the dimensions."""

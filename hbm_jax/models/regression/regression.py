@@ -11,7 +11,7 @@ where C is a correlation matrix (Gelman & Hill 2007; Gelman, Goodrich, Gabry & V
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +116,8 @@ class Regression(PopulationModel):
     )
     qr: bool = field(default=True, metadata={"help": "whether to sample coefficients of orthogonal predictors"})
     lkj: float = field(default=2.0, metadata={"help": "concentration of the prior of correlations of effects"})
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["point"]}
+    target_accept_prob = 0.95  # sd may be close to 0 where there are few groups
 
     def check_options(self) -> None:
         """Set the default link, and raise ValueError for another than those of the family, and for a bad ``lkj``."""
@@ -223,11 +225,6 @@ class Regression(PopulationModel):
                 f"Regression: expected the family 'normal' with known errors of the response; found {self.family!r}."
             )
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of sites that their plates do not name."""
-        return {"observed": ["point"]}
-
     def coords(self, data: RegressionData) -> dict[str, list]:
         """Return the labels of the dimensions: points, coefficients, groups."""
         labels: dict[str, list] = {"point": list(data.name), "term": list(data.terms)}
@@ -239,11 +236,6 @@ class Regression(PopulationModel):
             labels |= {group.factor: list(group.labels), f"{group.name}_term": list(group.columns)}
             labels |= {f"{group.name}_pair": pairs}
         return labels
-
-    @property
-    def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`: above 0.8, because sd may be close to 0 where there are few groups."""
-        return 0.95
 
     @property
     def description(self) -> str:

@@ -12,6 +12,7 @@ from jax.tree_util import register_dataclass
 from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
+from hbm_jax.data.columns import index_of_groups
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.validation import Remedy, reject_rows
@@ -99,11 +100,8 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         For another type of data, a host mass that is needed and missing, redshift errors that the model cannot
         integrate, or that exceed a quarter of the redshift.
     """
-    if not isinstance(data, Supernovae):
-        raise DataError(
-            f"{type(model).__name__}: expected Supernovae; found {type(data).__name__}. Read them with "
-            "hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
-        )
+    advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
+    model.check_container(data, Supernovae, advice)
     design, log_nodes = data, None
     uncertain = bool(np.any(data.sigma_z)) or any(other.log_nodes is not None for other in like)
     if uncertain or model.velocity == "redshift":
@@ -126,7 +124,7 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         z_cmb=data.z_cmb,
         log_nodes=log_nodes,
         massive=np.asarray(model.massive(data)) if model.mass_step else None,
-        survey=np.array([surveys.index(survey) for survey in data.survey]) if model.by_survey else None,
+        survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
         sensitivity=data.sensitivity[..., ORDER],
         design=design if own_distances else None,
         num_surveys=len(surveys) if model.by_survey else 0,

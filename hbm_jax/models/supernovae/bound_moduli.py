@@ -80,13 +80,8 @@ class BoundModuli:
         return CorrelatedNormal(whitening, fixed, projection, coefficients, scatter, offset, known=known), mu
 
 
-def check(data: Any, calibrated: bool, keep: np.ndarray | None = None) -> None:
-    """Raise DataError for another type of data, or calibrators that do not agree with the option ``calibrated``."""
-    if not isinstance(data, DistanceModuli):
-        raise DataError(
-            f"HubbleDiagram: expected DistanceModuli; found {type(data).__name__}. Read them with "
-            "hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
-        )
+def check(data: DistanceModuli, calibrated: bool, keep: np.ndarray | None = None) -> None:
+    """Raise DataError for calibrators that do not agree with the option ``calibrated``."""
     calibrators = int(np.sum(data.is_calibrator if keep is None else data.is_calibrator[keep]))
     if calibrators and not calibrated:
         raise DataError(

@@ -17,7 +17,8 @@ from jax.tree_util import register_dataclass
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import RedshiftMatrix
-from hbm_jax.data import CorrelatedSupernovae, DataError
+from hbm_jax.data import CorrelatedSupernovae
+from hbm_jax.data.columns import index_of_groups
 from hbm_jax.distributions.normal.block_normal import BlockNormal
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
@@ -122,6 +123,8 @@ class CorrelatedSupernova(PopulationModel):
     )
     mass_step: bool = field(default=True, metadata={"help": "whether massive hosts have a magnitude offset"})
     tabulate: bool = field(default=True, metadata={"help": "whether the likelihood is interpolated in a table"})
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
+    units = UNITS
 
     def check_options(self) -> None:
         """Raise ValueError for an unknown cosmology."""
@@ -155,11 +158,7 @@ class CorrelatedSupernova(PopulationModel):
         DataError
             For another type of data, or a host mass that is needed and missing.
         """
-        if not isinstance(data, CorrelatedSupernovae):
-            raise DataError(
-                f"CorrelatedSupernova: expected CorrelatedSupernovae; found {type(data).__name__}. Read them with "
-                "hbm_jax.data.read_correlated_supernovae."
-            )
+        self.check_container(data, CorrelatedSupernovae, "Read them with hbm_jax.data.read_correlated_supernovae.")
         sne, surveys, by_survey = data.sne, list(data.sne.survey_counts), self.scatter == "survey"
         massive = massive_hosts(sne, 10.0, 0.0, False) if self.mass_step else np.zeros(len(data))
         diagonal = sne.variance_lensing + sne.variance_velocity
@@ -176,7 +175,7 @@ class CorrelatedSupernova(PopulationModel):
             massive=massive,
             blocks=data.total_blocks,
             diagonal=diagonal,
-            survey=np.array([surveys.index(survey) for survey in data.survey]) if by_survey else None,
+            survey=index_of_groups(data.survey, surveys) if by_survey else None,
             table=table,
             num_surveys=len(surveys) if by_survey else 0,
         )
@@ -208,9 +207,7 @@ class CorrelatedSupernova(PopulationModel):
             return
         modulus = bound.distances.distmod(cosmology)
         if observed:
-            finite = jnp.all(jnp.isfinite(modulus))
-            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
-            modulus = jnp.where(finite, modulus, 0.0)
+            modulus = expansion.require_big_bang(modulus)
         loc = modulus + p["M0"] + p["delta_M"] * bound.massive - p["alpha"] * bound.x1 + p["beta"] * bound.c
         kappa = coefficients(jnp.asarray(p["alpha"]), jnp.asarray(p["beta"]))
         normal = BlockNormal(loc, bound.diagonal + p.get("sigma_int", 0.0) ** 2, kappa, bound.blocks)
@@ -240,20 +237,10 @@ class CorrelatedSupernova(PopulationModel):
         """Return the sample with other magnitudes."""
         return data.replace_observations(m_b=values["observed"], x1=data.sne.x1, c=data.sne.c)
 
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site."""
-        return {"observed": ["supernova"]}
-
     def coords(self, data: CorrelatedSupernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""
         labels: dict[str, list] = {"supernova": list(data.name)}
         return labels | ({"survey": list(data.sne.survey_counts)} if self.scatter == "survey" else {})
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters, without the dimensionless ones."""
-        return UNITS
 
     @property
     def description(self) -> str:

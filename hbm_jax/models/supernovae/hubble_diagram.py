@@ -20,7 +20,7 @@ from hbm_jax.cosmology import RedshiftMatrix, breaks_of
 from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, read_constraints
 from hbm_jax.distributions import Offset
 from hbm_jax.models import expansion
-from hbm_jax.models.base import PopulationModel, simulated
+from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae import cosmology_constraints
 from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, check, scatter_weights, subsets
@@ -81,6 +81,8 @@ class HubbleDiagram(PopulationModel):
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys with scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
     constraints: Any = field(default=None, hash=False, metadata={"help": "table of Gaussian constraints, such as BAO"})
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
+    units = UNITS
 
     def check_options(self) -> None:
         """Raise ValueError for an unknown cosmology, scatter without intrinsic_scatter, or a prior of M0 not normal."""
@@ -127,6 +129,8 @@ class HubbleDiagram(PopulationModel):
         The decomposition takes 2 s for 1700 objects. DataError for another type of data, calibrators without
         ``calibrated=True`` or the reverse, or a survey of ``scatter_surveys`` that is not in the sample.
         """
+        advice = "Read them with hbm_jax.data.read_distance_moduli, or use DistanceModuli.from_columns."
+        self.check_container(data, DistanceModuli, advice)
         check(data, self.calibrated)
         return self._bound_with(data)
 
@@ -196,10 +200,7 @@ class HubbleDiagram(PopulationModel):
         offset = Offset(float(prior.loc), float(prior.scale)) if normal else Offset(prior, 0.0)
         values = bound.basis.values(cosmology)
         if observed:
-            # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
-            finite = jnp.all(jnp.isfinite(values))
-            numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
-            values = jnp.where(finite, values, 0.0)
+            values = expansion.require_big_bang(values)
         likelihood, moduli = bound.likelihood(values, nuisance.get("sigma_int", 0.0), offset)
         drawn = numpyro.sample("observed", likelihood, obs=moduli if observed else None)
         if recover and normal:
@@ -219,13 +220,7 @@ class HubbleDiagram(PopulationModel):
         true_values = dict(parameters or {})
         if "M0" not in self.priors:
             true_values = {"M0": 0.0 if data.quantity == "mu" else -19.3} | true_values
-        observed, truth = simulated(self, key, data, true_values)
-        return data.replace_observations(observed["observed"]), truth
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site."""
-        return {"observed": ["supernova"]}
+        return super().simulate(key, data, true_values)
 
     def coords(self, data: DistanceModuli) -> dict[str, list]:
         """Return the labels of the dimensions."""
@@ -235,11 +230,6 @@ class HubbleDiagram(PopulationModel):
     def integrated(self) -> tuple[str, ...]:
         """Parameters that are integrated out, and drawn with ``recover=True``."""
         return ("M0",) if isinstance(self.all_priors["M0"], dist.Distribution) else ()
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Units of the parameters, without the dimensionless ones."""
-        return UNITS
 
     @property
     def target_accept_prob(self) -> float:

@@ -24,10 +24,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     own = bound.design is not None
     modulus = model.distmod(bound.design, cosmology) if own else bound.distances.distmod(cosmology)
     if observed:
-        # A cosmology without a big bang has zero density. A NaN in the moduli would also make gradients NaN.
-        finite = jnp.all(jnp.isfinite(modulus))
-        numpyro.factor("_big_bang", jnp.where(finite, 0.0, -jnp.inf))
-        modulus = jnp.where(finite, modulus, 0.0)
+        modulus = expansion.require_big_bang(modulus)
     if model.laws.drift is not None:
         parameters |= model.laws.drift.means(parameters, bound.z_cmb)
     values = bound.observed if observed else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.data import Supernovae
+from hbm_jax.data.columns import index_of_groups
 from hbm_jax.models.supernovae.population import tripp
 
 
@@ -46,8 +47,7 @@ def standardised(model, data: Supernovae, parameters: Mapping[str, Any]) -> Stan
     """
     p: dict[str, Any] = {name: np.asarray(value) for name, value in parameters.items()}
     if p["sigma_int"].ndim:
-        surveys = list(data.survey_counts)
-        p["sigma_int"] = p["sigma_int"][[surveys.index(survey) for survey in data.survey]]
+        p["sigma_int"] = p["sigma_int"][index_of_groups(data.survey, list(data.survey_counts))]
     laws = model.laws
     host_magnitude: Any = 0.0
     if laws.host is not None:

@@ -160,6 +160,7 @@ class Supernova(PopulationModel):
     selection: str | SelectionLaw = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
     )
+    dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova", "observable"]}
 
     def check_options(self) -> None:
         """Raise an error for option values out of range and for incompatible options."""
@@ -291,11 +292,6 @@ class Supernova(PopulationModel):
             )
         x1, c, m_b = np.moveaxis(drawn, -1, 0)
         return data.replace_observations(m_b=m_b, x1=x1, c=c)
-
-    @property
-    def dims(self) -> dict[str, list[str]]:
-        """Dimensions of the data site that its plate does not name."""
-        return {"observed": ["supernova", "observable"]}
 
     def coords(self, data: Supernovae) -> dict[str, list]:
         """Return the labels of the dimensions."""

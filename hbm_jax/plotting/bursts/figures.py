@@ -14,7 +14,7 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
@@ -70,9 +70,8 @@ def golenetskii_planes(fit: Fit) -> Figure:
         model: Any = program
         bursts, quantity, partial_pooling = _from_counts(fit, model), "flux", True
     else:
-        model = program_of(fit, Golenetskii, Bursts, "golenetskii_planes")
-        partial_pooling = model.pooling == "partial"
-        bursts, quantity = _from_catalogue(fit, model), cast(Bursts, fit.data).quantity
+        model, data = model_and_data(fit, Golenetskii, Bursts, "golenetskii_planes")
+        bursts, quantity, partial_pooling = _from_catalogue(fit, model), data.quantity, model.pooling == "partial"
     with house_style():
         figure = Figure(figsize=(8.2, 4.0), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -203,8 +202,7 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
     ValueError
         If the fit is of another model, if no redshift is unknown, or if a true redshift is missing.
     """
-    model = program_of(fit, Golenetskii, Bursts, "redshift_predictions")
-    data: Any = fit.data
+    model, data = model_and_data(fit, Golenetskii, Bursts, "redshift_predictions")
     names = [name for name, z in zip(data.name, data.z, strict=True) if np.isnan(z)]
     prior = model.all_priors["z"]
     if not names or not isinstance(prior, dist.Distribution):

@@ -10,7 +10,7 @@ from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, VERMILION, Figure, house_style
 
 NUM_DRAWS = 2000
@@ -170,7 +170,7 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
     keep[spread(len(log_tau), NUM_DRAWS)] = True
     if "theta" in fit.posterior:
         keep |= diverging
-        theta = _flat(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
+        theta = parameter(fit, "theta").reshape(len(log_tau), len(data), -1)[keep]
     else:
         theta = _theta(fit, data)
     return theta[:, row, component], log_tau[keep], diverging[keep], log_tau, row
@@ -179,19 +179,13 @@ def _funnel_draws(fit: Fit, group: str | int, component: int):
 def _model_and_data(fit: Fit, figure_name: str) -> tuple[Normal | NormalVectors, ValuesInGroups]:
     """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
     kind: Any = NormalVectors if isinstance(model_of(fit), NormalVectors) else Normal
-    return program_of(fit, kind, ValuesInGroups, figure_name), cast(ValuesInGroups, fit.data)
-
-
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of all chains, (draw, ...)."""
-    values = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
-    return values.reshape(-1, *values.shape[2:])
+    return model_and_data(fit, kind, ValuesInGroups, figure_name)
 
 
 def _vector(fit: Fit, model, data: ValuesInGroups, name: str) -> np.ndarray:
     """Return the draws of a parameter with one element per component, (draw, D); one draw if it is fixed."""
     if name in fit.posterior:
-        values = _flat(fit, name)
+        values = parameter(fit, name)
         return values.reshape(len(values), -1)
     return np.full((1, len(data.components)), float(parameter(fit, name)[0]))
 
@@ -199,7 +193,7 @@ def _vector(fit: Fit, model, data: ValuesInGroups, name: str) -> np.ndarray:
 def _theta(fit: Fit, data: ValuesInGroups) -> np.ndarray:
     """Return draws of the true values, (draw, K, D)."""
     if "theta" in fit.posterior:
-        drawn = _flat(fit, "theta")
+        drawn = parameter(fit, "theta")
         drawn = drawn[spread(len(drawn), NUM_DRAWS)]
     else:
         drawn = latents(fit, num_draws=NUM_DRAWS)["theta"].to_numpy()

@@ -11,7 +11,7 @@ from hbm_jax.data import PointsInGroups
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
 
 NUM_DRAWS = 400
@@ -50,7 +50,7 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
     --------
     >>> lines(fit).savefig("lines.pdf")  # doctest: +SKIP
     """
-    model, data = _model_and_data(fit, "lines")
+    model, data = model_and_data(fit, Relation, PointsInGroups, "lines")
     index = _predictor_index(data, predictor, "lines")
     slopes, beta = _lines(fit, model, data)
     alpha = slopes[..., index]
@@ -131,7 +131,7 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     ValueError
         If a fit is of another model, pooling, data or pivot, or for an unknown predictor.
     """
-    model, data = _model_and_data(fit, "shrinkage_of_lines")
+    model, data = model_and_data(fit, Relation, PointsInGroups, "shrinkage_of_lines")
     if model.pooling != "partial":
         raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {model.pooling!r}.")
     index = _predictor_index(data, predictor, "shrinkage_of_lines")
@@ -167,11 +167,6 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
     return figure
 
 
-def _model_and_data(fit: Fit, figure_name: str) -> tuple[Relation, PointsInGroups]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
-    return program_of(fit, Relation, PointsInGroups, figure_name), cast(PointsInGroups, fit.data)
-
-
 def _predictor_index(data: PointsInGroups, predictor: str | None, figure_name: str) -> int:
     """Return the index of a predictor, or raise an error that names the figure ``figure_name``."""
     if predictor is None:
@@ -193,7 +188,7 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     """Return draws of the slopes (draw, J, P) and the intercept (draw, J) of each group."""
     shape = (len(data), len(data.predictors))
     if model.pooling == "complete":
-        alpha, beta = (_flat(fit, name) for name in ("alpha", "beta"))
+        alpha, beta = (parameter(fit, name) for name in ("alpha", "beta"))
         keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
         alpha = np.broadcast_to(alpha.reshape(len(keep), 1, -1), (len(keep), *shape))
@@ -203,17 +198,9 @@ def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray,
     return alpha.reshape(len(alpha), *shape), beta
 
 
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of a parameter, (draw, ...); one draw if it is fixed."""
-    if name not in fit.posterior:
-        return parameter(fit, name)
-    values = fit.posterior[name].transpose("chain", "draw", ...).to_numpy()
-    return values.reshape(-1, *values.shape[2:])
-
-
 def _mean(fit: Fit, name: str, index: int) -> float:
     """Return the posterior mean of a parameter, or of its element for the predictor."""
-    mean = np.atleast_1d(_flat(fit, name).mean(axis=0))
+    mean = np.atleast_1d(parameter(fit, name).mean(axis=0))
     return float(mean[index if len(mean) > 1 else 0])
 
 
@@ -231,7 +218,7 @@ def _unpooled_lines(alone: Fit | None, model: Relation, data: PointsInGroups, in
         if len(data.predictors) > 1:
             return [None] * len(data)
         return [_least_squares_line(data, j, float(_pivot(model, data)[0])) for j in range(len(data))]
-    other, points = _model_and_data(alone, "shrinkage_of_lines")
+    other, points = model_and_data(alone, Relation, PointsInGroups, "shrinkage_of_lines")
     same_groups = points.name == data.name and points.predictors == data.predictors
     if other.pooling != "none" or not same_groups or not np.allclose(_pivot(other, points), _pivot(model, data)):
         raise ValueError(

@@ -3,14 +3,13 @@
 from typing import Any, cast
 
 import numpy as np
-import xarray as xr
 
 from hbm_jax.data import RegressionData
 from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
-from hbm_jax.plotting.draws import program_of
+from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
 
 LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
@@ -39,7 +38,7 @@ def coefficients(fit: Fit) -> Figure:
     ValueError
         If the fit is of another model.
     """
-    _, data = _model_and_data(fit, "coefficients")
+    _, data = model_and_data(fit, Regression, RegressionData, "coefficients")
     draws = fit.posterior["coef"].stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     shown = [k for k, term in enumerate(data.terms) if term != "Intercept"] or list(range(len(data.terms)))
     values = draws.to_numpy()[..., shown] * np.asarray(data.scales)[shown]
@@ -91,11 +90,11 @@ def group_effects(fit: Fit, name: str | None = None) -> Figure:
     ValueError
         If the fit is of another model or has no such term.
     """
-    _, data = _model_and_data(fit, "group_effects")
+    _, data = model_and_data(fit, Regression, RegressionData, "group_effects")
     group = _group_term(data, name, "group_effects")
-    draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
-    sd = _flat(fit, f"{group.name}_sd").reshape(-1, len(group.columns)) if f"{group.name}_sd" in fit.posterior else None
-    columns = len(group.columns)
+    draws = parameter(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+    columns, name_of_sd = len(group.columns), f"{group.name}_sd"
+    sd = parameter(fit, name_of_sd).reshape(-1, columns) if name_of_sd in fit.posterior else None
     with house_style():
         if group.walk:
             figure = Figure(figsize=(6.0, 2.2 * columns + 0.6), layout="constrained")
@@ -127,7 +126,7 @@ def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int,
     """Draw a coefficient that is a random walk against time."""
     column = group.columns[c]
     if column in data.terms:
-        draws = draws + _flat(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
+        draws = draws + parameter(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
     times = np.array(group.labels, float)
     low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
     axis.fill_between(times, low, high, color=BAND_95, alpha=0.6, lw=0)
@@ -165,11 +164,11 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
             draws = latents(fit, num_draws=NUM_DRAWS)["rate"].to_numpy()
             labels = ("trials" if program.family == "binomial" else "exposure", "rate")
             return _shrinkage(size, np.asarray(data.y) / size, draws, labels, float(np.mean(draws)))
-        _, data = _model_and_data(fit, "shrinkage")
+        _, data = model_and_data(fit, Regression, RegressionData, "shrinkage")
         group = _group_term(data, name, "shrinkage")
         if group.walk:
             raise ValueError(f"shrinkage: expected groups that are exchangeable; found {group.factor}, a random walk.")
-        draws = _flat(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
+        draws = parameter(fit, f"{group.name}_effect").reshape(-1, len(group.labels), len(group.columns))
         counts = np.bincount(group.index, minlength=len(group.labels)).astype(float)
         unpooled = _unpooled(fit, data, group)
         return _shrinkage(counts, unpooled, draws[..., 0], ("points of the group", f"effect, {group.columns[0]}"), 0.0)
@@ -241,7 +240,7 @@ def predictive_check(fit: Fit) -> Figure:
     """
     program: Any = model_of(fit)
     if not isinstance(program, Rates):
-        _model_and_data(fit, "predictive_check")
+        model_and_data(fit, Regression, RegressionData, "predictive_check")
     data: Any = fit.data
     drawn = posterior_predictive(fit, num_draws=NUM_DRAWS)["observed"].to_numpy().astype(float)
     y = np.asarray(data.y)
@@ -288,11 +287,6 @@ def _draw_bins(axis, y: np.ndarray, drawn: np.ndarray) -> None:
     axis.plot(predicted_mean, observed, "o", color=BLACK, ms=3.6, zorder=3)
 
 
-def _model_and_data(fit: Fit, figure_name: str) -> tuple[Regression, RegressionData]:
-    """Return the model and the data of a fit, or raise an error that names the figure ``figure_name``."""
-    return program_of(fit, Regression, RegressionData, figure_name), cast(RegressionData, fit.data)
-
-
 def _group_term(data: RegressionData, name: str | None, figure_name: str) -> GroupDesign:
     """Return the group term of this name, or the first; the error names the figure ``figure_name``."""
     names = [group.name for group in data.groups]
@@ -302,13 +296,6 @@ def _group_term(data: RegressionData, name: str | None, figure_name: str) -> Gro
             f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )
     return data.groups[names.index(name) if name is not None else 0]
-
-
-def _flat(fit: Fit, name: str) -> np.ndarray:
-    """Return the draws of all chains, (draw, ...)."""
-    variable: xr.DataArray = fit.posterior[name]
-    values = variable.transpose("chain", "draw", ...).to_numpy()
-    return values.reshape(-1, *values.shape[2:])
 
 
 COEFFICIENTS = (

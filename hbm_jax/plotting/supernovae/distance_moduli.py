@@ -8,7 +8,7 @@ from hbm_jax.data import DistanceModuli
 from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, expansion
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, GREY, SERIES, Figure, house_style
 from hbm_jax.plotting.supernovae.dark_energy import PLANES, equation_of_state, expansion_contour, has_equation_of_state
@@ -46,7 +46,7 @@ def modulus_draws(fit: Fit, data: DistanceModuli, num_draws: int = 200) -> tuple
     offset : array (draw,)
         M0, drawn from its exact conditional posterior [mag].
     """
-    model = program_of(fit, HubbleDiagram, DistanceModuli, "modulus_draws")
+    model, _ = model_and_data(fit, HubbleDiagram, DistanceModuli, "modulus_draws")
     values = {name: parameter(fit, name) for name in ("H0", *expansion.named(model.cosmology).parameters)}
     total = fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"]
     rows = spread(total, num_draws)
@@ -86,8 +86,7 @@ def distance_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     --------
     >>> distance_diagram(fit).savefig("hubble.pdf")  # doctest: +SKIP
     """
-    program_of(fit, HubbleDiagram, DistanceModuli, "distance_diagram")
-    data: Any = fit.data
+    _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_diagram")
     shown = data.subset(~data.is_calibrator)
     z = np.geomspace(shown.z_cmb.min(), shown.z_cmb.max(), NUM_GRID)
     columns = {"z_cmb": z, "mu": np.zeros(NUM_GRID), "sigma": np.ones(NUM_GRID)}
@@ -155,8 +154,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
     --------
     >>> distance_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
-    program_of(fit, HubbleDiagram, DistanceModuli, "distance_residuals")
-    data: Any = fit.data
+    _, data = model_and_data(fit, HubbleDiagram, DistanceModuli, "distance_residuals")
     moduli, offset = modulus_draws(fit, data, num_draws)
     residual = data.mu - np.median(moduli + offset[:, None], axis=0)
     error = np.sqrt(data.sigma**2 + _scatter(fit) ** 2)

@@ -9,7 +9,7 @@ from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, SERIES, Figure, house_style
 from hbm_jax.plotting.supernovae.diagram import (
@@ -46,9 +46,9 @@ def standardise(fit: Fit) -> Standardised:
     Standardised
         The standardised magnitude of `hbm_jax.models.Supernova.standardise` minus M0, and its error.
     """
-    model = program_of(fit, Supernova, Supernovae, "standardise")
+    model, data = model_and_data(fit, Supernova, Supernovae, "standardise")
     medians = {name: _median(fit, name) for name in model.relation_parameters}
-    magnitude, variance = model.standardise(fit.data, medians)
+    magnitude, variance = model.standardise(data, medians)
     return Standardised(magnitude - medians["M0"], np.sqrt(variance))
 
 
@@ -77,7 +77,7 @@ def modulus_draws(fit: Fit, data: Supernovae, num_draws: int = 200) -> np.ndarra
         Moduli of the model's ``distmod`` plus the M0 of the draw minus the median M0 [mag]. They are comparable with
         those of `standardise`, because the data constrain only mu + M0.
     """
-    model = program_of(fit, Supernova, Supernovae, "modulus_draws")
+    model, _ = model_and_data(fit, Supernova, Supernovae, "modulus_draws")
     values = {p: parameter(fit, p) for p in ("H0", *expansion.named(model.cosmology).parameters, "M0")}
     total = max(len(v) for v in values.values())
     rows = spread(total, num_draws)
@@ -129,8 +129,7 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     """
     if isinstance(model_of(fit), HubbleDiagram):
         return distance_diagram(fit, num_draws)
-    program_of(fit, Supernova, Supernovae, "hubble_diagram")
-    data = fit.data
+    _, data = model_and_data(fit, Supernova, Supernovae, "hubble_diagram")
     points = standardise(fit)
     z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
     bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), BANDS, axis=0)

@@ -10,7 +10,7 @@ from scipy.special import log_ndtr
 from hbm_jax.data import Supernovae
 from hbm_jax.inference import Fit, latents
 from hbm_jax.models import Supernova
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SKY, VERMILION, Figure, house_style
 
@@ -138,8 +138,7 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     --------
     >>> populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
-    program_of(fit, Supernova, Supernovae, "populations")
-    data = fit.data
+    _, data = model_and_data(fit, Supernova, Supernovae, "populations")
     truth = latents(fit, num_draws=num_draws)
     with house_style():
         figure = Figure(figsize=(7.2, 6.2), layout="constrained")

@@ -8,7 +8,7 @@ from hbm_jax.data import Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
 from hbm_jax.inference import Fit, Fits
 from hbm_jax.models import Supernova
-from hbm_jax.plotting.draws import program_of
+from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style
 from hbm_jax.plotting.supernovae.diagram import MARKERS
@@ -45,8 +45,7 @@ def hubble_residuals(fit: Fit) -> Figure:
     --------
     >>> hubble_residuals(fit).savefig("residuals.pdf")  # doctest: +SKIP
     """
-    program_of(fit, Supernova, Supernovae, "hubble_residuals")
-    data: Supernovae = fit.data
+    _, data = model_and_data(fit, Supernova, Supernovae, "hubble_residuals")
     points = standardise(fit)
     residual = points.mu - np.median(modulus_draws(fit, data), axis=0)
     covariates = {text: np.asarray(getattr(data, name)) for name, text in COVARIATES.items()}

@@ -11,7 +11,7 @@ from hbm_jax.distributions.skew_normal import SkewNormal
 from hbm_jax.inference import Fit
 from hbm_jax.models import Afterglow
 from hbm_jax.plotting.contours import joint_posterior, shown_range
-from hbm_jax.plotting.draws import parameter, program_of, spread
+from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Figure, house_style
 
@@ -53,7 +53,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     >>> host_columns(without, with_whim).savefig("columns.pdf")  # doctest: +SKIP
     """
     fits = [fit] if other is None else [fit, other]
-    models = [program_of(each, Afterglow, Afterglows, "host_columns") for each in fits]
+    models = [model_and_data(each, Afterglow, Afterglows, "host_columns")[0] for each in fits]
     names = ["with WHIM" if model.whim else "without WHIM" for model in models]
     names = names if len(set(names)) == len(names) else ["fit", "other"]
     if other is not None and not set(fit.data.name) & set(other.data.name):
@@ -145,7 +145,7 @@ def whim_contour(fit: Fit) -> Figure:
     --------
     >>> whim_contour(fit).savefig("whim.pdf")  # doctest: +SKIP
     """
-    model = program_of(fit, Afterglow, Afterglows, "whim_contour")
+    model, _ = model_and_data(fit, Afterglow, Afterglows, "whim_contour")
     names = whim_parameters(model)
     if not names:
         raise ValueError(
@@ -204,7 +204,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     --------
     >>> afterglow_populations(fit).savefig("populations.pdf")  # doctest: +SKIP
     """
-    model = program_of(fit, Afterglow, Afterglows, "afterglow_populations")
+    model, _ = model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
     with house_style():
         names, units = [varying.site for varying in model.medium.sites], model.units
         figure = Figure(figsize=(2.46 * len(names) + 0.02, 2.9), layout="constrained")

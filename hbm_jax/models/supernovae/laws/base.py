@@ -27,6 +27,8 @@ class Law:
         Name of the choice.
     registry : dict of str to type
         Laws of this kind by name.
+    priors : mapping of str to Distribution or float
+        Default priors of the parameters that the law adds.
     units : mapping of str to str
         Units of parameters that are not dimensionless.
     symbols : mapping of str to str
@@ -40,6 +42,7 @@ class Law:
     kind: ClassVar[str] = "law"
     name: ClassVar[str] = ""
     registry: ClassVar[dict[str, type]] = {}
+    priors: ClassVar[Mapping[str, Prior]] = {}
     units: ClassVar[Mapping[str, str]] = {}
     symbols: ClassVar[Mapping[str, str]] = {}
     by_survey: ClassVar[tuple[str, ...]] = ()
@@ -53,11 +56,6 @@ class Law:
             if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"{cls.kind}: expected a new name; found {cls.name!r}, which is {known.__qualname__}.")
             cls.registry[cls.name] = cls
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {}
 
     @classmethod
     def named(cls, choice: Any) -> Any:

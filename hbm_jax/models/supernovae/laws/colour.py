@@ -68,11 +68,7 @@ class SkewedColour(ColourLaw):
     name = "skewed"
     positive_latent = True
     symbols: ClassVar[Mapping[str, str]] = {"c_skew": r"$\alpha_c$"}
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"c_skew": dist.Normal(0.0, 4.0)}
+    priors: ClassVar[Mapping[str, Prior]] = {"c_skew": dist.Normal(0.0, 4.0)}
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the Gaussian part, with a half-normal latent."""
@@ -95,11 +91,7 @@ class Dust(ColourLaw):
         "beta_dust": r"$\beta_\mathrm{dust}$",
         "c_dust": r"$\langle c_\mathrm{dust} \rangle$",
     }
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"beta_dust": dist.Normal(4.0, 2.0), "c_dust": dist.HalfNormal(0.2)}
+    priors: ClassVar[Mapping[str, Prior]] = {"beta_dust": dist.Normal(4.0, 2.0), "c_dust": dist.HalfNormal(0.2)}
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the intrinsic colours, with an exponential latent."""
@@ -122,11 +114,7 @@ class BrokenColour(ColourLaw):
     positive_latent = True
     slopes = ("beta", "beta_red")
     symbols: ClassVar[Mapping[str, str]] = {"beta_red": r"$\beta_\mathrm{red}$"}
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"beta_red": dist.Normal(0.0, 5.0)}
+    priors: ClassVar[Mapping[str, Prior]] = {"beta_red": dist.Normal(0.0, 5.0)}
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return both sides of the normal distribution, as truncated normal latents.

@@ -21,11 +21,7 @@ class Drift(Law):
         "x1_drift": r"$\mathrm{d} x_1 / \mathrm{d} z$",
         "c_drift": r"$\mathrm{d} c / \mathrm{d} z$",
     }
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"x1_drift": dist.Normal(0.0, 1.0), "c_drift": dist.Normal(0.0, 0.2)}
+    priors: ClassVar[Mapping[str, Prior]] = {"x1_drift": dist.Normal(0.0, 1.0), "c_drift": dist.Normal(0.0, 0.2)}
 
     def means(self, p: Mapping[str, Any], z: Any) -> dict[str, Any]:
         """Return the mean stretch and colour at redshifts (N,)."""

@@ -44,7 +44,7 @@ class MassStep(Law):
         return not self.error
 
     @property
-    def priors(self) -> dict[str, Prior]:
+    def priors(self) -> Mapping[str, Prior]:  # type: ignore[override]
         """Default priors of the parameters that the law adds."""
         return {"delta_M": dist.Normal(0.0, 0.2)} | ({"delta_beta": dist.Normal(0.0, 1.0)} if self.slope else {})
 

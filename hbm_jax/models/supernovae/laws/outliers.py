@@ -23,7 +23,7 @@ class Outliers(Law):
     }
 
     @property
-    def priors(self) -> dict[str, Prior]:
+    def priors(self) -> Mapping[str, Prior]:  # type: ignore[override]
         """Default priors of the parameters that the law adds."""
         return {"outlier_fraction": dist.Beta(1.0, 19.0), "outlier_scatter": dist.LogNormal(0.0, 0.5)}
 

@@ -46,11 +46,11 @@ class CommonLimit(SelectionLaw):
         "m_lim_width": r"$\sigma_\mathrm{lim}$",
         "m_lim_colour": r"$\kappa_\mathrm{lim}$",
     }
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"m_lim": dist.Normal(24.0, 2.0), "m_lim_width": dist.LogNormal(-1.2, 0.5), "m_lim_colour": 0.0}
+    priors: ClassVar[Mapping[str, Prior]] = {
+        "m_lim": dist.Normal(24.0, 2.0),
+        "m_lim_width": dist.LogNormal(-1.2, 0.5),
+        "m_lim_colour": 0.0,
+    }
 
     def detection(self, p: Mapping[str, Any]) -> ProbitSelection:
         """Return the detection probability."""

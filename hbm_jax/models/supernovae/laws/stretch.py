@@ -48,11 +48,7 @@ class SkewedStretch(StretchLaw):
     name = "skewed"
     positive_latent = True
     symbols: ClassVar[Mapping[str, str]] = {"x1_skew": r"$\alpha_{x_1}$"}
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {"x1_skew": dist.Normal(0.0, 4.0)}
+    priors: ClassVar[Mapping[str, Prior]] = {"x1_skew": dist.Normal(0.0, 4.0)}
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the Gaussian part, with a half-normal latent."""
@@ -70,15 +66,11 @@ class TwoStretches(StretchLaw):
         "x1_std_low": r"$\sigma_{x_1,\mathrm{low}}$",
         "x1_fraction_low": r"$f_\mathrm{low}$",
     }
-
-    @property
-    def priors(self) -> dict[str, Prior]:
-        """Default priors of the parameters that the law adds."""
-        return {
-            "x1_shift": dist.HalfNormal(2.0),
-            "x1_std_low": dist.HalfNormal(2.0),
-            "x1_fraction_low": dist.Uniform(0.0, 1.0),
-        }
+    priors: ClassVar[Mapping[str, Prior]] = {
+        "x1_shift": dist.HalfNormal(2.0),
+        "x1_std_low": dist.HalfNormal(2.0),
+        "x1_fraction_low": dist.Uniform(0.0, 1.0),
+    }
 
     def population(self, p: Mapping[str, Any], axis: Axis) -> Population:
         """Return the mixture of both."""
