@@ -100,13 +100,14 @@ def _log_half_line(rate: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 def _law(fit: Fit, name: str):
     """Return the law of stretch or colour."""
-    laws = program_of(fit, Supernova, Supernovae, "populations").laws
+    model, _ = model_and_data(fit, Supernova, Supernovae, "populations")
+    laws = model.laws
     return laws.stretch if name == "x1" else laws.colour
 
 
 def _parameters(fit: Fit) -> dict[str, np.ndarray]:
     """Return the draws of the scalar parameters, (draw,); a single one of those that are fixed."""
-    model = program_of(fit, Supernova, Supernovae, "populations")
+    model, _ = model_and_data(fit, Supernova, Supernovae, "populations")
     every = {name: parameter(fit, name) for name in model.all_priors}
     return {name: draws for name, draws in every.items() if draws.ndim == 1}
 
