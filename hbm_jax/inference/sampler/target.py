@@ -477,8 +477,14 @@ def plate_dims(trace) -> dict[str, list[str]]:
 
 def support_bounds(support) -> tuple[float, float]:
     """Return the lower and upper bound of a support; infinite if absent or if the bound is itself a parameter."""
-    bounds = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
-    low, high = (float(end) if np.ndim(end) == 0 and not isinstance(end, jax.core.Tracer) else np.nan for end in bounds)
+
+    def number(end):
+        try:
+            return float(end) if np.ndim(end) == 0 else np.nan
+        except jax.errors.ConcretizationTypeError:  # depends on a parameter
+            return np.nan
+
+    low, high = number(getattr(support, "lower_bound", -np.inf)), number(getattr(support, "upper_bound", np.inf))
     return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
 
 
