@@ -71,9 +71,10 @@ class ModelCheck:
             and all(isinstance(remedy, str) for remedy in stored.get("remedies", [0]))
         ):
             raise TypeError("expected a check of the model")
-        worst = stored.get("worst") and Worst(
-            **{name: np.asarray(value) if isinstance(value, list) else value for name, value in stored["worst"].items()}
-        )._replace(labels=tuple(stored["worst"]["labels"]))
+        worst = None
+        if stored.get("worst"):
+            values = {name: np.asarray(v) if isinstance(v, list) else v for name, v in stored["worst"].items()}
+            worst = Worst(**values | {"labels": tuple(stored["worst"]["labels"])})
         table, remedies = pd.DataFrame(stored["table"]), tuple(stored["remedies"])
         return cls(**(stored | {"table": table, "remedies": remedies, "worst": worst}))
 
