@@ -1,33 +1,85 @@
-"""Inference for any NumPyro program: sampling, convergence verdict, model criticism, results and predictions."""
+"""Inference for any NumPyro program: sampling, convergence verdict, model criticism, results and predictions.
 
-from hbm_jax.inference.batch.executor import ShareError
-from hbm_jax.inference.batch.fit_each import fit_each
-from hbm_jax.inference.batch.results import Fits
-from hbm_jax.inference.centering.pilot import Centering, centre
-from hbm_jax.inference.checksum import DamageWarning
-from hbm_jax.inference.compilation.cache import use_compilation_cache
-from hbm_jax.inference.compilation.devices import use_every_core
-from hbm_jax.inference.criticism.calibration import Calibration, calibrate
-from hbm_jax.inference.criticism.comparison import Comparison, compare
-from hbm_jax.inference.criticism.influence import leave_groups_out
-from hbm_jax.inference.criticism.leave_out import Loo, loo
-from hbm_jax.inference.criticism.pointwise import log_likelihood
-from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
-from hbm_jax.inference.criticism.refitting import refit
-from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
-from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
-from hbm_jax.inference.model_check.check import check_model
-from hbm_jax.inference.model_check.result import ModelCheck
-from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
-from hbm_jax.inference.sampler.checkpoint import CheckpointError
-from hbm_jax.inference.sampler.kernels.hmc import HMC
-from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
-from hbm_jax.inference.sampler.kernels.nuts import NUTS
-from hbm_jax.inference.sampler.kernels.protocol import Sampler
-from hbm_jax.inference.sampler.loop import Interrupted
-from hbm_jax.inference.sampler.target import StartError
-from hbm_jax.inference.sampling import resume, sample
-from hbm_jax.inference.verdict import Verdict, judge
+Names are imported on first use: the options of a run, which the help of the command line shows, need neither ArviZ nor
+the statistics of SciPy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hbm_jax.inference.batch.executor import ShareError
+    from hbm_jax.inference.batch.fit_each import fit_each
+    from hbm_jax.inference.batch.results import Fits
+    from hbm_jax.inference.centering.pilot import Centering, centre
+    from hbm_jax.inference.checksum import DamageWarning
+    from hbm_jax.inference.compilation.cache import use_compilation_cache
+    from hbm_jax.inference.compilation.devices import use_every_core
+    from hbm_jax.inference.criticism.calibration import Calibration, calibrate
+    from hbm_jax.inference.criticism.comparison import Comparison, compare
+    from hbm_jax.inference.criticism.influence import leave_groups_out
+    from hbm_jax.inference.criticism.leave_out import Loo, loo
+    from hbm_jax.inference.criticism.pointwise import log_likelihood
+    from hbm_jax.inference.criticism.predictive import latents, posterior_predictive, prior_predictive
+    from hbm_jax.inference.criticism.refitting import refit
+    from hbm_jax.inference.criticism.sensitivity import Sensitivity, prior_sensitivity
+    from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
+    from hbm_jax.inference.model_check.check import check_model
+    from hbm_jax.inference.model_check.result import ModelCheck
+    from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
+    from hbm_jax.inference.sampler.checkpoint import CheckpointError
+    from hbm_jax.inference.sampler.kernels.hmc import HMC
+    from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+    from hbm_jax.inference.sampler.kernels.nuts import NUTS
+    from hbm_jax.inference.sampler.kernels.protocol import Sampler
+    from hbm_jax.inference.sampler.loop import Interrupted
+    from hbm_jax.inference.sampler.target import StartError
+    from hbm_jax.inference.sampling import resume, sample
+    from hbm_jax.inference.verdict import Verdict, judge
+
+_MODULES = {
+    "HMC": "sampler.kernels.hmc",
+    "NUTS": "sampler.kernels.nuts",
+    "Calibration": "criticism.calibration",
+    "Centering": "centering.pilot",
+    "CheckpointError": "sampler.checkpoint",
+    "Comparison": "criticism.comparison",
+    "DamageWarning": "checksum",
+    "Fit": "results",
+    "Fits": "batch.results",
+    "IndependentProposals": "sampler.kernels.independent_proposals",
+    "Interrupted": "sampler.loop",
+    "Loo": "criticism.leave_out",
+    "MaximumLikelihood": "likelihood.profile",
+    "ModelCheck": "model_check.result",
+    "ResultFileError": "results",
+    "ResultsError": "results",
+    "Sampler": "sampler.kernels.protocol",
+    "Sensitivity": "criticism.sensitivity",
+    "ShareError": "batch.executor",
+    "StartError": "sampler.target",
+    "Verdict": "verdict",
+    "calibrate": "criticism.calibration",
+    "centre": "centering.pilot",
+    "check_model": "model_check.check",
+    "compare": "criticism.comparison",
+    "fit_each": "batch.fit_each",
+    "judge": "verdict",
+    "latents": "criticism.predictive",
+    "leave_groups_out": "criticism.influence",
+    "load": "results",
+    "log_likelihood": "criticism.pointwise",
+    "loo": "criticism.leave_out",
+    "maximum_likelihood": "likelihood.profile",
+    "posterior_predictive": "criticism.predictive",
+    "prior_predictive": "criticism.predictive",
+    "prior_sensitivity": "criticism.sensitivity",
+    "refit": "criticism.refitting",
+    "resume": "sampling",
+    "sample": "sampling",
+    "use_compilation_cache": "compilation.cache",
+    "use_every_core": "compilation.devices",
+}
 
 __all__ = [
     "HMC",
@@ -72,3 +124,13 @@ __all__ = [
     "use_compilation_cache",
     "use_every_core",
 ]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"hbm_jax.inference.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'hbm_jax.inference' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -10,11 +10,9 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
+from hbm_jax.inference.criteria import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.inference.model_check.result import ModelCheck
 
-MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
-MIN_ESS = 400.0  # bulk and tail, the same paper
-MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 TAIL = (0.05, 0.95)
 # Width of the bins in which densities are measured, in units of the posterior's width. It is small because a density
 # that vanishes at the bound also has a few draws near it.

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from hbm_jax.inference.criteria import MAX_R_HAT, MIN_ESS
 from hbm_jax.inference.options import plain, real_number, whole_number
-from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
 GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at successive checks
@@ -75,7 +77,7 @@ class StopRule:
             if name.split("[")[0] not in names:
                 raise ValueError(f"sample: until names {name!r}; expected one of {', '.join(names)}.")
 
-    def shortfall(self, table: pd.DataFrame) -> float:
+    def shortfall(self, table: "pd.DataFrame") -> float:
         """Return the required number of draws relative to the current one; at most 1 if all targets are reached.
 
         Parameters
@@ -83,6 +85,8 @@ class StopRule:
         table : pandas.DataFrame
             Diagnostics from `hbm_jax.inference.verdict.diagnose`.
         """
+        import pandas as pd  # here, because the help of the command line reads the fields of this class
+
         named = self.until if isinstance(self.until, Mapping) else None
         target = pd.Series(self.until if np.isscalar(self.until) else MIN_ESS, index=table.index)
         if named is not None:

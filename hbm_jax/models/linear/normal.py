@@ -13,13 +13,12 @@ well, the non-centred one is slow (Betancourt & Girolami 2013, arXiv:1312.0906).
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import pandas as pd
 from numpyro import distributions as dist
 
 from hbm_jax.data.linear.values_in_groups import ValuesInGroups
@@ -29,6 +28,9 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.partial_centering import centring_weight_from_estimates, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_shaped
 from hbm_jax.validation import DataError, Remedy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEAR = 0.05  # weights this close to 0 or 1 are called non-centred or centred in the table of `centring`
 
@@ -172,7 +174,7 @@ class _Hierarchy(PopulationModel):
                 standard.append((theta[-1] - location) / tril[i, i])
             return numpyro.deterministic("theta", jnp.stack(theta, axis=-1))
 
-    def centring(self, data: ValuesInGroups) -> pd.DataFrame:
+    def centring(self, data: ValuesInGroups) -> "pd.DataFrame":
         """Return the partial non-centring with which each true value is sampled.
 
         Parameters
@@ -203,6 +205,8 @@ class _Hierarchy(PopulationModel):
                 words = "non-centred" if c < NEAR else "centred" if c > 1.0 - NEAR else "in between"
                 element = f"theta[{name}]" if len(data.components) == 1 else f"theta[{name},{data.components[d]}]"
                 rows.append(("theta", element, float(scale), float(information[k, d]), c, words))
+        import pandas as pd  # here, because no other part of a model needs it
+
         return pd.DataFrame(rows, columns=["site", "element", "prior_scale", "information", "centredness", "form"])
 
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):

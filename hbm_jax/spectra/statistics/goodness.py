@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-from scipy import stats
 
 from hbm_jax.spectra.statistics.joint import AnyStatistic
 
@@ -194,6 +193,8 @@ def _moments(mu: float) -> tuple[float, float]:
         return 0.0, 0.0
     reach = 10.0 * np.sqrt(mu) + 40.0
     k = np.arange(max(np.floor(mu - reach), 0.0), np.ceil(mu + reach) + 1.0)
+    from scipy import stats  # here, because importing it takes longer than the rest of this package
+
     probability = stats.poisson.pmf(k, mu)
     c = 2.0 * (mu - k + k * np.log(np.maximum(k, 1.0) / mu))
     mean = probability @ c

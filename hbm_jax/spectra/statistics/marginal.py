@@ -19,7 +19,6 @@ from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp_of
-from scipy.stats import nbinom
 
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.statistics.kernels import floating
@@ -325,6 +324,8 @@ def prior_shape(background: ArrayLike, prior_mean: ArrayLike) -> float:
         than Poisson counts. A small shape for a smooth background would leave the background of each channel to its few
         counts; a source of 0.3 counts per channel with a background of 0.5 would be 20 per cent too bright.
     """
+    from scipy.stats import nbinom  # here, because importing it takes longer than the rest of this package
+
     background, mean = np.asarray(background, float)[:, None], np.asarray(prior_mean, float)[:, None]
     return float(SHAPES[np.argmax(nbinom.logpmf(background, SHAPES, SHAPES / (SHAPES + mean)).sum(axis=0))])
 
