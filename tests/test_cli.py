@@ -25,6 +25,7 @@ from stored_fits import load, own_model
 import hbm_jax as hbm
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
+from hbm_jax.cli.exit_status import status_of
 from hbm_jax.cli.inputs import worded
 from hbm_jax.data import PointsInGroups
 from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
@@ -565,15 +566,15 @@ def real_run(sample_csv, tmp_path_factory):
 
 def test_real_run_says_what_it_found(real_run):
     folder, done = real_run
-    assert done.returncode in (cli.USABLE, cli.NOT_USABLE), done.stderr
+    assert done.returncode in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), done.stderr
     assert "Traceback" not in done.stderr
     assert "stopped: all requested draws are done: 4 x 300 draws in" in done.stderr
     assert done.stdout.startswith("Type Ia supernovae, flat LCDM, marginal latents\n60 type Ia supernovae")
     fit = hbm.load(folder)
     assert str(fit.verdict) in done.stdout
     assert fit.table() in done.stdout
-    assert done.returncode == (cli.USABLE if fit.verdict.usable else cli.NOT_USABLE)
-    assert ("\nusable: 1200 draws" in done.stdout) == (done.returncode == cli.USABLE)
+    assert done.returncode == status_of(fit.verdict)
+    assert ("\nusable: 1200 draws" in done.stdout) == (done.returncode != cli.NOT_USABLE)
     assert f"posterior  {folder / 'posterior.nc'}" in done.stdout
 
 
@@ -642,7 +643,7 @@ def run_as_a_process(sample_csv, cache, tmp_path_factory):
 @pytest.mark.long
 def test_a_process_of_its_own_says_the_same(real_run, run_as_a_process):
     (folder, done), (other, process) = real_run, run_as_a_process
-    assert process.returncode in (cli.USABLE, cli.NOT_USABLE), process.stderr
+    assert process.returncode in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), process.stderr
     assert "Traceback" not in process.stderr
     assert {path.name for path in other.iterdir()} == {path.name for path in folder.iterdir()}
     assert process.stdout.splitlines()[:2] == done.stdout.splitlines()[:2]
@@ -658,7 +659,7 @@ def test_a_run_is_continued(real_run, tmp_path, capsys):
     status, out, err = run(capsys, "resume", folder, "--num-samples", "350", "--no-report", "--quiet")
     assert out.startswith("Type Ia supernovae, flat LCDM, marginal latents\n60 type Ia supernovae"), err
     fit = hbm.load(folder)
-    assert status == (cli.USABLE if fit.verdict.usable else cli.NOT_USABLE)
+    assert status == status_of(fit.verdict)
     assert fit.posterior.sizes == {"chain": 4, "draw": 350}
     np.testing.assert_array_equal(fit.posterior["Om0"][:, :300], before.posterior["Om0"])
     stored = tomllib.loads((folder / "config.toml").read_text())
@@ -752,7 +753,7 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     why = "stopped because run/checkpoint: the checkpoint could not be written: No space left on device."
     monkeypatch.setattr("hbm_jax.inference.sample", ended(why))
     status, _, err = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
-    assert status in (cli.USABLE, cli.NOT_USABLE), "the posterior could be written"
+    assert status in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), "the posterior could be written"
     assert (tmp_path / "run" / "posterior.nc").exists()
     assert err == f"hbm-jax: {why}\n"
 
@@ -808,7 +809,7 @@ def test_draws_that_are_not_usable_are_not_compared_with_the_data(tmp_path, caps
 def test_a_time_budget_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hbm_jax.inference.sample", ended("stopped: the time budget of 9 s is spent"))
     status, out, _ = run(capsys, "fit", "supernova", "--out", tmp_path / "run", "--no-report")
-    assert status in (cli.USABLE, cli.NOT_USABLE)
+    assert status in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE)
     assert out.endswith(f"the time budget of 9 s is spent; continue with\nhbm-jax resume {tmp_path / 'run'}\n")
 
 

@@ -97,7 +97,7 @@ def fitted(session, points_csv, tmp_path_factory):
 
 def test_it_is_fitted_and_reported(fitted):
     folder, ((status, out, err), _) = fitted
-    assert status in (cli.USABLE, cli.NOT_USABLE), err
+    assert status in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), err
     assert out.startswith("Straight line\n20 points.\n")
     assert {path.name for path in (folder / "figures").iterdir()} == {"line.png", "corner.png", "trace.png"}
     assert "The points." in (folder / "report.html").read_text()
@@ -131,9 +131,9 @@ def test_it_is_reloaded_reported_and_resumed(fitted, session):
     )
     found, reported, drawn, resumed, again, examined = results
     assert found[1] == "straight_lines HalfNormal(scale=2.0) 20\n{'sigma': 'mag'} True False\n", found[2]
-    assert reported[0] in (cli.USABLE, cli.NOT_USABLE), reported[2]
+    assert reported[0] in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), reported[2]
     assert drawn[1] == "True\n", reported[1]
-    assert resumed[0] in (cli.USABLE, cli.NOT_USABLE), resumed[2]
+    assert resumed[0] in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), resumed[2]
     assert again[1] == "50\n", again[2]
     assert examined[0] == cli.BAD_INPUT
     assert "problem: model 'bent' of broken-lines 0.1" in examined[1]

@@ -216,7 +216,7 @@ def test_from_the_command_line(points_csv, tmp_path, capsys):
         "--no-through-origin", "--degree", "1", "--set", "data.cut.low=-0.5", "--set", "prior.sigma=HalfNormal(2)",
         "--quiet", "--out", folder,
     )  # fmt: skip
-    assert status in (cli.USABLE, cli.NOT_USABLE), err
+    assert status in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), err
     assert out.startswith("Lines\n15 points.\n")
     assert {path.name for path in (folder / "figures").iterdir()} == {"line.png", "corner.png", "trace.png"}
     assert "The points &amp; the line." in (folder / "report.html").read_text()
