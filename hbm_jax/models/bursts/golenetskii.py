@@ -200,6 +200,10 @@ class Golenetskii(PopulationModel):
     """
 
     Bound: ClassVar[type] = BoundBursts
+    remedies: ClassVar[dict[str, str]] = {
+        "trend": "truncated=True, if faint intervals are missing, or another cosmology=",
+        "groups": 'pooling="partial", if bursts differ',
+    }
 
     pooling: Literal["partial", "complete"] = field(default="partial", metadata={"help": "partial, complete"})
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})

@@ -11,7 +11,7 @@ ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +102,10 @@ class Relation(PopulationModel):
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
     pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
     observed_sites = ("observed",)
+    remedies: ClassVar[dict[str, str]] = {
+        "distribution": "outliers=True, student_t=True, num_components=2, or a selection that the model does not know",
+        "groups": 'pooling="partial", if groups have lines of their own',
+    }
 
     def check_options(self) -> None:
         """Raise ValueError for incompatible options."""

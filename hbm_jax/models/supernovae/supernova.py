@@ -160,6 +160,11 @@ class Supernova(PopulationModel):
     selection: str | SelectionLaw = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
     )
+    remedies: ClassVar[dict[str, str]] = {
+        "distribution": "outliers=True, or another law of stretch= or colour=",
+        "trend": 'drift=True, selection="survey", or another dependence on the host',
+        "groups": 'survey_scatter=True or selection="survey"',
+    }
     dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova", "observable"]}
 
     def check_options(self) -> None:
