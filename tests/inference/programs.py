@@ -12,6 +12,7 @@ from numpyro import distributions as dist
 
 import hbm_jax as hbm
 from hbm_jax.inference.options import RunOptions
+from hbm_jax.inference.program import bound_args
 from hbm_jax.inference.results import assemble
 from hbm_jax.inference.sampler.target import build_target
 
@@ -85,6 +86,7 @@ def fit_of_draws(program, args, sites, *, unconstrained=None, dims=None, coords=
     return assemble(
         program,
         args,
+        bound_args(program, args),
         target=SimpleNamespace(
             labels=tuple(labels), dims={name: [] for name in sites} | (dims or {}), bounds=bounds or {}
         ),

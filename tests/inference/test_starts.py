@@ -182,12 +182,15 @@ def scaled_draws(name, unit):
 REFERENCE = functools.cache(lambda name: scaled_draws(name, 1.0))
 
 
-OTHERS = ("hierarchy", "many", "truncated", "Normal marginal", "Normal centred")
+OTHERS = ("hierarchy", "many", "truncated", "Normal centred")
 
 
 @pytest.mark.parametrize(
     ("name", "power"),
-    [("line", power) for power in (-100, -20, 20, 100)] + [(name, power) for name in OTHERS for power in (-100, 100)],
+    [("line", -100), ("line", 100), ("Normal marginal", -100)]
+    + [pytest.param("Normal marginal", 100, marks=pytest.mark.long)]
+    + [pytest.param(name, power, marks=pytest.mark.long) for name in OTHERS for power in (-100, 100)]
+    + [pytest.param("line", power, marks=pytest.mark.long) for power in (-20, 20)],
 )
 def test_powers_of_two_do_not_change_the_draws(name, power):
     for site, draws in scaled_draws(name, 2.0**power).items():
@@ -195,7 +198,7 @@ def test_powers_of_two_do_not_change_the_draws(name, power):
         np.testing.assert_allclose(draws, expected, rtol=1e-8, atol=1e-8 * expected.std(), err_msg=site)
 
 
-@pytest.mark.parametrize("name", ["line", "Normal"])
+@pytest.mark.parametrize("name", [pytest.param("line", marks=pytest.mark.long), "Normal"])
 def test_small_units_do_not_change_the_posterior(name, monte_carlo):
     program = hbm.models.Normal() if name == "Normal" else functools.partial(line, 1e-6)
     args = (normal_data(1e-6),) if name == "Normal" else ()

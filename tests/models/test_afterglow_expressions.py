@@ -114,6 +114,7 @@ def test_coordinates_are_about_the_best_there_is(data):
     assert max(np.abs(slope).max() for slope in slopes.values()) < 3.0
 
 
+@pytest.mark.long
 def test_the_photons_of_lines_are_kept_at_any_width(data):
     """Two sources of known redshift and one of uncertain redshift, behind hosts without and with a column."""
     model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * (powerlaw + gauss(fe))")

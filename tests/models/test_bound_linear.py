@@ -81,7 +81,10 @@ def log_probs(model, data):
     return {name: jnp.sum(s["fn"].log_prob(s["value"])) for name, s in trace.items() if s["type"] == "sample"}
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("normal", "vectors, mixed", "relation", "relation, mixture", "regression, poisson", "rates")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.long) for n in CASES])
 def test_bound_data_have_the_density_of_their_container_also_in_batches(name):
     model, make, options = CASES[name]
     rng = np.random.default_rng(5)

@@ -83,7 +83,10 @@ def test_bound_data_give_the_density_of_the_container(case):
     assert len(as_argument.jaxpr.outvars) == 1
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("normal", "hosts", "distances of a subclass", "correlated", "moduli")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.long) for c in CASES])
 def test_stacked_data_give_the_densities_of_a_loop(case):
     model, data = CASES[case]
     bound = model.bind_each(data)

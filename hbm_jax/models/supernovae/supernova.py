@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from numpyro import distributions as dist
 
-from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of
+from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of, distmod
 from hbm_jax.data import Supernovae
 from hbm_jax.distributions.observed_mixture import MAX_TRIES
 from hbm_jax.models import expansion
@@ -32,6 +32,7 @@ from hbm_jax.models.supernovae.bound import BoundSupernovae, bind, noise_covaria
 from hbm_jax.models.supernovae.laws import ColourLaw, Drift, MassStep, Outliers, SelectionLaw, StretchLaw
 from hbm_jax.models.supernovae.population import OBSERVABLES, Laws
 from hbm_jax.models.supernovae.standardised import Standardised, standardised
+from hbm_jax.validation import concrete
 
 Latents = Literal["marginal", "sampled", "noncentred", "centred"]
 LATENTS = get_args(Latents)
@@ -270,6 +271,8 @@ class Supernova(PopulationModel):
         an override with the container at the redshifts of the distances, whose arrays are traced in a batch; without
         an override it uses the distance matrix of the bound data.
         """
+        if concrete(data.z_cmb) is None:
+            return distmod(data.z_cmb, cosmology, z_hel=data.z_hel)
         return RedshiftMatrix(data.z_cmb, data.z_hel, breaks=breaks_of(cosmology)).distmod(cosmology)
 
     def simulate(self, key, data: Supernovae, parameters: Mapping[str, float] | None = None):
