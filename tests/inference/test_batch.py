@@ -128,9 +128,10 @@ def test_summary_is_that_of_the_draws(ragged):
 def test_same_posterior_as_nuts(monte_carlo):
     y = np.array([[28.0, 8, -3, 7, -1, 1, 18, 12]])
     sigma = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
-    options = {"target_accept_prob": 0.95, "num_samples": 1000}
-    fits = few(eight_schools, [(one, sigma) for one in y], keep_draws=True, **options)
-    fit = hbm.sample(eight_schools, y[0], sigma, seed=seed(1), progress=False, **options)
+    acceptance = {"target_accept_prob": 0.95}
+    fits = few(eight_schools, [(one, sigma) for one in y], keep_draws=True, num_samples=1000, **acceptance)
+    options = {"sampler": hbm.NUTS(**acceptance), "num_samples": 1000, "progress": False}
+    fit = hbm.sample(eight_schools, y[0], sigma, seed=seed(1), **options)
     draws = fits.draws(0)["posterior"]
     for name, place in (("mu", ...), ("tau", ...), ("theta", (..., 0)), ("theta", (..., 7))):
         one, alone = draws[name].to_numpy()[place], fit.posterior[name].to_numpy()[place]
