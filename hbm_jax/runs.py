@@ -289,6 +289,10 @@ def config_of(folder: Path) -> Path | None:
         first, _, text = path.read_text(encoding="utf-8").partition("\n")
     except ValueError as error:
         raise ConfigError(f"{path}: expected TOML, found something else: {error}.") from None
+    if not text.strip() and (not first.strip() or first.startswith("#")):
+        raise ConfigError(
+            f"{path}: expected the configuration of the run; found an empty file. Restore it from a copy, or remove it."
+        )
     if first.startswith(CHECKSUM_PREFIX) and first.removeprefix(CHECKSUM_PREFIX) != _sha256(text):
         raise ConfigError(
             f"{path}: expected the configuration of the run as it was written; found a changed or damaged file, "

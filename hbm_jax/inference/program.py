@@ -91,7 +91,7 @@ class Program(Protocol):
 
     @property
     def forms(self) -> Sequence[Any]:
-        """Reparametrisations with ``to_arrays()`` that belong to the run; `Recentred` has them."""
+        """Reparametrisations with ``to_arrays()`` that belong to the run, as of partial non-centring."""
 
     def num_data(self, *args: Any) -> int:
         """Return the number of observed values, without padding; by default the sizes of the observed sites."""

@@ -99,7 +99,7 @@ class Fit:
 
     @cached_property
     def bound_args(self) -> tuple:
-        """Arguments with which the program is traced: bound data where it has `Program.bind`, else `args`."""
+        """Arguments with which the program is traced: bound data where it has a method ``bind``, else `args`."""
         return bound_args(self.program, self.args) if self.program is not None else self.args
 
     @property

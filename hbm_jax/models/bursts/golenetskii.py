@@ -390,7 +390,7 @@ class Golenetskii(PopulationModel):
             numpyro.deterministic("log10_flux", drawn[..., 1])
 
     def simulate(self, key, data: Bursts, parameters: Mapping[str, float] | None = None):
-        """Draw a simulated sample as `PopulationModel.simulate`, with all latents in its truth."""
+        """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`, with all latents in its truth."""
         model = self if self.truncated else dataclasses.replace(self, latents="sampled")
         return PopulationModel.simulate(model, key, data, parameters)
 

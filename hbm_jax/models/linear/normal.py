@@ -89,7 +89,7 @@ class _Hierarchy(PopulationModel):
         return DEFAULTS | (WITHIN if self.sigma == "inferred" else {})
 
     def bind(self, data: ValuesInGroups) -> BoundValues:
-        """Return values, factorised errors and weights of the partial non-centring; see `PopulationModel.bind`."""
+        """Return values, factorised errors and weights of the partial non-centring."""
         self._check(data)
         arrays = {key: np.asarray(getattr(data, key)) for key in ("values", "errors", "used", "center", "unit")}
         noise = whiten_noise(arrays["errors"], arrays["used"]) if self.sigma == "known" else None
@@ -212,7 +212,7 @@ class _Hierarchy(PopulationModel):
     def simulate(self, key: jax.Array, data: ValuesInGroups, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample, with true values of the groups from which the values are drawn.
 
-        Arguments and result are those of `PopulationModel.simulate`.
+        Arguments and result are those of `hbm_jax.models.base.PopulationModel.simulate`.
         """
         return PopulationModel.simulate(dataclasses.replace(self, latents="noncentred"), key, data, parameters)
 

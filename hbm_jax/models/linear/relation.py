@@ -148,7 +148,7 @@ class Relation(PopulationModel):
         return sample_shaped(name, prior, shape)
 
     def bind(self, data: PointsInGroups) -> BoundPoints:
-        """Return the points, and estimates of the lines of groups from them; see `PopulationModel.bind`."""
+        """Return the points, and estimates of the lines of groups from them."""
         self._check(data)
         return bind_points(self, data, self._integrates(len(data.predictors), data.limited != "no"))
 

@@ -97,7 +97,7 @@ class Rates(PopulationModel):
         return PRIORS[self.family, self.parameters]
 
     def bind(self, data: RegressionData) -> BoundRates:
-        """Return counts, trials or exposures, and the mean rate; see `PopulationModel.bind`."""
+        """Return counts, trials or exposures, and the mean rate; see `hbm_jax.models.base.PopulationModel.bind`."""
         self._check(data)
         # Whole numbers of trials: NumPyro draws no binomial counts with others.
         trials = np.round(np.asarray(data.trials)).astype(int)

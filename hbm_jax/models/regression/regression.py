@@ -145,7 +145,7 @@ class Regression(PopulationModel):
         return priors | dict.fromkeys(flat, FLAT)
 
     def bind(self, data: RegressionData) -> BoundRegression:
-        """Return response, design and coordinates of coefficients and effects; see `PopulationModel.bind`."""
+        """Return response, design and coordinates of coefficients and effects."""
         self._check(data)
         y, offset, error, trials, X = (np.asarray(a) for a in (data.y, data.offset, data.error, data.trials, data.X))
         unit = float(data.y_std) if self._family.scaled else 1.0

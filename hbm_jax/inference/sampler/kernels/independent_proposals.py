@@ -173,7 +173,7 @@ class IndependentProposals(Hamiltonian):
         return HMC(trajectory_length=self.trajectory_length, **options)
 
     def require_size(self, size: int) -> None:
-        """Raise ValueError for more than `MAX_SIZE` parameters."""
+        """Raise ValueError for more than ``MAX_SIZE`` parameters."""
         if size > MAX_SIZE:
             raise ValueError(
                 f"IndependentProposals: expected at most {MAX_SIZE} parameters; found {size}. Marginalise latents if "
