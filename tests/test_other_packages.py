@@ -95,6 +95,7 @@ def fitted(session, points_csv, tmp_path_factory):
     return folder, session(["fit", "line", *options, *short], ["simulate", "line", "--design", points_csv, *truth])
 
 
+@pytest.mark.long
 def test_it_is_fitted_and_reported(fitted):
     folder, ((status, out, err), _) = fitted
     assert status in (cli.USABLE, cli.MISFIT, cli.NOT_USABLE), err
@@ -108,6 +109,7 @@ def test_it_is_fitted_and_reported(fitted):
     assert "hbm_jax has one of this name" in err
 
 
+@pytest.mark.long
 def test_it_is_simulated(fitted):
     folder, (_, (status, _, err)) = fitted
     assert status == cli.USABLE, err
@@ -115,6 +117,7 @@ def test_it_is_simulated(fitted):
     np.testing.assert_allclose(y, 3 * x, atol=0.01)
 
 
+@pytest.mark.long
 def test_it_is_reloaded_reported_and_resumed(fitted, session):
     folder, _ = fitted
     load = f"import hbm_jax; fit = hbm_jax.load({str(folder)!r})\n"
@@ -140,6 +143,7 @@ def test_it_is_reloaded_reported_and_resumed(fitted, session):
     assert re.search(r"^models +12 of hbm_jax; line of straight-lines 1.0", examined[1], re.MULTILINE)
 
 
+@pytest.mark.long
 def test_without_the_package_the_draws_are_still_there(fitted):
     fit = hbm.load(fitted[0])
     assert fit.program is None

@@ -178,6 +178,7 @@ def test_bound_data_may_be_given():
     assert len(model.calls) == 2
 
 
+@pytest.mark.long
 def test_the_pilot_and_the_run_share_the_bound_data():
     class Hierarchical:
         calls = 0
@@ -238,6 +239,7 @@ def test_bound_data_of_different_structure_are_refused_unless_they_are_bound_tog
     assert not bound_stack(Together(), data).first[0].exact
 
 
+@pytest.mark.long
 def test_groups_are_left_out_of_bound_data():
     model, data = Bound(), measurements(9)
     groups = np.repeat(["a", "b", "c"], 3)
@@ -277,6 +279,7 @@ def test_replicates_of_bound_data_are_those_of_the_program():
     np.testing.assert_allclose(densities, by_hand - 2.0 * np.log(2.0 * np.pi), rtol=1e-9)
 
 
+@pytest.mark.long
 def test_calibration_of_bound_data():
     options = {"num_replicates": 20, "num_chains": 2, "num_warmup": 50, "max_num_samples": 50, "progress": False}
     model = Observing()

@@ -55,6 +55,7 @@ def test_a_chain_in_a_region_of_negligible_mass_is_begun_again_and_the_verdict_s
     assert note.endswith("after 50 warm-up draws, because it was in a region of negligible posterior mass")
 
 
+@pytest.mark.long
 def test_a_chain_begun_again_is_so_in_a_resumed_run(tmp_path):
     options = OPTIONS | {"init": {"x": [50.0, -50.0, 49.0]}}
     whole = hbm_jax.sample(two_wells, **options)
@@ -64,6 +65,7 @@ def test_a_chain_begun_again_is_so_in_a_resumed_run(tmp_path):
     assert [note for note in resumed.verdict.notes if "begun again" in note]
 
 
+@pytest.mark.long
 def test_fits_of_many_objects_do_not_depend_on_units():
     """Fluxes of 1e-13 are sampled as well as fluxes of 1."""
     rng = np.random.default_rng(3)

@@ -72,7 +72,10 @@ def others(bound, factor):
     return dataclasses.replace(bound, statistic=statistic)
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("spectra", "counts", "partial")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.long) for c in CASES])
 def test_bound_data_have_the_density_of_the_container(case, samples):
     model, data = CASES[case][0], samples[CASES[case][1]]
     bound = model.bind(data)
