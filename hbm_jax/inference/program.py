@@ -1,4 +1,4 @@
-"""What inference asks of a program beyond calling it.
+"""Protocol of the programs that inference runs.
 
 Any NumPyro program can be sampled. `Program` lists all that inference looks for besides the call; every member is
 optional, and each has one function here that asks for it and knows what holds without it. Nothing else in inference

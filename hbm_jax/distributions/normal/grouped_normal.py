@@ -24,7 +24,7 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class WhitenedNoise(NamedTuple):
-    """What the noise of a group decides.
+    """Quantities of a group that depend on its noise alone.
 
     Attributes
     ----------

@@ -47,7 +47,7 @@ REMEDIES = {
 
 
 class FittedProgram(Protocol):
-    """What is needed of a `hbm_jax.Fit`, which holds the result and so cannot be imported here."""
+    """Members of a `hbm_jax.Fit` that the check uses; importing the class would be circular."""
 
     tree: xr.DataTree
     program: Callable | None

@@ -344,7 +344,7 @@ def group_matrix(codes: np.ndarray) -> sparse.csr_matrix:
 
 
 class Design(NamedTuple):
-    """What a dependence on a covariate needs, computed once: see `design_of` and `group_matrix`.
+    """Precomputed arrays for the statistics of a dependence on a covariate: see `design_of` and `group_matrix`.
 
     Attributes
     ----------

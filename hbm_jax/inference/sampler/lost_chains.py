@@ -32,7 +32,7 @@ class LostChains:
 
     @property
     def due(self) -> bool:
-        """Whether a look is due before the next draw."""
+        """Whether the chains are to be compared before the next draw."""
         return self.num_draws in self.looks
 
     def draws_before_look(self, num_left: int) -> int:

@@ -35,7 +35,7 @@ class StartError(RuntimeError):
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong with a log density: NaN in observed sites, and sites whose log density is not finite; or empty."""
+    """Describe why a log density is not finite: NaN in observed sites, or the sites concerned; empty if it is finite."""
 
     observed: str
     sites: str

@@ -1,4 +1,4 @@
-"""What the chains need of a sampler, and what it returns."""
+"""Protocol of samplers, and the types of their results."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
