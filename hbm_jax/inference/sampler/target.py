@@ -35,7 +35,7 @@ class StartError(RuntimeError):
 
 
 class Diagnosis(NamedTuple):
-    """Describe why a log density is not finite: NaN in observed sites, or the sites concerned; empty if it is finite."""
+    """Describe why a log density is not finite: NaN in observed sites, or the sites concerned; empty if finite."""
 
     observed: str
     sites: str
