@@ -209,6 +209,7 @@ def run(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
+@pytest.mark.long
 def test_from_the_command_line(points_csv, tmp_path, capsys):
     folder = tmp_path / "run"
     status, out, err = run(

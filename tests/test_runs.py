@@ -167,6 +167,7 @@ def test_a_users_own_program_is_asked_for(own_checkpoint):
         hbm.resume(folder, own_model, x, 3.0 * x)
 
 
+@pytest.mark.long
 def test_our_model_is_continued_without_it(tmp_path):
     schools = hbm.data.load_eight_schools()
     model = hbm.models.Normal(latents="noncentred", priors={"mu": 8.0, "tau": "HalfNormal(5)"})
@@ -202,6 +203,7 @@ def test_missing_run(tmp_path):
         hbm.load(tmp_path / "nothing")
 
 
+@pytest.mark.long
 def test_a_posterior_beside_the_checkpoint_of_another_run(tmp_path):
     schools, model = hbm.data.load_eight_schools(), hbm.models.Normal(priors={"mu": 8.0, "tau": "HalfNormal(5)"})
     for name in ("run", "other"):

@@ -177,6 +177,7 @@ def test_gradients():
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_gradient_in_redshift_temperature_and_abundances():
     energy = np.array([0.37, 0.6, 1.4, 2.2])  # no edge where a difference is taken
     weights = np.array([1.0, -2.0, 30.0, 400.0])

@@ -68,6 +68,7 @@ class Level:
             numpyro.sample("y", dist.Normal(level, 0.1), obs=jnp.asarray(data.y))
 
 
+@pytest.mark.long
 def test_each_object_has_the_notes_of_a_single_fit():
     objects = [Fluxes(np.array([0.4, 0.5, 0.6])), Fluxes(np.array([1.4, 1.6]), ("y = 1.6 is unusual",))]
     fits = few(Level(), objects)
@@ -172,6 +173,7 @@ def test_stacked_arrays_are_a_list_of_objects_and_settings_of_the_caller_are_unt
     assert single.draws(0)["posterior"]["mu"].dtype == np.float32
 
 
+@pytest.mark.long
 def test_dates_in_single_precision_are_not_usable():
     def transit(times):
         t0 = numpyro.sample("t0", dist.Normal(2459000.5, 1.0))
@@ -238,6 +240,7 @@ def wall(steepness):
     numpyro.sample("counts", dist.Poisson(jnp.exp(steepness * x)), obs=0)
 
 
+@pytest.mark.long
 def test_draws_that_diverge_begin_anew_with_a_shorter_step(monte_carlo):
     steepness = np.array([6.0, 8.0, 10.0])
     fits = few(wall, steepness, keep_draws=True)
@@ -355,6 +358,7 @@ class Worker(Executor):
         return future
 
 
+@pytest.mark.long
 def test_a_share_that_is_lost_is_done_again(ragged):
     worker = Worker("lost", "broken", "done")
     fits = few(conjugate, RAGGED[:2], keep_draws=True, executor=worker)

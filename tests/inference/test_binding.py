@@ -215,6 +215,7 @@ def test_each_object_of_a_batch_is_bound_before_it_is_stacked(sizes):
     np.testing.assert_array_equal(taken.without_padding(0)[0].y, data[2].y)
 
 
+@pytest.mark.long
 def test_a_batch_of_ragged_data_that_are_bound():
     data = [measurements(size, number) for number, size in enumerate((8, 6, 7))]
     fits, others = (hbm.fit_each(program, data, **BATCH) for program in (Bound(), plain))

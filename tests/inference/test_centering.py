@@ -260,6 +260,7 @@ def schools(shared_data):
 # What comes out looks like the program
 
 
+@pytest.mark.long
 def test_names_dims_and_coordinates_stay(schools):
     y, sigma = schools
     program = in_random_forms(groups, (y, sigma))

@@ -544,6 +544,7 @@ def test_nothing_on_disk_is_code(finished):
 # Budgets
 
 
+@pytest.mark.long
 def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
     seconds, lengths, advance = [0.0], [], chains.Chains.advance
 
@@ -570,6 +571,7 @@ def test_every_session_has_a_budget_of_time(whole, monkeypatch, tmp_path):
     assert more.run["stopped"] == "stopped: the time budget of 0 s is spent"
 
 
+@pytest.mark.long
 def test_a_budget_that_ends_in_the_warm_up_keeps_it(whole, blocks, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(Interrupted, match="the time budget of 0 s ended after 20 of 60 warm-up draws; hbm_jax") as told:

@@ -34,6 +34,7 @@ def test_arguments_may_be_given_by_name():
         hbm_jax.sample(normal, Y, sigmas=0.5, **OPTIONS)
 
 
+@pytest.mark.long
 def test_chains_start_at_given_values_and_at_an_earlier_fit():
     first = hbm_jax.sample(normal, Y, init={"mu": [0.0, 1.0, 2.0]}, **OPTIONS)
     assert first.run["start"].startswith("values that were given")

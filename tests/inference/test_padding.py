@@ -35,6 +35,7 @@ def pairs(y):
     numpyro.deterministic("known", mu + jnp.ones(3))
 
 
+@pytest.mark.long
 def test_padding_of_latents_that_are_independent_counts_nowhere():
     assert ragged_axes(latents, stack(RAGGED)) == {"mu": (), "z": ((0, 0),)}
     axes = ragged_axes(pairs, stack(RAGGED))
@@ -130,6 +131,7 @@ def test_every_ragged_axis_is_compared():
         ragged_axes(lambda y: table(y.T), stack(objects))
 
 
+@pytest.mark.long
 def test_objects_without_a_finite_density_prove_nothing():
     broken = np.full(2, np.nan)
     with pytest.raises(ValueError, match="changes the log density of this program: for object 1 it is"):

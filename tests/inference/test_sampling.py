@@ -90,6 +90,7 @@ def test_eight_schools_against_posteriordb(shared_data, monte_carlo):
         monte_carlo.share(values < known["q16"], 0.16, expected_error=error, name=f"{name} below its 16 % quantile")
 
 
+@pytest.mark.long
 def test_without_an_approximation_scales_are_learnt_in_warm_up(monkeypatch, monte_carlo):
     monkeypatch.setattr(start_module, "MAX_DENSE", 0)
     monkeypatch.setattr(start_module, "mean_field_fits", lambda *_: [])
@@ -139,6 +140,7 @@ def proposed(tmp_path_factory):
     return hbm.sample(skewed, num_samples=10_000, checkpoint=folder, **PROPOSALS), folder
 
 
+@pytest.mark.long
 def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(proposed, monte_carlo):
     fit, _ = proposed
     exact = {"tails": stats.t(4.0, 1.0, 2.0), "rate": stats.gamma(4.0, scale=0.5)}
@@ -408,7 +410,12 @@ def transit(times):
 
 
 @pytest.mark.parametrize(
-    "kind", [hbm.NUTS, functools.partial(hbm.HMC, trajectory_length=1.5), hbm.IndependentProposals]
+    "kind",
+    [hbm.NUTS]
+    + [
+        pytest.param(kind, marks=pytest.mark.long)
+        for kind in (functools.partial(hbm.HMC, trajectory_length=1.5), hbm.IndependentProposals)
+    ],
 )
 def test_a_date_in_single_precision_is_not_usable(kind):
     """No number of single precision lies within the posterior but one."""
@@ -421,6 +428,7 @@ def test_a_date_in_single_precision_is_not_usable(kind):
     assert 'dtype="float64"' in fit.verdict.advice[0]
 
 
+@pytest.mark.long
 def test_the_step_size_of_trajectories_has_bounds_in_single_precision():
     """Between two numbers of single precision, where the energy error does not fall with the step size."""
     options = {"num_warmup": 200, "sampler": hbm.HMC(max_tree_depth=5, trajectory_length=1.5), "progress": False}

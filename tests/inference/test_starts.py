@@ -70,7 +70,7 @@ def test_schools_start_in_the_bulk_and_not_in_the_neck_of_the_funnel(number):
     assert (column(target, start, "log_tau") < 4.0).all()
 
 
-@pytest.mark.parametrize("width", [1.0, 2.0])
+@pytest.mark.parametrize("width", [pytest.param(1.0, marks=pytest.mark.long), 2.0])
 def test_many_groups_start_at_the_scatter_of_their_means(width):
     target, start = started(groups, width)
     scatter = np.sqrt(IN_GROUPS.mean(axis=1).var() - 1.0 / 5.0)
@@ -187,8 +187,9 @@ OTHERS = ("hierarchy", "many", "truncated", "Normal centred")
 
 @pytest.mark.parametrize(
     ("name", "power"),
-    [("line", -100), ("line", 100), ("Normal marginal", -100)]
-    + [pytest.param("Normal marginal", 100, marks=pytest.mark.long)]
+    [("line", 100)]
+    + [pytest.param("line", -100, marks=pytest.mark.long)]
+    + [pytest.param("Normal marginal", power, marks=pytest.mark.long) for power in (-100, 100)]
     + [pytest.param(name, power, marks=pytest.mark.long) for name in OTHERS for power in (-100, 100)]
     + [pytest.param("line", power, marks=pytest.mark.long) for power in (-20, 20)],
 )
@@ -198,7 +199,8 @@ def test_powers_of_two_do_not_change_the_draws(name, power):
         np.testing.assert_allclose(draws, expected, rtol=1e-8, atol=1e-8 * expected.std(), err_msg=site)
 
 
-@pytest.mark.parametrize("name", [pytest.param("line", marks=pytest.mark.long), "Normal"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["line", "Normal"])
 def test_small_units_do_not_change_the_posterior(name, monte_carlo):
     program = hbm.models.Normal() if name == "Normal" else functools.partial(line, 1e-6)
     args = (normal_data(1e-6),) if name == "Normal" else ()
@@ -335,6 +337,7 @@ def test_chains_in_a_region_without_mass_are_found_and_begun_again():
     assert set(lost.values()) == {0}
 
 
+@pytest.mark.long
 def test_a_chain_begun_again_has_the_state_of_another_but_its_own_key():
     target, start = started(small, np.array([1.0, 2.0, 4.0]))
     with jax.enable_x64(True):

@@ -38,6 +38,7 @@ def of_a_table(table, divider="."):
 of_a_table.units = {"galaxy.mu": np.dtype(float)}  # stands for a unit that is an object
 
 
+@pytest.mark.long
 def test_scopes_tables_dates_and_numbers_of_numpy_are_stored(tmp_path):
     options = SHORT | {"seed": np.int64(3), "num_chains": np.int64(1), "num_samples": np.int32(20), "num_warmup": 10.0}
     options |= {
@@ -149,6 +150,7 @@ def test_data_of_other_kinds_are_left_out(data):
     assert arrays_of(data) is None
 
 
+@pytest.mark.long
 def test_an_error_after_the_draws_gives_them_back(monkeypatch, tmp_path):
     whole = hbm.sample(tiny, seed=5, **SHORT)
 

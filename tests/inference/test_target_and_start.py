@@ -372,6 +372,7 @@ def sinusoid(t, y):
     numpyro.sample("y", dist.Normal(a * jnp.sin(phase) + b * jnp.cos(phase), 0.3), obs=y)
 
 
+@pytest.mark.long
 def test_searches_that_disagree_go_on_and_are_told_in_the_verdict():
     rng = np.random.default_rng(0)
     t = np.sort(rng.uniform(0, 10, 25))

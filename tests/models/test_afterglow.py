@@ -286,6 +286,7 @@ def test_normalisation_has_the_flux_of_the_band_also_at_index_two():
     assert slope[2] == pytest.approx(0.5 * (slope[5] + slope[6]), rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_population_is_the_sum_of_its_sources(data, prepared, with_whim):
     for model, sample, gas in ((Afterglow(), prepared, {}), (*with_whim, GAS)):
         num = len(sample.z)
@@ -330,6 +331,7 @@ def test_a_thin_medium_is_none_and_equal_lines_of_sight_are_one(prepared, with_w
     assert not Afterglow(whim=True).chooses_centering
 
 
+@pytest.mark.long
 def test_the_ionisation_parameter_can_be_sampled(data, with_whim):
     fixed = log_likelihoods(with_whim[1], own(rows=[0, 1], **GAS))[:1]
     model = Afterglow(whim=True, priors={"log10_xi": "Uniform(-1, 3)", "metallicity": "Uniform(0, 1)"})
@@ -412,6 +414,7 @@ NARROW = HYPER | {f"{name}_std": 1e-9 for name in LATENT}
 MEANS = {name: np.full(NUM, HYPER[f"{name}_mean"]) for name in LATENT}
 
 
+@pytest.mark.long
 def test_drawn_counts_have_their_expectation(data, monte_carlo):
     model = Afterglow(statistic="cstat", priors=NARROW)
     prepared = model.prepare(dataclasses.replace(data, spectra=without_background(data.spectra)))

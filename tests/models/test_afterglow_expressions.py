@@ -66,9 +66,10 @@ def run(model, prepared):
     ("text", "names"),
     [
         ("tbabs(mw) * ztbabs(host) * cutoffpl", ["photon_index", "log10_e_cut", "log10_flux", "log10_nh"]),
-        (
+        pytest.param(
             "tbabs(mw) * (powerlaw + bbodyrad(bb)) * ztbabs(host)",
             ["photon_index", "log10_flux", "log10_bb_kT", "bb_log10_flux", "log10_nh"],
+            marks=pytest.mark.long,
         ),
         ("tbabs(mw) * partly * powerlaw", ["logit_fraction", "photon_index", "log10_flux"]),
     ],
@@ -157,6 +158,7 @@ def test_the_photons_of_lines_are_kept_at_any_width(data):
     assert all(np.isfinite(slope).all() for slope in slopes.values())
 
 
+@pytest.mark.long
 def test_a_parameter_can_be_common(data):
     model = Afterglow(
         spectrum="tbabs(mw) * ztbabs(host) * cutoffpl", common="e_cut", priors={"e_cut": "LogNormal(1, 1)"}

@@ -110,6 +110,7 @@ def small():
     return some_of_jla(40)
 
 
+@pytest.mark.long
 def test_table_of_the_form_of_jla(monkeypatch):
     assert correlated_table.FEWEST == 200, "as the documentation says"
     monkeypatch.setattr(correlated_table, "FEWEST", 100)

@@ -246,6 +246,7 @@ def test_redshifts_are_told_poorly_and_honestly():
     assert (z.std(axis=0) < 0.65).all()
 
 
+@pytest.mark.long
 def test_a_free_cosmology_and_uncertain_redshifts(sample):
     given = sample.to_dict()
     given["sigma_z"] = np.where(np.arange(len(sample)) == 1, 0.1, 0.0)

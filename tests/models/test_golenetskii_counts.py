@@ -376,6 +376,7 @@ def test_single_fits_cover_the_truth(sample, prepared):
         assert np.abs(pull).max() < 4.0
 
 
+@pytest.mark.long
 def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, monkeypatch, monte_carlo):
     monkeypatch.setattr(base, "simulated", simulated)
     model = GolenetskiiCounts(priors={"effective_area": 1.0})

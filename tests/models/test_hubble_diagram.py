@@ -283,6 +283,7 @@ def test_what_goes_in_comes_out(monte_carlo):
     assert list(predicted["supernova"].to_numpy()) == list(data.name)
 
 
+@pytest.mark.long
 def test_leave_one_out_of_correlated_objects():
     data, fit = fitted()
     values = hbm.inference.log_likelihood(fit, num_draws=20)["observed"]

@@ -96,6 +96,7 @@ def test_lines_are_taken_out_of_any_expression():
     assert separated(line * mw)[0] is None
 
 
+@pytest.mark.long
 def test_the_flux_of_an_absorbed_line_does_not_depend_on_its_width():
     values = VALUES | {"fe_sigma": np.array([1e-4, 1e-3, 5e-3])}
     line = GaussianLine("fe") * Absorption()

@@ -66,7 +66,7 @@ for _name, _parameters in EXPANSIONS.items():
         lambda name=_name: (CorrelatedSupernova(cosmology=name), some_of_jla(20)[:1]),
         _parameters + TRIPP,
     )
-QUICK = ("rates", "schools", "regression", "correlated, wcdm")
+QUICK = ("rates", "regression")
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,7 @@ def test_the_sampled_form_integrated_over_the_true_predictors_is_the_marginal_on
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
+@pytest.mark.long
 def test_slopes_and_intercept_are_correlated_among_groups(monte_carlo):
     """Of two predictors: the lines of groups, drawn from the program, have the correlations of its factor."""
     rng = np.random.default_rng(2)
@@ -449,6 +450,7 @@ def test_errors_of_several_predictors_may_be_correlated(tmp_path):
         PointsInGroups.from_columns(columns | {"correlation": np.zeros(9)}, predictors=["a", "b"])
 
 
+@pytest.mark.long
 def test_the_slope_of_greatest_density_is_not_attenuated():
     """As linmix, with errors in both, scatter and limits: least squares is too flat, the best line is not."""
     rng = np.random.default_rng(12)

@@ -184,6 +184,7 @@ def test_deviance(two, prepared, plain):
     assert chi2.deviance(two, values).total == pytest.approx((residuals[two.used] ** 2).sum(), rel=1e-9)
 
 
+@pytest.mark.long
 def test_goodness_of_a_good_fit_and_of_a_bad_one(fitted, prepared, monte_carlo):
     good = MODEL.goodness(prepared[1], fitted.parameters, seed=seed(1), num_simulations=200)
     assert good.observed[0] == pytest.approx(MODEL.deviance(prepared[1], fitted.parameters).spectra)

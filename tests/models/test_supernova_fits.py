@@ -56,6 +56,7 @@ def drawn_parameters(fit, num_draws, every):
     return [(k, {name: float(v[index[k]]) for name, v in posterior.items()}) for k in range(0, num_draws, every)]
 
 
+@pytest.mark.long
 def test_the_truth_is_in_the_posterior(monte_carlo):
     fit = short_fit()
     assert {name for name, v in fit.posterior.items() if v.ndim == 2} == {"Om0", *TRUTH}
@@ -82,6 +83,7 @@ def test_recovered_latents_are_drawn_from_the_exact_conditional(monte_carlo):
     whitened(monte_carlo, residuals, np.array(covariances), "latents")
 
 
+@pytest.mark.long
 def test_prior_and_posterior_predictive_come_from_the_same_program(monte_carlo):
     prior = hbm_jax.prior_predictive(Supernova(), DESIGN, num_draws=400, seed=seed(1))
     assert prior["observed"].dims == ("sample", "supernova", "observable")

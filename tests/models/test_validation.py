@@ -61,7 +61,7 @@ def made(name):
     return dataclasses.replace(model, **CASES[name]), args
 
 
-QUICK = ("rates", "eight_schools")
+QUICK = ("rates",)
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,7 @@ def test_population_is_that_of_the_law(law, parameters, expected):
         np.testing.assert_allclose(found[0], stats.exponnorm(0.2 / 0.13, -0.1, 0.13).pdf(COLOURS), rtol=1e-10)
 
 
+@pytest.mark.long
 def test_population_of_a_mixture_has_both_parts(supernova_fit):
     fixed = {"x1_shift": 2.0, "x1_std_low": 0.3, "x1_fraction_low": 0.25}
     fit = dataclasses.replace(supernova_fit, program=hbm.models.Supernova(stretch="two", priors=fixed))

@@ -47,6 +47,7 @@ def test_shrinkage_goes_with_the_number_of_points():
         shrinkage(fitted(), "t")
 
 
+@pytest.mark.long
 def test_replicated_data_are_like_the_data():
     left, right = predictive_check(fitted()).axes
     assert left.get_xlabel() == "y"

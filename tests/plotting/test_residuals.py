@@ -48,6 +48,7 @@ def shifted(y):
         numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+@pytest.mark.long
 def test_intervals_of_replicates():
     samples = list(np.random.default_rng(0).normal(2.0, 1.0, (12, 10)))
     right = hbm.fit_each(shifted, samples, seed=1, num_chains=4, progress=False)

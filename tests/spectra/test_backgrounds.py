@@ -106,6 +106,7 @@ def test_in_a_joint_fit_every_spectrum_keeps_the_statistic_that_suits_it(mixed, 
     np.testing.assert_array_equal(moved, mixed.counts + 1.0)
 
 
+@pytest.mark.long
 def test_a_joint_statistic_draws_and_knows_its_backgrounds(mixed):
     joint = mixed.statistic()
     mean, variance = (np.asarray(moment) for moment in joint.background_moments())

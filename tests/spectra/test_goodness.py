@@ -11,6 +11,7 @@ from hbm_jax.spectra.statistics.goodness import Goodness, cash_moments, goodness
 from hbm_jax.spectra.statistics.statistic import prepare
 
 
+@pytest.mark.long
 def test_p_values_are_uniform_for_the_true_model_and_small_for_a_wrong_one(monte_carlo):
     num, simulations = 100, 400
     rng = np.random.default_rng(seed(11))

@@ -71,8 +71,9 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the largest memory from /proc")
-@pytest.mark.parametrize("num", [6000, pytest.param(60_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("num", [6000, 60_000])
 def test_sixty_thousand_energies_and_channels_stay_sparse(num, tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(num), str(tmp_path / "fine.rmf")]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])

@@ -74,7 +74,7 @@ def test_gradients_are_finite_at_any_width_and_right():
     assert np.isnan(float(counts(np.array([2.0, -0.1, 0.3, 0.5]))))
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("sigma", [s if s in (1e-4, 0.1) else pytest.param(s, marks=pytest.mark.long) for s in SIGMAS])
 def test_a_line_is_absorbed_at_its_own_energies(sigma):
     line, nh = GaussianLine() * Absorption(), 1.5
     values = {"sigma": sigma, "log10_amplitude": 0.0, "nh": nh}
@@ -137,6 +137,7 @@ def trials(**more):
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_population_of_lines_is_folded_exactly(instrument):
     """Three sources at their redshifts, each with a line of its own width; a host absorbs all of them."""
     energy, matrix, counts = instrument
@@ -171,6 +172,7 @@ def test_nodes_that_miss_a_line_say_so(instrument):
     assert on_nodes.exact_errors[0] < 1e-9
 
 
+@pytest.mark.long
 def test_where_nodes_do_not_suffice_the_bins_are_folded(instrument):
     energy, matrix, counts = instrument
     tried = trials(photon_index_high=np.full(16, 4.0), energy_break=np.linspace(0.8, 6.0, 16))

@@ -87,6 +87,7 @@ def test_other_counts_are_as_exact_also_where_they_are_traced():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.long
 def test_w_makes_a_faint_source_too_bright_and_the_marginal_background_hardly_too_faint(monte_carlo):
     rng, num, channels, ratio = np.random.default_rng(seed(7)), 2000, 50, 5.0
     S = rng.poisson(0.3 + 0.5, (num, channels)).astype(float)

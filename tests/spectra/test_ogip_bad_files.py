@@ -70,12 +70,12 @@ def test_flipped_bytes_are_read_or_refused(sound, tmp_path, name):
     rng = np.random.default_rng(2)
     filled = np.flatnonzero((data != ord(" ")) & (data != 0))  # most of a small file is padding
     refused = 0
-    for _ in range(160):
+    for _ in range(60):
         changed = data.copy()
         at = rng.choice(filled, rng.integers(1, 4))
         changed[at] ^= (1 << rng.integers(0, 8, len(at))).astype(np.uint8)
         refused += not outcome(tmp_path / name, name, changed.tobytes())
-    assert 20 < refused < 160
+    assert 8 < refused < 60
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -87,7 +87,7 @@ def test_spoilt_keywords_are_read_or_refused(sound, tmp_path, name):
     rng = np.random.default_rng(3)
     assert keys >= structure - {"XTENSION"}
     for key in sorted(keys):
-        for value in rng.choice(values, 3, replace=False):
+        for value in rng.choice(values, 1, replace=False):
             outcome(tmp_path / name, name, with_card(sound[name], key, value))
 
 

@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_it_is_fitted_and_comes_back_from_a_file(folder, tmp_path):
     data = read_grouped_spectra(folder / "source.pha")
     model = SpectralFit(TEXT, priors=HELD)
