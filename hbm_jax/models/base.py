@@ -8,6 +8,7 @@ batched and differentiated, while checks and precomputations stay ordinary NumPy
 import dataclasses
 import types
 import typing
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -304,13 +305,16 @@ def simulated(
     """
     fixed = {name: float(value) for name, value in (parameters or {}).items()}
     model = dataclasses.replace(model, priors=dict(model.priors) | fixed)
+
+    @jax.jit  # the whole program: its operations would be compiled one by one
+    def draw(bound, key):
+        trace = handlers.trace(handlers.seed(model, key)).get_trace(bound, observed=False, recover=recover)
+        drawn = ((name, site) for name, site in trace.items() if site["type"] in ("sample", "deterministic"))
+        return OrderedDict((name, site["value"]) for name, site in drawn if not name.startswith("_"))
+
     with jax.enable_x64(True):
-        trace = handlers.trace(handlers.seed(model, key)).get_trace(data, observed=False, recover=recover)
-    drawn = {
-        name: np.asarray(site["value"])
-        for name, site in trace.items()
-        if site["type"] in ("sample", "deterministic") and not name.startswith("_")
-    }
+        values = draw(model.bound(data), key)
+    drawn = {name: np.asarray(value) for name, value in values.items()}
     constants = {name: value for name, value in model.all_priors.items() if isinstance(value, float | int)}
     observed = {name: drawn.pop(name) for name in model.observed_sites if name in drawn}
     return observed, drawn | {name: np.asarray(value) for name, value in constants.items()}

@@ -1,6 +1,5 @@
 """The sites of a model's program at given values, by one compiled function for each model and data."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -50,15 +49,3 @@ def at_latents(sites, given, wanted) -> tuple[dict[str, np.ndarray], float]:
         values[site] = (value - zero) / (one - zero)
         log_determinant += np.log(np.abs(one - zero)).sum()
     return values, float(log_determinant)
-
-
-def simulated(model, key, data, parameters=None, *, recover=False):
-    """Stand in for `hbm_jax.models.base.simulated`, which compiles each operation by itself."""
-    model = dataclasses.replace(model, priors=dict(model.priors) | (parameters or {}))
-    options = {"recover": True} if recover else {}
-    number = int(np.asarray(jax.random.key_data(key))[-1])
-    values = compiled_sites(model, data, observed=False, **options)(number=number).values
-    drawn = {name: np.asarray(value) for name, value in values.items() if not name.startswith("_")}
-    held = {name: np.asarray(value) for name, value in model.all_priors.items() if isinstance(value, float | int)}
-    sites = getattr(model, "observed_sites", model.dims)
-    return {name: drawn.pop(name) for name in sites if name in drawn}, drawn | held

@@ -6,12 +6,12 @@ import pytest
 from monte_carlo import seed
 from numpyro import handlers
 from scipy import optimize, stats
-from sites import compiled_sites, simulated
+from sites import compiled_sites
 
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.data import BurstPopulation, Bursts, DataError, load_konus
-from hbm_jax.models import Golenetskii, base
+from hbm_jax.models import Golenetskii
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 TRUE = {
@@ -276,8 +276,7 @@ def test_a_free_cosmology_and_uncertain_redshifts(sample):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_programs_draw_what_they_score(sample, monkeypatch):
-    monkeypatch.setattr(base, "simulated", simulated)
+def test_programs_draw_what_they_score(sample):
     limited = Bursts.from_dict(sample.to_dict() | {"log10_flux_limit": np.full(len(sample), -7.0)})
     for model, data in ((Golenetskii(truncated=True), limited), (Golenetskii(correlated=True), sample)):
         drawn, truth = model.simulate(jax.random.key(2), data, TRUE)

@@ -11,11 +11,11 @@ from monte_carlo import seed
 from numpyro.infer.util import log_density
 from scipy import stats
 from scipy.special import gammaln
-from sites import at_latents, compiled_sites, simulated
+from sites import at_latents, compiled_sites
 
 import hbm_jax as hbm
 from hbm_jax.data import BurstSpectra, BurstSpectraPopulation, DataError, read_burst
-from hbm_jax.models import GolenetskiiCounts, SpectralFit, base, interval_fits
+from hbm_jax.models import GolenetskiiCounts, SpectralFit, interval_fits
 from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
@@ -377,8 +377,7 @@ def test_single_fits_cover_the_truth(sample, prepared):
 
 
 @pytest.mark.long
-def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, monkeypatch, monte_carlo):
-    monkeypatch.setattr(base, "simulated", simulated)
+def test_simulated_counts_have_the_mean_that_the_model_expects(data, prepared, monte_carlo):
     model = GolenetskiiCounts(priors={"effective_area": 1.0})
     drawn, truth = model.simulate(jax.random.key(seed(1)), data, HYPER)
     total = expected(truth, prepared.folded)[0] + np.maximum(np.asarray(data.spectra.background), 0.0)

@@ -6,11 +6,11 @@ import pytest
 from monte_carlo import seed
 from scipy import stats
 from scipy.special import expit, log_softmax, ndtr
-from sites import compiled_sites, simulated
+from sites import compiled_sites
 
 import hbm_jax as hbm
 from hbm_jax.data import DataError, RegressionData
-from hbm_jax.models import Regression, base
+from hbm_jax.models import Regression
 
 
 def table(num=40):
@@ -208,8 +208,7 @@ def test_every_point_has_its_likelihood_for_loo(fitted):
     assert "129" in str(result)
 
 
-def test_models_come_back_and_simulate(monkeypatch):
-    monkeypatch.setattr(base, "simulated", simulated)
+def test_models_come_back_and_simulate():
     data = RegressionData.from_columns(table(), "y ~ x + (1 | g)")
     model = Regression(family="student_t", priors={"coef": "flat", "nu": 4.0, "sd[g]": "HalfNormal(2)"})
     again = Regression(**model.to_config())

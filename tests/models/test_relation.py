@@ -9,11 +9,10 @@ import pytest
 from monte_carlo import seed
 from numpyro import handlers
 from scipy import stats
-from sites import at_latents, compiled_sites, simulated
+from sites import at_latents, compiled_sites
 
 import hbm_jax as hbm
 from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
-from hbm_jax.models import base
 from hbm_jax.models.linear.relation import Relation
 from hbm_jax.validation import DataError
 
@@ -348,8 +347,7 @@ def test_several_predictors_and_predictors_of_groups():
     assert (np.abs(more.mean(0) - [0.8, 0.0]) < 4.0 * more.std(0)).all()
 
 
-def test_tables_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "simulated", simulated)
+def test_tables_come_back(tmp_path):
     columns, *_ = points(4, 4)
     columns |= {"limit_y": ["upper" if i == 2 else "" for i in range(len(columns["y"]))]}
     columns |= {"limit_x": ["lower" if i == 4 else "" for i in range(len(columns["y"]))]}
