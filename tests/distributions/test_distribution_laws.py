@@ -5,6 +5,7 @@ arguments. The density is evaluated in two ways at once: of a batch whose parame
 mapped over.
 """
 
+import warnings
 from functools import cache
 
 import jax
@@ -280,10 +281,15 @@ def test_invalid_parameters_are_named(name, parameter):
         family.build(good)
 
 
+# With validation on nothing can be compiled as a whole, and a density is a program for each operation.
+@pytest.mark.parametrize("evaluated", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_valid_parameters_and_values_pass_validation(name):
+def test_valid_parameters_and_values_pass_validation(name, evaluated):
     family, rng = FAMILIES[name], np.random.default_rng(5)
     parameters = {key: np.asarray(v) for key, v in family.one(rng).items()}
     value = np.asarray(family.draw(rng, parameters | family.known, 1))[0]
-    with validation_enabled():
-        assert np.isfinite(family.build(parameters).log_prob(value))
+    with validation_enabled(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # which a value outside the support is
+        built = family.build(parameters)
+        built._validate_sample(value)
+        assert not evaluated or np.isfinite(built.log_prob(value))

@@ -90,7 +90,7 @@ def test_density_and_counts_of_an_expression(text, names, data, covered):
         spectrum = model.medium.spectrum(np.asarray(data.z), model.band).of_source(row)
         edges, response = data.spectra.grouped_response(row)
         with jax.enable_x64(True):
-            exact = np.asarray(photons(spectrum, edges)(values_of(p, row))) @ response
+            exact = np.asarray(jax.jit(photons(spectrum, edges))(values_of(p, row))) @ response
         np.testing.assert_allclose(expected[row, : len(exact)], exact, rtol=2e-5, atol=1e-6 * exact.sum())
     prior = 0.0
     for v in model.medium.sites:
