@@ -51,7 +51,7 @@ def reached(fault):
         with open(os.path.join(os.environ["HBM_JAX_RECORD"], f"{os.getpid()}.reached"), "a") as file:
             file.write(f"{found[0]} {found[1]}\\n")
 """
-CALL = '__import__("hbm_jax._probe", fromlist=["_"]).reached({})'
+CALL = '__import__("planted_probe").reached({})'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Map:
             record.mkdir(parents=True)
             with tempfile.TemporaryDirectory(prefix="planted-faults-") as temporary:
                 copy = copy_tree(Path(temporary))
-                (copy / "hbm_jax" / "_probe.py").write_text(PROBE)
+                (copy / "planted_probe.py").write_text(PROBE)  # beside the package, whose rooms are tested
                 probe(faults, copy, CALL)
                 command = [sys.executable, "-m", "pytest", "-q", *SIDE_BY_SIDE, *SUITES[suite], "-p", "recorder"]
                 environment = os.environ | {
