@@ -230,4 +230,3 @@ def test_the_demo_prints_what_the_readme_shows(tmp_path, capsys):
         assert f"\n{line}" in out
     assert "x1 is off by" in shown
     assert re.search(r"x1 is off by -0\.\d+ standard deviations where log10_mass is", out)
-

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
-# Distributions whose modules have other names.
-MODULES = {"pooch": "pooch", "distributed": "distributed", "tomli-w": "tomli_w"}
+# Modules with another name than that of their distribution.
+MODULES = {"pillow": "PIL"}
 
 
 def read(name):
