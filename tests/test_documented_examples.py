@@ -97,34 +97,16 @@ def spectra(folder):
 
 
 def given():
-    """What the examples take from the reader: arrays, programs and a fit, by the names that the pages use."""
+    """What the examples take from the reader: arrays and a fit, by the names that the pages use."""
     rng = np.random.default_rng(4)
     x = np.linspace(0.0, 1.0, 20)
     z = np.linspace(0.1, 1.0, 20)
     exposure = np.full(12, 2.0)
 
-    def line(x, y=None):
-        slope = numpyro.sample("slope", numpyro.distributions.Normal(0.0, 10.0))
-        with numpyro.plate("point", len(x)):
-            numpyro.sample("y", numpyro.distributions.Normal(slope * x, 0.2), obs=y)
-
-    def schools(error, effect=None):
-        mu = numpyro.sample("mu", numpyro.distributions.Normal(0.0, 10.0))
-        tau = numpyro.sample("tau", numpyro.distributions.HalfNormal(10.0))
-        with numpyro.plate("school", len(error)):
-            theta = numpyro.sample("theta", numpyro.distributions.Normal(mu, tau))
-            numpyro.sample("effect", numpyro.distributions.Normal(theta, error), obs=effect)
-
-    def source(exposure, counts=None):
-        rate = numpyro.sample("rate", numpyro.distributions.LogNormal(0.0, 2.0))
-        with numpyro.plate("observation", len(exposure)):
-            numpyro.sample("counts", numpyro.distributions.Poisson(rate * exposure), obs=counts)
-
     counts = rng.poisson(3.0 * exposure)
     eight = hbm.data.load_eight_schools()
     return {
-        "hbm": hbm, "hbm_jax": hbm, "line": line, "schools": schools, "source": source,
-        "x": x, "y": 2.0 * x + rng.normal(0.0, 0.2, 20), "sigma": np.full(20, 0.2),
+        "hbm": hbm, "hbm_jax": hbm, "x": x, "y": 2.0 * x + rng.normal(0.0, 0.2, 20), "sigma": np.full(20, 0.2),
         "z": z, "magnitude": -19.0 + 43.2 + 5.0 * np.log10(z * (1.0 + 0.35 * z)) + rng.normal(0.0, 0.1, 20),
         "error": np.full(20, 0.1), "exposure": exposure, "counts": counts,
         "exposure_1": exposure, "counts_1": counts, "exposure_2": exposure[:8], "counts_2": counts[:8],
