@@ -212,3 +212,30 @@ def test_the_demo_prints_what_the_readme_shows(tmp_path, capsys):
         assert f"\n{line}" in out
     assert "x1 is off by" in shown
     assert re.search(r"x1 is off by -0\.\d+ standard deviations where log10_mass is", out)
+
+
+def covered(seed):
+    """Return the fraction of true rates in 68 % intervals of notebook 08, from exact posteriors on a grid."""
+    rng = np.random.default_rng(seed)
+    rate = np.exp(rng.normal(1.0, 0.6, 200))
+    of = np.repeat(np.arange(200), rng.integers(12, 21, 200))
+    exposure = rng.uniform(0.5, 1.5, len(of))
+    counts = np.bincount(of, rng.poisson(rate[of] * 0.9 * exposure), 200)
+    exposures = 0.9 * np.bincount(of, exposure, 200)
+    grid = np.linspace(-3.0, 5.0, 1601)
+    log_density = counts[:, None] * grid - exposures[:, None] * np.exp(grid) - 0.125 * grid**2  # LogNormal(0, 2)
+    weights = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    below = np.sum(weights * (grid < np.log(rate)[:, None]), axis=1) / weights.sum(axis=1)
+    return np.mean((below > 0.16) & (below < 0.84))
+
+
+def test_coverage_in_notebook_08_is_noise():
+    text = (ROOT / "notebooks" / "08_batch_calibration_clusters.ipynb").read_text(encoding="utf-8")
+    this = covered(1)
+    assert this == pytest.approx(0.615, abs=0.011)  # the grid decides two sources
+    assert "hold 61.5 % of the true rates" in text
+    others = np.array([covered(seed) for seed in range(2, 22)])
+    error = np.sqrt(0.68 * 0.32 / 200)
+    assert others.mean() == pytest.approx(0.68, abs=5.0 * error / np.sqrt(20))
+    assert others.std(ddof=1) == pytest.approx(error, rel=5.0 / np.sqrt(2 * 20))
+    assert "67.7 % on average, with a standard deviation of 3.3 %" in text.replace('\\n",\n    "', " ")
