@@ -47,6 +47,10 @@ nitpicky = True
 # Sphinx reads what is below its folder.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns("*.py", ".ipynb_checkpoints"))
+for _path in (HERE / "notebooks").rglob("*.ipynb"):
+    # Links to these pages start from the notebook's folder in the repository, and here from that of the copy.
+    _text = _path.read_text(encoding="utf-8")
+    _path.write_text(_text.replace("](../docs/", "](../").replace("](../../docs/", "](../../"), encoding="utf-8")
 
 
 def _last_figure(notebook):

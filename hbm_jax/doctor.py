@@ -12,6 +12,7 @@ PACKAGES = (
     "numpyro",
     "optax",
     "numpy",
+    "scipy",
     "astropy",
     "arviz-base",
     "arviz-stats",

@@ -35,7 +35,8 @@ LIST = HERE / "faults.json"
 SUITES = {"default": (), "long": ("-m", "long")}
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 COPIED = ("hbm_jax", "tests", "notebooks", "docs", "benchmarks", "pyproject.toml", "README.md", "CHANGELOG.md")
-COPIED += ("CITATION.cff", "Makefile", "LICENSE")
+COPIED += ("CITATION.cff", "Makefile", "LICENSE", "CONTRIBUTING.md", "codemeta.json", ".zenodo.json", ".gitignore")
+COPIED += (".ci", ".github", ".readthedocs.yaml")
 IGNORED = shutil.ignore_patterns("__pycache__", "_build", ".ipynb_checkpoints")
 # What a probe calls, written into the copy: one line a fault and test, by whichever process comes first.
 PROBE = """
