@@ -264,9 +264,7 @@ def test_the_smallest_errors_are_found_in_nine_of_ten_calibrations(monte_carlo):
         p = p_values(ranks_of_normal_posteriors(600, 200, *error))[0]
         # The test of the ECDF, which the errors stated leave out, finds up to 1.5 % more; their simulation errs by 1 %.
         monte_carlo.share(p < LEVEL / 4, 0.9, expected_error=0.015, name=name, independent=True)
-    assert "a bias of 0.32 posterior standard deviations" in str(
-        rank_tests.detectable_errors(200, 4)._replace(bias=0.32)
-    )
+    assert str(detectable).startswith("a bias of 0.3")
 
 
 def test_normal_scores_see_more_than_the_variance_of_ranks(monte_carlo):

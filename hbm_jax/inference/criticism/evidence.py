@@ -257,7 +257,9 @@ def _widths(program: Callable, args: tuple, fit: Fit) -> pd.DataFrame:
         return {
             name: jnp.ravel(site["value"])
             for name, site in trace.items()
-            if name in fit.posterior and not site["cond_indep_stack"] and np.size(site["value"]) <= MAX_SIZE
+            if name in fit.posterior.data_vars
+            and not site.get("cond_indep_stack")
+            and np.size(site["value"]) <= MAX_SIZE
         }
 
     keys = jax.random.split(jax.random.key(0), NUM_PRIOR_DRAWS)
