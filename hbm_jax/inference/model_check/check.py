@@ -154,6 +154,29 @@ def judge_pools(
         )
         for name, site in structure.observed.items()
     }
+    p_value, table, last = _scored(pools, structure, covariates)
+    num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
+    worst = _worst(table, last, covariates)
+    passed = p_value >= LEVEL
+    advice: tuple[str, ...] = ()
+    if passed:
+        sentence = (
+            f"the data look like draws from the fitted model (p = {p_value:.2g} for {len(table)} statistics of "
+            "residuals together)"
+        )
+    else:
+        clauses, unusual = _clauses(table, last, covariates, structure)
+        sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
+        known = REMEDIES | dict(remedies or {})
+        advice = tuple(dict.fromkeys(known[family] for family in unusual))
+    table = table.drop(columns="family_score").reset_index(drop=True)
+    return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
+
+
+def _scored(
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, np.ndarray]]], structure: Structure, covariates: Mapping
+) -> tuple[float, pd.DataFrame, dict[tuple[str, str], list[rs.Residuals]]]:
+    """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
     designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
     p_values: list[float] = []
     found: dict[tuple, list[float]] = {}
@@ -176,24 +199,7 @@ def judge_pools(
                 found.setdefault(key, []).append(float(score))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
-    p_value = rs.combined(p_values)
-    table = _table(found, family_scores)
-    num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
-    worst = _worst(table, last, covariates)
-    passed = p_value >= LEVEL
-    advice: tuple[str, ...] = ()
-    if passed:
-        sentence = (
-            f"the data look like draws from the fitted model (p = {p_value:.2g} for {len(table)} statistics of "
-            "residuals together)"
-        )
-    else:
-        clauses, unusual = _clauses(table, last, covariates, structure)
-        sentence = f"the data do not look like draws from the fitted model (p = {p_value:.1g}): {'; '.join(clauses)}"
-        known = REMEDIES | dict(remedies or {})
-        advice = tuple(dict.fromkeys(known[family] for family in unusual))
-    table = table.drop(columns="family_score").reset_index(drop=True)
-    return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
+    return rs.combined(p_values), _table(found, family_scores), last
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
@@ -297,6 +303,11 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
     return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
+def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:
+    """Return the name of a covariate in text; a component of the site stands for its residuals."""
+    return f"the residual of {covariate}" if covariate in (other.component for other in residuals) else covariate
+
+
 def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of the families that are unusual, at the last draw."""
     clauses: list[str] = []
@@ -317,8 +328,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             where = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
 
-        is_component = row.covariate in (other.component for other in last[row.site, row.level])
-        covariate = f"the residual of {row.covariate}" if is_component else row.covariate
+        covariate = _covariate_name(row.covariate, last[row.site, row.level])
         clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
@@ -336,7 +346,8 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
         values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
         if len(values):
             bins = np.asarray(values, int) if labels else rs.bins_of(values)
-            return worst_of(row.residuals, candidate.covariate, residuals.values, values, labels, bins)
+            covariate = _covariate_name(candidate.covariate, last[row.site, row.level])
+            return worst_of(row.residuals, covariate, residuals.values, values, labels, bins)
     return worst_of(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
 
