@@ -138,14 +138,14 @@ def supernovae() -> System:
     def changed(rng, kind, samples):
         y = samples[0].copy()
         if kind == "contaminants":
-            y[:, 0] += 5.0 * error * (rng.uniform(size=len(z)) < 0.05)
+            y[:, 2] += 5.0 * error * (rng.uniform(size=len(z)) < 0.05)
         elif kind == "cut":  # beyond z = 0.3, only the brighter half is found
-            passes = (samples[..., 0] < np.median(samples[..., 0], axis=0)) | (z < 0.3)
+            passes = (samples[..., 2] < np.median(samples[..., 2], axis=0)) | (z < 0.3)
             y = samples[passes.argmax(axis=0), np.arange(len(z))]
         elif kind == "trend":
-            y[:, 0] += 0.15 * np.cos(2.0 * np.pi * np.log10(z / 0.01))
+            y[:, 2] += 0.15 * np.cos(2.0 * np.pi * np.log10(z / 0.01))
         elif kind == "group":
-            y[survey == survey[np.argmax(z > 0.4)], 0] += 0.15
+            y[survey == survey[np.argmax(z > 0.4)], 2] += 0.15
         return y
 
     return System(hbm.models.Supernova(), data, "observed", truth, changed=changed)
@@ -159,7 +159,6 @@ def golenetskii() -> System:
         "log10_E_peak_mean": 2.6, "log10_E_peak_std": 0.3, "log10_E_peak_scatter": 0.25,
     }  # fmt: skip
     error = np.sqrt(np.asarray(data.errors)[..., 2] + 0.1**2)
-    distance = 2.0 * np.log10(np.asarray(data.z) * (1.0 + 0.5 * np.asarray(data.z)))
 
     def changed(rng, kind, samples):
         y = samples[0].copy()
@@ -167,9 +166,8 @@ def golenetskii() -> System:
         if kind == "contaminants":
             y[..., 1] += 5.0 * error * (rng.uniform(size=error.shape) < 0.05)
         elif kind == "cut":  # bursts with intervals below a flux limit are not found
-            flux = samples[..., 1] - distance[:, None]
-            passing = (flux > np.median(flux)).sum(axis=2)
-            y = samples[passing.argmax(axis=0), np.arange(len(distance))]
+            passing = (samples[..., 1] > np.median(samples[..., 1])).sum(axis=2)
+            y = samples[passing.argmax(axis=0), np.arange(len(error))]
         elif kind == "trend":
             y[..., 1] += 1.5 * (energy**2 - (energy**2).mean())
         elif kind == "group":

@@ -99,7 +99,7 @@ def _by_size(axes, worst: Worst) -> None:
     low, inner_low, inner_high, high = worst.number_bands
     axes.stairs(high, edges, baseline=low, fill=True, color=BAND_95)
     axes.stairs(inner_high, edges, baseline=inner_low, fill=True, color=BAND_68)
-    axes.stairs(numbers_by_size(worst.residuals, edges), edges, color=BLUE, lw=1.4, label="number")
+    axes.stairs(numbers_by_size(worst.residuals, edges), edges, color=BLUE, lw=1.4, label="number of residuals")
     axes.set_yscale("symlog", linthresh=5.0)
     axes.set_ylim(0.0, None)
     axes.set_xlabel("residual [standard deviations]")

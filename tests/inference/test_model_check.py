@@ -277,7 +277,7 @@ def test_figure_has_symbols_units_and_a_legend():
     assert figure.get_suptitle() == "residuals of $x_1$ given the other components"
     assert figure.axes[0].get_xlabel() == r"$\log_{10}\,M_\mathrm{host}$ [$M_\odot$]"
     text = [entry.get_text() for entry in figure.legends[0].get_texts()]
-    assert text == ["mean in a bin", "mean in a bin, outside 95 %", "number", "68 % of replicates", "95 %"]
+    assert text == ["mean in a bin", "mean in a bin, outside 95 %", "number of residuals", "68 % of replicates", "95 %"]
 
 
 def test_order_of_a_table_sorted_by_what_was_observed_is_no_covariate():

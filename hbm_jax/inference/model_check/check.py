@@ -8,7 +8,7 @@ asymptotic, and no p-value is too kind as those of posterior predictive checks a
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -115,7 +115,8 @@ def check_model(
             pools = []
             for k in range(num_draws):
                 key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
-                pools.append(jax.device_get(program({name: values[k] for name, values in draws.items()}, key)))
+                pools.append(program({name: values[k] for name, values in draws.items()}, key))
+        # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a check that fails must not cost the fit
         return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
@@ -138,7 +139,7 @@ def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed
 
 
 def judge_pools(
-    pools: Sequence[Mapping[tuple[str, str], Mapping[str, np.ndarray]]],
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]],
     structure: Structure,
     args: tuple,
     remedies: Mapping[str, str] | None = None,
@@ -148,7 +149,7 @@ def judge_pools(
         name: rs.find_covariates(
             args,
             site.shape,
-            _components(pools[0][name, "given latents"]["values"][0], site),
+            _components(np.asarray(pools[0][name, "given latents"]["values"][0]), site),
             site.axes,
             site.components,
         )
@@ -174,7 +175,7 @@ def judge_pools(
 
 
 def _scored(
-    pools: Sequence[Mapping[tuple[str, str], Mapping[str, np.ndarray]]], structure: Structure, covariates: Mapping
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]], structure: Structure, covariates: Mapping
 ) -> tuple[float, pd.DataFrame, dict[tuple[str, str], list[rs.Residuals]]]:
     """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
     designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
@@ -182,7 +183,8 @@ def _scored(
     found: dict[tuple, list[float]] = {}
     family_scores: dict[tuple[str, str], list[float]] = {}
     last: dict[tuple[str, str], list[rs.Residuals]] = {}
-    for pool in pools:
+    for on_device in pools:
+        pool = jax.device_get(on_device)
         for level in dict.fromkeys(level for _, level in pool):
             statistics, keys = [], []
             for name, site in structure.observed.items():
