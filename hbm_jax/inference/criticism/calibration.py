@@ -204,8 +204,7 @@ def calibrate(
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
         # The replicates that finish first are the easy ones: their ranks alone would not be uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
-    true_values = {name: truths[name] for name in parameters}
-    true_sites = {name: name for name in parameters}
+    true_values, true_sites = {name: truths[name] for name in parameters}, {name: name for name in parameters}
     if design.density_label is not None:
         true_values[design.density_label], true_sites[design.density_label] = log_density, density_site
     ranks = _ranks(fits.kept, true_values, true_sites, seed)
