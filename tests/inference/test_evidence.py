@@ -272,6 +272,9 @@ def test_other_results_programs_and_few_draws_are_refused():
     fit = fit_of_draws(conjugate, (np.zeros(3),), {"mu": RNG.normal(size=(2, 8))})
     with pytest.raises(ValueError, match="expected 20 draws or more for 1 unconstrained parameters; found 16"):
         evidence(fit)
+    fit = fit_of_draws(conjugate, (np.zeros(3),), {"mu": np.zeros((2, 80))})
+    with pytest.raises(ValueError, match="found parameters that do not vary"):
+        evidence(fit)
     fit = fit_of_draws(conjugate, (np.zeros(3),), {"other": RNG.normal(size=(2, 80))})
     with pytest.raises(ValueError, match="expected the program of the draws"):
         evidence(fit)

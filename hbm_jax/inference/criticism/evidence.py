@@ -160,7 +160,14 @@ def bridge(
         Generator of the proposals.
     """
     num_chains, num_draws, size = second.shape
-    mean, factor = first.mean(axis=0), np.linalg.cholesky(np.atleast_2d(np.cov(first, rowvar=False)))
+    mean = first.mean(axis=0)
+    try:
+        factor = np.linalg.cholesky(np.atleast_2d(np.cov(first, rowvar=False)))
+    except np.linalg.LinAlgError:
+        raise ValueError(
+            "evidence: expected draws whose covariance is positive definite; found parameters that do not vary, or are "
+            "functions of others."
+        ) from None
     log_det = np.log(np.diag(factor)).sum()
 
     def log_ratio(standardised):
