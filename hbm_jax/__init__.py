@@ -23,6 +23,7 @@ _NAMES = {
     "centre": "hbm_jax.inference",
     "check_model": "hbm_jax.inference",
     "compare": "hbm_jax.inference",
+    "evidence": "hbm_jax.inference",
     "fit_each": "hbm_jax.inference",
     "latents": "hbm_jax.inference",
     "leave_groups_out": "hbm_jax.inference",

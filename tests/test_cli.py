@@ -28,7 +28,8 @@ from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.exit_status import status_of
 from hbm_jax.cli.inputs import worded
 from hbm_jax.data import PointsInGroups
-from hbm_jax.inference.criticism.calibration import Calibration, judge_ranks
+from hbm_jax.inference.criticism.calibration import Calibration
+from hbm_jax.inference.criticism.rank_tests import judge_ranks
 from hbm_jax.validation import DataError, Remedy
 
 JLA = hbm.data.load_jla()
@@ -425,7 +426,7 @@ def test_calibrate_fails_where_ranks_are_uneven(tmp_path, capsys, monkeypatch):
     options += ["--max-num-samples", "20000"]  # the default of a fit, but not of a calibration
     status, text, _ = run(capsys, "calibrate", "supernova", "--cosmology", "wcdm", *options, "--out", tmp_path)
     assert status == cli.NOT_USABLE
-    assert "\nnot calibrated, according to 200 replicates: w0 is biased: posteriors lie too high.\n" in text
+    assert "\nnot calibrated, according to 200 replicates: w0 is biased: posteriors lie too high. Found with" in text
     assert seen.pop("model").cosmology == "wcdm"
     assert len(seen.pop("design")) == 740
     expected = {"seed": 5, "num_chains": 6, "max_num_samples": 20000, "target_accept_prob": 0.9, "num_replicates": 99}

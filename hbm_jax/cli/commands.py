@@ -46,6 +46,31 @@ def _report(arguments) -> int:
     return status_of(fit.verdict)
 
 
+def _evidence_parser() -> Parser:
+    about = (
+        "Compute the evidence of fits by bridge sampling. Several fits to the same data are compared, by their "
+        "predictive densities (leave-one-out) too."
+    )
+    parser = Parser("hbm-jax evidence", "DIR [DIR ...]", about, "example:\n  hbm-jax evidence runs/lcdm runs/wcdm")
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="run folder, or file of a posterior")
+    return parser
+
+
+def _evidence(arguments) -> int:
+    """Print evidences and, of several fits, their comparison."""
+    from hbm_jax import inference, runs
+
+    fits = {str(folder): runs.load(folder) for folder in arguments.folders}
+    if len(fits) == 1:
+        print(inference.evidence(next(iter(fits.values()))))
+        return USABLE
+    result = inference.compare(fits)
+    for name, found in result.evidences.items():
+        print(f"{name}: {found}")
+    print(f"\n{result.table.to_string(float_format='{:.2f}'.format)}\n\n{result}")
+    return USABLE
+
+
 def _doctor(arguments) -> int:
     """Print the environment and known problems."""
     from hbm_jax.doctor import examine
@@ -72,6 +97,7 @@ COMMANDS = {
         None,
         "hbm_jax.cli.calibrate:calibrate",
     ),
+    "evidence": Command("compute the evidence of fits; compare several", _evidence_parser, _evidence),
     "report": Command("rewrite the figures and the report of a run folder", _report_parser, _report),
     "absorption": Command(
         "transmission of host galaxy, Milky Way and the WHIM",

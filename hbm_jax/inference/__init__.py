@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.compilation.devices import use_every_core
     from hbm_jax.inference.criticism.calibration import Calibration, calibrate
     from hbm_jax.inference.criticism.comparison import Comparison, compare
+    from hbm_jax.inference.criticism.evidence import Evidence, evidence
     from hbm_jax.inference.criticism.influence import leave_groups_out
     from hbm_jax.inference.criticism.leave_out import Loo, loo
     from hbm_jax.inference.criticism.pointwise import log_likelihood
@@ -45,6 +46,7 @@ _MODULES = {
     "CheckpointError": "sampler.checkpoint",
     "Comparison": "criticism.comparison",
     "DamageWarning": "checksum",
+    "Evidence": "criticism.evidence",
     "Fit": "results",
     "Fits": "batch.results",
     "IndependentProposals": "sampler.kernels.independent_proposals",
@@ -63,6 +65,7 @@ _MODULES = {
     "centre": "centering.pilot",
     "check_model": "model_check.check",
     "compare": "criticism.comparison",
+    "evidence": "criticism.evidence",
     "fit_each": "batch.fit_each",
     "judge": "verdict",
     "latents": "criticism.predictive",
@@ -89,6 +92,7 @@ __all__ = [
     "CheckpointError",
     "Comparison",
     "DamageWarning",
+    "Evidence",
     "Fit",
     "Fits",
     "IndependentProposals",
@@ -107,6 +111,7 @@ __all__ = [
     "centre",
     "check_model",
     "compare",
+    "evidence",
     "fit_each",
     "judge",
     "latents",

@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from hbm_jax.inference.criticism.calibration import LEVEL, RANKS, Calibration, band
+from hbm_jax.inference.criticism.calibration import Calibration
+from hbm_jax.inference.criticism.rank_tests import ECDF_SHARE, LEVEL, RANKS, band
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_style
 
 COLUMNS = 4
 LIGHT, DARK = "#ededed", "#d2d2d2"
-TESTS = 3  # tests of each quantity (curve, mean, spread); they share the significance level
 MAX_PANELS = 24  # of more quantities, those with the largest p values are drawn together in the last panel
 
 
@@ -27,9 +27,10 @@ def calibration(result: Calibration) -> Figure:
         One panel per quantity, with the empirical distribution function (ECDF) of the normalised ranks minus that of
         the uniform distribution (Sailynoja, Burkner & Vehtari 2022, Statistics and Computing 32, 32). If the program
         is calibrated, 95 % of the curves lie entirely within the dark band. A curve that leaves the light band fails;
-        a quantity can also fail by the mean or the spread of its ranks. A maximum above zero means that the posterior
-        is too high, a minimum below zero that it is too low, a maximum followed by a minimum that it is too narrow.
-        Quantities that fail are vermilion, with their verdict.
+        a quantity can also fail by the mean or the mean square of its normal scores. A maximum above zero means that
+        the posterior is too high, a minimum below zero that it is too low, a maximum followed by a minimum that it is
+        too narrow. Quantities that fail are vermilion, with their verdict. Above are the smallest errors that so many
+        replicates find (`Calibration.detectable`).
 
     Examples
     --------
@@ -45,7 +46,7 @@ def calibration(result: Calibration) -> Figure:
     num_panels = len(separate) + bool(pooled)
     num_columns = min(COLUMNS, num_panels)
     num_rows = -(-num_panels // num_columns)
-    bands = [_closed(*band(len(result.ranks), coverage)) for coverage in (1.0 - LEVEL / TESTS / len(table), 0.95)]
+    bands = [_closed(*band(len(result.ranks), coverage)) for coverage in (1.0 - LEVEL * ECDF_SHARE / len(table), 0.95)]
     curves = {name: _difference(result.ranks[name].to_numpy()) for name in table.index}
     limit = 1.08 * max(float(np.abs(curve).max()) for _, *curve in (bands[0], *curves.values()))
     with house_style():
@@ -76,6 +77,9 @@ def calibration(result: Calibration) -> Figure:
         corner_panel.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
         corner_panel.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         figure.supxlabel("posterior probability below the true value", fontsize=10.0)
+        bias, narrow, wide = result.detectable
+        found = rf"bias $\pm{bias:.2g}\,\sigma$, width $-{100 * (1 - narrow):.0f}$ or $+{100 * (wide - 1):.0f}$ %"
+        figure.suptitle(f"found with 90 % probability:{chr(10) if num_columns < 3 else ' '}{found}", fontsize=9.0)
         figure.supylabel("ECDF $-$ uniform", fontsize=10.0)
     return figure
 

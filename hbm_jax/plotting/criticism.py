@@ -115,6 +115,7 @@ def comparison(result: Comparison) -> Figure:
     matplotlib.figure.Figure
         One row per model, the best at the top. Thick lines are one standard error of the difference, thin lines two.
         Differences within the grey band are small whatever their error. Open circles mark models with a bad Pareto k.
+        The text gives the log evidence, relative to the largest, where it was computed.
 
     Examples
     --------
@@ -122,12 +123,13 @@ def comparison(result: Comparison) -> Figure:
     """
     table = result.table
     rows = np.arange(len(table))[::-1]
+    evidence = table["log_evidence"] - table["log_evidence"].max()
     with house_style():
         figure = Figure(figsize=(7.2, 1.1 + 0.42 * len(table)), layout="constrained")
         axes = figure.subplots()
         axes.axvspan(-SMALL_DIFFERENCE, 0.0, color=SHADE, lw=0)
         axes.axvline(0.0, color=BLACK, lw=0.9)
-        for row, (_, model) in zip(rows, table.iterrows(), strict=True):
+        for row, (name, model) in zip(rows, table.iterrows(), strict=True):
             difference, error = model["elpd_diff"], model["dse"]
             if row != rows[0]:
                 axes.plot(difference + 2 * error * np.array([-1, 1]), [row, row], color=BLUE, lw=0.9)
@@ -136,8 +138,10 @@ def comparison(result: Comparison) -> Figure:
             axes.plot(difference, row, "o", color=BLUE, markerfacecolor=facecolour, markersize=5.5, zorder=3)
             bad = f"; {int(model['num_bad_k'])} bad $k$" if model["num_bad_k"] else ""
             text = "best" if row == rows[0] else f"${difference:.1f} \\pm {error:.1f}$"
+            known = len(result.evidences) > 1 and name in result.evidences
+            of_evidence = rf"; $\Delta \ln Z = {evidence[name]:.2f}$" if known else ""
             axes.annotate(
-                f"{text}, weight {model['weight']:.2f}{bad}",
+                f"{text}, weight {model['weight']:.2f}{bad}{of_evidence}",
                 (1.0, row),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),

@@ -17,6 +17,7 @@ import hbm_jax as hbm
 from hbm_jax.inference.model_check import residual_statistics as rs
 from hbm_jax.inference.model_check.check import check_model, judge_pools
 from hbm_jax.inference.model_check.replicates import inspect_program, replicator
+from hbm_jax.inference.model_check.result import ModelCheck, worst_of
 
 SHAPE = (4, 200)
 
@@ -264,6 +265,19 @@ def test_figure_shows_the_residuals_that_are_most_unusual(tmp_path):
     figure.savefig(tmp_path / "residuals.png")
     with pytest.raises(ValueError, match="could not be checked because why"):
         plotting.model_residuals(dataclasses.replace(check, worst=None, sentence="it could not be checked because why"))
+
+
+def test_figure_has_symbols_units_and_a_legend():
+    plotting = pytest.importorskip("hbm_jax.plotting")
+    rng = np.random.default_rng(4)
+    x, values = np.sort(rng.normal(10.0, 1.0, 80)), rng.normal(size=(80, 50))
+    values[:, 0] += np.where(x > 10.5, 3.0, 0.0)
+    worst = worst_of("x1 given the other components", "log10_mass", values, x, (), rs.bins_of(x))
+    figure = plotting.model_residuals(ModelCheck(False, 0.001, "some sentence", worst=worst))
+    assert figure.get_suptitle() == "residuals of $x_1$ given the other components"
+    assert figure.axes[0].get_xlabel() == r"$\log_{10}\,M_\mathrm{host}$ [$M_\odot$]"
+    text = [entry.get_text() for entry in figure.legends[0].get_texts()]
+    assert text == ["mean in a bin", "mean in a bin, outside 95 %", "number of residuals", "68 % of replicates", "95 %"]
 
 
 def test_order_of_a_table_sorted_by_what_was_observed_is_no_covariate():

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import hbm_jax as hbm
-from hbm_jax.inference.criticism.calibration import LEVEL, RANKS, Calibration, band, judge_ranks
+from hbm_jax.inference.criticism.calibration import Calibration
+from hbm_jax.inference.criticism.rank_tests import ECDF_SHARE, LEVEL, RANKS, band, judge_ranks
 from hbm_jax.plotting.calibration import MAX_PANELS
 from hbm_jax.plotting.style import BLUE, VERMILION, to_png
 
@@ -63,7 +64,7 @@ def test_curves_are_those_of_the_ranks(figure, result):
 
 
 def test_bands_are_those_of_the_verdict_and_of_95_percent(figure):
-    for collection, coverage in zip(figure.axes[0].collections, (1.0 - LEVEL / 6, 0.95), strict=True):
+    for collection, coverage in zip(figure.axes[0].collections, (1.0 - LEVEL * ECDF_SHARE / 2, 0.95), strict=True):
         share, lower, upper = band(NUM, coverage)
         vertices = collection.get_paths()[0].vertices
         for bound in (lower, upper):

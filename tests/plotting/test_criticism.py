@@ -84,6 +84,13 @@ def test_comparison_shows_differences_with_their_errors(compared):
     assert texts(axes)[1].endswith("1 bad $k$")
 
 
+def test_comparison_shows_evidences_where_there_are_several(compared):
+    table = compared.table.assign(log_evidence=[-12.5, -10.25])
+    evidences = dict.fromkeys(table.index)
+    axes = criticism.comparison(dataclasses.replace(compared, table=table, evidences=evidences)).axes[0]
+    assert [text.split("; ")[-1] for text in texts(axes)] == [r"$\Delta \ln Z = -2.25$", r"$\Delta \ln Z = 0.00$"]
+
+
 def test_sensitivity_names_what_is_decided_by_a_prior(sensitivity):
     table = sensitivity.table.assign(prior=[0.2, 0.0], diagnosis=["possible conflict of prior and data", "fine"])
     table["strongest_prior"] = "sigma"

@@ -9,7 +9,6 @@ This tests the computation: the sampler, and the density against the simulator, 
 test whether the program describes measured data; predictive checks do.
 """
 
-import functools
 import inspect
 import json
 import os
@@ -21,19 +20,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.batch.fit_each import INTERRUPTED, fit_each
+from hbm_jax.inference.criticism.rank_tests import LEVEL, RANKS, Detectable, detectable_errors, judge_ranks
 from hbm_jax.inference.criticism.replicates import LOG_LIKELIHOOD, Replicates
 from hbm_jax.inference.results import describe, provenance
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.loop import Interrupted
 from hbm_jax.names import did_you_mean
 
-LEVEL = 0.01  # probability that a correct program fails, over all its parameters together
-RANKS = 100  # number of possible ranks: 99 draws of each posterior are kept
-SIMULATIONS = 100_000  # simulated sets of uniform ranks, for the bands
 LARGEST_SITE = 20  # elements of the largest site ranked by default; this leaves out the latents of a large population
 FIT_OPTIONS = tuple(inspect.signature(fit_each).parameters)
 
@@ -47,9 +43,9 @@ class Calibration:
     ranks : pandas.DataFrame
         Rank of the true value, 0 to 99, of each parameter (columns) in each replicate (rows).
     table : pandas.DataFrame
-        One row per parameter: ``p``, the p-value of uniform ranks, combined from tests of the ECDF, the mean and the
-        spread; ``mean_rank``, the mean of the ranks scaled to 0 to 1, expected 0.5; ``spread``, their standard
-        deviation relative to that of a uniform distribution, expected 1; ``verdict``.
+        One row per parameter: ``p``, the p-value of uniform ranks, combined from tests of the mean and the mean square
+        of their normal scores and of the ECDF; ``bias`` and ``width`` of the posteriors, were they normal: distance
+        from the right place in standard deviations, expected 0, and ratio to the right width, expected 1; ``verdict``.
     num_failed : int
         Number of replicates without a usable posterior. Their ranks are included where there are draws.
     run : dict
@@ -66,6 +62,11 @@ class Calibration:
         """Whether the ranks of all parameters are uniform, at a family-wise level of 1 %."""
         return not (self.table["p"] < LEVEL / len(self.table)).any()
 
+    @property
+    def detectable(self) -> Detectable:
+        """Smallest errors of one posterior that so many replicates find with a probability of 90 %."""
+        return detectable_errors(len(self.ranks), len(self.table))
+
     def __str__(self):
         num_replicates = len(self.ranks)
         if self.calibrated:
@@ -76,7 +77,7 @@ class Calibration:
             text = f"not calibrated, according to {num_replicates} replicates: {clauses}"
         if self.num_failed:
             text += f" ({self.num_failed} replicates gave no usable posterior)"
-        return text + "."
+        return f"{text}. Found with 90 % probability, in any one quantity: {self.detectable}."
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write a certificate as JSON: program, versions, seeds, verdict and all ranks."""
@@ -87,6 +88,7 @@ class Calibration:
             "calibrated": self.calibrated,
             "verdict": str(self),
             "level": LEVEL,
+            "detectable": self.detectable._asdict(),
             "possible_ranks": RANKS,
             "table": self.table.reset_index(names="parameter").to_dict("records"),
             "num_failed": self.num_failed,
@@ -175,12 +177,7 @@ def calibrate(
     every replicate. The density of the parameters then differs between replicates, so that the log likelihood is ranked
     in place of the log density.
     """
-    if num_replicates < 20:
-        raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
-    for name in options:
-        if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
-            suggestion = did_you_mean(name, (*inspect.signature(calibrate).parameters, *FIT_OPTIONS))
-            raise TypeError(f"calibrate: unknown option {name!r}{suggestion}.")
+    _require_options(num_replicates, options)
     fitted = fitted or program
     design = Replicates.of(program, args, fitted)
     truths, data, log_density = design.simulate(num_replicates, seed)
@@ -207,8 +204,7 @@ def calibrate(
     if fits.verdicts["why"].str.startswith(INTERRUPTED).any():
         # The replicates that finish first are the easy ones: their ranks alone would not be uniform.
         raise Interrupted(f"calibrate: interrupted with {len(fits.kept)} of {num_replicates} replicates done.")
-    true_values = {name: truths[name] for name in parameters}
-    true_sites = {name: name for name in parameters}
+    true_values, true_sites = {name: truths[name] for name in parameters}, {name: name for name in parameters}
     if design.density_label is not None:
         true_values[design.density_label], true_sites[design.density_label] = log_density, density_site
     ranks = _ranks(fits.kept, true_values, true_sites, seed)
@@ -217,6 +213,16 @@ def calibrate(
     if fitted is not program:
         run["fitted"] = identify(fitted, args, {})["program"]
     return Calibration(ranks, judge_ranks(ranks, seed), int((~fits.usable).sum()), run)
+
+
+def _require_options(num_replicates: int, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for too few replicates, TypeError for an unknown option."""
+    if num_replicates < 20:
+        raise ValueError(f"calibrate: expected num_replicates >= 20; found {num_replicates}.")
+    for name in options:
+        if name not in FIT_OPTIONS or name in ("data", "names", "until", "num_samples", "keep_draws"):
+            suggestion = did_you_mean(name, (*inspect.signature(calibrate).parameters, *FIT_OPTIONS))
+            raise TypeError(f"calibrate: unknown option {name!r}{suggestion}.")
 
 
 def _ranks(kept: Mapping[int, Mapping[str, np.ndarray]], true_values, sites, seed: int) -> pd.DataFrame:
@@ -244,95 +250,3 @@ def _thinned(draws):
     """Return 99 draws, spread evenly over (chain, draw, ...)."""
     flat = draws.reshape(-1, *draws.shape[2:])
     return flat[np.linspace(0, len(flat) - 1, RANKS - 1).round().astype(int)]
-
-
-def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Test whether ranks are uniform.
-
-    Parameters
-    ----------
-    ranks : DataFrame
-        Ranks from 0 to 99, (replicate, parameter).
-    seed : int
-        Seed of the simulated uniform ranks.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `Calibration.table`.
-    """
-    reference = band_statistics(len(ranks), seed)
-    rows = {}
-    for name, column in ranks.items():
-        unevenness = _unevenness(np.bincount(column, minlength=RANKS)[None])[0]
-        fractions = (np.asarray(column) + 0.5) / RANKS
-        mean_z = (fractions.mean() - 0.5) * np.sqrt(12 * len(fractions))
-        spread = fractions.std() * np.sqrt(12)
-        # The relative standard error of the variance of n uniform values is sqrt(0.8 / n).
-        spread_z = (spread**2 - 1) / np.sqrt(0.8 / len(fractions))
-        p_ecdf = (1 + np.sum(reference <= unevenness)) / (1 + len(reference))
-        # An error of a fifth in the width bends the whole ECDF a little: the spread is the most sensitive test of it.
-        p = min(1.0, 3 * min(p_ecdf, *(2 * stats.norm.sf(abs(z)) for z in (mean_z, spread_z))))
-        verdict = _describe(p, mean_z, spread_z)
-        rows[name] = {"p": p, "mean_rank": fractions.mean(), "spread": spread, "verdict": verdict}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.loc[table["p"] >= LEVEL / len(table), "verdict"] = "uniform"
-    return table
-
-
-def _describe(p, mean_z, spread_z) -> str:
-    if abs(mean_z) > 3 and abs(mean_z) > abs(spread_z):
-        return "biased: posteriors lie too " + ("low" if mean_z > 0 else "high")
-    if spread_z > 3:
-        return "overconfident: posteriors are too narrow"
-    if spread_z < -3:
-        return "underconfident: posteriors are too wide"
-    return f"uneven (p = {p:.1g})"
-
-
-@functools.lru_cache(maxsize=8)
-def band_statistics(num_replicates: int, seed: int = 0) -> np.ndarray:
-    """Simulate the test statistic of the ECDF for uniform ranks; return its values in ascending order.
-
-    The quantile at ``1 - coverage`` is the pointwise level of a band that contains the whole ECDF with that coverage
-    (Sailynoja, Burkner & Vehtari 2022, Statistics and Computing 32, 32).
-    """
-    rng = np.random.default_rng(seed)
-    probabilities = np.full(RANKS, 1.0 / RANKS)
-    return np.sort(
-        np.concatenate(
-            [_unevenness(rng.multinomial(num_replicates, probabilities, 1000)) for _ in range(SIMULATIONS // 1000)]
-        )
-    )
-
-
-def _unevenness(histograms):
-    """Return the smallest two-sided binomial p-value of the ECDF over all ranks, (set, rank) -> (set,)."""
-    num_replicates = histograms[0].sum()
-    counts = histograms.cumsum(axis=1)[:, :-1]
-    fractions = np.arange(1, RANKS) / RANKS
-    cdf = _binomial_cdf(num_replicates, fractions)
-    rank = np.arange(RANKS - 1)
-    low = cdf[rank, counts]
-    high = 1.0 - np.where(counts > 0, cdf[rank, np.maximum(counts - 1, 0)], 0.0)
-    return (2.0 * np.minimum(low, high)).min(axis=1)
-
-
-def _binomial_cdf(num_replicates, fractions):
-    """Return the binomial CDF, (rank, count)."""
-    return stats.binom.cdf(np.arange(num_replicates + 1), num_replicates, fractions[:, None])
-
-
-def band(num_replicates: int, coverage: float = 0.95, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute the simultaneous band of the ECDF of uniform ranks.
-
-    Returns
-    -------
-    fractions, lower, upper : (99,)
-        Expected ECDF at each rank, and bounds of the difference between the ECDF and its expectation.
-    """
-    level = np.quantile(band_statistics(num_replicates, seed), 1.0 - coverage)
-    fractions = np.arange(1, RANKS) / RANKS
-    lower = stats.binom.ppf(level / 2, num_replicates, fractions) / num_replicates
-    upper = stats.binom.ppf(1 - level / 2, num_replicates, fractions) / num_replicates
-    return fractions, lower - fractions, upper - fractions

@@ -1,14 +1,15 @@
-"""Comparison of models by their leave-one-out predictive densities."""
+"""Comparison of models by their leave-one-out predictive densities and their evidences."""
 
 import inspect
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from arviz_stats import compare as arviz_compare
 
+from hbm_jax.inference.criticism.evidence import Evidence, evidence
 from hbm_jax.inference.criticism.leave_out import Loo, loo
 from hbm_jax.inference.results import Fit
 
@@ -29,13 +30,20 @@ class Comparison:
         One row per model, the best first: ``elpd``; ``se``, its standard error; ``p``, the effective number of
         parameters; ``elpd_diff``, the difference to the best model (zero or negative); ``dse``, the standard error of
         this difference, from paired units; ``weight``, for stacking of predictive distributions (Yao et al. 2018);
-        ``num_bad_k``, the number of units with a bad Pareto k.
+        ``num_bad_k``, the number of units with a bad Pareto k; ``log_evidence`` and ``log_evidence_error``, NaN where
+        there is none.
     loos : dict of str to Loo
         Leave-one-out results of the models.
+    evidences : dict of str to Evidence
+        Evidences of the models, where they were computed.
+    no_evidence : dict of str to str
+        Reason why a model has no evidence, by model.
     """
 
     table: pd.DataFrame
     loos: dict[str, Loo]
+    evidences: dict[str, Evidence] = field(default_factory=dict)
+    no_evidence: dict[str, str] = field(default_factory=dict)
 
     def __str__(self):
         best, *other_names = self.table.index
@@ -45,7 +53,25 @@ class Comparison:
         if num_bad.any():
             listed = ", ".join(f"{name} ({count})" for name, count in num_bad[num_bad > 0].items())
             text += f" Not reliable: units with a bad Pareto k in {listed}; see the `loos` of these models."
-        return text
+        return " ".join(
+            [text, *self._of_evidences(), *(f"No evidence of {n}: {r}" for n, r in self.no_evidence.items())]
+        )
+
+    def _of_evidences(self) -> list[str]:
+        """Say which evidence is largest, by how much, and the priors of which parameters this depends on."""
+        if len(self.evidences) < 2:
+            return []
+        best, *others = sorted(self.evidences, key=lambda name: -self.evidences[name].log_evidence)
+        clauses = []
+        for name in others:
+            first, second = self.evidences[best], self.evidences[name]
+            error = np.hypot(first.error, second.error)
+            clause = f"that of {name} is lower by {first.log_evidence - second.log_evidence:.2f} ± {error:.2g}"
+            differing = sorted(set(first.table.index) ^ set(second.table.index))
+            if differing:
+                clause += f", which depends on the widths of the priors of {', '.join(differing)}"
+            clauses.append(clause)
+        return [f"{best} has the largest log evidence; {'; '.join(clauses)}."]
 
     def _clause(self, name):
         difference, error = -self.table.loc[name, "elpd_diff"], self.table.loc[name, "dse"]
@@ -58,8 +84,10 @@ class Comparison:
         return f"the elpd of {name} is lower by {difference:.1f} ± {error:.1f}, {comment}"
 
 
-def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=None) -> Comparison:
-    """Compare models of the same observations by PSIS-LOO.
+def compare(
+    fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=None, with_evidence: bool = True
+) -> Comparison:
+    """Compare models of the same observations by PSIS-LOO and by their evidences.
 
     Parameters
     ----------
@@ -67,6 +95,8 @@ def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=Non
         At least two fits by name, or their `Loo` results, which may include refitted units.
     site, group
         As in `loo`.
+    with_evidence : bool
+        Whether to compute the `evidence` of each fit too; not of results of `loo`.
 
     Returns
     -------
@@ -116,6 +146,7 @@ def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=Non
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The inplace keyword")  # ArviZ 0.8 with pandas 3.1
         comparison = arviz_compare(shifted, **unrounded)
+    evidences, no_evidence = _evidences(fits if with_evidence else {})
     columns = {
         "elpd": [loos[name].elpd for name in comparison.index],
         "se": [loos[name].se for name in comparison.index],
@@ -124,8 +155,22 @@ def compare(fits: Mapping[str, Fit | Loo], *, site: str | None = None, group=Non
         "dse": comparison["dse"].astype(float),
         "weight": comparison["weight"].astype(float),
         "num_bad_k": [len(loos[name].bad) for name in comparison.index],
+        "log_evidence": [getattr(evidences.get(name), "log_evidence", np.nan) for name in comparison.index],
+        "log_evidence_error": [getattr(evidences.get(name), "error", np.nan) for name in comparison.index],
     }
-    return Comparison(pd.DataFrame(columns, index=comparison.index), loos)
+    return Comparison(pd.DataFrame(columns, index=comparison.index), loos, evidences, no_evidence)
+
+
+def _evidences(fits: Mapping[str, Fit | Loo]) -> tuple[dict[str, Evidence], dict[str, str]]:
+    """Return the evidences of fits, and the reasons why others have none."""
+    evidences, reasons = {}, {}
+    for name, fit in fits.items():
+        if isinstance(fit, Fit):
+            try:
+                evidences[name] = evidence(fit)
+            except ValueError as error:
+                reasons[name] = str(error).removeprefix("evidence: ")
+    return evidences, reasons
 
 
 def _difference(a: Loo, b: Loo, name_a: str, name_b: str) -> str:

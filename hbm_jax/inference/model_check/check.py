@@ -8,7 +8,7 @@ asymptotic, and no p-value is too kind as those of posterior predictive checks a
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -115,7 +115,8 @@ def check_model(
             pools = []
             for k in range(num_draws):
                 key = np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(seed), k)))
-                pools.append(jax.device_get(program({name: values[k] for name, values in draws.items()}, key)))
+                pools.append(program({name: values[k] for name, values in draws.items()}, key))
+        # Replicates of the later draws are computed while those of the first are judged.
         return judge_pools(pools, structure, fit.args, remedies_of(fit.program))
     except Exception as error:  # a check that fails must not cost the fit
         return _unchecked(f"{type(error).__name__}: {str(error).rstrip('.')}")
@@ -138,7 +139,7 @@ def _choose_draws(fit: FittedProgram, structure: Structure, num_draws: int, seed
 
 
 def judge_pools(
-    pools: Sequence[Mapping[tuple[str, str], Mapping[str, np.ndarray]]],
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]],
     structure: Structure,
     args: tuple,
     remedies: Mapping[str, str] | None = None,
@@ -148,36 +149,13 @@ def judge_pools(
         name: rs.find_covariates(
             args,
             site.shape,
-            _components(pools[0][name, "given latents"]["values"][0], site),
+            _components(np.asarray(pools[0][name, "given latents"]["values"][0]), site),
             site.axes,
             site.components,
         )
         for name, site in structure.observed.items()
     }
-    designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
-    p_values: list[float] = []
-    found: dict[tuple, list[float]] = {}
-    family_scores: dict[tuple[str, str], list[float]] = {}
-    last: dict[tuple[str, str], list[rs.Residuals]] = {}
-    for pool in pools:
-        for level in dict.fromkeys(level for _, level in pool):
-            statistics, keys = [], []
-            for name, site in structure.observed.items():
-                last[name, level] = _residuals(pool[name, level], site, name)
-                for statistic in _statistics(last[name, level], designs[name]):
-                    statistics.append(statistic)
-                    keys.append((name, level, statistic.residuals, statistic.kind, statistic.covariate))
-            if not statistics:
-                raise ValueError("no observed value differs between replicates")
-            scores = rs.scores_of(statistics)
-            p_value, families = rs.corrected(statistics, scores)
-            p_values.append(p_value)
-            for key, score in zip(keys, scores[:, 0], strict=True):
-                found.setdefault(key, []).append(float(score))
-            for family, score in families.items():
-                family_scores.setdefault((level, family), []).append(score)
-    p_value = rs.combined(p_values)
-    table = _table(found, family_scores)
+    p_value, table, last = _scored(pools, structure, covariates)
     num = (len(pools), len(next(iter(pools[0].values()))["values"]) - 1)
     worst = _worst(table, last, covariates)
     passed = p_value >= LEVEL
@@ -194,6 +172,36 @@ def judge_pools(
         advice = tuple(dict.fromkeys(known[family] for family in unusual))
     table = table.drop(columns="family_score").reset_index(drop=True)
     return ModelCheck(passed, p_value, sentence, advice, table, *num, worst)
+
+
+def _scored(
+    pools: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]], structure: Structure, covariates: Mapping
+) -> tuple[float, pd.DataFrame, dict[tuple[str, str], list[rs.Residuals]]]:
+    """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
+    designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
+    p_values: list[float] = []
+    found: dict[tuple, list[float]] = {}
+    family_scores: dict[tuple[str, str], list[float]] = {}
+    last: dict[tuple[str, str], list[rs.Residuals]] = {}
+    for on_device in pools:
+        pool = jax.device_get(on_device)
+        for level in dict.fromkeys(level for _, level in pool):
+            statistics, keys = [], []
+            for name, site in structure.observed.items():
+                last[name, level] = _residuals(pool[name, level], site, name)
+                for statistic in _statistics(last[name, level], designs[name]):
+                    statistics.append(statistic)
+                    keys.append((name, level, statistic.residuals, statistic.kind, statistic.covariate))
+            if not statistics:
+                raise ValueError("no observed value differs between replicates")
+            scores = rs.scores_of(statistics)
+            p_value, families = rs.corrected(statistics, scores)
+            p_values.append(p_value)
+            for key, score in zip(keys, scores[:, 0], strict=True):
+                found.setdefault(key, []).append(float(score))
+            for family, score in families.items():
+                family_scores.setdefault((level, family), []).append(score)
+    return rs.combined(p_values), _table(found, family_scores), last
 
 
 def _components(values: np.ndarray, site: Site) -> list[np.ndarray]:
@@ -297,6 +305,11 @@ def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[n
     return (known | dict(rs.predictions_of(residuals))).get(row.covariate, np.zeros(0)), ()
 
 
+def _covariate_name(covariate: str, residuals: Sequence[rs.Residuals]) -> str:
+    """Return the name of a covariate in text; a component of the site stands for its residuals."""
+    return f"the residual of {covariate}" if covariate in (other.component for other in residuals) else covariate
+
+
 def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     """Describe the most unusual statistic of the families that are unusual, at the last draw."""
     clauses: list[str] = []
@@ -317,8 +330,7 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
             where = np.unravel_index(index, site.shape)
             return ", ".join(labels[i] for labels, i in zip(site.axis_labels, where, strict=True)) or "the datum"
 
-        is_component = row.covariate in (other.component for other in last[row.site, row.level])
-        covariate = f"the residual of {row.covariate}" if is_component else row.covariate
+        covariate = _covariate_name(row.covariate, last[row.site, row.level])
         clause = _describe(row.kind, residuals, covariate, values, labels, name_of)
         clauses.append(clause + (", with the latents of objects drawn anew" if row.level == "population" else ""))
         families.append(row.family)
@@ -336,7 +348,8 @@ def _worst(table: pd.DataFrame, last, covariates) -> Worst | None:
         values, labels = _covariate(candidate, residuals, last[row.site, row.level], *covariates[row.site])
         if len(values):
             bins = np.asarray(values, int) if labels else rs.bins_of(values)
-            return worst_of(row.residuals, candidate.covariate, residuals.values, values, labels, bins)
+            covariate = _covariate_name(candidate.covariate, last[row.site, row.level])
+            return worst_of(row.residuals, covariate, residuals.values, values, labels, bins)
     return worst_of(row.residuals, "", residuals.values, np.zeros(0), (), np.zeros(0, int))
 
 
