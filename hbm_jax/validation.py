@@ -272,9 +272,9 @@ def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> 
     return symmetric
 
 
-def frozen_array(array: Any) -> Floats:
-    """Return a read-only float64 copy."""
-    out = np.array(array, dtype=np.float64)
+def frozen_array(array: Any, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return a read-only copy; its type is that of the array if `dtype` is None."""
+    out = np.array(array, dtype=dtype)
     out.flags.writeable = False
     return out
 

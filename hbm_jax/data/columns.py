@@ -1,39 +1,16 @@
 """Columns of tables: units, physically allowed ranges, usual ranges, and the checks that use them."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from hbm_jax.names import listed
-from hbm_jax.validation import DataError, Labels, reject_rows
+from hbm_jax.names import did_you_mean, listed
+from hbm_jax.validation import DataError, Floats, Labels, reject_rows
 
-__all__ = [
-    "BURST_REDSHIFT",
-    "ERROR",
-    "POSITIVE_ERROR",
-    "REDSHIFT",
-    "TEXT",
-    "Column",
-    "HasWarnings",
-    "check_frames",
-    "check_plain",
-    "check_values",
-    "index_of_groups",
-    "leave_out_rows",
-    "listed_names",
-    "position_in_group",
-    "repeated_names",
-    "selected_rows",
-    "unused_errors",
-    "warnings_of",
-]
-
-Floats = NDArray[np.float64]
 EVERYTHING = (-np.inf, np.inf)
 # A value shared by several rows causes a warning if its distance from all other values exceeds this multiple of their
 # range. The second threshold is for values that look like missing-value codes, such as -99 and 999.
@@ -67,7 +44,7 @@ class Column:
     zero: bool = False
 
 
-TEXT = Column(None)
+TEXT, UNCONVERTED = Column(None, "text"), Column(None)
 ERROR = Column("", "an error", (0.0, np.inf), zero=True)
 POSITIVE_ERROR = replace(ERROR, zero=False)
 REDSHIFT = Column("", "a redshift", (0.0, 20.0), (0.0, 3.0))  # of supernovae
@@ -75,55 +52,6 @@ BURST_REDSHIFT = replace(REDSHIFT, usual=(0.0, 10.0))
 # Heliocentric and CMB redshifts differ by the solar motion of 370 km/s and, if corrected for, the peculiar velocity of
 # the host.
 FRAMES_DIFFER = 0.01  # times 1 + z
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class HasWarnings:
-    """Base class of containers that store warnings about unusual data.
-
-    Attributes
-    ----------
-    warnings : tuple of str
-        One sentence per warning, without a full stop.
-    """
-
-    warnings: tuple[str, ...] = field(default=(), kw_only=True, metadata={"static": True})
-
-    def _warning_text(self) -> str:
-        """Return the warnings as sentences to append to a description."""
-        return "".join(f" Warning: {text}." for text in self.warnings)
-
-    def _stored(self) -> dict[str, np.ndarray]:
-        """Return the entry of `to_dict` that holds the warnings, if there are any."""
-        return {"warnings": np.array(self.warnings)} if self.warnings else {}
-
-
-def warnings_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the warnings stored by `to_dict` of a container."""
-    return tuple(str(text) for text in np.atleast_1d(stored.get("warnings", ())))
-
-
-def selected_rows(rows: ArrayLike, num: int, what: str) -> NDArray[np.intp]:
-    """Return the indices, from 0 to ``num`` - 1, of objects selected by a boolean mask or by integer indices.
-
-    Raises
-    ------
-    DataError
-        If the mask has a wrong length, an index is out of range, or the selection is empty.
-    """
-    index = np.asarray(rows)
-    if index.dtype.kind == "b":
-        if index.shape != (num,):
-            raise DataError(f"subset: expected a mask of shape ({num},); found shape {index.shape}.")
-        index = np.flatnonzero(index)
-    if index.size == 0:
-        raise DataError(f"subset: expected at least one {what}; found an empty selection.")
-    if index.dtype.kind not in "iu" or index.ndim != 1:
-        raise DataError(f"subset: expected a mask or a list of indices; found {index.dtype} of shape {index.shape}.")
-    outside = index[(index < -num) | (index >= num)]
-    if outside.size:
-        raise DataError(f"subset: expected indices from {-num} to {num - 1}; found {outside[0]}.")
-    return index % num
 
 
 def check_values(
@@ -278,38 +206,13 @@ def _names_of_errors(column: str) -> set[str]:
     return {prefix + column for prefix in starts} | {column + suffix for suffix in ends}
 
 
-def listed_names(leave_out: Any) -> list[str]:
-    """Return the names to leave out as a list of strings; a single name becomes a list of length one."""
-    several = isinstance(leave_out, Iterable) and not isinstance(leave_out, str)
-    return [str(name) for name in (leave_out if several else [leave_out])]
-
-
-def leave_out_rows(names: Sequence[str], leave_out: str | Sequence[str]) -> NDArray[np.bool_]:
-    """Return a mask of the rows to keep.
-
-    Parameters
-    ----------
-    names
-        Name of the object in each row.
-    leave_out
-        Names of objects to leave out, or row numbers such as ``"row 3"``, counted from 0.
-
-    Raises
-    ------
-    DataError
-        For a name that no row has.
-    """
-    excluded = set(listed_names(leave_out))
-    numbers = {name: int(name[4:]) for name in excluded if re.fullmatch(r"row \d+", name)}
-    rows = {name: row for name, row in numbers.items() if row < len(names)}
-    if unknown := excluded - rows.keys() - excluded.intersection(names):
+def require_in_table(subject: str, name: str, columns: Iterable[str]) -> None:
+    """Raise `DataError` if `name` is not a column of the table; the message begins with the `subject`."""
+    if name not in columns:
         raise DataError(
-            f"leave_out: expected names of the table's rows, or 'row 3' and so on counted from 0; found "
-            f"{listed(sorted(unknown))}."
+            f"{subject} is not in the table{did_you_mean(str(name), columns)}: expected one of {listed(columns)}; "
+            f"found {name!r}."
         )
-    keep = np.array([name not in excluded for name in names], dtype=bool)
-    keep[list(rows.values())] = False
-    return keep
 
 
 def index_of_groups(values: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
@@ -318,11 +221,26 @@ def index_of_groups(values: Sequence[str], names: Sequence[str]) -> NDArray[np.i
     return np.array([index[value] for value in values], dtype=np.int64)
 
 
-def position_in_group(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the number of earlier entries of the same group, for each entry."""
+def rows_by_group(group_index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of each group in their order, (num_groups, largest group), padded with -1.
+
+    Parameters
+    ----------
+    group_index : (num_rows,)
+        Number of the group of each row, from 0; every group has a row.
+    """
     # A stable sort of integers of 16 bits or fewer takes linear time.
     order = np.argsort(group_index.astype(np.min_scalar_type(group_index.max())), kind="stable")
     sizes = np.bincount(group_index)
-    rank = np.empty(len(group_index), dtype=np.int64)
-    rank[order] = np.arange(len(group_index)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return rank
+    used = np.arange(sizes.max()) < sizes[:, None]
+    rows = np.full(used.shape, -1)
+    rows[used] = order
+    return rows
+
+
+def padded(values: NDArray[Any], rows: NDArray[np.int64], filler: Any) -> NDArray[Any]:
+    """Return values (num_rows, ...) in the shape of the `rows_by_group`, read-only, with `filler` in the padding."""
+    # Row -1 is the padding. For a million rows, `take` is five times as fast as indexing.
+    out = np.concatenate([values, np.asarray(filler)[None]]).take(rows, 0, mode="wrap")
+    out.flags.writeable = False
+    return out

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.supernovae.dense_covariance import read_covariance
 from hbm_jax.data.supernovae.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, survey_name
-from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
+from hbm_jax.data.tables import TableColumns, missing_codes, read_table
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, Remedy, warn_unusual
-
-__all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
+from hbm_jax.validation import DataError, Remedy, frozen_array
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
@@ -137,11 +136,8 @@ def read_distance_moduli(
         ``"des-sn5yr"``, ``"des-dovekie"``, ``"union3"`` (the FITS image with the inverse covariance),
         ``"jla-binned"``, ``"pantheon2018"``, ``"union2.1"``: files of these releases. ``"snana"``: a text table of
         SNANA with zHD, zHEL, MU and MUERR. In all formats except ``"table"``, -9 stands for missing values.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
-    leave_out
-        Names of objects to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out unusable
-        rows, with a warning.
+    missing, leave_out
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     covariance_is
         Content of the covariance file: ``"total"``, ``"systematic"`` (the squared errors of the table are added) or
         ``"inverse"`` (of the total covariance). The default depends on the format.
@@ -158,10 +154,8 @@ def read_distance_moduli(
 
     Raises
     ------
-    FileNotFoundError
-        If a path does not exist.
-    DataError
-        For any other problem with the data; the message begins with the path of the table.
+    FileNotFoundError, DataError
+        As for `hbm_jax.data.read_table` and `DistanceModuli.from_columns`.
 
     Examples
     --------
@@ -179,8 +173,7 @@ def read_distance_moduli(
         raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     if is_path and not Path(source).exists():
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
-    origin = str(source) if is_path else "the given columns"
-    try:
+    with named_errors(source if is_path else "the given columns"):
         if format == "table":
             table = read_table(source, missing=missing)
         else:
@@ -198,11 +191,8 @@ def read_distance_moduli(
         )
         # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
-        messages = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
-        data = dataclasses.replace(data, warnings=warn_unusual(messages, origin=origin))
-    except DataError as error:
-        text = str(error)
-        raise DataError(text if text.startswith(origin) else f"{origin}: {text}") from error
+        texts = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
+        data = with_warnings(data, texts, table)
     return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
 
 
@@ -222,10 +212,7 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
                 f"found the columns {listed(table.columns)}.",
                 [remedy],
             )
-    texts = ("name", "survey")
-    values: dict[str, Any] = {
-        key: table.values(name, COLUMNS[key].unit, text=key in texts) for key, name in names.items()
-    }
+    values: dict[str, Any] = dict(table.values_of(names, COLUMNS))
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in values:
         values["survey"] = [survey_name(number) for number in values["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in values:
@@ -325,6 +312,4 @@ def _selected(data: DistanceModuli, z_min: float, calibrators: bool) -> Distance
     selected = data if keep.all() else data.subset(keep)
     if calibrators or not selected.is_calibrator.any():
         return selected
-    no_distance = np.full(len(selected), np.nan)
-    no_distance.flags.writeable = False
-    return dataclasses.replace(selected, mu_calibrator=no_distance)
+    return dataclasses.replace(selected, mu_calibrator=frozen_array(np.full(len(selected), np.nan)))

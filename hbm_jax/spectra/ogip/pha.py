@@ -32,8 +32,6 @@ from hbm_jax.spectra.ogip.tables import (
 )
 from hbm_jax.validation import DataError, warn_unusual
 
-__all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
-
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
 # Largest deviation of counts from a whole number, absolute and relative: rates times exposure in single precision.
