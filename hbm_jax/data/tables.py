@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from operator import methodcaller
 from pathlib import Path
@@ -32,11 +32,14 @@ class TableColumns:
         Columns by name, as read; `values` returns their arrays.
     missing
         Numbers that stand for missing values.
+    meta
+        Metadata of an astropy table.
     """
 
     origin: str
     columns: Mapping[str, Any]
     missing: tuple[float, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, name: str, unit: str | None = None, *, text: bool = False) -> np.ndarray:
         """Return a column as a plain or masked NumPy array.
@@ -213,11 +216,16 @@ def _read(source: Any, format: str | None) -> TableColumns:
     from astropy.table import Table
 
     if isinstance(source, Table):
-        return TableColumns(origin, {name: source[name] for name in source.colnames})
+        return _of_table(origin, source)
     raise DataError(
         "source: expected a path, an astropy Table or QTable, a pandas DataFrame, a structured array or a mapping of "
         f"names to arrays, found {type(source).__module__}.{type(source).__name__}."
     )
+
+
+def _of_table(origin: str, table: Any) -> TableColumns:
+    """Return the columns of an astropy table."""
+    return TableColumns(origin, {name: table[name] for name in table.colnames}, meta=table.meta)
 
 
 def _read_file(path: Path, format: str | None) -> TableColumns:
@@ -249,7 +257,7 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if chosen == "fits":
             _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
-        return TableColumns(str(path), {name: table[name] for name in table.colnames})
+        return _of_table(str(path), table)
     # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__

@@ -14,7 +14,7 @@ from hbm_jax.data.columns import BURST_REDSHIFT, TEXT
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.ogip.pha import read_pha, read_rows
+from hbm_jax.spectra.ogip.pha import file_of, read_pha, read_rows
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip.tables import numbered
 from hbm_jax.spectra.ogip.type2 import read_detector, read_intervals, read_matrix_times
@@ -261,14 +261,9 @@ def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None
 def _response_in_header(path: Path) -> str | None:
     """Return the response file named in the header; None if rows differ or the header chooses an extension."""
     base, _ = numbered(path)
-    responses = {spectrum.files.get("RESPFILE") for spectrum in read_pha(path)}
-    if len(responses) != 1 or None in responses:
-        return None
-    file, number = numbered(str(responses.pop()))
-    if number is not None:
-        return None
-    candidates = (base.parent / file, base.parent / file.name)
-    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+    files = {file_of(spectrum, base, "RESPFILE", None) for spectrum in read_pha(path)}
+    first = files.pop()
+    return str(first[0]) if first is not None and first[1] is None and not files else None
 
 
 def _files_of(name: str, folder: Path, detectors: str) -> dict[str, Path]:

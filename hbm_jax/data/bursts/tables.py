@@ -58,8 +58,9 @@ def read_bursts(
     2
     """
     table = read_table(source, format=format, missing=missing)
+    stated = table.meta.get("quantity")
+    kind = quantity or (stated if str(stated) in FLUX_UNITS else "flux")
     with named_errors(table.origin):
-        kind = quantity or _quantity(source)
         declared = columns_of(kind)
     return build_from_table(
         table,
@@ -72,16 +73,6 @@ def read_bursts(
         aliases=ALIASES,
         quantities=("z",),
     )
-
-
-def _quantity(source: Any) -> str:
-    """Return the quantity recorded in the metadata of a table written by `Bursts.to_table`, else ``"flux"``."""
-    quantity = getattr(source, "meta", {}).get("quantity")
-    if quantity is None and str(source).endswith(".ecsv"):
-        from astropy.table import Table
-
-        quantity = Table.read(source, format="ascii.ecsv").meta.get("quantity")
-    return quantity if quantity in FLUX_UNITS else "flux"
 
 
 def load_konus(relation: str = "amati") -> Bursts:

@@ -100,7 +100,8 @@ class DistanceModuli(HasSurveys):
             Required: `z_cmb`; `mu` or `m_b_corr`; `covariance` (N, N), or `sigma` for independent errors. Optional:
             `z_hel` (default `z_cmb`), `mu_calibrator` (NaN, masked or empty if unknown), `survey`, `name`.
         covariates
-            Additional columns for residual plots; entries may be missing.
+            Additional columns for residual plots, which may also be among `columns` with the prefix ``covariate_``;
+            entries may be missing.
         called
             Column names to use in messages, by standard name.
 
@@ -117,14 +118,14 @@ class DistanceModuli(HasSurveys):
         DistanceModuli(2 objects)
         """
         called = dict(called or {})
-        reject_unknown(columns, list(COLUMNS), "column")
+        columns = {**columns, **{f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}}
+        prefixed = [key for key in columns if key.startswith(COVARIATE)]
+        reject_unknown([key for key in columns if key not in prefixed], list(COLUMNS), "column")
         require_present("z_cmb", columns)
         quantity = only_one_of(QUANTITIES, columns)
         error = only_one_of(("sigma", "covariance"), columns)
         single = {key: value for key, value in columns.items() if key != "covariance"}
-        prefixed = {f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}
-        optional = {"mu_calibrator", *prefixed}
-        names, survey, numbers, warnings = checked_columns(single | prefixed, COLUMNS, called, optional)
+        names, survey, numbers, warnings = checked_columns(single, COLUMNS, called, {"mu_calibrator", *prefixed})
         if error == "sigma":
             covariance = np.diag(numbers["sigma"] ** 2)
             warnings += repeated_names(names, "objects")
@@ -139,7 +140,7 @@ class DistanceModuli(HasSurveys):
             frozen_array(numbers[quantity]),
             frozen_array(covariance),
             frozen_array(numbers.get("mu_calibrator", np.full(len(names), np.nan))),
-            {key: frozen_array(numbers[f"{COVARIATE}{key}"]) for key in covariates or {}},
+            {key.removeprefix(COVARIATE): frozen_array(numbers[key]) for key in prefixed},
             warnings=tuple(warnings),
         )
 
@@ -201,11 +202,8 @@ class DistanceModuli(HasSurveys):
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "DistanceModuli":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
-        quantity = str(stored["quantity"])
-        covariates = {key.removeprefix(COVARIATE): v for key, v in stored.items() if key.startswith(COVARIATE)}
-        skipped = {"quantity", "mu", "warnings"}
-        columns = {key: v for key, v in stored.items() if key not in skipped and not key.startswith(COVARIATE)}
-        container = cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
+        columns = {key: value for key, value in stored.items() if key not in ("quantity", "mu", "warnings")}
+        container = cls.from_columns(columns | {str(stored["quantity"]): stored["mu"]})
         return dataclasses.replace(container, warnings=warnings_of(stored))
 
     def to_table(self):

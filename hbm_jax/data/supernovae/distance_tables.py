@@ -16,9 +16,9 @@ from hbm_jax.data.supernovae.dense_covariance import read_covariance
 from hbm_jax.data.supernovae.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, survey_name
 from hbm_jax.data.tables import TableColumns, missing_codes, read_table
-from hbm_jax.names import did_you_mean, listed
+from hbm_jax.names import did_you_mean
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, Remedy, frozen_array
+from hbm_jax.validation import DataError, frozen_array
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
@@ -180,14 +180,17 @@ def read_distance_moduli(
             with readable(Path(source), f"a table of the format {format!r}"):
                 table = chosen.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
-        values, covariates, called = _columns(table, chosen, columns or {})
+        values, called = _columns(table, chosen, columns or {})
         repeated = repeated_names(values["name"], "objects") if "name" in values else []
         if "name" in values:
             values["name"] = _distinct(values["name"], values.get("survey"))
         values = _with_covariance(values, chosen, covariance, covariance_is)
-        all_columns = values | {f"{COVARIATE}{key}": value for key, value in covariates.items()}
         data, left_out, _ = make_from_rows(
-            all_columns, partial(_container, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
+            values,
+            partial(DistanceModuli.from_columns, called=called),
+            name="name",
+            leave_out=leave_out,
+            matrices=("covariance",),
         )
         # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
@@ -196,22 +199,14 @@ def read_distance_moduli(
     return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
 
 
-def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict, dict]:
+def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict]:
     """Return columns and covariates of a table by standard name, and the names of the columns in the table."""
     standard = [key for key in COLUMNS if key != "covariance"]
     release_columns = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
     if any(key in user_columns for key in QUANTITIES):
         release_columns = {key: name for key, name in release_columns.items() if key not in QUANTITIES}
     names = table.resolve(standard, dict(release_columns) | dict(user_columns), {})
-    for keys in (("z_cmb",), QUANTITIES):
-        if not any(key in names for key in keys):
-            expected = chosen.columns.get(keys[0]) or keys[0]
-            remedy = Remedy("columns", {keys[0]: "its name in the table"})
-            raise DataError(
-                f"column {expected!r} is missing{did_you_mean(expected, table.columns)}: expected it, or {remedy}; "
-                f"found the columns {listed(table.columns)}.",
-                [remedy],
-            )
+    table.require(names, "z_cmb", QUANTITIES)
     values: dict[str, Any] = dict(table.values_of(names, COLUMNS))
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in values:
         values["survey"] = [survey_name(number) for number in values["survey"]]
@@ -225,9 +220,9 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
     elif "covariance_0" in table.columns:
         rows = range(len(table.columns["covariance_0"]))
         values["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
-    prefixed = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
-    covariates = {key: name for key, name in (dict(chosen.covariates) | prefixed).items() if name in table.columns}
-    return values, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
+    covariates = {f"{COVARIATE}{key}": name for key, name in chosen.covariates.items() if name in table.columns}
+    covariates |= {key: key for key in table.columns if key.startswith(COVARIATE)}
+    return values | {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
 
 
 def _numbers(values: Any) -> np.ma.MaskedArray:
@@ -235,16 +230,6 @@ def _numbers(values: Any) -> np.ma.MaskedArray:
     plain = np.ma.asarray(values)
     texts = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
     return np.ma.MaskedArray(texts.astype(float), np.ma.getmaskarray(plain))
-
-
-def _container(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceModuli:
-    """Build the container from columns in which the covariates have their prefix."""
-    covariates = {key.removeprefix(COVARIATE): value for key, value in columns.items() if key.startswith(COVARIATE)}
-    return DistanceModuli.from_columns(
-        {key: value for key, value in columns.items() if not key.startswith(COVARIATE)},
-        covariates=covariates,
-        called=called,
-    )
 
 
 def _distinct(names: list[str], surveys) -> list[str]:

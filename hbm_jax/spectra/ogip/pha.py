@@ -336,7 +336,7 @@ def _with_files(
             cache[read, *key] = read(*key)
         return cache[read, *key]
 
-    background_file, rmf_file, arf_file = (_file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
+    background_file, rmf_file, arf_file = (file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
     if background_file is not None:
         backgrounds = cached(_rows, background_file[0], None, True)
         background_row = _number_in_file(background_file, len(backgrounds), row, "spectra", "background")
@@ -364,7 +364,7 @@ def _warn_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
     return warn_unusual(area_warnings(rmf, arf), stacklevel=5)
 
 
-def _file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:
+def file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:
     """Return path and number of a background or response file of a spectrum, or None if it has none."""
     if file_name is not None:
         return None if str(file_name).strip().lower() in NONE else numbered(file_name)
