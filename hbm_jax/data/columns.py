@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
-from hbm_jax.validation import DataError, Floats, Labels, reject_rows
+from hbm_jax.validation import DataError, Floats, Labels, Remedy, reject_rows
 
 EVERYTHING = (-np.inf, np.inf)
 # A value shared by several rows causes a warning if its distance from all other values exceeds this multiple of their
 # range. The second threshold is for values that look like missing-value codes, such as -99 and 999.
 FAR, FAR_NINES = 2.0, 0.5
+MISSING_VALUE = "if it stands for a missing value, pass"
 # Names of an error column in tables that have only one.
 BARE_ERRORS = {"sigma", "err", "error", "unc", "uncertainty", "stderr"}
 
@@ -85,8 +86,9 @@ def check_values(
         bad = (values >= high) | ((values < low) if column.zero else (values <= low))
         if bad.any():
             codes = sorted({float(value) for value in values[bad] if _is_code(value)})
-            hint = f" ({_say_missing(codes)})" if codes else ""
-            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names)
+            remedies = [_missing_remedy(codes)] if codes else []
+            hint = f" ({MISSING_VALUE} {remedies[0]})" if codes else ""
+            reject_rows(bad, values, what.get(key, key), f"{column.what} {_between(column)}{hint}", names, remedies)
         low, high = column.usual
         unusual = np.flatnonzero((values < low) | (values > high))
         if unusual.size:
@@ -129,10 +131,10 @@ def _is_code(value: float) -> bool:
     return text == "-1" or set(text.lstrip("-").replace(".", "")) == {"9"}
 
 
-def _say_missing(codes: Sequence[float]) -> str:
-    """Return advice to declare numbers as missing-value codes."""
-    text = f"{codes[0]:g}" if len(codes) == 1 else f"({', '.join(f'{code:g}' for code in codes)})"
-    return f"if it stands for a missing value, pass missing={text}"
+def _missing_remedy(codes: Sequence[float]) -> Remedy:
+    """Return the option that declares numbers as missing-value codes."""
+    numbers = tuple(int(code) if abs(code) < 1e15 and code == round(code) else code for code in codes)
+    return Remedy("missing", numbers if len(numbers) > 1 else numbers[0])
 
 
 def isolated_values(values: Floats, what: str) -> list[str]:
@@ -146,7 +148,8 @@ def isolated_values(values: Floats, what: str) -> list[str]:
         threshold = FAR_NINES if _is_code(value) else FAR
         if len(others) >= 3 and np.min(np.abs(others - value)) > threshold * np.ptp(others):
             range_text = f"and between {others[0]:g} and {others[-1]:g} in the other rows"
-            return [f"{what} is {value:g} in {count} rows {range_text}; {_say_missing([float(value)])}"]
+            remedy = _missing_remedy([float(value)])
+            return [f"{what} is {value:g} in {count} rows {range_text}; {MISSING_VALUE} {remedy}"]
     return []
 
 

@@ -60,6 +60,9 @@ class Sample:
         """Return the number of objects."""
         return len(self.name)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} {self.object_name}s)"
+
     def subset(self, rows: ArrayLike) -> Self:
         """Return the objects selected by a boolean mask (N,) or by integer indices.
 

@@ -16,7 +16,7 @@ from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.marginal import neighbouring_mean
 from hbm_jax.spectra.statistics.statistic import Statistic, prepare
-from hbm_jax.validation import DataError, Floats, frozen_array
+from hbm_jax.validation import DataError, Floats, Remedy, frozen_array
 
 NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
 SAME_RATIO = 0.01  # largest relative spread within a group for which W and marginal use the mean ratio
@@ -204,11 +204,13 @@ class SpectrumStack:
             mixed = (np.asarray(self.ratio_spread) > SAME_RATIO) & used
             if mixed.any():
                 row, column = np.argwhere(mixed)[0]
-                raise ValueError(
+                ungrouped = Remedy("grouping", "none")
+                raise DataError(
                     f"{name}, {self.name[row]}: expected one ratio of background to source region in each group; "
                     f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean from "
                     f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, "
-                    "or none (grouping='none')."
+                    f"or none ({ungrouped}).",
+                    [ungrouped],
                 )
         return prepare(name, self.counts, **arguments)
 

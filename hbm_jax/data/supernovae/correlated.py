@@ -106,9 +106,6 @@ class CorrelatedSupernovae(Sample):
         """Survey of each supernova."""
         return self.sne.survey
 
-    def __repr__(self) -> str:
-        return f"CorrelatedSupernovae({len(self)} objects)"
-
     @property
     def total_blocks(self) -> NDArray[np.float64]:
         """Blocks including the errors of the light-curve fits, (6, N, N)."""

@@ -144,9 +144,6 @@ class DistanceModuli(HasSurveys):
             warnings=tuple(warnings),
         )
 
-    def __repr__(self) -> str:
-        return f"DistanceModuli({len(self)} objects)"
-
     @property
     def sigma(self) -> Floats:
         """Error of each object [mag], (N,): the square root of the diagonal of the covariance."""

@@ -18,7 +18,7 @@ from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, 
 from hbm_jax.data.tables import TableColumns, missing_codes, read_table
 from hbm_jax.names import did_you_mean
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, frozen_array
+from hbm_jax.validation import DataError, Remedy, frozen_array
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
@@ -254,9 +254,11 @@ def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance
         if "covariance" in columns:
             columns.pop("sigma", None)
         elif chosen.usual:
+            remedy = Remedy("covariance", DIAGONAL)
             raise DataError(
-                f"expected covariance=<file> ({chosen.usual} of the release), or covariance='{DIAGONAL}' for the "
-                "errors of the table without correlations; found none."
+                f"expected covariance=<file> ({chosen.usual} of the release), or {remedy} for the errors of the table "
+                "without correlations; found none.",
+                [remedy],
             )
         return columns
     columns.pop("covariance", None)
@@ -280,9 +282,11 @@ def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance
         matrix = matrix + np.diag(variance)
     elif variance is not None and np.mean(np.diagonal(matrix) < TOO_SMALL * variance) > 0.5:
         fraction = float(np.median(np.diagonal(matrix) / variance))
+        remedy = Remedy("covariance_is", "systematic")
         raise DataError(
             f"{covariance}: expected a total covariance, with at least the variances of the table; found a diagonal of "
-            f"{fraction:.2g} of them (median). Try covariance_is='systematic'."
+            f"{fraction:.2g} of them (median). Try {remedy}.",
+            [remedy],
         )
     return columns | {"covariance": matrix}
 

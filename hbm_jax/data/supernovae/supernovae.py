@@ -127,9 +127,6 @@ class Supernovae(HasSurveys):
         """Number of supernovae, N."""
         return len(self.name)
 
-    def __repr__(self) -> str:
-        return f"Supernovae({len(self.name)} objects)"
-
     @property
     def variance_m_b_total(self) -> Floats:
         """Sum of the fit, coherent, lensing and velocity variances of m_b [mag^2], (N,)."""

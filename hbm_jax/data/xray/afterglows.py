@@ -113,9 +113,6 @@ class Afterglows(HasSpectra):
         frozen = {key: frozen_array(value) for key, value in columns.items()}
         return cls(name=names, spectra=spectra, left_out=tuple(left_out), **frozen)
 
-    def __repr__(self) -> str:
-        return f"Afterglows({len(self)} sources)"
-
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
         """Whether each redshift is known exactly, (N,)."""

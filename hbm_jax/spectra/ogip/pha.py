@@ -30,7 +30,7 @@ from hbm_jax.spectra.ogip.tables import (
     spectrum_table,
     whole,
 )
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError, Remedy, warn_unusual
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
@@ -377,10 +377,11 @@ def file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | No
         for name in (str(candidate), f"{candidate}.gz"):
             if os.path.isfile(name):  # unlike Path.is_file, False for invalid file names
                 return Path(name), number
-    option = OPTIONS[key]
+    without = Remedy(OPTIONS[key], "none")
     raise DataError(
         f"{base}, {key}: expected the file {header_name!r} in the folder of the spectrum; found no such file. Name "
-        f"another ({option}=PATH), or none ({option}='none')."
+        f"another ({OPTIONS[key]}=PATH), or none ({without}).",
+        [without],
     )
 
 
@@ -391,10 +392,11 @@ def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
     with opened(path) as hdus:
         is_same_table = spectrum_table(hdus, path, True) is spectrum_table(hdus, path, False)
     if is_same_table:
+        without = Remedy("background", "none")
         raise DataError(
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
-            "the file itself without such an extension. Name the background (background=PATH), or none "
-            "(background='none')."
+            f"the file itself without such an extension. Name the background (background=PATH), or none ({without}).",
+            [without],
         )
 
 
