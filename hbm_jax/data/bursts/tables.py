@@ -58,8 +58,8 @@ def read_bursts(
     2
     """
     table = read_table(source, format=format, missing=missing)
-    stated = table.meta.get("quantity")
-    kind = quantity or (stated if str(stated) in FLUX_UNITS else "flux")
+    stated = str(table.meta.get("quantity"))
+    kind = quantity or (stated if stated in FLUX_UNITS else "flux")
     with named_errors(table.origin):
         declared = columns_of(kind)
     return build_from_table(
