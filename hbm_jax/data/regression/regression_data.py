@@ -14,7 +14,7 @@ from hbm_jax.data.columns import check_plain, require_in_table, unused_errors
 from hbm_jax.data.regression import formulas
 from hbm_jax.data.regression.grammar import EXAMPLE, parse
 from hbm_jax.data.regression.group_designs import GroupDesign, group_designs
-from hbm_jax.data.sample import HasWarnings, reshaped, warnings_of
+from hbm_jax.data.sample import HasWarnings, reshaped, selected_rows, warnings_of
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import listed
 from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, text_tuple
@@ -247,7 +247,7 @@ class RegressionData(HasWarnings):
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
         """Return the points selected by a boolean mask or by integer indices, with means and scales computed anew."""
-        picked = np.arange(len(self))[np.asarray(rows)]
+        picked = selected_rows(rows, len(self), "point")
         columns = {key: values[picked] for key, values in self.source.columns.items()}
         data = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
         data = dataclasses.replace(data, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
