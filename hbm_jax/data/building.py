@@ -42,22 +42,9 @@ def build_from_table(
 ) -> Made:
     """Build a container from a table, with warnings about the rows left out and about unused errors.
 
-    Parameters
-    ----------
-    table
-        The table.
-    make
-        Builds the container from columns by standard name; ``called`` has their names in the table.
-    declared
-        Declarations of all columns, by standard name.
-    columns, aliases
-        As in `TableColumns.resolve`.
-    leave_out, name
-        As in `make_from_rows`.
-    required
-        Standard names of required columns.
-    quantities
-        As in `unused_errors`.
+    `declared` has all columns that ``make(columns, called=...)`` takes, by standard name; ``called`` are their names in
+    the table. The names in `leave_out` are in the column `name`; `quantities` have errors that may be unused. The rest
+    is as in `TableColumns.resolve` and `TableColumns.require`.
     """
     with named_errors(table.origin):
         called = table.resolve(list(declared), columns, aliases)
@@ -85,22 +72,11 @@ def make_from_rows(
     whole: Sequence[str] = (),
     matrices: Sequence[str] = (),
 ) -> tuple[Made, list[str], np.ndarray | slice]:
-    """Build a container from columns without the rows to leave out.
+    """Build a container from columns, by standard name, without the rows to leave out.
 
-    Parameters
-    ----------
-    columns
-        Columns by standard name.
-    make
-        Builds the container from columns by standard name.
-    name
-        Standard name of the column with the names that `leave_out` refers to.
-    leave_out
-        Names, or row numbers such as ``"row 3"``, counted from 0; ``"bad"`` leaves out the rows that `make` rejects.
-    whole
-        Standard names of columns that are not indexed by row.
-    matrices
-        Standard names of matrices with one row and one column per object.
+    The names in `leave_out` are those of the column `name`, or row numbers such as ``"row 3"``, counted from 0;
+    ``"bad"`` leaves out the rows that `make` rejects. Columns in `whole` are not indexed by row, those in `matrices`
+    have one row and one column per object.
 
     Returns
     -------

@@ -127,17 +127,10 @@ class Catalogue:
     def read_each(self, read: Callable[[int, str], Read], what: str) -> tuple[list[Read], list[tuple[str, str]]]:
         """Read every source that is not left out by name.
 
-        Parameters
-        ----------
-        read : callable
-            Function of the row and the name of a source.
-        what : str
-            What a source is, for messages.
-
         Returns
         -------
         list
-            Results of the function.
+            Results of ``read(row, name)``.
         list of (str, str)
             Names of sources left out, each with the reason.
 

@@ -60,16 +60,8 @@ def check_values(
 ) -> list[str]:
     """Reject values outside the allowed ranges and return warnings about values outside the usual ranges.
 
-    Parameters
-    ----------
-    numbers
-        Arrays by standard column name; NaN means missing.
-    declared
-        Units and ranges by standard column name.
-    what
-        Names of the columns in messages.
-    names
-        Names of the objects.
+    Arrays and declarations are by standard name, with NaN for missing values; `what` has the names of the columns in
+    messages, `names` those of the objects.
 
     Raises
     ------
@@ -167,14 +159,8 @@ def repeated_names(names: Sequence[str], objects: str) -> list[str]:
 def unused_errors(column_names: Mapping[str, str], table: Iterable[str], quantities: Iterable[str]) -> list[str]:
     """Return warnings about unused columns that look like errors of the quantities in use.
 
-    Parameters
-    ----------
-    column_names
-        Names in the table of the columns that are used, by standard name.
-    table
-        Names of all columns of the table.
-    quantities
-        Standard names of the quantities that have errors.
+    `column_names` has the columns that are used, by standard name; `table` all columns; `quantities` the standard names
+    of those that have errors.
     """
     used = set(column_names.values())
     texts = []

@@ -60,28 +60,17 @@ def log10_areas(z: ArrayLike, H0: float, Om0: float) -> Floats:
 
 
 def draw_until(num: int, draw: Callable[[int, int], Drawn | None], unreachable: str) -> tuple[list[Drawn], int]:
-    """Draw objects until `num` are accepted.
+    """Draw objects until `num` are accepted; return these, and the number of objects drawn.
 
-    Parameters
-    ----------
-    num : int
-        Number of objects, at least 1.
-    draw : callable
-        Function of the numbers of objects drawn and accepted so far; it returns None for an object not accepted.
-    unreachable : str
-        Message with ``{accepted}`` and ``{drawn}``, for hardly any accepted objects.
-
-    Returns
-    -------
-    list, int
-        Accepted objects, and the number of objects drawn.
+    ``draw(num_drawn, num_accepted)`` returns None for an object that is not accepted.
 
     Raises
     ------
     ValueError
         If `num` is below 1.
     DataError
-        If 200 draws per object do not suffice.
+        If 200 draws per object do not suffice, with the message `unreachable`, in which ``{accepted}`` and ``{drawn}``
+        are filled in.
     """
     if num < 1:
         raise ValueError(f"draw: expected at least one object; found {num}.")

@@ -16,17 +16,7 @@ from hbm_jax.validation import DataError
 
 
 def require_few_columns(terms: str, frame: Any, limit: int) -> None:
-    """Raise `DataError` if a formula has more columns than `limit`, before any column is computed.
-
-    Parameters
-    ----------
-    terms : str
-        Right-hand side, as `parse` returns it.
-    frame : pandas.DataFrame
-        The table.
-    limit : int
-        Largest number of columns.
-    """
+    """Raise `DataError` if a right-hand side has more columns than `limit`, before any column is computed."""
     expansion = expanded(terms)
     min_columns = {}
     for factor in frozenset().union(*expansion):

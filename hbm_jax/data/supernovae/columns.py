@@ -96,18 +96,9 @@ class CheckedColumns(NamedTuple):
 def checked_columns(
     columns: Mapping[str, Any], declared: Mapping[str, Column], what: Mapping[str, str], optional: Container[str]
 ) -> CheckedColumns:
-    """Check names, surveys and numbers of objects.
+    """Check names, surveys and numbers of objects, by standard name, of which ``z_cmb`` is required.
 
-    Parameters
-    ----------
-    columns
-        Columns by standard name, without those of several numbers per object; ``z_cmb`` is among them.
-    declared
-        Declarations of columns of numbers, by standard name.
-    what
-        Names of columns in messages.
-    optional
-        Columns in which values may be missing.
+    Values may be missing in `optional` columns; `what` has the names of the columns in messages.
     """
     texts = {
         key: text_tuple(columns[key], what.get(key, key), default)
