@@ -269,9 +269,9 @@ def test_a_catalogue_has_numbers_that_mean_nothing(tmp_path):
 def test_containers_are_selected_and_stored_alike(kind):
     read, table, _, _ = READERS[kind]
     data = read(table)
-    second = data.subset([1])
-    assert second.name == (data.name[1],)
-    assert data.subset(np.arange(len(data)) == 1).name == second.name
+    names = data.name[1:3]
+    assert data.subset([1, 2]).name == names
+    assert data.subset(np.isin(np.arange(len(data)), [1, 2])).name == names
     for rows, words in (
         ([len(data)], "expected indices from"),
         (np.zeros(len(data), bool), "empty selection"),
