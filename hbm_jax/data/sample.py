@@ -50,10 +50,8 @@ class Sample:
     """Base of containers, which are dataclasses; see `hbm_jax.data.protocol.Container`."""
 
     object_name: ClassVar[str] = "object"
-    whole: ClassVar[tuple[str, ...]] = ()
-    """Fields that do not have one entry per object."""
-    matrices: ClassVar[tuple[str, ...]] = ()
-    """Fields with one row and one column per object."""
+    whole: ClassVar[tuple[str, ...]] = ()  # fields that do not have one entry per object
+    matrices: ClassVar[tuple[str, ...]] = ()  # fields with one row and one column per object
     name: tuple[str, ...]
 
     def __len__(self) -> int:
