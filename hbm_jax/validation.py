@@ -126,7 +126,14 @@ def require_present(name: str, columns: Mapping[str, Any]) -> None:
         )
 
 
-def reject_rows(bad: Any, values: Sequence[Any] | np.ndarray, what: str, expected: str, names: Sequence[str]) -> None:
+def reject_rows(
+    bad: Any,
+    values: Sequence[Any] | np.ndarray,
+    what: str,
+    expected: str,
+    names: Sequence[str],
+    remedies: Sequence[Remedy] = (),
+) -> None:
     """Raise `DataError` if `bad` is true anywhere; name the first such row, its object, and the number of such rows."""
     rows = np.flatnonzero(bad)
     if rows.size:
@@ -137,7 +144,7 @@ def reject_rows(bad: Any, values: Sequence[Any] | np.ndarray, what: str, expecte
         others = f" ({rows.size} such rows of {len(values)})" if rows.size > 1 else ""
         value = values[first]
         value = value.tolist() if isinstance(value, np.ndarray) else value
-        error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.")
+        error = DataError(f"{what}, {label}: expected {expected}, found {value}{others}.", remedies)
         error.rows = tuple(rows.tolist())
         raise error
 
@@ -272,9 +279,9 @@ def require_covariances(covariance: Floats, what: str, names: Sequence[str]) -> 
     return symmetric
 
 
-def frozen_array(array: Any) -> Floats:
-    """Return a read-only float64 copy."""
-    out = np.array(array, dtype=np.float64)
+def frozen_array(array: Any, dtype: Any = np.float64) -> NDArray[Any]:
+    """Return a read-only copy; its type is that of the array if `dtype` is None."""
+    out = np.array(array, dtype=dtype)
     out.flags.writeable = False
     return out
 

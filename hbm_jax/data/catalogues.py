@@ -1,20 +1,67 @@
-"""Reading catalogues of sources whose spectra are in a folder: the part common to afterglows and bursts."""
+"""Sources with spectra: base of their containers, and catalogues from which they are read with a folder of spectra."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from hbm_jax.data.columns import Column, check_values, listed_names, unused_errors
+from hbm_jax.data.building import listed_names, named_errors
+from hbm_jax.data.columns import TEXT, Column, check_values, unused_errors
+from hbm_jax.data.sample import Sample
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import did_you_mean
+from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, Remedy, text_tuple, warn_unusual
 
+Read = TypeVar("Read")
 REQUIRED = ("name", "z")
 
 
-class Catalogue(NamedTuple):
+class HasSpectra(Sample):
+    """Base of containers of sources with a stack of spectra and the names of sources left out."""
+
+    whole = ("left_out",)
+    spectra: SpectrumStack
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about unusual values in the catalogue and the files, one sentence each."""
+        return self.spectra.warnings
+
+    def replace_observations(self, counts: ArrayLike) -> Self:
+        """Return a copy with new counts in the source regions, (N, G), for example simulated ones.
+
+        Raises
+        ------
+        DataError
+            For a wrong shape, or counts that are negative or not integers.
+        """
+        spectra: dict[str, Any] = {"spectra": self.spectra.replace_observations(counts)}
+        return replace(self, **spectra)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays by field name, text as arrays of strings, for storage and fingerprints."""
+        fields = {key: np.array(value) for key, value in self._fields().items() if key not in ("spectra", "left_out")}
+        fields["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
+        return fields | self.spectra.to_dict()
+
+    @staticmethod
+    def _left_out(stored: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Return names and reasons from the output of `to_dict`."""
+        return tuple((str(name), str(reason)) for name, reason in np.asarray(stored["left_out"]).reshape(-1, 2))
+
+    def _notes(self) -> str:
+        """Return the sources left out, and the warnings, as sentences to append to a description."""
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in self.left_out)
+        return (f" Left out: {reasons}" if reasons else "") + self._warning_text()
+
+
+@dataclass(frozen=True)
+class Catalogue:
     """Rows of a catalogue of sources with spectra.
 
     Attributes
@@ -25,16 +72,14 @@ class Catalogue(NamedTuple):
         Folder of the spectra.
     declared : mapping of str to Column
         Columns that the reader accepts, by standard name.
-    found : dict of str to str
+    called : dict of str to str
         Name in the table of each column that is present, by standard name.
     values : dict of str to array
         Values of these columns, by standard name.
     names : tuple of str
         Names of all sources.
-    rows : list of int
-        Rows to read.
-    left_out : list of (str, str)
-        Name of each source that is left out, and the reason.
+    excluded : list of str
+        Names left out by the user; ``"bad"`` leaves out sources that cannot be read.
     warnings : tuple of str
         Warnings about columns that look like errors and are not used.
     """
@@ -42,12 +87,78 @@ class Catalogue(NamedTuple):
     origin: str
     folder: Path
     declared: Mapping[str, Column]
-    found: dict[str, str]
+    called: dict[str, str]
     values: dict[str, Any]
     names: tuple[str, ...]
-    rows: list[int]
-    left_out: list[tuple[str, str]]
+    excluded: list[str]
     warnings: tuple[str, ...]
+
+    def text(self, key: str, row: int) -> str:
+        """Return a cell as text, empty where it is masked or the column is absent."""
+        value = self.values[key][row] if key in self.values else None
+        return "" if value is None or value is np.ma.masked else str(value).strip()
+
+    def label(self, key: str, row: int) -> str:
+        """Return the name of a cell for messages."""
+        return f"{self.called.get(key, key)}, row {row}"
+
+    def numbers(self, row: int) -> dict[str, float]:
+        """Return the numerical columns of one source, NaN for missing values; warn of unusual values.
+
+        Raises
+        ------
+        DataError
+            For an entry that is not a number, a value outside its allowed range, and a source without a redshift.
+        """
+        numbers = {}
+        for key in [key for key in self.called if self.declared[key] is not TEXT]:
+            text, label = self.text(key, row), self.label(key, row)
+            try:
+                numbers[key] = float(self.values[key][row]) if text else np.nan
+            except (TypeError, ValueError):
+                raise DataError(f"{label}: expected a number; found {self.values[key][row]!r}.") from None
+            if key in REQUIRED and np.isnan(numbers[key]):
+                raise DataError(f"{label}: expected {self.declared[key].what}; found {text or 'none'}.")
+            column = np.where(np.arange(len(self.names)) == row, numbers[key], np.nan)
+            unusual = check_values({key: column}, self.declared, self.called, self.names)
+            warn_unusual(unusual, origin=self.origin, stacklevel=6)
+        return numbers
+
+    def read_each(self, read: Callable[[int, str], Read], what: str) -> tuple[list[Read], list[tuple[str, str]]]:
+        """Read every source that is not left out by name.
+
+        Returns
+        -------
+        list
+            Results of ``read(row, name)``.
+        list of (str, str)
+            Names of sources left out, each with the reason.
+
+        Raises
+        ------
+        DataError
+            With all unreadable sources and the reasons, unless ``"bad"`` ones are left out; and if none is readable.
+        """
+        made: list[Read] = []
+        bad: list[tuple[str, str]] = []
+        rows = [row for row, name in enumerate(self.names) if name not in self.excluded]
+        for row in rows:
+            try:
+                made.append(read(row, self.names[row]))
+            except DataError as error:
+                bad.append((self.names[row], str(error)))
+        if bad and "bad" not in self.excluded:
+            listing = "\n".join(f"  {name}: {why}" for name, why in bad)
+            by_name, all_bad = Remedy("leave_out", [name for name, _ in bad]), Remedy("leave_out", "bad")
+            raise DataError(
+                f"{self.origin}: expected {len(rows)} {what}s that can be read; found {len(bad)} that cannot:\n"
+                f"{listing}\nCorrect them, or leave them out by name: {by_name} ({all_bad} leaves out all of them).",
+                [by_name, all_bad],
+            )
+        if not made:
+            reasons = "\n".join(why for _, why in bad)
+            raise DataError(f"{self.origin}: expected a {what} that can be read; found none.\n{reasons}")
+        return made, [*((name, "by name") for name in self.excluded if name != "bad"), *bad]
 
 
 def read_catalogue(
@@ -74,66 +185,21 @@ def read_catalogue(
     folder = Path(spectra) if spectra is not None else Path(source).parent if isinstance(source, str | Path) else Path()
     if not folder.is_dir():
         raise FileNotFoundError(f"spectra: expected a folder; found {str(folder)!r}, which does not exist.")
-    column_names = table.resolve(list(declared), columns, aliases)
-    try:
-        table.require(column_names, *REQUIRED)
-    except DataError as error:
-        raise DataError(f"{table.origin}: {error}") from error
-    units = {key: declared[key].unit for key in column_names}
-    values = {key: table.values(name, units[key], text=units[key] is None) for key, name in column_names.items()}
-    names = text_tuple(values["name"], column_names["name"], "row {row}")
-    excluded = [name for name in listed_names(leave_out) if name != "bad"]
+    called = table.resolve(list(declared), columns, aliases)
+    with named_errors(table.origin):
+        table.require(called, *REQUIRED)
+    values = table.values_of(called, declared)
+    names = text_tuple(values["name"], called["name"], "row {row}")
+    excluded = listed_names(leave_out)
     for name in excluded:
-        if name not in names:
+        if name != "bad" and name not in names:
             raise DataError(
                 f"leave_out: expected names of the catalogue {table.origin}; found {name!r}{did_you_mean(name, names)}."
             )
-    rows = [row for row, name in enumerate(names) if name not in excluded]
-    left_out = [(name, "by name") for name in excluded]
-    unused = warn_unusual(unused_errors(column_names, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
-    return Catalogue(table.origin, folder, declared, column_names, values, names, rows, left_out, unused)
+    unused = warn_unusual(unused_errors(called, table.columns, ("z", "nh_mw")), origin=table.origin, stacklevel=4)
+    return Catalogue(table.origin, folder, declared, called, values, names, excluded, unused)
 
 
-def source_numbers(catalogue: Catalogue, row: int) -> dict[str, float]:
-    """Return the numerical columns of one source, NaN for missing values; warn of unusual values.
-
-    Raises
-    ------
-    DataError
-        For an entry that is not a number, a value outside its allowed range, and a source without a redshift.
-    """
-    numbers = {}
-    for key in [key for key in catalogue.found if catalogue.declared[key].unit is not None]:
-        value, label = catalogue.values[key][row], f"{catalogue.found[key]}, row {row}"
-        empty = value is None or value is np.ma.masked or not str(value).strip()
-        try:
-            numbers[key] = np.nan if empty else float(value)
-        except (TypeError, ValueError):
-            raise DataError(f"{label}: expected a number; found {value!r}.") from None
-        if key in REQUIRED and np.isnan(numbers[key]):
-            raise DataError(f"{label}: expected {catalogue.declared[key].what}; found {'none' if empty else value}.")
-        column = np.where(np.arange(len(catalogue.names)) == row, numbers[key], np.nan)
-        unusual = check_values({key: column}, catalogue.declared, catalogue.found, catalogue.names)
-        warn_unusual(unusual, origin=catalogue.origin, stacklevel=4)
-    return numbers
-
-
-def raise_for_unreadable(
-    catalogue: Catalogue, bad: Sequence[tuple[str, str]], leave_out: str | Sequence[str], what: str
-) -> None:
-    """Raise a DataError listing the unreadable sources and the reasons, unless `leave_out` contains ``"bad"``.
-
-    Also raise it if no source is readable.
-    """
-    num = len(catalogue.rows)
-    if bad and "bad" not in listed_names(leave_out):
-        listing = "\n".join(f"  {name}: {why}" for name, why in bad)
-        by_name, all_bad = Remedy("leave_out", [name for name, _ in bad]), Remedy("leave_out", "bad")
-        raise DataError(
-            f"{catalogue.origin}: expected {num} {what}s that can be read; found {len(bad)} that cannot:\n{listing}\n"
-            f"Correct them, or leave them out by name: {by_name} ({all_bad} leaves out all of them).",
-            [by_name, all_bad],
-        )
-    if num == len(bad):
-        reasons = "\n".join(why for _, why in bad)
-        raise DataError(f"{catalogue.origin}: expected a {what} that can be read; found none.\n{reasons}")
+def possible_stems(name: str) -> list[str]:
+    """Return the names that files or folders of a source may have: blanks may be omitted or replaced with ``_``."""
+    return list(dict.fromkeys([name, name.replace(" ", ""), name.replace(" ", "_")]))

@@ -5,22 +5,19 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.columns import leave_out_rows, listed_names
+from hbm_jax.data.columns import TEXT, Column, require_in_table
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.reading import is_compressed, read_bytes, read_text, refuse_expansion
 from hbm_jax.validation import DataError, Remedy, reject_unknown
-
-__all__ = ["TableColumns", "make_from_rows", "missing_codes", "read_table"]
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,14 @@ class TableColumns:
         Columns by name, as read; `values` returns their arrays.
     missing
         Numbers that stand for missing values.
+    meta
+        Metadata of an astropy table.
     """
 
     origin: str
     columns: Mapping[str, Any]
     missing: tuple[float, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, name: str, unit: str | None = None, *, text: bool = False) -> np.ndarray:
         """Return a column as a plain or masked NumPy array.
@@ -66,6 +66,10 @@ class TableColumns:
             return values
         return _convert(values, column_unit, unit, name)
 
+    def values_of(self, called: Mapping[str, str], declared: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """Return columns by standard name, in their declared units; `called` is the output of `resolve`."""
+        return {key: self.values(name, declared[key].unit, text=declared[key] is TEXT) for key, name in called.items()}
+
     def resolve(
         self, standard: Sequence[str], columns: Mapping[str, str] | None, aliases: Mapping[str, str]
     ) -> dict[str, str]:
@@ -90,11 +94,7 @@ class TableColumns:
         columns = {standard_of.get(key, key): name for key, name in (columns or {}).items()}
         reject_unknown(columns, standard, "key in columns")
         for key, name in columns.items():
-            if name not in self.columns:
-                raise DataError(
-                    f"columns[{key!r}] = {name!r} is not in the table{did_you_mean(str(name), self.columns)}: "
-                    f"expected one of {listed(self.columns)}, found {name!r}."
-                )
+            require_in_table(f"columns[{key!r}] = {name!r}", name, self.columns)
         column_names = {}
         for key in standard:
             for candidate in (columns.get(key), key, aliases.get(key)):
@@ -161,12 +161,32 @@ def read_table(source: Any, *, format: str | None = None, missing: float | Seque
     DataError
         If the file cannot be read, or the type of the object is not supported.
 
+    Notes
+    -----
+    The readers of containers take the same `source`, `format` and `missing`, by which columns with units are converted
+    to those of the container, and two more options:
+
+    - ``columns``: the names of columns in the table, by standard name: ``columns={"m_b": "mB", "z_cmb": "zHD"}``.
+      Standard names are those of the container's ``from_columns``; columns that have them need no entry, and other
+      columns are ignored.
+    - ``leave_out``: the names of objects (or of their groups), or rows such as ``"row 3"``, counted from 0.
+      ``leave_out="bad"`` leaves out unusable rows with a warning.
+
+    Their errors begin with the path or type of the table. They warn of unusual values and of unused columns that look
+    like errors of the values.
+
     Examples
     --------
     >>> read_table({"z_cmb": [0.1, 0.2]}).values("z_cmb")
     array([0.1, 0.2])
     """
     return replace(_read(source, format), missing=missing_codes(missing))
+
+
+def read_bundled(name: str) -> TableColumns:
+    """Read a CSV table bundled with the package."""
+    with resources.as_file(resources.files("hbm_jax.data") / "bundled" / f"{name}.csv") as path:
+        return read_table(path)
 
 
 def missing_codes(missing: Any) -> tuple[float, ...]:
@@ -184,6 +204,8 @@ def _read(source: Any, format: str | None) -> TableColumns:
     if format is not None:
         raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     origin = type(source).__name__
+    if isinstance(source, TableColumns):
+        return source
     if isinstance(source, Mapping):
         return TableColumns("the given columns", dict(source))
     if isinstance(source, np.ndarray) and source.dtype.names:
@@ -194,11 +216,16 @@ def _read(source: Any, format: str | None) -> TableColumns:
     from astropy.table import Table
 
     if isinstance(source, Table):
-        return TableColumns(origin, {name: source[name] for name in source.colnames})
+        return _of_table(origin, source)
     raise DataError(
         "source: expected a path, an astropy Table or QTable, a pandas DataFrame, a structured array or a mapping of "
         f"names to arrays, found {type(source).__module__}.{type(source).__name__}."
     )
+
+
+def _of_table(origin: str, table: Any) -> TableColumns:
+    """Return the columns of an astropy table."""
+    return TableColumns(origin, {name: table[name] for name in table.colnames}, meta=table.meta)
 
 
 def _read_file(path: Path, format: str | None) -> TableColumns:
@@ -230,7 +257,7 @@ def _read_file(path: Path, format: str | None) -> TableColumns:
         if chosen == "fits":
             _refuse_repetition(path, contents)
         table = Table.read(io.BytesIO(contents) if chosen == "fits" else path, format=chosen, **options)
-        return TableColumns(str(path), {name: table[name] for name in table.colnames})
+        return _of_table(str(path), table)
     # csv, gzip, zlib and astropy raise many types for a damaged file: KeyError 'BITPIX', zlib.error, IORegistryError.
     except Exception as error:
         text = str(error).partition("\nThe available formats")[0].strip() or type(error).__name__
@@ -353,77 +380,3 @@ def _convert(values: np.ndarray, unit: Any, target: str, name: str) -> np.ndarra
             f"found {unit.to_string()!r}."
         ) from error
     return np.ma.MaskedArray(converted, values.mask) if np.ma.isMaskedArray(values) else converted
-
-
-def make_from_rows(
-    columns: Mapping[str, Any],
-    make: Callable[[dict[str, Any]], Made],
-    *,
-    name: str,
-    leave_out: str | Sequence[str],
-    whole: Sequence[str] = (),
-    matrices: Sequence[str] = (),
-) -> tuple[Made, list[str], np.ndarray | slice]:
-    """Build a container from columns without the rows to leave out.
-
-    Parameters
-    ----------
-    columns
-        Columns by standard name.
-    make
-        Builds the container from columns by standard name.
-    name
-        Standard name of the column with the names that `leave_out` refers to.
-    leave_out
-        Names, or row numbers such as ``"row 3"``, counted from 0; ``"bad"`` leaves out the rows that `make` rejects.
-    whole
-        Standard names of columns that are not indexed by row.
-    matrices
-        Standard names of matrices with one row and one column per object.
-
-    Returns
-    -------
-    made
-        The container.
-    left_out : list of str
-        One message for each set of rejected rows: their names and the reason.
-    rows : array of int, or slice
-        Rows of the table that were kept.
-
-    Raises
-    ------
-    DataError
-        Raised by `make`, or for names that are not in the table.
-    """
-    excluded = listed_names(leave_out)
-    if not excluded:
-        return make(dict(columns)), [], slice(None)
-    num = max(len(value) for key, value in columns.items() if key not in whole)
-    labels = list(map(str, np.ma.asarray(columns[name]).tolist())) if name in columns else [""] * num
-    keep = leave_out_rows(labels, [entry for entry in excluded if entry != "bad"])
-    left_out: list[str] = []
-    while True:
-        rows = np.flatnonzero(keep)
-        selected = {
-            key: value if key in whole else _rows_of(value, rows, is_matrix=key in matrices)
-            for key, value in columns.items()
-        }
-        if "name" not in selected and name == "name":
-            selected["name"] = [f"row {row}" for row in rows]
-        try:
-            return make(selected), left_out, rows
-        except DataError as error:
-            if "bad" not in excluded or not error.rows or len(error.rows) == len(rows):
-                raise
-            bad = [labels[row] or f"row {row}" for row in rows[list(error.rows)]]
-            left_out.append(f"left out: {listed(bad, 5)}, because of {str(error).rstrip('.')}")
-            keep[rows[list(error.rows)]] = False
-
-
-def _rows_of(values: Any, rows: np.ndarray, *, is_matrix: bool) -> Any:
-    """Return the given rows of a column, or the given rows and columns of a matrix."""
-    if is_matrix:
-        return np.asarray(values)[np.ix_(rows, rows)]
-    if hasattr(values, "iloc"):  # pandas
-        return values.iloc[rows]
-    return (values if isinstance(values, np.ndarray) else np.asarray(values))[rows]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.tree_util import register_dataclass
@@ -16,16 +16,17 @@ from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
 from hbm_jax.spectra.statistics.marginal import neighbouring_mean
 from hbm_jax.spectra.statistics.statistic import Statistic, prepare
-from hbm_jax.validation import DataError, frozen_array
+from hbm_jax.validation import DataError, Floats, Remedy, frozen_array
 
-Floats = NDArray[np.float64]
 NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
 SAME_RATIO = 0.01  # largest relative spread within a group for which W and marginal use the mean ratio
 SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group for which the mean is used
-ARRAYS = (
-    "exposure", "counts", "background", "ratio", "ratio_spread", "background_error", "background_mean", "areascal",
-    "e_min", "e_max", "used",
-)  # fmt: skip
+# Padding of the arrays (N, G), by name.
+PADDING = {
+    "counts": 0.0, "background": 0.0, "ratio": 1.0, "ratio_spread": 0.0, "background_error": np.nan,
+    "background_mean": 1.0, "areascal": 1.0, "e_min": np.nan, "e_max": np.nan, "used": False,
+}  # fmt: skip
+ARRAYS = ("exposure", *PADDING)
 
 
 @register_dataclass
@@ -108,20 +109,16 @@ class SpectrumStack:
         shared: dict[Any, Response] = {}
         responses = [_scaled_response(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
         num_groups = max(len(row["counts"]) for row in rows)
-        padding = {"ratio": 1.0, "background_error": np.nan, "background_mean": 1.0, "areascal": 1.0}
-        padding |= {"e_min": np.nan, "e_max": np.nan}
         arrays = {
-            key: np.stack([_padded(row[key], num_groups, padding.get(key, 0)) for row in rows])
-            for key in ARRAYS
-            if key != "exposure"
+            key: np.stack([_padded(row[key], num_groups, padding) for row in rows]) for key, padding in PADDING.items()
         }
         return cls(
             name=tuple(s.name for s in spectra),
             responses=tuple(responses),
             grouping=tuple(row["grouping"] for row in rows),
+            exposure=frozen_array([s.exposure for s in spectra]),
             warnings=tuple(dict.fromkeys(text for s in spectra for text in s.warnings)),
-            **{"exposure": frozen_array([s.exposure for s in spectra])}
-            | {key: _frozen(value) for key, value in arrays.items()},
+            **{key: frozen_array(value, None) for key, value in arrays.items()},
         )
 
     def __len__(self) -> int:
@@ -207,11 +204,13 @@ class SpectrumStack:
             mixed = (np.asarray(self.ratio_spread) > SAME_RATIO) & used
             if mixed.any():
                 row, column = np.argwhere(mixed)[0]
-                raise ValueError(
+                ungrouped = Remedy("grouping", "none")
+                raise DataError(
                     f"{name}, {self.name[row]}: expected one ratio of background to source region in each group; "
                     f"found ratios that differ by {self.ratio_spread[row, column]:.3g} of their mean from "
                     f"{self.e_min[row, column]:.4g} to {self.e_max[row, column]:.4g} keV. Group fewer channels, "
-                    "or none (grouping='none')."
+                    f"or none ({ungrouped}).",
+                    [ungrouped],
                 )
         return prepare(name, self.counts, **arguments)
 
@@ -253,8 +252,8 @@ class SpectrumStack:
             name=tuple(self.name[i] for i in index),
             responses=tuple(self.responses[i] for i in index),
             grouping=tuple(self.grouping[i] for i in index),
-            exposure=_frozen(self.exposure[index]),
-            **{key: _frozen(getattr(self, key)[index][:, :num_groups]) for key in ARRAYS if key != "exposure"},  # type: ignore[arg-type]
+            exposure=frozen_array(self.exposure[index]),
+            **{key: frozen_array(getattr(self, key)[index][:, :num_groups], None) for key in PADDING},  # type: ignore[arg-type]
         )
 
     def describe(self) -> str:
@@ -298,7 +297,7 @@ class SpectrumStack:
             row = int(bad.any(axis=1).argmax())
             first_bad = counts[bad][0]
             raise DataError(f"counts, {self.name[row]}: expected whole numbers, 0 or more; found {first_bad:g}.")
-        return dataclasses.replace(self, counts=_frozen(np.where(self.used, counts, 0.0)))
+        return dataclasses.replace(self, counts=frozen_array(np.where(self.used, counts, 0.0)))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return the contents as NumPy arrays for storage, with each redistribution matrix stored once."""
@@ -314,10 +313,7 @@ class SpectrumStack:
         stored["area"] = np.stack([_padded(r.area, num_bins, 0.0) for r in self.responses])
         stored["grouping"] = np.stack([_padded(g, num_channels, -1) for g in self.grouping])
         for number, rmf in enumerate(rmfs):
-            parts = {"energy": rmf.energy, "channels": rmf.channels, "e_min": rmf.e_min, "e_max": rmf.e_max}
-            parts |= {"values": rmf.matrix.data, "columns": rmf.matrix.indices, "row_starts": rmf.matrix.indptr}
-            stored |= {f"rmf{number}_{key}": np.array(value) for key, value in parts.items()}
-            stored[f"rmf{number}_name"] = np.array(rmf.name)
+            stored |= {f"rmf{number}_{key}": np.array(value) for key, value in _parts_of(rmf).items()}
         return stored
 
     @classmethod
@@ -325,22 +321,15 @@ class SpectrumStack:
         """Build a stack from the arrays of `to_dict`, which restores every value exactly."""
         rmfs: list[Rmf] = []
         while f"rmf{len(rmfs)}_energy" in stored:
-            fields = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in ("energy", "channels", "e_min", "e_max", "name")}
-            values, columns, row_starts = (
-                stored[f"rmf{len(rmfs)}_{key}"] for key in ("values", "columns", "row_starts")
-            )
-            shape = (len(fields["energy"]) - 1, len(fields["channels"]))
-            matrix = sparse.csr_matrix((values, columns, row_starts), shape=shape)
-            rmfs.append(
-                Rmf(fields["energy"], matrix, fields["channels"], fields["e_min"], fields["e_max"], str(fields["name"]))
-            )
+            parts = {key: stored[f"rmf{len(rmfs)}_{key}"] for key in RMF_PARTS}
+            rmfs.append(_rmf_of(parts))
         responses, grouping = [], []
         for number, area, group in zip(stored["rmf_number"], stored["area"], stored["grouping"], strict=True):
             rmf = rmfs[int(number)]
             responses.append(Response.from_area(rmf, np.asarray(area[: rmf.matrix.shape[0]])))
             grouping.append(np.asarray(group[: len(rmf.channels)]))
         stored = {"ratio_spread": np.zeros(np.shape(stored["ratio"]))} | dict(stored)  # absent in older files
-        arrays = {key: _frozen(stored[key]) for key in ARRAYS}
+        arrays = {key: frozen_array(stored[key], None) for key in ARRAYS}
         return cls(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
             warnings=tuple(str(text) for text in stored.get("warnings", ())),
@@ -357,30 +346,17 @@ def _grouped(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
     if not num_groups:
         raise DataError(f"{name}: expected at least one used channel; found none.")
     used = grouping >= 0
-    group = grouping[used]
-
     for kind, region in (("", spectrum), (" of the background", spectrum.background)):
         if region is not None and np.isnan(region.counts[used]).any():
             channel = region.channels[used][np.isnan(region.counts[used])][0]
             raise DataError(f"{name}: expected counts{kind} in every channel used; found NaN in channel {channel}.")
-
-    def total(values):
-        return np.bincount(group, np.asarray(values, float)[used], minlength=num_groups)
-
-    def extent(values):
-        low, high = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
-        np.minimum.at(low, group, values[used])
-        np.maximum.at(high, group, values[used])
-        return low, high
-
-    width = total(np.ones(len(grouping)))
-    e_min, e_max = extent(spectrum.response.e_min)[0], extent(spectrum.response.e_max)[1]
-    row: dict[str, Any] = {
+    sums = _GroupSums(used, grouping[used], num_groups)
+    row = {
         "grouping": grouping,
-        "counts": total(spectrum.counts),
-        "areascal": total(spectrum.areascal) / width,
-        "e_min": e_min,
-        "e_max": e_max,
+        "counts": sums.total(spectrum.counts),
+        "areascal": sums.mean(spectrum.areascal),
+        "e_min": sums.extent(spectrum.response.e_min)[0],
+        "e_max": sums.extent(spectrum.response.e_max)[1],
         "used": np.ones(num_groups, bool),
         "background": np.zeros(num_groups),
         "ratio": np.full(num_groups, NO_BACKGROUND),
@@ -388,27 +364,66 @@ def _grouped(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
         "background_error": np.full(num_groups, np.nan),
         "background_mean": np.ones(num_groups),
     }
-    background = spectrum.background
-    if background is None:
-        return row
-    ratio = spectrum.background_ratio
+    return row if spectrum.background is None else row | _grouped_background(spectrum, spectrum.background, sums)
+
+
+def _grouped_background(spectrum: Spectrum, background: Spectrum, sums: "_GroupSums") -> dict[str, Any]:
+    """Return the quantities of the background of a spectrum, summed or averaged over the groups."""
+    used, ratio = sums.used, spectrum.background_ratio
     if not (np.isfinite(ratio[used]) & (ratio[used] > 0)).all():
         raise DataError(
-            f"{name}: expected positive BACKSCAL and AREASCAL of spectrum and background in every channel used; found "
-            f"a ratio of {ratio[used][~(ratio[used] > 0)][:1]}."
+            f"{spectrum.name}: expected positive BACKSCAL and AREASCAL of spectrum and background in every channel "
+            f"used; found a ratio of {ratio[used][~(ratio[used] > 0)][:1]}."
         )
-    row["background"] = total(background.counts)
-    row["ratio"] = total(ratio) / width
-    low, high = extent(ratio)
-    row["ratio_spread"] = (high - low) / row["ratio"]
-    if background.error is not None:
-        # Rescale each channel from its own ratio to the mean ratio of the group.
-        relative_scale = _in_all_channels(used, row["ratio"][group] / ratio[used])
-        row["background"] = total(relative_scale * background.counts)
-        row["background_error"] = np.sqrt(total((relative_scale * background.error) ** 2))
-    else:
-        row["background_mean"] = total(_in_all_channels(used, neighbouring_mean(background.counts[used])))
-    return row
+    mean = sums.mean(ratio)
+    low, high = sums.extent(ratio)
+    row = {"ratio": mean, "ratio_spread": (high - low) / mean}
+    if background.error is None:
+        prior_mean = sums.in_all_channels(neighbouring_mean(background.counts[used]))
+        return row | {"background": sums.total(background.counts), "background_mean": sums.total(prior_mean)}
+    # Rescale each channel from its own ratio to the mean ratio of the group.
+    scale = sums.in_all_channels(mean[sums.group] / ratio[used])
+    error = np.sqrt(sums.total((scale * background.error) ** 2))
+    return row | {"background": sums.total(scale * background.counts), "background_error": error}
+
+
+class _GroupSums(NamedTuple):
+    """Sums and extrema of values of all channels over the groups.
+
+    Attributes
+    ----------
+    used : (num_channels,)
+        Mask of the channels in groups.
+    group : (num_used,)
+        Group of each of these.
+    num : int
+        Number of groups.
+    """
+
+    used: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    num: int
+
+    def total(self, values: ArrayLike) -> Floats:
+        """Return the sum of the values in each group."""
+        return np.asarray(np.bincount(self.group, np.asarray(values, float)[self.used], minlength=self.num), float)
+
+    def mean(self, values: ArrayLike) -> Floats:
+        """Return the mean of the values in each group."""
+        return self.total(values) / self.total(np.ones(len(self.used)))
+
+    def extent(self, values: Floats) -> tuple[Floats, Floats]:
+        """Return the smallest and the largest value in each group."""
+        low, high = np.full(self.num, np.inf), np.full(self.num, -np.inf)
+        np.minimum.at(low, self.group, values[self.used])
+        np.maximum.at(high, self.group, values[self.used])
+        return low, high
+
+    def in_all_channels(self, values: Floats) -> Floats:
+        """Return an array of all channels with the values in the used ones and 0 elsewhere."""
+        all_channels = np.zeros(len(self.used))
+        all_channels[self.used] = values
+        return all_channels
 
 
 def _scaled_response(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:
@@ -428,21 +443,24 @@ def _scaled_response(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, 
     return shared[key]
 
 
-def _in_all_channels(used, values) -> Floats:
-    """Return an array of all channels with the values in the used ones and 0 elsewhere."""
-    all_channels = np.zeros(len(used))
-    all_channels[used] = values
-    return all_channels
-
-
 def _padded(values, num: int, padding) -> np.ndarray:
     """Return an array extended to `num` elements with a padding value."""
     values = np.asarray(values)
     return np.concatenate([values, np.full(num - len(values), padding, values.dtype)])
 
 
-def _frozen(values) -> np.ndarray:
-    """Return a read-only copy of an array."""
-    copy = np.array(values)
-    copy.flags.writeable = False
-    return copy
+RMF_PARTS = ("energy", "channels", "e_min", "e_max", "name", "values", "columns", "row_starts")
+
+
+def _parts_of(rmf: Rmf) -> dict[str, Any]:
+    """Return the fields of a redistribution matrix and the arrays of its sparse matrix, by the names `RMF_PARTS`."""
+    matrix = rmf.matrix
+    fields = (rmf.energy, rmf.channels, rmf.e_min, rmf.e_max, rmf.name, matrix.data, matrix.indices, matrix.indptr)
+    return dict(zip(RMF_PARTS, fields, strict=True))
+
+
+def _rmf_of(parts: Mapping[str, Any]) -> Rmf:
+    """Build a redistribution matrix from its stored parts."""
+    energy, channels, e_min, e_max, name, *arrays = (parts[key] for key in RMF_PARTS)
+    matrix = sparse.csr_matrix(tuple(arrays), shape=(len(energy) - 1, len(channels)))
+    return Rmf(energy, matrix, channels, e_min, e_max, str(name))

@@ -249,7 +249,7 @@ def test_a_table_of_ones_own(tmp_path):
     table = {"zHD": [0.1, 0.5, 0.9], "MU": [38.3, 42.2, 43.9], "err": [0.1, 0.1, 0.2]}
     names = {"z_cmb": "zHD", "mu": "MU", "sigma": "err"}
     np.testing.assert_allclose(read_distance_moduli(table, columns=names).sigma, table["err"])
-    with pytest.raises(DataError, match=r"column 'z_cmb' is missing.*found the columns zHD, MU, err"):
+    with pytest.raises(DataError, match=r"columns 'z_cmb', 'mu' .* are missing.*found the columns zHD, MU, err"):
         read_distance_moduli(table)
     with pytest.raises(DataError, match=r"format: expected one of table.*did you mean 'pantheon\+'"):
         read_distance_moduli(tmp_path / "x", format="Pantheon+ ")

@@ -8,7 +8,7 @@ from stored_fits import load
 
 import hbm_jax
 from hbm_jax.data import DataError, RegressionData
-from hbm_jax.data.regression.formulas import GroupTerm, parse
+from hbm_jax.data.regression.grammar import GroupTerm, parse
 from hbm_jax.inference import ResultFileError
 
 

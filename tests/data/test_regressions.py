@@ -7,7 +7,7 @@ import pytest
 import hbm_jax as hbm
 from hbm_jax.data import DataError, RegressionData, read_regression
 from hbm_jax.data.protocol import Container
-from hbm_jax.data.regression.formulas import GroupTerm, parse
+from hbm_jax.data.regression.grammar import GroupTerm, parse
 
 
 def table(num=30, seed=0):

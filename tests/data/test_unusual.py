@@ -26,6 +26,7 @@ from hbm_jax.data.columns import EVERYTHING, REDSHIFT, TEXT
 from hbm_jax.data.supernovae import columns as supernova_columns
 from hbm_jax.data.supernovae import distance_moduli
 from hbm_jax.data.xray import afterglows
+from hbm_jax.validation import Remedy
 
 RNG = np.random.default_rng(1)
 X = np.round(RNG.normal(size=20), 3)
@@ -262,3 +263,41 @@ def test_a_catalogue_has_numbers_that_mean_nothing(tmp_path):
     )  # fmt: skip
     assert catalogue.names == ("a", "-9")
     assert catalogue.values["z"].mask.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_containers_are_selected_and_stored_alike(kind):
+    read, table, _, _ = READERS[kind]
+    data = read(table)
+    names = data.name[1:3]
+    assert data.subset([1, 2]).name == names
+    assert data.subset(np.isin(np.arange(len(data)), [1, 2])).name == names
+    for rows, words in (
+        ([len(data)], "expected indices from"),
+        (np.zeros(len(data), bool), "empty selection"),
+        (np.ones(len(data) + 1, bool), "expected a mask of shape"),
+        ([0.5], "a mask or a list of indices"),
+    ):
+        with pytest.raises(DataError, match=words):
+            data.subset(rows)
+    stored, again = data.to_dict(), type(data).from_dict(data.to_dict()).to_dict()
+    assert stored.keys() == again.keys()
+    for key, value in stored.items():
+        np.testing.assert_array_equal(again[key], value)
+
+
+@pytest.mark.parametrize(
+    ("read", "remedy"),
+    [
+        (lambda: read_bursts(changed(BURST, "z", [0], -1.0)), Remedy("missing", -1)),
+        (lambda: read_bursts({key: BURST[key] for key in BURST if key != "z"}), Remedy("columns", {"z": "its name"})),
+    ],
+)
+def test_errors_of_readers_carry_what_avoids_them(read, remedy):
+    with pytest.raises(DataError, match="the given columns: ") as caught:
+        read()
+    (found,) = caught.value.remedies
+    assert found.option == remedy.option
+    assert str(found) in str(caught.value)
+    if remedy.option == "missing":
+        assert found == remedy

@@ -259,7 +259,7 @@ def test_tables_models_and_simulations_come_back(tmp_path):
     [
         ({"y": [1.0, np.nan, 2.0]}, ["y, row 1 (group a)", "finite number"]),
         ({"sigma_y": [1.0, 0.0, 1.0]}, ["sigma_y, row 1 (group a)", "positive error", "0.0"]),
-        ({"group": ["a", "", "b"]}, ["group, row 1", "a name"]),
+        ({"group": ["a", "", "b"]}, ["group, row 1", "the name of a group"]),
         ({"sigma_y": [1.0, 2.0]}, ["sigma_y", "expected 3 values", "found 2"]),
         ({"group": ["a", "b"]}, ["group", "expected 3 names"]),
     ],

@@ -205,9 +205,8 @@ def test_padding_counts_for_nothing_and_empty_channels_can_be_added_up():
         for array in (value, deviance, slope):
             assert (np.asarray(array)[~used] == 0).all(), name
             assert np.isfinite(array).all(), name
-        if every[name].collapsible:
+        if name in ("cstat", "wstat", "marginal"):  # log likelihoods that are linear in mu without counts
             np.testing.assert_allclose(np.asarray(slope)[used & (S == 0)], -1.0, rtol=1e-15)
-    assert {name for name, one in every.items() if one.collapsible} == {"cstat", "wstat", "marginal"}
 
 
 def test_gradients_evaluate_no_gamma_function():

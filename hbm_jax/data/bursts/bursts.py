@@ -17,16 +17,16 @@ from hbm_jax.data.columns import (
     POSITIVE_ERROR,
     TEXT,
     Column,
-    HasWarnings,
     check_values,
     index_of_groups,
-    position_in_group,
-    selected_rows,
-    warnings_of,
+    padded,
+    rows_by_group,
 )
+from hbm_jax.data.sample import HasWarnings, reshaped
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
+    Floats,
     Labels,
     float_vector,
     frozen_array,
@@ -37,14 +37,9 @@ from hbm_jax.validation import (
     text_tuple,
 )
 
-__all__ = ["Bursts"]
-
-Floats = NDArray[np.float64]
 MAX_REDSHIFT = BURST_REDSHIFT.allowed[1]
 FLUX_UNITS = {"flux": "erg / (cm2 s)", "fluence": "erg / cm2"}
 BOLOMETRIC = (1.0, 1e4)  # keV, rest frame
-ARRAYS: tuple[str, ...] = ("z", "sigma_z", "log10_flux_limit", "used", "log10_E_peak", "log10_flux", "errors")
-ARRAYS += ("alpha", "beta", "flux_band")
 VALUES = {"log10_E_peak": "E_peak", "log10_flux": "flux"}
 OPTIONAL = ("covariance", "correlation", "alpha", "beta", "band_low", "band_high", "log10_flux_limit", "sigma_z")
 
@@ -130,6 +125,7 @@ class Bursts(HasWarnings):
     beta: Any
     flux_band: Any
     quantity: str = field(default="flux", metadata={"static": True})
+    object_name = "burst"
 
     @classmethod
     def from_columns(
@@ -167,67 +163,37 @@ class Bursts(HasWarnings):
         Bursts(1 bursts, 2 intervals)
         """
         called = dict(called or {})
-        declared = columns_of(quantity)
-        reject_unknown(columns, list(declared), "column")
-        for key in ("burst", "z"):
-            require_present(key, columns)
-        burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
-        optional = [key for key in ("z", *OPTIONAL) if key in columns]
-        rows: dict[str, Floats] = {
-            key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
-            for key in (*_measured_columns(columns), *optional)
-        }
-        require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
-        warnings = check_values(rows, declared, called, burst)
-        for key, linear in VALUES.items():
-            if key not in rows:
-                rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
-        _check_spectral_shapes(rows, burst, called)
-        warnings += _repeated_intervals(rows, burst)
-        covariance = _covariance(rows, burst, called)
+        rows, burst, warnings = _checked_rows(columns, columns_of(quantity), called)
         names = tuple(dict.fromkeys(burst))
         burst_index = index_of_groups(burst, names)
-        per_burst = {
-            "z": _one_per_burst(rows["z"], burst_index, names, called.get("z", "z")),
-            "sigma_z": np.nan_to_num(
-                _one_per_burst(rows.get("sigma_z", np.zeros(len(burst_index))), burst_index, names, "sigma_z")
-            ),
-        }
-        limit = _one_per_burst(
-            rows.get("log10_flux_limit", np.full(len(burst_index), np.nan)), burst_index, names, "log10_flux_limit"
-        )
-        per_burst["log10_flux_limit"] = np.where(np.isnan(limit), -np.inf, limit)
-        below = rows["log10_flux"] < per_burst["log10_flux_limit"][burst_index]
+        no_value = np.full(len(burst), np.nan)
+
+        def of_burst(key: str, default: float) -> Floats:
+            values = _one_per_burst(rows.get(key, no_value), burst_index, names, called.get(key, key))
+            return frozen_array(np.where(np.isnan(values), default, values))
+
+        limit = of_burst("log10_flux_limit", -np.inf)
+        below = rows["log10_flux"] < limit[burst_index]
         reject_rows(below, rows["log10_flux"], "log10_flux", "a flux above the burst's log10_flux_limit", burst)
-        interval_index = position_in_group(burst_index)
-        shape = len(names), interval_index.max() + 1
-
-        def padded(values, fill):
-            out = np.full(shape + np.shape(values)[1:], fill)
-            out[burst_index, interval_index] = values
-            return frozen_array(out)
-
         sigma_x, sigma_y = rows["sigma_log10_E_peak"], rows["sigma_log10_flux"]
-        no_value = np.full(len(burst_index), np.nan)
-        used = np.zeros(shape, bool)
-        used[burst_index, interval_index] = True
-        used.flags.writeable = False
+        errors = np.stack([sigma_x**2, _covariance(rows, burst, called), sigma_y**2], -1)
+        band = np.stack([rows.get(key, no_value) for key in ("band_low", "band_high")], -1)
+        intervals = rows_by_group(burst_index)
         return cls(
             name=names,
-            used=used,
-            log10_E_peak=padded(rows["log10_E_peak"], 0.0),
-            log10_flux=padded(rows["log10_flux"], 0.0),
-            errors=_unit_where_padded(padded(np.stack([sigma_x**2, covariance, sigma_y**2], -1), 0.0), used),
-            alpha=padded(rows.get("alpha", no_value), np.nan),
-            beta=padded(rows.get("beta", no_value), np.nan),
-            flux_band=padded(np.stack([rows.get("band_low", no_value), rows.get("band_high", no_value)], -1), np.nan),
+            z=of_burst("z", np.nan),
+            sigma_z=of_burst("sigma_z", 0.0),
+            log10_flux_limit=limit,
+            used=frozen_array(intervals >= 0, None),
+            log10_E_peak=padded(rows["log10_E_peak"], intervals, 0.0),
+            log10_flux=padded(rows["log10_flux"], intervals, 0.0),
+            errors=padded(errors, intervals, [1.0, 0.0, 1.0]),  # finite densities in the padding
+            alpha=padded(rows.get("alpha", no_value), intervals, np.nan),
+            beta=padded(rows.get("beta", no_value), intervals, np.nan),
+            flux_band=padded(band, intervals, [np.nan, np.nan]),
             quantity=quantity,
             warnings=tuple(warnings),
-            **{key: frozen_array(value) for key, value in per_burst.items()},
         )
-
-    def __len__(self) -> int:
-        return len(self.name)
 
     def __repr__(self) -> str:
         return f"Bursts({len(self)} bursts, {self.num_intervals} intervals)"
@@ -289,18 +255,6 @@ class Bursts(HasWarnings):
         )
         return text.replace("fluencees", "fluences") + self._warning_text()
 
-    def subset(self, rows: ArrayLike) -> "Bursts":
-        """Return the bursts selected by a boolean mask (B,) or by integer indices.
-
-        Raises
-        ------
-        DataError
-            If the mask has the wrong length, an index is out of range, or the selection is empty.
-        """
-        index = selected_rows(rows, len(self), "burst")
-        picked: dict[str, Any] = {key: np.asarray(getattr(self, key))[index] for key in ARRAYS}
-        return dataclasses.replace(self, name=tuple(self.name[i] for i in index), **picked)
-
     def without_redshifts(self, which: ArrayLike) -> "Bursts":
         """Return a copy in which the redshifts of the bursts selected by mask (B,), indices or names are unknown."""
         selected = np.asarray(which)
@@ -317,9 +271,7 @@ class Bursts(HasWarnings):
 
     def replace_observations(self, observed: ArrayLike) -> "Bursts":
         """Return a copy with new measured (log10_E_peak, log10_flux), (B, J, 2), for example simulated ones."""
-        values = np.asarray(observed, float)
-        if values.shape != (*np.shape(self.used), 2):
-            raise DataError(f"observed: expected shape {(*np.shape(self.used), 2)}; found {values.shape}.")
+        values = reshaped(observed, self.observed, "observed")
         bad = np.asarray(self.used) & ~np.isfinite(values).all(axis=-1)
         reject_rows(bad.any(axis=1), values, "observed", "finite numbers in every interval", self.name)
         x, y = np.moveaxis(np.where(np.asarray(self.used)[..., None], values, 0.0), -1, 0)
@@ -330,57 +282,63 @@ class Bursts(HasWarnings):
         """Measured (log10_E_peak, log10_flux), (B, J, 2)."""
         return np.stack([self.log10_E_peak, self.log10_flux], axis=-1)
 
-    def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
-        arrays = {key: np.array(getattr(self, key)) for key in ARRAYS}
-        return {"name": np.array(self.name), "quantity": np.array(self.quantity)} | arrays | self._stored()
-
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Bursts":
-        """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
-        stored_arrays = {key: np.asarray(stored[key]) for key in ARRAYS}
-        used = stored_arrays["used"].astype(bool)
-        burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
-        names = np.asarray([str(name) for name in stored["name"]])
-        cls.from_columns(_columns(names, burst_index, used, stored_arrays), quantity=str(stored["quantity"]))
-        warnings = warnings_of(stored)
-        arrays: dict[str, Any] = {key: frozen_array(value) for key, value in stored_arrays.items() if key != "used"}
-        quantity = str(stored["quantity"])
-        return cls(name=tuple(names.tolist()), used=used, quantity=quantity, warnings=warnings, **arrays)
+        """Build the container from the output of `to_dict`, checking it; every value is restored exactly."""
+        restored = super().from_dict(stored)
+        cls.from_columns(restored._columns(), quantity=restored.quantity)
+        return restored
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per interval, which `hbm_jax.data.read_bursts` reads back."""
         from astropy.table import Table
 
-        used = np.asarray(self.used)
+        return Table(self._columns(), meta={"quantity": self.quantity})
+
+    def _columns(self) -> dict[str, Any]:
+        """Return columns with one row per interval, without columns that have no values."""
+        arrays = {key: np.asarray(value) for key, value in self._fields().items()}
+        used, limit = arrays["used"].astype(bool), arrays["log10_flux_limit"]
         burst_index = np.repeat(np.arange(len(used)), used.sum(axis=1))
-        columns = _columns(
-            np.asarray(self.name), burst_index, used, {key: np.asarray(getattr(self, key)) for key in ARRAYS}
-        )
-        return Table(columns, meta={"quantity": self.quantity})
+        errors, band = arrays["errors"][used], arrays["flux_band"][used]
+        columns = {
+            "burst": arrays["name"][burst_index],
+            "z": arrays["z"][burst_index],
+            "sigma_z": arrays["sigma_z"][burst_index],
+            "log10_E_peak": arrays["log10_E_peak"][used],
+            "log10_flux": arrays["log10_flux"][used],
+            "sigma_log10_E_peak": np.sqrt(errors[:, 0]),
+            "sigma_log10_flux": np.sqrt(errors[:, 2]),
+            "covariance": errors[:, 1],
+            "alpha": arrays["alpha"][used],
+            "beta": arrays["beta"][used],
+            "band_low": band[:, 0],
+            "band_high": band[:, 1],
+            "log10_flux_limit": np.where(np.isinf(limit), np.nan, limit)[burst_index],
+        }
+        return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
 
 
-def _columns(names, burst_index, used, arrays) -> dict[str, Any]:
-    """Return columns with one row per interval, without columns that have no values."""
-    errors, band = arrays["errors"][used], arrays["flux_band"][used]
-    columns = {
-        "burst": names[burst_index],
-        "z": arrays["z"][burst_index],
-        "sigma_z": arrays["sigma_z"][burst_index],
-        "log10_E_peak": arrays["log10_E_peak"][used],
-        "log10_flux": arrays["log10_flux"][used],
-        "sigma_log10_E_peak": np.sqrt(errors[:, 0]),
-        "sigma_log10_flux": np.sqrt(errors[:, 2]),
-        "covariance": errors[:, 1],
-        "alpha": arrays["alpha"][used],
-        "beta": arrays["beta"][used],
-        "band_low": band[:, 0],
-        "band_high": band[:, 1],
-        "log10_flux_limit": np.where(np.isinf(arrays["log10_flux_limit"]), np.nan, arrays["log10_flux_limit"])[
-            burst_index
-        ],
+def _checked_rows(
+    columns: Mapping[str, Any], declared: Mapping[str, Column], called: Mapping[str, str]
+) -> tuple[dict[str, Floats], tuple[str, ...], list[str]]:
+    """Return the columns of numbers with logarithms of peak energy and flux, the burst of each row, and warnings."""
+    reject_unknown(columns, list(declared), "column")
+    for key in ("burst", "z"):
+        require_present(key, columns)
+    burst = text_tuple(columns["burst"], called.get("burst", "burst"), "row {row}")
+    optional = [key for key in ("z", *OPTIONAL) if key in columns]
+    rows = {
+        key: float_vector(columns[key], called.get(key, key), burst, allow_missing=key in optional)
+        for key in (*_measured_columns(columns), *optional)
     }
-    return {key: value for key, value in columns.items() if key in ("burst", "z") or not np.isnan(value).all()}
+    require_same_length({"burst": len(burst)} | {key: len(value) for key, value in rows.items()})
+    warnings = check_values(rows, declared, called, burst)
+    for key, linear in VALUES.items():
+        if key not in rows:
+            rows[key], rows[f"sigma_{key}"] = _logarithm(rows, linear, burst, called)
+    _check_spectral_shapes(rows, burst, called)
+    return rows, burst, warnings + _repeated_intervals(rows, burst)
 
 
 def _measured_columns(columns: Mapping[str, Any]) -> list[str]:
@@ -452,16 +410,6 @@ def _one_per_burst(values: Floats, burst_index, names, what: str) -> Floats:
     """Return one value per burst, which must be the same in all its rows."""
     first = values[np.unique(burst_index, return_index=True)[1]]
     differs = ~((values == first[burst_index]) | (np.isnan(values) & np.isnan(first[burst_index])))
-    reject_rows(
-        differs,
-        values,
-        what,
-        "one value in all intervals of a burst",
-        Labels(len(burst_index), lambda row: names[burst_index[row]]),
-    )
+    labels = Labels(len(burst_index), lambda row: names[burst_index[row]])
+    reject_rows(differs, values, what, "one value in all intervals of a burst", labels)
     return first
-
-
-def _unit_where_padded(errors: Floats, used) -> Floats:
-    """Replace padded covariances with the unit matrix, so that densities are finite there."""
-    return frozen_array(np.where(used[..., None], errors, [1.0, 0.0, 1.0]))

@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.bursts import Bursts
-from hbm_jax.spectra.model.energetics import log10_sphere_area
+from hbm_jax.data.populations import (
+    EVOLUTIONS,
+    log10_areas,
+    moments,
+    require,
+    require_choice,
+    require_moments,
+    require_ranges,
+)
 from hbm_jax.validation import DataError
 
-__all__ = ["BurstPopulation", "SimulatedBursts"]
-
-EVOLUTIONS = ("hard to soft", "tracking", "none")
 LOG_NORMAL_TEXT, LOG_NORMAL = "log-normal", (0.5, 0.6)
 _MAX_DRAWS = 500  # draws per requested interval, after which a flux limit is considered unreachable
 
@@ -103,31 +106,12 @@ class BurstPopulation:
     Om0: float = 0.3
 
     def __post_init__(self):
-        for name in ("gamma", "log10_N", "log10_E_peak"):
-            value = getattr(self, name)
-            if len(value) != 2 or not value[1] >= 0:
-                raise ValueError(f"BurstPopulation: {name}: expected mean and standard deviation; found {value}.")
-        for name in ("sigma_log10_E_peak", "sigma_log10_flux"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(
-                    f"BurstPopulation: {name}: expected two positive errors in increasing order; found {low, high}."
-                )
-        for name in ("correlation", "error_correlation"):
-            if not -1 < getattr(self, name) < 1:
-                raise ValueError(f"BurstPopulation: {name}: expected -1 to 1; found {getattr(self, name)}.")
-        redshift = self.redshift
-        if redshift != LOG_NORMAL_TEXT if isinstance(redshift, str) else len(redshift) < 2 or not min(redshift) > 0:
-            raise ValueError(
-                f"BurstPopulation: redshift: expected {LOG_NORMAL_TEXT!r}, or two or more positive numbers; "
-                f"found {redshift!r}."
-            )
-        if self.evolution not in EVOLUTIONS:
-            raise ValueError(f"BurstPopulation: evolution: expected one of {EVOLUTIONS}; found {self.evolution!r}.")
-        if not self.unknown >= 0:
-            raise ValueError(
-                f"BurstPopulation: unknown: expected a fraction or a number of bursts; found {self.unknown}."
-            )
+        require_moments(self, "gamma", "log10_N", "log10_E_peak")
+        require_ranges(self, "errors", "sigma_log10_E_peak", "sigma_log10_flux")
+        require(self, ("correlation", "error_correlation"), "-1 to 1", lambda value: -1 < value < 1)
+        require(self, ("redshift",), f"{LOG_NORMAL_TEXT!r}, or two or more positive numbers", _are_redshifts)
+        require_choice(self, "evolution", EVOLUTIONS)
+        require(self, ("unknown",), "a fraction or a number of bursts", lambda value: value >= 0)
 
     def draw(self, num: int, *, seed: int) -> SimulatedBursts:
         """Draw a sample.
@@ -150,49 +134,38 @@ class BurstPopulation:
         """
         rng = np.random.default_rng(seed)
         z = self._redshifts(rng, num)
-        with jax.enable_x64(True):
-            log10_area = np.asarray(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+        log10_area = log10_areas(z, self.H0, self.Om0)
         deviates = rng.multivariate_normal(np.zeros(2), [[1.0, self.correlation], [self.correlation, 1.0]], num)
         gamma, log10_N = (mean + std * u for (mean, std), u in zip((self.gamma, self.log10_N), deviates.T, strict=True))
         mean_log10_E_peak = rng.normal(*self.log10_E_peak, num)
         num_intervals = np.resize(np.atleast_1d(self.num_intervals), num)
-        names = [f"sim{i + 1:03d}" for i in range(num)]
-        true_values = {key: np.full((num, num_intervals.max()), np.nan) for key in ("log10_E_peak", "log10_flux")}
-        rows: dict[str, list] = {
-            key: [] for key in ("burst", "z", "log10_E_peak", "log10_flux", "sigma_log10_E_peak", "sigma_log10_flux")
-        }
-        num_drawn = 0
-        for i, name in enumerate(names):
-            peak, flux, measured, sigma, drawn = self._intervals(
-                rng, num_intervals[i], mean_log10_E_peak[i], log10_N[i] - log10_area[i], gamma[i], z[i], name
+        names = np.array([f"sim{i + 1:03d}" for i in range(num)])
+        drawn = [
+            self._intervals(
+                rng, num_intervals[i], mean_log10_E_peak[i], log10_N[i] - log10_area[i], gamma[i], z[i], names[i]
             )
-            num_drawn += drawn
-            true_values["log10_E_peak"][i, : num_intervals[i]], true_values["log10_flux"][i, : num_intervals[i]] = (
-                peak,
-                flux,
-            )
-            interval_values = (measured[:, 0], measured[:, 1], sigma[:, 0], sigma[:, 1])
-            for key, values in zip(list(rows)[2:], interval_values, strict=True):
-                rows[key] += list(values)
-            rows["burst"] += [name] * num_intervals[i]
-            rows["z"] += [z[i]] * num_intervals[i]
-        columns: dict[str, Any] = {key: np.asarray(values) for key, values in rows.items()}
-        columns["correlation"] = np.full(len(columns["z"]), self.error_correlation)
+            for i in range(num)
+        ]
+        rows = np.concatenate([intervals for intervals, _ in drawn])
+        used = np.arange(num_intervals.max()) < num_intervals[:, None]
+        true_values = {key: np.full(used.shape, np.nan) for key in ("log10_E_peak", "log10_flux")}
+        for key, values in zip(true_values, rows.T, strict=False):
+            true_values[key][used] = values
+        measured = ("log10_E_peak", "log10_flux", "sigma_log10_E_peak", "sigma_log10_flux")
+        columns: dict[str, Any] = {"burst": np.repeat(names, num_intervals), "z": np.repeat(z, num_intervals)}
+        columns |= dict(zip(measured, rows.T[2:], strict=True))
+        columns["correlation"] = np.full(len(rows), self.error_correlation)
         if self.log10_flux_limit is not None:
-            columns["log10_flux_limit"] = np.full(len(columns["z"]), self.log10_flux_limit)
+            columns["log10_flux_limit"] = np.full(len(rows), self.log10_flux_limit)
         data = Bursts.from_columns(columns)
         num_unknown = round(self.unknown * num) if self.unknown < 1 else int(self.unknown)
         if num_unknown:
             data = data.without_redshifts(np.arange(num - num_unknown, num))
-        population = {
-            "gamma_mean": self.gamma[0], "gamma_std": self.gamma[1],
-            "log10_N_mean": self.log10_N[0], "log10_N_std": self.log10_N[1], "correlation": self.correlation,
-            "log10_E_peak_mean": self.log10_E_peak[0], "log10_E_peak_std": self.log10_E_peak[1],
-            "log10_E_peak_scatter": self.log10_E_peak_scatter, "intrinsic_scatter": self.intrinsic_scatter,
-        }  # fmt: skip
-        per_burst = {"z": z, "gamma": gamma, "log10_N": log10_N, "log10_E_peak_burst": mean_log10_E_peak}
-        numbers = {key: np.asarray(value) for key, value in population.items()}
-        return SimulatedBursts(data, numbers | per_burst | true_values | {"num_drawn": np.asarray(num_drawn)})
+        others = ("correlation", "log10_E_peak_scatter", "intrinsic_scatter")
+        truth = moments(self, "gamma", "log10_N", "log10_E_peak") | {key: getattr(self, key) for key in others}
+        truth |= {"z": z, "gamma": gamma, "log10_N": log10_N, "log10_E_peak_burst": mean_log10_E_peak, **true_values}
+        truth["num_drawn"] = sum(num_of_burst for _, num_of_burst in drawn)
+        return SimulatedBursts(data, {key: np.asarray(value) for key, value in truth.items()})
 
     def _redshifts(self, rng, num: int) -> np.ndarray:
         """Draw redshifts; log-normal ones are clipped to 0.02 to 12."""
@@ -202,7 +175,10 @@ class BurstPopulation:
         return rng.uniform(*values, num) if len(values) == 2 else np.resize(values, num)
 
     def _intervals(self, rng, num: int, mean_log10_E_peak, log10_flux_at_100keV, gamma, z, name):
-        """Draw one burst; return true peak energies and fluxes, measured values, errors and the number of draws."""
+        """Draw one burst; return its intervals and the number of draws.
+
+        The rows of the intervals have true peak energy and flux, the measured ones, and the two errors.
+        """
         accepted: list[np.ndarray] = []
         drawn = 0
         while sum(map(len, accepted)) < num:
@@ -222,8 +198,7 @@ class BurstPopulation:
             accepted.append(np.column_stack([peak, flux, measured, sigma])[above])
             drawn += num
         rows = np.concatenate(accepted)[:num]
-        rows = rows[self._order(rows[:, 0])]
-        return rows[:, 0], rows[:, 1], rows[:, 2:4], rows[:, 4:], drawn
+        return rows[self._order(rows[:, 0])], drawn
 
     def _order(self, peak) -> np.ndarray:
         """Return indices that put intervals in time order, from their peak energies."""
@@ -234,3 +209,8 @@ class BurstPopulation:
             return order
         rise = order[1::3][::-1]  # one interval in three
         return np.concatenate([rise, np.setdiff1d(order, rise, assume_unique=True)])
+
+
+def _are_redshifts(values: str | Sequence[float]) -> bool:
+    """Return whether values are ``"log-normal"``, or two or more positive numbers."""
+    return values == LOG_NORMAL_TEXT if isinstance(values, str) else len(values) >= 2 and min(values) > 0

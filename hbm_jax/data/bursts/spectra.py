@@ -9,14 +9,14 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import BURST_REDSHIFT, check_values, selected_rows
+from hbm_jax.data.catalogues import HasSpectra
+from hbm_jax.data.columns import BURST_REDSHIFT, check_values
+from hbm_jax.data.sample import selected_rows
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, frozen_array
-
-__all__ = ["BurstObservation", "BurstSpectra", "default_range"]
 
 RANGES = {"n": (8.0, 900.0), "b": (250.0, 40000.0)}  # keV; NaI and BGO detectors by the first letter of the name
 # Largest difference between the interval boundaries of two detectors: in s, or relative to intervals longer than 1 s.
@@ -64,7 +64,7 @@ class BurstObservation:
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class BurstSpectra:
+class BurstSpectra(HasSpectra):
     """Gamma-ray bursts: counts of every interval in every detector, with responses and redshifts.
 
     Build it with `of`, `hbm_jax.data.read_burst` or `hbm_jax.data.read_burst_spectra`; the constructor itself checks
@@ -177,16 +177,8 @@ class BurstSpectra:
             **{key: _frozen(key, value) for key, value in columns.items()},
         )
 
-    def __len__(self) -> int:
-        return len(self.name)
-
     def __repr__(self) -> str:
         return f"BurstSpectra({len(self)} bursts, {len(self.start)} intervals, {len(self.spectra)} spectra)"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings about unusual redshifts and files, one sentence each."""
-        return self.spectra.warnings
 
     @property
     def interval_name(self) -> tuple[str, ...]:
@@ -213,9 +205,7 @@ class BurstSpectra:
             f"counts per interval (median {np.median(counts):.0f}). Statistic of the backgrounds: "
             f"{s.default_statistic}."
         )
-        if self.left_out:
-            text += f" Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}"
-        return text + "".join(f" Warning: {warning}." for warning in self.warnings)
+        return text + self._notes()
 
     def subset(self, rows: ArrayLike) -> "BurstSpectra":
         """Return the bursts selected by a boolean mask (B,) or by integer indices.
@@ -244,9 +234,6 @@ class BurstSpectra:
 
     def _select(self, bursts, intervals, detectors) -> "BurstSpectra":
         """Return the bursts, intervals and detectors with these indices, renumbered in this order."""
-        new_burst, new_interval, new_detector = (
-            {int(old): new for new, old in enumerate(kept)} for kept in (bursts, intervals, detectors)
-        )
         detector_of, interval_of = np.asarray(self.spectrum_detector), np.asarray(self.spectrum_interval)
         spectra = np.concatenate(
             [np.flatnonzero((detector_of == d) & np.isin(interval_of, intervals)) for d in detectors]
@@ -255,11 +242,11 @@ class BurstSpectra:
             "z": np.asarray(self.z)[bursts],
             "start": np.asarray(self.start)[intervals],
             "stop": np.asarray(self.stop)[intervals],
-            "interval_burst": [new_burst[int(b)] for b in np.asarray(self.interval_burst)[intervals]],
-            "detector_burst": [new_burst[int(b)] for b in np.asarray(self.detector_burst)[detectors]],
+            "interval_burst": _renumbered(np.asarray(self.interval_burst)[intervals], bursts),
+            "detector_burst": _renumbered(np.asarray(self.detector_burst)[detectors], bursts),
             "reference": np.asarray(self.reference)[detectors],
-            "spectrum_interval": [new_interval[int(i)] for i in interval_of[spectra]],
-            "spectrum_detector": [new_detector[int(d)] for d in detector_of[spectra]],
+            "spectrum_interval": _renumbered(interval_of[spectra], intervals),
+            "spectrum_detector": _renumbered(detector_of[spectra], detectors),
         }
         return dataclasses.replace(
             self,
@@ -269,23 +256,6 @@ class BurstSpectra:
             **{key: _frozen(key, value) for key, value in columns.items()},  # type: ignore[arg-type]
         )
 
-    def replace_observations(self, counts: ArrayLike) -> "BurstSpectra":
-        """Return a copy with new counts in the source regions, (N, G), for example simulated ones.
-
-        Raises
-        ------
-        DataError
-            For a wrong shape, or counts that are negative or not integers.
-        """
-        return dataclasses.replace(self, spectra=self.spectra.replace_observations(counts))
-
-    def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
-        arrays = {"name": np.array(self.name), "detector": np.array(self.detector)}
-        arrays |= {key: np.array(getattr(self, key)) for key in ARRAYS}
-        arrays["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
-        return arrays | self.spectra.to_dict()
-
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "BurstSpectra":
         """Rebuild the container from the output of `to_dict`; every value is restored exactly."""
@@ -293,7 +263,7 @@ class BurstSpectra:
             name=tuple(str(n) for n in stored["name"]),
             detector=tuple(str(n) for n in stored["detector"]),
             spectra=SpectrumStack.from_dict(stored),
-            left_out=tuple((str(n), str(reason)) for n, reason in np.asarray(stored["left_out"]).reshape(-1, 2)),
+            left_out=cls._left_out(stored),
             **{key: _frozen(key, stored[key]) for key in ARRAYS},
         )
 
@@ -344,10 +314,12 @@ def _check_burst(burst: BurstObservation, names: Sequence[str]) -> str:
     return burst.reference or next(iter(burst.spectra))
 
 
+def _renumbered(numbers: ArrayLike, kept: ArrayLike) -> list[int]:
+    """Return the index of each number among those kept."""
+    index = {int(number): new for new, number in enumerate(np.asarray(kept))}
+    return [index[int(number)] for number in np.asarray(numbers)]
+
+
 def _frozen(key: str, values: Any) -> np.ndarray:
     """Return a read-only array: integers for indices, float64 for the rest."""
-    if key not in INTEGERS:
-        return frozen_array(values)
-    out = np.array(values, dtype=np.int64)
-    out.flags.writeable = False
-    return out
+    return frozen_array(values, np.int64 if key in INTEGERS else np.float64)

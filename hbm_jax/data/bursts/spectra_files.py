@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.bursts.spectra import SAME_TIME, BurstObservation, BurstSpectra, Range
-from hbm_jax.data.catalogues import raise_for_unreadable, read_catalogue, source_numbers
+from hbm_jax.data.catalogues import possible_stems, read_catalogue
 from hbm_jax.data.columns import BURST_REDSHIFT, TEXT
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
-from hbm_jax.spectra.ogip.pha import read_pha, read_rows
+from hbm_jax.spectra.ogip.pha import file_of, read_pha, read_rows
 from hbm_jax.spectra.ogip.responses import area_warnings, num_matrices, read_arf, read_rmf
 from hbm_jax.spectra.ogip.tables import numbered
 from hbm_jax.spectra.ogip.type2 import read_detector, read_intervals, read_matrix_times
 from hbm_jax.validation import DataError, warn_unusual
-
-__all__ = ["read_burst", "read_burst_spectra"]
 
 FILES = ("spectrum", "background", "rmf", "arf")
 SUFFIXES = (".pha", ".pha2", ".pi", ".fits", ".fit")
@@ -109,12 +107,8 @@ def read_burst_spectra(
         Catalogue: path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns:
         ``name`` and ``z``; optional ``detectors`` (names separated by blanks or commas; the first is the reference),
         ``reference``, and ``intervals`` (rows to use, from 1, such as ``"2-8"`` or ``"1,3,4"``).
-    columns
-        Mapping of standard names to names in the table.
-    format
-        File format of the catalogue, if the suffix does not identify it.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
+    columns, format, missing
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     spectra
         Folder that contains one folder per burst, named like the burst (blanks may be omitted or replaced with ``_``),
         with one PHA file per detector; by default the folder of the catalogue. Without a column ``detectors``, all PHA
@@ -144,26 +138,21 @@ def read_burst_spectra(
         source, COLUMNS, columns=columns, format=format, missing=missing, spectra=spectra, leave_out=leave_out,
         aliases=ALIASES,
     )  # fmt: skip
-    column_names, values = catalogue.found, catalogue.values
-    read: list[BurstObservation] = []
-    rejected: list[tuple[str, str]] = []
-    rmf_cache: dict = {}
     options: dict[str, Any] = {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
-    for row in catalogue.rows:
-        name = catalogue.names[row]
-        try:
-            text = {key: _text(values[key][row]) for key in ("detectors", "reference", "intervals") if key in values}
-            files = _files_of(name, catalogue.folder, text.get("detectors", ""))
-            z = source_numbers(catalogue, row)["z"]
-            ranges = {key: value for key, value in (energies or {}).items() if key in files}
-            rows = _rows(text.get("intervals", ""), f"{column_names.get('intervals')}, row {row}")
-            burst = _read(files, name, z, ranges, rows, text.get("reference") or None, rmf_cache)
-            BurstSpectra.of([burst], **options)
-            read.append(burst)
-        except DataError as error:
-            rejected.append((name, str(error)))
-    raise_for_unreadable(catalogue, rejected, leave_out, "burst")
-    data = BurstSpectra.of(read, left_out=[*catalogue.left_out, *rejected], **options)
+    rmf_cache: dict = {}
+
+    def read(row: int, name: str) -> BurstObservation:
+        detectors, reference, intervals = (catalogue.text(key, row) for key in ("detectors", "reference", "intervals"))
+        files = _files_of(name, catalogue.folder, detectors)
+        z = catalogue.numbers(row)["z"]
+        ranges = {key: value for key, value in (energies or {}).items() if key in files}
+        rows = _rows(intervals, catalogue.label("intervals", row))
+        burst = _read(files, name, z, ranges, rows, reference or None, rmf_cache)
+        BurstSpectra.of([burst], **options)
+        return burst
+
+    bursts, left_out = catalogue.read_each(read, "burst")
+    data = BurstSpectra.of(bursts, left_out=left_out, **options)
     stack = dataclasses.replace(data.spectra, warnings=(*data.spectra.warnings, *catalogue.warnings))
     return dataclasses.replace(data, spectra=stack)
 
@@ -180,7 +169,7 @@ def _read(
     """Read all detectors of a burst; check that their intervals agree."""
     if not isinstance(files, Mapping):
         files = {read_detector(path): path for path in files}
-    spectra: dict[str, Sequence[Spectrum | None]] = {}
+    spectra: dict[str, list[Spectrum | None]] = {}
     times: dict[str, Any] = {}
     paths: dict[str, Path] = {}
     for detector, entry in files.items():
@@ -188,42 +177,44 @@ def _read(
         unknown = [key for key in file_names if key not in FILES]
         if unknown or "spectrum" not in file_names:
             raise DataError(f"{name}, {detector}: expected the files {listed(FILES)}; found {listed(file_names)}.")
-        paths[detector] = Path(file_names.pop("spectrum"))
-        times[detector] = read_intervals(paths[detector])
-        spectra[detector] = _detector(paths[detector], times[detector], file_names, rmf_cache)
-    first_detector = next(iter(spectra))
-    first_times = next((t for t in times.values() if t is not None), None)
-    num = len(spectra[first_detector])
-    start, stop = first_times if first_times is not None else (np.arange(num, dtype=float), np.arange(1.0, num + 1.0))
-    for detector, detector_spectra in spectra.items():
-        if len(detector_spectra) != num:
-            raise DataError(
-                f"{paths[detector]}: expected {num} spectra, as in {paths[first_detector]}; found "
-                f"{len(detector_spectra)}."
-            )
-        if times[detector] is not None:
-            allowed = SAME_TIME * np.maximum(1.0, stop - start)
-            differs = (
-                np.maximum(*(np.abs(a - b) for a, b in zip(times[detector], (start, stop), strict=True))) > allowed
-            )
-            if differs.any():
-                row = int(differs.argmax())
-                other_start, other_stop = (float(t[row]) for t in times[detector])
-                raise DataError(
-                    f"{paths[detector]}[SPECTRUM], TSTART, row {row}: expected the interval {start[row]:g} to "
-                    f"{stop[row]:g} s of {paths[first_detector]}; found {other_start:g} to {other_stop:g} s."
-                )
+        path = paths[detector] = Path(file_names.pop("spectrum"))
+        times[detector] = read_intervals(path)
+        spectra[detector] = _detector(path, times[detector], file_names, rmf_cache)
+    start, stop = _common_intervals(paths, spectra, times)
     for number in intervals or ():
-        if not 1 <= number <= num:
-            raise DataError(f"{name}: intervals: expected numbers from 1 to {num}; found {number}.")
-    requested = range(num) if intervals is None else [number - 1 for number in intervals]
-    rows = [row for row in requested if any(detector_spectra[row] is not None for detector_spectra in spectra.values())]
+        if not 1 <= number <= len(start):
+            raise DataError(f"{name}: intervals: expected numbers from 1 to {len(start)}; found {number}.")
+    requested = range(len(start)) if intervals is None else [number - 1 for number in intervals]
+    rows = [row for row in requested if any(of_detector[row] is not None for of_detector in spectra.values())]
     if not rows or (intervals is not None and len(rows) < len(requested)):
         raise DataError(
             f"{name}: expected intervals with a positive exposure in at least one detector; found one without."
         )
-    selected = {detector: [detector_spectra[row] for row in rows] for detector, detector_spectra in spectra.items()}
+    selected = {detector: [of_detector[row] for row in rows] for detector, of_detector in spectra.items()}
     return BurstObservation(name, z, start[rows], stop[rows], selected, energies, reference)
+
+
+def _common_intervals(paths: Mapping[str, Path], spectra: Mapping[str, Sequence], times: Mapping[str, Any]):
+    """Return the intervals (start, stop) of all detectors, which must agree; numbers from 0 if no file has times."""
+    first, *_ = spectra
+    num = len(spectra[first])
+    numbers = np.arange(num + 1.0)
+    start, stop = next((t for t in times.values() if t is not None), (numbers[:-1], numbers[1:]))
+    for detector, path in paths.items():
+        if len(spectra[detector]) != num:
+            raise DataError(f"{path}: expected {num} spectra, as in {paths[first]}; found {len(spectra[detector])}.")
+        if times[detector] is None:
+            continue
+        allowed = SAME_TIME * np.maximum(1.0, stop - start)
+        differs = np.maximum(*(np.abs(a - b) for a, b in zip(times[detector], (start, stop), strict=True))) > allowed
+        if differs.any():
+            row = int(differs.argmax())
+            other_start, other_stop = (float(t[row]) for t in times[detector])
+            raise DataError(
+                f"{path}[SPECTRUM], TSTART, row {row}: expected the interval {start[row]:g} to {stop[row]:g} s of "
+                f"{paths[first]}; found {other_start:g} to {other_stop:g} s."
+            )
+    return start, stop
 
 
 def _detector(path: Path, times: Any, files: Mapping[str, Any], rmf_cache: dict) -> list[Spectrum | None]:
@@ -270,19 +261,14 @@ def _share_matrix(spectrum: Spectrum | None, rmf_cache: dict) -> Spectrum | None
 def _response_in_header(path: Path) -> str | None:
     """Return the response file named in the header; None if rows differ or the header chooses an extension."""
     base, _ = numbered(path)
-    responses = {spectrum.files.get("RESPFILE") for spectrum in read_pha(path)}
-    if len(responses) != 1 or None in responses:
-        return None
-    file, number = numbered(str(responses.pop()))
-    if number is not None:
-        return None
-    candidates = (base.parent / file, base.parent / file.name)
-    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+    files = {file_of(spectrum, base, "RESPFILE", None) for spectrum in read_pha(path)}
+    first = files.pop()
+    return str(first[0]) if first is not None and first[1] is None and not files else None
 
 
 def _files_of(name: str, folder: Path, detectors: str) -> dict[str, Path]:
     """Return the PHA files of a burst, by detector."""
-    stems = list(dict.fromkeys([name, name.replace(" ", ""), name.replace(" ", "_")]))
+    stems = possible_stems(name)
     burst_folder = next((folder / stem for stem in stems if (folder / stem).is_dir()), None)
     if burst_folder is None:
         raise DataError(f"expected a folder {folder / stems[0]} with the spectra of the burst; found none.")
@@ -305,11 +291,6 @@ def _files_of(name: str, folder: Path, detectors: str) -> dict[str, Path]:
             )
         files[detector] = matches[0]
     return files
-
-
-def _text(value: Any) -> str:
-    """Return a table cell as text, empty where it is masked."""
-    return "" if value is None or value is np.ma.masked else str(value).strip()
 
 
 def _rows(text: str, where: str) -> list[int] | None:

@@ -9,24 +9,31 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hbm_jax.cosmology import Cosmology
 from hbm_jax.data.bursts.spectra import BurstObservation, default_range
 from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
+from hbm_jax.data.populations import (
+    EVOLUTIONS,
+    draw_until,
+    log10_areas,
+    moments,
+    new_catalogue,
+    redshift,
+    require,
+    require_choice,
+    require_moments,
+    require_ranges,
+    write_catalogue,
+)
 from hbm_jax.spectra.folding.idealised import gbm_like_arf, gbm_like_rmf
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Band, Component, CutoffPowerLaw
-from hbm_jax.spectra.model.energetics import energy_flux, log10_sphere_area
+from hbm_jax.spectra.model.energetics import energy_flux
 from hbm_jax.spectra.ogip.type2 import write_pha2
 from hbm_jax.spectra.ogip.writing import write_rmf
-from hbm_jax.validation import DataError
-
-__all__ = ["BURST_CATALOG", "BurstSpectraPopulation", "SimulatedBurstSpectra", "write_burst_spectra"]
 
 BURST_CATALOG = "bursts.ecsv"
 BAND = (1.0, 1e4)  # keV, rest frame, of the flux
-_MAX_DRAWS = 200  # draws per requested burst, after which a threshold is considered unreachable
-EVOLUTIONS = ("hard to soft", "tracking", "none")
 
 
 class SimulatedBurstSpectra(NamedTuple):
@@ -57,17 +64,10 @@ class BurstSpectraPopulation:
     ----------
     redshift : (float, float) or sequence of float
         Two numbers: uniform between them. More than two: these values, cyclically.
-    num_intervals : int or sequence of int
-        Number of intervals per burst; several numbers are used cyclically.
-    gamma, log10_N : (float, float)
-        Slope and normalisation [erg/s] of the bursts' relations.
-    intrinsic_scatter : float
-        Scatter of log10 flux about a burst's relation.
+    num_intervals, gamma, log10_N, intrinsic_scatter, evolution, H0, Om0
+        As in `BurstPopulation`.
     log10_E_peak : (float, float)
         Peak energies of the intervals in the rest frame [keV].
-    evolution : str
-        Order of a burst's intervals in time: ``"hard to soft"``, ``"tracking"`` (rise in the first third, then decay)
-        or ``"none"``. It does not change their distribution.
     alpha, beta : (float, float)
         Low- and high-energy photon indices.
     spectrum : str
@@ -87,8 +87,6 @@ class BurstSpectraPopulation:
     threshold : float
         Detection threshold: a burst is drawn again if the signal-to-noise ratio of its brightest interval in the
         second-best detector is smaller.
-    H0, Om0 : float
-        Parameters of the flat LCDM cosmology.
 
     Raises
     ------
@@ -116,23 +114,11 @@ class BurstSpectraPopulation:
     Om0: float = 0.3
 
     def __post_init__(self):
-        for name in ("gamma", "log10_N", "log10_E_peak", "alpha", "beta"):
-            value = getattr(self, name)
-            if len(value) != 2 or not value[1] >= 0:
-                raise ValueError(
-                    f"BurstSpectraPopulation: {name}: expected mean and standard deviation; found {value}."
-                )
-        for name, known in (("evolution", EVOLUTIONS), ("spectrum", ("band", "cutoff"))):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"BurstSpectraPopulation: {name}: expected one of {known}; found {value!r}.")
-        if not 0 < self.duration[0] <= self.duration[1]:
-            raise ValueError(
-                "BurstSpectraPopulation: duration: expected two positive times in increasing order; found "
-                f"{self.duration}."
-            )
-        if not self.detectors:
-            raise ValueError("BurstSpectraPopulation: detectors: expected at least one; found none.")
+        require_moments(self, "gamma", "log10_N", "log10_E_peak", "alpha", "beta")
+        require_choice(self, "evolution", EVOLUTIONS)
+        require_choice(self, "spectrum", ("band", "cutoff"))
+        require_ranges(self, "times", "duration")
+        require(self, ("detectors",), "at least one", bool)
 
     def draw(self, num: int, *, seed: int) -> SimulatedBurstSpectra:
         """Draw a sample.
@@ -157,46 +143,32 @@ class BurstSpectraPopulation:
         -----
         Spectra are integrated with six quadrature nodes in panels of 2.5 % in energy, finer than in fits.
         """
-        if num < 1:
-            raise ValueError(f"BurstSpectraPopulation.draw: expected at least one burst; found {num}.")
         rng = np.random.default_rng(seed)
         rmfs = {kind: gbm_like_rmf(kind) for kind in set(self.detectors.values())}
-        bursts: list[BurstObservation] = []
-        detected: list[dict[str, Any]] = []
-        num_drawn = 0
-        while len(bursts) < num:
-            if num_drawn >= _MAX_DRAWS * num:
-                raise DataError(
-                    f"threshold: expected bursts with a signal-to-noise ratio of at least {self.threshold:g}; "
-                    f"found {len(bursts)} of {num_drawn} drawn. Make the bursts brighter or nearer."
-                )
-            burst = self._burst(rng, num_drawn, len(bursts))
-            num_drawn += 1
-            observation, signal_to_noise = self._observe(rng, burst, rmfs, f"sim{len(bursts) + 1:03d}")
-            if signal_to_noise >= self.threshold:
-                bursts.append(observation)
-                detected.append(burst)
-        truth = {
-            key: np.concatenate([np.atleast_1d(burst[key]) for burst in detected])
-            for key in detected[0]
-            if key not in ("z", "width")
-        }
-        return SimulatedBurstSpectra(bursts, truth | self._parameters() | {"num_drawn": num_drawn})
 
-    def _parameters(self) -> dict[str, float]:
-        """Return the population parameters, named as in the model."""
-        parameters: dict[str, float] = {}
-        for key in ("gamma", "log10_N", "log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else [])):
-            mean, std = getattr(self, key)
-            parameters |= {f"{key}_mean": mean, f"{key}_std": std}
-        return parameters | {"intrinsic_scatter": self.intrinsic_scatter}
+        def draw_burst(num_drawn: int, num_accepted: int) -> tuple[BurstObservation, dict[str, Any]] | None:
+            burst = self._burst(rng, num_drawn, num_accepted)
+            observation, signal_to_noise = self._observe(rng, burst, rmfs, f"sim{num_accepted + 1:03d}")
+            return (observation, burst) if signal_to_noise >= self.threshold else None
+
+        drawn, num_drawn = draw_until(
+            num,
+            draw_burst,
+            f"threshold: expected bursts with a signal-to-noise ratio of at least {self.threshold:g}; found "
+            "{accepted} of {drawn} drawn. Make the bursts brighter or nearer.",
+        )
+        bursts, values = zip(*drawn, strict=True)
+        names = [key for key in values[0] if key not in ("z", "width")]
+        truth = {key: np.concatenate([np.atleast_1d(burst[key]) for burst in values]) for key in names}
+        varying = ("gamma", "log10_N", "log10_E_peak", "alpha", *(["beta"] if self.spectrum == "band" else []))
+        numbers = {"intrinsic_scatter": self.intrinsic_scatter, "num_drawn": num_drawn}
+        return SimulatedBurstSpectra(list(bursts), truth | moments(self, *varying) | numbers)
 
     def _burst(self, rng, number: int, index: int) -> dict[str, Any]:
         """Draw burst `number`, for position `index` in the sample: its relation and the spectra of its intervals."""
         num_intervals = np.atleast_1d(self.num_intervals)
         num = int(num_intervals[index % len(num_intervals)])
-        values = [float(v) for v in self.redshift]
-        z = rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
+        z = redshift(rng, self.redshift, number)
         peak = np.sort(rng.normal(*self.log10_E_peak, num))[::-1]
         if self.evolution == "tracking":
             rise = np.zeros(num, bool)
@@ -204,8 +176,7 @@ class BurstSpectraPopulation:
             peak = np.concatenate([peak[rise][::-1], peak[~rise]])
         elif self.evolution == "none":
             peak = rng.permutation(peak)
-        with jax.enable_x64(True):
-            log10_area = float(jax.jit(log10_sphere_area)(z, Cosmology.flat(H0=self.H0, Om0=self.Om0)))
+        log10_area = float(log10_areas(z, self.H0, self.Om0))
         gamma, log10_N = rng.normal(*self.gamma), rng.normal(*self.log10_N)
         flux = log10_N - log10_area + gamma * (peak - 2.0) + self.intrinsic_scatter * rng.normal(size=num)
         num_others = len(self.detectors) - 1
@@ -293,48 +264,31 @@ def write_burst_spectra(folder: str | Path, sample: SimulatedBurstSpectra, *, ov
     Returns
     -------
     path
-        The catalogue. Its header holds the true population parameters; columns beginning with ``true_`` hold those of
-        each burst.
+        The catalogue, as that of `hbm_jax.data.write_afterglows`.
 
     Raises
     ------
     FileExistsError
         If the catalogue exists and `overwrite` is false.
     """
-    from astropy.table import Table
-
-    folder = Path(folder)
-    catalog = folder / BURST_CATALOG
-    if catalog.exists() and not overwrite:
-        raise FileExistsError(
-            f"{catalog}: expected a new file; found an existing one. Pass overwrite=True to replace it."
-        )
+    catalogue = new_catalogue(folder, BURST_CATALOG, overwrite)
     for burst in sample.bursts:
-        burst_folder = folder / burst.name
+        burst_folder = catalogue.parent / burst.name
         burst_folder.mkdir(parents=True, exist_ok=True)
-        for detector, spectra in burst.spectra.items():
-            source_spectra = [
-                spectrum for spectrum in spectra if spectrum is not None and spectrum.background is not None
-            ]
+        for detector, all_spectra in burst.spectra.items():
+            spectra = [spectrum for spectrum in all_spectra if spectrum is not None]
+            backgrounds = [spectrum.background for spectrum in spectra if spectrum.background is not None]
             times: dict[str, Any] = {"start": burst.start, "stop": burst.stop}
             options: dict[str, Any] = {"overwrite": overwrite, "instrument": f"SIM_{detector}"}
             files: dict[str, Any] = {"background": f"{detector}_bak.pha", "rmf": f"{detector}.rsp"}
-            write_pha2(burst_folder / f"{detector}.pha", source_spectra, **times, **files, **options)
-            backgrounds = [spectrum.background for spectrum in source_spectra if spectrum.background is not None]
-            write_pha2(burst_folder / f"{detector}_bak.pha", backgrounds, **times, **options)
-            assert source_spectra[0].response is not None
-            write_rmf(burst_folder / f"{detector}.rsp", source_spectra[0].response, **options)
-    num = len(sample.bursts)
-    table = Table(
-        {
-            "name": [burst.name for burst in sample.bursts],
-            "z": [float(burst.z) for burst in sample.bursts],
-            "detectors": [" ".join(burst.spectra) for burst in sample.bursts],
-            "true_gamma": np.asarray(sample.truth["gamma"]),
-            "true_log10_N": np.asarray(sample.truth["log10_N"]),
-        }
-    )
-    assert len(table) == num
-    table.meta["truth"] = {key: float(value) for key, value in sample.truth.items() if not np.ndim(value)}
-    table.write(catalog, overwrite=overwrite)
-    return catalog
+            write_pha2(burst_folder / f"{detector}.pha", spectra, **times, **files, **options)
+            write_pha2(burst_folder / files["background"], backgrounds, **times, **options)
+            assert spectra[0].response is not None
+            write_rmf(burst_folder / files["rmf"], spectra[0].response, **options)
+    columns = {
+        "name": [burst.name for burst in sample.bursts],
+        "z": [float(burst.z) for burst in sample.bursts],
+        "detectors": [" ".join(burst.spectra) for burst in sample.bursts],
+    }
+    of_bursts = {key: sample.truth[key] for key in ("gamma", "log10_N")}
+    return write_catalogue(catalogue, columns, sample.truth, of_bursts, overwrite)

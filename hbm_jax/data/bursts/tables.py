@@ -1,25 +1,23 @@
 """Readers of burst tables, and the bundled Konus-Wind bursts of known redshift."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib import resources
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from hbm_jax.cosmology import Cosmology
+from hbm_jax.data.building import build_from_table, named_errors
 from hbm_jax.data.bursts.bursts import FLUX_UNITS, Bursts, columns_of
-from hbm_jax.data.columns import unused_errors
-from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
+from hbm_jax.data.tables import read_bundled, read_table
 from hbm_jax.names import listed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
-from hbm_jax.validation import DataError, float_vector, warn_unusual
-
-__all__ = ["KONUS_COSMOLOGY", "KONUS_RELATIONS", "load_konus", "read_bursts"]
+from hbm_jax.validation import float_vector
 
 KONUS_COSMOLOGY: dict[str, Any] = {"H0": 67.3, "Om0": 0.315}  # of Tsvetkova et al. 2017
 KONUS_RELATIONS = ("amati", "yonetoku")
+KONUS_SPECTRA = ("E_peak", "E_peak_err_lo", "E_peak_err_hi", "alpha", "beta")
 ALIASES = {"burst": "name", "z": "redshift", "sigma_z": "redshift_error"}
 
 
@@ -36,19 +34,9 @@ def read_bursts(
 
     Parameters
     ----------
-    source
-        Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`. Columns with units are
-        converted.
-    columns
-        Mapping of standard names to names in the table: ``{"E_peak": "Ep"}``. Columns with the standard names of
-        `Bursts.from_columns` (or ``name``, ``redshift``) need no entry; other columns are ignored.
-    format
-        File format, if the suffix does not identify it.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
-    leave_out
-        Rows to leave out: names of bursts, or ``"row 3"`` counted from 0; ``"bad"`` leaves out unusable rows with a
-        warning.
+    source, columns, format, missing, leave_out
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`. Rows are named by their ``burst``;
+        ``name`` and ``redshift`` are recognised too.
     quantity
         ``"flux"`` [erg/cm^2/s] or ``"fluence"`` [erg/cm^2]; by default the quantity recorded in an ECSV table written
         by `Bursts.to_table`, otherwise flux.
@@ -59,10 +47,8 @@ def read_bursts(
 
     Raises
     ------
-    FileNotFoundError
-        If the path does not exist.
-    DataError
-        For invalid columns or values, see `Bursts.from_columns`; the message begins with the name of the table.
+    FileNotFoundError, DataError
+        As for `hbm_jax.data.read_table` and `Bursts.from_columns`.
 
     Examples
     --------
@@ -72,31 +58,21 @@ def read_bursts(
     2
     """
     table = read_table(source, format=format, missing=missing)
-    try:
-        kind = quantity or _quantity(source)
+    stated = str(table.meta.get("quantity"))
+    kind = quantity or (stated if stated in FLUX_UNITS else "flux")
+    with named_errors(table.origin):
         declared = columns_of(kind)
-        resolved = table.resolve(list(declared), columns, ALIASES)
-        table.require(resolved, "burst", "z")
-        data, left_out, _ = make_from_rows(
-            {key: table.values(name, declared[key].unit, text=key == "burst") for key, name in resolved.items()},
-            lambda rows: Bursts.from_columns(rows, quantity=kind, called=resolved),
-            name="burst",
-            leave_out=leave_out,
-        )
-    except DataError as error:
-        raise DataError(f"{table.origin}: {error}") from error
-    unused = unused_errors(resolved, table.columns, ("z",))
-    return replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))
-
-
-def _quantity(source: Any) -> str:
-    """Return the quantity recorded in the metadata of a table written by `Bursts.to_table`, else ``"flux"``."""
-    quantity = getattr(source, "meta", {}).get("quantity")
-    if quantity is None and str(source).endswith(".ecsv"):
-        from astropy.table import Table
-
-        quantity = Table.read(source, format="ascii.ecsv").meta.get("quantity")
-    return quantity if quantity in FLUX_UNITS else "flux"
+    return build_from_table(
+        table,
+        partial(Bursts.from_columns, quantity=kind),
+        declared,
+        columns=columns,
+        leave_out=leave_out,
+        required=("burst", "z"),
+        name="burst",
+        aliases=ALIASES,
+        quantities=("z",),
+    )
 
 
 def load_konus(relation: str = "amati") -> Bursts:
@@ -134,7 +110,7 @@ def load_konus(relation: str = "amati") -> Bursts:
     """
     if relation not in KONUS_RELATIONS:
         raise ValueError(f"relation: expected one of {listed(KONUS_RELATIONS)}; found {relation!r}.")
-    energies, spectra = (_bundled(f"konus_wind_{name}.csv") for name in ("bursts", "spectra"))
+    energies, spectra = (read_bundled(f"konus_wind_{name}") for name in ("bursts", "spectra"))
     row = {name: i for i, name in enumerate(energies.values("grb"))}
     interval = spectra.values("interval") == ("i" if relation == "amati" else "p")
     burst_row = np.array([row[name] for name in spectra.values("grb")])
@@ -150,16 +126,6 @@ def load_konus(relation: str = "amati") -> Bursts:
         "z": z,
         "log10_flux": log10_flux,
         "sigma_log10_flux": error / (value * np.log(10.0)),
-        "E_peak": spectra.values("e_peak")[used],
-        "E_peak_err_lo": spectra.values("e_peak_err_lo")[used],
-        "E_peak_err_hi": spectra.values("e_peak_err_hi")[used],
-        "alpha": spectra.values("alpha")[used],
-        "beta": spectra.values("beta")[used],
+        **{key: spectra.values(key.lower())[used] for key in KONUS_SPECTRA},
     }
     return Bursts.from_columns(columns, quantity="fluence" if relation == "amati" else "flux")
-
-
-def _bundled(name: str) -> TableColumns:
-    """Read a table bundled with the package."""
-    with resources.as_file(resources.files("hbm_jax.data") / "bundled" / name) as path:
-        return read_table(path)

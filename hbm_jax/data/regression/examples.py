@@ -2,11 +2,8 @@
 
 from importlib import resources
 
-from hbm_jax.data.tables import read_table
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import DataError
-
-__all__ = ["EXAMPLES", "load_example"]
 
 EXAMPLES = {
     "baseball": "baseball_1970",
@@ -57,22 +54,9 @@ def load_example(name: str):
             f"load_example: unknown data set {name!r}{did_you_mean(name, EXAMPLES)}: expected one of "
             f"{listed(EXAMPLES)}; found {name!r}."
         )
-    path = resources.files("hbm_jax.data.bundled") / f"{EXAMPLES[name]}.csv"
-    with resources.as_file(path) as file:
-        columns = read_table(file).columns
-        comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-    table = Table({key: _numbers(values) for key, values in columns.items()}, meta={"comments": comments})
+    with resources.as_file(resources.files("hbm_jax.data") / "bundled" / f"{EXAMPLES[name]}.csv") as path:
+        table = Table.read(path, format="ascii.csv", comment="#")
     return _one_row_per_weight(table) if name == "rats" else table
-
-
-def _numbers(values):
-    """Return text as integers or floats if all values allow it."""
-    for kind in (int, float):
-        try:
-            return [kind(value) for value in values]
-        except ValueError:
-            continue
-    return list(values)
 
 
 def _one_row_per_weight(table):

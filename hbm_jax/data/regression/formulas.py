@@ -8,32 +8,15 @@ from typing import Any
 import numpy as np
 
 from hbm_jax.data.regression.grammar import (
-    EXAMPLE,
     NUMBER_FUNCTIONS,
-    GroupTerm,
-    ParsedFormula,
     expanded,
-    parse,
     tokens_of,
 )
-from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import DataError
-
-__all__ = ["EXAMPLE", "GroupTerm", "ParsedFormula", "design", "frame_of", "parse", "require_columns", "require_numbers"]
 
 
 def require_few_columns(terms: str, frame: Any, limit: int) -> None:
-    """Raise `DataError` if a formula has more columns than `limit`, before any column is computed.
-
-    Parameters
-    ----------
-    terms : str
-        Right-hand side, as `parse` returns it.
-    frame : pandas.DataFrame
-        The table.
-    limit : int
-        Largest number of columns.
-    """
+    """Raise `DataError` if a right-hand side has more columns than `limit`, before any column is computed."""
     expansion = expanded(terms)
     min_columns = {}
     for factor in frozenset().union(*expansion):
@@ -136,16 +119,6 @@ def require_numbers(names, frame: Any) -> None:
         if frame[name].dtype.kind not in "iufb":
             value = frame[name].iloc[0]
             raise DataError(f"{name}: expected numbers to compute with; found text such as {value!r}.")
-
-
-def require_columns(names, columns, formula: str) -> None:
-    """Raise `DataError` for the first name that is not a column of the table."""
-    for name in sorted(names):
-        if name not in columns:
-            raise DataError(
-                f"formula {formula!r}: {name!r} is not in the table{did_you_mean(name, columns)}: expected one of "
-                f"{listed(columns)}; found {name!r}."
-            )
 
 
 def _plain_message(error, safe_names: Mapping[str, str]) -> str:

@@ -101,11 +101,8 @@ class Token:
 
 
 @dataclass
-class _Parser:
-    """Recursive-descent parser: each method named like a rule of the grammar reads that rule and returns its text.
-
-    Methods of terms also return their expansion: the set of products, each a set of columns and functions.
-    """
+class _Tokens:
+    """Tokens of a formula, read one after the other."""
 
     formula: str
     tokens: list[Token] = field(default_factory=list)
@@ -145,12 +142,14 @@ class _Parser:
         hint = f"{'...' * (last < len(self.formula))}, {EXAMPLE}.{hint}"
         return DataError(f"formula: expected {expected}; found {found} at character {start + 1}: {excerpt}{hint}")
 
+    def take(self) -> str:
+        """Read the next token and return its text."""
+        self.position += 1
+        return self.tokens[self.position - 1].text
+
     def accept(self, *signs: str) -> str | None:
         """Read the next token and return its text if it is one of these signs, else return None."""
-        if self.current.kind == "sign" and self.current.text in signs:
-            self.position += 1
-            return self.tokens[self.position - 1].text
-        return None
+        return self.take() if self.current.kind == "sign" and self.current.text in signs else None
 
     def expect(self, sign: str, expected: str) -> None:
         """Read a sign that must come next."""
@@ -163,13 +162,105 @@ class _Parser:
         if self.depth > MAX_DEPTH:
             raise self.error(f"at most {MAX_DEPTH} nested parentheses")
 
+    def leave_parenthesis(self) -> None:
+        """Read the closing parenthesis of an expression."""
+        self.expect(")", "an operator or ')'")
+        self.depth -= 1
+
     def column(self) -> str:
         """Read the name of a column."""
         if self.current.kind not in ("name", "quoted"):
             raise self.error("the name of a column")
         self.columns.add(self.current.text)
+        return self.take()
+
+    def is_call(self) -> bool:
+        """Return whether a function comes next."""
+        return self.current.kind == "name" and self.tokens[self.position + 1].text == "("
+
+
+class _Arithmetic(_Tokens):
+    """Parser of functions and of arithmetic: each method named like a rule of the grammar reads it, returns its text.
+
+    Columns of arithmetic must be numeric.
+    """
+
+    def function(self, only_numbers: bool = False) -> str:
+        """Read a function and its arguments."""
+        name = self.current.text
+        known = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
+        if name not in known:
+            raise self.error(f"a function, one of {listed(sorted(known))}{did_you_mean(name, known)}")
+        self.position += 2
+        self.enter_parenthesis()
+        arguments = [_quoted(self.column()) if name == "C" else self.arithmetic()]
+        while self.accept(","):
+            arguments.append(self.arithmetic())
+        self.depth -= 1
+        num_arguments = COLUMN_FUNCTIONS.get(name, 1)
+        if len(arguments) != num_arguments:
+            raise self.error(
+                f"{num_arguments} argument{'s' * (num_arguments > 1)} of {name}", found=str(len(arguments))
+            )
+        if name == "poly" and arguments[1] not in map(str, range(1, MAX_POWER + 1)):
+            raise self.error(f"poly(x, n) with n from 1 to {MAX_POWER}", found=arguments[1])
+        self.expect(")", "')'")
+        return f"{name}({', '.join(arguments)})"
+
+    def arithmetic(self) -> str:
+        """Read an arithmetic expression of numbers, columns and functions."""
+        text = ""
+        while True:
+            while sign := self.accept("-", "+"):
+                text += sign
+            start = self.position
+            text += self.operand()
+            if self.current.text == "**" and not any(
+                t.kind in ("name", "quoted") for t in self.tokens[start : self.position]
+            ):
+                raise self.error("a column as base of a power")  # 9**9**9 does not fit in memory
+            if self.accept("**"):
+                text += f" ** {self.exponent()}"
+            sign = self.accept("+", "-", "*", "/")
+            if sign is None:
+                return text
+            text += f" {sign} "
+
+    def exponent(self) -> str:
+        """Read the exponent of a power in an arithmetic expression."""
+        sign = self.accept("-") or ""
+        if self.current.kind != "number" or float(self.current.text) > MAX_POWER:
+            raise self.error(f"a number up to {MAX_POWER} as exponent")
+        return sign + self.number()
+
+    def number(self) -> str:
+        """Read a number."""
+        text = self.current.text
+        if len(text) > MAX_DIGITS:
+            raise self.error(f"numbers of at most {MAX_DIGITS} characters", found=f"one of {len(text)}")
         self.position += 1
-        return self.tokens[self.position - 1].text
+        return str(int(text)) if text.isdigit() else text
+
+    def operand(self) -> str:
+        """Read a number, a column, a function or an expression in parentheses."""
+        if self.current.kind == "number":
+            return self.number()
+        if self.accept("("):
+            self.enter_parenthesis()
+            text = self.arithmetic()
+            self.leave_parenthesis()
+            return f"({text})"
+        if self.is_call():
+            return self.function(only_numbers=True)
+        self.numbers.add(self.current.text)
+        return _quoted(self.column())
+
+
+class _Parser(_Arithmetic):
+    """Parser of formulas and their terms, by recursive descent.
+
+    Methods of terms also return their expansion: the set of products, each a set of columns and functions.
+    """
 
     def parse(self) -> ParsedFormula:
         """Return the parsed formula."""
@@ -242,10 +333,8 @@ class _Parser:
         while sign := self.accept("*", "/"):
             other_text, other_expansion = self.interaction()
             crossed = self.crossed(expansion if sign == "*" else {frozenset().union(*expansion)}, other_expansion)
-            text, expansion = (
-                f"{text} {sign} {other_text}",
-                expansion | crossed | (other_expansion if sign == "*" else set()),
-            )
+            text = f"{text} {sign} {other_text}"
+            expansion = expansion | crossed | (other_expansion if sign == "*" else set())
         return text, expansion
 
     def interaction(self) -> tuple[str, set[frozenset]]:
@@ -269,8 +358,7 @@ class _Parser:
             return text, terms
         if self.current.kind != "number" or self.current.text not in map(str, range(1, MAX_POWER + 1)):
             raise self.error(f"a power from 1 to {MAX_POWER}")
-        degree, expansion = int(self.current.text), terms
-        self.position += 1
+        degree, expansion = int(self.take()), terms
         for _ in range(degree - 1):
             expansion = expansion | self.crossed(expansion, terms)
         return f"{text}**{degree}", expansion
@@ -280,93 +368,16 @@ class _Parser:
         if self.current.kind == "number":
             if self.current.text not in ("0", "1"):
                 raise self.error("0 (no intercept) or 1 (intercept)")
-            self.position += 1
-            return self.tokens[self.position - 1].text, {frozenset()}
+            return self.take(), {frozenset()}
         if self.is_group():
             raise self.error("'+' before a group term")
         if self.accept("("):
             self.enter_parenthesis()
             text, terms = self.terms()
-            self.expect(")", "an operator or ')'")
-            self.depth -= 1
+            self.leave_parenthesis()
             return f"({text})", terms
         text = self.function() if self.is_call() else _quoted(self.column())
         return text, {frozenset({text})}
-
-    def is_call(self) -> bool:
-        """Return whether a function comes next."""
-        return self.current.kind == "name" and self.tokens[self.position + 1].text == "("
-
-    def function(self, only_numbers: bool = False) -> str:
-        """Read a function and its arguments."""
-        name = self.current.text
-        known = NUMBER_FUNCTIONS if only_numbers else NUMBER_FUNCTIONS.keys() | COLUMN_FUNCTIONS.keys()
-        if name not in known:
-            raise self.error(f"a function, one of {listed(sorted(known))}{did_you_mean(name, known)}")
-        self.position += 2
-        self.enter_parenthesis()
-        arguments = [_quoted(self.column()) if name == "C" else self.arithmetic()]
-        while self.accept(","):
-            arguments.append(self.arithmetic())
-        self.depth -= 1
-        num_arguments = COLUMN_FUNCTIONS.get(name, 1)
-        if len(arguments) != num_arguments:
-            raise self.error(
-                f"{num_arguments} argument{'s' * (num_arguments > 1)} of {name}", found=str(len(arguments))
-            )
-        if name == "poly" and arguments[1] not in map(str, range(1, MAX_POWER + 1)):
-            raise self.error(f"poly(x, n) with n from 1 to {MAX_POWER}", found=arguments[1])
-        self.expect(")", "')'")
-        return f"{name}({', '.join(arguments)})"
-
-    def arithmetic(self) -> str:
-        """Read an arithmetic expression of numbers, columns and functions."""
-        text = ""
-        while True:
-            while sign := self.accept("-", "+"):
-                text += sign
-            start = self.position
-            text += self.operand()
-            if self.current.text == "**" and not any(
-                t.kind in ("name", "quoted") for t in self.tokens[start : self.position]
-            ):
-                raise self.error("a column as base of a power")  # 9**9**9 does not fit in memory
-            if self.accept("**"):
-                text += f" ** {self.exponent()}"
-            sign = self.accept("+", "-", "*", "/")
-            if sign is None:
-                return text
-            text += f" {sign} "
-
-    def exponent(self) -> str:
-        """Read the exponent of a power in an arithmetic expression."""
-        sign = self.accept("-") or ""
-        if self.current.kind != "number" or float(self.current.text) > MAX_POWER:
-            raise self.error(f"a number up to {MAX_POWER} as exponent")
-        return sign + self.number()
-
-    def number(self) -> str:
-        """Read a number."""
-        text = self.current.text
-        if len(text) > MAX_DIGITS:
-            raise self.error(f"numbers of at most {MAX_DIGITS} characters", found=f"one of {len(text)}")
-        self.position += 1
-        return str(int(text)) if text.isdigit() else text
-
-    def operand(self) -> str:
-        """Read a number, a column, a function or an expression in parentheses."""
-        if self.current.kind == "number":
-            return self.number()
-        if self.accept("("):
-            self.enter_parenthesis()
-            text = self.arithmetic()
-            self.expect(")", "an operator or ')'")
-            self.depth -= 1
-            return f"({text})"
-        if self.is_call():
-            return self.function(only_numbers=True)
-        self.numbers.add(self.current.text)
-        return _quoted(self.column())
 
 
 def _quoted(name: str) -> str:

@@ -9,17 +9,17 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike
 
-from hbm_jax.data.columns import HasWarnings, check_plain, unused_errors, warnings_of
+from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
+from hbm_jax.data.columns import check_plain, require_in_table, unused_errors
 from hbm_jax.data.regression import formulas
+from hbm_jax.data.regression.grammar import EXAMPLE, parse
 from hbm_jax.data.regression.group_designs import GroupDesign, group_designs
-from hbm_jax.data.tables import make_from_rows, read_table
-from hbm_jax.names import did_you_mean, listed
-from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, text_tuple, warn_unusual
-
-__all__ = ["RegressionData", "read_regression"]
+from hbm_jax.data.sample import HasWarnings, reshaped, selected_rows, warnings_of
+from hbm_jax.data.tables import read_table
+from hbm_jax.names import listed
+from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, text_tuple
 
 INTERCEPT = "Intercept"
-ROLES = ("trials", "exposure", "offset", "error", "name")  # of columns outside the formula
 # A column is linearly dependent if its norm orthogonal to the preceding columns is smaller, relative to its norm.
 DEPENDENT = 1e-9
 
@@ -136,46 +136,28 @@ class RegressionData(HasWarnings):
         """
         options = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
         roles = {role: column for role, column in options.items() if column}
-        if not formula:
-            raise DataError(f"formula: expected one, {formulas.EXAMPLE}; found none.")
-        parsed = formulas.parse(formula)
-        formula_columns = set(parsed.columns)
-        formulas.require_columns(formula_columns, columns, formula)
-        for role, column in roles.items():
-            if column not in columns:
-                raise DataError(
-                    f"{role}: {column!r} is not in the table{did_you_mean(column, columns)}: expected one of "
-                    f"{listed(columns)}; found {column!r}."
-                )
-        _reject_empty_groups(columns, parsed)
-        used = [key for key in columns if key in formula_columns | set(roles.values())]
-        frame = formulas.frame_of({key: np.asanyarray(columns[key]) for key in used})
-        formulas.require_numbers(parsed.numbers, frame)
-        num = len(frame)
-        if num < 2:
-            raise DataError(f"{parsed.response}: expected 2 points or more; found {num}.")
-        labels = text_tuple(columns[roles["name"]], roles["name"], "row {row}") if "name" in roles else None
-        point_names = labels or tuple(map(str, range(num)))
-        for column in formula_columns:
+        parsed, frame = _checked_frame(columns, formula, roles)
+        names = text_tuple(columns[roles["name"]], roles["name"], "row {row}") if "name" in roles else ()
+        for column in parsed.columns:
             is_missing = frame[column].isna().to_numpy()
-            reject_rows(is_missing, frame[column].to_numpy(dtype=object), column, "a value", labels or ())
-        y, categories = _response(parsed.response, frame, labels or ())
+            reject_rows(is_missing, frame[column].to_numpy(dtype=object), column, "a value", names)
+        y, categories = _response(parsed.response, frame, names)
         terms, matrix = formulas.design(parsed.fixed, frame, "the terms shared by all points")
         for index, term in enumerate(terms):
-            reject_rows(~np.isfinite(matrix[:, index]), matrix[:, index], term, "a finite number", labels or ())
+            reject_rows(~np.isfinite(matrix[:, index]), matrix[:, index], term, "a finite number", names)
         means, scales, basis = _scales(terms, matrix)
-        groups, within = group_designs(parsed.groups, frame, matrix, labels or ())
-        stored_columns = {
-            key: np.asarray(frame[key].to_numpy(), float if frame[key].dtype.kind in "iuf" else str) for key in used
+        groups, within = group_designs(parsed.groups, frame, matrix, names)
+        used = {
+            key: np.asarray(frame[key].to_numpy(), float if frame[key].dtype.kind in "iuf" else str) for key in frame
         }
         return cls(
-            point_names,
+            names or tuple(map(str, range(len(frame)))),
             parsed.response,
             terms,
             categories,
             frozen_array(y),
             frozen_array(matrix),
-            **_roles(frame, roles, y, labels or ()),
+            **_roles(frame, roles, y, names),
             groups=groups,
             within=frozen_array(within),
             means=frozen_array(means),
@@ -183,8 +165,8 @@ class RegressionData(HasWarnings):
             basis=frozen_array(basis),
             y_mean=frozen_array(y.mean()),
             y_std=frozen_array(y.std() or 1.0),
-            source=Source(stored_columns, formula, roles),
-            warnings=tuple(_unusual(stored_columns, roles)),
+            source=Source(used, formula, roles),
+            warnings=tuple(_unusual(used, roles)),
         )
 
     @classmethod
@@ -251,10 +233,6 @@ class RegressionData(HasWarnings):
         formula = f"y ~ {' + '.join([*terms, *(f'({group_terms} | `{group}`)' for group in groups)])}"
         return cls.from_columns(columns, formula, **{role: role for role in option_columns})
 
-    def __len__(self) -> int:
-        """Return the number of points."""
-        return len(self.name)
-
     def __repr__(self) -> str:
         return f"RegressionData({self.source.formula}, {len(self)} points)"
 
@@ -269,7 +247,7 @@ class RegressionData(HasWarnings):
 
     def subset(self, rows: ArrayLike) -> "RegressionData":
         """Return the points selected by a boolean mask or by integer indices, with means and scales computed anew."""
-        picked = np.arange(len(self))[np.asarray(rows)]
+        picked = selected_rows(rows, len(self), "point")
         columns = {key: values[picked] for key, values in self.source.columns.items()}
         data = RegressionData.from_columns(columns, self.source.formula, **self.source.roles)
         data = dataclasses.replace(data, name=tuple(self.name[i] for i in picked), warnings=self.warnings)
@@ -277,17 +255,14 @@ class RegressionData(HasWarnings):
 
     def replace_observations(self, observed: ArrayLike) -> "RegressionData":
         """Return a copy with a new response (N,) and the same design."""
-        values = np.asarray(observed, float)
-        if values.shape != np.shape(self.y):
-            raise DataError(f"observed: expected shape {np.shape(self.y)}; found {values.shape}.")
-        return dataclasses.replace(self, y=frozen_array(values))
+        return dataclasses.replace(self, y=frozen_array(reshaped(observed, self.y, "observed")))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays, with text as arrays of strings, for storage and fingerprints."""
         columns = {f"column:{key}": values for key, values in self.source.columns.items()}
         roles = {f"role:{role}": np.asarray(column) for role, column in self.source.roles.items()}
         others = {"formula": np.asarray(self.source.formula), "observed": np.asarray(self.y)}
-        return columns | roles | others | self._stored()
+        return columns | roles | others | self._stored_warnings()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "RegressionData":
@@ -313,6 +288,24 @@ class RegressionData(HasWarnings):
             [self.categories[int(value)] for value in y] if self.categories else y
         )
         return table
+
+
+def _checked_frame(columns: Mapping[str, Any], formula: str, roles: Mapping[str, str]):
+    """Return the parsed formula, and a pandas data frame of the columns that it and the roles use."""
+    if not formula:
+        raise DataError(f"formula: expected one, {EXAMPLE}; found none.")
+    parsed = parse(formula)
+    for column in sorted(parsed.columns):
+        require_in_table(f"formula {formula!r}: {column!r}", column, columns)
+    for role, column in roles.items():
+        require_in_table(f"{role}: {column!r}", column, columns)
+    _reject_empty_groups(columns, parsed)
+    used = parsed.columns | set(roles.values())
+    frame = formulas.frame_of({key: np.asanyarray(columns[key]) for key in columns if key in used})
+    formulas.require_numbers(parsed.numbers, frame)
+    if len(frame) < 2:
+        raise DataError(f"{parsed.response}: expected 2 points or more; found {len(frame)}.")
+    return parsed, frame
 
 
 def _reject_empty_groups(columns, parsed) -> None:
@@ -421,17 +414,9 @@ def read_regression(
 
     Parameters
     ----------
-    source
-        Path of a CSV, ECSV or FITS file, or a table in memory; see `hbm_jax.data.read_table`.
-    columns
-        Mapping of names used in the formula to names in the table: ``{"y": "log_L"}``.
-    format
-        File format, if the suffix does not identify it.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
-    leave_out
-        Rows to leave out: names of points, or ``"row 3"`` counted from 0; ``"bad"`` leaves out unusable rows with a
-        warning.
+    source, columns, format, missing, leave_out
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`; `columns` may rename any column for
+        use in the formula.
     formula, trials, exposure, offset, error, name
         As in `RegressionData.from_columns`.
 
@@ -441,10 +426,8 @@ def read_regression(
 
     Raises
     ------
-    FileNotFoundError
-        If the path does not exist.
-    DataError
-        As in `RegressionData.from_columns`; the message begins with the name of the table.
+    FileNotFoundError, DataError
+        As for `hbm_jax.data.read_table` and `RegressionData.from_columns`.
 
     Examples
     --------
@@ -452,16 +435,15 @@ def read_regression(
     3
     """
     table = read_table(source, format=format, missing=missing)
-    try:
-        for key, column in dict(columns or {}).items():
-            if column not in table.columns:
-                raise DataError(
-                    f"columns[{key!r}] = {column!r} is not in the table{did_you_mean(column, table.columns)}: expected "
-                    f"one of {listed(table.columns)}; found {column!r}."
-                )
-        names = dict.fromkeys(table.columns) | dict.fromkeys(columns or {})
-        # Columns of pandas keep their declared categories.
-        values = {key: _column_of(table, (columns or {}).get(key, key)) for key in names}
+    columns = dict(columns or {})
+    with named_errors(table.origin):
+        for key, column in columns.items():
+            require_in_table(f"columns[{key!r}] = {column!r}", column, table.columns)
+        names = {key: columns.get(key, key) for key in dict.fromkeys([*table.columns, *columns])}
+        values = {
+            key: given if hasattr(given := table.columns[column], "cat") else table.values(column)  # cat: of pandas
+            for key, column in names.items()
+        }
         roles = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
         data, left_out, _ = make_from_rows(
             values,
@@ -469,12 +451,10 @@ def read_regression(
             name=name or "name",
             leave_out=leave_out,
         )
-    except DataError as data_error:
-        raise DataError(f"{table.origin}: {data_error}") from data_error
     used = {key: key for key in data.source.columns}
     error_columns = {} if error is None else {f"sigma_{data.response}": error}
     unused = unused_errors(used | error_columns, table.columns, used)
-    return dataclasses.replace(data, warnings=warn_unusual([*left_out, *unused, *data.warnings], origin=table.origin))
+    return with_warnings(data, [*left_out, *unused, *data.warnings], table)
 
 
 def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> list[str]:
@@ -482,18 +462,3 @@ def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> lis
     names = {roles[role] for role in ("name",) if role in roles}
     numbers = {key: values for key, values in columns.items() if values.dtype.kind == "f" and key not in names}
     return check_plain(numbers, {})
-
-
-def _column_of(table, name: str):
-    """Return a column: categorical ones as they are, masked numbers with NaN, masked text with None."""
-    column = table.columns[name]
-    if hasattr(column, "cat"):
-        return column
-    values = table.values(name)
-    if not np.ma.isMaskedArray(values):
-        return values
-    is_numeric = values.dtype.kind in "iuf"
-    # MaskedArray.filled takes None for the default fill value.
-    filled = np.ma.getdata(values).astype(float if is_numeric else object)
-    filled[np.ma.getmaskarray(values)] = np.nan if is_numeric else None
-    return filled

@@ -1,11 +1,11 @@
 """Columns of a supernova table, and their validation for `Supernovae`."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hbm_jax.data.columns import (
     ERROR,
@@ -17,9 +17,11 @@ from hbm_jax.data.columns import (
     check_values,
     repeated_names,
 )
+from hbm_jax.data.sample import HasWarnings
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
+    Floats,
     float_vector,
     frozen_array,
     reject_unknown,
@@ -28,10 +30,6 @@ from hbm_jax.validation import (
     require_same_length,
     text_tuple,
 )
-
-__all__ = ["COLUMNS", "UNMEASURED_MASS_ERROR", "checked_fields"]
-
-Floats = NDArray[np.float64]
 
 QUANTITIES = ("m_b", "x1", "c")
 COVARIANCES = {"cov_m_x1": (0, 1), "cov_m_c": (0, 2), "cov_x1_c": (1, 2)}
@@ -70,6 +68,56 @@ COLUMNS: dict[str, Column] = {
 }
 
 
+class HasSurveys(HasWarnings):
+    """Base of samples of objects from several surveys."""
+
+    survey: tuple[str, ...]
+
+    @property
+    def survey_counts(self) -> dict[str, int]:
+        """Number of objects in each survey, in descending order."""
+        return dict(Counter(self.survey).most_common())
+
+    def _survey_text(self) -> str:
+        """Return the numbers of objects in the surveys in words, empty if these are unknown."""
+        counts = self.survey_counts
+        return "" if set(counts) == {"unknown"} else f" ({', '.join(f'{name} {num}' for name, num in counts.items())})"
+
+
+class CheckedColumns(NamedTuple):
+    """Columns of objects: names, surveys and numbers by standard name, and warnings about unusual values."""
+
+    names: tuple[str, ...]
+    survey: tuple[str, ...]
+    numbers: dict[str, Floats]
+    warnings: list[str]
+
+
+def checked_columns(
+    columns: Mapping[str, Any], declared: Mapping[str, Column], what: Mapping[str, str], optional: Container[str]
+) -> CheckedColumns:
+    """Check names, surveys and numbers of objects, by standard name, of which ``z_cmb`` is required.
+
+    Values may be missing in `optional` columns; `what` has the names of the columns in messages.
+    """
+    texts = {
+        key: text_tuple(columns[key], what.get(key, key), default)
+        for key, default in (("name", "row {row}"), ("survey", "unknown"))
+        if key in columns
+    }
+    names = texts.get("name", ())
+    numbers = {
+        key: float_vector(value, what.get(key, key), names, allow_missing=key in optional)
+        for key, value in columns.items()
+        if key not in texts
+    }
+    num = require_same_length({key: len(value) for key, value in (numbers | texts).items()})
+    names = names or tuple(f"row {row}" for row in range(num))
+    warnings = check_values(numbers, declared, what, names)
+    check_frames(numbers["z_cmb"], numbers.get("z_hel", numbers["z_cmb"]), what, names)
+    return CheckedColumns(names, texts.get("survey", ("unknown",) * num), numbers, warnings)
+
+
 def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
     """Return the validated fields of `Supernovae` from columns; see `Supernovae.from_columns`."""
     reject_unknown(columns, list(COLUMNS), "column")
@@ -77,35 +125,18 @@ def checked_fields(columns: Mapping[str, Any], called: Mapping[str, str]) -> dic
         require_present(key, columns)
     what = {key: f"column {called.get(key, key)!r}" for key in columns}
     what |= {key: f"{what[key]} ({key})" for key, name in called.items() if key in columns and name != key}
-
-    names = text_tuple(columns["name"], what["name"], "row {row}") if "name" in columns else ()
-    texts = {}
-    if "survey" in columns:
-        texts["survey"] = text_tuple(columns["survey"], what["survey"], "unknown")
-    numbers = {
-        key: float_vector(columns[key], what[key], names, allow_missing=key in MASSES)
-        for key in columns
-        if key not in ("name", "survey", "covariance", "sensitivity", "offset_name")
-    }
-    lengths = {key: len(value) for key, value in (texts | numbers).items()}
-    num = require_same_length(lengths | ({"name": len(names)} if "name" in columns else {}))
-    names = names or tuple(f"row {row}" for row in range(num))
-
-    warnings = check_values(numbers, COLUMNS, what, names) + repeated_names(names, "supernovae")
-    check_frames(numbers["z_cmb"], numbers["z_hel"], what, names)
+    single = {key: value for key, value in columns.items() if key not in ("covariance", "sensitivity", "offset_name")}
+    names, survey, numbers, warnings = checked_columns(single, COLUMNS, what, MASSES)
+    num = len(names)
     if "covariance" in columns:
         covariance = _full_covariance(columns, what["covariance"], num, names)
     else:
-        covariance = _assembled_covariance(numbers, what, num, names)
-    masses = _host_masses(numbers, what, num, names)
-    zero = np.zeros(num)
-    fields: dict[str, Any] = {"name": names, "survey": texts.get("survey", ("unknown",) * num)}
-    fields |= {key: frozen_array(numbers[key]) for key in ("z_cmb", "z_hel", *QUANTITIES)}
-    fields |= {key: frozen_array(numbers.get(key, zero)) for key in VARIANCES}
-    fields |= {key: frozen_array(value) for key, value in masses.items()}
-    fields["sigma_z"] = frozen_array(numbers.get("sigma_z", zero))
-    fields |= {"covariance": frozen_array(covariance), "warnings": tuple(warnings)}
-    return fields | _sensitivities(columns, num)
+        covariance = _assembled_covariance(numbers, num, names)
+    arrays = {key: numbers[key] for key in ("z_cmb", "z_hel", *QUANTITIES)}
+    arrays |= {key: numbers.get(key, np.zeros(num)) for key in (*VARIANCES, "sigma_z")}
+    arrays |= _host_masses(numbers, num) | {"covariance": covariance}
+    texts = {"name": names, "survey": survey, "warnings": (*warnings, *repeated_names(names, "supernovae"))}
+    return {key: frozen_array(value) for key, value in arrays.items()} | texts | _sensitivities(columns, num)
 
 
 def _sensitivities(columns: Mapping[str, Any], num: int) -> dict[str, Any]:
@@ -142,9 +173,7 @@ def _full_covariance(columns: Mapping[str, Any], what: str, num: int, names: tup
     return require_covariances(covariance, what, names)
 
 
-def _assembled_covariance(
-    numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
-) -> Floats:
+def _assembled_covariance(numbers: Mapping[str, Floats], num: int, names: tuple[str, ...]) -> Floats:
     """Return the validated (N, 3, 3) covariance assembled from columns of errors and covariances."""
     covariance = np.zeros((num, 3, 3))
     for index, quantity in enumerate(QUANTITIES):
@@ -161,9 +190,7 @@ def _assembled_covariance(
     return require_covariances(covariance, "covariance of (m_b, x1, c)", names)
 
 
-def _host_masses(
-    numbers: Mapping[str, Floats], what: Mapping[str, str], num: int, names: tuple[str, ...]
-) -> dict[str, Floats]:
+def _host_masses(numbers: Mapping[str, Floats], num: int) -> dict[str, Floats]:
     """Return the host masses and their errors, NaN where missing."""
     if not any(key in numbers for key in MASSES):
         return {key: np.full(num, np.nan) for key in MASSES}

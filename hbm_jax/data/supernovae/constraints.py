@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from jax.tree_util import register_dataclass
+from scipy.linalg import block_diag
 
 from hbm_jax.cosmology.compressed import BAO, CMB, QUANTITIES
-from hbm_jax.data.supernovae.dense_covariance import checked_covariance
+from hbm_jax.data.building import named_errors
+from hbm_jax.data.supernovae.dense_covariance import checked_covariance, only_one_of, read_covariance
 from hbm_jax.data.tables import read_table
 from hbm_jax.validation import (
     DataError,
@@ -23,8 +25,6 @@ from hbm_jax.validation import (
     require_same_length,
     text_tuple,
 )
-
-__all__ = ["GaussianConstraints", "desi2024_bao", "planck2018_distance_priors", "read_constraints"]
 
 COLUMNS = ("quantity", "z", "value", "sigma")
 
@@ -91,10 +91,7 @@ class GaussianConstraints:
         require_same_length({"quantity": len(names), "value": len(value), "z": len(z)})
         no_redshift = np.array([name in BAO for name in names]) & (z <= 0)
         reject_rows(no_redshift, z, "z", "a redshift above 0 for a distance over r_d", names)
-        if ("sigma" in columns) == ("covariance" in columns):
-            present = "both" if "sigma" in columns else "neither"
-            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {present}.")
-        if "sigma" in columns:
+        if only_one_of(("sigma", "covariance"), columns) == "sigma":
             sigma = float_vector(columns["sigma"], "sigma", names)
             reject_rows(sigma <= 0, sigma, "sigma", "an error above 0", names)
             require_same_length({"quantity": len(names), "sigma": len(sigma)})
@@ -111,14 +108,11 @@ class GaussianConstraints:
 
     def __add__(self, other: "GaussianConstraints") -> "GaussianConstraints":
         """Return the constraints of both operands, without correlation between them."""
-        covariance = np.zeros((len(self) + len(other),) * 2)
-        covariance[: len(self), : len(self)] = self.covariance
-        covariance[len(self) :, len(self) :] = other.covariance
         return GaussianConstraints(
             self.quantity + other.quantity,
             frozen_array(np.concatenate([self.z, other.z])),
             frozen_array(np.concatenate([self.value, other.value])),
-            frozen_array(covariance),
+            frozen_array(block_diag(self.covariance, other.covariance)),
             "; ".join(filter(None, (self.source, other.source))),
         )
 
@@ -178,10 +172,8 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
     DataError
         As for `GaussianConstraints.from_columns`; the message begins with the path.
     """
-    from hbm_jax.data.supernovae.dense_covariance import read_covariance
-
     columns: dict[str, Any]
-    try:
+    with named_errors(path):
         if Path(path).suffix in (".txt", ".dat") and Path(path).exists():
             rows = [line.split() for line in Path(path).read_text().splitlines() if line.strip() and line[0] != "#"]
             if any(len(row) != 3 for row in rows):
@@ -196,8 +188,6 @@ def read_constraints(path: str | os.PathLike, *, covariance: str | os.PathLike |
             columns.pop("sigma", None)
             columns["covariance"] = read_covariance(covariance, len(columns.get("value", ())))
         return GaussianConstraints.from_columns(columns, source=Path(path).name)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def planck2018_distance_priors() -> GaussianConstraints:
@@ -233,7 +223,7 @@ def desi2024_bao() -> GaussianConstraints:
         (1.317, 27.79, 0.69, 13.82, 0.42, -0.444),
         (2.330, 39.71, 0.94, 8.52, 0.17, -0.477),
     ]
-    columns: dict[str, list] = {"quantity": ["DV_over_rd"] * 2, "z": [0.295, 1.491], "value": [7.93, 26.07]}
+    columns: dict[str, Any] = {"quantity": ["DV_over_rd"] * 2, "z": [0.295, 1.491], "value": [7.93, 26.07]}
     blocks = [np.array([[0.15**2]]), np.array([[0.67**2]])]
     for z, across, sigma_across, along, sigma_along, correlation in pairs:
         columns["quantity"] += ["DM_over_rd", "DH_over_rd"]
@@ -241,11 +231,5 @@ def desi2024_bao() -> GaussianConstraints:
         columns["value"] += [across, along]
         cross = correlation * sigma_across * sigma_along
         blocks.append(np.array([[sigma_across**2, cross], [cross, sigma_along**2]]))
-    covariance = np.zeros((len(columns["z"]),) * 2)
-    start = 0
-    for block in blocks:
-        covariance[start : start + len(block), start : start + len(block)] = block
-        start += len(block)
-    return GaussianConstraints.from_columns(
-        columns | {"covariance": covariance}, source="DESI 2024, arXiv:2404.03002, table 1"
-    )
+    columns["covariance"] = block_diag(*blocks)
+    return GaussianConstraints.from_columns(columns, source="DESI 2024, arXiv:2404.03002, table 1")

@@ -9,19 +9,18 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import selected_rows, warnings_of
+from hbm_jax.data.sample import Sample, selected_rows, warnings_of
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.validation import DataError, frozen_array
 
-__all__ = ["BLOCKS", "CorrelatedSupernovae", "blocks_from_joint"]
-
 # In the order of their coefficients 1, alpha^2, beta^2, 2 alpha, -2 beta, -2 alpha beta.
 BLOCKS = ("v0", "va", "vb", "v0a", "v0b", "vab")
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # of (m_b, x1, c), whose covariance each block is
 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class CorrelatedSupernovae:
+class CorrelatedSupernovae(Sample):
     """Type Ia supernovae whose standardised magnitudes have a dense covariance that depends on alpha and beta.
 
     The covariance of the N magnitudes is
@@ -98,7 +97,7 @@ class CorrelatedSupernovae:
         return cls.from_supernovae(Supernovae.from_columns(table), columns["blocks"], blocks_hold_errors=hold)
 
     @property
-    def name(self) -> tuple[str, ...]:
+    def name(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the supernovae."""
         return self.sne.name
 
@@ -107,22 +106,14 @@ class CorrelatedSupernovae:
         """Survey of each supernova."""
         return self.sne.survey
 
-    def __len__(self) -> int:
-        return len(self.sne)
-
-    def __repr__(self) -> str:
-        return f"CorrelatedSupernovae({len(self)} objects)"
-
     @property
     def total_blocks(self) -> NDArray[np.float64]:
         """Blocks including the errors of the light-curve fits, (6, N, N)."""
         if self.blocks_hold_errors:
             return self.blocks
-        m, x, c = range(3)
-        pairs = ((m, m), (x, x), (c, c), (m, x), (m, c), (x, c))
         total = np.array(self.blocks)
         index = np.arange(len(self))
-        for block, (i, j) in zip(total, pairs, strict=True):
+        for block, (i, j) in zip(total, PAIRS, strict=True):
             block[index, index] += self.sne.covariance[:, i, j]
         return total
 
@@ -178,10 +169,5 @@ def blocks_from_joint(joint: ArrayLike) -> NDArray[np.float64]:
     joint = np.asarray(joint, dtype=np.float64)
     if joint.ndim != 2 or joint.shape[0] != joint.shape[1] or joint.shape[0] % 3:
         raise DataError(f"joint covariance: expected shape (3N, 3N); found {joint.shape}.")
-    m, x, c = range(3)
-
-    def block(i, j):
-        part = joint[i::3, j::3]
-        return 0.5 * (part + part.T)
-
-    return np.array([block(m, m), block(x, x), block(c, c), block(m, x), block(m, c), block(x, c)])
+    parts = [joint[i::3, j::3] for i, j in PAIRS]
+    return np.array([0.5 * (part + part.T) for part in parts])

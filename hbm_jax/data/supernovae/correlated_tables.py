@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from hbm_jax.data.columns import leave_out_rows
+from hbm_jax.data.building import leave_out_rows
 from hbm_jax.data.supernovae.correlated import BLOCKS, CorrelatedSupernovae, blocks_from_joint
+from hbm_jax.data.supernovae.dense_covariance import symmetric
 from hbm_jax.data.supernovae.magnitude_errors import velocity_variance
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.data.supernovae.tables import JLA_ERROR_PARTS, supernovae_and_rows
 from hbm_jax.names import listed
 from hbm_jax.reading import read_text, readable, refuse_expansion
 from hbm_jax.validation import DataError
-
-__all__ = ["read_correlated_supernovae"]
 
 # Conley et al. 2011, ApJS 192, 1: intrinsic scatter by survey [mag], and peculiar velocities of 150 km/s.
 SNLS3_SURVEYS = {0: "snls", 1: "lowz", 2: "hst", 3: "sdss"}
@@ -181,6 +180,4 @@ def _matrix(stored, name: str) -> np.ndarray:
     num = int((np.sqrt(8.0 * triangle.size + 1.0) - 1.0) / 2.0)
     if num * (num + 1) // 2 != triangle.size:
         raise DataError(f"{name}_tril: expected N (N + 1) / 2 numbers; found {triangle.size}.")
-    full = np.zeros((num, num))
-    full[np.tril_indices(num)] = triangle
-    return full + np.tril(full, -1).T
+    return symmetric(triangle, num, lower=True)

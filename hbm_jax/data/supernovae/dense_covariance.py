@@ -1,16 +1,15 @@
 """Dense covariances of supernova samples: readers of the published file formats, and validation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hbm_jax.names import listed
 from hbm_jax.reading import read_text, readable
 from hbm_jax.validation import SMALLEST_CORRELATION_EIGENVALUE, DataError, Floats, reject_rows
-
-__all__ = ["checked_covariance", "read_covariance"]
 
 # Largest allowed difference of elements (i, j) and (j, i), in units of the product of the errors: published text has
 # six digits or more.
@@ -50,13 +49,24 @@ def checked_covariance(covariance: Any, what: str, names: Sequence[str]) -> Floa
         np.linalg.cholesky(correlation - SMALLEST_CORRELATION_EIGENVALUE * np.eye(num))
     except np.linalg.LinAlgError:
         eigenvalues, vectors = np.linalg.eigh(correlation)
+        num_bad = int((eigenvalues <= SMALLEST_CORRELATION_EIGENVALUE).sum())
         worst = np.argsort(-np.abs(vectors[:, 0]))[:2]
         raise DataError(
-            f"{what}: expected a positive definite {num} x {num} matrix; found {int((eigenvalues <= 1e-12).sum())} "
+            f"{what}: expected a positive definite {num} x {num} matrix; found {num_bad} "
             f"eigenvalues of its correlation matrix that are not above 0, the smallest {eigenvalues[0]:.3g}; its "
             f"eigenvector is dominated by {' and '.join(names[i] for i in worst)}."
         ) from None
     return 0.5 * (matrix + matrix.T)
+
+
+def only_one_of(keys: Sequence[str], columns: Iterable[str]) -> str:
+    """Return the one of several alternative columns that is there; raise `DataError` if none or several are."""
+    present = [key for key in keys if key in columns]
+    if len(present) != 1:
+        expected = " and ".join(map(repr, keys))
+        found = "both" if present else f"the columns {listed(columns)}"
+        raise DataError(f"expected one of the columns {expected}, found {found}.")
+    return present[0]
 
 
 def read_covariance(path: str | os.PathLike, num: int) -> Floats:
@@ -94,11 +104,17 @@ def read_covariance(path: str | os.PathLike, num: int) -> Floats:
     if values.size == num**2:
         return values.reshape(num, num)
     if path.suffix == ".npz" and values.size == num * (num + 1) // 2:
-        matrix = np.zeros((num, num))
-        matrix[np.triu_indices(num)] = values
-        return np.where(np.tri(num, k=-1, dtype=bool), matrix.T, matrix)
+        return symmetric(values, num, lower=False)
     first = f", the first of them {values[0]:.6g}" if values.size else ""
     raise DataError(
         f"{path}: expected {num} x {num} numbers for {num} objects, with or without {num} before them; found "
         f"{values.size}{first}."
     )
+
+
+def symmetric(triangle: Floats, num: int, *, lower: bool) -> Floats:
+    """Return the symmetric matrix (num, num) whose lower or upper triangle, row by row, has these values."""
+    matrix = np.zeros((num, num))
+    rows, columns = np.tril_indices(num) if lower else np.triu_indices(num)
+    matrix[rows, columns] = matrix[columns, rows] = triangle
+    return matrix

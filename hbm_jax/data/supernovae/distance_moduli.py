@@ -1,7 +1,6 @@
 """Distance-level supernova samples: distance moduli or corrected magnitudes with a dense covariance."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,19 +9,10 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import (
-    POSITIVE_ERROR,
-    REDSHIFT,
-    TEXT,
-    Column,
-    HasWarnings,
-    check_frames,
-    check_values,
-    repeated_names,
-    selected_rows,
-    warnings_of,
-)
-from hbm_jax.data.supernovae.dense_covariance import checked_covariance
+from hbm_jax.data.columns import POSITIVE_ERROR, REDSHIFT, TEXT, Column, repeated_names
+from hbm_jax.data.sample import warnings_of
+from hbm_jax.data.supernovae.columns import HasSurveys, checked_columns
+from hbm_jax.data.supernovae.dense_covariance import checked_covariance, only_one_of
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,
@@ -32,10 +22,7 @@ from hbm_jax.validation import (
     reject_unknown,
     require_present,
     require_same_length,
-    text_tuple,
 )
-
-__all__ = ["DistanceModuli"]
 
 QUANTITIES = ("mu", "m_b_corr")
 # Moduli may have an arbitrary offset, hence the wide allowed range of `mu`.
@@ -55,7 +42,7 @@ COVARIATE = "covariate_"  # prefix of covariates in the output of `to_dict` and 
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class DistanceModuli(HasWarnings):
+class DistanceModuli(HasSurveys):
     """Distance moduli or standardised magnitudes of N objects, with their covariance.
 
     Build it with `from_columns`, `hbm_jax.data.read_distance_moduli` or `hbm_jax.data.load_distance_moduli`. The
@@ -95,6 +82,7 @@ class DistanceModuli(HasWarnings):
     covariance: Floats
     mu_calibrator: Floats
     covariates: dict[str, Floats]
+    matrices = ("covariance",)
 
     @classmethod
     def from_columns(
@@ -112,7 +100,8 @@ class DistanceModuli(HasWarnings):
             Required: `z_cmb`; `mu` or `m_b_corr`; `covariance` (N, N), or `sigma` for independent errors. Optional:
             `z_hel` (default `z_cmb`), `mu_calibrator` (NaN, masked or empty if unknown), `survey`, `name`.
         covariates
-            Additional columns for residual plots; entries may be missing.
+            Additional columns for residual plots, which may also be among `columns` with the prefix ``covariate_``;
+            entries may be missing.
         called
             Column names to use in messages, by standard name.
 
@@ -129,53 +118,31 @@ class DistanceModuli(HasWarnings):
         DistanceModuli(2 objects)
         """
         called = dict(called or {})
-        reject_unknown(columns, list(COLUMNS), "column")
+        columns = {**columns, **{f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}}
+        prefixed = [key for key in columns if key.startswith(COVARIATE)]
+        reject_unknown([key for key in columns if key not in prefixed], list(COLUMNS), "column")
         require_present("z_cmb", columns)
-        quantities = [key for key in QUANTITIES if key in columns]
-        if len(quantities) != 1:
-            present = "both" if quantities else f"the columns {listed(columns)}"
-            raise DataError(f"expected one of the columns 'mu' and 'm_b_corr', found {present}.")
-        if ("sigma" in columns) == ("covariance" in columns):
-            present = "both" if "sigma" in columns else f"the columns {listed(columns)}"
-            raise DataError(f"expected one of the columns 'sigma' and 'covariance', found {present}.")
-        names = text_tuple(columns["name"], called.get("name", "name"), "row {row}") if "name" in columns else ()
-        optional = {"mu_calibrator"} | {f"{COVARIATE}{key}" for key in covariates or {}}
-        numeric = {key: columns[key] for key in columns if key not in ("name", "survey", "covariance")}
-        numeric |= {f"{COVARIATE}{key}": value for key, value in (covariates or {}).items()}
-        numbers = {
-            key: float_vector(value, called.get(key, key), names, allow_missing=key in optional)
-            for key, value in numeric.items()
-        }
-        lengths = {key: len(value) for key, value in numbers.items()}
-        survey = text_tuple(columns["survey"], "survey", "unknown") if "survey" in columns else ()
-        lengths |= ({"name": len(names)} if names else {}) | ({"survey": len(survey)} if survey else {})
-        num = require_same_length(lengths)
-        names = names or tuple(f"row {row}" for row in range(num))
-        warnings = check_values(numbers, COLUMNS, called, names)
-        check_frames(numbers["z_cmb"], numbers.get("z_hel", numbers["z_cmb"]), called, names)
-        if "sigma" in numbers:
+        quantity = only_one_of(QUANTITIES, columns)
+        error = only_one_of(("sigma", "covariance"), columns)
+        single = {key: value for key, value in columns.items() if key != "covariance"}
+        names, survey, numbers, warnings = checked_columns(single, COLUMNS, called, {"mu_calibrator", *prefixed})
+        if error == "sigma":
             covariance = np.diag(numbers["sigma"] ** 2)
             warnings += repeated_names(names, "objects")
         else:
             covariance = checked_covariance(columns["covariance"], called.get("covariance", "covariance"), names)
         return cls(
             names,
-            survey or ("unknown",) * num,
-            quantities[0],
+            survey,
+            quantity,
             frozen_array(numbers["z_cmb"]),
             frozen_array(numbers.get("z_hel", numbers["z_cmb"])),
-            frozen_array(numbers[quantities[0]]),
+            frozen_array(numbers[quantity]),
             frozen_array(covariance),
-            frozen_array(numbers.get("mu_calibrator", np.full(num, np.nan))),
-            {key: frozen_array(numbers[f"{COVARIATE}{key}"]) for key in covariates or {}},
+            frozen_array(numbers.get("mu_calibrator", np.full(len(names), np.nan))),
+            {key.removeprefix(COVARIATE): frozen_array(numbers[key]) for key in prefixed},
             warnings=tuple(warnings),
         )
-
-    def __len__(self) -> int:
-        return len(self.name)
-
-    def __repr__(self) -> str:
-        return f"DistanceModuli({len(self)} objects)"
 
     @property
     def sigma(self) -> Floats:
@@ -187,47 +154,16 @@ class DistanceModuli(HasWarnings):
         """Whether the distance of an object's host is known independently of its redshift, (N,)."""
         return np.isfinite(self.mu_calibrator)
 
-    @property
-    def survey_counts(self) -> dict[str, int]:
-        """Number of objects in each survey, in descending order."""
-        return dict(Counter(self.survey).most_common())
-
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys, redshifts and errors."""
-        surveys = ", ".join(f"{survey} {count}" for survey, count in self.survey_counts.items())
         what = "distance moduli" if self.quantity == "mu" else "corrected magnitudes"
         off_diagonal = np.asarray(self.covariance) - np.diag(np.diagonal(self.covariance))
         errors = "correlated" if off_diagonal.any() else "uncorrelated"
         num_calibrators = int(self.is_calibrator.sum())
         calibrators = f" {num_calibrators} are calibrators of known distance." if num_calibrators else ""
         return (
-            f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g} ({surveys}). Errors are "
-            f"{errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._warning_text()}"
-        )
-
-    def subset(self, rows: ArrayLike) -> "DistanceModuli":
-        """Return the objects selected by a boolean mask (N,) or by integer indices, with their covariance.
-
-        Raises
-        ------
-        DataError
-            If the mask has a wrong length, an index is out of range, or the selection is empty.
-
-        Examples
-        --------
-        >>> data.subset(data.z_cmb > 0.01)  # doctest: +SKIP
-        """
-        index = selected_rows(rows, len(self), "object")
-        vectors: dict[str, Any] = {
-            key: frozen_array(getattr(self, key)[index]) for key in ("z_cmb", "z_hel", "mu", "mu_calibrator")
-        }
-        return dataclasses.replace(
-            self,
-            name=tuple(self.name[i] for i in index),
-            survey=tuple(self.survey[i] for i in index),
-            covariance=frozen_array(self.covariance[np.ix_(index, index)]),
-            covariates={key: frozen_array(value[index]) for key, value in self.covariates.items()},
-            **vectors,
+            f"{len(self)} {what} at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}{self._survey_text()}. "
+            f"Errors are {errors}, with a median of {np.median(self.sigma):.3g} mag.{calibrators}{self._warning_text()}"
         )
 
     def without_survey(self, survey: str) -> "DistanceModuli":
@@ -256,19 +192,15 @@ class DistanceModuli(HasWarnings):
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """Return plain arrays by field name, text as arrays of strings, for storage."""
-        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        covariates = fields.pop("covariates")
-        plain = {key: np.array(value) for key, value in fields.items() if key != "warnings"} | self._stored()
-        return plain | {f"{COVARIATE}{key}": np.array(value) for key, value in covariates.items()}
+        fields = super().to_dict()
+        del fields["covariates"]
+        return fields | {f"{COVARIATE}{key}": np.array(value) for key, value in self.covariates.items()}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "DistanceModuli":
         """Build the container from the output of `to_dict`; every value is restored exactly."""
-        quantity = str(stored["quantity"])
-        covariates = {key.removeprefix(COVARIATE): v for key, v in stored.items() if key.startswith(COVARIATE)}
-        skipped = {"quantity", "mu", "warnings"}
-        columns = {key: v for key, v in stored.items() if key not in skipped and not key.startswith(COVARIATE)}
-        container = cls.from_columns(columns | {quantity: stored["mu"]}, covariates=covariates)
+        columns = {key: value for key, value in stored.items() if key not in ("quantity", "mu", "warnings")}
+        container = cls.from_columns(columns | {str(stored["quantity"]): stored["mu"]})
         return dataclasses.replace(container, warnings=warnings_of(stored))
 
     def to_table(self):

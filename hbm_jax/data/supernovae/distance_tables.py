@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.supernovae.dense_covariance import read_covariance
 from hbm_jax.data.supernovae.distance_moduli import COLUMNS, COVARIATE, QUANTITIES, DistanceModuli
 from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, survey_name
-from hbm_jax.data.tables import TableColumns, make_from_rows, missing_codes, read_table
-from hbm_jax.names import did_you_mean, listed
+from hbm_jax.data.tables import TableColumns, missing_codes, read_table
+from hbm_jax.names import did_you_mean
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, Remedy, warn_unusual
-
-__all__ = ["DISTANCE_FORMATS", "read_distance_moduli"]
+from hbm_jax.validation import DataError, Remedy, float_vector, frozen_array
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
@@ -137,11 +136,8 @@ def read_distance_moduli(
         ``"des-sn5yr"``, ``"des-dovekie"``, ``"union3"`` (the FITS image with the inverse covariance),
         ``"jla-binned"``, ``"pantheon2018"``, ``"union2.1"``: files of these releases. ``"snana"``: a text table of
         SNANA with zHD, zHEL, MU and MUERR. In all formats except ``"table"``, -9 stands for missing values.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
-    leave_out
-        Names of objects to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out unusable
-        rows, with a warning.
+    missing, leave_out
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     covariance_is
         Content of the covariance file: ``"total"``, ``"systematic"`` (the squared errors of the table are added) or
         ``"inverse"`` (of the total covariance). The default depends on the format.
@@ -158,10 +154,8 @@ def read_distance_moduli(
 
     Raises
     ------
-    FileNotFoundError
-        If a path does not exist.
-    DataError
-        For any other problem with the data; the message begins with the path of the table.
+    FileNotFoundError, DataError
+        As for `hbm_jax.data.read_table` and `DistanceModuli.from_columns`.
 
     Examples
     --------
@@ -179,58 +173,47 @@ def read_distance_moduli(
         raise DataError(f"format={format!r} is the format of a file: expected a path; found a {type(source).__name__}.")
     if is_path and not Path(source).exists():
         raise FileNotFoundError(f"{source}: expected a table file, found no such file.")
-    origin = str(source) if is_path else "the given columns"
-    try:
+    with named_errors(source if is_path else "the given columns"):
         if format == "table":
             table = read_table(source, missing=missing)
         else:
             with readable(Path(source), f"a table of the format {format!r}"):
                 table = chosen.read(Path(source))
             table = dataclasses.replace(table, missing=(MISSING, *missing_codes(missing)))
-        values, covariates, called = _columns(table, chosen, columns or {})
+        values, called = _columns(table, chosen, columns or {})
         repeated = repeated_names(values["name"], "objects") if "name" in values else []
         if "name" in values:
             values["name"] = _distinct(values["name"], values.get("survey"))
         values = _with_covariance(values, chosen, covariance, covariance_is)
-        all_columns = values | {f"{COVARIATE}{key}": value for key, value in covariates.items()}
         data, left_out, _ = make_from_rows(
-            all_columns, partial(_container, called=called), name="name", leave_out=leave_out, matrices=("covariance",)
+            values,
+            partial(DistanceModuli.from_columns, called=called),
+            name="name",
+            leave_out=leave_out,
+            matrices=("covariance",),
         )
         # Unused redshift errors cause no warning: the errors of the moduli include them.
         unused = unused_errors(called, table.columns, ("mu_calibrator",))
-        messages = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
-        data = dataclasses.replace(data, warnings=warn_unusual(messages, origin=origin))
-    except DataError as error:
-        text = str(error)
-        raise DataError(text if text.startswith(origin) else f"{origin}: {text}") from error
+        texts = [*left_out, *unused, *(repeated if "sigma" in values else ()), *data.warnings]
+        data = with_warnings(data, texts, table)
     return _selected(data, chosen.z_min if z_min is None else float(z_min), calibrators)
 
 
-def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict, dict]:
+def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[str, str]) -> tuple[dict, dict]:
     """Return columns and covariates of a table by standard name, and the names of the columns in the table."""
     standard = [key for key in COLUMNS if key != "covariance"]
     release_columns = {key: name for key, name in chosen.columns.items() if key in standard and name in table.columns}
     if any(key in user_columns for key in QUANTITIES):
         release_columns = {key: name for key, name in release_columns.items() if key not in QUANTITIES}
     names = table.resolve(standard, dict(release_columns) | dict(user_columns), {})
-    for keys in (("z_cmb",), QUANTITIES):
-        if not any(key in names for key in keys):
-            expected = chosen.columns.get(keys[0]) or keys[0]
-            remedy = Remedy("columns", {keys[0]: "its name in the table"})
-            raise DataError(
-                f"column {expected!r} is missing{did_you_mean(expected, table.columns)}: expected it, or {remedy}; "
-                f"found the columns {listed(table.columns)}.",
-                [remedy],
-            )
-    texts = ("name", "survey")
-    values: dict[str, Any] = {
-        key: table.values(name, COLUMNS[key].unit, text=key in texts) for key, name in names.items()
-    }
+    table.require(names, "z_cmb", QUANTITIES)
+    values: dict[str, Any] = dict(table.values_of(names, COLUMNS))
     if "IDSURVEY" in (names.get("survey"), chosen.columns.get("survey")) and "survey" in values:
         values["survey"] = [survey_name(number) for number in values["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in values:
         flags = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
-        values["mu_calibrator"] = np.where(flags, np.ma.filled(_numbers(values["mu_calibrator"]), np.nan), np.nan)
+        distances = float_vector(values["mu_calibrator"], names["mu_calibrator"], allow_missing=True)
+        values["mu_calibrator"] = np.where(flags, distances, np.nan)
     if "name" in values:
         values["name"] = [str(name) for name in values["name"]]
     if "covariance" in table.columns:
@@ -238,26 +221,10 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
     elif "covariance_0" in table.columns:
         rows = range(len(table.columns["covariance_0"]))
         values["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
-    prefixed = {key.removeprefix(COVARIATE): key for key in table.columns if key.startswith(COVARIATE)}
-    covariates = {key: name for key, name in (dict(chosen.covariates) | prefixed).items() if name in table.columns}
-    return values, {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
-
-
-def _numbers(values: Any) -> np.ma.MaskedArray:
-    """Return a column as a masked array of floats."""
-    plain = np.ma.asarray(values)
-    texts = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
-    return np.ma.MaskedArray(texts.astype(float), np.ma.getmaskarray(plain))
-
-
-def _container(columns: Mapping[str, Any], called: Mapping[str, str]) -> DistanceModuli:
-    """Build the container from columns in which the covariates have their prefix."""
-    covariates = {key.removeprefix(COVARIATE): value for key, value in columns.items() if key.startswith(COVARIATE)}
-    return DistanceModuli.from_columns(
-        {key: value for key, value in columns.items() if not key.startswith(COVARIATE)},
-        covariates=covariates,
-        called=called,
-    )
+    covariates = {f"{COVARIATE}{key}": name for key, name in chosen.covariates.items() if name in table.columns}
+    covariates |= {key: key for key in table.columns if key.startswith(COVARIATE)}
+    numbers = {key: float_vector(table.values(name), name, allow_missing=True) for key, name in covariates.items()}
+    return values | numbers, names
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
@@ -282,9 +249,11 @@ def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance
         if "covariance" in columns:
             columns.pop("sigma", None)
         elif chosen.usual:
+            remedy = Remedy("covariance", DIAGONAL)
             raise DataError(
-                f"expected covariance=<file> ({chosen.usual} of the release), or covariance='{DIAGONAL}' for the "
-                "errors of the table without correlations; found none."
+                f"expected covariance=<file> ({chosen.usual} of the release), or {remedy} for the errors of the table "
+                "without correlations; found none.",
+                [remedy],
             )
         return columns
     columns.pop("covariance", None)
@@ -308,9 +277,11 @@ def _with_covariance(columns: dict[str, Any], chosen: DistanceFormat, covariance
         matrix = matrix + np.diag(variance)
     elif variance is not None and np.mean(np.diagonal(matrix) < TOO_SMALL * variance) > 0.5:
         fraction = float(np.median(np.diagonal(matrix) / variance))
+        remedy = Remedy("covariance_is", "systematic")
         raise DataError(
             f"{covariance}: expected a total covariance, with at least the variances of the table; found a diagonal of "
-            f"{fraction:.2g} of them (median). Try covariance_is='systematic'."
+            f"{fraction:.2g} of them (median). Try {remedy}.",
+            [remedy],
         )
     return columns | {"covariance": matrix}
 
@@ -325,6 +296,4 @@ def _selected(data: DistanceModuli, z_min: float, calibrators: bool) -> Distance
     selected = data if keep.all() else data.subset(keep)
     if calibrators or not selected.is_calibrator.any():
         return selected
-    no_distance = np.full(len(selected), np.nan)
-    no_distance.flags.writeable = False
-    return dataclasses.replace(selected, mu_calibrator=no_distance)
+    return dataclasses.replace(selected, mu_calibrator=frozen_array(np.full(len(selected), np.nan)))

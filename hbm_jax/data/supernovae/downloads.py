@@ -9,8 +9,6 @@ from hbm_jax.data.supernovae.distance_moduli import DistanceModuli
 from hbm_jax.data.supernovae.distance_tables import read_distance_moduli
 from hbm_jax.names import did_you_mean
 
-__all__ = ["DOWNLOADS", "DownloadError", "fetch_distance_moduli", "load_distance_moduli"]
-
 FOLDER = "HBM_JAX_DATA"  # environment variable with the download folder, instead of the user's cache
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from hbm_jax.constants import speed_of_light_km_s
 
-__all__ = ["MagnitudeErrorParts", "lensing_variance", "velocity_variance"]
-
 
 def lensing_variance(z: Any, coefficient: float = 0.055) -> Any:
     """Return the magnitude variance from gravitational lensing, (`coefficient` z)^2 [mag^2].

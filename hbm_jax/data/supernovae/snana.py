@@ -10,8 +10,6 @@ from hbm_jax.names import listed
 from hbm_jax.reading import read_text
 from hbm_jax.validation import DataError
 
-__all__ = ["blank_separated", "read_snana", "snana_text", "survey_name"]
-
 # Survey numbers of SNANA (file SURVEY.DEF) that occur in the published compilations.
 SNANA_SURVEYS = {
     1: "SDSS", 4: "SNLS", 5: "CSP", 10: "DES", 15: "PS1MD", 18: "CNIa0.02", 50: "LOWZ/JRK07", 51: "LOSS1", 56: "SOUSA",

@@ -1,7 +1,6 @@
 """Type Ia supernovae: SALT parameters with their covariances, redshifts and host masses."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,20 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import HasWarnings, selected_rows, warnings_of
-from hbm_jax.data.supernovae.columns import COVARIANCES, QUANTITIES, SENSITIVITIES, VARIANCES, checked_fields
+from hbm_jax.data.sample import warnings_of
+from hbm_jax.data.supernovae.columns import (
+    COVARIANCES,
+    QUANTITIES,
+    SENSITIVITIES,
+    VARIANCES,
+    HasSurveys,
+    checked_fields,
+)
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts, lensing_variance, velocity_variance
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.validation import (
     DataError,
+    Floats,
     float_vector,
     frozen_array,
     reject_rows,
@@ -23,14 +30,10 @@ from hbm_jax.validation import (
     require_same_length,
 )
 
-__all__ = ["Supernovae"]
-
-Floats = NDArray[np.float64]
-
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Supernovae(HasWarnings):
+class Supernovae(HasSurveys):
     """Light-curve parameters, redshifts and host masses of N type Ia supernovae, with their errors.
 
     Build it with `from_columns`, `hbm_jax.data.read_supernovae` or `hbm_jax.data.load_jla`. The constructor does not
@@ -81,6 +84,7 @@ class Supernovae(HasWarnings):
     sigma_z: Floats
     sensitivity: Floats
     offset_name: tuple[str, ...] = field(metadata={"static": True})
+    whole = ("offset_name",)
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], *, called: Mapping[str, str] | None = None) -> "Supernovae":
@@ -123,12 +127,6 @@ class Supernovae(HasWarnings):
         """Number of supernovae, N."""
         return len(self.name)
 
-    def __len__(self) -> int:
-        return len(self.name)
-
-    def __repr__(self) -> str:
-        return f"Supernovae({len(self.name)} objects)"
-
     @property
     def variance_m_b_total(self) -> Floats:
         """Sum of the fit, coherent, lensing and velocity variances of m_b [mag^2], (N,)."""
@@ -139,47 +137,16 @@ class Supernovae(HasWarnings):
         """Whether each object has a host mass, (N,)."""
         return np.isfinite(self.log10_mass)
 
-    @property
-    def survey_counts(self) -> dict[str, int]:
-        """Number of supernovae in each survey, in descending order."""
-        return dict(Counter(self.survey).most_common())
-
     def describe(self) -> str:
         """Return a one-paragraph summary: number of objects, surveys, redshifts, errors and host masses."""
-        counts = self.survey_counts
-        listed = ", ".join(f"{name} {num}" for name, num in counts.items())
-        surveys = "" if set(counts) == {"unknown"} else f" ({listed})"
         correlated = any(np.any(self.covariance[:, i, j]) for i, j in COVARIANCES.values())
         parts = [key.removeprefix("variance_") for key in VARIANCES if np.any(getattr(self, key))]
         return (
             f"{self.num_objects} type Ia supernovae at redshift {self.z_cmb.min():.4g} to {self.z_cmb.max():.4g}"
-            f"{surveys}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
+            f"{self._survey_text()}. Fit errors of m_b, x1 and c are {'correlated' if correlated else 'uncorrelated'}; "
             f"separate variances of m_b: {', '.join(parts) or 'none'}; "
             f"host masses: {int(self.has_host_mass.sum())} of {self.num_objects}.{self._warning_text()}"
         )
-
-    def subset(self, rows: ArrayLike) -> "Supernovae":
-        """Return the objects selected by a boolean mask (N,) or by integer indices.
-
-        Raises
-        ------
-        DataError
-            If the mask has a wrong length, an index is out of range, or the selection is empty.
-
-        Examples
-        --------
-        >>> from hbm_jax.data import load_jla
-        >>> sne = load_jla()
-        >>> sne.subset(sne.z_cmb < 0.1).num_objects
-        152
-        """
-        index = selected_rows(rows, self.num_objects, "object")
-        selected: dict[str, Any] = {
-            key: tuple(value[i] for i in index) if isinstance(value, tuple) else frozen_array(value[index])
-            for key, value in self._fields().items()
-            if key != "offset_name"
-        }
-        return dataclasses.replace(self, **selected)
 
     def replace_observations(self, m_b: ArrayLike, x1: ArrayLike, c: ArrayLike) -> "Supernovae":
         """Return a copy with other observed values (N,), for example simulated ones.
@@ -274,7 +241,7 @@ class Supernovae(HasWarnings):
         """Return plain arrays by field name, text as arrays of strings, for storage, without absent optional fields."""
         absent = set() if np.any(self.sigma_z) else {"sigma_z"}
         absent |= set() if self.offset_name else {"sensitivity", "offset_name"}
-        return {key: np.array(value) for key, value in self._fields().items() if key not in absent} | self._stored()
+        return {key: value for key, value in super().to_dict().items() if key not in absent}
 
     def to_table(self):
         """Return an astropy ``Table`` with one row per supernova, which `hbm_jax.data.read_supernovae` reads.
@@ -302,7 +269,3 @@ class Supernovae(HasWarnings):
         """Build the container from the output of `to_dict`; every value is restored exactly."""
         container = cls.from_columns({key: value for key, value in stored.items() if key != "warnings"})
         return dataclasses.replace(container, warnings=warnings_of(stored))
-
-    def _fields(self) -> dict[str, Any]:
-        """Return the fields by name, without warnings and without copying."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "warnings"}

@@ -1,21 +1,17 @@
 """Reader of supernova tables, and the bundled JLA sample."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import repeated_names, unused_errors
 from hbm_jax.data.supernovae.columns import COLUMNS, MASSES, QUANTITIES, SENSITIVITIES
 from hbm_jax.data.supernovae.magnitude_errors import MagnitudeErrorParts
 from hbm_jax.data.supernovae.snana import read_snana
 from hbm_jax.data.supernovae.supernovae import Supernovae
-from hbm_jax.data.tables import TableColumns, make_from_rows, read_table
-from hbm_jax.validation import DataError, warn_unusual
-
-__all__ = ["JLA_ERROR_PARTS", "load_jla", "read_supernovae"]
+from hbm_jax.data.tables import TableColumns, read_bundled, read_table
 
 # Betoule et al. 2014, A&A 568, A22.
 JLA_ERROR_PARTS = MagnitudeErrorParts(
@@ -24,7 +20,6 @@ JLA_ERROR_PARTS = MagnitudeErrorParts(
     sigma_v_km_s=150.0,
 )
 
-TEXTS = ("name", "survey")
 ALIASES = {"log10_mass": "log_mass", "sigma_log10_mass": "sigma_log_mass"}  # as in jla.csv
 
 
@@ -41,24 +36,12 @@ def read_supernovae(
 
     Parameters
     ----------
-    source
-        Path of a CSV, ECSV or FITS file, an astropy ``Table`` or ``QTable``, a pandas ``DataFrame``, a structured array
-        or a mapping of arrays; see `hbm_jax.data.read_table`. Columns with units are converted.
-    columns
-        Column names in the table, by standard name: ``{"m_b": "mB", "z_cmb": "zHD"}``. Columns that already have a
-        standard name (see `Supernovae.from_columns`; also `log_mass`, `sigma_log_mass`) are recognised; other columns
-        are ignored. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME, d_c_NAME``
-        are the sensitivities to the calibration offset NAME, in units of its prior error; of the three, those that are
-        absent are zero.
-    format
-        File format, if the suffix does not determine it; see `hbm_jax.data.read_table`. ``"snana"``: a text table of
-        SNANA (FITRES), in which -9 stands for missing values and the covariances with x0 are converted to covariances
-        with m_b.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
-    leave_out
-        Names of supernovae to leave out, or row numbers such as ``"row 3"``, counted from 0. ``"bad"`` leaves out
-        unusable rows, with a warning.
+    source, columns, format, missing, leave_out
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`; `log_mass` and `sigma_log_mass` are
+        recognised too. Covariances that the table does not contain are zero. Columns ``d_m_b_NAME, d_x1_NAME,
+        d_c_NAME`` are the sensitivities to the calibration offset NAME, in units of its prior error; of the three,
+        those that are absent are zero. ``format="snana"``: a text table of SNANA (FITRES), in which -9 stands for
+        missing values and the covariances with x0 are converted to covariances with m_b.
     sigma_m_b_includes
         Contributions to the table's error of m_b other than the light-curve fit. They are subtracted and stored in the
         ``variance_*`` fields. By default, the error is that of the fit alone.
@@ -69,10 +52,8 @@ def read_supernovae(
 
     Raises
     ------
-    FileNotFoundError
-        If the path does not exist.
-    DataError
-        For any other problem, see `Supernovae.from_columns`; the message begins with the path or type of the table.
+    FileNotFoundError, DataError
+        As for `hbm_jax.data.read_table` and `Supernovae.from_columns`.
 
     Examples
     --------
@@ -92,9 +73,9 @@ def supernovae_and_rows(
     With ``tied``, repeated names cause no warning, because a covariance of all rows accounts for repeated measurements.
     """
     table = read_snana(source, missing) if format == "snana" else read_table(source, format=format, missing=missing)
-    try:
+    with named_errors(table.origin):
         column_names = _resolve(table, columns or {})
-        values = {key: table.values(name, COLUMNS[key].unit, text=key in TEXTS) for key, name in column_names.items()}
+        values: dict[str, Any] = dict(table.values_of(column_names, COLUMNS))
         values |= _sensitivities(table)
         supernovae, left_out, rows = make_from_rows(
             values,
@@ -105,13 +86,10 @@ def supernovae_and_rows(
         )
         if sigma_m_b_includes is not None:
             supernovae = supernovae.separate_error_parts(sigma_m_b_includes)
-    except DataError as error:
-        raise DataError(f"{table.origin}: {error}") from error
     unused = unused_errors(column_names, table.columns, (*QUANTITIES, "z_cmb", "log10_mass"))
     repeated = repeated_names(supernovae.name, "supernovae") if tied else []
     unusual = [text for text in supernovae.warnings if text not in repeated]
-    warnings = warn_unusual([*left_out, *unused, *unusual], origin=table.origin, stacklevel=4)
-    return replace(supernovae, warnings=warnings), rows
+    return with_warnings(supernovae, [*left_out, *unused, *unusual], table, stacklevel=5), rows
 
 
 def load_jla() -> Supernovae:
@@ -140,9 +118,7 @@ def load_jla() -> Supernovae:
     >>> load_jla().num_objects
     740
     """
-    bundled = resources.files("hbm_jax.data") / "bundled" / "jla.csv"
-    with resources.as_file(bundled) as path:
-        return read_supernovae(path, sigma_m_b_includes=JLA_ERROR_PARTS)
+    return read_supernovae(read_bundled("jla"), sigma_m_b_includes=JLA_ERROR_PARTS)
 
 
 def _sensitivities(table: TableColumns) -> dict[str, Any]:

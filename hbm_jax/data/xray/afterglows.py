@@ -9,13 +9,11 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.columns import ERROR, Column, check_values, selected_rows
+from hbm_jax.data.catalogues import HasSpectra
+from hbm_jax.data.columns import ERROR, Column, check_values
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, require_same_length
+from hbm_jax.validation import DataError, Floats, float_vector, frozen_array, reject_rows, require_same_length
 
-__all__ = ["Afterglows"]
-
-Floats = NDArray[np.float64]
 # No Galactic column reaches 50e22 cm^-2, so a larger value must be in other units.
 COLUMNS: dict[str, Column] = {
     "z": Column("", "a redshift", (0.0, 10.0), zero=True),
@@ -27,7 +25,7 @@ COLUMNS: dict[str, Column] = {
 
 @register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
-class Afterglows:
+class Afterglows(HasSpectra):
     """X-ray afterglows with one spectrum each: counts, response, redshift and Galactic column density.
 
     Build it with `from_spectra` or `hbm_jax.data.read_afterglows`; the constructor itself checks nothing. It is a
@@ -54,6 +52,7 @@ class Afterglows:
     sigma_nh_mw: Any
     spectra: SpectrumStack
     left_out: tuple[tuple[str, str], ...] = field(default=(), metadata={"static": True})
+    object_name = "source"
 
     @classmethod
     def from_spectra(
@@ -114,17 +113,6 @@ class Afterglows:
         frozen = {key: frozen_array(value) for key, value in columns.items()}
         return cls(name=names, spectra=spectra, left_out=tuple(left_out), **frozen)
 
-    def __len__(self) -> int:
-        return len(self.name)
-
-    def __repr__(self) -> str:
-        return f"Afterglows({len(self)} sources)"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings about unusual values in the catalogue and the files, one sentence each."""
-        return self.spectra.warnings
-
     @property
     def knows_redshift(self) -> NDArray[np.bool_]:
         """Whether each redshift is known exactly, (N,)."""
@@ -133,54 +121,18 @@ class Afterglows:
     def describe(self) -> str:
         """Return a paragraph on the sample: number of sources, redshifts, counts, energies and backgrounds."""
         s = self.spectra
-        counts = np.asarray(s.counts).sum(axis=1)
+        counts, groups = np.asarray(s.counts).sum(axis=1), np.asarray(s.used).sum(axis=1)
         low, high = np.nanmin(s.e_min), np.nanmax(s.e_max)
         uncertain = int((~self.knows_redshift).sum())
         galactic = int(np.isfinite(self.nh_mw).sum())
-        lines = [
+        text = (
             f"{len(self)} afterglow{'s' if len(self) > 1 else ''} at redshift {np.min(self.z):.4g} to "
             f"{np.max(self.z):.4g}{f', {uncertain} of them uncertain' if uncertain else ''}; "
-            f"{counts.min():.0f} to {counts.max():.0f} counts each "
-            f"(median {np.median(counts):.0f}) from {low:.3g} to {high:.3g} keV, in "
-            f"{int(np.asarray(s.used).sum(axis=1).min())} to {int(np.asarray(s.used).sum(axis=1).max())} groups of "
-            f"channels. Backgrounds: {int(s.has_background.sum())} of {len(self)}; Galactic columns: {galactic} of "
-            f"{len(self)}."
-        ]
-        if self.left_out:
-            lines.append(f"Left out: {'; '.join(f'{name} ({reason})' for name, reason in self.left_out)}")
-        return " ".join([*lines, *(f"Warning: {warning}." for warning in self.warnings)])
-
-    def subset(self, rows: ArrayLike) -> "Afterglows":
-        """Return the sources selected by a boolean mask (N,) or by integer indices.
-
-        Raises
-        ------
-        DataError
-            If the mask has the wrong length, an index is out of range, or the selection is empty.
-        """
-        index = selected_rows(rows, len(self), "source")
-        return dataclasses.replace(
-            self,
-            name=tuple(self.name[i] for i in index),
-            spectra=self.spectra.subset(index),
-            **{key: frozen_array(getattr(self, key)[index]) for key in COLUMNS},  # type: ignore[arg-type]
+            f"{counts.min():.0f} to {counts.max():.0f} counts each (median {np.median(counts):.0f}) from {low:.3g} to "
+            f"{high:.3g} keV, in {groups.min()} to {groups.max()} groups of channels. Backgrounds: "
+            f"{int(s.has_background.sum())} of {len(self)}; Galactic columns: {galactic} of {len(self)}."
         )
-
-    def replace_observations(self, counts: ArrayLike) -> "Afterglows":
-        """Return a copy with new counts in the source regions, (N, G), for example simulated ones.
-
-        Raises
-        ------
-        DataError
-            For a wrong shape, or counts that are negative or not integers.
-        """
-        return dataclasses.replace(self, spectra=self.spectra.replace_observations(counts))
-
-    def to_dict(self) -> dict[str, np.ndarray]:
-        """Return the fields as plain arrays, with text as arrays of strings, for storage."""
-        arrays = {"name": np.array(self.name)} | {key: np.array(getattr(self, key)) for key in COLUMNS}
-        arrays["left_out"] = np.array([list(pair) for pair in self.left_out], dtype=str).reshape(-1, 2)
-        return arrays | self.spectra.to_dict()
+        return text + self._notes()
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Afterglows":
@@ -188,7 +140,7 @@ class Afterglows:
         return cls.from_spectra(
             SpectrumStack.from_dict(stored),
             name=[str(n) for n in stored["name"]],
-            left_out=[(str(name), str(reason)) for name, reason in np.asarray(stored["left_out"]).reshape(-1, 2)],
+            left_out=cls._left_out(stored),
             **{key: stored[key] for key in COLUMNS},
         )
 

@@ -12,17 +12,15 @@ import numpy as np
 from hbm_jax import constants
 from hbm_jax.cosmology import Cosmology, differential_comoving_volume, luminosity_distance
 from hbm_jax.data.drawn_spectra import channel_rates, ungrouped
+from hbm_jax.data.populations import draw_until, moments, redshift, require, require_choice, require_moments
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.model.components import Absorption, PowerLaw, Whim
-from hbm_jax.validation import DataError
-
-__all__ = ["AfterglowPopulation", "SimulatedAfterglows"]
 
 BAND = (0.3, 10.0)  # keV; of fluxes, luminosities and the minimum counts
-_MAX_DRAWS = 200  # draws per requested source, after which the minimum counts are considered unreachable
+STAR_FORMATION = "star formation"
 
 
 class SimulatedAfterglows(NamedTuple):
@@ -92,7 +90,7 @@ class AfterglowPopulation:
     10
     """
 
-    redshift: str | Sequence[float] = "star formation"
+    redshift: str | Sequence[float] = STAR_FORMATION
     photon_index: tuple[float, float] = (2.0, 0.15)
     log10_flux: tuple[float, float] | None = None
     log10_luminosity: tuple[float, float] = (47.3, 0.5)
@@ -109,21 +107,16 @@ class AfterglowPopulation:
     abundances: str = "wilm"
 
     def __post_init__(self):
-        if isinstance(self.redshift, str) and self.redshift != "star formation":
-            raise ValueError(
-                f"AfterglowPopulation: redshift: expected 'star formation', a range or a list; found {self.redshift!r}."
-            )
-        if self.host not in ("log-normal", "cloud"):
-            raise ValueError(f"AfterglowPopulation: host: expected 'log-normal' or 'cloud'; found {self.host!r}.")
-        for name in ("exposure", "background_ratio"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"AfterglowPopulation: {name}: expected a positive number; found {getattr(self, name)}."
-                )
-        for name in ("photon_index", "log10_flux", "log10_luminosity", "log10_nh", "log10_nh_mw"):
-            value = getattr(self, name)
-            if value is not None and (len(value) != 2 or not value[1] >= 0):
-                raise ValueError(f"AfterglowPopulation: {name}: expected mean and standard deviation; found {value}.")
+        require(
+            self,
+            ("redshift",),
+            f"{STAR_FORMATION!r}, a range or a list",
+            lambda values: not isinstance(values, str) or values == STAR_FORMATION,
+        )
+        require_choice(self, "host", ("log-normal", "cloud"))
+        require(self, ("exposure", "background_ratio"), "a positive number", lambda value: value > 0)
+        flux = ("log10_flux",) if self.log10_flux is not None else ()
+        require_moments(self, "photon_index", *flux, "log10_luminosity", "log10_nh", "log10_nh_mw")
 
     def draw(self, num: int, *, seed: int, response: Response | None = None) -> SimulatedAfterglows:
         """Draw a sample.
@@ -151,37 +144,30 @@ class AfterglowPopulation:
         Spectra are integrated with six quadrature nodes in panels of at most 2.5 % in energy, split at every absorption
         edge. This is finer than the quadrature used in fits.
         """
-        if num < 1:
-            raise ValueError(f"AfterglowPopulation.draw: expected at least one source; found {num}.")
         response = Response.of(rmf := xrt_like_rmf(), xrt_like_arf(rmf)) if response is None else response
         rng = np.random.default_rng(seed)
-        spectra: list[Spectrum] = []
-        accepted: list[dict[str, float]] = []
-        num_drawn = 0
         in_band = (response.e_min >= BAND[0]) & (response.e_max <= BAND[1])
-        while len(spectra) < num:
-            if num_drawn >= _MAX_DRAWS * num:
-                raise DataError(
-                    f"min_counts: expected some sources with {self.min_counts} counts; found {len(spectra)} of "
-                    f"{num_drawn} drawn. Make the sources brighter, or the exposure longer."
-                )
+
+        def draw_source(num_drawn: int, num_accepted: int) -> tuple[Spectrum, dict[str, float]] | None:
             source = self._source(rng, num_drawn)
-            num_drawn += 1
-            spectrum = self._spectrum(rng, source, response, f"sim{len(spectra) + 1:03d}")
-            if spectrum.counts[in_band].sum() >= self.min_counts:
-                spectra.append(spectrum)
-                accepted.append(source)
-        drawn = {key: np.array([source_values[key] for source_values in accepted]) for key in accepted[0]}
+            spectrum = self._spectrum(rng, source, response, f"sim{num_accepted + 1:03d}")
+            return (spectrum, source) if spectrum.counts[in_band].sum() >= self.min_counts else None
+
+        accepted, num_drawn = draw_until(
+            num,
+            draw_source,
+            f"min_counts: expected some sources with {self.min_counts} counts; found {{accepted}} of {{drawn}} drawn. "
+            "Make the sources brighter, or the exposure longer.",
+        )
+        spectra, sources = zip(*accepted, strict=True)
+        drawn = {key: np.array([source[key] for source in sources]) for key in sources[0]}
         columns = {"name": [s.name for s in spectra], "z": drawn.pop("z"), "nh_mw": drawn.pop("nh_mw")}
-        return SimulatedAfterglows(spectra, columns, drawn | self._parameters() | {"num_drawn": num_drawn})
+        return SimulatedAfterglows(list(spectra), columns, drawn | self._parameters() | {"num_drawn": num_drawn})
 
     def _parameters(self) -> dict[str, float]:
         """Return the population parameters, named as in the model."""
-        parameters: dict[str, float] = {}
-        for key in ("photon_index", "log10_flux", *(["log10_nh"] if self.host == "log-normal" else [])):
-            pair = getattr(self, key)
-            if pair is not None:
-                parameters |= {f"{key}_mean": pair[0], f"{key}_std": pair[1]}
+        varying = ["photon_index", *(["log10_flux"] if self.log10_flux is not None else [])]
+        parameters = moments(self, *varying, *(["log10_nh"] if self.host == "log-normal" else []))
         if self.log10_n0 is not None:
             parameters |= {"log10_n0": self.log10_n0, "log10_T": self.log10_T, "metallicity": self.metallicity}
         return parameters
@@ -213,8 +199,7 @@ class AfterglowPopulation:
     def _redshift(self, rng, number: int) -> float:
         """Draw a redshift, or return the one of source `number` where they are listed."""
         if not isinstance(self.redshift, str):
-            values = [float(v) for v in self.redshift]
-            return rng.uniform(*values) if len(values) == 2 else values[number % len(values)]
+            return redshift(rng, self.redshift, number)
         z, cumulative = _cumulative_burst_rate()
         return float(np.interp(rng.uniform(0.0, cumulative[-1]), cumulative, z))
 

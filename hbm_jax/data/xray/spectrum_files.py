@@ -11,8 +11,6 @@ from hbm_jax.spectra.ogip.pha import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError, warn_unusual
 
-__all__ = ["read_grouped_spectra"]
-
 
 def read_grouped_spectra(
     source: str | Path | Sequence[str | Path],

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hbm_jax.data.catalogues import raise_for_unreadable, read_catalogue, source_numbers
+from hbm_jax.data.building import named_errors
+from hbm_jax.data.catalogues import Catalogue, possible_stems, read_catalogue
 from hbm_jax.data.columns import TEXT
 from hbm_jax.data.xray.afterglows import COLUMNS, Afterglows
 from hbm_jax.names import listed
@@ -16,8 +18,6 @@ from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.pha import read_spectrum
 from hbm_jax.spectra.stack import SpectrumStack
 from hbm_jax.validation import DataError
-
-__all__ = ["read_afterglows"]
 
 FILES = ("spectrum", "background", "rmf", "arf")
 ALIASES = {"name": "source", "z": "redshift", "sigma_z": "redshift_error", "nh_mw": "nh_gal", "spectrum": "pha"}
@@ -47,12 +47,8 @@ def read_afterglows(
         ``name`` and ``z``; optional ``sigma_z``, ``nh_mw`` and ``sigma_nh_mw`` [1e22 cm^-2]; and file names
         ``spectrum``, ``background``, ``rmf``, ``arf``, relative to the folder of spectra, which override the files
         that follow from the name of the source and the header.
-    columns
-        Mapping of standard names to names in the table.
-    format
-        File format of the catalogue, if the suffix does not identify it.
-    missing
-        Numbers that stand for missing values: ``missing=(-9, -999)``.
+    columns, format, missing
+        As for all readers of tables, see the notes of `hbm_jax.data.read_table`.
     spectra
         Folder of the spectra; by default the folder of the catalogue. The file of a source, with a suffix ``.pha``,
         ``.pi``, ``.fits``, ``.fit`` or ``.ds``, is named like the source (blanks may be omitted or replaced with
@@ -90,47 +86,30 @@ def read_afterglows(
         source, {"name": TEXT, **COLUMNS, **dict.fromkeys(FILES, TEXT)}, columns=columns, format=format,
         missing=missing, spectra=spectra, leave_out=leave_out, aliases=ALIASES,
     )  # fmt: skip
-    values, names = catalogue.values, catalogue.names
-    row_values: dict[int, dict[str, float]] = {}
-    grouped: dict[int, Spectrum] = {}
-    masks: dict[int, Any] = {}
-    reasons: dict[int, str] = {}
     cache: dict = {}
-    for row in catalogue.rows:
-        try:
-            spectrum = _read(row, names[row], values, catalogue.folder, rmf, cache)
-            masks[row] = noticed(spectrum, energies, keep_bad=bad_channels)
-            grouped[row] = group(spectrum, grouping, group_by, noticed=masks[row])
-            SpectrumStack.of([grouped[row]], [masks[row]])
-            row_values[row] = source_numbers(catalogue, row)
-        except DataError as error:
-            reasons[row] = str(error)
-    rejected = [(names[row], reason) for row, reason in reasons.items()]
-    raise_for_unreadable(catalogue, rejected, leave_out, "source")
-    rows = [row for row in grouped if row not in reasons]
-    stack = SpectrumStack.of([grouped[row] for row in rows], [masks[row] for row in rows])
+
+    def read(row: int, name: str) -> tuple[Spectrum, NDArray[np.bool_], dict[str, float]]:
+        spectrum = _read(catalogue, row, name, rmf, cache)
+        mask = noticed(spectrum, energies, keep_bad=bad_channels)
+        grouped = group(spectrum, grouping, group_by, noticed=mask)
+        SpectrumStack.of([grouped], [mask])
+        return grouped, mask, catalogue.numbers(row)
+
+    sources, left_out = catalogue.read_each(read, "source")
+    grouped, masks, numbers = zip(*sources, strict=True)
+    stack = SpectrumStack.of(grouped, masks)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
-    columns_read = {key: np.array([row_values[row][key] for row in rows]) for key in COLUMNS if key in values}
-    try:
-        return Afterglows.from_spectra(
-            stack,
-            name=[names[row] for row in rows],
-            left_out=[*catalogue.left_out, *rejected],
-            called=catalogue.found,
-            **columns_read,
-        )
-    except DataError as error:
-        raise DataError(f"{catalogue.origin}: {error}") from error
+    values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.called}
+    names = [spectrum.name for spectrum in grouped]
+    with named_errors(catalogue.origin):
+        return Afterglows.from_spectra(stack, name=names, left_out=left_out, called=catalogue.called, **values)
 
 
-def _read(row: int, name: str, values: Mapping[str, Any], folder: Path, rmf: str | None, cache: dict) -> Spectrum:
+def _read(catalogue: Catalogue, row: int, name: str, rmf: str | None, cache: dict) -> Spectrum:
     """Read the spectrum of one source; redistribution matrices shared by several sources are read once."""
-    paths = {}
-    for key in FILES:
-        text = values[key][row] if key in values else None
-        if text is not None and text is not np.ma.masked and str(text).strip():
-            paths[key] = _path_of(folder, str(text).strip())
-    path = paths.pop("spectrum", None) or _spectrum_of(name, folder)
+    texts = {key: catalogue.text(key, row) for key in FILES}
+    paths = {key: _path_of(catalogue.folder, text) for key, text in texts.items() if text}
+    path = paths.pop("spectrum", None) or _spectrum_of(name, catalogue.folder)
     if rmf is not None:
         paths.setdefault("rmf", Path(rmf))
     return read_spectrum(path, name=name, cache=cache, **paths)
@@ -143,13 +122,11 @@ def _path_of(folder: Path, text: str) -> str | Path:
 
 def _spectrum_of(name: str, folder: Path) -> Path:
     """Return the one spectrum file that is named like a source."""
-    stems = dict.fromkeys([name, name.replace(" ", ""), name.replace(" ", "_")])
+    stems = possible_stems(name)
     folders = [folder, *(folder / stem for stem in stems)]
     matches = [parent / f"{stem}{suffix}" for parent in folders for stem in stems for suffix in SUFFIXES]
     matches = [path for path in matches if path.is_file()]
     if len(matches) != 1:
-        expected = (
-            f"one file {folder / next(iter(stems))}{{{','.join(SUFFIXES)}}}, or a column 'spectrum' that names it"
-        )
+        expected = f"one file {folder / stems[0]}{{{','.join(SUFFIXES)}}}, or a column 'spectrum' that names it"
         raise DataError(f"expected {expected}; found {listed(map(str, matches)) if matches else 'none'}.")
     return matches[0]

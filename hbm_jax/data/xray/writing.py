@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hbm_jax.data.populations import new_catalogue, write_catalogue
 from hbm_jax.data.xray.simulation import SimulatedAfterglows
 from hbm_jax.spectra.folding.response import Arf
 from hbm_jax.spectra.ogip.writing import write_arf, write_pha, write_rmf
-
-__all__ = ["CATALOG", "write_afterglows"]
 
 CATALOG, SPECTRA = "catalog.ecsv", "spectra"
 
@@ -37,16 +36,9 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
     FileExistsError
         If the catalogue exists and `overwrite` is false.
     """
-    from astropy.table import Table
-
-    folder = Path(folder)
-    catalog = folder / CATALOG
-    if catalog.exists() and not overwrite:
-        raise FileExistsError(
-            f"{catalog}: expected a new file; found an existing one. Pass overwrite=True to replace it."
-        )
-    spectra = folder / SPECTRA
-    spectra.mkdir(parents=True, exist_ok=True)
+    catalogue = new_catalogue(folder, CATALOG, overwrite)
+    spectra = catalogue.parent / SPECTRA
+    spectra.mkdir(exist_ok=True)
     response = sample.spectra[0].response
     assert response is not None
     write_rmf(spectra / "response.rmf", response.rmf, overwrite=overwrite)
@@ -56,9 +48,5 @@ def write_afterglows(folder: str | Path, sample: SimulatedAfterglows, *, overwri
         write_pha(spectra / background_file, spectrum.background, overwrite=overwrite)  # type: ignore[arg-type]
         files = {"background": background_file, "rmf": "response.rmf", "arf": "response.arf"}
         write_pha(spectra / f"{spectrum.name}.pha", spectrum, overwrite=overwrite, **files)
-    true_columns = {f"true_{key}": value for key, value in sample.truth.items() if np.ndim(value)}
-    table = Table({**sample.columns, **true_columns})
-    table["nh_mw"].unit = "1e22 cm-2"
-    table.meta["truth"] = {key: float(value) for key, value in sample.truth.items() if not np.ndim(value)}
-    table.write(catalog, overwrite=overwrite)
-    return catalog
+    of_sources = {key: value for key, value in sample.truth.items() if np.ndim(value)}
+    return write_catalogue(catalogue, sample.columns, sample.truth, of_sources, overwrite)

@@ -30,9 +30,7 @@ from hbm_jax.spectra.ogip.tables import (
     spectrum_table,
     whole,
 )
-from hbm_jax.validation import DataError, warn_unusual
-
-__all__ = ["read_arf", "read_pha", "read_rmf", "read_spectra", "read_spectrum"]
+from hbm_jax.validation import DataError, Remedy, warn_unusual
 
 NONE = ("", "none", "null")  # values of a header keyword that mean no file
 OPTIONS = {"BACKFILE": "background", "RESPFILE": "rmf", "ANCRFILE": "arf"}
@@ -338,7 +336,7 @@ def _with_files(
             cache[read, *key] = read(*key)
         return cache[read, *key]
 
-    background_file, rmf_file, arf_file = (_file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
+    background_file, rmf_file, arf_file = (file_of(spectrum, base, key, file_names[key]) for key in OPTIONS)
     if background_file is not None:
         backgrounds = cached(_rows, background_file[0], None, True)
         background_row = _number_in_file(background_file, len(backgrounds), row, "spectra", "background")
@@ -366,7 +364,7 @@ def _warn_of_areas(rmf: Rmf, arf: Arf | None) -> tuple[str, ...]:
     return warn_unusual(area_warnings(rmf, arf), stacklevel=5)
 
 
-def _file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:
+def file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | None) -> tuple[Path, int | None] | None:
     """Return path and number of a background or response file of a spectrum, or None if it has none."""
     if file_name is not None:
         return None if str(file_name).strip().lower() in NONE else numbered(file_name)
@@ -379,10 +377,11 @@ def _file_of(spectrum: Spectrum, base: Path, key: str, file_name: str | Path | N
         for name in (str(candidate), f"{candidate}.gz"):
             if os.path.isfile(name):  # unlike Path.is_file, False for invalid file names
                 return Path(name), number
-    option = OPTIONS[key]
+    without = Remedy(OPTIONS[key], "none")
     raise DataError(
         f"{base}, {key}: expected the file {header_name!r} in the folder of the spectrum; found no such file. Name "
-        f"another ({option}=PATH), or none ({option}='none')."
+        f"another ({OPTIONS[key]}=PATH), or none ({without}).",
+        [without],
     )
 
 
@@ -393,10 +392,11 @@ def _reject_own_file(path: Path, number: int, base: Path, row: int) -> None:
     with opened(path) as hdus:
         is_same_table = spectrum_table(hdus, path, True) is spectrum_table(hdus, path, False)
     if is_same_table:
+        without = Remedy("background", "none")
         raise DataError(
             f"{base}, BACKFILE: expected another file, or an extension SPECTRUM with HDUCLAS2 = BKG in this one; found "
-            "the file itself without such an extension. Name the background (background=PATH), or none "
-            "(background='none')."
+            f"the file itself without such an extension. Name the background (background=PATH), or none ({without}).",
+            [without],
         )
 
 

@@ -24,8 +24,6 @@ from hbm_jax.spectra.ogip.tables import (
 )
 from hbm_jax.validation import DataError, warn_unusual
 
-__all__ = ["read_arf", "read_rmf"]
-
 MATRICES = ("MATRIX", "SPECRESP MATRIX")
 LARGEST_GAP = 1e-4  # relative, between the end of an energy bin and the start of the next, stored in single precision
 SAME_EDGE = 1e-6  # relative difference of bin edges that are equal in the parts of a split response

@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.ogip.responses import MATRICES
-from hbm_jax.spectra.ogip.tables import as_floats, keyword, opened, reject, spectrum_table, tables
-from hbm_jax.spectra.ogip.writing import _identity, _table, _write_file
+from hbm_jax.spectra.ogip.tables import Floats, as_floats, keyword, opened, reject, spectrum_table, tables
+from hbm_jax.spectra.ogip.writing import NO_CORRECTION, identity, limits, table_of, write_file
 from hbm_jax.validation import DataError
-
-__all__ = ["read_detector", "read_intervals", "read_matrix_times", "write_pha2"]
-
-Floats = NDArray[np.float64]
 
 
 def read_intervals(path: str | Path) -> tuple[Floats, Floats] | None:
@@ -147,17 +143,9 @@ def write_pha2(
     path, num = Path(path), len(spectra)
     start, stop = (np.broadcast_to(np.asarray(times, float), num) for times in (start, stop))
     _check_rows(path, spectra, start, stop)
-    first = spectra[0]
-    poisson = first.error is None
-    num_channels = len(first)
-    whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
-
-    def array_column(name: str, kind: str, values, unit: str | None = None) -> fits.Column:
-        return fits.Column(name, f"{num_channels}{kind}", unit=unit, array=np.array(values))
-
-    numbers = [f"{row}" for row in range(1, num + 1)]
+    numbers = range(1, num + 1)
     files = {
-        "BACKFILE": ["none" if background is None else f"{background}{{{n}}}" for n in numbers],
+        "BACKFILE": ["none" if background is None else f"{background}{{{number}}}" for number in numbers],
         "RESPFILE": [rmf or "none"] * num,
         "ANCRFILE": ["none"] * num,
     }
@@ -165,31 +153,42 @@ def write_pha2(
         fits.Column("TSTART", "D", unit="s", array=start),
         fits.Column("TSTOP", "D", unit="s", array=stop),
         fits.Column("SPEC_NUM", "J", array=np.arange(1, num + 1)),
-        array_column("CHANNEL", "J", [s.channels for s in spectra]),
-        array_column(
-            "COUNTS", "J" if whole else "D", [s.counts.astype(int) if whole else s.counts for s in spectra], "count"
-        ),
-        *([] if poisson else [array_column("STAT_ERR", "D", [s.error for s in spectra], "count")]),
-        fits.Column("EXPOSURE", "D", unit="s", array=[s.exposure for s in spectra]),
-        array_column("QUALITY", "I", [s.quality for s in spectra]),
-        array_column("GROUPING", "I", [s.grouping for s in spectra]),
-        array_column("BACKSCAL", "D", [s.backscal for s in spectra]),
-        array_column("AREASCAL", "D", [s.areascal for s in spectra]),
-        *(fits.Column(key, f"{max(map(len, file_names))}A", array=file_names) for key, file_names in files.items()),
+        *_channel_columns(spectra),
+        *(fits.Column(key, f"{max(map(len, names))}A", array=names) for key, names in files.items()),
     ]
+    poisson = spectra[0].error is None
     header = {
-        **_identity("SPECTRUM", "TOTAL" if poisson else "BKG", "COUNT", "1.2.1", telescope, instrument),
+        **identity("SPECTRUM", "TOTAL" if poisson else "BKG", "COUNT", "1.2.1", telescope, instrument),
         "HDUCLAS4": "TYPE:II",
         "CHANTYPE": "PHA",
-        "DETCHANS": num_channels,
+        "DETCHANS": len(spectra[0]),
         "POISSERR": poisson,
         "SYS_ERR": 0,
-        "CORRFILE": "none",
-        "CORRSCAL": 1.0,
-        "TLMIN4": int(first.channels[0]),
-        "TLMAX4": int(first.channels[-1]),
+        **NO_CORRECTION,
+        **limits(4, spectra[0].channels),
     }
-    return _write_file(path, [_table("SPECTRUM", columns, header)], overwrite)
+    return write_file(path, [table_of("SPECTRUM", columns, header)], overwrite)
+
+
+def _channel_columns(spectra: Sequence[Spectrum]) -> list[fits.Column]:
+    """Return the columns of arrays of channels, and that of the exposures."""
+    poisson = spectra[0].error is None
+    whole = poisson and all((s.counts % 1 == 0).all() for s in spectra)
+
+    def column(name: str, kind: str, field: str, unit: str | None = None) -> fits.Column:
+        values = np.array([getattr(spectrum, field) for spectrum in spectra])
+        return fits.Column(name, f"{len(spectra[0])}{kind}", unit=unit, array=values)
+
+    return [
+        column("CHANNEL", "J", "channels"),
+        column("COUNTS", "J" if whole else "D", "counts", "count"),
+        *([] if poisson else [column("STAT_ERR", "D", "error", "count")]),
+        fits.Column("EXPOSURE", "D", unit="s", array=[s.exposure for s in spectra]),
+        column("QUALITY", "I", "quality"),
+        column("GROUPING", "I", "grouping"),
+        column("BACKSCAL", "D", "backscal"),
+        column("AREASCAL", "D", "areascal"),
+    ]
 
 
 def _check_rows(path: Path, spectra: Sequence[Spectrum], start: Floats, stop: Floats) -> None:

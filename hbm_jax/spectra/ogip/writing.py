@@ -16,7 +16,7 @@ from hbm_jax.spectra.folding.response import AREA_INCLUDED, Arf, Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.validation import DataError
 
-__all__ = ["write_arf", "write_pha", "write_rmf"]
+NO_CORRECTION = {"CORRFILE": "none", "CORRSCAL": 1.0}
 
 
 def write_pha(
@@ -65,25 +65,54 @@ def write_pha(
     `read_pha` restores the values exactly. Counts with Gaussian errors that are all whole numbers are written as RATE,
     because whole COUNTS are read as Poisson; their errors are then restored to rounding.
     """
-    num = len(spectrum.counts)
+    _require_writable(spectrum)
+    poisson = spectrum.error is None
+    as_rate = not poisson and _are_whole(spectrum.counts)
+    columns, keywords = _pha_columns(spectrum, as_rate)
+    files = {
+        key: spectrum.files.get(key, "none") if file_name is None else str(file_name)
+        for key, file_name in (("BACKFILE", background), ("RESPFILE", rmf), ("ANCRFILE", arf))
+    }
+    header = {
+        **identity("SPECTRUM", "TOTAL", "RATE" if as_rate else "COUNT", "1.2.1", telescope, instrument),
+        "HDUCLAS4": "TYPE:I",
+        "PHAVERSN": "1992a",
+        "OBJECT": spectrum.name,
+        "EXPOSURE": float(spectrum.exposure),
+        **keywords,
+        **NO_CORRECTION,
+        **files,
+        "CHANTYPE": "PI",
+        "DETCHANS": len(spectrum),
+        "POISSERR": poisson,
+        "SYS_ERR": 0,
+        **limits(1, spectrum.channels),
+    }
+    return write_file(path, [table_of("SPECTRUM", columns, header)], overwrite)
+
+
+def _require_writable(spectrum: Spectrum) -> None:
+    """Raise `DataError` for values that a file cannot store."""
+    num = len(spectrum)
     for name in ("counts", "channels", "backscal", "areascal", "quality", "grouping", "error"):
         values = getattr(spectrum, name)
         if values is None:
             continue
-        if np.shape(values) != (num,) or not num or not (np.isfinite(values) | _may_be_nan(spectrum, name)).all():
+        # Counts and their errors may be NaN in channels of bad quality.
+        unknown = name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
+        if np.shape(values) != (num,) or not num or not (np.isfinite(values) | unknown).all():
             raise DataError(f"{spectrum.name}: {name}: expected {num or 'some'} finite numbers; found {values}.")
     if not 0 < spectrum.exposure < np.inf:
         raise DataError(f"{spectrum.name}: exposure: expected a positive time [s]; found {spectrum.exposure:g}.")
-    poisson = spectrum.error is None
-    as_rate = not poisson and _are_whole(spectrum.counts)
-    divisor = spectrum.exposure if as_rate else 1.0
-    columns = [_column("CHANNEL", spectrum.channels)]
-    if as_rate:
-        columns.append(_column("RATE", spectrum.counts / divisor, "count/s"))
-    else:
-        columns.append(_column("COUNTS", _integers_if_whole(spectrum.counts), "count"))
+
+
+def _pha_columns(spectrum: Spectrum, as_rate: bool) -> tuple[list[fits.Column], dict[str, Any]]:
+    """Return the columns of a spectrum, and keywords for what is the same in all channels."""
+    unit, divisor = ("count/s", spectrum.exposure) if as_rate else ("count", 1.0)
+    counts = spectrum.counts / divisor if as_rate else _integers_if_whole(spectrum.counts)
+    columns = [_column("CHANNEL", spectrum.channels), _column("RATE" if as_rate else "COUNTS", counts, unit)]
     if spectrum.error is not None:
-        columns.append(_column("STAT_ERR", spectrum.error / divisor, "count/s" if as_rate else "count"))
+        columns.append(_column("STAT_ERR", spectrum.error / divisor, unit))
     keywords: dict[str, Any] = {}
     for name, values in (("BACKSCAL", spectrum.backscal), ("AREASCAL", spectrum.areascal)):
         if (values == values[0]).all():
@@ -95,28 +124,7 @@ def write_pha(
             columns.append(_column(name, flags))
         else:
             keywords[name] = 0
-    files = {
-        key: spectrum.files.get(key, "none") if file_name is None else str(file_name)
-        for key, file_name in (("BACKFILE", background), ("RESPFILE", rmf), ("ANCRFILE", arf))
-    }
-    header = {
-        **_identity("SPECTRUM", "TOTAL", "RATE" if as_rate else "COUNT", "1.2.1", telescope, instrument),
-        "HDUCLAS4": "TYPE:I",
-        "PHAVERSN": "1992a",
-        "OBJECT": spectrum.name,
-        "EXPOSURE": float(spectrum.exposure),
-        **keywords,
-        "CORRFILE": "none",
-        "CORRSCAL": 1.0,
-        **files,
-        "CHANTYPE": "PI",
-        "DETCHANS": num,
-        "POISSERR": poisson,
-        "SYS_ERR": 0,
-        "TLMIN1": int(spectrum.channels[0]),
-        "TLMAX1": int(spectrum.channels[-1]),
-    }
-    return _write_file(path, [_table("SPECTRUM", columns, header)], overwrite)
+    return columns, keywords
 
 
 def write_rmf(
@@ -155,7 +163,35 @@ def write_rmf(
         _require_finite(path, name, values)
     if area_included is None:
         area_included = isinstance(rmf, Response) or rmf.full or bool((matrix.sum(axis=1) > AREA_INCLUDED).any())
-    first, last, num = int(rmf.channels[0]), int(rmf.channels[-1]), len(rmf.channels)
+    groups, runs = _matrix_runs(matrix, int(rmf.channels[0]), "cm**2" if area_included else None)
+    columns = [
+        _column("ENERG_LO", rmf.energy[:-1], "keV"),
+        _column("ENERG_HI", rmf.energy[1:], "keV"),
+        _column("N_GRP", groups),
+        *runs,
+    ]
+    common = {"CHANTYPE": "PI", "DETCHANS": len(rmf.channels), "RMFVERSN": "1992a"}
+    kind = "FULL" if area_included else "REDIST"
+    header = {
+        **identity("RESPONSE", "RSP_MATRIX", kind, "1.3.0", telescope, instrument),
+        **common,
+        "NUMGRP": int(groups.sum()),
+        "NUMELT": int(matrix.nnz),
+        "LO_THRES": 0.0,
+        **limits(4, rmf.channels),
+    }
+    bounds = identity("RESPONSE", "EBOUNDS", "", "1.2.0", telescope, instrument) | common | limits(1, rmf.channels)
+    energies = [
+        _column("CHANNEL", rmf.channels),
+        _column("E_MIN", rmf.e_min, "keV"),
+        _column("E_MAX", rmf.e_max, "keV"),
+    ]
+    name = "SPECRESP MATRIX" if area_included else "MATRIX"
+    return write_file(path, [table_of(name, columns, header), table_of("EBOUNDS", energies, bounds)], overwrite)
+
+
+def _matrix_runs(matrix: Any, first: int, unit: str | None) -> tuple[NDArray[np.int64], list[fits.Column]]:
+    """Return the number of runs of channels in each row, and their starts, lengths and values as columns."""
     starts, widths, values = [], [], []
     for low, high in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         indices = matrix.indices[low:high]
@@ -163,39 +199,8 @@ def write_rmf(
         starts.append(indices[run_starts] + first)
         widths.append(np.diff(np.append(run_starts, len(indices))))
         values.append(matrix.data[low:high])
-    groups = np.array([len(row) for row in starts])
-    columns = [
-        _column("ENERG_LO", rmf.energy[:-1], "keV"),
-        _column("ENERG_HI", rmf.energy[1:], "keV"),
-        _column("N_GRP", groups),
-        _runs("F_CHAN", starts),
-        _runs("N_CHAN", widths),
-        _runs("MATRIX", values, "cm**2" if area_included else None),
-    ]
-    kind = "FULL" if area_included else "REDIST"
-    common = {"CHANTYPE": "PI", "DETCHANS": num, "RMFVERSN": "1992a"}
-    header = {
-        **_identity("RESPONSE", "RSP_MATRIX", kind, "1.3.0", telescope, instrument),
-        **common,
-        "NUMGRP": int(groups.sum()),
-        "NUMELT": int(matrix.nnz),
-        "LO_THRES": 0.0,
-        "TLMIN4": first,
-        "TLMAX4": last,
-    }
-    bounds = {
-        **_identity("RESPONSE", "EBOUNDS", "", "1.2.0", telescope, instrument),
-        **common,
-        "TLMIN1": first,
-        "TLMAX1": last,
-    }
-    energies = [
-        _column("CHANNEL", rmf.channels),
-        _column("E_MIN", rmf.e_min, "keV"),
-        _column("E_MAX", rmf.e_max, "keV"),
-    ]
-    name = "SPECRESP MATRIX" if area_included else "MATRIX"
-    return _write_file(path, [_table(name, columns, header), _table("EBOUNDS", energies, bounds)], overwrite)
+    columns = [_runs("F_CHAN", starts), _runs("N_CHAN", widths), _runs("MATRIX", values, unit)]
+    return np.array([len(row) for row in starts]), columns
 
 
 def write_arf(
@@ -226,13 +231,8 @@ def write_arf(
         _column("ENERG_HI", arf.energy[1:], "keV"),
         _column("SPECRESP", arf.area, "cm**2"),
     ]
-    header = {**_identity("RESPONSE", "SPECRESP", "", "1.1.0", telescope, instrument), "ARFVERSN": "1992a"}
-    return _write_file(path, [_table("SPECRESP", columns, header)], overwrite)
-
-
-def _may_be_nan(spectrum: Spectrum, name: str) -> NDArray[np.bool_] | bool:
-    """Return where values may be NaN: counts in channels of bad quality, and their errors."""
-    return name in ("counts", "error") and np.isnan(spectrum.counts) & (np.asarray(spectrum.quality) != 0)
+    header = {**identity("RESPONSE", "SPECRESP", "", "1.1.0", telescope, instrument), "ARFVERSN": "1992a"}
+    return write_file(path, [table_of("SPECRESP", columns, header)], overwrite)
 
 
 def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
@@ -240,11 +240,16 @@ def _require_finite(path: str | Path, name: str, values: ArrayLike) -> None:
         raise DataError(f"{path}: {name}: expected finite numbers; found NaN or infinity.")
 
 
-def _identity(first: str, second: str, third: str, version: str, telescope: str, instrument: str) -> dict[str, Any]:
+def identity(first: str, second: str, third: str, version: str, telescope: str, instrument: str) -> dict[str, Any]:
     """Return the header keywords that identify an extension."""
     classes = {"HDUCLAS1": first, "HDUCLAS2": second} | ({"HDUCLAS3": third} if third else {})
     origin = {"TELESCOP": telescope, "INSTRUME": instrument, "FILTER": "NONE"}
     return {"HDUCLASS": "OGIP", **classes, "HDUVERS": version, **origin}
+
+
+def limits(number: int, channels: NDArray[np.int64]) -> dict[str, int]:
+    """Return the keywords for the first and the last channel in the column of this number."""
+    return {f"TLMIN{number}": int(channels[0]), f"TLMAX{number}": int(channels[-1])}
 
 
 def _integers_if_whole(counts: NDArray[np.float64]) -> NDArray[Any]:
@@ -279,7 +284,8 @@ def _runs(name: str, rows: list[NDArray[Any]], unit: str | None = None) -> fits.
     return fits.Column(name, f"P{kind}({max(map(len, rows))})", unit=unit, array=array)
 
 
-def _table(name: str, columns: list[fits.Column], keywords: dict[str, Any]) -> fits.BinTableHDU:
+def table_of(name: str, columns: list[fits.Column], keywords: dict[str, Any]) -> fits.BinTableHDU:
+    """Return a table extension with these columns and header keywords."""
     table = fits.BinTableHDU.from_columns(columns, name=name)
     for key, value in keywords.items():
         try:
@@ -289,11 +295,16 @@ def _table(name: str, columns: list[fits.Column], keywords: dict[str, Any]) -> f
     return table
 
 
-def _write_file(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) -> Path:
-    """Write a FITS file completely or not at all."""
-    path = Path(path)
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise `FileExistsError` for an existing file, unless it may be overwritten."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: expected a new file; found an existing one. Pass overwrite=True to replace it.")
+
+
+def write_file(path: str | Path, tables: list[fits.BinTableHDU], overwrite: bool) -> Path:
+    """Write a FITS file completely or not at all."""
+    path = Path(path)
+    refuse_existing(path, overwrite)
     if not path.parent.is_dir():
         raise DataError(f"{path}: expected a folder to write to; found no folder {path.parent}.")
     with atomic_write(path) as part:

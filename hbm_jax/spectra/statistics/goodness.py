@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from numpy.typing import NDArray
 
 from hbm_jax.spectra.statistics.joint import AnyStatistic
+from hbm_jax.validation import Floats
 
-Floats = NDArray[np.float64]
 BATCH = 64  # simulations at a time; 250 MB for 50 spectra of 500 groups with 20 nodes
 
 
@@ -141,61 +140,3 @@ def _simulate(statistic, draws, keys):
     draw_index = jnp.arange(len(keys)) % len(draws)
     simulated = jax.lax.map(of_simulation, (keys, draw_index), batch_size=BATCH)
     return jax.lax.map(of_data, draws, batch_size=BATCH), simulated
-
-
-def cash_moments(expected: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the mean and variance of Cash's C in each channel for the true model.
-
-    Parameters
-    ----------
-    expected : (...)
-        Expected counts of source and background together, 0 or more; 10^6 still takes reasonable time.
-
-    Returns
-    -------
-    mean, variance : (...)
-        Moments of `cash` over Poisson counts. They tend to 1 and 2 for many expected counts, and to 0 for none. Summed
-        over channels they give the expected value of C, mean +- sqrt(variance).
-
-    Raises
-    ------
-    ValueError
-        For values that are negative or not finite.
-
-    Notes
-    -----
-    Computed as the sum over all counts within ten standard deviations plus 40 counts of the mean, without
-    approximation formulas.
-
-    References
-    ----------
-    Kaastra 2017, A&A 605, A51, section 2.
-
-    Examples
-    --------
-    >>> mean, variance = cash_moments([0.1, 1.0, 100.0])
-    >>> [round(float(x), 3) for x in mean]
-    [0.481, 1.152, 1.002]
-    """
-    expected = np.asarray(expected, float)
-    invalid = ~(np.isfinite(expected) & (expected >= 0))
-    if invalid.any():
-        raise ValueError(
-            f"cash_moments: expected: expected finite numbers of 0 or more; found {expected[invalid].flat[0]:g}."
-        )
-    moments = np.array([_moments(mu) for mu in expected.ravel()]).reshape(*expected.shape, 2)
-    return moments[..., 0], moments[..., 1]
-
-
-def _moments(mu: float) -> tuple[float, float]:
-    """Return the mean and variance of C for mu expected counts."""
-    if mu == 0.0:
-        return 0.0, 0.0
-    reach = 10.0 * np.sqrt(mu) + 40.0
-    k = np.arange(max(np.floor(mu - reach), 0.0), np.ceil(mu + reach) + 1.0)
-    from scipy import stats  # here, because importing it takes longer than the rest of this package
-
-    probability = stats.poisson.pmf(k, mu)
-    c = 2.0 * (mu - k + k * np.log(np.maximum(k, 1.0) / mu))
-    mean = probability @ c
-    return mean, probability @ (c - mean) ** 2

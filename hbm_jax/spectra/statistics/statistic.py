@@ -73,15 +73,6 @@ class Statistic:
     def __repr__(self) -> str:
         return f"Statistic({self.name}, {np.shape(self.counts)})"
 
-    @property
-    def collapsible(self) -> bool:
-        """Whether channels without counts in the source region may be summed before the response is applied.
-
-        True for cstat, wstat and marginal: where S = 0 the log likelihood is a constant less mu, so its sum over such
-        channels depends on the sum of their mu only. The other statistics are not linear in mu there.
-        """
-        return self.name in ("cstat", "wstat", "marginal")
-
     def log_likelihood(self, expected: ArrayLike) -> jax.Array:
         """Return the normalised log likelihood of each channel at expected counts of the source, both (..., G).
 

@@ -1,0 +1,198 @@
+"""Points in groups, each with an error covariance: what the containers of relations and of grouped values share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hbm_jax.data.columns import check_plain, index_of_groups, padded, rows_by_group
+from hbm_jax.data.sample import HasWarnings, reshaped
+from hbm_jax.validation import (
+    DataError,
+    Floats,
+    Labels,
+    float_vector,
+    frozen_array,
+    reject_rows,
+    require_present,
+    text_tuple,
+)
+
+
+class InGroups(HasWarnings):
+    """Base of containers of points in groups, padded to the largest group."""
+
+    whole = ("predictors", "group_predictor_names", "components", "center", "unit")
+    object_name = "group"
+    values: Any
+    errors: Any
+    used: Any
+    row: Any
+
+    def _group_sizes(self) -> str:
+        """Return the numbers of points in a group in words."""
+        sizes = np.asarray(self.used).sum(axis=1)
+        return f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+
+    def _replaced(self, values: ArrayLike, what: str) -> Self:
+        """Return a copy with other measured values, after checking their shape."""
+        values = np.where(np.asarray(self.used)[..., None], reshaped(values, self.values, what), 0.0)
+        arrays: dict[str, Any] = {"values": frozen_array(values)}
+        return replace(self, **arrays)
+
+    def _median_errors(self, coordinates: Sequence[str]) -> str:
+        """Return the median error of each coordinate in words."""
+        variances = np.diagonal(np.asarray(self.errors)[np.asarray(self.used)], axis1=-2, axis2=-1)
+        return "; ".join(
+            f"{key}: median error {np.sqrt(np.median(variance)):.3g}" if variance.any() else f"{key}: no errors"
+            for key, variance in zip(coordinates, variances.T, strict=True)
+        )
+
+    def _of_rows(self, array: Any) -> NDArray[Any]:
+        """Return an array (group, point in group, ...) in the order of the rows of the table."""
+        used = np.asarray(self.used)
+        return np.asarray(array)[used][np.argsort(np.asarray(self.row)[used])]
+
+    def _measured(self, coordinates: Sequence[str], pairs: Mapping[tuple[int, int], str]):
+        """Return a table of groups, values, their errors and those covariances that are not 0."""
+        from astropy.table import Table
+
+        values, errors = self._of_rows(self.values), self._of_rows(self.errors)
+        group = np.broadcast_to(np.array(self.name)[:, None], np.shape(self.used))
+        table = Table({"group": self._of_rows(group)})
+        for index, key in enumerate(coordinates):
+            table[key] = values[:, index]
+            if getattr(self, "has_errors", True):
+                table[f"sigma_{key}"] = np.sqrt(errors[:, index, index])
+        for (i, j), pair in pairs.items():
+            if errors[:, i, j].any():
+                table[f"covariance{pair}"] = errors[:, i, j]
+        return table
+
+
+class GroupedRows:
+    """Columns of a table with one row per point, checked when they are taken from it.
+
+    Parameters
+    ----------
+    columns : mapping of str to array (N,)
+        Columns by standard name.
+    coordinates : tuple of str
+        Names of the D measured coordinates.
+    called : mapping of str to str
+        Names of columns in messages.
+    least : int
+        Smallest number of rows.
+
+    Raises
+    ------
+    DataError
+        For too few rows, values that are missing or not numbers, and rows without a group.
+    """
+
+    def __init__(self, columns: Mapping[str, Any], coordinates: Sequence[str], called: Mapping[str, str], least: int):
+        self.columns, self.coordinates, self.called = columns, tuple(coordinates), called
+        for key in coordinates:
+            require_present(key, columns)
+        key = self.coordinates[-1]
+        self.num = len(np.asarray(columns[key]))
+        if self.num < least:
+            raise DataError(f"{self.label(key)}: expected {least} rows or more; found {self.num}.")
+        self.group = text_tuple(columns["group"], self.label("group"), "") if "group" in columns else ()
+        if self.group and len(self.group) != self.num:
+            raise DataError(f"{self.label('group')}: expected {self.num} names, one per row; found {len(self.group)}.")
+        self.labels = Labels(len(self.group), lambda row: f"group {self.group[row]}")
+        no_value = ["no value (masked or empty)"] * self.num
+        reject_rows([not name for name in self.group], no_value, self.label("group"), "the name of a group", ())
+        self.values = np.stack([self.vector(key) for key in coordinates], axis=-1)
+
+    def label(self, key: str) -> str:
+        """Return the name of a column in messages."""
+        return self.called.get(key, key)
+
+    def vector(self, key: str, *, allow_missing: bool = False) -> Floats:
+        """Return a column of numbers."""
+        numbers = float_vector(self.columns[key], self.label(key), self.labels, allow_missing=allow_missing)
+        if len(numbers) != self.num:
+            raise DataError(f"{self.label(key)}: expected {self.num} values, one per row; found {len(numbers)}.")
+        return numbers
+
+    def reject(self, bad: Any, values: Any, key: str, expected: str) -> None:
+        """Raise `DataError` if `bad` is true in any row of a column."""
+        reject_rows(bad, values, self.label(key), expected, self.labels)
+
+    def groups(self, *, together: bool) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Return the names of the groups and the index of each row's group.
+
+        Without a column of groups, rows are one group if `together`, and a group each otherwise.
+        """
+        if self.group:
+            names = tuple(dict.fromkeys(self.group))
+            return names, index_of_groups(self.group, names)
+        if together:
+            return ("all",), np.zeros(self.num, int)
+        return tuple(f"group {row}" for row in range(self.num)), np.arange(self.num)
+
+    def errors(self, pairs: Mapping[tuple[int, int], str], *, without_error: Sequence[str] = ()) -> Floats:
+        """Return the error covariances (N, D, D), with zeros where the columns have none.
+
+        Parameters
+        ----------
+        pairs
+            Ends of the names of covariances and correlations, by the indices of two coordinates.
+        without_error
+            Coordinates whose errors may be 0.
+        """
+        size = len(self.coordinates)
+        sigma, errors = np.zeros((self.num, size)), np.zeros((self.num, size, size))
+        for index, coordinate in enumerate(self.coordinates):
+            if (key := f"sigma_{coordinate}") in self.columns:
+                sigma[:, index] = self.vector(key)
+                exact = coordinate in without_error
+                invalid = sigma[:, index] < 0 if exact else sigma[:, index] <= 0
+                self.reject(invalid, sigma[:, index], key, "an error of 0 or more" if exact else "a positive error")
+            errors[:, index, index] = sigma[:, index] ** 2
+        for (i, j), pair in pairs.items():
+            product = sigma[:, i] * sigma[:, j]
+            for kind in ("correlation", "covariance"):
+                if (key := f"{kind}{pair}") in self.columns:
+                    errors[:, i, j] = errors[:, j, i] = self._covariance(key, product)
+        return errors
+
+    def _covariance(self, key: str, product: Floats) -> Floats:
+        """Return a column of covariances, or of correlations times the `product` of two standard deviations."""
+        values = self.vector(key)
+        invalid = (values != 0) & (product == 0)
+        self.reject(invalid, values, key, "0 where one of the two errors is 0 or not given")
+        if key.startswith("correlation"):
+            self.reject(np.abs(values) >= 1, values, key, "a correlation between -1 and 1")
+            return values * product
+        too_large = np.abs(values) >= np.where(product > 0, product, np.inf)
+        self.reject(too_large, values, key, "one of a positive definite matrix")
+        return values
+
+    def padded_fields(
+        self, group_index: NDArray[np.int64], errors: Floats, others: Mapping[str, tuple[Any, Any]] | None = None
+    ) -> dict[str, Any]:
+        """Return the fields that both containers have, and `others`: arrays by row with their padding, by name."""
+        rows = rows_by_group(group_index)
+        size = len(self.coordinates)
+        spread = self.values.std(axis=0)
+        arrays = {"values": (self.values, np.zeros(size)), "errors": (errors, np.eye(size)), **(others or {})}
+        return {
+            **{key: padded(values, rows, filler) for key, (values, filler) in arrays.items()},
+            "used": frozen_array(rows >= 0, None),
+            "row": frozen_array(rows, None),
+            "center": frozen_array(self.values.mean(axis=0)),
+            "unit": frozen_array(np.where(spread > 0, spread, 1.0)),
+            "warnings": tuple(check_plain(dict(zip(self.coordinates, self.values.T, strict=True)), self.called)),
+        }
+
+
+def pairs_of(coordinates: Sequence[str], *, short: bool = False) -> dict[tuple[int, int], str]:
+    """Return the ends of the names of covariances, ``_A_B``, by the indices of two coordinates; "" if `short`."""
+    pairs = combinations(range(len(coordinates)), 2)
+    return {(i, j): "" if short else f"_{coordinates[i]}_{coordinates[j]}" for i, j in pairs}
