@@ -20,7 +20,7 @@ from jax import random
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
-from hbm_jax.distributions.softplus import softplus
+from hbm_jax.distributions.elementary import softplus
 
 # Width over which a soft clip turns from the identity to the bound, as a fraction of the distance between two bounds.
 # A narrow hinge keeps the interior linear; a much narrower one is nearly a discontinuity in slope, which causes

@@ -5,7 +5,7 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
 
-from hbm_jax.distributions.softplus import softplus
+from hbm_jax.distributions.elementary import softplus
 
 BEND = 0.3  # scale at which the coordinate turns from linear to logarithmic, in units of the prior's scale
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from hbm_jax.distributions.elementary import scaled, softplus
 from hbm_jax.distributions.normal.small_matrices import elements, normal_log_density, with_noise
-from hbm_jax.distributions.softplus import softplus
 
 NUM = 3  # objects
 
@@ -77,3 +77,19 @@ def test_softplus():
     slopes = [jax.vmap(jax.grad(lambda x, index=index: softplus(x)[index]))(x) for index in range(2)]
     np.testing.assert_allclose(slopes[0], special.expit(x), rtol=1e-14)
     np.testing.assert_allclose(slopes[1], -special.expit(-x), rtol=1e-14)
+
+
+def test_scaled():
+    array = np.arange(6.0).reshape(2, 3)
+
+    def value(factor):
+        return jnp.sin(scaled(array, factor)).sum()
+
+    found = jax.jit(
+        lambda t: (scaled(array, t), jax.grad(value)(t), jax.hessian(value)(t), jax.vmap(value)(t * jnp.ones(2)))
+    )(0.3)
+    expected = 0.3 * array, (array * np.cos(0.3 * array)).sum(), -(array**2 * np.sin(0.3 * array)).sum()
+    for ours, theirs in zip(found, (*expected, np.sin(0.3 * array).sum() * np.ones(2)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13)
+    np.testing.assert_array_equal(scaled(array, 2.0), 2.0 * array)
+    np.testing.assert_array_equal(scaled(array, jnp.array([1.0, 2.0, 3.0])), array * [1.0, 2.0, 3.0])

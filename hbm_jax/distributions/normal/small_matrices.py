@@ -14,6 +14,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import solve_triangular
 
+from hbm_jax.distributions.elementary import scaled
+
 MAX_UNROLLED = 6  # rows
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -94,16 +96,16 @@ def _derivative(primals, tangents):
             factors = factorisation.factor[k][j:]
             column.append(_less_products(-factors[0], factors[1:], column[1:]))
         columns.append(column)
-    scaled = [[a * b for a, b in zip(columns[i], factorisation.inverse[i:], strict=True)] for i in range(size)]
-    w = [sum(a * b for a, b in zip(scaled[i], whitened[i:], strict=True)) for i in range(size)]
+    weighted = [[a * b for a, b in zip(columns[i], factorisation.inverse[i:], strict=True)] for i in range(size)]
+    w = [sum(a * b for a, b in zip(weighted[i], whitened[i:], strict=True)) for i in range(size)]
     terms = []
     for i in range(size):
         if not isinstance(residual_dot[i], SymbolicZero):
-            terms.append(-w[i] * residual_dot[i])
+            terms.append(scaled(-w[i], residual_dot[i]))
         for j in range(i + 1):
             if not isinstance(covariance_dot[i][j], SymbolicZero):
-                inverse = sum(a * b for a, b in zip(scaled[i], columns[j][i - j :], strict=True))
-                terms.append((0.5 if i == j else 1.0) * (w[i] * w[j] - inverse) * covariance_dot[i][j])
+                inverse = sum(a * b for a, b in zip(weighted[i], columns[j][i - j :], strict=True))
+                terms.append(scaled((0.5 if i == j else 1.0) * (w[i] * w[j] - inverse), covariance_dot[i][j]))
     return factorisation.log_density(whitened), sum(terms[1:], terms[0])
 
 
