@@ -79,8 +79,9 @@ def test_softplus():
     np.testing.assert_allclose(slopes[1], -special.expit(-x), rtol=1e-14)
 
 
-def test_scaled():
-    array = np.arange(6.0).reshape(2, 3)
+@pytest.mark.parametrize("rows", [2, 20])
+def test_scaled(rows):
+    array = np.linspace(0.0, 5.0, 3 * rows).reshape(rows, 3)
 
     def value(factor):
         return jnp.sin(scaled(array, factor)).sum()
