@@ -1,4 +1,4 @@
-"""Checks of the values in data containers, and the error that they raise.
+"""Checks of options and of the values in data containers, and the errors that they raise.
 
 A message is one paragraph that names the column or value, what was expected and what was found. Rows count from 0.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hbm_jax.names import did_you_mean, listed
 
-__all__ = ["DataError", "DataWarning", "Remedy"]
+__all__ = ["DataError", "DataWarning", "OptionError", "Remedy"]
 
 Floats = NDArray[np.float64]
 
@@ -54,8 +54,8 @@ class Remedy:
         return f"{self.option}={{{first!r}: <{described}>{', ...' if others else ''}}}"
 
 
-class DataError(ValueError):
-    """A table, column or value that a data container rejects; the message says which, and what was expected.
+class RemediableError(ValueError):
+    """An error that other options may avoid.
 
     Parameters
     ----------
@@ -65,12 +65,20 @@ class DataError(ValueError):
         Options with which the error is avoided; the command line words them as its flags.
     """
 
-    rows: tuple[int, ...] = ()
-    """Rows that cause the error, if it is due to rows."""
-
     def __init__(self, message: str = "", remedies: Sequence[Remedy] = ()):
         super().__init__(message)
         self.remedies = tuple(remedies)
+
+
+class OptionError(RemediableError):
+    """Options of a model that are out of range or do not fit together; the message says which."""
+
+
+class DataError(RemediableError):
+    """A table, column or value that a data container rejects; the message says which, and what was expected."""
+
+    rows: tuple[int, ...] = ()
+    """Rows that cause the error, if it is due to rows."""
 
 
 class DataWarning(UserWarning):

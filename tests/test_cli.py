@@ -30,7 +30,7 @@ from hbm_jax.cli.inputs import worded
 from hbm_jax.data import PointsInGroups
 from hbm_jax.inference.criticism.calibration import Calibration
 from hbm_jax.inference.criticism.rank_tests import judge_ranks
-from hbm_jax.validation import DataError, Remedy
+from hbm_jax.validation import DataError, OptionError, Remedy
 
 JLA = hbm.data.load_jla()
 FEW = JLA.subset(np.arange(0, 740, 12)[:60])
@@ -216,6 +216,26 @@ def test_models_say_which_option_avoids_an_error(model, data, python, flags):
         check(data)
     assert str(caught.value).endswith(python)
     assert worded(caught.value).endswith(flags)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "python", "flags"),
+    [
+        (hbm.models.Supernova, {"mass_step": False, "host_beta": True}, "mass_step=True", "--mass-step"),
+        (hbm.models.Supernova, {"velocity": "redshift"}, "sigma_v=250", "--sigma-v 250"),
+        (hbm.models.Supernova, {"latents": "centred", "outliers": True}, "latents='marginal'", "--latents marginal"),
+        (hbm.models.Supernova, {"stretch": "skewed", "colour": "dust"}, "stretch='two'", "--stretch two"),
+        (hbm.models.HubbleDiagram, {"scatter_surveys": ("a",)}, "intrinsic_scatter=True", "--intrinsic-scatter"),
+        (hbm.models.Relation, {"correlated": True, "pooling": "none"}, "pooling='partial'", "--pooling partial"),
+        (hbm.models.Relation, {"student_t": True, "outliers": True}, "outliers=False", "--no-outliers"),
+    ],
+)
+def test_models_say_which_options_fit_together(model, options, python, flags):
+    with pytest.raises(OptionError) as caught:
+        model(**options)
+    assert python in str(caught.value)
+    assert flags in worded(caught.value)
+    assert python not in worded(caught.value)
 
 
 def test_remedies_are_worded_for_python_and_for_the_command_line():

@@ -242,17 +242,10 @@ def whim_optical_depth(
     if not isinstance(cosmology, Cosmology):
         raise ValueError(f"cosmology: expected a Cosmology; found {cosmology!r}.")
     numbers = as_abundances(abundances)
-    for name, value in (
-        ("z", z),
-        ("n0", n0),
-        ("log10_T", log10_T),
-        ("log10_xi", log10_xi),
-        ("metallicity", metallicity),
-        ("photon_index", photon_index),
-        ("density_slope", density_slope),
-        ("metallicity_slope", metallicity_slope),
-        ("temperature_slope", temperature_slope),
-    ):
+    scalars = {"z": z, "n0": n0, "log10_T": log10_T, "log10_xi": log10_xi, "metallicity": metallicity}
+    scalars |= {"photon_index": photon_index, "density_slope": density_slope}
+    scalars |= {"metallicity_slope": metallicity_slope, "temperature_slope": temperature_slope}
+    for name, value in scalars.items():
         one_number(name, value)
     z, in_z = within("z", z, 0.0, MAX_REDSHIFT)
     n0, in_n0 = within("n0", n0, 0.0, math.inf, "cm^-3")

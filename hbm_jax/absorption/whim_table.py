@@ -141,17 +141,9 @@ class WhimTable:
         num_cells = checked_cells(num_cells)
         one_of("mode", mode, MODES)
         one_of("collection of rates", rates, RATES)
-        z = np.asarray(self.z, dtype=float)
-        energy = np.asarray(self.energy, dtype=float)
-        if z.ndim > 1 or energy.ndim not in (1, 1 + z.ndim) or energy.shape[:-1] not in ((), z.shape):
-            raise ValueError(
-                f"WhimTable: expected one redshift, or one for each row of energies; found redshifts {z.shape} and "
-                f"energies {energy.shape}."
-            )
-        within("z", z, 0.0, MAX_REDSHIFT)
+        energy, z = _checked_lines(self.energy, self.z)
         if metallicity is not None:
             within("metallicity", metallicity, 0.0, math.inf)
-        within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
         values = precomputed(lambda: np.asarray(as_abundances(abundances), dtype=float))
         options = tuple(values.tolist()), float(log10_xi), mode, rates, float(photon_index)
         basis = _spline_basis(*options)
@@ -221,6 +213,19 @@ class WhimTable:
             tau = tau + metallicity[..., None] * metals[0]
         tau = n0[..., None] * tau
         return masked(tau, (in_n0 & in_T & in_metallicity)[..., None])
+
+
+def _checked_lines(energy: Any, z: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return energies and redshifts as arrays of fitting shapes within their domain, or raise ValueError."""
+    energy, z = np.asarray(energy, dtype=float), np.asarray(z, dtype=float)
+    if z.ndim > 1 or energy.ndim not in (1, 1 + z.ndim) or energy.shape[:-1] not in ((), z.shape):
+        raise ValueError(
+            f"WhimTable: expected one redshift, or one for each row of energies; found redshifts {z.shape} and "
+            f"energies {energy.shape}."
+        )
+    within("z", z, 0.0, MAX_REDSHIFT)
+    within("energy", energy, MIN_ENERGY, MAX_ENERGY / (1.0 + float(z.max(initial=0.0))), "keV")
+    return energy, z
 
 
 def _spline(coefficients, T):

@@ -1,6 +1,9 @@
 """Distances, times and volumes at any redshift in any cosmology.
 
-Every function takes ``(z, cosmology)``. Both may be traced, and z may have any shape.
+Every function takes ``(z, cosmology)`` and returns an array of the shape of z, for example
+``distmod(1.0, Cosmology.flat(H0=70.0, Om0=0.3))``. Both may be traced, and z may have any shape. It is the redshift of
+the expansion (in the CMB frame). The observed (heliocentric) redshift ``z_hel``, which sets the energy loss and time
+dilation of photons, is z where it is not given.
 
 - Domain: z >= 0, and E(z)^2 > 0 along the line of sight (from 0 to z; for `age` from z to infinity). Outside it the
   result is NaN. Once the caller has masked it, gradients with respect to the cosmology and to other redshifts are
@@ -34,176 +37,55 @@ def _lines_of_sight(z: ArrayLike, cosmology: Cosmology, z_hel: ArrayLike | None 
 
 
 def comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the line-of-sight comoving distance, D_C = (c / H0) int_0^z dz' / E(z') (Hogg 1999, equation 15).
+    """Return the line-of-sight comoving distance [Mpc], D_C = (c / H0) int_0^z dz' / E(z') (Hogg 1999, equation 15).
 
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-
-    Returns
-    -------
-    array of the shape of z
-        [Mpc]; 0 at z = 0, with derivative c / H0.
-
-    Examples
-    --------
-    >>> comoving_distance(1.0, Cosmology.flat(H0=70.0, Om0=0.3))
+    It is 0 at z = 0, with derivative c / H0.
     """
     return _lines_of_sight(z, cosmology).comoving_distance(cosmology)
 
 
 def transverse_comoving_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the transverse comoving distance D_M: comoving size over angle (Hogg 1999, equation 16).
+    """Return the transverse comoving distance D_M [Mpc], comoving size over angle (Hogg 1999, equation 16).
 
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-
-    Returns
-    -------
-    array of the shape of z
-        [Mpc]; D_C S(Ok0 (H0 D_C / c)^2) with S(k) = sinh(sqrt k) / sqrt k, which is sin(sqrt -k) / sqrt(-k) for k < 0.
-        S is evaluated as one entire function, so derivatives of all orders are correct at zero curvature too
-        (``tests/cosmology/test_derivatives.py``). Negative beyond the antipode of a closed universe.
-
-    Examples
-    --------
-    >>> transverse_comoving_distance(1.0, Cosmology(H0=70.0, Om0=0.3, Ode0=0.8))
+    It is D_C S(Ok0 (H0 D_C / c)^2) with S(k) = sinh(sqrt k) / sqrt k, which is sin(sqrt -k) / sqrt(-k) for k < 0. S is
+    evaluated as one entire function, so derivatives of all orders are correct at zero curvature too
+    (``tests/cosmology/test_derivatives.py``). Negative beyond the antipode of a closed universe.
     """
     return _lines_of_sight(z, cosmology).transverse_comoving_distance(cosmology)
 
 
 def luminosity_distance(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike | None = None) -> jax.Array:
-    """Return the luminosity distance, D_L = (1 + z_hel) D_M(z) (Hogg 1999, equation 21).
-
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift of the expansion (in the CMB frame), at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-    z_hel : array of the shape of z, optional
-        Observed (heliocentric) redshift, which sets the energy loss and time dilation of photons. None: z.
-
-    Returns
-    -------
-    array of the shape of z
-        [Mpc]; 0 at z = 0.
-
-    Examples
-    --------
-    >>> luminosity_distance(1.0, Cosmology.flat(H0=70.0, Om0=0.3), z_hel=1.001)
-    """
+    """Return the luminosity distance [Mpc], D_L = (1 + z_hel) D_M(z) (Hogg 1999, equation 21); 0 at z = 0."""
     return _lines_of_sight(z, cosmology, z_hel).luminosity_distance(cosmology)
 
 
 def angular_diameter_distance(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the angular diameter distance, D_A = D_M / (1 + z) (Hogg 1999, equation 18).
-
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-
-    Returns
-    -------
-    array of the shape of z
-        [Mpc]; 0 at z = 0.
-
-    Examples
-    --------
-    >>> angular_diameter_distance(1.0, Cosmology.flat(H0=70.0, Om0=0.3))
-    """
+    """Return the angular diameter distance [Mpc], D_A = D_M / (1 + z) (Hogg 1999, equation 18); 0 at z = 0."""
     return _lines_of_sight(z, cosmology).angular_diameter_distance(cosmology)
 
 
 def distmod(z: ArrayLike, cosmology: Cosmology, *, z_hel: ArrayLike | None = None) -> jax.Array:
-    """Return the distance modulus, mu = 5 log10(D_L / 10 pc) (Hogg 1999, equation 25).
+    """Return the distance modulus [mag], mu = 5 log10(D_L / 10 pc) (Hogg 1999, equation 25).
 
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift of the expansion (in the CMB frame), at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-    z_hel : array of the shape of z, optional
-        Observed (heliocentric) redshift. None: z.
-
-    Returns
-    -------
-    array of the shape of z
-        [mag]; -inf at z = 0, NaN beyond the antipode of a closed universe, where D_L is negative.
-
-    Examples
-    --------
-    >>> distmod(1.0, Cosmology.flat(H0=70.0, Om0=0.3))
+    It is -inf at z = 0, and NaN beyond the antipode of a closed universe, where D_L is negative.
     """
     return _lines_of_sight(z, cosmology, z_hel).distmod(cosmology)
 
 
 def lookback_time(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the lookback time, (1 / H0) int_0^z dz' / ((1 + z') E(z')) (Hogg 1999, equation 30).
-
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-
-    Returns
-    -------
-    array of the shape of z
-        [Gyr] of 365.25 days; 0 at z = 0.
-
-    Examples
-    --------
-    >>> lookback_time(1.0, Cosmology.flat(H0=70.0, Om0=0.3))
-    """
+    """Return the lookback time [Gyr of 365.25 days], (1 / H0) int_0^z dz' / ((1 + z') E(z')) (equation 30)."""
     return _lines_of_sight(z, cosmology).lookback_time(cosmology)
 
 
 def age(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the age of the universe at a redshift, (1 / H0) int_z^inf dz' / ((1 + z') E(z')).
+    """Return the age of the universe at a redshift [Gyr of 365.25 days], (1 / H0) int_z^inf dz' / ((1 + z') E(z')).
 
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Accuracy: see the module.
-    cosmology : Cosmology
-        E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature; the
-        integral is truncated at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
-
-    Returns
-    -------
-    array of the shape of z
-        [Gyr] of 365.25 days.
-
-    Examples
-    --------
-    >>> age(0.0, Cosmology.flat(H0=70.0, Om0=0.3))
+    E must grow at least as fast as 1 + z at high redshift, as it does with matter, radiation or open curvature; the
+    integral is truncated at 1 + z = e^45. NaN where E^2 is not positive at some higher redshift (no big bang).
     """
     return _lines_of_sight(z, cosmology).age(cosmology)
 
 
 def differential_comoving_volume(z: ArrayLike, cosmology: Cosmology) -> jax.Array:
-    """Return the comoving volume per unit redshift and solid angle, (c / H0) D_M^2 / E(z) (Hogg 1999, equation 28).
-
-    Parameters
-    ----------
-    z : array of any shape
-        Redshift, at least 0. Domain and accuracy: see the module.
-    cosmology : Cosmology
-
-    Returns
-    -------
-    array of the shape of z
-        [Mpc^3 / sr]; 0 at z = 0.
-
-    Examples
-    --------
-    >>> differential_comoving_volume(1.0, Cosmology.flat(H0=70.0, Om0=0.3))
-    """
+    """Return the comoving volume [Mpc^3 / sr] per unit redshift, (c / H0) D_M^2 / E(z) (Hogg 1999, equation 28)."""
     return _lines_of_sight(z, cosmology).differential_comoving_volume(cosmology)

@@ -14,12 +14,13 @@ width.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
+
+from hbm_jax.distributions.elementary import softplus
 
 # Width over which a soft clip turns from the identity to the bound, as a fraction of the distance between two bounds.
 # A narrow hinge keeps the interior linear; a much narrower one is nearly a discontinuity in slope, which causes
@@ -162,14 +163,17 @@ class SoftClip:
         if np.isinf(self.low) and np.isinf(self.high):
             return y
         if np.isinf(self.low):
-            return self.high - self.hinge * jax.nn.softplus((self.high - y) / self.hinge)
-        x = self.low + self.hinge * jax.nn.softplus((y - self.low) / self.hinge)
+            return self.high - self.hinge * softplus((y - self.high) / self.hinge)[1]
+        above_low, below_low = softplus((y - self.low) / self.hinge)
         if np.isinf(self.high):
-            return x
-        x = x - self.hinge * jax.nn.softplus((y - self.high) / self.hinge)
-        # The same value computed from the upper bound, so that rounding cannot carry x past that bound.
-        fall = jax.nn.softplus((self.high - y) / self.hinge) - jax.nn.softplus((self.low - y) / self.hinge)
-        return jnp.where(y < 0.5 * (self.low + self.high), x, self.high - self.hinge * fall)
+            return self.low + self.hinge * above_low
+        above_high, below_high = softplus((y - self.high) / self.hinge)
+        # From the nearer bound, so that rounding cannot carry x past it.
+        from_low, from_high = (
+            self.low + self.hinge * (above_low - above_high),
+            self.high - self.hinge * (below_high - below_low),
+        )
+        return jnp.where(y < 0.5 * (self.low + self.high), from_low, from_high)
 
     def inv(self, x):
         """Return the real number that is mapped to x."""
@@ -186,8 +190,8 @@ class SoftClip:
 
     def log_abs_det_jacobian(self, y, x):
         """Return the log of the derivative at y."""
-        log_rise = 0.0 if np.isinf(self.low) else jax.nn.log_sigmoid((y - self.low) / self.hinge)
-        log_fall = 0.0 if np.isinf(self.high) else jax.nn.log_sigmoid((self.high - y) / self.hinge)
+        log_rise = 0.0 if np.isinf(self.low) else -softplus((y - self.low) / self.hinge)[1]
+        log_fall = 0.0 if np.isinf(self.high) else -softplus((y - self.high) / self.hinge)[0]
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)); b - a does not depend on y.
         width = (self.high - self.low) / self.hinge
         return log_rise + log_fall + (np.log(-np.expm1(-width)) if np.isfinite(width) else 0.0)

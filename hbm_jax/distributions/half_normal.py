@@ -1,10 +1,11 @@
 """Half normal prior of a scale, sampled in a coordinate between the scale and its logarithm."""
 
-import jax
 import jax.numpy as jnp
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform, biject_to
+
+from hbm_jax.distributions.elementary import softplus
 
 BEND = 0.3  # scale at which the coordinate turns from linear to logarithmic, in units of the prior's scale
 
@@ -65,7 +66,7 @@ class SoftScale(Transform):
 
     def __call__(self, x):
         """Return the scale."""
-        return self.size * jax.nn.softplus(x)
+        return self.size * softplus(x)[0]
 
     def _inverse(self, y):
         """Return V at a scale."""
@@ -74,7 +75,7 @@ class SoftScale(Transform):
 
     def log_abs_det_jacobian(self, x, y, intermediates=None):
         """Return the log of the derivative of the scale with respect to V."""
-        return jnp.log(self.size) + jax.nn.log_sigmoid(x)
+        return jnp.log(self.size) - softplus(x)[1]
 
     def tree_flatten(self):
         """Return the parts of the pytree, as NumPyro expects them."""

@@ -181,7 +181,12 @@ class PopulationModel:
         Returns
         -------
         container, dict
-            The sample with new observed values, and the true value of every parameter and latent.
+            The sample with new observed values; and the value of every parameter, fixed or drawn, and of every latent.
+
+        Raises
+        ------
+        ValueError
+            For a parameter that the model does not have.
         """
         observed, truth = simulated(self, key, data, parameters)
         return self.with_observed(data, observed), truth
@@ -278,30 +283,9 @@ def simulated(
     *,
     recover: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Draw data, parameters and latents from a model's program, with some parameters fixed.
+    """Return values drawn at the observed sites of a model's program, and the truth, as `PopulationModel.simulate`.
 
-    Parameters
-    ----------
-    model : PopulationModel
-        Its program samples its latents, or draws them with ``recover=True``.
-    key : jax.Array
-        Random key.
-    data : container
-        The design.
-    parameters : mapping of str to float, optional
-        True values by name; parameters not named are drawn from their priors.
-    recover : bool
-        Whether the program draws the latents that it integrates out.
-
-    Returns
-    -------
-    observed, truth : dict of str to array
-        Values drawn at the observed sites; and the value of every parameter, fixed or drawn, and of every latent.
-
-    Raises
-    ------
-    ValueError
-        For a parameter that the model does not have.
+    With ``recover`` the program draws the latents that it integrates out.
     """
     fixed = {name: float(value) for name, value in (parameters or {}).items()}
     model = dataclasses.replace(model, priors=dict(model.priors) | fixed)

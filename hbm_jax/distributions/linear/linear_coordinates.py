@@ -28,6 +28,12 @@ class Piece(NamedTuple):
     width: Any = 1.0
 
 
+def as_slice(indices: np.ndarray) -> Any:
+    """Return indices as a slice where they are consecutive, because its gradient needs no scatter operation."""
+    first, last = indices[0], indices[-1] + 1
+    return slice(first, last) if np.array_equal(indices, np.arange(first, last)) else indices
+
+
 class LinearCoordinates(dist.Distribution):
     """Distribution of coordinates z for which the coefficients c = loc + matrix z have independent priors.
 
@@ -81,7 +87,7 @@ class LinearCoordinates(dist.Distribution):
         log_density = log_det + jnp.zeros(value.shape[:-1])
         for indices, prior, _ in self.pieces:
             if prior is not None:
-                log_density = log_density + prior.log_prob(c[..., indices]).sum(-1)
+                log_density = log_density + prior.log_prob(c[..., as_slice(indices)]).sum(-1)
         return log_density
 
     def sample(self, key, sample_shape=()):

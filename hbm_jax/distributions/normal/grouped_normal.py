@@ -18,7 +18,8 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian, _cholesky, _solve_lower
+from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
+from hbm_jax.distributions.normal.small_matrices import cholesky, solve_lower
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -97,9 +98,9 @@ class GroupedNormal(dist.Distribution):
         if self.whitening is not None:
             return self.whitening
         eye = np.eye(self.event_shape[-1])
-        inverse = _solve_lower(_cholesky(self.noise), eye) * self.used[..., None, None]
-        tril = _cholesky((jnp.swapaxes(inverse, -1, -2) @ inverse).sum(-3))
-        inverse_tril = _solve_lower(tril, eye)
+        inverse = solve_lower(cholesky(self.noise), eye) * self.used[..., None, None]
+        tril = cholesky((jnp.swapaxes(inverse, -1, -2) @ inverse).sum(-3))
+        inverse_tril = solve_lower(tril, eye)
         diagonal = jnp.where(self.used[..., None], jnp.diagonal(inverse, axis1=-2, axis2=-1), 1.0)
         log_det = jnp.log(diagonal).sum((-2, -1)) - jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
         return WhitenedNoise(inverse, jnp.swapaxes(inverse_tril, -1, -2) @ inverse_tril, log_det)
@@ -126,7 +127,7 @@ class GroupedNormal(dist.Distribution):
         shape = (*sample_shape, *self.batch_shape)
         normal = random.normal(key_true, (*shape, self.event_shape[-1], 1))
         true = self.loc + (self.scale_tril @ normal)[..., 0]
-        noise = (_cholesky(self.noise) @ random.normal(key_noise, (*shape, *self.event_shape, 1)))[..., 0]
+        noise = (cholesky(self.noise) @ random.normal(key_noise, (*shape, *self.event_shape, 1)))[..., 0]
         return jnp.where(self.used[..., None], true[..., None, :] + noise, 0.0)
 
     def conditional(self, value):

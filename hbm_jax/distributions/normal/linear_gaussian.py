@@ -9,8 +9,6 @@ so that y ~ N(offset + A latent_loc, (A S)(A S)^T + noise_covariance). Supernova
 intervals of a burst and the points of a linear relation all have this form.
 """
 
-import math
-
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
@@ -19,9 +17,16 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-# Up to this many observed components the Cholesky factor is written out element by element, which XLA fuses into one
-# pass over the objects; a batched LAPACK call on 740 matrices of 3 x 3 is about thirty times slower on CPU.
-MAX_UNROLLED = 6
+from hbm_jax.distributions.elementary import scaled
+from hbm_jax.distributions.normal.small_matrices import (
+    MAX_UNROLLED,
+    cholesky,
+    elements,
+    normal_log_density,
+    solve_lower,
+    stacked,
+    with_noise,
+)
 
 
 class LinearGaussian(dist.Distribution):
@@ -32,9 +37,9 @@ class LinearGaussian(dist.Distribution):
     latent_loc : array (..., k), or a tuple of k arrays (...)
         Mean of the latents. Separate components are contiguous in memory: the gradient over 740 supernovae then takes
         half as long on a CPU.
-    latent_scale_tril : array (..., k, k)
+    latent_scale_tril : array (..., k, k), or a tuple of k rows of k arrays (...)
         Lower-triangular S with S S^T the covariance of the latents. Zeros on its diagonal (no intrinsic scatter) are
-        allowed.
+        allowed. Separate elements that are 0.0 cost nothing.
     noise_covariance : array (..., n, n)
         Covariance of the measurement errors, positive definite.
     loading : array (..., n, k), optional
@@ -70,20 +75,19 @@ class LinearGaussian(dist.Distribution):
     }
     support = constraints.real_vector
     reparametrized_params = ("latent_loc", "latent_scale_tril", "offset")
-    pytree_data_fields = ("latent_loc", "latent_scale_tril", "noise_covariance", "loading", "offset", "components")
+    pytree_data_fields = ("_loc", "_scale", "noise_covariance", "loading", "offset")
 
     def __init__(
         self, latent_loc, latent_scale_tril, noise_covariance, *, loading=None, offset=None, validate_args=None
     ):
-        num_latents = np.shape(latent_scale_tril)[-1]
         num_observed = np.shape(noise_covariance)[-1]
-        self.components = latent_loc if isinstance(latent_loc, tuple) and loading is None else None
-        if isinstance(latent_loc, tuple):
-            latent_loc = jnp.stack(jnp.broadcast_arrays(*latent_loc), axis=-1)
-        if np.shape(latent_loc)[-1:] != (num_latents,) or np.shape(latent_scale_tril)[-2:] != (num_latents,) * 2:
+        scale_shape, scale_batch = _shape(latent_scale_tril, 2)
+        (num_loc,), loc_batch = _shape(latent_loc, 1)
+        num_latents = scale_shape[-1]
+        if num_loc != num_latents or scale_shape != (num_latents,) * 2:
             raise ValueError(
                 "LinearGaussian: latent_loc must have shape (..., k) and latent_scale_tril (..., k, k); found "
-                f"{np.shape(latent_loc)} and {np.shape(latent_scale_tril)}."
+                f"{(*loc_batch, num_loc)} and {(*scale_batch, *scale_shape)}."
             )
         if loading is None and num_latents != num_observed:
             raise ValueError(
@@ -95,14 +99,13 @@ class LinearGaussian(dist.Distribution):
                 f"LinearGaussian: loading must have shape (..., {num_observed}, {num_latents}); found "
                 f"{np.shape(loading)}."
             )
-        self.latent_loc = latent_loc
-        self.latent_scale_tril = latent_scale_tril
+        self._loc, self._scale = latent_loc, latent_scale_tril
         self.noise_covariance = noise_covariance
         self.loading = loading
         self.offset = offset
         batch_shape = lax.broadcast_shapes(
-            np.shape(latent_loc)[:-1],
-            np.shape(latent_scale_tril)[:-2],
+            loc_batch,
+            scale_batch,
             np.shape(noise_covariance)[:-2],
             () if loading is None else np.shape(loading)[:-2],
             () if offset is None else np.shape(offset)[:-1],
@@ -116,25 +119,25 @@ class LinearGaussian(dist.Distribution):
         loc = loc if self.offset is None else loc + self.offset
         return jnp.broadcast_to(loc, self.batch_shape + self.event_shape)
 
-    def _residuals(self, value) -> list:
-        """Return the data minus their mean, as a list of components."""
-        if self.components is None:
-            residual = value - self.mean
-            return [residual[..., i] for i in range(self.event_shape[0])]
-        offsets = [0.0] * len(self.components) if self.offset is None else jnp.moveaxis(self.offset, -1, 0)
-        return [
-            value[..., i] - loc - offset for i, (loc, offset) in enumerate(zip(self.components, offsets, strict=True))
-        ]
+    @property
+    def latent_loc(self):
+        """Mean of the latents, (..., k)."""
+        return jnp.stack(jnp.broadcast_arrays(*self._loc), axis=-1) if isinstance(self._loc, tuple) else self._loc
 
     @property
-    def _scale(self):
+    def latent_scale_tril(self):
+        """Cholesky factor of the covariance of the latents, (..., k, k)."""
+        return stacked(self._scale) if isinstance(self._scale, tuple) else self._scale
+
+    @property
+    def _observed_scale(self):
         """The matrix A S, (..., n, k)."""
         return self.latent_scale_tril if self.loading is None else jnp.matmul(self.loading, self.latent_scale_tril)
 
     @property
     def covariance_matrix(self):
         """Covariance of the data, (..., n, n)."""
-        scale = self._scale
+        scale = self._observed_scale
         return jnp.matmul(scale, jnp.swapaxes(scale, -1, -2)) + self.noise_covariance
 
     @property
@@ -147,7 +150,7 @@ class LinearGaussian(dist.Distribution):
         """Draw data, ``(*sample_shape, ..., n)``."""
         key_latent, key_noise = random.split(key)
         shape = sample_shape + self.batch_shape
-        scale, noise_tril = self._scale, _cholesky(self.noise_covariance)
+        scale, noise_tril = self._observed_scale, cholesky(self.noise_covariance)
         latent = random.normal(key_latent, (*shape, scale.shape[-1]), scale.dtype)
         noise = random.normal(key_noise, shape + self.event_shape, noise_tril.dtype)
         return (
@@ -166,32 +169,27 @@ class LinearGaussian(dist.Distribution):
             whitened = solve_triangular(tril, residual[..., None], lower=True)[..., 0]
             log_det = 2.0 * jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
             chi2 = (whitened**2).sum(-1)
-        else:
-            chi2, log_det = self._chi2_and_log_det(self._residuals(value))
-        return -0.5 * (chi2 + log_det + self.event_shape[0] * np.log(2.0 * np.pi))
+            return -0.5 * (chi2 + log_det + self.event_shape[0] * np.log(2.0 * np.pi))
+        return normal_log_density(self._residuals(value), self._covariance())
 
-    def _chi2_and_log_det(self, residual):
-        """Return the quadratic form and the log determinant by an unrolled L D L^T factorisation."""
-        scale, noise = self._scale, self.noise_covariance
-        lower_triangular = self.loading is None
+    def _residuals(self, value) -> list:
+        """Return the data minus their mean, as a list of components."""
+        observed = range(self.event_shape[0])
+        if self.loading is not None or not isinstance(self._loc, tuple):
+            residual = value - self.mean
+            return [residual[..., i] for i in observed]
+        ones = np.ones(np.shape(value)[:-1])
+        residual = [value[..., i] - scaled(ones, self._loc[i]) for i in observed]
+        return residual if self.offset is None else [r - self.offset[..., i] for i, r in enumerate(residual)]
 
-        def covariance(i, j):  # i >= j
-            latents = range(j + 1) if lower_triangular else range(scale.shape[-1])
-            return noise[..., i, j] + sum(scale[..., i, k] * scale[..., j, k] for k in latents)
-
-        factor: dict = {}
-        pivot: list = []
-        whitened: list = []
-        for i in range(len(residual)):
-            for j in range(i):
-                unscaled = covariance(i, j) - sum(factor[i, m] * factor[j, m] * pivot[m] for m in range(j))
-                factor[i, j] = unscaled / pivot[j]
-            pivot.append(covariance(i, i) - sum(factor[i, m] ** 2 * pivot[m] for m in range(i)))
-            whitened.append(residual[i] - sum(factor[i, m] * whitened[m] for m in range(i)))
-        chi2 = sum(w**2 / p for w, p in zip(whitened, pivot, strict=True))
-        # A single logarithm of the product of pivots is cheaper. The product of up to six pivots over- or underflows
-        # only where a typical standard deviation is below 1e-25 or above 1e25 in the units of the data.
-        return chi2, jnp.log(math.prod(pivot))
+    def _covariance(self) -> list[list]:
+        """Return the elements of the lower triangle of the covariance."""
+        if isinstance(self._scale, tuple) and self.loading is None:
+            return with_noise(elements(self.noise_covariance), self._scale)
+        scale = elements(self._observed_scale)
+        if self.loading is None:
+            scale = [[a if k <= i else 0.0 for k, a in enumerate(row)] for i, row in enumerate(scale)]
+        return with_noise(elements(self.noise_covariance), scale)
 
     def conditional(self, value):
         """Return the exact conditional distribution of the latents given data.
@@ -208,53 +206,29 @@ class LinearGaussian(dist.Distribution):
             S (1 + G^T G)^-1 S^T, where C is the noise covariance, G = C^-1/2 A S, and r is the residual whitened by
             C^-1/2. This form is accurate for small noise and holds for singular S.
         """
-        noise_tril = _cholesky(self.noise_covariance)
+        noise_tril = cholesky(self.noise_covariance)
         residual = value - self.mean
-        scale = jnp.broadcast_to(self._scale, (*residual.shape, self._scale.shape[-1]))
-        whitened_scale = _solve_lower(noise_tril, scale)
-        whitened_residual = _solve_lower(noise_tril, residual[..., None])
+        scale = self._observed_scale
+        scale = jnp.broadcast_to(scale, (*residual.shape, scale.shape[-1]))
+        whitened_scale = solve_lower(noise_tril, scale)
+        whitened_residual = solve_lower(noise_tril, residual[..., None])
         transposed = jnp.swapaxes(whitened_scale, -1, -2)
         precision = jnp.eye(scale.shape[-1]) + transposed @ whitened_scale
         # precision = U U^T with U upper triangular (the reversed Cholesky factor of the reversed matrix), so that S
         # U^-T is lower triangular and a factor of the conditional covariance.
-        reversed_factor = _cholesky(jnp.flip(precision, (-2, -1)))
-        inverse = jnp.flip(_solve_lower(reversed_factor, jnp.eye(scale.shape[-1])), (-2, -1))
+        reversed_factor = cholesky(jnp.flip(precision, (-2, -1)))
+        inverse = jnp.flip(solve_lower(reversed_factor, jnp.eye(scale.shape[-1])), (-2, -1))
         scale_tril = self.latent_scale_tril @ jnp.swapaxes(inverse, -1, -2)
         loc = self.latent_loc + (scale_tril @ (inverse @ (transposed @ whitened_residual)))[..., 0]
         # The validation of NumPyro would reject a zero on the diagonal (a latent without scatter).
         return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
 
-def _cholesky(matrix):
-    """Return the lower Cholesky factor (..., n, n), written out element by element up to `MAX_UNROLLED`.
-
-    Besides speed, this avoids batches of small LAPACK calls in one program, which were observed to deadlock on two
-    cores.
-    """
-    size = np.shape(matrix)[-1]
-    if size > MAX_UNROLLED:
-        return jnp.linalg.cholesky(matrix)
-    rows: list[list] = []
-    for i in range(size):
-        row: list = []
-        for j in range(i + 1):
-            remainder = matrix[..., i, j] - sum(row[m] * (row if i == j else rows[j])[m] for m in range(j))
-            row.append(jnp.sqrt(remainder) if i == j else remainder / rows[j][j])
-        rows.append(row)
-    zero = jnp.zeros_like(rows[0][0]) if rows else 0.0
-    full_rows = [jnp.stack(row + [zero] * (size - len(row)), axis=-1) for row in rows]
-    return jnp.stack(full_rows, axis=-2) if rows else jnp.zeros(np.shape(matrix))
-
-
-def _solve_lower(tril, right):
-    """Solve tril x = right, (..., n, n) and (..., n, m), by forward substitution, unrolled up to `MAX_UNROLLED`."""
-    size = tril.shape[-1]
-    if size > MAX_UNROLLED:
-        batch = jnp.broadcast_shapes(tril.shape[:-2], right.shape[:-2])
-        tril, right = (jnp.broadcast_to(x, batch + x.shape[-2:]) for x in (tril, right))
-        return solve_triangular(tril, right, lower=True)
-    rows: list = []
-    for i in range(size):
-        remainder = right[..., i, :] - sum(tril[..., i, j, None] * rows[j] for j in range(i))
-        rows.append(remainder / tril[..., i, i, None])
-    return jnp.stack(rows, axis=-2) if rows else right
+def _shape(array, num_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the last axes and the batch shape of an array, or of nested tuples of arrays (...)."""
+    if not isinstance(array, tuple):
+        shape = np.shape(array)
+        return shape[len(shape) - num_axes :], shape[: len(shape) - num_axes]
+    rows = array if num_axes == 2 else (array,)
+    batch = lax.broadcast_shapes(*(np.shape(element) for row in rows for element in row))
+    return (len(rows), len(rows[0]))[-num_axes:], batch

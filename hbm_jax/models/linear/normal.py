@@ -27,7 +27,7 @@ from hbm_jax.distributions.normal.grouped_normal import WhitenedNoise, whiten_no
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.partial_centering import centring_weight_from_estimates, sample_partially_centred
 from hbm_jax.models.priors import Prior, sample_shaped
-from hbm_jax.validation import DataError, Remedy
+from hbm_jax.validation import DataError, OptionError, Remedy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -312,7 +312,7 @@ class NormalVectors(_Hierarchy):
     def check_options(self) -> None:
         """Raise ValueError for a concentration that is not positive."""
         if not self.concentration > 0:
-            raise ValueError(f"NormalVectors: concentration: expected a positive number; found {self.concentration}.")
+            raise OptionError(f"NormalVectors: concentration: expected a positive number; found {self.concentration}.")
 
     def _correlation(self, name: str, bound: BoundValues):
         size = len(bound.components)

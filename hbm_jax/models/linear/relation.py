@@ -23,7 +23,7 @@ from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
-from hbm_jax.validation import DataError, Remedy
+from hbm_jax.validation import DataError, OptionError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
 LINE: dict[str, Prior] = {"alpha": dist.Normal(0.0, 5.0), "beta": dist.Normal(0.0, 5.0)}
@@ -108,19 +108,23 @@ class Relation(PopulationModel):
     }
 
     def check_options(self) -> None:
-        """Raise ValueError for incompatible options."""
+        """Raise OptionError for incompatible options."""
         if self.correlated and self.pooling != "partial":
-            raise ValueError(f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}.")
+            message = f"Relation: correlated=True expects pooling='partial'; found {self.pooling!r}."
+            raise OptionError(message, [Remedy("correlated", True), Remedy("pooling", "partial")])
         if self.student_t and (self.outliers or not self.scatter):
-            conflict = "outliers=True" if self.outliers else "scatter=False"
-            raise ValueError(f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}.")
+            conflict = Remedy("outliers", True) if self.outliers else Remedy("scatter", False)
+            remedies = Remedy("student_t", True), Remedy("scatter", True), Remedy("outliers", False)
+            message = f"Relation: student_t=True expects scatter=True and outliers=False; found {conflict}."
+            raise OptionError(message, [*remedies, conflict])
         if self.num_components < 1:
-            raise ValueError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
+            raise OptionError(f"Relation: num_components: expected 1 or more; found {self.num_components}.")
         if self.num_components > 1 and "x_mean" in self.priors:
-            raise ValueError(
+            raise OptionError(
                 f"Relation: num_components={self.num_components} expects no prior of x_mean, because the means of the "
                 "components are in increasing order, with priors from the mean and the standard deviation of the "
-                f"data; found {self.priors['x_mean']}."
+                f"data; found {self.priors['x_mean']}.",
+                [Remedy("num_components", self.num_components)],
             )
 
     @property

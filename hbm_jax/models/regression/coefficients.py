@@ -117,7 +117,9 @@ def sample_coefficients(bound: BoundCoefficients, priors: Mapping[str, Any], ove
     with numpyro.plate("category", num, dim=-1) if num else contextlib.nullcontext():
         z = numpyro.sample("coef" if stated else "_coef", prior, infer=infer)
     coefficients = z if stated else prior.coefficients(z)
-    c = jnp.broadcast_to(constants, (*z.shape[:-1], size)).at[..., free].set(coefficients)
+    c = coefficients
+    if len(free) < size:
+        c = jnp.broadcast_to(constants, (*z.shape[:-1], size)).at[..., free].set(coefficients)
     return c if stated else _record(c @ bound.to_b.T, num, size)
 
 

@@ -28,7 +28,7 @@ from hbm_jax.models.regression.families import FAMILIES, Family, centre_of
 from hbm_jax.models.regression.group_effects import BoundEffects, bind_effects, sample_effects
 from hbm_jax.names import choose, did_you_mean, listed
 from hbm_jax.precomputation import precomputed
-from hbm_jax.validation import DataError, reject_rows
+from hbm_jax.validation import DataError, OptionError, reject_rows
 
 SINGLE_PRIOR = re.compile(r"(coef|sd)\[(.+)\]")  # name of the prior of a single coefficient or term of groups
 
@@ -124,7 +124,7 @@ class Regression(PopulationModel):
         object.__setattr__(self, "link", self.link or self._family.links[0])
         choose(f"link of the family {self.family}", self.link, self._family.links)
         if not self.lkj > 0:
-            raise ValueError(f"Regression: lkj: expected a positive concentration; found {self.lkj}.")
+            raise OptionError(f"Regression: lkj: expected a positive concentration; found {self.lkj}.")
 
     @property
     def _family(self) -> Family:

@@ -19,6 +19,7 @@ from hbm_jax.distributions import (
     projected,
     whiten,
 )
+from hbm_jax.validation import Remedy
 
 
 class Sample(NamedTuple):
@@ -85,8 +86,9 @@ def check(data: DistanceModuli, calibrated: bool, keep: np.ndarray | None = None
     calibrators = int(np.sum(data.is_calibrator if keep is None else data.is_calibrator[keep]))
     if calibrators and not calibrated:
         raise DataError(
-            f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read "
-            "with calibrators=False; found calibrated=False."
+            f"HubbleDiagram: expected calibrated=True for a sample with {calibrators} calibrators, or one read with "
+            "calibrators=False; found neither.",
+            [Remedy("calibrated", True), Remedy("calibrators", False)],
         )
     if calibrated and not calibrators:
         raise DataError("HubbleDiagram: calibrated=True expects calibrators in the sample; found none.")

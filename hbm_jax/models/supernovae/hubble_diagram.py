@@ -25,6 +25,7 @@ from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.models.supernovae import cosmology_constraints
 from hbm_jax.models.supernovae.bound_moduli import BoundModuli, bind, check, scatter_weights, subsets
 from hbm_jax.models.supernovae.degeneracy import supernova_degeneracy
+from hbm_jax.validation import OptionError, Remedy
 
 # The prior of M0 is effectively flat: its scale of 100 mag shifts M0 by 1e-6 of its error.
 DEFAULT_PRIORS: dict[str, Prior] = {"M0": dist.Normal(0.0, 100.0), "sigma_int": dist.HalfNormal(0.3)}
@@ -85,18 +86,19 @@ class HubbleDiagram(PopulationModel):
     units = UNITS
 
     def check_options(self) -> None:
-        """Raise ValueError for an unknown cosmology, scatter without intrinsic_scatter, or a prior of M0 not normal."""
+        """Raise OptionError for scatter without intrinsic_scatter, or a prior of M0 that is not normal."""
         expansion.named(self.cosmology)
         object.__setattr__(self, "scatter_surveys", tuple(self.scatter_surveys))
         if self.scatter_surveys and not self.intrinsic_scatter:
-            raise ValueError("HubbleDiagram: scatter_surveys expects intrinsic_scatter=True; found False.")
+            message = "HubbleDiagram: scatter_surveys expects intrinsic_scatter=True; found False."
+            raise OptionError(message, [Remedy("intrinsic_scatter", True)])
         if isinstance(self.constraints, Mapping):
             object.__setattr__(self, "constraints", GaussianConstraints.from_config(self.constraints))
         elif self.constraints is not None and not isinstance(self.constraints, GaussianConstraints):
             object.__setattr__(self, "constraints", read_constraints(self.constraints))
         prior = self.all_priors["M0"]
         if isinstance(prior, dist.Distribution) and not isinstance(prior, dist.Normal):
-            raise ValueError(
+            raise OptionError(
                 f"prior.M0: expected Normal(loc, scale) or a number, because M0 is integrated out; found "
                 f"{type(prior).__name__}. Normal(0, 1e6) is flat."
             )

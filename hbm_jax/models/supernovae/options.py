@@ -1,5 +1,7 @@
 """Checks of the options of the supernova model, and which of them need a mixture."""
 
+from hbm_jax.validation import OptionError, Remedy
+
 
 def mixture_options(model) -> list[str]:
     """Return options of `hbm_jax.models.Supernova` in use that need the mixture of `populations`, as text."""
@@ -10,25 +12,29 @@ def mixture_options(model) -> list[str]:
 
 
 def check(model) -> None:
-    """Raise ValueError for option values out of range and for incompatible options."""
+    """Raise OptionError for option values out of range and for incompatible options."""
     for name in ("step_width", "lensing", "sigma_v"):
         value = getattr(model, name)
         if value is not None and not value >= 0.0:
-            raise ValueError(f"Supernova: {name}: expected 0 or more; found {value!r}.")
+            raise OptionError(f"Supernova: {name}: expected 0 or more; found {value!r}.")
     host = {"mass_error": model.mass_error, "host_beta": model.host_beta, "step_width": model.step_width > 0.0}
     if not model.mass_step and any(host.values()):
         option = next(name for name, on in host.items() if on)
-        raise ValueError(f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False.")
+        message = f"Supernova: {option} expects mass_step=True (a prior may fix delta_M at 0); found False."
+        raise OptionError(message, [Remedy("mass_step", True)])
     if model.velocity == "redshift" and model.sigma_v is None:
-        raise ValueError("Supernova: velocity='redshift' expects sigma_v [km/s], such as 250; found none.")
+        message = "Supernova: velocity='redshift' expects a dispersion [km/s], such as sigma_v=250; found none."
+        raise OptionError(message, [Remedy("velocity", "redshift"), Remedy("sigma_v", 250)])
     if model.laws.stretch.positive_latent and model.laws.colour.positive_latent:
-        raise ValueError(
+        raise OptionError(
             f"Supernova: stretch={model.stretch!r} expects colour='normal'; found {model.colour!r}. stretch='two' is "
-            "skewed too and allows every colour."
+            "skewed too and allows every colour.",
+            [Remedy("stretch", model.stretch), Remedy("colour", "normal"), Remedy("stretch", "two")],
         )
     mixture = mixture_options(model)
     if model.latents != "marginal" and mixture:
-        raise ValueError(
+        raise OptionError(
             f"Supernova: latents={model.latents!r} expects normal populations that are all observed; found "
-            f"{', '.join(mixture)}, which need latents='marginal'."
+            f"{', '.join(mixture)}, which need latents='marginal'.",
+            [Remedy("latents", model.latents), Remedy("latents", "marginal")],
         )

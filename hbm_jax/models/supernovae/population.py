@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection
+from hbm_jax.distributions.elementary import scaled
 from hbm_jax.models.supernovae.laws import ColourLaw, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
@@ -22,19 +23,15 @@ def tripp(parameters: Mapping[str, Any], x1, c):
 
 def marginal(p: Mapping[str, Any], magnitude, noise, offset=None) -> LinearGaussian:
     """Return the marginal distribution for one Gaussian population; parameters are numbers or (N,)."""
-    mean_m_b = magnitude + tripp(p, p["x1_mean"], p["c_mean"])
+    mean_m_b = magnitude + scaled(np.ones(len(magnitude)), tripp(p, p["x1_mean"], p["c_mean"]))
     loc = (p["x1_mean"], p["c_mean"], mean_m_b)
-    return LinearGaussian(loc, _scale_tril(p, p["x1_std"], p["c_std"], p["sigma_int"]), noise, offset=offset)
+    scale = _scale(p["x1_std"], p["c_std"], p["sigma_int"], -p["alpha"], p["beta"])
+    return LinearGaussian(loc, scale, noise, offset=offset)
 
 
-def _scale_tril(p, x1_std, c_std, sigma_int):
-    """Return the lower triangular factor of the covariance of the true (x1, c, m_b), (..., 3, 3)."""
-    zero = 0.0
-    rows = [[x1_std, zero, zero], [zero, c_std, zero], [-p["alpha"] * x1_std, p["beta"] * c_std, sigma_int]]
-    shape = np.broadcast_shapes(*(jnp.shape(entry) for row in rows for entry in row))
-    if shape == ():
-        return jnp.array(rows)
-    return jnp.stack([jnp.stack([jnp.broadcast_to(e, shape) for e in row], axis=-1) for row in rows], axis=-2)
+def _scale(x1_std, c_std, scatter, x1_slope, c_slope) -> tuple[tuple, ...]:
+    """Return the rows of the lower triangular factor of the covariance of the true (x1, c, m_b)."""
+    return ((x1_std, 0.0, 0.0), (0.0, c_std, 0.0), (x1_slope * x1_std, c_slope * c_std, scatter))
 
 
 class Laws(NamedTuple):
@@ -123,11 +120,11 @@ def populations(
     mean_m_b = _along(magnitude, axis=_REDSHIFT) + host_magnitude + (c.slope * c.loc + x1.slope * x1.loc)
     shape = np.broadcast_shapes(*(jnp.shape(a) for a in (mean_m_b, scatter, x1.scale, c.scale, *log_weights)))
     flat = partial(_flat, shape=shape)
-    rows_of_scale = ((x1.scale, 0.0, 0.0), (0.0, c.scale, 0.0), (x1.slope * x1.scale, c.slope * c.scale, scatter))
+    scale = _scale(x1.scale, c.scale, scatter, x1.slope, c.slope)
     observed = ObservedMixture(
         flat(sum(log_weights[1:], log_weights[0])),
         tuple(flat(part) for part in (x1.loc, c.loc, mean_m_b)),
-        tuple(tuple(flat(entry) for entry in row) for row in rows_of_scale),
+        tuple(tuple(entry if k > i else flat(entry) for k, entry in enumerate(row)) for i, row in enumerate(scale)),
         noise,
         offset=offset,
         half_line=_half_line(x1, c, flat),
