@@ -13,6 +13,8 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
+UNWRAPPED = "_unwrapped"  # ending of the site from which NumPyro computes an angle
+
 
 def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
     """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.
@@ -134,3 +136,24 @@ def prior_value(site):
         return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
     except NotImplementedError:
         return init_to_uniform(site)
+
+
+def unsampled_sites(program: Callable, args: tuple) -> list[str]:
+    """Return the latent sites whose prior cannot be drawn from, as that of an improper distribution."""
+    names: list[str] = []
+
+    def value(site):
+        drawn = prior_value(site)
+        if drawn is not None:
+            try:
+                site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+            except NotImplementedError:
+                names.append(site["name"])
+        return drawn
+
+    def trace(key):
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=value)
+        return handlers.trace(seeded).get_trace(*args) and 0
+
+    jax.eval_shape(trace, jax.random.key(0))
+    return names

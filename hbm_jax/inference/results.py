@@ -24,6 +24,7 @@ from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
+    TARGET_ACCEPT_PROB,
     bound_args,
     cautions_of,
     config_of,
@@ -35,7 +36,7 @@ from hbm_jax.inference.program import (
 )
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
-from hbm_jax.inference.verdict import Verdict, judge
+from hbm_jax.inference.verdict import Verdict, judge, with_modes
 
 INTERVAL = (0.16, 0.5, 0.84)
 MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
@@ -214,6 +215,13 @@ class Fit:
         self.timing.update(timing)
         self.tree.attrs["hbm_jax_timing"] = json.dumps(self.timing)
 
+    def note_modes(self, outcome: str, missing: str):
+        """Record the outcome of a search for modes, in the verdict and in the attributes that `save` writes."""
+        self.run |= {"modes": outcome, "missing_modes": missing}
+        self.tree.attrs["hbm_jax_run"] = json.dumps(self.run, default=str)
+        verdict = _judged(self.tree, {}, self.run)
+        self.verdict = replace(verdict, notes=self.verdict.notes, model=self.verdict.model)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write the fit to a netCDF file, atomically.
 
@@ -340,7 +348,7 @@ def assemble(
         dims=dims,
         coords=coords,
     )
-    verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
+    verdict = _judged(tree, bounds_of(program, target), run)
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
@@ -363,17 +371,19 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
     return (*cautions_of(program, args, bound), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
-def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
-    """Judge the draws of a tree, constrained and unconstrained."""
+def _judged(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
+    """Judge the draws of a tree, constrained and unconstrained, with what is known of the run."""
     forms = tree["centering"].to_dataset() if "centering" in tree else {}
-    return judge(
+    verdict = judge(
         tree["posterior"].to_dataset(),
         tree["sample_stats"].to_dataset(),
         bounds,
-        max_tree_depth,
+        run.get("max_tree_depth"),
         tree["unconstrained_posterior"].to_dataset()["position"],
         {str(name).split(":")[1] for name in forms},
+        run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
     )
+    return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
 
 
 def provenance() -> dict[str, Any]:
@@ -453,7 +463,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         file_format = int(attributes["hbm_jax_format"])
         origin = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if file_format <= FORMAT:
-            verdict = _judged(tree, {}, run.get("max_tree_depth"))
+            verdict = _judged(tree, {}, run)
     except ResultFileError:
         raise
     except KeyError as error:

@@ -19,6 +19,9 @@ SECONDS_PER_BLOCK = 1.0
 # ten thousand files.
 LONGEST_BLOCK = 20.0
 FIRST_BLOCK = 50  # draws
+# Draws per chain at which many divergences end an adaptive run, before its first check for convergence, and the
+# fraction of the transitions that is many.
+LOOKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
 MAX_LIVE = 40  # parameters shown in the progress line; the verdict uses all
 MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the progress line
 
@@ -61,6 +64,7 @@ class Loop:
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
         self.lost = LostChains(chains.num_warmup)
+        self.notes: list[str] = []  # for the verdict
         if store is not None:
             self._restore_blocks(store, check_now)
 
@@ -182,7 +186,9 @@ class Loop:
                     return reason
                 if self._out_of_time and self.draws.num_draws >= 4:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
-                next_stop = min(self.next_check, self.rule.goal) if self.rule.adaptive else self.rule.goal
+                next_stop = self.rule.goal
+                if self.rule.adaptive:
+                    next_stop = min(next_stop, self.next_check, *(n for n in LOOKS if n > self.draws.num_draws))
                 block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
                 self._report(block)
         except CheckpointError as error:
@@ -198,14 +204,26 @@ class Loop:
     def _reason_to_stop(self) -> str | None:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
+        if self.rule.adaptive and num_draws in LOOKS and self.draws.raw("diverging").mean() > MANY_DIVERGENCES:
+            return self._decided()
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reached
+            if num_draws < self.rule.goal and self.draws.raw("diverging").any():
+                return self._decided()
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
+
+    def _decided(self) -> str:
+        """Return the reason to stop because of divergences, which more draws do not remove; note it."""
+        self.notes.append(
+            f"sampling ended after {self.draws.num_draws} draws per chain, because divergent transitions had decided "
+            "the verdict"
+        )
+        return f"stopped: {int(self.draws.raw('diverging').sum())} divergent transitions decide the verdict"
 
     def _check_convergence(self) -> tuple[float, str]:
         """Return the required number of draws relative to the current one, and the parameters that never moved."""

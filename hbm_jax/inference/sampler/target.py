@@ -19,11 +19,13 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_value
+from hbm_jax.inference.arguments import UNWRAPPED, naming_arguments, plain_arguments, prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 
 RESERVED = {"chain", "draw", "sample"}
+TURN = 0.25  # radians
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
@@ -218,6 +220,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     args = plain_arguments(program, args)
+    given, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
     def start(key):
@@ -237,7 +240,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
     draw = jax.jit(jax.vmap(start))
-    with naming_arguments(program, args):
+    with naming_arguments(given, args):
         if key is None:
             draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
         else:
@@ -269,6 +272,54 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
+
+
+class ProperAuxiliaries(Messenger):
+    """Handler that gives the auxiliary sites of NumPyro a proper density, which leaves the posterior of all others.
+
+    Along a flat direction the trees of NUTS never turn. The elements of ``X_unobserved`` that ``obs_mask`` does not
+    need get the density that they would have if they were missing too: it integrates to 1. ``X_unwrapped`` of
+    `numpyro.infer.reparam.CircularReparam` gets the density of `Winding`, under which X is as it was.
+    """
+
+    def process_message(self, msg):
+        """Replace the distribution of an auxiliary latent site."""
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        fn = msg["fn"]
+        if msg["name"].endswith("_unobserved") and isinstance(fn, dist.MaskedDistribution):
+            msg["fn"] = fn.base_dist
+        if msg["name"].endswith(UNWRAPPED):
+            base = fn
+            while isinstance(base, dist.ExpandedDistribution | dist.Independent):
+                base = base.base_dist
+            if isinstance(base, dist.ImproperUniform):
+                msg["fn"] = Winding().expand(fn.shape()).to_event(len(fn.event_shape))
+
+
+class Winding(dist.Distribution):
+    """Distribution of the number of turns of an angle: uniform from -pi to pi, plus logistic of width `TURN`.
+
+    The sum of its density over x + 2 pi k, for all whole k, is the same for every x.
+    """
+
+    support = dist.constraints.real
+    has_rsample = True
+
+    def __init__(self):
+        super().__init__((), ())
+
+    def sample(self, key, sample_shape=()):
+        """Draw from the distribution."""
+        keys = jax.random.split(key)
+        uniform = jax.random.uniform(keys[0], sample_shape, minval=-jnp.pi, maxval=jnp.pi)
+        return uniform + TURN * jax.random.logistic(keys[1], sample_shape)
+
+    def log_prob(self, value, intermediates=None):
+        """Return the log density: that of a difference of two logistic functions."""
+        high, low = (value + jnp.pi) / TURN, (value - jnp.pi) / TURN
+        log_difference = jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + jnp.log1p(-jnp.exp(low - high))
+        return log_difference - jnp.log(2 * jnp.pi)
 
 
 def _require_continuous(free: dict[str, Any]) -> None:
