@@ -439,11 +439,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     DamageWarning
         If the file has no checksum.
     """
-    path = Path(path)
-    if not path.exists() and path.with_suffix(".nc").exists():
-        path = path.with_suffix(".nc")
-    if not path.is_file():
-        raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    path = _existing(Path(path))
     checksum_ok = checksum_holds(path)
     if checksum_ok is False:
         raise ResultFileError(
@@ -491,6 +487,15 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     if program is not None:
         fit.attach(program, args)
     return fit
+
+
+def _existing(path: Path) -> Path:
+    """Return the path of a result file, with ``.nc`` where only that exists."""
+    if not path.exists() and path.with_suffix(".nc").exists():
+        path = path.with_suffix(".nc")
+    if not path.is_file():
+        raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    return path
 
 
 def model_of(fit) -> Any:

@@ -158,7 +158,9 @@ class _Search:
             start = self.from_best_mode()
         if start is None and self.size > MAX_DENSE:
             start = self.from_mean_field(-np.inf, np.inf)
-        return start or self.dispersed(self.dispersed_points() if dispersed is None else dispersed)
+        if start is not None:
+            return start
+        return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
 
     # Few parameters
 
@@ -334,7 +336,7 @@ class _Search:
         jitter = self.dispersed_rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
         points = np.concatenate([self.center + jitter, self.prior_draws])
         kept, tried = self.first_finite(points), len(points)
-        diagnosis = self.diagnosis() if not kept else None
+        diagnosis = _diagnosis(self.target) if not kept else None
         for spread in PRIOR_SPREADS:
             if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
                 break
@@ -357,18 +359,20 @@ class _Search:
             kept.append(near)
         return np.stack(kept)
 
-    def diagnosis(self) -> Diagnosis | None:
-        """Return what is wrong with the log density at the median of the prior, if that can be found out."""
-        with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
-            return self.target.diagnose(self.target.start) if self.target.diagnose else None
-        return None
 
-    def dispersed(self, points: np.ndarray) -> Start:
-        """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
-        why = "no search found a mode at which to estimate it"
-        metric = uninformed_metric(self.value_and_grad, points[0], why)
-        note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
-        return Start(points, metric, False, note)
+def _diagnosis(target: Target) -> Diagnosis | None:
+    """Return what is wrong with the log density at the median of the prior, if that can be found out."""
+    with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
+        return target.diagnose(target.start) if target.diagnose else None
+    return None
+
+
+def _dispersed_start(value_and_grad: Callable, points: np.ndarray) -> Start:
+    """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
+    why = "no search found a mode at which to estimate it"
+    metric = uninformed_metric(value_and_grad, points[0], why)
+    note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
+    return Start(points, metric, False, note)
 
 
 def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:

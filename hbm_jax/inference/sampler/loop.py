@@ -1,6 +1,7 @@
 """Sampling loop: warm-up, draws in blocks, checkpoint after each block, progress line and stopping rule."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -12,7 +13,7 @@ from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.lost_chains import LostChains, begun_again
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
-from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
+from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
@@ -227,13 +228,7 @@ class Loop:
 
     def _check_convergence(self) -> tuple[float, str]:
         """Return the required number of draws relative to the current one, and the parameters that never moved."""
-        posterior = {
-            name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
-            for name, value in self.draws.sites().items()
-        }
-        dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
-        positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
-        sampled = diagnose_sampled(posterior, positions)
+        sampled = _diagnosed(self.draws, self.chains.target.labels)
         unresolved = ""
         for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
             unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
@@ -262,6 +257,16 @@ class Loop:
         )
         self.live_shown = time.perf_counter()
         self.live_cost = self.live_shown - now
+
+
+def _diagnosed(draws: Draws, labels: Sequence[str]) -> Sampled:
+    """Return the diagnostics of the draws so far."""
+    posterior = {
+        name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
+        for name, value in draws.sites().items()
+    }
+    dims = ["chain", "draw", "parameter"]
+    return diagnose_sampled(posterior, xr.DataArray(draws.raw("position"), {"parameter": list(labels)}, dims))
 
 
 def _rate(seconds_per_draw: float, block: Block) -> str:

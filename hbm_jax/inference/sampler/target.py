@@ -230,12 +230,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         _require_continuous(free)
         _require_matching_shapes(trace)
-        structure["dims"] = plate_dims(trace)
-        structure["start"] = {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]}
-        structure["observed"] = any(site["type"] == "sample" and site["is_observed"] for site in trace.values())
-        structure["bounds"] = {
-            name: support_bounds(site["fn"].support) for name, site in free.items() if not site["fn"].event_shape
-        }
+        structure.update(_structure(trace, free))
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
@@ -272,6 +267,16 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
+
+
+def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
+    """Return what is static of a trace and its latent sites: dimensions, declared starts, bounds."""
+    return {
+        "dims": plate_dims(trace),
+        "start": {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]},
+        "observed": any(site["type"] == "sample" and site["is_observed"] for site in trace.values()),
+        "bounds": {n: support_bounds(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape},
+    }
 
 
 class ProperAuxiliaries(Messenger):
