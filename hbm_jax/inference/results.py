@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import jax
 import numpy as np
 import pandas as pd
@@ -20,7 +19,14 @@ import xarray as xr
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
-from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
+from hbm_jax.inference.checksum import (
+    DamageWarning,
+    ResultFileError,
+    append_checksum,
+    checksum_holds,
+    refuse_expansion,
+    require_room,
+)
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
@@ -39,13 +45,8 @@ from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge, with_modes
 
 INTERVAL = (0.16, 0.5, 0.84)
-MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
 FORMAT = 1
 UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
-
-
-class ResultFileError(OSError):
-    """A result file that is missing, was not written by hbm_jax, or is damaged."""
 
 
 class ResultsError(RuntimeError):
@@ -240,7 +241,7 @@ class Fit:
         path = path if path.suffix else path.with_suffix(".nc")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
-            _require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
+            require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             tree = self.tree.copy(deep=False)
             tree.attrs |= {"hbm_jax_verdict": str(self.verdict)}
             if self.verdict.model is not None:
@@ -248,19 +249,6 @@ class Fit:
             tree.to_netcdf(part, engine="h5netcdf")
             append_checksum(part)
         return path
-
-
-def _require_room(path: Path, needed: int) -> None:
-    """Raise OSError if the disk has no room for the file; the HDF5 library has been seen to crash on a full disk."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, needed)
-    except OSError as error:
-        raise OSError(
-            f"{path.parent}: expected room for a posterior of {needed / 2**20:.0f} MB; found: {error.strerror}."
-        ) from error
 
 
 def _require_types(run, timing, notes) -> None:
@@ -271,19 +259,6 @@ def _require_types(run, timing, notes) -> None:
         raise TypeError("expected tables and text about the run")
     if not all(isinstance(seconds, int | float) for seconds in timing.values()):
         raise TypeError("expected numbers of seconds")
-
-
-def _refuse_expansion(path: Path) -> None:
-    """Raise ResultFileError if a small compressed file expands to so much that reading it could exhaust the memory."""
-    sizes: list[int] = []
-    with h5py.File(path) as file:
-        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
-    size, limit = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
-    if sum(sizes) > limit:
-        raise ResultFileError(
-            f"{path}: expected at most {limit / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
-            f"found {sum(sizes) / 2**20:.0f} MB."
-        )
 
 
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
@@ -447,7 +422,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             "from a backup, or assemble it again from the checkpoint of the run with hbm_jax.resume."
         )
     try:
-        _refuse_expansion(path)
+        refuse_expansion(path)
         with xr.open_datatree(path, engine="h5netcdf") as file:
             tree = file.load()
         attributes = tree.attrs

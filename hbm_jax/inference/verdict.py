@@ -376,7 +376,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
                 f"the components of {_listed(list(vectors))} change places (label switching): sorted in each draw, "
                 f"they have an R-hat of at most {max(vectors.values()):.3f}",
                 "More draws will not help, because the components are interchangeable: order one of the vectors in the "
-                "program (dist.TransformedDistribution with numpyro's OrderedTransform), or relabel the draws.",
+                "program (numpyro.distributions.transforms.OrderedTransform), or relabel the draws.",
             )
         elif modes:
             yield reason, ""

@@ -101,8 +101,9 @@ def test_a_mode_of_the_draws_that_particles_miss_is_said():
 
     fit = drawn(program, np.full(10, 3.0), 0.02)
     modes = hbm.look_for_modes(fit, num_particles=200, progress=False)
-    assert "a mode with 100 % of the draws near x[" in modes.missing
-    assert "was not found by the tempered runs" in modes.missing
+    assert "found one mode, but missed one with 100 % of the draws near x[" in modes.outcome
+    assert modes.missing == ""
+    assert fit.verdict.usable
 
 
 def test_without_a_prior_to_draw_from_particles_start_around_the_draws():
@@ -134,3 +135,9 @@ def test_the_evidence_of_a_tempered_run_is_the_integral(monte_carlo):
 def test_options_out_of_range(options, name):
     with pytest.raises(ValueError, match=f"look_for_modes: expected {name} >= "):
         hbm.look_for_modes(None, **options)
+
+
+def test_too_few_particles_for_the_parameters_are_refused():
+    fit = drawn(lambda: two_in_many(20), np.full(20, 2.0), 1.0)
+    with pytest.raises(ValueError, match="num_particles >= 80, 4 for each of 20 parameters; found 60"):
+        hbm.look_for_modes(fit, num_particles=60, progress=False)

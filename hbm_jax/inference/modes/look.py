@@ -19,12 +19,14 @@ from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import Target, build_target
 
 PARTICLES_SHOWN, DRAWS_SHOWN = 300, 100  # particles of each run, and draws of each chain, that are grouped into modes
+PER_PARAMETER = 4  # fewest particles, along whose differences they move
 NEIGHBOURS = 8  # of each point, to which it may be joined
 # Fall of the log density between two neighbours, below the lower of both, beyond which they are not joined.
 VALLEY = 3.0
 FRACTIONS = (0.25, 0.5, 0.75)  # of the way from one to the other, where it is evaluated
 SMALLEST = 0.01  # fraction of the points below which a group is no mode of its own, and of the mass below which a mode
 # may be missing
+MODES_NAMED = 5  # in a sentence
 WIDER = 10.0  # widths of the draws that the reference has where a prior cannot be drawn from
 
 
@@ -73,7 +75,8 @@ def look_for_modes(
         A fit with its program. Its verdict says the outcome from then on, also once it is saved, and it is not usable
         if a mode with at least 1 % of the mass is missing from the draws.
     num_particles : int
-        Particles of each run. The cost is about 10 to 60 densities for each particle and each of 5 to 50 steps.
+        Particles of each run, at least 4 for each parameter. The cost is about 10 to 60 densities for each particle
+        and each of 5 to 50 steps.
     num_runs : int
         Independent runs, at least 2; the errors of the masses come from their differences.
     seed : int
@@ -114,6 +117,11 @@ def look_for_modes(
     num_particles += num_particles % 2
     with jax.enable_x64(fit.run.get("dtype", "float64") == "float64"), ProgressLine(progress) as live:
         target = build_target(fit.program, fit.bound_args, jax.random.key(seed))
+        if num_particles < PER_PARAMETER * target.size:
+            raise ValueError(
+                f"look_for_modes: expected num_particles >= {PER_PARAMETER * target.size}, {PER_PARAMETER} for each of "
+                f"{target.size} parameters; found {num_particles}."
+            )
         draws = fit.tree["unconstrained_posterior"]["position"].transpose("chain", "draw", ...).to_numpy().astype(float)
         reference = _Reference.of(fit.program, fit.bound_args, target, draws)
         tempered = Tempered(reference.log_density, lambda x: -target.potential(x), num_particles, target.size)
@@ -153,7 +161,8 @@ class _Reference:
     @classmethod
     def of(cls, program: Callable, args: tuple, target: Target, draws: np.ndarray) -> "_Reference":
         """Return the prior or, if that cannot be drawn from, a wide normal distribution around draws."""
-        if not unsampled_sites(program, args):
+        # The prior draws of standard components are their declared starts.
+        if not unsampled_sites(program, args) and not target.standard.any():
             prior = build_target(_WithoutObservations(program), args, None)
             return cls(lambda x: -prior.potential(x), target.draw_prior)
         mean, width = draws.mean(axis=(0, 1)), WIDER * draws.std(axis=(0, 1))
@@ -243,7 +252,7 @@ def _modes(fit, target: Target, points, groups, weights, positions, rng) -> Mode
         table,
         locations,
         {name: np.asarray(draws[name]) for name in sites},
-        _outcome(table, num_runs, len(positions[0])),
+        _outcome(table, where, num_runs, len(positions[0])),
         _missing(table, where),
     )
 
@@ -267,27 +276,27 @@ def _percent(row) -> str:
     return f"{100 * row.mass:.0f} +- {max(100 * row.mass_error, 1):.0f} %"
 
 
-def _outcome(table: pd.DataFrame, num_runs: int, num_particles: int) -> str:
-    """Return a clause on the modes that were found."""
+def _outcome(table: pd.DataFrame, where: list[str], num_runs: int, num_particles: int) -> str:
+    """Return a clause on the modes that were found, and on those of the draws that were not."""
     found = table[table["mass"] > 0]
     text = f"{num_runs} tempered runs of {num_particles} particles found "
     if len(found) == 1:
-        return text + "one mode"
-    masses = ", ".join(_percent(row) for row in found.head(5).itertuples())
-    return text + f"{len(found)} modes, with {masses}{' and less' if len(found) > 5 else ''} of the mass"
+        text += "one mode"
+    else:
+        masses = ", ".join(_percent(row) for row in found.head(MODES_NAMED).itertuples())
+        more = " and less" if len(found) > MODES_NAMED else ""
+        text += f"{len(found)} modes, with {masses}{more} of the mass"
+    missed = [
+        f"one with {100 * table.loc[i, 'share_of_draws']:.0f} % of the draws near {where[i]}"
+        for i in table.index[table["mass"] == 0]
+    ]
+    return f"{text}, but missed {', '.join(missed[:MODES_NAMED])}: more particles are needed" if missed else text
 
 
 def _missing(table: pd.DataFrame, where: list[str]) -> str:
-    """Return a clause on the modes that are missing from the draws, or from the tempered runs."""
+    """Return a clause on the modes that are missing from the draws."""
     is_missing = (table["share_of_draws"] == 0) & (table["mass"] > np.maximum(SMALLEST, 2 * table["mass_error"]))
-    texts = [
+    return "; ".join(
         f"a mode with {_percent(table.loc[i])} of the mass near {where[i]} is missing from the draws"
-        for i in table.index[is_missing]
-    ]
-    not_found = table.index[table["mass"] == 0]
-    texts += [
-        f"a mode with {100 * table.loc[i, 'share_of_draws']:.0f} % of the draws near {where[i]} was not found by the "
-        "tempered runs, of which more particles are needed"
-        for i in not_found
-    ]
-    return "; ".join(texts[:5])
+        for i in table.index[is_missing][:MODES_NAMED]
+    )
