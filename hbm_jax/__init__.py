@@ -28,6 +28,7 @@ _NAMES = {
     "latents": "hbm_jax.inference",
     "leave_groups_out": "hbm_jax.inference",
     "loo": "hbm_jax.inference",
+    "look_for_modes": "hbm_jax.inference",
     "maximum_likelihood": "hbm_jax.inference",
     "posterior_predictive": "hbm_jax.inference",
     "prior_predictive": "hbm_jax.inference",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hbm_jax.cli.arguments import Parser, model_parser
-from hbm_jax.cli.exit_status import BAD_INPUT, USABLE, status_of
+from hbm_jax.cli.exit_status import BAD_INPUT, USABLE, in_flags, status_of
 from hbm_jax.configuration import read_toml
 from hbm_jax.names import choose
 from hbm_jax.registry.entry import imported
@@ -41,7 +41,7 @@ def _report(arguments) -> int:
     from hbm_jax import runs
 
     fit = runs.load(arguments.folder)
-    print(fit.verdict)
+    print(in_flags(str(fit.verdict)))
     print(f"report     {runs.write_report(fit, arguments.folder)}")
     return status_of(fit.verdict)
 

@@ -1,4 +1,6 @@
-"""Exit statuses of the command line."""
+"""Exit statuses of the command line, and verdicts in its words."""
+
+import re
 
 USABLE = 0  # usable posterior, calibrated model, or a command without a verdict
 BAD_INPUT = 2  # or full disk
@@ -12,3 +14,13 @@ def status_of(verdict) -> int:
     if not verdict.usable:
         return NOT_USABLE
     return USABLE if verdict.model is None or verdict.model.passed is not False else MISFIT
+
+
+def in_flags(text: str) -> str:
+    """Return the text of a verdict with the flags of the command line for the keywords of Python that it names."""
+    text = re.sub(r"sampler=hbm_jax\.\w+\((\w+)=([^()]+)\)", r"\1=\2", text)
+    return re.sub(
+        r'\b(target_accept_prob|max_tree_depth|dtype)="?([\w.]+\w)"?',
+        lambda match: f"--{match[1].replace('_', '-')} {match[2]}",
+        text,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
-from hbm_jax.cli.exit_status import INTERRUPTED, status_of
+from hbm_jax.cli.exit_status import INTERRUPTED, in_flags, status_of
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.cli.interruption import Terminated, exit_message
 from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
@@ -132,7 +132,7 @@ def _after_sampling(arguments, fit, folder: Path, config: dict | None) -> int:
         except Exception as error:
             error.add_note(f"All draws are in the checkpoint; to write the results again:\n{command}")
             raise
-        print(f"\n{fit.verdict}\n\n{fit.table()}\n")
+        print(f"\n{in_flags(str(fit.verdict))}\n\n{fit.table()}\n")
         print(f"posterior  {folder / runs.POSTERIOR}", flush=True)
         if not arguments.no_report and not interrupted:
             print(f"report     {runs.write_report(fit, folder)}")

@@ -7,6 +7,7 @@ the statistics of SciPy.
 import importlib
 from typing import TYPE_CHECKING
 
+# ruff: noqa: F401
 if TYPE_CHECKING:
     from hbm_jax.inference.batch.executor import ShareError
     from hbm_jax.inference.batch.fit_each import fit_each
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.likelihood.profile import MaximumLikelihood, maximum_likelihood
     from hbm_jax.inference.model_check.check import check_model
     from hbm_jax.inference.model_check.result import ModelCheck
+    from hbm_jax.inference.modes.look import Modes, look_for_modes
     from hbm_jax.inference.results import Fit, ResultFileError, ResultsError, load
     from hbm_jax.inference.sampler.checkpoint import CheckpointError
     from hbm_jax.inference.sampler.kernels.hmc import HMC
@@ -54,6 +56,7 @@ _MODULES = {
     "Loo": "criticism.leave_out",
     "MaximumLikelihood": "likelihood.profile",
     "ModelCheck": "model_check.result",
+    "Modes": "modes.look",
     "ResultFileError": "results",
     "ResultsError": "results",
     "Sampler": "sampler.kernels.protocol",
@@ -73,6 +76,7 @@ _MODULES = {
     "load": "results",
     "log_likelihood": "criticism.pointwise",
     "loo": "criticism.leave_out",
+    "look_for_modes": "modes.look",
     "maximum_likelihood": "likelihood.profile",
     "posterior_predictive": "criticism.predictive",
     "prior_predictive": "criticism.predictive",
@@ -84,51 +88,7 @@ _MODULES = {
     "use_every_core": "compilation.devices",
 }
 
-__all__ = [
-    "HMC",
-    "NUTS",
-    "Calibration",
-    "Centering",
-    "CheckpointError",
-    "Comparison",
-    "DamageWarning",
-    "Evidence",
-    "Fit",
-    "Fits",
-    "IndependentProposals",
-    "Interrupted",
-    "Loo",
-    "MaximumLikelihood",
-    "ModelCheck",
-    "ResultFileError",
-    "ResultsError",
-    "Sampler",
-    "Sensitivity",
-    "ShareError",
-    "StartError",
-    "Verdict",
-    "calibrate",
-    "centre",
-    "check_model",
-    "compare",
-    "evidence",
-    "fit_each",
-    "judge",
-    "latents",
-    "leave_groups_out",
-    "load",
-    "log_likelihood",
-    "loo",
-    "maximum_likelihood",
-    "posterior_predictive",
-    "prior_predictive",
-    "prior_sensitivity",
-    "refit",
-    "resume",
-    "sample",
-    "use_compilation_cache",
-    "use_every_core",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name):

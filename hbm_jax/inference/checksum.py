@@ -1,15 +1,18 @@
-"""Checksums appended to result files and checkpoints, after the end of the netCDF or zip content.
+"""Safety of files: checksums of results and checkpoints, room on the disk, and limits of what is read.
 
-Programs that read these formats ignore them.
+A checksum is appended after the end of the netCDF or zip content, where programs that read these formats ignore it.
 """
 
 import hashlib
 import os
 from pathlib import Path
 
+import h5py
+
 MARK = b"\nhbm_jax sha256 "
 LENGTH = len(MARK) + 2 * hashlib.sha256().digest_size  # bytes appended
 CHUNK = 2**24  # bytes read at a time
+MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
 
 
 class DamageWarning(UserWarning):
@@ -47,3 +50,33 @@ def _digest(path: Path, size: int) -> bytes:
             digest.update(chunk)
             size -= len(chunk)
     return digest.hexdigest().encode()
+
+
+class ResultFileError(OSError):
+    """A result file that is missing, was not written by hbm_jax, or is damaged."""
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Raise OSError if the disk has no room for the file; the HDF5 library has been seen to crash on a full disk."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        raise OSError(
+            f"{path.parent}: expected room for a posterior of {needed / 2**20:.0f} MB; found: {error.strerror}."
+        ) from error
+
+
+def refuse_expansion(path: Path) -> None:
+    """Raise ResultFileError if a small compressed file expands to so much that reading it could exhaust the memory."""
+    sizes: list[int] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    size, limit = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
+    if sum(sizes) > limit:
+        raise ResultFileError(
+            f"{path}: expected at most {limit / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
+            f"found {sum(sizes) / 2**20:.0f} MB."
+        )

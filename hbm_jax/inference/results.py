@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import jax
 import numpy as np
 import pandas as pd
@@ -20,10 +19,18 @@ import xarray as xr
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference.centering.location_scale import Recentred, with_partial_centring
-from hbm_jax.inference.checksum import DamageWarning, append_checksum, checksum_holds
+from hbm_jax.inference.checksum import (
+    DamageWarning,
+    ResultFileError,
+    append_checksum,
+    checksum_holds,
+    refuse_expansion,
+    require_room,
+)
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
+    TARGET_ACCEPT_PROB,
     bound_args,
     cautions_of,
     config_of,
@@ -35,16 +42,11 @@ from hbm_jax.inference.program import (
 )
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
-from hbm_jax.inference.verdict import Verdict, judge
+from hbm_jax.inference.verdict import Verdict, judge, with_modes
 
 INTERVAL = (0.16, 0.5, 0.84)
-MAX_EXPANSION, MAX_EXPANDED = 20, 2**30  # largest size in memory: times the size of the file, or bytes if that is more
 FORMAT = 1
 UNOBSERVED = "no site of the program is observed: these are draws of its prior (were the data forgotten?)"
-
-
-class ResultFileError(OSError):
-    """A result file that is missing, was not written by hbm_jax, or is damaged."""
 
 
 class ResultsError(RuntimeError):
@@ -214,6 +216,13 @@ class Fit:
         self.timing.update(timing)
         self.tree.attrs["hbm_jax_timing"] = json.dumps(self.timing)
 
+    def note_modes(self, outcome: str, missing: str):
+        """Record the outcome of a search for modes, in the verdict and in the attributes that `save` writes."""
+        self.run |= {"modes": outcome, "missing_modes": missing}
+        self.tree.attrs["hbm_jax_run"] = json.dumps(self.run, default=str)
+        verdict = _judged(self.tree, {}, self.run)
+        self.verdict = replace(verdict, notes=self.verdict.notes, model=self.verdict.model)
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write the fit to a netCDF file, atomically.
 
@@ -232,7 +241,7 @@ class Fit:
         path = path if path.suffix else path.with_suffix(".nc")
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:
-            _require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
+            require_room(part, int(1.1 * sum(node.to_dataset().nbytes for node in self.tree.subtree)) + 2**20)
             tree = self.tree.copy(deep=False)
             tree.attrs |= {"hbm_jax_verdict": str(self.verdict)}
             if self.verdict.model is not None:
@@ -240,19 +249,6 @@ class Fit:
             tree.to_netcdf(part, engine="h5netcdf")
             append_checksum(part)
         return path
-
-
-def _require_room(path: Path, needed: int) -> None:
-    """Raise OSError if the disk has no room for the file; the HDF5 library has been seen to crash on a full disk."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, needed)
-    except OSError as error:
-        raise OSError(
-            f"{path.parent}: expected room for a posterior of {needed / 2**20:.0f} MB; found: {error.strerror}."
-        ) from error
 
 
 def _require_types(run, timing, notes) -> None:
@@ -263,19 +259,6 @@ def _require_types(run, timing, notes) -> None:
         raise TypeError("expected tables and text about the run")
     if not all(isinstance(seconds, int | float) for seconds in timing.values()):
         raise TypeError("expected numbers of seconds")
-
-
-def _refuse_expansion(path: Path) -> None:
-    """Raise ResultFileError if a small compressed file expands to so much that reading it could exhaust the memory."""
-    sizes: list[int] = []
-    with h5py.File(path) as file:
-        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
-    size, limit = path.stat().st_size, max(MAX_EXPANDED, MAX_EXPANSION * path.stat().st_size)
-    if sum(sizes) > limit:
-        raise ResultFileError(
-            f"{path}: expected at most {limit / 2**20:.0f} MB of numbers in a result file of {size / 2**20:.3g} MB; "
-            f"found {sum(sizes) / 2**20:.0f} MB."
-        )
 
 
 def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
@@ -340,7 +323,7 @@ def assemble(
         dims=dims,
         coords=coords,
     )
-    verdict = _judged(tree, bounds_of(program, target), run.get("max_tree_depth"))
+    verdict = _judged(tree, bounds_of(program, target), run)
     verdict = replace(verdict, notes=(*cautions, *notes_without_draws(program, args, bound), *verdict.notes))
     run = run | provenance() | describe(program, args[0] if args else None)
     tree.attrs |= {
@@ -363,17 +346,19 @@ def notes_without_draws(program: Callable, args: tuple, bound: tuple) -> tuple[s
     return (*cautions_of(program, args, bound), *(f"in the data, {text}" for text in warnings_of(args)))
 
 
-def _judged(tree: xr.DataTree, bounds: Mapping, max_tree_depth: int | None) -> Verdict:
-    """Judge the draws of a tree, constrained and unconstrained."""
+def _judged(tree: xr.DataTree, bounds: Mapping, run: Mapping[str, Any]) -> Verdict:
+    """Judge the draws of a tree, constrained and unconstrained, with what is known of the run."""
     forms = tree["centering"].to_dataset() if "centering" in tree else {}
-    return judge(
+    verdict = judge(
         tree["posterior"].to_dataset(),
         tree["sample_stats"].to_dataset(),
         bounds,
-        max_tree_depth,
+        run.get("max_tree_depth"),
         tree["unconstrained_posterior"].to_dataset()["position"],
         {str(name).split(":")[1] for name in forms},
+        run.get("target_accept_prob") or TARGET_ACCEPT_PROB,
     )
+    return with_modes(verdict, run.get("modes", ""), run.get("missing_modes", ""))
 
 
 def provenance() -> dict[str, Any]:
@@ -429,11 +414,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     DamageWarning
         If the file has no checksum.
     """
-    path = Path(path)
-    if not path.exists() and path.with_suffix(".nc").exists():
-        path = path.with_suffix(".nc")
-    if not path.is_file():
-        raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    path = _existing(Path(path))
     checksum_ok = checksum_holds(path)
     if checksum_ok is False:
         raise ResultFileError(
@@ -441,7 +422,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
             "from a backup, or assemble it again from the checkpoint of the run with hbm_jax.resume."
         )
     try:
-        _refuse_expansion(path)
+        refuse_expansion(path)
         with xr.open_datatree(path, engine="h5netcdf") as file:
             tree = file.load()
         attributes = tree.attrs
@@ -453,7 +434,7 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
         file_format = int(attributes["hbm_jax_format"])
         origin = f"{run['program']} by hbm_jax {run['versions']['hbm_jax']}"
         if file_format <= FORMAT:
-            verdict = _judged(tree, {}, run.get("max_tree_depth"))
+            verdict = _judged(tree, {}, run)
     except ResultFileError:
         raise
     except KeyError as error:
@@ -481,6 +462,15 @@ def load(path: str | os.PathLike, program: Callable | None = None, args: tuple =
     if program is not None:
         fit.attach(program, args)
     return fit
+
+
+def _existing(path: Path) -> Path:
+    """Return the path of a result file, with ``.nc`` where only that exists."""
+    if not path.exists() and path.with_suffix(".nc").exists():
+        path = path.with_suffix(".nc")
+    if not path.is_file():
+        raise ResultFileError(f"{path}: expected a result file written by Fit.save, found no such file.")
+    return path
 
 
 def model_of(fit) -> Any:

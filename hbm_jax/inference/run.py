@@ -31,6 +31,7 @@ from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.sampler.target import OneProcess, Target, build_target
 from hbm_jax.inference.storage import arrays_of, check_storable
+from hbm_jax.inference.verdict import LOOK
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 WARMUP, INFORMED_WARMUP = 1000, 400  # default draws; fewer if the start comes from an approximation of the posterior
@@ -221,7 +222,8 @@ class Run:
     def _assembled(self, program: Callable, loop: Loop, start: Start, stopped: str) -> Fit:
         """Assemble and judge the draws."""
         chains, draws = loop.chains, loop.draws
-        unobserved = "" if chains.target.observed else UNOBSERVED
+        unobserved, device = "" if chains.target.observed else UNOBSERVED, _device_caution(chains)
+        sampler_notes = chains.sampler.notes(chains.fitted)
         fit = assemble(
             program,
             self.args,
@@ -232,7 +234,9 @@ class Run:
             positions=draws.raw("position"),
             dims=self.settings.dims,
             coords=self.settings.coords,
-            cautions=tuple(filter(None, (start.caution, *loop.lost.notes, unobserved, _device_caution(chains)))),
+            cautions=tuple(
+                filter(None, (start.caution, *loop.lost.notes, *loop.notes, *sampler_notes, unobserved, device))
+            ),
             timing=self.timing,
             run=self._record(chains, draws, start, stopped),
         )
@@ -249,6 +253,7 @@ class Run:
             "num_devices": chains.num_devices,
             **({} if self.split is None else {"split": self.split}),
             "start": start.note,
+            **({"modes": f"{start.modes} ({LOOK} looks for others)"} if start.modes else {}),
             **chains.sampler.outcome(chains.fitted),
             **({"centering_note": self.centering_note} if self.centering_note else {}),
             "stopped": stopped,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.distributed import processes_for
 from hbm_jax.inference.options import RunOptions, arguments_named, require_known, selected, with_options
 from hbm_jax.inference.program import binds, target_accept_prob_of
@@ -16,7 +17,6 @@ from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, without_replaced
 from hbm_jax.inference.sampler.stopping import StopRule
-from hbm_jax.inference.sampler.target import plain_arguments
 from hbm_jax.inference.storage import plain_labels
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +10,10 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
+from hbm_jax.inference.arguments import UNWRAPPED
 from hbm_jax.inference.criteria import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.inference.model_check.result import ModelCheck
+from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
 
 TAIL = (0.05, 0.95)
 # Width of the bins in which densities are measured, in units of the posterior's width. It is small because a density
@@ -21,7 +23,9 @@ PINNED = 0.4  # density at a bound of the prior, relative to the peak, above whi
 MAX_EDGE_SIZE = 10_000_000  # draws of a variable; larger ones (latents of a large population) are not checked at bounds
 MAX_CUT_OFF = 0.01  # fraction of trees that reach the maximum depth, above which a note is written
 MAX_SPACING = 0.25  # largest spacing of neighbouring floating-point numbers, in posterior standard deviations
-MODE_SEPARATION = 3.0  # separation of modes, in standard deviations within chains, on both sides of the gap
+LOOK = "hbm_jax.look_for_modes(fit)"
+# Acceptance probabilities to try against divergences, each where that of the run is smaller.
+ACCEPT_PROBS = (0.95, 0.99, 0.999)
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
 WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a statistic cannot be computed
 
@@ -48,6 +52,9 @@ class Verdict:
         Total over all chains.
     min_bfmi : float
         Smallest E-BFMI over chains.
+    modes : str
+        Outcome of the searches for modes: those before sampling, or that of `hbm_jax.look_for_modes`. Neither can
+        exclude that a mode was missed.
     model : ModelCheck or None
         Whether the data look like draws from the fitted model, another question; None until `Fit.model_check` has
         been computed.
@@ -61,6 +68,7 @@ class Verdict:
     num_draws: int
     num_divergences: int
     min_bfmi: float
+    modes: str = ""
     model: ModelCheck | None = None
 
     @property
@@ -82,7 +90,8 @@ class Verdict:
             )
         else:
             text = f"not usable: {'; '.join(self.reasons)}. To try: {' '.join(self.advice)}"
-        text = " ".join([text, *(f"Note: {note}." for note in self.notes)])
+        modes = [f"Modes: {self.modes}."] if self.modes else []
+        text = " ".join([text, *modes, *(f"Note: {note}." for note in self.notes)])
         return text if self.model is None else f"{text}\nmodel: {self.model}"
 
 
@@ -185,6 +194,14 @@ def diagnose_sampled(
         return Sampled(table, 0, [], [])
     labels = positions["parameter"].to_numpy().astype(str)
     sites = np.array([label.split("[")[0] for label in labels])
+    # The number of turns of an angle is arbitrary, and so is its convergence.
+    turns = [
+        s for s in dict.fromkeys(sites.tolist()) if s.endswith(UNWRAPPED) and s.removesuffix(UNWRAPPED) in posterior
+    ]
+    for name in set(turns) & set(map(str, posterior)):
+        table.loc[_element_labels(name, posterior[name]), :] = np.nan
+    decides = ~np.isin(sites, turns)
+    positions, labels, sites = positions.isel(parameter=decides), labels[decides], sites[decides]
     draws = positions.sizes["chain"] * positions.sizes["draw"]
     # A constrained site may have fixed elements, as a correlation matrix does. Check the elements of sites whose size
     # does not change on constraining, and the unconstrained draws of all others.
@@ -240,6 +257,7 @@ def judge(
     max_tree_depth: int | None = None,
     positions: xr.DataArray | None = None,
     recentred: Collection[str] = (),
+    target_accept_prob: float = 0.8,
 ) -> Verdict:
     """Judge whether a posterior is usable.
 
@@ -256,6 +274,8 @@ def judge(
     positions, recentred
         Unconstrained draws and re-centred variables, as in `diagnose_sampled`; used to detect parameters that never
         moved and to judge sites that are not in the posterior.
+    target_accept_prob : float
+        Acceptance probability of the run; the advice against divergences names a larger one.
 
     Returns
     -------
@@ -268,7 +288,7 @@ def judge(
     failures = [
         *_numerical_failures(posterior, sample_stats, positions, sampled, table),
         *_convergence_failures(posterior, table),
-        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi),
+        *_sampler_failures(posterior, sample_stats["diverging"], num_divergences, min_bfmi, target_accept_prob),
     ]
     notes = list(_edges(posterior, bounds or {}))
     if max_tree_depth is not None and "tree_depth" in sample_stats:
@@ -276,7 +296,8 @@ def judge(
         if fraction > MAX_CUT_OFF:
             notes.append(
                 f"{100 * fraction:.0f} % of the trees were cut off at the depth of {max_tree_depth}, which costs speed "
-                "but not validity; a better parametrisation, or a larger max_tree_depth, would be faster"
+                "but not validity; faster would be a better parametrisation, or "
+                f"sampler=hbm_jax.NUTS(max_tree_depth={max_tree_depth + 2})"
             )
     return Verdict(
         usable=not failures,
@@ -288,6 +309,18 @@ def judge(
         num_divergences=num_divergences,
         min_bfmi=min_bfmi,
     )
+
+
+def with_modes(verdict: Verdict, modes: str, missing: str) -> Verdict:
+    """Return a verdict with the outcome of the searches for modes, and the modes that are missing from the draws."""
+    if missing:
+        verdict = replace(
+            verdict,
+            usable=False,
+            reasons=(*verdict.reasons, missing),
+            advice=(*verdict.advice, "Use the draws of the tempered run, or constrain the priors to one mode."),
+        )
+    return replace(verdict, modes=modes)
 
 
 def _min_bfmi(sample_stats: xr.Dataset) -> float:
@@ -334,13 +367,23 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
-        reason = f"R-hat is {value:.3f} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
-        modes = _modes(posterior, name)
-        if modes:
+        reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
+        vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
+        modes = "" if vectors else separate_groups(posterior, name, _element(posterior, name))
+        if vectors:
+            yield reason, ""
+            yield (
+                f"the components of {_listed(list(vectors))} change places (label switching): sorted in each draw, "
+                f"they have an R-hat of at most {max(vectors.values()):.3f}",
+                "More draws will not help, because the components are interchangeable: order one of the vectors in the "
+                "program (numpyro.distributions.transforms.OrderedTransform), or relabel the draws.",
+            )
+        elif modes:
             yield reason, ""
             yield (
                 f"chains are in different modes: {modes}",
-                "More draws will not help: check whether the modes are real, and constrain the priors if not.",
+                f"More draws will not help: check whether the modes are real ({LOOK} gives their masses), and "
+                "constrain the priors if not.",
             )
         else:
             yield reason, "Draw more, or look at the rank plot for chains that differ from the others."
@@ -357,13 +400,19 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             )
 
 
-def _sampler_failures(posterior, diverging, num_divergences: int, min_bfmi: float) -> Iterator[tuple[str, str]]:
+def _sampler_failures(
+    posterior, diverging, num_divergences: int, min_bfmi: float, target_accept_prob: float
+) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for divergences and a small E-BFMI."""
     if num_divergences:
+        larger = next((prob for prob in ACCEPT_PROBS if prob > target_accept_prob), None)
+        steps = (
+            "" if larger is None else f"Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob={larger})), or use"
+        )
         region = _divergent_region(posterior, diverging)
         yield (
             f"{num_divergences} divergent transitions{region}: some region was not explored",
-            "Raise target_accept_prob, or use another parametrisation of the latents.",
+            f"{steps or 'Use'} another parametrisation of the latents, such as that of hbm_jax.centre.",
         )
     if not min_bfmi > MIN_BFMI:  # true for NaN too
         yield (
@@ -372,20 +421,11 @@ def _sampler_failures(posterior, diverging, num_divergences: int, min_bfmi: floa
         )
 
 
-def _scalars(posterior):
-    """Yield name and draws, (chain, draw), of every scalar parameter that varies."""
-    for name, variable in posterior.items():
-        if variable.ndim == 2:
-            values = variable.transpose("chain", "draw").to_numpy().astype(float)
-            if np.ptp(values) > 0:
-                yield str(name), values
-
-
 def _divergent_region(posterior, diverging) -> str:
     """Describe where in parameter space divergent transitions concentrate; empty if they do not."""
     divergent = diverging.transpose("chain", "draw").to_numpy().astype(bool).ravel()
     largest, text = 4.0, ""  # standard errors from a uniform spread
-    for name, values in _scalars(posterior):
+    for name, values in scalars(posterior):
         ranks = (np.argsort(np.argsort(values.ravel())) + 0.5) / values.size
         mean_rank = ranks[divergent].mean()
         significance = abs(mean_rank - 0.5) * np.sqrt(12 * divergent.sum())
@@ -395,26 +435,19 @@ def _divergent_region(posterior, diverging) -> str:
     return text
 
 
-def _modes(posterior, label) -> str:
-    """Describe the groups of chains in different modes, if the chains of a parameter fall into two separate groups."""
-    variable = posterior.get(label)
-    if variable is None or variable.ndim != 2:
-        candidates = list(_scalars(posterior))
-    else:
-        candidates = [(label, variable.transpose("chain", "draw").to_numpy().astype(float))]
-    for name, values in candidates:
-        means, within = values.mean(1), values.std(1)
-        order = np.argsort(means)
-        gaps = np.diff(means[order])
-        cut = int(np.argmax(gaps)) + 1
-        # Chains that never move are also separated, but that is no evidence of modes.
-        if within.min() > 0 and gaps[cut - 1] > MODE_SEPARATION * 2 * within.max():
-            groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
-            return " and ".join(
-                f"chain{'s' * (len(group) > 1)} {', '.join(map(str, group))} near {name} = {values[group].mean():.3g}"
-                for group in groups
-            )
-    return ""
+def _element(posterior: xr.Dataset, label: str) -> np.ndarray | None:
+    """Return the draws, (chain, draw), of the element with a label; None for a site that is not in the posterior."""
+    name = label.split("[")[0]
+    if name not in posterior:
+        return None
+    values = posterior[name].transpose("chain", "draw", ...).to_numpy().astype(float)
+    element = _element_labels(name, posterior[name]).index(label)
+    return values.reshape(*values.shape[:2], -1)[..., element]
+
+
+def _beyond_limit(r_hat: float) -> str:
+    """Format an R-hat that is not below its limit with as many decimals as show this."""
+    return next((text for text in (f"{r_hat:.{n}f}" for n in range(3, 9)) if float(text) > MAX_R_HAT), f"{r_hat:.3f}")
 
 
 def _failing(names) -> str:

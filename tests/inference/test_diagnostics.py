@@ -1,5 +1,7 @@
 """The verdict: each way to fail is found, named and explained."""
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -130,9 +132,71 @@ def test_chains_in_different_modes_are_told_apart_from_slow_ones():
     assert "chains are in different modes: chains 0, 2 near bad = " in " ".join(verdict.reasons)
     assert "chains 1, 3 near bad = 40" in " ".join(verdict.reasons)
     assert "More draws will not help" in verdict.advice[0]
+    assert "hbm_jax.look_for_modes(fit)" in verdict.advice[0]
+    vector = np.stack([draws(8), split], axis=-1)
+    verdict = judge(posterior(v=vector, good=draws(7)), stats())
+    assert "chains 1, 3 near v[1] = 40" in " ".join(verdict.reasons)
     slow = judge(posterior(a=random_walk(8, 0.999)), stats())
     assert not any("modes" in reason for reason in slow.reasons)
     assert "Draw more" in slow.advice[0]
+
+
+@pytest.mark.parametrize("when", ["between chains", "within chains"])
+def test_components_that_change_places_are_to_be_relabelled(when):
+    """A mixture of three components, the first two of which overlap a little."""
+    rng = np.random.default_rng(5)
+    components = np.array([-2.0, 2.0, 9.0]) + draws(1, (*SHAPE, 3))
+    if when == "between chains":
+        places = np.stack([rng.permutation(3) for _ in range(4)])[:, None, :].repeat(1000, axis=1)
+        assert len(np.unique(places[:, 0], axis=0)) > 1
+    else:  # every few hundred draws
+        places = np.stack([np.repeat([rng.permutation(3) for _ in range(5)], 200, axis=0) for _ in range(4)])
+    mu = np.take_along_axis(components, places, axis=-1)
+    verdict = judge(posterior(mu=mu, other=draws(2)), stats())
+    (reason,) = [reason for reason in verdict.reasons if "label switching" in reason]
+    assert reason.startswith("the components of mu change places (label switching): sorted in each draw, they have an")
+    assert "order one of the vectors" in verdict.advice[0]
+    assert "relabel" in verdict.advice[0]
+
+
+def test_a_vector_that_does_not_mix_is_no_label_switching():
+    shifted = draws(1, (*SHAPE, 3))
+    shifted[2] += 1.0
+    for vector in (shifted, random_walk(3)[..., None] + draws(4, (*SHAPE, 2))):
+        verdict = judge(posterior(v=vector), stats())
+        assert not verdict.usable
+        assert "label switching" not in str(verdict)
+
+
+def test_an_r_hat_just_at_its_limit_shows_that_it_is():
+    near = next(
+        value
+        for value in (draws(6) + shift * (np.arange(4) == 2)[:, None] for shift in np.arange(0.1, 0.4, 0.002))
+        if 1.01 <= diagnose(posterior(a=value)).loc["a", "r_hat"] < 1.0105
+    )
+    verdict = judge(posterior(a=near), stats())
+    shown = float(re.search(r"R-hat is (\S+) for a \(below 1\.01 is needed", verdict.reasons[0])[1])
+    assert shown > 1.01
+    assert shown == pytest.approx(verdict.worst_r_hat[1], abs=5e-5)
+
+
+def test_advice_on_divergences_names_a_larger_acceptance_probability():
+    for current, named in ((0.8, "0.95"), (0.95, "0.99"), (0.99, "0.999")):
+        verdict = judge(posterior(a=draws(1)), stats(diverging=7), target_accept_prob=current)
+        assert f"sampler=hbm_jax.NUTS(target_accept_prob={named})" in verdict.advice[0]
+    verdict = judge(posterior(a=draws(1)), stats(diverging=7), target_accept_prob=0.999)
+    assert "Use another parametrisation" in verdict.advice[0]
+
+
+def test_the_number_of_turns_of_an_angle_does_not_decide():
+    angle = draws(3)
+    unwrapped = angle + 2 * np.pi * np.arange(4)[:, None]
+    seen = positions({"angle_unwrapped": unwrapped})
+    verdict = judge(posterior(angle=angle, angle_unwrapped=unwrapped), stats(), positions=seen)
+    assert verdict.usable
+    assert verdict.table.loc["angle_unwrapped"].isna().all()
+    # A parameter of that name is one if no angle is computed from it.
+    assert not judge(posterior(angle_unwrapped=unwrapped), stats(), positions=seen).usable
 
 
 def test_chains_that_never_move_are_not_called_modes():

@@ -179,6 +179,35 @@ def test_bad_rules(options, message):
         hbm.sample(tiny, progress=False, **options)
 
 
+@pytest.mark.parametrize(
+    ("rule", "num_draws", "num_divergent", "stops"),
+    [
+        (StopRule(), 100, 40, True),
+        (StopRule(), 100, 3, False),  # too few to judge early
+        (StopRule(), 150, 100, False),  # the number of draws does not depend on the length of the blocks
+        (StopRule(), 1000, 3, True),
+        (StopRule(), 1000, 0, False),
+        (StopRule(num_samples=2000), 1000, 500, False),  # as many as were asked for
+        (StopRule(max_num_samples=1000), 1000, 3, True),
+    ],
+)
+def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws, num_divergent, stops):
+    loop = loop_module.Loop.__new__(loop_module.Loop)
+    loop.rule, loop.next_check, loop.notes, loop.lead = rule, 1000, [], lambda work: work()
+    flags = np.zeros((4, num_draws), bool)
+    flags.flat[:num_divergent] = True
+    loop.draws = SimpleNamespace(num_draws=num_draws, raw={"diverging": flags}.get)
+    loop._check_convergence = lambda: (3.0, "")
+    reason = loop._reason_to_stop()
+    if num_draws == rule.max_num_samples:
+        assert reason == rule.spent
+    elif stops:
+        assert reason == f"stopped: {num_divergent} divergent transitions decide the verdict"
+        assert f"sampling ended after {num_draws} draws per chain" in loop.notes[0]
+    else:
+        assert reason is None
+
+
 def test_sites_that_are_not_shown_decide_when_a_run_stops():
     rng = np.random.default_rng(0)
     shown, walk = rng.normal(size=(4, 1000)), rng.normal(size=(4, 1000)).cumsum(axis=1)

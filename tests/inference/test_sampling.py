@@ -23,6 +23,7 @@ from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import initialisation as start_module
 from hbm_jax.inference.sampler import loop as loop_module
 from hbm_jax.inference.sampler.kernels import independent_proposals as independence
+from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES
 
 SCHOOLS = {"coords": {"school": list("ABCDEFGH")}, "progress": False}
@@ -125,9 +126,9 @@ def test_a_low_rank_metric_draws_the_same_posterior_in_fewer_steps(monkeypatch, 
 
 
 def skewed():
-    """Two parameters that are not normal where they are sampled, and two that go together."""
-    numpyro.sample("tails", dist.StudentT(4.0, 1.0, 2.0))
-    numpyro.sample("rate", dist.Gamma(4.0, 2.0))
+    """Two parameters that are not quite normal where they are sampled, and two that go together."""
+    numpyro.sample("tails", dist.StudentT(40.0, 1.0, 2.0))
+    numpyro.sample("rate", dist.Gamma(40.0, 2.0))
     numpyro.sample("x", dist.MultivariateNormal(np.array([1.0, -2.0]), np.array([[1.0, 0.9], [0.9, 1.5]])))
 
 
@@ -143,14 +144,13 @@ def proposed(tmp_path_factory):
 @pytest.mark.long
 def test_independent_proposals_draw_the_posterior_also_where_it_is_not_normal(proposed, monte_carlo):
     fit, _ = proposed
-    exact = {"tails": stats.t(4.0, 1.0, 2.0), "rate": stats.gamma(4.0, scale=0.5)}
+    exact = {"tails": stats.t(40.0, 1.0, 2.0), "rate": stats.gamma(40.0, scale=0.5)}
     draws = {name: fit.posterior[name].to_numpy() for name in exact}
     for i, (mean, variance) in enumerate(((1.0, 1.0), (-2.0, 1.5))):
         exact[f"x[{i}]"], draws[f"x[{i}]"] = stats.norm(mean, np.sqrt(variance)), fit.posterior["x"].to_numpy()[..., i]
     for name, law in exact.items():
         for p in (0.03, 0.16, 0.5, 0.84, 0.97):
-            # Chains stay for long in the far tail of Student.
-            monte_carlo.share(draws[name] < law.ppf(p), p, name=f"{name} below its quantile of {p}", min_ess=100)
+            monte_carlo.share(draws[name] < law.ppf(p), p, name=f"{name} below its quantile of {p}")
     x = fit.posterior["x"].to_numpy()
     monte_carlo.mean((x[..., 0] - 1.0) * (x[..., 1] + 2.0), 0.9, name="covariance")
 
@@ -171,7 +171,7 @@ def test_one_draw_in_sixteen_is_a_trajectory(proposed, monte_carlo):
     position = fit.tree["unconstrained_posterior"]["position"].to_numpy()[0]
     rate, tails, x = position[:, 0], position[:, 1], position[:, 2:]
     exact = stats.multivariate_normal([1.0, -2.0], [[1.0, 0.9], [0.9, 1.5]]).logpdf(x)
-    exact = exact + stats.gamma(4.0, scale=0.5).logpdf(np.exp(rate)) + rate + stats.t(4.0, 1.0, 2.0).logpdf(tails)
+    exact = exact + stats.gamma(40.0, scale=0.5).logpdf(np.exp(rate)) + rate + stats.t(40.0, 1.0, 2.0).logpdf(tails)
     offset = found["lp"].to_numpy()[0] - exact
     np.testing.assert_allclose(offset, 0.0, atol=1e-9)  # of draws of either kind
 
@@ -205,6 +205,49 @@ def test_proposals_for_a_funnel_are_given_up():
     fit = hbm.sample(funnel, num_samples=100, **PROPOSALS)
     assert not fit.run["proposals_used"]
     assert (fit.tree["sample_stats"]["n_steps"] > 0).all()
+
+
+@pytest.mark.long
+def test_proposals_for_heavy_tails_are_given_up_and_the_far_tails_are_right(monte_carlo):
+    def heavy():
+        numpyro.sample("x", dist.StudentT(4.0, 0.0, 1.0).expand([3]).to_event(1))
+
+    fit = hbm.sample(heavy, num_samples=20_000, **PROPOSALS)
+    assert not fit.run["proposals_used"]
+    assert fit.run["proposals_tail"] > 0.5
+    assert any("heavier tails than the independent proposals" in note for note in fit.verdict.notes)
+    far = stats.t(4.0).ppf(0.999)
+    for i, x in enumerate(np.moveaxis(fit.posterior["x"].to_numpy(), -1, 0)):
+        monte_carlo.share(x > far, 0.001, name=f"x[{i}] beyond its quantile of 0.999", min_ess=100)
+        monte_carlo.share(x < -far, 0.001, name=f"x[{i}] below its quantile of 0.001", min_ess=100)
+
+
+@pytest.mark.parametrize("index", [0.25, 1.0, 2.0])
+def test_the_index_of_weights_is_that_under_the_proposals(index):
+    """Pareto-distributed weights at draws of the posterior; the same index under the proposals is smaller."""
+    log_weights = -index * np.log(np.random.default_rng(seed(4)).uniform(size=(4, 4000)))
+    num_tail = 3 * np.sqrt(16_000)
+    error = (1 + index) / np.sqrt(num_tail) / (1 + index) ** 2  # asymptotic, of the maximum of the likelihood
+    assert abs(independence.tail_index(log_weights) - index / (1 + index)) < 5 * error
+    assert independence.tail_index(log_weights - 1e4) == pytest.approx(independence.tail_index(log_weights))
+
+
+def test_heavy_tails_turn_proposals_off():
+    rng = np.random.default_rng(seed(5))
+    sampler = hbm.IndependentProposals()
+    size = (4, 4000)
+    laws = {
+        True: (rng.normal(size=(*size, 2)), stats.norm()),
+        False: (rng.standard_t(5, size=(*size, 2)), stats.t(5)),
+    }
+    for used, (variables, law) in laws.items():
+        flat = np.zeros(size)
+        potential = -law.logpdf(variables).sum(axis=-1)
+        block = Block(variables, potential, flat, flat, np.full(size, 0.9), flat)
+        fitted = sampler.fit(variables, block, 3)
+        assert sampler.outcome(fitted)["proposals_used"] is used
+        assert (sampler.notes(fitted) == ()) is used
+        assert bool(sampler.fit(variables, block, 2).used)  # more rounds follow
 
 
 def test_proposals_for_too_many_parameters_are_refused():

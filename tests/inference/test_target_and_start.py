@@ -10,7 +10,9 @@ import numpyro
 import pytest
 from monte_carlo import seed
 from numpyro import distributions as dist
+from numpyro.infer.reparam import CircularReparam
 from scipy import stats
+from scipy.special import i0e, i1e
 
 import hbm_jax as hbm
 from hbm_jax.inference import HMC
@@ -19,7 +21,7 @@ from hbm_jax.inference.sampler.approximations import GRADIENT_TOLERANCE, hessian
 from hbm_jax.inference.sampler.chains import Chains
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric, curvature_metric, scaled_metric
-from hbm_jax.inference.sampler.target import StartError, Target, build_target
+from hbm_jax.inference.sampler.target import StartError, Target, Winding, build_target
 
 KEY = jax.random.key(seed(5))
 Y = np.array([0.3, -1.2, 2.0])
@@ -125,6 +127,60 @@ def test_discrete_latent_is_refused_by_name(prior):
 
     with pytest.raises(ValueError, match=r"discrete latent site 'which': expected continuous latents only"):
         build_target(mixture, (), KEY)
+
+
+def missing(y, known):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+    with numpyro.plate("datum", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y, obs_mask=known)
+
+
+def test_what_obs_mask_does_not_need_has_a_proper_density():
+    y, known = np.array([1.0, -2.0, 0.5]), np.array([True, False, True])
+    with jax.enable_x64(True):
+        target = build_target(missing, (y, known), KEY)
+        point = np.array([0.3, 0.1, 0.2, -0.7])
+        assert target.labels == ("mu", "y_unobserved[0]", "y_unobserved[1]", "y_unobserved[2]")
+        density = -float(target.potential(point))
+    # As if all three were missing, and two more known: their density integrates to 1.
+    expected = stats.norm(0, 3).logpdf(0.3) + stats.norm(0.3).logpdf([0.1, 0.2, -0.7, 1.0, 0.5]).sum()
+    assert density == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_turns_of_an_angle_leave_its_density(monte_carlo):
+    x = np.linspace(-3.0, 3.0, 7)
+    log_density = Winding().log_prob(x[:, None] + 2 * np.pi * np.arange(-6, 7))
+    np.testing.assert_allclose(np.exp(log_density).sum(axis=1), 1 / (2 * np.pi), rtol=1e-6)
+    turned = np.asarray(Winding().log_prob(np.array([-500.0, 500.0])))
+    assert np.isfinite(turned).all()
+    draws = np.asarray(Winding().sample(KEY, (4000,)))
+    x = np.linspace(-8.0, 8.0, 4001)
+    cumulative = np.cumsum(np.exp(Winding().log_prob(x))) * (x[1] - x[0])
+    monte_carlo.distribution(draws, lambda values: np.interp(values, x, cumulative), name="turns")
+
+
+@pytest.mark.long
+def test_programs_with_flat_auxiliary_sites_are_usable(monte_carlo):
+    y, known = np.arange(20) / 10.0, np.arange(20) % 2 == 0
+    fit = hbm.sample(missing, y, known, seed=seed(7), progress=False)
+    assert fit.verdict.usable, fit.verdict
+    precision = 1 / 9 + 10
+    monte_carlo.mean(fit.posterior["mu"], y[known].sum() / precision, name="mu")
+    monte_carlo.std(fit.posterior["mu"], precision**-0.5, name="mu")
+
+    def angles(seen):
+        with numpyro.handlers.reparam(config={"angle": CircularReparam()}):
+            angle = numpyro.sample("angle", dist.VonMises(0.0, 1.0))
+        numpyro.sample("seen", dist.VonMises(angle, 2.0), obs=seen)
+
+    for seen in (np.array([0.5, 1.5]), np.array([3.0, -3.0, 2.9])):
+        fit = hbm.sample(angles, seen, seed=seed(8), progress=False)
+        assert fit.verdict.usable, fit.verdict
+        resultant = 1.0 + 2.0 * np.exp(1j * seen).sum()
+        length = i1e(abs(resultant)) / i0e(abs(resultant))
+        turned = fit.posterior["angle"].to_numpy() - np.angle(resultant)
+        monte_carlo.mean(np.cos(turned), length, name="cosine")
+        monte_carlo.mean(np.sin(turned), 0.0, name="sine")
 
 
 def test_nothing_to_sample_is_refused():

@@ -363,20 +363,8 @@ class _Queue:
                 if name in needed
                 for text in verdict.edge_notes(element_labels(name, needed[name].shape[2:]), needed[name], bounds)
             )
-            steps = float(draws.num_steps[i].mean())
-            results.append(
-                Done(
-                    -1,
-                    statistics,
-                    num_draws,
-                    num_divergences,
-                    float(bfmi[i]),
-                    steps,
-                    reasons,
-                    kept or None,
-                    (*notes, *edge_notes),
-                )
-            )
+            numbers = num_draws, num_divergences, float(bfmi[i]), float(draws.num_steps[i].mean())
+            results.append(Done(-1, statistics, *numbers, reasons, kept or None, (*notes, *edge_notes)))
         return results
 
 

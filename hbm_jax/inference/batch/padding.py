@@ -15,8 +15,8 @@ from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.infer.util import log_density
 
+from hbm_jax.inference.arguments import prior_value
 from hbm_jax.inference.batch.stacking import Stack, masked
-from hbm_jax.inference.sampler.target import prior_value
 
 ADVICE = "Give all objects the same number of data, or call fit_each for each number."
 NUM_POINTS = 3  # prior draws at which the densities are compared

@@ -85,17 +85,7 @@ def stack(data: Any) -> Stack:
     objects = objects_of(data)
     if not objects:
         raise ValueError("fit_each: expected at least one object; found none.")
-    flattened = [jax.tree_util.tree_flatten_with_path(entry)[0] for entry in objects]
-    paths = [jax.tree_util.keystr(path) for path, _ in flattened[0]]
-    for index, entry in enumerate(flattened):
-        entry_paths = [jax.tree_util.keystr(path) for path, _ in entry]
-        if entry_paths != paths:
-            differing = sorted(set(entry_paths) ^ set(paths))
-            raise ValueError(
-                f"fit_each: expected every object to have the same fields; found that object {index} and the first "
-                f"differ in {', '.join(differing[:5]) or 'their order'}."
-            )
-    columns = [[np.asarray(entry[field][1]) for entry in flattened] for field in range(len(paths))]
+    paths, columns = _columns(objects)
     for path, column in zip(paths, columns, strict=True):
         for index, value in enumerate(column):
             if value.ndim != column[0].ndim:
@@ -134,6 +124,21 @@ def stack(data: Any) -> Stack:
     structure = jax.tree.structure(objects[0])
     lengths = np.stack(ragged, axis=1) if ragged else np.zeros((len(objects), 0), int)
     return Stack(jax.tree.unflatten(structure, first), leaves, tuple(varying), lengths, tuple(padded))
+
+
+def _columns(objects: list[tuple]) -> tuple[list[str], list[list[np.ndarray]]]:
+    """Return the path of each field, and its arrays of all objects."""
+    flattened = [jax.tree_util.tree_flatten_with_path(entry)[0] for entry in objects]
+    paths = [jax.tree_util.keystr(path) for path, _ in flattened[0]]
+    for index, entry in enumerate(flattened):
+        entry_paths = [jax.tree_util.keystr(path) for path, _ in entry]
+        if entry_paths != paths:
+            differing = sorted(set(entry_paths) ^ set(paths))
+            raise ValueError(
+                f"fit_each: expected every object to have the same fields; found that object {index} and the first "
+                f"differ in {', '.join(differing[:5]) or 'their order'}."
+            )
+    return paths, [[np.asarray(entry[field][1]) for entry in flattened] for field in range(len(paths))]
 
 
 def bound_stack(program: Callable, data: Any) -> Stack:

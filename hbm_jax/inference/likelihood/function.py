@@ -14,9 +14,9 @@ from numpyro.distributions import constraints
 from numpyro.infer.util import compute_log_probs
 from scipy.special import expit, logit
 
+from hbm_jax.inference.arguments import prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.program import bound_args, num_data_of
-from hbm_jax.inference.sampler.target import prior_value
 
 
 class StatedParameters(numpyro.primitives.Messenger):

@@ -167,20 +167,7 @@ def maximum_likelihood(
     with jax.enable_x64(True), ProgressLine(progress) as live:
         likelihood = Likelihood(program, args, seed, num_starts)
         best, notes = _search(likelihood, live)
-        restarts = 0
-        for _ in range(RESTARTS + 1):
-            covariance, weak = _covariance(likelihood, best)
-            table, failures, better = _table(likelihood, best, covariance, errors, rise, live)
-            if better is None:
-                break
-            best = _newton(likelihood, better.x)
-            restarts += 1
-        if restarts:
-            notes.append(f"{restarts} times a profile found a better maximum, and the fit restarted there")
-        if better is not None:
-            covariance, weak = _covariance(likelihood, best)
-            table, failures, _ = _table(likelihood, best, covariance, None, rise, live)
-            failures.append("profiles kept finding better maxima, so there are no intervals")
+        best, covariance, weak, table, failures = _with_errors(likelihood, best, errors, rise, live, notes)
         parameters = {name: np.asarray(value) for name, value in likelihood.unravel(best.x).items()}
     at_bounds = [label for label, bound in zip(likelihood.labels, likelihood.at_bound(best.x), strict=True) if bound]
     if at_bounds:
@@ -203,6 +190,25 @@ def maximum_likelihood(
         converged=not failures,
         note="; ".join(failures + notes),
     )
+
+
+def _with_errors(likelihood: Likelihood, best: "_Point", errors, rise: float, live: ProgressLine, notes: list[str]):
+    """Return maximum, covariance, undetermined parameters, table and failures; restart where a profile finds better."""
+    restarts = 0
+    for _ in range(RESTARTS + 1):
+        covariance, weak = _covariance(likelihood, best)
+        table, failures, better = _table(likelihood, best, covariance, errors, rise, live)
+        if better is None:
+            break
+        best = _newton(likelihood, better.x)
+        restarts += 1
+    if restarts:
+        notes.append(f"{restarts} times a profile found a better maximum, and the fit restarted there")
+    if better is not None:
+        covariance, weak = _covariance(likelihood, best)
+        table, failures, _ = _table(likelihood, best, covariance, None, rise, live)
+        failures.append("profiles kept finding better maxima, so there are no intervals")
+    return best, covariance, weak, table, failures
 
 
 @dataclass(frozen=True)

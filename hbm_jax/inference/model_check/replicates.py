@@ -15,8 +15,9 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.inspect import get_dependencies
 
+from hbm_jax.inference.arguments import prior_value
 from hbm_jax.inference.program import dims_of, integrated_in, unobserved
-from hbm_jax.inference.sampler.target import is_observation, plate_dims, prior_value
+from hbm_jax.inference.sampler.target import is_observation, plate_dims
 
 MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
 NUM_REPLICATES = 200  # fewer for large data

@@ -66,6 +66,8 @@ class Start:
         Note for the verdict; empty if there is none.
     step_size : float
         Step size in the variables of the sampler at which its adaptation begins.
+    modes : str
+        Outcome of the searches for modes, for the verdict.
     """
 
     points: np.ndarray
@@ -74,20 +76,23 @@ class Start:
     note: str
     caution: str = ""
     step_size: float = 1.0
+    modes: str = ""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return all fields, with those of the metric, as arrays."""
         arrays = {"points": self.points, "informed": np.asarray(self.informed)}
         arrays |= {"note": np.asarray(self.note), "caution": np.asarray(self.caution)}
-        arrays |= {"step_size": np.asarray(self.step_size)}
+        arrays |= {"step_size": np.asarray(self.step_size), "modes": np.asarray(self.modes)}
         return arrays | self.metric.to_arrays()
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Start":
         """Return the start that `to_arrays` stored."""
         metric, informed = Metric.from_arrays(arrays), bool(arrays["informed"])
-        step_size = float(arrays.get("step_size", 1.0))  # older versions did not store it
-        return cls(arrays["points"], metric, informed, str(arrays["note"]), str(arrays["caution"]), step_size)
+        texts = str(arrays["note"]), str(arrays["caution"])
+        # Older versions did not store these.
+        added = float(arrays.get("step_size", 1.0)), str(arrays.get("modes", ""))
+        return cls(arrays["points"], metric, informed, *texts, *added)
 
 
 def choose_start(target: Target, num_chains: int, key: jax.Array, value_and_grad: Callable | None = None) -> Start:
@@ -153,7 +158,9 @@ class _Search:
             start = self.from_best_mode()
         if start is None and self.size > MAX_DENSE:
             start = self.from_mean_field(-np.inf, np.inf)
-        return start or self.dispersed(self.dispersed_points() if dispersed is None else dispersed)
+        if start is not None:
+            return start
+        return _dispersed_start(self.value_and_grad, self.dispersed_points() if dispersed is None else dispersed)
 
     # Few parameters
 
@@ -170,7 +177,8 @@ class _Search:
         best_bound = others[0].bound if others else -np.inf
         if good and max(j.bound for j in good) >= best_bound - NEGLIGIBLE:
             return self.around_modes(good, len(modes), len(failed), searches)
-        return self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(others)
+        start = self.from_mean_field(best_bound - NEGLIGIBLE, MAX_GRADIENT_NORM) or self.along_paths(others)
+        return start and replace(start, modes=f"{searches} searches ended in no mode that holds the posterior mass")
 
     @property
     def max_loss(self) -> float:
@@ -200,7 +208,8 @@ class _Search:
             mode = mode_at(self.value_and_grad, point, value)
             if mode is None:
                 failed.append(path)
-            elif not any(other.distance(mode.point) < SAME_MODE for other, _ in modes):
+            # In the widths of both, because a narrow mode may lie within a wide one.
+            elif not any(max(other.distance(mode.point), mode.distance(other.point)) < SAME_MODE for other, _ in modes):
                 modes.append((mode, path))
         return sorted(modes, key=lambda pair: -pair[0].log_evidence), failed, searches
 
@@ -221,8 +230,10 @@ class _Search:
                 f"{searches} searches before sampling found {num_modes} separate modes, {len(kept)} with significant "
                 "evidence; R-hat cannot detect a mode that no chain has visited"
             )
+        found = "one mode" if num_modes == 1 else f"{num_modes} modes"
+        modes = f"{searches - failed} of {searches} searches ended in {found}"
         points = self.shared_out(kept)
-        return None if points is None else Start(points, metric, True, note, caution)
+        return None if points is None else Start(points, metric, True, note, caution, modes=modes)
 
     def along_paths(self, judged: Sequence[Judged]) -> Start | None:
         """Draw starting points from the best of poor approximations, at modes or along the paths of the searches."""
@@ -325,7 +336,7 @@ class _Search:
         jitter = self.dispersed_rng.uniform(-0.5, 0.5, size=(CANDIDATES * self.num_chains, self.size))
         points = np.concatenate([self.center + jitter, self.prior_draws])
         kept, tried = self.first_finite(points), len(points)
-        diagnosis = self.diagnosis() if not kept else None
+        diagnosis = _diagnosis(self.target) if not kept else None
         for spread in PRIOR_SPREADS:
             if len(kept) >= self.num_chains or (diagnosis and diagnosis.observed):
                 break
@@ -348,18 +359,20 @@ class _Search:
             kept.append(near)
         return np.stack(kept)
 
-    def diagnosis(self) -> Diagnosis | None:
-        """Return what is wrong with the log density at the median of the prior, if that can be found out."""
-        with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
-            return self.target.diagnose(self.target.start) if self.target.diagnose else None
-        return None
 
-    def dispersed(self, points: np.ndarray) -> Start:
-        """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
-        why = "no search found a mode at which to estimate it"
-        metric = uninformed_metric(self.value_and_grad, points[0], why)
-        note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
-        return Start(points, metric, False, note)
+def _diagnosis(target: Target) -> Diagnosis | None:
+    """Return what is wrong with the log density at the median of the prior, if that can be found out."""
+    with contextlib.suppress(Exception):  # the program may fail without compilation, on several processes for one
+        return target.diagnose(target.start) if target.diagnose else None
+    return None
+
+
+def _dispersed_start(value_and_grad: Callable, points: np.ndarray) -> Start:
+    """Return an uninformed start at dispersed points, with a metric in units of the widths there."""
+    why = "no search found a mode at which to estimate it"
+    metric = uninformed_metric(value_and_grad, points[0], why)
+    note = f"jittered median of the prior, because {why}; {metric.kind} metric, adapted from the unit matrix"
+    return Start(points, metric, False, note)
 
 
 def uninformed_metric(value_and_grad: Callable, point: np.ndarray, why: str) -> Metric:

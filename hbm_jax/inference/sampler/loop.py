@@ -1,6 +1,7 @@
 """Sampling loop: warm-up, draws in blocks, checkpoint after each block, progress line and stopping rule."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -12,13 +13,16 @@ from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.lost_chains import LostChains, begun_again
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
-from hbm_jax.inference.verdict import MIN_ESS, diagnose_sampled
+from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
 
 SECONDS_PER_BLOCK = 1.0
 # Largest length of a block, in SECONDS_PER_BLOCK. Blocks grow with the age of a run, so that a long run does not write
 # ten thousand files.
 LONGEST_BLOCK = 20.0
 FIRST_BLOCK = 50  # draws
+# Draws per chain at which many divergences end an adaptive run, before its first check for convergence, and the
+# fraction of the transitions that is many.
+LOOKS, MANY_DIVERGENCES = (100, 200, 400), 0.01
 MAX_LIVE = 40  # parameters shown in the progress line; the verdict uses all
 MAX_PROGRESS_FRACTION = 0.02  # largest fraction of the time spent on the progress line
 
@@ -61,6 +65,7 @@ class Loop:
         names = [label.split("[")[0] for label in chains.target.labels]
         self.watched = np.argsort([names.count(name) for name in names], kind="stable")[:MAX_LIVE]
         self.lost = LostChains(chains.num_warmup)
+        self.notes: list[str] = []  # for the verdict
         if store is not None:
             self._restore_blocks(store, check_now)
 
@@ -182,7 +187,9 @@ class Loop:
                     return reason
                 if self._out_of_time and self.draws.num_draws >= 4:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
-                next_stop = min(self.next_check, self.rule.goal) if self.rule.adaptive else self.rule.goal
+                next_stop = self.rule.goal
+                if self.rule.adaptive:
+                    next_stop = min(next_stop, self.next_check, *(n for n in LOOKS if n > self.draws.num_draws))
                 block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
                 self._report(block)
         except CheckpointError as error:
@@ -198,24 +205,30 @@ class Loop:
     def _reason_to_stop(self) -> str | None:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
+        if self.rule.adaptive and num_draws in LOOKS and self.draws.raw("diverging").mean() > MANY_DIVERGENCES:
+            return self._decided()
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:
                 return f"stopped: {unresolved}"
             if shortfall <= 1.0:
                 return self.rule.reached
+            if num_draws < self.rule.goal and self.draws.raw("diverging").any():
+                return self._decided()
             self.next_check = self.rule.next_check(num_draws, shortfall)
         return self.rule.spent if num_draws >= self.rule.goal else None
 
+    def _decided(self) -> str:
+        """Return the reason to stop because of divergences, which more draws do not remove; note it."""
+        self.notes.append(
+            f"sampling ended after {self.draws.num_draws} draws per chain, because divergent transitions had decided "
+            "the verdict"
+        )
+        return f"stopped: {int(self.draws.raw('diverging').sum())} divergent transitions decide the verdict"
+
     def _check_convergence(self) -> tuple[float, str]:
         """Return the required number of draws relative to the current one, and the parameters that never moved."""
-        posterior = {
-            name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
-            for name, value in self.draws.sites().items()
-        }
-        dims, labels = ["chain", "draw", "parameter"], list(self.chains.target.labels)
-        positions = xr.DataArray(self.draws.raw("position"), {"parameter": labels}, dims)
-        sampled = diagnose_sampled(posterior, positions)
+        sampled = _diagnosed(self.draws, self.chains.target.labels)
         unresolved = ""
         for labels, problem in ((sampled.coarse, "moved in coarse steps"), (sampled.stuck, "never moved")):
             unresolved = f"{', '.join(labels[:5])} {problem}" if labels else unresolved
@@ -244,6 +257,16 @@ class Loop:
         )
         self.live_shown = time.perf_counter()
         self.live_cost = self.live_shown - now
+
+
+def _diagnosed(draws: Draws, labels: Sequence[str]) -> Sampled:
+    """Return the diagnostics of the draws so far."""
+    posterior = {
+        name: xr.DataArray(value, dims=["chain", "draw", *(f"{name}_{i}" for i in range(value.ndim - 2))])
+        for name, value in draws.sites().items()
+    }
+    dims = ["chain", "draw", "parameter"]
+    return diagnose_sampled(posterior, xr.DataArray(draws.raw("position"), {"parameter": list(labels)}, dims))
 
 
 def _rate(seconds_per_draw: float, block: Block) -> str:

@@ -4,10 +4,9 @@ Mode searches, samplers and checkpoints use this vector; `Target.constrain` comp
 """
 
 import contextlib
-import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -15,18 +14,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import xarray as xr
 from jax.flatten_util import ravel_pytree
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
+from numpyro.primitives import Messenger
 
+from hbm_jax.inference.arguments import UNWRAPPED, naming_arguments, plain_arguments, prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 
 RESERVED = {"chain", "draw", "sample"}
+TURN = 0.25  # radians
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
@@ -221,6 +220,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         If the program has a discrete latent site or no latent site, or for names that cannot be stored.
     """
     args = plain_arguments(program, args)
+    given, program = program, ProperAuxiliaries(program)
     structure: dict[str, Any] = {}
 
     def start(key):
@@ -230,17 +230,12 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         free = {name: site for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]}
         _require_continuous(free)
         _require_matching_shapes(trace)
-        structure["dims"] = plate_dims(trace)
-        structure["start"] = {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]}
-        structure["observed"] = any(site["type"] == "sample" and site["is_observed"] for site in trace.values())
-        structure["bounds"] = {
-            name: support_bounds(site["fn"].support) for name, site in free.items() if not site["fn"].event_shape
-        }
+        structure.update(_structure(trace, free))
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
     keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
     draw = jax.jit(jax.vmap(start))
-    with naming_arguments(program, args):
+    with naming_arguments(given, args):
         if key is None:
             draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
         else:
@@ -272,6 +267,64 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
+
+
+def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
+    """Return what is static of a trace and its latent sites: dimensions, declared starts, bounds."""
+    return {
+        "dims": plate_dims(trace),
+        "start": {name: site["infer"]["start"] for name, site in free.items() if "start" in site["infer"]},
+        "observed": any(site["type"] == "sample" and site["is_observed"] for site in trace.values()),
+        "bounds": {n: support_bounds(site["fn"].support) for n, site in free.items() if not site["fn"].event_shape},
+    }
+
+
+class ProperAuxiliaries(Messenger):
+    """Handler that gives the auxiliary sites of NumPyro a proper density, which leaves the posterior of all others.
+
+    Along a flat direction the trees of NUTS never turn. The elements of ``X_unobserved`` that ``obs_mask`` does not
+    need get the density that they would have if they were missing too: it integrates to 1. ``X_unwrapped`` of
+    `numpyro.infer.reparam.CircularReparam` gets the density of `Winding`, under which X is as it was.
+    """
+
+    def process_message(self, msg):
+        """Replace the distribution of an auxiliary latent site."""
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        fn = msg["fn"]
+        if msg["name"].endswith("_unobserved") and isinstance(fn, dist.MaskedDistribution):
+            msg["fn"] = fn.base_dist
+        if msg["name"].endswith(UNWRAPPED):
+            base = fn
+            while isinstance(base, dist.ExpandedDistribution | dist.Independent):
+                base = base.base_dist
+            if isinstance(base, dist.ImproperUniform):
+                msg["fn"] = Winding().expand(fn.shape()).to_event(len(fn.event_shape))
+
+
+class Winding(dist.Distribution):
+    """Distribution of the number of turns of an angle: uniform from -pi to pi, plus logistic of width `TURN`.
+
+    The sum of its density over x + 2 pi k, for all whole k, is the same for every x.
+    """
+
+    support = dist.constraints.real
+    has_rsample = True
+
+    def __init__(self):
+        super().__init__((), ())
+
+    def sample(self, key, sample_shape=()):
+        """Draw from the distribution."""
+        keys = jax.random.split(key)
+        uniform = jax.random.uniform(keys[0], sample_shape, minval=-jnp.pi, maxval=jnp.pi)
+        return uniform + TURN * jax.random.logistic(keys[1], sample_shape)
+
+    def log_prob(self, value, intermediates=None):
+        """Return the log density: that of a difference of two logistic functions."""
+        high, low = (value + jnp.pi) / TURN, (value - jnp.pi) / TURN
+        log_difference = jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + jnp.log1p(-jnp.exp(low - high))
+        return log_difference - jnp.log(2 * jnp.pi)
 
 
 def _require_continuous(free: dict[str, Any]) -> None:
@@ -322,115 +375,6 @@ def diagnose(program: Callable, args: tuple, sites: dict[str, Any]) -> Diagnosis
     return Diagnosis(f"The {'; the '.join(invalid)}. " if invalid else "", sites_text)
 
 
-def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
-    """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.
-
-    Parameters
-    ----------
-    program : callable
-        A NumPyro program.
-    args, keywords : tuple, mapping of str
-        Its arguments. A program that can use a pandas or xarray object or a list gets it unchanged; otherwise a Series,
-        DataArray or list becomes an array, and a DataFrame or Dataset a dict of arrays.
-
-    Raises
-    ------
-    TypeError
-        For keywords that the program does not have.
-    ValueError
-        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit.
-    """
-    if keywords:
-        bound = inspect.signature(program).bind(*args, **keywords)
-        num_given = 1 + max(list(bound.signature.parameters).index(name) for name in bound.arguments)
-        bound.apply_defaults()  # of arguments before those that are given
-        if bound.kwargs:
-            raise TypeError(
-                f"Keyword-only argument {next(iter(bound.kwargs))!r} of the program: expected an argument that can be "
-                "given by position. Fix it with functools.partial."
-            )
-        args = bound.args[: max(num_given, len(args))]
-    names = _argument_names(program, args)
-    args = tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True))
-    converted = tuple(map(_as_arrays, args))
-    if all(new is old for new, old in zip(converted, args, strict=True)):
-        return args
-
-    def density(key):
-        trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value))
-        sites = [site for site in trace.get_trace(*args).values() if site["type"] == "sample"]
-        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites)
-
-    try:
-        jax.eval_shape(density, jax.random.key(0))
-    except Exception:  # pandas, xarray and JAX each raise their own
-        return converted
-    return args
-
-
-def _argument_names(program: Callable, args: tuple) -> list[str]:
-    """Return the name of each positional argument; ``argument 0`` and so on if they are unknown."""
-    try:
-        names = list(inspect.signature(program).bind(*args).arguments)
-    except (TypeError, ValueError):
-        names = []
-    return names if len(names) == len(args) else [f"argument {i}" for i in range(len(args))]
-
-
-def _require_plain(name: str, value: Any) -> Any:
-    """Return a Quantity without unit and a masked array without masked values as arrays; refuse others by name."""
-    if isinstance(value, np.ma.MaskedArray):
-        rows = np.unique(np.argwhere(np.atleast_1d(np.ma.getmaskarray(value)))[:, 0])
-        if len(rows):
-            raise ValueError(
-                f"{name}: expected an array without masked values; found {np.ma.count_masked(value)} masked, the first "
-                f"in row {rows[0]} (counted from 0). Leave these rows out, or pass the mask as an array of its own and "
-                "use numpyro.handlers.mask."
-            )
-        return np.ma.getdata(value)
-    if hasattr(value, "unit") and hasattr(value, "to_value"):
-        if str(value.unit):
-            raise ValueError(
-                f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
-                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
-            )
-        return np.asarray(value.to_value())
-    return value
-
-
-def _as_arrays(value: Any) -> Any:
-    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged."""
-    if isinstance(value, pd.DataFrame):
-        return {str(name): value[name].to_numpy() for name in value}
-    if isinstance(value, xr.Dataset):
-        return {str(name): value[name].to_numpy() for name in value.variables}
-    if isinstance(value, pd.Series | pd.Index | xr.DataArray):
-        return value.to_numpy()
-    if isinstance(value, list):
-        with contextlib.suppress(ValueError, TypeError):  # of unequal lengths
-            array = np.asarray(value)
-            return array if array.dtype.kind in "biuf" else value
-    return value
-
-
-@contextlib.contextmanager
-def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
-    """Name the arguments of different lengths in an error about shapes."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        lengths = {
-            name: len(value)
-            for name, value in zip(_argument_names(program, args), args, strict=True)
-            if isinstance(value, np.ndarray | jax.Array) and np.ndim(value)
-        }
-        is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
-        if len(set(lengths.values())) < 2 or not is_about_shapes:
-            raise
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"The program failed: {error} Expected arguments of equal length? {listed} rows.") from error
-
-
 def _require_storable_names(dims: dict[str, list[str]]) -> None:
     """Raise ValueError if a site or plate has a name that a result file cannot hold."""
     for kind, names in (("site", dims), ("plate", {plate for plates in dims.values() for plate in plates})):
@@ -442,19 +386,6 @@ def _require_storable_names(dims: dict[str, list[str]]) -> None:
                     f"The program has a {kind} called {name!r}: expected a name without '/', which separates groups in "
                     "result files. In numpyro.handlers.scope, pass divider='.'."
                 )
-
-
-def prior_value(site):
-    """Draw a latent from its prior, or near zero if the prior cannot be sampled; for ``substitute_fn``.
-
-    NumPyro's `init_to_sample` returns the same, but computes a median of one draw, which takes time to compile.
-    """
-    if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
-        return None
-    try:
-        return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
-    except NotImplementedError:
-        return init_to_uniform(site)
 
 
 def is_observation(site) -> bool:

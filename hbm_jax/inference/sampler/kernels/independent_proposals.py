@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from arviz_stats.base import array_stats
 
 from hbm_jax.inference.sampler.kernels.hamiltonian import Hamiltonian, empty_block, statistics
 from hbm_jax.inference.sampler.kernels.hmc import HMC
@@ -27,6 +28,11 @@ DRAWS_A_PARAMETER = 10  # fewest draws per parameter to which proposals are fitt
 # that a chain leaves the tails sooner.
 WEIGHTS, SCALES = (0.8, 0.2), (1.0, 1.2)
 LEAST_ACCEPTED = 0.4  # accepted fraction in the last round below which trajectories are as efficient
+# Pareto index of the weights, posterior density divided by that of the proposals, from which on their second moment
+# under the proposals is infinite: a chain would stay for too long, or never be, where the posterior exceeds these.
+MAX_TAIL = 0.5
+FEWEST_WEIGHTS = 100  # to which the index is fitted
+MAX_RANGE = 100.0  # of the logarithms of the largest weights, beyond which their index is certainly above 1
 MAX_SIZE = 100  # largest number of parameters
 CHUNK = 64  # densities that an accelerator evaluates in parallel, per chain
 
@@ -38,6 +44,7 @@ class Proposals(NamedTuple):
     factor: Any  # (d, d) Cholesky factor of the covariance, lower triangular
     inverse: Any  # (d, d) inverse of the factor
     used: Any  # () bool
+    tail: Any = np.asarray(0.0)  # () Pareto index of the largest weights, in the last round
 
     @classmethod
     def disabled(cls, size: int) -> "Proposals":
@@ -76,6 +83,27 @@ def _log_density(noise):
     square, size = jnp.sum(noise**2, axis=-1), noise.shape[-1]
     parts = [np.log(p) - size * np.log(s) - 0.5 * square / s**2 for p, s in zip(WEIGHTS, SCALES, strict=True)]
     return jnp.logaddexp(*parts)
+
+
+def tail_index(log_weights: np.ndarray) -> float:
+    """Return the Pareto index, under the proposals, of weights at draws of the posterior.
+
+    The index k of a generalised Pareto distribution is fitted to the largest weights (Zhang & Stephens 2009,
+    Technometrics 51, 316). Weights w at draws of the posterior have a density that is w times that under the proposals,
+    so that an index of k there is one of k / (1 + k) under the proposals. From 0.5 on their second moment is infinite.
+
+    Parameters
+    ----------
+    log_weights : array
+        Log posterior density minus that of the proposals, up to a constant; entries that are not finite are ignored.
+    """
+    values = np.sort(np.asarray(log_weights, float)[np.isfinite(log_weights)])
+    if len(values) < FEWEST_WEIGHTS or np.ptp(values) == 0:
+        return 0.0
+    if values[-1] - values[-int(np.sqrt(len(values)))] > MAX_RANGE:
+        return 1.0
+    index = float(array_stats.psislw(values[-1] - values)[1])
+    return max(index, 0.0) / (1.0 + max(index, 0.0))
 
 
 class ProposedDraws(NamedTuple):
@@ -197,12 +225,25 @@ class IndependentProposals(Hamiltonian):
         is_proposal = block.num_steps == 0
         kept = variables if num else variables[:, variables.shape[1] // 2 :]
         proposals = Proposals.fit(kept.reshape(-1, variables.shape[-1]))
+        if num < len(self.rounds) or not proposals.used:
+            return proposals
         too_few = is_proposal.any() and block.accept_prob[is_proposal].mean() < LEAST_ACCEPTED
-        return proposals._replace(used=np.asarray(False)) if num == len(self.rounds) and too_few else proposals
+        log_weights = -block.potential_energy - np.asarray(proposals.log_density(jnp.asarray(variables)))
+        tail = np.asarray(tail_index(log_weights))
+        return proposals._replace(used=np.asarray(not too_few and tail < MAX_TAIL), tail=tail)
 
     def outcome(self, fitted: Proposals) -> Mapping[str, Any]:
         """Return whether proposals are used."""
-        return {"proposals_used": bool(fitted.used)}
+        return {"proposals_used": bool(fitted.used), "proposals_tail": round(float(fitted.tail), 2)}
+
+    def notes(self, fitted: Proposals) -> tuple[str, ...]:
+        """Return a note if the proposals have tails so light that they were turned off."""
+        if fitted.tail < MAX_TAIL:
+            return ()
+        return (
+            "all draws are trajectories, because the posterior has heavier tails than the independent proposals "
+            f"(Pareto index of the weights {float(fitted.tail):.2f}; below {MAX_TAIL:g} is needed)",
+        )
 
     def advance(
         self, chain: Chain, state: Any, key: Any, fitted: Proposals, first: Any, num_draws: Any

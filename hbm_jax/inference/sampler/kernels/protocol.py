@@ -1,6 +1,6 @@
 """Protocol of samplers, and the types of their results."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -119,3 +119,7 @@ class Sampler(Protocol):
     def outcome(self, fitted: Any) -> Mapping[str, Any]:
         """Return entries for `Fit.run` on how the sampler fared."""
         return {}
+
+    def notes(self, fitted: Any) -> Sequence[str]:
+        """Return notes for the verdict on how the sampler fared."""
+        return ()

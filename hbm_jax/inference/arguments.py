@@ -1,0 +1,159 @@
+"""Arguments of a program: tables, lists and keywords as positional arrays, errors by the name of an argument."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpyro import handlers
+from numpyro.infer.initialization import init_to_uniform
+
+UNWRAPPED = "_unwrapped"  # ending of the site from which NumPyro computes an angle
+
+
+def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
+    """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.
+
+    Parameters
+    ----------
+    program : callable
+        A NumPyro program.
+    args, keywords : tuple, mapping of str
+        Its arguments. A program that can use a pandas or xarray object or a list gets it unchanged; otherwise a Series,
+        DataArray or list becomes an array, and a DataFrame or Dataset a dict of arrays.
+
+    Raises
+    ------
+    TypeError
+        For keywords that the program does not have.
+    ValueError
+        For masked arrays with masked values and Quantities with a unit, which JAX would read without mask or unit.
+    """
+    if keywords:
+        bound = inspect.signature(program).bind(*args, **keywords)
+        num_given = 1 + max(list(bound.signature.parameters).index(name) for name in bound.arguments)
+        bound.apply_defaults()  # of arguments before those that are given
+        if bound.kwargs:
+            raise TypeError(
+                f"Keyword-only argument {next(iter(bound.kwargs))!r} of the program: expected an argument that can be "
+                "given by position. Fix it with functools.partial."
+            )
+        args = bound.args[: max(num_given, len(args))]
+    names = _argument_names(program, args)
+    args = tuple(_require_plain(name, value) for name, value in zip(names, args, strict=True))
+    converted = tuple(map(_as_arrays, args))
+    if all(new is old for new, old in zip(converted, args, strict=True)):
+        return args
+
+    def density(key):
+        trace = handlers.trace(handlers.substitute(handlers.seed(program, key), substitute_fn=prior_value))
+        sites = [site for site in trace.get_trace(*args).values() if site["type"] == "sample"]
+        return sum(jnp.sum(site["fn"].log_prob(site["value"])) for site in sites)
+
+    try:
+        jax.eval_shape(density, jax.random.key(0))
+    except Exception:  # pandas, xarray and JAX each raise their own
+        return converted
+    return args
+
+
+def _argument_names(program: Callable, args: tuple) -> list[str]:
+    """Return the name of each positional argument; ``argument 0`` and so on if they are unknown."""
+    try:
+        names = list(inspect.signature(program).bind(*args).arguments)
+    except (TypeError, ValueError):
+        names = []
+    return names if len(names) == len(args) else [f"argument {i}" for i in range(len(args))]
+
+
+def _require_plain(name: str, value: Any) -> Any:
+    """Return a Quantity without unit and a masked array without masked values as arrays; refuse others by name."""
+    if isinstance(value, np.ma.MaskedArray):
+        rows = np.unique(np.argwhere(np.atleast_1d(np.ma.getmaskarray(value)))[:, 0])
+        if len(rows):
+            raise ValueError(
+                f"{name}: expected an array without masked values; found {np.ma.count_masked(value)} masked, the first "
+                f"in row {rows[0]} (counted from 0). Leave these rows out, or pass the mask as an array of its own and "
+                "use numpyro.handlers.mask."
+            )
+        return np.ma.getdata(value)
+    if hasattr(value, "unit") and hasattr(value, "to_value"):
+        if str(value.unit):
+            raise ValueError(
+                f"{name}: expected plain numbers; found a Quantity in {value.unit}. Pass "
+                f"{name}.to_value({str(value.unit)!r}); the priors are then in this unit."
+            )
+        return np.asarray(value.to_value())
+    return value
+
+
+def _as_arrays(value: Any) -> Any:
+    """Return a table as a dict of arrays, a column or a list of numbers as an array, anything else unchanged."""
+    if isinstance(value, pd.DataFrame):
+        return {str(name): value[name].to_numpy() for name in value}
+    if isinstance(value, xr.Dataset):
+        return {str(name): value[name].to_numpy() for name in value.variables}
+    if isinstance(value, pd.Series | pd.Index | xr.DataArray):
+        return value.to_numpy()
+    if isinstance(value, list):
+        with contextlib.suppress(ValueError, TypeError):  # of unequal lengths
+            array = np.asarray(value)
+            return array if array.dtype.kind in "biuf" else value
+    return value
+
+
+@contextlib.contextmanager
+def naming_arguments(program: Callable, args: tuple) -> Iterator[None]:
+    """Name the arguments of different lengths in an error about shapes."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        lengths = {
+            name: len(value)
+            for name, value in zip(_argument_names(program, args), args, strict=True)
+            if isinstance(value, np.ndarray | jax.Array) and np.ndim(value)
+        }
+        is_about_shapes = any(word in str(error).lower() for word in ("shape", "broadcast", "size"))
+        if len(set(lengths.values())) < 2 or not is_about_shapes:
+            raise
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"The program failed: {error} Expected arguments of equal length? {listed} rows.") from error
+
+
+def prior_value(site):
+    """Draw a latent from its prior, or near zero if the prior cannot be sampled; for ``substitute_fn``.
+
+    NumPyro's `init_to_sample` returns the same, but computes a median of one draw, which takes time to compile.
+    """
+    if site["type"] != "sample" or site["is_observed"] or site["fn"].support.is_discrete:
+        return None
+    try:
+        return site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+    except NotImplementedError:
+        return init_to_uniform(site)
+
+
+def unsampled_sites(program: Callable, args: tuple) -> list[str]:
+    """Return the latent sites whose prior cannot be drawn from, as that of an improper distribution."""
+    names: list[str] = []
+
+    def value(site):
+        drawn = prior_value(site)
+        if drawn is not None:
+            try:
+                site["fn"](rng_key=site["kwargs"]["rng_key"], sample_shape=site["kwargs"]["sample_shape"])
+            except NotImplementedError:
+                names.append(site["name"])
+        return drawn
+
+    def trace(key):
+        seeded = handlers.substitute(handlers.seed(program, key), substitute_fn=value)
+        return handlers.trace(seeded).get_trace(*args) and 0
+
+    jax.eval_shape(trace, jax.random.key(0))
+    return names

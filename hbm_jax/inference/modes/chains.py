@@ -1,0 +1,81 @@
+"""Chains in different modes, and components of a mixture that are exchanged between or within chains."""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import xarray as xr
+from arviz_stats.base import array_stats
+
+MODE_SEPARATION = 3.0  # separation of modes, in standard deviations within chains, on both sides of the gap
+# R-hat of a vector whose components are exchanged: at least the first as it is, at most the second when each draw is
+# sorted.
+EXCHANGED, SORTED = 1.1, 1.05
+MAX_COMPONENTS = 50  # longer vectors are not those of a mixture
+
+
+def scalars(posterior: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield name and draws, (chain, draw), of every scalar parameter that varies."""
+    for name, variable in posterior.items():
+        if variable.ndim == 2:
+            values = variable.transpose("chain", "draw").to_numpy().astype(float)
+            if np.ptp(values) > 0:
+                yield str(name), values
+
+
+def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None) -> str:
+    """Describe the groups of chains in different modes, if the chains of a parameter fall into two separate groups.
+
+    Parameters
+    ----------
+    posterior : xarray.Dataset
+        Draws, dimensions ``chain, draw, ...``; its scalars are tried if there are no values of the parameter.
+    label : str
+        Name of the parameter.
+    values : (chain, draw), optional
+        Its draws.
+    """
+    for name, draws in scalars(posterior) if values is None else [(label, values)]:
+        means, within = draws.mean(1), draws.std(1)
+        order = np.argsort(means)
+        gaps = np.diff(means[order])
+        if not len(gaps):
+            return ""
+        cut = int(np.argmax(gaps)) + 1
+        # Chains that never move are also separated, but that is no evidence of modes.
+        if within.min() > 0 and gaps[cut - 1] > MODE_SEPARATION * 2 * within.max():
+            groups = [sorted(int(c) for c in group) for group in (order[:cut], order[cut:])]
+            return " and ".join(
+                f"chain{'s' * (len(group) > 1)} {', '.join(map(str, group))} near {name} = {draws[group].mean():.3g}"
+                for group in groups
+            )
+    return ""
+
+
+def exchanged(posterior: xr.Dataset, unmixed: Collection[str]) -> dict[str, float]:
+    """Return the vectors whose chains agree once the components of each draw are sorted, with R-hat of these.
+
+    The labels of the components of a mixture are arbitrary: its posterior has a mode for each of their permutations.
+
+    Parameters
+    ----------
+    posterior : xarray.Dataset
+        Draws, dimensions ``chain, draw, ...``.
+    unmixed : collection of str
+        Names of variables with an R-hat that fails.
+    """
+    found = {}
+    for name in unmixed:
+        variable = posterior.get(name)
+        if variable is None or variable.ndim != 3 or not 2 <= variable.shape[-1] <= MAX_COMPONENTS:
+            continue
+        draws = variable.transpose("chain", "draw", ...).to_numpy().astype(float)
+        if not np.isfinite(draws).all() or (np.ptp(draws, axis=(0, 1)) == 0).any():
+            continue
+        with np.errstate(divide="ignore", invalid="ignore"):
+            as_drawn, ordered = (
+                float(np.max(array_stats.rhat(values, chain_axis=0, draw_axis=1)))
+                for values in (draws, np.sort(draws, axis=-1))
+            )
+        if as_drawn >= EXCHANGED and ordered <= SORTED:
+            found[str(name)] = ordered
+    return found

@@ -1,0 +1,158 @@
+"""Tempered sequential Monte Carlo: particles that go from a reference distribution to a posterior.
+
+The particles pass through densities proportional to q^(1 - b) p^b, from the reference q at b = 0 to the posterior p at
+b = 1 (Del Moral, Doucet & Jasra 2006, J. R. Statist. Soc. B 68, 411). Where b is small, the modes are not separate yet,
+and particles share themselves out between them; weights and resampling keep the shares right while they part. Between
+the steps, half of the particles move along differences of the other half (ter Braak 2006, Stat. Comput. 16, 239), which
+have the widths and directions of every mode and need neither units nor a gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EFFICIENCY = 0.5  # effective fraction of the particles after reweighting, which sets the next b
+SWEEPS = 10  # moves of each particle between two steps, and at least as many as there are parameters
+MAX_SWEEPS = 60
+BATCH = 50  # densities that are evaluated together
+HOPS = 0.1  # fraction of the moves by a whole difference, from mode to mode
+SHORTEST = 0.2  # of the factors by which the other moves are shorter than the optimum for a normal distribution
+MAX_STEPS = 1000
+
+
+class Particles(NamedTuple):
+    """Particles and their densities: (num, size), (num,), (num,)."""
+
+    position: Any
+    log_reference: Any
+    log_posterior: Any
+
+    def at(self, indices) -> "Particles":
+        """Return the particles with these indices."""
+        return Particles(*(values[indices] for values in self))
+
+
+class Tempered:
+    """Tempered sequential Monte Carlo on one pair of densities, compiled once for any number of runs.
+
+    Parameters
+    ----------
+    log_reference, log_posterior : callable
+        (size,) -> scalar; the first is normalised up to the same constant as the draws that `run` begins with.
+    num_particles, size : int
+        Number of particles, which is even, and of parameters.
+    """
+
+    def __init__(self, log_reference: Callable, log_posterior: Callable, num_particles: int, size: int):
+        self.num_particles = num_particles
+        sweeps = min(max(SWEEPS, size), MAX_SWEEPS)
+
+        def densities(position):
+            values = log_reference(position), log_posterior(position)
+            return tuple(jnp.where(jnp.isfinite(value), value, -jnp.inf) for value in values)
+
+        def evaluate(positions):
+            return Particles(positions, *jax.lax.map(densities, positions, batch_size=BATCH))
+
+        def move_half(moving, others, b, key):
+            key_a, key_b, key_length, key_hop, key_accept = jax.random.split(key, 5)
+            num = len(moving.position)
+            first = jax.random.randint(key_a, (num,), 0, num)
+            second = (first + jax.random.randint(key_b, (num,), 1, num)) % num
+            optimum = 2.38 / np.sqrt(2 * size)
+            length = optimum * SHORTEST ** jax.random.uniform(key_length, (num,))
+            length = jnp.where(jax.random.uniform(key_hop, (num,)) < HOPS, 1.0, length)
+            step = length[:, None] * (others.position[first] - others.position[second])
+            moved = evaluate(moving.position + step)
+            rise = _between(moved, b) - _between(moving, b)
+            accepted = jnp.log(jax.random.uniform(key_accept, (num,))) < rise
+            return jax.tree.map(
+                lambda new, old: jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old), moved, moving
+            )
+
+        def move(particles, b, key):
+            half = num_particles // 2
+
+            def sweep(i, particles):
+                keys = jax.random.split(jax.random.fold_in(key, i))
+                first, second = particles.at(slice(None, half)), particles.at(slice(half, None))
+                first = move_half(first, second, b, keys[0])
+                second = move_half(second, first, b, keys[1])
+                return Particles(*(jnp.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+            return jax.lax.fori_loop(0, sweeps, sweep, particles)
+
+        self.evaluate, self.move = jax.jit(evaluate), jax.jit(move)
+
+    def run(self, reference_draws: np.ndarray, seed: int) -> tuple[Particles, float]:
+        """Take draws of the reference to the posterior.
+
+        Parameters
+        ----------
+        reference_draws : (num_particles, size)
+            Draws of the reference.
+        seed : int
+            Seed of the moves.
+
+        Returns
+        -------
+        Particles, float
+            Draws of the posterior, of equal weight, and the log evidence.
+
+        Raises
+        ------
+        ValueError
+            If the posterior vanishes at all draws of the reference, or no step makes progress.
+        """
+        rng, key = np.random.default_rng(seed), jax.random.key(seed)
+        particles = Particles(*map(np.asarray, self.evaluate(reference_draws)))
+        b, log_evidence = 0.0, 0.0
+        for step in range(MAX_STEPS):
+            with np.errstate(invalid="ignore"):
+                rise = particles.log_posterior - particles.log_reference
+            rise = np.where(np.isnan(rise), -np.inf, rise)
+            if not np.isfinite(rise.max()):
+                raise ValueError(
+                    f"look_for_modes: expected a finite density at some of {self.num_particles} draws of the prior; "
+                    "found none."
+                )
+            previous, b = b, _next(b, rise)
+            weights = np.exp((b - previous) * (rise - rise.max()))
+            log_evidence += float(np.log(weights.mean()) + (b - previous) * rise.max())
+            # Systematic resampling, in random order, because the halves must be alike.
+            points = (np.arange(len(rise)) + rng.uniform()) / len(rise)
+            chosen = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), points), len(rise) - 1)
+            particles = particles.at(rng.permutation(chosen))
+            particles = Particles(*map(np.asarray, self.move(particles, b, jax.random.fold_in(key, step))))
+            if b == 1.0:
+                return particles, log_evidence
+        raise ValueError(
+            f"look_for_modes: expected the posterior within {MAX_STEPS} tempering steps; found b = {b:.2g}."
+        )
+
+
+def _between(particles: Particles, b):
+    """Return the log density between reference and posterior at ``b``."""
+    value = (1.0 - b) * particles.log_reference + b * particles.log_posterior
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+
+def _next(b: float, rise: np.ndarray) -> float:
+    """Return the next b, at which the effective number of the reweighted particles is `EFFICIENCY` of all."""
+    finite = np.isfinite(rise)
+
+    def efficiency(step):
+        weights = np.where(finite, np.exp(step * (np.where(finite, rise, 0.0) - rise[finite].max())), 0.0)
+        # Of those with a finite density, because others are lost at any step.
+        return weights.sum() ** 2 / (weights**2).sum() / finite.sum()
+
+    if efficiency(1.0 - b) >= EFFICIENCY:
+        return 1.0
+    low, high = 0.0, 1.0 - b
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if efficiency(middle) >= EFFICIENCY else (low, middle)
+    return b + low
