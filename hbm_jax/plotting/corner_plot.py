@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 
 from hbm_jax.inference import Fit
-from hbm_jax.plotting.contours import levels_of
+from hbm_jax.plotting.contours import levels_of_draws
 from hbm_jax.plotting.draws import named_draws, unit_of
 from hbm_jax.plotting.labels import label, quote, quoted_math
 from hbm_jax.plotting.style import BLACK, BLUE, ORANGE, Figure, house_style
@@ -206,7 +206,7 @@ def _draw_contours(grid: _Grid, scaled: np.ndarray) -> None:
                 centres, centres, density, fill_type=FillType.ChunkCombinedCode, line_type=LineType.ChunkCombinedCode
             )
             origin = grid.origin(row, column)
-            low, high = levels_of(density)
+            low, high = levels_of_draws(density, scaled[:, [row, column]].T, (centres, centres))
             for paths, (points, codes) in (
                 (outer, contours.filled(low, np.inf)),
                 (inner, contours.filled(high, np.inf)),

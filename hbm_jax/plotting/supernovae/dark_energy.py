@@ -13,7 +13,7 @@ from hbm_jax.cosmology.expansion import dark_energy_density
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
-from hbm_jax.plotting.contours import joint_posterior, levels_of, shown_range, smoothed
+from hbm_jax.plotting.contours import joint_posterior, levels_of_draws, shown_range, smoothed
 from hbm_jax.plotting.draws import parameter, spread
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SERIES, Figure, fill_bands, house_style
@@ -75,7 +75,9 @@ def expansion_contour(
         for index, (text, values) in enumerate(other_draws.items()):
             colour = SERIES[(index + 1) % len(SERIES)]
             density = smoothed(values, edges)
-            joint.main.contour(*centres, density.T, levels_of(density), colors=[colour], linewidths=1.2)
+            joint.main.contour(
+                *centres, density.T, levels_of_draws(density, values, centres), colors=[colour], linewidths=1.2
+            )
             joint.main.plot([], [], color=colour, label=text)
             for axes, row, orientation in ((joint.above, 0, "vertical"), (joint.beside, 1, "horizontal")):
                 marginal = np.histogram(values[row], edges[row][::2], density=True)
