@@ -18,10 +18,9 @@ PACKAGES = (
     "arviz-stats",
     "arviz-plots",
     "matplotlib",
-    "corner",
     "jinja2",
 )
-PLOTS = ("arviz-plots", "matplotlib", "corner", "jinja2")
+PLOTS = ("arviz-plots", "matplotlib", "jinja2")
 
 
 def installed() -> dict[str, str | None]:

@@ -114,31 +114,15 @@ def write_report(
     --------
     >>> write_report(fit, "report.html")  # doctest: +SKIP
     """
-    from hbm_jax import plotting  # noqa: F401 - its error says what to install if matplotlib is missing
-
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "write_report: expected the package jinja2; found that it is not installed. "
-            "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
-            name=error.name,
-        ) from error
+    template = _template()
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".html")
-    environment = Environment(
-        loader=PackageLoader("hbm_jax"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     figures = figures_for(fit) if figures is None else figures
     drawn = [_draw(fit, name, *entry, figure_folder) for name, entry in figures.items()]
     rows = _rows(fit)
     units = any(row["unit"] for row in rows)
     configuration = Path(configuration) if configuration is not None else None
-    text = environment.get_template("report.html").render(
+    text = template.render(
         title=fit.run.get("description", "Posterior"),
         program=fit.run.get("program", ""),
         data=fit.run.get("data", ""),
@@ -163,6 +147,23 @@ def write_report(
     return path
 
 
+def _template() -> Any:
+    """Return the template of the page; ModuleNotFoundError that names the extra if a package is missing."""
+    from hbm_jax import plotting  # noqa: F401 - its error says what to install if matplotlib is missing
+
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "write_report: expected the package jinja2; found that it is not installed. "
+            "Install hbm_jax[plots]: pip install 'hbm_jax[plots]'.",
+            name=error.name,
+        ) from error
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("hbm_jax"), undefined=StrictUndefined, **options)
+    return environment.get_template("report.html")
+
+
 def _worst_mixed(fit: Fit, names: list[str]) -> list[str]:
     """Return names in order of decreasing R-hat; those with undefined R-hat come first."""
     r_hat = fit.verdict.table["r_hat"].reindex(names).fillna(math.inf)
@@ -173,15 +174,15 @@ def _draw(
     fit: Fit, name: str, caption: str, function: Callable[[Fit], Any], folder: str | os.PathLike | None
 ) -> dict[str, Any]:
     """Draw a figure; return its caption and encoded image, or the message of the exception it raised."""
-    from hbm_jax.plotting.style import in_few_colours, to_png
+    from hbm_jax.plotting.style import in_all_colours, in_few_colours, to_pixels
 
     drawn = {"name": name, "caption": caption, "picture": "", "width": 0, "height": 0, "error": ""}
     try:
         figure = function(fit)
-        png = to_png(figure, dpi=DPI)
+        pixels = to_pixels(figure, DPI)
         if folder is not None:
-            (Path(folder) / f"{name}.png").write_bytes(png)
-        picture = base64.b64encode(in_few_colours(png, COLOURS)).decode("ascii")
+            (Path(folder) / f"{name}.png").write_bytes(in_all_colours(pixels))
+        picture = base64.b64encode(in_few_colours(pixels, COLOURS)).decode("ascii")
         width, height = (round(float(inches) * SHOWN_DPI) for inches in figure.get_size_inches())
     except Exception as error:  # a failing figure must not prevent verdict and table
         return drawn | {"error": f"{type(error).__name__}: {error}"}

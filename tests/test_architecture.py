@@ -19,7 +19,7 @@ ROOMS = {
 }
 STOREY = {room: storey for storey, rooms in ROOMS.items() for room in rooms}
 PHYSICS = ROOMS[1] + ROOMS[2]
-FIGURES = ("matplotlib", "corner", "jinja2", "arviz_plots")
+FIGURES = ("matplotlib", "jinja2", "arviz_plots")
 # Packages a storey must do without, whoever else uses them.
 FOREIGN = {
     0: ("jax", "numpyro", "optax", "arviz", "arviz_base", "arviz_stats", "xarray", "astropy", *FIGURES),

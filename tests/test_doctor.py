@@ -53,13 +53,13 @@ def test_examination_of_this_installation():
 
 def test_missing_figures_are_said(monkeypatch):
     def version(package):
-        if package in ("corner", "jinja2"):
+        if package in ("matplotlib", "jinja2"):
             raise PackageNotFoundError(package)
         return "1.0"
 
     monkeypatch.setattr(doctor, "version", version)
-    assert installed()["corner"] is None
+    assert installed()["matplotlib"] is None
     lines, problems = examine()
     assert problems == []
-    assert any("not available: corner, jinja2 missing; pip install 'hbm_jax[plots]'" in line for line in lines)
-    assert "corner        not installed" in lines
+    assert any("not available: matplotlib, jinja2 missing; pip install 'hbm_jax[plots]'" in line for line in lines)
+    assert "matplotlib    not installed" in lines

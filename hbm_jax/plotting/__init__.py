@@ -4,7 +4,6 @@ Requires the optional packages of ``hbm_jax[plots]``.
 """
 
 try:
-    import corner as _corner  # noqa: F401
     import matplotlib as _matplotlib  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -13,18 +12,18 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from hbm_jax.plotting.batch import population
+from hbm_jax.plotting.batch import population, replicates
 from hbm_jax.plotting.bursts.figures import golenetskii_planes, redshift_predictions
 from hbm_jax.plotting.calibration import calibration
+from hbm_jax.plotting.corner_plot import corner
 from hbm_jax.plotting.count_spectra import spectra, unfolded_spectrum
 from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.linear.normal import forest, funnel
 from hbm_jax.plotting.linear.relation import lines, shrinkage_of_lines
 from hbm_jax.plotting.model_residuals import model_residuals
-from hbm_jax.plotting.posterior import corner, trace
+from hbm_jax.plotting.posterior import trace
 from hbm_jax.plotting.regression.figures import coefficients, group_effects, predictive_check, shrinkage
-from hbm_jax.plotting.replicates import replicates
 from hbm_jax.plotting.supernovae.dark_energy import equation_of_state, expansion_contour
 from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram, distance_residuals
 from hbm_jax.plotting.supernovae.hubble import hubble_diagram

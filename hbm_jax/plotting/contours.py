@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
-from hbm_jax.plotting.style import BLUE, GREY, SKY, Figure, house_style
+from hbm_jax.plotting.style import BLUE, GREY, SKY, Figure, house_style, panels
 
 LEVELS = (0.68, 0.95)
 NUM_CELLS = 60
@@ -44,11 +44,13 @@ def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[flo
     density = smoothed(draws, edges)
     curves = [density_of(prior, grid) for prior, grid in zip(priors, centres, strict=True)]
     with house_style():
-        figure = Figure(figsize=(5.0, 4.8), layout="constrained")
-        grid = figure.add_gridspec(2, 2, width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2))
-        main = figure.add_subplot(grid[1, 0])
-        above, beside = figure.add_subplot(grid[0, 0], sharex=main), figure.add_subplot(grid[1, 1], sharey=main)
-        levels = levels_of(density)
+        figure, axes = panels(
+            2, 2, (5.0, 4.8), margins=(0.72, 0.1, 0.5, 0.1), gaps=(0.1, 0.1), sharex="col", sharey="row",
+            width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2),
+        )  # fmt: skip
+        (above, unused), (main, beside) = axes
+        unused.remove()
+        levels = levels_of_draws(density, draws, centres)
         main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
         main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)
         _draw_prior(main, priors, ranges, centres, curves)
@@ -119,6 +121,29 @@ def density_of(prior, grid) -> np.ndarray:
     """Return the density of a prior on a grid."""
     with jax.enable_x64(True):
         return np.exp(np.asarray(prior.log_prob(grid)))
+
+
+def levels_of_draws(density, draws, centres) -> list[float]:
+    """Return the levels of a smoothed density whose contours contain the fractions `LEVELS` of the draws, outer first.
+
+    Parameters
+    ----------
+    density : (n, m)
+        Density in cells.
+    draws : (2, N)
+        Draws of the two quantities.
+    centres : pair of (n,) and (m,)
+        Centres of the cells, in equal steps.
+
+    Notes
+    -----
+    The levels are quantiles of the density at the draws. Levels that contain these fractions of the smoothed density
+    itself (`levels_of`) contain more of the draws: where a posterior is as narrow as the smoothing, 83 instead of 68 %.
+    """
+    cells = [(values - centre[0]) / (centre[1] - centre[0]) for values, centre in zip(draws, centres, strict=True)]
+    at_draws = map_coordinates(density, cells, order=1, mode="nearest")
+    inner, outer = np.quantile(at_draws, 1.0 - np.array(LEVELS))
+    return [float(outer), max(float(inner), float(outer) * (1.0 + 1e-9))]
 
 
 def levels_of(density) -> list[float]:

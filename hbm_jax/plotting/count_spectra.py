@@ -27,7 +27,7 @@ from hbm_jax.plotting.folded_draws import (
     stack_of,
     values_of,
 )
-from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style
+from hbm_jax.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, Figure, house_style, panels
 from hbm_jax.plotting.xray.absorption import ALL_ABSORBERS, energy_axis
 from hbm_jax.spectra.model.composition import Component, Product
 from hbm_jax.spectra.statistics.kernels import cash
@@ -41,7 +41,9 @@ LOWEST = 2e-4  # lower limit of the axis relative to the highest point
 MODEL, BACKGROUND, UNABSORBED = VERMILION, GREY, BLUE
 
 
-def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM) -> Figure:
+def spectra(
+    fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM, *, expected: Folded | None = None
+) -> Figure:
     """Plot counts, folded model and residuals of several sources.
 
     Parameters
@@ -53,6 +55,8 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
         (``fit.data.spectra.name``); by default the brightest interval of the brightest bursts, in all detectors.
     max_num : int
         Largest number of sources.
+    expected : Folded, optional
+        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def spectra(fit: Fit, names: Iterable[str] | None = None, max_num: int = MAX_NUM
     --------
     >>> spectra(fit, ["GRB 061121"]).savefig("spectra.pdf")  # doctest: +SKIP
     """
-    model = folded(fit, "spectra")
+    model = folded(fit, "spectra") if expected is None else expected
     rows = rows_of(fit.data, names, max_num, "spectra")
     num_columns = min(COLUMNS, len(rows))
     num_lines = -(-len(rows) // num_columns)
@@ -205,7 +209,9 @@ def _few_ticks(axis, low: float, high: float) -> None:
         axis.tick_params(which="minor", labelbottom=False)
 
 
-def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -> Figure:
+def unfolded_spectrum(
+    fit: Fit, name: str | None = None, num_draws: int = 100, *, expected: Folded | None = None
+) -> Figure:
     """Plot the unfolded spectrum of one source, with and without absorption, and the transmission of each absorber.
 
     Parameters
@@ -216,6 +222,8 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
         Name of the source or spectrum; by default the one with the most counts.
     num_draws : int
         Number of posterior draws from which the bands are computed.
+    expected : Folded, optional
+        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
 
     Returns
     -------
@@ -244,18 +252,20 @@ def unfolded_spectrum(fit: Fit, name: str | None = None, num_draws: int = 100) -
     energy = np.geomspace(low, high, NUM_ENERGIES)
     unabsorbed, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
     transmission = np.divide(absorbed, unabsorbed, out=np.ones_like(unabsorbed), where=unabsorbed > 0)
-    model = folded(fit, "unfolded_spectrum", num_draws)
-    expected = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
+    model = folded(fit, "unfolded_spectrum", num_draws) if expected is None else expected
+    source = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
     background = np.median(binned.bins.total(model.background[:, row, used]), axis=0)
     cumulative = np.append(
         0.0, np.cumsum(np.diff(energy) * 0.5 * (absorbed[:, 1:] + absorbed[:, :-1]), axis=1).mean(axis=0)
     )
     start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
-    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(expected, 1e-300)
+    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
     net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
     with house_style():
-        figure = Figure(figsize=(5.6, 5.6), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.9, 1.0))
+        figure, axes = panels(
+            2, 1, (5.6, 5.6), margins=(0.75, 0.12, 0.48, 0.3), gaps=(0.0, 0.1), sharex=True, height_ratios=(1.9, 1.0)
+        )
+        upper, lower = axes[:, 0]
         _draw_points(upper, net, scale, "data, unfolded with the model")
         for text, values, colour in (("unabsorbed", unabsorbed, UNABSORBED), ("absorbed", absorbed, MODEL)):
             band = np.quantile(values, BAND, axis=0)

@@ -1,110 +1,18 @@
-"""Figures of any posterior: corner plot, trace plot and rank histograms."""
+"""Figure of the chains of any posterior: traces and rank histograms."""
 
 from collections.abc import Iterable
 
-import corner as corner_library
 import numpy as np
-from matplotlib.ticker import FixedLocator, MaxNLocator
 from scipy.stats import rankdata
 
 from hbm_jax.inference import Fit
 from hbm_jax.plotting.draws import named_draws, unit_of
-from hbm_jax.plotting.labels import label, quote, quoted_math
-from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style
+from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.style import BLACK, GREY, SERIES, Figure, house_style, panels
 
-LEVELS = (0.68, 0.95)
-INTERVAL = (0.16, 0.5, 0.84)
-SPAN = (0.001, 0.999)  # quantiles that limit an axis, so that single outlying draws do not set its range
 RANK_BINS = 20
-LABEL_INCHES = 0.45  # from a panel of the corner plot to its label, outside the slanted tick labels
+LEFT, LABEL = 0.95, 0.7  # inches from the panels to the edge of the figure, and to their labels
 MAX_LEGEND = 7  # entries that fit in one line; with more there is no legend
-
-
-def corner(fit: Fit, names: Iterable[str] | None = None) -> Figure:
-    """Draw the marginal posteriors of parameters and of every pair of them.
-
-    Parameters
-    ----------
-    fit : Fit
-        Fit of any model.
-    names : iterable of str, optional
-        Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Contours contain 68 and 95 % of the posterior. Titles give the median and the 68 % interval, marked by dashed
-        lines. Draws that are not finite are omitted.
-
-    Raises
-    ------
-    ValueError
-        If the fit has no parameter of that name, or if no parameter varies.
-
-    Examples
-    --------
-    >>> corner(fit, ["Om0", "w0"]).savefig("corner.pdf")  # doctest: +SKIP
-    """
-    draws = named_draws(fit, names)
-    draws = {name: values.ravel() for name, values in draws.items()}
-    table = np.column_stack(list(draws.values())) if draws else np.zeros((0, 0))
-    table = table[np.isfinite(table).all(axis=1)]
-    constant = [name for name, column in zip(draws, table.T, strict=True) if np.ptp(column) == 0]
-    if constant or not table.size:
-        raise ValueError(f"corner: expected parameters that vary; found constant: {', '.join(constant) or 'none'}.")
-    size = len(draws)
-    panel = 1.9 if size <= 4 else 1.1
-    ranges = []
-    for column in table.T:
-        low, high = np.quantile(column, SPAN)
-        pad = 0.05 * (high - low) or 0.5 * np.ptp(column)
-        ranges.append((low - pad, high + pad))
-    with house_style():
-        figure = Figure(figsize=(1.25 + panel * size, 1.15 + panel * size))
-        corner_library.corner(
-            table,
-            fig=figure,
-            range=ranges,
-            labels=[label(name, unit_of(fit, name)) for name in draws],
-            bins=30,
-            smooth=1.2,
-            levels=LEVELS,
-            color=BLUE,
-            quantiles=INTERVAL,
-            plot_datapoints=False,
-            plot_density=False,
-            fill_contours=True,
-            hist_kwargs={"color": BLUE, "linewidth": 1.0},
-            contour_kwargs={"linewidths": 0.9},
-            quiet=True,
-        )
-        axes = np.array(figure.axes).reshape(size, size)
-        ticks = [_inner_ticks(*limits, 4 if size <= 4 else 3) for limits in ranges]
-        for row in range(size):
-            for column in range(row + 1):
-                axes[row, column].xaxis.set_major_locator(FixedLocator(ticks[column]))
-                if column < row:
-                    axes[row, column].yaxis.set_major_locator(FixedLocator(ticks[row]))
-        for index, (name, values) in enumerate(zip(draws, table.T, strict=True)):
-            lower, median, upper = np.quantile(values, INTERVAL)
-            symbol = label(name).strip("$") if label(name).startswith("$") and label(name).endswith("$") else None
-            numbers = quoted_math(quote(median, lower, upper))
-            axes[index, index].set_title(f"${symbol}$ = {numbers}" if symbol else f"{name}\n{numbers}", pad=5.0)
-        for panel_axes in axes.ravel():
-            panel_axes.minorticks_off()
-            panel_axes.xaxis.set_label_coords(0.5, -LABEL_INCHES / panel)
-            panel_axes.yaxis.set_label_coords(-LABEL_INCHES / panel, 0.5)
-            for line in panel_axes.lines:
-                line.set_linewidth(0.8)
-        inch = 1.0 / figure.get_figwidth()
-        figure.subplots_adjust(0.75 * inch, 0.75 * inch, 1.0 - 0.5 * inch, 1.0 - 0.4 * inch, 0.06, 0.06)
-    return figure
-
-
-def _inner_ticks(low: float, high: float, max_ticks: int) -> list[float]:
-    """Return round tick values away from both ends, where labels would overlap those of the next panel."""
-    margin = 0.1 * (high - low)
-    return [tick for tick in MaxNLocator(max_ticks).tick_values(low, high) if low + margin <= tick <= high - margin]
 
 
 def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
@@ -140,11 +48,15 @@ def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
     diverging = fit.tree["sample_stats"]["diverging"].transpose("chain", "draw").to_numpy()
     num_chains, num_draws = next(iter(draws.values())).shape
     with house_style():
-        figure = Figure(figsize=(7.2, 0.7 + 1.05 * len(draws)), layout="constrained")
-        axes = figure.subplots(len(draws), 2, squeeze=False, sharex="col", width_ratios=(1.7, 1.0))
+        height = 0.8 + 1.05 * len(draws)
+        figure, axes = panels(
+            len(draws), 2, (7.2, height), margins=(LEFT, 0.2, 0.45, 0.35), gaps=(0.5, 0.17), sharex="col",
+            width_ratios=(1.7, 1.0),
+        )  # fmt: skip
         for (name, values), (left, right) in zip(draws.items(), axes, strict=True):
             _draw_traces(left, values, diverging)
             left.set_ylabel(label(name, unit_of(fit, name)))
+            left.yaxis.set_label_coords(-LABEL / (left.get_position().width * 7.2), 0.5)
             efficiency = fit.verdict.table["ess_bulk"].get(name, np.nan) / values.size
             _draw_ranks(right, values, efficiency)
         axes[-1, 0].set_xlabel("draw")
@@ -157,11 +69,15 @@ def trace(fit: Fit, names: Iterable[str] | None = None) -> Figure:
         if marks:
             handles, texts = [*handles, marks[0]], [*texts, f"divergent ({int(diverging.sum())})"]
         if len(handles) <= MAX_LEGEND:
-            legend = figure.legend(handles, texts, loc="outside upper left", ncols=len(handles), handlelength=1.2)
+            legend = figure.legend(
+                handles, texts, loc="upper left", bbox_to_anchor=(LEFT / 7.2, 1.0), borderaxespad=0.4,
+                ncols=len(handles), handlelength=1.2,
+            )  # fmt: skip
             for line in legend.get_lines():
                 line.set(linewidth=2.0, alpha=1.0)
         axes[0, 1].set_title("draws per bin of rank", fontsize=9.0)
-        figure.align_ylabels(axes[:, 0])
+        for panel in axes.flat:
+            panel.minorticks_off()
     return figure
 
 

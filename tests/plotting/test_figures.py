@@ -6,6 +6,8 @@ from io import BytesIO
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
 from PIL import Image
 from scipy import stats
 
@@ -14,7 +16,7 @@ from hbm_jax.cosmology import Cosmology
 from hbm_jax.models.supernovae.laws import colour, stretch
 from hbm_jax.plotting import draws
 from hbm_jax.plotting.labels import quote, quoted_math
-from hbm_jax.plotting.style import Figure, in_few_colours, to_png
+from hbm_jax.plotting.style import ORANGE, Figure, in_all_colours, in_few_colours, to_pixels, to_png
 from hbm_jax.plotting.supernovae import hubble
 from hbm_jax.plotting.supernovae.populations import density, population_draws
 
@@ -28,7 +30,8 @@ def decoded(figure):
 
 
 def texts(figure):
-    return [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+    labels = [text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel()) if text]
+    return labels + [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 def test_few_colours_are_the_right_ones():
@@ -36,9 +39,13 @@ def test_few_colours_are_the_right_ones():
     axes = figure.subplots()
     axes.imshow(np.linspace(0.0, 1.0, 256).reshape(16, 16), cmap="viridis", aspect="auto")
     axes.plot([3], [3], "s", color="#ff00ff", markersize=1.0)  # few pixels
-    whole = to_png(figure, dpi=100)
-    few = in_few_colours(whole, 64)
+    canvas, dpi = figure.canvas, figure.dpi
+    pixels = to_pixels(figure, dpi=100)
+    assert (figure.canvas, figure.dpi) == (canvas, dpi)
+    assert pixels.shape == (200, 300, 4)
+    whole, few = in_all_colours(pixels), in_few_colours(pixels, 64)
     pictures = [np.asarray(Image.open(BytesIO(png)).convert("RGB"), float) for png in (whole, few)]
+    np.testing.assert_array_equal(pictures[0], pixels[..., :3])
     assert len(np.unique(pictures[1].reshape(-1, 3), axis=0)) <= 64
     assert np.linalg.norm(pictures[0] - pictures[1], axis=-1).max() < 40  # of 441: 13; median cut gives 100
     assert len(few) < len(whole)
@@ -46,7 +53,7 @@ def test_few_colours_are_the_right_ones():
 
 @pytest.fixture(scope="module")
 def corner(supernova_fit):
-    """A hundred axes, drawn once."""
+    """Eleven parameters, drawn once."""
     return hbm.plotting.corner(supernova_fit)
 
 
@@ -181,12 +188,48 @@ def test_bins_give_the_weighted_mean():
 def test_corner_holds_the_parameters_in_the_models_order_with_their_intervals(supernova_fit, corner):
     figure = corner
     names = [name for name in supernova_fit.program.all_priors if name != "H0"]
-    assert len(figure.axes) == len(names) ** 2
     labels = [hbm.plotting.label(name, supernova_fit.units.get(name, "")) for name in names]
-    assert [axes.get_xlabel() for axes in figure.axes[-len(names) :]] == labels
+    written = [text for text in figure.axes[0].texts if text.get_text() in labels]
+    below = [text for text in written if text.get_rotation() == 0.0]
+    assert [text.get_text() for text in sorted(below, key=lambda text: text.get_position()[0])] == labels
+    beside = [text for text in written if text.get_rotation() == 90.0]
+    assert [text.get_text() for text in sorted(beside, key=lambda text: -text.get_position()[1])] == labels[1:]
     row = supernova_fit.summary().loc["Om0"]
     interval = quoted_math(quote(row["median"], row["lower_68"], row["upper_68"]))
-    assert figure.axes[0].get_title() == rf"$\Omega_\mathrm{{m}}$ = {interval}"
+    assert rf"$\Omega_\mathrm{{m}}$ = {interval}" in texts(figure)
+
+
+def test_contours_of_the_corner_hold_their_fractions_of_the_draws_where_the_ticks_say(supernova_fit):
+    names = ["alpha", "Om0", "M0"]
+    figure = hbm.plotting.corner(supernova_fit, names, truth={"M0": -19.05})
+    (axes,) = figure.axes
+    draws = {name: supernova_fit.posterior[name].to_numpy().ravel() for name in names}
+
+    def positions(name, where, rotation_of_label):
+        """Positions of draws in the axes, from the numbers at the ticks of the lower or the left edge."""
+        label = hbm.plotting.label(name, supernova_fit.units.get(name, ""))
+        (centre,) = [
+            text.get_position()[where]
+            for text in axes.texts
+            if text.get_text() == label and text.get_rotation() == rotation_of_label
+        ]
+        numbers = [text for text in axes.texts if text.get_rotation() == 45.0 and text.get_position()[1 - where] < 0.0]
+        numbers = [text for text in numbers if abs(text.get_position()[where] - centre) < 0.5]
+        values = [float(text.get_text().replace("\N{MINUS SIGN}", "-")) for text in numbers]
+        slope, start = np.polyfit(values, [text.get_position()[where] for text in numbers], 1)
+        return slope * draws[name] + start, slope * -19.05 + start
+
+    (x, _), (y, truth) = positions("Om0", 0, 0.0), positions("M0", 1, 90.0)
+    outer, inner = (c for c in axes.collections if isinstance(c, PathCollection) and len(c.get_facecolor()))
+    for contours, fraction in ((outer, 0.95), (inner, 0.68)):
+        inside = sum(path.contains_points(np.column_stack([x, y])).mean() for path in contours.get_paths())
+        assert inside == pytest.approx(fraction, abs=0.015)
+    marked = [c for c in axes.collections if c.get_edgecolor().tolist() == [list(to_rgba(ORANGE))]]
+    level = [segment for segment in marked[0].get_segments() if segment[0, 1] == segment[1, 1]]
+    assert len(level) == 2
+    np.testing.assert_allclose([segment[:, 1] for segment in level], truth)
+    with pytest.raises(ValueError, match="truth: expected values of alpha, Om0, M0; found beta"):
+        hbm.plotting.corner(supernova_fit, names, truth={"beta": 3.0})
 
 
 def test_population_band_is_the_normal_density(supernova_fit):
@@ -250,7 +293,6 @@ def test_population_of_a_mixture_has_both_parts(supernova_fit):
 
 def test_own_model_has_corner_and_trace(own_fit):
     corner = hbm.plotting.corner(own_fit)
-    assert len(corner.axes) == 4
     assert "my_slope" in texts(corner)
     trace = hbm.plotting.trace(own_fit, ["my_slope"])
     assert len(trace.axes) == 2
@@ -287,8 +329,8 @@ def test_errors_name_what_was_expected(own_fit, supernova_fit):
 
 
 def test_missing_packages_are_named_with_the_extra_that_brings_them():
-    code = "import sys; sys.modules['corner'] = None; import hbm_jax.plotting"
+    code = "import sys; sys.modules['matplotlib'] = None; import hbm_jax.plotting"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "expected the package corner" in done.stderr
+    assert "expected the package matplotlib" in done.stderr
     assert "pip install 'hbm_jax[plots]'" in done.stderr

@@ -15,12 +15,23 @@ from hbm_jax.models import Golenetskii, GolenetskiiCounts
 from hbm_jax.models.bursts.golenetskii import PIVOT
 from hbm_jax.plotting.count_spectra import spectra
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
+from hbm_jax.plotting.style import (
+    BAND_68,
+    BAND_95,
+    BLACK,
+    BLUE,
+    GREY,
+    QUANTILES,
+    SERIES,
+    Figure,
+    draw_intervals,
+    fill_bands,
+    house_style,
+)
 from hbm_jax.spectra.model.energetics import log10_sphere_area
 
 NUM_DRAWS = 2000
 MAX_COLOURED = len(SERIES)  # bursts with distinct colours; for more, colours repeat
-QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 SHOWN_Z = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 QUANTITY = {
     "flux": (r"flux $\log_{10}\,F$ [erg cm$^{-2}$ s$^{-1}$]", r"luminosity $\log_{10}\,L$ [erg s$^{-1}$]"),
@@ -174,10 +185,9 @@ def _draw_population(axis, fit: Fit, model: Any, partial_pooling: bool, low: flo
         gamma, log10_N = p["gamma"], p["log10_N"]
     x = np.linspace(low, high, 60)
     drawn = log10_N[:, None] + gamma[:, None] * (x - PIVOT) + (p["intrinsic_scatter"] * w)[:, None]
-    lowest, lower, median, upper, highest = np.quantile(drawn, QUANTILES, axis=0)
-    axis.fill_between(x, lowest, highest, color=BAND_95, alpha=0.6, lw=0, zorder=0, label="95 %")
-    axis.fill_between(x, lower, upper, color=BAND_68, alpha=0.6, lw=0, zorder=0.5, label="68 %")
-    axis.plot(x, median, color=BLACK, lw=1.0, zorder=1, label="population")
+    bands = np.quantile(drawn, QUANTILES, axis=0)
+    fill_bands(axis, x, bands, alpha=0.6, zorder=0)
+    axis.plot(x, bands[2], color=BLACK, lw=1.0, zorder=1, label="population")
     axis.legend(loc="upper left")
 
 
@@ -217,17 +227,15 @@ def redshift_predictions(fit: Fit, truth: Mapping[str, float] | np.ndarray | Non
         x = np.log(true_z) if true_z is not None else np.empty(len(names))
         if true_z is None:
             x[order] = np.arange(len(names))
-        low, lower, median, upper, high = np.log(quantiles)
         bounds = np.log(prior_quantiles)
         axis.axhspan(bounds[0], bounds[4], color=BAND_95, alpha=0.45, lw=0, zorder=0, label="prior, 95 %")
         axis.axhspan(bounds[1], bounds[3], color=BAND_68, alpha=0.45, lw=0, zorder=0.5, label="prior, 68 %")
-        axis.vlines(x, low, high, color=BLUE, lw=0.8, zorder=2)
-        axis.vlines(x, lower, upper, color=BLUE, lw=2.4, zorder=2, label="posterior")
-        axis.plot(x, median, "o", color=BLUE, ms=3.5, zorder=3)
+        draw_intervals(axis, x, np.log(quantiles), upright=True, label="posterior")
         ticks, limits = (np.log(SHOWN_Z), [f"{z:g}" for z in SHOWN_Z]), axis.get_ylim()
         axis.set_yticks(*ticks)
         axis.set(ylim=limits, ylabel="predicted redshift")
         if true_z is not None:
+            low, high = np.log(quantiles[[0, -1]])
             ends = np.array([min(x.min(), low.min()), max(x.max(), high.max())])
             axis.plot(ends, ends, color=BLACK, lw=0.9, ls="--", zorder=1, label="truth")
             pad = 0.08 * (x.max() - x.min()) + 0.05

@@ -11,7 +11,18 @@ from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Normal, NormalVectors
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, VERMILION, Figure, house_style
+from hbm_jax.plotting.style import (
+    BAND_68,
+    BAND_95,
+    BLACK,
+    BLUE,
+    GREY,
+    QUANTILES,
+    VERMILION,
+    Figure,
+    draw_intervals,
+    house_style,
+)
 
 NUM_DRAWS = 2000
 MAX_GROUPS = 40  # rows of a forest plot
@@ -60,10 +71,8 @@ def forest(fit: Fit) -> Figure:
             axis.axvspan(lower, upper, color=BAND_68, alpha=0.45, lw=0, label=r"$\mu$, 68 and 95 %")
             style: Any = {"fmt": "o", "color": GREY, "mfc": "white", "ms": 3.6, "elinewidth": 0.7, "mew": 0.7}
             axis.errorbar(mean[shown, d], rows + 0.16, xerr=error[shown, d], label="no pooling", zorder=2, **style)
-            low, lower, middle, upper, high = np.quantile(theta[:, shown, d], (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-            axis.hlines(rows - 0.16, low, high, color=BLUE, lw=0.8, zorder=3)
-            axis.hlines(rows - 0.16, lower, upper, color=BLUE, lw=2.0, zorder=3)
-            axis.plot(middle, rows - 0.16, "o", color=BLUE, ms=3.6, mew=0.0, zorder=4, label="partial pooling")
+            quantiles = np.quantile(theta[:, shown, d], QUANTILES, axis=0)
+            draw_intervals(axis, rows - 0.16, quantiles, label="partial pooling", zorder=3)
             axis.set_xlabel(rf"$\theta$ of {data.components[d]}" if size > 1 else r"$\theta$")
             axis.tick_params(axis="y", which="both", length=0)
             axis.yaxis.set_minor_locator(NullLocator())

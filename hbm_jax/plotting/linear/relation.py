@@ -12,7 +12,18 @@ from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
+from hbm_jax.plotting.style import (
+    BAND_68,
+    BAND_95,
+    BLACK,
+    BLUE,
+    GREY,
+    QUANTILES,
+    SERIES,
+    Figure,
+    fill_bands,
+    house_style,
+)
 
 NUM_DRAWS = 400
 MAX_PANELS = 12
@@ -68,10 +79,9 @@ def lines(fit: Fit, names: list[str] | None = None, predictor: str | None = None
         x = np.linspace(used_values[:, 0].min() - pad[0], used_values[:, 0].max() + pad[0], 60)
         for axis, row in zip(axes, rows, strict=False):
             drawn = alpha[:, row, None] * (x - pivot) + beta[:, row, None]
-            low, lower, middle, upper, high = np.quantile(drawn, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
-            axis.fill_between(x, low, high, color=BAND_95, alpha=0.6, lw=0)
-            axis.fill_between(x, lower, upper, color=BAND_68, alpha=0.7, lw=0)
-            axis.plot(x, middle, color=BLUE, lw=1.0)
+            bands = np.quantile(drawn, QUANTILES, axis=0)
+            fill_bands(axis, x, bands, alpha=0.6)
+            axis.plot(x, bands[2], color=BLUE, lw=1.0)
             _draw_points(axis, data, row, values[row], index)
             if len(data) > 1:
                 axis.set_title(data.name[row].replace("$", r"\$"), fontsize=8.0, pad=2.5)

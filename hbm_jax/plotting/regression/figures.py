@@ -10,9 +10,21 @@ from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
 from hbm_jax.plotting.draws import model_and_data, parameter
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, ORANGE, SERIES, Figure, house_style
+from hbm_jax.plotting.style import (
+    BAND_68,
+    BAND_95,
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    QUANTILES,
+    SERIES,
+    Figure,
+    draw_intervals,
+    fill_bands,
+    house_style,
+)
 
-LEVELS = (0.025, 0.16, 0.5, 0.84, 0.975)
 MAX_GROUPS = 60  # groups with labels; more are illegible
 NUM_DRAWS = 400
 NUM_BINS = 12
@@ -56,13 +68,10 @@ def coefficients(fit: Fit) -> Figure:
     return figure
 
 
-def _forest(axis, names, draws: np.ndarray, colour: str = BLUE) -> None:
+def _forest(axis, names, draws: np.ndarray) -> None:
     """Draw the median and the intervals of each column of draws (draw, n), from top to bottom."""
     rows = np.arange(len(names))[::-1]
-    low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
-    axis.hlines(rows, low, high, color=colour, lw=0.9)
-    axis.hlines(rows, lower, upper, color=colour, lw=2.6)
-    axis.plot(middle, rows, "o", color=colour, ms=4.0, mec="white", mew=0.6)
+    draw_intervals(axis, rows, np.quantile(draws, QUANTILES, axis=0))
     axis.set_yticks(rows, [name.replace("$", r"\$") for name in names])
     axis.tick_params(axis="y", which="minor", left=False, right=False)
     axis.set_ylim(-0.7, len(names) - 0.3)
@@ -128,10 +137,9 @@ def _draw_walk(axis, fit: Fit, data: RegressionData, group: GroupDesign, c: int,
     if column in data.terms:
         draws = draws + parameter(fit, "coef").reshape(len(draws), -1)[:, [data.terms.index(column)]]
     times = np.array(group.labels, float)
-    low, lower, middle, upper, high = np.quantile(draws, LEVELS, axis=0)
-    axis.fill_between(times, low, high, color=BAND_95, alpha=0.6, lw=0)
-    axis.fill_between(times, lower, upper, color=BAND_68, alpha=0.7, lw=0)
-    axis.plot(times, middle, color=BLUE)
+    bands = np.quantile(draws, QUANTILES, axis=0)
+    fill_bands(axis, times, bands, alpha=0.6)
+    axis.plot(times, bands[2], color=BLUE)
     axis.set_ylabel(column)
 
 
@@ -262,7 +270,7 @@ def _draw_distribution(axis, y: np.ndarray, drawn: np.ndarray, data: RegressionD
     edges = np.arange(low - 0.5, high + 0.5 + width, width) if integer else np.linspace(low, high, 26)
     fractions = np.stack([np.histogram(row, edges)[0] for row in drawn]) / len(y)
     fractions = np.concatenate([fractions, fractions[:, -1:]], axis=1)  # fill_between with steps needs the last edge
-    lows, lowers, _, uppers, highs = np.quantile(fractions, LEVELS, axis=0)
+    lows, lowers, _, uppers, highs = np.quantile(fractions, QUANTILES, axis=0)
     axis.fill_between(edges, lows, highs, color=BAND_95, alpha=0.7, lw=0, step="post", label="replicated")
     axis.fill_between(edges, lowers, uppers, color=BAND_68, alpha=0.7, lw=0, step="post")
     axis.stairs(np.histogram(y, edges)[0] / len(y), edges, color=BLACK, lw=1.0, label="observed")

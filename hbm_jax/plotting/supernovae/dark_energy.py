@@ -13,15 +13,14 @@ from hbm_jax.cosmology.expansion import dark_energy_density
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
-from hbm_jax.plotting.contours import joint_posterior, levels_of, shown_range, smoothed
+from hbm_jax.plotting.contours import joint_posterior, levels_of_draws, shown_range, smoothed
 from hbm_jax.plotting.draws import parameter, spread
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK, BLUE, GREY, SERIES, Figure, house_style
+from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SERIES, Figure, fill_bands, house_style
 
 PLANES = (("w0", "wa"), ("Om0", "w0"), ("Om0", "Ode0"))
 NUM_GRID = 200
 NUM_DRAWS = 1000
-BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 def expansion_contour(
@@ -76,7 +75,9 @@ def expansion_contour(
         for index, (text, values) in enumerate(other_draws.items()):
             colour = SERIES[(index + 1) % len(SERIES)]
             density = smoothed(values, edges)
-            joint.main.contour(*centres, density.T, levels_of(density), colors=[colour], linewidths=1.2)
+            joint.main.contour(
+                *centres, density.T, levels_of_draws(density, values, centres), colors=[colour], linewidths=1.2
+            )
             joint.main.plot([], [], color=colour, label=text)
             for axes, row, orientation in ((joint.above, 0, "vertical"), (joint.beside, 1, "horizontal")):
                 marginal = np.histogram(values[row], edges[row][::2], density=True)
@@ -132,13 +133,12 @@ def equation_of_state(fit: Fit, z_max: float | None = None, num_draws: int = NUM
             for p in [model.all_priors[key]]
         }
     prior_w = _w(model, z, prior)
-    low, lower, middle, upper, high = np.quantile(posterior_w, BANDS, axis=0)
+    bands = np.quantile(posterior_w, QUANTILES, axis=0)
     with house_style():
         figure = Figure(figsize=(5.6, 3.8), layout="constrained")
         axis = figure.subplots()
-        axis.fill_between(z, low, high, color=BAND_95, lw=0, label="95 %")
-        axis.fill_between(z, lower, upper, color=BAND_68, lw=0, label="68 %")
-        axis.plot(z, middle, color=BLACK, lw=1.2, label="posterior median")
+        fill_bands(axis, z, bands)
+        axis.plot(z, bands[2], color=BLACK, lw=1.2, label="posterior median")
         for edge, text in zip(np.quantile(prior_w, (0.025, 0.975), axis=0), ("prior, 95 %", ""), strict=True):
             axis.plot(z, edge, "--", color=GREY, lw=0.9, label=text)
         axis.axhline(-1.0, color=BLUE, lw=0.8, ls=":", label="cosmological constant")

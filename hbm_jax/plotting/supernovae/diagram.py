@@ -1,19 +1,50 @@
-"""Parts shared by Hubble diagrams: moduli of posterior draws, binned means, posterior band and redshift axis."""
+"""Hubble diagram of a sample, whatever its data: moduli of posterior draws, binned means, and the drawing."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from hbm_jax.models import expansion
-from hbm_jax.plotting.style import BAND_68, BAND_95, BLACK
+from hbm_jax.plotting.labels import label
+from hbm_jax.plotting.style import BLACK, GREY, SERIES, Figure, fill_bands, house_style, panels
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated in parallel
-BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 MIN_PER_BIN = 5  # objects; the mean of fewer is not shown
 MARKERS = ("o", "s", "^", "D", "v", "P")
+SURVEYS = {"sdss": "SDSS", "snls": "SNLS", "lowz": "low z", "hst": "HST"}
+NAMED = 6  # surveys with a colour and a legend entry; the others are grey
+MANY = 100  # objects; of more, points and error bars are pale and means in bins are drawn
+MEANS: dict[str, Any] = {
+    "fmt": "o", "color": BLACK, "markersize": 3.4, "markerfacecolor": "white", "elinewidth": 1.1, "zorder": 5,
+    "label": "weighted mean in bins",
+}  # fmt: skip
+
+
+class Diagram(NamedTuple):
+    """A sample in a Hubble diagram, with the posterior of the modulus.
+
+    Attributes
+    ----------
+    redshift, residual, error : (N,)
+        Redshift of each object, its modulus minus the posterior median of the model [mag], and the error.
+    survey : tuple of N str
+        Survey of each object.
+    grid : (G,)
+        Redshifts of the bands, in increasing order.
+    bands : (5, G)
+        `QUANTILES` of the modulus at these redshifts.
+    """
+
+    redshift: np.ndarray
+    residual: np.ndarray
+    error: np.ndarray
+    survey: tuple[str, ...]
+    grid: np.ndarray
+    bands: np.ndarray
 
 
 def moduli_of_draws(model: Any, data: Any, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -57,12 +88,66 @@ def means_in_bins(
     return centres, means, errors
 
 
-def draw_band(axes, z: np.ndarray, bands: np.ndarray, zorders: Sequence[float]) -> None:
-    """Draw the 95 % and 68 % bands and the median, given by the quantiles `BANDS`, (5, z)."""
-    wide, narrow, line = zorders
-    axes.fill_between(z, bands[0], bands[4], color=BAND_95, lw=0, label="95 %", zorder=wide)
-    axes.fill_between(z, bands[1], bands[3], color=BAND_68, lw=0, label="68 %", zorder=narrow)
-    axes.plot(z, bands[2], color=BLACK, lw=1.0, zorder=line, label="posterior median")
+def draw_diagram(diagram: Diagram, means: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> Figure:
+    """Draw moduli against redshift, and below the residuals, both with the posterior band.
+
+    Parameters
+    ----------
+    diagram : Diagram
+        The sample. In the upper panel its residuals are added to the median of the bands.
+    means : tuple of arrays, optional
+        Redshift, mean residual and its error in bins.
+    """
+    z, residual, error, _, grid, bands = diagram
+    mu = residual + np.interp(np.log(z), np.log(grid), bands[2])
+    many = len(z) >= MANY
+    with house_style():
+        figure, axes = panels(
+            2, 1, (6.4, 6.2), margins=(0.68, 0.1, 0.48, 0.1), gaps=(0.0, 0.1), sharex=True, height_ratios=(2.2, 1.0)
+        )
+        upper, lower = axes[:, 0]
+        for mask, text, colour, marker in _surveys(diagram.survey):
+            style: dict[str, Any] = {"fmt": marker, "color": colour, "markeredgewidth": 0, "zorder": 2}
+            style |= {"markersize": 2.6, "elinewidth": 0.5} if many else {"markersize": 4.0, "elinewidth": 0.8}
+            upper.errorbar(z[mask], mu[mask], error[mask], label=text, alpha=0.6 if many else 0.9, **style)
+            lower.errorbar(z[mask], residual[mask], error[mask], alpha=0.3 if many else 0.9, **style)
+        for panel, centre in ((upper, 0.0), (lower, bands[2])):
+            _draw_band(panel, grid, bands - centre, zorder=3 if many else 1)
+        if means is not None:
+            lower.legend(handles=[lower.errorbar(*means, **MEANS)], loc="lower left")
+        upper.set_ylabel(f"distance modulus {label('mu', 'mag')}")
+        lower.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
+        lower.set_xlabel(r"redshift $z_\mathrm{CMB}$")
+        lower.set_xscale("log")
+        lower.set_xlim(grid[0] / 1.1, grid[-1] * 1.1)
+        half_range = 1.1 * np.quantile(np.abs(residual) + error, 0.99)
+        lower.set_ylim(-half_range, half_range)
+        label_redshifts(lower)
+        handles, texts = upper.get_legend_handles_labels()
+        order = [*range(3, len(handles)), 2, 1, 0]  # matplotlib lists bands and lines before points
+        upper.legend([handles[i] for i in order], [texts[i] for i in order], loc="upper left")
+        for panel in (upper, lower):
+            panel.yaxis.set_label_coords(-0.48 / (6.4 - 0.78), 0.5)
+    return figure
+
+
+def _draw_band(axes, z: np.ndarray, bands: np.ndarray, zorder: float) -> None:
+    """Draw the bands and the median, given their `QUANTILES`, (5, z)."""
+    fill_bands(axes, z, bands, zorder=zorder)
+    axes.plot(z, bands[2], color=BLACK, lw=1.0, zorder=4, label="posterior median")
+
+
+def _surveys(survey: tuple[str, ...]) -> Iterator[tuple[np.ndarray, str, str, str]]:
+    """Yield mask, legend entry, colour and marker of the largest surveys, and of all others together."""
+    names = np.array(survey)
+    counts = dict(Counter(survey).most_common())
+    named = list(counts)[:NAMED]
+    for name, colour, marker in zip(named, SERIES, MARKERS, strict=False):
+        text = f"{SURVEYS.get(name, name)} ({counts[name]})" if name != "unknown" else f"{counts[name]} objects"
+        yield names == name, text, colour, marker
+    others = ~np.isin(names, named)
+    if others.any():
+        yield others, f"{len(counts) - len(named)} others ({int(others.sum())})", GREY, "o"
 
 
 def label_redshifts(axes) -> None:

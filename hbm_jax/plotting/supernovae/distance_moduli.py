@@ -10,21 +10,19 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, expansion
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BLACK, GREY, SERIES, Figure, house_style
+from hbm_jax.plotting.style import BLACK, GREY, QUANTILES, Figure, house_style
 from hbm_jax.plotting.supernovae.dark_energy import PLANES, equation_of_state, expansion_contour, has_equation_of_state
 from hbm_jax.plotting.supernovae.diagram import (
-    BANDS,
-    MARKERS,
+    MANY,
+    MEANS,
     NUM_GRID,
-    draw_band,
-    label_redshifts,
+    Diagram,
+    draw_diagram,
     means_in_bins,
     moduli_of_draws,
 )
 
 NUM_BINS = 8
-MANY = 100  # objects; for fewer, means in bins are not drawn
-NAMED = 6  # surveys with a colour and a legend entry; the others are grey
 
 
 def modulus_draws(fit: Fit, data: DistanceModuli, num_draws: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -92,41 +90,15 @@ def distance_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     columns = {"z_cmb": z, "mu": np.zeros(NUM_GRID), "sigma": np.ones(NUM_GRID)}
     curve, offset = modulus_draws(fit, DistanceModuli.from_columns(columns), num_draws)
     median_offset = float(np.median(offset))
-    bands = np.quantile(curve + (offset - median_offset)[:, None], BANDS, axis=0)
+    bands = np.quantile(curve + (offset - median_offset)[:, None], QUANTILES, axis=0)
     moduli, _ = modulus_draws(fit, shown, num_draws)
     residual = shown.mu - np.median(moduli + offset[:, None], axis=0)
-    mu = residual + np.interp(np.log(shown.z_cmb), np.log(z), bands[2])
     error = np.sqrt(shown.sigma**2 + _scatter(fit) ** 2)
-    with house_style():
-        figure = Figure(figsize=(6.4, 6.2), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
-        for mask, text, colour, marker in _surveys(shown):
-            style: dict[str, Any] = {"fmt": marker, "color": colour, "markeredgewidth": 0, "zorder": 2}
-            few = len(shown) < MANY
-            style |= {"markersize": 4.0 if few else 2.6, "elinewidth": 0.8 if few else 0.5}
-            upper.errorbar(shown.z_cmb[mask], mu[mask], error[mask], label=text, alpha=0.9 if few else 0.6, **style)
-            lower.errorbar(shown.z_cmb[mask], residual[mask], error[mask], alpha=0.9 if few else 0.3, **style)
-        for axes, centre in ((upper, 0.0), (lower, bands[2])):
-            draw_band(axes, z, bands - centre, zorders=(1, 1.1, 3))
-        if len(shown) >= MANY:
-            log_z, *means = binned_means(np.log(shown.z_cmb), residual, error)
-            lower.errorbar(np.exp(log_z), *means, **_MEANS)
-        upper.set_ylabel(f"distance modulus {label('mu', 'mag')}")
-        lower.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
-        lower.set_xlabel(r"redshift $z_\mathrm{CMB}$")
-        lower.set_xscale("log")
-        half_range = 1.1 * np.quantile(np.abs(residual) + error, 0.99)
-        lower.set_ylim(-half_range, half_range)
-        label_redshifts(lower)
-        upper.legend(loc="upper left", ncols=2)
-        figure.align_ylabels()
-    return figure
-
-
-_MEANS: dict[str, Any] = {
-    "fmt": "o", "color": BLACK, "markersize": 3.6, "markerfacecolor": "white", "elinewidth": 1.1, "zorder": 5,
-    "label": "weighted mean in bins",
-}  # fmt: skip
+    means = None
+    if len(shown) >= MANY:
+        log_z, *mean_and_error = binned_means(np.log(shown.z_cmb), residual, error)
+        means = (np.exp(log_z), *mean_and_error)
+    return draw_diagram(Diagram(shown.z_cmb, residual, error, shown.survey, z, bands), means)
 
 
 def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
@@ -174,7 +146,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
                 axis.errorbar(x, y, sigma, **points)
             else:  # error bars of many points would cover the panel
                 axis.plot(x, y, ".", color=GREY, markersize=2.0, markeredgewidth=0, alpha=0.5)
-                axis.errorbar(*binned_means(x, y, sigma), **_MEANS)
+                axis.errorbar(*binned_means(x, y, sigma), **MEANS)
             axis.set_xlabel(text)
         if surveys:
             axis = axes[len(panels)]
@@ -182,7 +154,7 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
                 in_survey = np.array(data.survey) == survey
                 weight = 1.0 / error[in_survey] ** 2
                 mean = float(np.sum(weight * residual[in_survey]) / weight.sum())
-                axis.errorbar(index, mean, weight.sum() ** -0.5, **_MEANS)
+                axis.errorbar(index, mean, weight.sum() ** -0.5, **MEANS)
             axis.set_xticks(range(len(surveys)), surveys, rotation=90, fontsize=7.0)
             axis.tick_params(axis="x", which="minor", bottom=False, top=False)
         for axis in axes:
@@ -199,19 +171,6 @@ def distance_residuals(fit: Fit, num_draws: int = 200) -> Figure:
 def _scatter(fit: Fit) -> float:
     """Return the posterior median of the intrinsic scatter, 0 without one."""
     return float(np.median(parameter(fit, "sigma_int"))) if "sigma_int" in fit.posterior else 0.0
-
-
-def _surveys(data: DistanceModuli):
-    """Yield mask, legend entry, colour and marker of the first surveys, and of all others together."""
-    names = np.array(data.survey)
-    counts = data.survey_counts
-    named = list(counts)[:NAMED] if len(counts) > NAMED else list(counts)
-    for index, name in enumerate(named):
-        text = f"{name} ({counts[name]})" if name != "unknown" else f"{len(data)} objects"
-        yield names == name, text, SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-    others = ~np.isin(names, named)
-    if others.any():
-        yield others, f"{len(counts) - len(named)} others ({int(others.sum())})", GREY, "o"
 
 
 def binned_means(x: np.ndarray, residual: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,20 +10,15 @@ from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import HubbleDiagram, Supernova, expansion
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
-from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BLACK, SERIES, Figure, house_style
+from hbm_jax.plotting.style import QUANTILES, Figure
 from hbm_jax.plotting.supernovae.diagram import (
-    BANDS,
-    MARKERS,
     NUM_GRID,
-    draw_band,
-    label_redshifts,
+    Diagram,
+    draw_diagram,
     means_in_bins,
     moduli_of_draws,
 )
 from hbm_jax.plotting.supernovae.distance_moduli import distance_diagram
-
-SURVEYS = {"sdss": "SDSS", "snls": "SNLS", "lowz": "low z", "hst": "HST"}
 
 
 class Standardised(NamedTuple):
@@ -132,52 +127,8 @@ def hubble_diagram(fit: Fit, num_draws: int = 200) -> Figure:
     _, data = model_and_data(fit, Supernova, Supernovae, "hubble_diagram")
     points = standardise(fit)
     z = np.geomspace(data.z_cmb.min(), data.z_cmb.max(), NUM_GRID)
-    bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), BANDS, axis=0)
+    bands = np.quantile(modulus_draws(fit, at_redshifts(data, z), num_draws), QUANTILES, axis=0)
     # The modulus also depends on z_hel, so in the upper panel residuals are added to a curve for z_hel = z_cmb.
     residual = points.mu - np.median(modulus_draws(fit, data, num_draws), axis=0)
-    mu = residual + np.interp(np.log(data.z_cmb), np.log(z), bands[2])
-    with house_style():
-        figure = Figure(figsize=(6.4, 6.2), layout="constrained")
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
-        survey = np.array(data.survey)
-        for index, (name, count) in enumerate(data.survey_counts.items()):
-            mask = survey == name
-            style = {
-                "fmt": MARKERS[index % len(MARKERS)],
-                "color": SERIES[index % len(SERIES)],
-                "markersize": 2.6,
-                "markeredgewidth": 0,
-                "elinewidth": 0.5,
-                "alpha": 0.6,
-                "zorder": 2,
-            }
-            text = f"{SURVEYS.get(name, name)} ({count})"
-            upper.errorbar(data.z_cmb[mask], mu[mask], points.error[mask], label=text, **style)
-            lower.errorbar(data.z_cmb[mask], residual[mask], points.error[mask], **style | {"alpha": 0.3})
-        for axes, centre in ((upper, 0.0), (lower, bands[2])):
-            draw_band(axes, z, bands - centre, zorders=(3, 3, 4))
-        lower.errorbar(
-            *binned(data.z_cmb, residual, points.error),
-            fmt="o",
-            color=BLACK,
-            markersize=3.4,
-            markerfacecolor="white",
-            elinewidth=1.1,
-            zorder=5,
-            label="weighted mean in bins",
-        )
-        upper.set_ylabel(rf"distance modulus {label('mu', 'mag')}")
-        lower.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
-        lower.set_xlabel(r"redshift $z_\mathrm{CMB}$")
-        lower.set_xscale("log")
-        lower.set_xlim(z[0] / 1.1, z[-1] * 1.1)
-        half_range = 1.1 * np.quantile(np.abs(residual) + points.error, 0.99)
-        lower.set_ylim(-half_range, half_range)
-        label_redshifts(lower)
-        handles, texts = upper.get_legend_handles_labels()
-        order = [*range(3, len(handles)), 2, 1, 0]  # matplotlib lists bands and lines before points
-        upper.legend([handles[i] for i in order], [texts[i] for i in order], loc="upper left")
-        handles, texts = lower.get_legend_handles_labels()
-        lower.legend(handles[-1:], texts[-1:], loc="lower left")
-        figure.align_ylabels()
-    return figure
+    means = binned(data.z_cmb, residual, points.error)
+    return draw_diagram(Diagram(data.z_cmb, residual, points.error, data.survey, z, bands), means)

@@ -12,11 +12,10 @@ from hbm_jax.inference import Fit, latents
 from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BLACK, BLUE, GREY, SKY, VERMILION, Figure, house_style
+from hbm_jax.plotting.style import BLACK, BLUE, GREY, QUANTILES, SKY, VERMILION, Figure, fill_bands, house_style, panels
 
 QUANTITIES = {"x1": (1, ""), "c": (2, "mag")}  # row of the container's covariance, and unit
 NUM_GRID = 300
-BANDS = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
 def population_draws(fit: Fit, name: str, grid: np.ndarray, num_draws: int = 300) -> np.ndarray:
@@ -142,8 +141,10 @@ def populations(fit: Fit, num_draws: int = 300) -> Figure:
     _, data = model_and_data(fit, Supernova, Supernovae, "populations")
     truth = latents(fit, num_draws=num_draws)
     with house_style():
-        figure = Figure(figsize=(7.2, 6.2), layout="constrained")
-        axes = figure.subplots(2, 2, sharex="col", height_ratios=(1.0, 1.15))
+        figure, axes = panels(
+            2, 2, (7.2, 6.2), margins=(0.68, 0.15, 0.48, 0.1), gaps=(0.75, 0.12), sharex="col",
+            height_ratios=(1.0, 1.15),
+        )  # fmt: skip
         for (name, (row, unit)), (upper, lower) in zip(QUANTITIES.items(), axes.T, strict=True):
             observed, error = getattr(data, name), np.sqrt(data.covariance[:, row, row])
             mean = _draw_population(upper, fit, name, observed, error, num_draws)
@@ -162,9 +163,8 @@ def _draw_population(axes, fit, name, observed, error, num_draws) -> float:
     margin = 0.05 * np.ptp(observed)
     grid = np.linspace(observed.min() - margin, observed.max() + margin, NUM_GRID)
     axes.hist(observed, bins="fd", density=True, color="#d9d9d9", edgecolor="white", lw=0.4, label="observed")
-    bands = np.quantile(population_draws(fit, name, grid, num_draws), BANDS, axis=0)
-    axes.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
-    axes.fill_between(grid, bands[1], bands[3], color=BLUE, alpha=0.7, lw=0, label="population, 68 %")
+    bands = np.quantile(population_draws(fit, name, grid, num_draws), QUANTILES, axis=0)
+    fill_bands(axes, grid, bands, "population", (SKY, BLUE), alpha=0.6)
     medians = {key: np.median(draws, keepdims=True) for key, draws in _parameters(fit).items()}
     broadened = density(_law(fit, name), medians, grid[:, None], error)[0].mean(axis=1)
     axes.plot(grid, broadened, "--", color=VERMILION, lw=1.2, label="population with errors")

@@ -10,9 +10,9 @@ from hbm_jax.inference import Fit, Fits
 from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style
-from hbm_jax.plotting.supernovae.diagram import MARKERS
-from hbm_jax.plotting.supernovae.hubble import SURVEYS, modulus_draws, standardise
+from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style, panels
+from hbm_jax.plotting.supernovae.diagram import MARKERS, SURVEYS
+from hbm_jax.plotting.supernovae.hubble import modulus_draws, standardise
 
 COVARIATES = {"z_cmb": "redshift $z_\\mathrm{CMB}$", "x1": label("x1"), "c": label("c", "mag")}
 NUM_BINS = 8
@@ -54,19 +54,19 @@ def hubble_residuals(fit: Fit) -> Figure:
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     half_range = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():
-        figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-        grid = figure.subplots(2, 3, sharey=True).ravel()
-        for axes, (text, values) in zip(grid, covariates.items(), strict=False):
-            _draw_residuals(axes, values, residual, points.error)
-            axes.set_xlabel(text)
+        figure, axes = panels(2, 3, (7.2, 5.0), margins=(0.68, 0.15, 0.48, 0.28), gaps=(0.12, 0.78), sharey=True)
+        grid = axes.ravel()
+        for panel, (text, values) in zip(grid, covariates.items(), strict=False):
+            _draw_residuals(panel, values, residual, points.error)
+            panel.set_xlabel(text)
             if text == COVARIATES["z_cmb"]:
-                axes.set_xscale("log")
-        for axes in grid[len(covariates) + 1 :]:
-            axes.set_visible(False)
+                panel.set_xscale("log")
+        for panel in grid[len(covariates) + 1 :]:
+            panel.set_visible(False)
         _draw_surveys(grid[len(covariates)], data, residual, points.error)
         grid[0].set_ylim(-half_range, half_range)
-        for axes in (grid[0], grid[3]):
-            axes.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
+        for panel in (grid[0], grid[3]):
+            panel.set_ylabel(r"$\mu - \mu_\mathrm{median}$ [mag]")
     return figure
 
 

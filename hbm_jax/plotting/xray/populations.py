@@ -13,7 +13,19 @@ from hbm_jax.models import Afterglow
 from hbm_jax.plotting.contours import joint_posterior, shown_range
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.plotting.labels import label
-from hbm_jax.plotting.style import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Figure, house_style
+from hbm_jax.plotting.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    QUANTILES,
+    SKY,
+    VERMILION,
+    Figure,
+    fill_bands,
+    house_style,
+    panels,
+)
 
 UNIT_COLUMN = 22.0  # log10 of the unit of column density [cm^-2]
 FAR = 1.0  # dex from the median to the lower end of the 95 % interval beyond which a column is an upper limit
@@ -59,8 +71,8 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
     if other is not None and not set(fit.data.name) & set(other.data.name):
         raise ValueError("host_columns: expected two fits of the same sources; found none in common.")
     with house_style():
-        figure = Figure(figsize=(6.4, 4.3), layout="constrained")
-        axis = figure.subplots()
+        figure, axes = panels(1, 1, (6.4, 4.3), margins=(0.6, 0.12, 0.48, 0.35))
+        axis = axes[0, 0]
         positions: list[dict[str, tuple[float, float]]] = []
         log1p_z = [float(np.log1p(z)) for each in fits for z in each.data.z]
         pad = 0.04 * (max(log1p_z) - min(log1p_z)) + 0.02
@@ -80,7 +92,7 @@ def host_columns(fit: Fit, other: Fit | None = None) -> Figure:
         axis.set_xticks([], minor=True)
         axis.set_xlabel("redshift $z$")
         axis.set_ylabel(r"host column $\log_{10}\,N_\mathrm{H}$ [cm$^{-2}$]")
-        figure.legend(loc="outside upper center", ncols=4)
+        figure.legend(loc="upper center", ncols=4)
     return figure
 
 
@@ -207,15 +219,15 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     model, _ = model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
     with house_style():
         names, units = [varying.site for varying in model.medium.sites], model.units
-        figure = Figure(figsize=(2.46 * len(names) + 0.02, 2.9), layout="constrained")
-        for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        size = (2.46 * len(names) + 0.02, 2.9)
+        figure, axes = panels(1, len(names), size, margins=(0.3, 0.12, 0.48, 0.36), gaps=(0.15, 0.0))
+        for axis, name in zip(axes[0], names, strict=True):
             draws = parameter(fit, name)
             low, high = np.quantile(draws, (0.001, 0.999))
             grid = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), NUM_GRID)
-            bands = np.quantile(_population(fit, model, name, grid, num_draws), (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
+            bands = np.quantile(_population(fit, model, name, grid, num_draws), QUANTILES, axis=0)
             axis.hist(draws.ravel(), bins=40, density=True, color="#d9d9d9", label="posteriors of sources")
-            axis.fill_between(grid, bands[0], bands[4], color=SKY, alpha=0.5, lw=0, label="population, 95 %")
-            axis.fill_between(grid, bands[1], bands[3], color=BLUE, alpha=0.6, lw=0, label="population, 68 %")
+            fill_bands(axis, grid, bands, "population", (SKY, BLUE), alpha=0.6)
             medians = np.median(draws, axis=0)
             axis.plot(
                 medians, np.full(len(medians), 0.03), "|", color=BLACK, markersize=6.0, markeredgewidth=0.7,
@@ -228,7 +240,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
             axis.set_xlabel(label(name, units.get(name, "")))
         figure.axes[0].set_ylabel("density")
         handles, texts = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts), columnspacing=1.2)
+        figure.legend(handles, texts, loc="upper center", ncols=len(texts), columnspacing=1.2)
     return figure
 
 
