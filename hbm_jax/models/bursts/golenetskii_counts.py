@@ -221,14 +221,10 @@ class GolenetskiiCounts(PopulationModel):
         defaults |= SCATTER if self.scatter else {}
         return defaults | (AREA if self.calibration else {})
 
-    def bind(self, data: BurstSpectra) -> PreparedBursts:
-        """Return `prepare` with the default tolerance."""
-        return self.prepare(data)
-
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
         """Precompute what depends on the data alone: responses on quadrature nodes, and fits of single intervals.
 
-        A call of the model does this automatically (`bind`) and accepts the result in place of the data.
+        A call of the model does this automatically and accepts the result in place of the data.
 
         Parameters
         ----------
@@ -267,6 +263,8 @@ class GolenetskiiCounts(PopulationModel):
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
         lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
         return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
+
+    bind = prepare
 
     def cautions(self, data: BurstSpectra | PreparedBursts, bound: PreparedBursts | None = None) -> tuple[str, ...]:
         """Return warnings for the verdict about responses whose error exceeds the tolerance."""

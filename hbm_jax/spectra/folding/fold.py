@@ -287,13 +287,13 @@ def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    each = [{name: np.asarray(values[name], float) for name in trials.values} for values in (trials.values, *draws)]
-    together = {name: np.concatenate([values[name] for values in each]) for name in trials.values}
-    tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(together))
-    densities = _densities(tabulated, level.nodes.energy)
-    at_nodes, *drawn = (_values_at(densities, tabulated, values) for values in each)
-    at_nodes, *drawn = (spectra[:, : len(level.nodes.energy)] for spectra in (at_nodes, *drawn))
-    training, test = (spectra / (spectra @ level.nodes.matrix.T).sum(axis=1, keepdims=True) for spectra in drawn)
+    each = (trials.values, *draws)
+    values = {name: np.concatenate([np.asarray(one[name], float) for one in each]) for name in trials.values}
+    tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(values))
+    ends = np.cumsum([len(next(iter(one.values()))) for one in each])
+    at_nodes, *drawn = np.split(spectra_at(tabulated, level.nodes.energy, values), ends[:-1])
+    weight = level.nodes.matrix.sum(axis=0)
+    training, test = (spectra / (spectra @ weight)[:, None] for spectra in drawn)
     exact_counts, max_nodes = test @ level.nodes.matrix.T, 0.7 * len(level.nodes.energy)
     for subset in interpolated(level.nodes, training, tolerance * RESOLUTIONS):
         if len(subset.energy) > max_nodes:
@@ -337,20 +337,11 @@ def _photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisi
 
 
 def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
-    """Return a spectrum at known energies (num_energies,) and parameters (num,) in double precision."""
-    return _values_at(_densities(spectrum, energy), spectrum, values)[:, : len(energy)]
-
-
-def _densities(spectrum: Component, energy: Floats) -> list:
-    """Return the spectrum at chunks of energies, as functions of its parameters; the last chunk is padded."""
+    """Return a spectrum at known energies (num_energies,) and parameters (num,), (num, num_energies), in doubles."""
     chunks = np.pad(energy, (0, -len(energy) % _CHUNK), mode="edge").reshape(-1, _CHUNK)
-    return [spectrum.on(chunk) for chunk in chunks]
-
-
-def _values_at(densities: list, spectrum: Component, values: Values) -> Floats:
-    """Return the values of a spectrum at chunks of energies, for parameters (num,)."""
     parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
-    return np.concatenate([_values(density, parameters) for density in densities], axis=-1)
+    spectra = [_values(spectrum.on(chunk), parameters) for chunk in chunks]
+    return np.concatenate(spectra, axis=-1)[:, : len(energy)]
 
 
 def _values(function: Any, parameters: Values) -> Floats:
