@@ -25,7 +25,7 @@ from numpyro import distributions as dist
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
+from hbm_jax.models.bursts.fluxes import LINES, SCATTER, UNITS, BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.bursts.peaked import PeakedSpectrum
@@ -39,22 +39,7 @@ from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
-LINES: dict[str, Prior] = {
-    "gamma_mean": dist.Normal(1.5, 0.5),
-    "gamma_std": dist.HalfNormal(0.5),
-    "log10_N_mean": dist.Normal(52.0, 1.0),
-    "log10_N_std": dist.HalfNormal(1.0),
-}
-SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
-UNITS = {
-    "log10_N": "erg/s",
-    "log10_N_mean": "erg/s",
-    "log10_N_std": "dex",
-    "log10_luminosity": "erg/s",
-    "log10_flux": "erg/cm^2/s",
-    "intrinsic_scatter": "dex",
-}
 
 
 @jax.tree_util.register_dataclass

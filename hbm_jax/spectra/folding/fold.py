@@ -32,6 +32,7 @@ LEVELS = (
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 # Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
+_FIRST_LEVEL = 5  # tried; most folds take it or a neighbour
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
@@ -274,14 +275,14 @@ class _Trials:
 
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
-    best, coarser, finer = None, -1, len(LEVELS)
+    best, coarser, finer, level = None, -1, len(LEVELS), _FIRST_LEVEL
     while finer - coarser > 1:
-        middle = (coarser + finer) // 2
-        candidate = trials.at_level(middle)
+        candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
-            best, finer = candidate, middle
+            best, finer, neighbour = candidate, level, level - 1
         else:
-            coarser = middle
+            coarser, neighbour = level, level + 1
+        level = neighbour if level == _FIRST_LEVEL else (coarser + finer) // 2
     return None if best is None else trials.compared(*best)
 
 

@@ -98,8 +98,8 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
         If the detector is unknown.
     """
     parameters = _scintillator(detector)
-    energy = np.geomspace(*parameters["energy"], num_energies + 1)
-    bounds = np.geomspace(*parameters["channels"], num_channels + 1)
+    (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]
+    energy, bounds = np.geomspace(lowest, highest, num_energies + 1), np.geomspace(first, last, num_channels + 1)
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
     sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
