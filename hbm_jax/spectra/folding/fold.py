@@ -275,14 +275,15 @@ class _Trials:
 
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
-    best, coarser, finer, level = None, -1, len(LEVELS), _FIRST_LEVEL
+    best, coarser, finer = None, -1, len(LEVELS)
+    level = first = min(_FIRST_LEVEL, finer - 1)
     while finer - coarser > 1:
         candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
             best, finer, neighbour = candidate, level, level - 1
         else:
             coarser, neighbour = level, level + 1
-        level = neighbour if level == _FIRST_LEVEL else (coarser + finer) // 2
+        level = neighbour if level == first else (coarser + finer) // 2
     return None if best is None else trials.compared(*best)
 
 
