@@ -36,7 +36,7 @@ from hbm_jax.models.xray.absorbed_counts import AbsorbedCounts, values_of
 from hbm_jax.spectra.folding.expected_counts import NUM_BLOCKS, ExpectedCounts
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.idealised import xrt_like_arf, xrt_like_rmf
-from hbm_jax.spectra.folding.panels import absorption_edges, fold_on_panels, panel_edges, whim_edges
+from hbm_jax.spectra.folding.panels import fold_on_panels, panel_edges
 from hbm_jax.spectra.folding.response import Response
 from hbm_jax.spectra.stack import SpectrumStack
 
@@ -119,13 +119,12 @@ def with_fold(model, prepared, contestant):
 
 def fine(data, model, prepared):
     """Return a fold of six nodes in panels of 2.5 % cut at every edge, in the same form as ours."""
-    folds = []
+    folds, spectrum = [], model.medium.spectrum(np.asarray(data.z), model.band)
     for row in range(len(data)):
         energy, response = data.spectra.grouped_response(row)
-        low, high, z = energy[0], energy[-1], float(data.z[row])
-        cuts = absorption_edges(low, high, (0.0, z)), whim_edges(low, high, z)
+        low, high, source = energy[0], energy[-1], spectrum.of_source(row)
+        cuts = source.discontinuities(low, high), source.slope_discontinuities(low, high)
         folds.append(fold_on_panels(energy, response, panel_edges(low, high, *cuts, width=0.025, gap=0.0), 6))
-    spectrum = model.medium.spectrum(np.asarray(data.z), model.band)
     known = ExpectedCounts.on_nodes(spectrum, folds, np.shape(data.spectra.counts)[1], NUM_BLOCKS)
     return dataclasses.replace(prepared, known=known)
 

@@ -256,7 +256,7 @@ def _nearest(temperatures, coefficients, T):
 @functools.lru_cache(maxsize=4)
 def _basis_at(log10_temperatures: tuple[float, ...], *options: Any) -> np.ndarray:
     """Return `_spline_basis` for the values at temperatures instead of spline coefficients."""
-    at = jax.vmap(_spline, in_axes=(None, 0))
+    at = jax.jit(jax.vmap(_spline, in_axes=(None, 0)))
     knots = NUM_TEMPERATURES + 2
     weights = precomputed(lambda: np.asarray(at(jnp.eye(knots), jnp.array(log10_temperatures))))
     return _spline_basis(*options) @ weights.T

@@ -5,22 +5,16 @@ import pytest
 from exact_whim import whim_depth
 from threadpoolctl import threadpool_limits
 
+from hbm_jax.cosmology import Cosmology
 from hbm_jax.models.xray.absorbed_counts import TOLERANCE
 from hbm_jax.models.xray.population import Medium, random_draws, trials
 from hbm_jax.precomputation import on_every_core
 from hbm_jax.spectra import fold as fold_expression
 from hbm_jax.spectra import xrt_like_arf, xrt_like_rmf
 from hbm_jax.spectra.folding.fold import spectra_at
-from hbm_jax.spectra.folding.panels import (
-    STEEPNESS,
-    absorption_edges,
-    fold_on_panels,
-    num_nodes_of,
-    panel_edges,
-    whim_edges,
-)
+from hbm_jax.spectra.folding.panels import STEEPNESS, fold_on_panels, num_nodes_of, panel_edges
 from hbm_jax.spectra.folding.response import Response
-from hbm_jax.spectra.model.absorbers import precise_cross_section
+from hbm_jax.spectra.model.absorbers import Absorption, Whim, precise_cross_section
 
 Z, EXPOSURE = 1.7, 4000.0
 
@@ -86,7 +80,7 @@ def spectra(E, p, rows, tau=0.0):
 
 def dense(energy, matrix, num, kinks=()):
     """Gauss's rule in every piece of every bin between two edges: energies and what folds them."""
-    inner = np.concatenate([absorption_edges(energy[0], energy[-1], (0.0, Z)), kinks])
+    inner = np.concatenate([Absorption(z=(0.0, Z)).discontinuities(energy[0], energy[-1]), kinks])
     pieces = np.unique(np.concatenate([energy, inner]))
     x, w = np.polynomial.legendre.leggauss(num)
     half = 0.5 * np.diff(pieces)[:, None]
@@ -138,7 +132,8 @@ def moved_by_a_medium(energy, matrix, counts):
     found = compress(energy, matrix, counts, whim=True)
     assert found.errors[0] <= 1e-4
     p, rows = draws(8, 2), np.arange(8)
-    E, fold = dense(energy, matrix, 2, whim_edges(energy[0], energy[-1], Z))
+    kinks = Whim(z=Z, cosmology=Cosmology.flat(H0=70.0, Om0=0.3)).slope_discontinuities(energy[0], energy[-1])
+    E, fold = dense(energy, matrix, 2, kinks)
     folded = [
         spectra(e, p, rows, whim_depth(e, Z, p["n0"], p["T"], np.full(8, 0.3), "wilm")) @ m
         for e, m in ((found.nodes.energy, found.nodes.matrix.T), (E, fold))
@@ -198,7 +193,7 @@ def test_narrow_panels_take_few_nodes_and_integrate_as_well():
 
 
 def test_panels_are_cut_at_edges():
-    edges = absorption_edges(0.3, 10.0, (0.0, Z))
+    edges = Absorption(z=(0.0, Z)).discontinuities(0.3, 10.0)
     assert np.abs(edges - 0.538).min() < 0.005  # K of oxygen
     assert np.abs(edges - 1.839 / (1 + Z)).min() < 0.005  # K of silicon in the host
     panels = panel_edges(0.3, 10.0, edges, (), width=0.05, gap=0.0)

@@ -14,7 +14,25 @@ import numpy as np
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 
+from hbm_jax.models.priors import Prior
+
 LOG_2PI = float(np.log(2.0 * np.pi))
+# Priors of a population of lines, and units.
+LINES: dict[str, Prior] = {
+    "gamma_mean": dist.Normal(1.5, 0.5),
+    "gamma_std": dist.HalfNormal(0.5),
+    "log10_N_mean": dist.Normal(52.0, 1.0),
+    "log10_N_std": dist.HalfNormal(1.0),
+}
+SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
+UNITS = {
+    "log10_N": "erg/s",
+    "log10_N_mean": "erg/s",
+    "log10_N_std": "dex",
+    "log10_luminosity": "erg/s",
+    "log10_flux": "erg/cm^2/s",
+    "intrinsic_scatter": "dex",
+}
 
 
 class Line(NamedTuple):

@@ -116,29 +116,11 @@ class FoldedBursts:
         """
         stack, spectrum = data.spectra, PeakedSpectrum.of(spectrum)
         instruments = _spectra_by_instrument(stack)
-        responses, counts, backgrounds = [], [], []
-        for rows in instruments:
-            energy, response = stack.grouped_response(rows[0])
-            groups = slice(response.shape[1])
-            responses.append((energy, response / stack.exposure[rows[0]]))
-            counts.append(np.asarray(stack.counts[rows])[:, groups])
-            backgrounds.append(np.maximum(np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups], 0.0))
-        source = ExpectedCounts.of(
-            spectrum.expression,
-            responses,
-            counts,
-            spectrum.trials,
-            tolerance=tolerance,
-            trial_spectrum=spectrum.trial_expression,
-            backgrounds=backgrounds,
-            num_groups=np.shape(stack.counts)[1],
-        )
+        source = _folded(spectrum, stack, instruments, tolerance)
         errors = np.zeros(len(stack))
         errors[np.concatenate(instruments)] = source.errors
-        table = np.full((len(instruments), max(map(len, instruments))), -1)
-        for index, rows in enumerate(instruments):
-            table[index, : len(rows)] = rows
-        slots = table.ravel()
+        most = max(map(len, instruments))
+        slots = np.concatenate([np.pad(rows, (0, most - len(rows)), constant_values=-1) for rows in instruments])
         used = slots >= 0
         order = np.empty(len(stack), int)
         order[slots[used]] = np.flatnonzero(used)
@@ -163,7 +145,7 @@ class FoldedBursts:
             errors=errors,
             spectrum=spectrum,
             num_instruments=len(instruments),
-            in_order=bool((order == np.arange(len(slots))).all()) if len(order) == len(slots) else False,
+            in_order=np.array_equal(order, np.arange(len(slots))),
         )
 
     def expected(self, values: Mapping[str, Any], effective_area: Any = None) -> jax.Array:
@@ -196,6 +178,27 @@ class FoldedBursts:
     def per_interval(self, values) -> jax.Array:
         """Return the sum over spectra and groups of each interval, (..., N, G) -> (..., I)."""
         return jnp.sum(values, axis=-1) @ self.of_interval[self.order]
+
+
+def _folded(spectrum: PeakedSpectrum, stack, instruments: list[list[int]], tolerance: float) -> ExpectedCounts:
+    """Fold the spectrum through the response of each instrument, per second of exposure."""
+    responses, counts, backgrounds = [], [], []
+    for rows in instruments:
+        energy, response = stack.grouped_response(rows[0])
+        groups = slice(response.shape[1])
+        responses.append((energy, response / stack.exposure[rows[0]]))
+        counts.append(np.asarray(stack.counts[rows])[:, groups])
+        backgrounds.append(np.maximum(np.asarray(stack.background[rows] / stack.ratio[rows])[:, groups], 0.0))
+    return ExpectedCounts.of(
+        spectrum.expression,
+        responses,
+        counts,
+        spectrum.trials,
+        tolerance=tolerance,
+        trial_spectrum=spectrum.trial_expression,
+        backgrounds=backgrounds,
+        num_groups=np.shape(stack.counts)[1],
+    )
 
 
 def _spectra_by_instrument(stack) -> list[list[int]]:

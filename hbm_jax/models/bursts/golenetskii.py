@@ -30,6 +30,8 @@ from hbm_jax.data.bursts.flux_bands import FluxBands
 from hbm_jax.distributions import GroupedLinearRelation, LinearRelation
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
+from hbm_jax.models.bursts.fluxes import LINES, SCATTER
+from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
 from hbm_jax.names import choose
@@ -39,33 +41,20 @@ from hbm_jax.validation import DataError, Remedy, energy_band
 
 PIVOT = 2.0  # log10 of 100 keV
 
-PARTIAL: dict[str, Prior] = {
-    "gamma_mean": dist.Normal(1.5, 0.5),
-    "gamma_std": dist.HalfNormal(0.5),
-    "log10_N_mean": dist.Normal(52.0, 1.0),
-    "log10_N_std": dist.HalfNormal(1.0),
-}
 COMPLETE: dict[str, Prior] = {"gamma": dist.Normal(1.5, 0.5), "log10_N": dist.Normal(52.0, 1.0)}
 CORRELATED: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 PEAKS: dict[str, Prior] = {"log10_E_peak_mean": dist.Normal(2.6, 0.5), "log10_E_peak_std": dist.HalfNormal(0.5)}
 WITHIN: dict[str, Prior] = {"log10_E_peak_scatter": dist.HalfNormal(0.5)}
-SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 # Matches bursts of known redshift: median 1.6, 95 per cent between 0.5 and 5.3.
 REDSHIFT: dict[str, Prior] = {"z": dist.LogNormal(0.5, 0.6)}
 OBSERVABLES = ("log10_E_peak", "log10_flux")
 
-UNITS = {
-    "log10_N": "erg/s",
-    "log10_N_mean": "erg/s",
-    "log10_N_std": "dex",
-    "log10_luminosity": "erg/s",
+UNITS = LINE_UNITS | {
     "log10_E_peak": "keV",
     "log10_E_peak_burst": "keV",
     "log10_E_peak_mean": "keV",
     "log10_E_peak_std": "dex",
     "log10_E_peak_scatter": "dex",
-    "log10_flux": "erg/cm^2/s",
-    "intrinsic_scatter": "dex",
     "H0": "km/s/Mpc",
 }
 
@@ -228,7 +217,7 @@ class Golenetskii(PopulationModel):
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter; a number fixes a parameter."""
         partial = self.pooling == "partial"
-        defaults = dict(PARTIAL if partial else COMPLETE) | (CORRELATED if self.correlated else {}) | SCATTER | PEAKS
+        defaults = dict(LINES if partial else COMPLETE) | (CORRELATED if self.correlated else {}) | SCATTER | PEAKS
         defaults |= (WITHIN if partial else {}) | REDSHIFT
         if self.cosmology is not None:
             defaults |= expansion.default_priors(self.cosmology) | {"H0": self.H0}
@@ -269,9 +258,9 @@ class Golenetskii(PopulationModel):
         shift = (PIVOT - jnp.log10(1.0 + z))[:, None]
         values = jnp.asarray(bound.observed) if observed else None
         if self.pooling == "partial":
-            gamma = self._sample_gamma(p, bound)
-            N_scale = p["log10_N_std"]
-            N_loc = p["log10_N_mean"]
+            with numpyro.plate("burst", len(bound.used)):
+                gamma = sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes)
+            N_loc, N_scale = p["log10_N_mean"], p["log10_N_std"]
             if self.correlated:
                 N_loc = N_loc + p["correlation"] * N_scale * (gamma - p["gamma_mean"]) / p["gamma_std"]
                 N_scale = N_scale * jnp.sqrt(1.0 - p["correlation"] ** 2)
@@ -333,11 +322,6 @@ class Golenetskii(PopulationModel):
             with numpyro.plate("uncertain_redshift", len(bound.uncertain_z)):
                 parts.append(numpyro.sample("z_measured", dist.TruncatedNormal(center, error, low=low, high=high)))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[bound.order]
-
-    def _sample_gamma(self, p, bound: BoundBursts):
-        """Sample the slope of each burst, (B,)."""
-        with numpyro.plate("burst", len(bound.used)):
-            return sample_whitened("gamma", p["gamma_mean"], p["gamma_std"], bound.slopes)
 
     def _sample_lines(self, p, gamma, N_loc, N_scale, shift, intercept, bound: BoundBursts):
         """Sample the mean peak energy and log10_N of each burst.

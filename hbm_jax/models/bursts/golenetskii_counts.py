@@ -25,7 +25,7 @@ from numpyro import distributions as dist
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.distributions.counts import Counts
 from hbm_jax.models.base import PopulationModel
-from hbm_jax.models.bursts.fluxes import BurstFluxes, Coordinates, Line
+from hbm_jax.models.bursts.fluxes import LINES, SCATTER, UNITS, BurstFluxes, Coordinates, Line
 from hbm_jax.models.bursts.folded import TOLERANCE, FoldedBursts
 from hbm_jax.models.bursts.interval_fits import fit_intervals
 from hbm_jax.models.bursts.peaked import PeakedSpectrum
@@ -39,22 +39,7 @@ from hbm_jax.spectra.statistics.statistic import STATISTICS
 from hbm_jax.validation import DataError, energy_band
 
 COUNTS = tuple(name for name in STATISTICS if not name.startswith("chi2"))
-LINES: dict[str, Prior] = {
-    "gamma_mean": dist.Normal(1.5, 0.5),
-    "gamma_std": dist.HalfNormal(0.5),
-    "log10_N_mean": dist.Normal(52.0, 1.0),
-    "log10_N_std": dist.HalfNormal(1.0),
-}
-SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(0.3)}
 AREA: dict[str, Prior] = {"effective_area": dist.LogNormal(0.0, 0.1)}
-UNITS = {
-    "log10_N": "erg/s",
-    "log10_N_mean": "erg/s",
-    "log10_N_std": "dex",
-    "log10_luminosity": "erg/s",
-    "log10_flux": "erg/cm^2/s",
-    "intrinsic_scatter": "dex",
-}
 
 
 @jax.tree_util.register_dataclass
@@ -221,14 +206,10 @@ class GolenetskiiCounts(PopulationModel):
         defaults |= SCATTER if self.scatter else {}
         return defaults | (AREA if self.calibration else {})
 
-    def bind(self, data: BurstSpectra) -> PreparedBursts:
-        """Return `prepare` with the default tolerance."""
-        return self.prepare(data)
-
     def prepare(self, data: BurstSpectra, tolerance: float = TOLERANCE) -> PreparedBursts:
         """Precompute what depends on the data alone: responses on quadrature nodes, and fits of single intervals.
 
-        A call of the model does this automatically (`bind`) and accepts the result in place of the data.
+        A call of the model does this automatically and accepts the result in place of the data.
 
         Parameters
         ----------
@@ -267,6 +248,8 @@ class GolenetskiiCounts(PopulationModel):
         level = weights.T @ (values[:, 0] - 2.0) / weights.sum(axis=0)
         lines, centring_weights = _lines_and_centring(folded, values, covariance, conditional_variance, level)
         return PreparedBursts(folded, values, slopes, level, lines, centring_weights)
+
+    bind = prepare
 
     def cautions(self, data: BurstSpectra | PreparedBursts, bound: PreparedBursts | None = None) -> tuple[str, ...]:
         """Return warnings for the verdict about responses whose error exceeds the tolerance."""

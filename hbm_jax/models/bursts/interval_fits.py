@@ -1,5 +1,6 @@
 """Independent fits of the spectra of single intervals, as in a catalogue of time-resolved spectroscopy."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.models.bursts.folded import FoldedBursts
 from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized, log_posterior
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import QUICK, precomputed
 
 __all__ = ["IntervalFits", "fit_intervals", "interval_fits"]
 
@@ -89,7 +90,7 @@ def _fit(folded: FoldedBursts, area) -> IntervalFits:
     return IntervalFits(theta, covariance, np.asarray(_evaluate(folded, area, theta)[4]))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def _evaluate(folded: FoldedBursts, area, theta):
     """Return log likelihood, score, expected Fisher information and expected counts of each interval, and deviances."""
     statistic, names = folded.statistic, folded.spectrum.names

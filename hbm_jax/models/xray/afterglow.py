@@ -198,8 +198,8 @@ class Afterglow(PopulationModel):
     def prepare(self, data: Afterglows, tolerance: float = TOLERANCE) -> AbsorbedCounts:
         """Precompute all that depends on the data alone: responses on nodes, cross sections, tables of the WHIM.
 
-        Calling the model with data does this automatically (`bind`). The result can be passed in place of the data,
-        also with traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
+        Calling the model with data does this automatically. The result can be passed in place of the data, also with
+        traced arrays (`hbm_jax.fit_each`; ``AbsorbedCounts.each``).
 
         Parameters
         ----------
@@ -216,9 +216,7 @@ class Afterglow(PopulationModel):
         self._require_columns(data)
         return AbsorbedCounts.of(data, self.medium, self.band, self.statistic, tolerance)
 
-    def bind(self, data: Afterglows) -> AbsorbedCounts:
-        """Return `prepare` with the default tolerance."""
-        return self.prepare(data)
+    bind = prepare
 
     def cautions(self, data: Afterglows | AbsorbedCounts, bound: AbsorbedCounts | None = None) -> tuple[str, ...]:
         """Return notes for the verdict, on folds whose error exceeds the tolerance."""
@@ -229,21 +227,17 @@ class Afterglow(PopulationModel):
         """Raise DataError if a required Galactic column, or its error, is missing."""
         if self.galactic == "free":
             return
-        missing = ~np.isfinite(np.asarray(data.nh_mw))
-        if missing.any():
-            raise DataError(
-                f"Afterglow(galactic={self.galactic!r}): expected the Galactic column nh_mw of every source; found "
-                f"none for {int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. "
-                "Add the columns, or use galactic='free'.",
-                [Remedy("galactic", "free")],
-            )
-        if self.galactic == "error" and (np.asarray(data.sigma_nh_mw) <= 0).any():
-            name = data.name[int((np.asarray(data.sigma_nh_mw) <= 0).argmax())]
-            raise DataError(
-                f"Afterglow(galactic='error'): expected a positive sigma_nh_mw of every source; found none for {name}. "
-                "Add it, or use galactic='fixed'.",
-                [Remedy("galactic", "fixed")],
-            )
+        columns = [("the Galactic column nh_mw", ~np.isfinite(np.asarray(data.nh_mw)), "free")]
+        if self.galactic == "error":
+            columns.append(("a positive sigma_nh_mw", np.asarray(data.sigma_nh_mw) <= 0, "fixed"))
+        for column, missing, other in columns:
+            if missing.any():
+                raise DataError(
+                    f"Afterglow(galactic={self.galactic!r}): expected {column} of every source; found none for "
+                    f"{int(missing.sum())} of {len(data)}, the first being {data.name[int(missing.argmax())]}. Add it, "
+                    f"or use galactic={other!r}.",
+                    [Remedy("galactic", other)],
+                )
 
     def program(self, bound: AbsorbedCounts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` the counts of the source regions are drawn."""
@@ -306,8 +300,7 @@ class Afterglow(PopulationModel):
         if self.galactic == "fixed":
             return jnp.asarray(bound.nh_mw)
         if self.galactic == "error":
-            catalogue = dist.TruncatedNormal(bound.nh_mw, bound.sigma_nh_mw, low=0.0)
-            return numpyro.sample("nh_mw", catalogue)
+            return numpyro.sample("nh_mw", dist.TruncatedNormal(bound.nh_mw, bound.sigma_nh_mw, low=0.0))
         return jnp.broadcast_to(sample_prior("nh_mw", self.all_priors["nh_mw"]), np.shape(bound.z))
 
     def _redshifts(self, bound: AbsorbedCounts):
@@ -316,8 +309,7 @@ class Afterglow(PopulationModel):
             return bound.z
         rows, (low, high) = bound.uncertain_rows, bound.redshift_range
         with numpyro.plate("uncertain_redshift", len(rows)):
-            catalogue = dist.TruncatedNormal(bound.z[rows], bound.sigma_z[rows], low=low, high=high)
-            drawn = numpyro.sample("z", catalogue)
+            drawn = numpyro.sample("z", dist.TruncatedNormal(bound.z[rows], bound.sigma_z[rows], low=low, high=high))
         return jnp.concatenate([bound.z[bound.known_rows], drawn])[bound.order]
 
     # The remaining members of the protocol that inference, command line and reports use.

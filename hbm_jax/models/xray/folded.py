@@ -58,10 +58,8 @@ class FoldedSpectra:
             The observed spectra.
         statistic : str, optional
             As in `SpectrumStack.statistic`.
-        trials : dict of str to (num_trials,) array
-            Parameters at which the error is measured, with the spectrum scaled to the observed counts.
-        tolerance : float
-            Largest change of the log likelihood of a spectrum; if no level reaches it, the finest is used.
+        trials, tolerance
+            As in `ExpectedCounts.of`.
         """
         responses = [data.sparse_response(row) for row in range(len(data))]
         counts = [np.asarray(data.counts[row])[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]

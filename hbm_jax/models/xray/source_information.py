@@ -21,7 +21,7 @@ from numpyro.distributions.transforms import AffineTransform
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
 from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
-from hbm_jax.precomputation import precomputed
+from hbm_jax.precomputation import QUICK, precomputed
 
 _PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
 _POPULATION_UPDATES, _SCORING_STEPS = 5, 12
@@ -250,7 +250,7 @@ def _expected(bound, theta, galactic, log10_n0=-30.0, log10_T=6.0):
     return bound.expected(p | whim)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def _evaluate(bound, galactic, theta):
     """Return the log likelihood and its derivatives in the varying parameters and the Galactic column.
 
@@ -274,7 +274,7 @@ def _evaluate(bound, galactic, theta):
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def _whim_response(bound, galactic, theta, derivatives, channel_information):
     """Return, by temperature: derivative of the score with density, optical depth per density, information of density.
 

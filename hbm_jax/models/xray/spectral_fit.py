@@ -128,14 +128,10 @@ class SpectralFit(PopulationModel):
         defaults: dict[str, Prior] = {name: distribution_from_text(p.prior, f"prior.{name}") for name, p in table}
         return defaults | (CALIBRATION if self.calibration else {})
 
-    def bind(self, data: SpectrumStack) -> FoldedSpectra:
-        """Return `prepare` with the default tolerance."""
-        return self.prepare(data)
-
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
         """Precompute all that depends on the data alone: responses on nodes, cross sections and tables.
 
-        Calling the model with data does this automatically (`bind`). The result can be passed in place of the data.
+        Calling the model with data does this automatically. The result can be passed in place of the data.
 
         Parameters
         ----------
@@ -154,6 +150,8 @@ class SpectralFit(PopulationModel):
                 f"SpectralFit: expected a SpectrumStack; found {type(data).__name__}. Build one with SpectrumStack.of."
             )
         return FoldedSpectra.of(self.spectrum, data, self.statistic, self._trials(), tolerance=tolerance)
+
+    bind = prepare
 
     def _trials(self) -> dict[str, np.ndarray]:
         """Return draws from the priors of all parameters, (NUM_TRIALS,) each."""

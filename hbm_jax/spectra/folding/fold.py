@@ -32,6 +32,7 @@ LEVELS = (
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 # Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
+_FIRST_LEVEL = 5  # tried; most folds take it or a neighbour
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
@@ -275,25 +276,26 @@ class _Trials:
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
     best, coarser, finer = None, -1, len(LEVELS)
+    level = first = min(_FIRST_LEVEL, finer - 1)
     while finer - coarser > 1:
-        middle = (coarser + finer) // 2
-        candidate = trials.at_level(middle)
+        candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
-            best, finer = candidate, middle
+            best, finer, neighbour = candidate, level, level - 1
         else:
-            coarser = middle
+            coarser, neighbour = level, level + 1
+        level = neighbour if level == first else (coarser + finer) // 2
     return None if best is None else trials.compared(*best)
 
 
 def _subset_of_nodes(trials: _Trials, level: Folded, draws, tolerance: float) -> Folded | None:
     """Return the fold on the smallest subset of nodes within the tolerance, or None if it saves less than 30 %."""
-    each = [{name: np.asarray(values[name], float) for name in trials.values} for values in (trials.values, *draws)]
-    together = {name: np.concatenate([values[name] for values in each]) for name in trials.values}
-    tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(together))
-    densities = _densities(tabulated, level.nodes.energy)
-    at_nodes, *drawn = (_values_at(densities, tabulated, values) for values in each)
-    at_nodes, *drawn = (spectra[:, : len(level.nodes.energy)] for spectra in (at_nodes, *drawn))
-    training, test = (spectra / (spectra @ level.nodes.matrix.T).sum(axis=1, keepdims=True) for spectra in drawn)
+    each = (trials.values, *draws)
+    values = {name: np.concatenate([np.asarray(one[name], float) for one in each]) for name in trials.values}
+    tabulated = trials.spectrum.mapped(lambda part: part.tabulated_for(values))
+    ends = np.cumsum([len(next(iter(one.values()))) for one in each])
+    at_nodes, *drawn = np.split(spectra_at(tabulated, level.nodes.energy, values), ends[:-1])
+    weight = level.nodes.matrix.sum(axis=0)
+    training, test = (spectra / (spectra @ weight)[:, None] for spectra in drawn)
     exact_counts, max_nodes = test @ level.nodes.matrix.T, 0.7 * len(level.nodes.energy)
     for subset in interpolated(level.nodes, training, tolerance * RESOLUTIONS):
         if len(subset.energy) > max_nodes:
@@ -337,20 +339,11 @@ def _photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisi
 
 
 def spectra_at(spectrum: Component, energy: Floats, values: Values) -> Floats:
-    """Return a spectrum at known energies (num_energies,) and parameters (num,) in double precision."""
-    return _values_at(_densities(spectrum, energy), spectrum, values)[:, : len(energy)]
-
-
-def _densities(spectrum: Component, energy: Floats) -> list:
-    """Return the spectrum at chunks of energies, as functions of its parameters; the last chunk is padded."""
+    """Return a spectrum at known energies (num_energies,) and parameters (num,), (num, num_energies), in doubles."""
     chunks = np.pad(energy, (0, -len(energy) % _CHUNK), mode="edge").reshape(-1, _CHUNK)
-    return [spectrum.on(chunk) for chunk in chunks]
-
-
-def _values_at(densities: list, spectrum: Component, values: Values) -> Floats:
-    """Return the values of a spectrum at chunks of energies, for parameters (num,)."""
     parameters = {name: np.asarray(values[name], float) for name in spectrum.parameters}
-    return np.concatenate([_values(density, parameters) for density in densities], axis=-1)
+    spectra = [_values(spectrum.on(chunk), parameters) for chunk in chunks]
+    return np.concatenate(spectra, axis=-1)[:, : len(energy)]
 
 
 def _values(function: Any, parameters: Values) -> Floats:

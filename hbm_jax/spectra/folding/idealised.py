@@ -65,24 +65,10 @@ def xrt_like_arf(rmf: Rmf | None = None) -> Arf:
 # at 100 keV, area [cm^2], energy at which the window becomes transparent [keV], energy above which most photons deposit
 # only a part of their energy [keV], and energy scale of the absorption in the crystal [keV].
 GBM_LIKE: dict[str, dict[str, Any]] = {
-    "nai": {
-        "energy": (5.0, 5e4),
-        "channels": (4.0, 2e3),
-        "width": 0.18,
-        "area": 115.0,
-        "window": 12.0,
-        "partial": 250.0,
-        "depth": 600.0,
-    },
-    "bgo": {
-        "energy": (100.0, 2e5),
-        "channels": (100.0, 5e4),
-        "width": 0.35,
-        "area": 160.0,
-        "window": 150.0,
-        "partial": 4e3,
-        "depth": 5e4,
-    },
+    "nai": {"energy": (5.0, 5e4), "channels": (4.0, 2e3), "width": 0.18}
+    | {"area": 115.0, "window": 12.0, "partial": 250.0, "depth": 600.0},
+    "bgo": {"energy": (100.0, 2e5), "channels": (100.0, 5e4), "width": 0.35}
+    | {"area": 160.0, "window": 150.0, "partial": 4e3, "depth": 5e4},
 }
 _IODINE_EDGE, _ELECTRON = 33.17, 510.99895  # keV
 
@@ -112,16 +98,13 @@ def gbm_like_rmf(detector: str = "nai", num_energies: int = 140, num_channels: i
         If the detector is unknown.
     """
     parameters = _scintillator(detector)
-    energy, bounds = (
-        np.geomspace(parameters[quantity][0], parameters[quantity][1], num + 1)
-        for quantity, num in (("energy", num_energies), ("channels", num_channels))
-    )
+    (lowest, highest), (first, last) = parameters["energy"], parameters["channels"]
+    energy, bounds = np.geomspace(lowest, highest, num_energies + 1), np.geomspace(first, last, num_channels + 1)
     middle = np.sqrt(energy[1:] * energy[:-1])[:, None]
     sigma = parameters["width"] * np.sqrt(100.0 * middle) / 2.3548
     peak = np.diff(ndtr((bounds - middle) / sigma), axis=1)
-    compton_edge = (
-        middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)
-    )  # energy deposited by a photon that scatters backwards and escapes
+    # The energy that a photon deposits which scatters backwards and escapes.
+    compton_edge = middle * 2.0 * middle / (_ELECTRON + 2.0 * middle)
     continuum = np.diff(np.clip(bounds, 0.0, compton_edge), axis=1) / compton_edge
     continuum_fraction = middle / (middle + parameters["partial"])
     matrix = (1.0 - continuum_fraction) * peak + continuum_fraction * continuum

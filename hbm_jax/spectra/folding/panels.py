@@ -16,8 +16,6 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matter
-
 Floats = NDArray[np.float64]
 WIDTH = 0.05  # largest width of a panel in ln E
 STEEPNESS = 10.0  # d ln N / d ln E assumed for the number of nodes: that of cold matter with an optical depth of 3
@@ -182,18 +180,3 @@ def integrals_of(energy: ArrayLike, panels: ArrayLike, num_nodes: ArrayLike = 3)
         columns.append((first[panel] + np.arange(num)).ravel())
     entries = np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))
     return nodes, sparse.csr_matrix(entries, shape=(len(energy) - 1, nodes.size))
-
-
-def absorption_edges(low: float, high: float, redshifts: ArrayLike = (0.0,)) -> Floats:
-    """Return the observed energies [keV] of absorption edges of cold matter at the redshifts, in increasing order."""
-    edges = [edges_of_neutral_matter(low * (1 + z), high * (1 + z)) / (1 + z) for z in np.atleast_1d(redshifts)]
-    return np.unique(np.concatenate(edges)) if edges else np.zeros(0)
-
-
-def whim_edges(low: float, high: float, z: float) -> Floats:
-    """Return the observed energies [keV] at which the slope of the optical depth of the WHIM changes."""
-    return np.unique(
-        np.concatenate(
-            [edges_of_ions(low * (1 + redshift), high * (1 + redshift)) / (1 + redshift) for redshift in (0.0, z)]
-        )
-    )

@@ -60,12 +60,13 @@ def interpolated(fold: Fold, spectra: Floats, resolutions: Iterable[float]) -> I
 
 def _fitted(fold: Fold, spectra: Floats, counts: Floats, nodes: NDArray[np.int64], blocks) -> Fold:
     """Return the fold on the nodes, fitted by least squares to the counts of the family, block by block."""
-    matrix = np.zeros((len(fold.matrix), len(nodes)))
+    matrix, at_nodes = np.zeros((len(fold.matrix), len(nodes))), np.asfortranarray(spectra[:, nodes])
     for rows, first, *_ in blocks:
-        used = np.flatnonzero(nodes >= first)
+        used = slice(np.searchsorted(nodes, first), None)
         block_counts = counts[:, rows].sum(axis=1, keepdims=True)
-        if used.size and block_counts.max() > 0:  # otherwise the block has no counts
+        if nodes[used].size and block_counts.max() > 0:  # otherwise the block has no counts
             weight = 1.0 / np.maximum(block_counts, FLOOR * block_counts.max())
-            system = weight * spectra[:, nodes[used]], weight * counts[:, rows]
-            matrix[rows, used] = lstsq(*system, cond=1e-13, lapack_driver="gelsy", check_finite=False)[0].T
+            system = weight * at_nodes[:, used], weight * counts[:, rows]
+            solution = lstsq(*system, cond=1e-13, lapack_driver="gelsy", overwrite_a=True, check_finite=False)[0]
+            matrix[rows, used] = solution.T
     return Fold(fold.energy[nodes], matrix)

@@ -38,6 +38,24 @@ class _Multiplicative(Component):
 
 
 @dataclass(frozen=True)
+class _Absorber(_Multiplicative):
+    """Absorber at one redshift, or at one for each source, or at a redshift that is a parameter."""
+
+    absorbs: ClassVar[bool] = True
+    _: KW_ONLY
+    z: Any = None
+
+    def _of_source(self, index):
+        return dataclasses.replace(self, z=self.z[index]) if np.ndim(self.z) == 1 else self
+
+    def at_redshift(self, values: Values) -> Component:
+        """Return the component at the redshift among the values, for one that has a redshift as a parameter."""
+        if "z" not in self.own_parameters:
+            return self
+        return dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
+
+
+@dataclass(frozen=True)
 class Constant(_Multiplicative):
     """Factor independent of energy, such as a cross-calibration constant between instruments.
 
@@ -148,7 +166,7 @@ def _lagrange(nodes, u):
 
 
 @dataclass(frozen=True)
-class Absorption(_Multiplicative):
+class Absorption(_Absorber):
     """Absorption by cold interstellar matter, exp(-nh sigma(E (1 + z))), in the Milky Way or a host galaxy.
 
     Parameters
@@ -181,7 +199,6 @@ class Absorption(_Multiplicative):
     True
     """
 
-    absorbs: ClassVar[bool] = True
     _: KW_ONLY
     z: Any = 0.0
     model: str = "tbabs"
@@ -249,24 +266,12 @@ class Absorption(_Multiplicative):
 
     def discontinuities(self, low: float, high: float) -> np.ndarray:
         """Return the energies of the absorption edges [keV]; none if the redshift is a parameter."""
-        edges = [
-            edges_of_neutral_matter(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z)
-            for z in ([] if self.z is None else np.atleast_1d(self.z))
-        ]
-        return np.unique(np.concatenate([np.zeros(0), *edges]))
-
-    def _of_source(self, index):
-        return dataclasses.replace(self, z=self.z[index]) if isinstance(self.z, tuple) else self
-
-    def at_redshift(self, values: Values) -> "Absorption":
-        """Return the absorber at the redshift among the values, for a redshift that is a parameter."""
-        return (
-            self if self.z is not None else dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
-        )
+        stretch = 1.0 + np.ravel([] if self.z is None else self.z)
+        return np.unique(np.concatenate([[], *(edges_of_neutral_matter(low * s, high * s) / s for s in stretch)]))
 
 
 @dataclass(frozen=True)
-class Whim(_Multiplicative):
+class Whim(_Absorber):
     """Absorption by the warm-hot intergalactic medium, by `hbm_jax.absorption.WhimTable`.
 
     Parameters
@@ -307,9 +312,7 @@ class Whim(_Multiplicative):
     ['log10_n0', 'log10_T']
     """
 
-    absorbs: ClassVar[bool] = True
     _: KW_ONLY
-    z: Any = None
     cosmology: Cosmology | None = None
     metallicity: float | None = 1.0
     mode: str = "photo+collisional"
@@ -412,21 +415,8 @@ class Whim(_Multiplicative):
 
         Absorption between these redshifts turns the edges of the ions into discontinuities of slope at both ends.
         """
-        redshifts = np.unique(np.append(np.ravel(0.0 if self.z is None else self.z), 0.0))
-        return np.unique(
-            np.concatenate([edges_of_ions(low * (1.0 + z), high * (1.0 + z)) / (1.0 + z) for z in redshifts])
-        )
-
-    def _of_source(self, index):
-        return dataclasses.replace(self, z=self.z[index]) if np.ndim(self.z) == 1 else self
-
-    def at_redshift(self, values: Values) -> "Whim":
-        """Return the medium up to the redshift among the values, for a redshift that is a parameter."""
-        return (
-            dataclasses.replace(self, z=float(np.ravel(values[self._prefixed("z")])[0]))
-            if self._free_redshift
-            else self
-        )
+        stretch = 1.0 + np.unique(np.append(np.ravel(0.0 if self.z is None else self.z), 0.0))
+        return np.unique(np.concatenate([edges_of_ions(low * s, high * s) / s for s in stretch]))
 
     def in_double_precision(self) -> "Whim":
         """Return the medium with tables in double precision."""

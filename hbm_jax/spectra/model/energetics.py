@@ -79,17 +79,12 @@ def energy_flux(
     Parameters
     ----------
     spectrum, values, low, high, unabsorbed
-        As in `photon_flux`.
+        As in `photon_flux`, and so are the errors.
 
     Returns
     -------
     (...)
         [erg/cm^2/s].
-
-    Raises
-    ------
-    ValueError
-        As in `photon_flux`.
 
     Notes
     -----
@@ -129,12 +124,7 @@ def k_correction(
     -------
     (...)
         Equation 4 of Bloom, Frail & Sari (2001, AJ 121, 2879); for a power law and equal bands
-        (1 + z)^(photon_index - 2).
-
-    Raises
-    ------
-    ValueError
-        As in `photon_flux`.
+        (1 + z)^(photon_index - 2). Errors are those of `photon_flux`.
 
     Examples
     --------
@@ -200,12 +190,7 @@ def luminosity(
     -------
     (...)
         [erg/s], always in double precision, because single precision overflows above 3e38. Gradients with respect to
-        parameters in single precision overflow; those of `log10_luminosity` do not.
-
-    Raises
-    ------
-    ValueError
-        As in `photon_flux`.
+        parameters in single precision overflow; those of `log10_luminosity` do not. Errors are those of `photon_flux`.
 
     Examples
     --------
