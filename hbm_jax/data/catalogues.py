@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.data.building import listed_names, named_errors
 from hbm_jax.data.columns import TEXT, Column, check_values, unused_errors
-from hbm_jax.data.sample import Sample
+from hbm_jax.data.containers import Sample
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import did_you_mean
 from hbm_jax.spectra.stack import SpectrumStack

@@ -22,7 +22,7 @@ from hbm_jax.data.columns import (
     padded,
     rows_by_group,
 )
-from hbm_jax.data.sample import HasWarnings, reshaped
+from hbm_jax.data.containers import HasWarnings, reshaped
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.catalogues import HasSpectra
 from hbm_jax.data.columns import BURST_REDSHIFT, check_values
-from hbm_jax.data.sample import selected_rows
+from hbm_jax.data.containers import selected_rows
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.folding.spectrum import Spectrum

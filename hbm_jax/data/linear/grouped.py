@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.columns import check_plain, index_of_groups, padded, rows_by_group
-from hbm_jax.data.sample import HasWarnings, reshaped
+from hbm_jax.data.containers import HasWarnings, reshaped
 from hbm_jax.validation import (
     DataError,
     Floats,

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from hbm_jax.data.building import make_from_rows, named_errors, with_warnings
 from hbm_jax.data.columns import check_plain, require_in_table, unused_errors
+from hbm_jax.data.containers import HasWarnings, reshaped, selected_rows, warnings_of
 from hbm_jax.data.regression import formulas
 from hbm_jax.data.regression.grammar import EXAMPLE, parse
 from hbm_jax.data.regression.group_designs import GroupDesign, group_designs
-from hbm_jax.data.sample import HasWarnings, reshaped, selected_rows, warnings_of
 from hbm_jax.data.tables import read_table
 from hbm_jax.names import listed
 from hbm_jax.validation import DataError, float_vector, frozen_array, reject_rows, text_tuple

@@ -17,7 +17,7 @@ from hbm_jax.data.columns import (
     check_values,
     repeated_names,
 )
-from hbm_jax.data.sample import HasWarnings
+from hbm_jax.data.containers import HasWarnings
 from hbm_jax.names import listed
 from hbm_jax.validation import (
     DataError,

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.sample import Sample, selected_rows, warnings_of
+from hbm_jax.data.containers import Sample, selected_rows, warnings_of
 from hbm_jax.data.supernovae.supernovae import Supernovae
 from hbm_jax.validation import DataError, frozen_array
 

@@ -10,7 +10,7 @@ from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
 from hbm_jax.data.columns import POSITIVE_ERROR, REDSHIFT, TEXT, Column, repeated_names
-from hbm_jax.data.sample import warnings_of
+from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.columns import HasSurveys, checked_columns
 from hbm_jax.data.supernovae.dense_covariance import checked_covariance, only_one_of
 from hbm_jax.names import listed

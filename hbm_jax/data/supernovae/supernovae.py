@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 
-from hbm_jax.data.sample import warnings_of
+from hbm_jax.data.containers import warnings_of
 from hbm_jax.data.supernovae.columns import (
     COVARIANCES,
     QUANTITIES,
