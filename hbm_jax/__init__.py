@@ -13,7 +13,7 @@ Submodules are imported on first use. Importing the package computes nothing and
 
 import importlib
 
-_MODULES = ("absorption", "cosmology", "data", "distributions", "inference", "models", "plotting")
+_MODULES = ("absorption", "cosmology", "data", "distributions", "inference", "models", "plotting", "spectra")
 _NAMES = {
     "Fit": "hbm_jax.inference",
     "HMC": "hbm_jax.inference",

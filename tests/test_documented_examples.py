@@ -19,10 +19,12 @@ import pytest
 from commands import run
 
 import hbm_jax as hbm
-from hbm_jax import cli
+from hbm_jax import cli, inference, plotting, runs
+from hbm_jax.models.supernovae.laws import ColourLaw
+from hbm_jax.spectra.model.registration import REGISTERED
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/index.md", "docs/guide.md", "docs/domains.md", "docs/engine.md", "docs/model_verdict.md")
+PAGES = ("README.md", "docs/index.md", "docs/guide.md", "docs/domains.md", "docs/engine.md")
 # Another machine, or files from the network.
 ELSEWHERE = ("dask_jobqueue", "load_distance_moduli")
 SPECTRA = "sample/"
@@ -96,21 +98,26 @@ def spectra(folder):
     return folder
 
 
-def given():
-    """What the examples take from the reader: arrays and a fit, by the names that the pages use."""
-    rng = np.random.default_rng(4)
-    x = np.linspace(0.0, 1.0, 20)
-    z = np.linspace(0.1, 1.0, 20)
-    exposure = np.full(12, 2.0)
+@pytest.fixture
+def registries():
+    """Registries that are afterwards as they were: examples define a colour law and a component."""
+    before = [(registry, dict(registry)) for registry in (ColourLaw.registry, REGISTERED)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
 
+
+def given():
+    """Return the arrays that the examples take from the reader, by the names that the pages use."""
+    rng = np.random.default_rng(4)
+    x, z, exposure = np.linspace(0.0, 1.0, 20), np.linspace(0.1, 1.0, 20), np.full(12, 2.0)
     counts = rng.poisson(3.0 * exposure)
-    eight = hbm.data.load_eight_schools()
     return {
-        "hbm": hbm, "hbm_jax": hbm, "x": x, "y": 2.0 * x + rng.normal(0.0, 0.2, 20), "sigma": np.full(20, 0.2),
+        "hbm": hbm, "x": x, "y": 2.0 * x + rng.normal(0.0, 0.2, 20), "sigma": np.full(20, 0.2),
         "z": z, "magnitude": -19.0 + 43.2 + 5.0 * np.log10(z * (1.0 + 0.35 * z)) + rng.normal(0.0, 0.1, 20),
-        "error": np.full(20, 0.1), "exposure": exposure, "counts": counts,
+        "error": np.full(20, 0.1), "effect": rng.normal(0.0, 1.0, 20), "exposure": exposure, "counts": counts,
         "exposure_1": exposure, "counts_1": counts, "exposure_2": exposure[:8], "counts_2": counts[:8],
-        "fit": hbm.inference.load(ROOT / "tests" / "stored_fits" / "eight_schools.nc", hbm.models.Normal(), (eight,)),
     }  # fmt: skip
 
 
@@ -123,12 +130,20 @@ class Anything(MagicMock):
 
 def traced(program, *args, **options):
     """Trace a program with its data in place of sampling it; an error in either is raised."""
+    if callable(program) and not isinstance(program, Anything):
+        bound = (program.bind(*args),) if hasattr(program, "bind") else args
 
-    def sites(key):
-        numpyro.handlers.trace(numpyro.handlers.seed(program, key)).get_trace(*args)
+        def sites(key):
+            numpyro.handlers.trace(numpyro.handlers.seed(program, key)).get_trace(*bound)
 
-    if callable(program):
         jax.eval_shape(sites, jax.random.key(0))
+    return Anything()
+
+
+def traced_each(program, objects, **options):
+    """Trace a program with the data of each object."""
+    for args in objects:
+        traced(program, *args)
     return Anything()
 
 
@@ -145,28 +160,31 @@ def execute(page, monkeypatch, folder, wanted):
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("registries")
 def test_examples_read_and_trace(page, monkeypatch, folder):
     for name in set(re.findall(r"plotting\.(\w+)\(", text_of(page))):
-        assert name in hbm.plotting.__all__
-        monkeypatch.setattr(hbm.plotting, name, Anything())
-    for name in ("sample", "fit_each", "calibrate", "centre", "resume", "latents", "load", "maximum_likelihood"):
-        module = hbm.runs if name in ("resume", "load") else hbm.inference
-        monkeypatch.setattr(module, name, traced)
+        assert name in plotting.__all__
+        monkeypatch.setattr(plotting, name, Anything())
+    for name in ("sample", "calibrate", "centre", "latents"):
+        monkeypatch.setattr(inference, name, traced)
+    monkeypatch.setattr(inference, "fit_each", traced_each)
+    monkeypatch.setattr(inference, "use_every_core", Anything())
+    monkeypatch.setattr(runs, "resume", Anything())
     execute(page, monkeypatch, folder, lambda block: SPECTRA not in block)
 
 
 def short(monkeypatch):
     """Sampling with few draws, where an example does not say how many."""
-    sample = hbm.inference.sample
+    sample = inference.sample
 
     def few(*args, **options):
         return sample(*args, **{"num_warmup": 100, "num_samples": 50, "num_chains": 2, "progress": False} | options)
 
-    monkeypatch.setattr(hbm.inference, "sample", few)
+    monkeypatch.setattr(inference, "sample", few)
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_the_readme_is_usable(monkeypatch, folder):
     printed, names = execute("README.md", monkeypatch, folder, lambda block: True)
     assert re.findall(r"^(usable|not usable): ", printed, re.MULTILINE).count("usable") >= 3, printed
@@ -178,8 +196,10 @@ def test_the_readme_is_usable(monkeypatch, folder):
 @pytest.mark.long
 @pytest.mark.parametrize("page", ["docs/guide.md", "docs/domains.md"])
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("registries")
 def test_pages_run(page, monkeypatch, folder, spectra):
     short(monkeypatch)
+    monkeypatch.setattr(inference, "use_every_core", Anything())
     execute(page, monkeypatch, folder, lambda block: True)
 
 
