@@ -187,7 +187,8 @@ def test_command_lines_of_the_documentation_are_valid():
 
 def test_advice_of_a_verdict_is_in_flags_that_exist():
     text = in_flags(
-        "Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob=0.95)), or sampler=hbm_jax.NUTS(max_tree_depth=12). "
+        "Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob=0.95)), or "
+        "sampler=hbm_jax.NUTS(max_tree_depth=12). "
         'Sample in double precision (dtype="float64").'
     )
     assert text == (
