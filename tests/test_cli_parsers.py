@@ -16,6 +16,7 @@ from commands import refused, run
 from hbm_jax import cli
 from hbm_jax.cli import commands, inputs
 from hbm_jax.cli.arguments import REPLACED, configuration, model_parser
+from hbm_jax.cli.exit_status import in_flags
 from hbm_jax.configuration import ConfigError, sample_options
 from hbm_jax.registry import MODELS, Entry
 from hbm_jax.registry.entry import HELP
@@ -182,6 +183,22 @@ def test_command_lines_of_the_documentation_are_valid():
 
 
 # Options
+
+
+def test_advice_of_a_verdict_is_in_flags_that_exist():
+    text = in_flags(
+        "Take smaller steps (sampler=hbm_jax.NUTS(target_accept_prob=0.95)), or "
+        "sampler=hbm_jax.NUTS(max_tree_depth=12). "
+        'Sample in double precision (dtype="float64").'
+    )
+    assert text == (
+        "Take smaller steps (--target-accept-prob 0.95), or --max-tree-depth 12. Sample in double precision "
+        "(--dtype float64)."
+    )
+    flags = re.findall(r"--[a-z-]+ [\w.]*\w", text)
+    arguments = parsed("fit", "relation", *" ".join(flags).split())
+    sample = [getattr(arguments, f"sample.{name}") for name in ("target_accept_prob", "max_tree_depth", "dtype")]
+    assert sample == ["0.95", "12", "float64"]
 
 
 def test_options_of_one_name_have_the_type_of_their_model():

@@ -365,13 +365,16 @@ def _numerical_failures(posterior, sample_stats, positions, sampled: Sampled, ta
 def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
     """Yield reason and advice for R-hat and effective sample sizes that fail; the advice may be empty."""
     unmixed = table.index[table["r_hat"] >= MAX_R_HAT]
+    more = "Draw more; if it grows slowly, reparametrise the slow parameters."
     if len(unmixed):
         name, value = _extreme(table["r_hat"], "max")
         reason = f"R-hat is {_beyond_limit(value)} for {name} (below {MAX_R_HAT} is needed; {_failing(unmixed)})"
         vectors = exchanged(posterior, dict.fromkeys(label.split("[")[0] for label in unmixed))
         modes = "" if vectors else separate_groups(posterior, name, _element(posterior, name))
-        if vectors:
+        if vectors or modes:
             yield reason, ""
+            more = ""
+        if vectors:
             yield (
                 f"the components of {_listed(list(vectors))} change places (label switching): sorted in each draw, "
                 f"they have an R-hat of at most {max(vectors.values()):.3f}",
@@ -379,7 +382,6 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
                 "program (numpyro.distributions.transforms.OrderedTransform), or relabel the draws.",
             )
         elif modes:
-            yield reason, ""
             yield (
                 f"chains are in different modes: {modes}",
                 f"More draws will not help: check whether the modes are real ({LOOK} gives their masses), and "
@@ -396,7 +398,7 @@ def _convergence_failures(posterior, table) -> Iterator[tuple[str, str]]:
             yield (
                 f"the {kind} effective sample size is {value:.0f} for {name} ({MIN_ESS:.0f} is needed; "
                 f"{_failing(too_small)})",
-                "Draw more; if it grows slowly, reparametrise the slow parameters.",
+                more,
             )
 
 

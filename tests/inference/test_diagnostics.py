@@ -169,11 +169,14 @@ def test_a_vector_that_does_not_mix_is_no_label_switching():
 
 
 def test_an_r_hat_just_at_its_limit_shows_that_it_is():
-    near = next(
-        value
-        for value in (draws(6) + shift * (np.arange(4) == 2)[:, None] for shift in np.arange(0.1, 0.4, 0.002))
-        if 1.01 <= diagnose(posterior(a=value)).loc["a", "r_hat"] < 1.0105
-    )
+    low, high = 0.0, 0.5  # shifts of one chain between which its R-hat is reached
+    for _ in range(20):
+        shift = 0.5 * (low + high)
+        near = draws(6) + shift * (np.arange(4) == 2)[:, None]
+        r_hat = array_stats.rhat(near, chain_axis=0, draw_axis=1)
+        if 1.01 <= r_hat < 1.0102:
+            break
+        low, high = (low, shift) if r_hat > 1.01 else (shift, high)
     verdict = judge(posterior(a=near), stats())
     shown = float(re.search(r"R-hat is (\S+) for a \(below 1\.01 is needed", verdict.reasons[0])[1])
     assert shown > 1.01

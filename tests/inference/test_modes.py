@@ -35,6 +35,7 @@ def drawn(program, center, width, shape=(4, 100)):
     return fit_of_draws(program, (), {"x": draws})
 
 
+@pytest.mark.long
 def test_masses_of_two_modes_and_the_mode_that_chains_missed(tmp_path, monte_carlo):
     fit = drawn(two_normals, 0.0, 1.0, (4, 1000))
     assert fit.verdict.usable
@@ -63,6 +64,7 @@ def test_masses_of_two_modes_and_the_mode_that_chains_missed(tmp_path, monte_car
         hbm.look_for_modes(again)
 
 
+@pytest.mark.long
 def test_one_mode_is_one_however_far_its_tails_go():
     fit = fit_of_draws(
         lambda: numpyro.sample("x", dist.StudentT(3.0)),
@@ -73,10 +75,7 @@ def test_one_mode_is_one_however_far_its_tails_go():
     assert modes.table["mass"].tolist() == [1.0]
     assert modes.missing == ""
     assert fit.verdict.usable
-    assert str(fit.verdict).endswith(
-        "Modes: 2 tempered runs of 100 particles found one mode. "
-        + " ".join(f"Note: {note}." for note in fit.verdict.notes)
-    )
+    assert "Modes: 2 tempered runs of 100 particles found one mode." in str(fit.verdict)
 
 
 @pytest.mark.long

@@ -28,13 +28,13 @@ def separate_groups(posterior: xr.Dataset, label: str, values: np.ndarray | None
     Parameters
     ----------
     posterior : xarray.Dataset
-        Draws, dimensions ``chain, draw, ...``; its scalars are tried if there are no values of the parameter.
+        Draws, dimensions ``chain, draw, ...``; its scalars are tried after the parameter.
     label : str
         Name of the parameter.
     values : (chain, draw), optional
         Its draws.
     """
-    for name, draws in scalars(posterior) if values is None else [(label, values)]:
+    for name, draws in [*([] if values is None else [(label, values)]), *scalars(posterior)]:
         means, within = draws.mean(1), draws.std(1)
         order = np.argsort(means)
         gaps = np.diff(means[order])
