@@ -271,15 +271,10 @@ def unfolded_spectrum(
             band = np.quantile(values, BAND, axis=0)
             upper.fill_between(energy, band[0], band[2], color=colour, alpha=0.3, lw=0)
             upper.plot(energy, band[1], color=colour, lw=1.1, label=text)
-        upper.set_yscale("log")
         shown = (net.counts * scale)[net.counts > 0]
         top = max(np.quantile(unabsorbed, 0.84, axis=0).max(), shown.max(initial=0.0))
         bottom = max(0.4 * shown.min(initial=top), LOWEST * top)
-        upper.set_ylim(bottom, 2.0 * top)
-        if top < 30.0 * bottom:
-            upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            upper.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(10.0, 10.0)))
-            upper.yaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(upper, bottom, 2.0 * top)
         upper.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
         source_name = fit.data.name[row].replace("$", r"\$")
         redshift = f", $z$ = {float(fit.data.z[row]):.3g}" if isinstance(fit.data, Afterglows) else ""
@@ -292,6 +287,16 @@ def unfolded_spectrum(
         lower.set_xlabel("observed energy [keV]")
         figure.align_ylabels()
     return figure
+
+
+def _logarithmic(axis, bottom: float, top: float) -> None:
+    """Make the y axis logarithmic, with more numbers where it spans little more than a decade."""
+    axis.set_yscale("log")
+    axis.set_ylim(bottom, top)
+    if top < 60.0 * bottom:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(10.0, 10.0)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_transmissions(axis, energy, transmissions: Mapping[str, Floats]) -> None:

@@ -11,7 +11,7 @@ from hbm_jax.models import Supernova
 from hbm_jax.plotting.draws import model_and_data
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, BLUE, GREY, SERIES, Figure, house_style, panels
-from hbm_jax.plotting.supernovae.diagram import MARKERS, SURVEYS
+from hbm_jax.plotting.supernovae.diagram import MARKERS, SURVEYS, label_redshifts
 from hbm_jax.plotting.supernovae.hubble import modulus_draws, standardise
 
 COVARIATES = {"z_cmb": "redshift $z_\\mathrm{CMB}$", "x1": label("x1"), "c": label("c", "mag")}
@@ -54,13 +54,14 @@ def hubble_residuals(fit: Fit) -> Figure:
         covariates[label("log10_mass", r"$M_\odot$")] = np.where(measured, data.log10_mass, np.nan)
     half_range = 1.15 * np.quantile(np.abs(residual), 0.99)
     with house_style():
-        figure, axes = panels(2, 3, (7.2, 5.0), margins=(0.68, 0.15, 0.48, 0.28), gaps=(0.12, 0.78), sharey=True)
+        figure, axes = panels(2, 3, (7.2, 5.0), margins=(0.68, 0.15, 0.48, 0.28), gaps=(0.12, 0.7), sharey=True)
         grid = axes.ravel()
         for panel, (text, values) in zip(grid, covariates.items(), strict=False):
             _draw_residuals(panel, values, residual, points.error)
             panel.set_xlabel(text)
             if text == COVARIATES["z_cmb"]:
                 panel.set_xscale("log")
+                label_redshifts(panel)
         for panel in grid[len(covariates) + 1 :]:
             panel.set_visible(False)
         _draw_surveys(grid[len(covariates)], data, residual, points.error)

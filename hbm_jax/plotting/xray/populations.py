@@ -219,8 +219,10 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
     model, _ = model_and_data(fit, Afterglow, Afterglows, "afterglow_populations")
     with house_style():
         names, units = [varying.site for varying in model.medium.sites], model.units
-        size = (2.46 * len(names) + 0.02, 2.9)
-        figure, axes = panels(1, len(names), size, margins=(0.3, 0.12, 0.48, 0.36), gaps=(0.15, 0.0))
+        num_columns = len(names) if len(names) < 3 else 4  # of the legend, which has four entries
+        top = 0.16 + 0.2 * -(-4 // num_columns)
+        size = (2.46 * len(names) + 0.02, 2.54 + top)
+        figure, axes = panels(1, len(names), size, margins=(0.3, 0.12, 0.48, top), gaps=(0.15, 0.0))
         for axis, name in zip(axes[0], names, strict=True):
             draws = parameter(fit, name)
             low, high = np.quantile(draws, (0.001, 0.999))
@@ -240,7 +242,7 @@ def afterglow_populations(fit: Fit, num_draws: int = 300) -> Figure:
             axis.set_xlabel(label(name, units.get(name, "")))
         figure.axes[0].set_ylabel("density")
         handles, texts = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, texts, loc="upper center", ncols=len(texts), columnspacing=1.2)
+        figure.legend(handles, texts, loc="upper center", ncols=num_columns, columnspacing=1.2)
     return figure
 
 
