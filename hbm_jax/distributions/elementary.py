@@ -1,12 +1,6 @@
 """Elementary functions whose gradients are small programs, which compile quickly."""
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
-import numpy as np
-
-WINDOW = 32
 
 
 def softplus(x):
@@ -18,15 +12,3 @@ def softplus(x):
     size = jnp.abs(x)
     tail = jnp.log1p(jnp.exp(-size))
     return 0.5 * (size + x) + tail, 0.5 * (size - x) + tail
-
-
-def scaled(array: Any, factor: Any):
-    """Return the product of an array and a factor.
-
-    Where the factor is a traced scalar, its derivative is a matrix product instead of a sum. For a sum of more than
-    `WINDOW` terms XLA compiles two programs: one for parts of the array and one for their sums.
-    """
-    if not isinstance(factor, jax.Array) or np.ndim(factor) or np.size(array) <= WINDOW:
-        return array * factor
-    array = jnp.asarray(array, factor.dtype)
-    return jax.lax.dot_general(array, factor, (((), ()), ((), ())), precision=jax.lax.Precision.HIGHEST)
