@@ -70,10 +70,16 @@ def test_constants_have_no_derivative_and_zeros_no_cost():
 
 
 def test_softplus():
+    def stacked(x):
+        return jnp.stack(softplus(x))
+
     x = np.array([-800.0, -40.0, -1.5, 0.0, 1e-9, 1.5, 40.0, 800.0])
     values = softplus(x)
     np.testing.assert_allclose(values[0], np.logaddexp(x, 0.0), rtol=1e-14)
     np.testing.assert_allclose(values[1], np.logaddexp(-x, 0.0), rtol=1e-14)
-    slopes = [jax.vmap(jax.grad(lambda x, index=index: softplus(x)[index]))(x) for index in range(2)]
-    np.testing.assert_allclose(slopes[0], special.expit(x), rtol=1e-13)
-    np.testing.assert_allclose(slopes[1], -special.expit(-x), rtol=1e-13)
+    slope, curvature = jax.jit(jax.vmap(lambda x: (jax.jacobian(stacked)(x), jax.jacobian(jax.jacobian(stacked))(x))))(
+        x
+    )
+    np.testing.assert_allclose(slope, np.stack([special.expit(x), -special.expit(-x)], axis=-1), rtol=1e-13)
+    expected = special.expit(x) * special.expit(-x)
+    np.testing.assert_allclose(curvature, np.stack([expected, expected], axis=-1), rtol=1e-13, atol=1e-300)
