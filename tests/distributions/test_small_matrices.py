@@ -77,9 +77,8 @@ def test_softplus():
     values = softplus(x)
     np.testing.assert_allclose(values[0], np.logaddexp(x, 0.0), rtol=1e-14)
     np.testing.assert_allclose(values[1], np.logaddexp(-x, 0.0), rtol=1e-14)
-    slope, curvature = jax.jit(jax.vmap(lambda x: (jax.jacobian(stacked)(x), jax.jacobian(jax.jacobian(stacked))(x))))(
-        x
-    )
+    derivatives = jax.jacobian(stacked), jax.jacobian(jax.jacobian(stacked))
+    slope, curvature = jax.jit(jax.vmap(lambda x: [derivative(x) for derivative in derivatives]))(x)
     np.testing.assert_allclose(slope, np.stack([special.expit(x), -special.expit(-x)], axis=-1), rtol=1e-13)
     expected = special.expit(x) * special.expit(-x)
     np.testing.assert_allclose(curvature, np.stack([expected, expected], axis=-1), rtol=1e-13, atol=1e-300)
