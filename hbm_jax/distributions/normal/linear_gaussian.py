@@ -17,7 +17,6 @@ from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from hbm_jax.distributions.elementary import scaled
 from hbm_jax.distributions.normal.small_matrices import (
     MAX_UNROLLED,
     cholesky,
@@ -178,8 +177,7 @@ class LinearGaussian(dist.Distribution):
         if self.loading is not None or not isinstance(self._loc, tuple):
             residual = value - self.mean
             return [residual[..., i] for i in observed]
-        ones = np.ones(np.shape(value)[:-1])
-        residual = [value[..., i] - scaled(ones, self._loc[i]) for i in observed]
+        residual = [value[..., i] - self._loc[i] for i in observed]
         return residual if self.offset is None else [r - self.offset[..., i] for i, r in enumerate(residual)]
 
     def _covariance(self) -> list[list]:

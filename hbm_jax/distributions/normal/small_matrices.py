@@ -14,8 +14,6 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.linalg import solve_triangular
 
-from hbm_jax.distributions.elementary import scaled
-
 MAX_UNROLLED = 6  # rows
 
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -89,23 +87,27 @@ def _derivative(primals, tangents):
     """Return the log density and its derivative; the terms of constants are left out."""
     (residual, covariance), (residual_dot, covariance_dot) = primals, tangents
     factorisation, size = factorised(covariance), len(residual)
-    whitened, columns = factorisation.whiten(residual), []
+    whitened = factorisation.whiten(residual)
+    # Back substitution. XLA evaluates the result of a division once, but that of products again for every use.
+    w: list = []
+    for i in reversed(range(size)):
+        scaled = [factorisation.factor[k][i] * factorisation.pivots[i] for k in range(i + 1, size)]
+        w.insert(0, _less_products(whitened[i], scaled, w) / factorisation.pivots[i])
+    columns: list[list] = []
     for j in range(size):  # the columns of L^-1 from the diagonal on
-        column = [1.0]
+        columns.append([1.0])
         for k in range(j + 1, size):
             factors = factorisation.factor[k][j:]
-            column.append(_less_products(-factors[0], factors[1:], column[1:]))
-        columns.append(column)
-    weighted = [[a * b for a, b in zip(columns[i], factorisation.inverse[i:], strict=True)] for i in range(size)]
-    w = [sum(a * b for a, b in zip(weighted[i], whitened[i:], strict=True)) for i in range(size)]
+            columns[j].append(_less_products(-factors[0], factors[1:], columns[j][1:]))
     terms = []
     for i in range(size):
         if not isinstance(residual_dot[i], SymbolicZero):
-            terms.append(scaled(-w[i], residual_dot[i]))
+            terms.append(-w[i] * residual_dot[i])
         for j in range(i + 1):
             if not isinstance(covariance_dot[i][j], SymbolicZero):
-                inverse = sum(a * b for a, b in zip(weighted[i], columns[j][i - j :], strict=True))
-                terms.append(scaled((0.5 if i == j else 1.0) * (w[i] * w[j] - inverse), covariance_dot[i][j]))
+                triples = zip(columns[i], columns[j][i - j :], factorisation.inverse[i:], strict=True)
+                inverse = sum(a * b * c for a, b, c in triples)
+                terms.append((0.5 if i == j else 1.0) * (w[i] * w[j] - inverse) * covariance_dot[i][j])
     return factorisation.log_density(whitened), sum(terms[1:], terms[0])
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm_jax.distributions import HalfLine, LinearGaussian, ObservedMixture, ProbitSelection
-from hbm_jax.distributions.elementary import scaled
 from hbm_jax.models.supernovae.laws import ColourLaw, Law, MassStep, Outliers, Population, StretchLaw
 from hbm_jax.models.supernovae.laws.drift import Drift
 from hbm_jax.models.supernovae.laws.selection import SelectionLaw
@@ -23,7 +22,7 @@ def tripp(parameters: Mapping[str, Any], x1, c):
 
 def marginal(p: Mapping[str, Any], magnitude, noise, offset=None) -> LinearGaussian:
     """Return the marginal distribution for one Gaussian population; parameters are numbers or (N,)."""
-    mean_m_b = magnitude + scaled(np.ones(len(magnitude)), tripp(p, p["x1_mean"], p["c_mean"]))
+    mean_m_b = magnitude + tripp(p, p["x1_mean"], p["c_mean"])
     loc = (p["x1_mean"], p["c_mean"], mean_m_b)
     scale = _scale(p["x1_std"], p["c_std"], p["sigma_int"], -p["alpha"], p["beta"])
     return LinearGaussian(loc, scale, noise, offset=offset)

@@ -5,12 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions import LinearGaussian
-from hbm_jax.distributions.elementary import scaled
 from hbm_jax.models import expansion
 from hbm_jax.models.priors import sample_prior
 from hbm_jax.models.supernovae.bound import BoundSupernovae
@@ -39,7 +37,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
 
 def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> None:
     """Sample the observed values of Gaussian populations, with or without the latents."""
-    magnitude = modulus + scaled(np.ones(len(bound)), parameters["M0"])
+    magnitude = modulus + parameters["M0"]
     if model.laws.host is not None:
         parameters |= model.laws.host.relation(parameters, bound.massive, model.laws.colour.slopes)
         magnitude = magnitude + parameters["host_magnitude"]

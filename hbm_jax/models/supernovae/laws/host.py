@@ -11,7 +11,6 @@ from scipy.special import ndtr
 
 from hbm_jax.data import DataError, Supernovae
 from hbm_jax.data.supernovae.columns import UNMEASURED_MASS_ERROR
-from hbm_jax.distributions.elementary import scaled
 from hbm_jax.models.priors import Prior
 from hbm_jax.models.supernovae.laws.base import Axis, Law
 from hbm_jax.validation import Remedy
@@ -70,7 +69,7 @@ class MassStep(Law):
         dict
             ``host_magnitude``, the offset of the magnitude, and the slopes.
         """
-        relation = {"host_magnitude": scaled(massive, p["delta_M"])}
+        relation = {"host_magnitude": p["delta_M"] * massive}
         return relation | ({name: p[name] + p["delta_beta"] * massive for name in slopes} if self.slope else {})
 
     def sides(self, massive: Any, axis: Axis, rows: Axis) -> tuple[Any, Any]:
