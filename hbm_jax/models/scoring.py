@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MAX_STEP, _CONVERGED = 0.5, 1e-10  # of a parameter; the iteration ends where no object's step is larger
+_MAX_STEP = 0.5  # of a parameter
 _DAMPING, _FACTOR = 1e-2, 5.0  # initial damping; it falls or rises by the factor with each accepted or rejected step
 
 
@@ -57,7 +57,7 @@ def fisher_scoring(
     mean, precision : (K,)
         Means and inverse variances of the prior; 0 for a flat prior.
     num_steps : int
-        Largest number of steps.
+        Number of steps.
 
     Returns
     -------
@@ -70,8 +70,6 @@ def fisher_scoring(
         curvature = evaluation.information + np.diag(precision)
         damped = curvature + damping[:, None, None] * (curvature * np.eye(K))
         step = np.linalg.solve(damped, gradient[..., None])[..., 0]
-        if np.abs(step).max() < _CONVERGED:
-            break
         proposal = theta + np.clip(step, -_MAX_STEP, _MAX_STEP)
         proposed = evaluate(proposal)
         accepted = log_posterior(proposed, proposal, mean, precision) >= log_posterior(
