@@ -32,7 +32,7 @@ LEVELS = (
 _UNCOMPRESSED, _FINER = (6, 0.025), (8, 0.0125)
 # Nodes per panel and panel width where a feature has a free energy, so that panels cannot be cut there.
 _FEATURES = ((4, 0.02), (5, 0.01), (5, 0.005))
-_FIRST_LEVEL = 5  # tried; most folds take it or a neighbour
+_LIKELY = (1e-3, 3, 11)  # levels tried first above and below a tolerance: most folds take them or a neighbour
 _LEVEL_FRACTION = 0.5  # of the tolerance, for the level; the rest is for choosing a subset of its nodes
 RESOLUTIONS = np.array([1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7])  # tried for `interpolated`, in units of the tolerance
 SPARSE = 0.2  # largest fraction of non-zero elements of a response that is multiplied as a sparse matrix
@@ -276,7 +276,8 @@ class _Trials:
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
     """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
     best, coarser, finer = None, -1, len(LEVELS)
-    level = first = min(_FIRST_LEVEL, finer - 1)
+    limit, coarse, fine = _LIKELY
+    level = first = min(coarse if tolerance > limit else fine, finer - 1)
     while finer - coarser > 1:
         candidate = trials.at_level(level)
         if trials.errors(candidate[1], trials.reference).max() <= tolerance:
