@@ -149,7 +149,7 @@ def judge_pools(
         name: rs.find_covariates(
             args,
             site.shape,
-            _components(np.asarray(pools[0][name, "given latents"]["values"][0]), site),
+            _components(np.asarray(pools[0][name, "given latents"]["values"])[0], site),
             site.axes,
             site.components,
         )
