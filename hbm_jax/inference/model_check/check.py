@@ -72,7 +72,7 @@ def check_model(
     num_draws : int
         Number of posterior draws.
     num_replicates : int, optional
-        Replicated data sets at each draw, 20 or more; 200 by default, and fewer for more than 4000 values.
+        Replicated data sets at each draw, 20 or more; 200 by default, and fewer for more than 1300 values.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def judge_pools(
         name: rs.find_covariates(
             args,
             site.shape,
-            _components(np.asarray(pools[0][name, "given latents"]["values"][0]), site),
+            _components(np.asarray(pools[0][name, "given latents"]["values"])[0], site),
             site.axes,
             site.components,
         )

@@ -21,7 +21,7 @@ from hbm_jax.inference.sampler.target import is_observation, plate_dims
 
 MAX_COMPONENTS = 8  # largest last axis of an event that counts as components of a vector
 NUM_REPLICATES = 200  # fewer for large data
-MAX_VALUES = 800_000  # replicated values at each draw, above which there are fewer replicates
+MAX_VALUES = 260_000  # replicated values at each draw, above which there are fewer replicates
 MIN_REPLICATES = 100
 
 
