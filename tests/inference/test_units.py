@@ -93,8 +93,6 @@ def test_powers_of_two_do_not_change_the_draws_of_a_batch():
                 ValuesInGroups.from_columns({"y": unit * (5.0 + row + NOISE[0]), "sigma_y": np.full(24, unit)})
                 for row in shift[:, 0]
             ],
-            keep_draws=True,
-            progress=False,
             **options,
         )
         for unit in (1.0, 2.0**-60)
