@@ -13,8 +13,6 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.infer.initialization import init_to_uniform
 
-UNWRAPPED = "_unwrapped"  # ending of the site from which NumPyro computes an angle
-
 
 def plain_arguments(program: Callable, args: tuple, keywords: Mapping[str, Any] | None = None) -> tuple:
     """Return the arguments of a program by position, with tables and lists as arrays if the program needs that.

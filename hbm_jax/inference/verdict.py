@@ -10,7 +10,6 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.arguments import UNWRAPPED
 from hbm_jax.inference.criteria import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
@@ -26,6 +25,7 @@ MAX_SPACING = 0.25  # largest spacing of neighbouring floating-point numbers, in
 LOOK = "hbm_jax.look_for_modes(fit)"
 # Acceptance probabilities to try against divergences, each where that of the run is smaller.
 ACCEPT_PROBS = (0.95, 0.99, 0.999)
+UNWRAPPED = "_unwrapped"  # ending of the site from which CircularReparam of NumPyro computes an angle
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_sd"]
 WORST = [np.inf, 0.0, 0.0, np.inf, np.inf]  # values of the columns where a statistic cannot be computed
 

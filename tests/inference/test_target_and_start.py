@@ -21,7 +21,7 @@ from hbm_jax.inference.sampler.approximations import GRADIENT_TOLERANCE, hessian
 from hbm_jax.inference.sampler.chains import Chains
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
 from hbm_jax.inference.sampler.metric import Metric, curvature_metric, scaled_metric
-from hbm_jax.inference.sampler.target import StartError, Target, Winding, build_target
+from hbm_jax.inference.sampler.target import StartError, Target, build_target
 
 KEY = jax.random.key(seed(5))
 Y = np.array([0.3, -1.2, 2.0])
@@ -145,18 +145,6 @@ def test_what_obs_mask_does_not_need_has_a_proper_density():
     # As if all three were missing, and two more known: their density integrates to 1.
     expected = stats.norm(0, 3).logpdf(0.3) + stats.norm(0.3).logpdf([0.1, 0.2, -0.7, 1.0, 0.5]).sum()
     assert density == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_turns_of_an_angle_leave_its_density(monte_carlo):
-    x = np.linspace(-3.0, 3.0, 7)
-    log_density = Winding().log_prob(x[:, None] + 2 * np.pi * np.arange(-6, 7))
-    np.testing.assert_allclose(np.exp(log_density).sum(axis=1), 1 / (2 * np.pi), rtol=1e-6)
-    turned = np.asarray(Winding().log_prob(np.array([-500.0, 500.0])))
-    assert np.isfinite(turned).all()
-    draws = np.asarray(Winding().sample(KEY, (4000,)))
-    x = np.linspace(-8.0, 8.0, 4001)
-    cumulative = np.cumsum(np.exp(Winding().log_prob(x))) * (x[1] - x[0])
-    monte_carlo.distribution(draws, lambda values: np.interp(values, x, cumulative), name="turns")
 
 
 @pytest.mark.long

@@ -73,32 +73,3 @@ def test_powers_of_two_do_not_change_the_draws_of_a_model(name):
     assert powers == {0, -60} or powers == {-60}, found
     if scaled_sites is not None:
         assert {site for site, power in found.items() if power == {-60}} >= scaled_sites & set(found), found
-
-
-@pytest.mark.long
-def test_powers_of_two_do_not_change_the_draws_of_a_batch():
-    shift = np.arange(3)[:, None]
-    options = {
-        "seed": seed(4),
-        "num_warmup": 50,
-        "num_samples": 50,
-        "num_chains": 2,
-        "keep_draws": True,
-        "progress": False,
-    }
-    plain, scaled = (
-        hbm.fit_each(
-            Normal(),
-            [
-                ValuesInGroups.from_columns({"y": unit * (5.0 + row + NOISE[0]), "sigma_y": np.full(24, unit)})
-                for row in shift[:, 0]
-            ],
-            keep_draws=True,
-            progress=False,
-            **options,
-        )
-        for unit in (1.0, 2.0**-60)
-    )
-    for site in ("mu", "tau"):
-        ratio = np.stack([scaled.kept[i][site] / plain.kept[i][site] for i in range(3)])
-        np.testing.assert_allclose(np.log2(ratio), -60.0, atol=1e-6, err_msg=site)

@@ -21,11 +21,10 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from hbm_jax.inference.arguments import UNWRAPPED, naming_arguments, plain_arguments, prior_value
+from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
 
 RESERVED = {"chain", "draw", "sample"}
-TURN = 0.25  # radians
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
 
 
@@ -280,51 +279,17 @@ def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:
 
 
 class ProperAuxiliaries(Messenger):
-    """Handler that gives the auxiliary sites of NumPyro a proper density, which leaves the posterior of all others.
+    """Handler that gives the elements of ``X_unobserved`` that ``obs_mask`` does not need a proper density.
 
-    Along a flat direction the trees of NUTS never turn. The elements of ``X_unobserved`` that ``obs_mask`` does not
-    need get the density that they would have if they were missing too: it integrates to 1. ``X_unwrapped`` of
-    `numpyro.infer.reparam.CircularReparam` gets the density of `Winding`, under which X is as it was.
+    It is the one that they would have if they were missing too, and integrates to 1. Along a flat direction the trees
+    of NUTS never turn.
     """
 
     def process_message(self, msg):
         """Replace the distribution of an auxiliary latent site."""
-        if msg["type"] != "sample" or msg["is_observed"]:
-            return
-        fn = msg["fn"]
-        if msg["name"].endswith("_unobserved") and isinstance(fn, dist.MaskedDistribution):
-            msg["fn"] = fn.base_dist
-        if msg["name"].endswith(UNWRAPPED):
-            base = fn
-            while isinstance(base, dist.ExpandedDistribution | dist.Independent):
-                base = base.base_dist
-            if isinstance(base, dist.ImproperUniform):
-                msg["fn"] = Winding().expand(fn.shape()).to_event(len(fn.event_shape))
-
-
-class Winding(dist.Distribution):
-    """Distribution of the number of turns of an angle: uniform from -pi to pi, plus logistic of width `TURN`.
-
-    The sum of its density over x + 2 pi k, for all whole k, is the same for every x.
-    """
-
-    support = dist.constraints.real
-    has_rsample = True
-
-    def __init__(self):
-        super().__init__((), ())
-
-    def sample(self, key, sample_shape=()):
-        """Draw from the distribution."""
-        keys = jax.random.split(key)
-        uniform = jax.random.uniform(keys[0], sample_shape, minval=-jnp.pi, maxval=jnp.pi)
-        return uniform + TURN * jax.random.logistic(keys[1], sample_shape)
-
-    def log_prob(self, value, intermediates=None):
-        """Return the log density: that of a difference of two logistic functions."""
-        high, low = (value + jnp.pi) / TURN, (value - jnp.pi) / TURN
-        log_difference = jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + jnp.log1p(-jnp.exp(low - high))
-        return log_difference - jnp.log(2 * jnp.pi)
+        is_auxiliary = msg["type"] == "sample" and not msg["is_observed"] and msg["name"].endswith("_unobserved")
+        if is_auxiliary and isinstance(msg["fn"], dist.MaskedDistribution):
+            msg["fn"] = msg["fn"].base_dist
 
 
 def _require_continuous(free: dict[str, Any]) -> None:
