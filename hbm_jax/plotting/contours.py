@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from hbm_jax.plotting.style import BLUE, GREY, SKY, Figure, house_style, panels
+from hbm_jax.plotting.style import BLUE, GREY, SKY, Figure, house_style
 
 LEVELS = (0.68, 0.95)
 NUM_CELLS = 60
@@ -44,12 +44,13 @@ def joint_posterior(draws: np.ndarray, priors: list[Any], ranges: list[tuple[flo
     density = smoothed(draws, edges)
     curves = [density_of(prior, grid) for prior, grid in zip(priors, centres, strict=True)]
     with house_style():
-        figure, axes = panels(
-            2, 2, (5.0, 4.8), margins=(0.72, 0.1, 0.5, 0.1), gaps=(0.1, 0.1), sharex="col", sharey="row",
-            width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2),
+        figure = Figure(figsize=(5.0, 4.8))
+        grid = figure.add_gridspec(
+            2, 2, width_ratios=(3.2, 1.0), height_ratios=(1.0, 3.2), left=0.145, right=0.98, bottom=0.105, top=0.98,
+            wspace=0.05, hspace=0.05,
         )  # fmt: skip
-        (above, unused), (main, beside) = axes
-        unused.remove()
+        main = figure.add_subplot(grid[1, 0])
+        above, beside = figure.add_subplot(grid[0, 0], sharex=main), figure.add_subplot(grid[1, 1], sharey=main)
         levels = levels_of_draws(density, draws, centres)
         main.contourf(*centres, density.T, [*levels, 2.0 * density.max()], colors=[SKY, BLUE], alpha=0.75)
         main.contour(*centres, density.T, levels, colors=[BLUE], linewidths=0.9)

@@ -1,6 +1,7 @@
 """Corner plot of any posterior: marginal densities of parameters and of every pair of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from contourpy import FillType, LineType, contour_generator
@@ -73,7 +74,7 @@ def corner(fit: Fit, names: Iterable[str] | None = None, *, truth: Mapping[str, 
         if truth:
             known = {index: truth[name] for index, name in enumerate(draws) if name in truth}
             grid.mark(known)
-        grid.frame([_inner_ticks(*limits, 4 if size <= 4 else 3) for limits in grid.ranges])
+        grid.frame([_inner_ticks(low, high, 4 if size <= 4 else 3) for low, high in grid.ranges])
         for index, name in enumerate(draws):
             numbers = quoted_math(quote(median[index], lower[index], upper[index]))
             grid.name(index, label(name, unit_of(fit, name)), _title(name, numbers))
@@ -164,7 +165,7 @@ class _Grid:
                     small += [origin + np.column_stack([edge, [p, p]]) for p in positions[row] if row != column]
         self.add_lines(lines, colors=BLACK, linewidths=0.8, joinstyle="miter")
         self.add_lines(small, colors=BLACK, linewidths=0.6)
-        style = {"rotation": 45.0, "rotation_mode": "anchor", "fontsize": 9.0, "ha": "right"}
+        style: dict[str, Any] = {"rotation": 45.0, "rotation_mode": "anchor", "fontsize": 9.0, "ha": "right"}
         for index, values in enumerate(ticks):
             for number, position in zip(_numbers(values), positions[index], strict=True):
                 x, y = self.origin(self.size - 1, index)
@@ -197,12 +198,14 @@ def _draw_contours(grid: _Grid, scaled: np.ndarray) -> None:
     """Draw the contours of every pair of parameters, from positions of the draws in the panels, (draw, size)."""
     edges = np.linspace(0.0, 1.0, BINS + 1)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    outer, inner, lines = [], [], []
+    outer: list[Path] = []
+    inner: list[Path] = []
+    lines: list[Path] = []
     for row in range(1, grid.size):
         for column in range(row):
             density = np.histogram2d(scaled[:, row], scaled[:, column], [edges, edges])[0]
             density = gaussian_filter(density, SMOOTHING)
-            contours = contour_generator(
+            contours: Any = contour_generator(
                 centres, centres, density, fill_type=FillType.ChunkCombinedCode, line_type=LineType.ChunkCombinedCode
             )
             origin = grid.origin(row, column)
@@ -216,8 +219,8 @@ def _draw_contours(grid: _Grid, scaled: np.ndarray) -> None:
                 paths += [Path(p + origin, c) for p, c in zip(points, codes, strict=True) if p is not None]
     for paths, colour in ((outer, LIGHT), (inner, DARK)):
         grid.axes.add_collection(PathCollection(paths, facecolors=colour, linewidths=0.0), autolim=False)
-    style = {"facecolors": "none", "edgecolors": BLUE, "linewidths": 0.9}
-    grid.axes.add_collection(PathCollection(lines, **style), autolim=False)
+    outlines = PathCollection(lines, facecolors="none", edgecolors=BLUE, linewidths=0.9)
+    grid.axes.add_collection(outlines, autolim=False)
 
 
 def _draw_histograms(grid: _Grid, scaled: np.ndarray, interval: np.ndarray) -> None:
