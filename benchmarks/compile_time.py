@@ -1,4 +1,4 @@
-"""Claim: densities of JLA, a relation, a normal hierarchy and a regression compile faster than those of 7a99573.
+"""Time to compile value and gradient of JLA, a relation, a normal hierarchy and a regression, against another checkout.
 
 Prints CPU seconds of tracing, lowering and compiling value and gradient, the microseconds of an evaluation, and their
 ratios to those of another checkout. Processes of both checkouts alternate; each figure is a median over repetitions in
