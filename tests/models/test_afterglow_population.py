@@ -68,28 +68,17 @@ def test_posteriors_of_twenty_afterglows_are_calibrated(tmp_path, whim):
     assert result.calibrated, str(result)
 
 
-COMMON = {"log10_flux_mean": -10.9, "log10_flux_std": 0.3, "log10_nh_mean": -0.4, "log10_nh_std": 0.5}
-CUTOFF = {"photon_index_mean": 1.5, "photon_index_std": 0.25, "log10_e_cut_mean": 0.7, "log10_e_cut_std": 0.2}
-BLACK_BODY = {"photon_index_mean": 2.0, "photon_index_std": 0.2, "bb_log10_flux_mean": -11.0, "bb_log10_flux_std": 0.3}
-BLACK_BODY |= {"log10_bb_kT_mean": -0.4, "log10_bb_kT_std": 0.1}
-
-
-@pytest.mark.parametrize(
-    ("spectrum", "truth"),
-    [
-        ("tbabs(mw) * ztbabs(host) * cutoffpl", CUTOFF | COMMON),
-        ("tbabs(mw) * (powerlaw + bbodyrad(bb)) * ztbabs(host)", BLACK_BODY | COMMON),
-    ],
-)
-def test_populations_of_other_expressions_recover_their_truth(tmp_path, spectrum, truth, monte_carlo):
+def test_a_population_of_cutoff_power_laws_recovers_its_truth(tmp_path, monte_carlo):
+    truth = {"photon_index_mean": 1.5, "photon_index_std": 0.25, "log10_e_cut_mean": 0.7, "log10_e_cut_std": 0.2}
+    truth |= {"log10_flux_mean": -10.9, "log10_flux_std": 0.3, "log10_nh_mean": -0.4, "log10_nh_std": 0.5}
     design = AfterglowPopulation(redshift=(0.4, 1.5, 4.0), log10_flux=(-11.0, 0.1), exposure=10000.0, min_counts=0)
     data = read_afterglows(write_afterglows(tmp_path, design.draw(25, seed=seed(4))), spectra=tmp_path / "spectra")
-    model = Afterglow(spectrum=spectrum)
+    model = Afterglow(spectrum="tbabs(mw) * ztbabs(host) * cutoffpl")
+    assert set(model.all_priors) == set(truth)
     sample, _ = model.simulate(jax.random.key(seed(2)), data, truth)
-    fit = hbm.sample(model, sample, seed=seed(1), progress=False)
+    fit = hbm.sample(model, sample, seed=seed(1), num_warmup=1000, num_samples=1000, progress=False)
     assert fit.verdict.usable, str(fit.verdict)
     draws = fit.tree.posterior.to_dataset()
-    assert set(model.all_priors) == set(truth)
     for name, true in truth.items():
         values = draws[name].to_numpy()
         monte_carlo.within(values.mean(), true, values.std(), name=name)

@@ -274,7 +274,7 @@ class _Trials:
 
 
 def _coarsest_level(trials: _Trials, tolerance: float) -> Folded | None:
-    """Return the fold of the coarsest level within the tolerance by bisection, as errors decrease with the level."""
+    """Return the fold of the coarsest level within the tolerance, from a likely one by bisection: errors decrease."""
     best, coarser, finer = None, -1, len(LEVELS)
     limit, coarse, fine = _LIKELY
     level = first = min(coarse if tolerance > limit else fine, finer - 1)
