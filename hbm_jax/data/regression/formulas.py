@@ -94,7 +94,7 @@ def _numbers_where_possible(values) -> np.ndarray:
     if array.dtype.kind == "b":
         return array.astype(float)
     if array.dtype.kind in "iuf":
-        return array if mask is None else np.where(mask, np.nan, array.astype(float))
+        return np.where(mask, np.nan, array) if mask is not None else array
     if mask is None and set(map(type, array.tolist())) == {str}:
         try:
             return array.astype(float)

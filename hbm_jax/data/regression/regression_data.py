@@ -439,11 +439,8 @@ def read_regression(
     with named_errors(table.origin):
         for key, column in columns.items():
             require_in_table(f"columns[{key!r}] = {column!r}", column, table.columns)
-        names = {key: columns.get(key, key) for key in dict.fromkeys([*table.columns, *columns])}
-        values = {
-            key: given if hasattr(given := table.columns[column], "cat") else table.values(column)  # cat: of pandas
-            for key, column in names.items()
-        }
+        # Columns of pandas keep their declared categories.
+        values = {key: _column_of(table, columns.get(key, key)) for key in dict.fromkeys([*table.columns, *columns])}
         roles = {"trials": trials, "exposure": exposure, "offset": offset, "error": error, "name": name}
         data, left_out, _ = make_from_rows(
             values,
@@ -462,3 +459,18 @@ def _unusual(columns: Mapping[str, np.ndarray], roles: Mapping[str, str]) -> lis
     names = {roles[role] for role in ("name",) if role in roles}
     numbers = {key: values for key, values in columns.items() if values.dtype.kind == "f" and key not in names}
     return check_plain(numbers, {})
+
+
+def _column_of(table, name: str):
+    """Return a column: categorical ones as they are, masked numbers with NaN, masked text with None."""
+    column = table.columns[name]
+    if hasattr(column, "cat"):
+        return column
+    values = table.values(name)
+    if not np.ma.isMaskedArray(values):
+        return values
+    is_numeric = values.dtype.kind in "iuf"
+    # MaskedArray.filled takes None for the default fill value.
+    filled = np.ma.getdata(values).astype(float if is_numeric else object)
+    filled[np.ma.getmaskarray(values)] = np.nan if is_numeric else None
+    return filled

@@ -18,7 +18,7 @@ from hbm_jax.data.supernovae.snana import MISSING, blank_separated, snana_text, 
 from hbm_jax.data.tables import TableColumns, missing_codes, read_table
 from hbm_jax.names import did_you_mean
 from hbm_jax.reading import readable
-from hbm_jax.validation import DataError, Remedy, float_vector, frozen_array
+from hbm_jax.validation import DataError, Remedy, frozen_array
 
 DIAGONAL = "diagonal"
 KINDS = ("total", "systematic", "inverse")
@@ -212,8 +212,7 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
         values["survey"] = [survey_name(number) for number in values["survey"]]
     if "IS_CALIBRATOR" in table.columns and "mu_calibrator" in values:
         flags = np.array([str(flag) not in ("0", "0.0") for flag in table.values("IS_CALIBRATOR")])
-        distances = float_vector(values["mu_calibrator"], names["mu_calibrator"], allow_missing=True)
-        values["mu_calibrator"] = np.where(flags, distances, np.nan)
+        values["mu_calibrator"] = np.where(flags, np.ma.filled(_numbers(values["mu_calibrator"]), np.nan), np.nan)
     if "name" in values:
         values["name"] = [str(name) for name in values["name"]]
     if "covariance" in table.columns:
@@ -223,8 +222,14 @@ def _columns(table: TableColumns, chosen: DistanceFormat, user_columns: Mapping[
         values["covariance"] = np.stack([np.array(table.values(f"covariance_{i}"), float) for i in rows], axis=1)
     covariates = {f"{COVARIATE}{key}": name for key, name in chosen.covariates.items() if name in table.columns}
     covariates |= {key: key for key in table.columns if key.startswith(COVARIATE)}
-    numbers = {key: float_vector(table.values(name), name, allow_missing=True) for key, name in covariates.items()}
-    return values | numbers, names
+    return values | {key: np.ma.filled(_numbers(table.values(name)), np.nan) for key, name in covariates.items()}, names
+
+
+def _numbers(values: Any) -> np.ma.MaskedArray:
+    """Return a column as a masked array of floats."""
+    plain = np.ma.asarray(values)
+    texts = np.where(np.ma.getmaskarray(plain), "nan", np.ma.getdata(plain).astype(str))
+    return np.ma.MaskedArray(texts.astype(float), np.ma.getmaskarray(plain))
 
 
 def _distinct(names: list[str], surveys) -> list[str]:
