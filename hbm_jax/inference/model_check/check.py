@@ -32,7 +32,8 @@ LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
 NOTABLE = 2.5  # score of a family from which it is named beside the most unusual one
 MAX_CLAUSES = 3
-AS_UNUSUAL = 0.3  # difference of scores within which the statistic that comes first is named
+AS_UNUSUAL = 0.3  # difference of scores within which distances from the replicates decide what is named
+AS_FAR = 0.8  # ratio of distances within which the statistic that comes first is named
 # The program runs a few times only, so that compilation takes most of the time: XLA optimises nothing.
 QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 if version("jaxlib").startswith("0.10."):
@@ -180,7 +181,7 @@ def _scored(
     """Return the p-value of all pools, the table of statistics, and the residuals of the last pool."""
     designs = {name: _Designs(site, *covariates[name]) for name, site in structure.observed.items()}
     p_values: list[float] = []
-    found: dict[tuple, list[float]] = {}
+    found: dict[tuple, list[tuple[float, float]]] = {}
     family_scores: dict[tuple[str, str], list[float]] = {}
     last: dict[tuple[str, str], list[rs.Residuals]] = {}
     for on_device in pools:
@@ -197,8 +198,8 @@ def _scored(
             scores = rs.scores_of(statistics)
             p_value, families = rs.corrected(statistics, scores)
             p_values.append(p_value)
-            for key, score in zip(keys, scores[:, 0], strict=True):
-                found.setdefault(key, []).append(float(score))
+            for key, score, statistic in zip(keys, scores[:, 0], statistics, strict=True):
+                found.setdefault(key, []).append((float(score), rs.distance_of(statistic)))
             for family, score in families.items():
                 family_scores.setdefault((level, family), []).append(score)
     return rs.combined(p_values), _table(found, family_scores), last
@@ -282,14 +283,26 @@ def _statistics(residuals: Sequence[rs.Residuals], designs: _Designs):
         yield from rs.statistics_of(r, others, *designs(r))
 
 
-def _table(found: Mapping[tuple, list[float]], family_scores: Mapping[tuple[str, str], list[float]]) -> pd.DataFrame:
-    """Return scores averaged over draws, the most unusual family and statistic first; the index is their order."""
+def _table(
+    found: Mapping[tuple, list[tuple[float, float]]], family_scores: Mapping[tuple[str, str], list[float]]
+) -> pd.DataFrame:
+    """Return scores and distances averaged over draws; the index is the order of the statistics.
+
+    The most unusual family and statistic come first. No score is above that of an extreme of the replicates, so what
+    is about as unusual is in the order of the distances.
+    """
     table = pd.DataFrame(list(found), columns=["site", "level", "residuals", "kind", "covariate"])
     table["family"] = [rs.FAMILIES[kind] for kind in table["kind"]]
-    table["score"] = [float(np.mean(scores)) for scores in found.values()]
+    table[["score", "distance"]] = [np.mean(values, axis=0) for values in found.values()]
     levels = zip(table["level"], table["family"], strict=True)
     table["family_score"] = [float(np.mean(family_scores[key])) for key in levels]
-    return table.sort_values(["family_score", "score"], ascending=False)
+    family = [table["level"], table["family"]]
+    leading = table["score"] >= table.groupby(family)["score"].transform("max") - AS_UNUSUAL
+    largest = table["distance"].where(leading).groupby(family).transform("max")
+    order = table.assign(
+        rank=-(table["family_score"] / AS_UNUSUAL).round(), largest=-largest, leading=~leading, far=-table["distance"]
+    )
+    return table.loc[order.sort_values(["rank", "largest", "leading", "far"]).index]
 
 
 def _covariate(row, residuals: rs.Residuals, others, numeric, groups) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -315,7 +328,8 @@ def _clauses(table, last, covariates, structure) -> tuple[list[str], list[str]]:
     clauses: list[str] = []
     families: list[str] = []
     for _, rows in table.groupby("family", sort=False):
-        row = next(rows[rows["score"] >= rows["score"].iloc[0] - AS_UNUSUAL].sort_index().itertuples())
+        leading = rows[rows["score"] >= rows["score"].max() - AS_UNUSUAL]
+        row = next(leading[leading["distance"] >= AS_FAR * leading["distance"].max()].sort_index().itertuples())
         if families and (row.family_score < NOTABLE or len(families) == MAX_CLAUSES):
             break
         residuals = next((r for r in last[row.site, row.level] if r.label == row.residuals), None)

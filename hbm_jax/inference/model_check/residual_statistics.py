@@ -464,6 +464,13 @@ def scores_of(statistics: Sequence[Statistic]) -> np.ndarray:
     return np.where(two_sided[:, None], np.abs(scores), scores)
 
 
+def distance_of(statistic: Statistic) -> float:
+    """Return the distance of the measured value from the mean of the replicates in their standard deviations."""
+    measured, replicated = statistic.values[0], statistic.values[1:]
+    distance = (measured - replicated.mean()) / max(replicated.std(), 1e-300)
+    return float(abs(distance) if statistic.two_sided else distance)
+
+
 def corrected(statistics: Sequence[Statistic], scores: np.ndarray) -> tuple[float, dict[str, float]]:
     """Return the p-value of the largest score, corrected for the number of statistics, and the score of each family.
 

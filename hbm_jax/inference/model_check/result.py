@@ -28,7 +28,8 @@ class ModelCheck:
         What may mend a model that fails, as far as known.
     table : pandas.DataFrame
         One row per statistic, the most unusual first: ``site, level, residuals, kind, covariate, family``, and its
-        ``score``: about normal quantiles under the model, before correction for their number, averaged over draws.
+        ``score``: about normal quantiles under the model, before correction for their number, averaged over draws;
+        and its ``distance`` from the replicates in their standard deviations.
     num_draws, num_replicates : int
         Number of posterior draws, and of replicated data sets at each.
     worst : Worst or None
