@@ -30,7 +30,7 @@ def dense(residual, covariance):
     return -0.5 * ((residual.T * whitened).sum() + jnp.linalg.slogdet(covariance)[1].sum())
 
 
-@pytest.mark.parametrize("size", [1, 3, 6])
+@pytest.mark.parametrize("size", [1, 3])
 def test_density_and_derivatives(size):
     residual, covariance = case(size)
     found = normal_log_density(list(residual), elements(covariance))
