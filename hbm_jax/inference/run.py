@@ -253,7 +253,7 @@ class Run:
             "num_devices": chains.num_devices,
             **({} if self.split is None else {"split": self.split}),
             "start": start.note,
-            **({"modes": f"{start.modes} ({LOOK} looks for others)"} if start.modes else {}),
+            **({"modes": f"{start.modes} ({LOOK} looks for more)"} if start.modes else {}),
             **chains.sampler.outcome(chains.fitted),
             **({"centering_note": self.centering_note} if self.centering_note else {}),
             "stopped": stopped,
