@@ -7,6 +7,7 @@ on the host; `Draws` collects blocks. The draws do not depend on their division 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,9 @@ from numpyro.infer.util import ParamInfo
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
+from hbm_jax.inference.sampler.metric import MAX_DENSE
 from hbm_jax.inference.sampler.target import Target
+from hbm_jax.inference.sampler.warmup.adaptation import Adaptation, without_windows
 
 BUFFER_BYTES = 64 * 2**20  # largest size of a block on the device
 
@@ -55,6 +58,7 @@ class Chains:
         rounds = self.sampler.rounds
         self._round_ends: tuple[int, ...] = tuple(np.cumsum([self.num_warmup, *rounds]).tolist()) if rounds else ()
         self._round: list[Block] = []  # blocks of the current round
+        self.adaptation = Adaptation(self.num_warmup, self.sampler.target_accept_prob or 0.8)
         self.fitted = self.sampler.fitted(self.target.size)
         self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
         chain = Chain(self.kernel, self._potential, self.start.metric.to_position, self.buffer, not one_by_one)
@@ -80,7 +84,7 @@ class Chains:
 
     def _initial_state(self) -> Any:
         """Create the kernel, and return the initial sampler state of all chains."""
-        metric = self.start.metric
+        metric, dense = self.start.metric, self.target.size <= MAX_DENSE
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
         # Potential and gradient come from the program of the searches; compiled into this program they would take as
@@ -88,7 +92,7 @@ class Chains:
         def initialise(key, position, potential, gradient, inverse_mass, step_size):
             point = metric.from_position(position)
             (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
-            self.kernel = self.sampler.kernel(self._potential, inverse_mass, metric.dense, step_size)
+            self.kernel = self.sampler.kernel(self._potential, inverse_mass, dense, step_size)
             return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
 
         # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
@@ -96,7 +100,7 @@ class Chains:
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
         inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
-        return self.target.processes.compile(initialise_all, *inputs)(*inputs)
+        return without_windows(self.target.processes.compile(initialise_all, *inputs)(*inputs), self.num_warmup)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""
@@ -112,11 +116,14 @@ class Chains:
     def advance(self, num_draws: int) -> Block:
         """Advance every chain by up to ``num_draws`` draws (at most ``buffer``), and return them.
 
-        Fewer are drawn if a round of the warm-up ends, because the sampler is then fitted.
+        Fewer are drawn up to the end of a round, where the sampler is fitted, and up to an update of the adaptation.
         """
-        remaining = [end - self.count for end in self._round_ends if end > self.count]
-        num_draws = min(num_draws, *remaining) if remaining else num_draws
+        self.state = self.adaptation.update(self.state, self.count, self.target.processes.lead)
+        ends = self._round_ends + self.adaptation.ends
+        num_draws = min([num_draws, *(end - self.count for end in ends if end > self.count)])
         state, buffers = self._advance(*self._inputs(num_draws))
+        if self.count >= self.num_warmup:
+            buffers = buffers._replace(gradient=buffers.gradient[..., :0])
         block = Block(*jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers))
         self.state = state
         self.count_draws(block)
@@ -124,6 +131,7 @@ class Chains:
 
     def count_draws(self, block: Block):
         """Count draws of `advance` or of an earlier session; fit the sampler at the end of each round."""
+        self.adaptation.add(self.count, partial(self._variables, block), block)
         self.count += block.energy.shape[1]
         if self.count > self.num_warmup_draws or not self._round_ends:
             return
@@ -132,8 +140,11 @@ class Chains:
             return
         round_draws = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._round, strict=True)))
         self._round = []
-        variables = self.start.metric.from_position(round_draws.position.astype(float))
-        self.fitted = self.sampler.fit(variables, round_draws, self._round_ends.index(self.count))
+        self.fitted = self.sampler.fit(self._variables(round_draws), round_draws, self._round_ends.index(self.count))
+
+    def _variables(self, block: Block) -> np.ndarray:
+        """Return the variables of the sampler at the draws of a block."""
+        return self.start.metric.from_position(block.position.astype(float))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return the complete state of every chain, adaptation included, as arrays by name."""

@@ -7,7 +7,11 @@ import numpy as np
 
 
 class Block(NamedTuple):
-    """Raw draws of every chain from one call; leading dimensions (chain, draw)."""
+    """Raw draws of every chain from one call; leading dimensions (chain, draw).
+
+    The gradients, of minus the log density in the variables of the sampler, are those of the warm-up, and have the
+    shape (chain, draw, 0) after it.
+    """
 
     position: np.ndarray
     potential_energy: np.ndarray
@@ -15,6 +19,7 @@ class Block(NamedTuple):
     num_steps: np.ndarray
     accept_prob: np.ndarray
     diverging: np.ndarray
+    gradient: np.ndarray = np.zeros((0, 0, 0))
 
 
 class Chain(NamedTuple):
