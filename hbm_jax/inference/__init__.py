@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.sampler.checkpoint import CheckpointError
     from hbm_jax.inference.sampler.kernels.hmc import HMC
     from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+    from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
     from hbm_jax.inference.sampler.kernels.nuts import NUTS
     from hbm_jax.inference.sampler.kernels.protocol import Sampler
     from hbm_jax.inference.sampler.loop import Interrupted
@@ -52,6 +53,7 @@ _MODULES = {
     "Loo": "criticism.leave_out",
     "MaximumLikelihood": "likelihood.profile",
     "ModelCheck": "model_check.result",
+    "Nutpie": "sampler.kernels.nutpie",
     "ResultFileError": "results",
     "ResultsError": "results",
     "Sampler": "sampler.kernels.protocol",
@@ -96,6 +98,7 @@ __all__ = [
     "Loo",
     "MaximumLikelihood",
     "ModelCheck",
+    "Nutpie",
     "ResultFileError",
     "ResultsError",
     "Sampler",

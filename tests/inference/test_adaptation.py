@@ -88,56 +88,72 @@ def test_the_step_size_follows_the_stiffest_direction(dense):
         np.testing.assert_allclose(inverse_mass @ root @ root.T, np.eye(4), atol=1e-5)
         np.testing.assert_allclose(root @ inverse, np.eye(4), atol=1e-5)
         np.testing.assert_allclose(inverse_mass, covariance if dense else np.diag(covariance), rtol=1e-5, atol=1e-6)
+    again = with_metric(state, covariance, covariance).adapt_state
+    np.testing.assert_allclose(again.step_size, 0.3, rtol=1e-5)
     narrow = with_metric(state_of(np.full(4, 4.0)), np.full(4, 1.0), np.full(4, 4.0)).adapt_state
     np.testing.assert_allclose(narrow.step_size, 0.6, rtol=1e-6)  # all widths halve, and steps are in units of them
 
 
-def block_of(gradients, accept_prob=0.8):
-    """Return a block with these gradients (chain, draw, size)."""
-    statistic = np.full(gradients.shape[:2], accept_prob)
-    return Block(gradients, *[statistic] * 5, gradients)
+def block_of(draws, gradients, accept_prob=0.8):
+    """Return a block of draws (chain, draw, size)."""
+    return Block(draws, *[np.broadcast_to(accept_prob, draws.shape[:2])] * 5, gradients)
+
+
+def same(position):
+    """Return a position unchanged."""
+    return position
 
 
 def test_the_step_size_is_that_of_the_target_for_all_chains():
     """Acceptance falls linearly in the logarithm of the step size, and chains differ by noise."""
-    learning = Adaptation(400, 0.7)
-    assert learning.step_updates == (330, 340, 350, 360, 370, 380, 390, 400)
+    adapted = Adaptation(400, 0.7)
+    assert adapted.step_updates == (330, 340, 350, 360, 370, 380, 390, 400)
     rng = np.random.default_rng(8)
     draws = rng.normal(size=(4, 320, 2))
-    learning.add(0, lambda: draws, block_of(draws))
+    adapted.add(block_of(draws, draws))
     state = state_of(np.ones(2), num_chains=4)
     for count in range(320, 400, 10):
-        state = learning.update(state, count)
+        state = adapted.update(state, count, same)
         step = np.asarray(state.adapt_state.step_size)
         assert np.ptp(step) == 0.0
         accepted = np.clip(0.7 - 0.3 * np.log(step[0]), 0.0, 1.0) + 0.02 * rng.normal(size=(4, 10))
-        learning.add(count, lambda: draws, block_of(np.zeros((4, 10, 2)), accepted))
-    state = learning.update(state, 400)
+        adapted.add(block_of(draws[:, :10], draws[:, :10], accepted))
+    state = adapted.update(state, 400, same)
     np.testing.assert_allclose(state.adapt_state.step_size, 1.0, rtol=0.05)
     assert (np.asarray(state.adapt_state.ss_state[3]) == adaptation.CONSTANT).all()
+    assert adapted.update(state, 410, same) is state
 
 
 def test_early_draws_and_those_of_chains_left_out_are_not_used():
     rng = np.random.default_rng(7)
-    learning = Adaptation(160, 0.8)
-    assert learning.metric_updates == (10, 20, 40, 80, 128)
+    adapted = Adaptation(160, 0.8)
+    assert adapted.metric_updates == (10, 20, 40, 80, 128)
     early, late = rng.normal(size=(2, 3, 20, 2))
     early[:, :13], early[1] = 1e6, 1e9
-    for first, draws in ((0, early), (20, late)):
-        learning.add(first, lambda draws=draws: draws, block_of(draws))
-        if first == 0:
-            learning.leave_out([1])
-    state = learning.update(state_of(np.ones(2)), 40)
-    used = np.concatenate([early[[0, 2], 13:].reshape(-1, 2), late.reshape(-1, 2)])
-    np.testing.assert_allclose(
-        state.adapt_state.inverse_mass_matrix[0], fisher_covariance(used, used, False), rtol=1e-6
-    )
-    assert Adaptation(0, 0.8).metric_updates == ()
+    adapted.add(block_of(early, 2.0 * early))
+    adapted.leave_out({1: 0})
+    adapted.add(block_of(late, 2.0 * late))
+    state = adapted.update(state_of(np.ones(2)), 40, lambda position: 5.0 * position)
+    used = np.concatenate([early[0, 13:], late[0], late[1], early[2, 13:], late[2]])
+    expected = fisher_covariance(5.0 * used, 2.0 * used, False)
+    np.testing.assert_allclose(state.adapt_state.inverse_mass_matrix[0], expected, rtol=1e-6)
+    assert Adaptation(0, 0.8).ends == ()
     assert Adaptation(50, 0.8).metric_updates == (12, 25, 40)
 
 
+def test_the_division_into_blocks_changes_nothing():
+    draws, gradients = np.random.default_rng(9).normal(size=(2, 3, 40, 5))
+    metrics = []
+    for ends in ((40,), (7, 20, 40)):
+        adapted = Adaptation(160, 0.8)
+        for first, last in zip((0, *ends[:-1]), ends, strict=True):
+            adapted.add(block_of(draws[:, first:last], gradients[:, first:last]))
+        metrics.append(adapted.update(state_of(np.eye(5)), 40, same).adapt_state.inverse_mass_matrix)
+    np.testing.assert_array_equal(*metrics)
+
+
 def test_draws_without_gradients_are_refused():
-    learning = Adaptation(160, 0.8)
-    learning.add(0, lambda: np.zeros((2, 10, 3)), block_of(np.zeros((2, 10, 0))))
+    adapted = Adaptation(160, 0.8)
+    adapted.add(block_of(np.zeros((2, 10, 3)), np.zeros((2, 10, 0))))
     with pytest.raises(ValueError, match=r"expected draws with gradients; found draws of an older version"):
-        learning.update(state_of(np.ones(3)), 10)
+        adapted.update(state_of(np.ones(3)), 10, same)

@@ -7,7 +7,6 @@ on the host; `Draws` collects blocks. The draws do not depend on their division 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
@@ -116,11 +115,20 @@ class Chains:
     def advance(self, num_draws: int) -> Block:
         """Advance every chain by up to ``num_draws`` draws (at most ``buffer``), and return them.
 
-        Fewer are drawn up to the end of a round, where the sampler is fitted, and up to an update of the adaptation.
+        Fewer are drawn if the warm-up ends, or a round that follows it, because the sampler is then fitted. Metric and
+        step size are updated between the draws of a block.
         """
-        self.state = self.adaptation.update(self.state, self.count, self.target.processes.lead)
-        ends = self._round_ends + self.adaptation.ends
-        num_draws = min([num_draws, *(end - self.count for end in ends if end > self.count)])
+        ends = (self.num_warmup, *self._round_ends)
+        last = min([self.count + num_draws, *(end for end in ends if end > self.count)])
+        blocks: list[Block] = []
+        while self.count < last:
+            self.state = self.adaptation.update(self.state, self.count, self.start.metric.from_position)
+            blocks.append(self._advance_to(min([last, *(end for end in self.adaptation.ends if end > self.count)])))
+        return blocks[0] if len(blocks) == 1 else joined(blocks)
+
+    def _advance_to(self, last: int) -> Block:
+        """Call the compiled program to advance every chain up to ``last`` draws."""
+        num_draws = last - self.count
         state, buffers = self._advance(*self._inputs(num_draws))
         if self.count >= self.num_warmup:
             buffers = buffers._replace(gradient=buffers.gradient[..., :0])
@@ -131,20 +139,18 @@ class Chains:
 
     def count_draws(self, block: Block):
         """Count draws of `advance` or of an earlier session; fit the sampler at the end of each round."""
-        self.adaptation.add(self.count, partial(self._variables, block), block)
+        if self.count < self.num_warmup:
+            self.adaptation.add(block)
         self.count += block.energy.shape[1]
         if self.count > self.num_warmup_draws or not self._round_ends:
             return
         self._round.append(block)
         if self.count not in self._round_ends:
             return
-        round_draws = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._round, strict=True)))
+        round_draws = joined(self._round)
         self._round = []
-        self.fitted = self.sampler.fit(self._variables(round_draws), round_draws, self._round_ends.index(self.count))
-
-    def _variables(self, block: Block) -> np.ndarray:
-        """Return the variables of the sampler at the draws of a block."""
-        return self.start.metric.from_position(block.position.astype(float))
+        variables = self.start.metric.from_position(round_draws.position.astype(float))
+        self.fitted = self.sampler.fit(variables, round_draws, self._round_ends.index(self.count))
 
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Return the complete state of every chain, adaptation included, as arrays by name."""
@@ -169,7 +175,7 @@ class Chains:
                     f"The saved sampler state does not fit: expected {name} of "
                     f"{expected.dtype}{list(expected.shape)}, found "
                     f"{'none' if saved is None else f'{saved.dtype}{list(saved.shape)}'}. It was written by another "
-                    "version of NumPyro or JAX."
+                    "version of hbm_jax, NumPyro or JAX."
                 )
             array = jnp.asarray(saved)
             leaves.append(jax.random.wrap_key_data(array) if is_key(leaf) else array)
@@ -223,6 +229,11 @@ class Draws:
         chunks = [jax.device_get(self._constrain(part)) for part in padded.reshape(-1, self._chunk, size)]
         sites = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
         return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+
+
+def joined(blocks: list[Block]) -> Block:
+    """Join blocks along their draws."""
+    return Block(*(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)))
 
 
 def is_key(leaf) -> bool:

@@ -69,10 +69,10 @@ class Loop:
         last = None
         for saved in store.blocks():
             last = saved
+            if saved.warmup and self.lost.due:
+                self.chains.adaptation.leave_out(self.lost.look())
             self.chains.count_draws(saved.block)
             if saved.warmup:
-                if self.lost.due:
-                    self.chains.adaptation.leave_out(list(self.lost.look()))
                 self._count_warm_up(saved.block)
             else:
                 self.draws.blocks.append(saved.block)
@@ -151,7 +151,7 @@ class Loop:
                     raise KeyboardInterrupt
                 if self.lost.due:
                     lost = self.lost.look()
-                    self.chains.adaptation.leave_out(list(lost))
+                    self.chains.adaptation.leave_out(lost)
                     self.chains.state = begun_again(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_look(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw

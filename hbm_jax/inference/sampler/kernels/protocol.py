@@ -77,6 +77,10 @@ class Sampler(Protocol):
         """Raise ValueError if the sampler cannot sample so many parameters."""
         return
 
+    def require_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ValueError for options of `hbm_jax.sample`, given or not, that the sampler cannot take."""
+        return
+
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:
         """Return the NumPyro kernel of a potential, with an inverse mass matrix or its diagonal, and a step size."""
 

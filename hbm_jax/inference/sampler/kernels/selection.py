@@ -8,11 +8,12 @@ from typing import Any
 from hbm_jax.inference.options import field_names
 from hbm_jax.inference.sampler.kernels.hmc import HMC
 from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
 from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
-SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals)}
+SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, Nutpie)}
 FLAG = "independent_proposals"  # option of older configurations and checkpoints, which have no name of the sampler
 OPTIONS = tuple(dict.fromkeys(name for kind in SAMPLERS.values() for name in field_names(kind)))
 REPLACED = (*OPTIONS, FLAG)  # keywords of `hbm_jax.sample` before samplers were objects

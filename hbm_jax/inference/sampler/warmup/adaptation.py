@@ -10,7 +10,7 @@ Draws of all chains are pooled, because they have the same posterior. The metric
 between two calls of the compiled program, which advances the chains one after the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,39 +52,30 @@ class Adaptation:
         self.step_updates = tuple(dict.fromkeys(np.round(steps).astype(int).tolist()[1:])) if len(steps) else ()
         self.ends = self.metric_updates + self.step_updates
         self.target_accept_prob = target_accept_prob
-        self.blocks: list[tuple[np.ndarray, np.ndarray]] = []  # variables and gradients (chain, draw, size)
-        self.begins: list[int] = []  # number of the first draw of each block
-        self.accepted: list[np.ndarray] = []  # acceptance probabilities since the last update
+        self.blocks: list[Block] = []
+        self.left_out: dict[int, int] = {}  # number of draws of a chain that are not used
 
-    def add(self, first: int, variables: Callable[[], np.ndarray], block: Block) -> None:
-        """Add a block of draws.
+    def add(self, block: Block) -> None:
+        """Add the next draws."""
+        self.blocks.append(block)
+
+    def leave_out(self, chains: Iterable[int]) -> None:
+        """Leave out the draws so far of some chains."""
+        self.left_out |= dict.fromkeys(chains, sum(block.energy.shape[1] for block in self.blocks))
+
+    def update(self, state: Any, num_draws: int, from_position: Callable) -> Any:
+        """Return the state of all chains with the metric and step size learnt from ``num_draws`` draws of each.
+
+        It is unchanged unless they are one of `ends`. The division of the draws into blocks does not change it.
 
         Parameters
         ----------
-        first : int
-            Number of its first draw.
-        variables : callable
-            () -> (chain, draw, size), the draws in the variables of the sampler.
-        block : Block
-            The draws.
-        """
-        if not self.ends or first >= self.ends[-1]:
-            return
-        if first in self.ends:
-            self.accepted = []
-        self.accepted.append(block.accept_prob)
-        if first < self.metric_updates[-1]:
-            self.blocks.append((variables(), block.gradient))
-            self.begins.append(first)
-
-    def leave_out(self, chains: list[int]) -> None:
-        """Leave out the draws so far of some chains."""
-        self.blocks = [tuple(np.delete(a, chains, axis=0) for a in block) for block in self.blocks]  # type: ignore[misc]
-
-    def update(self, state: Any, num_draws: int, lead: Callable = lambda work: work()) -> Any:
-        """Return the state of all chains with the metric and step size learnt from ``num_draws`` draws of each.
-
-        ``lead`` calls a function in one of several processes, for all of them.
+        state : pytree
+            State of all chains.
+        num_draws : int
+            Number of draws of each chain.
+        from_position : callable
+            (num, size) -> (num, size), the variables of the sampler at unconstrained positions.
 
         Raises
         ------
@@ -93,30 +84,31 @@ class Adaptation:
         """
         if num_draws in self.metric_updates:
             previous = np.asarray(state.adapt_state.inverse_mass_matrix)[0].astype(float)
-            covariance = lead(lambda: fisher_covariance(*self._recent(num_draws), previous.ndim == 2))
+            begin = round(FORGOTTEN * num_draws)
+            gradients, draws = self._since(begin, "gradient"), from_position(self._since(begin, "position"))
+            if gradients.shape != draws.shape:
+                raise ValueError(
+                    "The warm-up cannot be continued: expected draws with gradients; found draws of an older version "
+                    "of hbm_jax. Start the run again."
+                )
+            covariance = fisher_covariance(draws, gradients, previous.ndim == 2)
             state = state if covariance is None else with_metric(state, covariance, previous)
             if num_draws == self.metric_updates[-1]:
                 log_step = np.asarray(state.adapt_state.ss_state[1])
                 state = with_step_size(state, np.full(len(log_step), log_step.mean()))
         elif num_draws in self.step_updates:
-            excess = np.concatenate(self.accepted, axis=1).mean() - self.target_accept_prob
+            previous_end = self.ends[self.ends.index(num_draws) - 1]
+            excess = self._since(previous_end, "accept_prob").mean() - self.target_accept_prob
             change = GAIN / (1 + self.step_updates.index(num_draws)) * excess
             state = with_step_size(state, np.asarray(state.adapt_state.ss_state[1]) + np.clip(change, -1.0, 1.0))
+            if num_draws == self.ends[-1]:
+                self.blocks = []
         return state
 
-    def _recent(self, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return variables and gradients (num, size) of all chains without the first draws."""
-        begin = round(FORGOTTEN * num_draws)
-        parts = []
-        for first, block in zip(self.begins, self.blocks, strict=True):
-            if block[1].shape[-1] != block[0].shape[-1]:
-                raise ValueError(
-                    "The warm-up cannot be continued: expected draws with gradients; found draws of an older version "
-                    "of hbm_jax. Start the run again."
-                )
-            parts.append([a[:, max(begin - first, 0) :].reshape(-1, a.shape[-1]) for a in block])
-        draws, gradients = (np.concatenate(arrays).astype(float) for arrays in zip(*parts, strict=True))
-        return draws, gradients
+    def _since(self, begin: int, name: str) -> np.ndarray:
+        """Return a field of the draws of all chains from a number of draws on, (num, ...)."""
+        values = np.concatenate([getattr(block, name) for block in self.blocks], axis=1).astype(float)
+        return np.concatenate([chain[max(begin, self.left_out.get(i, 0)) :] for i, chain in enumerate(values)])
 
 
 def fisher_covariance(draws: np.ndarray, gradients: np.ndarray, dense: bool) -> np.ndarray | None:
@@ -169,7 +161,7 @@ def with_metric(state: Any, covariance: np.ndarray, previous: np.ndarray) -> Any
     if covariance.ndim == 2:
         factor = np.linalg.cholesky(covariance[::-1, ::-1])[::-1, ::-1].T  # lower, as NumPyro has it
         sqrt, sqrt_inverse = np.linalg.inv(factor), factor
-        stiffness = np.linalg.eigvalsh(sqrt @ previous @ sqrt.T).max()
+        stiffness = np.linalg.eigvalsh(sqrt.T @ previous @ sqrt).max()
     else:
         sqrt, sqrt_inverse = covariance**-0.5, covariance**0.5
         stiffness = (previous / covariance).max()
