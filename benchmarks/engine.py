@@ -1,9 +1,9 @@
-"""Effective draws per gradient: our NUTS against nutpie, NumPyro's NUTS and BlackJAX's, on the same log densities.
+"""Effective draws per gradient: our NUTS against nutpie and NumPyro's NUTS, on the same log densities.
 
 The smallest bulk effective sample size of any unconstrained parameter per 1000 gradients of the density: of the draws
 alone, and in brackets with the gradients of the warm-up and, for ours, of the searches for a start. Counts of gradients
-do not depend on the load of the machine. Every engine gets the compiled density of the same target; ours, NumPyro's and
-BlackJAX's keep their default warm-ups (NumPyro's and BlackJAX's are 1000 draws), as does nutpie.
+do not depend on the load of the machine. Every engine gets the density of the same target. The warm-ups are the
+defaults of ours and of nutpie, and 1000 draws for NumPyro's.
 
 A column beside them is the largest difference between an engine's posterior means and those of all other engines
 together, in Monte Carlo errors.
