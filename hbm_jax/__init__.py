@@ -19,6 +19,7 @@ _NAMES = {
     "HMC": "hbm_jax.inference",
     "IndependentProposals": "hbm_jax.inference",
     "NUTS": "hbm_jax.inference",
+    "Nutpie": "hbm_jax.inference",
     "calibrate": "hbm_jax.inference",
     "centre": "hbm_jax.inference",
     "check_model": "hbm_jax.inference",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hbm_jax.inference.sampler.checkpoint import CheckpointError
     from hbm_jax.inference.sampler.kernels.hmc import HMC
     from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+    from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
     from hbm_jax.inference.sampler.kernels.nuts import NUTS
     from hbm_jax.inference.sampler.kernels.protocol import Sampler
     from hbm_jax.inference.sampler.loop import Interrupted
@@ -57,6 +58,7 @@ _MODULES = {
     "MaximumLikelihood": "likelihood.profile",
     "ModelCheck": "model_check.result",
     "Modes": "modes.look",
+    "Nutpie": "sampler.kernels.nutpie",
     "ResultFileError": "results",
     "ResultsError": "results",
     "Sampler": "sampler.kernels.protocol",

@@ -24,6 +24,7 @@ from hbm_jax.inference.sampler.checkpoint import RUN_ID, START, Checkpoint, Chec
 from hbm_jax.inference.sampler.fingerprint import identify
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
+from hbm_jax.inference.sampler.kernels.nutpie import Nutpie, NutpieChains
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.inference.sampler.kernels.selection import REPLACED, options_of, sampler_of
 from hbm_jax.inference.sampler.loop import Interrupted, Loop
@@ -199,7 +200,11 @@ class Run:
         if num_warmup is None:
             num_warmup = INFORMED_WARMUP if start.informed else WARMUP
         self.live.show("compiling the sampler")
-        chains, draws = Chains(target, start, num_warmup, self.settings.sampler, key), Draws(target)
+        sampler, draws = self.settings.sampler, Draws(target)
+        if isinstance(sampler, Nutpie):
+            chains: Any = NutpieChains(target, start, num_warmup, sampler, key, self.settings.rule.goal)
+        else:
+            chains = Chains(target, start, num_warmup, sampler, key)
         draws.compile()
         self._lap("compile")
         potential = {"potential": np.asarray(chains.state.potential_energy)}

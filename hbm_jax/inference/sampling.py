@@ -42,8 +42,8 @@ def sample(
     *args
         Arguments of the program; the first is its data. They may be given by name where no option has that name.
     sampler : Sampler, optional
-        ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)`` or
-        ``hbm_jax.IndependentProposals(...)``, with the options of each.
+        ``hbm_jax.NUTS(...)``, the default, ``hbm_jax.HMC(trajectory_length=...)``,
+        ``hbm_jax.IndependentProposals(...)`` or ``hbm_jax.Nutpie(...)``, with the options of each.
     init : Fit, mapping of str to array, or sequence of such mappings, optional
         Start of the chains, in place of a search: values by name of latent sites, for all chains, with a leading axis
         of one value per chain, or as one mapping per chain; sites without a value start at the median of the prior. Or
@@ -122,6 +122,7 @@ def sample(
     if sampler is not None and (isinstance(sampler, type) or not isinstance(sampler, Sampler)):
         raise TypeError(f"sample: expected a sampler such as hbm_jax.NUTS(); found {sampler!r}.")
     chosen = (sampler or former or NUTS()).resolved(target_accept_prob_of(program))
+    chosen.require_options(options | {"checkpoint": checkpoint, "split": split})
     settings = Settings(
         RunOptions(**selected(options, RunOptions)),
         chosen,

@@ -272,7 +272,7 @@ def test_trajectories_of_a_given_length_draw_the_same_posterior_in_fewer_steps(m
     length, step = found["n_steps"] * found["step_size"], found["step_size"].max()
     assert 1.4 < length.mean() < 1.6 + step
     assert length.max() < 3.0 + step
-    assert len(np.unique(found["n_steps"])) > 2
+    assert len(np.unique(found["n_steps"])) > 1
 
 
 # Dimensions and labels

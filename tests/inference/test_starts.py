@@ -19,9 +19,9 @@ from hbm_jax.data import ValuesInGroups
 from hbm_jax.inference.arguments import plain_arguments
 from hbm_jax.inference.sampler.given_start import given_start
 from hbm_jax.inference.sampler.initialisation import Start, choose_start
-from hbm_jax.inference.sampler.lost_chains import begun_again, lost_chains
 from hbm_jax.inference.sampler.metric import Metric
 from hbm_jax.inference.sampler.target import StartError, build_target
+from hbm_jax.inference.sampler.warmup.lost_chains import begun_again, lost_chains
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

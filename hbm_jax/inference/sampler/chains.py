@@ -18,7 +18,9 @@ from numpyro.infer.util import ParamInfo
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled
 from hbm_jax.inference.sampler.initialisation import Start
 from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
+from hbm_jax.inference.sampler.metric import MAX_DENSE
 from hbm_jax.inference.sampler.target import Target
+from hbm_jax.inference.sampler.warmup.adaptation import Adaptation, without_windows
 
 BUFFER_BYTES = 64 * 2**20  # largest size of a block on the device
 
@@ -55,6 +57,7 @@ class Chains:
         rounds = self.sampler.rounds
         self._round_ends: tuple[int, ...] = tuple(np.cumsum([self.num_warmup, *rounds]).tolist()) if rounds else ()
         self._round: list[Block] = []  # blocks of the current round
+        self.adaptation = Adaptation(self.num_warmup, self.sampler.target_accept_prob or 0.8)
         self.fitted = self.sampler.fitted(self.target.size)
         self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
         chain = Chain(self.kernel, self._potential, self.start.metric.to_position, self.buffer, not one_by_one)
@@ -80,7 +83,7 @@ class Chains:
 
     def _initial_state(self) -> Any:
         """Create the kernel, and return the initial sampler state of all chains."""
-        metric = self.start.metric
+        metric, dense = self.start.metric, self.target.size <= MAX_DENSE
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
         # Potential and gradient come from the program of the searches; compiled into this program they would take as
@@ -88,7 +91,7 @@ class Chains:
         def initialise(key, position, potential, gradient, inverse_mass, step_size):
             point = metric.from_position(position)
             (point_gradient,) = jax.vjp(metric.to_position, point)[1](gradient)
-            self.kernel = self.sampler.kernel(self._potential, inverse_mass, metric.dense, step_size)
+            self.kernel = self.sampler.kernel(self._potential, inverse_mass, dense, step_size)
             return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
 
         # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
@@ -96,7 +99,7 @@ class Chains:
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
         inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
-        return self.target.processes.compile(initialise_all, *inputs)(*inputs)
+        return without_windows(self.target.processes.compile(initialise_all, *inputs)(*inputs), self.num_warmup)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""
@@ -112,11 +115,23 @@ class Chains:
     def advance(self, num_draws: int) -> Block:
         """Advance every chain by up to ``num_draws`` draws (at most ``buffer``), and return them.
 
-        Fewer are drawn if a round of the warm-up ends, because the sampler is then fitted.
+        Fewer are drawn if the warm-up ends, or a round that follows it, because the sampler is then fitted. Metric and
+        step size are updated between the draws of a block.
         """
-        remaining = [end - self.count for end in self._round_ends if end > self.count]
-        num_draws = min(num_draws, *remaining) if remaining else num_draws
+        ends = (self.num_warmup, *self._round_ends)
+        last = min([self.count + num_draws, *(end for end in ends if end > self.count)])
+        blocks: list[Block] = []
+        while self.count < last:
+            self.state = self.adaptation.update(self.state, self.count, self.start.metric.from_position)
+            blocks.append(self._advance_to(min([last, *(end for end in self.adaptation.ends if end > self.count)])))
+        return blocks[0] if len(blocks) == 1 else joined(blocks)
+
+    def _advance_to(self, last: int) -> Block:
+        """Call the compiled program to advance every chain up to ``last`` draws."""
+        num_draws = last - self.count
         state, buffers = self._advance(*self._inputs(num_draws))
+        if self.count >= self.num_warmup:
+            buffers = buffers._replace(gradient=buffers.gradient[..., :0])
         block = Block(*jax.tree.map(lambda buffer: np.asarray(buffer)[:, :num_draws], buffers))
         self.state = state
         self.count_draws(block)
@@ -124,13 +139,15 @@ class Chains:
 
     def count_draws(self, block: Block):
         """Count draws of `advance` or of an earlier session; fit the sampler at the end of each round."""
+        if self.count < self.num_warmup:
+            self.adaptation.add(block)
         self.count += block.energy.shape[1]
         if self.count > self.num_warmup_draws or not self._round_ends:
             return
         self._round.append(block)
         if self.count not in self._round_ends:
             return
-        round_draws = Block(*(np.concatenate(parts, axis=1) for parts in zip(*self._round, strict=True)))
+        round_draws = joined(self._round)
         self._round = []
         variables = self.start.metric.from_position(round_draws.position.astype(float))
         self.fitted = self.sampler.fit(variables, round_draws, self._round_ends.index(self.count))
@@ -158,7 +175,7 @@ class Chains:
                     f"The saved sampler state does not fit: expected {name} of "
                     f"{expected.dtype}{list(expected.shape)}, found "
                     f"{'none' if saved is None else f'{saved.dtype}{list(saved.shape)}'}. It was written by another "
-                    "version of NumPyro or JAX."
+                    "version of hbm_jax, NumPyro or JAX."
                 )
             array = jnp.asarray(saved)
             leaves.append(jax.random.wrap_key_data(array) if is_key(leaf) else array)
@@ -212,6 +229,11 @@ class Draws:
         chunks = [jax.device_get(self._constrain(part)) for part in padded.reshape(-1, self._chunk, size)]
         sites = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(flat)], *chunks)
         return {name: value.reshape(num_chains, num_draws, *value.shape[1:]) for name, value in sites.items()}
+
+
+def joined(blocks: list[Block]) -> Block:
+    """Join blocks along their draws."""
+    return Block(*(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)))
 
 
 def is_key(leaf) -> bool:

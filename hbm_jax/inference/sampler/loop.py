@@ -10,9 +10,9 @@ from arviz_stats.base import array_stats
 from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
 from hbm_jax.inference.sampler.kernels.protocol import Block
-from hbm_jax.inference.sampler.lost_chains import LostChains, begun_again
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
+from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
 from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
 
 SECONDS_PER_BLOCK = 1.0
@@ -74,10 +74,10 @@ class Loop:
         last = None
         for saved in store.blocks():
             last = saved
+            if saved.warmup and self.lost.due:
+                self.chains.adaptation.leave_out(self.lost.look())
             self.chains.count_draws(saved.block)
             if saved.warmup:
-                if self.lost.due:
-                    self.lost.look()
                 self._count_warm_up(saved.block)
             else:
                 self.draws.blocks.append(saved.block)
@@ -155,7 +155,9 @@ class Loop:
                     reason = f"the time budget of {self.rule.max_seconds:g} s ended"
                     raise KeyboardInterrupt
                 if self.lost.due:
-                    self.chains.state = begun_again(self.chains.state, self.lost.look())
+                    lost = self.lost.look()
+                    self.chains.adaptation.leave_out(lost)
+                    self.chains.state = begun_again(self.chains.state, lost)
                 block = self._draw_block(self.lost.draws_before_look(self.num_warmup - self.warmed), warmup=True)
                 seconds_left = (self.num_warmup - self.warmed) * self.seconds_per_draw
                 self.live.show(

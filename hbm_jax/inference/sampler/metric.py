@@ -1,4 +1,4 @@
-"""Initial metric of NUTS, estimated before the warm-up."""
+"""Initial metric of NUTS, estimated before the warm-up, which learns from there (`Adaptation`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 MAX_DENSE = 100  # parameters beyond which a dense metric costs more per step than it saves
-# Parameters beyond which the draws of a warm-up do not determine the covariance: for 57 parameters, adapted on the 400
-# draws of one chain, its eigenvalues are wrong by up to a factor of four, and trajectories are twice as long as needed.
+# Parameters beyond which the first draws of a warm-up do not determine the covariance. The sampler's variables are then
+# those in which the initial metric is a unit matrix, towards which a metric learnt from few draws is shrunk.
 MAX_ADAPTED = 20
 MAX_RANK = 20
 LANCZOS_STEPS = 40
@@ -20,10 +20,9 @@ RESCALE_ABOVE = 2.0  # curvature, relative to the diagonal metric, of a directio
 class Metric:
     """Inverse mass matrix at the start of the warm-up, and the sampler's variables.
 
-    The sampler works in variables u of about unit width, because NumPyro's adaptation adds an absolute 1e-3 to
-    variances. For a dense or diagonal metric, position = scale * u. Two kinds are more general changes of variables, in
-    which the sampler adapts a diagonal metric: a low-rank metric is position = scale * (u + V (stretch - 1) V^T u), a
-    rotated one position = scale * V (stretch * u).
+    The sampler works in variables u of about unit width. For a dense or diagonal metric, position = scale * u. Two
+    kinds are more general changes of variables, in which the sampler begins with a unit matrix: a low-rank metric is
+    position = scale * (u + V (stretch - 1) V^T u), a rotated one position = scale * V (stretch * u).
 
     Attributes
     ----------
@@ -46,7 +45,7 @@ class Metric:
 
     @property
     def dense(self) -> bool:
-        """Whether the sampler adapts a dense matrix."""
+        """Whether the inverse mass matrix is a matrix."""
         return self.kind == "dense"
 
     def to_position(self, u):

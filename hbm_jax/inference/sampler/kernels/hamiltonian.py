@@ -50,6 +50,7 @@ class Hamiltonian(Sampler):
             "inverse_mass_matrix": inverse_mass,
             "step_size": step_size,
             "target_accept_prob": self.target_accept_prob,
+            "adapt_mass_matrix": False,  # see `Adaptation`
         }
 
     def prepared(self, state: Any) -> Any:
@@ -80,6 +81,7 @@ def statistics(chain: Chain, state: Any) -> Block:
         state.num_steps,
         state.accept_prob,
         state.diverging,
+        state.z_grad,
     )
 
 

@@ -7,7 +7,11 @@ import numpy as np
 
 
 class Block(NamedTuple):
-    """Raw draws of every chain from one call; leading dimensions (chain, draw)."""
+    """Raw draws of every chain from one call; leading dimensions (chain, draw).
+
+    The gradients, of minus the log density in the variables of the sampler, are those of the warm-up, and have the
+    shape (chain, draw, 0) after it.
+    """
 
     position: np.ndarray
     potential_energy: np.ndarray
@@ -15,6 +19,7 @@ class Block(NamedTuple):
     num_steps: np.ndarray
     accept_prob: np.ndarray
     diverging: np.ndarray
+    gradient: np.ndarray = np.zeros((0, 0, 0))
 
 
 class Chain(NamedTuple):
@@ -70,6 +75,10 @@ class Sampler(Protocol):
 
     def require_size(self, size: int) -> None:
         """Raise ValueError if the sampler cannot sample so many parameters."""
+        return
+
+    def require_options(self, options: Mapping[str, Any]) -> None:
+        """Raise ValueError for options of `hbm_jax.sample`, given or not, that the sampler cannot take."""
         return
 
     def kernel(self, potential: Callable, inverse_mass: Any, dense: bool, step_size: Any) -> Any:

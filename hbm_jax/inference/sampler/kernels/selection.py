@@ -2,17 +2,19 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from hbm_jax.inference.options import field_names
 from hbm_jax.inference.sampler.kernels.hmc import HMC
 from hbm_jax.inference.sampler.kernels.independent_proposals import IndependentProposals
+from hbm_jax.inference.sampler.kernels.nutpie import Nutpie
 from hbm_jax.inference.sampler.kernels.nuts import NUTS
 from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
-SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals)}
+SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, Nutpie)}
+DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}
 FLAG = "independent_proposals"  # option of older configurations and checkpoints, which have no name of the sampler
 OPTIONS = tuple(dict.fromkeys(name for kind in SAMPLERS.values() for name in field_names(kind)))
 REPLACED = (*OPTIONS, FLAG)  # keywords of `hbm_jax.sample` before samplers were objects
@@ -40,8 +42,8 @@ def sampler_of(options: Mapping[str, Any]) -> Sampler:
     if options.get(FLAG) and name != FLAG:
         raise ValueError(f"sampler {name!r}: expected no {FLAG}; found {options[FLAG]!r}.")
     known = field_names(SAMPLERS[name])
-    for option in values:
-        if option not in known:
+    for option in [option for option in values if option not in known]:
+        if values.pop(option) != DEFAULTS[option]:  # configurations hold the defaults of all samplers
             raise ValueError(
                 f"sampler {name!r}: unknown option {option!r}{did_you_mean(option, known)}; expected one of "
                 f"{', '.join(known)}."

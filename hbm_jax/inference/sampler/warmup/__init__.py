@@ -1,0 +1,1 @@
+"""Warm-up: the metric that it learns, and chains that it begins again."""
