@@ -152,7 +152,8 @@ def test_examples_read_and_trace(page, monkeypatch, folder):
     for name in ("sample", "calibrate", "centre", "latents"):
         monkeypatch.setattr(inference, name, traced)
     monkeypatch.setattr(inference, "fit_each", traced_each)
-    monkeypatch.setattr(inference, "use_every_core", Anything())
+    for name in ("use_every_core", "look_for_modes"):
+        monkeypatch.setattr(inference, name, Anything())
     monkeypatch.setattr(runs, "resume", Anything())
     execute(page, monkeypatch, folder, lambda block: SPECTRA not in block)
 
