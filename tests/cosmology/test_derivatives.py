@@ -13,6 +13,8 @@ from hbm_jax.cosmology import distances
 from .catalogue import FUNCTIONS, SIZES, UNIVERSES, build, e_squared, quantities
 
 Z = {"few": np.linspace(0.05, 2.5, SIZES["few"]), "many": np.linspace(0.05, 3.0, SIZES["many"])}
+# Many redshifts are summed by another program; its formulas are the same.
+RULES = ["few", pytest.param("many", marks=pytest.mark.long)]
 NAMES = ("concordance", "closed", "open", "cpl", "phantom")
 # The formulas are the same for few and many redshifts; of the few, one quantity an integral is enough.
 QUANTITIES = {"few": ("luminosity_distance", "lookback_time", "age"), "many": FUNCTIONS}
@@ -50,7 +52,7 @@ def central(f, x, step):
     return (8 * (f(x + step) - f(x - step)) - (f(x + 2 * step) - f(x - 2 * step))) / (12 * step)
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_gradient_in_every_parameter_and_redshift(rule):
     z = Z[rule]
     rng = np.random.default_rng(3)
@@ -74,7 +76,7 @@ def test_gradient_in_every_parameter_and_redshift(rule):
         assert np.max(np.abs(back - np.sum(weights[..., None] * exact, axis=(0, 1))) / size) < 1e-11
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_redshift_derivatives_are_those_of_the_integrand(rule):
     @jax.jit
     def first_and_second(z, cosmology):
@@ -94,7 +96,7 @@ def test_redshift_derivatives_are_those_of_the_integrand(rule):
         assert np.max(np.abs(second - curvature)) < 1e-7 * np.max(np.abs(curvature))
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_curvature_through_zero(rule):
     z = Z[rule]
 
@@ -115,7 +117,7 @@ def test_curvature_through_zero(rule):
         np.testing.assert_allclose(second, central(part(1), ok, 1e-3), rtol=1e-8)
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_flat_is_the_limit_and_its_gradient_runs_along_flat_universes(rule):
     @jax.jit
     def both(om):
@@ -142,7 +144,7 @@ SLOPES_AT_ZERO = {
 }
 
 
-@pytest.mark.parametrize("size", [1, SIZES["many"]])
+@pytest.mark.parametrize("size", [1, pytest.param(SIZES["many"], marks=pytest.mark.long)])
 def test_redshift_zero(size):
     def f(z0, c, names=tuple(SLOPES_AT_ZERO)):
         z = jnp.concatenate([jnp.reshape(z0, 1), np.ones(size - 1)])
@@ -175,7 +177,7 @@ def bounces(om):
     return hc.Cosmology(H0=70.0, Om0=om, Ode0=1.8)
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_no_way_is_nan_and_poisons_no_gradient(rule):
     z = np.linspace(0.1, 9.0, SIZES[rule])
     found = quantities(z, bounces(0.1), rule)
@@ -217,7 +219,7 @@ def good(rule):
     return z, quantities(z, build(UNIVERSES["concordance"]), rule)
 
 
-@pytest.mark.parametrize("rule", Z)
+@pytest.mark.parametrize("rule", RULES)
 def test_redshifts_out_of_domain_are_nan_and_leave_the_others_alone(rule):
     z, expected = good(rule)
     bad = np.concatenate([z[:-3], [-0.1, np.nan, np.inf]])

@@ -84,6 +84,7 @@ def nothing_observed(data):
     numpyro.sample("x", dist.Normal(data, 1.0))
 
 
+@pytest.mark.long
 def test_programs_that_observe_nothing_are_noted():
     (note,) = set(few(nothing_observed, [1.0, 2.0], num_samples=50).verdicts["notes"])
     assert note.startswith("no site of the program is observed")
@@ -200,6 +201,7 @@ def test_what_is_equal_in_all_objects_stays_concrete():
         few(program, [(design * n, RNG.normal(size=2)) for n in (1, 2)], num_samples=100)
 
 
+@pytest.mark.long
 def test_exact_numbers_of_draws_and_budgets():
     fits = few(conjugate, RAGGED, num_samples=120, keep_draws=["mu"])
     assert fits.draws(0)["posterior"].sizes == {"chain": 4, "draw": 150}

@@ -190,6 +190,7 @@ def test_failures_are_counted_and_an_interrupted_calibration_is_none(monkeypatch
         run(30)
 
 
+@pytest.mark.long
 def test_another_program_may_be_fitted(monkeypatch):
     """Its log density is ranked where it has the same latent sites."""
     draws = {name: RNG.normal(size=(2, 99)) for name in ("slope", "error", "lp")}

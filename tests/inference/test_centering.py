@@ -92,6 +92,7 @@ def chosen_by(program, args, draws, key=KEY):
 # The table, where the answer is known
 
 
+@pytest.mark.long
 def test_no_data_is_not_centred_and_perfect_data_is():
     error = np.array([1e-4, 0.1, 2.0, 40.0, 1e4])
 

@@ -291,6 +291,7 @@ def test_masked_observations_are_left_aside():
 # Comparison
 
 
+@pytest.mark.long
 def test_comparison_prefers_the_model_the_data_come_from():
     fits = {"constant": line_fit(program=flat_line), "line": line_fit()}
     result = compare(fits)

@@ -48,6 +48,7 @@ def test_chains_start_at_given_values_and_at_an_earlier_fit():
         hbm_jax.sample(normal, Y, init={"nu": 0.0}, **OPTIONS)
 
 
+@pytest.mark.long
 def test_a_chain_in_a_region_of_negligible_mass_is_begun_again_and_the_verdict_says_so():
     fit = hbm_jax.sample(two_wells, init={"x": [50.0, -50.0, 49.0]}, **OPTIONS)
     assert (fit.posterior["x"] > 0.0).all()

@@ -116,6 +116,7 @@ def test_hyperpriors_are_scaled_and_populations_are_not():
         assert result.by_prior["tau"][name] == pytest.approx(float(theirs[name]), rel=1e-6)
 
 
+@pytest.mark.long
 def test_priors_behind_coordinates_are_those_stated():
     fit = supernova_fit()
     result = prior_sensitivity(fit)

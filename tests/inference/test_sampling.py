@@ -397,6 +397,7 @@ def test_settings_of_the_caller_are_untouched(capsys):
     assert fit.run["num_devices"] == 2
 
 
+@pytest.mark.long
 def test_float32_on_request_and_a_budget(capsys, monte_carlo):
     options = {"num_chains": 3, "num_warmup": 100, "max_num_samples": 400, "until": 1e6}
     fit = hbm.sample(
@@ -483,6 +484,7 @@ def test_the_step_size_of_trajectories_has_bounds_in_single_precision():
     assert any("t0 moved in steps" in reason or "t0 never moved" in reason for reason in fit.verdict.reasons)
 
 
+@pytest.mark.long
 def test_steps_of_short_trajectories_have_no_size_without_end():
     """Every trajectory is one step, whatever its adapted size; a longer one than any trajectory is never taken."""
 

@@ -292,6 +292,7 @@ def test_an_earlier_fit_gives_points_metric_and_step_size(target):
         given(target, SimpleNamespace(tree=other))
 
 
+@pytest.mark.long
 def test_the_start_of_a_real_fit_is_accepted(target):
     fit = hbm.sample(small, np.array([1.0, 2.0, 4.0]), seed=seed(1), num_samples=50, num_warmup=50, progress=False)
     start = given(target, fit, 2)

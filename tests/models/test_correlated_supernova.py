@@ -166,6 +166,7 @@ def test_intrinsic_scatter_can_be_free(small):
     assert model.coords(data)["survey"] == surveys
 
 
+@pytest.mark.long
 def test_simulated_magnitudes_have_the_covariance(small, monte_carlo):
     data, _ = small
     p = {name: value for name, value in POINTS[0].items() if name != "w0"} | {"alpha": 0.14, "beta": 3.1}

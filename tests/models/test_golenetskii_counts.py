@@ -401,6 +401,7 @@ def black_body_photons(E, kT, log10_flux, band=(8.0, 1000.0)):
     return 10.0**log10_flux / unit * E**2 / np.expm1(np.minimum(E / kT, 500.0))
 
 
+@pytest.mark.long
 def test_any_expression_with_a_peak_energy(sample, data):
     """A black body beside the Band function: its counts by a plain fold, and a population for each parameter."""
     model = GolenetskiiCounts(spectrum="Band(main) + BlackBody(bb, norm=(8, 1000))")

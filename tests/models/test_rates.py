@@ -21,6 +21,7 @@ def tumours():
     return read_regression(hbm.data.load_example("rat_tumor"), formula="tumors ~ 1", trials="rats")
 
 
+@pytest.mark.long
 def test_binomial_counts_are_drawn_from_priors():
     data = tumours().subset(np.arange(40, 60))
     for model in (Rates(), hbm.models.Regression(family="binomial")):

@@ -68,6 +68,7 @@ def test_the_truth_is_in_the_posterior(monte_carlo):
     assert fit.posterior["x1_mean"].to_numpy().std() < 0.3, "the prior has 1"
 
 
+@pytest.mark.long
 def test_recovered_latents_are_drawn_from_the_exact_conditional(monte_carlo):
     drawn = hbm_jax.latents(short_fit(), num_draws=400, seed=seed(5))
     assert set(drawn) == {"x1_true", "c_true", "m_b_true"}

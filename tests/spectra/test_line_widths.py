@@ -186,6 +186,7 @@ def test_where_nodes_do_not_suffice_the_bins_are_folded(instrument):
     np.testing.assert_allclose(np.asarray(found(one))[0], exact, rtol=1e-7)
 
 
+@pytest.mark.long
 def test_the_reference_of_smooth_spectra_is_that_of_the_bins(instrument):
     """With a tolerance that no level reaches, nodes are the reference of all others."""
     energy, matrix, counts = instrument

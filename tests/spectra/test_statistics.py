@@ -216,6 +216,7 @@ def test_gradients_evaluate_no_gamma_function():
         assert "lgamma" not in program, name
 
 
+@pytest.mark.long
 def test_draws_have_the_moments_of_their_distributions(monte_carlo):
     num = 20_000
     S, B, r, mu = np.full(num, 4.0), np.full(num, 6.0), np.full(num, 3.0), np.full(num, 2.5)
