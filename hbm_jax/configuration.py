@@ -31,11 +31,11 @@ def sample_options() -> dict[str, Option]:
     line needs them only when a run begins.
     """
     from hbm_jax.inference.options import RunOptions
-    from hbm_jax.inference.sampler.kernels.selection import FLAG, SAMPLERS
+    from hbm_jax.inference.sampler.kernels.selection import FLAG, IN_RUNS
     from hbm_jax.inference.sampler.stopping import StopRule
 
-    options = {"sampler": Option(None, typing.Literal[tuple(SAMPLERS)])}
-    for kind in (RunOptions, StopRule, *SAMPLERS.values()):
+    options = {"sampler": Option(None, typing.Literal[tuple(IN_RUNS)])}
+    for kind in (RunOptions, StopRule, *IN_RUNS.values()):
         hints = typing.get_type_hints(kind)
         for item in dataclasses.fields(kind):
             default = None if item.default is dataclasses.MISSING else item.default

@@ -14,6 +14,8 @@ from hbm_jax.inference.sampler.kernels.protocol import Sampler
 from hbm_jax.names import choose, did_you_mean
 
 SAMPLERS: dict[str, type] = {kind.name: kind for kind in (NUTS, HMC, IndependentProposals, Nutpie)}
+# Those of run folders, which keep checkpoints.
+IN_RUNS: dict[str, type] = {name: kind for name, kind in SAMPLERS.items() if kind is not Nutpie}
 DEFAULTS = {item.name: item.default for kind in SAMPLERS.values() for item in fields(kind)}
 FLAG = "independent_proposals"  # option of older configurations and checkpoints, which have no name of the sampler
 OPTIONS = tuple(dict.fromkeys(name for kind in SAMPLERS.values() for name in field_names(kind)))
