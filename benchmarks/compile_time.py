@@ -5,8 +5,8 @@ ratios to those of another checkout. Processes of both checkouts alternate; each
 a process, of which the first is left out, and over processes. CPU time varies less than elapsed time where other
 programs run.
 
-    git worktree add /tmp/before COMMIT
-    python benchmarks/compile_time.py --against /tmp/before [--processes 3] [--repetitions 4] [--cases jla relation]
+    git worktree add ../before COMMIT
+    python benchmarks/compile_time.py --against ../before [--processes 3] [--repetitions 4] [--cases jla relation]
 """
 
 import argparse
