@@ -248,7 +248,7 @@ def test_shapes_of_ranks_have_their_words():
     for name, shape in shapes.items():
         scores = stats.norm.ppf(stats.beta.ppf(share, *shape))
         assert table["bias"][name] == pytest.approx(-scores.mean(), abs=0.02)
-        assert table["width"][name] == pytest.approx(1 / np.sqrt((scores**2).mean()), rel=0.05)
+        assert table["width"][name] == pytest.approx(1 / scores.std(), rel=0.05)
 
 
 def ranks_of_normal_posteriors(num_sets, num, bias, width):

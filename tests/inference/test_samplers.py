@@ -106,9 +106,7 @@ def test_a_configuration_gives_the_keywords_of_sample():
     assert set(keywords) <= set(inspect.signature(hbm.sample).parameters)
     set_key(config, "sample.sampler", "independent_proposals")
     assert isinstance(sample_keywords(config)["sampler"], hbm.IndependentProposals)
-    with pytest.raises(
-        ConfigError, match="expected one of 'nuts', 'hmc', 'independent_proposals', found 'gibbs'"
-    ):
+    with pytest.raises(ConfigError, match="expected one of 'nuts', 'hmc', 'independent_proposals', found 'gibbs'"):
         set_key(config, "sample.sampler", "gibbs")
 
 

@@ -72,12 +72,16 @@ def judge_ranks(ranks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         As `hbm_jax.inference.Calibration.table`.
     """
     histograms = np.stack([np.bincount(column, minlength=RANKS) for _, column in ranks.items()])
-    p, location_z, width_z = p_values(histograms, seed)
+    p, location_z, _ = p_values(histograms, seed)
+    # About their mean, because the scores of shifted posteriors are far from 0 as well.
+    bias = -(histograms @ SCORES) / len(ranks)
+    variance = histograms @ SCORES**2 / len(ranks) - bias**2
+    width_z = (variance - MEAN_SQUARE) / (SD_OF_SQUARE / np.sqrt(len(ranks)))
     table = pd.DataFrame(
         {
             "p": p,
-            "bias": -(histograms @ SCORES) / len(ranks),
-            "width": np.sqrt(MEAN_SQUARE * len(ranks) / (histograms @ SCORES**2)),
+            "bias": bias,
+            "width": np.sqrt(MEAN_SQUARE / np.maximum(variance, 1e-12)),
             "verdict": [_describe(*row) for row in zip(p, location_z, width_z, strict=True)],
         },
         index=list(ranks),

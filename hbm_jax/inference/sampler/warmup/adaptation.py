@@ -34,10 +34,12 @@ CONSTANT = 2**30  # number of updates after which dual averaging changes a step 
 class Adaptation:
     """Draws and gradients of the warm-up, and the metric and the step size that are learnt from them.
 
-    Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging, whose
-    fluctuations leave it too small: with a target of 0.8, 0.89 of the proposals are accepted for JLA. Afterwards it is
-    constant between updates, the same for all chains, and its logarithm changes by the difference between the accepted
-    fraction of all chains and the target, with decreasing gain (Robbins & Monro 1951, Ann. Math. Statist. 22, 400).
+    Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging. Afterwards
+    it is constant between updates, the same for all chains, and its logarithm changes by the difference between the
+    accepted fraction of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math. Statist.
+    22, 400). It aims halfway between the target and 1, which is about where NumPyro's warm-up ends, whose fluctuations
+    leave the step size small: with a target of 0.8 it accepts 0.86 to 0.91 for the eight schools. An accepted fraction
+    of 0.8 gave up to 1.5 times the effective draws per gradient, but 3 times as many divergent transitions.
 
     Attributes
     ----------
@@ -51,7 +53,7 @@ class Adaptation:
         steps = np.linspace(self.metric_updates[-1], num_warmup, STEP_UPDATES + 1) if self.metric_updates else ()
         self.step_updates = tuple(dict.fromkeys(np.round(steps).astype(int).tolist()[1:])) if len(steps) else ()
         self.ends = self.metric_updates + self.step_updates
-        self.target_accept_prob = target_accept_prob
+        self.accept_prob = 0.5 * (1.0 + target_accept_prob)
         self.blocks: list[Block] = []
         self.left_out: dict[int, int] = {}  # number of draws of a chain that are not used
 
@@ -98,7 +100,7 @@ class Adaptation:
                 state = with_step_size(state, np.full(len(log_step), log_step.mean()))
         elif num_draws in self.step_updates:
             previous_end = self.ends[self.ends.index(num_draws) - 1]
-            excess = self._since(previous_end, "accept_prob").mean() - self.target_accept_prob
+            excess = self._since(previous_end, "accept_prob").mean() - self.accept_prob
             change = GAIN / (1 + self.step_updates.index(num_draws)) * excess
             state = with_step_size(state, np.asarray(state.adapt_state.ss_state[1]) + np.clip(change, -1.0, 1.0))
             if num_draws == self.ends[-1]:
