@@ -36,10 +36,10 @@ class Adaptation:
 
     Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging. Afterwards
     it is constant between updates, the same for all chains, and its logarithm changes by the difference between the
-    accepted fraction of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math. Statist.
-    22, 400). It aims halfway between the target and 1, which is about where NumPyro's warm-up ends, whose fluctuations
-    leave the step size small: with a target of 0.8 it accepts 0.86 to 0.91 for the eight schools. An accepted fraction
-    of 0.8 gave up to 1.5 times the effective draws per gradient, but 3 times as many divergent transitions.
+    accepted fraction of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math.
+    Statist. 22, 400). It aims halfway between the target and 1, which is about where NumPyro's warm-up ends, whose
+    fluctuations leave the step size small: with a target of 0.8 it accepts 0.86 to 0.91 for the eight schools. Where
+    only 0.8 were accepted, five runs of them had 27 divergent transitions instead of 3.
 
     Attributes
     ----------
