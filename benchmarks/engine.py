@@ -273,7 +273,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "numpyro", "nutpie"))
+    names = ("jax", "numpyro", *(("nutpie",) if "nutpie" in arguments.engines else ()))
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     lines = [
         f"Smallest bulk ESS per 1000 gradients (with warm-up), {CHAINS} x {DRAWS} draws, median of {arguments.seeds}",
         f"{datetime.date.today()}, {platform.machine()}, {packages}",

@@ -94,9 +94,10 @@ def test_the_step_size_follows_the_stiffest_direction(dense):
     np.testing.assert_allclose(narrow.step_size, 0.6, rtol=1e-6)  # all widths halve, and steps are in units of them
 
 
-def block_of(draws, gradients, accept_prob=0.8):
+def block_of(draws, gradients, accept_prob=0.8, diverging=False):
     """Return a block of draws (chain, draw, size)."""
-    return Block(draws, *[np.broadcast_to(accept_prob, draws.shape[:2])] * 5, gradients)
+    block = Block(draws, *[np.broadcast_to(accept_prob, draws.shape[:2])] * 5, gradients)
+    return block._replace(diverging=np.full(draws.shape[:2], diverging))
 
 
 def same(position):
@@ -104,13 +105,14 @@ def same(position):
     return position
 
 
-def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains():
+@pytest.mark.parametrize(("target", "diverging"), [(0.6, False), (0.4, True)])
+def test_the_step_size_is_that_of_the_acceptance_aimed_at_for_all_chains(target, diverging):
     """Acceptance falls linearly in the logarithm of the step size, and chains differ by noise."""
-    adapted = Adaptation(400, 0.4)  # which aims at 0.7
+    adapted = Adaptation(400, target)  # which aims at 0.7, a quarter of the way to 1, or half of it
     assert adapted.step_updates == (330, 340, 350, 360, 370, 380, 390, 400)
     rng = np.random.default_rng(8)
     draws = rng.normal(size=(4, 320, 2))
-    adapted.add(block_of(draws, draws))
+    adapted.add(block_of(draws, draws, diverging=diverging))
     state = state_of(np.ones(2), num_chains=4)
     for count in range(320, 400, 10):
         state = adapted.update(state, count, same)

@@ -28,6 +28,7 @@ SHRINKAGE = 0.02  # weight of unit covariances, per parameter, in draws
 MAX_STEP_CHANGE = 10.0  # largest factor between step sizes before and after an update
 EXPLORED = 2.0  # factor above the step size towards which its adaptation tends after an update
 GAIN = 3.0  # of the first update of the step size: about the inverse slope of the acceptance in the log step size
+STRICT, STRICTER = 1 / 4, 1 / 2  # ways from the target to 1, without and with divergent transitions
 CONSTANT = 2**30  # number of updates after which dual averaging changes a step size no more
 
 
@@ -37,9 +38,8 @@ class Adaptation:
     Up to the last update of the metric, the step size of each chain is adapted by NumPyro's dual averaging. Afterwards
     it is constant between updates, the same for all chains, and its logarithm changes by the difference between the
     accepted fraction of all chains and the one aimed at, with decreasing gain (Robbins & Monro 1951, Ann. Math.
-    Statist. 22, 400). It aims halfway between the target and 1, which is about where NumPyro's warm-up ends, whose
-    fluctuations leave the step size small: with a target of 0.8 it accepts 0.86 to 0.91 for the eight schools. Where
-    only 0.8 were accepted, five runs of them had 27 divergent transitions instead of 3.
+    Statist. 22, 400). It aims a quarter of the way from the target to 1; halfway, where NumPyro's warm-up ends as its
+    fluctuations leave the step size small, if transitions diverged in the second half of the warm-up.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Adaptation:
         steps = np.linspace(self.metric_updates[-1], num_warmup, STEP_UPDATES + 1) if self.metric_updates else ()
         self.step_updates = tuple(dict.fromkeys(np.round(steps).astype(int).tolist()[1:])) if len(steps) else ()
         self.ends = self.metric_updates + self.step_updates
-        self.accept_prob = 0.5 * (1.0 + target_accept_prob)
+        self.target_accept_prob = target_accept_prob
         self.blocks: list[Block] = []
         self.left_out: dict[int, int] = {}  # number of draws of a chain that are not used
 
@@ -100,7 +100,10 @@ class Adaptation:
                 state = with_step_size(state, np.full(len(log_step), log_step.mean()))
         elif num_draws in self.step_updates:
             previous_end = self.ends[self.ends.index(num_draws) - 1]
-            excess = self._since(previous_end, "accept_prob").mean() - self.accept_prob
+            diverged = self._since(num_draws // 2, "diverging").any()
+            towards_one = STRICTER if diverged else STRICT
+            aim = self.target_accept_prob + towards_one * (1.0 - self.target_accept_prob)
+            excess = self._since(previous_end, "accept_prob").mean() - aim
             change = GAIN / (1 + self.step_updates.index(num_draws)) * excess
             state = with_step_size(state, np.asarray(state.adapt_state.ss_state[1]) + np.clip(change, -1.0, 1.0))
             if num_draws == self.ends[-1]:
