@@ -225,3 +225,8 @@ def test_limits_and_unknown_redshifts():
         BurstPopulation(log10_flux_limit=0.0).draw(2, seed=1)
     with pytest.raises(ValueError, match="evolution: expected one of"):
         BurstPopulation(evolution="soft to hard")
+
+
+def test_a_quantity_is_a_flux_or_a_fluence():
+    with pytest.raises(DataError, match="quantity: expected one of flux, fluence; found 'power'"):
+        Bursts.from_columns({"name": ["GRB 1"]}, quantity="power")
