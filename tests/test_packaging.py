@@ -41,7 +41,8 @@ def foreign(source):
 
 def test_every_import_is_declared():
     extras = PROJECT["project"]["optional-dependencies"]
-    requirements = PROJECT["project"]["dependencies"] + extras["plots"] + extras["dask"] + extras["download"]
+    taken = PROJECT["project"]["dependencies"], *(extras[name] for name in ("plots", "dask", "download", "nutpie"))
+    requirements = [requirement for group in taken for requirement in group]
     imported = set().union(*(foreign(path.read_text()) for path in (ROOT / "hbm_jax").rglob("*.py")))
     assert {"jax", "scipy", "matplotlib"} <= imported
     assert imported - {module(requirement) for requirement in requirements} == set()

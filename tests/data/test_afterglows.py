@@ -165,6 +165,7 @@ def test_simulated_counts_follow_their_sources(monte_carlo):
     np.testing.assert_array_equal(again.spectra[1].counts, bright.draw(3, seed=6).spectra[1].counts)
 
 
+@pytest.mark.long
 def test_populations_and_selection(monte_carlo):
     many = dataclasses.replace(
         POPULATION,

@@ -480,6 +480,7 @@ def union3_covariance(frame):
     return np.stack([np.stack([m, mx, mc]), np.stack([mx, x, xc]), np.stack([mc, xc, c])]).transpose(2, 0, 1)
 
 
+@pytest.mark.long
 def test_importing_is_cheap():
     """No file is read, no array made, and tables of astropy and pandas wait until they are needed."""
     code = (

@@ -153,6 +153,7 @@ def test_labels_and_notes_are_those_of_the_container(fits):
     np.testing.assert_array_equal(bound.tree["constant_data"]["error"], bound.data.error)
 
 
+@pytest.mark.long
 def test_a_resumed_run_and_a_loaded_fit_bind_their_data(tmp_path, fits):
     model, data = Bound(), fits[0].data
     fit = hbm.sample(model, data, checkpoint=tmp_path / "run", **SHORT)

@@ -171,6 +171,7 @@ def test_ranks_are_numbers_of_draws_below_the_true_value(monkeypatch):
     np.testing.assert_array_equal(trace["y"]["value"], data["y"][3])
 
 
+@pytest.mark.long
 def test_what_is_simulated_has_the_distribution_of_the_program(monte_carlo):
     truth, data, _ = Replicates.of(line, (DESIGN, np.zeros(4)), line).simulate(200, seed(7))
     monte_carlo.distribution(truth["slope"], "norm", name="slope")
@@ -352,6 +353,7 @@ def with_ties(x, y=None):
         numpyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
 
 
+@pytest.mark.long
 def test_ties_are_broken_by_chance_and_constants_left_out(monkeypatch, monte_carlo):
     slope = RNG.normal(size=(4, 300))
     draws = {"slope": slope, "positive": np.maximum(slope, 0.0), "three": np.full(slope.shape, 3.0), "lp": slope}

@@ -187,6 +187,7 @@ def test_drawing_until_good_ends_at_the_same_draw(stop_after, monkeypatch, tmp_p
     assert fit.posterior.sizes["draw"] > 100  # looked at more than once
 
 
+@pytest.mark.long
 def test_a_finished_run_can_be_given_another_end(whole, copied):
     more = go_on(copied, num_samples=130)
     assert_same_draws(more, whole)
@@ -263,6 +264,7 @@ def test_a_damaged_block_is_set_aside_and_drawn_again(whole, copied):
     assert [path.stem for path in sorted(copied.glob("*.damaged"))] == ["block-000005", "block-000006", "block-000007"]
 
 
+@pytest.mark.long
 def test_blocks_behind_a_missing_one_are_not_spliced_in(whole, copied):
     kept = copied.parent / "kept.npz"
     (copied / "block-000005.npz").rename(kept)

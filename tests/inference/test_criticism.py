@@ -118,6 +118,7 @@ def test_log_likelihood_is_kept_only_on_request_and_where_arviz_looks(tmp_path):
     assert loo(loaded).elpd == pytest.approx(ours.elpd, abs=1e-9)
 
 
+@pytest.mark.long
 def test_log_likelihood_of_marginal_supernovae_is_a_multivariate_normal():
     fit, sne = supernova_fit(), supernova_fit().data
     values = log_likelihood(fit)["observed"]

@@ -27,6 +27,7 @@ def fits():
     return hbm.leave_groups_out(mean_of, VALUES, GROUPS, seed=seed(1), num_chains=4, keep_draws=True, progress=False)
 
 
+@pytest.mark.long
 def test_posteriors_are_those_of_the_other_groups(fits, monte_carlo):
     assert list(fits.names) == ["all", "without north", "without south", "without west"]
     assert fits.usable.all()

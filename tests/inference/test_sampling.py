@@ -453,13 +453,10 @@ def transit(times):
         numpyro.sample("times", dist.Normal(t0, 0.05), obs=times)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
-    [hbm.NUTS]
-    + [
-        pytest.param(kind, marks=pytest.mark.long)
-        for kind in (functools.partial(hbm.HMC, trajectory_length=1.5), hbm.IndependentProposals)
-    ],
+    [hbm.NUTS, functools.partial(hbm.HMC, trajectory_length=1.5), hbm.IndependentProposals],
 )
 def test_a_date_in_single_precision_is_not_usable(kind):
     """No number of single precision lies within the posterior but one."""

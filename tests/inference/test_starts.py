@@ -188,8 +188,7 @@ OTHERS = ("hierarchy", "many", "truncated", "Normal centred")
 
 @pytest.mark.parametrize(
     ("name", "power"),
-    [("line", 100)]
-    + [pytest.param("line", -100, marks=pytest.mark.long)]
+    [pytest.param("line", power, marks=pytest.mark.long) for power in (-100, 100)]
     + [pytest.param("Normal marginal", power, marks=pytest.mark.long) for power in (-100, 100)]
     + [pytest.param(name, power, marks=pytest.mark.long) for name in OTHERS for power in (-100, 100)]
     + [pytest.param("line", power, marks=pytest.mark.long) for power in (-20, 20)],

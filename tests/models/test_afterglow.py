@@ -360,6 +360,7 @@ def with_columns(data, **columns):
     return dataclasses.replace(data, **{key: np.asarray(value, float) for key, value in columns.items()})
 
 
+@pytest.mark.long
 def test_columns_of_the_milky_way(data, prepared):
     assert "nh_mw" not in sites(Afterglow(), prepared)
     column = np.array([0.02, 0.05, 0.03])
@@ -378,6 +379,7 @@ def test_columns_of_the_milky_way(data, prepared):
         Afterglow(galactic="error").prepare(data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whim", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_redshift_with_an_error_is_a_parameter(data, prepared, with_whim, whim):
     model, known = with_whim if whim else (Afterglow(), prepared)

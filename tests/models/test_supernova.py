@@ -327,6 +327,7 @@ def test_simulation_is_repeatable_and_keeps_what_is_given():
         model.simulate(jax.random.key(4), DESIGN, {"omega_m": 0.3})
 
 
+@pytest.mark.long
 def test_simulated_populations_and_errors_are_the_designs(monte_carlo):
     """True values scatter by the population, observed ones about them by fit, lensing and velocity alone."""
     data = dataclasses.replace(DESIGN, variance_coherent=DESIGN.variance_coherent + 100.0)

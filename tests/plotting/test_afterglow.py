@@ -20,6 +20,7 @@ from hbm_jax.spectra.statistics.marginal import prior_shape
 from plotting.test_figures import decoded, texts
 
 NAMES = ("sim001", "sim002", "sim003")
+pytestmark = pytest.mark.long  # their programs take long to compile
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,6 @@ def fit():
     return load("afterglow")
 
 
-@pytest.mark.long
 def test_the_stored_fit_is_not_stale():
     assert_not_stale("afterglow")
 
@@ -38,7 +38,6 @@ def test_the_report_has_the_figures_of_afterglows(fit):
     ]  # fmt: skip
 
 
-@pytest.mark.long
 def test_every_figure_of_the_report_is_drawn(fit):
     figures = report.figures_for(fit)
     for name in list(figures)[:5]:
@@ -47,7 +46,6 @@ def test_every_figure_of_the_report_is_drawn(fit):
         assert len(np.unique(np.asarray(decoded(draw(fit)).convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
-@pytest.mark.long
 def test_folded_model_is_that_of_the_fits_own_program(fit):
     # Independently of `parameters`: the log likelihood that the inference computes by running the program again.
     found = folded_draws.folded(fit, num_draws=10**6)

@@ -10,6 +10,7 @@ from hbm_jax.plotting.linear.relation import _least_squares_line
 from hbm_jax.registry import entry_of_fit
 
 
+@pytest.mark.long
 def test_every_group_has_its_points_and_its_line():
     fit = load("relation")
     axes = [axis for axis in lines(fit).axes if axis.get_visible()]
