@@ -46,7 +46,7 @@ class Modes:
     outcome : str
         Clause for the verdict.
     missing : str
-        Clause on the modes that are missing from the draws of the fit; empty if there are none.
+        Names the modes that the draws of the fit do not contain, as a clause for the verdict; empty if all were visited.
     """
 
     table: pd.DataFrame

@@ -45,7 +45,7 @@ class Metric:
 
     @property
     def dense(self) -> bool:
-        """Whether the inverse mass matrix is a matrix."""
+        """True if the inverse mass matrix is dense, False if it is diagonal."""
         return self.kind == "dense"
 
     def to_position(self, u):

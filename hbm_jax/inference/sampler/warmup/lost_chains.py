@@ -32,7 +32,7 @@ class LostChains:
 
     @property
     def due(self) -> bool:
-        """Whether the chains are to be compared before the next draw."""
+        """True if the chains must be compared before the next draw."""
         return self.num_draws in self.looks
 
     def draws_before_look(self, num_left: int) -> int:
