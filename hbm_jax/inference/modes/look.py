@@ -46,7 +46,7 @@ class Modes:
     outcome : str
         Clause for the verdict.
     missing : str
-        Names the modes that the draws of the fit do not contain, as a clause for the verdict; empty if all were visited.
+        Names the modes that the draws of the fit do not contain, for the verdict; empty if they contain all.
     """
 
     table: pd.DataFrame
