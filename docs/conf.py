@@ -101,7 +101,7 @@ def _page(module, title):
 def _entry(module, name):
     value = getattr(importlib.import_module(module), name)
     if inspect.isclass(value):
-        inherited = "   :inherited-members:\n" if hasattr(value, "to_dict") else ""  # of containers, from their base
+        inherited = "   :inherited-members:\n" if hasattr(value, "to_dict") or hasattr(value, "to_latex") else ""
         return f".. autoclass:: {name}\n   :members:\n{inherited}\n"
     return f".. autofunction:: {name}\n\n" if callable(value) else f".. autodata:: {name}\n   :no-value:\n\n"
 

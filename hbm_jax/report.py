@@ -13,6 +13,7 @@ import numpy as np
 from hbm_jax.files import atomic_write
 from hbm_jax.inference import Fit
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
+from hbm_jax.notation import quote
 from hbm_jax.registry import entry_of_fit
 
 MAX_PARAMETERS = 12  # in a corner or trace plot; more would be illegible
@@ -132,7 +133,7 @@ def write_report(
         rows=rows,
         units=units,
         symbols=any(row["symbol"] for row in rows),
-        latex=_latex(rows, units),
+        latex=fit.to_latex(list(dict.fromkeys(row["name"].partition("[")[0] for row in rows)), symbols=_symbols(fit)),
         left_out=_left_out(fit),
         figures=drawn,
         priors=fit.run.get("config", {}).get("priors", {}),
@@ -208,8 +209,6 @@ def _facts(fit: Fit) -> list[dict[str, Any]]:
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:
     """Format the rows of the summary in the order of the model, with digits that match the errors."""
-    from hbm_jax.plotting.labels import quote
-
     summary = fit.summary()
     order = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
     labels = sorted(summary.index, key=lambda label: order.get(str(label).partition("[")[0], len(order)))
@@ -220,7 +219,7 @@ def _rows(fit: Fit) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": str(label),
-                "symbol": _symbol(str(label)),
+                "symbol": _outline(fit, str(label)),
                 "quoted": quoted,
                 "median": quoted.median.replace("-", "−"),
                 "power": f"e{quoted.exponent}" if quoted.exponent else "",
@@ -238,17 +237,24 @@ def _rows(fit: Fit) -> list[dict[str, Any]]:
     return rows
 
 
-def _symbol(name: str) -> dict[str, str] | None:
+def _symbols(fit: Fit) -> dict[str, str]:
+    """Return the symbols of parameters by name, those of the program before those of the catalogue."""
+    from hbm_jax.models.symbols import SYMBOLS
+
+    return SYMBOLS | fit.symbols
+
+
+def _outline(fit: Fit, name: str) -> dict[str, str] | None:
     """Return the SVG outline of a parameter's symbol as in the figures, in units of 1/16 of the font size."""
     from matplotlib.textpath import TextPath
 
-    from hbm_jax.plotting.labels import LABELS, label
+    from hbm_jax.plotting.draws import label_of
     from hbm_jax.plotting.style import house_style
 
-    if name.partition("[")[0] not in LABELS:
+    if name.partition("[")[0] not in _symbols(fit):
         return None
     with house_style():
-        outline = TextPath((0.0, 0.0), label(name), size=16)
+        outline = TextPath((0.0, 0.0), label_of(fit, name, unit=False), size=16)
     box = outline.get_extents()
     commands = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
     segments = (
@@ -261,28 +267,6 @@ def _symbol(name: str) -> dict[str, str] | None:
         "height": f"{(box.height + 1) / 16:.3f}em",
         "drop": f"{(box.y0 - 0.5) / 16:.3f}em",
     }
-
-
-def _latex(rows: list[dict[str, Any]], units: bool) -> str:
-    """Return the table of parameters in LaTeX."""
-    from hbm_jax.plotting.labels import LABELS, UNIT_SYMBOLS, quoted_math
-
-    def line(row):
-        base, bracket, element = row["name"].partition("[")
-        name = (LABELS[base] if base in LABELS else _escaped(base)) + _escaped(bracket + element)
-        unit = f" & {UNIT_SYMBOLS.get(row['unit'], _escaped(row['unit']))}" if units else ""
-        return rf"{name} & {quoted_math(row['quoted'])}{unit} \\"
-
-    columns, unit = ("lll", " & Unit") if units else ("ll", "")
-    head = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", rf"Parameter & Median, 68\,\% interval{unit} \\", r"\hline"]
-    return "\n".join([*head, *map(line, rows), r"\hline", r"\end{tabular}"])
-
-
-def _escaped(text: str) -> str:
-    """Escape the special characters of LaTeX."""
-    replacements = {character: "\\" + character for character in "&%$#_{}"}
-    replacements |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(replacements.get(symbol, symbol) for symbol in text)
 
 
 def _left_out(fit: Fit) -> list[str]:

@@ -16,7 +16,7 @@ from stored_fits import load
 import hbm_jax as hbm
 from hbm_jax.inference import judge
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_ESS
-from hbm_jax.plotting.labels import quote
+from hbm_jax.notation import quote
 from hbm_jax.report import MAX_PARAMETERS, figures_for, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

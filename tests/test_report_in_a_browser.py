@@ -9,7 +9,7 @@ from browser import NoBrowser, View, look
 from made_up_verdicts import unwieldy
 from stored_fits import load
 
-from hbm_jax.plotting.labels import quote
+from hbm_jax.notation import quote
 from hbm_jax.report import write_report
 
 pytestmark = pytest.mark.long

@@ -57,6 +57,10 @@ class Program(Protocol):
         """Units of sites."""
 
     @property
+    def symbols(self) -> Mapping[str, str]:
+        """Symbols of sites in the notation of matplotlib and LaTeX, such as ``{"slope": "$m$"}``."""
+
+    @property
     def description(self) -> str:
         """One-line description; by default the name of the program."""
 
@@ -138,6 +142,11 @@ def coords_of(program: Callable, args: tuple) -> dict[str, Any]:
 def units_of(program: Callable) -> dict[str, str]:
     """Return `Program.units` as text; empty by default."""
     return {name: str(unit) for name, unit in getattr(program, "units", {}).items()}
+
+
+def symbols_of(program: Callable) -> dict[str, str]:
+    """Return `Program.symbols`; empty by default."""
+    return {name: str(symbol) for name, symbol in getattr(program, "symbols", {}).items()}
 
 
 def name_of(program: Callable) -> str:

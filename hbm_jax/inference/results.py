@@ -27,6 +27,7 @@ from hbm_jax.inference.checksum import (
     refuse_expansion,
     require_room,
 )
+from hbm_jax.inference.exports import Exports
 from hbm_jax.inference.model_check.check import check_model
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.program import (
@@ -43,6 +44,7 @@ from hbm_jax.inference.program import (
 from hbm_jax.inference.sampler.target import support_bounds
 from hbm_jax.inference.storage import tree_of
 from hbm_jax.inference.verdict import Verdict, judge, with_modes
+from hbm_jax.notation import rounded
 
 INTERVAL = (0.16, 0.5, 0.84)
 FORMAT = 1
@@ -66,7 +68,7 @@ class ResultsError(RuntimeError):
 
 
 @dataclass
-class Fit:
+class Fit(Exports):
     """A sampled posterior, with its verdict, program, data and provenance.
 
     Attributes
@@ -118,23 +120,13 @@ class Fit:
             self.verdict = replace(self.verdict, model=check)
         return check
 
-    @property
-    def posterior(self) -> xr.Dataset:
-        """Draws of every named site."""
-        return self.tree["posterior"].to_dataset()
-
-    @property
-    def units(self) -> dict[str, str]:
-        """Unit of each parameter that has one."""
-        return {str(n): v.attrs["units"] for n, v in self.posterior.items() if "units" in v.attrs}
-
     def summary(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
         """Compute the median, 68 % interval, mean, standard deviation, unit and diagnostics of each parameter.
 
         Parameters
         ----------
         parameters : sequence of str, optional
-            Sites to include, whatever their size. Default: all sites of at most ``max_size`` elements.
+            Sites to include, in this order, whatever their size. Default: all sites of at most ``max_size`` elements.
         max_size : int
             Omit variables with more elements (the latents of a large population), unless ``parameters`` names them.
 
@@ -180,6 +172,8 @@ class Fit:
                     "sd": values[:, index].std(ddof=1),
                     "unit": units.get(str(name), ""),
                 }
+        if parameters is not None:
+            rows = dict(sorted(rows.items(), key=lambda row: requested.index(row[0].partition("[")[0])))
         return pd.DataFrame.from_dict(rows, orient="index").join(self.verdict.table)
 
     def __repr__(self):
@@ -259,24 +253,6 @@ def _require_types(run, timing, notes) -> None:
         raise TypeError("expected tables and text about the run")
     if not all(isinstance(seconds, int | float) for seconds in timing.values()):
         raise TypeError("expected numbers of seconds")
-
-
-def rounded(median: float, lower: float, upper: float) -> tuple[str, str, str]:
-    """Format a median and its interval to two significant digits of the smaller half-width.
-
-    Half-widths below 1e-3 of the interval, of a median close to a bound, are treated as 1e-3 of it. If the largest
-    absolute value is at least 1e6 or below 1e-4, all three have an exponent and at least four significant digits.
-    """
-    width = min(median - lower, upper - median)
-    width = max(width, 1e-3 * (upper - lower)) if width > 0 else width
-    largest = max(abs(lower), abs(median), abs(upper))
-    digit = int(np.floor(np.log10(width))) - 1 if width > 0 else None  # decimal exponent of the last digit
-    if np.isfinite(largest) and largest > 0 and not 1e-4 <= largest < 1e6:
-        size = int(np.floor(np.log10(largest)))
-        decimals = 3 if digit is None else int(np.clip(size - digit, 3, 12))
-        return tuple(f"{value:.{decimals}e}" for value in (median, lower, upper))  # type: ignore[return-value]
-    decimals = 3 if digit is None else int(np.clip(-digit, 0, 12))
-    return f"{median:.{decimals}f}", f"{lower:.{decimals}f}", f"{upper:.{decimals}f}"
 
 
 def assemble(

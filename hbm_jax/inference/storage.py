@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 from arviz_base import from_dict
 
-from hbm_jax.inference.program import arrays_of_forms, coords_of, dims_of, units_of
+from hbm_jax.inference.program import arrays_of_forms, coords_of, dims_of, symbols_of, units_of
 
 KINDS = "biufcUS"  # NumPy kinds that a file can hold: numbers and text
 
@@ -68,7 +68,7 @@ def tree_of(
     dims: Mapping[str, list[str]] | None,
     coords: Mapping[str, Any] | None,
 ) -> xr.DataTree:
-    """Return draws and data as a DataTree with names, dimensions, labels and units.
+    """Return draws and data as a DataTree with names, dimensions, labels, units and symbols.
 
     Parameters
     ----------
@@ -105,9 +105,10 @@ def tree_of(
     tree.update(from_dict({"sample_stats": dict(sample_stats)}))
     unconstrained = {"unconstrained_posterior": {"position": positions}}
     tree.update(from_dict(unconstrained, dims={"position": ["parameter"]}, coords={"parameter": list(target.labels)}))
-    for name, unit in units_of(program).items():
-        if name in tree["posterior"]:
-            tree["posterior"][name].attrs["units"] = unit
+    for attribute, texts in {"units": units_of(program), "symbol": symbols_of(program)}.items():
+        for name in texts:
+            if name in tree["posterior"]:
+                tree["posterior"][name].attrs[attribute] = texts[name]
     data_arrays = arrays_of(args[0]) if args else None
     if data_arrays is not None:
         tree["constant_data"] = xr.DataTree(_dataset(data_arrays))

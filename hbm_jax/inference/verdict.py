@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from hbm_jax.inference.criteria import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.inference.model_check.result import ModelCheck
 from hbm_jax.inference.modes.chains import exchanged, scalars, separate_groups
+from hbm_jax.inference.sampler.stopping import MAX_R_HAT, MIN_BFMI, MIN_ESS
 
 TAIL = (0.05, 0.95)
 # Width of the bins in which densities are measured, in units of the posterior's width. It is small because a density

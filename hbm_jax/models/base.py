@@ -19,6 +19,7 @@ import numpy as np
 from numpyro import handlers
 
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
+from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError
@@ -213,6 +214,11 @@ class PopulationModel:
     def units(self) -> dict[str, str]:
         """Units of parameters and latents; absent where dimensionless or those of the data."""
         return {}
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        """Symbols by name of the site; more than the sites of this model."""
+        return SYMBOLS
 
     @property
     def target_accept_prob(self) -> float:

@@ -14,7 +14,8 @@ from numpyro import distributions as dist
 from hbm_jax.cosmology import BinnedDarkEnergy, Cosmology, CustomDarkEnergy, DistanceFunction, breaks_of
 from hbm_jax.distributions import CoordinatePriors
 from hbm_jax.models.priors import Prior, in_stated_parameters
-from hbm_jax.models.registration import SYMBOLS, choose_registered
+from hbm_jax.models.registration import choose_registered
+from hbm_jax.models.symbols import SYMBOLS
 
 # Free parameters of each named expansion history. The last is sampled relative to the others along a degeneracy.
 FREE = {

@@ -1,11 +1,8 @@
-"""What laws and cosmologies register where they are defined: their names, and the symbols of their parameters."""
+"""Choice among the laws and cosmologies that are registered, also by other packages."""
 
 from collections.abc import Iterable
 
 from hbm_jax.names import choose
-
-SYMBOLS: dict[str, str] = {}
-"""Symbol by name of the parameter, in matplotlib's mathematical notation; `hbm_jax.plotting.label` looks here too."""
 
 
 def choose_registered(kind: str, value: str, known: Iterable[str]) -> str:

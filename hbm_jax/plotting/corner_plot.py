@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 
 from hbm_jax.inference import Fit
+from hbm_jax.notation import quote, quoted_math
 from hbm_jax.plotting.contours import levels_of_draws
-from hbm_jax.plotting.draws import named_draws, unit_of
-from hbm_jax.plotting.labels import label, quote, quoted_math
+from hbm_jax.plotting.draws import label_of, named_draws
 from hbm_jax.plotting.style import BLACK, BLUE, ORANGE, Figure, house_style
 
 INTERVAL = (0.16, 0.5, 0.84)
@@ -25,7 +25,13 @@ LEFT, RIGHT, BOTTOM, TOP = 0.78, 0.5, 0.78, 0.48  # inches from the edges of the
 LABEL, TICK = 0.46, 0.045  # inches from a panel to its label, beyond the slanted numbers; length of a tick
 
 
-def corner(fit: Fit, names: Iterable[str] | None = None, *, truth: Mapping[str, float] | None = None) -> Figure:
+def corner(
+    fit: Fit,
+    names: Iterable[str] | None = None,
+    *,
+    truth: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw the marginal posteriors of parameters and of every pair of them.
 
     All panels are in one matplotlib Axes, which for eleven parameters is drawn ten times faster than 66 of them.
@@ -38,6 +44,8 @@ def corner(fit: Fit, names: Iterable[str] | None = None, *, truth: Mapping[str, 
         Names of parameters, or of elements such as ``"theta[3]"``. By default every scalar parameter that varies.
     truth : mapping of str to float, optional
         Values to mark in orange, of parameters that are drawn.
+    labels : mapping of str to str, optional
+        Symbols by name of the parameter, such as ``{"slope": "$m$"}``. A program can have them as ``symbols``.
 
     Returns
     -------
@@ -77,7 +85,7 @@ def corner(fit: Fit, names: Iterable[str] | None = None, *, truth: Mapping[str, 
         grid.frame([_inner_ticks(low, high, 4 if size <= 4 else 3) for low, high in grid.ranges])
         for index, name in enumerate(draws):
             numbers = quoted_math(quote(median[index], lower[index], upper[index]))
-            grid.name(index, label(name, unit_of(fit, name)), _title(name, numbers))
+            grid.name(index, label_of(fit, name, labels), _title(label_of(fit, name, labels, unit=False), numbers))
     return grid.figure
 
 
@@ -88,9 +96,8 @@ def _ranges(table: np.ndarray) -> np.ndarray:
     return np.stack([low - margin, high + margin], axis=1)
 
 
-def _title(name: str, numbers: str) -> str:
+def _title(symbol: str, numbers: str) -> str:
     """Return the symbol of a parameter and its interval; a name that is no symbol has a line of its own."""
-    symbol = label(name)
     if symbol.startswith("$") and symbol.endswith("$"):
         return f"{symbol} = {numbers}"
     return f"{symbol}\n{numbers}"

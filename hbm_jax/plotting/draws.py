@@ -7,6 +7,7 @@ import numpy as np
 
 from hbm_jax.inference import Fit
 from hbm_jax.inference.results import model_of
+from hbm_jax.plotting.labels import label
 
 Model = TypeVar("Model")
 Data = TypeVar("Data")
@@ -60,6 +61,11 @@ def named_draws(fit: Fit, names: Iterable[str] | None = None) -> dict[str, np.nd
 def unit_of(fit: Fit, label: str) -> str:
     """Return the unit of a parameter or of an element of it; empty if it has no unit."""
     return fit.units.get(label.partition("[")[0], "")
+
+
+def label_of(fit: Fit, name: str, labels: Mapping[str, str] | None = None, *, unit: bool = True) -> str:
+    """Return the symbol of a parameter or element, from ``labels`` or the program if they have one, and its unit."""
+    return label(name, unit_of(fit, name) if unit else "", fit.symbols | dict(labels or {}))
 
 
 def parameter(fit: Fit, name: str, default: float | None = None) -> np.ndarray:

@@ -17,7 +17,7 @@ import hbm_jax as hbm
 from hbm_jax.inference import Fit, ResultFileError, load
 from hbm_jax.inference.checksum import LENGTH, DamageWarning
 from hbm_jax.inference.model_check.check import check_model
-from hbm_jax.inference.results import rounded
+from hbm_jax.notation import rounded
 
 SIZE = (4, 200)  # chains and draws, which NumPy makes: what comes out of them is no matter of sampling
 

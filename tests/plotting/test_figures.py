@@ -14,8 +14,8 @@ from scipy import stats
 import hbm_jax as hbm
 from hbm_jax.cosmology import Cosmology
 from hbm_jax.models.supernovae.laws import colour, stretch
+from hbm_jax.notation import quote, quoted_math
 from hbm_jax.plotting import draws
-from hbm_jax.plotting.labels import quote, quoted_math
 from hbm_jax.plotting.style import ORANGE, Figure, in_all_colours, in_few_colours, to_pixels, to_png
 from hbm_jax.plotting.supernovae import hubble
 from hbm_jax.plotting.supernovae.populations import density, population_draws

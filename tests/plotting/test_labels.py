@@ -2,8 +2,9 @@ import math
 
 import pytest
 
+from hbm_jax.notation import quote, quoted_math
 from hbm_jax.plotting import label
-from hbm_jax.plotting.labels import LABELS, quote, quoted_math
+from hbm_jax.plotting.labels import LABELS
 
 
 @pytest.mark.parametrize(

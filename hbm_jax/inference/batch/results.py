@@ -1,14 +1,27 @@
 """Summaries, verdicts and kept draws of the posteriors of many objects."""
 
+import json
+import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from arviz_base import from_dict
 
+from hbm_jax.files import atomic_write
+from hbm_jax.inference.checksum import ResultFileError
+from hbm_jax.inference.options import plain
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+FORMAT = 1
 STATISTICS = ("lower_68", "median", "upper_68", "mean", "sd", "r_hat", "ess_bulk", "ess_tail")
 ORDER = ["median", "lower_68", "upper_68", "mean", "sd", "r_hat", "ess_bulk", "ess_tail"]
 
@@ -125,6 +138,90 @@ class Fits:
             reason = "keep_draws=True was not given" if not self.kept else "there is none of that name"
             raise KeyError(f"draws of {name!r}: expected an object whose draws were kept; {reason}.")
         return from_dict({"posterior": self.kept[name]})
+
+    def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
+        """Return a catalogue as an astropy Table, which can be written as ECSV, FITS and other formats.
+
+        Parameters
+        ----------
+        parameters : sequence of str, optional
+            Sites to include; all by default.
+
+        Returns
+        -------
+        astropy.table.Table
+            One row per object: ``object``, ``usable``, ``why``, and for each parameter or element ``name_median``,
+            ``name_lower_68``, ``name_upper_68`` and ``name_sd``, NaN where an object has no draws.
+
+        Examples
+        --------
+        >>> fits.to_table().write("catalogue.fits")  # doctest: +SKIP
+        """
+        from astropy.table import Table
+
+        summary = self.summary(parameters)
+        columns = {"object": np.array([str(name) for name in self.names])}
+        columns |= {"usable": self.usable.to_numpy(bool), "why": self.verdicts["why"].to_numpy(str)}
+        for label in dict.fromkeys(summary.index.get_level_values("parameter")):
+            rows = summary.xs(label, level="parameter").reindex(self.names)
+            columns |= {f"{label}_{name}": rows[name].to_numpy() for name in ("median", "lower_68", "upper_68", "sd")}
+        return Table(columns)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write all results to one file, atomically; `load` reads it.
+
+        Parameters
+        ----------
+        path : path
+            File to write; ``.npz`` is appended if there is no suffix. An existing file is replaced.
+
+        Raises
+        ------
+        ValueError
+            If a name of an object is neither text nor a number.
+        """
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".npz")
+        names = [plain(name) for name in self.names]
+        odd = [name for name in names if not isinstance(name, str | int | float)]
+        if odd:
+            raise ValueError(f"save: expected names of objects that are text or numbers; found {odd[0]!r}.")
+        arrays: dict[str, np.ndarray] = {}
+        for kind, objects in (("sites", self.sites), ("kept", self.kept)):
+            for index, name in enumerate(self.names):
+                arrays |= {f"{kind}/{index}/{site}": values for site, values in objects.get(name, {}).items()}
+        verdicts = self.verdicts.to_dict(orient="list")
+        about = {"format": FORMAT, "names": names, "verdicts": verdicts, "cost": self.cost, "run": self.run}
+        arrays["about"] = np.array(json.dumps(about, default=str))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Fits":
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        ResultFileError
+            If the file is missing, damaged, or was not written by `save`.
+        """
+        try:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                arrays = {key: file[key] for key in file.files if key != "about"}
+            names, verdicts = about["names"], pd.DataFrame(about["verdicts"], index=about["names"])
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            raise ResultFileError(f"{path}: expected a file written by Fits.save; found: {error}") from error
+        if about["format"] != FORMAT:
+            raise ResultFileError(f"{path}: expected format {FORMAT}; found {about['format']} of another version.")
+        verdicts.index.name = "object"
+        stored: dict[str, dict[Any, dict[str, np.ndarray]]] = {"sites": {name: {} for name in names}, "kept": {}}
+        for key, values in arrays.items():
+            kind, index, site = key.split("/", 2)
+            stored[kind].setdefault(names[int(index)], {})[site] = values
+        return cls(names, verdicts, about["cost"], about["run"], stored["sites"], stored["kept"])
 
     def __str__(self):
         total, usable = len(self), int(self.usable.sum())

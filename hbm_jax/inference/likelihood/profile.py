@@ -18,9 +18,9 @@ from scipy.stats import chi2
 
 from hbm_jax.inference.likelihood.function import Likelihood
 from hbm_jax.inference.program import cautions_of
-from hbm_jax.inference.results import rounded
 from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.target import StartError
+from hbm_jax.notation import rounded
 
 ERRORS = ("profile", "curvature", None)
 SEARCH_ITERATIONS = 500

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hbm_jax.inference.criteria import MAX_R_HAT, MIN_ESS
 from hbm_jax.inference.options import plain, real_number, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Criteria of the verdict, of which the rule uses the first two.
+MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
+MIN_ESS = 400.0  # bulk and tail, the same paper
+MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 
 MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
 GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at successive checks

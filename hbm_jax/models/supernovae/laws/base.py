@@ -7,7 +7,8 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import jax.numpy as jnp
 
 from hbm_jax.models.priors import Prior
-from hbm_jax.models.registration import SYMBOLS, choose_registered
+from hbm_jax.models.registration import choose_registered
+from hbm_jax.models.symbols import SYMBOLS
 
 Axis: TypeAlias = Callable[[Any], Any]
 """Function that places values along the axis of the mixture's components that belongs to a law."""

@@ -1,0 +1,201 @@
+"""Results of a fit in the formats of other programs: LaTeX, astropy, pandas and GetDist."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from hbm_jax.files import atomic_write
+from hbm_jax.inference.program import supports_of, symbols_of
+from hbm_jax.inference.sampler.target import support_bounds
+from hbm_jax.inference.verdict import Verdict
+from hbm_jax.notation import UNIT_SYMBOLS, escaped, quote, quoted_math
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+
+class Exports:
+    """Methods of a `Fit` that return or write its results in other formats."""
+
+    verdict: Verdict
+    program: Callable | None
+    tree: xr.DataTree
+    summary: Callable[..., pd.DataFrame]
+
+    @property
+    def posterior(self) -> xr.Dataset:
+        """Draws of every named site."""
+        return self.tree["posterior"].to_dataset()
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit of each parameter that has one."""
+        return self._attribute("units")
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """Symbol of each parameter that has one, in the notation of matplotlib and LaTeX."""
+        known = symbols_of(self.program) if self.program is not None else {}
+        return {str(name): known[str(name)] for name in self.posterior if name in known} | self._attribute("symbol")
+
+    def _attribute(self, key: str) -> dict[str, str]:
+        """Return an attribute of the draws by name of the site."""
+        return {str(name): values.attrs[key] for name, values in self.posterior.items() if key in values.attrs}
+
+    def to_latex(self, parameters: Sequence[str] | None = None, *, symbols: Mapping[str, str] | None = None) -> str:
+        r"""Return the summary as a LaTeX tabular: symbols, medians with 68 % intervals, and units.
+
+        Parameters
+        ----------
+        parameters : sequence of str, optional
+            Sites to include, as in `Fit.summary`.
+        symbols : mapping of str to str, optional
+            Symbols by name of the site, such as ``{"slope": "$m$"}``, before those of the program (`Fit.symbols`). A
+            parameter without a symbol is called by its name.
+
+        Examples
+        --------
+        >>> print(fit.to_latex(["w0"]))  # doctest: +SKIP
+        \begin{tabular}{ll}
+        \hline
+        Parameter & Median, 68\,\% interval \\
+        \hline
+        $w_0$ & $-0.89^{+0.19}_{-0.22}$ \\
+        \hline
+        \end{tabular}
+        """
+        summary = self.summary(parameters)
+        known = self.symbols | dict(symbols or {})
+        units = bool(summary["unit"].any())
+        lines = [_latex_row(str(name), row, known, units) for name, row in summary.iterrows()]
+        columns, unit = ("lll", " & Unit") if units else ("ll", "")
+        head = rf"Parameter & Median, 68\,\% interval{unit} \\"
+        rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline"]
+        return "\n".join([*rules, *lines, r"\hline", r"\end{tabular}"])
+
+    def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
+        """Return the summary as an astropy Table, which can be written as ECSV, FITS and other formats.
+
+        Parameters
+        ----------
+        parameters : sequence of str, optional
+            Sites to include, as in `Fit.summary`.
+
+        Returns
+        -------
+        astropy.table.Table
+            The name of each parameter and the columns of `Fit.summary`; the verdict is in ``meta``.
+
+        Examples
+        --------
+        >>> fit.to_table().write("parameters.ecsv")  # doctest: +SKIP
+        """
+        from astropy.table import Table
+
+        summary = self.summary(parameters)
+        columns = {"parameter": summary.index.to_numpy(str)}
+        columns |= {str(name): summary[name].to_numpy(str if name == "unit" else float) for name in summary}
+        return Table(columns, meta={"verdict": str(self.verdict)})
+
+    def to_dataframe(self, parameters: Sequence[str] | None = None, *, max_size: int = 20) -> pd.DataFrame:
+        """Return the draws as a pandas DataFrame.
+
+        Parameters
+        ----------
+        parameters : sequence of str, optional
+            Sites to include. Default: all sites of at most ``max_size`` elements.
+        max_size : int
+            Number of elements above which a site is omitted, unless ``parameters`` names it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per draw, indexed by ``chain`` and ``draw``; one column per scalar parameter or element.
+
+        Raises
+        ------
+        ValueError
+            If a name in ``parameters`` is not a site.
+        """
+        wanted = self.summary(parameters, max_size=max_size).index
+        labels = iter(self.verdict.table.index)
+        columns: dict[str, np.ndarray] = {}
+        for variable in self.posterior.values():
+            values = variable.transpose("chain", "draw", ...).to_numpy()
+            values = values.reshape(values.shape[0] * values.shape[1], -1)
+            columns |= {next(labels): column for column in values.T}
+        sizes = self.posterior.sizes
+        index = pd.MultiIndex.from_product([range(sizes[name]) for name in ("chain", "draw")], names=["chain", "draw"])
+        return pd.DataFrame({label: columns[label] for label in wanted}, index=index)
+
+    def save_getdist(self, root: str | os.PathLike, parameters: Sequence[str] | None = None) -> list[Path]:
+        """Write the draws in the text format of GetDist and CosmoMC.
+
+        Parameters
+        ----------
+        root : path
+            Beginning of the names of the files. ``root_1.txt`` and so on hold the chains: weight 1, minus the log
+            density of the unconstrained parameters, parameters. ``root.paramnames`` has names and symbols,
+            ``root.ranges`` the bounds of the priors. Existing files are replaced.
+        parameters : sequence of str, optional
+            Sites to include, as in `to_dataframe`.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The files, which ``getdist.loadMCSamples(root)`` reads.
+
+        Raises
+        ------
+        ValueError
+            If a name in ``parameters`` is not a site.
+        """
+        draws = self.to_dataframe(parameters)
+        log_density = self.tree["sample_stats"]["lp"].transpose("chain", "draw").to_numpy()
+        root = Path(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        contents = {".paramnames": "".join(f"{_plain(name)}\t{self._symbol(name)}\n" for name in draws)}
+        bounds = (
+            {name: support_bounds(support) for name, support in supports_of(self.program).items()}
+            if self.program
+            else {}
+        )
+        contents[".ranges"] = "".join(
+            f"{_plain(name)}\t" + "\t".join(f"{end:.9g}" if np.isfinite(end) else "N" for end in bounds[base]) + "\n"
+            for name in draws
+            if (base := name.partition("[")[0]) in bounds
+        )
+        for chain, rows in draws.groupby(level="chain"):
+            values = np.column_stack([np.ones(len(rows)), -log_density[chain], rows.to_numpy()])
+            contents[f"_{chain + 1}.txt"] = "".join(" ".join(f"{value:.9e}" for value in row) + "\n" for row in values)
+        files = []
+        for ending, text in contents.items():
+            files.append(root.with_name(root.name + ending))
+            with atomic_write(files[-1]) as part:
+                part.write_text(text, encoding="utf-8")
+        return files
+
+    def _symbol(self, name: str) -> str:
+        """Return the symbol of a parameter or element without dollar signs, as GetDist wants it."""
+        base, bracket, element = name.partition("[")
+        symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
+        index = element.removesuffix("]").replace(" ", "")
+        return f"{symbol}_{{{escaped(index)}}}" if bracket and "_" not in symbol else symbol + bracket + element
+
+
+def _latex_row(name: str, row: pd.Series, symbols: Mapping[str, str], units: bool) -> str:
+    """Return the row of a parameter in LaTeX."""
+    base, bracket, element = name.partition("[")
+    symbol = symbols.get(base, escaped(base)) + escaped(bracket + element)
+    unit = f" & {UNIT_SYMBOLS.get(row['unit'], escaped(row['unit']))}" if units else ""
+    return rf"{symbol} & {quoted_math(quote(row['median'], row['lower_68'], row['upper_68']))}{unit} \\"
+
+
+def _plain(name: str) -> str:
+    """Return a name without the characters that end one in the files of GetDist."""
+    return "".join("_" if character in " \t[],*" else character for character in name).rstrip("_")

@@ -1,0 +1,123 @@
+"""Results of a fit in the formats of LaTeX, astropy, pandas and GetDist."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import Table
+from stored_fits import load
+
+from hbm_jax.inference import Fits
+from hbm_jax.inference.checksum import ResultFileError
+from hbm_jax.notation import quote
+
+
+@pytest.fixture
+def fits():
+    """Three objects, the last without draws."""
+    rng = np.random.default_rng(1)
+    names = ["M 87", "NGC 1275", "empty"]
+    columns = {"usable": [True, True, False], "why": ["", "", "no finite density"], "num_draws": [4000, 4000, 0]}
+    sites = {name: {"kT": rng.normal(size=8), "norm": rng.normal(size=(2, 8))} for name in names[:2]}
+    kept = {"M 87": {"kT": rng.normal(size=(4, 5))}}
+    verdicts = pd.DataFrame(columns | {"notes": ["", "few data", ""]}, index=pd.Index(names, name="object"))
+    return Fits(names, verdicts, {"seconds": 2.5, "lanes": 64}, {"seed": 3}, sites | {"empty": {}}, kept)
+
+
+def test_draws_as_a_dataframe():
+    fit = load("supernova")
+    frame = fit.to_dataframe()
+    assert list(frame) == list(fit.summary().index)
+    sizes = fit.posterior.sizes
+    assert frame.shape[0] == sizes["chain"] * sizes["draw"]
+    np.testing.assert_array_equal(frame.loc[(1, 3), "Om0"], fit.posterior["Om0"].isel(chain=1, draw=3))
+    assert list(fit.to_dataframe(["M0", "Om0"])) == ["M0", "Om0"]
+    with pytest.raises(ValueError, match=r"expected parameters among .*; found slop"):
+        fit.to_dataframe(["slop"])
+
+
+def test_elements_of_vectors_are_columns():
+    fit = load("eight_schools")
+    name = next(str(name) for name, values in fit.posterior.items() if values.ndim == 3)
+    frame = fit.to_dataframe([name])
+    assert frame.shape[1] == 8
+    np.testing.assert_array_equal(frame.to_numpy(), fit.posterior[name].to_numpy().reshape(-1, 8))
+
+
+def test_summary_in_the_order_that_is_asked_for():
+    fit = load("supernova")
+    assert list(fit.summary(["beta", "Om0"]).index) == ["beta", "Om0"]
+
+
+def test_latex_has_symbols_and_units():
+    fit = load("supernova")
+    row = fit.summary().loc["M0"]
+    quoted = quote(row["median"], row["lower_68"], row["upper_68"])
+    number = f"${quoted.median}^{{+{quoted.plus}}}_{{-{quoted.minus}}}$"
+    assert fit.to_latex(["Om0", "M0"]).splitlines()[-3] == rf"$M_0$ & {number} & mag \\"
+    assert fit.to_latex(["M0"], symbols={"M0": "$M$"}).splitlines()[4].startswith("$M$ & ")
+
+
+def test_a_user_program_has_symbols_as_an_attribute(monkeypatch):
+    fit = load("own")
+    assert r"my\_slope & $" in fit.to_latex()
+    monkeypatch.setattr(fit.program, "symbols", {"my_slope": "$m$", "absent": "$a$"}, raising=False)
+    assert fit.symbols == {"my_slope": "$m$"}
+    assert "$m$ & $" in fit.to_latex()
+
+
+def test_astropy_table_survives_ecsv(tmp_path):
+    fit = load("supernova")
+    path = tmp_path / "parameters.ecsv"
+    fit.to_table().write(path)
+    table, summary = Table.read(path), fit.summary()
+    assert list(table["parameter"]) == list(summary.index)
+    assert list(table["unit"].filled("")) == list(summary["unit"])
+    np.testing.assert_array_equal(table["median"], summary["median"])
+    assert table.meta["verdict"] == str(fit.verdict)
+
+
+def test_files_of_getdist(tmp_path):
+    fit = load("supernova")
+    files = fit.save_getdist(tmp_path / "out" / "chain", ["Om0", "M0", "sigma_int"])
+    chains = fit.posterior.sizes["chain"]
+    assert [file.name for file in files] == [
+        "chain.paramnames", "chain.ranges", *(f"chain_{i + 1}.txt" for i in range(chains))
+    ]  # fmt: skip
+    assert files[0].read_text().splitlines()[:2] == ["Om0\t\\Omega_\\mathrm{m}", "M0\tM_0"]
+    ranges = dict(line.split("\t", 1) for line in files[1].read_text().splitlines())
+    support = fit.program.all_priors["Om0"].support
+    assert [float(end) for end in ranges["Om0"].split("\t")] == [support.lower_bound, support.upper_bound]
+    second = np.loadtxt(files[3])
+    np.testing.assert_array_equal(second[:, 0], 1.0)
+    np.testing.assert_allclose(-second[:, 1], fit.tree["sample_stats"]["lp"].isel(chain=1), rtol=1e-9)
+    np.testing.assert_allclose(second[:, 3], fit.posterior["M0"].isel(chain=1), rtol=1e-9)
+
+
+def test_many_fits_are_saved_and_read(fits, tmp_path):
+    path = fits.save(tmp_path / "out" / "fits")
+    assert path.name == "fits.npz"
+    again = Fits.load(path)
+    assert again.names == fits.names
+    assert (again.cost, again.run) == (fits.cost, fits.run)
+    pd.testing.assert_frame_equal(again.verdicts, fits.verdicts)
+    pd.testing.assert_frame_equal(again.summary(), fits.summary())
+    np.testing.assert_array_equal(again.draws("M 87")["posterior"]["kT"], fits.kept["M 87"]["kT"])
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ResultFileError, match=r"fits.npz: expected a file written by Fits.save"):
+        Fits.load(path)
+    fits.names[0] = ("M", 87)
+    with pytest.raises(ValueError, match=r"expected names of objects that are text or numbers; found \('M', 87\)"):
+        fits.save(path)
+
+
+@pytest.mark.parametrize("suffix", ["ecsv", "fits"])
+def test_catalogue_of_many_fits(fits, tmp_path, suffix):
+    path = tmp_path / f"catalogue.{suffix}"
+    fits.to_table().write(path)
+    table = Table.read(path)
+    assert [str(name) for name in table["object"]] == fits.names
+    assert list(table["usable"]) == [True, True, False]
+    summary = fits.summary()
+    for label in ("kT", "norm[0]", "norm[1]"):
+        expected = [*summary.xs(label, level="parameter")["upper_68"], np.nan]
+        np.testing.assert_array_equal(np.ma.filled(table[f"{label}_upper_68"], np.nan), expected)
