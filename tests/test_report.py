@@ -142,8 +142,11 @@ def test_latex_of_a_users_name_is_escaped(own_report):
 
 def test_verdict_comes_first_usable(tmp_path):
     fit = with_verdict(load("own"), usable=True, reasons=(), advice=(), notes=("sigma leans on the edge <0>",))
+    fit = with_verdict(fit, modes="8 of 8 searches ended in one mode")
+
     text = write_report(fit, tmp_path / "r.html", figures={}).read_text(encoding="utf-8")
     assert "This posterior is usable" in text
+    assert "<li>Modes: 8 of 8 searches ended in one mode.</li>" in text
     name, r_hat = fit.verdict.worst_r_hat
     assert f'{r_hat:.3f}</dd><dd class="of">{name}</dd>' in text
     assert "sigma leans on the edge &lt;0&gt;" in text
