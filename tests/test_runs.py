@@ -239,6 +239,12 @@ def test_a_configuration_that_was_changed_is_not_shown_as_that_of_the_run(folder
         runs.config_of(folder)
     path.write_text(text.partition("\n")[2])  # as an older version wrote it
     assert runs.config_of(folder) == path
+    path.write_text('model = "supernova"')  # one line
+    assert runs.config_of(folder) == path
+    for empty in ("", "\n\n", text.partition("\n")[0]):
+        path.write_text(empty)
+        with pytest.raises(ConfigError, match=r"expected the configuration of the run; found an empty file"):
+            runs.config_of(folder)
     path.write_text(text)
 
 

@@ -208,7 +208,7 @@ class WhimTable:
         at = _spline if self.log10_T is None else functools.partial(_nearest, jnp.asarray(self.log10_T))
         spline = jax.vmap(at, in_axes=(1, 0)) if T.ndim else at
         # One group of elements after the other: XLA fuses this into one loop; both at once are four times slower.
-        tau, *metals = (spline(coefficients[..., group, :], T.astype(dtype)) for group in range(coefficients.shape[-2]))
+        tau, *metals = (spline(coefficients[..., group, :], T.astype(dtype)) for group in range(1 if fixed else 2))
         if metals:
             tau = tau + metallicity[..., None] * metals[0]
         tau = n0[..., None] * tau

@@ -1,5 +1,7 @@
 """The integral along the line of sight against quadrature in NumPy, closed forms, and its own table."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -438,6 +440,8 @@ def test_table_of_one_metallicity_is_the_general_one_there(table):
     fixed = WhimTable(ENERGY, Z, cosmology=FLAT, metallicity=0.3)
     np.testing.assert_allclose(evaluated(fixed, 2e-7, 5.7), evaluated(table, 2e-7, 5.7, 0.3), rtol=1e-6, atol=1e-12)
     assert fixed.coefficients.size == table.coefficients.size // 2
+    one = dataclasses.replace(fixed, energy=ENERGY, z=Z[1], coefficients=fixed.coefficients[:, 1])
+    np.testing.assert_allclose(evaluated(one, 2e-7, 5.7), evaluated(fixed, 2e-7, 5.7)[1], rtol=1e-12)
     with pytest.raises(ValueError, match="set up for one metallicity"):
         fixed(1e-7, 6.0, 0.3)
     with pytest.raises(ValueError, match="metallicity"):

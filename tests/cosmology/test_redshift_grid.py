@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hbm_jax import cosmology as hc
+from hbm_jax.cosmology import quadrature
 
 from .catalogue import FUNCTIONS, UNIVERSES, build, by_methods, draw_universes, numpy_integral, quantities
 
@@ -28,6 +29,19 @@ def test_equals_the_functions(name):
             atol=1e-9,
             err_msg=function,
         )
+
+
+def test_no_integral_from_outside_the_redshifts_is_valid():
+    z = np.array([-0.1, np.nan, np.inf, 0.0, 1.0])
+
+    @jax.jit
+    def valid(z):
+        panels = quadrature.locate(z, 8)
+        below, above = quadrature.integral_in_panels(panels, 8, 0, PLANCK), quadrature.tail_in_panels(panels, 8, PLANCK)
+        return below[1], above[1]
+
+    for found in valid(z):
+        assert found.tolist() == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("z_max", [0.1, 1.3, 2.3, 10.0])

@@ -9,6 +9,7 @@ from astropy.table import Table
 from monte_carlo import seed
 
 from hbm_jax.data import AfterglowPopulation, Afterglows, DataError, DataWarning, read_afterglows, write_afterglows
+from hbm_jax.data.populations import draw_until
 from hbm_jax.spectra import SpectrumStack, group, noticed
 
 POPULATION = AfterglowPopulation(redshift=(0.5, 1.0, 2.0), log10_flux=(-11.3, 0.2), exposure=3000.0, min_counts=20)
@@ -48,6 +49,22 @@ def copy(written, tmp_path):
 
 def read(folder, **options):
     return read_afterglows(folder / "catalog.ecsv", spectra=folder / "spectra", **options)
+
+
+def test_objects_are_drawn_until_enough_are_accepted():
+    accepted, drawn = draw_until(2, lambda drawn, accepted: (drawn, accepted) if drawn % 3 == 2 else None, "")
+    assert (accepted, drawn) == ([(2, 0), (5, 1)], 6)
+    with pytest.raises(DataError, match=r"^1 of 400$"):  # 200 draws per object
+        draw_until(2, lambda drawn, _: drawn if drawn == 7 else None, "{accepted} of {drawn}")
+
+
+def test_a_source_with_exactly_the_smallest_number_of_counts_is_kept():
+    first = POPULATION.draw(1, seed=3)
+    spectrum = first.spectra[0]
+    response = spectrum.response
+    counts = spectrum.counts[(response.e_min >= 0.3) & (response.e_max <= 10.0)].sum()
+    same = dataclasses.replace(POPULATION, min_counts=int(counts)).draw(1, seed=3)
+    np.testing.assert_array_equal(same.spectra[0].counts, spectrum.counts)
 
 
 def test_what_is_written_is_read_back(sample, data):

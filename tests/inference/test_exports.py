@@ -1,11 +1,15 @@
-"""Results of a fit in the formats of LaTeX, astropy, pandas and GetDist."""
+"""Results of a fit in the formats of LaTeX, astropy, pandas and GetDist; and a fit in place of its program."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from astropy.table import Table
 from stored_fits import load
 
+import hbm_jax as hbm
 from hbm_jax.inference import Fits
 from hbm_jax.inference.checksum import ResultFileError
 from hbm_jax.notation import quote
@@ -121,3 +125,11 @@ def test_catalogue_of_many_fits(fits, tmp_path, suffix):
     for label in ("kT", "norm[0]", "norm[1]"):
         expected = [*summary.xs(label, level="parameter")["upper_68"], np.nan]
         np.testing.assert_array_equal(np.ma.filled(table[f"{label}_upper_68"], np.nan), expected)
+
+
+def test_the_prior_of_a_fit_is_that_of_its_program():
+    fit = load("own")
+    found = hbm.prior_predictive(fit, num_draws=2, seed=4)
+    xr.testing.assert_identical(found, hbm.prior_predictive(fit.program, *fit.args, num_draws=2, seed=4))
+    with pytest.raises(ValueError, match="prior_predictive: expected a fit with its program and data"):
+        hbm.prior_predictive(dataclasses.replace(fit, program=None))

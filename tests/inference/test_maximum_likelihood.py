@@ -1,5 +1,7 @@
 """Maximum likelihood of plain programs: closed forms, bounds, and what is refused."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from scipy import optimize, stats
 
 import hbm_jax
 from hbm_jax.inference import MaximumLikelihood, StartError, maximum_likelihood
+from hbm_jax.inference.likelihood import profile
 from hbm_jax.inference.likelihood.function import Likelihood
 
 X = np.linspace(0.0, 1.0, 40)
@@ -131,6 +134,22 @@ def test_the_better_of_two_maxima_is_found():
     assert found.table.loc["x", "value"] == pytest.approx(2.0, abs=1e-6)
     assert found.table.loc["x", "lower"] > 1.8
     assert found.log_likelihood == pytest.approx(2 * stats.norm(0, 0.3).logpdf(0), abs=1e-9)
+
+
+@pytest.mark.parametrize("restarts", [0, profile.RESTARTS, profile.RESTARTS + 1])
+def test_a_profile_that_finds_a_better_maximum_restarts_the_fit(monkeypatch, restarts):
+    better = [types.SimpleNamespace(x=i) for i in range(1, restarts + 1)]
+    monkeypatch.setattr(profile, "_covariance", lambda likelihood, best: (np.eye(1), []))
+    monkeypatch.setattr(profile, "_table", lambda *args: ("table", [], better.pop(0) if better else None))
+    monkeypatch.setattr(profile, "_newton", lambda likelihood, x: types.SimpleNamespace(x=x))
+    notes = []
+    best, *_, failures = profile._with_errors(None, types.SimpleNamespace(x=0), "profile", 0.5, None, notes)
+    assert best.x == restarts
+    assert failures == (
+        ["profiles kept finding better maxima, so there are no intervals"] * (restarts > profile.RESTARTS)
+    )
+    said = f"{restarts} times a profile found a better maximum, and the fit restarted there"
+    assert notes == ([said] if restarts else [])
 
 
 def test_what_the_data_do_not_determine_is_named():

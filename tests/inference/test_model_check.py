@@ -1,6 +1,8 @@
 """The check of the model: exact ranks, corrected for their number; planted misfits; programs that cannot be checked."""
 
 import dataclasses
+import types
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from scipy import stats
 
 import hbm_jax as hbm
 from hbm_jax.inference.model_check import residual_statistics as rs
-from hbm_jax.inference.model_check.check import check_model, judge_pools
+from hbm_jax.inference.model_check.check import _describe, check_model, judge_pools
 from hbm_jax.inference.model_check.replicates import inspect_program, replicator
 from hbm_jax.inference.model_check.result import ModelCheck, worst_of
 
@@ -102,6 +104,14 @@ def test_missing_slope_is_found_where_it_is():
     assert "y scatters" in check.sentence  # the noise is known
     assert "where x is" in check.sentence
     assert len(check.remedies) >= 2
+
+
+def test_a_trend_with_another_component_is_described_without_bins_where_their_elements_differ():
+    values = np.random.default_rng(1).normal(size=(8, 3))
+    residuals = types.SimpleNamespace(label="x1", values=values, elements=np.arange(8))
+    describe = partial(_describe, "trend", residuals, "the residual of c", labels=(), names=str)
+    assert describe(np.zeros(0)) == "the residuals of x1 are correlated with the residual of c"
+    assert " standard deviations where the residual of c is " in describe(np.arange(8.0))
 
 
 def test_outlier_is_named():

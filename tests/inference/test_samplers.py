@@ -173,5 +173,6 @@ def test_integer_parameters_of_priors_have_no_derivative():
     def program():
         mean = numpyro.sample("mean", dist.Normal(0, 5))
         numpyro.sample("x", dist.Normal(mean, 1))
+        numpyro.sample("_whitened", dist.Normal(mean, 1))  # reparametrised by the program
 
     assert find_sites(program, (), jax.random.key(0)) == {"x": ()}

@@ -74,7 +74,7 @@ def test_bins_hold_all_counts_and_enough_of_them():
     assert list(bins.first) == [0, 5]
     np.testing.assert_array_equal(bins.total(counts), [34, 16])
     np.testing.assert_array_equal([bins.low, bins.high], [[1.0, 1.5], [1.5, 2.0]])
-    np.testing.assert_array_equal(bins.of_groups([1.0, 2.0], 10), [1.0] * 5 + [2.0] * 5)
+    np.testing.assert_array_equal(bins.of_groups([[1.0, 2.0], [3.0, 4.0]], 10), np.repeat([[1, 2], [3, 4]], 5, axis=1))
 
 
 def test_points_are_rates_with_gehrels_errors(fit):

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import numpyro
+import pandas as pd
 import pytest
 from numpyro import distributions as dist
 
@@ -46,6 +47,16 @@ def shifted(y):
     mean = numpyro.sample("mean", dist.Normal(0.0, 5.0))
     with numpyro.plate("value", 10):
         numpyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_only_the_lowest_row_of_replicates_names_the_parameter():
+    index = pd.Index(range(3), name="object")
+    verdicts = pd.DataFrame({"usable": True, "why": "", "num_draws": 100, "notes": ""}, index=index)
+    sites = {i: {"mean": np.array([1.0 + i, 2.0 + i, 3.0 + i, 2.0 + i, 1.0, 1.0, 500.0, 500.0])} for i in range(3)}
+    fits = hbm.inference.Fits(list(range(3)), verdicts, {}, {}, sites, {})
+    figure = hbm.plotting.replicates({"first": fits, "second": fits}, {"mean": 2.5})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "mean"]
+    assert [axes.get_title() for axes in figure.axes] == [f"{n}: 2 of 3 contain the truth" for n in ("first", "second")]
 
 
 @pytest.mark.long

@@ -54,6 +54,15 @@ def test_draws_are_taken_in_turn_each_with_its_own_deviance():
     np.testing.assert_array_equal(found.simulated, again.simulated)
 
 
+def test_each_spectrum_of_several_has_its_own_deviance():
+    statistic = prepare("cstat", [[3, 0, 6], [1, 2, 0]])
+    mu = np.array([[1.0, 0.2, 5.0], [2.0, 0.5, 0.4]])
+    found = goodness_of_fit(statistic, mu, seed=2, num_simulations=3)
+    expected = np.asarray(jax.jit(lambda one, mu: one.deviance(mu))(statistic, mu)).sum(axis=1)
+    np.testing.assert_allclose(found.observed, [expected] * 3, rtol=1e-12)
+    assert found.simulated.shape == (3, 2)
+
+
 def test_the_data_count_as_a_simulation():
     found = Goodness(np.full((4, 2), [5.0, 1.0]), np.array([[1.0, 1.0], [5.0, 2.0], [2.0, 3.0], [6.0, 4.0]]))
     assert found.p_value.tolist() == [3 / 5, 1.0]

@@ -16,14 +16,14 @@ from hbm_jax.inference.sampler.target import build_target, plate_dims
 BATCH = 50  # draws computed in one batch, which limits the memory and the time until Ctrl-C takes effect
 
 
-def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int = 0, **kwargs) -> xr.Dataset:
+def prior_predictive(program: Callable | Fit, *args, num_draws: int = 500, seed: int = 0, **kwargs) -> xr.Dataset:
     """Draw parameters from the prior and data from the program.
 
     Parameters
     ----------
-    program : callable
-        A NumPyro program. If it has an argument ``observed=True`` it is called with False; otherwise its observed sites
-        are drawn from their distributions.
+    program : callable or Fit
+        A NumPyro program, or a fit with its program and data. If the program has an argument ``observed=True`` it is
+        called with False; otherwise its observed sites are drawn from their distributions.
     *args, **kwargs
         Arguments of the program; the data define the design.
     num_draws, seed : int
@@ -40,6 +40,9 @@ def prior_predictive(program: Callable, *args, num_draws: int = 500, seed: int =
         If the shape of a drawn site differs from that of the data, because its distribution does not depend on their
         number.
     """
+    if isinstance(program, Fit):
+        args = args or program.args
+        program = program_of(program, "prior_predictive")
     with jax.enable_x64(True):
         drawn = _run(unobserved(program), bound_args(program, args), kwargs, None, num_draws, seed)
         return _labelled(drawn, dims_of(program), coords_of(program, args))

@@ -139,7 +139,7 @@ def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):
         return {n: s for n, s in sites if not s["is_observed"]}
 
     def draw(keys):
-        first, second = latents(keys[0]), latents(keys[1])
+        first, second = map(latents, keys)
         structure["names"] = list(first)  # program order; the output of a compiled function is sorted
         structure["elements"] = {name: s["infer"]["labels"] for name, s in first.items() if "labels" in s["infer"]}
         for name, site in first.items():
