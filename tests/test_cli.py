@@ -500,7 +500,7 @@ def test_doctor(capsys, monkeypatch):
     assert (status, err) == (0, "")
     for word in ("python ", "jaxlib ", "device 0", "float64       works", "kernels "):
         assert word in out
-    monkeypatch.setattr("hbm_jax.doctor.known_problems", lambda *_: ["the sky falls; hold it up."])
+    monkeypatch.setattr("hbm_jax.cli.doctor.known_problems", lambda *_: ["the sky falls; hold it up."])
     status, out, _ = run(capsys, "doctor")
     assert status == cli.BAD_INPUT
     assert "problem: the sky falls; hold it up.\n" in out

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from hbm_jax import doctor
+from hbm_jax.cli import doctor
 from hbm_jax.inference.compilation import cache as compilation_cache
 from hbm_jax.inference.compilation.cache import cache_folder, size, use_compilation_cache
 

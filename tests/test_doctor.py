@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError
 import jax
 import pytest
 
-from hbm_jax import doctor
-from hbm_jax.doctor import PACKAGES, examine, installed, known_problems
+from hbm_jax.cli import doctor
+from hbm_jax.cli.doctor import PACKAGES, examine, installed, known_problems
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def _evidence(arguments) -> int:
 
 def _doctor(arguments) -> int:
     """Print the environment and known problems."""
-    from hbm_jax.doctor import examine
+    from hbm_jax.cli.doctor import examine
 
     lines, problems = examine()
     print("\n".join(lines))
