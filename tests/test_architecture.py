@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ MAX_FILES = 13  # of a folder
 EMPTY_NAMES = ("utils", "util", "misc", "helpers", "helper", "common", "tools")
 
 
+@cache
 def imported(source: str, module: str, is_package: bool = False) -> list[tuple[int, str]]:
     """Line and full dotted name of everything a source imports, at its top or inside functions."""
     names = []
@@ -163,6 +165,7 @@ def test_relative_import_in_a_package_file():
     assert violations("from ..models import x", "hbm_jax.data", is_package=True) != []
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """Modules of hbm_jax that each module imports; a package's names are those of its `__init__`."""
     modules = {module_name(path): path for path in FILES}

@@ -703,11 +703,10 @@ def blocks(folder, warmup):
     return found
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "more", "warmup"),
     [
-        (signal.SIGTERM, ["--num-samples", "1000000"], False),
+        pytest.param(signal.SIGTERM, ["--num-samples", "1000000"], False, marks=pytest.mark.long),
         pytest.param(signal.SIGINT, ["--num-warmup", "1000000"], True, marks=pytest.mark.slow),
     ],
 )

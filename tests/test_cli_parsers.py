@@ -143,6 +143,7 @@ def test_examples_are_valid(command):
     assert {line.split()[2] for line in shown if line.split()[1] == command} == set(MODELS)
 
 
+@pytest.mark.long
 def test_the_first_example_is_fitted(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HBM_JAX_CACHE", "off")

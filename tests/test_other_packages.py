@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import refused, run
 
 import hbm_jax as hbm
 from hbm_jax import cli
+from hbm_jax.cli import commands
 from hbm_jax.registry import BUILT_IN, MODELS, Entry, ModelImportError, Models, entry_of_stored, named
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "another_package.md").read_text(encoding="utf-8")
@@ -151,22 +153,47 @@ def test_without_the_package_the_draws_are_still_there(fitted):
     assert "c1" in fit.posterior
 
 
-def test_help_and_errors(session):
-    imported = "print('straight_lines' in sys.modules, 'jax' in sys.modules)"
-    shown = [line.split()[2:] for line in re.findall(r"^\$ .*", PAGE, re.MULTILINE) if "--help" not in line]
-    parse = f"from hbm_jax.cli import commands; print([commands.parsed(words)[0] for words in {shown}])"
-    pages = session(["fit", "--help"], imported, ["fit", "line", "--help"], ["fit", "bent"], ["fit", "wrong"], parse)
-    listing, before, page, bent, wrong, parsed = pages
-    assert parsed[1] == "['fit', 'report', 'resume', 'simulate', 'calibrate']\n", parsed[2]
-    assert re.search(r"line  +straight lines through points whose scatter is unknown \(straight-lines\)", listing[1])
-    assert "  bent  " in listing[1]
-    assert before[1] == "False False\n"
+@pytest.mark.long
+def test_help_imports_neither_the_package_nor_jax(session):
+    help_, imported = session(["fit", "--help"], "print('straight_lines' in sys.modules, 'jax' in sys.modules)")
+    assert "(straight-lines)" in help_[1]
+    assert imported[1] == "False False\n"
+
+
+@pytest.fixture
+def with_packages(installed, monkeypatch):
+    """Install the packages in this process."""
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.setattr("hbm_jax.registry.MODELS", Models(BUILT_IN))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("HBM_JAX_CACHE", "off")
+    monkeypatch.delitem(sys.modules, "straight_lines", raising=False)
+    yield
+    sys.modules.pop("straight_lines", None)
+
+
+@pytest.mark.filterwarnings("ignore:model 'relation' of greedy-lines 0.2")
+@pytest.mark.usefixtures("with_packages")
+def test_help_and_errors(capsys):
+    def page(*words):
+        with pytest.raises(SystemExit):
+            run(capsys, *words)
+        return capsys.readouterr().out
+
+    listing = page("fit", "--help")
+    assert re.search(r"line  +straight lines through points whose scatter is unknown \(straight-lines\)", listing)
+    assert "  bent  " in listing
+    assert "straight_lines" not in sys.modules
+    options = page("fit", "line", "--help")
     for words in ("--degree N", "--scatter {normal,cauchy}", "--scale NUMBER", "by which y is multiplied", "  c1 "):
-        assert words in page[1], words
-    assert (bent[0], wrong[0]) == (cli.BAD_INPUT, cli.BAD_INPUT)
+        assert words in options, words
+    bent, wrong = (refused(capsys, "fit", name, one_line=False) for name in ("bent", "wrong"))
     message = "hbm-jax: model 'bent' of broken-lines 0.1 (entry point broken_lines:ENTRY): expected an Entry; found "
-    assert message + "ModuleNotFoundError: No module named 'no_such_module'" in bent[2]
-    assert "model 'wrong' of greedy-lines 0.2 (entry point straight_lines:Line): expected an Entry; found" in wrong[2]
+    assert message + "ModuleNotFoundError: No module named 'no_such_module'" in bent
+    assert "model 'wrong' of greedy-lines 0.2 (entry point straight_lines:Line): expected an Entry; found" in wrong
+    shown = [line.split()[2:] for line in re.findall(r"^\$ .*", PAGE, re.MULTILINE) if "--help" not in line]
+    commands_shown = [commands.parsed(words)[0] for words in shown]
+    assert commands_shown == ["fit", "report", "resume", "simulate", "calibrate"]
 
 
 # Without a process

@@ -9,7 +9,9 @@ def test_every_stored_fit_has_a_recipe():
 
 
 # That of afterglows is compared beside its figures, which fold the same spectra.
-SLOW_TO_COMPILE = ("relation_of_two", "golenetskii")
+SLOW_TO_COMPILE = (
+    "relation", "relation_of_two", "golenetskii", "golenetskii_pooled", "regression", "normal_vectors", "spectral_fit",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -111,18 +111,13 @@ def test_jit_and_vmap_agree_and_nothing_is_traced_twice():
 def test_plain_calls_agree_with_compiled_ones():
     z = np.linspace(0.1, 2.0, 12)
     grid, matrix = hc.RedshiftGrid(z), hc.RedshiftMatrix(z)
-    for name in ("closed", "radiation"):
+    for name, rule, part, lines in (("closed", "many", z, grid), ("radiation", "few", z[:4], matrix)):
         cosmology = COSMOLOGIES[name]
-        for rule, part in (("many", z), ("few", z[:4])):
-            expected = quantities(part, cosmology, rule)
-            for function in FUNCTIONS:
-                plain = getattr(hc, function)(part, cosmology)
-                np.testing.assert_allclose(plain, expected[function], rtol=1e-12, err_msg=function)
-        for lines in (grid, matrix):
-            expected = by_methods(lines, cosmology)
-            for function in FUNCTIONS:
-                plain = getattr(lines, function)(cosmology)
-                np.testing.assert_allclose(plain, expected[function], rtol=1e-12, err_msg=function)
+        functions, methods = quantities(part, cosmology, rule), by_methods(lines, cosmology)
+        for function in FUNCTIONS:
+            plain = getattr(hc, function)(part, cosmology), getattr(lines, function)(cosmology)
+            for found, expected in zip(plain, (functions, methods), strict=True):
+                np.testing.assert_allclose(found, expected[function], rtol=1e-12, err_msg=function)
 
 
 def test_compiled_program_holds_only_what_contributes():

@@ -1,6 +1,7 @@
 """Bursts as counts: files written and read back, responses chosen by time, containers, and all that is refused."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -30,10 +31,16 @@ def sample():
     ).draw(2, seed=3)
 
 
+@pytest.fixture(scope="module")
+def written(sample, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bursts")
+    write_burst_spectra(folder, sample)
+    return folder
+
+
 @pytest.fixture
-def folder(sample, tmp_path):
-    write_burst_spectra(tmp_path, sample)
-    return tmp_path
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path, dirs_exist_ok=True)
 
 
 def same(one, two):

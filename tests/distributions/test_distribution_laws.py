@@ -19,7 +19,7 @@ from numpyro.distributions.distribution import validation_enabled
 from scipy import stats
 
 NUM_DRAWS = 5_000
-NUM_REFERENCE = 20_000
+NUM_REFERENCE = 10_000
 STEP = 1e-5
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 PADDED = [name for name, family in FAMILIES.items() if "used" in family.ranks]

@@ -142,6 +142,7 @@ def test_a_run_of_a_version_without_sampler_objects_goes_on_bit_for_bit(whole, c
     assert_same_draws(go_on(copied), whole, 90)
 
 
+@pytest.mark.long
 def test_nuts_goes_on_bit_for_bit(stop_after, tmp_path):
     options = {"sampler": hbm.NUTS(), "num_samples": 60}
     uninterrupted = run(**options)

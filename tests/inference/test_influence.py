@@ -40,6 +40,7 @@ def test_posteriors_are_those_of_the_other_groups(fits, monte_carlo):
         monte_carlo.std(draws, sd, name=name, min_ess=100)
 
 
+@pytest.mark.long
 def test_figure_of_the_influence(fits):
     figure = hbm.plotting.influence(fits, ["mean"])
     (axes,) = figure.axes

@@ -116,6 +116,7 @@ def test_without_a_prior_to_draw_from_particles_start_around_the_draws():
     assert modes.draws["x"].mean() == pytest.approx(5.0, abs=2.0)
 
 
+@pytest.mark.long
 def test_the_evidence_of_a_tempered_run_is_the_integral(monte_carlo):
     """Prior N(0, 1) and likelihood exp(-(x - 3)^2 / 2) for each of two: the integral is exp(-9/4) / sqrt(2) each."""
     with jax.enable_x64(True):

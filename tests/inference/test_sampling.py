@@ -176,6 +176,7 @@ def test_one_draw_in_sixteen_is_a_trajectory(proposed, monte_carlo):
     np.testing.assert_allclose(offset, 0.0, atol=1e-9)  # of draws of either kind
 
 
+@pytest.mark.long
 def test_a_run_with_proposals_goes_on_from_its_warm_up_to_the_same_draws(proposed):
     fit, folder = proposed
     blocks = sorted(folder.glob("block-*.npz"))

@@ -90,7 +90,7 @@ def test_a_density_with_an_infinite_mode_starts_in_its_bulk():
     assert column(target, start, "s").min() > -5.0
 
 
-@pytest.mark.parametrize("limit", [1.0, 3.5])
+@pytest.mark.parametrize("limit", [pytest.param(1.0, marks=pytest.mark.long), 3.5])
 def test_a_truncated_density_starts_inside_however_rare_that_is_in_the_prior(limit):
     def program():
         x = numpyro.sample("x", dist.Normal(0.0, 1.0))

@@ -463,7 +463,9 @@ def test_many_components_that_are_about_standard_start_where_their_sites_say():
     assert scale[~target.standard] == pytest.approx(0.5 / np.sqrt(num), rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["dense", "diagonal", "rotated", "low-rank"])
+@pytest.mark.parametrize(
+    "kind", ["rotated", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dense", "diagonal", "low-rank"))]
+)
 def test_chains_draw_from_the_density_whatever_the_variables_of_the_sampler(kind, monte_carlo):
     rng = np.random.default_rng(seed(1))
     directions = np.linalg.qr(rng.normal(size=(4, 4)))[0]

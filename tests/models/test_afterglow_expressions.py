@@ -65,7 +65,11 @@ def run(model, prepared):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("tbabs(mw) * ztbabs(host) * cutoffpl", ["photon_index", "log10_e_cut", "log10_flux", "log10_nh"]),
+        pytest.param(
+            "tbabs(mw) * ztbabs(host) * cutoffpl",
+            ["photon_index", "log10_e_cut", "log10_flux", "log10_nh"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             "tbabs(mw) * (powerlaw + bbodyrad(bb)) * ztbabs(host)",
             ["photon_index", "log10_flux", "log10_bb_kT", "bb_log10_flux", "log10_nh"],

@@ -72,7 +72,7 @@ def others(bound, factor):
     return dataclasses.replace(bound, statistic=statistic)
 
 
-QUICK = ("spectra", "partial")
+QUICK = ("partial",)
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.long) for c in CASES])
