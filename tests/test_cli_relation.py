@@ -75,6 +75,7 @@ def test_what_is_refused(table, tmp_path, capsys):
     for word in ("galaxies.csv", "columns 'x', 'y' are missing", "log_M", "--column x=NAME --column y=NAME"):
         assert word in text
     options = [word for column in COLUMNS for word in ("--set", column)]
-    status, _, err = run(capsys, "fit", "relation", "--data", table, *options, "--out", tmp_path / "run")
+    prior = ["--prior", "alpha_mean=0"]
+    status, _, err = run(capsys, "fit", "relation", "--data", table, *options, *prior, "--out", tmp_path / "run")
     assert status == cli.BAD_INPUT
     assert "two groups or more; found 1" in err

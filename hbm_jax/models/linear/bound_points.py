@@ -102,7 +102,7 @@ class BoundPoints:
         return self.center[:-1].reshape(self.shape)
 
 
-def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoints:
+def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool) -> BoundPoints:
     """Return what the program of a `hbm_jax.models.Relation` needs of data.
 
     Parameters
@@ -111,6 +111,8 @@ def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoin
         The model.
     data : PointsInGroups
         The points.
+    pooling : str
+        Pooling of the groups of these data.
     integrates : bool
         Whether the intercepts are integrated out.
     """
@@ -121,7 +123,7 @@ def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoin
     if data.limited != "no":
         order = np.asarray(data.order) if data.limited == "both" else None
         limits = Limits(np.asarray(data.limit), np.asarray(data.side), order)
-    if model.pooling == "partial":
+    if pooling == "partial":
         values = arrays["values"]
         slopes = slopes_of_groups(values[..., :-1], values[..., -1], variances[..., :-1], arrays["used"])
         means = None if integrates else GroupMeans.of(data)

@@ -85,13 +85,13 @@ def sample_scatter(model: Any, bound: BoundPoints) -> Scatter:
     return Scatter(std, outliers, model.sample_site("nu") if model.student_t else None)
 
 
-def sample_lines(model: Any, bound: BoundPoints, scatter: Scatter, integrates: bool) -> Lines:
+def sample_lines(model: Any, bound: BoundPoints, pooling: str, scatter: Scatter, integrates: bool) -> Lines:
     """Sample slopes and intercepts of the groups; ``integrates`` tells whether the intercepts are integrated out."""
     num, shape, y_unit, y_center = len(bound.used), bound.shape, bound.unit[-1], bound.center[-1]
     unit = y_unit / bound.x_unit
-    if model.pooling == "complete":
+    if pooling == "complete":
         return Lines(model.sample_site("alpha", unit, 0.0, shape), model.sample_site("beta", y_unit, y_center))
-    if model.pooling == "none":
+    if pooling == "none":
         with numpyro.plate("group", num, dim=-1):
             alpha = jnp.broadcast_to(model.sample_site("alpha", unit, 0.0, shape), (num, *shape))
             return Lines(alpha, jnp.broadcast_to(model.sample_site("beta", y_unit, y_center), (num,)))

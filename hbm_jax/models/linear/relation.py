@@ -55,7 +55,8 @@ class Relation(PopulationModel):
     ----------
     pooling : str
         ``"partial"``: slopes and intercepts of the groups are drawn from a population; ``"none"``: each group has an
-        independent line; ``"complete"``: all groups have the same line.
+        independent line; ``"complete"``: all groups have the same line. With a single group, ``"partial"`` is one line
+        too, with the parameters and default priors of ``"complete"``, and a note of the verdict says so.
     latents : str
         ``"marginal"``: true values are integrated out exactly. With partial pooling of one predictor, without mixtures,
         Student's t and limits, so are the intercepts of the groups. `hbm_jax.latents` draws them from their conditional
@@ -185,8 +186,8 @@ class Relation(PopulationModel):
         """Sample a parameter; a default prior is transformed to the units of the data."""
         if name in self.all_priors:
             prior = self.prior_in_data_units(name, unit, center)
-        else:
-            prior = in_data_units(GROUPS[name], unit, center)
+        else:  # predictors of groups, and the line of a single group
+            prior = in_data_units((GROUPS | LINE)[name], unit, center)
         if isinstance(prior, dist.HalfNormal):
             prior = SoftHalfNormal(prior.scale)  # the posterior may extend from 0 to the total variance
         return sample_shaped(name, prior, shape)
@@ -194,23 +195,29 @@ class Relation(PopulationModel):
     def bind(self, data: PointsInGroups) -> BoundPoints:
         """Return the points, and estimates of the lines of groups from them."""
         self._check(data)
-        return bind_points(self, data, self._integrates(len(data.predictors), data.limited != "no"))
+        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no")
+        return bind_points(self, data, self.pooling_of(len(data)), integrates)
+
+    def pooling_of(self, num_groups: int) -> str:
+        """Return the pooling of a number of groups: a single one has one line."""
+        return "complete" if self.pooling == "partial" and num_groups == 1 else self.pooling
 
     def program(self, bound: BoundPoints, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the latents that are integrated out."""
         population, scatter = sample_population(self, bound), sample_scatter(self, bound)
-        integrates = self._integrates(len(bound.predictors), bound.limits is not None)
-        lines = sample_lines(self, bound, scatter, integrates)
+        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None)
+        lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
         values = jnp.asarray(bound.values) if observed else None
         if integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
             sample_points(self, bound, population, scatter, lines, values, recover)
 
-    def _integrates(self, num_predictors: int, limited: bool) -> bool:
+    def _integrates(self, num_groups: int, num_predictors: int, limited: bool) -> bool:
         """Return whether the intercepts are integrated out."""
         normal = self.num_components == 1 and not (self.outliers or self.student_t or limited or self.selections)
-        return self.pooling == "partial" and self.latents == "marginal" and normal and num_predictors == 1
+        partial = self.pooling_of(num_groups) == "partial"
+        return partial and self.latents == "marginal" and normal and num_predictors == 1
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
@@ -229,12 +236,23 @@ class Relation(PopulationModel):
         self._check_errors(data)
         for selection in self.selections:
             _check_selected(data, selection)
-        if self.pooling == "partial" and len(data) < 2:
+        of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
+        if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
+            option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
             raise DataError(
-                f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
-                "column group, or use pooling='complete'.",
+                f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
+                "or use pooling='complete' without it.",
                 [Remedy("pooling", "complete")],
             )
+
+    def cautions(self, data: PointsInGroups) -> list[str]:
+        """Return a sentence for data of a single group, whose lines have no population."""
+        if self.pooling_of(len(data)) == self.pooling:
+            return []
+        return [
+            "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
+            "A column group names groups with lines of their own, and pooling='complete' is the same without this note."
+        ]
 
     def _check_errors(self, data: PointsInGroups) -> None:
         """Raise an error where a missing error makes the density infinite."""
