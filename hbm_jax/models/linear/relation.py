@@ -303,8 +303,11 @@ class Relation(PopulationModel):
 
     @property
     def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`; higher without pooling, where few points constrain a slope weakly."""
-        return 0.9 if self.pooling == "none" else 0.8
+        """Default of `hbm_jax.sample`; higher where lines or the population of x are weakly constrained.
+
+        They are without pooling, where groups have few points, and with a selection.
+        """
+        return 0.9 if self.pooling == "none" or self.selections else 0.8
 
     @property
     def description(self) -> str:
