@@ -41,9 +41,9 @@ class Selection:
         Name of the quantity, such as ``"x"``.
     missing : str
         Objects that are missing: those with values ``"below"`` the limit, or ``"above"`` it.
-    limit : Distribution or float, optional
-        Value at which half of the objects are detected, or its prior. By default every object has a limit of its own,
-        in the column ``cut_QUANTITY`` of the data.
+    limit : Distribution, float or str
+        Value at which half of the objects are detected, its prior, or the column of the data with the limit of every
+        object.
     width : Distribution or float
         Standard deviation of the normal distribution function that is the detection probability, or its prior; 0 for a
         step at the limit.
@@ -72,7 +72,7 @@ class Selection:
 
     quantity: str
     missing: Literal["below", "above"]
-    limit: Prior | None = None
+    limit: Prior | str
     width: Prior = 0.0
     by_group: bool = False
     unit: str = ""
@@ -93,7 +93,7 @@ class Selection:
 
     def __str__(self):
         text = f"{self.quantity} {'>' if self.missing == 'below' else '<'} "
-        text += self.column if self.limit is None else distribution_to_text(self.limit)
+        text += self.limit if isinstance(self.limit, str) else distribution_to_text(self.limit)
         text += "" if self.is_step else f" +- {distribution_to_text(self.width)}"
         return text + (" by group" if self.by_group else "")
 
@@ -106,9 +106,9 @@ class Selection:
         return not isinstance(self.width, dist.Distribution) and self.width == 0
 
     @property
-    def column(self) -> str:
-        """Column of the data with the limit of each object, where the selection has none."""
-        return f"cut_{self.quantity}"
+    def of_objects(self) -> bool:
+        """Whether every object has a limit of its own, in a column of the data."""
+        return isinstance(self.limit, str)
 
     @property
     def names(self) -> tuple[str, str]:
@@ -119,7 +119,8 @@ class Selection:
     def priors(self) -> dict[str, Prior]:
         """Priors, or values, of the parameters."""
         limit, width = self.names
-        return ({} if self.limit is None else {limit: self.limit}) | ({} if self.is_step else {width: self.width})
+        limits = {} if isinstance(self.limit, str) else {limit: self.limit}
+        return limits | ({} if self.is_step else {width: self.width})
 
     @property
     def units(self) -> dict[str, str]:
@@ -136,7 +137,11 @@ class Selection:
 
     def with_priors(self, priors: Mapping[str, Prior]) -> "Selection":
         """Return the selection with the priors, or values, that a model has of its parameters."""
-        limit, width = (priors.get(name, own) for name, own in zip(self.names, (self.limit, self.width), strict=True))
+        limit, width = self.limit, self.width
+        if not isinstance(limit, str):
+            limit = priors[self.names[0]]
+        if not self.is_step:
+            width = priors[self.names[1]]
         by_group = self.by_group and isinstance(limit, dist.Distribution)
         return dataclasses.replace(self, limit=limit, width=width, by_group=by_group)
 
@@ -175,8 +180,8 @@ def selections(choice: str | Selection | Sequence[Selection], model: str) -> tup
     ----------
     choice : str, Selection or sequence of Selection
         Each part of the text is a quantity, ``>`` or ``<``, a limit, and optionally ``+-`` and a width. Limit and width
-        are numbers or priors; the limit may be the column ``cut_QUANTITY``, and may end with ``by group``. ``"none"``
-        is no selection.
+        are numbers or priors; the limit may be the name of a column, and may end with ``by group``. ``"none"`` is no
+        selection.
     model : str
         Name of the model in messages.
 
@@ -215,6 +220,8 @@ def _from_text(text: str, model: str) -> Selection:
         raise OptionError(f"{model}: selection: expected text such as {EXPECTED}; found {text!r}.")
     name, width = match["quantity"], match["width"]
     missing: Any = "below" if match["sign"] == ">" else "above"
-    limit = None if match["limit"] == f"cut_{name}" else distribution_from_text(match["limit"], f"limit of {name}")
+    limit: Any = match["limit"]
+    if not limit.isidentifier():
+        limit = distribution_from_text(limit, f"limit of {name}")
     width = 0.0 if width is None else distribution_from_text(width, f"width of {name}")
     return Selection(name, missing, limit, width, bool(match["group"]))

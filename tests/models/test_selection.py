@@ -122,8 +122,26 @@ def test_simulated_points_are_the_detected_ones(monte_carlo):
         monte_carlo.p_value(stats.ks_2samp(measured[:, column], values).pvalue, name="xy"[column])
 
 
+def test_groups_may_have_limits_of_their_own():
+    """Two groups that share a line: the density is the sum of those with a common limit."""
+    values = {"alpha": 1.8, "beta": 1.1, "intrinsic_scatter": 0.5, "x_mean": 0.6, "x_std": 0.9}
+    limits = np.array([0.2, -0.4])
+
+    def likelihood(text, given, data):
+        model = Relation(pooling="complete", selection=text, pivot=0.0)
+        _, trace = log_density(model, (data,), {}, {**values, **given})
+        return trace["observed"]["fn"].log_prob(trace["observed"]["value"])
+
+    with jax.enable_x64(True):
+        groups = points(group=["a", "a", "b", "b", "b"])
+        found = likelihood("x > Normal(0, 1) +- 0.3 by group", {"x_lim": limits}, groups)
+        for row, limit in enumerate(limits):
+            expected = likelihood("x > Normal(0, 1) +- 0.3", {"x_lim": limit}, groups)
+            np.testing.assert_allclose(found[row][groups.used[row]], expected[row][groups.used[row]], rtol=1e-12)
+
+
 def test_text_and_objects_are_the_same(tmp_path):
-    chosen = (Selection("x", "below", dist.Normal(1.0, 0.5), 0.1, by_group=True), Selection("y", "above"))
+    chosen = (Selection("x", "below", dist.Normal(1.0, 0.5), 0.1, by_group=True), Selection("y", "above", "cut_y"))
     text = "x > Normal(loc=1.0, scale=0.5) +- 0.1 by group and y < cut_y"
     assert selections_to_text(chosen) == text
     assert selections_to_text(selections(text, "model")) == text
@@ -169,9 +187,10 @@ def test_options_that_do_not_fit_are_refused(options, words):
     ("text", "words"),
     [
         ("z > 1", "expected a measured coordinate, one of x, y; found 'z'"),
-        ("x > cut_x", "expected a column cut_x"),
+        ("x > cut_x", "expected the column cut_x"),
+        ("x > lowest", "expected the column cut_x"),
         ("x > 1", r"expected no point beyond the limit; found 2 of 5, the first with x = 0\.6 in row 0"),
-        ("y > -9", "found 1 limits"),
+        ("y > -9", "expected no upper or lower limits of y; found 1"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(text, words):

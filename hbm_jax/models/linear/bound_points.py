@@ -145,7 +145,7 @@ def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool
 
 def _cut(data: PointsInGroups, selection: Selection) -> Any:
     """Return the limits of a selection from the column of the data, (J, M), or None where it has its own."""
-    if selection.limit is not None:
+    if not selection.of_objects:
         return None
     cut, used = np.asarray(data.cut)[..., (*data.predictors, "y").index(selection.quantity)], np.asarray(data.used)
     return np.where(used, cut, cut[used].mean())  # padding needs a finite value

@@ -10,7 +10,7 @@ and x and y are measured with errors. The scatter may have outliers, or follow a
 may be missing because of their measured x or y (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -25,9 +25,9 @@ from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
+from hbm_jax.models.linear.selected_points import check_selected, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
 from hbm_jax.models.selection import NONE, Selection, selections, selections_to_text
-from hbm_jax.names import did_you_mean
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError, OptionError, Remedy
 
@@ -235,7 +235,7 @@ class Relation(PopulationModel):
             )
         self._check_errors(data)
         for selection in self.selections:
-            _check_selected(data, selection)
+            check_selected(data, selection)
         of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
         if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
             option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
@@ -276,7 +276,7 @@ class Relation(PopulationModel):
         ValueError
             If a point of the design is practically never detected.
         """
-        return super().simulate(key, _inside(data, self.selections), parameters)
+        return super().simulate(key, inside(data, self.selections), parameters)
 
     def with_observed(self, data: PointsInGroups, values: Mapping[str, Any]) -> PointsInGroups:
         """Return the points with other measured values; ValueError for a point that was never detected."""
@@ -307,7 +307,9 @@ class Relation(PopulationModel):
 
         They are without pooling, where groups have few points, and with a selection.
         """
-        return 0.9 if self.pooling == "none" or self.selections else 0.8
+        if self.selections:
+            return 0.95
+        return 0.9 if self.pooling == "none" else 0.8
 
     @property
     def description(self) -> str:
@@ -317,68 +319,3 @@ class Relation(PopulationModel):
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
         options += f", selected by {self.selection}" if self.selections else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"
-
-
-def _coordinate(data: PointsInGroups, selection: Selection) -> int:
-    """Return the index of the coordinate of a selection."""
-    coordinates = (*data.predictors, "y")
-    if selection.quantity not in coordinates:
-        raise DataError(
-            f"Relation: selection {selection}: expected a measured coordinate, one of {', '.join(coordinates)}; found "
-            f"{selection.quantity!r}{did_you_mean(selection.quantity, coordinates)}."
-        )
-    return coordinates.index(selection.quantity)
-
-
-def _limit_of_points(data: PointsInGroups, selection: Selection) -> np.ndarray | None:
-    """Return the known limit of each point, (J, M), or None where it has a prior."""
-    if selection.limit is None:
-        return np.asarray(data.cut)[..., _coordinate(data, selection)]
-    if isinstance(selection.limit, dist.Distribution):
-        return None
-    return np.full(np.shape(data.used), selection.limit)
-
-
-def _missing(data: PointsInGroups, selection: Selection) -> np.ndarray:
-    """Return whether a measured point should be missing, (J, M): it is beyond the limit of a step."""
-    limit, value = _limit_of_points(data, selection), np.asarray(data.values)[..., _coordinate(data, selection)]
-    if limit is None or not selection.is_step:
-        return np.zeros(np.shape(data.used), bool)
-    return np.asarray(data.used) & (value < limit if selection.missing == "below" else value > limit)
-
-
-def _inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
-    """Return data whose values beyond the limit of a step are at the limit."""
-    values = np.array(data.values)
-    for selection in chosen:
-        column = values[..., _coordinate(data, selection)]  # a view
-        missing = _missing(data, selection)
-        if missing.any():
-            column[missing] = np.asarray(_limit_of_points(data, selection))[missing]
-    return data.replace_observations(values)
-
-
-def _check_selected(data: PointsInGroups, selection: Selection) -> None:
-    """Raise an error where the data contradict a selection or lack its limits."""
-    index, used = _coordinate(data, selection), np.asarray(data.used)
-    what = f"Relation: selection {selection}"
-    limits = _limit_of_points(data, selection)
-    if limits is not None and not np.isfinite(limits[used]).all():
-        raise DataError(
-            f"{what}: expected a column {selection.column} with the limit of every point; found none. Name it with "
-            f"columns=, or give the limit, such as {selection.quantity} > 1."
-        )
-    missing = _missing(data, selection)
-    if missing.any():
-        j, i = np.argwhere(missing)[0]
-        raise DataError(
-            f"{what}: expected no point beyond the limit; found {missing.sum()} of {used.sum()}, the first with "
-            f"{selection.quantity} = {data.values[j, i, index]:.6g} in row {data.row[j, i]}. Leave them out, or give "
-            f"the limit a width, such as +- 0.1."
-        )
-    censored = data.is_limit & (np.asarray(data.order)[..., -1, index] > 0)
-    if censored.any():
-        raise DataError(
-            f"{what}: expected measured values of {selection.quantity}; found {censored.sum()} limits. A selection in "
-            "another coordinate can be combined with limits."
-        )

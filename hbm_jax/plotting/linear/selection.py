@@ -108,7 +108,7 @@ def _population(
 
 def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.ndarray:
     """Return the limit of each point, (J, M)."""
-    if part.limit is None:
+    if part.of_objects:
         return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
     of_groups = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
     return np.broadcast_to(of_groups[:, None], np.shape(data.used))
