@@ -7,6 +7,7 @@ object has a known limit in a column of the data.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Selection:
 
     Notes
     -----
-    Its text, such as ``"x > 1.0"`` for values missing below 1, has the same information; see `selections`.
+    Its text, such as ``"x > 1.0"`` for values missing below 1, has the same information; see `as_selections`.
 
     Examples
     --------
@@ -79,8 +80,11 @@ class Selection:
 
     def __post_init__(self):
         choose("missing of Selection", self.missing, ("below", "above"))
-        if not isinstance(self.width, dist.Distribution) and self.width < 0:
-            raise OptionError(f"Selection in {self.quantity}: expected a width of 0 or more; found {self.width:g}.")
+        width = self.width
+        lowest = getattr(width.support, "lower_bound", -math.inf) if isinstance(width, dist.Distribution) else width
+        if lowest < 0:
+            found = distribution_to_text(width)
+            raise OptionError(f"Selection in {self.quantity}: expected a width of 0 or more; found {found}.")
         has_prior = isinstance(self.limit, dist.Distribution)
         if self.by_group and not has_prior:
             raise OptionError(f"Selection in {self.quantity}: by_group expects a prior of the limit; found none.")
@@ -173,7 +177,7 @@ class Selection:
         return ProbitSelection(sign * limit, None if self.is_step else values[self.names[1]], sign * slope)
 
 
-def selections(choice: str | Selection | Sequence[Selection], model: str) -> tuple[Selection, ...]:
+def as_selections(choice: str | Selection | Sequence[Selection], model: str) -> tuple[Selection, ...]:
     """Return the selections that a text describes, such as ``"x > 1"`` or ``"x > 1 and y < 2 +- 0.3"``.
 
     Parameters
@@ -192,7 +196,7 @@ def selections(choice: str | Selection | Sequence[Selection], model: str) -> tup
 
     Examples
     --------
-    >>> selections("x > 1 and y < Normal(2, 0.5) +- 0.1", "Relation")
+    >>> as_selections("x > 1 and y < Normal(2, 0.5) +- 0.1", "Relation")
     (Selection('x > 1.0'), Selection('y < Normal(loc=2.0, scale=0.5) +- 0.1'))
     """
     if isinstance(choice, Selection):
@@ -209,7 +213,7 @@ def selections(choice: str | Selection | Sequence[Selection], model: str) -> tup
 
 
 def selections_to_text(chosen: Sequence[Selection]) -> str:
-    """Return the text from which `selections` returns the same."""
+    """Return the text from which `as_selections` returns the same."""
     return " and ".join(map(str, chosen)) or NONE
 
 

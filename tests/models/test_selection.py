@@ -10,7 +10,7 @@ from scipy import integrate, stats
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups, read_relation
 from hbm_jax.models import Relation
-from hbm_jax.models.selection import Selection, selections, selections_to_text
+from hbm_jax.models.selection import Selection, as_selections, selections_to_text
 from hbm_jax.validation import DataError, OptionError
 
 ERROR_X, ERROR_Y = 0.7, 0.4
@@ -144,8 +144,8 @@ def test_text_and_objects_are_the_same(tmp_path):
     chosen = (Selection("x", "below", dist.Normal(1.0, 0.5), 0.1, by_group=True), Selection("y", "above", "cut_y"))
     text = "x > Normal(loc=1.0, scale=0.5) +- 0.1 by group and y < cut_y"
     assert selections_to_text(chosen) == text
-    assert selections_to_text(selections(text, "model")) == text
-    assert selections("none", "model") == ()
+    assert selections_to_text(as_selections(text, "model")) == text
+    assert as_selections("none", "model") == ()
     assert Selection("x", "below", 1.0).symbols == {"x_lim": r"$x_\mathrm{lim}$"}
     assert Selection("m", "above", 24.0, unit="mag").units == {"m_lim": "mag"}
     priors = {"x_lim_width": "HalfNormal(0.2)", "x_mean": "Normal(0, 1)"}
@@ -172,6 +172,7 @@ def test_text_and_objects_are_the_same(tmp_path):
         ({"selection": "x > Normal(1, 1)"}, "limit with a prior expects a width"),
         ({"selection": "x > 1", "priors": {"x_lim": "Normal(1, 1)"}}, "limit with a prior expects a width"),
         ({"selection": "x > 1 +- -0.1"}, "expected a width of 0 or more; found -0.1"),
+        ({"selection": "x > 1 +- Normal(0, 1)"}, "expected a width of 0 or more; found Normal"),
         ({"selection": "x > 1 by group"}, "by_group expects a prior"),
         ({"selection": "x > 1 and x < 3"}, "one limit for each quantity"),
         ({"selection": "x > 1 and y > 3 and z < 2"}, "at most two limits"),

@@ -35,7 +35,7 @@ from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.selection import NONE, Selection, selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
@@ -225,7 +225,7 @@ class Golenetskii(PopulationModel):
 
     def _check_selection(self) -> None:
         """Store the selection as text; raise ValueError for one that cannot be integrated."""
-        object.__setattr__(self, "selection", selections_to_text(selections(self.selection, "Golenetskii")))
+        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
         option = "truncated=True" if self.truncated else f"selection={self.selection!r}"
         if self.truncated and self.selection != NONE:
             raise OptionError(f"Golenetskii: {option} expects no other selection; found {self.selection!r}.")
@@ -244,7 +244,7 @@ class Golenetskii(PopulationModel):
     def _stated_selections(self) -> tuple[Selection, ...]:
         """The selection with the priors that the option states, which ``priors`` may replace."""
         text = TRUNCATION if self.truncated else self.selection
-        return precomputed(lambda: selections(text, "Golenetskii"))
+        return precomputed(lambda: as_selections(text, "Golenetskii"))
 
     @property
     def default_priors(self) -> dict[str, Prior]:

@@ -27,7 +27,7 @@ from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
 from hbm_jax.models.linear.selected_points import check_selected, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
-from hbm_jax.models.selection import NONE, Selection, selections, selections_to_text
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError, OptionError, Remedy
 
@@ -148,7 +148,7 @@ class Relation(PopulationModel):
 
     def _check_selection(self) -> None:
         """Store the selection as text; raise OptionError for one that cannot be integrated."""
-        object.__setattr__(self, "selection", selections_to_text(selections(self.selection, "Relation")))
+        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Relation")))
         if len(self.selections) > 2:
             raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
         if self.selections and self.latents == "sampled":
@@ -163,7 +163,7 @@ class Relation(PopulationModel):
     @cached_property
     def _stated_selections(self) -> tuple[Selection, ...]:
         """Selections with the priors that the option states, which ``priors`` may replace."""
-        return precomputed(lambda: selections(self.selection, "Relation"))
+        return precomputed(lambda: as_selections(self.selection, "Relation"))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
