@@ -272,7 +272,7 @@ class Golenetskii(PopulationModel):
             If the data have no flux limit where ``truncated`` is set, or fluxes below a known limit.
         """
         for part in self.selections:
-            _check_selected(data, part)
+            _check_selected(data, part, self.truncated)
         bound = BoundBursts.of(data)
         if self.cosmology is not None or not np.all(data.knows_redshift):
             return bound
@@ -448,20 +448,21 @@ class Golenetskii(PopulationModel):
         return f"Golenetskii relation of bursts, {self.pooling} pooling, {self.latents} latents{limit}{history}"
 
 
-def _check_selected(data: Bursts, selection: Selection) -> None:
+def _check_selected(data: Bursts, selection: Selection, truncated: bool) -> None:
     """Raise DataError where the data have no limits, or fluxes below the limit of a step."""
+    what = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
     if selection.of_objects:
         if selection.limit != "log10_flux_limit" or not data.has_limit:
+            remedy = Remedy("truncated", False) if truncated else Remedy("selection", NONE)
             raise DataError(
-                f"Golenetskii: selection {selection}: expected bursts with a log10_flux_limit; found none. Set the "
-                "limit, or use truncated=False.",
-                [Remedy("truncated", False)],
+                f"{what}: expected bursts with a log10_flux_limit; found none. Set the limit, or use {remedy}.",
+                [remedy],
             )
     elif selection.is_step:
         below = np.asarray(data.used) & (np.asarray(data.log10_flux) < float(selection.limit))
         if below.any():
             row = int(below.any(axis=1).argmax())
             raise DataError(
-                f"Golenetskii: selection {selection}: expected no flux below the limit; found {below.sum()}, the first "
-                f"in {data.name[row]}. Leave them out, or give the limit a width, such as +- 0.1."
+                f"{what}: expected no flux below the limit; found {below.sum()}, the first in {data.name[row]}. Leave "
+                "them out, or give the limit a width, such as +- 0.1."
             )
