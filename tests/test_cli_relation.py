@@ -44,6 +44,19 @@ def test_a_table_of_ones_own_reaches_the_sampler_and_is_a_design(table, tmp_path
     assert "alpha = 2" in text
 
 
+def test_a_selection_from_the_command_line_and_from_a_file(table, tmp_path, capsys, monkeypatch):
+    text = "x > 9 and y < Normal(46, 1) +- 0.2"
+    (tmp_path / "run.toml").write_text(f'[model]\nselection = "{text}"\n[prior]\ny_lim_width = "HalfNormal(0.3)"\n')
+    options = ["relation", "--pooling", "complete", *[word for column in COLUMNS for word in ("--set", column)]]
+    for more in (["--selection", text, "--prior", "y_lim_width=HalfNormal(0.3)"], ["--config", tmp_path / "run.toml"]):
+        command = ["fit", *options, *more, "--data", table, "--out", tmp_path / "run"]
+        model, _, _ = handed_to_the_sampler(capsys, monkeypatch, *command)
+        assert str(model.selections[1]) == "y < Normal(loc=46.0, scale=1.0) +- HalfNormal(scale=0.3)"
+        assert model.selections[0].limit == 9.0
+    message = refused(capsys, "fit", *options, "--selection", "x", "--data", table, "--out", tmp_path / "run")
+    assert "selection: expected text such as 'x > 1'" in message
+
+
 @pytest.mark.long
 def test_a_table_of_ones_own_is_fitted(table, tmp_path, capsys):
     options = [word for column in COLUMNS for word in ("--set", column)]
@@ -62,6 +75,7 @@ def test_what_is_refused(table, tmp_path, capsys):
     for word in ("galaxies.csv", "columns 'x', 'y' are missing", "log_M", "--column x=NAME --column y=NAME"):
         assert word in text
     options = [word for column in COLUMNS for word in ("--set", column)]
-    status, _, err = run(capsys, "fit", "relation", "--data", table, *options, "--out", tmp_path / "run")
+    prior = ["--prior", "alpha_mean=0"]
+    status, _, err = run(capsys, "fit", "relation", "--data", table, *options, *prior, "--out", tmp_path / "run")
     assert status == cli.BAD_INPUT
     assert "two groups or more; found 1" in err

@@ -21,9 +21,7 @@ from numpyro.distributions.util import validate_sample
 from hbm_jax.distributions.half_line import HalfLine
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.normal.small_matrices import cholesky, elements, factorised, normal_log_density, with_noise
-from hbm_jax.distributions.selection import ProbitSelection, log_detected_fraction
-
-MAX_TRIES = 20_000  # of the rejection sampling of a detected object
+from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_fraction
 
 
 class ObservedMixture(dist.Distribution):
@@ -164,20 +162,8 @@ class ObservedMixture(dist.Distribution):
         selection = self.selection
         if selection is None:
             return self._draw(key, shape, noise_tril)
-
-        def some_undetected(state):
-            _, tries, _, detected = state
-            return (tries < MAX_TRIES) & ~jnp.all(detected)
-
-        def try_again(state):
-            key, tries, value, detected = state
-            key, key_draw, key_uniform = random.split(key, 3)
-            drawn = self._draw(key_draw, shape, noise_tril)
-            new = ~detected & (random.uniform(key_uniform, shape) < selection.probability(drawn))
-            return key, tries + 1, jnp.where(new[..., None], drawn, value), detected | new
-
-        start = jnp.full(shape + self.event_shape, jnp.nan)
-        return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
+        num = len(self.loc)
+        return draw_detected(key, shape, num, lambda key: self._draw(key, shape, noise_tril), selection.probability)
 
     def _draw(self, key, shape, noise_tril):
         """Draw observed values without selection, shape + (n,)."""

@@ -1,20 +1,26 @@
 """Selection functions: the detection probability of an observed vector, and the detected fraction."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax, random
 from jax.scipy.special import log_ndtr, ndtr
 
 from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
+
+MAX_TRIES = 20_000  # of the rejection sampling of a detected object
 
 
 class ProbitSelection(NamedTuple):
-    """Detection probability Phi((limit - slope . y) / width) of an observed vector y.
+    """Detection probability Phi((limit - slope . y) / width) of an observed vector y, or a step at the limit.
 
     Attributes
     ----------
     limit, width : array (...)
-        Value of slope . y at which half of the objects are detected, and width of the transition (positive).
+        Value of slope . y at which half of the objects are detected, and width of the transition (positive). Without a
+        width, objects with slope . y below or at the limit are detected, and no others.
     slope : array (..., n)
         Direction in y.
 
@@ -31,16 +37,97 @@ class ProbitSelection(NamedTuple):
     """
 
     limit: Any
-    width: Any
+    width: Any | None
     slope: Any
+
+    def _room(self, value):
+        """Return the limit minus slope . y, (...)."""
+        return self.limit - jnp.sum(self.slope * value, axis=-1)
 
     def log_probability(self, value):
         """Return the log probability that an object observed at ``value`` (..., n) is detected."""
-        return log_ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
+        room = self._room(value)
+        return jnp.where(room >= 0.0, 0.0, -jnp.inf) if self.width is None else log_ndtr(room / self.width)
 
     def probability(self, value):
         """Return the probability that an object observed at ``value`` (..., n) is detected."""
-        return ndtr((self.limit - jnp.sum(self.slope * value, axis=-1)) / self.width)
+        room = self._room(value)
+        return jnp.where(room >= 0.0, 1.0, 0.0) if self.width is None else ndtr(room / self.width)
+
+    @property
+    def variance(self):
+        """Squared width of the transition."""
+        return 0.0 if self.width is None else self.width**2
+
+
+def log_detected_normal(selections: Sequence[ProbitSelection], mean: Sequence[Any], covariance: Sequence[Sequence]):
+    """Return the log probability that an object with a normally distributed observed vector passes every selection.
+
+    Parameters
+    ----------
+    selections : sequence of one or two ProbitSelection
+        Selections, independent of each other given the observed vector, with parameters (...) and slopes (..., n).
+    mean : sequence of n arrays (..., C)
+        Elements of the mean, of C components.
+    covariance : rows of arrays (..., C)
+        Elements of the lower triangle of the covariance.
+
+    Returns
+    -------
+    array (..., C)
+        In closed form: a normal distribution function, of one or two dimensions.
+    """
+    axes = range(len(mean))
+    slopes = [[jnp.asarray(part.slope)[..., i, None] for i in axes] for part in selections]
+
+    def product(a, b):
+        return sum(a[i] * b[j] * covariance[max(i, j)][min(i, j)] for i in axes for j in axes)
+
+    scale, standardised = [], []
+    for part, slope in zip(selections, slopes, strict=True):
+        scale.append(jnp.sqrt(product(slope, slope) + jnp.asarray(part.variance)[..., None]))
+        room = jnp.asarray(part.limit)[..., None] - sum(slope[i] * mean[i] for i in axes)
+        standardised.append(room / scale[-1])
+    if len(selections) == 1:
+        return log_ndtr(standardised[0])
+    return log_bivariate_ndtr(*standardised, product(*slopes) / (scale[0] * scale[1]))
+
+
+def draw_detected(key, shape: tuple[int, ...], num: int, draw: Callable, probability: Callable):
+    """Draw observed vectors of detected objects by rejection, independently of the normalisation of their density.
+
+    Parameters
+    ----------
+    key : jax.Array
+        Random key.
+    shape : tuple
+        Shape of the objects.
+    num : int
+        Length n of the observed vectors.
+    draw : callable
+        From a key to observed vectors of all objects, shape + (n,).
+    probability : callable
+        From observed vectors to probabilities of detection, (...).
+
+    Returns
+    -------
+    array, shape + (n,)
+        NaN for an object that is not detected in ``MAX_TRIES`` tries.
+    """
+
+    def some_undetected(state):
+        _, tries, _, detected = state
+        return (tries < MAX_TRIES) & ~jnp.all(detected)
+
+    def try_again(state):
+        key, tries, value, detected = state
+        key, key_draw, key_uniform = random.split(key, 3)
+        drawn = draw(key_draw)
+        new = ~detected & (random.uniform(key_uniform, shape) < probability(drawn))
+        return key, tries + 1, jnp.where(new[..., None], drawn, value), detected | new
+
+    start = jnp.full((*shape, num), jnp.nan)
+    return lax.while_loop(some_undetected, try_again, (key, 0, start, jnp.zeros(shape, bool)))[2]
 
 
 def log_detected_fraction(room, variance, half_line: HalfLine | None = None, along=None):

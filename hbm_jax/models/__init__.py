@@ -8,6 +8,7 @@ from hbm_jax.models.linear.normal import Normal, NormalVectors
 from hbm_jax.models.linear.relation import Relation
 from hbm_jax.models.regression.rates import Rates
 from hbm_jax.models.regression.regression import Regression
+from hbm_jax.models.selection import Selection
 from hbm_jax.models.supernovae.correlated import CorrelatedSupernova
 from hbm_jax.models.supernovae.hubble_diagram import HubbleDiagram
 from hbm_jax.models.supernovae.supernova import Supernova
@@ -26,6 +27,7 @@ __all__ = [
     "Rates",
     "Regression",
     "Relation",
+    "Selection",
     "SpectralFit",
     "Supernova",
     "interval_fits",

@@ -21,6 +21,7 @@ from hbm_jax.plotting.criticism import comparison, pareto_k, sensitivity
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.linear.normal import forest, funnel
 from hbm_jax.plotting.linear.relation import lines, shrinkage_of_lines
+from hbm_jax.plotting.linear.selection import selected_points
 from hbm_jax.plotting.model_residuals import model_residuals
 from hbm_jax.plotting.posterior import trace
 from hbm_jax.plotting.regression.figures import coefficients, group_effects, predictive_check, shrinkage
@@ -62,6 +63,7 @@ __all__ = [
     "predictive_check",
     "redshift_predictions",
     "replicates",
+    "selected_points",
     "sensitivity",
     "shrinkage",
     "shrinkage_of_lines",

@@ -75,6 +75,23 @@ def test_draws_above_a_limit_have_the_density(limit, monte_carlo):
     monte_carlo.distribution(left / np.sqrt(covariance[0, 0] - slope * covariance[0, 1]), "norm", name="x given y")
 
 
+def test_a_smooth_limit_divides_by_the_detected_share_and_is_drawn(monte_carlo):
+    p, (mean, covariance) = LINE | {"limit": -2.6, "width": 0.3}, linear_relation(LINE)
+    deviation, y = np.sqrt(covariance[1, 1]), np.linspace(-8.0, 2.0, 20_001)
+    detected = stats.norm.pdf(y, mean[1], deviation) * stats.norm.cdf((y + 2.6) / 0.3)
+    cumulative = integrate.cumulative_simpson(detected, x=y, initial=0.0)
+    found = np.asarray(of_points(p, VALUES)[0])
+    for k in range(4):
+        efficiency = stats.norm.logcdf((VALUES[k, 1] + 2.6) / 0.3)
+        expected = log_linear_relation(LINE, VALUES[k]) + efficiency - np.log(cumulative[-1])
+        assert found[k] == pytest.approx(expected, rel=1e-9)
+    draws = np.asarray(draws_above(p, seed(2)))
+    monte_carlo.distribution(draws[:, 1], lambda v: np.interp(v, y, cumulative / cumulative[-1]), name="y")
+    slope = covariance[0, 1] / covariance[1, 1]
+    left = draws[:, 0] - mean[0] - slope * (draws[:, 1] - mean[1])
+    monte_carlo.distribution(left / np.sqrt(covariance[0, 0] - slope * covariance[0, 1]), "norm", name="x given y")
+
+
 def test_true_values_given_measured_ones():
     true = 0.09 * np.array([[1, 1.6], [1.6, 2.56]])
     for scatter in (0.2, 0.0):

@@ -13,7 +13,7 @@ from monte_carlo import seed
 from normal_oracles import draw_mixture_truth, draw_normal, log_mixture
 from scipy import integrate, stats
 
-from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, observed_mixture
+from hbm_jax.distributions import HalfLine, ObservedMixture, ProbitSelection, selection
 from hbm_jax.distributions.half_line import log_half_line, truncated
 from hbm_jax.distributions.selection import log_detected_fraction
 
@@ -202,14 +202,14 @@ def _only(p, component):
 
 
 def test_an_object_that_cannot_be_detected_is_nan(monkeypatch):
-    assert observed_mixture.MAX_TRIES >= 10_000
-    monkeypatch.setattr(observed_mixture, "MAX_TRIES", 50)
+    assert selection.MAX_TRIES >= 10_000
+    monkeypatch.setattr(selection, "MAX_TRIES", 50)
 
     @jax.jit
     def draw(number):
-        selection = ProbitSelection(jax.numpy.array(-40.0), jax.numpy.array(0.1), jax.numpy.ones(1))
+        unseen = ProbitSelection(jax.numpy.array(-40.0), jax.numpy.array(0.1), jax.numpy.ones(1))
         plain = (np.zeros(1), np.zeros((1, 1)), np.ones((1, 1, 1)), np.ones((1, 1, 1)))
-        return ObservedMixture(*plain, selection=selection).sample(jax.random.key(number))
+        return ObservedMixture(*plain, selection=unseen).sample(jax.random.key(number))
 
     assert np.isnan(draw(0)).all()
 

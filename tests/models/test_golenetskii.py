@@ -159,20 +159,34 @@ def test_truncation_divides_by_the_probability_of_every_interval(sample):
     limit = np.full(len(sample), -9.0)
     data = Bursts.from_dict(sample.to_dict() | {"log10_flux_limit": limit})
     model = Golenetskii(truncated=True, priors=TRUE)
+    same = Golenetskii(selection="log10_flux > -9", priors=TRUE)
+    smooth = Golenetskii(selection="log10_flux > Normal(-9, 1) +- 0.5", priors=TRUE | {"log10_flux_lim": -9.0})
+    assert "log10_flux_lim_width" in smooth.all_priors
 
-    @jax.jit
-    def relation():
+    def distribution(model):
         fn = handlers.trace(handlers.seed(model, 1)).get_trace(data)["observed"]["fn"]
         while not hasattr(fn, "intercept"):
             fn = fn.base_dist
+        return fn
+
+    @jax.jit
+    def relation():
+        fn = distribution(model)
         whole = type(fn)(fn.x_loc, fn.x_scale, fn.intercept, fn.slope, fn.scatter, fn.errors)
         parts = {name: getattr(fn, name) for name in ("x_loc", "x_scale", "intercept", "slope", "scatter")}
-        return fn.log_prob(data.observed), whole.log_prob(data.observed), parts
+        others = [distribution(other).log_prob(data.observed) for other in (same, smooth)]
+        return fn.log_prob(data.observed), whole.log_prob(data.observed), parts, others
 
-    found, whole, r = jax.device_get(relation())
+    found, whole, r, (again, smoothly) = jax.device_get(relation())
     mean = r["intercept"] + r["slope"] * r["x_loc"]
     scale = np.sqrt(r["slope"] ** 2 * r["x_scale"] ** 2 + r["scatter"] ** 2 + data.errors[..., 2])
     np.testing.assert_allclose(found, whole - stats.norm.logsf(-9.0, mean, scale), rtol=1e-10)
+    np.testing.assert_allclose(again, found, rtol=1e-14)
+    efficiency = stats.norm.logcdf((data.log10_flux + 9.0) / 0.5)
+    expected = whole + efficiency - stats.norm.logsf(-9.0, mean, np.hypot(scale, 0.5))
+    np.testing.assert_allclose(smoothly[data.used], expected[data.used], rtol=1e-10)
+    with pytest.raises(DataError, match=r"expected no flux below the limit; found \d+, the first in"):
+        Golenetskii(selection="log10_flux > -1").bind(data)
     with pytest.raises(DataError, match="expected bursts with a log10_flux_limit; found none"):
         model(sample)
 
@@ -294,6 +308,8 @@ def test_programs_draw_what_they_score(sample):
         ({"pooling": "none"}, "Unknown pooling of Golenetskii 'none'"),
         ({"correlated": True, "pooling": "complete"}, "correlated=True expects pooling='partial'"),
         ({"truncated": True, "latents": "sampled"}, "truncated=True expects latents='marginal'"),
+        ({"truncated": True, "selection": "log10_flux > -7"}, "truncated=True expects no other selection"),
+        ({"selection": "flux > -7"}, "expected one limit such as 'log10_flux > -6.5'"),
         ({"cosmology": "lcmd"}, "Unknown cosmology 'lcmd'.*did you mean 'lcdm'"),
         ({"band": (10.0, 1.0)}, "band: expected two positive energies"),
         ({"priors": {"gama_mean": 1.0}}, "Golenetskii has no parameter 'gama_mean'.*gamma_mean"),

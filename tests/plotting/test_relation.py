@@ -1,11 +1,14 @@
 """Figures of linear relations show the points and lines that they are of."""
 
+import types
+
 import numpy as np
 import pytest
 from stored_fits import load
 
 from hbm_jax.data import PointsInGroups
-from hbm_jax.plotting import lines, shrinkage_of_lines
+from hbm_jax.models import Relation
+from hbm_jax.plotting import lines, selected_points, shrinkage_of_lines
 from hbm_jax.plotting.linear.relation import _least_squares_line
 from hbm_jax.registry import entry_of_fit
 
@@ -86,3 +89,22 @@ def test_the_report_has_them_and_others_are_refused():
         lines(fit, ["g9"])
     with pytest.raises(ValueError, match=r"lines: expected a fit of hbm_jax.models.Relation"):
         lines(load("own"))
+
+
+def test_a_selection_shows_what_it_leaves_out():
+    x, y = np.meshgrid(np.linspace(0.5, 3.0, 10), np.linspace(-1.0, 3.0, 10))
+    errors = {"sigma_x": np.full(100, 0.3), "sigma_y": np.full(100, 0.2)}
+    data = PointsInGroups.from_columns({"x": x.ravel(), "y": y.ravel(), **errors})
+    priors = {"alpha": 1.0, "beta": 0.0, "intrinsic_scatter": 0.5, "x_mean": 0.5, "x_std": 1.0}
+    model = Relation(pooling="complete", selection="x > 0.5 and y < 3.2 +- 0.5", pivot=0.0, priors=priors)
+    fit = types.SimpleNamespace(program=model, args=(data,), data=data, posterior={})
+    left, in_x, in_y = selected_points(fit).axes
+    missing, detected, measured = (line for line in left.lines if line.get_linestyle() != "--")
+    assert detected.get_xdata().min() > 0.5
+    assert len(measured.get_xdata()) == 100
+    # Half of the population is below 0.5, and few are above 3.2 in y.
+    share = len(detected.get_xdata()) / (len(detected.get_xdata()) + len(missing.get_xdata()))
+    assert 0.3 < share < 0.5
+    assert {in_x.get_xlabel(), in_y.get_xlabel()} == {"x", "y"}
+    with pytest.raises(ValueError, match="selected_points: expected a fit with a selection"):
+        selected_points(load("relation"))

@@ -53,6 +53,8 @@ class PointsInGroups(InGroups):
         `hbm_jax.models.Relation`. `replace_observations` does not change them.
     limited : str
         Which coordinates have limits: ``"no"``, ``"y"`` or ``"both"`` (at least one predictor).
+    cut : (J, M, P + 1)
+        Value of each coordinate beyond which the point would not be in the data; NaN where it has none.
     warnings : tuple of str
         One sentence for each unusual feature of the data.
     """
@@ -71,6 +73,7 @@ class PointsInGroups(InGroups):
     center: Any
     unit: Any
     limited: str = field(default="no", metadata={"static": True})
+    cut: Any = None
 
     @classmethod
     def from_columns(
@@ -95,6 +98,8 @@ class PointsInGroups(InGroups):
             - ``group``: name of the group of each point.
             - ``limit_A``: ``"upper"`` or ``"lower"`` if the value of A is a limit, otherwise empty.
             - ``threshold_y``: detection threshold of the response; simulated responses below it become upper limits.
+            - ``cut_A``: value of A beyond which the point would not be in the data at all, for a
+              `hbm_jax.models.Relation` with a selection in A.
         predictors : sequence of str
             Names of the predictors.
         group_predictors : sequence of str
@@ -132,6 +137,7 @@ class PointsInGroups(InGroups):
             "limit": (limit, np.nan),
             "side": (side, 1.0),
             "order": (exchanges[limit_index], exchanges[-1]),
+            "cut": (_cuts(rows), np.full(len(coordinates), np.nan)),
         }
         return cls(
             names,
@@ -168,6 +174,16 @@ class PointsInGroups(InGroups):
         with np.errstate(invalid="ignore"):
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Return plain arrays by field name, as for every container; cuts are left out where there are none."""
+        stored = super().to_dict()
+        return stored if np.isfinite(self.cut).any() else {key: v for key, v in stored.items() if key != "cut"}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "PointsInGroups":
+        """Build the container from the output of `to_dict`; every value is restored exactly."""
+        return super().from_dict({"cut": np.full(np.shape(stored["values"]), np.nan), **stored})
+
     def replace_observations(self, observed: ArrayLike) -> "PointsInGroups":
         """Return a copy with other measured values (J, M, P + 1); all other fields are unchanged."""
         return self._replaced(observed, "observed")
@@ -182,6 +198,9 @@ class PointsInGroups(InGroups):
         for column, key in enumerate(coordinates):
             if (kinds_of_column := np.where(limit_index == column, kinds, 0.0)).any():
                 table[f"limit_{key}"] = [words[kind] for kind in kinds_of_column]
+        for column, key in enumerate(coordinates):
+            if np.isfinite(cut := self._of_rows(self.cut)[:, column]).any():
+                table[f"cut_{key}"] = cut
         for predictor, key in zip(np.asarray(self.group_predictors).T, self.group_predictor_names, strict=True):
             table[key] = self._of_rows(np.broadcast_to(predictor[:, None], np.shape(self.used)))
         return table
@@ -242,6 +261,15 @@ def _limits(rows: GroupedRows) -> tuple[Floats, Floats, NDArray[np.int64], str]:
     return limit, side, limit_index, limited
 
 
+def _cuts(rows: GroupedRows) -> Floats:
+    """Return the value of each coordinate beyond which a point would not be in the data, (N, D); NaN for none."""
+    cuts = np.full(rows.values.shape, np.nan)
+    for index, coordinate in enumerate(rows.coordinates):
+        if (key := f"cut_{coordinate}") in rows.columns:
+            cuts[:, index] = rows.vector(key)
+    return cuts
+
+
 def _exchanges(size: int) -> Floats:
     """Return the permutation matrices (size, size, size) of which number j swaps coordinate j with the last one."""
     exchanges = np.tile(np.eye(size), (size, 1, 1))
@@ -287,8 +315,8 @@ def read_relation(
     pairs = pairs_of(coordinates).values() if len(predictors) > 1 else ()
     numbers = [
         *(f"{kind}{pair}" for kind in ("covariance", "correlation") for pair in pairs),
-        *coordinates, *(f"sigma_{key}" for key in coordinates), "covariance", "correlation", "threshold_y",
-        *group_predictors,
+        *coordinates, *(f"{kind}_{key}" for kind in ("sigma", "cut") for key in coordinates), "covariance",
+        "correlation", "threshold_y", *group_predictors,
     ]  # fmt: skip
     declared = dict.fromkeys(numbers, UNCONVERTED)
     declared |= dict.fromkeys(["group", *(f"limit_{key}" for key in coordinates)], TEXT)

@@ -59,8 +59,10 @@ class LinearRelation(dist.Distribution):
     errors : array (..., 3)
         Variance of the error of x, covariance of the errors, variance of the error of y; a positive definite matrix.
     limit : array (...), optional
-        Truncation limit: points with a measured y below it are not in the data, and the density is divided by the
-        probability of a measured y above it. -inf or None for no truncation.
+        Limit of a selection: points with a measured y below it are not in the data, and the density is divided by the
+        probability that a point is in them. None for no selection.
+    width : array (...), optional
+        Width of a smooth selection, whose detection probability is Phi((y - limit) / width); None for a step.
 
     Notes
     -----
@@ -68,7 +70,7 @@ class LinearRelation(dist.Distribution):
 
     References
     ----------
-    Kelly 2007, ApJ 665, 1489, eq. 16-24, and sect. 5.1.2 for the truncation.
+    Kelly 2007, ApJ 665, 1489, eq. 16-24, and sect. 5.1.2 for the selection.
 
     Examples
     --------
@@ -80,21 +82,28 @@ class LinearRelation(dist.Distribution):
     arg_constraints = {"slope": constraints.real}  # noqa: RUF012 - NumPyro's own convention
     support = constraints.real_vector
     reparametrized_params = ("x_loc", "x_scale", "intercept", "slope", "scatter")
-    pytree_data_fields = ("x_loc", "x_scale", "intercept", "slope", "scatter", "errors", "limit")
+    pytree_data_fields = ("x_loc", "x_scale", "intercept", "slope", "scatter", "errors", "limit", "width")
 
-    def __init__(self, x_loc, x_scale, intercept, slope, scatter, errors, limit=None, *, validate_args=None):
+    def __init__(
+        self, x_loc, x_scale, intercept, slope, scatter, errors, limit=None, width=None, *, validate_args=None
+    ):
         self.x_loc, self.x_scale = x_loc, x_scale
         self.intercept, self.slope, self.scatter = intercept, slope, scatter
-        self.errors, self.limit = errors, limit
+        self.errors, self.limit, self.width = errors, limit, width
         shapes = [np.shape(a) for a in (x_loc, x_scale, intercept, slope, scatter)]
-        shapes += [np.shape(errors)[:-1], () if limit is None else np.shape(limit)]
+        shapes += [np.shape(errors)[:-1], *(np.shape(a) for a in (limit, width) if a is not None)]
         super().__init__(lax.broadcast_shapes(*shapes), (2,), validate_args=validate_args)
 
     @property
     def mean(self):
-        """Mean of the measured values without truncation, (..., 2)."""
+        """Mean of the measured values without selection, (..., 2)."""
         x = jnp.broadcast_to(self.x_loc, self.batch_shape)
         return jnp.stack([x, jnp.broadcast_to(self.intercept + self.slope * x, self.batch_shape)], axis=-1)
+
+    @property
+    def _variance_of_width(self):
+        """Squared width of the selection."""
+        return 0.0 if self.width is None else self.width**2
 
     @property
     def _covariance(self) -> Pair:
@@ -111,15 +120,18 @@ class LinearRelation(dist.Distribution):
         log_density = -0.5 * (x * a + y * b + jnp.log(covariance.det)) - LOG_2PI
         if self.limit is None:
             return log_density
-        log_density = log_density - log_ndtr((self.mean[..., 1] - self.limit) / jnp.sqrt(covariance.yy))
-        return jnp.where(value[..., 1] >= self.limit, log_density, -jnp.inf)
+        scale = jnp.sqrt(covariance.yy + self._variance_of_width)
+        log_density = log_density - log_ndtr((self.mean[..., 1] - self.limit) / scale)
+        if self.width is None:
+            return jnp.where(value[..., 1] >= self.limit, log_density, -jnp.inf)
+        return log_density + log_ndtr((value[..., 1] - self.limit) / self.width)
 
     def sample(self, key, sample_shape=()):
-        """Draw measured values above the limit, ``(*sample_shape, ..., 2)``."""
+        """Draw measured values of detected points, ``(*sample_shape, ..., 2)``."""
         key_y, key_x = random.split(key)
         shape = sample_shape + self.batch_shape
         covariance, mean = self._covariance, self.mean
-        scale = jnp.sqrt(covariance.yy)
+        scale = jnp.sqrt(covariance.yy + self._variance_of_width)
         if self.limit is None:
             standard = random.normal(key_y, shape)
         else:
@@ -128,6 +140,10 @@ class LinearRelation(dist.Distribution):
             uniform = random.uniform(key_y, shape, minval=jnp.finfo(scale.dtype).tiny)
             standard = jnp.maximum(-ndtri(uniform * ndtr(-lower)), lower)
         y = mean[..., 1] + scale * standard
+        if self.width is not None:  # y is what remains of it without the scatter of the limit
+            remaining = covariance.yy / scale**2
+            y = mean[..., 1] + remaining * scale * standard
+            y = y + self.width * jnp.sqrt(remaining) * random.normal(random.fold_in(key_y, 1), shape)
         variance_x = covariance.xx - covariance.xy**2 / covariance.yy
         x = mean[..., 0] + covariance.xy / covariance.yy * (y - mean[..., 1])
         x = x + jnp.sqrt(jnp.maximum(variance_x, 0.0)) * random.normal(key_x, shape)

@@ -3,9 +3,11 @@
 A point has true predictors x, from a mixture of normal distributions, and a true y = intercept + slope . x +
 N(0, scatter^2). Student's t distribution can replace this normal distribution; it is a mixture of normals on a grid of
 scales. The D = P + 1 coordinates, with the response last, are measured with Gaussian errors. One coordinate of a point
-may be an upper or a lower limit.
+may be an upper or a lower limit, and points may be missing because of their measured coordinates.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from hbm_jax.distributions.normal.small_matrices import elements, factorised, normal_log_density, stacked
+from hbm_jax.distributions.selection import ProbitSelection, draw_detected, log_detected_normal
 
 # Scales in the mixture for Student's t. Relative error of the density out to 50 scales: 1e-5 for 1 degree of freedom,
 # 1e-7 for 2.
@@ -65,6 +68,9 @@ class MeasuredPoints(dist.Distribution):
         Fraction of outliers, and the additional scatter of their response, in quadrature.
     nu : array, optional
         Degrees of freedom of Student's t distribution, 1 or more; ``scatter`` is then its scale. None: normal.
+    selections : sequence of ProbitSelection
+        At most two selections in measured coordinates that are not censored; the density is then that of the detected
+        points. Points that are not detected in ``MAX_TRIES`` tries are drawn as NaN.
 
     Notes
     -----
@@ -87,15 +93,16 @@ class MeasuredPoints(dist.Distribution):
     support = constraints.real_vector
     pytree_data_fields = (
         "x_loc", "x_cov", "log_weights", "intercept", "slope", "scatter", "errors", "limits", "outliers", "nu",
+        "selections",
     )  # fmt: skip
 
     def __init__(
         self, x_loc, x_cov, log_weights, intercept, slope, scatter, errors, limits=None, outliers=None, nu=None,
-        *, validate_args=None,
+        selections: Sequence[ProbitSelection] = (), *, validate_args=None,
     ):  # fmt: skip
         self.x_loc, self.x_cov, self.log_weights = x_loc, x_cov, log_weights
         self.intercept, self.slope, self.scatter, self.errors = intercept, slope, scatter, errors
-        self.limits, self.outliers, self.nu = limits, outliers, nu
+        self.limits, self.outliers, self.nu, self.selections = limits, outliers, nu, tuple(selections)
         shapes = [np.shape(x_loc)[:-2], np.shape(x_cov)[:-3], np.shape(intercept), np.shape(slope)[:-1]]
         shapes += [np.shape(scatter), np.shape(errors)[:-2]]
         super().__init__(lax.broadcast_shapes(*shapes), np.shape(errors)[-1:], validate_args=validate_args)
@@ -142,11 +149,15 @@ class MeasuredPoints(dist.Distribution):
         covariance = stacked([[lower[max(i, j)][min(i, j)] for j in axes] for i in axes])
         return log_weights, jnp.stack(jnp.broadcast_arrays(*loc), axis=-1), covariance
 
+    def _measured(self, lower):
+        """Return the lower triangle of the measured coordinates, arrays (..., C), from that of the true ones."""
+        return [[a + self.errors[..., i, j, None] for j, a in enumerate(row)] for i, row in enumerate(lower)]
+
     def _component_log_density(self, value):
         """Return the log density of each component including its weight, (..., C)."""
         log_weights, loc, lower = self._elements()
         residual = [value[..., i, None] - a for i, a in enumerate(loc)]
-        covariance = [[a + self.errors[..., i, j, None] for j, a in enumerate(row)] for i, row in enumerate(lower)]
+        covariance = self._measured(lower)
         if self.limits is None:
             return log_weights + normal_log_density(residual, covariance)
         if self.limits.order is not None:
@@ -170,8 +181,18 @@ class MeasuredPoints(dist.Distribution):
     @validate_sample
     def log_prob(self, value):
         """Return the log density of measured values (..., D)."""
-        log_density = self._component_log_density(value)
-        return log_density[..., 0] if log_density.shape[-1] == 1 else logsumexp(log_density, axis=-1)
+        log_density = _summed(self._component_log_density(value))
+        if not self.selections:
+            return log_density
+        return log_density + sum(part.log_probability(value) for part in self.selections) - self.log_detected
+
+    @property
+    def log_detected(self):
+        """Log probability that a point is detected, (...); 0 without selections."""
+        if not self.selections:
+            return jnp.zeros(self.batch_shape)
+        log_weights, loc, lower = self._elements()
+        return _summed(log_weights + log_detected_normal(self.selections, loc, self._measured(lower)))
 
     def outlier_probability(self, value):
         """Return the probability that each point is an outlier given its measured values, (...)."""
@@ -191,9 +212,19 @@ class MeasuredPoints(dist.Distribution):
 
     def sample(self, key, sample_shape=()):
         """Draw measured values, ``(*sample_shape, ..., D)``; values beyond a limit are set to it."""
+        shape = (*sample_shape, *self.batch_shape)
+        if not self.selections:
+            return self._draw(key, shape)
+
+        def probability(value):
+            return math.prod(part.probability(value) for part in self.selections)
+
+        return draw_detected(key, shape, self.event_shape[0], lambda key: self._draw(key, shape), probability)
+
+    def _draw(self, key, shape):
+        """Draw measured values without selection, shape + (D,)."""
         key_component, key_normal = random.split(key)
         log_weights, loc, cov = self._components()
-        shape = (*sample_shape, *self.batch_shape)
         mean, tril = _draw_component(
             key_component,
             jnp.broadcast_to(log_weights, (*shape, len(log_weights))),
@@ -240,6 +271,11 @@ class MeasuredPoints(dist.Distribution):
         residual = jnp.concatenate([residual[..., :-1], last[..., None]], axis=-1)
         uncensored = loc + (jnp.swapaxes(order, -1, -2) * residual[..., None, :]).sum(-1)
         return jnp.where(self._beyond(value)[..., None], uncensored, value)
+
+
+def _summed(log_density):
+    """Return the log of the sum of densities (..., C), (...)."""
+    return log_density[..., 0] if log_density.shape[-1] == 1 else logsumexp(log_density, axis=-1)
 
 
 def _student_t(nu):

@@ -15,6 +15,7 @@ relations of Amati and of Yonetoku, which have one point per burst. (Golenetskii
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -34,12 +35,15 @@ from hbm_jax.models.bursts.fluxes import LINES, SCATTER
 from hbm_jax.models.bursts.fluxes import UNITS as LINE_UNITS
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened, slopes_of_groups
 from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.energetics import log10_sphere_area
-from hbm_jax.validation import DataError, Remedy, energy_band
+from hbm_jax.validation import DataError, OptionError, Remedy, energy_band
 
 PIVOT = 2.0  # log10 of 100 keV
+TRUNCATION = "log10_flux > log10_flux_limit"  # with the limits of the bursts in the data
+NO_LIMIT = -1e3  # log10 of a flux
 
 COMPLETE: dict[str, Prior] = {"gamma": dist.Normal(1.5, 0.5), "log10_N": dist.Normal(52.0, 1.0)}
 CORRELATED: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
@@ -153,13 +157,17 @@ class Golenetskii(PopulationModel):
         ``"partial"``: each burst has its line, drawn from a population of lines. ``"complete"``: all bursts share one
         line.
     latents : str
-        ``"marginal"``: true peak energies and fluxes are integrated out exactly, and without truncation also log10_N
+        ``"marginal"``: true peak energies and fluxes are integrated out exactly, and without selection also log10_N
         and the mean peak energy of each burst. ``"sampled"``: they are sample sites.
     correlated : bool
         Whether gamma and log10_N are correlated among bursts (partial pooling).
     truncated : bool
-        Whether the data contain only intervals above the flux limit `Bursts.log10_flux_limit`. The density of each
-        interval is then conditional on a flux above the limit. Bursts without any interval above it are not modelled.
+        Whether the data contain only intervals above the flux limit `Bursts.log10_flux_limit`: the selection
+        ``"log10_flux > log10_flux_limit"``.
+    selection : str or Selection
+        Intervals that are missing because of their measured flux: ``"log10_flux > -6.5"``, or ``"log10_flux >
+        Normal(-6.5, 0.2) +- 0.1"`` for a smooth limit with a prior, see `hbm_jax.models.selection`. The density of each
+        interval is then that of intervals that are detected. Bursts without any are not modelled.
     cosmology : str, optional
         Cosmology with free parameters, one of ``lcdm, olcdm, wcdm, owcdm, w0wacdm``, which makes the relation a
         distance indicator. Fixed and flat by default.
@@ -190,7 +198,7 @@ class Golenetskii(PopulationModel):
 
     Bound: ClassVar[type] = BoundBursts
     remedies: ClassVar[dict[str, str]] = {
-        "trend": "truncated=True, if faint intervals are missing, or another cosmology=",
+        "trend": "truncated=True or selection=, if faint intervals are missing, or another cosmology=",
         "groups": 'pooling="partial", if bursts differ',
     }
 
@@ -198,6 +206,9 @@ class Golenetskii(PopulationModel):
     latents: Literal["marginal", "sampled"] = field(default="marginal", metadata={"help": "marginal, sampled"})
     correlated: bool = field(default=False, metadata={"help": "whether gamma and log10_N are correlated"})
     truncated: bool = field(default=False, metadata={"help": "whether intervals below the flux limit are missing"})
+    selection: str | Selection = field(
+        default=NONE, metadata={"help": "intervals that are missing, such as 'log10_flux > -6.5'"}
+    )
     cosmology: str | None = field(default=None, metadata={"help": ", ".join(expansion.FREE) + "; fixed by default"})
     H0: float = field(default=70.0, metadata={"help": "Hubble constant of the fixed cosmology [km/s/Mpc]"})
     Om0: float = field(default=0.3, metadata={"help": "matter density of the fixed cosmology"})
@@ -209,9 +220,31 @@ class Golenetskii(PopulationModel):
             choose("cosmology", self.cosmology, expansion.FREE)
         if self.correlated and self.pooling == "complete":
             raise ValueError("Golenetskii: correlated=True expects pooling='partial'; found 'complete'.")
-        if self.truncated and self.latents == "sampled":
-            raise ValueError("Golenetskii: truncated=True expects latents='marginal'; found 'sampled'.")
+        self._check_selection()
         object.__setattr__(self, "band", energy_band(self.band, "Golenetskii: band"))
+
+    def _check_selection(self) -> None:
+        """Store the selection as text; raise ValueError for one that cannot be integrated."""
+        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Golenetskii")))
+        option = "truncated=True" if self.truncated else f"selection={self.selection!r}"
+        if self.truncated and self.selection != NONE:
+            raise OptionError(f"Golenetskii: {option} expects no other selection; found {self.selection!r}.")
+        for part in self.selections:
+            if len(self.selections) > 1 or (part.quantity, part.missing) != ("log10_flux", "below") or part.by_group:
+                raise OptionError(f"Golenetskii: {option}: expected one limit such as 'log10_flux > -6.5'.")
+        if self.selections and self.latents == "sampled":
+            raise OptionError(f"Golenetskii: {option} expects latents='marginal'; found 'sampled'.")
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """The selection of the model, if it has one, with the priors of its parameters."""
+        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Selection, ...]:
+        """The selection with the priors that the option states, which ``priors`` may replace."""
+        text = TRUNCATION if self.truncated else self.selection
+        return precomputed(lambda: as_selections(text, "Golenetskii"))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -221,6 +254,8 @@ class Golenetskii(PopulationModel):
         defaults |= (WITHIN if partial else {}) | REDSHIFT
         if self.cosmology is not None:
             defaults |= expansion.default_priors(self.cosmology) | {"H0": self.H0}
+        for part in self._stated_selections:
+            defaults |= part.priors
         return defaults
 
     def bind(self, data: Bursts) -> BoundBursts:
@@ -234,14 +269,10 @@ class Golenetskii(PopulationModel):
         Raises
         ------
         DataError
-            If ``truncated`` is set and the data have no flux limit.
+            If the data have no flux limit where ``truncated`` is set, or fluxes below a known limit.
         """
-        if self.truncated and not data.has_limit:
-            raise DataError(
-                "Golenetskii(truncated=True): expected bursts with a log10_flux_limit; found none. Set the limit, or "
-                "use truncated=False.",
-                [Remedy("truncated", False)],
-            )
+        for part in self.selections:
+            _check_selected(data, part, self.truncated)
         bound = BoundBursts.of(data)
         if self.cosmology is not None or not np.all(data.knows_redshift):
             return bound
@@ -264,7 +295,7 @@ class Golenetskii(PopulationModel):
             if self.correlated:
                 N_loc = N_loc + p["correlation"] * N_scale * (gamma - p["gamma_mean"]) / p["gamma_std"]
                 N_scale = N_scale * jnp.sqrt(1.0 - p["correlation"] ** 2)
-            if not self.truncated and self.latents == "marginal":
+            if not self.selections and self.latents == "marginal":
                 self._sample_grouped(p, gamma, N_loc, N_scale, shift, intercept, bound, values, recover)
                 return
             x_mean, log10_N = self._sample_lines(p, gamma, N_loc, N_scale, shift, intercept, bound)
@@ -274,7 +305,7 @@ class Golenetskii(PopulationModel):
         gamma, log10_N, x_mean = (jnp.broadcast_to(a, np.shape(z))[:, None] for a in (gamma, log10_N, x_mean))
         x_scale = p["log10_E_peak_scatter"] if self.pooling == "partial" else p["log10_E_peak_std"]
         intercept, scatter = intercept + log10_N - gamma * shift, p["intrinsic_scatter"]
-        limit = jnp.asarray(bound.log10_flux_limit)[:, None] if self.truncated else None
+        limit, width = self._limit(bound, p)
         num, max_intervals = np.shape(bound.used)
         with numpyro.plate("burst", num, dim=-2), numpyro.plate("interval", max_intervals, dim=-1):
             center = shift + x_mean
@@ -282,11 +313,23 @@ class Golenetskii(PopulationModel):
                 likelihood = GaussianLikelihood(bound.observed[..., 0] - shift + PIVOT, bound.peak_information)
                 x = sample_whitened("log10_E_peak", x_mean + PIVOT, x_scale, likelihood)
                 center, x_scale = shift + x - PIVOT, 0.0
-            relation = LinearRelation(center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit)
+            relation = LinearRelation(
+                center, x_scale, intercept, gamma, scatter, jnp.asarray(bound.errors), limit, width
+            )
             with handlers.mask(mask=bound.used):
                 drawn = numpyro.sample("observed", relation, obs=values)
         if recover:
             self._record_intervals(relation.conditional(drawn), shift, center if self.latents == "sampled" else None)
+
+    def _limit(self, bound: BoundBursts, p: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return limit and width of the selection, (B, 1) or numbers; None where there are none."""
+        if not self.selections:
+            return None, None
+        (part,) = self.selections
+        limit, width = part.names
+        # Bursts without a limit have a finite one far below, because the derivatives at minus infinity are undefined.
+        value = jnp.maximum(bound.log10_flux_limit, NO_LIMIT)[:, None] if part.of_objects else p[limit]
+        return value, None if part.is_step else p[width]
 
     def _redshifts_and_conversions(self, bound: BoundBursts):
         """Return the redshifts (B,) and log10 of measured flux over luminosity (B, J)."""
@@ -375,7 +418,7 @@ class Golenetskii(PopulationModel):
 
     def simulate(self, key, data: Bursts, parameters: Mapping[str, float] | None = None):
         """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`, with all latents in its truth."""
-        model = self if self.truncated else dataclasses.replace(self, latents="sampled")
+        model = self if self.selections else dataclasses.replace(self, latents="sampled")
         return PopulationModel.simulate(model, key, data, parameters)
 
     @property
@@ -401,5 +444,25 @@ class Golenetskii(PopulationModel):
     def description(self) -> str:
         """Description of the model in one line, for reports."""
         history = "" if self.cosmology is None else f", {expansion.DESCRIPTIONS[self.cosmology]}"
-        limit = ", above a flux limit" if self.truncated else ""
+        limit = ", above a flux limit" if self.selections else ""
         return f"Golenetskii relation of bursts, {self.pooling} pooling, {self.latents} latents{limit}{history}"
+
+
+def _check_selected(data: Bursts, selection: Selection, truncated: bool) -> None:
+    """Raise DataError where the data have no limits, or fluxes below the limit of a step."""
+    what = "Golenetskii(truncated=True)" if truncated else f"Golenetskii: selection {selection}"
+    if selection.of_objects:
+        if selection.limit != "log10_flux_limit" or not data.has_limit:
+            remedy = Remedy("truncated", False) if truncated else Remedy("selection", NONE)
+            raise DataError(
+                f"{what}: expected bursts with a log10_flux_limit; found none. Set the limit, or use {remedy}.",
+                [remedy],
+            )
+    elif selection.is_step:
+        below = np.asarray(data.used) & (np.asarray(data.log10_flux) < float(selection.limit))
+        if below.any():
+            row = int(below.any(axis=1).argmax())
+            raise DataError(
+                f"{what}: expected no flux below the limit; found {below.sum()}, the first in {data.name[row]}. Leave "
+                "them out, or give the limit a width, such as +- 0.1."
+            )

@@ -9,6 +9,7 @@ import numpy as np
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions.linear.measured_points import Limits
 from hbm_jax.models.partial_centering import GaussianLikelihood, slopes_of_groups
+from hbm_jax.models.selection import Selection
 
 MIN_ERROR = 1e-3  # of a predictor in standard deviations, below which sampled predictors are not treated as exact
 
@@ -67,6 +68,8 @@ class BoundPoints:
         Estimates of the lines of the groups from their own points, with partial pooling.
     x_information : (J, M) or None
         Inverse variances of the errors of x, where true predictors are whitened; 0 in padding.
+    cuts : tuple of (J, M) or None
+        For each selection, the limits of the points, or None where the limit is a parameter.
     """
 
     predictors: tuple[str, ...] = field(metadata={"static": True})
@@ -81,6 +84,7 @@ class BoundPoints:
     slopes: Any
     means: Any
     x_information: Any
+    cuts: tuple[Any, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +102,7 @@ class BoundPoints:
         return self.center[:-1].reshape(self.shape)
 
 
-def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoints:
+def bind_points(model: Any, data: PointsInGroups, pooling: str, integrates: bool) -> BoundPoints:
     """Return what the program of a `hbm_jax.models.Relation` needs of data.
 
     Parameters
@@ -107,6 +111,8 @@ def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoin
         The model.
     data : PointsInGroups
         The points.
+    pooling : str
+        Pooling of the groups of these data.
     integrates : bool
         Whether the intercepts are integrated out.
     """
@@ -117,7 +123,7 @@ def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoin
     if data.limited != "no":
         order = np.asarray(data.order) if data.limited == "both" else None
         limits = Limits(np.asarray(data.limit), np.asarray(data.side), order)
-    if model.pooling == "partial":
+    if pooling == "partial":
         values = arrays["values"]
         slopes = slopes_of_groups(values[..., :-1], values[..., -1], variances[..., :-1], arrays["used"])
         means = None if integrates else GroupMeans.of(data)
@@ -132,5 +138,14 @@ def bind_points(model: Any, data: PointsInGroups, integrates: bool) -> BoundPoin
         slopes=slopes,
         means=means,
         x_information=x_information,
+        cuts=tuple(_cut(data, part) for part in model.selections),
         **arrays,
     )
+
+
+def _cut(data: PointsInGroups, selection: Selection) -> Any:
+    """Return the limits of a selection from the column of the data, (J, M), or None where it has its own."""
+    if not selection.of_objects:
+        return None
+    cut, used = np.asarray(data.cut)[..., (*data.predictors, "y").index(selection.quantity)], np.asarray(data.used)
+    return np.where(used, cut, cut[used].mean())  # padding needs a finite value

@@ -8,12 +8,13 @@ import contextlib
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import distributions as dist
 from numpyro import handlers
 from numpyro.distributions import transforms
 
-from hbm_jax.distributions import GroupedLinearRelation
+from hbm_jax.distributions import GroupedLinearRelation, ProbitSelection
 from hbm_jax.distributions.linear.measured_points import MeasuredPoints
 from hbm_jax.models.linear.bound_points import BoundPoints
 from hbm_jax.models.partial_centering import GaussianLikelihood, sample_whitened
@@ -84,13 +85,13 @@ def sample_scatter(model: Any, bound: BoundPoints) -> Scatter:
     return Scatter(std, outliers, model.sample_site("nu") if model.student_t else None)
 
 
-def sample_lines(model: Any, bound: BoundPoints, scatter: Scatter, integrates: bool) -> Lines:
+def sample_lines(model: Any, bound: BoundPoints, pooling: str, scatter: Scatter, integrates: bool) -> Lines:
     """Sample slopes and intercepts of the groups; ``integrates`` tells whether the intercepts are integrated out."""
     num, shape, y_unit, y_center = len(bound.used), bound.shape, bound.unit[-1], bound.center[-1]
     unit = y_unit / bound.x_unit
-    if model.pooling == "complete":
+    if pooling == "complete":
         return Lines(model.sample_site("alpha", unit, 0.0, shape), model.sample_site("beta", y_unit, y_center))
-    if model.pooling == "none":
+    if pooling == "none":
         with numpyro.plate("group", num, dim=-1):
             alpha = jnp.broadcast_to(model.sample_site("alpha", unit, 0.0, shape), (num, *shape))
             return Lines(alpha, jnp.broadcast_to(model.sample_site("beta", y_unit, y_center), (num,)))
@@ -143,6 +144,19 @@ def _sample_slopes(bound: BoundPoints, location, std, factor):
     return alpha, jnp.stack(standard, axis=-1)
 
 
+def sample_detections(model: Any, bound: BoundPoints) -> list[ProbitSelection]:
+    """Sample the parameters of the selections; return the detection probabilities of measured points."""
+    coordinates, rows = (*bound.predictors, "y"), len(bound.used)
+    detections = []
+    for selection, cut in zip(model.selections, bound.cuts, strict=True):
+        values = selection.sample(rows)
+        if selection.by_group:
+            values = {name: jnp.reshape(value, (-1, 1)) for name, value in values.items()}
+        slope = np.array([float(name == selection.quantity) for name in coordinates])
+        detections.append(selection.detection(values, slope, cut))
+    return detections
+
+
 def sample_grouped(bound: BoundPoints, population: Population, scatter: Scatter, lines: Lines, values, recover) -> None:
     """Sample the measured values with true values and intercepts integrated out."""
     zero = jnp.zeros((len(bound.used), 1))
@@ -169,7 +183,10 @@ def sample_points(
     if model.latents == "sampled":
         x = _sample_predictors(bound, population)
         population = Population(x[..., None, :], jnp.zeros((1, num, num)), jnp.zeros(1))
-    points = MeasuredPoints(*population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:])
+    detections = sample_detections(model, bound)
+    points = MeasuredPoints(
+        *population[:3], intercept, slope, scatter.std, bound.errors, bound.limits, *scatter[1:], detections
+    )
     with numpyro.plate("group", rows, dim=-2), numpyro.plate("point", columns, dim=-1):
         with handlers.mask(mask=bound.used):
             drawn = numpyro.sample("observed", points, obs=values)

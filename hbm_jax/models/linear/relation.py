@@ -6,11 +6,13 @@ For point i of group j, with true predictors x_i drawn from a population,
     alpha_j ~ N(alpha_mean, alpha_std^2),    beta_j ~ N(beta_mean, beta_std^2),
     x_i ~ N(x_mean, x_std^2), or a mixture of normals,
 
-and x and y are measured with errors. The scatter may have outliers, or follow a Student's t distribution (Kelly 2007,
-ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
+and x and y are measured with errors. The scatter may have outliers, or follow a Student's t distribution, and points
+may be missing because of their measured x or y (Kelly 2007, ApJ 665, 1489; Gelman & Hill 2007, ch. 13).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -19,10 +21,14 @@ from numpyro import distributions as dist
 
 from hbm_jax.data.linear.points_in_groups import PointsInGroups
 from hbm_jax.distributions import SoftHalfNormal
+from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.linear.bound_points import BoundPoints, bind_points
 from hbm_jax.models.linear.lines import sample_grouped, sample_lines, sample_points, sample_population, sample_scatter
+from hbm_jax.models.linear.selected_points import check_selected, inside
 from hbm_jax.models.priors import Prior, in_data_units, sample_shaped
+from hbm_jax.models.selection import NONE, Selection, as_selections, selections_to_text
+from hbm_jax.precomputation import precomputed
 from hbm_jax.validation import DataError, OptionError, Remedy
 
 # Priors for standardised variables: x and y minus their means, in units of their standard deviations.
@@ -37,6 +43,8 @@ CORRELATION: dict[str, Prior] = {"correlation": dist.Uniform(-1.0, 1.0)}
 GROUPS: dict[str, Prior] = {"alpha_group": dist.Normal(0.0, 3.0), "beta_group": dist.Normal(0.0, 3.0)}
 SCATTER: dict[str, Prior] = {"intrinsic_scatter": dist.HalfNormal(1.0)}
 POPULATION: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 2.0), "x_std": dist.HalfNormal(2.0)}
+# With a selection, what is measured is a part of the population, which may lie outside and be much wider.
+SELECTED: dict[str, Prior] = {"x_mean": dist.Normal(0.0, 5.0), "x_std": dist.HalfNormal(5.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,8 @@ class Relation(PopulationModel):
     ----------
     pooling : str
         ``"partial"``: slopes and intercepts of the groups are drawn from a population; ``"none"``: each group has an
-        independent line; ``"complete"``: all groups have the same line.
+        independent line; ``"complete"``: all groups have the same line. With a single group, ``"partial"`` is one line
+        too, with the parameters and default priors of ``"complete"``, and a note of the verdict says so.
     latents : str
         ``"marginal"``: true values are integrated out exactly. With partial pooling of one predictor, without mixtures,
         Student's t and limits, so are the intercepts of the groups. `hbm_jax.latents` draws them from their conditional
@@ -67,6 +76,12 @@ class Relation(PopulationModel):
         Whether the scatter follows Student's t with ``nu`` degrees of freedom and scale ``intrinsic_scatter`` instead
         of a normal distribution. `hbm_jax.latents` then returns a ``weight`` of each point, about 1 in the bulk and
         close to 0 for an outlier.
+    selection : str or Selection
+        Points that are missing, because of measured coordinates: ``"x > 1"`` for data without points whose measured x
+        is below 1, ``"y < Normal(2, 0.5) +- 0.1"`` for a smooth limit with a prior, ``"x > cut_x"`` for the limits of
+        the points in a column, or two with ``and`` between them, see `hbm_jax.models.selection`. Limits are in the
+        units of the data and in coordinates that are not censored. Expects ``latents="marginal"``. The default priors
+        of x_mean and x_std are then wider, because the population may extend far beyond the data.
     pivot : float, optional
         Value of every predictor at which the response is beta [units of x]; by default the mean of the measured values,
         where slope and intercept are least correlated.
@@ -100,10 +115,13 @@ class Relation(PopulationModel):
     num_components: int = field(default=1, metadata={"help": "normals in the population of true predictors"})
     outliers: bool = field(default=False, metadata={"help": "whether some points scatter more"})
     student_t: bool = field(default=False, metadata={"help": "whether the scatter follows Student's t"})
+    selection: str | Selection = field(
+        default=NONE, metadata={"help": "points that are missing, such as 'x > 1 and y < 2'"}
+    )
     pivot: float | None = field(default=None, metadata={"help": "x at which y is beta; the mean by default"})
     observed_sites = ("observed",)
     remedies: ClassVar[dict[str, str]] = {
-        "distribution": "outliers=True, student_t=True, num_components=2, or a selection that the model does not know",
+        "distribution": "outliers=True, student_t=True, num_components=2, or selection=, if points are missing",
         "groups": 'pooling="partial", if groups have lines of their own',
     }
 
@@ -126,27 +144,50 @@ class Relation(PopulationModel):
                 f"data; found {self.priors['x_mean']}.",
                 [Remedy("num_components", self.num_components)],
             )
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        """Store the selection as text; raise OptionError for one that cannot be integrated."""
+        object.__setattr__(self, "selection", selections_to_text(as_selections(self.selection, "Relation")))
+        if len(self.selections) > 2:
+            raise OptionError(f"Relation: selection: expected at most two limits; found {self.selection!r}.")
+        if self.selections and self.latents == "sampled":
+            message = f"Relation: selection={self.selection!r} expects latents='marginal'; found 'sampled'."
+            raise OptionError(message, [Remedy("latents", "marginal")])
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        """Selections of the model, with the priors of their parameters."""
+        return tuple(part.with_priors(self.all_priors) for part in self._stated_selections)
+
+    @cached_property
+    def _stated_selections(self) -> tuple[Selection, ...]:
+        """Selections with the priors that the option states, which ``priors`` may replace."""
+        return precomputed(lambda: as_selections(self.selection, "Relation"))
 
     @property
     def default_priors(self) -> dict[str, Prior]:
         """Default priors, for standardised variables; those of predictors of groups only if one of them is replaced."""
         groups = GROUPS if GROUPS.keys() & self.priors.keys() else {}
         defaults = PARTIAL | groups if self.pooling == "partial" else dict(LINE)
-        defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {}) | POPULATION
+        defaults |= (CORRELATION if self.correlated else {}) | (SCATTER if self.scatter else {})
+        defaults |= SELECTED if self._stated_selections else POPULATION
         if self.num_components > 1:
             defaults |= {"x_weight": dist.Dirichlet(np.ones(self.num_components))}
         if self.outliers:
             defaults |= {"outlier_fraction": dist.Beta(1.0, 9.0), "outlier_scatter": dist.HalfNormal(5.0)}
         if self.student_t:
             defaults |= {"nu": dist.Gamma(2.0, 0.1)}
+        for selection in self._stated_selections:
+            defaults |= selection.priors
         return defaults
 
     def sample_site(self, name: str, unit: Any = 1.0, center: Any = 0.0, shape: tuple[int, ...] = ()):
         """Sample a parameter; a default prior is transformed to the units of the data."""
         if name in self.all_priors:
             prior = self.prior_in_data_units(name, unit, center)
-        else:
-            prior = in_data_units(GROUPS[name], unit, center)
+        else:  # predictors of groups, and the line of a single group
+            prior = in_data_units((GROUPS | LINE)[name], unit, center)
         if isinstance(prior, dist.HalfNormal):
             prior = SoftHalfNormal(prior.scale)  # the posterior may extend from 0 to the total variance
         return sample_shaped(name, prior, shape)
@@ -154,23 +195,29 @@ class Relation(PopulationModel):
     def bind(self, data: PointsInGroups) -> BoundPoints:
         """Return the points, and estimates of the lines of groups from them."""
         self._check(data)
-        return bind_points(self, data, self._integrates(len(data.predictors), data.limited != "no"))
+        integrates = self._integrates(len(data), len(data.predictors), data.limited != "no")
+        return bind_points(self, data, self.pooling_of(len(data)), integrates)
+
+    def pooling_of(self, num_groups: int) -> str:
+        """Return the pooling of a number of groups: a single one has one line."""
+        return "complete" if self.pooling == "partial" and num_groups == 1 else self.pooling
 
     def program(self, bound: BoundPoints, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; ``recover`` draws the latents that are integrated out."""
         population, scatter = sample_population(self, bound), sample_scatter(self, bound)
-        integrates = self._integrates(len(bound.predictors), bound.limits is not None)
-        lines = sample_lines(self, bound, scatter, integrates)
+        integrates = self._integrates(len(bound.used), len(bound.predictors), bound.limits is not None)
+        lines = sample_lines(self, bound, self.pooling_of(len(bound.used)), scatter, integrates)
         values = jnp.asarray(bound.values) if observed else None
         if integrates:
             sample_grouped(bound, population, scatter, lines, values, recover)
         else:
             sample_points(self, bound, population, scatter, lines, values, recover)
 
-    def _integrates(self, num_predictors: int, limited: bool) -> bool:
+    def _integrates(self, num_groups: int, num_predictors: int, limited: bool) -> bool:
         """Return whether the intercepts are integrated out."""
-        normal = self.num_components == 1 and not self.outliers and not self.student_t and not limited
-        return self.pooling == "partial" and self.latents == "marginal" and normal and num_predictors == 1
+        normal = self.num_components == 1 and not (self.outliers or self.student_t or limited or self.selections)
+        partial = self.pooling_of(num_groups) == "partial"
+        return partial and self.latents == "marginal" and normal and num_predictors == 1
 
     def _check(self, data) -> None:
         """Raise an error where the data do not fit the options."""
@@ -187,12 +234,25 @@ class Relation(PopulationModel):
                 "intercept have the prior of Lewandowski, Kurowicka & Joe."
             )
         self._check_errors(data)
-        if self.pooling == "partial" and len(data) < 2:
+        for selection in self.selections:
+            check_selected(data, selection)
+        of_groups = [name for name in (PARTIAL | GROUPS | CORRELATION) if name in self.priors]
+        if self.pooling_of(len(data)) != self.pooling and (of_groups or self.correlated):
+            option = f"a prior of {of_groups[0]}" if of_groups else "correlated=True"
             raise DataError(
-                f"Relation: pooling='partial' expects two groups or more; found {len(data)}. Name the groups in a "
-                "column group, or use pooling='complete'.",
+                f"Relation: {option} expects two groups or more; found {len(data)}. Name the groups in a column group, "
+                "or use pooling='complete' without it.",
                 [Remedy("pooling", "complete")],
             )
+
+    def cautions(self, data: PointsInGroups) -> list[str]:
+        """Return a sentence for data of a single group, whose lines have no population."""
+        if self.pooling_of(len(data)) == self.pooling:
+            return []
+        return [
+            "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
+            "A column group names groups with lines of their own, and pooling='complete' is the same without this note."
+        ]
 
     def _check_errors(self, data: PointsInGroups) -> None:
         """Raise an error where a missing error makes the density infinite."""
@@ -208,6 +268,27 @@ class Relation(PopulationModel):
                     [Remedy("latents", "marginal")],
                 )
 
+    def simulate(self, key, data: PointsInGroups, parameters: Mapping[str, float] | None = None):
+        """Draw a simulated sample as `hbm_jax.models.base.PopulationModel.simulate`; all of its points are detected.
+
+        Raises
+        ------
+        ValueError
+            If a point of the design is practically never detected.
+        """
+        return super().simulate(key, inside(data, self.selections), parameters)
+
+    def with_observed(self, data: PointsInGroups, values: Mapping[str, Any]) -> PointsInGroups:
+        """Return the points with other measured values; ValueError for a point that was never detected."""
+        drawn, used = values["observed"], np.asarray(data.used)
+        if np.isnan(drawn[used]).any():
+            group = data.name[int(np.argwhere(np.isnan(drawn).any(axis=-1) & used)[0, 0])]
+            raise ValueError(
+                f"simulate: expected every point to be detectable with {self.selection!r}; found none of {MAX_TRIES} "
+                f"draws detected for a point of group {group}. Give true values with more detected points."
+            )
+        return data.replace_observations(drawn)
+
     @property
     def dims(self) -> dict[str, list[str]]:
         """Dimensions of sites that their plates do not name."""
@@ -222,7 +303,12 @@ class Relation(PopulationModel):
 
     @property
     def target_accept_prob(self) -> float:
-        """Default of `hbm_jax.sample`; higher without pooling, where few points constrain a slope weakly."""
+        """Default of `hbm_jax.sample`; higher where lines or the population of x are weakly constrained.
+
+        They are without pooling, where groups have few points, and with a selection.
+        """
+        if self.selections:
+            return 0.95
         return 0.9 if self.pooling == "none" else 0.8
 
     @property
@@ -231,4 +317,5 @@ class Relation(PopulationModel):
         options = ", correlated lines" if self.correlated else ""
         options += f", {self.num_components} populations of x" if self.num_components > 1 else ""
         options += ", outliers" if self.outliers else ", Student's t" if self.student_t else ""
+        options += f", selected by {self.selection}" if self.selections else ""
         return f"Linear relation with errors in both variables, {self.pooling} pooling, {self.latents} latents{options}"

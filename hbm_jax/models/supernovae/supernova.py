@@ -23,7 +23,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix, breaks_of, distmod
 from hbm_jax.data import Supernovae
-from hbm_jax.distributions.observed_mixture import MAX_TRIES
+from hbm_jax.distributions.selection import MAX_TRIES
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel, simulated
 from hbm_jax.models.priors import Prior

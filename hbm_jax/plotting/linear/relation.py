@@ -12,6 +12,7 @@ from hbm_jax.inference import Fit, latents
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Relation
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
+from hbm_jax.plotting.linear.selection import drawable, selected_points
 from hbm_jax.plotting.style import (
     BAND_68,
     BAND_95,
@@ -142,8 +143,8 @@ def shrinkage_of_lines(fit: Fit, alone: Fit | None = None, predictor: str | None
         If a fit is of another model, pooling, data or pivot, or for an unknown predictor.
     """
     model, data = model_and_data(fit, Relation, PointsInGroups, "shrinkage_of_lines")
-    if model.pooling != "partial":
-        raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {model.pooling!r}.")
+    if (pooling := model.pooling_of(len(data))) != "partial":
+        raise ValueError(f"shrinkage_of_lines: expected a fit with partial pooling; found {pooling!r}.")
     index = _predictor_index(data, predictor, "shrinkage_of_lines")
     slopes, intercepts = _lines(fit, model, data)
     alpha, beta = slopes[..., index].mean(axis=0), intercepts.mean(axis=0)
@@ -197,7 +198,7 @@ def _pivot(model: Relation, data: PointsInGroups) -> np.ndarray:
 def _lines(fit: Fit, model: Relation, data: PointsInGroups) -> tuple[np.ndarray, np.ndarray]:
     """Return draws of the slopes (draw, J, P) and the intercept (draw, J) of each group."""
     shape = (len(data), len(data.predictors))
-    if model.pooling == "complete":
+    if model.pooling_of(len(data)) == "complete":
         alpha, beta = (parameter(fit, name) for name in ("alpha", "beta"))
         keep = spread(max(len(alpha), len(beta)), NUM_DRAWS)
         alpha, beta = (v[keep if len(v) > 1 else np.zeros(len(keep), int)] for v in (alpha, beta))
@@ -285,8 +286,14 @@ FIGURES: dict[str, tuple[str, Callable[..., Figure]]] = {
 def figures(fit: Fit):
     """Return the figures of a fit of a relation, one of each kind per predictor."""
     model: Any = model_of(fit)
-    predictors = cast(PointsInGroups, fit.data).predictors
-    kinds = FIGURES if model.pooling == "partial" else {"lines": FIGURES["lines"]}
+    data = cast(PointsInGroups, fit.data)
+    predictors = data.predictors
+    kinds = FIGURES if model.pooling_of(len(data)) == "partial" else {"lines": FIGURES["lines"]}
+    if drawable(model, data):
+        text = (
+            "Measured points, and points simulated at the posterior means: detected ones, and those that are missing."
+        )
+        kinds = kinds | {"selected_points": (text, selected_points)}
     if len(predictors) == 1:
         return kinds
     return {

@@ -9,6 +9,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.distributions import ProbitSelection
 from hbm_jax.models.priors import Prior
+from hbm_jax.models.selection import Selection
 from hbm_jax.models.supernovae.laws.base import Law
 
 
@@ -40,22 +41,15 @@ class CommonLimit(SelectionLaw):
     """Detection probability Phi((m_lim + m_lim_colour c - m_b) / m_lim_width), the same for all surveys."""
 
     name = "common"
-    units: ClassVar[Mapping[str, str]] = {"m_lim": "mag", "m_lim_width": "mag"}
-    symbols: ClassVar[Mapping[str, str]] = {
-        "m_lim": r"$m_\mathrm{lim}$",
-        "m_lim_width": r"$\sigma_\mathrm{lim}$",
-        "m_lim_colour": r"$\kappa_\mathrm{lim}$",
-    }
-    priors: ClassVar[Mapping[str, Prior]] = {
-        "m_lim": dist.Normal(24.0, 2.0),
-        "m_lim_width": dist.LogNormal(-1.2, 0.5),
-        "m_lim_colour": 0.0,
-    }
+    limit: ClassVar[Selection] = Selection("m", "above", dist.Normal(24.0, 2.0), dist.LogNormal(-1.2, 0.5), unit="mag")
+    units = limit.units
+    symbols: ClassVar[Mapping[str, str]] = limit.symbols | {"m_lim_colour": r"$\kappa_\mathrm{lim}$"}
+    priors: ClassVar[Mapping[str, Prior]] = limit.priors | {"m_lim_colour": 0.0}
 
     def detection(self, p: Mapping[str, Any]) -> ProbitSelection:
         """Return the detection probability."""
         slope = jnp.stack([jnp.zeros(()), -jnp.asarray(p["m_lim_colour"]) * 1.0, jnp.ones(())])
-        return ProbitSelection(jnp.asarray(p["m_lim"]), jnp.asarray(p["m_lim_width"]), slope)
+        return self.limit.detection({name: jnp.asarray(p[name]) for name in self.limit.names}, slope)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Selections of a relation and its points: limits of the points, and checks that the data do not contradict them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpyro import distributions as dist
+
+from hbm_jax.data.linear.points_in_groups import PointsInGroups
+from hbm_jax.models.selection import Selection
+from hbm_jax.names import did_you_mean
+from hbm_jax.validation import DataError
+
+
+def _coordinate(data: PointsInGroups, selection: Selection) -> int:
+    """Return the index of the coordinate of a selection."""
+    coordinates = (*data.predictors, "y")
+    if selection.quantity not in coordinates:
+        raise DataError(
+            f"Relation: selection {selection}: expected a measured coordinate, one of {', '.join(coordinates)}; found "
+            f"{selection.quantity!r}{did_you_mean(selection.quantity, coordinates)}."
+        )
+    return coordinates.index(selection.quantity)
+
+
+def _limit_of_points(data: PointsInGroups, selection: Selection) -> np.ndarray | None:
+    """Return the known limit of each point, (J, M), or None where it has a prior."""
+    if selection.of_objects:
+        return np.asarray(data.cut)[..., _coordinate(data, selection)]
+    if isinstance(selection.limit, dist.Distribution):
+        return None
+    return np.full(np.shape(data.used), selection.limit)
+
+
+def _missing(data: PointsInGroups, selection: Selection) -> np.ndarray:
+    """Return whether a measured point should be missing, (J, M): it is beyond the limit of a step."""
+    limit, value = _limit_of_points(data, selection), np.asarray(data.values)[..., _coordinate(data, selection)]
+    if limit is None or not selection.is_step:
+        return np.zeros(np.shape(data.used), bool)
+    return np.asarray(data.used) & (value < limit if selection.missing == "below" else value > limit)
+
+
+def inside(data: PointsInGroups, chosen: Sequence[Selection]) -> PointsInGroups:
+    """Return data whose values beyond the limit of a step are at the limit."""
+    values = np.array(data.values)
+    for selection in chosen:
+        column = values[..., _coordinate(data, selection)]  # a view
+        missing = _missing(data, selection)
+        if missing.any():
+            column[missing] = np.asarray(_limit_of_points(data, selection))[missing]
+    return data.replace_observations(values)
+
+
+def check_selected(data: PointsInGroups, selection: Selection) -> None:
+    """Raise an error where the data contradict a selection or lack its limits."""
+    index, used = _coordinate(data, selection), np.asarray(data.used)
+    what = f"Relation: selection {selection}"
+    limits, column = _limit_of_points(data, selection), f"cut_{selection.quantity}"
+    if selection.of_objects and (limits is None or selection.limit != column or not np.isfinite(limits[used]).all()):
+        raise DataError(
+            f"{what}: expected the column {column} with the limit of every point; found none. Name it with columns=, "
+            f"or give the limit, such as {selection.quantity} > 1."
+        )
+    missing = _missing(data, selection)
+    if missing.any():
+        j, i = np.argwhere(missing)[0]
+        raise DataError(
+            f"{what}: expected no point beyond the limit; found {missing.sum()} of {used.sum()}, the first with "
+            f"{selection.quantity} = {data.values[j, i, index]:.6g} in row {data.row[j, i]}. Leave them out, or give "
+            f"the limit a width, such as +- 0.1."
+        )
+    censored = used & np.isfinite(data.limit) & (np.asarray(data.order)[..., -1, index] > 0)
+    if censored.any():
+        raise DataError(
+            f"{what}: expected no upper or lower limits of {selection.quantity}; found {censored.sum()}. A selection "
+            "in another coordinate can be combined with limits."
+        )

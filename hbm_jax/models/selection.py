@@ -1,0 +1,231 @@
+"""A selection is the probability that an object is in the data, given the measured value of one of its quantities.
+
+A model with a selection multiplies the density of each object by that probability and divides it by the share of all
+objects that are detected, and its simulations draw the detected ones only. The probability is a step at a limit, or a
+normal distribution function of some width about it. Limit and width are known or parameters with priors, or every
+object has a known limit in a column of the data.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpyro
+from numpyro import distributions as dist
+
+from hbm_jax.distributions import ProbitSelection, distribution_from_text, distribution_to_text
+from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.registration import SYMBOLS
+from hbm_jax.names import choose
+from hbm_jax.validation import OptionError
+
+NONE = "none"
+EXPECTED = (
+    "'x > 1', 'y < Normal(2, 0.5) +- 0.1', 'x > cut_x' with a column of limits, 'x > Normal(1, 1) +- 0.1 by group', or "
+    "two of them with 'and' between"
+)
+TEXT = re.compile(
+    r"\s*(?P<quantity>\w+)\s*(?P<sign>[<>])\s*(?P<limit>.+?)(\s*\+-\s*(?P<width>.+?))?(?P<group>\s+by group)?\s*"
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Detection probability as a function of one measured quantity.
+
+    Parameters
+    ----------
+    quantity : str
+        Name of the quantity, such as ``"x"``.
+    missing : str
+        Objects that are missing: those with values ``"below"`` the limit, or ``"above"`` it.
+    limit : Distribution, float or str
+        Value at which half of the objects are detected, its prior, or the column of the data with the limit of every
+        object.
+    width : Distribution or float
+        Standard deviation of the normal distribution function that is the detection probability, or its prior; 0 for a
+        step at the limit.
+    by_group : bool
+        Whether the limit, if it has a prior, is a parameter of every group.
+    unit : str
+        Unit of the quantity.
+
+    Raises
+    ------
+    OptionError
+        For a limit with a prior and a width of 0, whose density would jump where the limit passes a measured value; for
+        a width below 0; and for ``by_group`` without a prior of the limit.
+
+    Notes
+    -----
+    Its text, such as ``"x > 1.0"`` for values missing below 1, has the same information; see `as_selections`.
+
+    Examples
+    --------
+    >>> Selection("x", "below", 1.0)
+    Selection('x > 1.0')
+    >>> sorted(Selection("y", "above", dist.Normal(2.0, 0.5), 0.1).priors)
+    ['y_lim', 'y_lim_width']
+    """
+
+    quantity: str
+    missing: Literal["below", "above"]
+    limit: Prior | str
+    width: Prior = 0.0
+    by_group: bool = False
+    unit: str = ""
+
+    def __post_init__(self):
+        choose("missing of Selection", self.missing, ("below", "above"))
+        width = self.width
+        lowest = getattr(width.support, "lower_bound", -math.inf) if isinstance(width, dist.Distribution) else width
+        if lowest < 0:
+            found = distribution_to_text(width)
+            raise OptionError(f"Selection in {self.quantity}: expected a width of 0 or more; found {found}.")
+        has_prior = isinstance(self.limit, dist.Distribution)
+        if self.by_group and not has_prior:
+            raise OptionError(f"Selection in {self.quantity}: by_group expects a prior of the limit; found none.")
+        if has_prior and self.is_step:
+            raise OptionError(
+                f"Selection in {self.quantity}: a limit with a prior expects a width, such as '+- 0.1', because the "
+                "density of a step jumps where the limit passes a measured value; found a width of 0."
+            )
+        SYMBOLS.update(self.symbols)
+
+    def __str__(self):
+        text = f"{self.quantity} {'>' if self.missing == 'below' else '<'} "
+        text += self.limit if isinstance(self.limit, str) else distribution_to_text(self.limit)
+        text += "" if self.is_step else f" +- {distribution_to_text(self.width)}"
+        return text + (" by group" if self.by_group else "")
+
+    def __repr__(self):
+        return f"Selection({str(self)!r})"
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the detection probability is 0 on one side of the limit and 1 on the other."""
+        return not isinstance(self.width, dist.Distribution) and self.width == 0
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether every object has a limit of its own, in a column of the data."""
+        return isinstance(self.limit, str)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of limit and width."""
+        return f"{self.quantity}_lim", f"{self.quantity}_lim_width"
+
+    @property
+    def priors(self) -> dict[str, Prior]:
+        """Priors, or values, of the parameters."""
+        limit, width = self.names
+        limits = {} if isinstance(self.limit, str) else {limit: self.limit}
+        return limits | ({} if self.is_step else {width: self.width})
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the parameters; empty for a quantity without one."""
+        return dict.fromkeys(self.priors, self.unit) if self.unit else {}
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """Symbols of the parameters in figures."""
+        subscript = "lim" if len(self.quantity) == 1 else rf"lim,\ {self.quantity}".replace("_", r"\_")
+        letter = self.quantity if len(self.quantity) == 1 else "q"
+        limit, width = rf"${letter}_\mathrm{{{subscript}}}$", rf"$\sigma_\mathrm{{{subscript}}}$"
+        return {name: symbol for name, symbol in zip(self.names, (limit, width), strict=True) if name in self.priors}
+
+    def with_priors(self, priors: Mapping[str, Prior]) -> "Selection":
+        """Return the selection with the priors, or values, that a model has of its parameters."""
+        limit, width = self.limit, self.width
+        if not isinstance(limit, str):
+            limit = priors[self.names[0]]
+        if not self.is_step:
+            width = priors[self.names[1]]
+        by_group = self.by_group and isinstance(limit, dist.Distribution)
+        return dataclasses.replace(self, limit=limit, width=width, by_group=by_group)
+
+    def sample(self, num_groups: int = 1) -> dict[str, Any]:
+        """Sample the parameters; return numbers, or with `by_group` a limit (J,)."""
+        values = {}
+        for name, prior in self.priors.items():
+            if self.by_group and name == self.names[0]:
+                with numpyro.plate("group", num_groups):
+                    values[name] = sample_prior(name, prior)
+            else:
+                values[name] = sample_prior(name, prior)
+        return values
+
+    def detection(self, values: Mapping[str, Any], slope: Any, limit: Any = None) -> ProbitSelection:
+        """Return the detection probability as a function of an observed vector.
+
+        Parameters
+        ----------
+        values : mapping of str to array (...)
+            Values of the parameters.
+        slope : array (..., n)
+            Vector whose product with the observed vector is the quantity.
+        limit : array (...), optional
+            Limits of the objects, in place of the parameter.
+        """
+        sign = 1.0 if self.missing == "above" else -1.0
+        limit = values[self.names[0]] if limit is None else limit
+        return ProbitSelection(sign * limit, None if self.is_step else values[self.names[1]], sign * slope)
+
+
+def as_selections(choice: str | Selection | Sequence[Selection], model: str) -> tuple[Selection, ...]:
+    """Return the selections that a text describes, such as ``"x > 1"`` or ``"x > 1 and y < 2 +- 0.3"``.
+
+    Parameters
+    ----------
+    choice : str, Selection or sequence of Selection
+        Each part of the text is a quantity, ``>`` or ``<``, a limit, and optionally ``+-`` and a width. Limit and width
+        are numbers or priors; the limit may be the name of a column, and may end with ``by group``. ``"none"`` is no
+        selection.
+    model : str
+        Name of the model in messages.
+
+    Raises
+    ------
+    OptionError
+        For text of another form, and two selections in one quantity.
+
+    Examples
+    --------
+    >>> as_selections("x > 1 and y < Normal(2, 0.5) +- 0.1", "Relation")
+    (Selection('x > 1.0'), Selection('y < Normal(loc=2.0, scale=0.5) +- 0.1'))
+    """
+    if isinstance(choice, Selection):
+        chosen: tuple[Selection, ...] = (choice,)
+    elif isinstance(choice, str):
+        parts = [] if choice.strip() in ("", NONE) else re.split(r"\s+and\s+", choice)
+        chosen = tuple(_from_text(part, model) for part in parts)
+    else:
+        chosen = tuple(choice)
+    quantities = [selection.quantity for selection in chosen]
+    if len(set(quantities)) < len(quantities):
+        raise OptionError(f"{model}: selection: expected one limit for each quantity; found {choice!r}.")
+    return chosen
+
+
+def selections_to_text(chosen: Sequence[Selection]) -> str:
+    """Return the text from which `as_selections` returns the same."""
+    return " and ".join(map(str, chosen)) or NONE
+
+
+def _from_text(text: str, model: str) -> Selection:
+    """Return the selection that one part of a text describes."""
+    match = TEXT.fullmatch(text)
+    if match is None:
+        raise OptionError(f"{model}: selection: expected text such as {EXPECTED}; found {text!r}.")
+    name, width = match["quantity"], match["width"]
+    missing: Any = "below" if match["sign"] == ">" else "above"
+    limit: Any = match["limit"]
+    if not limit.isidentifier():
+        limit = distribution_from_text(limit, f"limit of {name}")
+    width = 0.0 if width is None else distribution_from_text(width, f"width of {name}")
+    return Selection(name, missing, limit, width, bool(match["group"]))

@@ -1,0 +1,128 @@
+"""Figure of a selection: measured points, and the population with what the selection leaves out."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import ndtr
+
+from hbm_jax.data import PointsInGroups
+from hbm_jax.inference import Fit
+from hbm_jax.models import Relation
+from hbm_jax.models.selection import Selection
+from hbm_jax.plotting.draws import model_and_data, parameter
+from hbm_jax.plotting.style import BLACK, GREY, SKY, Figure, house_style
+
+MIN_POINTS = 3000  # of the population
+MAX_DOTS = 1500  # drawn of it
+BINS = 30  # one of their edges is the limit
+SEED = 0
+
+
+def selected_points(fit: Fit) -> Figure:
+    """Plot measured points with the population that they come from, and with the points that a selection leaves out.
+
+    Parameters
+    ----------
+    fit : Fit
+        Fit of `hbm_jax.models.Relation` with a selection, one predictor and one normal population of x, with its
+        program and data.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Left: measured points in black; points simulated at the posterior means of the parameters, detected ones in blue
+        and missing ones in grey; dashed lines are limits (of points with limits of their own, the median). Then for
+        each selected quantity the distribution of the measured values, of simulated detected ones, and of all, scaled
+        to the number of detected points.
+
+    Raises
+    ------
+    ValueError
+        If the fit is of another model, or of one without a selection, with several predictors, populations of x or
+        lines without pooling.
+
+    Examples
+    --------
+    >>> selected_points(fit).savefig("selection.pdf")  # doctest: +SKIP
+    """
+    model, data = model_and_data(fit, Relation, PointsInGroups, "selected_points")
+    if not drawable(model, data):
+        raise ValueError(
+            "selected_points: expected a fit with a selection, one predictor, one normal population of x and pooled "
+            f"lines without predictors of groups; found {model.description}."
+        )
+    names = {name for part in model.selections for name in part.priors}
+    kept = {name: prior for name, prior in model.priors.items() if name not in names}
+    pooling: Any = model.pooling_of(len(data))
+    everything = dataclasses.replace(model, selection="none", pooling=pooling, priors=kept)
+    means = {name: parameter(fit, name).mean(axis=0) for name in (*everything.all_priors, *names)}
+    points, probability = _population(everything, model.selections, data, means)
+    detected = np.random.default_rng(SEED).random(len(points)) < probability
+    measured = np.asarray(data.values)[np.asarray(data.used)]
+    with house_style():
+        num = len(model.selections)
+        figure = Figure(figsize=(4.6 + 2.7 * num, 3.6), layout="constrained")
+        axes = figure.subplots(1, 1 + num, width_ratios=[1.5] + [1.0] * num)
+        shown = slice(MAX_DOTS)
+        for mask, colour, alpha, label in ((~detected, GREY, 0.35, "missing"), (detected, SKY, 0.9, "detected")):
+            x, y = points[shown][mask[shown]].T
+            axes[0].plot(x, y, ".", color=colour, ms=3.5, alpha=alpha, mew=0.0, label=f"simulated, {label}")
+        axes[0].plot(*measured.T, "o", color=BLACK, ms=2.2, mew=0.0, label="measured")
+        axes[0].set(xlabel=data.predictors[0], ylabel="y")
+        axes[0].legend(loc="best", markerscale=2.0)
+        for axis, part in zip(axes[1:], model.selections, strict=True):
+            column = (*data.predictors, "y").index(part.quantity)
+            limit = float(np.median(_limits(part, data, means)))
+            (axes[0].axvline if column == 0 else axes[0].axhline)(limit, color=BLACK, lw=0.8, ls="--")
+            _distribution(axis, measured[:, column], points[:, column], detected, limit)
+            axis.set(xlabel=data.predictors[0] if column == 0 else "y", ylabel="points")
+        axes[1].legend(loc="best")
+    return figure
+
+
+def drawable(model: Relation, data: PointsInGroups) -> bool:
+    """Return whether `selected_points` can draw a fit of this model and these data."""
+    simple = model.num_components == 1 and model.pooling != "none"
+    return bool(model.selections) and simple and len(data.predictors) == 1 and not data.group_predictor_names
+
+
+def _population(
+    everything: Relation, selections: Sequence[Selection], data: PointsInGroups, means: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return measured points simulated without selection, (N, 2), and the probability that each is detected."""
+    repeats = -(-MIN_POINTS // data.num_points)
+    design = data.subset(np.tile(np.arange(len(data)), repeats))
+    parameters = {name: means[name] for name in everything.all_priors}
+    drawn, _ = everything.simulate(jax.random.key(SEED), design, parameters)
+    used = np.asarray(design.used)
+    points, probability = np.asarray(drawn.values)[used], np.ones(int(used.sum()))
+    for part in selections:
+        value = points[:, (*data.predictors, "y").index(part.quantity)]
+        room = (_limits(part, design, means)[used] - value) * (-1.0 if part.missing == "below" else 1.0)
+        probability = probability * ((room >= 0.0) if part.is_step else ndtr(room / means[part.names[1]]))
+    return points[order := np.random.default_rng(SEED).permutation(len(points))], probability[order]
+
+
+def _limits(part: Selection, data: PointsInGroups, means: dict[str, Any]) -> np.ndarray:
+    """Return the limit of each point, (J, M)."""
+    if part.of_objects:
+        return np.asarray(data.cut)[..., (*data.predictors, "y").index(part.quantity)]
+    of_groups = np.resize(np.atleast_1d(means[part.names[0]]), len(data))  # one for all, or those of repeated groups
+    return np.broadcast_to(of_groups[:, None], np.shape(data.used))
+
+
+def _distribution(axis, measured, simulated, detected, limit) -> None:
+    """Draw the distributions of measured values, of simulated detected ones, and of all."""
+    low, high = np.quantile(simulated, [0.001, 0.999])
+    low, high = min(low, measured.min()), max(high, measured.max())
+    width = (high - low) / BINS
+    edges = limit + width * np.arange(np.floor((low - limit) / width), np.ceil((high - limit) / width) + 1)
+    weights = np.full(len(simulated), len(measured) / max(detected.sum(), 1))
+    style: Any = {"bins": edges, "histtype": "stepfilled"}
+    axis.hist(simulated, weights=weights, color=GREY, alpha=0.35, label="all", **style)
+    axis.hist(simulated[detected], weights=weights[detected], color=SKY, alpha=0.8, label="detected", **style)
+    axis.hist(measured, bins=edges, histtype="step", color=BLACK, lw=1.0, label="measured")
+    axis.axvline(limit, color=BLACK, lw=0.8, ls="--")
