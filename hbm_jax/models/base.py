@@ -9,7 +9,7 @@ import dataclasses
 import types
 import typing
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from numpyro import handlers
 
+from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
 from hbm_jax.names import choose
 from hbm_jax.precomputation import precomputed
@@ -57,6 +58,9 @@ class PopulationModel:
     priors_in_data_units: ClassVar[bool] = False
     """Whether default priors are for standardised values, so that only overridden priors are stored as text."""
 
+    read_prior: ClassVar[Callable[[str, str], Any]] = staticmethod(distribution_from_text)
+    """Reader of priors given as text."""
+
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
@@ -88,7 +92,7 @@ class PopulationModel:
     def all_priors(self) -> dict[str, Prior]:
         """Every parameter with its prior, in the order of tables; a number fixes a parameter."""
         # In double precision and outside any trace, because the arrays of distributions are kept.
-        return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label))
+        return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label, self.read_prior))
 
     def prior_in_data_units(self, name: str, unit: Any = 1.0, center: Any = 0.0) -> Prior:
         """Return the prior of a parameter; the default of a standardised quantity is transformed to data units."""
