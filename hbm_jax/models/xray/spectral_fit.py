@@ -67,9 +67,9 @@ class SpectralFit(PopulationModel):
     spectrum : Component or str
         Additive model expression of `hbm_jax.spectra`, or its text, ``"PowerLaw() * Absorption('mw')"``; see
         `hbm_jax.spectra.model.text.spectrum_from_text`.
-    statistic : str, optional
-        As in `hbm_jax.spectra.prepare`, including chi-square. The default depends on the backgrounds, see
-        `SpectrumStack.default_statistic`.
+    statistic : str or sequence of str, optional
+        As in `hbm_jax.spectra.prepare`, including chi-square; of several, one for each spectrum. The default depends on
+        counts and backgrounds, see `SpectrumStack.default_statistic`.
     calibration : bool
         Whether each spectrum after the first has a calibration factor, ``calibration``.
     own : sequence of str, or str
@@ -107,7 +107,9 @@ class SpectralFit(PopulationModel):
     read_prior = staticmethod(prior_from_text)
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
-    statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
+    statistic: str | tuple[str, ...] | None = field(
+        default=None, metadata={"help": f"{', '.join(STATISTICS)}; may be repeated, for each spectrum"}
+    )
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
 
@@ -118,8 +120,10 @@ class SpectralFit(PopulationModel):
             raise ValueError(f"SpectralFit: expected a spectrum of hbm_jax.spectra, or its text; found {spectrum!r}.")
         if spectrum.kind != "additive":
             raise ValueError(f"SpectralFit: expected a spectrum with an additive component; found {spectrum}.")
-        if self.statistic is not None:
-            choose("statistic", self.statistic, STATISTICS)
+        if self.statistic is not None and not isinstance(self.statistic, str):
+            object.__setattr__(self, "statistic", tuple(self.statistic))
+        for name in self._statistics:
+            choose("statistic", name, STATISTICS)
         reserved = [name for name in spectrum.parameters if name in RESERVED]
         if reserved:
             raise ValueError(f"SpectralFit: expected no parameter named {reserved[0]!r}; give its component a label.")
@@ -128,6 +132,11 @@ class SpectralFit(PopulationModel):
             choose("parameter of the spectrum", name, tuple(spectrum.parameters))
         object.__setattr__(self, "spectrum", spectrum)
         object.__setattr__(self, "own", untied)
+
+    @property
+    def _statistics(self) -> tuple[str, ...]:
+        """The statistics that are named, of any spectrum."""
+        return (self.statistic,) if isinstance(self.statistic, str) else (self.statistic or ())
 
     @property
     def default_priors(self) -> dict[str, Prior]:
@@ -346,10 +355,9 @@ class SpectralFit(PopulationModel):
         ValueError
             With a chi-square statistic, whose data are not counts.
         """
-        if (self.statistic or "").startswith("chi2"):
-            raise ValueError(
-                f"simulate: expected a statistic of counts; found {self.statistic}, whose data are Gaussian."
-            )
+        gaussian = [name for name in self._statistics if name.startswith("chi2_")]
+        if gaussian:
+            raise ValueError(f"simulate: expected a statistic of counts; found {gaussian[0]}, whose data are Gaussian.")
         return super().simulate(key, data, parameters)
 
     # The remaining members of the protocol that inference, command line and reports use.
@@ -392,7 +400,9 @@ class SpectralFit(PopulationModel):
         ValueError
             For a component that is not registered, or a prior that cannot be written as text.
         """
-        return super().to_config() | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
+        statistic = list(self.statistic) if isinstance(self.statistic, tuple) else self.statistic
+        texts = {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own), "statistic": statistic}
+        return super().to_config() | texts
 
 
 # Compiled once for all spectra of one shape.
