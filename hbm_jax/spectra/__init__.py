@@ -31,6 +31,7 @@ from hbm_jax.spectra.model.factors import (
     PartialAbsorption,
     Wabs,
 )
+from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import component
 from hbm_jax.spectra.model.tables import AdditiveTable, ExponentialTable, MultiplicativeTable
 from hbm_jax.spectra.model.thermal import BlackBodyLuminosity, Bremsstrahlung, DiskBlackBody
@@ -62,6 +63,7 @@ __all__ = [
     "FluxScale",
     "GaussianAbsorption",
     "GaussianLine",
+    "GaussianSmoothing",
     "Goodness",
     "HighEnergyCutoff",
     "LogParabola",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from astropy.cosmology import FlatLambdaCDM
 from astropy.io import fits
-from scipy import integrate
+from scipy import integrate, special
 from small_ogip import small_rmf, small_spectrum
 
 from hbm_jax.absorption import neutral_cross_section
 from hbm_jax.models import SpectralFit
 from hbm_jax.spectra import Response, SpectrumStack, Wabs, energy_flux, photons
-from hbm_jax.spectra.model.text import spectrum_from_text
+from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
 from hbm_jax.spectra.model.thermal import gaunt_factor
 
 KEV = 1.602176634e-9  # erg
@@ -225,6 +225,24 @@ def test_an_expression_of_many_is_folded_with_a_measured_error():
     density *= formulas["pcfabs"](middle, 1.0, 0.7) * formulas["gabs"](middle, 2.0, 0.3, 0.8)
     expected = (density * width).reshape(-1, 2000).sum(axis=1) @ matrix
     np.testing.assert_allclose(model.expected(bound, values)[0], expected, rtol=2e-3)
+
+
+def test_smoothed_lines_and_continua():
+    smoothed = spectrum_from_text("gsmooth(gauss(fe) + po, blur, index=1) * constant")
+    assert list(smoothed.parameters)[:2] == ["blur_sigma", "fe_energy"]
+    assert spectrum_from_text(spectrum_to_text(smoothed)) == smoothed
+    values = {"fe_energy": 6.4, "fe_sigma": 0.1, "fe_log10_amplitude": -4.0, "photon_index": 0.0, "factor": 1.0}
+    values |= {"log10_amplitude": -6.0}
+    edges = np.linspace(5.0, 8.0, 61)
+    found = jax.jit(photons(smoothed, edges))(values | {"blur_sigma": np.array([0.0, 0.15, 0.3])})
+    for row, sigma in zip(np.asarray(found), (0.0, 0.15, 0.3), strict=True):
+        width = np.hypot(0.1, sigma * 6.4 / 6.0)
+        line = 1e-4 * np.diff(special.ndtr((edges - 6.4) / width))
+        # The width of the smoothing changes across the line, and the bins that are smoothed are 0.4 % wide.
+        np.testing.assert_allclose(row, line + 1e-6 * np.diff(edges), atol=0.03 * line.max())
+        assert row.sum() == pytest.approx(line.sum() + 3e-6, rel=2e-3)
+    with pytest.raises(ValueError, match="give it a label"):
+        spectrum_from_text("gsmooth(gauss)")
 
 
 def test_names_are_abbreviated_and_errors_say_what_is_expected():

@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from hbm_jax.names import listed
-from hbm_jax.spectra.model import components, factors, tables, thermal
+from hbm_jax.spectra.model import components, factors, photons, tables, thermal
 from hbm_jax.spectra.model.composition import Component, Parameter
 
 CLASSES: dict[str, type[Component]] = {
     name: value
-    for module in (components, factors, tables, thermal)
+    for module in (components, factors, photons, tables, thermal)
     for name in module.__all__
     if inspect.isclass(value := getattr(module, name)) and issubclass(value, Component)
 }
@@ -57,6 +57,7 @@ XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "etable": ("ExponentialTable", {}),
     "cflux": ("FluxScale", {}),
     "clumin": ("LuminosityScale", {}),
+    "gsmooth": ("GaussianSmoothing", {}),
     "whim": ("Whim", {}),
 }
 REGISTERED: dict[str, type[Component]] = {}

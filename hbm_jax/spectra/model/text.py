@@ -8,6 +8,7 @@ from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra.model.components import Component, Product, Sum
 from hbm_jax.spectra.model.factors import FluxScale
+from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import CLASSES, REGISTERED, XSPEC, load_entry_points, xspec_name
 from hbm_jax.spectra.model.tables import AdditiveTable, MultiplicativeTable
 
@@ -70,8 +71,8 @@ def spectrum_from_text(text: str) -> Component:
         bknpower, diskbb, gauss, tbabs and others, see `hbm_jax.spectra.model.registration.XSPEC`), in any case and
         abbreviated, are the same components with the normalisation of XSPEC; the default abundances are ``"wilm"``.
         Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
-        the expression a, scaled to a flux or luminosity, and ``atable("a.mod")`` is a table model; a label is the
-        second argument.
+        the expression a, scaled to a flux or luminosity, ``gsmooth(a)`` is a smoothed, and ``atable("a.mod")`` is a
+        table model; a label is the second argument.
 
     Raises
     ------
@@ -112,10 +113,9 @@ def _parsed(node: ast.expr, expected: str) -> Component:
         load_entry_points()
     classes = CLASSES | REGISTERED
     name, xspec_defaults = (name, {}) if name in classes else XSPEC.get(xspec_name(name) or "", (name, {}))
-    positional, scaled, options = node.args, None, {}
-    if positional and issubclass(classes.get(name, Component), FluxScale):
-        scaled, positional = _parsed(positional[0], expected), positional[1:]
-        options["of"] = scaled
+    positional, options = node.args, {}
+    if positional and issubclass(classes.get(name, Component), FluxScale | GaussianSmoothing):
+        options["of"], positional = _parsed(positional[0], expected), positional[1:]
     elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable):
         options["file"], positional = _value(positional[0], expected), positional[1:]
     arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in positional]
@@ -123,7 +123,7 @@ def _parsed(node: ast.expr, expected: str) -> Component:
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
     call = ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults])
     found = _instantiated(call, classes, expected, **options)
-    return found if scaled is None else found * scaled
+    return found * options["of"] if isinstance(found, FluxScale) and "of" in options else found
 
 
 def _instantiated(node: ast.Call, classes: dict, expected: str, **options):
