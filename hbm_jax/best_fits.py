@@ -180,8 +180,7 @@ def best_fit(
     >>> best.save("results")  # doctest: +SKIP
     """
     bound = model.bound(data)
-    options = {"level": level, "seed": seed, "num_starts": num_starts, "progress": progress}
-    found = maximum_likelihood(model, bound, **options)
+    found = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
     goodness = None
     if num_simulations:
         goodness = model.goodness(bound, found.parameters, seed=seed, num_simulations=num_simulations)
@@ -199,6 +198,11 @@ def terms_of(spectrum: Component) -> dict[str, Component]:
         name = line.light.label or type(line.light).__name__
         terms[name] = line.light if line.factor is None else line.factor * line.light
     return terms
+
+
+def tabulated_for(spectrum: Component, values: Any) -> Component:
+    """Return an expression with tables only for these parameter values, which takes less time."""
+    return spectrum.mapped(lambda part: part.tabulated_for(values))
 
 
 def flux_table(
@@ -233,8 +237,8 @@ def flux_table(
             scale = stretch if quantity == "luminosity" else 1.0
             flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
             logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
-        logs = jnp.stack(logs)
-        return logs, logs
+        stacked = jnp.stack(logs)
+        return stacked, stacked
 
     with jax.enable_x64(True):
         x = np.concatenate([np.ravel(value) for value in found.parameters.values()]).astype(float)
@@ -277,7 +281,7 @@ def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, paramete
             energy, matrix = data.sparse_response(row)
             own = {key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()}
             for label, term in terms.items():
-                tabulated = term.of_source(row).mapped(lambda part, own=own: part.tabulated_for(own))
+                tabulated = tabulated_for(term.of_source(row), own)
                 columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, own) @ matrix)[0]
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

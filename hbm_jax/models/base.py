@@ -9,7 +9,7 @@ import dataclasses
 import types
 import typing
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -58,10 +58,12 @@ class PopulationModel:
     priors_in_data_units: ClassVar[bool] = False
     """Whether default priors are for standardised values, so that only overridden priors are stored as text."""
 
-    read_prior: ClassVar[Callable[[str, str], Any]] = staticmethod(distribution_from_text)
-    """Reader of priors given as text."""
-
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @staticmethod
+    def read_prior(text: str, name: str) -> Any:
+        """Read a prior given as text; ``name`` is for error messages."""
+        return distribution_from_text(text, name)
 
     def __post_init__(self):
         for name, (values, only) in _choices(type(self)).items():

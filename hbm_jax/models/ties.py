@@ -6,7 +6,7 @@ numbers, names of parameters, ``+ - * / **``, parentheses and the functions `FUN
 
 import ast
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.names import did_you_mean, listed
 
 FUNCTIONS = {"abs": jnp.abs, "exp": jnp.exp, "log": jnp.log, "log10": jnp.log10, "sqrt": jnp.sqrt}
-OPERATORS = {
+OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -92,7 +92,7 @@ class Tie:
         return self._value(self._node, values)
 
     def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
             return float(node.value)
         if isinstance(node, ast.Name):
             return values[node.id]

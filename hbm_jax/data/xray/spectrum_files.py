@@ -62,7 +62,7 @@ def read_grouped_spectra(
     """
     if columns:
         raise DataError(f"columns: expected none for spectra; found {', '.join(columns)}.")
-    shared = {"background": background, "rmf": rmf, "arf": arf, "energies": energies}
+    shared: dict[str, Any] = {"background": background, "rmf": rmf, "arf": arf, "energies": energies}
     shared |= {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
     entries = [*_entries(source), *_entries(also)]
     options = [shared | _options(entry, shared) for entry in entries]

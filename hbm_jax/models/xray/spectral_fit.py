@@ -173,7 +173,7 @@ class SpectralFit(PopulationModel):
             If the value of a parameter to which another is tied is missing.
         """
         fixed = {name: prior for name, prior in self.all_priors.items() if isinstance(prior, int | float)}
-        values = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
+        values: dict[str, Any] = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
         for name, tie in self.ties.items():
             missing = [other for other in tie.parameters if other not in values]
             if name not in values and missing:

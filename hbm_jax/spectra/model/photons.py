@@ -79,6 +79,11 @@ def exact_terms(spectrum: Component, edges: np.ndarray) -> tuple[Component | Non
     return smooth, lines, pieces(spectrum, edges, LINE_WIDTH if are_absorbed else WIDTH)
 
 
+def _integral_of_ndtr(u):
+    """Return the integral of the cumulative normal distribution up to u."""
+    return u * ndtr(u) + jnp.exp(-0.5 * u * u) / math.sqrt(2.0 * math.pi)
+
+
 @dataclass(frozen=True)
 class GaussianSmoothing(Component):
     """Additive expression smoothed by a Gaussian of standard deviation sigma (E / 6 keV)^index, XSPEC's gsmooth.
@@ -99,9 +104,9 @@ class GaussianSmoothing(Component):
 
     Notes
     -----
-    The photons of the expression in bins of 0.4 % in energy are distributed from the middle of each, from 1/1.5 to 1.5
-    times the energies of the response; photons from beyond are missing. A width below about 0.2 % of the energy is not
-    resolved. Domain: sigma >= 0.
+    The photons of the expression in bins of 0.4 % in energy, each uniform in its bin, are distributed by the Gaussian,
+    from 1/1.5 to 1.5 times the energies of the response; photons from beyond are missing, and lines are at least as
+    wide as these bins. Domain: sigma >= 0.
 
     Examples
     --------
@@ -142,38 +147,42 @@ class GaussianSmoothing(Component):
         return dataclasses.replace(self, of=self.of.unabsorbed)
 
     def _before(self, energy: Any) -> tuple[Any, np.ndarray]:
-        """Return the photons of the expression in fine bins around the energies, and the middles of these bins."""
+        """Return the photons of the expression in fine bins around the energies, and the edges of these bins."""
         low, high = float(np.min(energy)), float(np.max(energy)) * _MARGIN
         low = max(low / _MARGIN, min(low, _LOWEST))
         grid = np.geomspace(low, high, math.ceil(math.log(high / low) / _STEP) + 1)
-        return photons(self.of, grid), 0.5 * (grid[1:] + grid[:-1])
+        return photons(self.of, grid), grid
 
-    def _smoothed(self, tables, values, kernel: Callable) -> jax.Array:
-        """Return the sum over the fine bins of photons times a kernel of energies, middles and widths."""
-        energy, (before, middle) = tables
+    def _smoothed(self, tables, values, kernel: Callable) -> tuple[jax.Array, jax.Array]:
+        """Return sums over the fine bins of photons times the mean of a kernel over each bin.
+
+        ``kernel`` is an integral of the kernel over (energy - energy of the photon) / width. The first sum is that of
+        the kernel, the second that of the kernel over the width.
+        """
+        energy, (before, grid) = tables
         params = floating(self, values)
         count = before(params)
-        sigma = params[self._prefixed("sigma")]
-        middle = jnp.asarray(middle, count.dtype)
+        edges = jnp.asarray(grid, count.dtype)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        width = params[self._prefixed("sigma")][..., None] * (middle / _PIVOT) ** self.index
         smallest = 1e-3 * _STEP * middle
-        width = sigma[..., None] * (middle / _PIVOT) ** self.index
-        width = jnp.where(width > smallest, width, jnp.where(width >= 0.0, smallest, jnp.nan))
+        width = jnp.where(width > smallest, width, jnp.where(width >= 0.0, smallest, jnp.nan))[..., None, :]
         at = jnp.asarray(energy, count.dtype)[..., :, None]
-        return jnp.sum(kernel((at - middle) / width[..., None, :], width[..., None, :]) * count[..., None, :], axis=-1)
+        upper, lower = kernel((at - edges[:-1]) / width), kernel((at - edges[1:]) / width)
+        mean = (upper - lower) / jnp.diff(edges)
+        return jnp.sum(mean * width * count[..., None, :], axis=-1), jnp.sum(mean * count[..., None, :], axis=-1)
 
     def _tables(self, energy):
         return energy, self._before(energy)
 
     def _evaluate(self, tables, values):
-        return self._smoothed(
-            tables, values, lambda u, width: jnp.exp(-0.5 * u * u) / (width * math.sqrt(2.0 * math.pi))
-        )
+        return self._smoothed(tables, values, ndtr)[1]
 
     def _limits(self, edges):
         return edges, self._before(edges)
 
     def _integrals(self, limits, values):
-        return jnp.diff(self._smoothed(limits, values, lambda u, width: ndtr(u)))
+        return jnp.diff(self._smoothed(limits, values, _integral_of_ndtr)[0])
 
     def _weight_tables(self, edges):
         return None

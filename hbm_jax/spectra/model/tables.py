@@ -95,9 +95,9 @@ def grid_weights(parameters: tuple[TableParameter, ...], params: dict[str, jax.A
         inside = (value >= nodes[0] - rounding) & (value <= nodes[-1] + rounding)
         if parameter.logarithmic:
             value, nodes = jnp.log(jnp.where(inside, value, nodes[0])), np.log(nodes)
-        nodes = jnp.asarray(nodes, value.dtype)
-        cell = jnp.clip(jnp.searchsorted(nodes, value, side="right") - 1, 0, len(nodes) - 2)
-        fraction = (value - nodes[cell]) / (nodes[cell + 1] - nodes[cell])
+        points = jnp.asarray(nodes, value.dtype)
+        cell = jnp.clip(jnp.searchsorted(points, value, side="right") - 1, 0, len(nodes) - 2)
+        fraction = (value - points[cell]) / (points[cell + 1] - points[cell])
         number = jnp.arange(len(nodes))
         own = jnp.where(number == cell[..., None], 1.0 - fraction[..., None], 0.0)
         own = jnp.where(number == cell[..., None] + 1, fraction[..., None], own)

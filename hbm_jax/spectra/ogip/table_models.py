@@ -300,9 +300,9 @@ def write_table_model(
     spectra = np.array([evaluated(function, point) for point in points])
     extra = {key: np.array([evaluated(one, point) for point in points]) for key, one in functions.items()}
     error = _interpolation_error(lambda point: evaluated(function, point), spectra, parameters, additive)
-    _hdus(
-        energy, points, [*parameters, *others], spectra, extra, additive, redshift, energy_scale, name, error
-    ).writeto(path, overwrite=overwrite)
+    keys: dict[str, Any] = {"MODLNAME": name[:12], "MODLUNIT": "photons/cm^2/s" if additive else " "}
+    keys |= {"REDSHIFT": redshift, "ESCALE": energy_scale, "ADDMODEL": additive, "INTPERR": error}
+    _hdus(keys, energy, points, [*parameters, *others], spectra, extra).writeto(path, overwrite=overwrite)
     return error
 
 
