@@ -1,5 +1,6 @@
 """Best fits of spectra without sampling: parameters, fluxes and luminosities with errors, goodness, tables, figures."""
 
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -222,27 +223,13 @@ def flux_table(
         for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
     ]
     num = len(data) if model.own else 1
-    shapes = {name: np.shape(value) for name, value in found.parameters.items()}
+    shapes = tuple((name, np.shape(value)) for name, value in found.parameters.items())
     area, stretch = 0.0, 1.0
     if distance:
         area, stretch = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
-
-    def logarithms(x):
-        sizes = np.cumsum([0, *(math.prod(shape) for shape in shapes.values())])
-        pairs = zip(shapes.items(), sizes[:-1], sizes[1:], strict=True)
-        values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
-        values.pop("calibration", None)
-        logs = []
-        for _, term, quantity, (low, high) in rows:
-            scale = stretch if quantity == "luminosity" else 1.0
-            flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
-            logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
-        stacked = jnp.stack(logs)
-        return stacked, stacked
-
     with jax.enable_x64(True):
         x = np.concatenate([np.ravel(value) for value in found.parameters.values()]).astype(float)
-        slopes, logs = (np.asarray(value) for value in jax.jit(jax.jacfwd(logarithms, has_aux=True))(x))
+        slopes, logs = (np.asarray(value) for value in _fluxes(model, tuple(rows), shapes, num, area, stretch, x))
     covariance = found.covariance.to_numpy()
     with np.errstate(invalid="ignore"):
         std = np.sqrt(np.einsum("rni,ij,rnj->rn", slopes, covariance, slopes))
@@ -258,6 +245,26 @@ def flux_table(
         for row, (row_name, _, quantity, band) in enumerate(rows)
         for index, spectrum in enumerate(names)
     )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
+def _fluxes(model, rows, shapes, num, area, stretch, x):
+    """Return log10 of the fluxes and luminosities of rows, (num_rows, num), after their derivatives by x."""
+
+    def logarithms(x):
+        sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
+        pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
+        values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
+        values.pop("calibration", None)
+        logs = []
+        for _, term, quantity, (low, high) in rows:
+            scale = stretch if quantity == "luminosity" else 1.0
+            flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
+            logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
+        stacked = jnp.stack(logs)
+        return stacked, stacked
+
+    return jax.jacfwd(logarithms, has_aux=True)(x)
 
 
 def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:

@@ -203,6 +203,7 @@ def test_scaled_expressions_have_their_flux_and_luminosity_and_lines_a_redshift(
     assert of_parabola == pytest.approx(1e-11, rel=1e-10)
 
 
+@pytest.mark.long
 def test_an_expression_of_many_is_folded_with_a_measured_error():
     stack = SpectrumStack.of([small_spectrum(response=Response.of(small_rmf()))])
     text = "cflux(diskbb, band=(0.5, 2)) * highecut(h) * pcfabs * gabs(g)"
