@@ -76,6 +76,12 @@ class BestFit:
         )
         return "\n".join([*lines, "", rows.to_string(index=False)])
 
+    @property
+    def terms(self) -> dict[str, Component]:
+        """The additive components with the factors that multiply each, by label or name; empty if there is one only."""
+        terms = terms_of(self.model.spectrum)
+        return terms if len(terms) > 1 else {}
+
     def latex(self) -> str:
         """Return a row of a LaTeX table: every free parameter with its errors."""
         cells = []
@@ -124,11 +130,11 @@ class BestFit:
             (folder / name).write_text(text)
             written.append(folder / name)
         if figures:
-            from hbm_jax.plotting.xray.best_fit import best_fit_spectra
+            from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
 
-            path = folder / "spectra.pdf"
-            best_fit_spectra(self).savefig(path)
-            written.append(path)
+            for name, figure in (("spectra", best_fit_spectra), ("unfolded", best_fit_unfolded)):
+                figure(self).savefig(folder / f"{name}.pdf")
+                written.append(folder / f"{name}.pdf")
         return written
 
 

@@ -97,7 +97,8 @@ def test_a_best_fit_without_sampling(folder, tmp_path, capsys):
     assert 0.0 < stored["p_value"] <= 1.0
     assert "degrees of freedom" in printed
     assert (out / "parameters.tex").read_text().count("^{+") == 2
-    assert (out / "spectra.pdf").stat().st_size > 1000
+    for figure in ("spectra", "unfolded"):
+        assert (out / f"{figure}.pdf").stat().st_size > 1000
     assert refused(capsys, "fit", "spectrum", *options, "--best-fit", "--out", out).count("--overwrite") == 1
 
 

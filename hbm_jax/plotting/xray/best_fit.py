@@ -1,15 +1,18 @@
-"""Figure of a best fit of spectra: data, folded model with its components, background and residuals."""
+"""Figures of a best fit of spectra: counts with the folded model and its components, and the unfolded spectrum."""
 
 from typing import Any
 
+import jax
 import numpy as np
 
+from hbm_jax import constants
 from hbm_jax.plotting.count_spectra import (
     BACKGROUND,
     COLUMNS,
     LOWEST,
     MAX_NUM,
     MODEL,
+    NUM_ENERGIES,
     _draw_points,
     _few_ticks,
     _outline,
@@ -95,3 +98,54 @@ def _draw(upper, lower, best: Any, row: int) -> None:
     for axis in (upper, lower):
         _few_ticks(axis, low.min(), high.max())
     upper.tick_params(labelbottom=False)
+
+
+def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
+    """Plot the unfolded spectrum E^2 dN/dE of a best fit with its components.
+
+    Parameters
+    ----------
+    best : hbm_jax.best_fits.BestFit
+        The best fit.
+    row : int
+        Number of the spectrum, from 0.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Absorbed model (red) and components (dashed). The data are the ratio of the counts less background to the
+        expected counts, times the model, and so depend on the model.
+    """
+    data, model = best.data, best.model
+    table = best.spectra[best.spectra["spectrum"] == data.name[row]].iloc[: int(np.asarray(data.used[row]).sum())]
+    binned = points(data, row)
+    energy = np.geomspace(binned.bins.low.min(), binned.bins.high.max(), NUM_ENERGIES)
+    with jax.enable_x64(True):
+        values = {name: np.asarray(value, float) for name, value in model.complete(best.likelihood.parameters).items()}
+        values.pop("calibration", None)
+        own = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
+        curves = {
+            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(own))
+            for name, term in {"model": model.spectrum, **best.terms}.items()
+        }
+    source, background = (binned.bins.total(table[name].to_numpy()) for name in ("source", "background"))
+    cumulative = np.append(0.0, np.cumsum(np.diff(energy) * 0.5 * (curves["model"][1:] + curves["model"][:-1])))
+    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
+    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
+    net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
+    with house_style():
+        figure, axes = panels(1, 1, (5.4, 4.0), margins=(0.8, 0.12, 0.48, 0.3))
+        axis = axes[0, 0]
+        _draw_points(axis, net, scale, "data, unfolded")
+        for (name, curve), colour in zip(curves.items(), (MODEL, *COLOURS * len(curves)), strict=False):
+            axis.plot(energy, curve, color=colour, lw=1.1, ls="-" if name == "model" else "--", label=name)
+        top = max(float(curves["model"].max()), float((net.counts * scale).max()))
+        shown = (net.counts * scale)[net.counts > 0]
+        axis.set_yscale("log")
+        axis.set_ylim(max(0.3 * shown.min(initial=top), LOWEST * top), 3.0 * top)
+        axis.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
+        axis.set_xlabel("observed energy [keV]")
+        axis.set_title(str(data.name[row]).replace("$", r"\$"), fontsize=8.0, pad=2.5)
+        _few_ticks(axis, energy[0], energy[-1])
+        axis.legend(loc="best")
+    return figure
