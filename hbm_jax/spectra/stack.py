@@ -96,7 +96,9 @@ class SpectrumStack:
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
-    def of(cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None) -> "SpectrumStack":
+    def of(
+        cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None, *, poisson: bool = False
+    ) -> "SpectrumStack":
         """Stack spectra, summed in their groups of channels.
 
         Parameters
@@ -105,15 +107,20 @@ class SpectrumStack:
             Spectra with their responses.
         noticed : sequence of (num_channels,) bool, optional
             Channels to use of each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
+        poisson : bool
+            Whether all counts must be Poisson.
 
         Raises
         ------
         DataError
-            If there are no spectra; if a spectrum has no response or no used channels; if the counts of a used channel
-            are NaN, or its background ratio is not positive.
+            If there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors where its
+            counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not positive.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
+        for spectrum in spectra:
+            if poisson and spectrum.error is not None:
+                raise DataError(f"{spectrum.name}: expected Poisson counts; found counts with Gaussian errors.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
         rows = [grouped_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
         no_errors = warn_unusual([text for row in rows for text in row.pop("warnings")])

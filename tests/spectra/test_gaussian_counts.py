@@ -87,6 +87,8 @@ def test_groups_without_errors_are_left_out_with_a_warning(net):
     assert SpectrumStack.of([group(alone, "channels_per_group", 4)]).used.sum() == 3
     with pytest.raises(DataError, match="STAT_ERR: expected positive errors; found 0 in all"):
         SpectrumStack.of([dataclasses.replace(alone, error=0.0 * error)])
+    with pytest.raises(DataError, match="net: expected Poisson counts; found counts with Gaussian errors"):
+        SpectrumStack.of([net], poisson=True)
     with pytest.raises(ValueError, match=r"chi2: expected the error of each channel.*found no error"):
         prepare("chi2", [1.0])
     with pytest.raises(ValueError, match="cstat: error: expected none"):
