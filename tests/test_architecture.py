@@ -16,7 +16,7 @@ ROOMS = {
     1: ("constants", "validation", "reading", "precomputation", "cosmology", "absorption", "spectra", "data"),
     2: ("distributions", "models"),
     3: ("inference",),
-    4: ("simulation", "plotting", "configuration", "registry", "runs", "report", "cli", "__main__"),
+    4: ("simulation", "plotting", "best_fits", "configuration", "registry", "runs", "report", "cli", "__main__"),
 }
 STOREY = {room: storey for storey, rooms in ROOMS.items() for room in rooms}
 PHYSICS = ROOMS[1] + ROOMS[2]

@@ -1,7 +1,10 @@
 """The everyday fit on the command line: counts of a composed spectrum drawn, written, fitted; what is refused."""
 
+import json
 import os
 
+import numpy as np
+import pandas as pd
 import pytest
 from commands import handed_to_the_sampler, refused, run
 
@@ -57,6 +60,46 @@ def test_a_spectrum_drawn_is_fitted(folder, tmp_path, capsys):
         assert abs(draws.mean() - true) < 4 * draws.std(), name
     assert {"spectra", "unfolded_spectrum", "corner"} <= {path.stem for path in (out / "figures").iterdir()}
     assert "source.pha" in (out / "report.html").read_text()
+
+
+@pytest.mark.long
+def test_a_best_fit_without_sampling(folder, tmp_path, capsys):
+    pha, out = folder / "source.pha", tmp_path / "best"
+    options = ["--data", pha, "--spectrum", "(po + bbodyrad(bb)) * tbabs(mw)", "--energies", "[0.5, 8]"]
+    held = ["--prior", "mw_nh=0.1", "--prior", "bb_kT=0.5", "--prior", "bb_log10_amplitude=-1"]
+    best = ["--best-fit", "--level", "0.9", "--band", "[0.5, 2]", "--redshift", "0.5"]
+    status, printed, err = run(capsys, "fit", "spectrum", *options, *held, *best, "--out", out)
+    assert status == 0, err
+    table = pd.read_csv(out / "parameters.csv", index_col=0)
+    std, value = table["std"], table["value"]
+    assert (np.abs(value - [2.0, -3.0]) < 5 * std).all()
+    # 90 % of a nearly normal likelihood.
+    np.testing.assert_allclose((table["upper"] - table["lower"]) / (2 * 1.6449 * std), 1.0, atol=0.05)
+    fluxes = pd.read_csv(out / "fluxes.csv").set_index(["component", "quantity"])
+    assert len(fluxes) == 9  # total, two components; absorbed, unabsorbed, luminosity
+    kev = 1.602176634e-9
+
+    def log10_flux(index, log10_amplitude):
+        return log10_amplitude + np.log10(kev * (2 ** (2 - index) - 0.5 ** (2 - index)) / (2 - index))
+
+    row = fluxes.loc[("PowerLaw", "unabsorbed flux")]
+    assert row["value"] == pytest.approx(10 ** log10_flux(*value), rel=1e-9)
+    covariance = pd.read_csv(out / "covariance.csv", index_col=0).to_numpy()
+    slope = (log10_flux(value.iloc[0] + 1e-5, 0.0) - log10_flux(value.iloc[0] - 1e-5, 0.0)) / 2e-5
+    error = 1.6449 * np.sqrt([slope, 1.0] @ covariance @ [slope, 1.0])
+    assert np.log10(row["upper"] / row["value"]) == pytest.approx(error, rel=1e-4)
+    assert fluxes.loc[("total", "flux")]["value"] < fluxes.loc[("total", "unabsorbed flux")]["value"]
+    spectra = pd.read_csv(out / "spectra.csv")
+    np.testing.assert_allclose(spectra["PowerLaw"] + spectra["bb"], spectra["source"], rtol=1e-3)
+    assert spectra["counts"].sum() == read_grouped_spectra(pha, energies=(0.5, 8.0)).counts.sum()
+    stored = json.loads((out / "best_fit.json").read_text())
+    assert stored["model"]["priors"]["mw_nh"] == "0.1"
+    assert 0.0 < stored["p_value"] <= 1.0
+    assert "degrees of freedom" in printed
+    assert (out / "parameters.tex").read_text().count("^{+") == 2
+    for figure in ("spectra", "unfolded"):
+        assert (out / f"{figure}.pdf").stat().st_size > 1000
+    assert refused(capsys, "fit", "spectrum", *options, "--best-fit", "--out", out).count("--overwrite") == 1
 
 
 @pytest.mark.parametrize(

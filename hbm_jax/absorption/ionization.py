@@ -17,7 +17,9 @@ from hbm_jax.absorption.rates import ABSORBING, BALANCE, RATES, log_collisional_
 MODES = ("photo+collisional", "photo", "collisional")
 IONS = tuple((Z, n) for Z in BALANCE for n in range(Z, -1, -1))  # order of `ion_fractions`: neutral to bare
 PHOTON_INDEX = (0.0, 4.0)
-XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as in XSPEC's absori
+XI_BAND = (0.005, 300.0)  # keV, band of the luminosity in xi, as absori's parameter is defined
+# Named bands of the luminosity in xi. The code of absori, and so published fits with it, normalises over its grid.
+XI_BANDS = {"definition": XI_BAND, "absori_code": (0.005, 19.9)}
 _DEGREE = 32  # of the polynomial in the photon index; error below 1e-10
 _MAX_Z = max(BALANCE)
 # Gauss-Legendre nodes per panel, and panels between edges, because the fit of Si II is not smooth between two edges.
@@ -31,6 +33,7 @@ def ion_fractions(
     mode: str = "photo+collisional",
     rates: str = "modern",
     photon_index: ArrayLike = 2.0,
+    xi_band: str | tuple[float, float] = "definition",
 ) -> jax.Array:
     """Return the fraction of each ion among the atoms of its element, in ionisation equilibrium.
 
@@ -39,19 +42,22 @@ def ion_fractions(
     log10_T : array
         Logarithm of the electron temperature [K], 4 to 8.
     log10_xi : array
-        Logarithm of the ionisation parameter L / (n r^2) [erg cm/s], -12 to 8, where L is the luminosity from 5 eV to
-        300 keV and n the electron density. Not used in mode ``"collisional"``.
+        Logarithm of the ionisation parameter L / (n r^2) [erg cm/s], -12 to 8, where L is the luminosity in ``xi_band``
+        and n the electron density. Not used in mode ``"collisional"``.
     mode : str
         Ionisation processes: ``"photo"``, photo-ionisation by a power law, as in XSPEC's absori; ``"collisional"``,
         electron impact; ``"photo+collisional"``, both. Without collisions the temperature only sets the recombination
         rates, so the value inferred with absori is not a temperature of the gas.
     rates : str
         Recombination rates, ``"modern"`` or ``"older"``. The older ones with mode ``"photo"`` are for comparison with
-        fits that used absori; they agree with it to -9 ... +7 %, because absori has other cross sections. Their
-        hydrogenic formula is meant for T < 1.6e5 Z^2 K. At higher temperatures, where bare nuclei dominate, it is too
-        high, by a factor of 5 for C VI and 2 for O VIII at 1e8 K, and 60 for H I at 1e7 K.
+        fits that used absori; see the notes. Their hydrogenic formula is meant for T < 1.6e5 Z^2 K. At higher
+        temperatures, where bare nuclei dominate, it is too high, by a factor of 5 for C VI and 2 for O VIII at 1e8 K,
+        and 60 for H I at 1e7 K.
     photon_index : array
         Photon index of the ionising power law, photons per energy ~ E^-photon_index; 0 to 4.
+    xi_band : str or (float, float)
+        Band of the luminosity in xi [keV]: ``"definition"``, 5 eV to 300 keV; ``"absori_code"``, 5 eV to 19.9 keV, over
+        which the code of absori normalises, for comparison with published fits; or the limits. See `xi_shift`.
 
     Returns
     -------
@@ -70,6 +76,11 @@ def ion_fractions(
     sigma_i(E) / E. Not included: Auger electrons, charge exchange, excited states. At 1e6 K without photo-ionisation
     the fraction of O VII is 0.99, that of Ne IX 0.93.
 
+    With mode ``"photo"``, the older rates and ``xi_band="absori_code"``, the optical depth from 0.3 to 10 keV at xi = 1
+    and photon index 2 differs from that by absori's own rates and cross sections by -3 to +4 % at 1e5 K, -16 to +4 % at
+    1e6 K and -26 to +2 % at 1e7 K for 90 % of the energies, and by more next to edges, whose energies differ
+    (``tests/absorption/test_absori.py``).
+
     Examples
     --------
     >>> fractions = ion_fractions(6.0, 0.0, mode="collisional")
@@ -80,6 +91,8 @@ def ion_fractions(
     T, in_T = within("log10_T", log10_T, *LOG10_T)
     xi, in_xi = within("log10_xi", log10_xi, *LOG10_XI)
     index, in_index = within("photon_index", photon_index, *PHOTON_INDEX)
+    if band_of_xi(xi_band) != XI_BAND:
+        xi = xi + xi_shift(photon_index, xi_band)
     return _equilibrium(T, xi, index, in_T, in_xi, in_index, mode=mode, rates=rates)
 
 
@@ -90,6 +103,42 @@ def _equilibrium(T, xi, index, in_T, in_xi, in_index, *, mode, rates):
     log_photo_rates = jnp.vectorize(_log_photo_rates, signature="(),()->(k)")(*jnp.broadcast_arrays(xi, index))
     fractions = jnp.vectorize(functools.partial(_fractions, mode=mode, rates=rates), signature="(),(k)->(n)")
     return masked(fractions(T, log_photo_rates), (in_T & in_xi & in_index)[..., None])
+
+
+def band_of_xi(xi_band: str | tuple[float, float]) -> tuple[float, float]:
+    """Return the limits of a band of the luminosity in xi [keV], given by name or as limits.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or limits that are not positive and increasing.
+    """
+    if isinstance(xi_band, str):
+        one_of("band of xi", xi_band, tuple(XI_BANDS))
+        return XI_BANDS[xi_band]
+    low, high = (float(limit) for limit in xi_band)
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"xi_band: expected two energies [keV] with 0 < low < high; found {low:g} and {high:g}.")
+    return low, high
+
+
+def xi_shift(photon_index: ArrayLike, xi_band: str | tuple[float, float]) -> jax.Array:
+    """Return what is to be added to log10 of xi in a band, to obtain that of the same light from 5 eV to 300 keV.
+
+    Parameters
+    ----------
+    photon_index : array
+        Photon index of the ionising power law.
+    xi_band : str or (float, float)
+        As in `ion_fractions`.
+
+    Examples
+    --------
+    >>> round(float(10 ** xi_shift(2.0, "absori_code")), 2), round(float(10 ** xi_shift(1.5, "absori_code")), 2)
+    (1.33, 3.94)
+    """
+    slope = 2.0 - jnp.asarray(photon_index, jnp.result_type(float))
+    return (_log_flux(slope) - _log_flux(slope, band_of_xi(xi_band))) / math.log(10.0)
 
 
 def ion_index(name: str) -> int:
@@ -160,9 +209,9 @@ def _log_photoionization(photon_index: jax.Array) -> jax.Array:
     return x * b1 - b2 + coefficients[0] - _log_flux(2.0 - photon_index)
 
 
-def _log_flux(slope: jax.Array) -> jax.Array:
-    """Return the logarithm of the integral of E^slope / E over the band of xi, smooth at slope 0."""
-    low, high = math.log(XI_BAND[0]), math.log(XI_BAND[1])
+def _log_flux(slope: jax.Array, band: tuple[float, float] = XI_BAND) -> jax.Array:
+    """Return the logarithm of the integral of E^slope / E over a band of xi, smooth at slope 0."""
+    low, high = math.log(band[0]), math.log(band[1])
     y = 0.5 * slope * (high - low)
     small = y**2 < 1e-2
     size = jnp.abs(jnp.where(small, 1.0, y))

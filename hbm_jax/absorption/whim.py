@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from hbm_jax import constants
 from hbm_jax.absorption.abundances import as_abundances
 from hbm_jax.absorption.domain import LOG10_T, MAX_ENERGY, MIN_ENERGY, masked, one_of, within
-from hbm_jax.absorption.ionization import IONS, MODES, ion_fractions
+from hbm_jax.absorption.ionization import IONS, MODES, band_of_xi, ion_fractions
 from hbm_jax.absorption.rates import ABSORBING, RATES
 from hbm_jax.absorption.running_integrals import Running, look_up, running_integrals
 from hbm_jax.cosmology import Cosmology
@@ -171,6 +171,7 @@ def whim_optical_depth(
     mode: str = "photo+collisional",
     rates: str = "modern",
     photon_index: ArrayLike = 2.0,
+    xi_band: str | tuple[float, float] = "definition",
     density_slope: ArrayLike = 0.0,
     metallicity_slope: ArrayLike = 0.0,
     temperature_slope: ArrayLike = 0.0,
@@ -198,7 +199,7 @@ def whim_optical_depth(
         z it is multiplied by 10^(metallicity_slope z).
     abundances : str or (30,) array
         As in `neutral_cross_section`.
-    mode, rates, photon_index
+    mode, rates, photon_index, xi_band
         As in `ion_fractions`.
     density_slope, metallicity_slope, temperature_slope : scalar
         Evolution with redshift, as defined above. An evolving temperature takes some 20 times longer, because each ion
@@ -264,13 +265,14 @@ def whim_optical_depth(
         doubles = jax.tree.map(lambda value: jnp.asarray(value, jnp.float64), (*values, *others))
         domains = (in_energy, in_z, in_n0 & in_metallicity)
         static = {"mode": mode, "rates": rates, "evolving": evolving, "num_cells": num_cells, "dtype": dtype}
+        static["xi_band"] = band_of_xi(xi_band)
         return _integral(domains, *doubles, **static)
 
 
-@functools.partial(jax.jit, static_argnames=("mode", "rates", "evolving", "num_cells", "dtype"))
+@functools.partial(jax.jit, static_argnames=("mode", "rates", "evolving", "num_cells", "dtype", "xi_band"))
 def _integral(
     domains, energy, z, n0, T, xi, metallicity, index, density_slope, metallicity_slope, temperature_slope, numbers,
-    cosmology, *, mode, rates, evolving, num_cells, dtype,
+    cosmology, *, mode, rates, evolving, num_cells, dtype, xi_band,
 ):  # fmt: skip
     """Return the optical depth of arguments in double precision; `domains` are the masks of their domains."""
     in_energy, in_z, inside = domains
@@ -278,7 +280,7 @@ def _integral(
     inside = in_energy & in_z & inside & (cosmology.H0 > 0)
     log_energy, z = jnp.log(jnp.where(in_energy, energy, 1.0)), jnp.where(in_z, z, 0.0)
     weight, metal_weight = weights_of(cosmology, density_slope, metallicity, metallicity_slope)
-    fractions = functools.partial(ion_fractions, mode=mode, rates=rates, photon_index=index)
+    fractions = functools.partial(ion_fractions, mode=mode, rates=rates, photon_index=index, xi_band=xi_band)
     per_hydrogen = numbers[_Z - 1]
     if evolving:
 

@@ -221,6 +221,8 @@ def model_parser(command: str, name: str, entry, argv: Sequence[str] = ()) -> Pa
         out = ("DIR", "folder to write; default: one in runs/")
     if command == "fit":
         parser.add_sampling(name for name in sample_options() if name != REPLACED)
+        if entry.best_fit is not None:
+            _add_best_fit(parser)
     elif command == "calibrate":
         from hbm_jax.inference import calibrate
 
@@ -294,6 +296,18 @@ def _add_reader(parser: Parser, group, entry) -> None:
     parameters = inspect.signature(entry.read).parameters
     for name, kind in entry.reader_options.items():
         parser.add_option(group, f"data.{name}", kind, entry.help_of(name, entry.read), parameters[name].default)
+
+
+def _add_best_fit(parser: Parser) -> None:
+    """Add the flags of a best fit."""
+    group = parser.add_argument_group("best fit")
+    group.description = "Maximum likelihood in place of sampling; priors only bound the parameters."
+    parser.add(group, "best-fit", action="store_true", help="fit without sampling, and write tables and figures")
+    text = "confidence level of the intervals: 0.683 is a change of the statistic by 1, 0.9 by 2.706 (default: 0.683)"
+    parser.add(group, "level", type=float, default=0.683, help=text)
+    text = "band of fluxes [keV], such as '[0.5, 2]'; may be repeated (default: 0.5 to 2 and 2 to 10 keV)"
+    parser.add(group, "band", metavar="LIST", action="append", help=text)
+    parser.add(group, "redshift", type=float, metavar="NUMBER", help="redshift of the source, for luminosities")
 
 
 def _add_population(parser: Parser, group, entry) -> None:

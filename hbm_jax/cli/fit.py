@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hbm_jax.cli.arguments import END_OPTIONS, Parser, assignments, flags
-from hbm_jax.cli.exit_status import INTERRUPTED, in_flags, status_of
+from hbm_jax.cli.exit_status import INTERRUPTED, NOT_USABLE, in_flags, status_of
 from hbm_jax.cli.inputs import configuration_of, model_and_data
 from hbm_jax.cli.interruption import Terminated, exit_message
-from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, sample_keywords, set_key
+from hbm_jax.configuration import ConfigError, defaults, merged, read_toml, read_value, sample_keywords, set_key
 
 
 def resume_parser() -> Parser:
@@ -37,10 +37,28 @@ def fit(arguments) -> int:
     folder = Path(arguments.out or f"runs/{config['model']['name']}-{Path(config['data']['source']).stem}")
     runs.check_run_folder(folder, arguments.overwrite)
     _before_sampling(arguments, model, sample)
+    if getattr(arguments, "best_fit", False):
+        return _best_fit(arguments, model, sample, folder, config)
     options = sample_keywords(config)
     with runs.new_checkpoint(folder, config) as checkpoint, _resume_hint(folder, new=True):
         result = inference.sample(model, sample, progress=not arguments.quiet, checkpoint=checkpoint, **options)
     return _after_sampling(arguments, result, folder, config)
+
+
+def _best_fit(arguments, model, sample, folder: Path, config: dict) -> int:
+    """Fit by maximum likelihood, write the tables and figures, print the result and return the exit status."""
+    from hbm_jax import registry, runs
+
+    bands = [read_value(text, tuple[float, float], "band") for text in arguments.band or ()]
+    options: dict = {"bands": bands} if bands else {}
+    seed = config["sample"].get("seed") or 0
+    options |= {"level": arguments.level, "z": arguments.redshift, "seed": seed, "progress": not arguments.quiet}
+    found = registry.named(config["model"]["name"]).best_fit(model, sample, **options)
+    files = found.save(folder, figures=not arguments.no_report)
+    runs.write_config(folder, config)
+    print(f"{found}\n")
+    print("\n".join(f"{path.stem:<12} {path}" for path in files), flush=True)
+    return 0 if found.likelihood.converged else NOT_USABLE
 
 
 def resume(arguments) -> int:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from numpyro import handlers
 
+from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.priors import Prior, complete_priors, in_data_units, priors_to_text
 from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
@@ -60,6 +61,11 @@ class PopulationModel:
 
     priors: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @staticmethod
+    def read_prior(text: str, name: str) -> Any:
+        """Read a prior given as text; ``name`` is for error messages."""
+        return distribution_from_text(text, name)
+
     def __post_init__(self):
         for name, (values, only) in _choices(type(self)).items():
             if only or isinstance(getattr(self, name), str):
@@ -89,7 +95,7 @@ class PopulationModel:
     def all_priors(self) -> dict[str, Prior]:
         """Every parameter with its prior, in the order of tables; a number fixes a parameter."""
         # In double precision and outside any trace, because the arrays of distributions are kept.
-        return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label))
+        return precomputed(lambda: complete_priors(self.default_priors, self.priors, self.label, self.read_prior))
 
     def prior_in_data_units(self, name: str, unit: Any = 1.0, center: Any = 0.0) -> Prior:
         """Return the prior of a parameter; the default of a standardised quantity is transformed to data units."""

@@ -1,7 +1,7 @@
 """Priors of model parameters: defaults, overrides by name, fixed values, and their text form."""
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpyro
@@ -9,13 +9,17 @@ from numpyro import distributions as dist
 from numpyro.primitives import apply_stack
 
 from hbm_jax.distributions.notation import distribution_from_text, distribution_to_text
+from hbm_jax.models.ties import Tie
 from hbm_jax.names import did_you_mean
 
 Prior: TypeAlias = dist.Distribution | float
 
 
 def complete_priors(
-    defaults: Mapping[str, Prior], overrides: Mapping[str, Prior | str], model: str
+    defaults: Mapping[str, Prior],
+    overrides: Mapping[str, Prior | str],
+    model: str,
+    read: Callable[[str, str], Any] = distribution_from_text,
 ) -> dict[str, Prior]:
     """Return the default priors, replaced by the user's overrides where there are any.
 
@@ -27,6 +31,8 @@ def complete_priors(
         Priors by parameter name; text such as ``"Normal(0, 1)"`` is read by `distribution_from_text`.
     model : str
         Name of the model in error messages.
+    read : callable
+        Reader of priors given as text, from the text and the name for error messages.
 
     Raises
     ------
@@ -40,7 +46,7 @@ def complete_priors(
                 f"{model} has no parameter {name!r}{did_you_mean(name, defaults)}: expected one of "
                 f"{', '.join(defaults)}."
             )
-        if not isinstance(prior, dist.Distribution | int | float | str) or isinstance(prior, bool):
+        if not isinstance(prior, dist.Distribution | int | float | str | Tie) or isinstance(prior, bool):
             raise ValueError(
                 f"prior.{name}: expected a NumPyro distribution, its text, or a number; found {prior!r} of type "
                 f"{type(prior).__name__}."
@@ -50,11 +56,10 @@ def complete_priors(
                 f"prior.{name}: expected a scalar distribution; found {type(prior).__name__} with batch shape "
                 f"{prior.batch_shape} and event shape {prior.event_shape}."
             )
-    read = {
-        name: distribution_from_text(prior, f"prior.{name}") if isinstance(prior, str) else prior
-        for name, prior in overrides.items()
+    given = {
+        name: read(prior, f"prior.{name}") if isinstance(prior, str) else prior for name, prior in overrides.items()
     }
-    return {name: read.get(name, default) for name, default in defaults.items()}
+    return {name: given.get(name, default) for name, default in defaults.items()}
 
 
 def sample_prior(name: str, prior: Prior):
@@ -91,6 +96,6 @@ def in_data_units(prior: Prior, unit, center=0.0) -> Prior:
     return prior
 
 
-def priors_to_text(priors: Mapping[str, Prior | str]) -> dict[str, str]:
-    """Return every prior as text, for run folders and reports; what is text already, such as "flat", is unchanged."""
-    return {name: p if isinstance(p, str) else distribution_to_text(p) for name, p in priors.items()}
+def priors_to_text(priors: Mapping[str, Any]) -> dict[str, str]:
+    """Return every prior as text, for run folders and reports; text, such as "flat", and formulas are unchanged."""
+    return {name: str(p) if isinstance(p, str | Tie) else distribution_to_text(p) for name, p in priors.items()}

@@ -18,7 +18,7 @@ from numpyro import distributions as dist
 
 from hbm_jax.distributions import ProbitSelection, distribution_from_text, distribution_to_text
 from hbm_jax.models.priors import Prior, sample_prior
-from hbm_jax.models.registration import SYMBOLS
+from hbm_jax.models.symbols import SYMBOLS
 from hbm_jax.names import choose
 from hbm_jax.validation import OptionError
 

@@ -136,7 +136,8 @@ def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
         _outline(upper, binned.bins.low, binned.bins.high, values, color=BACKGROUND, lw=0.8, label="background, scaled")
         floor = min(floor, 0.6 * np.nanmin(values))
     expected = np.median(binned.bins.total(model.source[:, row, used]) + background, axis=0)
-    residual = residuals(binned.counts, expected)
+    error = binned.error
+    residual = residuals(binned.counts, expected) if error is None else (binned.counts - expected) / error
     middle = np.sqrt(binned.bins.low * binned.bins.high)
     lower.axhline(0.0, color=MODEL, lw=0.9)
     lower.errorbar(
@@ -168,7 +169,8 @@ def _draw_points(axis, data: Points, scale: Floats, label="data") -> None:
         fmt="o", color=BLACK, markersize=1.8, markeredgewidth=0, elinewidth=0.6, label=label, zorder=3,
     )  # fmt: skip
     if not occupied.all():
-        axis.plot(middle[~occupied], (data.above * scale)[~occupied], "v", color=BLACK, markersize=2.5, zorder=3)
+        upper = (data.above + (0.0 if data.error is None else data.counts)) * scale
+        axis.plot(middle[~occupied], upper[~occupied], "v", color=BLACK, markersize=2.5, zorder=3)
 
 
 def _steps(axis, low, high, band) -> None:

@@ -13,8 +13,6 @@ from hbm_jax.inference.results import model_of
 from hbm_jax.models import Afterglow, GolenetskiiCounts, SpectralFit
 from hbm_jax.plotting.draws import model_and_data, parameter, spread
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
-from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_background
 
 Floats = NDArray[np.float64]
 NUM_DRAWS = 100
@@ -84,7 +82,7 @@ def folded(fit: Fit, what: str = "folded", num_draws: int = NUM_DRAWS) -> Folded
         run = jax.jit(lambda draws: jax.lax.map(expected, draws, batch_size=CHUNK))
         source = np.asarray(run(draws))
     s = prepared.statistic
-    return Folded(source, np.where(s.used, _background(s, source, stack_of(fit.data)), 0.0))
+    return Folded(source, np.where(s.used, stack_of(fit.data).expected_background(source, s), 0.0))
 
 
 def _draws(fit: Fit, names: Iterable[str], chosen) -> dict[str, Floats]:
@@ -103,22 +101,6 @@ def values_of(fit: Fit, priors: Mapping[str, Any], num_draws: int, row: int) -> 
 def stack_of(data: Any) -> SpectrumStack:
     """Return the spectra of a sample of afterglows or bursts, or the sample itself if it is a `SpectrumStack`."""
     return data if isinstance(data, SpectrumStack) else data.spectra
-
-
-def _background(s: AnyStatistic, source: Floats, stack: SpectrumStack) -> Floats:
-    """Return the expected background counts of a statistic at expected counts of the source, (draw, N, G)."""
-    if isinstance(s, JointStatistic):
-        return np.sum([np.where(part.used, _background(part, source, stack), 0.0) for part in s.parts], axis=0)
-    with jax.enable_x64(True):
-        if s.name == "wstat":
-            return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])
-        if s.name == "pgstat":
-            return np.asarray(gaussian_background(s.counts, source, s.background, s.background_error)[1])
-    if s.name == "marginal":
-        return np.broadcast_to(s.shape / s.rate, source.shape)
-    if s.name.startswith("chi2"):
-        return np.broadcast_to(np.asarray(stack.background) / np.asarray(stack.ratio), source.shape)
-    return np.zeros_like(source)
 
 
 class Joined(NamedTuple):
@@ -178,6 +160,8 @@ class Points(NamedTuple):
         Lower and upper errors of the counts (Gehrels 1986, ApJ 303, 336, equations 7 and 11 at one standard deviation).
     background : (B,)
         Counts of the background region, scaled to the source region.
+    error : (B,) or None
+        Standard deviations of counts with Gaussian errors, from which the background is subtracted already.
     """
 
     bins: Joined
@@ -185,12 +169,16 @@ class Points(NamedTuple):
     below: Floats
     above: Floats
     background: Floats
+    error: Floats | None = None
 
 
 def points(s: SpectrumStack, row: int) -> Points:
     """Return the data of one source, rebinned for a figure."""
     used = np.asarray(s.used[row])
-    counts = np.asarray(s.counts[row])[used]
+    counts, error = np.asarray(s.counts[row])[used], np.asarray(s.error[row])[used]
+    if s.has_gaussian_counts[row]:
+        bins = Joined(np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used], np.arange(len(counts)))
+        return Points(bins, counts, error, error, np.zeros(len(counts)), error)
     bins = joined(counts, np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used])
     total = bins.total(counts)
     background = bins.total((np.asarray(s.background[row]) / np.asarray(s.ratio[row]))[used])

@@ -80,6 +80,7 @@ BUILT_IN = {
         "hbm_jax.data:read_grouped_spectra",
         figures="hbm_jax.plotting.xray.figures:figures",
         simulate="hbm_jax.simulation.spectra:simulate",
+        best_fit="hbm_jax.best_fits:best_fit",
         population_options=("spectrum",),
         takes_design=False,
         summary="one X-ray spectrum, or several jointly, of any model expression",
@@ -88,8 +89,13 @@ BUILT_IN = {
             "--truth log10_amplitude=-3 --truth mw_nh=0.1 --out drawn",
             "hbm-jax fit spectrum --data drawn/source.pha --spectrum 'powerlaw * tbabs(mw)' --energies '[0.5, 8]' "
             "--out runs/spectrum",
+            "hbm-jax fit spectrum --data drawn/source.pha --spectrum 'powerlaw * tbabs(mw)' --best-fit --level 0.9 "
+            "--out best",
         ),
-        help={"also": "another spectrum to fit jointly with that of --data; may be repeated"},
+        help={
+            "also": "another spectrum to fit jointly with that of --data, or a table of the file and its own options, "
+            "such as '{file = \"nustar.pha\", energies = [3, 79]}'; may be repeated"
+        },
     ),
     "golenetskii": Entry(
         "hbm_jax.models:Golenetskii",

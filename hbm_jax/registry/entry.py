@@ -91,6 +91,10 @@ class Entry:
         ``simulate(config, out, *, overwrite, ...)`` for populations that can be simulated without a design. It writes
         the file or folder `out` and returns the text to print. Further keyword-only arguments are options of the
         command line; they are None where not given.
+    best_fit : callable, optional
+        ``best_fit(model, data, *, ...)`` fits by maximum likelihood and returns an object with a text form, a
+        ``save(folder, figures=...)`` and the attribute ``likelihood``; further keyword-only arguments are options of
+        ``hbm-jax fit MODEL --best-fit``.
     population : type, optional
         Dataclass whose fields are the ``[population]`` section of the configuration of `simulate`.
     population_options : tuple of str
@@ -112,6 +116,7 @@ class Entry:
     default_source: str | None = None
     figures: Any = Imported(None)
     simulate: Any = Imported(None)
+    best_fit: Any = Imported(None)
     population: Any = Imported(None)
     population_options: tuple[str, ...] = ()
     takes_design: bool = True

@@ -64,7 +64,7 @@ def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
         choose("true value of a simulated spectrum", name, tuple(parameters))
     fixed = {name: prior for name, prior in model.all_priors.items() if isinstance(prior, float | int)}
     values = fixed | {name: read_value(value, float, f"truth.{name}") for name, value in truth.items()}
-    missing = [name for name in parameters if name not in values]
+    missing = [name for name in parameters if name not in values and name not in model.ties]
     if missing:
         descriptions = "; ".join(
             f"{name} ({parameters[name].help}{', ' * bool(parameters[name].unit)}{parameters[name].unit})"
@@ -74,4 +74,5 @@ def _values(model, truth: Mapping[str, Any]) -> dict[str, np.float64]:
             f"truth: expected a value of every parameter, as in --set truth.{missing[0]}=1; found none of "
             f"{descriptions}."
         )
+    values = model.complete(values)
     return {name: np.float64(values[name]) for name in parameters}

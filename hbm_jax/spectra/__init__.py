@@ -15,14 +15,29 @@ from hbm_jax.spectra.model.components import (
     BrokenPowerLaw,
     CutoffPowerLaw,
     GaussianLine,
+    LogParabola,
     PowerLaw,
     photons,
 )
 from hbm_jax.spectra.model.composition import Component, Parameter
 from hbm_jax.spectra.model.energetics import energy_flux, isotropic_energy, k_correction, luminosity, photon_flux
+from hbm_jax.spectra.model.factors import (
+    Edge,
+    FluxScale,
+    GaussianAbsorption,
+    HighEnergyCutoff,
+    LowEnergyCutoff,
+    LuminosityScale,
+    PartialAbsorption,
+    Wabs,
+)
+from hbm_jax.spectra.model.photons import GaussianSmoothing
 from hbm_jax.spectra.model.registration import component
+from hbm_jax.spectra.model.tables import AdditiveTable, ExponentialTable, MultiplicativeTable
+from hbm_jax.spectra.model.thermal import BlackBodyLuminosity, Bremsstrahlung, DiskBlackBody
 from hbm_jax.spectra.ogip.pha import read_pha, read_spectra, read_spectrum
 from hbm_jax.spectra.ogip.responses import read_arf, read_rmf
+from hbm_jax.spectra.ogip.table_models import read_table_model, write_table_model
 from hbm_jax.spectra.ogip.type2 import write_pha2
 from hbm_jax.spectra.ogip.writing import write_arf, write_pha, write_rmf
 from hbm_jax.spectra.stack import SpectrumStack
@@ -32,22 +47,38 @@ from hbm_jax.spectra.statistics.statistic import STATISTICS, Statistic, prepare
 __all__ = [
     "STATISTICS",
     "Absorption",
+    "AdditiveTable",
     "Arf",
     "Band",
     "BlackBody",
+    "BlackBodyLuminosity",
+    "Bremsstrahlung",
     "BrokenPowerLaw",
     "Component",
     "Constant",
     "CutoffPowerLaw",
+    "DiskBlackBody",
+    "Edge",
+    "ExponentialTable",
+    "FluxScale",
+    "GaussianAbsorption",
     "GaussianLine",
+    "GaussianSmoothing",
     "Goodness",
+    "HighEnergyCutoff",
+    "LogParabola",
+    "LowEnergyCutoff",
+    "LuminosityScale",
+    "MultiplicativeTable",
     "Parameter",
+    "PartialAbsorption",
     "PowerLaw",
     "Response",
     "Rmf",
     "Spectrum",
     "SpectrumStack",
     "Statistic",
+    "Wabs",
     "Whim",
     "component",
     "energy_flux",
@@ -68,10 +99,12 @@ __all__ = [
     "read_rmf",
     "read_spectra",
     "read_spectrum",
+    "read_table_model",
     "write_arf",
     "write_pha",
     "write_pha2",
     "write_rmf",
+    "write_table_model",
     "xrt_like_arf",
     "xrt_like_rmf",
 ]

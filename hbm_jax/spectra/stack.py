@@ -3,28 +3,31 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
 from jax.tree_util import register_dataclass
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from hbm_jax.names import choose, listed
+from hbm_jax.spectra.folding.group_sums import NO_BACKGROUND, grouped_row
 from hbm_jax.spectra.folding.grouping import groups
 from hbm_jax.spectra.folding.response import Response, Rmf
 from hbm_jax.spectra.folding.spectrum import Spectrum
 from hbm_jax.spectra.statistics.joint import AnyStatistic, JointStatistic
-from hbm_jax.spectra.statistics.marginal import neighbouring_mean
-from hbm_jax.spectra.statistics.statistic import Statistic, prepare
-from hbm_jax.validation import DataError, Floats, Remedy, frozen_array
+from hbm_jax.spectra.statistics.kernels import gaussian_background, profiled_background
+from hbm_jax.spectra.statistics.statistic import STATISTICS, Statistic, prepare
+from hbm_jax.validation import DataError, Floats, Remedy, frozen_array, warn_unusual
 
-NO_BACKGROUND = 1e12  # ratio without a background: no counts in a very large region mean no background counts
 SAME_RATIO = 0.01  # largest relative spread within a group for which W and marginal use the mean ratio
 SAME_AREA = 1e-9  # largest relative spread of AREASCAL within a group for which the mean is used
 # Padding of the arrays (N, G), by name.
 PADDING = {
     "counts": 0.0, "background": 0.0, "ratio": 1.0, "ratio_spread": 0.0, "background_error": np.nan,
     "background_mean": 1.0, "areascal": 1.0, "e_min": np.nan, "e_max": np.nan, "used": False,
+    "error": np.nan, "systematic": 0.0,
 }  # fmt: skip
 ARRAYS = ("exposure", *PADDING)
 
@@ -65,6 +68,11 @@ class SpectrumStack:
         Nominal energy limits of the groups [keV].
     used : (N, G)
         False for padding.
+    error : (N, G)
+        Standard deviation of counts with Gaussian errors, systematic errors included; their background is subtracted.
+        NaN for Poisson counts.
+    systematic : (N, G)
+        Systematic error of Poisson counts, which chi-square statistics use.
     warnings : tuple of str
         Anomalies of the files, one sentence each.
     """
@@ -83,10 +91,14 @@ class SpectrumStack:
     e_min: Any
     e_max: Any
     used: Any
+    error: Any
+    systematic: Any
     warnings: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     @classmethod
-    def of(cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None) -> "SpectrumStack":
+    def of(
+        cls, spectra: Sequence[Spectrum], noticed: Sequence[ArrayLike] | None = None, *, poisson: bool = False
+    ) -> "SpectrumStack":
         """Stack spectra, summed in their groups of channels.
 
         Parameters
@@ -95,17 +107,23 @@ class SpectrumStack:
             Spectra with their responses.
         noticed : sequence of (num_channels,) bool, optional
             Channels to use of each spectrum, from `hbm_jax.spectra.noticed`. Default: all of quality 0.
+        poisson : bool
+            Whether all counts must be Poisson.
 
         Raises
         ------
         DataError
-            If there are no spectra; if a spectrum has no response, no used channels, or counts that are not Poisson; if
-            the counts of a used channel are NaN, or its background ratio is not positive.
+            If there are no spectra; if a spectrum has no response or no used channels, or Gaussian errors where its
+            counts must be Poisson; if the counts of a used channel are NaN, or its background ratio is not positive.
         """
         if not spectra:
             raise DataError("spectra: expected at least one; found none.")
+        for spectrum in spectra:
+            if poisson and spectrum.error is not None:
+                raise DataError(f"{spectrum.name}: expected Poisson counts; found counts with Gaussian errors.")
         masks = [s.quality == 0 for s in spectra] if noticed is None else [np.asarray(m, bool) for m in noticed]
-        rows = [_grouped(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        rows = [grouped_row(spectrum, groups(spectrum, mask)) for spectrum, mask in zip(spectra, masks, strict=True)]
+        no_errors = warn_unusual([text for row in rows for text in row.pop("warnings")])
         shared: dict[Any, Response] = {}
         responses = [_scaled_response(spectrum, row, shared) for spectrum, row in zip(spectra, rows, strict=True)]
         num_groups = max(len(row["counts"]) for row in rows)
@@ -117,7 +135,7 @@ class SpectrumStack:
             responses=tuple(responses),
             grouping=tuple(row["grouping"] for row in rows),
             exposure=frozen_array([s.exposure for s in spectra]),
-            warnings=tuple(dict.fromkeys(text for s in spectra for text in s.warnings)),
+            warnings=tuple(dict.fromkeys([text for s in spectra for text in s.warnings] + list(no_errors))),
             **{key: frozen_array(value, None) for key, value in arrays.items()},
         )
 
@@ -138,24 +156,33 @@ class SpectrumStack:
         return np.isfinite(self.background_error).any(axis=1)
 
     @property
-    def default_statistic(self) -> str:
-        """Statistic that suits the backgrounds.
+    def has_gaussian_counts(self) -> NDArray[np.bool_]:
+        """Whether the counts of each spectrum have Gaussian errors, (N,)."""
+        return np.isfinite(self.error).any(axis=1)
 
-        ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for Poisson backgrounds, ``pgstat and marginal``
-        if there are both, and ``cstat`` without backgrounds.
+    @property
+    def default_statistic(self) -> str:
+        """Statistic that suits counts and backgrounds, joined by "and" if spectra differ.
+
+        ``chi2`` for counts with Gaussian errors, ``pgstat`` for backgrounds with Gaussian errors, ``marginal`` for
+        Poisson backgrounds, and ``cstat`` without backgrounds.
         """
         gaussian = self.has_gaussian_background
-        if gaussian.any():
-            return "pgstat and marginal" if (self.has_background & ~gaussian).any() else "pgstat"
-        return "marginal" if self.has_background.any() else "cstat"
+        poisson = self.has_background & ~gaussian
+        names = ["chi2"] * bool(self.has_gaussian_counts.any()) + ["pgstat"] * bool(gaussian.any())
+        if poisson.any():
+            names.append("marginal")
+        elif not gaussian.any() and not self.has_gaussian_counts.all():
+            names.append("cstat")
+        return " and ".join(names)
 
-    def statistic(self, name: str | None = None) -> AnyStatistic:
+    def statistic(self, name: str | Sequence[str] | None = None) -> AnyStatistic:
         """Prepare the statistic of all spectra together.
 
         Parameters
         ----------
-        name : str, optional
-            One of `hbm_jax.spectra.STATISTICS`; default: `default_statistic`.
+        name : str or sequence of str, optional
+            One of `hbm_jax.spectra.STATISTICS`, or one for each spectrum; default: `default_statistic`.
 
         Returns
         -------
@@ -166,19 +193,53 @@ class SpectrumStack:
         ValueError
             If the name is unknown or the statistic does not suit the backgrounds: cstat if any spectrum has one; wstat
             and marginal if all have Gaussian errors; pgstat if none has; chi-square if any has. For wstat and marginal
-            also if the ratio of a Poisson background varies by more than 1 % within a group.
+            also if the ratio of a Poisson background varies by more than 1 % within a group; for chi2 if no counts
+            have Gaussian errors.
 
         Notes
         -----
-        If some backgrounds have Gaussian errors and others are Poisson, the spectra with Gaussian backgrounds use
-        pgstat and the others the named statistic, by default marginal.
+        Spectra whose counts have Gaussian errors always use chi2. If some backgrounds have Gaussian errors and others
+        are Poisson, the spectra with Gaussian backgrounds use pgstat and the others the named statistic, by default
+        marginal.
         """
-        gaussian = self.has_gaussian_background
-        poisson = self.has_background & ~gaussian
-        name = name or ("marginal" if poisson.any() else self.default_statistic)
+        if name is None or isinstance(name, str):
+            parts = self._parts(name, np.ones(len(self), bool))
+        else:
+            names = np.array(list(name))
+            if len(names) != len(self):
+                found = f"{len(names)}: {listed(names)}"
+                raise ValueError(f"statistic: expected one, or one for each of {len(self)} spectra; found {found}.")
+            parts = tuple(part for each in dict.fromkeys(names) for part in self._parts(str(each), names == each))
+        return parts[0] if len(parts) == 1 else JointStatistic.of(parts)
+
+    def _parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
+        """Prepare the statistics of the spectra in the mask `rows`."""
+        with_errors = self.has_gaussian_counts & rows
+        others = rows & ~with_errors
+        if name == "chi2":
+            none = rows & (not with_errors.any())
+            self._reject(
+                name, none, "counts with errors; found Poisson counts", "chi2_gehrels, chi2_data or chi2_model"
+            )
+            name = None
+        if not with_errors.any():
+            return self._poisson_parts(name, others)
+        if name is not None and not others.any():
+            choose("statistic", name, STATISTICS)
+            self._reject(name, with_errors, "Poisson counts; found counts with Gaussian errors", "chi2")
+        used = with_errors[:, None] & self.used
+        chi2 = prepare("chi2", self.counts, error=np.where(used, self.error, 1.0), used=used)
+        return (chi2, *self._poisson_parts(name, others)) if others.any() else (chi2,)
+
+    def _poisson_parts(self, name: str | None, rows: NDArray[np.bool_]) -> tuple[Statistic, ...]:
+        """Prepare the statistics of the spectra in the mask `rows`, whose counts are Poisson."""
+        used, gaussian = rows[:, None] & self.used, self.has_gaussian_background & rows
+        poisson = self.has_background & rows & ~gaussian
+        name = name or ("marginal" if poisson.any() else "pgstat" if gaussian.any() else "cstat")
         if name == "cstat":
-            self._reject(name, self.has_background, "spectra without a background; found one", "wstat or marginal")
-            return prepare(name, self.counts, used=self.used)
+            has_background = self.has_background & rows
+            self._reject(name, has_background, "spectra without a background; found one", "wstat or marginal")
+            return (prepare(name, self.counts, used=used),)
         if name.startswith("chi2") or (name in ("wstat", "marginal") and not poisson.any()):
             self._reject(name, gaussian, "Poisson backgrounds; found Gaussian errors", "pgstat")
         if name == "pgstat" and not gaussian.any():
@@ -186,12 +247,12 @@ class SpectrumStack:
                 name, poisson, "backgrounds with Gaussian errors; found a Poisson background", "wstat or marginal"
             )
         if not gaussian.any():
-            return self._prepare(name, self.used)
+            return (self._prepare(name, used),)
         if not poisson.any():
-            return self._prepare("pgstat", self.used)
+            return (self._prepare("pgstat", used),)
         name = "marginal" if name == "pgstat" else name
-        used = gaussian[:, None] & self.used
-        return JointStatistic.of((self._prepare("pgstat", used), self._prepare(name, self.used & ~used)))
+        with_pgstat = gaussian[:, None] & used
+        return self._prepare("pgstat", with_pgstat), self._prepare(name, used & ~with_pgstat)
 
     def _prepare(self, name: str, used: Any) -> Statistic:
         """Prepare a statistic of the groups in the mask `used`."""
@@ -200,6 +261,8 @@ class SpectrumStack:
             arguments["background_error"] = np.where(np.isfinite(self.background_error), self.background_error, 0.0)
         if name == "marginal":
             arguments["prior_mean"] = self.background_mean
+        if name.startswith("chi2"):
+            arguments["error"] = self.systematic
         if name in ("wstat", "marginal"):
             mixed = (np.asarray(self.ratio_spread) > SAME_RATIO) & used
             if mixed.any():
@@ -218,6 +281,37 @@ class SpectrumStack:
         """Raise ValueError for the first spectrum that a statistic does not suit."""
         if bad.any():
             raise ValueError(f"{name}: expected {expected} in {self.name[int(bad.argmax())]}. Use {instead}.")
+
+    def expected_background(self, source: Floats, statistic: AnyStatistic) -> Floats:
+        """Return the expected background counts in the source region.
+
+        Parameters
+        ----------
+        source : (..., N, G)
+            Expected counts of the source.
+        statistic : Statistic or JointStatistic
+            Result of `statistic`.
+
+        Returns
+        -------
+        (..., N, G)
+            The best background for these counts (wstat, pgstat), its posterior mean given the background region
+            (marginal), the scaled counts of the background region (chi-square), or 0.
+        """
+        if isinstance(statistic, JointStatistic):
+            parts = [np.where(part.used, self.expected_background(source, part), 0.0) for part in statistic.parts]
+            return np.sum(parts, axis=0)
+        s = statistic
+        with jax.enable_x64(True):
+            if s.name == "wstat":
+                return np.asarray(profiled_background(s.counts, source, s.background, s.ratio)[1])
+            if s.name == "pgstat":
+                return np.asarray(gaussian_background(s.counts, source, s.background, s.background_error)[1])
+        if s.name == "marginal":
+            return np.broadcast_to(s.shape / s.rate, source.shape)
+        if s.name.startswith("chi2"):
+            return np.broadcast_to(np.asarray(self.background) / np.asarray(self.ratio), source.shape)
+        return np.zeros_like(source)
 
     def grouped_response(self, row: int) -> tuple[Floats, Floats]:
         """Return the grouped response of one spectrum times its exposure.
@@ -261,10 +355,10 @@ class SpectrumStack:
         counts, groups = np.asarray(self.counts).sum(axis=1), np.asarray(self.used).sum(axis=1)
         parts = [
             f"{name}: {total:.0f} counts in {exposure:.6g} s, {num} groups of channels from {low:.3g} to {high:.3g} keV"
-            f"{', with a background' if has_background else ''}"
-            for name, total, exposure, num, low, high, has_background in zip(
-                self.name, counts, self.exposure, groups,
-                np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1), self.has_background, strict=True,
+            f"{', with a background' if has_background else ''}{', with Gaussian errors' if has_errors else ''}"
+            for name, total, exposure, num, low, high, has_background, has_errors in zip(
+                self.name, counts, self.exposure, groups, np.nanmin(self.e_min, axis=1), np.nanmax(self.e_max, axis=1),
+                self.has_background, self.has_gaussian_counts, strict=True,
             )
         ]  # fmt: skip
         return " ".join(["; ".join(parts) + ".", *(f"Warning: {text}." for text in self.warnings)])
@@ -287,12 +381,13 @@ class SpectrumStack:
         Raises
         ------
         DataError
-            If the counts have another shape, or are negative or not whole numbers.
+            If the counts have another shape; if Poisson counts are negative or not whole numbers.
         """
         counts = np.asarray(counts, float)
         if counts.shape != np.shape(self.counts):
             raise DataError(f"counts: expected an array of shape {np.shape(self.counts)}; found {counts.shape}.")
-        bad = np.asarray(self.used) & ~((counts >= 0) & (counts % 1 == 0))
+        is_count = np.where(self.has_gaussian_counts[:, None], np.isfinite(counts), (counts >= 0) & (counts % 1 == 0))
+        bad = np.asarray(self.used) & ~is_count
         if bad.any():
             row = int(bad.any(axis=1).argmax())
             first_bad = counts[bad][0]
@@ -328,102 +423,14 @@ class SpectrumStack:
             rmf = rmfs[int(number)]
             responses.append(Response.from_area(rmf, np.asarray(area[: rmf.matrix.shape[0]])))
             grouping.append(np.asarray(group[: len(rmf.channels)]))
-        stored = {"ratio_spread": np.zeros(np.shape(stored["ratio"]))} | dict(stored)  # absent in older files
+        shape = np.shape(stored["ratio"])
+        absent_in_older_files = {"ratio_spread": np.zeros(shape), "systematic": np.zeros(shape)}
+        stored = absent_in_older_files | {"error": np.full(shape, np.nan)} | dict(stored)
         arrays = {key: frozen_array(stored[key], None) for key in ARRAYS}
         return cls(
             tuple(str(n) for n in stored["spectrum_name"]), tuple(responses), tuple(grouping), **arrays,
             warnings=tuple(str(text) for text in stored.get("warnings", ())),
         )  # fmt: skip
-
-
-def _grouped(spectrum: Spectrum, grouping: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the quantities of one spectrum, summed or averaged over its groups."""
-    name, num_groups = spectrum.name, int(grouping.max(initial=-1)) + 1
-    if spectrum.response is None:
-        raise DataError(f"{name}: expected a response; found none. Name one (rmf=PATH, arf=PATH).")
-    if spectrum.error is not None:
-        raise DataError(f"{name}: expected Poisson counts; found counts with Gaussian errors.")
-    if not num_groups:
-        raise DataError(f"{name}: expected at least one used channel; found none.")
-    used = grouping >= 0
-    for kind, region in (("", spectrum), (" of the background", spectrum.background)):
-        if region is not None and np.isnan(region.counts[used]).any():
-            channel = region.channels[used][np.isnan(region.counts[used])][0]
-            raise DataError(f"{name}: expected counts{kind} in every channel used; found NaN in channel {channel}.")
-    sums = _GroupSums(used, grouping[used], num_groups)
-    row = {
-        "grouping": grouping,
-        "counts": sums.total(spectrum.counts),
-        "areascal": sums.mean(spectrum.areascal),
-        "e_min": sums.extent(spectrum.response.e_min)[0],
-        "e_max": sums.extent(spectrum.response.e_max)[1],
-        "used": np.ones(num_groups, bool),
-        "background": np.zeros(num_groups),
-        "ratio": np.full(num_groups, NO_BACKGROUND),
-        "ratio_spread": np.zeros(num_groups),
-        "background_error": np.full(num_groups, np.nan),
-        "background_mean": np.ones(num_groups),
-    }
-    return row if spectrum.background is None else row | _grouped_background(spectrum, spectrum.background, sums)
-
-
-def _grouped_background(spectrum: Spectrum, background: Spectrum, sums: "_GroupSums") -> dict[str, Any]:
-    """Return the quantities of the background of a spectrum, summed or averaged over the groups."""
-    used, ratio = sums.used, spectrum.background_ratio
-    if not (np.isfinite(ratio[used]) & (ratio[used] > 0)).all():
-        raise DataError(
-            f"{spectrum.name}: expected positive BACKSCAL and AREASCAL of spectrum and background in every channel "
-            f"used; found a ratio of {ratio[used][~(ratio[used] > 0)][:1]}."
-        )
-    mean = sums.mean(ratio)
-    low, high = sums.extent(ratio)
-    row = {"ratio": mean, "ratio_spread": (high - low) / mean}
-    if background.error is None:
-        prior_mean = sums.in_all_channels(neighbouring_mean(background.counts[used]))
-        return row | {"background": sums.total(background.counts), "background_mean": sums.total(prior_mean)}
-    # Rescale each channel from its own ratio to the mean ratio of the group.
-    scale = sums.in_all_channels(mean[sums.group] / ratio[used])
-    error = np.sqrt(sums.total((scale * background.error) ** 2))
-    return row | {"background": sums.total(scale * background.counts), "background_error": error}
-
-
-class _GroupSums(NamedTuple):
-    """Sums and extrema of values of all channels over the groups.
-
-    Attributes
-    ----------
-    used : (num_channels,)
-        Mask of the channels in groups.
-    group : (num_used,)
-        Group of each of these.
-    num : int
-        Number of groups.
-    """
-
-    used: NDArray[np.bool_]
-    group: NDArray[np.int64]
-    num: int
-
-    def total(self, values: ArrayLike) -> Floats:
-        """Return the sum of the values in each group."""
-        return np.asarray(np.bincount(self.group, np.asarray(values, float)[self.used], minlength=self.num), float)
-
-    def mean(self, values: ArrayLike) -> Floats:
-        """Return the mean of the values in each group."""
-        return self.total(values) / self.total(np.ones(len(self.used)))
-
-    def extent(self, values: Floats) -> tuple[Floats, Floats]:
-        """Return the smallest and the largest value in each group."""
-        low, high = np.full(self.num, np.inf), np.full(self.num, -np.inf)
-        np.minimum.at(low, self.group, values[self.used])
-        np.maximum.at(high, self.group, values[self.used])
-        return low, high
-
-    def in_all_channels(self, values: Floats) -> Floats:
-        """Return an array of all channels with the values in the used ones and 0 elsewhere."""
-        all_channels = np.zeros(len(self.used))
-        all_channels[self.used] = values
-        return all_channels
 
 
 def _scaled_response(spectrum: Spectrum, row: dict[str, Any], shared: dict[Any, Response]) -> Response:

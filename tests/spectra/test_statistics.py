@@ -164,6 +164,7 @@ def test_log_likelihoods_are_normalised():
         "wstat": logpmf(S, mu + best) + logpmf(B, r * best),
         "pgstat": logpmf(S, mu + held) + of_error,
         "marginal": [log_marginal(*one) for one in zip(S, mu, shape, rate, strict=True)],
+        "chi2": normal(S, mu, S + 2.0),
         "chi2_gehrels": normal(net, mu, np.sqrt(gehrels)),
         "chi2_data": normal(net, mu, np.sqrt(np.maximum(S, 1) + behind)),
         "chi2_model": normal(net, mu, np.sqrt(mu + B / r + behind)),
@@ -179,7 +180,8 @@ def catalogue(S, B, r, error, **options):
     """Every statistic of the same data."""
     found = {}
     for name in STATISTICS:
-        given = {} if name == "cstat" else {"background": B, "ratio": r}
+        given = {} if name in ("cstat", "chi2") else {"background": B, "ratio": r}
+        given |= {"error": np.asarray(S) + 2.0} if name == "chi2" else {}
         given |= {"background_error": error} if name == "pgstat" else {}
         given |= {"prior_mean": np.full(np.shape(S), 2.0)} if name == "marginal" else {}
         found[name] = prepare(name, S, **given, **options)
@@ -235,6 +237,7 @@ def test_draws_have_the_moments_of_their_distributions(monte_carlo):
         "wstat": (2.5 + of_w, 2.5 + of_w),
         "pgstat": (2.5 + of_pg, 2.5 + of_pg),
         "marginal": (2.5 + (a / b).item(), 2.5 + (a / b + a / b**2).item()),
+        "chi2": (2.5, 36.0),
         "chi2_gehrels": (2.5, every["chi2_gehrels"].variance[0]),
         "chi2_data": (2.5, 4 + 6 / 9),
         "chi2_model": (2.5, 2.5 + 2 + 6 / 9),

@@ -24,7 +24,7 @@ from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
         "log10_amplitude": Parameter("photons/cm^2/s/keV", "Normal(-3.0, 1.0)", "flux density at 1 keV"),
     }
 )
-def logpar(energy, index, curvature, log10_amplitude):
+def curved(energy, index, curvature, log10_amplitude):
     """Log-parabola."""
     return 10.0 ** (log10_amplitude - (index + curvature * jnp.log10(energy)) * jnp.log10(energy))
 
@@ -35,7 +35,7 @@ def grey(energy, fraction):
     return (1.0 - fraction) * jnp.ones_like(energy)
 
 
-TEXT = "tbabs(mw) * grey() * logpar()"
+TEXT = "tbabs(mw) * grey() * curved()"
 TRUTH = {"index": 2.0, "curvature": 0.3, "log10_amplitude": -2.5, "mw_nh": 0.1, "fraction": 0.0}
 HELD = {"mw_nh": 0.1, "fraction": 0.0}
 
@@ -44,8 +44,8 @@ def test_expressions_are_read_written_and_evaluated():
     spectrum = spectrum_from_text(TEXT)
     assert list(spectrum.parameters) == ["mw_nh", "fraction", "index", "curvature", "log10_amplitude"]
     assert spectrum_from_text(spectrum_to_text(spectrum)) == spectrum
-    assert list(logpar("a").parameters) == ["a_index", "a_curvature", "a_log10_amplitude"]
-    assert spectrum.unabsorbed == logpar()
+    assert list(curved("a").parameters) == ["a_index", "a_curvature", "a_log10_amplitude"]
+    assert spectrum.unabsorbed == curved()
     energy = np.array([0.5, 1.0, 5.0])
     draws = {name: np.full(4, value) for name, value in TRUTH.items()} | {"fraction": np.linspace(0.0, 0.9, 4)}
     found = np.asarray(jax.jit(spectrum.on(energy))(draws))
@@ -79,7 +79,7 @@ def test_it_is_fitted_and_comes_back_from_a_file(folder, tmp_path):
     again = hbm.load(fit.save(tmp_path / "fit.nc"))
     assert again.program.spectrum == model.spectrum
     report = write_report(again, tmp_path).read_text()
-    assert "logpar()" in report
+    assert "curved()" in report
 
 
 def test_names_are_taken_once_and_packages_declare_theirs(monkeypatch):
@@ -99,6 +99,6 @@ def test_names_are_taken_once_and_packages_declare_theirs(monkeypatch):
     monkeypatch.setattr(registration.metadata, "entry_points", lambda group: [Entry()] * (group == registration.GROUP))
     registration.REGISTERED.clear()
     try:
-        assert list(spectrum_from_text("logpar").parameters) == ["index", "curvature", "log10_amplitude"]
+        assert list(spectrum_from_text("curved").parameters) == ["index", "curvature", "log10_amplitude"]
     finally:
         registration.REGISTERED.update(kept)

@@ -168,7 +168,7 @@ class BurstSpectra(HasSpectra):
             columns["stop"] += [float(t) for t in np.atleast_1d(burst.stop)]
             columns["interval_burst"] += [burst_index] * np.size(burst.start)
         unusual = check_values({"z": np.array(columns["z"])}, {"z": BURST_REDSHIFT}, {}, names)
-        stack = SpectrumStack.of(stacked, masks)
+        stack = SpectrumStack.of(stacked, masks, poisson=True)
         return cls(
             name=tuple(names),
             detector=tuple(detectors),

@@ -4,19 +4,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hbm_jax.names import listed
 from hbm_jax.spectra.folding.grouping import group, noticed
 from hbm_jax.spectra.ogip.pha import read_spectra
 from hbm_jax.spectra.stack import SpectrumStack
-from hbm_jax.validation import DataError, warn_unusual
+from hbm_jax.validation import DataError, reject_unknown, warn_unusual
 
 
 def read_grouped_spectra(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]],
     *,
     columns: Mapping[str, str] | None = None,
-    also: str | list[str] = (),  # type: ignore[assignment]
+    also: str | dict[str, Any] | list[str | dict[str, Any]] = (),  # type: ignore[assignment]
     background: str | None = None,
     rmf: str | None = None,
     arf: str | None = None,
@@ -30,13 +31,14 @@ def read_grouped_spectra(
     Parameters
     ----------
     source
-        PHA file, or several. All rows of a type II file are read, or the row given in braces, as in ``name.pha{3}``.
+        PHA file, or several. All rows of a type II file are read, or the row given in braces, as in ``name.pha{3}``. A
+        mapping in place of a name has the name as ``file``, and any of the options below for this file alone.
     columns
         Must be None: spectra have no named columns.
     also
-        More PHA files.
+        More PHA files, or mappings, as for ``source``.
     background, rmf, arf
-        Files that replace those named in the headers, for all spectra; ``"none"`` for no file.
+        Files that replace those named in the headers, for all spectra without their own; ``"none"`` for no file.
     energies
         Energy range to use [keV]; only channels entirely within it are used. None for all good channels.
     grouping, group_by, bad_channels
@@ -49,19 +51,27 @@ def read_grouped_spectra(
     Raises
     ------
     DataError
-        For a file that is missing or cannot be read, or that has no response or no channels in use.
+        For a file that is missing or cannot be read, or that has no response or no channels in use; for a mapping
+        without ``file`` or with an unknown option.
 
     Examples
     --------
     >>> read_grouped_spectra(["pn.pha", "mos1.pha"], energies=(0.5, 7.0))  # doctest: +SKIP
+    >>> nustar = {"file": "nustar.pha", "energies": (3.0, 79.0), "grouping": "min_counts", "group_by": 30}
+    >>> read_grouped_spectra(["xrt.pha", nustar])  # doctest: +SKIP
     """
     if columns:
         raise DataError(f"columns: expected none for spectra; found {', '.join(columns)}.")
-    files = [source] if isinstance(source, str | Path) else list(source)
-    files += [also] if isinstance(also, str) else list(also)
-    spectra = [spectrum for path in files for spectrum in read_spectra(path, background=background, rmf=rmf, arf=arf)]
-    masks = [noticed(spectrum, energies, keep_bad=bad_channels) for spectrum in spectra]
-    grouped = [group(spectrum, grouping, group_by, noticed=mask) for spectrum, mask in zip(spectra, masks, strict=True)]
+    shared: dict[str, Any] = {"background": background, "rmf": rmf, "arf": arf, "energies": energies}
+    shared |= {"grouping": grouping, "group_by": group_by, "bad_channels": bad_channels}
+    entries = [*_entries(source), *_entries(also)]
+    options = [shared | _options(entry, shared) for entry in entries]
+    files = [one.pop("file") for one in options]
+    grouped, masks = [], []
+    for path, own in zip(files, options, strict=True):
+        for spectrum in read_spectra(path, **{key: own[key] for key in ("background", "rmf", "arf")}):
+            masks.append(noticed(spectrum, own["energies"], keep_bad=own["bad_channels"]))
+            grouped.append(group(spectrum, own["grouping"], own["group_by"], noticed=masks[-1]))
     stack = SpectrumStack.of(grouped, masks)
     repeated = [str(path) for path, num in Counter(str(path) for path in files).items() if num > 1]
     texts = warn_unusual(
@@ -70,3 +80,20 @@ def read_grouped_spectra(
         else []
     )
     return replace(stack, warnings=(*stack.warnings, *texts))
+
+
+def _entries(files: Any) -> list[Any]:
+    """Return the entries of a list of files, or the only one as a list."""
+    return [files] if isinstance(files, str | Path | Mapping) else list(files)
+
+
+def _options(entry: str | Path | Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the file name and the options of an entry."""
+    if not isinstance(entry, Mapping):
+        return {"file": entry}
+    if "file" not in entry:
+        raise DataError(
+            f"spectra: expected the name of the file as 'file' in every table of options; found {dict(entry)}."
+        )
+    reject_unknown(list(entry), ["file", *known], f"option of the spectrum {entry['file']}")
+    return dict(entry)

@@ -92,12 +92,12 @@ def read_afterglows(
         spectrum = _read(catalogue, row, name, rmf, cache)
         mask = noticed(spectrum, energies, keep_bad=bad_channels)
         grouped = group(spectrum, grouping, group_by, noticed=mask)
-        SpectrumStack.of([grouped], [mask])
+        SpectrumStack.of([grouped], [mask], poisson=True)
         return grouped, mask, catalogue.numbers(row)
 
     sources, left_out = catalogue.read_each(read, "source")
     grouped, masks, numbers = zip(*sources, strict=True)
-    stack = SpectrumStack.of(grouped, masks)
+    stack = SpectrumStack.of(grouped, masks, poisson=True)
     stack = dataclasses.replace(stack, warnings=(*stack.warnings, *catalogue.warnings))
     values = {key: np.array([row[key] for row in numbers]) for key in COLUMNS if key in catalogue.called}
     names = [spectrum.name for spectrum in grouped]

@@ -1,6 +1,9 @@
 """Likelihood of a program, without its priors, as a function of a flat vector of its parameters."""
 
+import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +60,7 @@ class Likelihood:
     """
 
     def __init__(self, program: Callable, args: tuple, seed: int, num_starts: int):
-        counted = num_data_of(program, args)
+        counted, model = num_data_of(program, args), program
         program, self.args = StatedParameters(program), bound_args(program, args)
         args = self.args
         names, values, bounds, elements, num_data = inspect_program(program, args, jax.random.key(seed), num_starts)
@@ -74,9 +77,15 @@ class Likelihood:
         self.lower, self.upper = (flat(lambda name, end=end: bounds[name][end]) for end in (0, 1))
         self.starts = [flat(lambda name, row=row: values[name][row]) for row in range(num_starts)]
 
+        if _can_be_shared(model):
+            sites = tuple((name, shapes[name]) for name in names)
+            self._value_and_grad, self._hessian = (
+                functools.partial(function, model, sites, args) for function in (_value_and_grad, _hessian)
+            )
+            return
+
         def minus_log_likelihood(x):
-            log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, self.unravel(x))
-            return -sum(log_probs[name] for name, site in trace.items() if name in log_probs and site["is_observed"])
+            return _minus_log_likelihood(program, seed, args, self.unravel(x))
 
         self._value_and_grad = Compiled(jax.value_and_grad(minus_log_likelihood))
         self._hessian = Compiled(jax.hessian(minus_log_likelihood))
@@ -119,6 +128,41 @@ class Likelihood:
                 np.where(low & high, self.lower + width * fraction, x),
                 np.where(low & high, width * fraction * expit(-u), derivative),
             )
+
+
+def _minus_log_likelihood(program: Callable, seed: int, args: tuple, values: dict[str, Any]) -> jax.Array:
+    """Return minus the log likelihood of a program with values of its latent sites."""
+    log_probs, trace = compute_log_probs(handlers.seed(program, seed), args, {}, values)
+    return -sum(log_probs[name] for name, site in trace.items() if name in log_probs and site["is_observed"])
+
+
+def _can_be_shared(program: Callable) -> bool:
+    """Return whether equal programs with data of one shape may share a compiled likelihood.
+
+    Such programs compare by their options, and take bound data that may be traced.
+    """
+    if not (dataclasses.is_dataclass(program) and hasattr(program, "Bound")):
+        return False
+    try:
+        hash(program)
+    except TypeError:
+        return False
+    return True
+
+
+def _of_vector(program, sites, args, x):
+    """Return minus the log likelihood of a model at a flat vector of the sites, pairs of a name and a shape."""
+    values, start = {}, 0
+    for name, shape in sites:
+        size = math.prod(shape)
+        values[name] = x[start : start + size].reshape(shape)
+        start += size
+    return _minus_log_likelihood(StatedParameters(program), 0, args, values)
+
+
+# Compiled once for all data of one shape; the models take no random numbers where their sites have values.
+_value_and_grad = jax.jit(jax.value_and_grad(_of_vector, argnums=3), static_argnums=(0, 1))
+_hessian = jax.jit(jax.hessian(_of_vector, argnums=3), static_argnums=(0, 1))
 
 
 def inspect_program(program: Callable, args: tuple, key: jax.Array, num: int):

@@ -43,7 +43,7 @@ class FoldedSpectra:
         cls,
         spectrum: Component,
         data: SpectrumStack,
-        statistic: str | None,
+        statistic: str | tuple[str, ...] | None,
         trials: Mapping[str, np.ndarray],
         *,
         tolerance: float = TOLERANCE,
@@ -56,13 +56,13 @@ class FoldedSpectra:
             Additive model expression.
         data : SpectrumStack
             The observed spectra.
-        statistic : str, optional
+        statistic : str or tuple of str, optional
             As in `SpectrumStack.statistic`.
         trials, tolerance
             As in `ExpectedCounts.of`.
         """
         responses = [data.sparse_response(row) for row in range(len(data))]
-        counts = [np.asarray(data.counts[row])[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]
+        counts = [equivalent_counts(data, row)[: matrix.shape[1]] for row, (_, matrix) in enumerate(responses)]
         smooth, _ = separated(spectrum)
         tolerance = tolerance if smooth is None or has_free_features(smooth) else SMOOTH * tolerance
         source = ExpectedCounts.of(spectrum, responses, counts, trials, tolerance=tolerance)
@@ -84,3 +84,10 @@ class FoldedSpectra:
         """
         total = self.source(values)
         return total if factor is None else total * factor[:, None]
+
+
+def equivalent_counts(data: SpectrumStack, row: int) -> np.ndarray:
+    """Return the counts of a spectrum, or the Poisson counts of the same signal-to-noise ratio for Gaussian counts."""
+    counts, error = np.asarray(data.counts[row]), np.asarray(data.error[row])
+    gaussian = np.isfinite(error)
+    return np.where(gaussian, (np.maximum(counts, 0.0) / np.where(gaussian, error, 1.0)) ** 2, counts)

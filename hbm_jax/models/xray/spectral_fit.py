@@ -4,8 +4,10 @@ Parameters are tied between the observed spectra except for those that are decla
 first may have a calibration factor relative to the first.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,8 +21,9 @@ from hbm_jax.distributions.notation import distribution_from_text
 from hbm_jax.models.base import PopulationModel
 from hbm_jax.models.fold_cautions import fold_cautions
 from hbm_jax.models.priors import Prior, sample_prior
+from hbm_jax.models.ties import Tie, ordered_ties, prior_from_text
 from hbm_jax.models.xray.folded import TOLERANCE, FoldedSpectra
-from hbm_jax.names import choose
+from hbm_jax.names import choose, listed
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.model.components import Component
 from hbm_jax.spectra.model.text import spectrum_from_text, spectrum_to_text
@@ -64,20 +67,24 @@ class SpectralFit(PopulationModel):
     spectrum : Component or str
         Additive model expression of `hbm_jax.spectra`, or its text, ``"PowerLaw() * Absorption('mw')"``; see
         `hbm_jax.spectra.model.text.spectrum_from_text`.
-    statistic : str, optional
-        As in `hbm_jax.spectra.prepare`, including chi-square. The default depends on the backgrounds, see
-        `SpectrumStack.default_statistic`.
+    statistic : str or sequence of str, optional
+        As in `hbm_jax.spectra.prepare`, including chi-square; of several, one for each spectrum. The default depends on
+        counts and backgrounds, see `SpectrumStack.default_statistic`.
     calibration : bool
         Whether each spectrum after the first has a calibration factor, ``calibration``.
     own : sequence of str, or str
         Untied parameters, with one value for each spectrum.
     priors : mapping of str to Distribution, float or str
-        Priors that replace those of the components, by parameter name; a number fixes the parameter.
+        Priors that replace those of the components, by parameter name. A number fixes the parameter; the limits of a
+        distribution such as ``"Uniform(0, 10)"`` are hard limits. A formula of other parameters, such as
+        ``"2 * a_nh"``, ties the parameter to them; see `hbm_jax.models.ties.Tie`. A formula that names an untied
+        parameter has a value for each spectrum.
 
     Raises
     ------
     ValueError
-        For an expression without additive component, or an unknown statistic, parameter or prior.
+        For an expression without additive component, or an unknown statistic, parameter or prior; for a formula with an
+        unknown parameter, and formulas that depend on each other in a circle.
 
     Notes
     -----
@@ -97,9 +104,12 @@ class SpectralFit(PopulationModel):
     """
 
     Bound: ClassVar[type] = FoldedSpectra
+    read_prior = staticmethod(prior_from_text)
 
     spectrum: Any = field(metadata={"help": 'such as "powerlaw * tbabs(mw) * tbabs(host, z=1.3)"'})
-    statistic: str | None = field(default=None, metadata={"help": ", ".join(STATISTICS)})
+    statistic: str | tuple[str, ...] | None = field(
+        default=None, metadata={"help": f"{', '.join(STATISTICS)}; may be repeated, for each spectrum"}
+    )
     calibration: bool = field(default=False, metadata={"help": "whether spectra after the first have a factor"})
     own: tuple[str, ...] | str = field(default=(), metadata={"help": "untied parameters, one value for each spectrum"})
 
@@ -110,8 +120,10 @@ class SpectralFit(PopulationModel):
             raise ValueError(f"SpectralFit: expected a spectrum of hbm_jax.spectra, or its text; found {spectrum!r}.")
         if spectrum.kind != "additive":
             raise ValueError(f"SpectralFit: expected a spectrum with an additive component; found {spectrum}.")
-        if self.statistic is not None:
-            choose("statistic", self.statistic, STATISTICS)
+        if self.statistic is not None and not isinstance(self.statistic, str):
+            object.__setattr__(self, "statistic", tuple(self.statistic))
+        for name in self._statistics:
+            choose("statistic", name, STATISTICS)
         reserved = [name for name in spectrum.parameters if name in RESERVED]
         if reserved:
             raise ValueError(f"SpectralFit: expected no parameter named {reserved[0]!r}; give its component a label.")
@@ -122,11 +134,55 @@ class SpectralFit(PopulationModel):
         object.__setattr__(self, "own", untied)
 
     @property
+    def _statistics(self) -> tuple[str, ...]:
+        """The statistics that are named, of any spectrum."""
+        return (self.statistic,) if isinstance(self.statistic, str) else (self.statistic or ())
+
+    @property
     def default_priors(self) -> dict[str, Prior]:
         """Default prior of every parameter by name."""
         table = self.spectrum.parameters.items()
         defaults: dict[str, Prior] = {name: distribution_from_text(p.prior, f"prior.{name}") for name, p in table}
         return defaults | (CALIBRATION if self.calibration else {})
+
+    @cached_property
+    def all_priors(self) -> dict[str, Prior]:
+        """Every parameter with its prior; a number fixes a parameter, a `Tie` ties it to others."""
+        priors = super().all_priors
+        for name in ordered_ties(priors, self.spectrum.parameters):
+            if name in self.own:
+                raise ValueError(f"own: expected parameters with priors of their own; found {name!r}, which is tied.")
+        return priors
+
+    @cached_property
+    def ties(self) -> dict[str, Tie]:
+        """Tied parameters with their formulas, in an order in which they can be computed."""
+        return ordered_ties(self.all_priors, self.spectrum.parameters)
+
+    def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameter values with those of fixed and of tied parameters added.
+
+        Parameters
+        ----------
+        parameters : mapping of str to () or (N,) array
+            Values of the free parameters by name; for example the ``parameters`` of `hbm_jax.maximum_likelihood`.
+
+        Raises
+        ------
+        ValueError
+            If the value of a parameter to which another is tied is missing.
+        """
+        fixed = {name: prior for name, prior in self.all_priors.items() if isinstance(prior, int | float)}
+        values: dict[str, Any] = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
+        for name, tie in self.ties.items():
+            missing = [other for other in tie.parameters if other not in values]
+            if name not in values and missing:
+                raise ValueError(
+                    f"SpectralFit: expected a value of {missing[0]!r}, to which {name!r} is tied; found values of "
+                    f"{listed(values) or 'none'}."
+                )
+            values.setdefault(name, None if missing else tie(values))
+        return values
 
     def prepare(self, data: SpectrumStack, tolerance: float = TOLERANCE) -> FoldedSpectra:
         """Precompute all that depends on the data alone: responses on nodes, cross sections and tables.
@@ -158,12 +214,14 @@ class SpectralFit(PopulationModel):
 
         def draw():
             keys = jax.random.split(jax.random.key(0), len(self.all_priors))
-            return {
+            drawn = {
                 name: np.asarray(prior.sample(key, (NUM_TRIALS,)))
                 if isinstance(prior, dist.Distribution)
                 else np.full(NUM_TRIALS, float(prior))
                 for key, (name, prior) in zip(keys, self.all_priors.items(), strict=True)
+                if name not in self.ties
             }
+            return drawn | {name: np.asarray(self.complete(drawn)[name]) for name in self.ties}
 
         return precomputed(draw)
 
@@ -175,8 +233,12 @@ class SpectralFit(PopulationModel):
             if name in self.own:
                 with numpyro.plate("spectrum", num, dim=-1):
                     values[name] = sample_prior(name, prior)
-            elif name != "calibration":
+            elif name != "calibration" and name not in self.ties:
                 values[name] = sample_prior(name, prior)
+        for name, tie in self.ties.items():
+            plates = numpyro.plate("spectrum", num, dim=-1) if jnp.ndim(tie(values)) else contextlib.nullcontext()
+            with plates:
+                values[name] = numpyro.deterministic(name, tie(values))
         expected = bound.expected(values, self._factors(num))
         counts = bound.statistic.counts if observed else None
         with numpyro.plate("spectrum", num, dim=-2), numpyro.plate("group", num_groups, dim=-1):
@@ -198,7 +260,7 @@ class SpectralFit(PopulationModel):
         data : SpectrumStack or FoldedSpectra
             The spectra, or the result of `prepare`, which need not be computed again in every call.
         parameters : mapping of str to () or (N,) array
-            Values by name; ``calibration`` is (N - 1,). Fixed parameters may be omitted.
+            Values by name; ``calibration`` is (N - 1,). Fixed and tied parameters may be omitted.
 
         Raises
         ------
@@ -210,9 +272,8 @@ class SpectralFit(PopulationModel):
             return np.asarray(self._expected(bound, parameters))
 
     def _expected(self, bound: FoldedSpectra, parameters: Mapping[str, Any]):
-        """Return the expected counts at given values, with fixed parameters added."""
-        fixed = {name: prior for name, prior in self.all_priors.items() if not isinstance(prior, dist.Distribution)}
-        values = fixed | {name: jnp.asarray(value) for name, value in parameters.items()}
+        """Return the expected counts at given values, with fixed and tied parameters added."""
+        values = self.complete(parameters)
         factors, num = None, len(bound.errors)
         if self.calibration and num > 1:
             if "calibration" not in values:
@@ -294,10 +355,9 @@ class SpectralFit(PopulationModel):
         ValueError
             With a chi-square statistic, whose data are not counts.
         """
-        if (self.statistic or "").startswith("chi2"):
-            raise ValueError(
-                f"simulate: expected a statistic of counts; found {self.statistic}, whose data are Gaussian."
-            )
+        gaussian = [name for name in self._statistics if name.startswith("chi2_")]
+        if gaussian:
+            raise ValueError(f"simulate: expected a statistic of counts; found {gaussian[0]}, whose data are Gaussian.")
         return super().simulate(key, data, parameters)
 
     # The remaining members of the protocol that inference, command line and reports use.
@@ -340,7 +400,9 @@ class SpectralFit(PopulationModel):
         ValueError
             For a component that is not registered, or a prior that cannot be written as text.
         """
-        return super().to_config() | {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own)}
+        statistic = list(self.statistic) if isinstance(self.statistic, tuple) else self.statistic
+        texts = {"spectrum": spectrum_to_text(self.spectrum), "own": list(self.own), "statistic": statistic}
+        return super().to_config() | texts
 
 
 # Compiled once for all spectra of one shape.

@@ -145,8 +145,9 @@ def fold(
 
 def has_free_features(spectrum: Component) -> bool:
     """Return whether a break, line or edge has a free energy or redshift, so that panels cannot be cut there."""
-    names = (name for part in components_of(spectrum) for name in part.own_parameters)
-    return any(name == "z" or name.startswith("energy") for name in names)
+    parts = components_of(spectrum)
+    names = (name for part in parts for name in part.own_parameters)
+    return any(part.moves for part in parts) or any(name == "z" or name.startswith("energy") for name in names)
 
 
 def likelihood_change(counts: Floats, expected: Floats, reference: Floats) -> Floats:
@@ -205,7 +206,7 @@ class _Trials:
 
     def exact(self, divisions: int = 1) -> Floats:
         """Return the expected counts of the trial spectra from integrals over the energy bins, each divided."""
-        photons = _photons_in_bins(self.tabulated, self.energy, self.values, divisions)
+        photons = photons_in_bins(self.tabulated, self.energy, self.values, divisions)
         return np.asarray(photons @ self.matrix)
 
     def exact_at_known_redshifts(self) -> Floats:
@@ -215,7 +216,7 @@ class _Trials:
             values = {name: value[row : row + 1] for name, value in self.values.items()}
             spectrum = self.tabulated.mapped(lambda part, values=values: part.at_redshift(values))
             try:
-                photons.append(_photons_in_bins(spectrum, self.energy, values))
+                photons.append(photons_in_bins(spectrum, self.energy, values))
             except ValueError:  # an energy outside the domain of the absorber
                 photons.append(np.full((1, len(self.energy) - 1), np.nan))
         return np.asarray(np.concatenate(photons) @ self.matrix)
@@ -323,7 +324,7 @@ def _slope_changes(spectrum: Component, bends: Floats, values: Values) -> Floats
     return np.maximum(np.max(np.nan_to_num(change), axis=0), 1e-12)
 
 
-def _photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisions: int = 1) -> Floats:
+def photons_in_bins(spectrum: Component, energy: Floats, values: Values, divisions: int = 1) -> Floats:
     """Return the photons in energy bins, (num, num_energies), integrated over `divisions` parts of each."""
     edges = energy
     if divisions > 1:

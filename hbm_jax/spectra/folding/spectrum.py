@@ -21,7 +21,8 @@ class Spectrum:
     name : str
         Name of the source or file, for messages and labels.
     counts : (num_channels,)
-        Observed counts, 0 or more. NaN in channels of bad quality for which the file has no valid counts.
+        Observed counts, 0 or more; counts with Gaussian errors, such as those less a background, may be negative. NaN
+        in channels of bad quality for which the file has no valid counts.
     channels : (num_channels,)
         Channel numbers.
     exposure : float
@@ -34,6 +35,8 @@ class Spectrum:
         1 where a group begins, -1 within a group, 0 for a channel that is not grouped.
     error : (num_channels,), optional
         Standard deviation of counts that are not Poisson, such as those of a modelled background.
+    systematic : (num_channels,), optional
+        Systematic error as a fraction of the counts (SYS_ERR).
     background : Spectrum, optional
         Spectrum of the background region, on the same channels.
     response : Response, optional
@@ -53,6 +56,7 @@ class Spectrum:
     quality: NDArray[np.int64]
     grouping: NDArray[np.int64]
     error: Floats | None = None
+    systematic: Floats | None = None
     background: "Spectrum | None" = None
     response: Response | None = None
     files: dict[str, str] = field(default_factory=dict)

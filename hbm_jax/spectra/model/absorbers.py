@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from hbm_jax.absorption import MODES, WhimIons, WhimTable, neutral_cross_section
 from hbm_jax.absorption.abundances import as_abundances
 from hbm_jax.absorption.domain import LOG10_XI, MAX_ENERGY, MIN_ENERGY, one_of
+from hbm_jax.absorption.ionization import XI_BAND, band_of_xi, xi_shift
 from hbm_jax.absorption.neutral import MODELS, Grains
 from hbm_jax.absorption.transmission import edges_of_ions, edges_of_neutral_matter
 from hbm_jax.absorption.whim import MAX_REDSHIFT
 from hbm_jax.cosmology import Cosmology
-from hbm_jax.precomputation import elementwise
+from hbm_jax.precomputation import elementwise, precomputed
 from hbm_jax.spectra.model.composition import Component, Parameter, Values
 from hbm_jax.validation import concrete
 
@@ -286,7 +287,7 @@ class Whim(_Absorber):
         Background cosmology.
     metallicity : float or None
         Metallicity relative to the abundance table; None makes it a parameter.
-    mode, abundances, rates, photon_index
+    mode, abundances, rates, photon_index, xi_band
         As in `hbm_jax.absorption.whim_optical_depth`.
     log10_xi : float or None
         Ionisation parameter; None makes it and the metallicity parameters, the same for all sources.
@@ -320,11 +321,13 @@ class Whim(_Absorber):
     log10_xi: float | None = 0.0
     rates: str = "modern"
     photon_index: float = 2.0
+    xi_band: str | tuple[float, float] = "definition"
     double: bool = False
     log10_temperatures: tuple[float, ...] | None = None
 
     def __post_init__(self):
         one_of("mode", self.mode, MODES)
+        band_of_xi(self.xi_band)
         if self.z is None:
             return
         z = tuple(map(_redshift, self.z)) if np.ndim(self.z) == 2 else _redshift(self.z)
@@ -366,7 +369,7 @@ class Whim(_Absorber):
     def _without_tables(self):
         z = ((0.0,), (0.0,)) if self._free_redshift else 0.0
         choices: dict[str, Any] = {"mode": MODES[0], "abundances": "wilm", "rates": "modern", "double": False}
-        return dataclasses.replace(self, z=z, log10_temperatures=None, **choices)
+        return dataclasses.replace(self, z=z, log10_temperatures=None, xi_band="definition", **choices)
 
     def _tables(self, energy):
         if concrete(energy) is None:
@@ -378,10 +381,18 @@ class Whim(_Absorber):
         if not self._free_redshift:
             _at_redshift(energy, self.z)
             z = np.broadcast_to(self.z, energy.shape[:-1]).ravel()
-            return self._table(energy.reshape(-1, energy.shape[-1]), z), empty, None
+            return self._table(energy.reshape(-1, energy.shape[-1]), z), empty, None, self._xi_shift
         low, high = np.log1p(self.z)
         u = low[:, None] + (high - low)[:, None] * (0.5 - 0.5 * np.cos(np.pi * (np.arange(_NUM_Z) + 0.5) / _NUM_Z))
-        return self._table(np.repeat(energy, _NUM_Z, axis=0), np.expm1(u).ravel()), np.repeat(empty, _NUM_Z, axis=0), u
+        table = self._table(np.repeat(energy, _NUM_Z, axis=0), np.expm1(u).ravel())
+        return table, np.repeat(empty, _NUM_Z, axis=0), u, self._xi_shift
+
+    @property
+    def _xi_shift(self) -> np.ndarray:
+        """What is added to log10 of xi in the band to obtain that of the tables."""
+        if band_of_xi(self.xi_band) == XI_BAND:
+            return np.zeros(())
+        return precomputed(lambda: np.asarray(xi_shift(self.photon_index, self.xi_band)))
 
     def _table(self, energy, z) -> WhimTable | WhimIons:
         """Return the optical depth for energies (num, num_energies) and redshifts (num,)."""
@@ -394,13 +405,16 @@ class Whim(_Absorber):
         }
         if self.log10_xi is None:
             return WhimIons(energy, z, **options)
-        fixed: dict[str, Any] = {"metallicity": self.metallicity, "log10_xi": self.log10_xi, "double": self.double}
+        log10_xi = self.log10_xi + float(self._xi_shift)
+        fixed: dict[str, Any] = {"metallicity": self.metallicity, "log10_xi": log10_xi, "double": self.double}
         fixed["log10_temperatures"] = self.log10_temperatures
         return WhimTable(energy, z, **options, **fixed)
 
     def _log(self, tables, values):
-        table, empty, log_redshifts = tables
+        table, empty, log_redshifts, shift = tables
         params = self._unprefixed(values)
+        if self.log10_xi is None:
+            params["log10_xi"] = params["log10_xi"] + jnp.asarray(shift, params["log10_xi"].dtype)
         u = jnp.log1p(params.pop("z")) if self._free_redshift else None
         arguments = [10.0 ** params["log10_n0"], *(params[name] for name in list(params)[1:])]
         if u is None:

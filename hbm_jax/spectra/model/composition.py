@@ -62,6 +62,7 @@ class Component:
     narrow: ClassVar[bool] = False  # may be narrower than the bins; its photons in bins have a closed form
     smooth: ClassVar[bool] = False  # between the energies of `discontinuities` and `slope_discontinuities`
     integrable: ClassVar[bool] = False  # the photons in a bin have a closed form (`_integrals`)
+    moves: ClassVar[bool] = False  # has a break or another feature at a free energy
 
     @property
     def logarithmic(self) -> bool:
@@ -77,6 +78,11 @@ class Component:
     def parameters(self) -> dict[str, Parameter]:
         """Parameters by full name, ``label_name``, in order."""
         return {self._prefixed(name): parameter for name, parameter in self.own_parameters.items()}
+
+    @property
+    def borrowed(self) -> frozenset[str]:
+        """Names of parameters of other components of the expression, on which this one depends."""
+        return frozenset()
 
     def _prefixed(self, name: str) -> str:
         return f"{self.label}_{name}" if self.label else name
@@ -285,7 +291,7 @@ class _Composite(Component):
     def __post_init__(self):
         owner: dict[str, Component] = {}
         for part in self.parts:
-            for name in part.parameters:
+            for name in (name for name in part.parameters if name not in part.borrowed):
                 if name in owner:
                     raise ValueError(
                         f"parameter {name!r} belongs to both {owner[name]} and {part}: expected different names. Give "
@@ -300,6 +306,11 @@ class _Composite(Component):
     @property
     def parameters(self) -> dict[str, Parameter]:
         return {name: parameter for part in self.parts for name, parameter in part.parameters.items()}
+
+    @property
+    def borrowed(self) -> frozenset[str]:
+        names = frozenset().union(*(part.borrowed for part in self.parts))
+        return names.difference(*(part.parameters.keys() - part.borrowed for part in self.parts))
 
     def _tables(self, energy):
         return tuple(part._tables(energy) for part in self.parts)
@@ -375,7 +386,7 @@ class Product(_Composite):
     >>> list(spectrum.parameters)
     ['photon_index', 'log10_flux', 'mw_nh', 'host_nh']
     >>> spectrum.unabsorbed
-    PowerLaw(label='', norm=(0.3, 10.0), pivot=1.0)
+    PowerLaw(label='', norm=(0.3, 10.0), pivot=1.0, z=0.0)
     """
 
     def __post_init__(self):

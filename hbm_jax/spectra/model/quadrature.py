@@ -16,7 +16,7 @@ from hbm_jax.validation import concrete
 
 WIDTH = 0.1  # largest width in ln E of a quadrature piece
 LINE_WIDTH = 0.03  # and of one in which a line is absorbed
-_NODES = 4  # Gauss-Legendre nodes per piece
+NUM_NODES = 4  # Gauss-Legendre nodes per piece
 
 
 def pieces(spectrum: Any, edges: np.ndarray, width: float = WIDTH) -> np.ndarray:
@@ -52,7 +52,7 @@ def padded_edges(edges: Sequence[np.ndarray], width: float = 1e-14) -> np.ndarra
 
 def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return energies and weights, (..., num_pieces, num_nodes) each, of Gauss-Legendre quadrature in ln E."""
-    x, w = np.polynomial.legendre.leggauss(_NODES)
+    x, w = np.polynomial.legendre.leggauss(NUM_NODES)
     logs = np.log(edges)
     half = 0.5 * np.diff(logs)[..., None]
     energy = np.exp(0.5 * (logs[..., 1:] + logs[..., :-1])[..., None] + half * x)
@@ -61,7 +61,7 @@ def gauss(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def nodes_between(edges: np.ndarray) -> np.ndarray:
     """Return the Gauss-Legendre nodes of pieces in energy, (..., num_pieces, num_nodes)."""
-    x, _ = np.polynomial.legendre.leggauss(_NODES)
+    x, _ = np.polynomial.legendre.leggauss(NUM_NODES)
     return 0.5 * (edges[..., 1:] + edges[..., :-1])[..., None] + 0.5 * np.diff(edges)[..., None] * x
 
 
@@ -71,7 +71,7 @@ def interpolation_weights(moments: Sequence[Any]) -> Any:
     The function is interpolated by a cubic through its values at the nodes, so that it is exact to the fourth order in
     the width of the piece. ``moments`` are the means of t, t^2 and t^3, with t from -1 to 1 in the piece.
     """
-    x, _ = np.polynomial.legendre.leggauss(_NODES)
+    x, _ = np.polynomial.legendre.leggauss(NUM_NODES)
     powers = jnp.stack([jnp.ones_like(moments[0]), *moments], axis=-1)
     return powers @ jnp.asarray(np.linalg.inv(np.vander(x, increasing=True)), powers.dtype)
 
@@ -166,8 +166,8 @@ class _Multiplied:
 
 def density_weights(density: Any) -> Any:
     """Return weights of the nodes of pieces, (..., num_pieces, num_nodes), proportional to a density at the nodes."""
-    _, w = np.polynomial.legendre.leggauss(_NODES)
-    weighted = density.reshape(*density.shape[:-1], -1, _NODES) * jnp.asarray(0.5 * w, density.dtype)
+    _, w = np.polynomial.legendre.leggauss(NUM_NODES)
+    weighted = density.reshape(*density.shape[:-1], -1, NUM_NODES) * jnp.asarray(0.5 * w, density.dtype)
     total = jnp.sum(weighted, axis=-1, keepdims=True)
     return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1.0), jnp.asarray(0.5 * w, density.dtype))
 

@@ -8,29 +8,56 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from hbm_jax.spectra.model import components
+from hbm_jax.names import listed
+from hbm_jax.spectra.model import components, factors, photons, tables, thermal
 from hbm_jax.spectra.model.composition import Component, Parameter
 
-CLASSES = {
-    name: cls
-    for name, cls in vars(components).items()
-    if name in components.__all__ and inspect.isclass(cls) and issubclass(cls, Component)
+CLASSES: dict[str, type[Component]] = {
+    name: value
+    for module in (components, factors, photons, tables, thermal)
+    for name in module.__all__
+    if inspect.isclass(value := getattr(module, name)) and issubclass(value, Component)
 }
 # XSPEC's names; components with these names have the normalisation of XSPEC.
 _AMPLITUDE = {"norm": "amplitude"}
 XSPEC: dict[str, tuple[str, dict[str, str]]] = {
     "powerlaw": ("PowerLaw", _AMPLITUDE),
+    "zpowerlw": ("PowerLaw", _AMPLITUDE),
     "bknpower": ("BrokenPowerLaw", _AMPLITUDE),
     "cutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
+    "zcutoffpl": ("CutoffPowerLaw", _AMPLITUDE),
+    "logpar": ("LogParabola", _AMPLITUDE),
     "grbm": ("Band", _AMPLITUDE),
     "bbodyrad": ("BlackBody", _AMPLITUDE),
+    "bbody": ("BlackBodyLuminosity", _AMPLITUDE),
+    "diskbb": ("DiskBlackBody", _AMPLITUDE),
+    "bremss": ("Bremsstrahlung", _AMPLITUDE),
+    "zbremss": ("Bremsstrahlung", _AMPLITUDE),
     "gaussian": ("GaussianLine", _AMPLITUDE),
     "gauss": ("GaussianLine", _AMPLITUDE),
+    "zgauss": ("GaussianLine", _AMPLITUDE),
     "tbabs": ("Absorption", {}),
     "ztbabs": ("Absorption", {}),
     "phabs": ("Absorption", {"model": "phabs"}),
     "zphabs": ("Absorption", {"model": "phabs"}),
+    "pcfabs": ("PartialAbsorption", {"model": "phabs"}),
+    "zpcfabs": ("PartialAbsorption", {"model": "phabs"}),
+    "wabs": ("Wabs", {}),
+    "zwabs": ("Wabs", {}),
+    "edge": ("Edge", {}),
+    "zedge": ("Edge", {}),
+    "gabs": ("GaussianAbsorption", {}),
+    "zgabs": ("GaussianAbsorption", {}),
+    "highecut": ("HighEnergyCutoff", {}),
+    "zhighect": ("HighEnergyCutoff", {}),
+    "expabs": ("LowEnergyCutoff", {}),
     "constant": ("Constant", {}),
+    "atable": ("AdditiveTable", {}),
+    "mtable": ("MultiplicativeTable", {}),
+    "etable": ("ExponentialTable", {}),
+    "cflux": ("FluxScale", {}),
+    "clumin": ("LuminosityScale", {}),
+    "gsmooth": ("GaussianSmoothing", {}),
     "whim": ("Whim", {}),
 }
 REGISTERED: dict[str, type[Component]] = {}
@@ -124,6 +151,28 @@ def registered(cls: type[Component]) -> type[Component]:
         raise ValueError(f"component: expected a name that no other component has; found {name!r}.")
     REGISTERED[name] = cls
     return cls
+
+
+def xspec_name(name: str) -> str | None:
+    """Return the name of XSPEC of which a name is an abbreviation, ignoring case; None if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the name abbreviates names of different components.
+
+    Examples
+    --------
+    >>> xspec_name("po")
+    'powerlaw'
+    """
+    name = name.lower()
+    if name in XSPEC:
+        return name
+    found = [known for known in XSPEC if len(name) > 1 and known.startswith(name)]
+    if len({XSPEC[known][0] for known in found}) > 1:
+        raise ValueError(f"spectrum: expected the name of one component; found {name!r}, short for {listed(found)}.")
+    return found[0] if found else None
 
 
 def load_entry_points() -> None:

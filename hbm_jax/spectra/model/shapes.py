@@ -119,6 +119,17 @@ def cutoff_power_law_integral(middle, width, power, photon_index, rate):
     return jnp.log(width) + log_mean(lambda x: slope * x - rate * jnp.exp(x), middle, width)
 
 
+def log_parabola(x, alpha, beta):
+    """Return ln of 10^-(alpha t + beta t^2), with t = log10 of energy."""
+    return -(alpha + beta / math.log(10.0) * x) * x
+
+
+def log_parabola_integral(middle, width, power, alpha, beta):
+    """Return ln of the integral, by quadrature."""
+    alpha, beta = jnp.expand_dims(alpha - power - 1.0, -1), jnp.expand_dims(beta, -1)
+    return jnp.log(width) + log_mean(lambda x: log_parabola(x, alpha, beta), middle, width)
+
+
 def _band_parts(alpha, beta, e_peak):
     """Return 1 / E_0, ln of the break energy, the offset ln(f / E^beta) above it, and whether parameters are valid."""
     inside = (alpha >= beta) & (alpha >= -2.0) & (e_peak > 0.0)

@@ -7,7 +7,10 @@ from hbm_jax.absorption.neutral import Grains
 from hbm_jax.cosmology import Cosmology, FlatCosmology, Radiation
 from hbm_jax.names import did_you_mean, listed
 from hbm_jax.spectra.model.components import Component, Product, Sum
-from hbm_jax.spectra.model.registration import CLASSES, REGISTERED, XSPEC, load_entry_points
+from hbm_jax.spectra.model.factors import FluxScale
+from hbm_jax.spectra.model.photons import GaussianSmoothing
+from hbm_jax.spectra.model.registration import CLASSES, REGISTERED, XSPEC, load_entry_points, xspec_name
+from hbm_jax.spectra.model.tables import AdditiveTable, MultiplicativeTable
 
 ARGUMENTS = {cls.__name__: cls for cls in (Cosmology, FlatCosmology, Radiation, Grains)}
 
@@ -46,7 +49,11 @@ def _written(spectrum: Component) -> str:
         factors = (f"({_written(part)})" if isinstance(part, Sum) else _written(part) for part in spectrum.parts)
         return " * ".join(factors)
     attributes = [(item, getattr(spectrum, item.name)) for item in dataclasses.fields(spectrum)]
-    changed = (f"{item.name}={value!r}" for item, value in attributes if not _is_default(item, value))
+    changed = (
+        f"{item.name}={_written(value) if isinstance(value, Component) else repr(value)}"
+        for item, value in attributes
+        if not _is_default(item, value)
+    )
     return f"{type(spectrum).__name__}({', '.join(changed)})"
 
 
@@ -61,9 +68,11 @@ def spectrum_from_text(text: str) -> Component:
     ----------
     text : str
         Components by name with literal arguments, their sums and products, and parentheses. XSPEC's names (powerlaw,
-        bknpower, cutoffpl, grbm, bbodyrad, gauss, tbabs, phabs, constant; case-insensitive) are the same components
-        with the normalisation of XSPEC; the default abundances are ``"wilm"``. Empty parentheses, and quotation marks
-        around a label, may be omitted.
+        bknpower, diskbb, gauss, tbabs and others, see `hbm_jax.spectra.model.registration.XSPEC`), in any case and
+        abbreviated, are the same components with the normalisation of XSPEC; the default abundances are ``"wilm"``.
+        Empty parentheses, and quotation marks around a label, may be omitted. ``cflux(a)`` and ``clumin(a, z=0.5)`` are
+        the expression a, scaled to a flux or luminosity, ``gsmooth(a)`` is a smoothed, and ``atable("a.mod")`` is a
+        table model; a label is the second argument.
 
     Raises
     ------
@@ -76,6 +85,8 @@ def spectrum_from_text(text: str) -> Component:
     ['photon_index', 'log10_flux', 'bb_kT', 'bb_log10_flux', 'nh']
     >>> spectrum_to_text(spectrum_from_text("tbabs(mw) * ztbabs(host, z=1.3) * powerlaw"))
     "Absorption(label='mw') * Absorption(label='host', z=1.3) * PowerLaw(norm='amplitude')"
+    >>> list(spectrum_from_text("wabs * cflux(po + gauss(fe), band=(2, 10))").parameters)[:3]
+    ['nh', 'log10_flux', 'photon_index']
     """
     expected = f"spectrum: expected components such as PowerLaw() * Absorption('mw'); found {text!r:.200}"
     try:
@@ -96,26 +107,33 @@ def _parsed(node: ast.expr, expected: str) -> Component:
         node = ast.Call(node, [], [])
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise ValueError(f"{expected}, where {ast.unparse(node)} is not a component.")
-    arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in node.args]
     name = node.func.id
     # "PowerLaw" is a class of hbm_jax; any other capitalisation is the XSPEC name.
     if name not in CLASSES and name.lower() not in XSPEC and name not in REGISTERED:
         load_entry_points()
     classes = CLASSES | REGISTERED
-    name, xspec_defaults = (name, {}) if name in classes else XSPEC.get(name.lower(), (name, {}))
+    name, xspec_defaults = (name, {}) if name in classes else XSPEC.get(xspec_name(name) or "", (name, {}))
+    positional, options = node.args, {}
+    if positional and issubclass(classes.get(name, Component), FluxScale | GaussianSmoothing):
+        options["of"], positional = _parsed(positional[0], expected), positional[1:]
+    elif positional and issubclass(classes.get(name, Component), AdditiveTable | MultiplicativeTable):
+        options["file"], positional = _value(positional[0], expected), positional[1:]
+    arguments = [ast.Constant(argument.id) if isinstance(argument, ast.Name) else argument for argument in positional]
     keywords = {argument.arg for argument in node.keywords}
     defaults = [ast.keyword(key, ast.Constant(value)) for key, value in xspec_defaults.items() if key not in keywords]
-    return _instantiated(ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults]), classes, expected)
+    call = ast.Call(ast.Name(name), arguments, [*node.keywords, *defaults])
+    found = _instantiated(call, classes, expected, **options)
+    return found * options["of"] if isinstance(found, FluxScale) and "of" in options else found
 
 
-def _instantiated(node: ast.Call, classes: dict, expected: str):
+def _instantiated(node: ast.Call, classes: dict, expected: str, **options):
     name = ast.unparse(node.func)
     if name not in classes:
         raise ValueError(
             f"{expected}, where {name!r} is unknown{did_you_mean(name, classes)}: expected one of {listed(classes)}."
         )
     arguments = [_value(argument, expected) for argument in node.args]
-    keywords = {str(keyword.arg): _value(keyword.value, expected) for keyword in node.keywords}
+    keywords = options | {str(keyword.arg): _value(keyword.value, expected) for keyword in node.keywords}
     try:
         return classes[name](*arguments, **keywords)
     except TypeError as error:
@@ -123,8 +141,10 @@ def _instantiated(node: ast.Call, classes: dict, expected: str):
 
 
 def _value(node: ast.expr, expected: str):
-    if isinstance(node, ast.Call):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ARGUMENTS:
         return _instantiated(node, ARGUMENTS, expected)
+    if isinstance(node, ast.Call | ast.BinOp):
+        return _parsed(node, expected)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):

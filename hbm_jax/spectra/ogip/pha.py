@@ -63,7 +63,8 @@ def read_pha(path: str | Path) -> list[Spectrum]:
     approximate errors of Poisson counts in STAT_ERR, which are not used. RATE is multiplied by the exposure. The
     product is Poisson if POISSERR is T, or if it is a whole number to single precision and the file does not have both
     POISSERR = F and STAT_ERR. All other counts have STAT_ERR as Gaussian errors. QUALITY, GROUPING, BACKSCAL and
-    AREASCAL may be columns or keywords. SYS_ERR and CORRFILE are not used; a file with either is read with a warning.
+    AREASCAL may be columns or keywords. SYS_ERR is a fraction of the counts, which chi-square adds to the errors;
+    statistics of Poisson counts cannot use it, which is a warning. CORRFILE is not used, with a warning.
 
     Of several SPECTRUM extensions, the first that is not a background (HDUCLAS2 = BKG) is read. Counts that are
     negative or not finite in a channel of bad QUALITY become NaN, and that channel is never used. Spectra of type II
@@ -86,12 +87,12 @@ def _rows(path: Path, number: int | None, background: bool) -> list[Spectrum | N
         if len(unexposed) == len(selected):
             unexposed = []  # none has an exposure: reading the first raises an error that names it
         spectra = {row: _spectrum(table, row) for row in selected if row not in unexposed}
-        unused = [_unused_corrections(table, row, len(spectrum)) for row, spectrum in spectra.items()]
+        unused = [_unused_corrections(table, row, spectrum) for row, spectrum in spectra.items()]
     texts = []
     for key in ("SYS_ERR", "CORRFILE"):
         messages = [text[key] for text in unused if key in text]
         if messages:
-            others = f", nor are those of {len(messages) - 1} other spectra of the file" if len(messages) > 1 else ""
+            others = f"; likewise {len(messages) - 1} other spectra of the file" if len(messages) > 1 else ""
             texts.append(f"{messages[0]}{others}")
     if unexposed:
         numbers = listed([f"{row + 1}" for row in unexposed], 10)
@@ -171,6 +172,8 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
     counts, error = _counts(table, row, values, exposure, quality == 0)
     grouping = whole(table.per_channel("GROUPING", 0, row, num), f"{where}, GROUPING", "1, 0 or -1")
     reject(np.abs(grouping) > 1, grouping, f"{where}, GROUPING", "1, 0 or -1")
+    systematic = table.per_channel("SYS_ERR", 0.0, row, num)
+    reject(~(systematic >= 0) & (quality == 0), systematic, f"{where}, SYS_ERR", "a fraction of 0 or more")
     files = {key: table.name(key, row) for key in OPTIONS}
     return Spectrum(
         name=table.path.name if row is None else f"{table.path.name}{{{row + 1}}}",
@@ -182,17 +185,19 @@ def _spectrum(table: _Table, row: int | None) -> Spectrum:
         quality=quality,
         grouping=grouping,
         error=error,
+        systematic=systematic if systematic.any() else None,
         files={key: name for key, name in files.items() if name.lower() not in NONE},
     )
 
 
-def _unused_corrections(table: _Table, row: int | None, num: int) -> dict[str, str]:
-    """Return messages for systematic errors and a correction file, which statistics of counts cannot use."""
-    messages = {}
+def _unused_corrections(table: _Table, row: int | None, spectrum: Spectrum) -> dict[str, str]:
+    """Return messages for systematic errors, which statistics of counts cannot use, and a correction file."""
+    messages, num = {}, len(spectrum)
     systematic = table.per_channel("SYS_ERR", 0.0, row, num) != 0
-    if systematic.any():
+    if systematic.any() and spectrum.error is None:
         messages["SYS_ERR"] = (
-            f"{table.location(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are not used"
+            f"{table.location(row)}, SYS_ERR: systematic errors of {systematic.sum()} channels are used by chi-square "
+            "alone, not by statistics of Poisson counts"
         )
     name = table.name("CORRFILE", row)
     if name.lower() not in NONE and (table.per_channel("CORRSCAL", 1.0, row, num) != 0).any():

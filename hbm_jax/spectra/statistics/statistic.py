@@ -29,7 +29,7 @@ from hbm_jax.spectra.statistics.marginal import (
     neighbouring_mean,
 )
 
-STATISTICS = ("cstat", "wstat", "pgstat", "marginal", "chi2_gehrels", "chi2_data", "chi2_model")
+STATISTICS = ("cstat", "wstat", "pgstat", "marginal", "chi2", "chi2_gehrels", "chi2_data", "chi2_model")
 
 
 @jax.tree_util.register_dataclass
@@ -194,6 +194,7 @@ def prepare(
     *,
     used: ArrayLike | None = None,
     prior_mean: ArrayLike | None = None,
+    error: ArrayLike | None = None,
 ) -> Statistic:
     """Check the data of a statistic and precompute all that depends on them alone.
 
@@ -203,9 +204,10 @@ def prepare(
         ``cstat``: Poisson counts without background. ``wstat``: Poisson background counts, with the background at its
         best value. ``marginal``: Poisson background counts, with the background integrated out. For 0.8 counts per
         channel its best normalisation is 2 % low, whereas that of ``wstat`` is 6 % high
-        (``tests/spectra/test_marginal.py``). ``pgstat``: background with Gaussian errors. ``chi2_gehrels``,
-        ``chi2_data``, ``chi2_model``: Gaussian, background subtracted, with variance (1 + sqrt(S + 0.75))^2, max(S, 1),
-        or that of the model, which needs several expected counts in every channel.
+        (``tests/spectra/test_marginal.py``). ``pgstat``: background with Gaussian errors. ``chi2``: Gaussian counts,
+        such as rates less a background, with their own errors. ``chi2_gehrels``, ``chi2_data``, ``chi2_model``:
+        Gaussian, background subtracted, with variance (1 + sqrt(S + 0.75))^2, max(S, 1), or that of the model, which
+        needs several expected counts in every channel.
     counts : (..., G)
         Counts of the source region, of one spectrum or of a padded population.
     background : (..., G), optional
@@ -218,6 +220,9 @@ def prepare(
         False for padding, whose values are ignored.
     prior_mean : (..., G), optional
         As in `background_posterior`, for marginal only; needed for groups of different widths.
+    error : (..., G), optional
+        Standard deviation of the counts for chi2; for the other chi-square statistics a systematic error, whose square
+        is added to their variance.
 
     Returns
     -------
@@ -248,7 +253,11 @@ def prepare(
     used = np.ones(size, bool) if used is None else np.asarray(used, bool)
     if used.shape != size or not size:
         raise ValueError(f"{name}: used: expected the shape of the counts, {size}; found {used.shape}.")
-    _check_options(name, background, ratio, background_error, prior_mean)
+    _check_options(name, background, ratio, background_error, prior_mean, error)
+    if name == "chi2":
+        S = _checked(name, "counts", counts, used, padding=0.0, low=-np.inf)
+        variance = _checked(name, "error", error, used, padding=1.0, positive=True) ** 2
+        return Statistic(name, S, used, -0.5 * np.log(2.0 * math.pi * variance), variance=variance)
     S = _checked(name, "counts", counts, used, padding=0.0, whole=name == "marginal")
     statistic = Statistic(name, S, used, None)
     if name == "cstat":
@@ -261,7 +270,8 @@ def prepare(
         return _with_saturated(statistic)
     B = _checked(name, "background", 0.0 if background is None else background, used, padding=0.0)
     if name.startswith("chi2"):
-        variance = np.where(used, _variance_of(name, S, B, r), 1.0)
+        systematic = _checked(name, "error", 0.0 if error is None else error, used, padding=0.0)
+        variance = np.where(used, _variance_of(name, S, B, r) + systematic**2, 1.0)
         saturated = -0.5 * np.log(2.0 * math.pi * variance) if variance.all() else None
         return dataclasses.replace(statistic, counts=S - B / r, variance=variance, saturated=saturated)
     statistic = dataclasses.replace(statistic, background=B, ratio=r)
@@ -278,8 +288,15 @@ def prepare(
     return _with_saturated(statistic)
 
 
-def _check_options(name, background, ratio, background_error, prior_mean) -> None:
+def _check_options(name, background, ratio, background_error, prior_mean, error) -> None:
     """Raise ValueError for data that the statistic lacks or does not use."""
+    if name == "chi2" and (error is None or background is not None or ratio is not None):
+        raise ValueError(
+            "chi2: expected the error of each channel, and counts from which a background is subtracted already; found "
+            f"{'no error' if error is None else 'a background'}."
+        )
+    if error is not None and not name.startswith("chi2"):
+        raise ValueError(f"{name}: error: expected none, because the counts are Poisson; found one. Use chi2.")
     with_background = ("wstat", "marginal", "pgstat")
     missing = {"background": name in with_background and background is None}
     missing["background_error"] = name == "pgstat" and background_error is None

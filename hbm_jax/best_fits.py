@@ -1,0 +1,300 @@
+"""Best fits of spectra without sampling: parameters, fluxes and luminosities with errors, goodness, tables, figures."""
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy.stats import chi2
+
+from hbm_jax.cosmology import Cosmology
+from hbm_jax.inference import maximum_likelihood
+from hbm_jax.inference.likelihood.profile import MaximumLikelihood
+from hbm_jax.models import SpectralFit
+from hbm_jax.models.xray.spectral_fit import Deviance
+from hbm_jax.precomputation import precomputed
+from hbm_jax.spectra.folding.fold import photons_in_bins
+from hbm_jax.spectra.model.composition import Component, separated
+from hbm_jax.spectra.model.energetics import energy_flux, log10_sphere_area
+from hbm_jax.spectra.stack import SpectrumStack
+from hbm_jax.spectra.statistics.goodness import Goodness
+
+BANDS = ((0.5, 2.0), (2.0, 10.0))  # keV
+NUM_SIMULATIONS = 1000
+FLUX, LUMINOSITY = "erg/cm^2/s", "erg/s"
+
+
+@dataclass(frozen=True, repr=False)
+class BestFit:
+    """Best fit of a `SpectralFit`, with errors.
+
+    Attributes
+    ----------
+    model, data
+        The model and the spectra.
+    likelihood : MaximumLikelihood
+        Parameters with the intervals of their profile likelihood.
+    deviance : Deviance
+        The statistic, and the degrees of freedom.
+    goodness : Goodness or None
+        Comparison of the statistic with those of simulated data.
+    fluxes : pandas.DataFrame
+        A row for each component and the sum, spectrum, band and quantity: ``flux`` is absorbed, ``unabsorbed flux`` is
+        not, ``luminosity`` is that without absorption in the band of the source. ``value``, and ``lower`` and ``upper``
+        by the curvature of the likelihood, in the logarithm; NaN where it has no inverse.
+    spectra : pandas.DataFrame
+        A row for each group of channels: the data with their errors (of Poisson counts the upper one of Gehrels 1986),
+        and the expected counts of the source, its components and the background.
+    """
+
+    model: SpectralFit
+    data: SpectrumStack
+    likelihood: MaximumLikelihood
+    deviance: Deviance
+    goodness: Goodness | None
+    fluxes: pd.DataFrame = field(repr=False)
+    spectra: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        lines = [self.model.description, "", str(self.likelihood), ""]
+        statistic = self.data.statistic(self.model.statistic).name
+        lines.append(f"{statistic} {self.deviance.total:.2f} for {self.deviance.degrees_of_freedom} degrees of freedom")
+        if self.goodness is not None:
+            lines[-1] += (
+                f"; {100 * self.goodness.total_p_value:.3g} % of {len(self.goodness.simulated)} spectra simulated from "
+                "the best fit fit worse"
+            )
+        rows = self.fluxes.assign(
+            **{name: [f"{value:.4g}" for value in self.fluxes[name]] for name in ("value", "lower", "upper")}
+        )
+        return "\n".join([*lines, "", rows.to_string(index=False)])
+
+    @property
+    def terms(self) -> dict[str, Component]:
+        """The additive components with the factors that multiply each, by label or name; empty if there is one only."""
+        terms = terms_of(self.model.spectrum)
+        return terms if len(terms) > 1 else {}
+
+    def latex(self) -> str:
+        """Return a row of a LaTeX table: every free parameter with its errors."""
+        cells = []
+        for _, row in self.likelihood.table.iterrows():
+            up, down = row["upper"] - row["value"], row["value"] - row["lower"]
+            smallest = min((abs(e) for e in (up, down) if np.isfinite(e) and e), default=abs(row["value"]) or 1.0)
+            digits = max(0, 1 - math.floor(math.log10(smallest)))
+            errors = f"^{{+{up:.{digits}f}}}_{{-{down:.{digits}f}}}" if np.isfinite([up, down]).all() else ""
+            cells.append(f"${row['value']:.{digits}f}{errors}$")
+        return f"{' & '.join(cells)} & {self.deviance.total:.1f}/{self.deviance.degrees_of_freedom} \\\\"
+
+    def save(self, folder: str | Path, *, figures: bool = True) -> list[Path]:
+        """Write tables, figures and a description; return the files.
+
+        Parameters
+        ----------
+        folder : path
+            Folder, which is made if it does not exist.
+        figures : bool
+            Whether to write figures, which needs matplotlib.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tables = {"parameters": self.likelihood.table, "covariance": self.likelihood.covariance}
+        written = []
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv")
+            written.append(folder / f"{name}.csv")
+        for name, table in {"fluxes": self.fluxes, "spectra": self.spectra}.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+            written.append(folder / f"{name}.csv")
+        texts = {"best_fit.txt": f"{self}\n", "parameters.tex": f"{self.latex()}\n"}
+        description = {
+            "model": self.model.to_config(),
+            "parameters": {name: np.asarray(value).tolist() for name, value in self.likelihood.parameters.items()},
+            "level": self.likelihood.level,
+            "log_likelihood": self.likelihood.log_likelihood,
+            "statistic": self.deviance.total,
+            "degrees_of_freedom": self.deviance.degrees_of_freedom,
+            "p_value": None if self.goodness is None else self.goodness.total_p_value,
+            "converged": self.likelihood.converged,
+            "note": self.likelihood.note,
+        }
+        texts["best_fit.json"] = json.dumps(description, indent=1)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+            written.append(folder / name)
+        if figures:
+            from hbm_jax.plotting.xray.best_fit import best_fit_spectra, best_fit_unfolded
+
+            for name, figure in (("spectra", best_fit_spectra), ("unfolded", best_fit_unfolded)):
+                figure(self).savefig(folder / f"{name}.pdf")
+                written.append(folder / f"{name}.pdf")
+        return written
+
+
+def best_fit(
+    model: SpectralFit,
+    data: SpectrumStack,
+    *,
+    level: float = 0.683,
+    seed: int = 0,
+    num_starts: int = 8,
+    bands: Sequence[tuple[float, float]] = BANDS,
+    z: float | None = None,
+    cosmology: Cosmology | None = None,
+    num_simulations: int = NUM_SIMULATIONS,
+    progress: bool = False,
+) -> BestFit:
+    """Fit spectra by maximum likelihood, without sampling.
+
+    Parameters
+    ----------
+    model : SpectralFit
+        The model. Its priors only bound the parameters and draw the starting points.
+    data : SpectrumStack
+        The spectra.
+    level : float
+        Confidence level of all intervals: 0.683 is a change of the statistic by 1.0, 0.9 by 2.706.
+    seed, num_starts, progress
+        As in `hbm_jax.maximum_likelihood`.
+    bands : sequence of (float, float)
+        Bands of fluxes and luminosities [keV].
+    z : float, optional
+        Redshift of the source, for luminosities.
+    cosmology : Cosmology, optional
+        By default flat with H0 = 70 km/s/Mpc and Om0 = 0.3.
+    num_simulations : int
+        Number of simulated data sets for the goodness of fit; 0 for none.
+
+    Returns
+    -------
+    BestFit
+
+    Raises
+    ------
+    ValueError
+        As `hbm_jax.maximum_likelihood`; for an invalid band.
+
+    Examples
+    --------
+    >>> best = best_fit(model, stack, level=0.9, bands=[(0.5, 10.0)])  # doctest: +SKIP
+    >>> best.save("results")  # doctest: +SKIP
+    """
+    bound = model.bound(data)
+    found = maximum_likelihood(model, bound, level=level, seed=seed, num_starts=num_starts, progress=progress)
+    goodness = None
+    if num_simulations:
+        goodness = model.goodness(bound, found.parameters, seed=seed, num_simulations=num_simulations)
+    distance = None if z is None else (z, cosmology or Cosmology.flat(H0=70.0, Om0=0.3))
+    fluxes = flux_table(model, data, found, bands, distance)
+    deviance = model.deviance(bound, found.parameters)
+    return BestFit(model, data, found, deviance, goodness, fluxes, spectrum_table(model, data, bound, found.parameters))
+
+
+def terms_of(spectrum: Component) -> dict[str, Component]:
+    """Return the additive components of an expression with the factors that multiply each, by label or name."""
+    _, lines = separated(spectrum, lambda part: part.kind == "additive")
+    terms: dict[str, Component] = {}
+    for line in lines:
+        name = line.light.label or type(line.light).__name__
+        terms[name] = line.light if line.factor is None else line.factor * line.light
+    return terms
+
+
+def tabulated_for(spectrum: Component, values: Any) -> Component:
+    """Return an expression with tables only for these parameter values, which takes less time."""
+    return spectrum.mapped(lambda part: part.tabulated_for(values))
+
+
+def flux_table(
+    model: SpectralFit,
+    data: SpectrumStack,
+    found: MaximumLikelihood,
+    bands: Sequence[tuple[float, float]],
+    distance: tuple[float, Cosmology] | None,
+) -> pd.DataFrame:
+    """Return the fluxes of the model and its components, with errors by the curvature of the likelihood."""
+    terms = terms_of(model.spectrum)
+    named = {"total": model.spectrum} | (terms if len(terms) > 1 else {})
+    rows = [
+        (name, term, quantity, (float(low), float(high)))
+        for name, term in named.items()
+        for low, high in bands
+        for quantity in ("flux", "unabsorbed flux", *(("luminosity",) if distance else ()))
+    ]
+    num = len(data) if model.own else 1
+    shapes = tuple((name, np.shape(value)) for name, value in found.parameters.items())
+    area, stretch = 0.0, 1.0
+    if distance:
+        area, stretch = precomputed(lambda: float(log10_sphere_area(*distance))), 1.0 + distance[0]
+    with jax.enable_x64(True):
+        x = np.concatenate([np.ravel(value) for value in found.parameters.values()]).astype(float)
+        slopes, logs = (np.asarray(value) for value in _fluxes(model, tuple(rows), shapes, num, area, stretch, x))
+    covariance = found.covariance.to_numpy()
+    with np.errstate(invalid="ignore"):
+        std = np.sqrt(np.einsum("rni,ij,rnj->rn", slopes, covariance, slopes))
+    error = math.sqrt(chi2.ppf(found.level, 1)) * std
+    names = data.name if model.own else ("all",)
+    return pd.DataFrame(
+        {
+            "component": row_name, "spectrum": spectrum, "quantity": quantity, "low": band[0], "high": band[1],
+            "value": 10.0 ** logs[row, index], "lower": 10.0 ** (logs[row, index] - error[row, index]),
+            "upper": 10.0 ** (logs[row, index] + error[row, index]),
+            "unit": LUMINOSITY if quantity == "luminosity" else FLUX,
+        }
+        for row, (row_name, _, quantity, band) in enumerate(rows)
+        for index, spectrum in enumerate(names)
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=range(6))  # compiled once for all fits of one model
+def _fluxes(model, rows, shapes, num, area, stretch, x):
+    """Return log10 of the fluxes and luminosities of rows, (num_rows, num), after their derivatives by x."""
+
+    def logarithms(x):
+        sizes = np.cumsum([0, *(math.prod(shape) for _, shape in shapes)])
+        pairs = zip(shapes, sizes[:-1], sizes[1:], strict=True)
+        values = model.complete({name: x[start:end].reshape(shape) for (name, shape), start, end in pairs})
+        values.pop("calibration", None)
+        logs = []
+        for _, term, quantity, (low, high) in rows:
+            scale = stretch if quantity == "luminosity" else 1.0
+            flux = energy_flux(term, values, low / scale, high / scale, unabsorbed=quantity != "flux")
+            logs.append(jnp.broadcast_to(jnp.log10(flux) + (area if quantity == "luminosity" else 0.0), (num,)))
+        stacked = jnp.stack(logs)
+        return stacked, stacked
+
+    return jax.jacfwd(logarithms, has_aux=True)(x)
+
+
+def spectrum_table(model: SpectralFit, data: SpectrumStack, bound: Any, parameters: Any) -> pd.DataFrame:
+    """Return data and expected counts of every group of channels."""
+    expected = model.expected(bound, parameters)
+    background = np.where(data.used, data.expected_background(expected, bound.statistic), 0.0)
+    with jax.enable_x64(True):
+        values = {name: np.asarray(value, float) for name, value in model.complete(parameters).items()}
+    factors = np.append(1.0, np.broadcast_to(values.pop("calibration", 1.0), max(len(data) - 1, 0)))
+    terms, tables = terms_of(model.spectrum), []
+    for row, name in enumerate(data.name):
+        used = np.asarray(data.used[row])
+        counts, error = (np.asarray(getattr(data, key)[row])[used] for key in ("counts", "error"))
+        if not data.has_gaussian_counts[row]:
+            error = 1.0 + np.sqrt(counts + 0.75)
+        columns: dict[str, Any] = {
+            "spectrum": name, "e_min": np.asarray(data.e_min[row])[used], "e_max": np.asarray(data.e_max[row])[used],
+            "counts": counts, "error": error, "source": expected[row, used], "background": background[row, used],
+        }  # fmt: skip
+        if len(terms) > 1:
+            energy, matrix = data.sparse_response(row)
+            own = {key: np.ravel(value)[row : row + 1] if value.ndim else value[None] for key, value in values.items()}
+            for label, term in terms.items():
+                tabulated = tabulated_for(term.of_source(row), own)
+                columns[label] = factors[row] * np.asarray(photons_in_bins(tabulated, energy, own) @ matrix)[0]
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)

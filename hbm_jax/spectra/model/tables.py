@@ -1,0 +1,302 @@
+"""Components from table models of XSPEC: spectra, factors and optical depths interpolated on a grid of parameters."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from hbm_jax.spectra.model.composition import Component, Parameter, Values
+from hbm_jax.spectra.model.quadrature import check_band
+from hbm_jax.spectra.ogip.table_models import TableModel, TableParameter, read_table_model
+from hbm_jax.validation import concrete
+
+__all__ = ["AdditiveTable", "ExponentialTable", "MultiplicativeTable"]
+
+_LN10 = math.log(10.0)
+_Z = Parameter("", "Uniform(0.0, 10.0)", "redshift")
+
+
+@dataclass(frozen=True)
+class _Table(Component):
+    """Component of a table model; see `AdditiveTable`."""
+
+    _: KW_ONLY
+    file: str = ""
+    z: float | None = 0.0
+    additive: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "file", str(self.file))
+        table = self.table
+        if table.additive != self.additive:
+            kinds = "an additive table (atable)", "factors or optical depths (mtable or etable)"
+            expected, found = kinds if self.additive else kinds[::-1]
+            raise ValueError(f"{self.file}: expected {expected}; found {found}.")
+        if self.z is not None and not (np.ndim(self.z) == 0 and -1 < self.z < math.inf):
+            raise ValueError(f"z: expected a redshift above -1, or None for a parameter; found {self.z!r}.")
+
+    @property
+    def table(self) -> TableModel:
+        """Contents of the file, which is read once."""
+        return read_table_model(self.file)
+
+    @property
+    def own_parameters(self) -> dict[str, Parameter]:
+        """Parameters of the file, the factor of the energies if it has one, and the redshift if it is not fixed."""
+        table = self.table
+        parameters = {p.name: _parameter(p, table.name) for p in table.parameters}
+        if table.has_energy_scale:
+            parameters["energy_scale"] = Parameter("", "1.0", "factor of the energies of the table")
+        return parameters | ({"z": _Z} if self.z is None else {})
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the energies of the table depend on parameters."""
+        return self.z is None or self.table.has_energy_scale
+
+    def _stretch(self, params: dict[str, jax.Array]) -> Any:
+        """Return the energy in the table over the observed energy."""
+        one_plus_z = 1.0 + (params["z"] if self.z is None else self.z)
+        return one_plus_z / params.get("energy_scale", 1.0)
+
+    def _interpolated(self, rows: Any, params: dict[str, jax.Array]) -> jax.Array:
+        """Return the model (..., K) from rows on the grid, (1 + num_additional, ..., num_grid, K)."""
+        table = self.table
+        weights = grid_weights(table.interpolated, params)
+        factors = [params[p.name] for p in table.parameters if not p.values]
+        total = jnp.asarray(rows[0], weights.dtype)
+        for factor, row in zip(factors, rows[1:], strict=True):
+            total = total + factor[..., None, None] * jnp.asarray(row, weights.dtype)
+        return jnp.matmul(weights[..., None, :], total, precision="highest")[..., 0, :]
+
+    def _rows(self) -> np.ndarray:
+        """Return the spectra of the file, (1 + num_additional, num_grid, num_energies)."""
+        table = self.table
+        return np.concatenate([table.spectra[None], table.additional])
+
+
+def _parameter(parameter: TableParameter, model: str) -> Parameter:
+    """Return unit, prior and description of a parameter of a file."""
+    prior = repr(parameter.initial) if parameter.fixed else f"Uniform({parameter.low!r}, {parameter.high!r})"
+    kind = "parameter" if parameter.values else "additional parameter"
+    return Parameter(parameter.unit, prior, f"{kind} {parameter.name} of {model}")
+
+
+def grid_weights(parameters: tuple[TableParameter, ...], params: dict[str, jax.Array]) -> jax.Array:
+    """Return the weights of all grid points in the linear interpolation, (..., num_grid); NaN outside the grid."""
+    weights: Any = None
+    for parameter in parameters:
+        value, nodes = params[parameter.name], np.array(parameter.values)
+        rounding = 1e-6 * (nodes[-1] - nodes[0])
+        inside = (value >= nodes[0] - rounding) & (value <= nodes[-1] + rounding)
+        if parameter.logarithmic:
+            value, nodes = jnp.log(jnp.where(inside, value, nodes[0])), np.log(nodes)
+        points = jnp.asarray(nodes, value.dtype)
+        cell = jnp.clip(jnp.searchsorted(points, value, side="right") - 1, 0, len(nodes) - 2)
+        fraction = (value - points[cell]) / (points[cell + 1] - points[cell])
+        number = jnp.arange(len(nodes))
+        own = jnp.where(number == cell[..., None], 1.0 - fraction[..., None], 0.0)
+        own = jnp.where(number == cell[..., None] + 1, fraction[..., None], own)
+        own = jnp.where(inside[..., None], own, jnp.nan)
+        product = own if weights is None else weights[..., :, None] * own[..., None, :]
+        weights = product if weights is None else product.reshape(*product.shape[:-2], -1)
+    return weights
+
+
+def _cumulative(rows: np.ndarray) -> np.ndarray:
+    """Return sums from the first bin to each edge, (..., num_energies + 1)."""
+    return np.concatenate([np.zeros((*rows.shape[:-1], 1)), np.cumsum(rows, axis=-1)], axis=-1)
+
+
+def _at_known(edges: np.ndarray, values: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Return values (R, G, num_edges), interpolated linearly at energies (..., K), (R, ..., G, K)."""
+    cell = np.clip(np.searchsorted(edges, energy, side="right") - 1, 0, len(edges) - 2)
+    fraction = np.clip((energy - edges[cell]) / (edges[cell + 1] - edges[cell]), 0.0, 1.0)
+    found = (1.0 - fraction) * values[..., cell] + fraction * values[..., cell + 1]
+    return np.moveaxis(found, 1, -2)
+
+
+_at = jnp.vectorize(jnp.interp, signature="(k),(n),(n)->(k)")
+
+
+@dataclass(frozen=True)
+class AdditiveTable(_Table):
+    """Photon spectrum of a table model, XSPEC's atable.
+
+    Parameters
+    ----------
+    label : str
+        Prefix of the parameter names.
+    file : str
+        FITS file of OGIP/92-009. In text: ``atable("file.mod")``, or ``atable("file.mod", label)``.
+    z : float or None
+        Redshift of the source, by which energies and the rate of photons are divided; None makes it a parameter. The
+        keyword REDSHIFT of the file need not be set.
+
+    Raises
+    ------
+    ValueError
+        If the file is a table of factors, or the redshift is invalid.
+    DataError
+        If the file cannot be read.
+
+    Notes
+    -----
+    The spectra are interpolated linearly in each parameter, or in its logarithm, as the file says (METHOD). The model
+    is 10^log10_amplitude times the sum of the interpolated spectrum and of the additional ones, each times its
+    parameter. It is folded on all energy bins of a response, with the photons of each bin of the table distributed
+    uniformly in it. It is 0 at energies outside the table and NaN outside the grid. Its gradient is discontinuous at
+    the values of the grid.
+
+    Examples
+    --------
+    >>> AdditiveTable("gas", file="apec.mod")  # doctest: +SKIP
+    """
+
+    additive: ClassVar[bool] = True
+    narrow: ClassVar[bool] = True
+    integrable: ClassVar[bool] = True
+
+    @property
+    def own_parameters(self) -> dict[str, Parameter]:
+        """Parameters of the file, and the normalisation."""
+        norm = Parameter("", "Normal(-3.0, 2.0)", "normalisation of the table")
+        return super().own_parameters | {"log10_amplitude": norm}
+
+    def _norm(self, params):
+        return jnp.exp(_LN10 * params["log10_amplitude"])[..., None]
+
+    def _tables(self, energy):
+        known = concrete(energy)
+        if known is None:
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        edges, density = self.table.energy, self._rows() / np.diff(self.table.energy)
+        if self._moves:
+            return known, density
+        source = known * (1.0 + float(self.z or 0.0))
+        inside = (source >= edges[0]) & (source < edges[-1])
+        cell = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, len(edges) - 2)
+        return np.moveaxis(np.where(inside, density[..., cell], 0.0), 1, -2)
+
+    def _evaluate(self, tables, values):
+        params = self._unprefixed(values)
+        if not self._moves:
+            return self._norm(params) * self._interpolated(tables, params)
+        energy, density = tables
+        edges, stretch = self.table.energy, self._stretch(params)[..., None]
+
+        def at(target, spectrum):
+            cell = jnp.searchsorted(jnp.asarray(edges, target.dtype), target, side="right") - 1
+            inside = (cell >= 0) & (cell < len(edges) - 1)
+            return jnp.where(inside, spectrum[jnp.clip(cell, 0, len(edges) - 2)], 0.0)
+
+        spectrum = self._interpolated(density, params)
+        found = jnp.vectorize(at, signature="(k),(n)->(k)")(jnp.asarray(energy, spectrum.dtype) * stretch, spectrum)
+        return self._norm(params) * found / jnp.asarray(params.get("energy_scale", 1.0))[..., None]
+
+    def _limits(self, edges):
+        cumulative = _cumulative(self._rows())
+        if self._moves:
+            return edges, cumulative
+        one_plus_z = 1.0 + float(self.z or 0.0)
+        return np.diff(_at_known(self.table.energy, cumulative, np.asarray(edges) * one_plus_z)) / one_plus_z
+
+    def _integrals(self, limits, values):
+        params = self._unprefixed(values)
+        if not self._moves:
+            return self._norm(params) * self._interpolated(limits, params)
+        edges, cumulative = limits
+        totals = self._interpolated(cumulative, params)
+        target = jnp.asarray(edges, totals.dtype) * self._stretch(params)[..., None]
+        photons = jnp.diff(_at(target, jnp.asarray(self.table.energy, totals.dtype), totals))
+        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
+        return self._norm(params) * photons / one_plus_z[..., None]
+
+    def integral(self, values: Values, low: ArrayLike, high: ArrayLike, power: int = 0) -> jax.Array:
+        """Return the integral as in `Component.integral`, exact for photons that are uniform in the bins."""
+        check_band(low, high)
+        params = self._unprefixed(values)
+        edges = self.table.energy
+        spectrum = self._interpolated(self._rows() / np.diff(edges), params)
+        stretch = jnp.asarray(self._stretch(params))[..., None]
+        limits = (jnp.asarray(limit, spectrum.dtype)[..., None] * stretch for limit in (low, high))
+        inside = jnp.clip(jnp.asarray(edges, spectrum.dtype), *limits)
+        moments = jnp.diff(inside ** (power + 1)) / (power + 1)
+        one_plus_z = jnp.asarray(1.0 + (params["z"] if self.z is None else self.z))
+        total = jnp.sum(spectrum * moments, axis=-1) / stretch[..., 0] ** power / one_plus_z
+        return self._norm(params)[..., 0] * total
+
+
+@dataclass(frozen=True)
+class MultiplicativeTable(_Table):
+    """Factor of a table model, XSPEC's mtable.
+
+    Parameters
+    ----------
+    label, file, z
+        As in `AdditiveTable`.
+
+    Notes
+    -----
+    Interpolated as in `AdditiveTable`, and linearly in energy between the middles of the bins; constant beyond the
+    first and the last.
+
+    Examples
+    --------
+    >>> MultiplicativeTable("warm", file="absorber.mod")  # doctest: +SKIP
+    """
+
+    kind: ClassVar[str] = "multiplicative"
+    absorbs: ClassVar[bool] = True
+
+    def _tables(self, energy):
+        known = concrete(energy)
+        if known is None:
+            raise ValueError(f"{self}: expected concrete energies; found traced ones.")
+        if self._moves:
+            return known, self._rows()
+        return _at_known(self._middles, self._rows(), known * (1.0 + float(self.z or 0.0)))
+
+    @property
+    def _middles(self) -> np.ndarray:
+        """Middles of the bins of the table."""
+        edges = self.table.energy
+        return 0.5 * (edges[1:] + edges[:-1])
+
+    def _evaluate(self, tables, values):
+        return self._table_values(tables, values)
+
+    def _table_values(self, tables, values):
+        """Return the interpolated table at the energies."""
+        params = self._unprefixed(values)
+        if not self._moves:
+            return self._interpolated(tables, params)
+        energy, rows = tables
+        spectrum = self._interpolated(rows, params)
+        target = jnp.asarray(energy, spectrum.dtype) * jnp.asarray(self._stretch(params))[..., None]
+        return _at(target, jnp.asarray(self._middles, spectrum.dtype), spectrum)
+
+
+@dataclass(frozen=True)
+class ExponentialTable(MultiplicativeTable):
+    """Factor exp(-tau) with the optical depth tau of a table model, XSPEC's etable.
+
+    Parameters
+    ----------
+    label, file, z
+        As in `MultiplicativeTable`.
+
+    Examples
+    --------
+    >>> ExponentialTable("warm", file="depth.mod")  # doctest: +SKIP
+    """
+
+    def _log(self, tables, values):
+        return -self._table_values(tables, values)
+
+    def _evaluate(self, tables, values):
+        return jnp.exp(self._log(tables, values))
