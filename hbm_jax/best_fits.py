@@ -19,6 +19,7 @@ from hbm_jax.inference import maximum_likelihood
 from hbm_jax.inference.likelihood.profile import MaximumLikelihood
 from hbm_jax.models import SpectralFit
 from hbm_jax.models.xray.spectral_fit import Deviance
+from hbm_jax.notation import quote, quoted_math
 from hbm_jax.precomputation import precomputed
 from hbm_jax.spectra.folding.fold import photons_in_bins
 from hbm_jax.spectra.model.composition import Component, separated
@@ -82,15 +83,10 @@ class BestFit:
         terms = terms_of(self.model.spectrum)
         return terms if len(terms) > 1 else {}
 
-    def latex(self) -> str:
+    def to_latex(self) -> str:
         """Return a row of a LaTeX table: every free parameter with its errors."""
-        cells = []
-        for _, row in self.likelihood.table.iterrows():
-            up, down = row["upper"] - row["value"], row["value"] - row["lower"]
-            smallest = min((abs(e) for e in (up, down) if np.isfinite(e) and e), default=abs(row["value"]) or 1.0)
-            digits = max(0, 1 - math.floor(math.log10(smallest)))
-            errors = f"^{{+{up:.{digits}f}}}_{{-{down:.{digits}f}}}" if np.isfinite([up, down]).all() else ""
-            cells.append(f"${row['value']:.{digits}f}{errors}$")
+        rows = self.likelihood.table[["value", "lower", "upper"]].to_numpy()
+        cells = [quoted_math(quote(*row)) if np.isfinite(row).all() else f"${row[0]:.6g}$" for row in rows]
         return f"{' & '.join(cells)} & {self.deviance.total:.1f}/{self.deviance.degrees_of_freedom} \\\\"
 
     def save(self, folder: str | Path, *, figures: bool = True) -> list[Path]:
@@ -113,7 +109,7 @@ class BestFit:
         for name, table in {"fluxes": self.fluxes, "spectra": self.spectra}.items():
             table.to_csv(folder / f"{name}.csv", index=False)
             written.append(folder / f"{name}.csv")
-        texts = {"best_fit.txt": f"{self}\n", "parameters.tex": f"{self.latex()}\n"}
+        texts = {"best_fit.txt": f"{self}\n", "parameters.tex": f"{self.to_latex()}\n"}
         description = {
             "model": self.model.to_config(),
             "parameters": {name: np.asarray(value).tolist() for name, value in self.likelihood.parameters.items()},
