@@ -315,4 +315,4 @@ def test_run_folders(tmp_path, two_runs):
             np.testing.assert_equal(found, right, err_msg=f"{which}, {kind}")
     for read, errors in parts.items():
         assert errors + read_well[read] == NUM_FOLDERS
-        assert NUM_FOLDERS / 30 < errors < NUM_FOLDERS / 2
+        assert 0 < errors < NUM_FOLDERS / 2

@@ -27,7 +27,7 @@ from hbm_jax.models.supernovae.supernova import OBSERVABLES
 OPTIONS = {"num_chains": 2, "progress": False}
 TREATMENTS = {
     "marginal": {"num_samples": 1500, "num_warmup": 300},
-    "sampled": {"num_samples": 2500, "num_warmup": 500},
+    "sampled": {"num_samples": 4000},
     "noncentred": {"num_samples": 2000, "num_warmup": 500},
     # Small steps, because the centred posterior narrows to a funnel where sigma_int is small.
     "centred": {"num_samples": 2000, "num_warmup": 600, "sampler": hbm_jax.NUTS(target_accept_prob=0.95)},
