@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro import handlers
+from sites import compiled_sites
 
 from hbm_jax.data import DataError, PointsInGroups, RegressionData, ValuesInGroups
 from hbm_jax.models import Normal, NormalVectors, Rates, Regression, Relation
@@ -128,3 +129,14 @@ def test_models_and_bound_data_can_be_sent_to_another_process():
         assert again == model
         assert again.to_config() == model.to_config()
         assert again.bound(bound) is bound
+
+
+def test_a_single_group_has_one_line_and_a_caution():
+    rng = np.random.default_rng(3)
+    one, several = points(rng, groups=False), points(rng)
+    found, expected = (compiled_sites(Relation(pooling=pooling), one)(number=1) for pooling in ("partial", "complete"))
+    names = {"alpha", "beta", "intrinsic_scatter", "x_mean", "x_std", "observed"}
+    assert found.values.keys() == expected.values.keys() == names
+    assert found.log_density == expected.log_density
+    assert "one group, so that one line" in Relation().cautions(one)[0]
+    assert Relation(pooling="complete").cautions(one) == Relation().cautions(several) == []

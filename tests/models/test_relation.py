@@ -17,7 +17,6 @@ from hbm_jax.models.linear.relation import Relation
 from hbm_jax.validation import DataError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-COMMON = ("intrinsic_scatter", "x_mean", "x_std")
 TRUE = {"alpha_mean": 1.5, "alpha_std": 0.3, "beta_mean": 2.0, "beta_std": 0.5, "intrinsic_scatter": 0.2}
 
 
@@ -423,12 +422,6 @@ def test_bad_choices(tmp_path):
         Relation(priors={"alpha_mean": "Normal(0, 1)"})(one)
     with pytest.raises(DataError, match=r"correlated=True expects two groups or more; found 1"):
         Relation(correlated=True)(one)
-    # A single group has one line, and is told so.
-    found, expected = (compiled_sites(Relation(pooling=pooling), one)(number=1) for pooling in ("partial", "complete"))
-    assert found.values.keys() == expected.values.keys() == {"alpha", "beta", *COMMON, "observed"}
-    assert found.log_density == expected.log_density
-    assert "one group, so that one line" in Relation().cautions(one)[0]
-    assert Relation(pooling="complete").cautions(one) == Relation().cautions(exact) == []
     (tmp_path / "points.csv").write_text("x,L\n1,2\n2,3\n3,4\n")
     with pytest.raises(DataError, match=r"points\.csv: column 'y' is missing"):
         read_relation(tmp_path / "points.csv")
