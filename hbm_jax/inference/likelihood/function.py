@@ -77,8 +77,8 @@ class Likelihood:
         self.lower, self.upper = (flat(lambda name, end=end: bounds[name][end]) for end in (0, 1))
         self.starts = [flat(lambda name, row=row: values[name][row]) for row in range(num_starts)]
 
-        self._value_and_grad: Callable[[np.ndarray], Any]
-        self._hessian: Callable[[np.ndarray], Any]
+        self._value_and_grad: Callable[[Any], Any]
+        self._hessian: Callable[[Any], Any]
         if _can_be_shared(model):
             sites = tuple((name, shapes[name]) for name in names)
             self._value_and_grad, self._hessian = (

@@ -331,7 +331,9 @@ def _used(spectrum: Spectrum, mask: ArrayLike | None) -> Mask:
 def _response(spectrum: Spectrum, purpose: str) -> Response:
     """Return the response of a spectrum, or raise DataError without one."""
     if spectrum.response is None:
-        raise DataError(f"{spectrum.name}: expected a response, for {purpose}; found none.")
+        raise DataError(
+            f"{spectrum.name}: expected a response, for {purpose}; found none. Name one (rmf=PATH, arf=PATH)."
+        )
     return spectrum.response
 
 
