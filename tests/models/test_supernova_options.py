@@ -334,7 +334,7 @@ def test_offsets_are_integrated_out(few):
     with pytest.raises(DataError, match=r"offsets='marginal' expects data with calibration offsets.*found none"):
         model.bind(few)
     with pytest.raises(DataError, match="offsets='marginal' expects redshifts without an error"):
-        model.bind(dataclasses.replace(sne, sigma_z=np.full(6, 0.01)))
+        model.bind(dataclasses.replace(sne, sigma_z=np.full(6, 1e-4)))
     for options, found in (({"colour": "dust"}, "colour='dust'"), ({"latents": "centred"}, "latents='centred'")):
         with pytest.raises(ValueError, match=rf"expects latents='marginal' and normal populations.*found {found}"):
             Supernova(offsets="marginal", **options)

@@ -31,9 +31,9 @@ from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.normal.small_matrices import factorised, inverse_of_factor
 
 FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
-_OVERHEAD = 3e5  # multiplications that take as long as one more product of matrices; from 1e5 to 1e6 is as fast
+_OVERHEAD = 1e6  # multiplications that take as long as one more product of matrices to run and to compile
 _TOLERANCE = 1e-12  # singular values relative to the largest below which offsets are linearly dependent
-_BLOCK = 64  # rows of a matrix that is inverted by its Cholesky factor
+_BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
 
 
 class Group(NamedTuple):
@@ -180,7 +180,7 @@ def _information(size: int, residuals, sensitivities, offsets):
 def _inverse(matrix):
     """Return the inverse of a positive definite matrix and its log determinant, by blocks.
 
-    Products of matrices take most of the time: for 437 rows 3.4 ms on two cores, where a Cholesky factor and its
+    Products of matrices take most of the time: for 437 rows 3.8 ms on two cores, where a Cholesky factor and its
     inverse take 4.9 ms.
     """
     size = matrix.shape[0]
