@@ -1,6 +1,6 @@
 """2085 supernovae of Union3.1 with 378 calibration offsets and 100 modes of bulk flows, one option at a time.
 
-    python benchmarks/supernova_union.py --data FOLDER [--only NAME ...] [--out FILE]
+    python benchmarks/supernova_union.py --data FOLDER [--only NAME ...] [--out FILE] [--num-samples 250 ...]
 
 FOLDER holds ``supernovae.csv.gz`` and ``sensitivity.npz`` (`read_union`): the inputs of UNITY1.8 (Rubin et al. 2026,
 arXiv:2601.19424; rubind/union3), which are not distributed with hbm_jax. Published for flat LCDM: Om0 = 0.356 +0.028
@@ -79,7 +79,7 @@ def evaluation_time(model: Supernova, bound, num: int = 100) -> float:
     return 1e3 * min(times)
 
 
-def row_of(name: str, folder: Path, seed: int) -> dict:
+def row_of(name: str, folder: Path, **options_of_sampling) -> dict:
     """Fit one configuration and return what is reported of it."""
     nuisances, options = CONFIGURATIONS[name]
     start = time.perf_counter()
@@ -89,7 +89,7 @@ def row_of(name: str, folder: Path, seed: int) -> dict:
     bind = time.perf_counter() - start
     evaluation = evaluation_time(model, bound)
     start = time.perf_counter()
-    fit = hbm.sample(model, data, seed=seed, progress=False)
+    fit = hbm.sample(model, data, progress=False, **options_of_sampling)
     seconds = time.perf_counter() - start
     summary, verdict = fit.summary(), fit.verdict()
     row = {"configuration": name, "read_and_bind_s": bind, "evaluation_ms": evaluation, "fit_s": seconds}
@@ -106,14 +106,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the sample")
     parser.add_argument("--only", nargs="*", default=list(CONFIGURATIONS), help="configurations")
     parser.add_argument("--out", type=Path, help="JSON lines file to which rows are added")
-    parser.add_argument("--seed", type=int, default=0)
+    for option, default in (("seed", 0), ("num-chains", 4), ("num-warmup", 1000), ("num-samples", 1000)):
+        parser.add_argument(f"--{option}", type=int, default=default)
     given = parser.parse_args()
     stored = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     done = {json.loads(line)["configuration"] for line in stored}
     for name in given.only:
         if name in done:
             continue
-        row = row_of(name, given.data, given.seed)
+        names = ("seed", "num_chains", "num_warmup", "num_samples")
+        row = row_of(name, given.data, **{option: getattr(given, option) for option in names})
         print(json.dumps(row), flush=True)
         if given.out:
             with given.out.open("a") as file:

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from monte_carlo import seed
 from scipy import stats
 
+from hbm_jax.distributions.normal import common_offsets
 from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, _inverse, bind_offsets, log_density
 from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 
@@ -37,23 +39,28 @@ def dense(covariance=COVARIANCE):
     return total
 
 
+def distribution(offsets):
+    return OffsetGaussian(LinearGaussian(tuple(LOC.T), tuple(map(tuple, SCALE)), NOISE), offsets)
+
+
 @jax.jit
-def evaluated(value, number, offsets):
-    loc, scale = tuple(LOC.T), tuple(map(tuple, SCALE))
-    fn = OffsetGaussian(LinearGaussian(loc, scale, NOISE), offsets)
-    keys = jax.random.split(jax.random.key(number), 2)
+def evaluated(value, offsets):
     residual = [value[:, i] - LOC[:, i] for i in range(3)]
     covariance = [[COVARIANCE[:, i, j] for j in range(i + 1)] for i in range(3)]
     slopes = jax.grad(log_density, argnums=(0, 1))(residual, covariance, offsets)
-    drawn = jax.vmap(lambda key: fn.conditional_offsets(key, value))(jax.random.split(keys[0], 20_000))
-    return fn.log_prob(value), slopes, fn.log_prob_given_others(value), drawn, fn.sample(keys[1], (20_000,))
+    fn = distribution(offsets)
+    return fn.log_prob(value), slopes, fn.log_prob_given_others(value)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["grouped", "not grouped"])
+@pytest.fixture(scope="module", params=["grouped", pytest.param("not grouped", marks=pytest.mark.long)])
 def found(request):
-    offsets = bind_offsets(SENSITIVITY, request.param)
-    assert offsets.basis.shape == (OFFSETS, 7 if request.param else OFFSETS)
-    return evaluated(VALUE, 3, offsets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common_offsets, "_OVERHEAD", 40)  # several groups and sizes of these few objects
+        offsets = bind_offsets(SENSITIVITY, request.param == "grouped")
+    assert offsets.basis.shape == (OFFSETS, 7 if request.param == "grouped" else OFFSETS)
+    if request.param == "grouped":
+        assert max(len(batch.objects) for groups in offsets.groups for batch in groups) > 1
+    return evaluated(VALUE, offsets)
 
 
 def test_density_and_gradient_are_those_of_a_dense_normal_distribution(found):
@@ -82,17 +89,26 @@ def test_each_object_given_all_others(found):
         assert found[2][n] == pytest.approx(expected, rel=1e-10)
 
 
-def test_draws(found, monte_carlo):
+@pytest.mark.long
+def test_draws(monte_carlo):
     """Offsets given the data, and data with offsets, by whitening with the dense covariances."""
+
+    @jax.jit
+    def draw(number):
+        fn, keys = distribution(bind_offsets(SENSITIVITY)), jax.random.split(jax.random.key(number))
+        offsets = jax.vmap(lambda key: fn.conditional_offsets(key, VALUE))(jax.random.split(keys[0], 20_000))
+        return offsets, fn.sample(keys[1], (20_000,))
+
+    offsets, values = map(np.asarray, draw(seed(3)))
     rows = SENSITIVITY.transpose(0, 2, 1).reshape(-1, OFFSETS)
     gain = np.linalg.solve(dense(), rows).T
-    offset = gain @ (VALUE - LOC).ravel()
     left = np.linalg.inv(np.linalg.cholesky(np.eye(OFFSETS) - gain @ rows))
-    whitened = np.concatenate([
-        ((np.asarray(found[3]) - offset) @ left.T).ravel(),
-        np.linalg.solve(np.linalg.cholesky(dense()), (np.asarray(found[4]) - LOC).reshape(-1, 3 * NUM).T).ravel(),
-    ])  # fmt: skip
-    monte_carlo.distribution(whitened, stats.norm.cdf, name="whitened draws")
+    whitened = [
+        (offsets - gain @ (VALUE - LOC).ravel()) @ left.T,
+        np.linalg.solve(np.linalg.cholesky(dense()), (values - LOC).reshape(-1, 3 * NUM).T),
+    ]
+    for name, drawn in zip(("offsets", "values"), whitened, strict=True):
+        monte_carlo.distribution(drawn.ravel(), stats.norm.cdf, name=name)
 
 
 def test_an_inverse_by_blocks():

@@ -31,21 +31,21 @@ from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
 from hbm_jax.distributions.normal.small_matrices import factorised, inverse_of_factor
 
 FULL = jax.lax.Precision.HIGHEST  # the default matrix product of an accelerator rounds to a few digits
-_OVERHEAD = 1e6  # multiplications that take as long as one more product of matrices to run and to compile
+_OVERHEAD = 3e5  # multiplications that take as long as one more product of matrices
 _TOLERANCE = 1e-12  # singular values relative to the largest below which offsets are linearly dependent
 _BLOCK = 128  # rows of a matrix that is inverted by its Cholesky factor
 
 
-class Group(NamedTuple):
-    """Objects whose component a feels similar offsets.
+class Groups(NamedTuple):
+    """G groups of objects whose component a feels similar offsets, padded with zero sensitivities to equal sizes.
 
     Attributes
     ----------
-    objects : (R,)
+    objects : (G, R)
         Indices of the objects.
-    offsets : (K,)
+    offsets : (G, K)
         Indices of the offsets, in the basis.
-    sensitivity : (a + 1, R, K)
+    sensitivity : (a + 1, G, R, K)
         Change of components 0 to a per unit of the offsets: whitening mixes these components.
     """
 
@@ -59,14 +59,26 @@ class CommonOffsets(NamedTuple):
 
     Attributes
     ----------
-    groups : tuple of tuple of Group
-        Groups for each of the n components.
+    groups : tuple of tuple of Groups
+        Groups of equal size, of each size and for each of the n components.
     basis : (J, B)
         Orthonormal basis of the combinations of offsets that the data feel.
     """
 
-    groups: tuple[tuple[Group, ...], ...]
+    groups: tuple[tuple[Groups, ...], ...]
     basis: Any
+
+    def shift(self, values, num: int):
+        """Return the change of the vectors of N = ``num`` objects, (..., N, n), for values of the offsets (..., J)."""
+        combined = jnp.matmul(values, self.basis, precision=FULL)
+        shift = jnp.zeros((*np.shape(values)[:-1], num, len(self.groups)))
+        for component, groups in enumerate(self.groups):
+            for group in groups:
+                part = jnp.einsum(
+                    "...gk,grk->...gr", combined[..., group.offsets], group.sensitivity[component], precision=FULL
+                )
+                shift = shift.at[..., group.objects, component].add(part)
+        return shift
 
 
 def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets:
@@ -87,12 +99,7 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     for component in range(size):
         felt = (matrix[:, : component + 1] != 0.0).any(axis=1)
         members = _similar(felt) if grouped else [(np.arange(num), np.arange(num_offsets))]
-        groups.append(
-            tuple(
-                Group(objects, offsets, np.moveaxis(matrix[objects, : component + 1][:, :, offsets], 1, 0))
-                for objects, offsets in members
-            )
-        )
+        groups.append(tuple(_padded(matrix[:, : component + 1], batch) for batch in _batches(members)))
     return CommonOffsets(tuple(groups), basis)
 
 
@@ -141,8 +148,38 @@ def _similar(felt: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
+def _batches(members: list[tuple[np.ndarray, np.ndarray]]) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Return groups that are padded to a common size, where this adds less than the overhead of separate products."""
+    batches: list[list] = []
+    for objects, offsets in sorted(members, key=lambda member: -len(member[1])):
+        additional = [_cost([*batch, (objects, offsets)]) - _cost(batch) for batch in batches]
+        best = int(np.argmin(additional)) if batches else -1
+        if batches and additional[best] < _cost([(objects, offsets)]) + _OVERHEAD:
+            batches[best].append((objects, offsets))
+        else:
+            batches.append([(objects, offsets)])
+    return batches
+
+
+def _cost(batch: list) -> int:
+    """Return the number of multiplications of a batch of padded groups."""
+    return len(batch) * max(len(objects) for objects, _ in batch) * max(len(offsets) for _, offsets in batch) ** 2
+
+
+def _padded(matrix: np.ndarray, batch: list) -> Groups:
+    """Return groups of equal size, from sensitivities (N, a + 1, B) and the objects and offsets of each group."""
+    num_objects, num_offsets = (max(len(member[i]) for member in batch) for i in (0, 1))
+    objects = np.zeros((len(batch), num_objects), dtype=np.int32)
+    offsets = np.zeros((len(batch), num_offsets), dtype=np.int32)
+    sensitivity = np.zeros((matrix.shape[1], len(batch), num_objects, num_offsets))
+    for g, (rows, columns) in enumerate(batch):
+        objects[g, : len(rows)], offsets[g, : len(columns)] = rows, columns
+        sensitivity[:, g, : len(rows), : len(columns)] = np.moveaxis(matrix[rows][:, :, columns], 1, 0)
+    return Groups(objects, offsets, sensitivity)
+
+
 class Whitened(NamedTuple):
-    """Log density without offsets; and for each group residuals (R,), sensitivities (R, K) and indices of offsets."""
+    """Log density without offsets; and for each size residuals (G, R), sensitivities (G, R, K), indices of offsets."""
 
     log_density: Any
     residuals: list
@@ -159,7 +196,7 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
     for component, groups in enumerate(offsets.groups):
         scale = jnp.sqrt(factorisation.inverse[component])
         for group in groups:
-            rows = [(scale * entry)[group.objects, None] for entry in inverse[component]]
+            rows = [(scale * entry)[group.objects][..., None] for entry in inverse[component]]
             sensitivity = sum(row * part for row, part in zip(rows, group.sensitivity, strict=True))
             result.residuals.append((scale * z[component])[group.objects])
             result.sensitivities.append(sensitivity)
@@ -169,11 +206,13 @@ def _whitened(residual: Sequence[Any], covariance: Sequence[Sequence[Any]], offs
 
 def _information(size: int, residuals, sensitivities, offsets):
     """Return 1 + A (B, B) and v (B,)."""
-    places = jnp.concatenate([(index[:, None] * size + index).ravel() for index in offsets])
-    products = [jnp.matmul(part.T, part, precision=FULL).ravel() for part in sensitivities]
-    information = jnp.zeros(size * size).at[places].add(jnp.concatenate(products)).reshape(size, size)
-    parts = [jnp.matmul(z, part, precision=FULL) for z, part in zip(residuals, sensitivities, strict=True)]
-    score = jnp.zeros(size).at[jnp.concatenate(offsets)].add(jnp.concatenate(parts))
+    places = [(index[:, :, None] * size + index[:, None, :]).ravel() for index in offsets]
+    products = [jnp.einsum("grk,grl->gkl", part, part, precision=FULL).ravel() for part in sensitivities]
+    information = jnp.zeros(size * size).at[jnp.concatenate(places)].add(jnp.concatenate(products)).reshape(size, size)
+    parts = zip(residuals, sensitivities, strict=True)
+    scores = [jnp.einsum("gr,grk->gk", z, part, precision=FULL).ravel() for z, part in parts]
+    places = [index.ravel() for index in offsets]
+    score = jnp.zeros(size).at[jnp.concatenate(places)].add(jnp.concatenate(scores))
     return information + jnp.eye(size), score
 
 
@@ -218,9 +257,9 @@ def _log_ratio_jvp(size, primals, tangents):
     value, inverse, mean = _solved(size, *primals)
     total = jnp.zeros(())
     for z, part, index, z_dot, part_dot in zip(residuals, sensitivities, offsets, *tangents[:2], strict=True):
-        predicted = jnp.matmul(part, mean[index], precision=FULL)
-        slope = (z - predicted)[:, None] * mean[index]
-        slope = slope - jnp.matmul(part, inverse[index[:, None], index], precision=FULL)
+        predicted = jnp.einsum("grk,gk->gr", part, mean[index], precision=FULL)
+        slope = (z - predicted)[..., None] * mean[index][:, None, :]
+        slope = slope - jnp.matmul(part, inverse[index[:, :, None], index[:, None, :]], precision=FULL)
         total = total + jnp.sum(slope * part_dot) + jnp.sum(predicted * z_dot)
     return value, total
 
@@ -302,12 +341,8 @@ class OffsetGaussian(dist.Distribution):
         """Draw observed vectors ``(*sample_shape, N, n)``, each with offsets of its own."""
         keys = random.split(key)
         drawn = self.objects.sample(keys[0], sample_shape)
-        standard = random.normal(keys[1], (*sample_shape, np.shape(self.offsets.basis)[1]))
-        for component, groups in enumerate(self.offsets.groups):
-            for group in groups:
-                shift = jnp.matmul(standard[..., group.offsets], group.sensitivity[component].T, precision=FULL)
-                drawn = drawn.at[..., group.objects, component].add(shift)
-        return drawn
+        standard = random.normal(keys[1], (*sample_shape, np.shape(self.offsets.basis)[0]))
+        return drawn + self.offsets.shift(standard, self.event_shape[0])
 
     def conditional_offsets(self, key, value):
         """Draw the J offsets from their exact conditional distribution given the observed vectors, (J,)."""

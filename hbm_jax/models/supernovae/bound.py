@@ -48,10 +48,8 @@ class BoundSupernovae:
         Weight of the high-mass side of the mass step; None without a step.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
-    sensitivity : (N, J, 3)
-        Change of the observed (x1, c, m_b) per unit of each calibration offset.
     offsets : CommonOffsets or None
-        The same for offsets that are integrated out; None where they are sampled.
+        Change of the observed (x1, c, m_b) per unit of each calibration offset; None without offsets.
     design : Supernovae or None
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
     num_surveys : int
@@ -65,7 +63,6 @@ class BoundSupernovae:
     log_nodes: Any
     massive: Any
     survey: Any
-    sensitivity: Any
     offsets: CommonOffsets | None
     design: Supernovae | None
     num_surveys: int = field(metadata={"static": True})
@@ -132,8 +129,7 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         log_nodes=log_nodes,
         massive=np.asarray(model.massive(data)) if model.mass_step else None,
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
-        sensitivity=data.sensitivity[..., ORDER],
-        offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if model.offsets == "marginal" else None,
+        offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
         design=design if own_distances else None,
         num_surveys=len(surveys) if model.by_survey else 0,
     )

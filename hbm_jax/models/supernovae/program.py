@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
@@ -21,8 +22,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     """Run the program of `hbm_jax.models.Supernova`; see its ``program``."""
     cosmology = expansion.sample_cosmology(model.cosmology, model.all_priors, supernova_degeneracy)
     parameters = _sample_parameters(model, bound)
-    integrates = observed and bound.offsets is not None
-    offset = None if integrates else _sample_calibration(bound)
+    offset = None if observed and model.integrated else _sample_calibration(bound)
     own = bound.design is not None
     modulus = model.distmod(bound.design, cosmology) if own else bound.distances.distmod(cosmology)
     if observed:
@@ -43,7 +43,7 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
     if model.laws.host is not None:
         parameters |= model.laws.host.relation(parameters, bound.massive, model.laws.colour.slopes)
         magnitude = magnitude + parameters["host_magnitude"]
-    if values is not None and bound.offsets is not None:
+    if values is not None and model.integrated:
         _integrate_offsets(bound, parameters, magnitude, values, recover)
         return
     with numpyro.plate("supernova", len(bound)):
@@ -70,7 +70,7 @@ def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
     with numpyro.plate("offset", len(calibration)):
         numpyro.deterministic("calibration", calibration)
     with numpyro.plate("supernova", len(bound)):
-        shifted = marginal(parameters, magnitude, bound.noise, _shift(bound, calibration))
+        shifted = marginal(parameters, magnitude, bound.noise, bound.offsets.shift(calibration, len(bound)))
         _record(numpyro.sample("_latent", shifted.conditional(values)))
 
 
@@ -106,17 +106,11 @@ def _sample_parameters(model, bound: BoundSupernovae) -> dict[str, Any]:
 
 def _sample_calibration(bound: BoundSupernovae) -> jax.Array | None:
     """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
-    num_offsets = bound.sensitivity.shape[1]
-    if not num_offsets:
+    if bound.offsets is None:
         return None
-    with numpyro.plate("offset", num_offsets):
+    with numpyro.plate("offset", np.shape(bound.offsets.basis)[0]):
         calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
-    return _shift(bound, calibration)
-
-
-def _shift(bound: BoundSupernovae, calibration: jax.Array) -> jax.Array:
-    """Return the shift of the observed (x1, c, m_b), (N, 3), for offsets (J,)."""
-    return jnp.einsum("njk,j->nk", bound.sensitivity, calibration)
+    return bound.offsets.shift(calibration, len(bound))
 
 
 def _latent_sites(noncentred: bool, p: Mapping[str, Any], magnitude: Any) -> jax.Array:
