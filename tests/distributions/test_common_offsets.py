@@ -55,7 +55,7 @@ def evaluated(value, offsets):
 @pytest.fixture(scope="module", params=["grouped", pytest.param("not grouped", marks=pytest.mark.long)])
 def found(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common_offsets, "_OVERHEAD", 40)  # several groups and sizes of these few objects
+        patch.setattr(common_offsets, "_OVERHEAD", 60)  # several groups and sizes of these few objects
         offsets = bind_offsets(SENSITIVITY, request.param == "grouped")
     assert offsets.basis.shape == (OFFSETS, 7 if request.param == "grouped" else OFFSETS)
     if request.param == "grouped":

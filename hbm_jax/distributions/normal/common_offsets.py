@@ -104,20 +104,19 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
 
 
 def _basis(matrix: np.ndarray) -> np.ndarray:
-    """Return a sparse orthonormal basis (J, B) of the offsets that matter, found among those of the same objects."""
-    felt = (matrix != 0.0).any(axis=1)  # (N, J)
-    patterns, index = np.unique(felt, axis=1, return_inverse=True)
-    largest = np.abs(matrix).max(initial=0.0)
+    """Return a sparse orthonormal basis (J, B) of the offsets that matter, found among those of the same values."""
+    rows = matrix.reshape(-1, matrix.shape[2])
+    patterns, index = np.unique(rows != 0.0, axis=1, return_inverse=True)
+    largest = np.abs(rows).max(initial=0.0)
     columns = []
     for pattern in np.flatnonzero(patterns.any(axis=0)):
         members = np.flatnonzero(index.ravel() == pattern)
-        part = matrix[patterns[:, pattern]][:, :, members].reshape(-1, len(members))
-        _, singular, rows = np.linalg.svd(part, full_matrices=False)
-        kept = rows[singular > _TOLERANCE * largest]
-        embedded = np.zeros((len(kept), matrix.shape[2]))
+        _, singular, axes = np.linalg.svd(rows[patterns[:, pattern]][:, members], full_matrices=False)
+        kept = axes[singular > _TOLERANCE * largest]
+        embedded = np.zeros((len(kept), rows.shape[1]))
         embedded[:, members] = kept
         columns.append(embedded)
-    return np.concatenate(columns).T if columns else np.zeros((matrix.shape[2], 0))
+    return np.concatenate(columns).T if columns else np.zeros((rows.shape[1], 0))
 
 
 def _similar(felt: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
