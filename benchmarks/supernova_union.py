@@ -91,13 +91,25 @@ def row_of(name: str, folder: Path, **options_of_sampling) -> dict:
     start = time.perf_counter()
     fit = hbm.sample(model, data, progress=False, **options_of_sampling)
     seconds = time.perf_counter() - start
-    summary, verdict = fit.summary(), fit.verdict()
+    summary, verdict = fit.summary(), fit.verdict
     row = {"configuration": name, "read_and_bind_s": bind, "evaluation_ms": evaluation, "fit_s": seconds}
     row |= {"verdict": str(verdict), "draws": int(np.prod(list(fit.posterior["Om0"].shape)))}
     for parameter in ("Om0", "alpha", "beta", "delta_M", "sigma_int"):
         if parameter in summary.index:
             row[parameter] = [float(summary.loc[parameter, key]) for key in ("mean", "sd")]
     return row | {"max_r_hat": float(summary["r_hat"].max()), "min_ess_bulk": float(summary["ess_bulk"].min())}
+
+
+def table(rows: list[dict]) -> str:
+    """Return one line for each configuration."""
+    lines = [f"{'configuration':34} {'gradient':>9} {'bind':>6} {'fit':>7} {'R-hat':>6} {'ESS':>6}  Om0"]
+    for row in rows:
+        mean, sd = row["Om0"]
+        lines.append(
+            f"{row['configuration']:34} {row['evaluation_ms']:6.2f} ms {row['read_and_bind_s']:4.1f} s "
+            f"{row['fit_s']:5.0f} s {row['max_r_hat']:6.3f} {row['min_ess_bulk']:6.0f}  {mean:.3f} +- {sd:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -111,15 +123,15 @@ def main() -> None:
     given = parser.parse_args()
     stored = given.out.read_text().splitlines() if given.out and given.out.exists() else []
     done = {json.loads(line)["configuration"] for line in stored}
-    for name in given.only:
-        if name in done:
-            continue
+    for name in [name for name in given.only if name not in done]:
         names = ("seed", "num_chains", "num_warmup", "num_samples")
         row = row_of(name, given.data, **{option: getattr(given, option) for option in names})
         print(json.dumps(row), flush=True)
         if given.out:
             with given.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        stored.append(json.dumps(row))
+    print(table([json.loads(line) for line in stored]))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def bind_offsets(sensitivity: np.ndarray, grouped: bool = True) -> CommonOffsets
     matrix = np.moveaxis(np.asarray(sensitivity, dtype=np.float64), 1, 2)
     num, size, num_offsets = matrix.shape
     basis = _basis(matrix) if grouped else np.eye(num_offsets)
-    matrix = np.where(np.abs(matrix @ basis) > 0.0, matrix @ basis, 0.0)
+    matrix = matrix @ basis
     groups = []
     for component in range(size):
         felt = (matrix[:, : component + 1] != 0.0).any(axis=1)
