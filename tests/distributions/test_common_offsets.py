@@ -112,7 +112,7 @@ def test_draws(monte_carlo):
 
 
 def test_an_inverse_by_blocks():
-    for size in (1, 128, 129, 300):
+    for size in (1, 200):
         factor = RNG.normal(size=(size, size + 5))
         matrix = factor @ factor.T + np.eye(size)
         inverse, log_det = jax.jit(_inverse)(matrix)
