@@ -326,6 +326,7 @@ def test_published_constraints_by_name(shared_data):
     sigma = np.sqrt(np.diagonal(exact))
     np.testing.assert_allclose(np.sqrt(np.diagonal(retyped.covariance)), sigma, atol=5.1e-5)
     np.testing.assert_allclose(retyped.covariance / np.outer(sigma, sigma), exact / np.outer(sigma, sigma), atol=2e-3)
+    assert HubbleDiagram(constraints="desi-dr2-bao").constraints.quantity == retyped.quantity
     both = load_constraints("planck-2018", "desi-dr2-bao")
     assert both.quantity == planck2018_distance_priors().quantity + retyped.quantity
     with pytest.raises(ValueError, match=r"Unknown constraints 'desi-dr3-bao'.*did you mean 'desi-dr2-bao'"):
