@@ -13,6 +13,8 @@ from hbm_jax.data.regression.regression_data import RegressionData, read_regress
 from hbm_jax.data.supernovae.constraints import (
     GaussianConstraints,
     desi2024_bao,
+    desi_dr2_bao,
+    load_constraints,
     planck2018_distance_priors,
     read_constraints,
 )
@@ -57,8 +59,10 @@ __all__ = [
     "ValuesInGroups",
     "blocks_from_joint",
     "desi2024_bao",
+    "desi_dr2_bao",
     "fetch_distance_moduli",
     "lensing_variance",
+    "load_constraints",
     "load_distance_moduli",
     "load_eight_schools",
     "load_example",

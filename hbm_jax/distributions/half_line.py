@@ -8,13 +8,14 @@ vector y ~ N(m, C). Then
 and the integral is a normal distribution function, for y of any dimension.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jax.scipy.special import log_ndtr, ndtr, ndtri
+from jax.scipy.special import ndtr, ndtri
+
+from hbm_jax.distributions.mills_ratio import log_mills_ratio
 
 NUM_NODES = 32
 _REACH = 9.0  # range of the quadrature about the mean, in standard deviations
@@ -22,9 +23,7 @@ _REACH = 9.0  # range of the quadrature about the mean, in standard deviations
 
 def log_half_line(linear, quadratic):
     """Return the log of the integral of exp(linear t - quadratic t^2 / 2) over t > 0, for quadratic > 0."""
-    sqrt_quadratic = jnp.sqrt(quadratic)
-    z = linear / sqrt_quadratic
-    return 0.5 * math.log(2.0 * math.pi) - jnp.log(sqrt_quadratic) + 0.5 * z * z + log_ndtr(z)
+    return log_mills_ratio(-linear / jnp.sqrt(quadratic)) - 0.5 * jnp.log(quadratic)
 
 
 class HalfLine(NamedTuple):
@@ -68,10 +67,7 @@ class HalfLine(NamedTuple):
         return truncated(key, mean, 1.0 / jnp.sqrt(total_precision), jnp.shape(mean))
 
     def nodes(self):
-        """Return nodes (..., NUM_NODES) and log weights of a Gauss quadrature for means over t."""
-        if self.precision is None:
-            points, weights = np.polynomial.laguerre.laggauss(NUM_NODES)
-            return points / jnp.asarray(self.rate)[..., None], np.log(weights)
+        """Return nodes (..., NUM_NODES) and log weights of a Gauss quadrature for means over t with a precision."""
         points, weights = np.polynomial.legendre.leggauss(NUM_NODES)
         mean, std = -self.rate / self.precision, 1.0 / jnp.sqrt(self.precision)
         low = jnp.maximum(mean - _REACH * std, 0.0)

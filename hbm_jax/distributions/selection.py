@@ -8,6 +8,7 @@ from jax import lax, random
 from jax.scipy.special import log_ndtr, ndtr
 
 from hbm_jax.distributions.half_line import HalfLine
+from hbm_jax.distributions.mills_ratio import log_mean_probit
 from hbm_jax.distributions.normal.bivariate import log_bivariate_ndtr
 
 MAX_TRIES = 20_000  # of the rejection sampling of a detected object
@@ -140,8 +141,9 @@ def log_detected_fraction(room, variance, half_line: HalfLine | None = None, alo
     variance : array (...)
         Variance of e plus the squared width.
     half_line : HalfLine, optional
-        Distribution of a positive latent t, without which t = 0. The mean over t is a Gauss quadrature with an error
-        below 1e-8 where t changes slope . y by less than a few times the square root of the variance
+        Distribution of a positive latent t, without which t = 0. The mean over an exponential t is in closed form
+        (`log_mean_probit`). Over a half or truncated normal t it is a Gauss quadrature with an error below 1e-8 where t
+        changes slope . y by less than a few times the square root of the variance
         (``tests/distributions/test_observed_mixture.py``).
     along : array (...), optional
         Change of slope . y per unit of t.
@@ -149,6 +151,8 @@ def log_detected_fraction(room, variance, half_line: HalfLine | None = None, alo
     scale = jnp.sqrt(variance)
     if half_line is None:
         return log_ndtr(room / scale)
+    if half_line.precision is None:
+        return log_mean_probit(room / scale, along / (half_line.rate * scale))
     nodes, log_weights = half_line.nodes()
     standardised = (room[..., None] - along[..., None] * nodes) / scale[..., None]
     return _log_sum_exp(log_weights + log_ndtr(standardised))

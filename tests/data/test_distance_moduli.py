@@ -18,6 +18,7 @@ from hbm_jax.data import (
     GaussianConstraints,
     desi2024_bao,
     fetch_distance_moduli,
+    load_constraints,
     load_distance_moduli,
     planck2018_distance_priors,
     read_constraints,
@@ -312,6 +313,26 @@ def test_checksums_are_those_of_files_at_hand(shared_data):
     for name, relative in (("pantheon+", "pantheon_plus_sh0es.dat"), ("des-sn5yr", "des_sn5yr_hd.csv")):
         content = shared_data(f"supernovae/{relative}").read_bytes()
         assert hashlib.sha256(content).hexdigest() == downloads.DOWNLOADS[name].table[1]
+
+
+def test_published_constraints_by_name(shared_data):
+    mean, covariance = (shared_data(f"constraints/desi_dr2_bao_{part}.txt") for part in ("mean", "cov"))
+    released, retyped = read_constraints(mean, covariance=covariance), load_constraints("desi-dr2-bao")
+    order = [*range(11), 12, 11]  # the release has D_H before D_M at the last redshift
+    assert retyped.quantity == tuple(released.quantity[i] for i in order)
+    np.testing.assert_allclose(retyped.z, released.z[order], atol=1e-9)
+    np.testing.assert_allclose(retyped.value, released.value[order], atol=5.1e-4)
+    exact = released.covariance[np.ix_(order, order)]
+    sigma = np.sqrt(np.diagonal(exact))
+    np.testing.assert_allclose(np.sqrt(np.diagonal(retyped.covariance)), sigma, atol=5.1e-5)
+    np.testing.assert_allclose(retyped.covariance / np.outer(sigma, sigma), exact / np.outer(sigma, sigma), atol=2e-3)
+    assert HubbleDiagram(constraints="desi-dr2-bao").constraints.quantity == retyped.quantity
+    both = load_constraints("planck-2018", "desi-dr2-bao")
+    assert both.quantity == planck2018_distance_priors().quantity + retyped.quantity
+    with pytest.raises(ValueError, match=r"Unknown constraints 'desi-dr3-bao'.*did you mean 'desi-dr2-bao'"):
+        load_constraints("desi-dr3-bao")
+    with pytest.raises(ValueError, match="expected one or more of planck-2018"):
+        load_constraints()
 
 
 def test_constraints(tmp_path):

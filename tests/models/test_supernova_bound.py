@@ -40,6 +40,7 @@ CASES = {
     "normal": (Supernova(), SAMPLES),
     "binned w": (Supernova(cosmology="binned(0.2, 0.9)"), SAMPLES),
     "latents": (Supernova(latents="sampled", lensing=0.06, sigma_v=200.0), SHIFTED),
+    "offsets": (Supernova(offsets="marginal"), SHIFTED),
     "non-centred": (Supernova(latents="noncentred", mass_step=False), SAMPLES),
     "hosts": (Supernova(mass_error=True, step_width=0.3, host_beta=True, stretch="two", drift=True), SAMPLES),
     "dust": (Supernova(colour="dust", selection="survey", survey_scatter=True), SHIFTED),

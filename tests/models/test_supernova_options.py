@@ -10,6 +10,7 @@ from models.densities import LogDensity
 from models.test_supernova import FEW, PRIORS, TRUTH, magnitudes, moduli
 from monte_carlo import seed
 from numpyro import distributions as dist
+from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import stats
 
@@ -303,6 +304,43 @@ def test_calibration_offsets_move_the_observed_values(few, options):
         expected += sum(Plain(model, sne, T).log_density(n, moved[n]) for n in range(6))
     np.testing.assert_allclose(likelihood(model, sne, sites), expected, rtol=1e-8)
     assert model.coords(sne)["offset"] == ["g", "r"]
+
+
+def test_offsets_are_integrated_out(few):
+    sensitivity = np.random.default_rng(1).normal(0, [0.02, 0.05, 0.01], (6, 4, 3))
+    sensitivity[:3, 0] = sensitivity[3:, 1] = 0.0
+    sne = Supernovae.from_dict(few.to_dict() | {"sensitivity": sensitivity, "offset_name": list("griz")})
+    model = Supernova(offsets="marginal")
+    x1, c = T["x1_mean"], T["c_mean"]
+    mean = np.array([[x1, c, m - T["alpha"] * x1 + T["beta"] * c] for m in magnitudes(few, T)])
+    loading = np.array([[1, 0, 0], [0, 1, 0], [-T["alpha"], T["beta"], 1]]) * [T["x1_std"], T["c_std"], T["sigma_int"]]
+    rows = sensitivity[:, :, [1, 2, 0]].transpose(0, 2, 1).reshape(18, 4)
+    covariance = rows @ rows.T
+    for n, noise in enumerate(Plain(model, few, T).noise):
+        covariance[3 * n : 3 * n + 3, 3 * n : 3 * n + 3] += noise + loading @ loading.T
+    observed = np.array([few.x1, few.c, few.m_b]).T
+    expected = stats.multivariate_normal(mean.ravel(), covariance).logpdf(observed.ravel())
+    np.testing.assert_allclose(likelihood(model, sne), expected, rtol=1e-10)
+    assert model.integrated == ("calibration",)
+
+    def of_sites(**options):
+        seeded = handlers.seed(handlers.substitute(model, {n: T[n] for n in free_parameters(model)}), jax.random.key(1))
+        trace = handlers.trace(seeded).get_trace(sne, **options)
+        return {name: site["value"] for name, site in trace.items() if name in shapes}
+
+    def shapes_of(**options):
+        return {name: value.shape for name, value in jax.eval_shape(lambda: of_sites(**options)).items()}
+
+    shapes = {"calibration": (4,), "x1_true": (6,), "c_true": (6,), "m_b_true": (6,)}
+    assert shapes_of(recover=True) == shapes
+    assert shapes_of(observed=False) == {"calibration": (4,)}
+    with pytest.raises(DataError, match=r"offsets='marginal' expects data with calibration offsets.*found none"):
+        model.bind(few)
+    with pytest.raises(DataError, match="offsets='marginal' expects redshifts without an error"):
+        model.bind(dataclasses.replace(sne, sigma_z=np.full(6, 1e-4)))
+    for options, found in (({"colour": "dust"}, "colour='dust'"), ({"latents": "centred"}, "latents='centred'")):
+        with pytest.raises(ValueError, match=rf"expects latents='marginal' and normal populations.*found {found}"):
+            Supernova(offsets="marginal", **options)
 
 
 def test_gradients_are_those_of_finite_differences(few):

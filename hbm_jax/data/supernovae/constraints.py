@@ -15,6 +15,7 @@ from hbm_jax.cosmology.compressed import BAO, CMB, QUANTITIES
 from hbm_jax.data.building import named_errors
 from hbm_jax.data.supernovae.dense_covariance import checked_covariance, only_one_of, read_covariance
 from hbm_jax.data.tables import read_table
+from hbm_jax.names import choose
 from hbm_jax.validation import (
     DataError,
     Floats,
@@ -216,20 +217,78 @@ def desi2024_bao() -> GaussianConstraints:
 
     DESI Collaboration 2024 (arXiv:2404.03002), table 1.
     """
-    pairs = [  # z, D_M / r_d, error, D_H / r_d, error, correlation
+    pairs = [
         (0.510, 13.62, 0.25, 20.98, 0.61, -0.445),
         (0.706, 16.85, 0.32, 20.08, 0.60, -0.420),
         (0.930, 21.71, 0.28, 17.88, 0.35, -0.389),
         (1.317, 27.79, 0.69, 13.82, 0.42, -0.444),
         (2.330, 39.71, 0.94, 8.52, 0.17, -0.477),
     ]
-    columns: dict[str, Any] = {"quantity": ["DV_over_rd"] * 2, "z": [0.295, 1.491], "value": [7.93, 26.07]}
-    blocks = [np.array([[0.15**2]]), np.array([[0.67**2]])]
+    isotropic = [(0.295, 7.93, 0.15), (1.491, 26.07, 0.67)]
+    return _acoustic_oscillations(isotropic, pairs, "DESI 2024, arXiv:2404.03002, table 1")
+
+
+def desi_dr2_bao() -> GaussianConstraints:
+    """Return distances in units of the sound horizon from baryon acoustic oscillations in three years of DESI.
+
+    DESI Collaboration 2025 (arXiv:2503.14738), the distances of table IV; errors and correlations are those of the
+    likelihood published with it (CobayaSampler/bao_data, CC BY 4.0), to four and three digits.
+    """
+    pairs = [
+        (0.510, 13.588, 0.1684, 21.863, 0.4289, -0.452),
+        (0.706, 17.351, 0.1799, 19.455, 0.3339, -0.395),
+        (0.934, 21.576, 0.1618, 17.641, 0.2010, -0.347),
+        (1.321, 27.601, 0.3246, 14.176, 0.2246, -0.398),
+        (1.484, 30.512, 0.7636, 12.817, 0.5180, -0.494),
+        (2.330, 38.989, 0.5317, 8.632, 0.1011, -0.431),
+    ]
+    return _acoustic_oscillations([(0.295, 7.942, 0.0761)], pairs, "DESI DR2, arXiv:2503.14738")
+
+
+def _acoustic_oscillations(isotropic: list, pairs: list, source: str) -> GaussianConstraints:
+    """Return constraints of rows z, D_V / r_d, error; and z, D_M / r_d, error, D_H / r_d, error, correlation."""
+    columns: dict[str, Any] = {"quantity": [], "z": [], "value": []}
+    blocks = []
+    for z, distance, sigma in isotropic:
+        columns["quantity"] += ["DV_over_rd"]
+        columns["z"] += [z]
+        columns["value"] += [distance]
+        blocks.append(np.array([[sigma**2]]))
     for z, across, sigma_across, along, sigma_along, correlation in pairs:
         columns["quantity"] += ["DM_over_rd", "DH_over_rd"]
         columns["z"] += [z, z]
         columns["value"] += [across, along]
         cross = correlation * sigma_across * sigma_along
         blocks.append(np.array([[sigma_across**2, cross], [cross, sigma_along**2]]))
-    columns["covariance"] = block_diag(*blocks)
-    return GaussianConstraints.from_columns(columns, source="DESI 2024, arXiv:2404.03002, table 1")
+    return GaussianConstraints.from_columns(columns | {"covariance": block_diag(*blocks)}, source=source)
+
+
+PUBLISHED = {
+    "planck-2018": planck2018_distance_priors,
+    "desi-2024-bao": desi2024_bao,
+    "desi-dr2-bao": desi_dr2_bao,
+}
+
+
+def load_constraints(*names: str) -> GaussianConstraints:
+    """Return published constraints by name, joined as independent measurements.
+
+    Parameters
+    ----------
+    names
+        ``"planck-2018"``, ``"desi-2024-bao"`` or ``"desi-dr2-bao"``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message suggests the nearest.
+
+    Examples
+    --------
+    >>> len(load_constraints("planck-2018", "desi-dr2-bao"))
+    16
+    """
+    if not names:
+        raise ValueError(f"load_constraints: expected one or more of {', '.join(PUBLISHED)}; found none.")
+    parts = [PUBLISHED[choose("constraints", name, tuple(PUBLISHED))]() for name in names]
+    return sum(parts[1:], parts[0])

@@ -169,9 +169,9 @@ class LinearGaussian(dist.Distribution):
             log_det = 2.0 * jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
             chi2 = (whitened**2).sum(-1)
             return -0.5 * (chi2 + log_det + self.event_shape[0] * np.log(2.0 * np.pi))
-        return normal_log_density(self._residuals(value), self._covariance())
+        return normal_log_density(self.residuals(value), self.covariance_elements())
 
-    def _residuals(self, value) -> list:
+    def residuals(self, value) -> list:
         """Return the data minus their mean, as a list of components."""
         observed = range(self.event_shape[0])
         if self.loading is not None or not isinstance(self._loc, tuple):
@@ -180,7 +180,7 @@ class LinearGaussian(dist.Distribution):
         residual = [value[..., i] - self._loc[i] for i in observed]
         return residual if self.offset is None else [r - self.offset[..., i] for i, r in enumerate(residual)]
 
-    def _covariance(self) -> list[list]:
+    def covariance_elements(self) -> list[list]:
         """Return the elements of the lower triangle of the covariance."""
         if isinstance(self._scale, tuple) and self.loading is None:
             return with_noise(elements(self.noise_covariance), self._scale)

@@ -114,6 +114,15 @@ def _derivative(primals, tangents):
 normal_log_density.defjvp(_derivative, symbolic_zeros=True)
 
 
+def inverse_of_factor(factor: Rows) -> list[list]:
+    """Return the rows of the inverse of L up to the diagonal, from the elements of L below its diagonal of ones."""
+    rows: list[list] = []
+    for i, row in enumerate(factor):
+        products = [[row[k] * rows[k][j] for k in range(j, i)] for j in range(i)]
+        rows.append([-sum(terms[1:], terms[0]) for terms in products] + [1.0])
+    return rows
+
+
 def with_noise(noise: Any, scale: Rows) -> list[list]:
     """Return the lower triangle of S S^T plus noise, a matrix of arrays, for the rows of S, (...) each.
 

@@ -13,6 +13,7 @@ from hbm_jax.constants import speed_of_light_km_s
 from hbm_jax.cosmology import Cosmology, RedshiftMatrix
 from hbm_jax.data import DataError, Supernovae, lensing_variance, velocity_variance
 from hbm_jax.data.columns import index_of_groups
+from hbm_jax.distributions.normal.common_offsets import CommonOffsets, bind_offsets
 from hbm_jax.models import expansion
 from hbm_jax.models.supernovae.population import OBSERVABLES
 from hbm_jax.validation import Remedy, reject_rows
@@ -47,8 +48,8 @@ class BoundSupernovae:
         Weight of the high-mass side of the mass step; None without a step.
     survey : (N,) or None
         Index of the survey of each supernova; None where no parameter differs between surveys.
-    sensitivity : (N, J, 3)
-        Change of the observed (x1, c, m_b) per unit of each calibration offset.
+    offsets : CommonOffsets or None
+        Change of the observed (x1, c, m_b) per unit of each calibration offset; None without offsets.
     design : Supernovae or None
         The container at the redshifts of ``distances``, for the ``distmod`` of a subclass.
     num_surveys : int
@@ -62,7 +63,7 @@ class BoundSupernovae:
     log_nodes: Any
     massive: Any
     survey: Any
-    sensitivity: Any
+    offsets: CommonOffsets | None
     design: Supernovae | None
     num_surveys: int = field(metadata={"static": True})
 
@@ -98,7 +99,8 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
     ------
     DataError
         For another type of data, a host mass that is needed and missing, redshift errors that the model cannot
-        integrate, or that exceed a quarter of the redshift.
+        integrate, or that exceed a quarter of the redshift, and for offsets that are to be integrated out where there
+        are none or redshifts have errors.
     """
     advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
     model.check_container(data, Supernovae, advice)
@@ -114,6 +116,8 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         nodes = redshift_nodes(data, float(model.sigma_v or 0.0) if model.velocity == "redshift" else 0.0)
         design = replace(data, z_cmb=nodes.z_cmb.reshape(-1), z_hel=nodes.z_hel.reshape(-1))
         log_nodes = nodes.log_weights
+    if model.offsets == "marginal":
+        _check_offsets(data, uncertain)
     z_max = max((float(np.max(other.distances.z)) for other in like), default=None)
     breaks = expansion.named(model.cosmology).breaks
     surveys = list(data.survey_counts)
@@ -125,10 +129,26 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
         log_nodes=log_nodes,
         massive=np.asarray(model.massive(data)) if model.mass_step else None,
         survey=index_of_groups(data.survey, surveys) if model.by_survey else None,
-        sensitivity=data.sensitivity[..., ORDER],
+        offsets=bind_offsets(data.sensitivity[..., ORDER], not like) if data.offset_name else None,
         design=design if own_distances else None,
         num_surveys=len(surveys) if model.by_survey else 0,
     )
+
+
+def _check_offsets(data: Supernovae, uncertain: bool) -> None:
+    """Raise DataError where there are no offsets to integrate out, or redshifts have errors."""
+    if not data.offset_name:
+        raise DataError(
+            "Supernova: offsets='marginal' expects data with calibration offsets (columns d_m_b_NAME, d_x1_NAME, "
+            "d_c_NAME); found none. Use offsets='sampled'.",
+            [Remedy("offsets", "sampled")],
+        )
+    if uncertain:
+        raise DataError(
+            "Supernova: offsets='marginal' expects redshifts without an error; found sigma_z above 0. Use "
+            "offsets='sampled'.",
+            [Remedy("offsets", "sampled")],
+        )
 
 
 def noise_covariance(model, data: Supernovae) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.cosmology import RedshiftMatrix, breaks_of
-from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, read_constraints
+from hbm_jax.data import DataError, DistanceModuli, GaussianConstraints, load_constraints, read_constraints
+from hbm_jax.data.supernovae.constraints import PUBLISHED
 from hbm_jax.distributions import Offset
 from hbm_jax.models import expansion
 from hbm_jax.models.base import PopulationModel
@@ -47,8 +48,9 @@ class HubbleDiagram(PopulationModel):
         Surveys with intrinsic scatter; empty for all surveys.
     calibrated : bool
         Whether calibrators of known distance determine H0.
-    constraints : GaussianConstraints, mapping or path, optional
+    constraints : GaussianConstraints, mapping, str or path, optional
         Gaussian constraints from other experiments, which multiply the prior; see `hbm_jax.data.GaussianConstraints`.
+        A name of `hbm_jax.data.load_constraints`, such as ``"desi-dr2-bao"``, loads published ones.
         Those of the microwave background add a parameter omega_b and standard radiation. Distances of baryon acoustic
         oscillations depend on the sound horizon r_d, a parameter unless omega_b is one: then r_d is computed from
         omega_m and omega_b (fit of Brieden et al. 2023).
@@ -81,7 +83,9 @@ class HubbleDiagram(PopulationModel):
     intrinsic_scatter: bool = field(default=False, metadata={"help": "whether to add scatter to the covariance"})
     scatter_surveys: tuple[str, ...] = field(default=(), metadata={"help": "surveys with scatter; all by default"})
     calibrated: bool = field(default=False, metadata={"help": "whether calibrators determine H0"})
-    constraints: Any = field(default=None, hash=False, metadata={"help": "table of Gaussian constraints, such as BAO"})
+    constraints: Any = field(
+        default=None, hash=False, metadata={"help": "table or name of Gaussian constraints, such as desi-dr2-bao"}
+    )
     dims: ClassVar[dict[str, list[str]]] = {"observed": ["supernova"]}
     units = UNITS
 
@@ -94,6 +98,8 @@ class HubbleDiagram(PopulationModel):
             raise OptionError(message, [Remedy("intrinsic_scatter", True)])
         if isinstance(self.constraints, Mapping):
             object.__setattr__(self, "constraints", GaussianConstraints.from_config(self.constraints))
+        elif isinstance(self.constraints, str) and self.constraints in PUBLISHED:
+            object.__setattr__(self, "constraints", load_constraints(self.constraints))
         elif self.constraints is not None and not isinstance(self.constraints, GaussianConstraints):
             object.__setattr__(self, "constraints", read_constraints(self.constraints))
         prior = self.all_priors["M0"]

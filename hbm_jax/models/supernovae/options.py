@@ -32,6 +32,13 @@ def check(model) -> None:
             [Remedy("stretch", model.stretch), Remedy("colour", "normal"), Remedy("stretch", "two")],
         )
     mixture = mixture_options(model)
+    if model.offsets == "marginal" and (model.latents != "marginal" or mixture):
+        found = ", ".join(mixture) or f"latents={model.latents!r}"
+        raise OptionError(
+            "Supernova: offsets='marginal' expects latents='marginal' and normal populations that are all observed; "
+            f"found {found}, with which the offsets must be sampled.",
+            [Remedy("offsets", "sampled")],
+        )
     if model.latents != "marginal" and mixture:
         raise OptionError(
             f"Supernova: latents={model.latents!r} expects normal populations that are all observed; found "

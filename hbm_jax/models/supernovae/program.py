@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import distributions as dist
 
 from hbm_jax.distributions import LinearGaussian
+from hbm_jax.distributions.normal.common_offsets import OffsetGaussian
 from hbm_jax.models import expansion
 from hbm_jax.models.priors import sample_prior
 from hbm_jax.models.supernovae.bound import BoundSupernovae
@@ -20,7 +22,7 @@ def run(model, bound: BoundSupernovae, observed: bool, recover: bool) -> None:
     """Run the program of `hbm_jax.models.Supernova`; see its ``program``."""
     cosmology = expansion.sample_cosmology(model.cosmology, model.all_priors, supernova_degeneracy)
     parameters = _sample_parameters(model, bound)
-    offset = _sample_calibration(bound)
+    offset = None if observed and model.integrated else _sample_calibration(bound)
     own = bound.design is not None
     modulus = model.distmod(bound.design, cosmology) if own else bound.distances.distmod(cosmology)
     if observed:
@@ -41,6 +43,9 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
     if model.laws.host is not None:
         parameters |= model.laws.host.relation(parameters, bound.massive, model.laws.colour.slopes)
         magnitude = magnitude + parameters["host_magnitude"]
+    if values is not None and model.integrated:
+        _integrate_offsets(bound, parameters, magnitude, values, recover)
+        return
     with numpyro.plate("supernova", len(bound)):
         if model.latents == "marginal":
             distribution = marginal(parameters, magnitude, bound.noise, offset)
@@ -53,6 +58,20 @@ def _gaussian(model, bound, parameters, modulus, offset, values, recover) -> Non
         no_latents = {"loading": jnp.zeros((3, 0)), "offset": shifted}
         noise = LinearGaussian(jnp.zeros(0), jnp.zeros((0, 0)), bound.noise, **no_latents)
         numpyro.sample("observed", noise, obs=values)
+
+
+def _integrate_offsets(bound, parameters, magnitude, values, recover) -> None:
+    """Sample the observed values of Gaussian populations with the calibration offsets integrated out."""
+    distribution = OffsetGaussian(marginal(parameters, magnitude, bound.noise), bound.offsets)
+    numpyro.sample("observed", distribution, obs=values)
+    if not recover:
+        return
+    calibration = distribution.conditional_offsets(numpyro.prng_key(), values)
+    with numpyro.plate("offset", len(calibration)):
+        numpyro.deterministic("calibration", calibration)
+    with numpyro.plate("supernova", len(bound)):
+        shifted = marginal(parameters, magnitude, bound.noise, bound.offsets.shift(calibration, len(bound)))
+        _record(numpyro.sample("_latent", shifted.conditional(values)))
 
 
 def _mixture(model, bound, parameters, modulus, log_nodes, offset, values, recover) -> None:
@@ -87,12 +106,11 @@ def _sample_parameters(model, bound: BoundSupernovae) -> dict[str, Any]:
 
 def _sample_calibration(bound: BoundSupernovae) -> jax.Array | None:
     """Sample calibration offsets; return the shift of the observed (x1, c, m_b), (N, 3), or None."""
-    num_offsets = bound.sensitivity.shape[1]
-    if not num_offsets:
+    if bound.offsets is None:
         return None
-    with numpyro.plate("offset", num_offsets):
+    with numpyro.plate("offset", np.shape(bound.offsets.basis)[0]):
         calibration = jnp.asarray(numpyro.sample("calibration", dist.Normal(0.0, 1.0)))
-    return jnp.einsum("njk,j->nk", bound.sensitivity, calibration)
+    return bound.offsets.shift(calibration, len(bound))
 
 
 def _latent_sites(noncentred: bool, p: Mapping[str, Any], magnitude: Any) -> jax.Array:

@@ -111,6 +111,11 @@ class Supernova(PopulationModel):
         Whether supernovae are in the sample with probability Phi((m_lim + m_lim_colour c - m_b) / m_lim_width) of
         their observed values: ``"none"``; ``"common"``; or ``"survey"``, with m_lim and m_lim_width for each survey.
         m_lim_colour is 0 unless it has a prior.
+    offsets : str
+        Treatment of the calibration offsets of the data (`Supernovae.sensitivity`), N(0, 1) each, and of other linear
+        nuisances given in the same way, such as modes of bulk flows: ``"sampled"`` as parameters ``calibration``; or
+        ``"marginal"``, integrated out exactly and drawn by `hbm_jax.latents`. The latter needs ``latents="marginal"``,
+        normal populations, no selection, no outliers, and redshifts without errors.
 
     Raises
     ------
@@ -121,8 +126,6 @@ class Supernova(PopulationModel):
     -----
     The coherent scatter that a published error of m_b may include (`Supernovae.variance_coherent`) is not added,
     because sigma_int replaces it. The variances of lensing and peculiar velocity are kept.
-
-    Calibration offsets of the data (`Supernovae.sensitivity`) are parameters ``calibration``, N(0, 1) each.
 
     An error of the redshift changes only the distance, not the result of the light-curve fit.
 
@@ -160,6 +163,9 @@ class Supernova(PopulationModel):
     outliers: bool = field(default=False, metadata={"help": "whether some supernovae scatter more"})
     selection: str | SelectionLaw = field(
         default="none", metadata={"help": f"detection limit: {', '.join(SelectionLaw.registry)}"}
+    )
+    offsets: Literal["sampled", "marginal"] = field(
+        default="sampled", metadata={"help": "calibration offsets: sampled, marginal (integrated out)"}
     )
     remedies: ClassVar[dict[str, str]] = {
         "distribution": "outliers=True, or another law of stretch= or colour=",
@@ -229,7 +235,8 @@ class Supernova(PopulationModel):
     def bind_each(self, data: Sequence[Supernovae]) -> list[BoundSupernovae]:
         """Return bound data of several samples of equal shape, with one structure, so that they can be stacked."""
         bound = [self.bound(sample) for sample in data]
-        if len({(jax.tree.structure(sample), np.shape(sample.distances.nodes)) for sample in bound}) > 1:
+        shapes = [tuple(map(np.shape, jax.tree.leaves(sample))) for sample in bound]
+        if len({(jax.tree.structure(sample), shape) for sample, shape in zip(bound, shapes, strict=True)}) > 1:
             bound = [bind(self, sample, self._own_distances, like=bound) for sample in data]
         return bound
 
@@ -306,6 +313,11 @@ class Supernova(PopulationModel):
         labels = {"supernova": list(data.name), "observable": list(OBSERVABLES)}
         labels |= {"survey": list(data.survey_counts)} if self.by_survey else {}
         return labels | ({"offset": list(data.offset_name)} if data.offset_name else {})
+
+    @property
+    def integrated(self) -> tuple[str, ...]:
+        """Parameters that are integrated out, and drawn with ``recover=True``."""
+        return ("calibration",) if self.offsets == "marginal" else ()
 
     @property
     def units(self) -> dict[str, str]:

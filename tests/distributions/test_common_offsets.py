@@ -1,0 +1,120 @@
+"""Common offsets integrated out, against one dense normal distribution by SciPy and NumPy."""
+
+import jax
+import numpy as np
+import pytest
+from monte_carlo import seed
+from scipy import stats
+
+from hbm_jax.distributions.normal import common_offsets
+from hbm_jax.distributions.normal.common_offsets import OffsetGaussian, _inverse, bind_offsets, log_density
+from hbm_jax.distributions.normal.linear_gaussian import LinearGaussian
+
+NUM, OFFSETS = 14, 9
+RNG = np.random.default_rng(5)
+
+
+def made_up():
+    """Offsets of some objects each, two of them linearly dependent, one of a single component, one of no effect."""
+    sensitivity = RNG.normal(0.0, 0.4, (NUM, OFFSETS, 3))
+    sensitivity[:6, :4] = sensitivity[6:, 4:8] = sensitivity[12:] = 0.0
+    sensitivity[:, 3] = 2.0 * sensitivity[:, 2]
+    sensitivity[:, 7, :2] = sensitivity[:, 8] = 0.0
+    factors = RNG.normal(size=(NUM, 3, 3))
+    noise = 0.1 * factors @ factors.transpose(0, 2, 1) + 0.2 * np.eye(3)
+    loc, scale = RNG.normal(size=(NUM, 3)), np.array([[0.6, 0.0, 0.0], [0.0, 0.4, 0.0], [0.3, -0.5, 0.2]])
+    return sensitivity, loc, scale, noise, RNG.normal(size=(NUM, 3))
+
+
+SENSITIVITY, LOC, SCALE, NOISE, VALUE = made_up()
+COVARIANCE = NOISE + SCALE @ SCALE.T
+
+
+def dense(covariance=COVARIANCE):
+    """Covariance of all values, (3 N, 3 N)."""
+    rows = SENSITIVITY.transpose(0, 2, 1).reshape(-1, OFFSETS)
+    total = rows @ rows.T
+    for n in range(NUM):
+        total[3 * n : 3 * n + 3, 3 * n : 3 * n + 3] += covariance[n]
+    return total
+
+
+def distribution(offsets):
+    return OffsetGaussian(LinearGaussian(tuple(LOC.T), tuple(map(tuple, SCALE)), NOISE), offsets)
+
+
+@jax.jit
+def evaluated(value, offsets):
+    residual = [value[:, i] - LOC[:, i] for i in range(3)]
+    covariance = [[COVARIANCE[:, i, j] for j in range(i + 1)] for i in range(3)]
+    slopes = jax.grad(log_density, argnums=(0, 1))(residual, covariance, offsets)
+    fn = distribution(offsets)
+    return fn.log_prob(value), slopes, fn.log_prob_given_others(value)
+
+
+@pytest.fixture(scope="module", params=["grouped", pytest.param("not grouped", marks=pytest.mark.long)])
+def found(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common_offsets, "_OVERHEAD", 60)  # several groups and sizes of these few objects
+        offsets = bind_offsets(SENSITIVITY, request.param == "grouped")
+    assert offsets.basis.shape == (OFFSETS, 7 if request.param == "grouped" else OFFSETS)
+    if request.param == "grouped":
+        assert max(len(batch.objects) for groups in offsets.groups for batch in groups) > 1
+    return evaluated(VALUE, offsets)
+
+
+def test_density_and_gradient_are_those_of_a_dense_normal_distribution(found):
+    residual, covariance = (VALUE - LOC).ravel(), dense()
+    expected = stats.multivariate_normal(np.zeros(3 * NUM), covariance).logpdf(residual)
+    assert float(found[0]) == pytest.approx(expected, rel=1e-12)
+    inverse = np.linalg.inv(covariance)
+    g = inverse @ residual
+    slopes, slopes_of_covariance = found[1]
+    np.testing.assert_allclose(np.stack(slopes, axis=-1).ravel(), -g, rtol=1e-10, atol=1e-12)
+    for i in range(3):
+        for j in range(i + 1):
+            exact = (g[i::3] * g[j::3] - inverse[np.arange(i, 3 * NUM, 3), np.arange(j, 3 * NUM, 3)]) / (1 + (i == j))
+            np.testing.assert_allclose(slopes_of_covariance[i][j], exact, rtol=1e-10, atol=1e-11)
+
+
+def test_each_object_given_all_others(found):
+    covariance, mean = dense(), LOC.ravel()
+    for n in range(NUM):
+        own = np.arange(3 * n, 3 * n + 3)
+        rest = np.setdiff1d(np.arange(3 * NUM), own)
+        weights = np.linalg.solve(covariance[np.ix_(rest, rest)], covariance[np.ix_(rest, own)])
+        loc = mean[own] + (VALUE.ravel() - mean)[rest] @ weights
+        left = covariance[np.ix_(own, own)] - covariance[np.ix_(own, rest)] @ weights
+        expected = stats.multivariate_normal(loc, left).logpdf(VALUE[n])
+        assert found[2][n] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.long
+def test_draws(monte_carlo):
+    """Offsets given the data, and data with offsets, by whitening with the dense covariances."""
+
+    @jax.jit
+    def draw(number):
+        fn, keys = distribution(bind_offsets(SENSITIVITY)), jax.random.split(jax.random.key(number))
+        offsets = jax.vmap(lambda key: fn.conditional_offsets(key, VALUE))(jax.random.split(keys[0], 20_000))
+        return offsets, fn.sample(keys[1], (20_000,))
+
+    offsets, values = map(np.asarray, draw(seed(3)))
+    rows = SENSITIVITY.transpose(0, 2, 1).reshape(-1, OFFSETS)
+    gain = np.linalg.solve(dense(), rows).T
+    left = np.linalg.inv(np.linalg.cholesky(np.eye(OFFSETS) - gain @ rows))
+    whitened = [
+        (offsets - gain @ (VALUE - LOC).ravel()) @ left.T,
+        np.linalg.solve(np.linalg.cholesky(dense()), (values - LOC).reshape(-1, 3 * NUM).T),
+    ]
+    for name, drawn in zip(("offsets", "values"), whitened, strict=True):
+        monte_carlo.distribution(drawn.ravel(), stats.norm.cdf, name=name)
+
+
+def test_an_inverse_by_blocks():
+    for size in (1, 200):
+        factor = RNG.normal(size=(size, size + 5))
+        matrix = factor @ factor.T + np.eye(size)
+        inverse, log_det = jax.jit(_inverse)(matrix)
+        np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-9, atol=1e-12)
+        assert float(log_det) == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-12)
