@@ -12,6 +12,7 @@ import hbm_jax as hbm
 from hbm_jax.inference import run as run_module
 from hbm_jax.inference.sampler import chains as chains_module
 from hbm_jax.inference.sampler import loop as loop_module
+from hbm_jax.inference.sampler.progress import ProgressLine
 from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.sampler.target import OneProcess
 
@@ -223,3 +224,18 @@ def test_sites_that_are_not_shown_decide_when_a_run_stops():
     assert look(rng.normal(size=(4, 1000))) == (pytest.approx(0.1, abs=0.03), "")
     assert look(walk)[0] > 10.0
     assert look(0.0 * walk)[1] == "_slow never moved"
+
+
+def test_the_progress_line_in_a_log_file_has_a_line_for_each_text(capsys):
+    with ProgressLine(True, every=0.0) as line:
+        line.show("warm-up 10/30, 2 s left")
+        line.close("stopped: all requested draws are done")
+    assert capsys.readouterr().err == "warm-up 10/30, 2 s left\nstopped: all requested draws are done\n"
+    with ProgressLine(True) as line:
+        line.show("too soon after the start for a line")
+        line.close("stopped")
+    assert capsys.readouterr().err == "stopped\n"
+    with ProgressLine(False, every=0.0) as line:
+        line.show("not shown")
+        line.close("not shown")
+    assert capsys.readouterr().err == ""
