@@ -23,6 +23,7 @@ from numpyro.primitives import Messenger
 
 from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
+from hbm_jax.xla_options import QUICK
 
 RESERVED = {"chain", "draw", "sample"}
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
@@ -46,9 +47,12 @@ class OneProcess:
     num_devices = 0  # devices over which the objects are split
     _interrupted = False  # whether a Ctrl-C is pending
 
-    def compile(self, fn: Callable, *args: Any, compared: bool = True) -> Callable:
-        """Compile a function for arguments of these shapes; ``compared`` has no effect in a single process."""
-        return compiled(fn, *args)
+    def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> Callable:
+        """Compile a function for arguments of these shapes, with options of XLA.
+
+        ``compared`` has no effect in a single process.
+        """
+        return compiled(fn, *args, compiler_options=options)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
@@ -241,7 +245,7 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
             shapes = jax.eval_shape(lambda: draw_prior(jax.random.key(0)))
             draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         else:
-            draws = jax.device_get(jax.jit(draw_prior)(key))
+            draws = jax.device_get(jax.jit(draw_prior, compiler_options=QUICK)(key))
     _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
