@@ -81,7 +81,7 @@ def _before_sampling(arguments, model, sample) -> None:
     if not arguments.no_report:
         import hbm_jax.plotting  # noqa: F401 - fails before sampling where an extra is missing
     print(f"{model.description}\n{sample.describe()}\n", flush=True)
-    gc.freeze()  # modules and data stay; to look through them again and again costs a tenth of the time
+    gc.freeze()  # modules and data stay; collecting garbage among them adds a tenth or more to drawing the report
 
 
 @contextlib.contextmanager
