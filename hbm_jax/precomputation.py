@@ -5,7 +5,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -15,11 +14,6 @@ from threadpoolctl import ThreadpoolController
 MAX_WORKERS = 8  # threads; precomputing a response on quadrature nodes takes some 200 MB in each
 
 CHUNK = 512  # elements per evaluation
-# Compiler options of programs that run a few times only, so that compilation takes most of the time: XLA optimises
-# nothing.
-QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-if version("jaxlib").startswith("0.10."):
-    QUICK["xla_cpu_use_fusion_emitters"] = False  # halves the rest; later versions have no such option
 
 
 def precomputed(work: Callable[[], Any]) -> Any:

@@ -192,9 +192,9 @@ class Processes(OneProcess):
         spec = PartitionSpec(*[None] * axis, "object")
         return jax.make_array_from_callback(padded.shape, NamedSharding(self.mesh, spec), lambda index: padded[index])
 
-    def compile(self, fn: Callable, *args: Any, compared: bool = True) -> "SplitProgram":
+    def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> "SplitProgram":
         """Compile a function of a split potential for arguments of these shapes, equal in every process."""
-        return SplitProgram(self, fn, args, compared)
+        return SplitProgram(self, fn, args, compared, options)
 
     def everywhere(self, value) -> jax.Array:
         """Replicate a value, equal in every process, on all devices."""
@@ -342,9 +342,11 @@ class SplitProgram:
         Example arguments, which determine the shapes.
     compared : bool
         Whether results are compared between processes.
+    options : dict, optional
+        Options of XLA.
     """
 
-    def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool = True):
+    def __init__(self, processes: Processes, fn: Callable, args: tuple, compared: bool = True, options: Any = None):
         self.processes, self.compared = processes, compared
         leaves, structure = jax.tree.flatten(args)
         impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
@@ -359,7 +361,8 @@ class SplitProgram:
 
         everywhere = NamedSharding(processes.mesh, PartitionSpec())
         replicated = [processes.everywhere(plain_leaf(leaf)) for leaf in leaves]
-        self._compiled = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated).compile()
+        lowered = jax.jit(program, out_shardings=everywhere).lower(processes.sharded, replicated)
+        self._compiled = lowered.compile(options)
         self._kinds = kinds
 
     def __call__(self, *args):

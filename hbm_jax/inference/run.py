@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ from hbm_jax.inference.sampler.stopping import StopRule
 from hbm_jax.inference.sampler.target import OneProcess, Target, build_target
 from hbm_jax.inference.storage import arrays_of, check_storable
 from hbm_jax.inference.verdict import LOOK
+from hbm_jax.xla_options import QUICK
 
 SAME_DENSITY = 1e-6  # relative and absolute tolerance on the log density at the start when a run is resumed
 WARMUP, INFORMED_WARMUP = 1000, 400  # default draws; fewer if the start comes from an approximation of the posterior
@@ -117,7 +118,7 @@ class Run:
         self.began = self._lap_began = time.perf_counter()
         in_double = jax.enable_x64(self.settings.run.dtype == "float64")
         with ProgressLine(self.progress and self.processes.leads) as self.live, in_double, self.processes.listening():
-            key_target, key_start, key_chains = jax.random.split(jax.random.key(self.settings.run.seed), 3)
+            key_target, key_start, key_chains = _keys(np.int64(self.settings.run.seed))
             stored = None if self.store is None else self.store.read_start()
             program = self._reparametrised(stored)
             target = self._traced(program, key_target)
@@ -264,6 +265,12 @@ class Run:
             "stopped": stopped,
         }
         return run | ({} if self.store is None else {"checkpoint": str(self.store.folder), RUN_ID: self.store.run_id})
+
+
+@partial(jax.jit, compiler_options=QUICK)  # one program in place of one per operation
+def _keys(seed: np.int64) -> tuple[jax.Array, ...]:
+    """Return the random keys of tracing, of the start and of the chains."""
+    return tuple(jax.random.split(jax.random.key(seed), 3))
 
 
 def _sample_stats(chains: Chains, draws: Draws) -> dict[str, np.ndarray]:

@@ -8,10 +8,12 @@ import xarray as xr
 from numpyro import handlers
 from numpyro.distributions import Unit
 
+from hbm_jax.inference.compilation.constants_as_arguments import compiled
 from hbm_jax.inference.criticism.pointwise import program_of
 from hbm_jax.inference.program import bound_args, coords_of, dims_of, integrated_in, recovers, unobserved
 from hbm_jax.inference.results import Fit
 from hbm_jax.inference.sampler.target import build_target, plate_dims
+from hbm_jax.xla_options import QUICK
 
 BATCH = 50  # draws computed in one batch, which limits the memory and the time until Ctrl-C takes effect
 
@@ -122,7 +124,7 @@ def _evenly_spaced(num_total: int, num_wanted: int) -> np.ndarray:
 def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
     """Run a program at posterior draws of a fit, with ``extra_values`` of further sites, one for each draw."""
     with jax.enable_x64(True):
-        target = build_target(fit.program, fit.bound_args, jax.random.key(0))
+        target = build_target(fit.program, fit.bound_args, None)
         stored = fit.tree["unconstrained_posterior"]["position"]
         labels = [str(label) for label in stored["parameter"].to_numpy()]
         if labels != list(target.labels):
@@ -132,7 +134,8 @@ def _from_posterior(fit, program, kwargs, num_draws, seed, extra_values=None):
             )
         positions = stored.to_numpy().reshape(-1, target.size)
         rows = _evenly_spaced(len(positions), num_draws)
-        sites = jax.device_get(jax.jit(jax.vmap(target.sites))(positions[rows]))
+        constrain = compiled(jax.vmap(target.sites), positions[rows], compiler_options=QUICK)
+        sites = jax.device_get(constrain(positions[rows]))
         for name, variable in fit.posterior.items():
             drawn = variable.transpose("chain", "draw", ...).to_numpy()
             drawn = drawn.reshape(-1, *drawn.shape[2:])[rows]
@@ -152,8 +155,7 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
     """Run a program many times, with parameters substituted if given; return dimensions and values of its sites."""
     dims: dict[str, list[str]] = {}
 
-    def run_once(key_and_values):
-        key, values = key_and_values
+    def run_once(key, values):
         seeded = handlers.substitute(handlers.seed(program, key), values)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         dims.update(plate_dims(trace))
@@ -172,14 +174,14 @@ def _run(program, args, kwargs, parameters, num_draws, seed) -> dict[str, tuple[
             sites[name] = site["value"]
         return sites
 
-    keys = jax.random.split(jax.random.key(seed), num_draws)
+    def run_chunk(seed, rows, values):
+        return jax.vmap(run_once)(jax.random.split(jax.random.key(seed), num_draws)[rows], values)
+
     # All chunks have the same size, so that the function is compiled once.
-    run = jax.jit(jax.vmap(run_once))
     rows = np.minimum(np.arange(-(-num_draws // BATCH) * BATCH), num_draws - 1).reshape(-1, BATCH)
-    chunks = [
-        jax.device_get(run(jax.tree.map(lambda x, indices=indices: x[indices], (keys, parameters or {}))))
-        for indices in rows
-    ]
+    inputs = [(seed, chunk, {name: values[chunk] for name, values in (parameters or {}).items()}) for chunk in rows]
+    run = compiled(run_chunk, *inputs[0], compiler_options=QUICK)
+    chunks = [jax.device_get(run(*each)) for each in inputs]
     sites = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *chunks)
     return {name: (dims.get(name, []), value) for name, value in sites.items()}
 

@@ -7,7 +7,6 @@ asymptotic, and no p-value is too kind as those of posterior predictive checks a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +26,7 @@ from hbm_jax.inference.model_check.replicates import (
 )
 from hbm_jax.inference.model_check.result import ModelCheck, Worst, worst_of
 from hbm_jax.inference.program import coords_of, remedies_of
+from hbm_jax.xla_options import QUICK
 
 LEVEL = 0.05  # p-value below which the model fails
 NUM_DRAWS = 5  # posterior draws at which the data are compared with replicates
@@ -34,10 +34,6 @@ NOTABLE = 2.5  # score of a family from which it is named beside the most unusua
 MAX_CLAUSES = 3
 AS_UNUSUAL = 0.3  # difference of scores within which distances from the replicates decide what is named
 AS_FAR = 0.8  # ratio of distances within which the statistic that comes first is named
-# The program runs a few times only, so that compilation takes most of the time: XLA optimises nothing.
-QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-if version("jaxlib").startswith("0.10."):
-    QUICK["xla_cpu_use_fusion_emitters"] = False  # halves the rest; later versions have no such option
 REMEDIES = {
     "distribution": "a part of the model for outliers, another population, or a selection",
     "trend": "another component or covariate, or a selection",

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from hbm_jax.inference.sampler.metric import power_of_two
+from hbm_jax.xla_options import QUICK
 
 SEARCH_ITERATIONS = 500
 TRIALS_PER_ITERATION = 4  # mean number at which a search ends; steps as short as rounding errors are many and useless
@@ -36,7 +37,9 @@ VARIATIONAL_ITERATIONS = 80
 VARIATIONAL_ROUNDS = 3
 
 LBFGS = optax.scale_by_lbfgs()
-_update = jax.jit(LBFGS.update)  # shared by all searches, so that it is compiled once per size
+# Shared by all searches, so that they are compiled once per size.
+_begin = jax.jit(LBFGS.init, compiler_options=QUICK)
+_update = jax.jit(LBFGS.update, compiler_options=QUICK)
 
 
 def minimise(
@@ -66,7 +69,7 @@ def minimise(
 
     # NumPy between the compiled functions: JAX would compile each operation for every number of parameters.
     point = np.asarray(start, jnp.result_type(float))
-    state = LBFGS.init(point)
+    state = _begin(point)
     value, gradient = evaluate(point)
     evaluations_left = TRIALS_PER_ITERATION * max_iterations
     for _ in range(max_iterations):
@@ -78,7 +81,7 @@ def minimise(
         direction = np.asarray(direction)
         if direction @ gradient <= 0:
             # After a step through negative curvature, discard the L-BFGS memory and use the steepest descent.
-            direction, state = _update(gradient, LBFGS.init(point), point)
+            direction, state = _update(gradient, _begin(point), point)
             direction = np.asarray(direction)
         slope = -float(direction @ gradient)
         step = 1.0
@@ -274,7 +277,7 @@ def judge_by_draws(
     points = approximation.transform(noise)
     log_weights = np.full(num, -np.inf)
     for i, point in enumerate(points):
-        value, gradient = value_and_grad(point)
+        value, gradient = map(np.asarray, value_and_grad(point))
         if is_finite(value, gradient):
             log_weights[i] = approximation.log_volume + 0.5 * noise[i] @ noise[i] - value
     return Judged(approximation, points, log_weights)

@@ -21,6 +21,7 @@ from hbm_jax.inference.sampler.kernels.protocol import Block, Chain, Sampler
 from hbm_jax.inference.sampler.metric import MAX_DENSE
 from hbm_jax.inference.sampler.target import Target
 from hbm_jax.inference.sampler.warmup.adaptation import Adaptation, without_windows
+from hbm_jax.xla_options import QUICK
 
 BUFFER_BYTES = 64 * 2**20  # largest size of a block on the device
 
@@ -45,7 +46,7 @@ class Chains:
         self.sampler.require_size(self.target.size)
         num_chains = len(self.start.points)
         processes = self.target.processes
-        self.state = self._initial_state()
+        self.state, self._keys = self._initial_state()
         devices = jax.local_devices()
         num_devices = max(n for n in range(1, len(devices) + 1) if num_chains % n == 0)
         mesh = Mesh(np.asarray(devices[:num_devices]), ("chain",))
@@ -59,7 +60,6 @@ class Chains:
         self._round: list[Block] = []  # blocks of the current round
         self.adaptation = Adaptation(self.num_warmup, self.sampler.target_accept_prob or 0.8)
         self.fitted = self.sampler.fitted(self.target.size)
-        self._keys = jax.random.split(jax.random.fold_in(self.key, 1), num_chains)
         chain = Chain(self.kernel, self._potential, self.start.metric.to_position, self.buffer, not one_by_one)
 
         def advance(state, keys, fitted, first, num_draws):
@@ -81,8 +81,8 @@ class Chains:
         """Return minus the log density in the variables of the sampler."""
         return self.target.potential(self.start.metric.to_position(u))
 
-    def _initial_state(self) -> Any:
-        """Create the kernel, and return the initial sampler state of all chains."""
+    def _initial_state(self) -> tuple[Any, jax.Array]:
+        """Create the kernel, and return the initial sampler state of all chains, and their random keys."""
         metric, dense = self.start.metric, self.target.size <= MAX_DENSE
 
         # The metric is an argument, not a constant, so that a run with another seed reuses the compiled program.
@@ -94,12 +94,16 @@ class Chains:
             self.kernel = self.sampler.kernel(self._potential, inverse_mass, dense, step_size)
             return self.kernel.init(key, self.num_warmup, ParamInfo(point, potential, point_gradient), (), {})
 
-        # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
-        initialise_all = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None, None))
+        def initialise_all(key, *arrays):
+            # A kernel of a single chain, mapped here: the kernel of NumPyro for several chains is always vectorised.
+            keys, later = (jax.random.split(k, len(self.start.points)) for k in (key, jax.random.fold_in(key, 1)))
+            state = jax.vmap(initialise, in_axes=(0, 0, 0, 0, None, None))(keys, *arrays)
+            return without_windows(state, self.num_warmup), later
+
         values, gradients = zip(*map(self.target.value_and_grad, self.start.points), strict=True)
         arrays = self.start.points, np.stack(values), np.stack(gradients), metric.inverse_mass, self.start.step_size
-        inputs = (jax.random.split(self.key, len(self.start.points)), *map(jnp.asarray, arrays))
-        return without_windows(self.target.processes.compile(initialise_all, *inputs)(*inputs), self.num_warmup)
+        inputs = (self.key, *map(jnp.asarray, arrays))
+        return self.target.processes.compile(initialise_all, *inputs, options=QUICK)(*inputs)
 
     def _inputs(self, num_draws: int):
         """Return the arguments of the compiled program that advances the chains."""

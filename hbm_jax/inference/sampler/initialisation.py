@@ -128,7 +128,7 @@ def in_units(value_and_grad: Callable, unit: np.ndarray) -> Callable:
 
     def evaluate(z):
         value, gradient = value_and_grad(unit * z)
-        return value, unit * np.asarray(gradient)
+        return np.asarray(value), unit * np.asarray(gradient)
 
     return evaluate
 

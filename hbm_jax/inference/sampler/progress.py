@@ -1,6 +1,7 @@
 """Progress line of a running fit."""
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -17,20 +18,22 @@ class ProgressLine:
     """
 
     def __init__(self, enabled: bool, every: float = 10.0):
-        self._bar = tqdm(
-            total=None,
-            bar_format="{desc}",
-            file=sys.stderr,
-            disable=not enabled,
-            mininterval=0.0 if sys.stderr.isatty() else every,
-            dynamic_ncols=True,
-            leave=True,
-        )
+        self._in_log, self._every = enabled and not sys.stderr.isatty(), every
+        self._shown = time.monotonic()
+        disable = not enabled or self._in_log
+        self._bar = tqdm(bar_format="{desc}", file=sys.stderr, disable=disable, mininterval=0.0, dynamic_ncols=True)
 
     def show(self, text: str):
         """Show a text."""
+        if self._in_log and time.monotonic() - self._shown >= self._every:
+            self._write(text)
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(1)
+
+    def _write(self, text: str):
+        """Write a line to a log."""
+        print(text, file=sys.stderr, flush=True)
+        self._shown = time.monotonic()
 
     def __enter__(self):
         return self
@@ -40,5 +43,7 @@ class ProgressLine:
 
     def close(self, text: str):
         """Show a last text, which stays on the terminal."""
+        if self._in_log:
+            self._write(text)
         self._bar.set_description_str(text, refresh=False)
         self._bar.close()

@@ -23,6 +23,7 @@ from numpyro.primitives import Messenger
 
 from hbm_jax.inference.arguments import naming_arguments, plain_arguments, prior_value
 from hbm_jax.inference.compilation.constants_as_arguments import Compiled, compiled
+from hbm_jax.xla_options import QUICK
 
 RESERVED = {"chain", "draw", "sample"}
 PRIOR_DRAWS = 15  # number of prior draws; searches start at them and at their componentwise median
@@ -46,9 +47,12 @@ class OneProcess:
     num_devices = 0  # devices over which the objects are split
     _interrupted = False  # whether a Ctrl-C is pending
 
-    def compile(self, fn: Callable, *args: Any, compared: bool = True) -> Callable:
-        """Compile a function for arguments of these shapes; ``compared`` has no effect in a single process."""
-        return compiled(fn, *args)
+    def compile(self, fn: Callable, *args: Any, compared: bool = True, options: Any = None) -> Callable:
+        """Compile a function for arguments of these shapes, with options of XLA.
+
+        ``compared`` has no effect in a single process.
+        """
+        return compiled(fn, *args, compiler_options=options)
 
     def lead(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` and return its result; raise KeyboardInterrupt first if a Ctrl-C is pending."""
@@ -232,23 +236,25 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         structure.update(_structure(trace, free))
         return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in free.items()}
 
-    keys = jax.random.split(jax.random.key(0) if key is None else key, PRIOR_DRAWS)
+    def draw_prior(key):
+        return jax.vmap(start)(jax.random.split(key, PRIOR_DRAWS))
+
     draw = jax.jit(jax.vmap(start))
     with naming_arguments(given, args):
         if key is None:
-            draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(jax.vmap(start), keys))
+            shapes = jax.eval_shape(lambda: draw_prior(jax.random.key(0)))
+            draws = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         else:
-            draws = draw(keys)
+            draws = jax.device_get(jax.jit(draw_prior, compiler_options=QUICK)(key))
     _require_storable_names(structure["dims"])
     if not draws:
         raise ValueError("The program has nothing to sample: expected at least one latent site, found none.")
-    first = jax.tree.map(lambda x: x[0], draws)
-    unravel = ravel_pytree(first)[1]
-    declared = {name: np.full(jnp.shape(value), structure["start"].get(name, np.nan)) for name, value in first.items()}
-    start_values = np.asarray(ravel_pytree(declared)[0])
+    first = {name: draws[name][0] for name in sorted(draws)}
+    start_values = np.concatenate([np.full(v.size, structure["start"].get(n, np.nan)) for n, v in first.items()])
+    unravel = _unraveller(first)
 
     def flat_draws(draws):
-        columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in sorted(draws)]
+        columns = [np.asarray(draws[name]).reshape(len(draws[name]), -1) for name in first]
         return np.where(np.isnan(start_values), np.concatenate(columns, axis=1), start_values)
 
     flat = flat_draws(draws)
@@ -266,6 +272,17 @@ def build_target(program: Callable, args: tuple, key: jax.Array | None) -> Targe
         unconstrain=lambda values: ravel_pytree({n: unconstrain_fn(program, args, {}, values)[n] for n in first})[0],
         diagnose=lambda flat: diagnose(program, args, constrain_fn(program, args, {}, unravel(flat))),
     )
+
+
+def _unraveller(first: dict[str, np.ndarray]) -> Callable:
+    """Return a function that splits a flat vector into arrays by name, of the shapes and types of ``first``."""
+    ends = np.cumsum([value.size for value in first.values()])[:-1].tolist()
+
+    def unravel(flat):
+        parts = zip(first.items(), jnp.split(flat, ends), strict=True)
+        return {name: part.reshape(value.shape).astype(value.dtype) for (name, value), part in parts}
+
+    return unravel
 
 
 def _structure(trace: dict[str, Any], free: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from hbm_jax.data.bursts.spectra import BurstSpectra
 from hbm_jax.models.bursts.folded import FoldedBursts
 from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized, log_posterior
-from hbm_jax.precomputation import QUICK, precomputed
+from hbm_jax.precomputation import precomputed
+from hbm_jax.xla_options import QUICK
 
 __all__ = ["IntervalFits", "fit_intervals", "interval_fits"]
 

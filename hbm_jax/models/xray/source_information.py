@@ -21,7 +21,8 @@ from numpyro.distributions.transforms import AffineTransform
 from hbm_jax.distributions import LogOrLinear
 from hbm_jax.models.partial_centering import Coordinate, sample_together
 from hbm_jax.models.scoring import Evaluation, fisher_scoring, linearized
-from hbm_jax.precomputation import QUICK, precomputed
+from hbm_jax.precomputation import precomputed
+from hbm_jax.xla_options import QUICK
 
 _PRIOR_WEIGHT = 1.0  # in sources, of the initial population where mean and variance are estimated from the sample
 _POPULATION_UPDATES, _SCORING_STEPS = 5, 12

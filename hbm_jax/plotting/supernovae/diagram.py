@@ -1,5 +1,6 @@
 """Hubble diagram of a sample, whatever its data: moduli of posterior draws, binned means, and the drawing."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from hbm_jax.models import expansion
 from hbm_jax.plotting.labels import label
 from hbm_jax.plotting.style import BLACK, GREY, SERIES, Figure, fill_bands, house_style, panels
+from hbm_jax.xla_options import QUICK
 
 NUM_GRID = 120  # redshifts at which the band is evaluated
 CHUNK = 50  # cosmologies evaluated in parallel
@@ -61,7 +63,7 @@ def moduli_of_draws(model: Any, data: Any, values: Mapping[str, np.ndarray]) -> 
     """
     with jax.enable_x64(True):
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=QUICK)
         def moduli(draws):
             def modulus(draw):
                 return model.distmod(data, expansion.cosmology_from(model.cosmology, draw))
