@@ -57,7 +57,7 @@ def sample(
         Warm-up draws per chain. Default: 400 if the start comes from an approximation of the posterior, 1000 otherwise.
     num_samples : int, optional
         Exact number of draws per chain. If omitted, sampling continues until R-hat and the effective sample sizes meet
-        the criteria of the verdict: at least 1000 draws, or 200 where more are expensive (`StopRule`).
+        the criteria of the verdict.
     until : float or mapping of str to float, optional
         Effective sample size (bulk and tail) to reach instead of the default of 400: for every parameter, or for the
         named ones, as in ``{"Om0": 2000}``. Other parameters then do not delay the end of the run, but still count in

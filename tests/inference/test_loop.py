@@ -195,7 +195,6 @@ def test_bad_rules(options, message):
 def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws, num_divergent, stops):
     loop = loop_module.Loop.__new__(loop_module.Loop)
     loop.rule, loop.next_check, loop.notes, loop.lead = rule, 1000, [], lambda work: work()
-    loop.seconds_per_draw = 0.001
     flags = np.zeros((4, num_draws), bool)
     flags.flat[:num_divergent] = True
     loop.draws = SimpleNamespace(num_draws=num_draws, raw={"diverging": flags}.get)
@@ -208,32 +207,6 @@ def test_divergences_that_decide_the_verdict_end_an_adaptive_run(rule, num_draws
         assert f"sampling ended after {num_draws} draws per chain" in loop.notes[0]
     else:
         assert reason is None
-
-
-@pytest.mark.parametrize(
-    ("rule", "num_draws", "seconds_per_draw", "ess", "num_divergent", "stops"),
-    [
-        (StopRule(), 300, 0.1, 900, 0, True),
-        (StopRule(), 300, 0.1, 700, 0, False),  # of few draws, twice the criterion is needed
-        (StopRule(), 300, 0.1, 900, 1, False),
-        (StopRule(), 300, 0.01, 900, 0, False),  # the other 700 draws take no longer than a look at the figures
-        (StopRule(), 310, 0.1, 900, 0, False),  # looks are at fixed numbers of draws
-        (StopRule(until=400), 300, 0.1, 900, 0, False),
-        (StopRule(num_samples=1000), 300, 0.1, 900, 0, False),
-        (StopRule(max_num_samples=350), 300, 0.1, 900, 0, False),
-    ],
-)
-def test_an_expensive_run_ends_early_where_the_criteria_hold_with_a_margin(
-    rule, num_draws, seconds_per_draw, ess, num_divergent, stops
-):
-    loop = loop_module.Loop.__new__(loop_module.Loop)
-    loop.rule, loop.next_check, loop.notes, loop.lead = rule, 1000, [], lambda work: work()
-    loop.seconds_per_draw = seconds_per_draw
-    flags = np.zeros((4, num_draws), bool)
-    flags.flat[:num_divergent] = True
-    loop.draws = SimpleNamespace(num_draws=num_draws, raw={"diverging": flags}.get)
-    loop._check_convergence = lambda: (400 / ess, "")
-    assert loop._reason_to_stop() == (rule.reached if stops else None)
 
 
 def test_sites_that_are_not_shown_decide_when_a_run_stops():

@@ -11,7 +11,7 @@ from hbm_jax.inference.sampler.chains import Chains, Draws
 from hbm_jax.inference.sampler.checkpoint import Checkpoint, CheckpointError, Saved
 from hbm_jax.inference.sampler.kernels.protocol import Block
 from hbm_jax.inference.sampler.progress import ProgressLine
-from hbm_jax.inference.sampler.stopping import EARLY_MARGIN, MIN_SAMPLES, StopRule
+from hbm_jax.inference.sampler.stopping import MIN_SAMPLES, StopRule
 from hbm_jax.inference.sampler.warmup.lost_chains import LostChains, begun_again
 from hbm_jax.inference.verdict import MIN_ESS, Sampled, diagnose_sampled
 
@@ -191,8 +191,7 @@ class Loop:
                     return f"stopped: the time budget of {self.rule.max_seconds:g} s is spent"
                 next_stop = self.rule.goal
                 if self.rule.adaptive:
-                    looks = (n for n in (*LOOKS, *self._early_looks) if n > self.draws.num_draws)
-                    next_stop = min(next_stop, self.next_check, *looks)
+                    next_stop = min(next_stop, self.next_check, *(n for n in LOOKS if n > self.draws.num_draws))
                 block = self._draw_block(next_stop - self.draws.num_draws, warmup=False)
                 self._report(block)
         except CheckpointError as error:
@@ -205,20 +204,11 @@ class Loop:
                 raise self.interrupted("interrupted before the first draws") from None
             return "interrupted"
 
-    @property
-    def _early_looks(self) -> tuple[int, ...]:
-        """Numbers of draws per chain at which an expensive run may end early."""
-        return self.rule.early_looks(self.draws.num_draws, self.seconds_per_draw)
-
     def _reason_to_stop(self) -> str | None:
         """Return the reason to stop, or None. Checks are at numbers of draws that do not depend on the blocks."""
         num_draws = self.draws.num_draws
         if self.rule.adaptive and num_draws in LOOKS and self.draws.raw("diverging").mean() > MANY_DIVERGENCES:
             return self._decided()
-        if self.lead(lambda: num_draws in self._early_looks):
-            shortfall, unresolved = self.lead(self._check_convergence)
-            if EARLY_MARGIN * shortfall <= 1.0 and not unresolved and not self.draws.raw("diverging").any():
-                return self.rule.reached
         if self.rule.adaptive and num_draws >= min(self.next_check, self.rule.goal) and num_draws >= 4:
             shortfall, unresolved = self.lead(self._check_convergence)
             if unresolved:

@@ -16,21 +16,13 @@ MAX_R_HAT = 1.01  # Vehtari et al. 2021, Bayesian Analysis 16, 667
 MIN_ESS = 400.0  # bulk and tail, the same paper
 MIN_BFMI = 0.3  # Betancourt 2016, arXiv:1604.00695
 
-MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run, unless they are expensive; fewer make noisy figures
-# Draws per chain at which a run ends before `MIN_SAMPLES`, if it would take longer than these seconds to go on to
-# there, and if the effective sample sizes exceed the criterion by this factor: estimates from few draws are uncertain,
-# and the largest of several looks is more likely to be too high (benchmarks/early_stop.py).
-EARLY_LOOKS, EXPENSIVE_SECONDS, EARLY_MARGIN = (200, 300, 420, 600, 800), 20.0, 2.0
+MIN_SAMPLES = 1000  # fewest draws per chain of an adaptive run; fewer make noisy figures
 GROWTH = (1.1, 2.0)  # smallest and largest ratio of the numbers of draws at successive checks
 
 
 @dataclass(frozen=True)
 class StopRule:
     """Stopping rule of a run.
-
-    An adaptive run makes at least `MIN_SAMPLES` draws per chain. It may end earlier, at one of `EARLY_LOOKS`, if it has
-    no divergence, R-hat meets the criterion, the effective sample sizes are `EARLY_MARGIN` times those of the verdict,
-    and the draws that remain until `MIN_SAMPLES` would take longer than `EXPENSIVE_SECONDS`.
 
     Attributes
     ----------
@@ -110,12 +102,6 @@ class StopRule:
         converged = not (rows["r_hat"] >= MAX_R_HAT).any()
         factor = 1.0 if np.isnan(factor) else factor  # no parameter varies
         return factor if converged else max(factor, GROWTH[0])
-
-    def early_looks(self, num_draws: int, seconds_per_draw: float) -> tuple[int, ...]:
-        """Return the numbers of draws per chain, from this one on, at which a run may end early; none if it is fast."""
-        seconds = (min(MIN_SAMPLES, self.goal) - num_draws) * seconds_per_draw
-        expensive = self.adaptive and self.until is None and seconds > EXPENSIVE_SECONDS
-        return tuple(look for look in EARLY_LOOKS if look >= num_draws) if expensive else ()
 
     def next_check(self, num_draws: int, shortfall: float) -> int:
         """Return the number of draws per chain at the next check."""
