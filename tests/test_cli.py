@@ -198,8 +198,6 @@ def test_bad_tables(spoil, row, words, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("model", "data", "python", "flags"),
     [
-        (hbm.models.Relation(), POINTS,
-         "use pooling='complete'.", "use --pooling complete."),
         (hbm.models.Relation(pooling="complete", latents="sampled"),
          POINTS,
          "Use latents='marginal'.", "Use --latents marginal."),
