@@ -27,6 +27,8 @@ os.environ.setdefault("HBM_JAX_TEST_PROGRAMS", str(Path(__file__).resolve().pare
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HBM_JAX_TEST_PROGRAMS"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# The command line would go on with the user's folder, for all later tests of the process.
+os.environ["HBM_JAX_CACHE"] = "off"
 
 # Two workers' linear algebra would wait for each other's threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -52,7 +52,6 @@ class Columns:
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 @pytest.fixture(scope="module")
@@ -577,8 +576,7 @@ def command(sample_csv, folder, *more):
 def real_run(sample_csv, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "runs" / "few"
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("HBM_JAX_CACHE", "off")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.main(command(sample_csv, folder, "--num-samples", "300")[1:])
     return folder, subprocess.CompletedProcess("hbm-jax", status, out.getvalue(), err.getvalue())
 

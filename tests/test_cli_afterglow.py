@@ -14,7 +14,6 @@ from hbm_jax import cli
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 @pytest.fixture(scope="module")

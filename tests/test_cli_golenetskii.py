@@ -17,7 +17,6 @@ SHORT = ["--num-chains", "2", "--num-warmup", "60", "--num-samples", "40", "--se
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 def test_bundled_bursts_reach_the_sampler(tmp_path, capsys, monkeypatch):

@@ -13,7 +13,6 @@ from hbm_jax import cli
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 def test_the_eight_schools_reach_the_sampler_and_are_a_design(tmp_path, capsys, monkeypatch):

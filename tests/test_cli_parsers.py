@@ -147,7 +147,6 @@ def test_examples_are_valid(command):
 @pytest.mark.long
 def test_the_first_example_is_fitted(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
     assert commands.FIRST in set(examples("fit"))
     short = ["--num-samples", "20", "--num-warmup", "20", "--num-chains", "2", "--quiet", "--no-report"]
     status, out, err = run(capsys, *shlex.split(commands.FIRST)[1:], *short)

@@ -19,7 +19,6 @@ TRUTH = ["--set", "truth.photon_index=2", "--set", "truth.log10_amplitude=-3", "
 @pytest.fixture(autouse=True)
 def keep_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,6 @@ def with_packages(installed, monkeypatch):
     monkeypatch.syspath_prepend(str(installed))
     monkeypatch.setattr("hbm_jax.registry.MODELS", Models(BUILT_IN))
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
     monkeypatch.delitem(sys.modules, "straight_lines", raising=False)
     yield
     sys.modules.pop("straight_lines", None)

@@ -127,7 +127,6 @@ def points_csv(tmp_path):
 
 @pytest.fixture(autouse=True)
 def lines(monkeypatch):
-    monkeypatch.setenv("HBM_JAX_CACHE", "off")
     entry = Entry(Line, Points, read_points, figures=lambda fit: {"line": ("The points & the line.", line_figure)})
     monkeypatch.setitem(MODELS, "line", entry)
     return entry
