@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from hbm_jax.files import atomic_write
 from hbm_jax.inference import Fit
+from hbm_jax.inference.exports import tabular
 from hbm_jax.inference.verdict import MAX_R_HAT, MIN_BFMI, MIN_ESS
 from hbm_jax.notation import quote
 from hbm_jax.registry import entry_of_fit
@@ -133,7 +135,7 @@ def write_report(
         rows=rows,
         units=units,
         symbols=any(row["symbol"] for row in rows),
-        latex=fit.to_latex(list(dict.fromkeys(row["name"].partition("[")[0] for row in rows)), symbols=_symbols(fit)),
+        latex=tabular(_summary(fit), _symbols(fit)),
         left_out=_left_out(fit),
         figures=drawn,
         priors=fit.run.get("config", {}).get("priors", {}),
@@ -209,12 +211,8 @@ def _facts(fit: Fit) -> list[dict[str, Any]]:
 
 def _rows(fit: Fit) -> list[dict[str, Any]]:
     """Format the rows of the summary in the order of the model, with digits that match the errors."""
-    summary = fit.summary()
-    order = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
-    labels = sorted(summary.index, key=lambda label: order.get(str(label).partition("[")[0], len(order)))
     rows = []
-    for label in labels:
-        row = summary.loc[label]
+    for label, row in _summary(fit).iterrows():
         quoted = quote(row["median"], row["lower_68"], row["upper_68"])
         rows.append(
             {
@@ -235,6 +233,13 @@ def _rows(fit: Fit) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _summary(fit: Fit) -> pd.DataFrame:
+    """Return the summary in the order of the model."""
+    order = {name: index for index, name in enumerate(fit.run.get("config", {}).get("priors", {}))}
+    summary = fit.summary()
+    return summary.loc[sorted(summary.index, key=lambda label: order.get(str(label).partition("[")[0], len(order)))]
 
 
 def _symbols(fit: Fit) -> dict[str, str]:

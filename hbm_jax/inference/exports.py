@@ -69,14 +69,7 @@ class Exports:
         \hline
         \end{tabular}
         """
-        summary = self.summary(parameters)
-        known = self.symbols | dict(symbols or {})
-        units = bool(summary["unit"].any())
-        lines = [_latex_row(str(name), row, known, units) for name, row in summary.iterrows()]
-        columns, unit = ("lll", " & Unit") if units else ("ll", "")
-        head = rf"Parameter & Median, 68\,\% interval{unit} \\"
-        rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline"]
-        return "\n".join([*rules, *lines, r"\hline", r"\end{tabular}"])
+        return tabular(self.summary(parameters), self.symbols | dict(symbols or {}))
 
     def to_table(self, parameters: Sequence[str] | None = None) -> "Table":
         """Return the summary as an astropy Table, which can be written as ECSV, FITS and other formats.
@@ -186,6 +179,16 @@ class Exports:
         symbol = self.symbols.get(base, rf"\mathrm{{{escaped(base)}}}").strip("$")
         index = element.removesuffix("]").replace(" ", "")
         return f"{symbol}_{{{escaped(index)}}}" if bracket and "_" not in symbol else symbol + bracket + element
+
+
+def tabular(summary: pd.DataFrame, symbols: Mapping[str, str]) -> str:
+    """Return the rows of a summary as a LaTeX tabular, with a column of units if there are any."""
+    units = bool(summary["unit"].any())
+    lines = [_latex_row(str(name), row, symbols, units) for name, row in summary.iterrows()]
+    columns, unit = ("lll", " & Unit") if units else ("ll", "")
+    head = rf"Parameter & Median, 68\,\% interval{unit} \\"
+    rules = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", head, r"\hline"]
+    return "\n".join([*rules, *lines, r"\hline", r"\end{tabular}"])
 
 
 def _latex_row(name: str, row: pd.Series, symbols: Mapping[str, str], units: bool) -> str:

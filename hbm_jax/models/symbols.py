@@ -19,6 +19,8 @@ SYMBOLS: dict[str, str] = {
     "beta": r"$\beta$",
     "sigma_int": r"$\sigma_\mathrm{int}$",
     "x1": r"$x_1$",
+    "x_mean": r"$\langle x \rangle$",
+    "x_std": r"$\sigma_x$",
     "x1_mean": r"$\langle x_1 \rangle$",
     "x1_std": r"$\sigma_{x_1}$",
     "x1_true": r"true $x_1$",

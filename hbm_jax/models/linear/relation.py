@@ -251,7 +251,7 @@ class Relation(PopulationModel):
             return []
         return [
             "The points are one group, so that one line, with slope alpha and intercept beta, is fitted to all. "
-            "A column group names groups with lines of their own, and pooling='complete' is the same without this note."
+            "A column group names groups with lines of their own, and pooling='complete' is the same without this note"
         ]
 
     def _check_errors(self, data: PointsInGroups) -> None:

@@ -79,7 +79,8 @@ def selected_points(fit: Fit) -> Figure:
             (axes[0].axvline if column == 0 else axes[0].axhline)(limit, color=BLACK, lw=0.8, ls="--")
             _distribution(axis, measured[:, column], points[:, column], detected, limit)
             axis.set(xlabel=data.predictors[0] if column == 0 else "y", ylabel="points")
-        axes[1].legend(loc="best")
+        axes[1].set_ylim(top=1.25 * axes[1].get_ylim()[1])  # room for the legend
+        axes[1].legend(loc="upper right")
     return figure
 
 
