@@ -61,12 +61,8 @@ def made(name):
     return dataclasses.replace(model, **CASES[name]), args
 
 
-QUICK = ("rates",)
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in [*CASES, *OTHERS]]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*CASES, *OTHERS])
 def test_models_run_with_validation_on(name):
     program, args = made(name)
     with numpyro.validation_enabled():
