@@ -121,7 +121,7 @@ def names_in(node: ast.AST) -> list[str]:
 
 
 def prior_from_text(text: str, name: str = "prior") -> Any:
-    """Read a distribution, a number that fixes a parameter, or a `Tie` to other parameters.
+    """Read a distribution, a number that fixes a parameter, or a formula of other parameters.
 
     Raises
     ------

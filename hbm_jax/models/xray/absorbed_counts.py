@@ -200,7 +200,9 @@ class AbsorbedCounts:
 
         def single(row):
             def select(leaf):
-                return leaf.only(row) if isinstance(leaf, tables) else np.asarray(leaf)[row : row + 1]
+                if isinstance(leaf, tables):
+                    return leaf.only(row)
+                return np.asarray(leaf)[row : row + 1] if np.ndim(leaf) else leaf  # a number holds for every source
 
             names = ("statistic", "known", "depth", "source_information", "errors", *CATALOGUE)
             is_table = {"is_leaf": lambda leaf: isinstance(leaf, tables)}

@@ -147,7 +147,7 @@ class SpectralFit(PopulationModel):
 
     @cached_property
     def all_priors(self) -> dict[str, Prior]:
-        """Every parameter with its prior; a number fixes a parameter, a `Tie` ties it to others."""
+        """Every parameter with its prior; a number fixes a parameter, a formula ties it to others."""
         priors = super().all_priors
         for name in ordered_ties(priors, self.spectrum.parameters):
             if name in self.own:
