@@ -106,12 +106,12 @@ class Selection:
 
     @property
     def is_step(self) -> bool:
-        """Whether the detection probability is 0 on one side of the limit and 1 on the other."""
+        """True for a detection probability that jumps from 0 to 1 at the limit."""
         return not isinstance(self.width, dist.Distribution) and self.width == 0
 
     @property
     def of_objects(self) -> bool:
-        """Whether every object has a limit of its own, in a column of the data."""
+        """True if the limits of the objects are a column of the data."""
         return isinstance(self.limit, str)
 
     @property

@@ -157,7 +157,7 @@ class SpectrumStack:
 
     @property
     def has_gaussian_counts(self) -> NDArray[np.bool_]:
-        """Whether the counts of each spectrum have Gaussian errors, (N,)."""
+        """Mask (N,) of the spectra whose counts have Gaussian errors."""
         return np.isfinite(self.error).any(axis=1)
 
     @property

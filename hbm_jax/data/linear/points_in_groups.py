@@ -175,7 +175,7 @@ class PointsInGroups(InGroups):
             return np.asarray(self.used) & (side * last <= side * np.asarray(self.limit))
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """Return plain arrays by field name, as for every container; cuts are left out where there are none."""
+        """Return plain arrays by field name; ``cut`` is included only if the points have limits of a selection."""
         stored = super().to_dict()
         return stored if np.isfinite(self.cut).any() else {key: v for key, v in stored.items() if key != "cut"}
 

@@ -322,7 +322,7 @@ class Golenetskii(PopulationModel):
             self._record_intervals(relation.conditional(drawn), shift, center if self.latents == "sampled" else None)
 
     def _limit(self, bound: BoundBursts, p: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Return limit and width of the selection, (B, 1) or numbers; None where there are none."""
+        """Return limit and width of the selection, (B, 1) or numbers; a limit or width that is not used is None."""
         if not self.selections:
             return None, None
         (part,) = self.selections

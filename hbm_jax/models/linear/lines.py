@@ -37,7 +37,7 @@ class Scatter(NamedTuple):
     """Scatter of the true response about the line.
 
     Standard deviation, or scale of Student's t; fraction and additional scatter of outliers; degrees of freedom of
-    Student's t. None where there are none.
+    Student's t. A field that the model does not have is None.
     """
 
     std: Any

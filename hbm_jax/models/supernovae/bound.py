@@ -98,9 +98,9 @@ def bind(model, data: Supernovae, own_distances: bool, like: Sequence[BoundSuper
     Raises
     ------
     DataError
-        For another type of data, a host mass that is needed and missing, redshift errors that the model cannot
-        integrate, or that exceed a quarter of the redshift, and for offsets that are to be integrated out where there
-        are none or redshifts have errors.
+        For another type of data, a host mass that is needed and missing, and redshift errors that the model cannot
+        integrate or that exceed a quarter of the redshift. With ``offsets="marginal"`` also for data without offsets,
+        and for redshifts with errors.
     """
     advice = "Read them with hbm_jax.data.read_supernovae, or use Supernovae.from_columns."
     model.check_container(data, Supernovae, advice)

@@ -57,7 +57,7 @@ def best_fit_spectra(best: Any) -> Figure:
             axes[2 * line, column].set_visible(False)
             axes[2 * line + 1, column].set_visible(False)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="upper center", ncols=len(labels), columnspacing=1.2, handlelength=1.6)
     return figure
 
 
@@ -94,9 +94,9 @@ def _draw(upper, lower, best: Any, row: int) -> None:
     limit = max(3.4, 1.1 * float(np.abs(residual).max()) + 1.0)
     lower.set_ylim(-limit, limit)
     lower.set_ylabel("residual")
-    lower.set_xlabel("energy [keV]")
     for axis in (upper, lower):
-        _few_ticks(axis, low.min(), high.max())
+        _few_ticks(axis, low.min(), high.max())  # removes the label
+    lower.set_xlabel("energy [keV]")
     upper.tick_params(labelbottom=False)
 
 
@@ -144,8 +144,8 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
         axis.set_yscale("log")
         axis.set_ylim(max(0.3 * shown.min(initial=top), LOWEST * top), 3.0 * top)
         axis.set_ylabel(r"$E^2\, \mathrm{d}N/\mathrm{d}E$ [erg cm$^{-2}$ s$^{-1}$]")
-        axis.set_xlabel("observed energy [keV]")
         axis.set_title(str(data.name[row]).replace("$", r"\$"), fontsize=8.0, pad=2.5)
-        _few_ticks(axis, energy[0], energy[-1])
+        _few_ticks(axis, energy[0], energy[-1])  # removes the label
+        axis.set_xlabel("observed energy [keV]")
         axis.legend(loc="best")
     return figure

@@ -389,7 +389,7 @@ class Whim(_Absorber):
 
     @property
     def _xi_shift(self) -> np.ndarray:
-        """What is added to log10 of xi in the band to obtain that of the tables."""
+        """Difference between log10 of xi in the band of the tables and in the chosen band."""
         if band_of_xi(self.xi_band) == XI_BAND:
             return np.zeros(())
         return precomputed(lambda: np.asarray(xi_shift(self.photon_index, self.xi_band)))

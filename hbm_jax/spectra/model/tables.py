@@ -55,7 +55,7 @@ class _Table(Component):
 
     @property
     def _moves(self) -> bool:
-        """Whether the energies of the table depend on parameters."""
+        """True if the energies of the table depend on parameters, such as the redshift."""
         return self.z is None or self.table.has_energy_scale
 
     def _stretch(self, params: dict[str, jax.Array]) -> Any:
