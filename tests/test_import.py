@@ -1,4 +1,4 @@
-"""Importing hbm_jax is quick, sets no JAX option, starts no device."""
+"""Importing hbm_jax imports neither JAX nor NumPy, sets no JAX option, and starts no device."""
 
 import json
 import subprocess
@@ -9,11 +9,9 @@ import pytest
 import hbm_jax
 
 PROBE = """
-import json, sys, time
-started = time.perf_counter()
+import json, sys
 import hbm_jax
-seconds = time.perf_counter() - started
-result = {"seconds": seconds, "jax": "jax" in sys.modules, "numpy": "numpy" in sys.modules}
+result = {"jax": "jax" in sys.modules, "numpy": "numpy" in sys.modules}
 import jax
 from jax._src import xla_bridge
 names = sorted(jax.config.values)
@@ -37,10 +35,9 @@ def probe():
     return json.loads(done.stdout)
 
 
-def test_import_is_quick_and_imports_no_jax(probe):
+def test_import_imports_no_jax(probe):
     assert not probe["jax"]
     assert not probe["numpy"]
-    assert probe["seconds"] < 1.0  # 0.01 s; JAX alone takes one
 
 
 def test_touching_the_rooms_starts_nothing(probe):

@@ -132,6 +132,26 @@ def test_complete_pooling_is_a_line_through_all_measured_values():
     assert 1.0 < best[0] < 2.0
 
 
+def test_bursts_of_one_interval_have_one_line_and_the_model_says_so():
+    data = load_konus("yonetoku")
+    found, expected = (compiled_sites(Golenetskii(**options), data)() for options in ({}, {"pooling": "complete"}))
+    assert found.values.keys() == expected.values.keys()
+    assert found.log_density == pytest.approx(expected.log_density, rel=1e-14)
+    (caution,) = Golenetskii().cautions(data)
+    assert caution.startswith(
+        f"The sample is {len(data)} bursts of one interval each, so that one line, with slope gamma"
+    )
+    assert Golenetskii(pooling="complete").cautions(data) == []
+    for options, option in (
+        ({"priors": {"gamma_std": 0.2}}, "a prior of gamma_std"),
+        ({"correlated": True}, "correlated=True"),
+    ):
+        with pytest.raises(
+            DataError, match=f"{option} expects bursts with several intervals; found {len(data)} bursts"
+        ):
+            Golenetskii(**options).bind(data)
+
+
 def test_of_fluences_the_relation_is_one_of_energies():
     """A fluence is that of a luminosity times the duration as observed, which is longer by 1 + z."""
     data = load_konus("amati")
@@ -189,6 +209,28 @@ def test_truncation_divides_by_the_probability_of_every_interval(sample):
         Golenetskii(selection="log10_flux > -1").bind(data)
     with pytest.raises(DataError, match="expected bursts with a log10_flux_limit; found none"):
         model(sample)
+
+
+def test_bursts_without_a_limit_have_the_density_without_selection(sample):
+    """Values and derivatives; the limit of the others is far above minus infinity."""
+    limit = np.where(np.arange(len(sample)) % 2, -9.0, -np.inf)
+    data = Bursts.from_dict(sample.to_dict() | {"log10_flux_limit": limit})
+    options = {"pooling": "complete"}
+
+    def densities(model, data):
+        bound = model.bind(data)
+
+        def total(gamma):
+            program = handlers.substitute(handlers.seed(model, 1), {"gamma": gamma})
+            return handlers.trace(program).get_trace(bound)["observed"]["fn"].log_prob(bound.observed).sum(axis=1)
+
+        return jax.jit(lambda gamma: (total(gamma), jax.jacfwd(total)(gamma), jax.jacrev(total)(gamma)))(1.4)
+
+    selected, whole = densities(Golenetskii(truncated=True, **options), data), densities(Golenetskii(**options), sample)
+    for found, expected in zip(selected, whole, strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found[~np.isfinite(limit)], expected[~np.isfinite(limit)], rtol=1e-12)
+        assert (np.abs(found - expected)[np.isfinite(limit)] > 1e-6).all()
 
 
 def test_a_short_fit_has_the_latents_of_all_bursts(sample):

@@ -154,8 +154,8 @@ class Golenetskii(PopulationModel):
     Parameters
     ----------
     pooling : str
-        ``"partial"``: each burst has its line, drawn from a population of lines. ``"complete"``: all bursts share one
-        line.
+        ``"partial"``: each burst has its line, drawn from a population of lines; a single burst, or bursts of one
+        interval each, have one line and the verdict says so. ``"complete"``: all bursts share one line.
     latents : str
         ``"marginal"``: true peak energies and fluxes are integrated out exactly, and without selection also log10_N
         and the mean peak energy of each burst. ``"sampled"``: they are sample sites.
@@ -271,6 +271,7 @@ class Golenetskii(PopulationModel):
         DataError
             If the data have no flux limit where ``truncated`` is set, or fluxes below a known limit.
         """
+        self.cautions(data)
         for part in self.selections:
             _check_selected(data, part, self.truncated)
         bound = BoundBursts.of(data)
@@ -280,8 +281,34 @@ class Golenetskii(PopulationModel):
         conversion = precomputed(lambda: np.asarray(program(bound, bound.known_z)))
         return dataclasses.replace(bound, flux_over_luminosity=conversion)
 
+    def pooled_for(self, data: Bursts | BoundBursts) -> "Golenetskii":
+        """Return the model with complete pooling for a single burst, or for one interval per burst, else itself."""
+        if self.pooling == "partial" and min(np.shape(data.used)) == 1:
+            return dataclasses.replace(self, pooling="complete")
+        return self
+
+    def cautions(self, data: Bursts) -> list[str]:
+        """Return a sentence where all bursts share one line; DataError for options of a population of lines."""
+        if self.pooling == "complete" or min(np.shape(data.used)) > 1:
+            return []
+        num = "one burst" if len(data) == 1 else f"{len(data)} bursts of one interval each"
+        needless = [f"a prior of {name}" for name in (LINES | CORRELATED | WITHIN) if name in self.priors]
+        if needless or self.correlated:
+            raise DataError(
+                f"Golenetskii: {[*needless, 'correlated=True'][0]} expects bursts with several intervals; found {num}. "
+                "Use pooling='complete' without it.",
+                [Remedy("pooling", "complete")],
+            )
+        return [
+            f"The sample is {num}, so that one line, with slope gamma and normalisation log10_N, is fitted to all "
+            "points. pooling='complete' is the same without this note"
+        ]
+
     def program(self, bound: BoundBursts, observed: bool, recover: bool) -> None:
         """Run the NumPyro program; with ``observed=False`` measured values are drawn on the design of the sample."""
+        if (model := self.pooled_for(bound)) is not self:
+            model.program(bound, observed, recover)
+            return
         priors = self.all_priors
         skipped = {"z", *(("H0", *expansion.FREE[self.cosmology]) if self.cosmology else ())}
         p: dict[str, Any] = {name: sample_prior(name, prior) for name, prior in priors.items() if name not in skipped}

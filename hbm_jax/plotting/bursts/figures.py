@@ -82,6 +82,7 @@ def golenetskii_planes(fit: Fit) -> Figure:
         bursts, quantity, partial_pooling = _from_counts(fit, model), "flux", True
     else:
         model, data = model_and_data(fit, Golenetskii, Bursts, "golenetskii_planes")
+        model = model.pooled_for(data)
         bursts, quantity, partial_pooling = _from_catalogue(fit, model), data.quantity, model.pooling == "partial"
     with house_style():
         figure = Figure(figsize=(8.2, 4.0), layout="constrained")
