@@ -83,7 +83,7 @@ def test_maxima_and_intervals_are_of_named_parameters(name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["relation", "golenetskii", "eight_schools", "afterglow", "regression"])
+@pytest.mark.parametrize("name", ["relation", "golenetskii", "eight_schools", "regression"])
 def test_hierarchies_are_refused(name):
     program, args = changed(name)
     with pytest.raises(ValueError, match=r"is hierarchical: sample it|Sample the program|CorrCholesky"):

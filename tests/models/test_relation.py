@@ -249,7 +249,7 @@ def test_a_short_fit_has_the_lines_of_all_groups():
 
 @pytest.mark.long
 def test_what_goes_in_comes_out_in_every_form(monte_carlo):
-    columns, alpha, beta = points(12, 8)
+    columns, alpha, beta = points(10, 6)
     data = PointsInGroups.from_columns(columns)
     fits = {}
     for latents in ("marginal", "sampled"):
