@@ -56,7 +56,7 @@ def spectra(
     max_num : int
         Largest number of sources.
     expected : Folded, optional
-        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
+        Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns
     -------
@@ -116,11 +116,11 @@ def residuals(counts: Floats, expected: Floats) -> Floats:
 
 def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
     """Draw counts, model and background of one spectrum in the upper axes, and residuals in the lower."""
-    s = stack_of(data)
-    used = np.asarray(s.used[row])
-    low, high = np.asarray(s.e_min[row])[used], np.asarray(s.e_max[row])[used]
-    binned = points(s, row)
-    exposure = float(s.exposure[row])
+    stack = stack_of(data)
+    used = np.asarray(stack.used[row])
+    low, high = np.asarray(stack.e_min[row])[used], np.asarray(stack.e_max[row])[used]
+    binned = points(stack, row)
+    exposure = float(stack.exposure[row])
     per_bin = 1.0 / (exposure * binned.bins.total(high - low))
     _draw_points(upper, binned, per_bin)
     # The background of single groups is noisy, so the background of each bin is distributed over its groups.
@@ -150,8 +150,8 @@ def _draw_counts(upper, lower, data: Any, row: int, model: Folded) -> None:
     upper.set_yscale("log")
     upper.set_ylim(max(floor, LOWEST * top), 4.0 * top)
     upper.tick_params(labelbottom=False)
-    total = int(np.asarray(s.counts[row]).sum())
-    name = (s.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
+    total = int(np.asarray(stack.counts[row]).sum())
+    name = (stack.name if isinstance(data, BurstSpectra) else data.name)[row].replace("$", r"\$")
     redshift = f", $z$ = {float(data.z[row]):.3g}" if isinstance(data, Afterglows) else ""
     upper.set_title(f"{name}{redshift}, {total} counts", fontsize=8.0, pad=2.5)
     _few_ticks(lower, low.min(), high.max())
@@ -225,7 +225,7 @@ def unfolded_spectrum(
     num_draws : int
         Number of posterior draws from which the bands are computed.
     expected : Folded, optional
-        Result of `hbm_jax.plotting.folded_draws.folded`, if it is known already.
+        Result of `hbm_jax.plotting.folded_draws.folded`; by default it is computed.
 
     Returns
     -------
@@ -247,9 +247,9 @@ def unfolded_spectrum(
     if not isinstance(model_of(fit), SpectralFit):
         model_and_data(fit, Afterglow, Afterglows, "unfolded_spectrum")
     (row,) = rows_of(fit.data, name, 1, "unfolded_spectrum")
-    s = stack_of(fit.data)
-    used = np.asarray(s.used[row])
-    binned = points(s, row)
+    stack = stack_of(fit.data)
+    used = np.asarray(stack.used[row])
+    binned = points(stack, row)
     low, high = binned.bins.low.min(), binned.bins.high.max()
     energy = np.geomspace(low, high, NUM_ENERGIES)
     unabsorbed, absorbed, transmissions = unfolded(fit, row, energy, num_draws)
@@ -321,13 +321,13 @@ class Unfolded(NamedTuple):
 
     Attributes
     ----------
-    bare, absorbed : (draw, E)
+    unabsorbed, absorbed : (draw, E)
         Unabsorbed and absorbed E^2 dN/dE [erg/cm^2/s].
     transmissions : dict of str to (draw, E)
         Transmission of each absorber.
     """
 
-    bare: Floats
+    unabsorbed: Floats
     absorbed: Floats
     transmissions: dict[str, Floats]
 

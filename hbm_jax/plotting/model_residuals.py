@@ -10,7 +10,7 @@ from hbm_jax.inference.model_check.result import ModelCheck, Worst, numbers_by_s
 from hbm_jax.plotting.labels import LABELS, label
 from hbm_jax.plotting.style import BAND_68, BAND_95, BLUE, GREY, VERMILION, Figure, house_style
 
-MAX_LABELS = 12  # groups up to which each is named at the axis
+MAX_LABELS = 12  # largest number of groups that are named at the axis
 AXES = {  # covariates with a unit, or with more than a symbol
     "z_cmb": r"redshift $z_\mathrm{CMB}$",
     "z_hel": r"redshift $z_\mathrm{hel}$",
@@ -86,9 +86,9 @@ def _against_covariate(axes, worst: Worst) -> None:
         axes.fill_between([low, high], b, c, color=BAND_68, lw=0, zorder=3, alpha=0.9)
     outside = (means < worst.mean_bands[0]) | (means > worst.mean_bands[-1])
     text = "mean of a group" if worst.labels else "mean in a bin"
-    for is_outside, colour, words in ((~outside, BLUE, text), (outside, VERMILION, f"{text}, outside 95 %")):
-        if is_outside.any():
-            axes.plot(centres[is_outside], means[is_outside], "o", color=colour, ms=5.0, zorder=4, label=words)
+    for mask, colour, entry in ((~outside, BLUE, text), (outside, VERMILION, f"{text}, outside 95 %")):
+        if mask.any():
+            axes.plot(centres[mask], means[mask], "o", color=colour, ms=5.0, zorder=4, label=entry)
     axes.set_xlabel(AXES.get(worst.covariate, _with_symbols(worst.covariate)))
     axes.set_ylabel("residual [standard deviations]")
 

@@ -15,7 +15,7 @@ class Piece(NamedTuple):
 
     Attributes
     ----------
-    places : (n,) int
+    indices : (n,) int
         Indices of the coefficients.
     prior : Distribution or None
         Prior of batch shape (n,); None for an improper uniform prior.
@@ -23,7 +23,7 @@ class Piece(NamedTuple):
         Scale of starting points under an improper prior: they are drawn uniformly from -2 to 2 times ``width``.
     """
 
-    places: np.ndarray
+    indices: np.ndarray
     prior: dist.Distribution | None
     width: Any = 1.0
 

@@ -27,7 +27,6 @@ from hbm_jax.plotting.style import (
 NUM_DRAWS = 2000
 MAX_GROUPS = 40  # rows of a forest plot
 BINS = 40
-MIXED = "centredness"
 
 
 def forest(fit: Fit) -> Figure:
@@ -44,7 +43,7 @@ def forest(fit: Fit) -> Figure:
         A panel for each component, a row for each group (of more than 40 groups, 40 evenly spaced ones). Open circles:
         mean of the values of the group with its standard error (no pooling). Dots: posterior median with partial
         pooling, with central 68 and 95 % intervals. Bands: the posterior of mu, the limit of complete pooling. With
-        mixed latents, the right axis shows the weight of partial non-centring of each group.
+        mixed latents, the right axis shows the weight of partial non-centring of each group (1 centred).
 
     Raises
     ------
@@ -79,7 +78,7 @@ def forest(fit: Fit) -> Figure:
         axes[0].set_yticks(rows, [data.name[k].replace("$", r"\$") for k in shown])
         axes[0].set_ylim(0.3, len(shown) + 0.7)
         if model.latents == "mixed":
-            _label_centredness(axes[-1], model, data, shown, rows)
+            _label_weights(axes[-1], model, data, shown, rows)
         handles, labels = axes[0].get_legend_handles_labels()
         order = [labels.index(text) for text in ("no pooling", "partial pooling", r"$\mu$, 68 and 95 %")]
         handles, labels = [handles[i] for i in order], [labels[i] for i in order]
@@ -87,15 +86,15 @@ def forest(fit: Fit) -> Figure:
     return figure
 
 
-def _label_centredness(axis, model, data, shown, rows) -> None:
+def _label_weights(axis, model, data, shown, rows) -> None:
     """Label the right axis with the weight of partial non-centring of each group."""
-    table = model.centring(data)[MIXED].to_numpy().reshape(len(data.components), len(data))
+    table = model.centring(data)["centredness"].to_numpy().reshape(len(data.components), len(data))
     right = axis.twinx()
     right.set_ylim(axis.get_ylim())
     right.set_yticks(rows, [", ".join(f"{c:.2f}" for c in table[:, k]) for k in shown])
     right.tick_params(axis="y", which="both", length=0)
     right.yaxis.set_minor_locator(NullLocator())
-    right.set_ylabel(MIXED)
+    right.set_ylabel("weight of partial non-centring")
 
 
 def funnel(fits: Fit | Mapping[str, Fit], group: str | int = 0, component: int = 0) -> Figure:

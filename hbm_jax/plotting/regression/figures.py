@@ -9,6 +9,7 @@ from hbm_jax.data.regression.group_designs import GroupDesign
 from hbm_jax.inference import Fit, latents, posterior_predictive
 from hbm_jax.inference.results import model_of
 from hbm_jax.models import Rates, Regression
+from hbm_jax.models.regression.families import working
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import (
     BAND_68,
@@ -162,7 +163,7 @@ def shrinkage(fit: Fit, name: str | None = None) -> Figure:
     Raises
     ------
     ValueError
-        If the fit is of another model.
+        If the fit is of another model, has no such term, or the term is a random walk.
     """
     program: Any = model_of(fit)
     with house_style():
@@ -216,8 +217,6 @@ def _shrinkage(size, unpooled, draws, labels, population_mean: float) -> Figure:
 
 def _unpooled(fit: Fit, data: RegressionData, group: GroupDesign) -> np.ndarray:
     """Return the weighted mean working residual of each group at the posterior mean of the common coefficients."""
-    from hbm_jax.models.regression.families import working
-
     model: Any = model_of(fit)
     coef = fit.posterior["coef"].mean(("chain", "draw")).to_numpy()
     response, weights = working(model.link, np.asarray(data.y), np.asarray(data.trials), None)
@@ -299,7 +298,7 @@ def _group_term(data: RegressionData, name: str | None, figure_name: str) -> Gro
     """Return the group term of this name, or the first; the error names the figure ``figure_name``."""
     names = [group.name for group in data.groups]
     if not names or (name is not None and name not in names):
-        actual = repr(name) if names else f"{data.source.formula}, which has none"
+        actual = repr(name) if names else f"none in {data.source.formula}"
         raise ValueError(
             f"{figure_name}: expected a group term{', one of ' + ', '.join(names) if names else ''}; found {actual}."
         )

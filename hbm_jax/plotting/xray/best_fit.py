@@ -108,7 +108,7 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     best : hbm_jax.best_fits.BestFit
         The best fit.
     row : int
-        Number of the spectrum, from 0.
+        Index of the spectrum.
 
     Returns
     -------
@@ -123,9 +123,9 @@ def best_fit_unfolded(best: Any, row: int = 0) -> Figure:
     with jax.enable_x64(True):
         values = {name: np.asarray(value, float) for name, value in model.complete(best.likelihood.parameters).items()}
         values.pop("calibration", None)
-        own = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
+        values = {name: np.ravel(value)[row] if value.ndim else value for name, value in values.items()}
         curves = {
-            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(own))
+            name: constants.kev_in_erg * energy**2 * np.asarray(term.of_source(row).on(energy)(values))
             for name, term in {"model": model.spectrum, **best.terms}.items()
         }
     source, background = (binned.bins.total(table[name].to_numpy()) for name in ("source", "background"))

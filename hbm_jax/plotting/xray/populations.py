@@ -123,7 +123,7 @@ def _draw_columns(axis, fit: Fit, number: int, shift: float, name: str) -> dict[
 
 def _draw_mean(axis, fit: Fit, colour: str, single: bool) -> None:
     """Draw the mean of a population, and its standard deviation if it is the only one in the figure."""
-    mean, std = (parameter(fit, f"log10_nh_{what}") for what in ("mean", "std"))
+    mean, std = (parameter(fit, f"log10_nh_{part}") for part in ("mean", "std"))
     lower, median, upper = np.quantile(mean, (0.16, 0.5, 0.84)) + UNIT_COLUMN
     if single:
         width = float(np.median(std))
