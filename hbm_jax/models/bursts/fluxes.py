@@ -54,7 +54,7 @@ class Coordinates(NamedTuple):
         Approximate flux of each interval.
     trend : (I,)
         Part of each flux that is subtracted before sampling.
-    centredness : (I,)
+    weight : (I,)
         Weight of partial non-centring: 1 for the flux itself, 0 for its distance from ``guess`` in units of the
         scatter.
     reference : float
@@ -63,7 +63,7 @@ class Coordinates(NamedTuple):
 
     guess: jax.Array
     trend: jax.Array
-    centredness: jax.Array
+    weight: jax.Array
     reference: float
 
 
@@ -85,7 +85,7 @@ class BurstFluxes(dist.Distribution):
 
     Notes
     -----
-    Variances of 0 are allowed: all bursts then share that coefficient. No possibly singular matrix is inverted.
+    Variances of 0 are allowed: all bursts then share that coefficient. The solution does not divide by them.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -121,7 +121,7 @@ class BurstFluxes(dist.Distribution):
         num = jnp.sum(self.of_burst, axis=0)
         log_density = -0.5 * (chi2 + jnp.log(determinant) + num * (LOG_2PI + 2.0 * jnp.log(line.scatter)))
         log_ratio = jnp.log(line.scatter / coordinates.reference)
-        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.centredness) * log_ratio
+        return jnp.sum(log_density) + jnp.sum(1.0 - coordinates.weight) * log_ratio
 
     def sample(self, key, sample_shape=()):
         """Draw values, ``(*sample_shape, I)``."""
