@@ -10,7 +10,7 @@ from hbm_jax.plotting.style import BLACK, BLUE, GREY, VERMILION, Figure, house_s
 
 COLUMNS = 4
 LIGHT, DARK = "#ededed", "#d2d2d2"
-MAX_PANELS = 24  # of more quantities, those with the largest p values are drawn together in the last panel
+MAX_PANELS = 24  # with more quantities, those with the largest p values share the last panel
 
 
 def calibration(result: Calibration) -> Figure:

@@ -257,12 +257,7 @@ def unfolded_spectrum(
     model = folded(fit, "unfolded_spectrum", num_draws) if expected is None else expected
     source = np.median(binned.bins.total(model.source[:, row, used]), axis=0)
     background = np.median(binned.bins.total(model.background[:, row, used]), axis=0)
-    cumulative = np.append(
-        0.0, np.cumsum(np.diff(energy) * 0.5 * (absorbed[:, 1:] + absorbed[:, :-1]), axis=1).mean(axis=0)
-    )
-    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
-    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
-    net = binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0))
+    net, scale = unfolded_points(binned, source, background, energy, absorbed.mean(axis=0))
     with house_style():
         figure, axes = panels(
             2, 1, (5.6, 5.6), margins=(0.75, 0.12, 0.48, 0.3), gaps=(0.0, 0.1), sharex=True, height_ratios=(1.9, 1.0)
@@ -289,6 +284,26 @@ def unfolded_spectrum(
         lower.set_xlabel("observed energy [keV]")
         figure.align_ylabels()
     return figure
+
+
+def unfolded_points(
+    binned: Points, source: Floats, background: Floats, energy: Floats, model: Floats
+) -> tuple[Points, Floats]:
+    """Return counts less background, and the factor that converts them to E^2 dN/dE [erg/cm^2/s].
+
+    Parameters
+    ----------
+    binned : Points
+        Data of a spectrum in B bins.
+    source, background : (B,)
+        Expected counts.
+    energy, model : (E,)
+        Energies [keV] and E^2 dN/dE of the model, whose mean in a bin corresponds to the expected counts.
+    """
+    cumulative = np.append(0.0, np.cumsum(np.diff(energy) * 0.5 * (model[1:] + model[:-1])))
+    start, end = (np.interp(edge, energy, cumulative) for edge in (binned.bins.low, binned.bins.high))
+    scale = (end - start) / (binned.bins.high - binned.bins.low) / np.maximum(source, 1e-300)
+    return binned._replace(counts=np.where(binned.counts > background, binned.counts - background, 0.0)), scale
 
 
 def _logarithmic(axis, bottom: float, top: float) -> None:

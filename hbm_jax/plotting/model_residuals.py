@@ -81,9 +81,9 @@ def _against_covariate(axes, worst: Worst) -> None:
         edges = [(values.min(), values.max()) for values in members]
     used = codes >= 0
     axes.plot(worst.positions[used], worst.residuals[used], ".", color=GREY, ms=2.0, alpha=0.5, zorder=1)
-    for (low, high), (a, b, c, d) in zip(edges, worst.mean_bands.T, strict=True):
-        axes.fill_between([low, high], a, d, color=BAND_95, lw=0, zorder=2, alpha=0.9)
-        axes.fill_between([low, high], b, c, color=BAND_68, lw=0, zorder=3, alpha=0.9)
+    for edge, (low_95, low_68, high_68, high_95) in zip(edges, worst.mean_bands.T, strict=True):
+        axes.fill_between(edge, low_95, high_95, color=BAND_95, lw=0, zorder=2, alpha=0.9)
+        axes.fill_between(edge, low_68, high_68, color=BAND_68, lw=0, zorder=3, alpha=0.9)
     outside = (means < worst.mean_bands[0]) | (means > worst.mean_bands[-1])
     text = "mean of a group" if worst.labels else "mean in a bin"
     for mask, colour, entry in ((~outside, BLUE, text), (outside, VERMILION, f"{text}, outside 95 %")):

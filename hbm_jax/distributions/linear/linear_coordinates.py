@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 def as_slice(indices: np.ndarray) -> Any:
-    """Return indices as a slice where they are consecutive, because its gradient needs no scatter operation."""
+    """Return consecutive indices as a slice, whose gradient needs no scatter operation; others unchanged."""
     first, last = indices[0], indices[-1] + 1
     return slice(first, last) if np.array_equal(indices, np.arange(first, last)) else indices
 

@@ -74,8 +74,9 @@ def log_bivariate_ndtr(h, k, rho):
 
 def _radial_integral(b, log_factor):
     """Return the integral of r exp(-r^2 / 2 - b r) over positive r, 1 - b M(b), times the exponential of a factor."""
-    near = jnp.minimum(b, FAR)
-    product = math.sqrt(0.5 * math.pi) * near * erfc(near * math.sqrt(0.5)) * jnp.exp(log_factor + 0.5 * near**2)
+    clipped = jnp.minimum(b, FAR)
+    mills = math.sqrt(0.5 * math.pi) * erfc(clipped * math.sqrt(0.5))  # Mills' ratio times exp(-b^2 / 2)
+    product = clipped * mills * jnp.exp(log_factor + 0.5 * clipped**2)
     inverse_square = 1.0 / jnp.maximum(b, FAR) ** 2
     factor = jnp.exp(log_factor)
     return jnp.where(b > FAR, factor * inverse_square * jnp.polyval(TERMS[::-1], inverse_square), factor - product)

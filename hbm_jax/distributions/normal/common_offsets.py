@@ -241,9 +241,9 @@ def _inverse(matrix):
     inverse, log_det = _inverse(first)
     solved = jnp.matmul(inverse, cross, precision=FULL)
     schur_inverse, schur_log_det = _inverse(last - jnp.matmul(cross.T, solved, precision=FULL))
-    off = -jnp.matmul(solved, schur_inverse, precision=FULL)
-    corner = inverse - jnp.matmul(off, solved.T, precision=FULL)
-    return jnp.block([[corner, off], [off.T, schur_inverse]]), log_det + schur_log_det
+    off_diagonal = -jnp.matmul(solved, schur_inverse, precision=FULL)
+    corner = inverse - jnp.matmul(off_diagonal, solved.T, precision=FULL)
+    return jnp.block([[corner, off_diagonal], [off_diagonal.T, schur_inverse]]), log_det + schur_log_det
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -15,9 +15,9 @@ from hbm_jax.models.selection import Selection
 from hbm_jax.plotting.draws import model_and_data, parameter
 from hbm_jax.plotting.style import BLACK, GREY, SKY, Figure, house_style
 
-MIN_POINTS = 3000  # of the population
-MAX_DOTS = 1500  # drawn of it
-BINS = 30  # one of their edges is the limit
+MIN_POINTS = 3000  # smallest number of simulated points
+MAX_DOTS = 1500  # largest number of simulated points that are drawn
+BINS = 30  # of the histograms; one edge is the limit
 SEED = 0
 
 

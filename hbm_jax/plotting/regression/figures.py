@@ -1,5 +1,6 @@
 """Figures of regressions: coefficients, group effects, shrinkage, and posterior predictive checks."""
 
+import functools
 from typing import Any, cast
 
 import numpy as np
@@ -330,12 +331,7 @@ def figures(fit: Fit):
         caption = f"Effects of {group.factor}: medians with 68 and 95 % intervals. Band: population standard deviation."
         if group.walk:
             caption = f"Coefficients against {group.factor}: medians with 68 and 95 % intervals."
-        figures_of_fit[f"group_effects_{group.name}"] = (caption, _for_term(group_effects, group.name))
+        figures_of_fit[f"group_effects_{group.name}"] = (caption, functools.partial(group_effects, name=group.name))
         if not group.walk:
-            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], _for_term(shrinkage, group.name))
+            figures_of_fit[f"shrinkage_{group.name}"] = (SHRINKAGE[0], functools.partial(shrinkage, name=group.name))
     return figures_of_fit | {"predictive_check": CHECK}
-
-
-def _for_term(function, name: str):
-    """Return the figure function of a fit for the group term of this name."""
-    return lambda fit: function(fit, name)
