@@ -142,8 +142,8 @@ def _similar(sensitive: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         members[a] += members.pop(b)
         union, num = np.delete(union, b, axis=0), np.delete(num, b)
     return [
-        (np.flatnonzero(np.isin(index.ravel(), patterns)), np.flatnonzero(offsets))
-        for patterns, offsets in zip(members, union, strict=True)
+        (np.flatnonzero(np.isin(index.ravel(), group)), np.flatnonzero(offsets))
+        for group, offsets in zip(members, union, strict=True)
     ]
 
 

@@ -154,7 +154,8 @@ class BurstFluxes(dist.Distribution):
     def _solve(self, residual):
         """Return for each burst the determinant of 1 + A V, the matrix V (1 + A V)^-1, and the vector (1 + A V)^-1 b.
 
-        V is the diagonal matrix of variances, A = X^T X / scatter^2 and b = X^T residual / scatter^2.
+        V is the diagonal matrix of the variances of log10_N and gamma, A = X^T X / scatter^2 and b = X^T residual /
+        scatter^2, where X has the columns 1 and x.
         """
         line, of_burst = self.line, self.of_burst
         weight, v0, v1 = 1.0 / line.scatter**2, line.log10_N_std**2, line.gamma_std**2
